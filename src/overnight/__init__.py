@@ -1,0 +1,1 @@
+"""Overnight: the operations layer under AI agents."""
