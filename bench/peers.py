@@ -1,0 +1,48 @@
+"""The peers we measure against, each in an environment of its own under bench/.peers (they disagree about versions).
+
+python bench/peers.py setup langgraph|litellm
+"""
+
+import argparse
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+ENVIRONMENTS = BENCH / ".peers"
+# What the `bench` extra of pyproject.toml does not name because only the peer's process needs it.
+ALSO = {"langgraph": ["psycopg[binary,pool]", "uvloop"], "litellm": []}
+
+
+def python(peer: str) -> str:
+    """The peer's interpreter; raises SystemExit with the command to run when the peer is not installed."""
+    path = ENVIRONMENTS / peer / "bin" / "python"
+    if not (ENVIRONMENTS / peer / ".ready").exists():
+        raise SystemExit(f"{peer} is not installed in {path.parents[1]}: run python bench/peers.py setup {peer}")
+    return str(path)
+
+
+def requirements(peer: str) -> list[str]:
+    """The lines of the `bench` extra that start with the peer's name, and what goes with them."""
+    project = tomllib.loads((BENCH.parent / "pyproject.toml").read_text())["project"]
+    return [line for line in project["optional-dependencies"]["bench"] if line.startswith(peer)] + ALSO[peer]
+
+
+def setup(peer: str) -> None:
+    """Create or update the peer's environment; `.ready` is written last, so a broken install is not taken for one."""
+    home = ENVIRONMENTS / peer
+    (home / ".ready").unlink(missing_ok=True)
+    venv.create(home, with_pip=True)
+    subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *requirements(peer)], check=True)
+    (home / ".ready").touch()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["setup"])
+    parser.add_argument("peers", nargs="+", choices=sorted(ALSO))
+    for name in parser.parse_args().peers:
+        setup(name)
+        print(f"{name}: {python(name)}", file=sys.stderr)
