@@ -1,0 +1,48 @@
+"""What: the words of Overnight as frozen records and pure rules.
+Owns: identifiers, job states, events, attribution, errors.
+Depends on: nothing.
+Never: touches a file, a socket, a clock or a database.
+"""
+
+from .attribution import Attribution
+from .errors import (
+    BadInput,
+    BudgetStopped,
+    Conflict,
+    Divergence,
+    Fenced,
+    NotFound,
+    OvernightError,
+    StoreUnavailable,
+)
+from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_event
+from .identifiers import check_identifier, month_of, new_id
+from .money import micro_to_usd, usd_text, usd_to_micro
+from .states import FINISHED, Waiting, job_states
+
+__all__ = [
+    "EVENT_NAMES",
+    "FINISHED",
+    "Attribution",
+    "BadInput",
+    "BudgetStopped",
+    "Conflict",
+    "Divergence",
+    "ErrorFacts",
+    "Event",
+    "Fenced",
+    "NotFound",
+    "OvernightError",
+    "Recorded",
+    "StoreUnavailable",
+    "Waiting",
+    "check_identifier",
+    "iso_utc",
+    "job_states",
+    "micro_to_usd",
+    "month_of",
+    "new_id",
+    "public_event",
+    "usd_text",
+    "usd_to_micro",
+]

@@ -1,0 +1,167 @@
+"""The event: one immutable past-tense fact about a job.
+
+Lifecycle names follow the design; the few beyond it are one small fact each:
+
+    step_failed      a step's attempt raised; the retry, if any, is a later step_started
+    value_recorded   a clock reading, random number or identifier that job code asked for
+    timer_set        a sleep or timeout began; `detail.due_at` is durable, so a crash does not stretch it
+    timer_fired      that moment came
+    signal_received  somebody outside answered a wait
+    child_started    a child job was created; child_finished carries its result
+    attempt_started  a new attempt was announced; the old one is fenced
+    answers_dropped  a retry asks afresh: `detail.seqs` are no longer answers
+    model_replayed   a recorded answer was given again, unpaid; `detail.of` is its seq
+    cancel_requested somebody asked for the job to stop
+    diverged         the code asked something else than its history answers; `detail.diff`
+    worker_lost      the lease ran out or its worker was seen to die
+    replay_ended     recovery has used up the history; the job goes on live
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+LIFECYCLE = (
+    "created",
+    "scheduled",
+    "started",
+    "step_started",
+    "tool_called",
+    "tool_succeeded",
+    "tool_failed",
+    "tool_unknown",
+    "step_committed",
+    "parked",
+    "resumed",
+    "completed",
+    "failed",
+    "cancelled",
+)
+MODEL = (
+    "model_called",
+    "model_succeeded",
+    "model_failed",
+    "model_lost",
+    "fallback_taken",
+    "circuit_opened",
+    "circuit_closed",
+    "cache_hit",
+    "budget_reserved",
+    "budget_settled",
+    "budget_stopped",
+    "rate_limited",
+)
+PEOPLE = ("review_requested", "review_decided")
+FURTHER = (
+    "step_failed",
+    "value_recorded",
+    "timer_set",
+    "timer_fired",
+    "signal_received",
+    "child_started",
+    "child_finished",
+    "attempt_started",
+    "answers_dropped",
+    "model_replayed",
+    "cancel_requested",
+    "diverged",
+    "worker_lost",
+    "replay_ended",
+)
+EVENT_NAMES = frozenset(LIFECYCLE + MODEL + PEOPLE + FURTHER)
+
+
+class ErrorFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={"error_class": "class"}):
+    """Why something failed; `message` is bounded and holds no secret."""
+
+    error_class: str
+    message: str
+    code: str | None = None
+    retryable: bool = False
+
+
+class Event(msgspec.Struct, omit_defaults=True):
+    """What a room hands to the ledger; `seq` and `ts` are given there, under the job row's lock.
+
+    `content` is inline JSON (parameters, arguments, a result): it is kept beside the event, outside of what will be
+    sealed, so that it can be erased while the fact stays. `path` and `ordinal` are set when the event answers a boundary.
+    """
+
+    event: str
+    step: str | None = None
+    task_id: str | None = None
+    session_id: str | None = None
+    turn: int | None = None
+    agent_id: str | None = None
+    workflow: str | None = None
+    attempt: int | None = None
+    actor: str | None = None
+    idempotency_key: str | None = None
+    route: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    call_id: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_microusd: int | None = None
+    latency_ms: float | None = None
+    input_ref: str | None = None
+    output_ref: str | None = None
+    content_sha256: str | None = None
+    error: ErrorFacts | None = None
+    decision: dict[str, Any] | None = None
+    detail: dict[str, Any] | None = None
+    kind: str | None = None
+    name: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    brain_version: str | None = None
+
+
+class Recorded(msgspec.Struct):
+    """An event as read back: its place in the job, and the facts."""
+
+    job_id: str
+    seq: int
+    at: int
+    facts: Event
+    path: str | None = None
+    ordinal: int | None = None
+    fingerprint: str | None = None
+    content: bytes | None = None
+    tenant_id: str = "default"
+    parent_job_id: str | None = None
+
+
+def iso_utc(at_us: int) -> str:
+    """Microseconds since the epoch as ISO 8601 in UTC with milliseconds."""
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str, Any]:
+    """The event in its public JSON names (design, section 4). Content only on request: it may be personal."""
+    facts = {key: value for key, value in msgspec.to_builtins(recorded.facts).items() if value is not None}
+    name = facts.pop("event")
+    cost = facts.pop("cost_microusd", None)
+    public: dict[str, Any] = {
+        "seq": recorded.seq,
+        "event": name,
+        "ts": iso_utc(recorded.at),
+        "job_id": recorded.job_id,
+        "run_id": recorded.job_id,
+        "tenant_id": recorded.tenant_id,
+    }
+    if recorded.parent_job_id:
+        public["parent_job_id"] = recorded.parent_job_id
+    public |= facts
+    if cost is not None:
+        public["cost_usd_est"] = cost / 1_000_000
+    if recorded.path is not None:
+        public["position"] = {"path": recorded.path, "ordinal": recorded.ordinal}
+    if recorded.fingerprint:
+        public["fingerprint"] = recorded.fingerprint
+    if with_content and recorded.content is not None:
+        public["content"] = msgspec.json.decode(recorded.content)
+    return public

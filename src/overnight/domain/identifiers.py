@@ -1,0 +1,30 @@
+"""Identifiers: ours are time-ordered; those from outside are bounded and checked."""
+
+import os
+import time
+
+from .errors import BadInput
+
+_ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@+=|#~ ")
+LONGEST_IDENTIFIER = 200
+
+
+def new_id(prefix: str) -> str:
+    """`prefix` + `_` + 32 hex digits: 48 bits of milliseconds, then 80 random bits (the order of RFC 9562 version 7)."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def check_identifier(value: str, place: str) -> str:
+    """The value as given, or BadInput that names `place` (a header, an option) and the rule."""
+    if not value or len(value) > LONGEST_IDENTIFIER:
+        raise BadInput(f"{place}: an identifier has 1 to {LONGEST_IDENTIFIER} characters, this one has {len(value)}")
+    if not _ALLOWED.issuperset(value):
+        bad = next(character for character in value if character not in _ALLOWED)
+        raise BadInput(f"{place}: the character {bad!r} is not allowed; use letters, digits and - _ . : / @ + = | # ~")
+    return value
+
+
+def month_of(at_us: int) -> int:
+    """The UTC month of a time in microseconds, as the number YYYYMM."""
+    moment = time.gmtime(at_us // 1_000_000)
+    return moment.tm_year * 100 + moment.tm_mon

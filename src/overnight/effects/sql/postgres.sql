@@ -1,0 +1,5 @@
+-- name: lock_effect
+SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id, result, error,
+    claimed_at, settled_at
+FROM effect WHERE (tenant_id, effect_key) IN (SELECT * FROM unnest(:tenant_id::text[], :effect_key::text[]))
+ORDER BY tenant_id, effect_key FOR UPDATE

@@ -1,0 +1,35 @@
+"""What: the log of every job: append, read, follow; content by its hash; rollups of cost.
+Owns: job, event, message, node, blob, usage_day, usage_job, seal.
+Depends on: store, domain.
+Never: decides what may happen next; it writes what a room above has decided, in that room's transaction.
+"""
+
+from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
+from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
+from .reading import Ledger, recorded
+from .rows import EXTERNAL, JOB, JobRow
+from .rows import SQL as LEDGER_SQL
+from .usage import count_usage, day_of
+
+__all__ = [
+    "EXTERNAL",
+    "JOB",
+    "LARGEST_CONTENT",
+    "LEDGER_SQL",
+    "Append",
+    "JobRow",
+    "KnownContent",
+    "Ledger",
+    "Link",
+    "NewJob",
+    "address_chain",
+    "append",
+    "count_usage",
+    "day_of",
+    "locked_job",
+    "open_job",
+    "parse_reference",
+    "recorded",
+    "store_blob",
+    "store_chain",
+]

@@ -1,0 +1,118 @@
+"""Content by its hash: messages in prefix chains, and blobs. Addressed within (tenant, month).
+
+    node = SHA-256(parent node ‖ message hash);  the first node's parent is 32 zero bytes
+
+A request names one head node, so a turn costs one node, and two requests compare like two commits.
+"""
+
+import hashlib
+from collections import OrderedDict
+
+import msgspec
+
+from overnight.domain import BadInput, month_of
+from overnight.store import Unit
+
+from .rows import SQL
+
+ROOT = bytes(32)
+LOOK_UP_ABOVE = 6
+_INSERT_MESSAGE, _INSERT_NODE, _INSERT_BLOB = SQL["insert_message"], SQL["insert_node"], SQL["insert_blob"]
+
+
+class MessageRow(msgspec.Struct):
+    tenant_id: str
+    month: int
+    hash: bytes
+    body: bytes
+
+
+class NodeRow(msgspec.Struct):
+    tenant_id: str
+    month: int
+    hash: bytes
+    parent: bytes
+    message: bytes
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One message in its place: `node` addresses the whole prefix that ends with it."""
+
+    node: bytes
+    parent: bytes
+    message: bytes
+    body: bytes
+
+
+def address_chain(messages: list[bytes]) -> list[Link]:
+    """The links of a conversation, first message first. Pure; `messages` are their canonical JSON."""
+    links: list[Link] = []
+    parent = ROOT
+    for body in messages:
+        message = hashlib.sha256(body).digest()
+        node = hashlib.sha256(parent + message).digest()
+        links.append(Link(node, parent, message, body))
+        parent = node
+    return links
+
+
+class KnownContent:
+    """What this process has seen durable, so that it is not written again: (tenant, month, node), newest kept."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self._most = most
+        self._seen: OrderedDict[tuple[str, int, bytes], None] = OrderedDict()
+
+    def has(self, tenant_id: str, month: int, node: bytes) -> bool:
+        key = (tenant_id, month, node)
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return True
+        return False
+
+    def learn(self, tenant_id: str, month: int, links: list[Link]) -> None:
+        """Call it only once the transaction that stored the links is durable."""
+        for link in links:
+            self._seen[tenant_id, month, link.node] = None
+        while len(self._seen) > self._most:
+            self._seen.popitem(last=False)
+
+
+def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownContent) -> str:
+    """Write the links that are not stored yet; the reference of the head. An empty conversation has no reference."""
+    if not links:
+        return ""
+    month = month_of(unit.now)
+    fresh: list[Link] = []
+    # A stored node implies its whole prefix, so the walk goes back from the head to the first known one.
+    for link in reversed(links):
+        if known.has(tenant_id, month, link.node):
+            break
+        fresh.append(link)
+    if len(fresh) > LOOK_UP_ABOVE:
+        wanted = msgspec.json.encode([link.node.hex() for link in fresh]).decode()
+        rows = unit.query(SQL["known_nodes"], {"tenant_id": tenant_id, "month": month, "hashes": wanted})
+        stored = {bytes(row[0]) for row in rows}
+        fresh = [link for link in fresh if link.node not in stored]
+    for link in reversed(fresh):
+        unit.append(_INSERT_MESSAGE, MessageRow(tenant_id, month, link.message, link.body))
+        unit.append(_INSERT_NODE, NodeRow(tenant_id, month, link.node, link.parent, link.message))
+    return f"blob://{month}/chain/sha256/{links[-1].node.hex()}"
+
+
+def store_blob(unit: Unit, tenant_id: str, body: bytes) -> str:
+    """Write the bytes; their reference."""
+    month = month_of(unit.now)
+    digest = hashlib.sha256(body).digest()
+    unit.append(_INSERT_BLOB, MessageRow(tenant_id, month, digest, body))
+    return f"blob://{month}/sha256/{digest.hex()}"
+
+
+def parse_reference(reference: str) -> tuple[bool, int, bytes]:
+    """(is a chain, month, hash) of `blob://MONTH/[chain/]sha256/HEX`."""
+    parts = reference.removeprefix("blob://").split("/")
+    try:
+        is_chain = parts[1] == "chain"
+        return is_chain, int(parts[0]), bytes.fromhex(parts[-1])
+    except (ValueError, IndexError):
+        raise BadInput(f"{reference!r} is not a reference; it looks like blob://202601/sha256/…") from None

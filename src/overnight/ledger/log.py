@@ -1,0 +1,167 @@
+"""Opening a job's log and appending to it. Both happen inside a unit of work, under the job row's lock."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from overnight.domain import FINISHED, Conflict, Event, Fenced, NotFound, month_of
+from overnight.store import Unit
+
+from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
+
+_encode = msgspec.json.Encoder().encode
+_INSERT_EVENT = SQL["insert_event"]
+LARGEST_CONTENT = 64 * 1024
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """What a job starts with. `input` is JSON; `runtime` is `python` or `foreign`."""
+
+    job_id: str
+    tenant_id: str
+    runtime: str
+    name: str
+    external_id: str | None = None
+    parent_job_id: str | None = None
+    root_job_id: str | None = None
+    parent_path: str | None = None
+    parent_ordinal: int | None = None
+    agent_id: str | None = None
+    workflow: str | None = None
+    session_id: str | None = None
+    code_ref: str | None = None
+    brain_version: str | None = None
+    input: bytes | None = None
+    state: str = "queued"
+    unattributed: bool = False
+    actor: str | None = None
+
+
+def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
+    """The job's locked row, and whether it was made just now. Asked twice with one id, the second finds the first.
+
+    Raises Conflict when the same external id is asked for with another name or input.
+    """
+    key = (new.tenant_id, new.external_id)
+    held = unit.get(EXTERNAL, key) if new.external_id is not None else None
+    existing_id = held.job_id if held else new.job_id
+    if not unit.known(JOB, existing_id):
+        unit.lock([(JOB, existing_id)])
+    existing = unit.get(JOB, existing_id)
+    if existing is not None:
+        if existing.name != new.name or (new.input is not None and existing.input != new.input):
+            raise Conflict(f"{new.external_id or new.job_id} exists already as {existing.name} with another input")
+        return existing, False
+    job = _fresh(unit, new)
+    unit.insert(JOB, job)
+    if new.external_id is not None:
+        # The mapping is read from the job's row, so nothing more is written; later commands of this batch must see it.
+        unit.remember(EXTERNAL, ExternalRow(new.tenant_id, new.external_id, new.job_id))
+    detail: dict[str, Any] = {"name": new.name, "runtime": new.runtime}
+    if new.external_id:
+        detail["external_id"] = new.external_id
+    if new.unattributed:
+        detail["unattributed"] = True
+    facts = Event("created", actor=new.actor, detail=detail, brain_version=new.brain_version)
+    facts.agent_id, facts.workflow, facts.session_id = new.agent_id, new.workflow, new.session_id
+    append(unit, job, facts)
+    return job, True
+
+
+def _fresh(unit: Unit, new: NewJob) -> JobRow:
+    return JobRow(
+        job_id=new.job_id,
+        tenant_id=new.tenant_id,
+        external_id=new.external_id,
+        parent_job_id=new.parent_job_id,
+        root_job_id=new.root_job_id or new.job_id,
+        runtime=new.runtime,
+        name=new.name,
+        agent_id=new.agent_id,
+        workflow=new.workflow,
+        session_id=new.session_id,
+        code_ref=new.code_ref,
+        code_fingerprint=None,
+        brain_version=new.brain_version,
+        parent_path=new.parent_path,
+        parent_ordinal=new.parent_ordinal,
+        state=new.state,
+        waiting="[]",
+        attempt=1,
+        lease_epoch=0,
+        lease_owner=None,
+        lease_expires_at=None,
+        wake_at=None,
+        recoveries=0,
+        last_seq=0,
+        input=new.input,
+        result=None,
+        error=None,
+        unattributed=int(new.unattributed),
+        created_at=unit.now,
+        started_at=unit.now if new.state == "running" else None,
+        finished_at=None,
+        active_at=unit.now,
+        cancel_requested_at=None,
+    )
+
+
+def locked_job(unit: Unit, job_id: str, *, lease_epoch: int | None = None) -> JobRow:
+    """The locked row. With `lease_epoch`, Fenced when another worker has taken the job over or it is finished."""
+    job = unit.get(JOB, job_id)
+    if job is None:
+        raise NotFound(f"{job_id} does not exist")
+    if lease_epoch is not None and (job.lease_epoch != lease_epoch or job.state in FINISHED):
+        raise Fenced(f"{job_id} is at lease epoch {job.lease_epoch} ({job.state}), this worker holds {lease_epoch}")
+    return job
+
+
+def append(
+    unit: Unit,
+    job: JobRow,
+    event: Event,
+    *,
+    content: bytes | None = None,
+    path: str | None = None,
+    ordinal: int | None = None,
+    fingerprint: str | None = None,
+) -> int:
+    """Write one event as the job's next; its seq. `content` is inline JSON, kept beside the facts."""
+    job.last_seq += 1
+    job.active_at = now = unit.now
+    unit.touch(JOB, job)
+    if content is not None:
+        event.content_sha256 = hashlib.sha256(content).hexdigest()
+    row = EventRow(
+        job.job_id, job.last_seq, job.tenant_id, month_of(now), now, path, ordinal, fingerprint, _encode(event), content
+    )
+    unit.append(_INSERT_EVENT, row)
+    return job.last_seq
+
+
+class Append(msgspec.Struct):
+    """A command: one event, optionally only while this lease epoch holds. The outcome is its seq."""
+
+    job_id: str
+    event: Event
+    content: bytes | None = None
+    lease_epoch: int | None = None
+    path: str | None = None
+    ordinal: int | None = None
+    fingerprint: str | None = None
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> int:
+        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
+        return append(
+            unit,
+            job,
+            self.event,
+            content=self.content,
+            path=self.path,
+            ordinal=self.ordinal,
+            fingerprint=self.fingerprint,
+        )

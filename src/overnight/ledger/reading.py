@@ -1,0 +1,105 @@
+"""Reading: jobs, their events, content by reference, and sums of cost. Nothing here writes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from overnight.domain import FINISHED, Event, NotFound, Recorded
+from overnight.store import Store
+
+from .content import parse_reference
+from .rows import SQL, JobRow
+
+PAGE = 1000
+_decode = msgspec.json.Decoder(Event).decode
+
+
+def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
+    """An event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id."""
+    seq, at, path, ordinal, fingerprint, body, content, tenant_id = row
+    inline = bytes(content) if content is not None else None
+    return Recorded(job_id, seq, at, _decode(body), path, ordinal, fingerprint, inline, tenant_id)
+
+
+class Ledger:
+    """The reading side of the ledger."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def job(self, name: str, tenant_id: str = "") -> JobRow:
+        """By our id, or by the id given from outside; an empty tenant reads all. Raises NotFound."""
+        rows = await self.store.read(SQL["read_job"], {"job_id": name, "tenant_id": tenant_id})
+        if not rows:
+            rows = await self.store.read(
+                SQL["read_job_external"], {"tenant_id": tenant_id or "default", "external_id": name}
+            )
+        if not rows:
+            raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
+        return JobRow(*rows[0])
+
+    async def jobs(self, *, tenant_id: str = "", state: str = "", before: str = "", most: int = 50) -> list[JobRow]:
+        """Newest first; `before` is the job_id a page ends with."""
+        values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
+        return [JobRow(*row) for row in await self.store.read(SQL["list_jobs"], values)]
+
+    async def children(self, job_id: str) -> list[JobRow]:
+        return [JobRow(*row) for row in await self.store.read(SQL["list_children"], {"job_id": job_id})]
+
+    async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """(model calls, micro-dollars) of each job."""
+        values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
+        return {row[0]: (row[1], row[2]) for row in await self.store.read(SQL["list_jobs_cost"], values)}
+
+    async def usage(self, job_id: str) -> list[tuple[str, int, int, int, int, int]]:
+        """(model, calls, input, cached, output tokens, micro-dollars) per model of a job."""
+        return [tuple(row) for row in await self.store.read(SQL["sum_usage_jobs"], {"job_id": job_id})]  # type: ignore[misc]
+
+    async def usage_days(self, tenant_id: str, first: int, last: int) -> list[tuple[Any, ...]]:
+        """(day, agent, model, calls, input, cached, output, micro-dollars), days as YYYYMMDD."""
+        return await self.store.read(SQL["sum_usage_days"], {"tenant_id": tenant_id, "first": first, "last": last})
+
+    async def events(self, job_id: str, after: int = 0, most: int | None = None) -> list[Recorded]:
+        """The job's events with seq > `after`, in order."""
+        found: list[Recorded] = []
+        while most is None or len(found) < most:
+            page = PAGE if most is None else min(PAGE, most - len(found))
+            values = {"job_id": job_id, "after": after, "most": page}
+            rows = await self.store.read(SQL["read_events"], values)
+            found += [recorded(job_id, row) for row in rows]
+            if len(rows) < page:
+                break
+            after = rows[-1][0]
+        return found
+
+    async def follow(self, job_id: str, after: int = 0, every_s: float = 0.1) -> AsyncIterator[Recorded]:
+        """The job's events as they come, until it is finished."""
+        while True:
+            job = await self.job(job_id)
+            fresh = await self.events(job_id, after)
+            for event in fresh:
+                after = event.seq
+                yield event
+            if not fresh:
+                if job.state in FINISHED:
+                    return
+                await asyncio.sleep(every_s)
+
+    async def content(self, tenant_id: str, reference: str) -> bytes | list[bytes]:
+        """A blob's bytes, or a chain's messages; within the tenant only. Raises NotFound."""
+        is_chain, month, digest = parse_reference(reference)
+        values = {"tenant_id": tenant_id, "month": month, "hash": digest}
+        rows = await self.store.read(SQL["read_chain" if is_chain else "read_blob"], values)
+        if not rows:
+            raise NotFound(f"{reference}: no such content for this tenant, or it was erased")
+        bodies = [bytes(row[0]) for row in rows]
+        return bodies if is_chain else bodies[0]
+
+    async def answer(self, event: Recorded) -> bytes | None:
+        """The JSON an event answers with: inline, or behind its output reference."""
+        if event.content is not None or event.facts.output_ref is None:
+            return event.content
+        body = await self.content(event.tenant_id, event.facts.output_ref)
+        return body if isinstance(body, bytes) else None

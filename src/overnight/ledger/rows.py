@@ -1,0 +1,97 @@
+"""The rows of the ledger, and the tables that are locked."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.store import Table, statements
+
+SQL = statements("overnight.ledger")
+
+
+class JobRow(msgspec.Struct):
+    """A job: the header of its log and its state. Times in microseconds UTC; `waiting` is JSON; the order is the table's."""
+
+    job_id: str
+    tenant_id: str
+    external_id: str | None
+    parent_job_id: str | None
+    root_job_id: str
+    runtime: str
+    name: str
+    agent_id: str | None
+    workflow: str | None
+    session_id: str | None
+    code_ref: str | None
+    code_fingerprint: str | None
+    brain_version: str | None
+    parent_path: str | None
+    parent_ordinal: int | None
+    state: str
+    waiting: str
+    attempt: int
+    lease_epoch: int
+    lease_owner: str | None
+    lease_expires_at: int | None
+    wake_at: int | None
+    recoveries: int
+    last_seq: int
+    input: bytes | None
+    result: bytes | None
+    error: str | None
+    unattributed: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    active_at: int
+    cancel_requested_at: int | None
+
+    @property
+    def waits(self) -> list[dict[str, Any]]:
+        """What the parked job waits for: `{"for": …, "path": …, "ordinal": …, …}` each."""
+        return msgspec.json.decode(self.waiting)
+
+
+class ExternalRow(msgspec.Struct):
+    """The mapping of an identifier from outside to ours; read from the job's own row."""
+
+    tenant_id: str
+    external_id: str
+    job_id: str
+
+
+class EventRow(msgspec.Struct):
+    """One event as stored; `body` is the JSON of `domain.Event`."""
+
+    job_id: str
+    seq: int
+    tenant_id: str
+    month: int
+    at: int
+    path: str | None
+    ordinal: int | None
+    fingerprint: str | None
+    body: bytes
+    content: bytes | None
+
+
+def _external_key(row: ExternalRow) -> tuple[str, str]:
+    return (row.tenant_id, row.external_id)
+
+
+def _job_key(row: JobRow) -> str:
+    return row.job_id
+
+
+EXTERNAL: Table[ExternalRow] = Table(
+    0, ExternalRow, _external_key, lock=SQL["lock_external"], insert=SQL["lock_external"], update=SQL["lock_external"]
+)
+JOB: Table[JobRow] = Table(
+    10,
+    JobRow,
+    _job_key,
+    lock=SQL["lock_job"],
+    insert=SQL["insert_job"],
+    update=SQL["update_job"],
+    touch=SQL["touch_job"],
+)

@@ -1,0 +1,109 @@
+-- name: insert_job
+INSERT INTO job (job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id,
+    code_ref, code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at)
+VALUES (:job_id, :tenant_id, :external_id, :parent_job_id, :root_job_id, :runtime, :name, :agent_id, :workflow, :session_id,
+    :code_ref, :code_fingerprint, :brain_version, :parent_path, :parent_ordinal, :state, :waiting, :attempt, :lease_epoch,
+    :lease_owner, :lease_expires_at, :wake_at, :recoveries, :last_seq, :input, :result, :error, :unattributed, :created_at,
+    :started_at, :finished_at, :active_at, :cancel_requested_at)
+
+-- name: update_job
+UPDATE job SET code_fingerprint = :code_fingerprint, brain_version = :brain_version, state = :state, waiting = :waiting,
+    attempt = :attempt, lease_epoch = :lease_epoch, lease_owner = :lease_owner, lease_expires_at = :lease_expires_at,
+    wake_at = :wake_at, recoveries = :recoveries, last_seq = :last_seq, result = :result, error = :error,
+    started_at = :started_at, finished_at = :finished_at, active_at = :active_at, cancel_requested_at = :cancel_requested_at
+WHERE job_id = :job_id
+
+-- name: touch_job
+UPDATE job SET last_seq = :last_seq, active_at = :active_at WHERE job_id = :job_id
+
+-- name: insert_event
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content)
+
+-- name: insert_message
+INSERT INTO message (tenant_id, month, hash, body) VALUES (:tenant_id, :month, :hash, :body) ON CONFLICT DO NOTHING
+
+-- name: insert_node
+INSERT INTO node (tenant_id, month, hash, parent, message)
+VALUES (:tenant_id, :month, :hash, :parent, :message) ON CONFLICT DO NOTHING
+
+-- name: insert_blob
+INSERT INTO blob (tenant_id, month, hash, body) VALUES (:tenant_id, :month, :hash, :body) ON CONFLICT DO NOTHING
+
+-- name: add_usage_day
+INSERT INTO usage_day (tenant_id, day, agent_id, model, stripe, calls, input_tokens, cached_tokens, output_tokens, cost_microusd)
+VALUES (:tenant_id, :day, :agent_id, :model, :stripe, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd)
+ON CONFLICT (tenant_id, day, agent_id, model, stripe) DO UPDATE SET
+    calls = usage_day.calls + excluded.calls,
+    input_tokens = usage_day.input_tokens + excluded.input_tokens,
+    cached_tokens = usage_day.cached_tokens + excluded.cached_tokens,
+    output_tokens = usage_day.output_tokens + excluded.output_tokens,
+    cost_microusd = usage_day.cost_microusd + excluded.cost_microusd
+
+-- name: add_usage_job
+INSERT INTO usage_job (job_id, model, calls, input_tokens, cached_tokens, output_tokens, cost_microusd)
+VALUES (:job_id, :model, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd)
+ON CONFLICT (job_id, model) DO UPDATE SET
+    calls = usage_job.calls + excluded.calls,
+    input_tokens = usage_job.input_tokens + excluded.input_tokens,
+    cached_tokens = usage_job.cached_tokens + excluded.cached_tokens,
+    output_tokens = usage_job.output_tokens + excluded.output_tokens,
+    cost_microusd = usage_job.cost_microusd + excluded.cost_microusd
+
+-- name: read_job
+SELECT * FROM job WHERE job_id = :job_id AND (:tenant_id = '' OR tenant_id = :tenant_id)
+
+-- name: read_job_external
+SELECT * FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id
+
+-- name: list_jobs
+SELECT * FROM job
+WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state)
+    AND (:before = '' OR job_id < :before)
+ORDER BY job_id DESC LIMIT :most
+
+-- name: list_children
+SELECT * FROM job WHERE parent_job_id = :job_id ORDER BY job_id
+
+-- name: list_root
+SELECT job_id FROM job WHERE root_job_id = :root_job_id ORDER BY job_id
+
+-- name: read_events
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND seq > :after ORDER BY seq LIMIT :most
+
+-- name: read_answers
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NULL ORDER BY seq
+
+-- name: read_blob
+SELECT body FROM blob WHERE tenant_id = :tenant_id AND month = :month AND hash = :hash
+
+-- name: read_chain
+WITH RECURSIVE chain (depth, parent, message) AS (
+    SELECT 0, parent, message FROM node WHERE tenant_id = :tenant_id AND month = :month AND hash = :hash
+    UNION ALL
+    SELECT chain.depth + 1, node.parent, node.message FROM chain
+    JOIN node ON node.tenant_id = :tenant_id AND node.month = :month AND node.hash = chain.parent
+)
+SELECT message.body FROM chain
+JOIN message ON message.tenant_id = :tenant_id AND message.month = :month AND message.hash = chain.message
+ORDER BY chain.depth DESC
+
+-- name: sum_usage_jobs
+SELECT model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT)
+FROM usage_job WHERE job_id = :job_id GROUP BY model ORDER BY model
+
+-- name: sum_usage_tree
+SELECT usage_job.job_id, CAST(sum(calls) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT) FROM usage_job
+JOIN job ON job.job_id = usage_job.job_id WHERE job.root_job_id = :root_job_id GROUP BY usage_job.job_id
+
+-- name: sum_usage_days
+SELECT day, agent_id, model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT)
+FROM usage_day WHERE tenant_id = :tenant_id AND day BETWEEN :first AND :last
+GROUP BY day, agent_id, model ORDER BY day, agent_id, model
+
+-- name: count_job_states
+SELECT state, count(*) FROM job WHERE (:tenant_id = '' OR tenant_id = :tenant_id) GROUP BY state

@@ -1,0 +1,14 @@
+-- name: lock_job
+SELECT * FROM job WHERE job_id = ANY(:job_id) ORDER BY job_id FOR UPDATE
+
+-- name: lock_external
+SELECT tenant_id, external_id, job_id FROM job
+WHERE (tenant_id, external_id) IN (SELECT * FROM unnest(:tenant_id::text[], :external_id::text[]))
+
+-- name: known_nodes
+SELECT hash FROM node WHERE tenant_id = :tenant_id AND month = :month
+    AND hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))
+
+-- name: list_jobs_cost
+SELECT job_id, sum(calls)::bigint, sum(cost_microusd)::bigint FROM usage_job
+WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb)) GROUP BY job_id

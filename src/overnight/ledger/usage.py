@@ -1,0 +1,24 @@
+"""Rollups of cost, written with the event they come from, so that no report scans the log."""
+
+import time
+
+from overnight.store import Unit
+
+from .rows import SQL, JobRow
+
+_DAY, _JOB = SQL["add_usage_day"], SQL["add_usage_job"]
+
+
+def day_of(at_us: int) -> int:
+    """The UTC day as the number YYYYMMDD."""
+    moment = time.gmtime(at_us // 1_000_000)
+    return (moment.tm_year * 100 + moment.tm_mon) * 100 + moment.tm_mday
+
+
+def count_usage(
+    unit: Unit, job: JobRow, agent_id: str | None, model: str, tokens: tuple[int, int, int], cost_microusd: int
+) -> None:
+    """One model call: `tokens` are (input, cached, output). Counted by tenant, agent, job, model and day."""
+    amounts = (1, *tokens, cost_microusd)
+    unit.add(_DAY, (job.tenant_id, day_of(unit.now), agent_id or "", model, unit.stripe), amounts)
+    unit.add(_JOB, (job.job_id, model), amounts)

@@ -1,0 +1,11 @@
+"""What: transactions on SQLite and PostgreSQL behind one group-committing writer.
+Owns: connections, migrations, the reading of .sql files, the file lock between SQLite processes.
+Depends on: domain.
+Never: knows what a row means; rooms bring their tables, statements and commands.
+"""
+
+from .opening import Store, open_store
+from .statements import Dialect, Statement, statements
+from .unit import Command, Rows, Table, Unit
+
+__all__ = ["Command", "Dialect", "Rows", "Statement", "Store", "Table", "Unit", "open_store", "statements"]

@@ -1,0 +1,118 @@
+"""Open a store by its URL: a path is SQLite, `postgresql://…` is PostgreSQL."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from overnight.domain import BadInput, StoreUnavailable
+
+from .migrating import migrate
+from .statements import Dialect, Statement
+from .unit import Command, Rows
+from .writer import Writer
+
+T = TypeVar("T")
+READERS = 4
+
+
+def wall_clock_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class Store:
+    """One database: a group-committing writer and a few readers.
+
+    `clock` gives microseconds since the epoch; tests may hand in their own. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, database: Any, clock: Callable[[], int]) -> None:
+        self.dialect: Dialect = database.dialect
+        self.clock = clock
+        self._database = database
+        self._local = threading.local()
+        self._readers: ThreadPoolExecutor | None = None
+        session = database.connect()
+        try:
+            migrate(session, self.dialect, clock())
+        finally:
+            session.close()
+        self._writer: Writer | None = None
+
+    @property
+    def writer(self) -> Writer:
+        """Started on first use, so that reading commands cost no thread."""
+        if self._writer is None:
+            self._writer = Writer(self._database.connect, self.clock)
+        return self._writer
+
+    async def commit(self, command: Command[T]) -> T:
+        """See `Writer.commit`."""
+        return await self.writer.commit(command)
+
+    def submit(self, command: Command[T]) -> "asyncio.Future[T]":
+        return self.writer.submit(command, asyncio.get_running_loop())
+
+    def ride(self, command: Command[Any]) -> "asyncio.Future[Any]":
+        return self.writer.ride(command, asyncio.get_running_loop())
+
+    def commit_blocking(self, command: Command[T]) -> T:
+        return self.writer.commit_blocking(command)
+
+    async def read(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
+        """Run a reading statement on a reader thread."""
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, statement, values)
+
+    def read_blocking(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
+        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again."""
+        bound = statement.from_mapping(self.dialect, values)
+        for last_try in (False, True):
+            session = getattr(self._local, "session", None)
+            if session is None:
+                session = self._local.session = self._database.connect(readonly=True)
+            try:
+                return session.query(statement.sql[self.dialect], bound)
+            except apsw.Error as error:
+                raise StoreUnavailable(str(error)) from error
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                self._local.session = None
+                if last_try:
+                    raise StoreUnavailable(f"the database cannot be read: {type(error).__name__}") from error
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Write what is in line and close the connections."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(url: str, clock: Callable[[], int] = wall_clock_us) -> Store:
+    """`postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file. Migrates on opening."""
+    if url.startswith(("postgresql://", "postgres://")):
+        from .postgres import PostgresDatabase
+
+        return Store(PostgresDatabase(url), clock)
+    if "://" in url and not url.startswith("sqlite:///"):
+        scheme = url.split("://", 1)[0]
+        raise BadInput(f"DATABASE_URL: {scheme}:// is not known; use postgresql://… or sqlite:///PATH")
+    from .sqlite import SqliteDatabase
+
+    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock)

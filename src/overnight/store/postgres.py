@@ -1,0 +1,152 @@
+"""PostgreSQL through psycopg 3: one pipelined transaction per group commit.
+
+A connection that breaks while COMMIT is on its way leaves the outcome unknown, so every transaction keeps its id and the
+outcome is asked of the server (`pg_xact_status`) before anything is decided again.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import errors
+
+from overnight.domain import StoreUnavailable
+
+from .statements import Dialect
+from .unit import Redo, Rows
+
+CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
+RECONNECT_FOR_S = 30.0
+
+
+def scrub(error: BaseException) -> str:
+    """The first line of a driver's message; later lines can quote data, and a DSN can hold a password."""
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+class PostgresDatabase:
+    """One database by its URL."""
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def connect(self, *, readonly: bool = False) -> "PostgresSession":
+        try:
+            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+        except psycopg.Error as error:
+            raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
+        connection.prepare_threshold = 1
+        if readonly:
+            connection.execute("SET default_transaction_read_only = on")
+        else:
+            connection.execute("SET synchronous_commit = on")
+        return PostgresSession(self, connection)
+
+
+class PostgresSession:
+    """A connection that runs one transaction at a time and comes back after a lost server."""
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, database: PostgresDatabase, connection: psycopg.Connection[Any]) -> None:
+        self._database = database
+        self._connection = connection
+        self._months: set[int] = set()
+
+    @contextmanager
+    def transaction(self) -> Generator["PostgresSession"]:
+        if self._connection.closed:
+            self._reconnect()
+        connection, xid = self._connection, None
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                xid = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+                yield self
+                connection.execute("COMMIT")
+        except CONCURRENT as error:
+            self._rollback()
+            raise Redo from error
+        except psycopg.OperationalError as error:
+            self._after_loss(xid, error)
+        except psycopg.Error as error:
+            self._rollback()
+            raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _rollback(self) -> None:
+        if not self._connection.closed:
+            self._connection.execute("ROLLBACK")
+
+    def _after_loss(self, xid: tuple[str] | None, error: psycopg.OperationalError) -> None:
+        """Return when the lost transaction is known to be committed; raise Redo when it is known not to be."""
+        if not self._connection.closed and not self._connection.broken:
+            self._rollback()
+            raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
+        self._reconnect()
+        if xid is None:
+            raise Redo from error
+        while True:
+            row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid[0],)).fetchone()
+            status = row[0] if row else None
+            if status == "committed":
+                return
+            if status != "in progress":
+                raise Redo from error
+            time.sleep(0.05)
+
+    def _reconnect(self) -> None:
+        give_up = time.monotonic() + RECONNECT_FOR_S
+        pause = 0.05
+        while True:
+            try:
+                self._connection = self._database.connect()._connection
+            except StoreUnavailable:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(pause)
+                pause = min(1.0, pause * 2)
+            else:
+                return
+
+    def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
+        return self._connection.execute(cast(LiteralString, sql), values).fetchall()
+
+    def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None:
+        if len(values) == 1:
+            self._connection.execute(cast(LiteralString, sql), values[0])
+        else:
+            self._connection.cursor().executemany(cast(LiteralString, sql), values)
+
+    def month(self, month: int) -> None:
+        """Make the partitions of a month on first sight of it; the lock keeps two processes from colliding."""
+        if month in self._months:
+            return
+        with self._database.connect()._connection as connection, connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(72161)")
+            for table in ("event", "message", "node", "blob"):
+                connection.execute(
+                    cast(
+                        LiteralString,
+                        f"CREATE TABLE IF NOT EXISTS {table}_{month:d} PARTITION OF {table} FOR VALUES IN ({month:d})",
+                    )
+                )
+        self._months.add(month)
+
+    def script(self, sql: str) -> None:
+        self._connection.execute(cast(LiteralString, sql))
+
+    @contextmanager
+    def schema_change(self) -> Generator["PostgresSession"]:
+        """A plain transaction: migrations are scripts of several statements, which a pipeline cannot carry."""
+        with self._connection.transaction():
+            yield self
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,162 @@
+"""A unit of work: lock and load the rows that a batch of commands needs, decide in memory, write what changed.
+
+Why not one guarded statement per item: under the row locks the guards are plain Python over loaded rows, so that one
+batch costs two round trips on PostgreSQL whatever it holds, a refusal never aborts the transaction, and the rules can be
+tested against a model without a database.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from .statements import Dialect, Statement
+
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+Rows = list[tuple[Any, ...]]
+
+
+class Redo(Exception):
+    """The transaction left nothing behind and may be decided again."""
+
+
+class Session(Protocol):
+    """One open transaction on one connection, used by one thread."""
+
+    dialect: Dialect
+
+    def query(self, sql: str, values: tuple[Any, ...]) -> Rows: ...
+
+    def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None: ...
+
+    def month(self, month: int) -> None: ...
+
+
+class Table(Generic[R]):
+    """Rows that are locked, changed and written back.
+
+    `rank` is the global lock order (tables, then keys). `lock` takes the key columns: one row's on SQLite, arrays of
+    them on PostgreSQL. `touch` is a narrow update for the columns that change with every event.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        row: Callable[..., R],
+        key: Callable[[R], Any],
+        *,
+        lock: Statement,
+        insert: Statement,
+        update: Statement,
+        touch: Statement | None = None,
+        delete: Statement | None = None,
+    ) -> None:
+        self.rank, self.row, self.key = rank, row, key
+        self.lock, self.insert, self.update, self.touch, self.delete = lock, insert, update, touch, delete
+
+
+class Command(Protocol[T_co]):
+    """What a room wants done. `decide` may run again after a rollback, so it changes nothing outside the unit, and it
+    raises (an OvernightError) before it has changed anything inside."""
+
+    def locks(self) -> Iterable[tuple[Table[Any], Any]]: ...
+
+    def decide(self, unit: "Unit") -> T_co: ...
+
+
+class Unit:
+    """The rows of one transaction. `now` is its time in microseconds UTC; `stripe` names this process in the rollups."""
+
+    def __init__(self, session: Session, now: int, stripe: str) -> None:
+        self.session, self.now, self.stripe = session, now, stripe
+        self._rows: dict[Table[Any], dict[Any, Any]] = {}
+        self._writes: dict[Table[Any], dict[Any, tuple[str, Any]]] = {}
+        self._appends: dict[Statement, list[Any]] = {}
+        self._sums: dict[Statement, dict[tuple[Any, ...], list[int]]] = {}
+
+    def lock(self, wanted: Iterable[tuple[Table[Any], Any]]) -> None:
+        """Load and lock the rows not yet here, in the global order."""
+        missing: dict[Table[Any], set[Any]] = {}
+        for table, key in wanted:
+            if key not in self._rows.setdefault(table, {}):
+                missing.setdefault(table, set()).add(key)
+        for table in sorted(missing, key=lambda each: each.rank):
+            self._load(table, sorted(missing[table]))
+
+    def _load(self, table: Table[Any], keys: list[Any]) -> None:
+        rows = self._rows[table]
+        rows.update(dict.fromkeys(keys))
+        sql = table.lock.sql[self.session.dialect]
+        tuples: list[tuple[Any, ...]] = [key if isinstance(key, tuple) else (key,) for key in keys]
+        if self.session.dialect == "postgres":
+            tuples = [tuple([each[column] for each in tuples] for column in range(len(tuples[0])))]
+        for values in tuples:
+            for found in self.session.query(sql, values):
+                row = table.row(*found)
+                rows[table.key(row)] = row
+
+    def get(self, table: Table[R], key: Any) -> R | None:
+        """The locked row, or None where there is none. It must be among the command's locks."""
+        return self._rows[table][key]
+
+    def known(self, table: Table[Any], key: Any) -> bool:
+        return key in self._rows.get(table, {})
+
+    def insert(self, table: Table[R], row: R) -> None:
+        """A new row. Where another process inserts the same key at once, the whole batch is decided again."""
+        key = table.key(row)
+        self._rows.setdefault(table, {})[key] = row
+        self._writes.setdefault(table, {})[key] = ("insert", row)
+
+    def remember(self, table: Table[R], row: R) -> None:
+        """A row that stands in another table's row and so needs no write; later commands of the batch find it."""
+        self._rows.setdefault(table, {})[table.key(row)] = row
+
+    def change(self, table: Table[R], row: R) -> None:
+        """The row was changed in place and is written in full."""
+        key = table.key(row)
+        writes = self._writes.setdefault(table, {})
+        if key not in writes or writes[key][0] == "touch":
+            writes[key] = ("update", row)
+
+    def touch(self, table: Table[R], row: R) -> None:
+        """Only the narrow columns of the row were changed."""
+        self._writes.setdefault(table, {}).setdefault(table.key(row), ("touch", row))
+
+    def delete(self, table: Table[R], row: R) -> None:
+        key = table.key(row)
+        self._rows[table][key] = None
+        writes = self._writes.setdefault(table, {})
+        if writes.get(key, ("", None))[0] == "insert":
+            del writes[key]
+        else:
+            writes[key] = ("delete", row)
+
+    def append(self, statement: Statement, row: object) -> None:
+        """A row that nobody locks: an event, a piece of content."""
+        self._appends.setdefault(statement, []).append(row)
+
+    def add(self, statement: Statement, key: tuple[Any, ...], amounts: Sequence[int]) -> None:
+        """Sum into a rollup; one row is written per key and batch."""
+        sums = self._sums.setdefault(statement, {})
+        held = sums.get(key)
+        sums[key] = list(amounts) if held is None else [a + b for a, b in zip(held, amounts, strict=True)]
+
+    def query(self, statement: Statement, values: dict[str, Any]) -> Rows:
+        """Read within the transaction."""
+        dialect = self.session.dialect
+        return self.session.query(statement.sql[dialect], statement.from_mapping(dialect, values))
+
+    def flush(self) -> None:
+        """Write everything: locked tables by rank and key, then appended rows, then sums."""
+        dialect, session = self.session.dialect, self.session
+        for table in sorted(self._writes, key=lambda each: each.rank):
+            by_kind: dict[str, list[Any]] = {}
+            for _key, (kind, row) in sorted(self._writes[table].items(), key=lambda item: item[0]):
+                by_kind.setdefault(kind, []).append(row)
+            for kind, rows in by_kind.items():
+                statement: Statement = getattr(table, kind)
+                session.many(statement.sql[dialect], [statement.from_row(dialect, row) for row in rows])
+        for statement, rows in self._appends.items():
+            session.many(statement.sql[dialect], [statement.from_row(dialect, row) for row in rows])
+        for statement, sums in self._sums.items():
+            session.many(statement.sql[dialect], [(*key, *amounts) for key, amounts in sorted(sums.items())])

@@ -1,0 +1,211 @@
+"""Group commit: concurrent commands share one transaction, and a command returns when that transaction is durable.
+
+One thread owns the writing connection. While it flushes, the next batch gathers. The queue is bounded: callers wait, so
+memory stays flat and nothing is dropped.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from overnight.domain import OvernightError, StoreUnavailable, month_of
+
+from .unit import Command, Redo, Unit
+
+T = TypeVar("T")
+LONGEST_QUEUE = 4096
+LARGEST_BATCH = 512
+LINGER_S = 0.02
+MOST_REDOS = 8
+
+Entry = tuple[Command[Any], Callable[[Any, BaseException | None], None], asyncio.AbstractEventLoop | None]
+
+
+class Writer:
+    """The only way to write. `stripe` names this process in the rollups."""
+
+    def __init__(self, connect: Callable[[], Any], clock: Callable[[], int]) -> None:
+        self._connect, self._clock = connect, clock
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._riders: deque[Entry] = deque()
+        self._waiting = 0
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._stripe = f"{os.getpid()}-{os.urandom(3).hex()}"
+        self._thread = threading.Thread(target=self._work, name="overnight-writer", daemon=True)
+        self._opened: ThreadFuture[None] = ThreadFuture()
+        self._thread.start()
+        self._opened.result()
+
+    async def commit(self, command: Command[T]) -> T:
+        """Decide and write the command; return when it is durable. Raises what `decide` raised, or StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        while self._waiting >= LONGEST_QUEUE:
+            turn = loop.create_future()
+            self._room.append(turn)
+            await turn
+        return await self.submit(command, loop)
+
+    def submit(self, command: Command[T], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[T]":
+        """As `commit`, without back-pressure; for callers that must not await before their command is in line."""
+        future: asyncio.Future[T] = loop.create_future()
+        self._enter((command, _resolver(future), loop))
+        return future
+
+    def ride(self, command: Command[Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
+        """Write the command with the next batch, before it; on its own only after a short linger."""
+        future: asyncio.Future[Any] = loop.create_future()
+        self._check_open()
+        with self._lock:
+            self._waiting += 1
+        if not self._riders:
+            loop.call_later(LINGER_S, self._queue.put, None)
+        self._riders.append((command, _resolver(future), loop))
+        return future
+
+    def commit_blocking(self, command: Command[T]) -> T:
+        """For threads without an event loop."""
+        future: ThreadFuture[T] = ThreadFuture()
+
+        def resolve(outcome: Any, error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(outcome)
+            else:
+                future.set_exception(error)
+
+        self._enter((command, resolve, None))
+        return future.result()
+
+    def close(self) -> None:
+        """Write what is in line, then stop."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join(60)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _enter(self, entry: Entry) -> None:
+        self._check_open()
+        with self._lock:
+            self._waiting += 1
+        self._queue.put(entry)
+
+    def _work(self) -> None:
+        try:
+            session = self._connect()
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        while True:
+            first = self._queue.get()
+            batch: list[Entry] = [] if first is None else [first]
+            while len(batch) < LARGEST_BATCH:
+                try:
+                    entry = self._queue.get_nowait()
+                except Empty:
+                    break
+                if entry is not None:
+                    batch.append(entry)
+            # Riders entered before the batch's commands must be decided before them.
+            riders = [self._riders.popleft() for _ in range(len(self._riders))]
+            if riders or batch:
+                self._run(session, riders + batch)
+            elif self._closed and self._queue.empty():
+                session.close()
+                return
+
+    def _run(self, session: Any, batch: list[Entry]) -> None:
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        faulty: dict[int, BaseException] = {}
+        for _try in range(MOST_REDOS):
+            try:
+                outcomes = self._transact(session, batch, faulty)
+                break
+            except _Faulty as found:
+                faulty[found.index] = found.error
+            except Redo as redo:
+                outcomes = [(None, StoreUnavailable(f"gave up after {MOST_REDOS} tries: {redo.__cause__}"))] * len(
+                    batch
+                )
+                time.sleep(0.002)
+            except OvernightError as error:
+                outcomes = [(None, error)] * len(batch)
+                break
+            except BaseException as error:
+                outcomes = [(None, StoreUnavailable(f"{type(error).__name__}: {error}"))] * len(batch)
+                break
+        self._resolve(batch, outcomes)
+
+    def _transact(
+        self, session: Any, batch: list[Entry], faulty: dict[int, BaseException]
+    ) -> list[tuple[Any, BaseException | None]]:
+        now = self._clock()
+        session.month(month_of(now))
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        with session.transaction():
+            unit = Unit(session, now, self._stripe)
+            unit.lock(lock for command, _, _ in batch for lock in command.locks())
+            for index, (command, _, _) in enumerate(batch):
+                if index in faulty:
+                    outcomes.append((None, faulty[index]))
+                    continue
+                try:
+                    outcomes.append((command.decide(unit), None))
+                except OvernightError as refusal:
+                    outcomes.append((None, refusal))
+                except (AttributeError, KeyError, TypeError, ValueError, AssertionError, LookupError) as error:
+                    # A fault in our own rules may have left half a change in the unit: start over without it.
+                    raise _Faulty(index, error) from error
+            unit.flush()
+        return outcomes
+
+    def _resolve(self, batch: list[Entry], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Entry, tuple[Any, BaseException | None]]]] = {}
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry[2] is None:
+                entry[1](*outcome)
+            else:
+                by_loop.setdefault(entry[2], []).append((entry, outcome))
+        with self._lock:
+            self._waiting -= len(batch)
+        for loop, resolved in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._deliver, resolved)
+            except RuntimeError:
+                continue  # the loop has closed: nobody is left to hear of it
+
+    def _deliver(self, resolved: list[tuple[Entry, tuple[Any, BaseException | None]]]) -> None:
+        for (_, resolve, _), outcome in resolved:
+            resolve(*outcome)
+        for _ in range(min(len(self._room), len(resolved))):
+            turn = self._room.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+
+class _Faulty(Exception):
+    def __init__(self, index: int, error: BaseException) -> None:
+        self.index, self.error = index, error
+
+
+def _resolver(future: "asyncio.Future[Any]") -> Callable[[Any, BaseException | None], None]:
+    def resolve(outcome: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(outcome)
+        else:
+            future.set_exception(error)
+
+    return resolve
