@@ -1,0 +1,275 @@
+"""An offline model provider: OpenAI chat completions over HTTP, answered from a rules file, with faults on demand.
+
+    python -m overnight.testing.scripted_provider --rules FILE --port 0
+
+prints one JSON line `{"event": "ready", "base_url": ...}` when it listens. No model is asked and no key is looked at.
+The `/_scripted/` paths are open to whoever can reach the port, so it listens on loopback unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from .scripted_counts import Counts, request_fingerprint
+from .scripted_http import FOREVER, Connection, Ending, HttpRequest, Step
+from .scripted_rules import NO_FAULT, Call, ChatRequest, Fault, RuleSet
+from .scripted_wire import (
+    CREATED,
+    DONE,
+    STREAM_HEAD,
+    Reply,
+    chunks,
+    compose,
+    error_response,
+    framed,
+    response,
+    whole,
+)
+
+BACKLOG = 4_096
+BEFORE_RESET_S = 0.02
+"""Long enough for written bytes to leave: a reset drops what is still in the socket's buffer."""
+
+_decode_chat = msgspec.json.Decoder(ChatRequest).decode
+_encode = msgspec.json.encode
+_sorted_json = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Provider:
+    """Rules, counts, and the steps that answer each request."""
+
+    def __init__(self, rules: RuleSet, counts: Counts) -> None:
+        self.rules = rules
+        self.counts = counts
+        self._routes: dict[bytes, dict[bytes, Callable[[HttpRequest], Iterator[Step]]]] = {
+            b"/v1/chat/completions": {b"POST": self._chat},
+            b"/v1/models": {b"GET": self._models},
+            b"/_scripted/stats": {b"GET": self._stats},
+            b"/_scripted/calls": {b"GET": self._calls},
+            b"/_scripted/reset": {b"POST": self._reset},
+            b"/_scripted/rules": {b"POST": self._set_rules},
+        }
+
+    def answer(self, http: HttpRequest) -> Iterator[Step]:
+        """The steps that answer one HTTP request."""
+        path = http.target.partition(b"?")[0]
+        methods = self._routes.get(path)
+        if methods is None and path.startswith(b"/v1/models/"):
+            methods = {b"GET": self._model}
+        if methods is None:
+            shown = path.decode("latin-1")[:200]
+            return iter((error_response(404, f"Unknown request URL: {shown}.", "unknown_url"),))
+        if handler := methods.get(http.method):
+            return handler(http)
+        allowed = b", ".join(methods).decode()
+        return iter((error_response(405, f"Use {allowed} here.", "method_not_supported"),))
+
+    def _chat(self, http: HttpRequest) -> Iterator[Step]:
+        self.counts.requests += 1
+        self.counts.in_flight += 1
+        try:
+            yield from self._answer_chat(http)
+        finally:
+            self.counts.in_flight -= 1
+
+    def _answer_chat(self, http: HttpRequest) -> Iterator[Step]:
+        try:
+            request = _decode_chat(http.body)
+        except msgspec.DecodeError as problem:
+            yield self._refused(400, f"The JSON body cannot be used: {problem}.")
+            return
+        if not request.messages or request.n not in (None, 1):
+            yield self._refused(400, "`messages` must not be empty, and `n` must be 1 here.")
+            return
+        call = Call(request, http.headers)
+        taken = self.rules.first(call, time.monotonic())
+        fault = taken.rule.fault if taken else NO_FAULT
+        if fault.status is not None:
+            if fault.delay_ms:
+                yield fault.delay_ms / 1000
+            yield self._refused(fault.status, fault.message, fault.code, fault.retry_after_ms)
+            return
+        if fault.reset and fault.cut_after_chunks is None:
+            if fault.delay_ms:
+                yield fault.delay_ms / 1000
+            yield Ending.RESET
+            return
+        fingerprint = request_fingerprint(call.model, request.messages)
+        nth = self.counts.pay(fingerprint, call.model, call.last_user)
+        if fault.stall:
+            yield FOREVER
+        if fault.delay_ms:
+            yield fault.delay_ms / 1000
+        reply = compose(call, taken, fingerprint, nth)
+        if request.stream:
+            include_usage = bool(request.stream_options and request.stream_options.include_usage)
+            yield from _streamed(reply, include_usage, fault)
+        else:
+            yield from _plain(reply, fault)
+
+    def _refused(
+        self, status: int, message: str | None = None, code: str | None = None, retry_after_ms: int | None = None
+    ) -> bytes:
+        self.counts.errors_by_status[status] += 1
+        return error_response(status, message, code, retry_after_ms)
+
+    def _models(self, _http: HttpRequest) -> Iterator[Step]:
+        data = [_model_card(name) for name in self.rules.model_names()]
+        yield response(200, _encode({"object": "list", "data": data}))
+
+    def _model(self, http: HttpRequest) -> Iterator[Step]:
+        name = http.target.partition(b"?")[0].removeprefix(b"/v1/models/").decode("latin-1")
+        known = name in self.rules.model_names()
+        yield response(200, _encode(_model_card(name))) if known else error_response(404)
+
+    def _stats(self, _http: HttpRequest) -> Iterator[Step]:
+        rules = [{"name": rule.name, "line": rule.line, "taken": rule.taken} for rule in self.rules.rules]
+        yield response(200, _encode(self.counts.stats() | {"rules": rules}))
+
+    def _calls(self, _http: HttpRequest) -> Iterator[Step]:
+        yield response(200, _encode(self.counts.calls()))
+
+    def _reset(self, _http: HttpRequest) -> Iterator[Step]:
+        self.counts.reset()
+        for rule in self.rules.rules:
+            rule.rearm()
+        yield response(200, b"{}")
+
+    def _set_rules(self, http: HttpRequest) -> Iterator[Step]:
+        # The YAML reader is slow to import and most providers get their rules at the start or never.
+        from .scripted_rules_file import RulesError, parse_rules
+
+        query = parse_qs(http.target.partition(b"?")[2].decode("latin-1"))
+        mode = query.get("mode", ["replace"])[0]
+        if mode not in ("replace", "prepend"):
+            yield error_response(400, f"`mode` must be replace or prepend, not {mode[:40]!r}.")
+            return
+        try:
+            rules = parse_rules(http.body.decode(), query.get("source", ["rules"])[0][:200])
+        except UnicodeDecodeError as problem:
+            yield error_response(400, f"Rules must be UTF-8 text: {problem}.")
+        except RulesError as problem:
+            body = {"message": str(problem), "type": "rules_error", "param": None, "code": "rules_error"}
+            yield response(400, _encode({"error": body, "problems": problem.problems}))
+        else:
+            self.rules = rules.before(self.rules) if mode == "prepend" else rules
+            yield response(200, _encode({"rules": len(self.rules.rules)}))
+
+
+def _model_card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"}
+
+
+def _plain(reply: Reply, fault: Fault) -> Iterator[Step]:
+    body = whole(reply)
+    if fault.broken_json:
+        body = body[: len(body) // 2]
+    data = response(200, body, b"x-request-id: %s\r\n" % reply.request_id)
+    if fault.cut_after_chunks is None:
+        yield data
+    else:
+        if fault.cut_after_chunks:
+            yield data[: -(len(body) // 2)]
+        yield from _cut(fault)
+
+
+def _streamed(reply: Reply, include_usage: bool, fault: Fault) -> Iterator[Step]:
+    yield STREAM_HEAD % reply.request_id
+    for number, event in enumerate(chunks(reply, include_usage)):
+        if number == fault.cut_after_chunks:
+            break
+        if number and fault.chunk_delay_ms:
+            yield fault.chunk_delay_ms / 1000
+        # The second event is the first with content: a reader that has begun to answer meets the broken one.
+        yield framed(event[: len(event) // 2] + b"\n\n" if fault.broken_json and number == 1 else event)
+    if fault.cut_after_chunks is None:
+        yield DONE
+    else:
+        yield from _cut(fault)
+
+
+def _cut(fault: Fault) -> Iterator[Step]:
+    if fault.reset:
+        yield BEFORE_RESET_S
+        yield Ending.RESET
+    yield Ending.CLOSE
+
+
+async def serve(provider: Provider, host: str, port: int, until_stdin_closes: bool) -> None:
+    """Listen until SIGTERM, SIGINT, or (when asked) the end of stdin. Prints the ready line on stdout."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    if sys.platform != "win32":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    connections: set[Connection] = set()
+    server = await loop.create_server(lambda: Connection(provider.answer, connections), host, port, backlog=BACKLOG)
+    port = server.sockets[0].getsockname()[1]
+    base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    ready = {"event": "ready", "host": host, "port": port, "base_url": base_url, "pid": os.getpid()}
+    print(_sorted_json(ready).decode(), flush=True)
+    if until_stdin_closes:
+        threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
+    await stop.wait()
+    server.close()
+    for connection in list(connections):
+        connection.abort()
+
+
+def _wait_for_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    while os.read(0, 1_024):
+        continue
+    # The loop may have ended by itself in the meantime; then there is nothing left to stop.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    if sys.platform == "win32":
+        asyncio.run(main)
+    else:
+        import uvloop
+
+        uvloop.run(main)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, or 2 when the rules or the count file cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m overnight.testing.scripted_provider", description=__doc__)
+    parser.add_argument("--rules", type=Path, help="YAML file of rules; without it every answer is an echo")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
+    parser.add_argument(
+        "--count-file", type=Path, help="one JSON line per paid call; survives kill -9 and is read again"
+    )
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends (its parent died)")
+    options = parser.parse_args(arguments)
+    try:
+        rules = RuleSet()
+        if options.rules:
+            from .scripted_rules_file import parse_rules
+
+            rules = parse_rules(options.rules.read_text(encoding="utf-8"), str(options.rules))
+        provider = Provider(rules, Counts(options.count_file))
+        _run(serve(provider, options.host, options.port, options.until_stdin_closes))
+    except (OSError, ValueError) as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
