@@ -1,0 +1,71 @@
+"""Write the reply to a mail. Nothing from the mail or the model can add a header or a recipient."""
+
+import re
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from typing import Final
+
+from .incoming import ADDRESS, MESSAGE_ID, IncomingMail, one_line
+
+SHOP_ADDRESS: Final = "hello@tallowandtide.test"
+SHOP_NAME: Final = "Tallow and Tide"
+MAX_BODY_CHARS: Final = 50_000
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_IN_NAME: Final = re.compile(r"[^\w .-]")
+_REPLY_MARK: Final = re.compile(r"(?:(?:re|aw|sv|antw)\s*:\s*)+", re.IGNORECASE)
+
+
+def unanswerable(mail: IncomingMail, *, shop: str = SHOP_ADDRESS) -> str:
+    """Why this mail must not be answered whatever anyone thinks of it, in words; empty when it may be."""
+    if not mail.sender:
+        return "it names no usable address"
+    if mail.sender.lower() == shop.lower():
+        return "it would be answered to ourselves"
+    if mail.auto_submitted:
+        return "it was sent by a program"
+    if mail.is_list:
+        return "it was sent to a list"
+    return ""
+
+
+def compose_reply(
+    mail: IncomingMail,
+    body: str,
+    message_id: str,
+    *,
+    sent_at: datetime,
+    shop: str = SHOP_ADDRESS,
+    name: str = SHOP_NAME,
+) -> bytes:
+    """The reply as an RFC 5322 message; the same arguments give the same bytes.
+
+    `message_id` is `<…>` and chosen by the caller, `sent_at` must know its zone. Raises ValueError when the mail must
+    not be answered, the body is empty or over 50,000 characters, or an argument cannot stand in a header.
+    """
+    reason = unanswerable(mail, shop=shop)
+    if reason:
+        raise ValueError(f"mail {mail.key!r} is not answered: {reason}")
+    if not MESSAGE_ID.fullmatch(message_id):
+        raise ValueError(f"{message_id!r} is not a Message-ID; it looks like <id@domain>")
+    if not ADDRESS.fullmatch(shop) or not ADDRESS.fullmatch(mail.sender):
+        raise ValueError(f"mail {mail.key!r} is not answered: {shop!r} or {mail.sender!r} is no plain address")
+    text = _UNPRINTABLE.sub("", body.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    if not text or len(text) > MAX_BODY_CHARS:
+        raise ValueError(
+            f"the reply to {mail.key!r} has {len(text)} characters; between 1 and {MAX_BODY_CHARS} are sent"
+        )
+    reply = EmailMessage(policy=SMTP.clone(cte_type="7bit", refold_source="none"))
+    reply["From"] = f'"{one_line(_NOT_IN_NAME.sub(" ", name), 60)}" <{shop}>'
+    reply["Subject"] = f"Re: {_REPLY_MARK.sub('', one_line(mail.subject, 200), count=1) or 'your message'}"
+    reply["Date"] = format_datetime(sent_at.astimezone(UTC))
+    # Checked against a strict pattern and written as they are: the library would break long ones into encoded words.
+    reply.set_raw("To", mail.sender)
+    reply.set_raw("Message-ID", message_id)
+    if mail.message_id:
+        reply.set_raw("In-Reply-To", mail.message_id)
+        reply.set_raw("References", "\r\n ".join(dict.fromkeys((*mail.references, mail.message_id))))
+    reply["Auto-Submitted"] = "auto-replied"
+    reply.set_content(text + "\n")
+    return bytes(reply)

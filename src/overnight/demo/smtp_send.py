@@ -1,0 +1,107 @@
+"""Send one mail over SMTP and say exactly what became of it."""
+
+import re
+import smtplib
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from .incoming import ADDRESS, one_line
+
+_EOL: Final = re.compile(rb"\r\n|\r|\n")
+
+
+class SendError(Exception):
+    """A mail was not sent, or it is not known whether it was. One of the four below says which."""
+
+
+class SendRefused(SendError):
+    """The server refused for good (5xx), or would have to: the same mail will be refused again."""
+
+
+class SendDeferred(SendError):
+    """The server refused for now (4xx): the mail was not accepted and may be sent again later."""
+
+
+class NotSent(SendError):
+    """The connection failed before the mail was handed over: it was certainly not accepted."""
+
+
+class SendUnknown(SendError):
+    """The connection was lost after the mail was handed over and before the answer: look before sending again."""
+
+
+def send_mail(
+    host: str, port: int, mail: bytes, sender: str, recipients: Sequence[str], *, timeout_s: float = 30.0
+) -> str:
+    """Send one mail and return the server's answer, for example `2.0.0 Ok: queued as …`. Blocks: call it in a thread.
+
+    All recipients or none. `timeout_s` bounds each step of the conversation, in seconds. Raises SendRefused,
+    SendDeferred, NotSent or SendUnknown.
+    """
+    if not recipients or len(recipients) > 100:
+        raise SendRefused(f"{len(recipients)} recipients; between 1 and 100 can be named")
+    for address in (sender, *recipients):
+        if not ADDRESS.fullmatch(address):
+            raise SendRefused(f"{address!r} is not an address that can be used; it looks like name@domain")
+    where = f"{host}:{port}"
+    try:
+        connection = smtplib.SMTP(host, port, local_hostname="localhost", timeout=timeout_s)
+    except smtplib.SMTPResponseException as error:
+        raise _refusal(where, "greeting", error.smtp_code, error.smtp_error) from error
+    except OSError as error:
+        raise NotSent(f"{where}: no connection to the mail server ({error}); is it running?") from error
+    try:
+        _announce(connection, where, mail, sender, recipients)
+        return _hand_over(connection, where, mail)
+    finally:
+        with suppress(OSError):  # what became of the mail is settled by now, and a farewell is not worth a wait
+            connection.putcmd("QUIT")
+        connection.close()
+
+
+def _announce(connection: smtplib.SMTP, where: str, mail: bytes, sender: str, recipients: Sequence[str]) -> None:
+    """Everything up to the server's permission to send the mail itself."""
+    try:
+        connection.ehlo_or_helo_if_needed()
+        options = [f"size={len(mail)}"] if connection.has_extn("size") else []
+        if not mail.isascii() and connection.has_extn("8bitmime"):
+            options.append("body=8bitmime")
+        steps = [("MAIL", lambda: connection.mail(sender, options))]
+        steps += [(f"RCPT {address}", lambda address=address: connection.rcpt(address)) for address in recipients]
+        for name, step in steps:
+            code, answer = step()
+            if code not in {250, 251}:
+                raise _refusal(where, name, code, answer)
+        code, answer = connection.docmd("DATA")
+        if code != 354:
+            raise _refusal(where, "DATA", code, answer)
+    except smtplib.SMTPResponseException as error:
+        raise _refusal(where, "greeting", error.smtp_code, error.smtp_error) from error
+    except OSError as error:  # smtplib's own exceptions are OSErrors
+        raise NotSent(f"{where}: connection lost before the mail was handed over ({error})") from error
+
+
+def _hand_over(connection: smtplib.SMTP, where: str, mail: bytes) -> str:
+    # A bare line feed or carriage return in the data would let content pass for protocol on some servers.
+    lines = _EOL.sub(b"\r\n", mail)
+    body = re.sub(rb"(?m)^\.", b"..", lines)
+    end = b".\r\n" if body.endswith(b"\r\n") else b"\r\n.\r\n"
+    try:
+        connection.send(body + end)
+        code, answer = connection.getreply()
+    except OSError as error:
+        raise SendUnknown(f"{where}: connection lost before the server answered ({error}); was it accepted?") from error
+    if 200 <= code < 300:
+        return one_line(answer.decode("utf-8", "replace"), 300)
+    raise _refusal(where, "mail", code, answer, handed_over=True)
+
+
+def _refusal(where: str, step: str, code: int, answer: bytes | str, *, handed_over: bool = False) -> SendError:
+    text = one_line(answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer, 300)
+    message = f"{where}: {step} answered with {code} {text}"
+    if 500 <= code < 600:
+        return SendRefused(message)
+    if 400 <= code < 500:
+        return SendDeferred(message)
+    return SendUnknown(message) if handed_over else NotSent(message)
