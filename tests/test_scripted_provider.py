@@ -436,11 +436,20 @@ def test_fingerprints_see_content_and_not_its_spelling_or_options(provider):
 
 
 def test_requests_that_are_not_understood_are_refused_and_free(provider):
-    for body in (b"{", b"[]", b'{"model":"m"}', b'{"model":"m","messages":[]}', b'{"model":1,"messages":[{}]}'):
+    not_utf8 = b'{"model":"m","messages":[{"content":"\xff"}]}'
+    deep = b'{"model":"m","messages":[{"content":%s}]}' % (b"[" * 100_000 + b"]" * 100_000)
+    for body in (
+        not_utf8,
+        deep,
+        b"[]",
+        b'{"model":"m"}',
+        b'{"model":"m","messages":[]}',
+        b'{"model":1,"messages":[{}]}',
+    ):
         status, answer = raw(provider, body)
         assert status == 400
         assert answer["error"]["type"] == "invalid_request_error"
-    assert provider.stats()["errors_by_status"] == {"400": 5}
+    assert provider.stats()["errors_by_status"] == {"400": 6}
     assert provider.stats()["paid_calls"] == 0
     assert raw(provider, b"", "/v1/nothing")[0] == 404
     assert raw(provider, b"", method="GET")[0] == 405
@@ -481,6 +490,21 @@ def test_pipelined_requests_are_answered_in_order_on_one_connection(provider):
         heard = b"".join(iter(lambda: sock.recv(65_536), b""))
     contents = [part.split(b'"', 1)[0].decode() for part in heard.split(b'"content":"')[1:]]
     assert contents == words
+
+
+def test_more_requests_on_a_stalled_connection_do_not_wake_it(provider):
+    rules(provider, "- {fault: {stall: true}}")
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    with socket.create_connection((provider.host, provider.port), timeout=20) as sock:
+        sock.sendall(request)
+        wait_until(lambda: provider.stats()["in_flight"] == 1)
+        sock.sendall(request)
+        for _ in range(5):
+            assert provider.stats()["requests"] == 1
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ BACKLOG = 4_096
 BEFORE_RESET_S = 0.02
 """Long enough for written bytes to leave: a reset drops what is still in the socket's buffer."""
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that decoding raises: bytes that are not UTF-8 inside a string and deep nesting have errors of their own."""
+
 _decode_chat = msgspec.json.Decoder(ChatRequest).decode
 _encode = msgspec.json.encode
 _sorted_json = msgspec.json.Encoder(order="deterministic").encode
@@ -88,7 +91,7 @@ class Provider:
     def _answer_chat(self, http: HttpRequest) -> Iterator[Step]:
         try:
             request = _decode_chat(http.body)
-        except msgspec.DecodeError as problem:
+        except NOT_JSON as problem:
             yield self._refused(400, f"The JSON body cannot be used: {problem}.")
             return
         if not request.messages or request.n not in (None, 1):

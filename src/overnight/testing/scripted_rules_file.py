@@ -1,4 +1,38 @@
-"""Read a rules file of the scripted provider. Every problem is reported at once, with its line and the nearest known key."""
+"""Read a rules file of the scripted provider. Every problem is reported at once, with its line and the nearest known key.
+
+The first rule that fits decides; without one the answer is an echo. All keys are optional, except that a rule needs
+`answer` or `fault`:
+
+    models: [extra-model]               # for /v1/models, besides the exact names in rules
+    rules:
+      - name: order status
+        match:                          # all of these must hold
+          model: gpt-*                  # exact, or a glob with * ? [
+          user_contains: order          # last user message; case matters
+          user_regex: 'order (\\d+)'
+          system_contains: terse        # system and developer messages
+          tool_result: false            # is the last message a tool's result
+          tools_offered: [get_order]    # all of them are offered
+          headers: {x-job-id: j1}       # equal; names in any case
+          times: 3                      # used up after 3 calls
+          after: 1                      # leaves the first call to later rules
+          between_requests: [2, 4]      # instead of the two above; from 1, both included
+          fail_for_ms: 500              # only that long after its first call
+        answer:                         # or just a text
+          text: 'Order {match[1]}'      # {last_user} {tool_result} {model} {count} {match[1]} {match[name]}
+          repeat_words: 1000            # the words of the text, again and again, up to that many
+          tool_calls: [{name: get_order, arguments: {id: '{match[1]}'}}]   # arguments as text are sent as they stand
+          usage: {prompt_tokens: 9, completion_tokens: 9, cached_tokens: 3, reasoning_tokens: 0}
+          finish_reason: stop
+        fault:
+          delay_ms: 50                  # before the first byte
+          chunk_delay_ms: 5             # between streamed events
+          cut_after_chunks: 3           # close in mid-stream, without [DONE]; a plain answer is cut in half
+          reset: true                   # end with a TCP reset; without cut_after_chunks before any answer, and free
+          broken_json: true
+          stall: true                   # alone: accept, be paid, never answer
+      - fault: {status: 429, retry_after_ms: 100, code: insufficient_quota, message: Pay first}   # free
+"""
 
 from __future__ import annotations
 
