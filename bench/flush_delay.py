@@ -26,7 +26,7 @@ def library() -> Path:
 
 
 def environment(delay_ms: float = 0, **variables: str) -> dict[str, str]:
-    """This process's environment plus `variables`, with the shim in front when `delay_ms` > 0 and without it otherwise."""
+    """This process's environment plus `variables`, and the shim in front when `delay_ms` > 0."""
     env = {key: value for key, value in os.environ.items() if key != "FLUSH_DELAY_MS"} | variables
     if delay_ms > 0:
         env |= {"LD_PRELOAD": str(library()), "FLUSH_DELAY_MS": str(delay_ms)}

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 load generator that costs little: prepared request bytes, keep-alive connections, one request in flight each.
+"""A cheap HTTP/1.1 load generator: prepared request bytes, keep-alive connections, one request in flight on each.
 
     python bench/load.py http://127.0.0.1:8000/v1/chat/completions --connections 16 --seconds 5
 
@@ -110,7 +110,7 @@ class Client(asyncio.Protocol):
         else:
             self.send()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if not self.stopped:
             self.result.dropped += 1
 
@@ -159,7 +159,7 @@ def run(
     warm_up: float = 1,
     server_pid: int | None = None,
 ) -> Result:
-    """Send `requests` round and round over `connections` connections to one host; with `server_pid`, its CPU time too."""
+    """Send `requests` round and round over `connections` connections; with `server_pid`, also the server's CPU time."""
     return uvloop.run(drive(url, requests, connections, seconds, warm_up, server_pid))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RUNS = 5
+ALSO = ("p50_ms", "p99_ms", "first_byte_p50_ms", "server_cpu_us")  # shown when a workload reports them
 
 
 @dataclass
@@ -32,10 +33,10 @@ class Workload:
     def run(self) -> None:
         before = _children_cpu()
         env = self.env if self.env is not None else dict(os.environ)
-        done = subprocess.run(self.command, env=env, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(self.command, check=False, env=env, stdout=subprocess.PIPE, text=True)
         lines = done.stdout.strip().splitlines()
         if done.returncode != 0 or not lines:
-            raise SystemExit(f"{self.name} failed with status {done.returncode}: {' '.join(map(str, self.command))}")
+            raise SystemExit(f"{self.name} failed with status {done.returncode}: {done.stdout[-500:]}")
         output = json.loads(lines[-1])
         self.values.append(float(output["value"]))
         self.cpu_seconds.append(_children_cpu() - before)
@@ -60,7 +61,11 @@ def compare(bench: str, unit: str, ours: Workload, against: Workload, *others: W
     print(f"{'':<34}{'median':>12}{'min':>12}{'max':>12}{'CPU s':>8}")
     for each in workloads:
         middle, low, high = statistics.median(each.values), min(each.values), max(each.values)
-        print(f"{each.name:<34}{middle:>12,.1f}{low:>12,.1f}{high:>12,.1f}{statistics.median(each.cpu_seconds):>8.2f}")
+        more = "".join(
+            f"  {key} {statistics.median(o[key] for o in each.outputs):g}" for key in ALSO if key in each.outputs[0]
+        )
+        cpu = statistics.median(each.cpu_seconds)
+        print(f"{each.name:<34}{middle:>12,.1f}{low:>12,.1f}{high:>12,.1f}{cpu:>8.2f}{more}")
     ratios = [mine / theirs for mine, theirs in zip(ours.values, against.values, strict=True)]
     report(bench, statistics.median(ours.values), unit, ratios, against.name)
     return statistics.median(ratios)

@@ -3,8 +3,8 @@
     bench/.peers/langgraph/bin/python bench/peer_langgraph.py --store sqlite --concurrency 32
 
 The nodes do nothing and the state is one small value: this is the cost of durability and nothing else. Value: nodes per
-second over all threads. A peer in its best shape: uvloop, WAL with `synchronous=FULL` on SQLite; on PostgreSQL every job
-has a checkpointer and a connection of its own (`--shared` puts them behind one: its lock then lets one job write).
+second over all threads. A peer in its best shape: uvloop; WAL with `synchronous=FULL` on SQLite; on PostgreSQL a
+checkpointer and connection for every job (`--shared`: one for all, as most code has it; its lock lets one job write).
 Every thread that ended is read back from the store: a figure without durable nodes behind it is not printed.
 """
 

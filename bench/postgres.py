@@ -42,7 +42,7 @@ class Postgres:
 
 @contextmanager
 def running(flush_delay_ms: float = 0, **settings: str) -> Iterator[Postgres]:
-    """Start a fresh server on a unix socket, stop and delete it at the end; every flush takes `flush_delay_ms` longer."""
+    """A fresh server on a unix socket, deleted at the end; each of its flushes takes `flush_delay_ms` longer."""
     home = Path(tempfile.mkdtemp(prefix="bench-pg-"))
     data, log = home / "data", home / "log"
     user = _unprivileged()
@@ -81,7 +81,8 @@ def _unprivileged() -> str | None:
 
 
 def _run(command: list[str | Path], user: str | None) -> None:
-    done = subprocess.run([BINARIES / command[0], *command[1:]], user=user, cwd="/", capture_output=True, text=True)
+    line = [BINARIES / command[0], *command[1:]]
+    done = subprocess.run(line, check=False, user=user, cwd="/", capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()} (can {user or 'this user'} read {BINARIES}?)")
 
