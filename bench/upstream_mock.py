@@ -115,8 +115,10 @@ class Upstream(asyncio.Protocol):
         self.transport.write(pieces[position])
         if position + 1 < len(pieces) and not self.transport.is_closing():
             # A piece is a turn of the loop of its own: pieces that leave in one packet would not be a stream.
-            step = (loop.call_later, between) if between else (loop.call_soon,)
-            step[0](*step[1:], self.send, pieces, position + 1)
+            if between:
+                loop.call_later(between, self.send, pieces, position + 1)
+            else:
+                loop.call_soon(self.send, pieces, position + 1)
 
 
 async def serve(port: int, behaviour: Behaviour) -> None:
