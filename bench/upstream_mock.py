@@ -108,12 +108,14 @@ class Upstream(asyncio.Protocol):
             self.send(pieces)
 
     def send(self, pieces: list[bytes] | None, position: int = 0) -> None:
+        if self.transport.is_closing():  # the client left while it waited
+            return
         if pieces is None:
             self.transport.write(self.behaviour.plain)
             return
         loop, between = asyncio.get_running_loop(), self.behaviour.between_s
         self.transport.write(pieces[position])
-        if position + 1 < len(pieces) and not self.transport.is_closing():
+        if position + 1 < len(pieces):
             # A piece is a turn of the loop of its own: pieces that leave in one packet would not be a stream.
             if between:
                 loop.call_later(between, self.send, pieces, position + 1)
