@@ -1,0 +1,263 @@
+"""The brain folder: read once, checked whole, named by the hash of what was read."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from overnight.brain.nodes import parse_yaml, text_place
+from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
+from overnight.brain.prompts import Prompt, read_prompt
+from overnight.brain.routing import Routing
+from overnight.brain.routing_file import built_in_routing, read_routing
+
+MAX_FILE_BYTES = 1 << 20
+MAX_FILES = 2_000
+MAX_TOTAL_BYTES = 32 << 20
+MAX_FOLDER_DEPTH = 8
+
+ROUTING = "routing.yaml"
+_TOP_FILES = (ROUTING, "schedules.yaml", "memory-schema.json")
+_FOLDERS = {
+    "prompts": ".md",
+    "tools": ".yaml",
+    "policies": ".yaml",
+    "agents": ".yaml",
+    "workflows": ".yaml",
+    "evals": ".yaml",
+}
+_ACTED_ON = (ROUTING, "prompts")
+
+
+class Brain(msgspec.Struct, frozen=True):
+    """One version of the brain folder.
+
+    `version` is the SHA-256 (hex) over every path and its bytes; `files` holds those bytes, so that a store can keep
+    each version and `Brain.from_files` builds the same brain from them. `warnings` are problems that forbid nothing.
+    """
+
+    version: str
+    routing: Routing
+    prompts: Mapping[str, Prompt]
+    files: Mapping[str, bytes]
+    warnings: tuple[Problem, ...] = ()
+
+    @staticmethod
+    def from_files(files: Mapping[str, bytes]) -> "Brain":
+        """The brain of these files (path relative to the folder, with `/`). Raises `BrainError` with all problems."""
+        return _built("the brain", files, [])
+
+
+def load_brain(folder: Path) -> Brain:
+    """The brain in `folder`. Raises `BrainError` with every problem when there is an error among them."""
+    if not folder.is_dir():
+        raise BrainError(_missing(folder))
+    files, problems = _read(folder)
+    return _built(f"the brain {clipped(str(folder), 200)}", files, problems)
+
+
+def check_brain(folder: Path) -> list[Problem]:
+    """Everything wrong in `folder`, in order of file and line. Raises nothing for any content."""
+    if not folder.is_dir():
+        return [Problem(_printable(str(folder)), 1, 1, _missing(folder))]
+    files, problems = _read(folder)
+    return _in_order([*problems, *_definitions(files)[2]])
+
+
+def version_of(files: Mapping[str, bytes]) -> str:
+    """The content hash of these files: equal exactly when paths and bytes are."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        name, content = path.encode("utf-8", "surrogatepass"), files[path]
+        # lengths first: no two different folders run together into the same bytes
+        digest.update(b"%d:%d:" % (len(name), len(content)) + name)
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _missing(folder: Path) -> str:
+    what = "is not a folder" if folder.exists() else "does not exist"
+    return f"the brain folder {clipped(str(folder), 200)} {what}: run `overnight init` to write a starter brain"
+
+
+def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Brain:
+    routing, prompts, found = _definitions(files)
+    ordered = _in_order([*problems, *found])
+    errors = sum(problem.severity == "error" for problem in ordered)
+    if errors or routing is None:
+        raise BrainError(f"{what} cannot be loaded, errors: {errors}", ordered)
+    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered))
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column, problem.message))
+
+
+def _definitions(files: Mapping[str, bytes]) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
+    routing: Routing | None = None
+    prompts: dict[str, Prompt] = {}
+    problems: list[Problem] = []
+    noticed: set[str] = set()
+    for path in sorted(files):
+        file = _printable(path)
+        top = path.partition("/")[0]
+        suffix, misplaced = _placed(path, file, top)
+        if misplaced is not None:
+            # an unknown folder is one problem, not one per file in it
+            if top in _FOLDERS or top not in noticed:
+                problems.append(misplaced)
+            noticed.add(top)
+            continue
+        if suffix == "":
+            continue
+        if top not in _ACTED_ON and top not in noticed:
+            noticed.add(top)
+            message = f"{clipped(top)} is checked and kept with the version, but this release does not act on it yet"
+            problems.append(Problem(file, 1, 1, message, severity="warning"))
+        content, found = _text(file, files[path])
+        if content is not None:
+            if path == ROUTING:
+                routing, found = read_routing(file, content)
+            elif top == "prompts":
+                name = path.removeprefix("prompts/").removesuffix(".md")
+                prompts[name], found = read_prompt(file, name, content)
+            else:
+                found = _json_problems(file, content) if suffix == ".json" else parse_yaml(file, content)[1]
+        problems += found
+    return (built_in_routing() if ROUTING not in files else routing), prompts, problems
+
+
+def _placed(path: str, file: str, top: str) -> tuple[str, Problem | None]:
+    """The kind of file by its place ("" is none that is read), or why it has none."""
+    name = path.rpartition("/")[2]
+    suffix = os.path.splitext(name)[1]
+    wanted = _FOLDERS.get(top) if "/" in path else None
+    if path in _TOP_FILES or (wanted is not None and suffix == wanted):
+        return suffix, None
+    if name.upper().startswith("README"):
+        return "", None
+    if suffix == ".yml" and (wanted == ".yaml" or path.removesuffix(".yml") + ".yaml" in _TOP_FILES):
+        return "", Problem(file, 1, 1, f"{clipped(name)} would not be read", "rename it to end in .yaml")
+    if wanted is not None:
+        return "", Problem(file, 1, 1, f"only *{wanted} files are read in {top}/", severity="warning")
+    what = "folder" if "/" in path else "file"
+    hint = did_you_mean(top, _FOLDERS if "/" in path else _TOP_FILES)
+    return "", Problem(file, 1, 1, f"the {what} {clipped(top)} is none that a brain knows", hint, "warning")
+
+
+def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
+    if len(content) > MAX_FILE_BYTES:
+        return None, [_too_large(file)]
+    try:
+        return content.decode(), []
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()
+        return None, [
+            Problem(file, *text_place(before, len(before)), "this is not UTF-8 text", "save the file as UTF-8")
+        ]
+
+
+def _too_large(file: str) -> Problem:
+    return Problem(file, 1, 1, f"larger than {MAX_FILE_BYTES:,} bytes", "a brain holds small text files: move it out")
+
+
+def _json_problems(file: str, content: str) -> list[Problem]:
+    import json  # its errors have a line and column
+
+    problems: list[Problem] = []
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        for key, value in pairs:
+            if key in seen:
+                problems.append(Problem(file, 1, 1, f"the key {clipped(key)} appears twice in one object", "keep one"))
+            seen[key] = value
+        return seen
+
+    def no_constant(name: str) -> None:
+        problems.append(Problem(file, 1, 1, f"{name} is not JSON", "numbers must be finite"))
+
+    try:
+        json.loads(content, object_pairs_hook=once, parse_constant=no_constant)
+    except json.JSONDecodeError as error:
+        problems.append(Problem(file, error.lineno, error.colno, f"this is not valid JSON: {error.msg}"))
+    except (RecursionError, ValueError):
+        problems.append(Problem(file, 1, 1, "this is not valid JSON: nested too deep, or a number without end"))
+    return problems
+
+
+def _printable(path: str) -> str:
+    # file names come from outside: neither terminals nor encoders may trip over them
+    return path if path.isprintable() else clipped(path, 200)
+
+
+def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
+    """Every file of the folder, and why some could not be read."""
+    root = folder.resolve()
+    files: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    total = 0
+    for path, found in _walk(root, problems):
+        file = _printable(path)
+        if len(files) >= MAX_FILES or total >= MAX_TOTAL_BYTES:
+            message = f"the brain has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes; the rest is not read"
+            problems.append(Problem(file, 1, 1, message, "keep other files outside the brain folder"))
+            break
+        try:
+            with found.open("rb") as opened:
+                content = opened.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            problems.append(Problem(file, 1, 1, f"cannot be read: {error.strerror or type(error).__name__}"))
+            continue
+        if len(content) > MAX_FILE_BYTES:
+            problems.append(_too_large(file))
+            continue
+        files[path] = content
+        total += len(content)
+    return files, problems
+
+
+def _walk(root: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
+    """(path relative to the root, where to read it) of every file that is not hidden, in a fixed order.
+
+    Links are followed inside the folder only (mounted configuration is made of links): a reviewed folder must not
+    pull in what stands elsewhere on the machine.
+    """
+    folders: list[tuple[str, Path, int]] = [("", root, 0)]
+    seen = {root}
+    while folders:
+        prefix, folder, depth = folders.pop()
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        except OSError as error:
+            problems.append(Problem(_printable(prefix or "."), 1, 1, f"cannot be listed: {error.strerror}"))
+            continue
+        for name in names:
+            path = prefix + name
+            file = _printable(path)
+            try:
+                name.encode()
+                target = (folder / name).resolve(strict=True)
+                mode = target.stat().st_mode
+            except UnicodeEncodeError:
+                problems.append(Problem(file, 1, 1, "the file's name is not UTF-8", "rename it"))
+                continue
+            except (OSError, RuntimeError):
+                problems.append(Problem(file, 1, 1, "a link that leads nowhere, or a file that cannot be opened"))
+                continue
+            if not target.is_relative_to(root):
+                problems.append(Problem(file, 1, 1, "links to a place outside the brain folder", "copy the file in"))
+            elif stat.S_ISDIR(mode):
+                if target in seen or depth >= MAX_FOLDER_DEPTH:
+                    message = f"a folder linked twice, or nested deeper than {MAX_FOLDER_DEPTH}"
+                    problems.append(Problem(file, 1, 1, message, "keep the folder flat"))
+                else:
+                    seen.add(target)
+                    folders.append((path + "/", target, depth + 1))
+            elif stat.S_ISREG(mode):
+                yield path, target
+            else:
+                problems.append(Problem(file, 1, 1, "neither a file nor a folder", "take it out of the brain"))

@@ -1,0 +1,54 @@
+"""What can be wrong with a brain, said so that a person can repair it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["error", "warning"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong in one place. `line` and `column` count from 1; an error keeps the brain from loading."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    hint: str = ""
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}{hint}"
+
+
+class BrainError(Exception):
+    """The brain cannot be used. `problems` holds all of them, also the warnings, in file order."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join([message, *map(str, self.problems)]))
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Up to `count` known names that are like `name`, the most like first."""
+    import difflib  # a clean brain never needs it
+
+    return difflib.get_close_matches(name[:128], known, n=count)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known name, else with all of them when they are few."""
+    names = sorted(set(known))
+    found = nearest(name, names)
+    if found:
+        return f"did you mean {found[0]!r}?"
+    return f"known: {', '.join(names)}" if 0 < len(names) <= 16 else ""
+
+
+def clipped(text: str, limit: int = 60) -> str:
+    """`text` quoted for a message: one line, bounded, safe to print whatever it holds."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    # repr keeps unprintable characters out of terminals and lone surrogates out of encoders
+    return repr(shown)

@@ -1,0 +1,113 @@
+"""Who serves a model: the brain's own `providers:` first, then the well-known ones of providers.yaml."""
+
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, text
+from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
+from overnight.brain.problems import BrainError, clipped
+
+PROVIDER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class ProviderDef(msgspec.Struct, frozen=True):
+    """A provider. `base_url` has no trailing slash; without `api_key_env` it is called without a key.
+
+    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case.
+    """
+
+    name: str
+    base_url: str
+    models: tuple[str, ...]
+    api_key_env: str | None = None
+    kind: str = "openai"
+    model_prefix: str = ""
+
+    def upstream_name(self, model: str) -> str:
+        """The name the provider itself knows `model` by."""
+        return model.removeprefix(self.model_prefix)
+
+
+def is_glob(pattern: str) -> bool:
+    return any(char in pattern for char in "*?[")
+
+
+def base_url(reader: Reader, node: Node, name: str) -> str | None:
+    """An http(s) URL without credentials, query or fragment. What is wrong with it is told, the URL itself is not."""
+    from urllib.parse import urlsplit
+
+    if not isinstance(node, Scalar) or node.kind != "text":
+        reader.wrong(node, name, "text: a URL such as https://api.example.com/v1")
+        return None
+    try:
+        url = urlsplit(node.text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        reader.problem(node, f"{name} is not a URL", "such as https://api.example.com/v1")
+        return None
+    if url.username is not None or url.password is not None:
+        reader.problem(node, f"{name} holds credentials", "name the key's environment variable in api_key_env instead")
+    elif url.scheme not in ("http", "https") or not host or len(node.text) > 512 or not _plain(node.text):
+        reader.problem(node, f"{name} must be an http or https URL", "such as https://api.example.com/v1")
+    elif url.query or url.fragment:
+        reader.problem(node, f"{name} must not have a query or a fragment", "end it at the path, such as …/v1")
+    else:
+        if url.scheme == "http" and host not in _LOOPBACK:
+            reader.problem(node, f"{name} sends keys and prompts unencrypted", "use https", "warning")
+        return node.text.rstrip("/")
+    return None
+
+
+def _plain(value: str) -> bool:
+    return value.isascii() and value.isprintable() and " " not in value
+
+
+FIELDS: Fields = {
+    "base_url": ("base_url", base_url),
+    "api_key_env": (
+        "api_key_env",
+        text(r"[A-Z_][A-Z0-9_]{0,127}", "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
+    ),
+    "models": ("models", many(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
+    "kind": ("kind", choice("openai")),
+    "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
+}
+
+
+def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderDef]) -> tuple[ProviderDef, ...]:
+    """The providers of one section. An entry named like one of `known` changes only the fields it gives."""
+    found: list[ProviderDef] = []
+    valid_name = text(PROVIDER_NAME, "lower-case letters, digits, - or _")
+    for name, (at, value) in reader.entries(node, "providers").items():
+        if valid_name(reader, msgspec.structs.replace(at, kind="text"), "a provider's name") is None:
+            continue
+        where = f"providers.{name}"
+        before = len(reader.problems)
+        values = reader.section(value, where, FIELDS)
+        inherited = known.get(name)
+        if inherited is None:
+            given = value.entries if isinstance(value, Entries) else {}
+            for field in ("base_url", "models"):
+                if field not in given:
+                    reader.problem(at, f"{where} needs the key {field!r}", "only well-known providers may leave it out")
+        if any(problem.severity == "error" for problem in reader.problems[before:]):
+            continue
+        fields = msgspec.structs.asdict(inherited) if inherited else {"name": name}
+        found.append(msgspec.convert(fields | values, ProviderDef))
+    return tuple(found)
+
+
+@cache
+def well_known() -> dict[str, ProviderDef]:
+    """Name → provider, in the order of providers.yaml."""
+    file = "overnight/brain/providers.yaml"
+    content = files("overnight.brain").joinpath("providers.yaml").read_text(encoding="utf-8")
+    node, problems = parse_yaml(file, content)
+    reader = Reader(file)
+    providers = {provider.name: provider for provider in read_providers(reader, node, {})}
+    if problems or reader.problems:
+        raise BrainError(f"this installation of Overnight is damaged: {clipped(file)}", problems + reader.problems)
+    return providers
