@@ -1,0 +1,360 @@
+"""What a model call costs, in whole micro-dollars, and what it can cost at most.
+
+Prices come from the brain's own entries first, then from the data inside the ``genai-prices`` wheel (no network). Arithmetic
+is exact: a price of $p per million tokens is p micro-dollars per token, kept as an integer over a power of ten; only the
+sum is rounded, up. The price data is imported at the first look-up, not with this module.
+
+Tokens only, plus a fee per request where there is one. Searches, pages, seconds and pictures that a provider bills beside
+tokens are not in these sums.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, Provider, TieredPrices
+
+    from overnight.gateway.usage import Usage
+
+    Prices = Mapping[str, Decimal | TieredPrices]
+
+Context = tuple[tuple[str, str], ...]
+"""What in a request selects a price: pairs like ``("service_tier", "priority")`` or ``("speed", "fast")``."""
+
+UNLIMITED_TOKENS = 2**31 - 1
+_LOOK_AHEAD = timedelta(hours=24)
+_MAX_CACHED = 4096
+_MAX_NAME = 256
+
+
+class UnknownPrice(LookupError):
+    """Nobody says what this model costs, so no budget could hold it."""
+
+    def __init__(self, model: str, provider: str | None) -> None:
+        at = f" at {provider[:_MAX_NAME]!r}" if provider else ""
+        super().__init__(
+            f"no token price is known for model {model[:_MAX_NAME]!r}{at}; name its provider, or state its price in routing.yaml"
+        )
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price of one's own, in US dollars per million tokens. Raises ValueError for what is no price.
+
+    A missing cached or cache write price means the input price. ``max_output_tokens`` and ``context_window`` are in tokens.
+    """
+
+    input_usd_per_mtok: Decimal
+    output_usd_per_mtok: Decimal
+    cached_usd_per_mtok: Decimal | None = None
+    cache_write_usd_per_mtok: Decimal | None = None
+    usd_per_request: Decimal = Decimal(0)
+    max_output_tokens: int | None = None
+    context_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Decimal) and not (value.is_finite() and 0 <= value <= 1_000_000):
+                raise ValueError(f"{name} must be between 0 and 1000000 dollars, not {value}")
+            if isinstance(value, int) and not 0 < value <= UNLIMITED_TOKENS:
+                raise ValueError(f"{name} must be a positive number of tokens, not {value}")
+
+    def as_data(self) -> dict[str, Decimal]:
+        """The same in the price data's own words."""
+        prices = {
+            "input_mtok": self.input_usd_per_mtok,
+            "output_mtok": self.output_usd_per_mtok,
+            "cache_read_mtok": self.cached_usd_per_mtok,
+            "cache_write_mtok": self.cache_write_usd_per_mtok,
+            "requests_kcount": self.usd_per_request * 1000,
+        }
+        return {key: value for key, value in prices.items() if value is not None}
+
+
+class _Rates(NamedTuple):
+    """Units per token above ``start`` input tokens; ``scale`` units are one micro-dollar."""
+
+    start: int
+    input: int
+    cached: int
+    cache_write: int
+    cache_write_1h: int
+    audio_input: int
+    output: int
+    audio_output: int
+    highest_input: int
+    highest_output: int
+
+
+class ModelPrice:
+    """The price of one model now; good until ``valid_until`` (Unix seconds).
+
+    ``source``: whose price it is (``openai/gpt-5.4-mini``, or ``own/…``). ``context_window``, ``max_output_tokens``: in
+    tokens, None if the data does not say.
+    """
+
+    __slots__ = (
+        "_fee",
+        "_flat",
+        "_highest_fee",
+        "_scale",
+        "_tiers",
+        "context_window",
+        "max_output_tokens",
+        "source",
+        "valid_until",
+    )
+
+    def __init__(
+        self,
+        source: str,
+        windows: list[Prices],
+        *,
+        context_window: int | None = None,
+        max_output_tokens: int | None = None,
+        valid_until: float = float("inf"),
+    ) -> None:
+        """``windows``: the prices of now, then those that may come into force before a call that starts now has ended."""
+        self.source, self.valid_until = source, valid_until
+        self.context_window, self.max_output_tokens = context_window, max_output_tokens
+        numbers = [number for prices in windows for price in prices.values() for _, number in _steps(price)]
+        self._scale = 10 ** max(map(_fraction_digits, numbers))
+        fees = [1000 * self._units(_at(prices.get("requests_kcount", Decimal(0)), 0)) for prices in windows]
+        self._fee, self._highest_fee = fees[0], max(fees)
+        # Highest first: the first tier that begins below a count is its tier.
+        self._tiers: list[_Rates] = []
+        for start in sorted({start for prices in windows for price in prices.values() for start, _ in _steps(price)}):
+            self._tiers.insert(0, self._rates(windows, start, self._tiers[0] if self._tiers else None))
+        self._flat = self._tiers[0] if len(self._tiers) == 1 else None
+
+    def cost_microusd(
+        self,
+        input_tokens: int,
+        cached_tokens: int,
+        output_tokens: int,
+        cache_write_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+        audio_input_tokens: int = 0,
+        audio_output_tokens: int = 0,
+    ) -> int:
+        """The price of a call in micro-dollars, rounded up.
+
+        ``input_tokens`` and ``output_tokens`` are totals, the others disjoint parts of them. Raises ValueError if a count is
+        negative, or the parts are more than their total.
+        """
+        plain_input = input_tokens - cached_tokens - cache_write_tokens - cache_write_1h_tokens - audio_input_tokens
+        plain_output = output_tokens - audio_output_tokens
+        rates = self._flat or self._tier(input_tokens)
+        units = self._fee + plain_input * rates.input + cached_tokens * rates.cached + plain_output * rates.output
+        lowest = min(plain_input, cached_tokens, plain_output)
+        if cache_write_tokens or cache_write_1h_tokens or audio_input_tokens or audio_output_tokens:
+            units += cache_write_tokens * rates.cache_write + cache_write_1h_tokens * rates.cache_write_1h
+            units += audio_input_tokens * rates.audio_input + audio_output_tokens * rates.audio_output
+            lowest = min(lowest, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, audio_output_tokens)
+        if lowest < 0:
+            raise ValueError("token counts must not be negative, nor the parts more than their total")
+        return -(-units // self._scale)
+
+    def cost_of(self, usage: Usage) -> int:
+        """The price of a call by what its provider, or an estimate, says it used; in micro-dollars, rounded up."""
+        return self.cost_microusd(
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+            usage.audio_input_tokens,
+            usage.audio_output_tokens,
+        )
+
+    def upper_bound_microusd(self, prompt_bytes: int, max_output_tokens: int) -> int:
+        """What a call can cost at most, in micro-dollars: every byte a token, every token of the dearest kind.
+
+        Holds for any division of at most ``prompt_bytes`` input tokens into plain, cached, written and heard, in every tier they
+        can reach, and at the prices of the next 24 hours. It cannot see what the prompt only points to (a picture's URL, a
+        file or an earlier response kept by the provider): count those in ``prompt_bytes``.
+        """
+        rates = self._flat or self._tier(prompt_bytes)
+        units = self._highest_fee + prompt_bytes * rates.highest_input + max_output_tokens * rates.highest_output
+        return -(-units // self._scale)
+
+    def affordable_output_tokens(self, prompt_bytes: int, available_microusd: int) -> int:
+        """The most output tokens for which ``upper_bound_microusd`` stays within what is available; 0 if there are none,
+        or if the prompt alone is too dear; at most ``UNLIMITED_TOKENS``."""
+        rates = self._flat or self._tier(prompt_bytes)
+        units = available_microusd * self._scale - self._highest_fee - prompt_bytes * rates.highest_input
+        if units < 0:
+            return 0
+        return min(units // rates.highest_output, UNLIMITED_TOKENS) if rates.highest_output else UNLIMITED_TOKENS
+
+    def _tier(self, input_tokens: int) -> _Rates:
+        for rates in self._tiers:
+            if input_tokens > rates.start:
+                return rates
+        return self._tiers[-1]
+
+    def _units(self, price: Decimal) -> int:
+        return int(Fraction(price) * self._scale)
+
+    def _rates(self, windows: list[Prices], start: int, lower: _Rates | None) -> _Rates:
+        units = [{key: self._units(_at(price, start)) for key, price in prices.items()} for prices in windows]
+        tokens = [(key, rate) for window in units for key, rate in window.items() if key.endswith("_mtok")]
+        inputs = [rate for key, rate in tokens if not key.startswith("output")]
+        outputs = [rate for key, rate in tokens if key.startswith("output")]
+        now = units[0]
+        plain = now["input_mtok"]
+        write = now.get("cache_write_mtok", plain)
+        spoken = [rate for key, rate in now.items() if key.startswith("output") and key.endswith("_mtok")]
+        # A model that prices only its pictures or its speech bills nothing else.
+        output = now.get("output_mtok", max(spoken, default=0))
+        return _Rates(
+            start=start,
+            input=plain,
+            cached=now.get("cache_read_mtok", plain),
+            cache_write=write,
+            cache_write_1h=now.get("cache_write_1h_mtok", write),
+            audio_input=now.get("input_audio_mtok", plain),
+            output=output,
+            audio_output=now.get("output_audio_mtok", output),
+            highest_input=max(*inputs, lower.highest_input if lower else 0),
+            highest_output=max(*outputs, 0, lower.highest_output if lower else 0),
+        )
+
+
+def _steps(price: Decimal | TieredPrices) -> list[tuple[int, Decimal]]:
+    """``(start, price)`` rising: the price above ``start`` input tokens."""
+    if isinstance(price, Decimal):
+        return [(0, price)]
+    return [(0, price.base), *((tier.start, tier.price) for tier in price.tiers)]
+
+
+def _at(price: Decimal | TieredPrices, start: int) -> Decimal:
+    return [value for begin, value in _steps(price) if begin <= start][-1]
+
+
+def _fraction_digits(price: Decimal) -> int:
+    exponent = price.as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+class PriceBook:
+    """Prices by model name: one's own first, then the data of ``genai-prices``.
+
+    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), exactly as they are called.
+    ``clock`` gives Unix seconds: prices change by date, and at some providers by the hour.
+    """
+
+    def __init__(self, overrides: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._overrides = dict(overrides or {})
+        self._clock = clock
+        # Model names come from outside, so both are bounded.
+        self._known: dict[tuple[str, str | None, Context], ModelPrice] = {}
+        self._unknown: set[tuple[str, str | None, Context]] = set()
+
+    def price(self, model: str, provider_hint: str | None = None, context: Context = ()) -> ModelPrice:
+        """The model's price now. Raises UnknownPrice.
+
+        ``provider_hint`` decides between providers of one model; a hint (or a prefix ``provider/``) that the data does not know
+        is passed over, and the model's own maker is asked. ``context`` selects dearer or cheaper service.
+        """
+        key = (model, provider_hint, context)
+        found = self._known.get(key)
+        if found is not None and self._clock() < found.valid_until:
+            return found
+        found = self._own(model, provider_hint)
+        if (
+            found is None
+            and key not in self._unknown
+            and len(model) <= _MAX_NAME
+            and len(provider_hint or "") <= _MAX_NAME
+        ):
+            found = self._listed(model, provider_hint, context)
+        if found is None:
+            if len(self._unknown) >= _MAX_CACHED:
+                self._unknown.clear()
+            if len(model) <= _MAX_NAME:
+                self._unknown.add(key)
+            raise UnknownPrice(model, provider_hint)
+        self._known.pop(key, None)
+        if len(self._known) >= _MAX_CACHED:
+            del self._known[next(iter(self._known))]
+        self._known[key] = found
+        return found
+
+    def load(self) -> None:
+        """Import the price data now rather than at the first look-up (about 0.2 s)."""
+        import genai_prices.data  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    def _own(self, model: str, provider: str | None) -> ModelPrice | None:
+        for name in (f"{provider}/{model}", model):
+            if (own := self._overrides.get(name)) is not None:
+                return ModelPrice(
+                    f"own/{name}",
+                    [own.as_data()],
+                    context_window=own.context_window,
+                    max_output_tokens=own.max_output_tokens,
+                )
+        return None
+
+    def _listed(self, model: str, provider_hint: str | None, context: Context) -> ModelPrice | None:
+        for provider, info in _matches(model.lower().strip(), provider_hint):
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            changes = sorted(change for change in _changes(info, now) if now < change <= now + _LOOK_AHEAD)
+            # A provider that lists another's model does not list that one's variants.
+            chosen = dict(context) if any(info is one for one in provider.models) else None
+            windows = [_listed_prices(info, moment, chosen) for moment in (now, *changes)]
+            if all("input_mtok" in prices for prices in windows):
+                return ModelPrice(
+                    f"{provider.id}/{info.id}",
+                    windows,
+                    context_window=info.context_window,
+                    valid_until=(changes[0] if changes else now + _LOOK_AHEAD).timestamp(),
+                )
+        return None
+
+
+def _matches(model: str, provider_hint: str | None) -> Iterator[tuple[Provider, ModelInfo]]:
+    """Providers that list the model: the one hinted at, the one it is prefixed with, the one that makes it."""
+    # The data itself, not the library's snapshot: that one remembers every name it was ever asked for.
+    from genai_prices.data import providers
+    from genai_prices.data_snapshot import find_provider_by_id
+
+    prefix, slash, rest = model.partition("/")
+    maker = next((one for one in providers if one.model_match is not None and one.model_match.is_match(model)), None)
+    candidates = [
+        (find_provider_by_id(providers, provider_hint) if provider_hint else None, model),
+        (find_provider_by_id(providers, prefix) if slash and prefix else None, rest),
+        (maker, model),
+    ]
+    for provider, name in candidates:
+        if provider is not None and (info := provider.find_model(name, all_providers=providers)) is not None:
+            yield provider, info
+
+
+def _listed_prices(info: ModelInfo, moment: datetime, context: Mapping[str, str] | None) -> Prices:
+    prices = vars(info.get_prices(moment, context))
+    return {key: price for key, price in prices.items() if price is not None and not key.startswith("_")}
+
+
+def _changes(info: ModelInfo, now: datetime) -> Iterator[datetime]:
+    """Moments around ``now`` at which the model's price may change."""
+    from genai_prices.types import ModelPrice as OnePrice
+    from genai_prices.types import StartDateConstraint
+
+    conditions = [] if isinstance(info.prices, OnePrice) else info.prices
+    for constraint in (condition.constraint for condition in (*conditions, *(info.price_variants or ()))):
+        if isinstance(constraint, StartDateConstraint):
+            yield datetime.combine(constraint.start_date, datetime.min.time(), UTC)
+        elif constraint is not None:
+            for clock_time in (constraint.start_time, constraint.end_time):
+                for days in (-1, 0, 1, 2):
+                    day = (now + timedelta(days=days)).date()
+                    yield datetime.combine(day, clock_time, clock_time.tzinfo or UTC)

@@ -1,0 +1,133 @@
+"""What a model call used, in tokens: as the provider says, made consistent, or estimated if it says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+# More than any model can take or give; a larger count is a provider's mistake and would overflow what stores it.
+MAX_TOKENS = 1_000_000_000
+_CHARACTERS_PER_TOKEN = 4
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Token counts of one call. ``input_tokens`` and ``output_tokens`` are totals.
+
+    Parts of the input, disjoint: ``cached_tokens`` (read from the provider's cache), ``cache_write_tokens`` (five minutes or no
+    stated time), ``cache_write_1h_tokens``, ``audio_input_tokens``. Parts of the output: ``reasoning_tokens``,
+    ``audio_output_tokens``. ``estimated``: from the length of the text, not from the provider. ``adjusted``: the provider's
+    counts contradicted each other and were made to agree.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    estimated: bool = False
+    adjusted: bool = False
+
+
+def estimated_usage(prompt_characters: int, output_characters: int) -> Usage:
+    """A quarter of a token per character, rounded up: for a provider that sends no usage."""
+    return Usage(
+        input_tokens=-(-prompt_characters // _CHARACTERS_PER_TOKEN),
+        output_tokens=-(-output_characters // _CHARACTERS_PER_TOKEN),
+        estimated=True,
+    )
+
+
+def openai_usage(usage: object) -> Usage | None:
+    """From the ``usage`` object of a chat completion, an embedding or a response; None if it holds no usable counts.
+
+    Some providers leave reasoning out of ``completion_tokens`` but not out of ``total_tokens`` (and bill it as output): what the
+    total has more than the two is output.
+    """
+    read = _Reader(usage)
+    chat = read.has("prompt_tokens")
+    if not chat and not read.has("input_tokens"):
+        return None
+    before, after = ("prompt_tokens", "completion_tokens") if chat else ("input_tokens", "output_tokens")
+    input_tokens, output_tokens = read.count(before), read.count(after)
+    if read.adjusted:
+        return None
+    unaccounted = read.count("total_tokens") - input_tokens - output_tokens
+    if unaccounted > 0:
+        output_tokens += unaccounted
+        read.adjusted = True
+    sent, made = read.inside(f"{before}_details"), read.inside(f"{after}_details")
+    # DeepSeek's own name stands beside the total.
+    cached = sent.count("cached_tokens") or read.count("prompt_cache_hit_tokens")
+    input_parts = (cached, sent.count("cache_write_tokens"), 0, sent.count("audio_tokens"))
+    output_parts = (made.count("reasoning_tokens"), made.count("audio_tokens"))
+    adjusted = read.adjusted or sent.adjusted or made.adjusted
+    return _consistent(adjusted, input_tokens, output_tokens, input_parts, output_parts)
+
+
+def anthropic_usage(usage: object) -> Usage | None:
+    """From the ``usage`` object of a message, whose ``input_tokens`` leave the cached ones out; None without usable counts."""
+    read = _Reader(usage)
+    if not read.has("input_tokens") and not read.has("output_tokens"):
+        return None
+    cached, written = read.count("cache_read_input_tokens"), read.count("cache_creation_input_tokens")
+    input_tokens, output_tokens = read.count("input_tokens") + cached + written, read.count("output_tokens")
+    if read.adjusted:
+        return None
+    kinds = read.inside("cache_creation")
+    written_1h = min(kinds.count("ephemeral_1h_input_tokens"), written)
+    input_parts = (cached, written - written_1h, written_1h, 0)
+    return _consistent(kinds.adjusted, input_tokens, output_tokens, input_parts, (0, 0))
+
+
+class _Reader:
+    """Reads counts out of what a provider sent: absent is zero; nonsense is zero too, and noted in ``adjusted``."""
+
+    __slots__ = ("_counts", "adjusted")
+
+    def __init__(self, counts: object) -> None:
+        self._counts: Mapping[str, object] = cast("Mapping[str, object]", counts) if isinstance(counts, Mapping) else {}
+        self.adjusted = counts is not None and not isinstance(counts, Mapping)
+
+    def has(self, name: str) -> bool:
+        return self._counts.get(name) is not None
+
+    def inside(self, name: str) -> _Reader:
+        return _Reader(self._counts.get(name))
+
+    def count(self, name: str) -> int:
+        value = self._counts.get(name)
+        if value is None:
+            return 0
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            return value
+        self.adjusted = True
+        return 0
+
+
+def _consistent(
+    adjusted: bool, input_tokens: int, output_tokens: int, input_parts: tuple[int, ...], output_parts: tuple[int, int]
+) -> Usage:
+    """No part larger than its total; the input's parts together not larger either."""
+    left, kept = input_tokens, list[int]()
+    for part in input_parts:
+        kept.append(min(part, left))
+        left -= kept[-1]
+    reasoning, spoken = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=kept[0],
+        cache_write_tokens=kept[1],
+        cache_write_1h_tokens=kept[2],
+        audio_input_tokens=kept[3],
+        reasoning_tokens=reasoning,
+        audio_output_tokens=spoken,
+        adjusted=adjusted or (*kept, reasoning, spoken) != (*input_parts, *output_parts),
+    )
