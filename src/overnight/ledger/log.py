@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import FINISHED, Conflict, Event, Fenced, NotFound, month_of
+from overnight.domain import Conflict, Event, Fenced, NotFound, month_of
 from overnight.store import Unit
 
 from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
@@ -108,11 +108,11 @@ def _fresh(unit: Unit, new: NewJob) -> JobRow:
 
 
 def locked_job(unit: Unit, job_id: str, *, lease_epoch: int | None = None) -> JobRow:
-    """The locked row. With `lease_epoch`, Fenced when another worker has taken the job over or it is finished."""
+    """The locked row. With `lease_epoch`, Fenced when that lease is over: taken over, parked or finished."""
     job = unit.get(JOB, job_id)
     if job is None:
         raise NotFound(f"{job_id} does not exist")
-    if lease_epoch is not None and (job.lease_epoch != lease_epoch or job.state in FINISHED):
+    if lease_epoch is not None and (job.lease_epoch != lease_epoch or job.state != "running"):
         raise Fenced(f"{job_id} is at lease epoch {job.lease_epoch} ({job.state}), this worker holds {lease_epoch}")
     return job
 

@@ -4,8 +4,20 @@ Depends on: domain.
 Never: knows what a row means; rooms bring their tables, statements and commands.
 """
 
+from .crash_points import crash_point
 from .opening import Store, open_store
 from .statements import Dialect, Statement, statements
 from .unit import Command, Rows, Table, Unit
 
-__all__ = ["Command", "Dialect", "Rows", "Statement", "Store", "Table", "Unit", "open_store", "statements"]
+__all__ = [
+    "Command",
+    "Dialect",
+    "Rows",
+    "Statement",
+    "Store",
+    "Table",
+    "Unit",
+    "crash_point",
+    "open_store",
+    "statements",
+]

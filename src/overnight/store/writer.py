@@ -35,7 +35,7 @@ class Writer:
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._riders: deque[Entry] = deque()
         self._waiting = 0
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room: dict[asyncio.AbstractEventLoop, deque[asyncio.Future[None]]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._stripe = f"{os.getpid()}-{os.urandom(3).hex()}"
@@ -49,7 +49,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         while self._waiting >= LONGEST_QUEUE:
             turn = loop.create_future()
-            self._room.append(turn)
+            self._room.setdefault(loop, deque()).append(turn)
             await turn
         return await self.submit(command, loop)
 
@@ -181,17 +181,21 @@ class Writer:
             self._waiting -= len(batch)
         for loop, resolved in by_loop.items():
             try:
-                loop.call_soon_threadsafe(self._deliver, resolved)
+                loop.call_soon_threadsafe(self._deliver, loop, resolved)
             except RuntimeError:
                 continue  # the loop has closed: nobody is left to hear of it
 
-    def _deliver(self, resolved: list[tuple[Entry, tuple[Any, BaseException | None]]]) -> None:
+    def _deliver(
+        self, loop: asyncio.AbstractEventLoop, resolved: list[tuple[Entry, tuple[Any, BaseException | None]]]
+    ) -> None:
         for (_, resolve, _), outcome in resolved:
             resolve(*outcome)
-        for _ in range(min(len(self._room), len(resolved))):
-            turn = self._room.popleft()
+        room = self._room.get(loop)
+        while room and self._waiting < LONGEST_QUEUE:
+            turn = room.popleft()
             if not turn.done():
                 turn.set_result(None)
+                break
 
 
 class _Faulty(Exception):

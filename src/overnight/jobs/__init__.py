@@ -1,0 +1,60 @@
+"""What: durable execution: jobs that survive their workers, wait for people and time, and never act twice.
+Owns: the transitions of a job, worker.
+Depends on: effects, budgets, reviews, ledger, store, domain.
+Never: calls a model or a tool itself; the gateway is handed in, tools are the effects of job code.
+"""
+
+from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, approval, chat
+from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
+from .commands import Announce, Complete, CreateJob, announce
+from .definitions import JobFunction, job, load_job
+from .effecting import CANNOT_TELL, NOT_DONE, Done, Effect, EffectFailed, NotDone, effect
+from .encoding import fingerprint
+from .execution import JobEvicted
+from .foreign import ForeignJob, JobParked, checked
+from .operations import Decision, Operations
+from .services import ModelPort, ModelRequest, NoModel
+from .worker import Worker
+
+__all__ = [
+    "CANNOT_TELL",
+    "NOT_DONE",
+    "Announce",
+    "Approval",
+    "ChatAnswer",
+    "Complete",
+    "CreateJob",
+    "Decision",
+    "Done",
+    "Effect",
+    "EffectFailed",
+    "ForeignJob",
+    "JobEvicted",
+    "JobFailed",
+    "JobFunction",
+    "JobParked",
+    "ModelFailed",
+    "ModelPort",
+    "ModelRequest",
+    "NoModel",
+    "NotDone",
+    "NotInJob",
+    "Operations",
+    "Retry",
+    "StepFailed",
+    "Worker",
+    "announce",
+    "approval",
+    "chat",
+    "checked",
+    "effect",
+    "fingerprint",
+    "job",
+    "load_job",
+    "now",
+    "random",
+    "sleep",
+    "step",
+    "timeout",
+    "uuid",
+]

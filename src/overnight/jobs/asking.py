@@ -1,0 +1,212 @@
+"""Boundaries that somebody else answers: a model, a person, a child job."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput, BudgetStopped, Recorded, new_id
+from overnight.ledger import JOB, NewJob, locked_job
+from overnight.reviews import request_review
+from overnight.store import Unit, crash_point
+
+from .commands import StartChild
+from .definitions import JobFunction, input_of
+from .encoding import decode, fingerprint
+from .positions import Position, Scope, here
+
+
+class NotInJob(RuntimeError):
+    """This function needs a running job: run it with `overnight run` or `overnight.run(job, …)`."""
+
+
+class ModelFailed(Exception):
+    """Every target of the route failed. `error_class` as in the events: rate_limited, timeout, server_error, …"""
+
+    def __init__(self, message: str, error_class: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class JobFailed(Exception):
+    """A child job failed or was cancelled."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """What a person decided."""
+
+    approved: bool
+    by: str | None = None
+    note: str | None = None
+
+
+class ChatAnswer:
+    """A model's answer. `raw` is the whole chat completion as the provider sent it."""
+
+    def __init__(self, raw: dict[str, Any], cost_microusd: int, model: str | None) -> None:
+        self.raw, self.cost_microusd, self.model = raw, cost_microusd, model
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message, ready to be appended to the conversation."""
+        choices: list[dict[str, Any]] = self.raw.get("choices") or [{}]
+        return choices[0].get("message") or {}
+
+    @property
+    def text(self) -> str:
+        return self.message.get("content") or ""
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        return self.message.get("tool_calls") or []
+
+
+def in_job(what: str) -> Scope:
+    """The scope of the running job. Raises NotInJob."""
+    scope = here.get()
+    if scope is None:
+        raise NotInJob(
+            f"{what} needs a running job: start it with `overnight run module:job`, or overnight.run(job, …)"
+        )
+    return scope
+
+
+async def chat(
+    messages: list[dict[str, Any]] | str, *, task: str | None = None, model: str | None = None, **params: Any
+) -> ChatAnswer:
+    """Call a model as this job: routed by `task` through the brain, reserved, recorded, and replayed after a crash.
+
+    `messages` and `params` are those of OpenAI chat completions (a text stands for one user message). Raises ModelFailed
+    when every target failed. A budget stop parks the job.
+    """
+    scope = in_job("chat()")
+    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    if params.pop("stream", False):
+        raise BadInput("chat(stream=True): a job gets the whole answer; streams are for clients of the gateway")
+    body: dict[str, Any] = {"model": model or "auto", "messages": said, **params}
+    label = task or model or "default"
+    print_ = fingerprint(label, body)
+    execution = scope.execution
+
+    async def live(position: Position) -> Recorded:
+        from .services import ModelRequest
+
+        request = ModelRequest(body, execution.job, task, scope.name, position[0], position[1], print_)
+        while True:
+            try:
+                answer = await execution.protect(lambda: execution.services.model.call(request))
+            except BudgetStopped as stop:
+                facts = {"for": "budget", "scope": stop.scope, "limit": stop.limit, "why": str(stop)}
+                await execution.wait_outside(scope, position, facts)
+            else:
+                crash_point("model_recorded")
+                await execution.turn()
+                execution.remember(scope, answer)
+                return answer
+
+    answer = await execution.ask(scope, "model", label, print_, live)
+    if answer.facts.event == "model_failed":
+        error = answer.facts.error
+        raise ModelFailed(error.message if error else "the model call failed", error.error_class if error else "failed")
+    content = answer.content if answer.content is not None else await execution.ledger.answer(answer)
+    return ChatAnswer(msgspec.json.decode(content or b"{}"), answer.facts.cost_microusd or 0, answer.facts.model)
+
+
+async def approval(question: str, **detail: Any) -> Approval:
+    """Ask a person and park until they decide (`overnight reviews`)."""
+    scope = in_job("approval()")
+    execution = scope.execution
+    print_ = fingerprint(question, detail)
+
+    def request(position: Position) -> "_Request":
+        return _Request(execution, question, detail, position, print_)
+
+    async def live(position: Position) -> Recorded:
+        entry = execution.history.entries.get(position)
+        review_id = (entry.facts.detail or {}).get("review_id") if entry is not None else None
+        if review_id is None:
+            with execution.flight():
+                review_id = await execution.commit(request(position))
+        answer = await execution.wait_outside(scope, position, {"for": "approval", "review_id": review_id})
+        await execution.turn()
+        execution.remember(scope, answer)
+        return answer
+
+    answer = await execution.ask(scope, "approval", question[:200], print_, live)
+    facts = answer.facts.decision or {}
+    return Approval(bool(facts.get("approved")), answer.facts.actor, facts.get("note"))
+
+
+class _Request(msgspec.Struct):
+    execution: Any
+    question: str
+    detail: dict[str, Any]
+    position: Position
+    print_: str
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.execution.job.job_id)]
+
+    def decide(self, unit: Unit) -> str:
+        held = self.execution.job
+        job = locked_job(unit, held.job_id, lease_epoch=held.lease_epoch)
+        row = request_review(unit, job, "approval", self.question, self.detail, *self.position, self.print_)
+        return row.review_id
+
+
+async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a job function as a child of the running job and wait for its result. Raises JobFailed."""
+    scope = in_job(f"calling job {function.name}")
+    execution = scope.execution
+    payload = input_of(function, args, kwargs)
+    print_ = fingerprint(function.name, msgspec.Raw(payload))
+
+    async def live(position: Position) -> Recorded:
+        entry = execution.history.entries.get(position)
+        if entry is None:
+            with execution.flight():
+                child_id = new_id("job")
+                await execution.commit(_child(scope, function, position, payload, print_, child_id))
+            crash_point("child_started")
+            execution.services.nudge()
+        else:
+            child_id = (entry.facts.detail or {}).get("child_job_id")
+        answer = await execution.wait_outside(scope, position, {"for": "child", "child_job_id": child_id})
+        await execution.turn()
+        execution.remember(scope, answer)
+        return answer
+
+    answer = await execution.ask(scope, "child", function.name, print_, live)
+    state = (answer.facts.detail or {}).get("state")
+    if state != "succeeded":
+        error = answer.facts.error
+        raise JobFailed(
+            f"child job {function.name} {state}: {error.message if error else 'no reason given'}", str(state)
+        )
+    return decode(answer.content, function.function)
+
+
+def _child(
+    scope: Scope, function: JobFunction[..., Any], position: Position, payload: bytes, print_: str, child_id: str
+) -> StartChild:
+    parent = scope.execution.job
+    new = NewJob(
+        child_id,
+        parent.tenant_id,
+        "python",
+        function.name,
+        parent_job_id=parent.job_id,
+        root_job_id=parent.root_job_id,
+        parent_path=position[0],
+        parent_ordinal=position[1],
+        agent_id=function.agent or parent.agent_id,
+        workflow=parent.workflow,
+        session_id=parent.session_id,
+        code_ref=function.code_ref,
+        brain_version=parent.brain_version,
+        input=payload,
+    )
+    return StartChild(new, parent.lease_epoch, print_, scope.name)

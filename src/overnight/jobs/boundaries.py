@@ -1,0 +1,318 @@
+"""Steps, recorded values and timers: the boundaries that need nothing but the ledger."""
+
+import asyncio
+import functools
+import os
+import random as _random
+import time
+import uuid as _uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from overnight.domain import BadInput, Event, Recorded
+from overnight.ledger import Append
+from overnight.store import crash_point
+
+from .encoding import decode, encode, fingerprint, through_json
+from .execution import Execution, JobEvicted, error_facts
+from .history import stale_in_step
+from .positions import Position, Scope, here
+
+P = ParamSpec("P")
+T = TypeVar("T")
+SHORT_RESULT = 64
+
+
+class StepFailed(Exception):
+    """A step failed for good in an earlier life of this worker; `error_class` names what it raised then."""
+
+    def __init__(self, message: str, error_class: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How often a failed step is tried: `attempts` in all, pauses in seconds doubling from `backoff_s` up to `max_backoff_s`."""
+
+    attempts: int = 1
+    backoff_s: float = 0.5
+    max_backoff_s: float = 60.0
+
+    def pause_s(self, attempt: int) -> float:
+        return min(self.max_backoff_s, self.backoff_s * 2 ** (attempt - 1))
+
+
+def step(
+    function: Callable[P, Awaitable[T]] | None = None, *, name: str | None = None, retry: Retry | None = None
+) -> Any:
+    """Make an async function a step: its result is committed once, and a recovered job is given that result.
+
+    The body may run more than once when its worker is killed before the commit; what must not happen twice belongs into
+    an effect. Outside of a job the function runs as it is.
+    """
+
+    def wrap(inner: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        label = name or inner.__name__
+        policy = retry or Retry()
+
+        @functools.wraps(inner)
+        async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            scope = here.get()
+            if scope is None:
+                return await inner(*args, **kwargs)
+            print_ = fingerprint(label, args, kwargs)
+
+            async def live(position: Position) -> Recorded:
+                return await _run_step(scope, position, label, print_, policy, inner, args, kwargs)
+
+            answer = await scope.execution.ask(scope, "step", label, print_, live)
+            if answer.facts.event == "step_failed":
+                raise _as_raised(answer)
+            return answer.value if isinstance(answer, LiveAnswer) else decode(answer.content, inner)
+
+        return run
+
+    return wrap(function) if function is not None else wrap
+
+
+class LiveAnswer(Recorded):
+    """An answer that was made just now: with the value itself, or the exception itself."""
+
+    value: Any = None
+    raised: Exception | None = None
+
+
+def _as_raised(answer: Recorded) -> Exception:
+    if isinstance(answer, LiveAnswer) and answer.raised is not None:
+        return answer.raised
+    error = answer.facts.error
+    return StepFailed(error.message if error else "the step failed", error.error_class if error else "Exception")
+
+
+async def _run_step(
+    scope: Scope,
+    position: Position,
+    label: str,
+    print_: str,
+    policy: Retry,
+    inner: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Recorded:
+    execution = scope.execution
+    attempt = 1
+    while True:
+        started = Event("step_started", kind="step", name=label, step=label, attempt=attempt)
+        execution.ride(started, position, print_)
+        crash_point("step_started")
+        began = time.perf_counter()
+        body = scope.inside(position[1], label)
+        try:
+            with execution.flight():
+                value = await _in_scope(body, inner, args, kwargs)
+        except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:
+            failed = Event(
+                "step_failed", kind="step", name=label, step=label, attempt=attempt, error=error_facts(error)
+            )
+            failed.latency_ms = _ms_since(began)
+            if attempt >= policy.attempts:
+                answer = await execution.record(failed, position, print_)
+                await execution.turn()
+                execution.remember(scope, answer)
+                return _live(answer, raised=error)
+            await _again(execution, position, failed, policy.pause_s(attempt))
+            attempt += 1
+        else:
+            crash_point("step_ran")
+            return await _commit_step(scope, position, label, print_, attempt, began, value, inner)
+
+
+async def _commit_step(
+    scope: Scope,
+    position: Position,
+    label: str,
+    print_: str,
+    attempt: int,
+    began: float,
+    value: Any,
+    inner: Callable[..., Any],
+) -> Recorded:
+    body = encode(value, f"step {label}")
+    done = Event("step_committed", kind="step", name=label, step=label, attempt=attempt, latency_ms=_ms_since(began))
+    answer = await scope.execution.record(done, position, print_, body)
+    crash_point("step_committed")
+    await scope.execution.turn()
+    scope.execution.remember(scope, answer)
+    return _live(answer, value=through_json(value, body, inner))
+
+
+def _live(answer: Recorded, *, value: Any = None, raised: Exception | None = None) -> LiveAnswer:
+    return LiveAnswer(answer.job_id, answer.seq, answer.at, answer.facts, value=value, raised=raised)
+
+
+async def _again(execution: Execution, position: Position, failed: Event, pause_s: float) -> None:
+    """Record the failure and what the retry must ask afresh, then pause."""
+    failed.detail = {"position": {"path": position[0], "ordinal": position[1]}, "retry_in_ms": round(pause_s * 1000)}
+    job = execution.job
+    await execution.commit(Append(job.job_id, failed, None, job.lease_epoch))
+    stale = stale_in_step(execution.history, position)
+    if stale:
+        event = Event("answers_dropped", attempt=job.attempt, detail={"seqs": stale})
+        await execution.commit(Append(job.job_id, event, None, job.lease_epoch))
+        kept = {place: answer for place, answer in execution.history.answers.items() if answer.seq not in set(stale)}
+        execution.history.answers = kept
+    await asyncio.sleep(pause_s)
+
+
+async def _in_scope(scope: Scope, inner: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
+    token = here.set(scope)
+    try:
+        return await inner(*args, **kwargs)
+    finally:
+        here.reset(token)
+
+
+def _ms_since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 3)
+
+
+# ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _value(name: str, make: Callable[[], Any]) -> Any:
+    scope = here.get()
+    return make() if scope is None else scope.execution.value(scope, name, make)
+
+
+def now() -> datetime:
+    """The time in UTC, recorded: a recovered job sees the same moment again."""
+    scope = here.get()
+    clock = scope.execution.store.clock if scope is not None else lambda: time.time_ns() // 1000
+    return datetime.fromtimestamp(_value("now", clock) / 1_000_000, UTC)
+
+
+def random() -> float:
+    """A number in [0, 1), recorded."""
+    return _value("random", lambda: _random.SystemRandom().random())
+
+
+def uuid() -> str:
+    """A random UUID (version 4), recorded."""
+    return _value("uuid", lambda: str(_uuid.UUID(bytes=os.urandom(16), version=4)))
+
+
+# ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _due(execution: Execution, position: Position, seconds: float) -> tuple[int, bool]:
+    """When the timer at this position is due, and whether that was recorded before."""
+    entry = execution.history.entries.get(position)
+    if entry is not None and entry.facts.detail:
+        return entry.facts.detail["due_at"], True
+    return execution.store.clock() + round(seconds * 1_000_000), False
+
+
+def _timer_set(execution: Execution, scope: Scope, position: Position, name: str, due_at: int, print_: str) -> None:
+    event = Event("timer_set", kind="timer", name=name, step=scope.name, attempt=execution.job.attempt)
+    event.detail = {"due_at": due_at}
+    execution.ride(event, position, print_)
+
+
+def _fired(execution: Execution, scope: Scope, name: str) -> Event:
+    return Event("timer_fired", kind="timer", name=name, step=scope.name, attempt=execution.job.attempt)
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep durably: the moment to wake is recorded, and a long sleep parks the job, which then costs one row."""
+    scope = here.get()
+    if scope is None:
+        await asyncio.sleep(seconds)
+        return
+    execution = scope.execution
+    print_ = fingerprint("sleep")
+
+    async def live(position: Position) -> Recorded:
+        due_at, known = _due(execution, position, seconds)
+        if not known:
+            _timer_set(execution, scope, position, "sleep", due_at, print_)
+        loop = asyncio.get_running_loop()
+
+        def ring() -> None:
+            waiting = execution.waits.get(position)
+            if waiting is not None and not waiting.future.done():
+                waiting.future.set_result(Recorded("", 0, 0, Event("timer_fired")))
+
+        handle = loop.call_later(max(0.0, (due_at - execution.store.clock()) / 1_000_000), ring)
+        try:
+            await execution.wait_outside(scope, position, {"for": "timer", "due_at": due_at})
+        finally:
+            handle.cancel()
+        with execution.flight():
+            answer = await execution.record(_fired(execution, scope, "sleep"), position, print_)
+        await execution.turn()
+        execution.remember(scope, answer)
+        return answer
+
+    await execution.ask(scope, "timer", "sleep", print_, live)
+
+
+class timeout:
+    """`async with overnight.timeout(30): …` raises TimeoutError inside the block; that it fired is recorded."""
+
+    def __init__(self, seconds: float) -> None:
+        if not seconds > 0:
+            raise BadInput(f"timeout({seconds}): give a positive number of seconds")
+        self._seconds = seconds
+        self._inner = asyncio.timeout(None)
+        self._waiter: asyncio.Task[Any] | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._open = False
+        self._at: tuple[Execution, Position] | None = None
+
+    async def __aenter__(self) -> "timeout":
+        scope = here.get()
+        if scope is None:
+            self._inner = asyncio.timeout(self._seconds)
+            await self._inner.__aenter__()
+            return self
+        execution, print_ = scope.execution, fingerprint("timeout")
+        execution.refuse_if_evicted()
+        position = (scope.path, scope.ordinal)
+        await self._inner.__aenter__()
+        self._open, self._at = True, (execution, position)
+
+        async def live(_: Position) -> Recorded:
+            due_at, known = _due(execution, position, self._seconds)
+            if not known:
+                _timer_set(execution, scope, position, "timeout", due_at, print_)
+            if self._open:
+                execution.alarms[position] = due_at
+            await asyncio.sleep(max(0.0, (due_at - execution.store.clock()) / 1_000_000))
+            with execution.flight():
+                answer = await execution.record(_fired(execution, scope, "timeout"), position, print_)
+            await execution.turn()
+            return answer
+
+        async def watch() -> None:
+            await execution.ask(scope, "timer", "timeout", print_, live)
+            if self._open:
+                self._inner.reschedule(asyncio.get_running_loop().time())
+
+        self._waiter = execution.chore(watch())
+        # The watcher takes its position in its first turn, before the block can ask for anything.
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        self._open = False
+        if self._at is not None:
+            execution, position = self._at
+            execution.alarms.pop(position, None)
+            if self._waiter is not None and position not in execution.history.answers:
+                self._waiter.cancel()
+        return await self._inner.__aexit__(*raised)

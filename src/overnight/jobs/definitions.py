@@ -1,0 +1,141 @@
+"""Job functions by name. A job's row names its function by `code_ref`, so that any worker can find it again."""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import msgspec
+
+from overnight.domain import BadInput
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class JobFunction(Generic[P, T]):
+    """An async function that can be run as a job. Called inside of another job, it runs as a child job."""
+
+    def __init__(self, function: Callable[P, Awaitable[T]], name: str, agent: str | None) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise BadInput(f"@job {function.__qualname__}: a job is an async function; write `async def`")
+        functools.update_wrapper(self, function)
+        self.function, self.name, self.agent = function, name, agent
+        self.code_ref = _reference(function)
+        self.code_fingerprint = _fingerprint(function)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        from .asking import run_child
+
+        return await run_child(self, args, kwargs)
+
+    def body(self, payload: bytes | None) -> Callable[[], Coroutine[Any, Any, Any]]:
+        """The coroutine function of one run with this input."""
+        args, kwargs = arguments_of(self, payload)
+        function: Callable[..., Coroutine[Any, Any, Any]] = self.function  # type: ignore[assignment]
+        return lambda: function(*args, **kwargs)
+
+
+def _reference(function: Callable[..., Any]) -> str:
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec is not None else str(Path(getattr(main, "__file__", "__main__")).resolve())
+    return f"{module}:{function.__qualname__}"
+
+
+def _fingerprint(function: Callable[..., Any]) -> str:
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = function.__qualname__
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def job(function: Callable[P, Awaitable[T]] | None = None, *, name: str | None = None, agent: str | None = None) -> Any:
+    """Make an async function a durable job.
+
+    `name` is what people see (default: the function's name); `agent` the agent it is billed to.
+    """
+
+    def wrap(inner: Callable[P, Awaitable[T]]) -> JobFunction[P, T]:
+        return JobFunction(inner, name or inner.__name__, agent)
+
+    return wrap(function) if function is not None else wrap
+
+
+def input_of(function: JobFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The arguments as the JSON a job keeps. Raises BadInput when they do not fit the function or have no JSON form."""
+    try:
+        inspect.signature(function.function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise BadInput(f"job {function.name}: {error}") from None
+    from .encoding import encode
+
+    return encode({"args": list(args), "kwargs": kwargs}, f"the input of job {function.name}")
+
+
+def arguments_of(function: JobFunction[..., Any], payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments back, converted to the annotated types where msgspec knows them."""
+    data = msgspec.json.decode(payload or b"{}")
+    args, kwargs = list(data.get("args", [])), dict(data.get("kwargs", {}))
+    from typing import get_type_hints
+
+    try:
+        hints = get_type_hints(function.function)
+    except (NameError, TypeError):
+        return args, kwargs
+    names = list(inspect.signature(function.function).parameters)
+    args = [_convert(value, hints.get(name, Any)) for name, value in zip(names, args, strict=False)]
+    return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    try:
+        return msgspec.convert(value, hint)
+    except (msgspec.ValidationError, TypeError, NotImplementedError):
+        return value
+
+
+def load_job(reference: str) -> JobFunction[..., Any]:
+    """The job function behind `package.module:name` or `path/to/file.py:name`. Raises BadInput that says what is wrong."""
+    module_name, _, attribute = reference.rpartition(":")
+    if not module_name:
+        raise BadInput(f"{reference!r}: name a job as module:function or path/to/file.py:function")
+    try:
+        module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{reference}: {error}. Start the worker where that module can be imported") from None
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, JobFunction):
+        jobs = sorted(name for name, value in vars(module).items() if isinstance(value, JobFunction))
+        raise BadInput(f"{reference}: no @job of that name; {module_name} has {', '.join(jobs) or 'none'}")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def _load_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    name = f"overnight_job_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    for value in vars(module).values():
+        if isinstance(value, JobFunction) and value.code_ref.startswith(name):
+            value.code_ref = f"{path}:{value.function.__qualname__}"
+    return module

@@ -1,0 +1,429 @@
+"""One job while it runs: its branches, its replay, its parking, its eviction.
+
+Job code runs as plain asyncio tasks. Everything durable passes through `ask`: a boundary that the history answers is given
+its recorded answer in recorded order; any other goes live, and its answer is handed on only when it is durable.
+
+"Idle" means that no branch has moved for a few turns of the event loop. That is enough because outside of steps a job
+awaits only boundaries, and it needs no access to the loop's private queues.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import Any
+
+import msgspec
+
+from overnight.domain import ErrorFacts, Event, Fenced, Recorded, StoreUnavailable
+from overnight.ledger import Append, JobRow, Ledger
+from overnight.store import Command, Store
+
+from .commands import Hear, Park
+from .history import History, difference, fold, position_of
+from .positions import Position, Scope, here
+from .services import Services
+
+IDLE_TURNS = 8
+HOT_WAIT_US = 1_000_000
+EVICTION_TRIES = 50
+
+
+class JobEvicted(BaseException):
+    """The job leaves this worker. It is not an error, and it cannot be caught by `except Exception`."""
+
+
+class Waiting(msgspec.Struct):
+    """A boundary that only the outside, or time, can answer."""
+
+    facts: dict[str, Any]
+    future: "asyncio.Future[Recorded]"
+    scope: Scope
+
+
+class Execution:
+    """Runs one leased job to its end, or until it parks. `outcome` is set by `run`."""
+
+    def __init__(self, services: Services, job: JobRow, events: list[Recorded]) -> None:
+        self.services, self.job = services, job
+        self.store: Store = services.store
+        self.ledger = Ledger(self.store)
+        self.history: History = fold(events)
+        self.heard_seq = self.history.last_seq
+        self.evicted = False
+        self.cancelling = False
+        self.left = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._chores: set[asyncio.Task[Any]] = set()
+        self._protected: set[asyncio.Task[Any]] = set()
+        self._activity = 0
+        self._in_flight = 0
+        self.waits: dict[Position, Waiting] = {}
+        self.alarms: dict[Position, int] = {}
+        self._pending = {(a.path or "", a.ordinal or 0): a for a in self.history.order if a.facts.kind != "value"}
+        self.replaying = bool(self._pending)
+        self._asked: dict[Position, asyncio.Future[Recorded]] = {}
+        self._held: list[asyncio.Future[None]] = []
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._turning = False
+        self._parking = False
+        self._diverging = False
+
+    # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Task[Any] | None":
+        """The finished task of the job function, or None when the job has left (parked, fenced, diverged)."""
+        context = copy_context()
+        context.run(here.set, Scope(self, ""))
+        loop = asyncio.get_running_loop()
+        # Made directly: through the factory the job function would become a branch of itself.
+        root: asyncio.Task[Any] = context.run(lambda: asyncio.Task(body(), loop=loop, context=context))
+        self.spawned(root)
+        if self.replaying:
+            self.chore(self._replay(root))
+        leaving = asyncio.create_task(self.left.wait())
+        await asyncio.wait({root, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if root.done() and not self.evicted and self.replaying and not self.cancelling:
+            await self.settled()
+            if self._pending and not self.evicted:
+                await self._diverge_ended_early()
+        if self._protected and not self.evicted:
+            await asyncio.wait(list(self._protected))
+        gone = self.evicted
+        self.evicted = True
+        await self._evict(root)
+        leaving.cancel()
+        return None if gone or not root.done() else root
+
+    def spawned(self, task: "asyncio.Task[Any]") -> None:
+        """Job code has a new branch."""
+        self._activity += 1
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        if self.evicted:
+            task.cancel()
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._activity += 1
+        self._tasks.discard(task)
+        self.consider_parking()
+
+    def chore(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Work of the execution itself, outside of the job's own context."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
+        self._chores.add(task)
+        task.add_done_callback(self._chore_ended)
+        return task
+
+    def _chore_ended(self, task: "asyncio.Task[None]") -> None:
+        self._chores.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, JobEvicted):
+            self.services.report(self.job.job_id, error)
+            self.leave()
+
+    async def protect(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Await work that goes on to its durable end even when the branch that asked for it is cancelled."""
+
+        async def flying() -> Any:
+            with self.flight():
+                return await work()
+
+        task = asyncio.get_running_loop().create_task(flying(), context=Context())
+        self._protected.add(task)
+        task.add_done_callback(self._protected.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_retrieve)
+            raise
+
+    async def _evict(self, root: "asyncio.Task[Any]") -> None:
+        for _ in range(EVICTION_TRIES):
+            alive = [task for task in self._tasks if not task.done()]
+            if not alive:
+                break
+            for task in alive:
+                task.cancel("the job leaves this worker")
+            await asyncio.wait(alive, timeout=0.1)
+        for chore in [*self._chores, *self._protected]:
+            chore.cancel()
+        if root.done() and not root.cancelled():
+            root.exception()
+
+    def leave(self) -> None:
+        """Evict: every branch is cancelled, and from now on every boundary refuses and writes nothing."""
+        self.evicted = True
+        self.left.set()
+
+    def cancel(self) -> None:
+        """Somebody asked for the job to stop: branches are cancelled as asyncio does; calls in flight are recorded."""
+        self.cancelling = True
+        for task in list(self._tasks):
+            task.cancel("the job was cancelled")
+
+    # ── boundaries ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refuse_if_evicted(self) -> None:
+        if self.evicted:
+            raise JobEvicted(self.job.job_id)
+
+    async def ask(
+        self, scope: Scope, kind: str, name: str, fingerprint: str, live: Callable[[Position], Awaitable[Recorded]]
+    ) -> Recorded:
+        """The answer to the next boundary of this scope: the recorded one, or what `live` commits."""
+        self.refuse_if_evicted()
+        self._activity += 1
+        position = scope.next()
+        answer = self.history.answers.get(position)
+        known = answer or self.history.entries.get(position)
+        if known is not None:
+            changed = difference(known, {"kind": kind, "name": name, "fingerprint": fingerprint})
+            if changed:
+                await self.diverge(changed)
+        if answer is not None:
+            if position not in self._pending:
+                return answer
+            turn: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+            self._asked[position] = turn
+            return await turn
+        if self.replaying:
+            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._held.append(held)
+            await held
+            self.refuse_if_evicted()
+        return await live(position)
+
+    def value(self, scope: Scope, name: str, make: Callable[[], Any]) -> Any:
+        """A recorded value, at once: it is durable before anything that follows it on this worker."""
+        self.refuse_if_evicted()
+        position = scope.next()
+        answer = self.history.answers.get(position)
+        if answer is not None:
+            changed = difference(answer, {"kind": "value", "name": name})
+            if changed:
+                self.chore(self.diverge(changed))
+                raise JobEvicted(self.job.job_id)
+            return msgspec.json.decode(answer.content or b"null")
+        made = make()
+        event = Event("value_recorded", kind="value", name=name, attempt=self.job.attempt, step=scope.name)
+        self.ride(event, position, content=msgspec.json.encode(made))
+        return made
+
+    async def commit(self, command: Command[Any]) -> Any:
+        """Write as this job's worker. When the lease is lost or the store is gone the job leaves, and nothing goes on."""
+        self.refuse_if_evicted()
+        try:
+            return await self.store.commit(command)
+        except (Fenced, StoreUnavailable) as error:
+            self.services.report(self.job.job_id, error)
+            self.leave()
+            raise JobEvicted(self.job.job_id) from None
+
+    async def record(
+        self,
+        event: Event,
+        position: Position,
+        fingerprint: str | None = None,
+        content: bytes | None = None,
+    ) -> Recorded:
+        """Commit an event at a position; as read back."""
+        job_id = self.job.job_id
+        command = Append(job_id, event, content, self.job.lease_epoch, position[0], position[1], fingerprint)
+        seq = await self.commit(command)
+        return Recorded(job_id, seq, 0, event, position[0], position[1], fingerprint, content, self.job.tenant_id)
+
+    def ride(
+        self, event: Event, position: Position, fingerprint: str | None = None, content: bytes | None = None
+    ) -> None:
+        """Write an event no later than anything this worker commits next."""
+        self.refuse_if_evicted()
+        epoch = self.job.lease_epoch
+        command = Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint)
+        self.store.ride(command).add_done_callback(self._rode)
+
+    def _rode(self, future: "asyncio.Future[Any]") -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not self.evicted:
+            self.services.report(self.job.job_id, error)
+            self.leave()
+
+    @contextlib.contextmanager
+    def flight(self) -> Generator[None]:
+        """Something of this job is under way; it does not park meanwhile."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self.consider_parking()
+
+    async def turn(self) -> None:
+        """Wait until this answer may be handed on: one at a time, the branches coming to rest in between, as in a replay."""
+        if len(self._tasks) <= 1 and not self.alarms:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.append(future)
+        if not self._turning:
+            self._turning = True
+            self.chore(self._give_turns())
+        await future
+
+    async def _give_turns(self) -> None:
+        try:
+            while self._turns:
+                turn = self._turns.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    self._activity += 1
+                await self.settled()
+        finally:
+            self._turning = False
+
+    def remember(self, scope: Scope, answer: Recorded) -> None:
+        """Keep an answer inside of a step: a retry of the step may need it."""
+        place = position_of(answer)
+        if scope.steps and place is not None:
+            self.history.answers[place] = answer
+
+    async def settled(self) -> None:
+        """Return when no branch has moved for a few turns of the loop."""
+        quiet, seen = 0, self._activity
+        while quiet < IDLE_TURNS:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._activity == seen else 0
+            seen = self._activity
+
+    # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _replay(self, root: "asyncio.Task[Any]") -> None:
+        count = len(self._pending)
+        for position, answer in list(self._pending.items()):
+            while position not in self._asked:
+                await self.settled()
+                if position in self._asked or self.evicted:
+                    break
+                if root.done():
+                    return
+                if self._in_flight:
+                    await asyncio.sleep(0.002)
+                    continue
+                await self.diverge(_missing(answer))
+                return
+            if self.evicted:
+                return
+            del self._pending[position]
+            future = self._asked.pop(position)
+            if not future.done():
+                future.set_result(answer)
+                self._activity += 1
+            if len(self._tasks) > 1 or self.alarms:
+                await self.settled()
+        self.replaying = False
+        event = Event("replay_ended", attempt=self.job.attempt, detail={"answers": count})
+        self.store.ride(Append(self.job.job_id, event, None, self.job.lease_epoch)).add_done_callback(self._rode)
+        for held in self._held:
+            if not held.done():
+                held.set_result(None)
+        self._held.clear()
+        self.consider_parking()
+
+    async def _diverge_ended_early(self) -> None:
+        await self.diverge(_missing(next(iter(self._pending.values()))), hold=False)
+
+    async def diverge(self, changed: dict[str, Any], *, hold: bool = True) -> None:
+        """Park the job with the first difference found. With `hold`, the asking branch never gets an answer."""
+        if self._diverging:
+            await asyncio.get_running_loop().create_future()
+        self._diverging = True
+        event = Event("diverged", attempt=self.job.attempt, detail=changed)
+        wait: dict[str, Any] = {"for": "divergence", **changed}
+        await self.commit(Park(self.job.job_id, self.job.lease_epoch, [wait], [event]))
+        self.leave()
+        if hold:
+            await asyncio.get_running_loop().create_future()
+
+    # ── parking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def wait_outside(self, scope: Scope, position: Position, facts: dict[str, Any]) -> Recorded:
+        """The answer to a boundary that only the outside or time can give. Meanwhile the job may park."""
+        future: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+        facts = {**facts, "path": position[0], "ordinal": position[1]}
+        self.waits[position] = Waiting(facts, future, scope)
+        self.consider_parking()
+        try:
+            return await future
+        finally:
+            self.waits.pop(position, None)
+
+    def _busy(self) -> bool:
+        """A step that waits inside of itself does not count as under way."""
+        waiting_steps = {id(step) for wait in self.waits.values() for step in wait.scope.steps}
+        return self._in_flight > len(waiting_steps)
+
+    def consider_parking(self) -> None:
+        if self.waits and not self._parking and not self.evicted and not self.replaying and not self._busy():
+            self._parking = True
+            self.chore(self._park_when_idle())
+
+    async def _park_when_idle(self) -> None:
+        await self.settled()
+        self._parking = False
+        if self._busy() or not self.waits or self.evicted or self.replaying or self.cancelling or self._turning:
+            return
+        due = [wait.facts["due_at"] for wait in self.waits.values() if wait.facts.get("due_at") is not None]
+        due += self.alarms.values()
+        if due and min(due) - self.store.clock() < HOT_WAIT_US:
+            return
+        waits = [wait.facts for wait in self.waits.values()]
+        waits += [{"for": "timer", "due_at": at, "path": p, "ordinal": o} for (p, o), at in self.alarms.items()]
+        with contextlib.suppress(JobEvicted):
+            if await self.commit(Park(self.job.job_id, self.job.lease_epoch, waits)):
+                self.leave()
+
+    async def hear(self) -> None:
+        """Read what arrived from outside while the job runs, and hand it to the branches that wait for it."""
+        await self.commit(Hear(self.job.job_id, self.job.lease_epoch))
+        for event in await self.ledger.events(self.job.job_id, self.heard_seq):
+            self.heard_seq = event.seq
+            place = position_of(event)
+            waiting = self.waits.get(place) if place is not None else None
+            if waiting is None:
+                review = (event.facts.detail or {}).get("review_id")
+                waiting = next((w for w in self.waits.values() if review and w.facts.get("review_id") == review), None)
+            answers = event.facts.event in {
+                "review_decided",
+                "child_finished",
+                "signal_received",
+                "tool_succeeded",
+                "tool_failed",
+            }
+            if waiting is not None and answers and not waiting.future.done():
+                await self.turn()
+                if not waiting.future.done():
+                    waiting.future.set_result(event)
+        self.consider_parking()
+
+
+def _retrieve(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _missing(answer: Recorded) -> dict[str, Any]:
+    return {
+        "position": {"path": answer.path, "ordinal": answer.ordinal},
+        "seq": answer.seq,
+        "changed": {
+            "boundary": {
+                "recorded": f"{answer.facts.kind} {answer.facts.name}",
+                "asked": "nothing: the code no longer comes here",
+            }
+        },
+    }
+
+
+def error_facts(error: BaseException) -> ErrorFacts:
+    """An exception as facts: its class and the first 500 characters of its message."""
+    return ErrorFacts(type(error).__name__, str(error)[:500] or type(error).__name__)

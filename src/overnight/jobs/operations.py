@@ -1,0 +1,170 @@
+"""What people and programs do to jobs from outside: start, resume, cancel, decide."""
+
+from typing import Any
+
+import msgspec
+
+from overnight import effects
+from overnight.domain import FINISHED, BadInput, Conflict, ErrorFacts, Event, NotFound, new_id
+from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, locked_job
+from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
+from overnight.store import Store, Unit, statements
+
+from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
+from .definitions import JobFunction, input_of
+from .encoding import fingerprint
+from .history import fold, stale_for_retry
+
+SQL = statements("overnight.jobs")
+ALIVE_US = 30_000_000
+
+
+class Operations:
+    """The acting side of jobs. Everything is one transaction with its events."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.ledger = store, Ledger(store)
+
+    async def create(
+        self,
+        function: JobFunction[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        tenant_id: str = "default",
+        external_id: str | None = None,
+        actor: str | None = None,
+        brain_version: str | None = None,
+        session_id: str | None = None,
+    ) -> JobRow:
+        """Queue a run of the function. With an `external_id` that is known, its job is returned; Conflict if it differs."""
+        new = NewJob(
+            new_id("job"),
+            tenant_id,
+            "python",
+            function.name,
+            external_id=external_id,
+            agent_id=function.agent,
+            workflow=function.name,
+            session_id=session_id,
+            code_ref=function.code_ref,
+            brain_version=brain_version,
+            input=input_of(function, args, kwargs or {}),
+            actor=actor,
+        )
+        job, _ = await self.store.commit(CreateJob(new))
+        return job
+
+    async def resume(self, job_id: str, actor: str) -> str:
+        """Queue a parked job, or retry a failed one. The new state; Conflict when it is neither."""
+        job = await self.ledger.job(job_id)
+        if job.runtime == "foreign":
+            raise Conflict(f"{job_id} is run by a program of its own: start that again as a new attempt")
+        dropped: list[int] = []
+        if job.state == "failed":
+            dropped = stale_for_retry(fold(await self.ledger.events(job.job_id)))
+        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, dropped))
+
+    async def cancel(self, job_id: str, actor: str) -> str:
+        """Stop a job and its children. The state it is in now: `running` until its worker has stopped it."""
+        job = await self.ledger.job(job_id)
+        state = await self.store.commit(Cancel(job.job_id, job.parent_job_id, actor))
+        if state == "cancelled":
+            await self.cancel_children(job.job_id, actor)
+        return state
+
+    async def cancel_children(self, job_id: str, actor: str) -> None:
+        """Cancel every unfinished child, and theirs."""
+        for child in await self.ledger.children(job_id):
+            if child.state not in FINISHED:
+                try:
+                    await self.cancel(child.job_id, actor)
+                except Conflict:
+                    continue  # it finished meanwhile
+
+    async def decide(self, review_id: str, decision: "Decision") -> ReviewRow:
+        """Answer a review; the job goes on. BadInput when the decision does not fit the question."""
+        review = await read_review(self.store, review_id)
+        if decision.tenant_id and review.tenant_id != decision.tenant_id:
+            raise NotFound(f"{review_id}: no such review")
+        detail: dict[str, Any] = msgspec.json.decode(review.detail)
+        if review.kind == "quarantine" and decision.approved and decision.done is None:
+            raise BadInput(
+                f"{review_id} asks whether {detail.get('tool')} was done: say --done (with its provider's id if you have it)"
+                " or --not-done (it will be done again)"
+            )
+        return await self.store.commit(
+            Decide(review_id, review.job_id, detail.get("effect_key"), review.tenant_id, decision)
+        )
+
+    async def lose(self, owner: str) -> int:
+        """The worker of this id is known to be dead: its jobs may be taken at once. How many it held."""
+        rows = await self.store.read(SQL["list_owned"], {"owner": owner})
+        return sum([await self.store.commit(ExpireLease(row[0], owner)) for row in rows])
+
+    async def workers_alive(self) -> int:
+        """Workers seen in the last half minute."""
+        return len(await self.store.read(SQL["list_workers"], {"since": self.store.clock() - ALIVE_US}))
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a person says. `done`, `provider_id` and `result` (JSON) are for effects whose outcome was unknown."""
+
+    approved: bool
+    by: str
+    note: str | None = None
+    done: bool | None = None
+    provider_id: str | None = None
+    result: bytes | None = None
+    tenant_id: str = ""
+
+
+class Decide(msgspec.Struct):
+    """A command: close the review, write what follows from it, wake the job."""
+
+    review_id: str
+    job_id: str
+    effect_key: str | None
+    tenant_id: str
+    decision: Decision
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        wanted: list[tuple[Any, Any]] = [(JOB, self.job_id), (REVIEW, self.review_id)]
+        if self.effect_key is not None:
+            wanted.append((effects.EFFECT, (self.tenant_id, self.effect_key)))
+        return wanted
+
+    def decide(self, unit: Unit) -> ReviewRow:
+        said = self.decision
+        job = locked_job(unit, self.job_id)
+        row = decide_review(
+            unit.get(REVIEW, self.review_id), approved=said.approved, by=said.by, note=said.note, now=unit.now
+        )
+        unit.change(REVIEW, row)
+        event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=said.by, attempt=job.attempt)
+        event.decision = {"approved": said.approved} | ({"note": said.note} if said.note else {})
+        event.detail = {"review_id": row.review_id, "digest": row.digest}
+        if row.kind == "approval":
+            append(unit, job, event, path=row.path, ordinal=row.ordinal)
+        else:
+            append(unit, job, event)
+            self._settle_effect(unit, job, row)
+        wake(unit, job)
+        return msgspec.structs.replace(row)
+
+    def _settle_effect(self, unit: Unit, job: JobRow, review: ReviewRow) -> None:
+        said = self.decision
+        effect = unit.get(effects.EFFECT, (self.tenant_id, self.effect_key))
+        if effect is None or effect.state != "unknown":
+            return
+        position = None
+        if job.runtime == "python":
+            position = effects.Position(review.path, review.ordinal, fingerprint(effect.tool))
+        if not said.approved:
+            error = ErrorFacts("rejected", said.note or f"{said.by} rejected it")
+            effects.fail(unit, job, effect, error, position, actor=said.by)
+        elif said.done:
+            why = f"{said.by} says it was done"
+            effects.commit(unit, job, effect, said.result or b"null", said.provider_id, position, why=why)
+        else:
+            effects.release(unit, job, effect, f"{said.by} says it was not done", said.by)

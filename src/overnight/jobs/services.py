@@ -1,0 +1,63 @@
+"""What a job needs from rooms it may not import; the wiring hands it in."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from overnight.domain import Recorded
+from overnight.ledger import JobRow
+from overnight.store import Store
+
+
+class ModelRequest(msgspec.Struct, frozen=True):
+    """A model call by job code: the OpenAI chat-completions body, its task, and where it stands in the job."""
+
+    body: dict[str, Any]
+    job: JobRow
+    task: str | None
+    step: str | None
+    path: str
+    ordinal: int
+    fingerprint: str
+
+
+class ModelPort(Protocol):
+    """The gateway, as job code sees it."""
+
+    async def call(self, request: ModelRequest) -> Recorded:
+        """The durable answer: a `model_succeeded` or, when every target failed, `model_failed` event at that position.
+
+        Raises BudgetStopped when a hard stop blocks the call.
+        """
+        ...
+
+    async def settle_lost(self, job: JobRow) -> int:
+        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        ...
+
+
+class NoModel:
+    """Stands where no gateway is wired."""
+
+    async def call(self, request: ModelRequest) -> Recorded:
+        raise RuntimeError("no gateway is wired to this worker; open the worker through overnight.app")
+
+    async def settle_lost(self, job: JobRow) -> int:
+        return 0
+
+
+class Services:
+    """Handed to every execution. `report` hears of what made a job leave; `nudge` tells the worker of new work."""
+
+    def __init__(self, store: Store, model: ModelPort, owner: str) -> None:
+        self.store, self.model, self.owner = store, model, owner
+        self.problems: dict[str, str] = {}
+        self.definitions: Mapping[str, Any] = {}
+
+    def report(self, job_id: str, error: BaseException | None) -> None:
+        if error is not None:
+            self.problems[job_id] = f"{type(error).__name__}: {error}"
+
+    def nudge(self) -> None:
+        """Replaced by the worker."""

@@ -1,0 +1,33 @@
+-- name: list_due
+SELECT job_id FROM job WHERE state = 'queued' AND (wake_at IS NULL OR wake_at <= :now) ORDER BY job_id LIMIT :most
+
+-- name: list_timers
+SELECT job_id FROM job WHERE state = 'parked' AND wake_at IS NOT NULL AND wake_at <= :now ORDER BY wake_at LIMIT :most
+
+-- name: list_lost
+SELECT job_id, lease_owner FROM job
+WHERE lease_owner IS NOT NULL AND lease_expires_at < :now AND runtime = 'python' LIMIT :most
+
+-- name: list_owned
+SELECT job_id FROM job WHERE lease_owner = :owner LIMIT 1000
+
+-- name: list_called
+SELECT job_id, lease_epoch, cancel_requested_at FROM job
+WHERE lease_owner = :owner AND (wake_at IS NOT NULL OR cancel_requested_at IS NOT NULL)
+
+-- name: list_idle
+SELECT job_id FROM job WHERE runtime = 'foreign' AND state = 'running' AND active_at < :before LIMIT 1000
+
+-- name: extend_leases
+UPDATE job SET lease_expires_at = :expires_at WHERE lease_owner = :owner
+
+-- name: upsert_worker
+INSERT INTO worker (worker_id, role, host, pid, started_at, seen_at)
+VALUES (:worker_id, :role, :host, :pid, :started_at, :seen_at)
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
+
+-- name: delete_worker
+DELETE FROM worker WHERE worker_id = :worker_id
+
+-- name: list_workers
+SELECT worker_id, role, host, pid, started_at, seen_at FROM worker WHERE seen_at > :since

@@ -1,0 +1,245 @@
+"""The embedded worker: takes leases, runs executions, keeps the leases alive, and gives them back when it stops.
+
+Dispatch carries only job ids and may lose or repeat them: whether a job is run is decided by its row. A worker polls, and is
+nudged by work that is made in its own process.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from typing import Any
+
+from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
+from overnight.ledger import JobRow, Ledger
+from overnight.store import Store, statements
+
+from .commands import Finish, GiveBack, Park, Refresh, TakeLease
+from .definitions import JobFunction, load_job
+from .encoding import encode
+from .execution import Execution, JobEvicted, error_facts
+from .history import ANSWERS
+from .operations import Operations
+from .positions import task_factory
+from .services import ModelPort, Services
+
+SQL = statements("overnight.jobs")
+POLL_S = 0.025
+LOST_EVERY_S = 1.0
+LEASE_S = 15.0
+MOST_RUNNING = 1000
+POISON = 5
+
+
+class Worker:
+    """Runs due jobs in the present event loop until it is stopped."""
+
+    def __init__(
+        self, store: Store, model: ModelPort, *, worker_id: str | None = None, lease_s: float = LEASE_S
+    ) -> None:
+        self.store, self.ledger = store, Ledger(store)
+        self.worker_id = worker_id or new_id("worker")
+        self.services = Services(store, model, self.worker_id)
+        self.services.nudge = self.nudge
+        self._lease_us = round(lease_s * 1_000_000)
+        self._running: dict[str, tuple[Execution | None, asyncio.Task[None]]] = {}
+        self._nudged = asyncio.Event()
+        self._stopping = False
+        self._loop_task: asyncio.Task[None] | None = None
+        self._beat = threading.Event()
+        self._definitions: dict[str, JobFunction[..., Any]] = {}
+        self.jobs_run = 0
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Register, and begin to take jobs."""
+        asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]
+        await self.store.commit(self._refresh())
+        threading.Thread(target=self._heartbeat, name="overnight-heartbeat", daemon=True).start()
+        self._loop_task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Stop in good order: running jobs leave and are queued again for the next worker."""
+        self._stopping = True
+        self._beat.set()
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        for job_id, (execution, task) in list(self._running.items()):
+            if execution is not None:
+                execution.leave()
+            await asyncio.wait([task], timeout=5)
+            if execution is not None and not task.cancelled():
+                await self._give_back(job_id, execution)
+
+    async def _give_back(self, job_id: str, execution: Execution) -> None:
+        try:
+            await self.store.commit(GiveBack(job_id, execution.job.lease_epoch))
+        except OvernightError:
+            return  # it finished, parked or was taken over meanwhile
+
+    def nudge(self) -> None:
+        """There may be a due job now."""
+        self._nudged.set()
+
+    def forget(self, job_id: str) -> None:
+        self._running.pop(job_id, None)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def _refresh(self) -> Refresh:
+        return Refresh(
+            self.worker_id,
+            "worker",
+            socket.gethostname(),
+            os.getpid(),
+            self.store.clock(),
+            self._lease_us,
+            SQL["upsert_worker"],
+            SQL["extend_leases"],
+        )
+
+    def _heartbeat(self) -> None:
+        """On its own thread, so that job code that blocks the loop does not cost the lease."""
+        while not self._beat.wait(self._lease_us / 3_000_000):
+            try:
+                self.store.commit_blocking(self._refresh())
+            except OvernightError as error:
+                self.services.report(self.worker_id, error)
+
+    # ── dispatch ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_lost = 0.0
+        while not self._stopping:
+            self._nudged.clear()
+            try:
+                await self._take_due(include_lost=loop.time() >= next_lost)
+                if loop.time() >= next_lost:
+                    next_lost = loop.time() + LOST_EVERY_S
+                await self._answer_calls()
+            except OvernightError as error:
+                self.services.report(self.worker_id, error)
+                await asyncio.sleep(0.5)
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._nudged.wait()
+            except TimeoutError:
+                continue
+
+    async def _take_due(self, *, include_lost: bool) -> None:
+        room = MOST_RUNNING - len(self._running)
+        if room <= 0:
+            return
+        now = self.store.clock()
+        ids: list[str] = []
+        for name in ("list_due", "list_timers", *(["list_lost"] if include_lost else [])):
+            ids += [row[0] for row in await self.store.read(SQL[name], {"now": now, "most": room})]
+        wanted = [job_id for job_id in dict.fromkeys(ids) if job_id not in self._running][:room]
+        leases = [self.store.submit(TakeLease(job_id, self.worker_id, now + self._lease_us)) for job_id in wanted]
+        for job in await asyncio.gather(*leases):
+            if job is not None:
+                self._begin(job)
+
+    def _begin(self, job: JobRow) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(job))
+        self._running[job.job_id] = (None, task)
+        task.add_done_callback(lambda _: self._ended(job.job_id))
+
+    def _ended(self, job_id: str) -> None:
+        self._running.pop(job_id, None)
+        self.jobs_run += 1
+        self.nudge()
+
+    async def _answer_calls(self) -> None:
+        if not any(execution is not None and execution.waits for execution, _ in self._running.values()):
+            waiting = False
+        else:
+            waiting = True
+        if not waiting and not self._running:
+            return
+        for job_id, epoch, cancel_at in await self.store.read(SQL["list_called"], {"owner": self.worker_id}):
+            execution = self._running.get(job_id, (None, None))[0]
+            if execution is None or execution.job.lease_epoch != epoch or execution.evicted:
+                continue
+            if cancel_at is not None and not execution.cancelling:
+                execution.cancel()
+            elif cancel_at is None:
+                execution.chore(execution.hear())
+
+    # ── one job ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, job: JobRow) -> None:
+        try:
+            events = await self.ledger.events(job.job_id) if job.last_seq > 2 else []
+            if job.lease_epoch > 1:
+                await self.services.model.settle_lost(job)
+                if await self._is_poison(job, events):
+                    return
+            body = await self._body(job)
+            if body is None:
+                return
+            execution = Execution(self.services, job, events)
+            self._running[job.job_id] = (execution, self._running[job.job_id][1])
+            root = await execution.run(body)
+            if root is not None:
+                await self.store.commit(_ending(job, execution, root))
+                if execution.cancelling:
+                    await Operations(self.store).cancel_children(job.job_id, "its parent was cancelled")
+        except (OvernightError, JobEvicted) as error:
+            self.services.report(job.job_id, error)
+
+    async def _body(self, job: JobRow) -> Any:
+        try:
+            reference = job.code_ref or ""
+            if reference not in self._definitions:
+                self._definitions[reference] = load_job(reference)
+            return self._definitions[reference].body(job.input)
+        except Exception as error:
+            why = f"its code cannot be loaded: {type(error).__name__}: {str(error)[:300]}"
+            await self._park(job, {"for": "quarantine", "why": why})
+            return None
+
+    async def _is_poison(self, job: JobRow, events: list[Recorded]) -> bool:
+        """A job that loses worker after worker without getting any further goes to a person."""
+        lost = 0
+        for event in reversed(events):
+            if event.facts.event in ANSWERS or event.facts.event == "attempt_started":
+                break
+            lost += event.facts.event == "worker_lost"
+        if lost < POISON:
+            return False
+        why = (
+            f"{lost} workers in a row were lost while they ran it; the last events tell where. Then `overnight resume`"
+        )
+        await self._park(
+            job, {"for": "quarantine", "why": why}, Event("attempt_started", detail={"mode": "quarantine"})
+        )
+        return True
+
+    async def _park(self, job: JobRow, wait: dict[str, Any], *events: Event) -> None:
+        await self.store.commit(Park(job.job_id, job.lease_epoch, [wait], list(events)))
+
+
+def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Finish:
+    def end(state: str, **facts: Any) -> Finish:
+        return Finish(job.job_id, job.parent_job_id, job.lease_epoch, state, **facts)
+
+    if root.cancelled():
+        if execution.cancelling:
+            return end("cancelled")
+        return end(
+            "failed", error=error_facts(asyncio.CancelledError("the job function was cancelled by its own code"))
+        )
+    error = root.exception()
+    if error is not None:
+        if execution.cancelling and isinstance(error, JobEvicted):
+            return end("cancelled")
+        return end("failed", error=error_facts(error))
+    try:
+        return end("succeeded", result=encode(root.result(), f"the result of job {job.name}"))
+    except BadInput as refused:
+        return end("failed", error=error_facts(refused))

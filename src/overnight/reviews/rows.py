@@ -1,0 +1,100 @@
+"""Questions to a person. Each is bound to the digest of what it was asked about."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput, Conflict, Event, new_id
+from overnight.ledger import JobRow, append
+from overnight.store import Store, Table, Unit, statements
+
+SQL = statements("overnight.reviews")
+
+
+class ReviewRow(msgspec.Struct):
+    """`kind` is approval, quarantine or divergence; `state` open, approved, rejected or withdrawn; `detail` is JSON."""
+
+    review_id: str
+    tenant_id: str
+    job_id: str
+    kind: str
+    path: str
+    ordinal: int
+    question: str
+    detail: str
+    digest: str
+    state: str
+    decided_by: str | None
+    note: str | None
+    requested_at: int
+    decided_at: int | None
+
+
+def _review_key(row: ReviewRow) -> str:
+    return row.review_id
+
+
+REVIEW: Table[ReviewRow] = Table(
+    50,
+    ReviewRow,
+    _review_key,
+    lock=SQL["lock_review"],
+    insert=SQL["insert_review"],
+    update=SQL["update_review"],
+)
+
+
+def request_review(
+    unit: Unit, job: JobRow, kind: str, question: str, detail: dict[str, Any], path: str, ordinal: int, fingerprint: str
+) -> ReviewRow:
+    """Ask a person; the job's history says so."""
+    text = msgspec.json.encode(detail).decode()
+    digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
+    row = ReviewRow(
+        new_id("rev"),
+        job.tenant_id,
+        job.job_id,
+        kind,
+        path,
+        ordinal,
+        question,
+        text,
+        digest,
+        "open",
+        None,
+        None,
+        unit.now,
+        None,
+    )
+    unit.insert(REVIEW, row)
+    event = Event("review_requested", kind=kind, name=question[:200], attempt=job.attempt)
+    event.detail = {"review_id": row.review_id, "digest": digest}
+    append(unit, job, event, content=text.encode(), path=path, ordinal=ordinal, fingerprint=fingerprint)
+    return row
+
+
+def decide_review(row: ReviewRow | None, *, approved: bool, by: str, note: str | None, now: int) -> ReviewRow:
+    """Close an open question. Raises Conflict when somebody was faster."""
+    if row is None:
+        raise BadInput("no such review; `overnight reviews` lists the open ones")
+    if row.state != "open":
+        raise Conflict(f"{row.review_id} was {row.state} already by {row.decided_by or 'the job'}")
+    row.state, row.decided_by, row.note, row.decided_at = "approved" if approved else "rejected", by, note, now
+    return row
+
+
+async def list_reviews(
+    store: Store, *, tenant_id: str = "", state: str = "open", job_id: str = "", most: int = 200
+) -> list[ReviewRow]:
+    """Oldest first; empty filters read all."""
+    values = {"tenant_id": tenant_id, "state": state, "job_id": job_id, "most": most}
+    return [ReviewRow(*row) for row in await store.read(SQL["list_reviews"], values)]
+
+
+async def read_review(store: Store, review_id: str) -> ReviewRow:
+    """One review by its id. Raises BadInput."""
+    rows = await store.read(SQL["read_review"], {"review_id": review_id})
+    if not rows:
+        raise BadInput(f"{review_id}: no such review. `overnight reviews` lists the open ones")
+    return ReviewRow(*rows[0])
