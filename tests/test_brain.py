@@ -335,6 +335,13 @@ def test_aliases_are_read_but_cannot_grow_without_end():
     assert "more than 50,000 values" in problems("\n".join(lines), "evals/bomb.yaml")[-1].message
 
 
+def test_what_is_said_stays_printable_and_bounded():
+    assert one('routes: {"a\u2028\x85": [x]}\n'.replace("[x]", "gpt-5")).message.isprintable()
+    found = problems('prices: {"\\u2028\\e[2J' + "k" * 900 + '": {input_usd_per_mtok: x}}\n')
+    assert len(found) == 3
+    assert all(str(problem).isprintable() and len(str(problem)) < 1_000 for problem in found)
+
+
 def test_a_file_of_nothing_but_mistakes_gives_a_bounded_answer():
     found = problems("".join(f"k{number}: 1\n" for number in range(900)))
     assert len(found) == 101
@@ -395,8 +402,10 @@ def test_other_files_are_at_least_checked(path: str, content: str, says: str, se
 
 
 def test_a_folder_nobody_knows_is_told_once_and_readmes_never():
-    files = {"src/a.py": b"", "src/b.py": b"", "README.md": b"", "tools/README.md": b""}
-    assert [problem.file for problem in Brain.from_files(files).warnings] == ["src/a.py"]
+    files = {"src/a.py": b"", "src/b.py": b"", "README.md": b"", "prompts/README.md": b""}
+    told = Brain.from_files(files)
+    assert [problem.file for problem in told.warnings] == ["src/a.py"]
+    assert told.prompts == {}
 
 
 # ── the folder and its version ──────────────────────────────────────────────────────────────────────────────────────
@@ -417,12 +426,14 @@ def test_the_starter_checks_clean_and_is_never_written_over_anything(tmp_path: P
     )
     assert (starter.retries, starter.limits) == (printed.retries, printed.limits), "it shows the built-in values"
 
-    for path in written[1:]:
+    *others, last = written
+    for path in others:
         path.unlink()
-    written[0].write_text("mine")
-    with pytest.raises(FileExistsError, match=re.escape(str(written[0]))):
+    last.write_text("mine")
+    with pytest.raises(FileExistsError, match=re.escape(f"{last}: already there, so nothing was written")):
         write_starter(folder)
-    assert (written[0].read_text(), written[1].exists()) == ("mine", False)
+    assert last.read_text() == "mine"
+    assert not any(path.exists() for path in others)
 
 
 def test_the_examples_in_the_starters_comments_work_too(tmp_path: Path):
@@ -475,7 +486,7 @@ def test_links_stay_inside_and_odd_files_are_told(tmp_path: Path):
     found = {problem.file: problem for problem in check_brain(folder)}
     assert {file: problem.severity for file, problem in found.items()} == {
         "big.md": "error",
-        "'caf\\udce9.md'": "error",
+        "caf\\udce9.md": "error",
         "prompts/b.md": "error",
         "prompts/gone.md": "error",
         "prompts/pipe.md": "error",

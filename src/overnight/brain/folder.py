@@ -62,7 +62,7 @@ def load_brain(folder: Path) -> Brain:
 def check_brain(folder: Path) -> list[Problem]:
     """Everything wrong in `folder`, in order of file and line. Raises nothing for any content."""
     if not folder.is_dir():
-        return [Problem(_printable(str(folder)), 1, 1, _missing(folder))]
+        return [Problem(str(folder), 1, 1, _missing(folder))]
     files, problems = _read(folder)
     return _in_order([*problems, *_definitions(files)[2]])
 
@@ -102,50 +102,50 @@ def _definitions(files: Mapping[str, bytes]) -> tuple[Routing | None, dict[str, 
     problems: list[Problem] = []
     noticed: set[str] = set()
     for path in sorted(files):
-        file = _printable(path)
         top = path.partition("/")[0]
-        suffix, misplaced = _placed(path, file, top)
+        suffix, misplaced = _placed(path, top)
         if misplaced is not None:
             # an unknown folder is one problem, not one per file in it
             if top in _FOLDERS or top not in noticed:
                 problems.append(misplaced)
-            noticed.add(top)
+            if top not in _FOLDERS:
+                noticed.add(top)
             continue
         if suffix == "":
             continue
         if top not in _ACTED_ON and top not in noticed:
             noticed.add(top)
             message = f"{clipped(top)} is checked and kept with the version, but this release does not act on it yet"
-            problems.append(Problem(file, 1, 1, message, severity="warning"))
-        content, found = _text(file, files[path])
+            problems.append(Problem(path, 1, 1, message, severity="warning"))
+        content, found = _text(path, files[path])
         if content is not None:
             if path == ROUTING:
-                routing, found = read_routing(file, content)
+                routing, found = read_routing(path, content)
             elif top == "prompts":
                 name = path.removeprefix("prompts/").removesuffix(".md")
-                prompts[name], found = read_prompt(file, name, content)
+                prompts[name], found = read_prompt(path, name, content)
             else:
-                found = _json_problems(file, content) if suffix == ".json" else parse_yaml(file, content)[1]
+                found = _json_problems(path, content) if suffix == ".json" else parse_yaml(path, content)[1]
         problems += found
     return (built_in_routing() if ROUTING not in files else routing), prompts, problems
 
 
-def _placed(path: str, file: str, top: str) -> tuple[str, Problem | None]:
+def _placed(path: str, top: str) -> tuple[str, Problem | None]:
     """The kind of file by its place ("" is none that is read), or why it has none."""
     name = path.rpartition("/")[2]
     suffix = os.path.splitext(name)[1]
     wanted = _FOLDERS.get(top) if "/" in path else None
-    if path in _TOP_FILES or (wanted is not None and suffix == wanted):
-        return suffix, None
     if name.upper().startswith("README"):
         return "", None
+    if path in _TOP_FILES or (wanted is not None and suffix == wanted):
+        return suffix, None
     if suffix == ".yml" and (wanted == ".yaml" or path.removesuffix(".yml") + ".yaml" in _TOP_FILES):
-        return "", Problem(file, 1, 1, f"{clipped(name)} would not be read", "rename it to end in .yaml")
+        return "", Problem(path, 1, 1, f"{clipped(name)} would not be read", "rename it to end in .yaml")
     if wanted is not None:
-        return "", Problem(file, 1, 1, f"only *{wanted} files are read in {top}/", severity="warning")
+        return "", Problem(path, 1, 1, f"only *{wanted} files are read in {top}/", severity="warning")
     what = "folder" if "/" in path else "file"
     hint = did_you_mean(top, _FOLDERS if "/" in path else _TOP_FILES)
-    return "", Problem(file, 1, 1, f"the {what} {clipped(top)} is none that a brain knows", hint, "warning")
+    return "", Problem(path, 1, 1, f"the {what} {clipped(top)} is none that a brain knows", hint, "warning")
 
 
 def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
@@ -189,11 +189,6 @@ def _json_problems(file: str, content: str) -> list[Problem]:
     return problems
 
 
-def _printable(path: str) -> str:
-    # file names come from outside: neither terminals nor encoders may trip over them
-    return path if path.isprintable() else clipped(path, 200)
-
-
 def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
     """Every file of the folder, and why some could not be read."""
     root = folder.resolve()
@@ -201,19 +196,18 @@ def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
     problems: list[Problem] = []
     total = 0
     for path, found in _walk(root, problems):
-        file = _printable(path)
         if len(files) >= MAX_FILES or total >= MAX_TOTAL_BYTES:
             message = f"the brain has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes; the rest is not read"
-            problems.append(Problem(file, 1, 1, message, "keep other files outside the brain folder"))
+            problems.append(Problem(path, 1, 1, message, "keep other files outside the brain folder"))
             break
         try:
             with found.open("rb") as opened:
                 content = opened.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            problems.append(Problem(file, 1, 1, f"cannot be read: {error.strerror or type(error).__name__}"))
+            problems.append(Problem(path, 1, 1, f"cannot be read: {error.strerror or type(error).__name__}"))
             continue
         if len(content) > MAX_FILE_BYTES:
-            problems.append(_too_large(file))
+            problems.append(_too_large(path))
             continue
         files[path] = content
         total += len(content)
@@ -233,31 +227,30 @@ def _walk(root: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
         except OSError as error:
-            problems.append(Problem(_printable(prefix or "."), 1, 1, f"cannot be listed: {error.strerror}"))
+            problems.append(Problem(prefix or ".", 1, 1, f"cannot be listed: {error.strerror}"))
             continue
         for name in names:
             path = prefix + name
-            file = _printable(path)
             try:
                 name.encode()
                 target = (folder / name).resolve(strict=True)
                 mode = target.stat().st_mode
             except UnicodeEncodeError:
-                problems.append(Problem(file, 1, 1, "the file's name is not UTF-8", "rename it"))
+                problems.append(Problem(path, 1, 1, "the file's name is not UTF-8", "rename it"))
                 continue
             except (OSError, RuntimeError):
-                problems.append(Problem(file, 1, 1, "a link that leads nowhere, or a file that cannot be opened"))
+                problems.append(Problem(path, 1, 1, "a link that leads nowhere, or a file that cannot be opened"))
                 continue
             if not target.is_relative_to(root):
-                problems.append(Problem(file, 1, 1, "links to a place outside the brain folder", "copy the file in"))
+                problems.append(Problem(path, 1, 1, "links to a place outside the brain folder", "copy the file in"))
             elif stat.S_ISDIR(mode):
                 if target in seen or depth >= MAX_FOLDER_DEPTH:
                     message = f"a folder linked twice, or nested deeper than {MAX_FOLDER_DEPTH}"
-                    problems.append(Problem(file, 1, 1, message, "keep the folder flat"))
+                    problems.append(Problem(path, 1, 1, message, "keep the folder flat"))
                 else:
                     seen.add(target)
                     folders.append((path + "/", target, depth + 1))
             elif stat.S_ISREG(mode):
                 yield path, target
             else:
-                problems.append(Problem(file, 1, 1, "neither a file nor a folder", "take it out of the brain"))
+                problems.append(Problem(path, 1, 1, "neither a file nor a folder", "take it out of the brain"))

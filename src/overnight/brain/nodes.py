@@ -204,7 +204,7 @@ def _reason(error: Any) -> str:
     # never the parser's own rendering: it quotes the line, and a line may hold what should not be printed
     parts = [getattr(error, "context", None), getattr(error, "problem", None) or getattr(error, "reason", None)]
     said = ", ".join(str(part) for part in parts if part)
-    return said.encode("utf-8", "backslashreplace").decode()[:200] or type(error).__name__
+    return said or type(error).__name__
 
 
 def text_place(text: str, position: int, first_line: int = 1) -> tuple[int, int]:

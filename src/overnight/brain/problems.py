@@ -6,10 +6,14 @@ from typing import Literal
 import msgspec
 
 Severity = Literal["error", "warning"]
+_MAX_TEXT = 400
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong in one place. `line` and `column` count from 1; an error keeps the brain from loading."""
+    """One thing wrong in one place. `line` and `column` count from 1; an error keeps the brain from loading.
+
+    Its texts are bounded and safe to print and to encode, whatever the file holds.
+    """
 
     file: str
     line: int
@@ -17,6 +21,12 @@ class Problem(msgspec.Struct, frozen=True):
     message: str
     hint: str = ""
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        for field in ("file", "message", "hint"):
+            text: str = getattr(self, field)
+            if len(text) > _MAX_TEXT or not text.isprintable():
+                msgspec.structs.force_setattr(self, field, _printable(text))
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
@@ -45,6 +55,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if found:
         return f"did you mean {found[0]!r}?"
     return f"known: {', '.join(names)}" if 0 < len(names) <= 16 else ""
+
+
+def _printable(text: str) -> str:
+    shown = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    # repr escapes control characters, line separators and the lone surrogates of file names that are not UTF-8
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 def clipped(text: str, limit: int = 60) -> str:

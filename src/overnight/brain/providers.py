@@ -1,7 +1,7 @@
 """Who serves a model: the brain's own `providers:` first, then the well-known ones of providers.yaml."""
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 
@@ -104,8 +104,7 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
 def well_known() -> dict[str, ProviderDef]:
     """Name → provider, in the order of providers.yaml."""
     file = "overnight/brain/providers.yaml"
-    content = files("overnight.brain").joinpath("providers.yaml").read_text(encoding="utf-8")
-    node, problems = parse_yaml(file, content)
+    node, problems = parse_yaml(file, Path(__file__).with_name("providers.yaml").read_text(encoding="utf-8"))
     reader = Reader(file)
     providers = {provider.name: provider for provider in read_providers(reader, node, {})}
     if problems or reader.problems:

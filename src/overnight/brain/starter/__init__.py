@@ -1,6 +1,5 @@
 """The brain that `overnight init` writes: small, commented, and correct as it stands."""
 
-from importlib.resources import files
 from pathlib import Path
 
 FILES = ("README.md", "routing.yaml", "prompts/triage.md")
@@ -20,6 +19,6 @@ def write_starter(folder: Path) -> list[Path]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as new:  # x: also a file that appeared since the look above is left alone
-            new.write(files("overnight.brain.starter").joinpath(name).read_bytes())
+            new.write(Path(__file__).parent.joinpath(name).read_bytes())
         written.append(path)
     return written
