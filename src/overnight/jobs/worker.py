@@ -63,8 +63,10 @@ class Worker:
         """Stop in good order: running jobs leave and are queued again for the next worker."""
         self._stopping = True
         self._beat.set()
+        self.nudge()
         if self._loop_task is not None:
-            self._loop_task.cancel()
+            # Not cancelled: a lease it has just asked for must be begun, to be given back.
+            await asyncio.wait([self._loop_task], timeout=10)
         for job_id, (execution, task) in list(self._running.items()):
             if execution is not None:
                 execution.leave()
@@ -155,11 +157,7 @@ class Worker:
         self.nudge()
 
     async def _answer_calls(self) -> None:
-        if not any(execution is not None and execution.waits for execution, _ in self._running.values()):
-            waiting = False
-        else:
-            waiting = True
-        if not waiting and not self._running:
+        if not self._running:
             return
         for job_id, epoch, cancel_at in await self.store.read(SQL["list_called"], {"owner": self.worker_id}):
             execution = self._running.get(job_id, (None, None))[0]

@@ -1,0 +1,251 @@
+"""The only place where rooms are wired together."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from overnight.domain import FINISHED, BadInput, Recorded
+from overnight.settings import Settings
+
+if TYPE_CHECKING:
+    from overnight.brain import Brain
+    from overnight.gateway import Gateway
+    from overnight.jobs import Worker
+    from overnight.ledger import JobRow, Ledger
+    from overnight.reviews import ReviewRow
+    from overnight.store import Store
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
+
+
+def open_ledger(settings: Settings) -> "Ledger":
+    """For commands that only read. Raises BadInput when there is nothing yet."""
+    from overnight.ledger import Ledger
+    from overnight.store import open_store
+
+    file = settings.ledger_file
+    if file is not None and not file.exists():
+        raise BadInput(
+            f"{file}: there is no ledger yet. `overnight demo` or `overnight run` makes one; OVERNIGHT_HOME names another place"
+        )
+    return Ledger(open_store(settings.database_url))
+
+
+def load_settings_brain(settings: Settings) -> "Brain":
+    """The brain folder, or the built-in routing where the folder does not exist."""
+    from overnight.brain import Brain, load_brain
+
+    return load_brain(settings.brain) if settings.brain.is_dir() else Brain.from_files({})
+
+
+def has_provider_key(brain: "Brain") -> bool:
+    """Whether any provider of the brain, or a well-known one, can be called with what the environment holds."""
+    return any(
+        provider.api_key_env is None or os.environ.get(provider.api_key_env) for provider in brain.routing.providers
+    )
+
+
+class Operating:
+    """What the command line does to jobs, in one process."""
+
+    def __init__(self, app: "App") -> None:
+        from overnight.jobs import Operations
+
+        self._app = app
+        self._jobs = Operations(app.store)
+
+    async def run(
+        self,
+        reference: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        external_id: str | None = None,
+        tenant_id: str | None = None,
+    ) -> "JobRow":
+        """Queue a run of `module:function` or `file.py:function`; its row. Work it with `work_until_rest`."""
+        from overnight.jobs import load_job
+
+        return await self._jobs.create(
+            load_job(reference),
+            args,
+            kwargs,
+            external_id=external_id,
+            tenant_id=tenant_id or self._app.settings.tenant_id,
+            actor=os.environ.get("USER"),
+            brain_version=self._app.brain.version,
+        )
+
+    async def resume(self, job_id: str, actor: str) -> str:
+        return await self._jobs.resume(job_id, actor)
+
+    async def cancel(self, job_id: str, actor: str) -> str:
+        return await self._jobs.cancel(job_id, actor)
+
+    async def decide_review(
+        self,
+        review_id: str,
+        approved: bool,
+        by: str,
+        note: str | None = None,
+        done: bool | None = None,
+        provider_id: str | None = None,
+        result: bytes | None = None,
+    ) -> "ReviewRow":
+        """`done`, `provider_id` and `result` (JSON) are for effects whose outcome is unknown."""
+        from overnight.jobs import Decision
+
+        return await self._jobs.decide(review_id, Decision(approved, by, note, done, provider_id, result))
+
+    async def workers_alive(self) -> int:
+        return await self._jobs.workers_alive()
+
+    async def work_until_rest(self, job_id: str, on_event: Callable[[Recorded], None] | None = None) -> "JobRow":
+        """Work in this process until the job is finished, or parked on something that only a person can give."""
+        after = 0
+        async with self._app.working():
+            while True:
+                job = await self._app.ledger.job(job_id)
+                for event in await self._app.ledger.events(job_id, after):
+                    after = event.seq
+                    if on_event is not None:
+                        on_event(event)
+                waits_for_person = job.state == "parked" and job.wake_at is None and not _waits_for_child(job)
+                if job.state in FINISHED or waits_for_person:
+                    return job
+                await asyncio.sleep(0.02)
+
+
+def _waits_for_child(job: "JobRow") -> bool:
+    return any(wait["for"] == "child" for wait in job.waits)
+
+
+class App:
+    """One process's rooms. The gateway and the worker are started when first asked for."""
+
+    def __init__(
+        self, settings: Settings, store: "Store", brain: "Brain", offline_base_url: str | None, owner: str | None
+    ) -> None:
+        from overnight.ledger import Ledger
+
+        self.settings, self.store, self.brain = settings, store, brain
+        self.ledger = Ledger(store)
+        self.operations = Operating(self)
+        self._offline_base_url, self._owner = offline_base_url, owner
+        self._stack = contextlib.AsyncExitStack()
+        self._gateway: Gateway | None = None
+
+    async def gateway(self) -> "Gateway":
+        """The gateway of this process. Without any provider key it calls the scripted provider, plainly labelled."""
+        if self._gateway is None:
+            from overnight.gateway import Gateway
+
+            offline = self._offline_base_url
+            if offline is None and not has_provider_key(self.brain):
+                offline = await self._start_offline_provider()
+            self._gateway = Gateway(
+                self.store,
+                self.brain.routing,
+                offline_base_url=offline,
+                owner=self._owner,
+                brain_version=self.brain.version,
+            )
+            await self._gateway.start()
+            self._stack.push_async_callback(self._gateway.close)
+        return self._gateway
+
+    async def _start_offline_provider(self) -> str:
+        from overnight.testing import start_scripted_provider
+
+        provider = await self._stack.enter_async_context(start_scripted_provider())
+        return provider.base_url
+
+    @asynccontextmanager
+    async def working(self, worker_id: str | None = None) -> "AsyncIterator[Worker]":
+        """A worker in this process for the length of the block."""
+        from overnight.jobs import Worker
+
+        worker = Worker(self.store, await self.gateway(), worker_id=worker_id)
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        self.store.close()
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings, *, offline_base_url: str | None = None, owner: str | None = None
+) -> "AsyncIterator[App]":
+    """The wired rooms of one process. `offline_base_url`: where a scripted provider listens already; `owner` names this
+    process in the reservations of its gateway."""
+    from overnight.store import open_store
+
+    brain = load_settings_brain(settings)
+    app = App(settings, open_store(settings.database_url), brain, offline_base_url, owner)
+    try:
+        yield app
+    finally:
+        await app.close()
+
+
+def run_loop(main: Any) -> Any:
+    """asyncio.run on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: Any) -> Any:
+    """Run a @job function to its end in this process and return its result.
+
+    Raises JobFailed when it fails, is cancelled, or parks for a person (the message says how to go on).
+    """
+    from overnight.jobs import JobFailed, Operations
+
+    async def main() -> Any:
+        async with open_app(settings or Settings.from_environment()) as app:
+            job = await Operations(app.store).create(function, args, kwargs, tenant_id=app.settings.tenant_id)
+            job = await app.operations.work_until_rest(job.job_id)
+            if job.state != "succeeded":
+                raise JobFailed(f"{job.job_id} is {job.state}: see `overnight explain {job.job_id}`", job.state)
+            return msgspec.json.decode(job.result or b"null")
+
+    return run_loop(main())
+
+
+@contextlib.contextmanager
+def attach(
+    external_id: str,
+    *,
+    name: str | None = None,
+    tenant_id: str | None = None,
+    base_url: str | None = None,
+    settings: Settings | None = None,
+) -> Any:
+    """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ForeignJob.
+
+    `base_url` is the gateway's (default: OPENAI_BASE_URL, else where `overnight up` listens).
+    """
+    from overnight.jobs import ForeignJob, checked
+    from overnight.store import open_store
+
+    chosen = settings or Settings.from_environment()
+    external_id, tenant = checked(external_id, tenant_id or chosen.tenant_id)
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
+    with (
+        open_store(chosen.database_url) as store,
+        ForeignJob(store, external_id, tenant, name or external_id, url) as foreign,
+    ):
+        yield foreign

@@ -1,0 +1,166 @@
+"""The processes of a fleet: gateway, worker, and `up`, which runs both under one supervisor."""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overnight.app import DEFAULT_HOST, has_provider_key, load_settings_brain, open_app, run_loop
+from overnight.domain import BadInput, new_id
+from overnight.settings import Settings
+from overnight.supervisor import Child, ProcessTree, stdin_closed
+
+
+def _announce(facts: dict[str, Any]) -> None:
+    sys.stdout.write(msgspec.json.encode({"event": "ready", **facts}).decode() + "\n")
+    sys.stdout.flush()
+
+
+async def serve_gateway(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    offline_base_url: str | None,
+    until: Awaitable[Any],
+    owner: str | None = None,
+) -> None:
+    """The gateway and the API on one port, until `until` is done. Prints one JSON line when it listens."""
+    import uvicorn
+
+    from overnight.api import application
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                bound_host, bound_port = self.servers[0].sockets[0].getsockname()[:2]
+                _announce({"role": "gateway", "owner": gateway.owner, "host": bound_host, "port": bound_port})
+
+    async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
+        gateway = await app.gateway()
+        config = uvicorn.Config(
+            application(gateway, app.ledger),
+            host=host,
+            port=port,
+            http="httptools",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+        )
+        server = Server(config)
+
+        async def watch() -> None:
+            await until
+            server.should_exit = True
+
+        watching = asyncio.create_task(watch())
+        try:
+            await server.serve()
+        finally:
+            watching.cancel()
+
+
+async def serve_worker(
+    settings: Settings, worker_id: str, modules: Sequence[str], *, offline_base_url: str | None, until: Awaitable[Any]
+) -> None:
+    """A worker until `until` is done. `modules` are imported first, so that mistakes in them show at once."""
+    sys.path.insert(0, os.getcwd())
+    for module in modules:
+        importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
+    async with open_app(settings, offline_base_url=offline_base_url) as app, app.working(worker_id):
+        _announce({"role": "worker", "owner": worker_id})
+        await until
+
+
+async def stopped() -> None:
+    """Return at SIGINT or SIGTERM, or when the parent that holds our standard input is gone."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    waits = [asyncio.create_task(asked.wait())]
+    if not sys.stdin.isatty() and os.environ.get("OVERNIGHT_CHILD"):
+        waits.append(asyncio.create_task(stdin_closed()))  # type: ignore[arg-type]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+
+
+def child_command(role: str, *options: str) -> list[str]:
+    """How this program starts itself in another role."""
+    return [sys.executable, "-m", "overnight", role, *options]
+
+
+async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any) -> int:
+    """Supervise until stopped."""
+    from overnight.jobs import Operations
+    from overnight.store import open_store
+    from overnight.testing import start_scripted_provider
+
+    os.environ.update(settings.environment() | {"OVERNIGHT_CHILD": "1"})
+    brain = load_settings_brain(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        store = stack.enter_context(open_store(settings.database_url))
+        offline: list[str] = []
+        if not has_provider_key(brain):
+            provider = await stack.enter_async_context(start_scripted_provider())
+            offline = ["--offline-base-url", provider.base_url]
+        tree = ProcessTree(say)
+        stack.push_async_callback(tree.stop)
+        worker_id, owner = new_id("worker"), new_id("gateway")
+
+        async def worker_died(_: int) -> None:
+            await Operations(store).lose(worker_id)
+
+        gateway = child_command("gateway", "--host", host, "--port", str(port), "--owner", owner, *offline)
+        await tree.start(Child("gateway", gateway))
+        if not await _listens(host, port, tree):
+            say(f"{host}:{port}: the gateway could not start; is the port taken? Choose another with --port")
+            return 1
+        options = [option for module in jobs for option in ("--jobs", module)]
+        worker = child_command("worker", "--worker-id", worker_id, *options, *offline)
+        await tree.start(Child("worker", worker, worker_died))
+        _welcome(settings, host, port, offline, brain.version, say)
+        await stopped()
+        say("stopping …")
+    return 0
+
+
+async def _listens(host: str, port: int, tree: ProcessTree) -> bool:
+    for _ in range(600):
+        if tree.pid("gateway") is None:
+            return False
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def _welcome(settings: Settings, host: str, port: int, offline: list[str], version: str, say: Any) -> None:
+    place = settings.ledger_file or "PostgreSQL"
+    say(f"Overnight is up.   ledger {place}   brain {version[:12]}")
+    say(f"  export OPENAI_BASE_URL=http://{host}:{port}/v1")
+    if offline:
+        say("  export OPENAI_API_KEY=none    # no provider key is set: a scripted offline provider plays the model")
+    say(f"  API http://{host}:{port}/api/v1/jobs    jobs: `overnight jobs`    stop: Ctrl-C")
+    if host not in {DEFAULT_HOST, "localhost", "::1"}:
+        say(f"  WARNING: {host} can be reached from other machines, and there is no authentication yet")
+
+
+def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any = print) -> int:
+    """Run everything in one process tree until Ctrl-C; the exit code."""
+    if not 1 <= port <= 65535:
+        raise BadInput(f"--port {port}: a port is a number from 1 to 65535")
+    missing = [module for module in jobs if module.endswith(".py") and not Path(module).is_file()]
+    if missing:
+        raise BadInput(f"--jobs {missing[0]}: no such file")
+    return run_loop(_up(settings, host, port, jobs, say))

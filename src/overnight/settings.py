@@ -1,0 +1,48 @@
+"""Process settings, from the environment alone. Secrets are named there, never in the brain."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from overnight.domain import BadInput, check_identifier
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files."""
+
+    home: Path
+    database_url: str
+    brain: Path
+    tenant_id: str = "default"
+
+    @staticmethod
+    def from_environment() -> "Settings":
+        """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT."""
+        home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
+        url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
+        if "://" in url and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
+            scheme = url.split("://", 1)[0]
+            raise BadInput(
+                f"DATABASE_URL: {scheme}:// is not known. Set it to postgresql://… or sqlite:///PATH, or set"
+                " OVERNIGHT_DATABASE_URL, which is read first"
+            )
+        brain = Path(os.environ.get("OVERNIGHT_BRAIN") or "brain").absolute()
+        tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")
+        return Settings(home, url, brain, tenant)
+
+    def environment(self) -> dict[str, str]:
+        """The same settings for a child process."""
+        return {
+            "OVERNIGHT_HOME": str(self.home),
+            "OVERNIGHT_DATABASE_URL": self.database_url,
+            "OVERNIGHT_BRAIN": str(self.brain),
+            "OVERNIGHT_TENANT": self.tenant_id,
+        }
+
+    @property
+    def ledger_file(self) -> Path | None:
+        """The SQLite file, or None on PostgreSQL."""
+        if self.database_url.startswith(("postgresql://", "postgres://")):
+            return None
+        return Path(self.database_url.removeprefix("sqlite:///"))

@@ -1,0 +1,87 @@
+"""Children hold the read end of a pipe that only the parent can close, so that none outlives a parent that was killed."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+STEADY_S = 10.0
+STOP_WITHIN_S = 10.0
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A process to keep alive. `on_death` is awaited with its exit code before it is started again (negative: a signal)."""
+
+    name: str
+    command: Sequence[str]
+    on_death: Callable[[int], Awaitable[None]] | None = None
+
+
+class ProcessTree:
+    """Starts the children and restarts those that die, with a pause that doubles while they die at once."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._keepers: list[asyncio.Task[None]] = []
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._stopping = False
+
+    async def start(self, child: Child) -> asyncio.subprocess.Process:
+        """Start a child and keep it alive until `stop`; its first process."""
+        process = await self._spawn(child)
+        self._keepers.append(asyncio.create_task(self._keep(child, process)))
+        return process
+
+    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(*child.command, stdin=asyncio.subprocess.PIPE)
+        self._processes[child.name] = process
+        return process
+
+    async def _keep(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            code = await process.wait()
+            if self._stopping:
+                return
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            self._report(f"{child.name} died ({cause}); it is started again")
+            if child.on_death is not None:
+                await child.on_death(code)
+            pause = FIRST_PAUSE_S if time.monotonic() - started > STEADY_S else min(LONGEST_PAUSE_S, pause * 2)
+            await asyncio.sleep(pause)
+            process = await self._spawn(child)
+
+    def pid(self, name: str) -> int | None:
+        process = self._processes.get(name)
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def stop(self) -> None:
+        """SIGTERM to all, in the reverse order of their start; SIGKILL to those that stay."""
+        self._stopping = True
+        alive = [process for process in reversed(self._processes.values()) if process.returncode is None]
+        for process in alive:
+            process.terminate()
+        if alive:
+            _, late = await asyncio.wait([asyncio.create_task(each.wait()) for each in alive], timeout=STOP_WITHIN_S)
+            if late:
+                for process in alive:
+                    if process.returncode is None:
+                        process.kill()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+
+async def stdin_closed() -> None:
+    """Return when the parent's end of our standard input is closed: the parent is gone."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.read(4096):
+        continue
