@@ -1,8 +1,7 @@
-"""The demo: one night in the mailbox of a small shop.
-
-Owns: the corpus of mails and what is right for each, Maildir on disk, the local mail server, the agent's replies.
-Depends on: nothing above it in the house; the standard library's mail code and aiosmtpd.
-Never: sends mail anywhere but to the server it is given, or lets a mail's content decide a header, a path or a recipient.
+"""What: the demo, one night in the mailbox of a small shop.
+Owns: its mails and what is right for each, the Maildir on disk, the local mail server, the replies that are sent.
+Depends on: the standard library's mail code and aiosmtpd; nothing else of Overnight.
+Never: lets a mail decide a header, a path or a recipient, or sends anywhere but to the server it is given.
 """
 
 from .corpus import Category, Expected, demo_expected, demo_mails, make_demo_maildir

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .html_text import html_to_text
+from .html_text import MAX_HTML_CHARS, html_to_text
 
 MAX_MAIL_BYTES: Final = 1_048_576
 MAX_TEXT_CHARS: Final = 20_000
@@ -60,6 +60,17 @@ class IncomingMail(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
 
 
+class _Structure(policy.Compat32):
+    """For the structure of a mail: parses no header by itself, so each can be guarded, and bounds all of them."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:MAX_HEADER_CHARS]  # the library takes quadratic time for the parameters of a long one
+
+
+_STRUCTURE: Final = _Structure()
+
+
 def one_line(text: str, limit: int = MAX_HEADER_CHARS) -> str:
     """The text on a single printable line of at most `limit` characters."""
     return " ".join(_UNPRINTABLE.sub(" ", text).split())[:limit].rstrip()
@@ -79,8 +90,7 @@ def read_mail(key: str, data: bytes) -> IncomingMail:
 
 
 def _read(key: str, data: bytes, problems: list[str]) -> IncomingMail:
-    # compat32 for the structure: it never parses a header by itself, so headers can be bounded and guarded here.
-    message = email.message_from_bytes(data, policy=policy.compat32)
+    message = email.message_from_bytes(data, policy=_STRUCTURE)
     headers = _Headers(message, problems)
     text, attachments = _content(message, problems)
     from_name, from_address = headers.address("from")
@@ -122,7 +132,7 @@ class _Headers:
         for name, value in message.raw_items():
             lower = name.lower()
             if lower not in self._values:
-                self._values[lower] = str(value)[:MAX_HEADER_CHARS]
+                self._values[lower] = str(value)
             elif lower in {"from", "reply-to", "subject", "date", "message-id"}:
                 problems.append(f"{lower.capitalize()}: given more than once, the first one counts")
 
@@ -246,7 +256,12 @@ def _part_text(part: Message, problems: list[str]) -> str:
     if text is None:
         problems.append(f"text is not in its stated charset {one_line(charset, 40)}")
         text = _decode(data, charset)
-    if str(part.get_param("format")).lower() == "flowed" and part.get_content_type() == "text/plain":
+    is_html = part.get_content_type() == "text/html"
+    limit = MAX_HTML_CHARS if is_html else MAX_TEXT_CHARS
+    if len(text) > limit:
+        problems.append(f"text cut after {limit} characters")
+        text = text[:limit]
+    if not is_html and str(part.get_param("format")).lower() == "flowed":
         text = _unflow(text, delete_space=str(part.get_param("delsp")).lower() == "yes")
     return text
 

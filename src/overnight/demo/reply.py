@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -57,8 +58,12 @@ def compose_reply(
             f"the reply to {mail.key!r} has {len(text)} characters; between 1 and {MAX_BODY_CHARS} are sent"
         )
     reply = EmailMessage(policy=SMTP.clone(cte_type="7bit", refold_source="none"))
-    reply["From"] = f'"{one_line(_NOT_IN_NAME.sub(" ", name), 60)}" <{shop}>'
-    reply["Subject"] = f"Re: {_REPLY_MARK.sub('', one_line(mail.subject, 200), count=1) or 'your message'}"
+    shown_name = one_line(_NOT_IN_NAME.sub(" ", name), 60)
+    reply["From"] = f'"{shown_name}" <{shop}>' if shown_name else shop
+    # Written as it is, for the library would decode an encoded word in it again, line breaks and all.
+    subject = f"Re: {_REPLY_MARK.sub('', one_line(mail.subject, 200), count=1) or 'your message'}"
+    charset = "us-ascii" if subject.isascii() and "=?" not in subject else "utf-8"
+    reply.set_raw("Subject", Header(subject, charset, header_name="Subject").encode(linesep="\r\n"))
     reply["Date"] = format_datetime(sent_at.astimezone(UTC))
     # Checked against a strict pattern and written as they are: the library would break long ones into encoded words.
     reply.set_raw("To", mail.sender)
