@@ -6,7 +6,7 @@ import msgspec
 
 from overnight.domain import BadInput, BudgetStopped, Recorded, new_id
 from overnight.ledger import JOB, NewJob, locked_job
-from overnight.reviews import request_review
+from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
 from .commands import StartChild
@@ -153,8 +153,8 @@ class _Request(msgspec.Struct):
     def decide(self, unit: Unit) -> str:
         held = self.execution.job
         job = locked_job(unit, held.job_id, lease_epoch=held.lease_epoch)
-        row = request_review(unit, job, "approval", self.question, self.detail, *self.position, self.print_)
-        return row.review_id
+        boundary = Boundary("approval", self.question[:200], *self.position, self.print_)
+        return request_review(unit, job, "approval", self.question, self.detail, boundary).review_id
 
 
 async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ import msgspec
 from overnight import effects
 from overnight.domain import BadInput, Conflict, ErrorFacts, Event, Recorded
 from overnight.ledger import JOB, locked_job
-from overnight.reviews import request_review
+from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
 from .encoding import decode, encode, fingerprint
@@ -261,11 +261,10 @@ class _Attempt:
         )
         detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.body)}
 
+        boundary = Boundary("effect", self.tool.tool, self.at.path, self.at.ordinal, self.at.fingerprint)
+
         def ask(unit: Unit, job: Any) -> str:
-            row = request_review(
-                unit, job, "quarantine", question, detail, self.at.path, self.at.ordinal, self.at.fingerprint
-            )
-            return row.review_id
+            return request_review(unit, job, "quarantine", question, detail, boundary).review_id
 
         return await self._write_row(ask)
 

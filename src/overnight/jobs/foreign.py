@@ -179,7 +179,7 @@ def _given_again(unit: Unit, job: Any, row: effects.EffectRow) -> None:
 def _quarantine(unit: Unit, job: Any, tool: str, key: str, body: bytes) -> str:
     question = f"Was {tool} done? Its process or its answer was lost, and there is no status check that can tell."
     detail = {"effect_key": key, "tool": tool, "arguments": msgspec.json.decode(body)}
-    return request_review(unit, job, "quarantine", question, detail, "", 0, "").review_id
+    return request_review(unit, job, "quarantine", question, detail, None).review_id
 
 
 def checked(external_id: str, tenant_id: str) -> tuple[str, str]:

@@ -143,7 +143,7 @@ class Decide(msgspec.Struct):
         unit.change(REVIEW, row)
         event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=said.by, attempt=job.attempt)
         event.decision = {"approved": said.approved} | ({"note": said.note} if said.note else {})
-        event.detail = {"review_id": row.review_id, "digest": row.digest}
+        event.detail = {"review_id": row.review_id, "review": row.kind, "digest": row.digest}
         if row.kind == "approval":
             append(unit, job, event, path=row.path, ordinal=row.ordinal)
         else:

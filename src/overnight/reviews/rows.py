@@ -31,6 +31,16 @@ class ReviewRow(msgspec.Struct):
     decided_at: int | None
 
 
+class Boundary(msgspec.Struct, frozen=True):
+    """The place in job code that waits for the decision; foreign runtimes have none."""
+
+    kind: str
+    name: str
+    path: str
+    ordinal: int
+    fingerprint: str
+
+
 def _review_key(row: ReviewRow) -> str:
     return row.review_id
 
@@ -46,9 +56,15 @@ REVIEW: Table[ReviewRow] = Table(
 
 
 def request_review(
-    unit: Unit, job: JobRow, kind: str, question: str, detail: dict[str, Any], path: str, ordinal: int, fingerprint: str
+    unit: Unit,
+    job: JobRow,
+    kind: str,
+    question: str,
+    detail: dict[str, Any],
+    boundary: Boundary | None,
 ) -> ReviewRow:
-    """Ask a person; the job's history says so."""
+    """Ask a person; the job's history says so, at the boundary that waits for the answer."""
+    path, ordinal = (boundary.path, boundary.ordinal) if boundary is not None else ("", 0)
     text = msgspec.json.encode(detail).decode()
     digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
     row = ReviewRow(
@@ -68,9 +84,13 @@ def request_review(
         None,
     )
     unit.insert(REVIEW, row)
-    event = Event("review_requested", kind=kind, name=question[:200], attempt=job.attempt)
-    event.detail = {"review_id": row.review_id, "digest": digest}
-    append(unit, job, event, content=text.encode(), path=path, ordinal=ordinal, fingerprint=fingerprint)
+    event = Event("review_requested", attempt=job.attempt)
+    event.detail = {"review_id": row.review_id, "review": kind, "question": question[:200], "digest": digest}
+    if boundary is None:
+        append(unit, job, event, content=text.encode())
+    else:
+        event.kind, event.name = boundary.kind, boundary.name
+        append(unit, job, event, content=text.encode(), path=path, ordinal=ordinal, fingerprint=boundary.fingerprint)
     return row
 
 
