@@ -4,6 +4,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
+from typing import NamedTuple
 
 import pytest
 from genai_prices import Usage as TheirUsage
@@ -14,14 +15,14 @@ from genai_prices.types import Tier, TieredPrices, TimeOfDateConstraint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.gateway.prices import UNLIMITED_TOKENS, ModelPrice, Price, PriceBook, UnknownPrice
+from overnight.gateway.prices import UNLIMITED_TOKENS, ModelPrice, PriceBook, UnknownPrice
 from overnight.gateway.usage import Usage, anthropic_usage, estimated_usage, openai_usage
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
-def book(now=NOW, **overrides):
-    return PriceBook(overrides, clock=now.timestamp)
+def book():
+    return PriceBook(clock=NOW.timestamp)
 
 
 def exactly(micro_dollars):
@@ -118,33 +119,26 @@ def test_unknown_models_are_refused_shortly(model, provider):
         assert len(str(caught.value)) < 1000
 
 
+class Own(NamedTuple):
+    input_microusd_per_mtok: int
+    cached_input_microusd_per_mtok: int
+    output_microusd_per_mtok: int
+
+
 def test_own_prices_come_first():
-    mine = Price(
-        input_usd_per_mtok=Decimal("0.5"), output_usd_per_mtok=Decimal(2), max_output_tokens=100, context_window=4096
-    )
-    azure = Price(input_usd_per_mtok=Decimal(3), output_usd_per_mtok=Decimal(0), usd_per_request=Decimal("0.01"))
-    prices = PriceBook({"gpt-5.4-mini": mine, "azure/gpt-5.4-mini": azure, "local": azure})
-    found = prices.price("gpt-5.4-mini", "openai")
-    assert (found.source, found.max_output_tokens, found.context_window) == ("own/gpt-5.4-mini", 100, 4096)
-    assert found.cost_microusd(3, 2, 1) == 4  # 1.5 + 2, rounded up
-    assert prices.price("gpt-5.4-mini", "azure").cost_microusd(1, 0, 1000) == 10_003
-    assert prices.price("local").source == "own/local"
+    mine, azure = Own(500_000, 250_000, 2_000_000), Own(3_000_000, 3_000_000, 0)
+    prices = PriceBook({"gpt-5.4-mini": mine, "azure/gpt-5.4-mini": azure, "local": Own(1, 1, 1)})
+    assert prices.price("gpt-5.4-mini", "openai").source == "own/gpt-5.4-mini"
+    assert prices.price("gpt-5.4-mini", "openai").cost_microusd(3, 2, 1) == 3
+    assert prices.price("gpt-5.4-mini", "azure").cost_microusd(1, 0, 1000) == 3
+    assert prices.price("local").cost_microusd(1, 0, 0) == 1
+    assert prices.price("local").cost_microusd(500_000, 0, 500_001) == 2
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("input_usd_per_mtok", Decimal(-1)),
-        ("output_usd_per_mtok", Decimal("NaN")),
-        ("cached_usd_per_mtok", Decimal("Infinity")),
-        ("usd_per_request", Decimal(10**9)),
-        ("max_output_tokens", 0),
-        ("context_window", -1),
-    ],
-)
-def test_a_price_that_is_none_is_refused_by_name(field, value):
-    with pytest.raises(ValueError, match=field):
-        Price(**{"input_usd_per_mtok": Decimal(1), "output_usd_per_mtok": Decimal(1), field: value})
+@pytest.mark.parametrize("negative", [Own(-1, 0, 0), Own(0, -1, 0), Own(0, 0, -1)])
+def test_a_negative_price_is_refused_by_name(negative):
+    with pytest.raises(ValueError, match="the price of 'gpt-5'"):
+        PriceBook({"gpt-5": negative})
 
 
 def test_the_price_data_is_not_imported_before_it_is_needed():

@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider, TieredPrices
 
-    from overnight.gateway.usage import Usage
+    from .usage import Usage
 
     Prices = Mapping[str, Decimal | TieredPrices]
 
@@ -45,38 +43,15 @@ class UnknownPrice(LookupError):
         )
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A price of one's own, in US dollars per million tokens. Raises ValueError for what is no price.
+class Price(Protocol):
+    """A price of one's own: micro-dollars per million tokens. Cache writes cost what input does, speech what text does."""
 
-    A missing cached or cache write price means the input price. ``max_output_tokens`` and ``context_window`` are in tokens.
-    """
-
-    input_usd_per_mtok: Decimal
-    output_usd_per_mtok: Decimal
-    cached_usd_per_mtok: Decimal | None = None
-    cache_write_usd_per_mtok: Decimal | None = None
-    usd_per_request: Decimal = Decimal(0)
-    max_output_tokens: int | None = None
-    context_window: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, Decimal) and not (value.is_finite() and 0 <= value <= 1_000_000):
-                raise ValueError(f"{name} must be between 0 and 1000000 dollars, not {value}")
-            if isinstance(value, int) and not 0 < value <= UNLIMITED_TOKENS:
-                raise ValueError(f"{name} must be a positive number of tokens, not {value}")
-
-    def as_data(self) -> dict[str, Decimal]:
-        """The same in the price data's own words."""
-        prices = {
-            "input_mtok": self.input_usd_per_mtok,
-            "output_mtok": self.output_usd_per_mtok,
-            "cache_read_mtok": self.cached_usd_per_mtok,
-            "cache_write_mtok": self.cache_write_usd_per_mtok,
-            "requests_kcount": self.usd_per_request * 1000,
-        }
-        return {key: value for key, value in prices.items() if value is not None}
+    @property
+    def input_microusd_per_mtok(self) -> int: ...
+    @property
+    def cached_input_microusd_per_mtok(self) -> int: ...
+    @property
+    def output_microusd_per_mtok(self) -> int: ...
 
 
 class _Rates(NamedTuple):
@@ -97,21 +72,11 @@ class _Rates(NamedTuple):
 class ModelPrice:
     """The price of one model now; good until ``valid_until`` (Unix seconds).
 
-    ``source``: whose price it is (``openai/gpt-5.4-mini``, or ``own/…``). ``context_window``, ``max_output_tokens``: in
-    tokens, None if the data does not say.
+    ``source``: whose price it is (``openai/gpt-5.4-mini``, or ``own/…``). ``context_window``: in tokens, None if the data does
+    not say (what a model can put out at most, it never says).
     """
 
-    __slots__ = (
-        "_fee",
-        "_flat",
-        "_highest_fee",
-        "_scale",
-        "_tiers",
-        "context_window",
-        "max_output_tokens",
-        "source",
-        "valid_until",
-    )
+    __slots__ = ("_fee", "_flat", "_highest_fee", "_scale", "_tiers", "context_window", "source", "valid_until")
 
     def __init__(
         self,
@@ -119,12 +84,10 @@ class ModelPrice:
         windows: list[Prices],
         *,
         context_window: int | None = None,
-        max_output_tokens: int | None = None,
         valid_until: float = float("inf"),
     ) -> None:
         """``windows``: the prices of now, then those that may come into force before a call that starts now has ended."""
-        self.source, self.valid_until = source, valid_until
-        self.context_window, self.max_output_tokens = context_window, max_output_tokens
+        self.source, self.context_window, self.valid_until = source, context_window, valid_until
         numbers = [number for prices in windows for price in prices.values() for _, number in _steps(price)]
         self._scale = 10 ** max(map(_fraction_digits, numbers))
         fees = [1000 * self._units(_at(prices.get("requests_kcount", Decimal(0)), 0)) for prices in windows]
@@ -229,6 +192,19 @@ class ModelPrice:
         )
 
 
+def _own_price(name: str, price: Price) -> ModelPrice:
+    per_mtok = {
+        "input_mtok": price.input_microusd_per_mtok,
+        "cache_read_mtok": price.cached_input_microusd_per_mtok,
+        "output_mtok": price.output_microusd_per_mtok,
+    }
+    if min(per_mtok.values()) < 0:
+        raise ValueError(
+            f"the price of {name[:_MAX_NAME]!r} is negative; state it in dollars per million tokens, 0 or more"
+        )
+    return ModelPrice(f"own/{name}", [{key: Decimal(rate).scaleb(-6) for key, rate in per_mtok.items()}])
+
+
 def _steps(price: Decimal | TieredPrices) -> list[tuple[int, Decimal]]:
     """``(start, price)`` rising: the price above ``start`` input tokens."""
     if isinstance(price, Decimal):
@@ -248,12 +224,13 @@ def _fraction_digits(price: Decimal) -> int:
 class PriceBook:
     """Prices by model name: one's own first, then the data of ``genai-prices``.
 
-    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), exactly as they are called.
+    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), exactly as they are called;
+    a negative price is a ValueError.
     ``clock`` gives Unix seconds: prices change by date, and at some providers by the hour.
     """
 
     def __init__(self, overrides: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self._overrides = dict(overrides or {})
+        self._own = {name: _own_price(name, price) for name, price in (overrides or {}).items()}
         self._clock = clock
         # Model names come from outside, so both are bounded.
         self._known: dict[tuple[str, str | None, Context], ModelPrice] = {}
@@ -269,7 +246,7 @@ class PriceBook:
         found = self._known.get(key)
         if found is not None and self._clock() < found.valid_until:
             return found
-        found = self._own(model, provider_hint)
+        found = self._own.get(f"{provider_hint}/{model}") or self._own.get(model)
         if (
             found is None
             and key not in self._unknown
@@ -292,17 +269,6 @@ class PriceBook:
     def load(self) -> None:
         """Import the price data now rather than at the first look-up (about 0.2 s)."""
         import genai_prices.data  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
-    def _own(self, model: str, provider: str | None) -> ModelPrice | None:
-        for name in (f"{provider}/{model}", model):
-            if (own := self._overrides.get(name)) is not None:
-                return ModelPrice(
-                    f"own/{name}",
-                    [own.as_data()],
-                    context_window=own.context_window,
-                    max_output_tokens=own.max_output_tokens,
-                )
-        return None
 
     def _listed(self, model: str, provider_hint: str | None, context: Context) -> ModelPrice | None:
         for provider, info in _matches(model.lower().strip(), provider_hint):

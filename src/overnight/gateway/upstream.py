@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from overnight.gateway.connection import (
+from .connection import (
     AnswerLost,
     BodyCut,
     Connection,
