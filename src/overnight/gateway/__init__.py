@@ -1,5 +1,13 @@
-"""What: model calls, from wire format to answer.
-Owns: upstream connections, prices, failure classes.
-Depends on: domain.
-Never: hands on an answer that is not recorded.
+"""What: model calls, from wire format to answer: attribute, route, admit, call, retry, fall back, settle, record.
+Owns: no table; upstream connections, prices, failure classes, the events of the model boundary.
+Depends on: budgets, ledger, store, domain. The routing is handed in.
+Never: hands on an answer that is not recorded, or calls a provider without a reservation.
 """
+
+from .calling import Gateway
+from .port import JobCalls
+from .prices import PriceBook, UnknownPrice
+from .refusals import Answer, fault, refusal
+from .routes import Routing, Unavailable
+
+__all__ = ["Answer", "Gateway", "JobCalls", "PriceBook", "Routing", "Unavailable", "UnknownPrice", "fault", "refusal"]

@@ -1,0 +1,215 @@
+"""The gateway: one path for all model calls, whoever makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from overnight.budgets import BUDGET_SQL
+from overnight.domain import Attribution, BadInput, StoreUnavailable, new_id
+from overnight.ledger import JobRow, KnownContent, Ledger
+from overnight.store import Store
+
+from .commands import Lose, Outcome
+from .flight import Flight
+from .identity import Subject, with_metadata
+from .prices import PriceBook
+from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
+from .request import ChatRequest, read_request
+from .routes import Decision, Routing, Targets
+from .waiting import Lines
+
+log = logging.getLogger("overnight.gateway")
+MOST_KNOWN_JOBS = 50_000
+SWEEP_EVERY_S = 1.0
+
+
+class Gateway:
+    """Model calls of this process. `start` it before the first call and `close` it after the last.
+
+    `owner` names this process in its reservations: `settle_owner` settles them should it die. `environment` holds the
+    providers' keys (the process' own by default).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        routing: Routing,
+        prices: PriceBook,
+        *,
+        offline_base_url: str | None = None,
+        owner: str | None = None,
+        brain_version: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.store, self.routing, self.prices = store, routing, prices
+        self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
+        self.brain_version = brain_version
+        self.targets = Targets(routing, prices, environment, offline_base_url)
+        self.ledger = Ledger(store)
+        self.known_content = KnownContent()
+        self.lines = Lines()
+        self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the price data and begin to settle what was lost."""
+        await asyncio.to_thread(self.prices.load)
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Calls under way fail; what they have reserved is settled as lost later."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+        await self.targets.close()
+
+    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def chat(self, body: bytes, who: Attribution) -> Answer:
+        """A chat completion for a foreign runtime; the answer with its headers, the last failure included.
+
+        Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
+        """
+        request = self.read(body)
+        who = with_metadata(who, request.metadata)
+        decision = self.decide(request.model, who.task_id)
+        subject = await self.subject(who, request)
+        flight = Flight(self, subject, request, decision)
+        await flight.run()
+        return answer_of(flight)
+
+    def read(self, body: bytes) -> ChatRequest:
+        most = self.routing.limits.max_body_bytes
+        if len(body) > most:
+            raise BodyTooLarge(f"the body has {len(body):,} bytes; the most is {most:,} (limits.max_body_bytes)")
+        return read_request(body)
+
+    def decide(self, model: str, task: str | None) -> Decision:
+        try:
+            return self.routing.decide(model, task)
+        except LookupError as error:
+            raise UnknownModelAsked(str(error)) from None
+
+    async def subject(self, who: Attribution, request: ChatRequest) -> Subject:
+        """Whose call this is: the job named, the session, or a job of its own."""
+        external_id, job_id = who.external_id, who.job_id
+        if job_id is None and external_id is None and who.session_id is not None:
+            external_id = f"session:{who.session_id}"
+        name = job_id or external_id
+        kin = self._kin.get((who.tenant_id, name)) if name is not None else None
+        if kin is None and job_id is not None:
+            kin = self._remember((who.tenant_id, job_id), await self._ancestors(job_id, who.tenant_id))
+        fresh = new_id("job") if kin is None else kin[-1]
+        return Subject(
+            who,
+            fresh,
+            kin or (fresh,),
+            kin is not None,
+            label=who.task_id or request.model or "default",
+            external_id=external_id,
+            unattributed=name is None,
+            brain_version=self.brain_version,
+            attempt=who.attempt or 1,
+            fingerprint=request.fingerprint(who.task_id),
+        )
+
+    async def find_kin(self, subject: Subject, job_id: str) -> None:
+        """The job exists and has a parent: its budgets are its ancestors' too."""
+        kin = await self._ancestors(job_id, subject.who.tenant_id)
+        subject.job_id, subject.ancestors, subject.known = job_id, kin, True
+
+    def learn(self, subject: Subject, outcome: Outcome) -> None:
+        """Keep what an admission found out: immutable facts only."""
+        subject.attempt = outcome.attempt
+        if not subject.known:
+            if outcome.job_id != subject.job_id:
+                subject.job_id, subject.ancestors = outcome.job_id, (outcome.job_id,)
+            subject.known = True
+            if subject.external_id is not None:
+                self._remember((subject.who.tenant_id, subject.external_id), subject.ancestors)
+
+    def _remember(self, key: tuple[str, str], kin: tuple[str, ...]) -> tuple[str, ...]:
+        self._kin[key] = kin
+        if len(self._kin) > MOST_KNOWN_JOBS:
+            self._kin.popitem(last=False)
+        return kin
+
+    async def ancestors(self, job: JobRow) -> tuple[str, ...]:
+        """The job's ancestors and itself, root first."""
+        if job.parent_job_id is None:
+            return (job.job_id,)
+        if job.parent_job_id == job.root_job_id:
+            return (job.root_job_id, job.job_id)
+        key = (job.tenant_id, job.job_id)
+        return self._kin.get(key) or self._remember(key, await self._ancestors(job.job_id, job.tenant_id))
+
+    async def _ancestors(self, job_id: str, tenant_id: str) -> tuple[str, ...]:
+        job = await self.ledger.job(job_id, tenant_id)
+        found = [job.job_id]
+        while job.parent_job_id is not None:
+            job = await self.ledger.job(job.parent_job_id, tenant_id)
+            found.append(job.job_id)
+        return tuple(reversed(found))
+
+    # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle_lost(self, job: JobRow) -> int:
+        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
+        rows = await self.store.read(BUDGET_SQL["list_reservations"], values)
+        return await self._lose([tuple(row) for row in rows], "its worker was lost while the call was in flight")
+
+    async def settle_owner(self, owner: str) -> int:
+        """Settle what a process that is known to be dead left in flight; how many calls there were."""
+        count = 0
+        while rows := await self.store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner}):
+            count += await self._lose([tuple(row) for row in rows], "its gateway died while the call was in flight")
+        return count
+
+    async def _lose(self, calls: list[tuple[str, ...]], why: str) -> int:
+        lost = await asyncio.gather(*(self.store.commit(Lose(call_id, job_id, why)) for call_id, job_id in calls))
+        self.lines.settled(job_id for _, job_id in calls)
+        return sum(lost)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            try:
+                rows = await self.store.read(BUDGET_SQL["list_expired_reservations"], {"now": self.store.clock()})
+                await self._lose([tuple(row) for row in rows], "nothing was heard of it until its reservation expired")
+            except StoreUnavailable as error:
+                log.warning("expired reservations could not be settled, trying again: %s", error)
+
+
+def answer_of(flight: Flight) -> Answer:
+    """The HTTP answer of a call that has ended."""
+    target, reply = flight.target, flight.reply
+    if reply is not None:
+        answer = Answer(200, [JSON], reply.body)
+    elif flight.failure is not None:
+        where = f"{target.provider} {target.model}"
+        answer = failed(flight.failure, where, flight.tries, flight.failure_body)
+    else:
+        raise BadInput("the call has no end yet")
+    answer.headers += call_headers(flight)
+    return answer
+
+
+def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
+    """What every answer says about its call."""
+    call_id = flight.call_id.encode()
+    request_id = flight.reply.request_id if flight.reply else None
+    headers = [
+        (b"x-job-id", flight.subject.job_id.encode()),
+        (b"x-overnight-call-id", call_id),
+        (b"x-overnight-model", flight.target.model.encode()),
+        (b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)),
+        (b"x-request-id", request_id or call_id),
+    ]
+    if flight.fell_back:
+        headers.append((b"x-overnight-fallback", flight.target.model.encode()))
+    return headers

@@ -1,0 +1,370 @@
+"""The transactions of a model call: admit (with the settlement of the failed try before it), settle, lose.
+
+A reservation is part of `model_called`, its settlement part of `model_succeeded`, `model_failed` or `model_lost`: these
+events carry the money, so there are no separate rows for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.budgets import (
+    BUDGET,
+    RESERVATION,
+    Call,
+    Granted,
+    Limit,
+    ReservationRow,
+    Wait,
+    reserve,
+    settle,
+)
+from overnight.domain import (
+    FINISHED,
+    BudgetStopped,
+    Conflict,
+    ErrorFacts,
+    Event,
+    Fenced,
+    NotFound,
+    Recorded,
+    micro_to_usd,
+)
+from overnight.ledger import (
+    EXTERNAL,
+    JOB,
+    LARGEST_CONTENT,
+    JobRow,
+    KnownContent,
+    NewJob,
+    append,
+    count_usage,
+    locked_job,
+    open_job,
+    store_blob,
+    store_chain,
+)
+from overnight.store import Unit
+
+from .identity import Place, Subject
+from .request import ChatRequest
+from .routes import Budgets
+
+Locks = list[tuple[Any, Any]]
+Tokens = tuple[int, int, int]
+"""Input, cached and output tokens."""
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """One try: its id, what it may cost, and until when it is waited for (microseconds)."""
+
+    call_id: str
+    owner: str
+    expires_at: int
+    demand: Any
+    called: Event
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` what it is settled at."""
+
+    call_id: str
+    event: Event
+    model: str
+    tokens: Tokens
+    cost_microusd: int
+    content: bytes | None = None
+
+
+class Outcome(msgspec.Struct):
+    """What an admission came to: exactly one of the fields after `attempt` is set, besides `kin` and `serial`."""
+
+    job_id: str
+    attempt: int = 1
+    lease_epoch: int = 0
+    granted: Granted | None = None
+    wait: Wait | None = None
+    stopped: BudgetStopped | None = None
+    answer: Recorded | None = None
+    kin: bool = False
+    """Ask again with the job's ancestors."""
+
+
+class Admit(msgspec.Struct):
+    """Reserve for a try and write `model_called`; make, reopen or re-announce the job where that is due.
+
+    With `after`, the failed try before it is settled in the same transaction, whatever comes of the new one.
+    """
+
+    subject: Subject
+    request: ChatRequest
+    limits: Budgets
+    known: KnownContent
+    reservation: Reservation
+    after: Spent | None = None
+    moved: Event | None = None
+
+    def locks(self) -> Locks:
+        subject = self.subject
+        who = subject.who
+        found: Locks = []
+        if subject.external_id is not None and not subject.known:
+            found.append((EXTERNAL, (who.tenant_id, subject.external_id)))
+        found.append((JOB, subject.job_id))
+        found += [(BUDGET, (who.tenant_id, "job", each)) for each in subject.ancestors]
+        if self.after is not None:
+            found.append((RESERVATION, self.after.call_id))
+        return found
+
+    def decide(self, unit: Unit) -> Outcome:
+        subject = self.subject
+        held, is_new = find_job(unit, subject)
+        if held.parent_job_id is not None and subject.ancestors[-1] != held.job_id:
+            return Outcome(held.job_id, kin=True)
+        scopes = subject.ancestors if held.job_id == subject.job_id else (held.job_id,)
+        unit.lock((BUDGET, (held.tenant_id, "job", scope)) for scope in scopes)
+        check_open(held, subject)
+        if not is_new and held.state in FINISHED:
+            reopen(unit, held)
+        if self.after is not None:
+            write_spent(unit, held, self.after, subject)
+        if self.moved is not None:
+            append(unit, held, self.moved)
+        return self._reserve(unit, held, scopes)
+
+    def _reserve(self, unit: Unit, job: JobRow, scopes: tuple[str, ...]) -> Outcome:
+        limits = [
+            Limit("job", scope, self.limits.max_cost_per_job_microusd, self.limits.max_llm_calls_per_job)
+            for scope in scopes
+        ]
+        mine, who = self.reservation, self.subject.who
+        estimate = Estimate(mine.called.model or "", mine.called.provider or "", mine.called.route or "", who.agent_id)
+        call = Call(
+            mine.call_id,
+            job.tenant_id,
+            job.job_id,
+            mine.owner,
+            mine.expires_at,
+            _encode(estimate).decode(),
+            job.lease_epoch,
+        )
+        try:
+            granted = reserve(unit, call, limits, mine.demand)
+        except BudgetStopped as stop:
+            self._write_stop(unit, job, stop)
+            return Outcome(job.job_id, job.attempt, stopped=stop)
+        if isinstance(granted, Wait):
+            return Outcome(job.job_id, job.attempt, wait=granted)
+        self._write_called(unit, job, granted)
+        return Outcome(job.job_id, job.attempt, job.lease_epoch, granted)
+
+    def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> None:
+        request, event = self.request, msgspec.structs.replace(self.reservation.called)
+        event.attempt = job.attempt
+        detail: dict[str, Any] = dict(event.detail or {})
+        detail["reserved_microusd"], detail["max_output_tokens"] = granted.amount_microusd, granted.tokens
+        if granted.lowered:
+            detail["lowered"] = True
+        event.input_ref = store_chain(unit, job.tenant_id, request.links, self.known) or None
+        if request.tools is not None:
+            detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools)
+        event.detail = detail
+        content = request.params if len(request.params) <= LARGEST_CONTENT else None
+        if content is None:
+            detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
+        _append_at(unit, job, event, content, self.subject.place)
+
+    def _write_stop(self, unit: Unit, job: JobRow, stop: BudgetStopped) -> None:
+        event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
+        event.attempt = job.attempt
+        money = stop.limit.endswith("_usd")
+        event.decision = {
+            "why": str(stop),
+            "scope": stop.scope,
+            "limit": stop.limit,
+            "spent_usd" if money else "spent_calls": micro_to_usd(stop.spent) if money else stop.spent,
+            "allowed_usd" if money else "allowed_calls": micro_to_usd(stop.allowed) if money else stop.allowed,
+        }
+        append(unit, job, event)
+        close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
+
+
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What to write of a call should it be lost."""
+
+    model: str
+    provider: str
+    route: str
+    agent_id: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_estimate = msgspec.json.Decoder(Estimate).decode
+
+
+def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
+    """The locked job of a call, made where it is the first, and whether it was. Raises NotFound."""
+    who = subject.who
+    job_id = subject.job_id
+    if subject.external_id is not None and not subject.known:
+        mapped = unit.get(EXTERNAL, (who.tenant_id, subject.external_id))
+        if mapped is not None:
+            job_id = mapped.job_id
+            unit.lock([(JOB, job_id)])
+    job = unit.get(JOB, job_id)
+    if job is not None and job.tenant_id == who.tenant_id:
+        return job, False
+    if subject.known or job is not None:
+        raise NotFound(f"{job_id}: no such job for this tenant")
+    if (who.attempt or 1) != 1:
+        raise Conflict(f"x-job-attempt: attempt {who.attempt} skips ahead, this job has made no call yet; begin with 1")
+    new = NewJob(
+        job_id,
+        who.tenant_id,
+        "foreign",
+        who.workflow or who.agent_id or "foreign job",
+        external_id=subject.external_id,
+        agent_id=who.agent_id,
+        workflow=who.workflow,
+        session_id=who.session_id,
+        brain_version=subject.brain_version,
+        state="running",
+        unattributed=subject.unattributed,
+        actor=who.actor,
+    )
+    return open_job(unit, new)
+
+
+def check_open(job: JobRow, subject: Subject) -> None:
+    """May this caller go on with the job? Raises Fenced or Conflict."""
+    place, wanted = subject.place, subject.who.attempt
+    if place is not None:
+        if job.lease_epoch != place.lease_epoch or job.state in FINISHED:
+            raise Fenced(f"{job.job_id} is at lease epoch {job.lease_epoch} ({job.state}): this worker must stop")
+        return
+    if job.state == "cancelled":
+        raise Conflict(f"{job.job_id} was cancelled; start another job, under another x-job-id")
+    if job.runtime != "foreign" and job.state in FINISHED:
+        raise Conflict(
+            f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
+        )
+    if wanted is not None and wanted < job.attempt:
+        raise Fenced(f"attempt {wanted} of {job.job_id} is over: attempt {job.attempt} has begun")
+
+
+def reopen(unit: Unit, job: JobRow) -> None:
+    """A foreign job that was over goes on."""
+    was = job.state
+    job.state, job.finished_at, job.result, job.error = "running", None, None, None
+    unit.change(JOB, job)
+    append(unit, job, Event("started", attempt=job.attempt, decision={"why": f"reopened: it had {was}"}))
+
+
+def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:
+    """A job that was made for one call ends with it."""
+    if not job.unattributed or job.state in FINISHED:
+        return
+    job.state, job.finished_at = ("failed" if error else "succeeded"), unit.now
+    job.error = _encode(error).decode() if error else None
+    unit.change(JOB, job)
+    event = Event("failed" if error else "completed", attempt=job.attempt, error=error)
+    event.decision = {"why": "unattributed: a job for one call"}
+    append(unit, job, event)
+
+
+def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
+    """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
+
+    A try that was settled as lost meanwhile is recorded at no further cost.
+    """
+    event = msgspec.structs.replace(spent.event)
+    cost = spent.cost_microusd
+    try:
+        settle(unit, spent.call_id, cost)
+    except Conflict:
+        cost = 0
+        event.detail = {**(event.detail or {}), "settled": "as lost, before this was known"}
+    event.cost_microusd = cost
+    event.attempt = job.attempt if place else (subject.attempt or job.attempt)
+    content = spent.content
+    if content is not None and len(content) > LARGEST_CONTENT:
+        event.output_ref, content = store_blob(unit, job.tenant_id, content), None
+    fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
+    if event.event == "model_succeeded" or cost:
+        count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost)
+    return _append_at(unit, job, event, content, place, fingerprint)
+
+
+def _append_at(
+    unit: Unit, job: JobRow, event: Event, content: bytes | None, place: Place | None, fingerprint: str | None = None
+) -> Recorded:
+    path, ordinal = (place.path, place.ordinal) if place else (None, None)
+    fingerprint = place.fingerprint if place else fingerprint
+    seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
+    return Recorded(
+        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
+    )
+
+
+class Settle(msgspec.Struct):
+    """The end of a call: its answer, or its last failure. Raises nothing for a fenced caller: what was paid is written
+    all the same, but it answers nothing; `Ended.fenced` says so."""
+
+    subject: Subject
+    spent: Spent
+
+    def locks(self) -> Locks:
+        subject = self.subject
+        return [
+            (JOB, subject.job_id),
+            *((BUDGET, (subject.who.tenant_id, "job", each)) for each in subject.ancestors),
+            (RESERVATION, self.spent.call_id),
+        ]
+
+    def decide(self, unit: Unit) -> Ended:
+        subject, place = self.subject, self.subject.place
+        job = locked_job(unit, subject.job_id)
+        if place is not None:
+            fenced = job.lease_epoch != place.lease_epoch or job.state in FINISHED
+        else:
+            fenced = job.attempt > subject.attempt
+        recorded = write_spent(unit, job, self.spent, subject, place=None if fenced else place)
+        close_unattributed(unit, job, self.spent.event.error)
+        return Ended(recorded, fenced)
+
+
+class Ended(msgspec.Struct):
+    """The recorded end of a call. `fenced`: a newer attempt or lease has begun meanwhile."""
+
+    recorded: Recorded
+    fenced: bool
+
+
+class Lose(msgspec.Struct):
+    """Nobody will hear of this call again: its whole reservation counts as spent. The outcome tells whether it still was open."""
+
+    call_id: str
+    job_id: str
+    why: str
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id), (RESERVATION, self.call_id)]
+
+    def decide(self, unit: Unit) -> bool:
+        row: ReservationRow | None = unit.get(RESERVATION, self.call_id)
+        if row is None:
+            return False
+        estimate = _decode_estimate(row.estimate)
+        job = locked_job(unit, self.job_id)
+        cost = settle(unit, self.call_id, None)
+        event = Event("model_lost", attempt=job.attempt, call_id=self.call_id, cost_microusd=cost, kind="model")
+        event.model, event.provider, event.route = estimate.model, estimate.provider, estimate.route
+        event.agent_id = estimate.agent_id
+        event.decision = {"why": self.why}
+        event.detail = {"estimated": True}
+        append(unit, job, event)
+        count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), cost)
+        close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))
+        return True

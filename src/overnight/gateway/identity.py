@@ -1,0 +1,78 @@
+"""Whose call it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import Attribution, BadInput, check_identifier
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where in a job's code a call stands, and the lease it is made under."""
+
+    path: str
+    ordinal: int
+    fingerprint: str
+    lease_epoch: int
+
+
+class Subject(msgspec.Struct):
+    """The job a call belongs to. `job_id` is the one to be made where `known` is false.
+
+    `ancestors` are the jobs whose budgets it draws on: root first, the job itself last. `attempt` is set on admission.
+    `label` names the call in its events.
+    `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
+    """
+
+    who: Attribution
+    job_id: str
+    ancestors: tuple[str, ...]
+    known: bool
+    label: str
+    external_id: str | None = None
+    unattributed: bool = False
+    brain_version: str | None = None
+    attempt: int = 1
+    place: Place | None = None
+    fingerprint: str | None = None
+
+
+_METADATA = {
+    "agent_name": "agent_id",
+    "session_id": "session_id",
+    "task": "task_id",
+    "step": "step",
+    "workflow": "workflow",
+}
+
+
+def named_job(value: str, place: str) -> tuple[str | None, str | None]:
+    """(our job id, an id from outside) of what a caller calls its job."""
+    check_identifier(value, place)
+    ours = len(value) == 36 and value.startswith("job_")
+    return (value, None) if ours else (None, value)
+
+
+def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
+    """The body's `metadata` stands in for headers that were not sent. Other names and values in it are the client's own."""
+    if not metadata:
+        return who
+    found: dict[str, Any] = {}
+    for name, field in _METADATA.items():
+        value = metadata.get(name)
+        if isinstance(value, str) and getattr(who, field) is None:
+            found[field] = check_identifier(value, f"metadata.{name}")
+    job = metadata.get("job_id")
+    if isinstance(job, str) and who.job_id is None and who.external_id is None:
+        found["job_id"], found["external_id"] = named_job(job, "metadata.job_id")
+    attempt = metadata.get("job_attempt")
+    if attempt is not None and who.attempt is None:
+        if not str(attempt).isdecimal() or not 1 <= int(attempt) <= MOST_ATTEMPTS:
+            raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MOST_ATTEMPTS}")
+        found["attempt"] = int(attempt)
+    return msgspec.structs.replace(who, **found) if found else who
+
+
+MOST_ATTEMPTS = 1_000_000

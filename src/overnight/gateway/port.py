@@ -1,0 +1,77 @@
+"""Model calls of job code in this process: the same path as over HTTP, answered at a position of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from overnight.domain import Attribution, BadInput, Recorded
+from overnight.ledger import JobRow
+
+from .calling import Gateway
+from .flight import Flight
+from .identity import Place, Subject
+
+_encode = msgspec.json.Encoder().encode
+
+
+class JobRequest(Protocol):
+    """What job code asks: a chat-completions body, its task, and where it stands in the job."""
+
+    @property
+    def body(self) -> Mapping[str, Any]: ...
+    @property
+    def job(self) -> JobRow: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def step(self) -> str | None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def ordinal(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class JobCalls:
+    """The gateway as job code sees it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def call(self, request: JobRequest) -> Recorded:
+        """The durable answer: a `model_succeeded` or, when every target failed, `model_failed` event at that position.
+
+        Raises BudgetStopped when a hard stop blocks the call, Fenced when another worker has the job, BadInput for a
+        body that no provider could take.
+        """
+        gateway, job = self._gateway, request.job
+        try:
+            body = _encode(request.body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadInput(f"chat(): {error}. Messages and parameters must be JSON") from None
+        asked = gateway.read(body)
+        decision = gateway.decide(asked.model, request.task)
+        who = Attribution(
+            job.tenant_id,
+            job.job_id,
+            agent_id=job.agent_id,
+            session_id=job.session_id,
+            task_id=request.task,
+            step=request.step,
+            workflow=job.workflow,
+        )
+        # The label that the job's history is compared by: "auto" is what no model and no task become.
+        label = request.task or (asked.model if asked.model != "auto" else "default")
+        place = Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch)
+        kin = await gateway.ancestors(job)
+        subject = Subject(who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place)
+        ended = await Flight(gateway, subject, asked, decision).run()
+        return ended.recorded
+
+    async def settle_lost(self, job: JobRow) -> int:
+        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        return await self._gateway.settle_lost(job)

@@ -1,0 +1,113 @@
+"""Answers that are no model's answer, in the shape of the wire format spoken: `{"error": {message, type, param, code}}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from overnight.domain import (
+    BadInput,
+    BudgetStopped,
+    Conflict,
+    Fenced,
+    NotFound,
+    OvernightError,
+    StoreUnavailable,
+)
+
+from .failures import ErrorClass, Failure
+from .request import InvalidBody
+from .routes import Unavailable
+
+Headers = list[tuple[bytes, bytes]]
+NO_RETRY = (b"x-should-retry", b"false")
+JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.Encoder().encode
+
+
+class Answer(msgspec.Struct):
+    """What goes back to the client. Header names are lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class UnknownModelAsked(BadInput):
+    """The model asked for is not known to the brain."""
+
+
+class BodyTooLarge(BadInput):
+    """The body is over `limits.max_body_bytes`."""
+
+
+class WaitedTooLong(OvernightError):
+    """Outstanding calls held the rest of a budget until this call's deadline."""
+
+
+def error_body(message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
+    return _encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+_SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
+    (UnknownModelAsked, 404, "invalid_request_error", "model_not_found"),
+    (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
+    (BadInput, 400, "invalid_request_error", None),
+    (NotFound, 404, "invalid_request_error", "job_not_found"),
+    (Fenced, 409, "invalid_request_error", "attempt_is_over"),
+    (Conflict, 409, "invalid_request_error", "conflict"),
+    (BudgetStopped, 402, "budget_exceeded", "budget_exceeded"),
+    (WaitedTooLong, 503, "server_error", "budget_busy"),
+    (Unavailable, 503, "server_error", "no_target"),
+    (StoreUnavailable, 503, "server_error", "store_unavailable"),
+)
+_RETRYABLE = frozenset({"budget_busy", "store_unavailable"})
+
+
+def refusal(error: OvernightError) -> Answer:
+    """The answer for an error raised on purpose. SDKs are told not to retry what would fail again."""
+    shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
+    status, name, code = next(shapes, (500, "server_error", "internal_error"))
+    param = error.param if isinstance(error, InvalidBody) else "model" if isinstance(error, UnknownModelAsked) else None
+    headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
+    return Answer(status, headers, error_body(str(error), name, code, param))
+
+
+def fault() -> Answer:
+    """For a fault of ours: no detail, which may hold what is not the client's."""
+    message = "an internal fault; the log of the gateway has the details"
+    return Answer(500, [JSON], error_body(message, "server_error", "internal_error"))
+
+
+_STATUS: Mapping[ErrorClass, int] = {
+    "rate_limited": 429,
+    "quota": 429,
+    "overloaded": 503,
+    "server_error": 502,
+    "timeout": 504,
+    "connection": 502,
+    "lost": 502,
+    "cut": 502,
+    "malformed": 502,
+    "invalid_request": 400,
+    "auth": 502,
+    "not_found": 404,
+    "content_filter": 400,
+    "context_length": 400,
+}
+_OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
+
+
+def failed(failure: Failure, where: str, tries: int, body: bytes) -> Answer:
+    """The last failure of a call. What the provider says about the request itself is passed on in its own words."""
+    status = _STATUS[failure.error_class]
+    if failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500 and body[:1] == b"{":
+        return Answer(failure.status, [JSON, NO_RETRY], body)
+    again = f" (tried {tries} times)" if tries > 1 else ""
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    headers: Headers = [JSON, NO_RETRY]
+    if failure.retry_after_ms is not None:
+        headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
+    message = f"{where}: {failure.error_class}: {failure.message}{again}"
+    return Answer(status, headers, error_body(message, kind, failure.code))

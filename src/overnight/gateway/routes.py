@@ -1,0 +1,169 @@
+"""Where a call can go: what the gateway needs of the routing, and each target made ready for calling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from overnight.domain import OvernightError
+
+from .prices import Context, ModelPrice, PriceBook, UnknownPrice
+from .upstream import UpstreamPool
+
+SCRIPTED = "scripted"
+
+
+class Decision(Protocol):
+    """Which targets, in order, and why. `route` is the rule's name."""
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def requested_model(self) -> str: ...
+    @property
+    def deadline_ms(self) -> int: ...
+    @property
+    def max_output_tokens(self) -> int: ...
+
+
+class Provider(Protocol):
+    """Who serves a model: an OpenAI-compatible `base_url`, and the environment variable that holds its key."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key_env(self) -> str | None: ...
+
+    def upstream_name(self, model: str) -> str: ...
+
+
+class Budgets(Protocol):
+    """Limits per job; None is no limit."""
+
+    @property
+    def max_cost_per_job_microusd(self) -> int | None: ...
+    @property
+    def max_llm_calls_per_job(self) -> int | None: ...
+
+
+class Retries(Protocol):
+    """`max_attempts` of one target counts the first try; waits double from `backoff_ms` to `max_backoff_ms`."""
+
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def backoff_ms(self) -> int: ...
+    @property
+    def max_backoff_ms(self) -> int: ...
+    @property
+    def jitter(self) -> str: ...
+
+
+class Limits(Protocol):
+    @property
+    def max_body_bytes(self) -> int: ...
+
+
+class Routing(Protocol):
+    """The routing as the brain gives it. `decide` raises LookupError for a model nobody knows, naming the way out."""
+
+    @property
+    def providers(self) -> Sequence[Provider]: ...
+    @property
+    def budgets(self) -> Budgets: ...
+    @property
+    def retries(self) -> Retries: ...
+    @property
+    def limits(self) -> Limits: ...
+
+    def decide(self, model: str | None, task: str | None) -> Decision: ...
+    def provider_for(self, model: str) -> Provider | None: ...
+    def known_models(self) -> list[str]: ...
+
+
+class Unavailable(OvernightError):
+    """A target that cannot be called as things stand: nobody serves it, its key is missing, or its price is unknown."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `price` is None where calls are free."""
+
+    model: str
+    provider: str
+    upstream_model: msgspec.Raw
+    pool: UpstreamPool
+    headers: tuple[tuple[bytes, bytes], ...]
+    price: ModelPrice | None
+
+
+class Targets:
+    """Targets by model name, made on first use. One upstream pool per base URL.
+
+    Keys are read from `environment` once. When no provider's key is set and there is an `offline_base_url`, the models of
+    all providers that want a key are played by the scripted provider there, and are named so.
+    """
+
+    def __init__(
+        self, routing: Routing, prices: PriceBook, environment: Mapping[str, str] | None, offline_base_url: str | None
+    ) -> None:
+        self._routing, self._prices = routing, prices
+        self._environment = os.environ if environment is None else environment
+        keyed = any(p.api_key_env and self._environment.get(p.api_key_env) for p in routing.providers)
+        self._offline = None if keyed else offline_base_url
+        self._pools: dict[str, UpstreamPool] = {}
+        self._ready: dict[str, tuple[Provider, str, UpstreamPool, tuple[tuple[bytes, bytes], ...], msgspec.Raw]] = {}
+
+    @property
+    def offline(self) -> bool:
+        return self._offline is not None
+
+    def target(self, model: str, context: Context = ()) -> Target:
+        """Raises Unavailable, saying what is missing."""
+        ready = self._ready.get(model)
+        if ready is None:
+            ready = self._prepare(model)
+            if len(self._ready) < 4096:  # names that only a glob covers come from outside
+                self._ready[model] = ready
+        provider, name, pool, headers, upstream_model = ready
+        return Target(model, name, upstream_model, pool, headers, self._price(model, provider, name, context))
+
+    def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice | None:
+        try:
+            return self._prices.price(model, provider.name, context)
+        except UnknownPrice as error:
+            # Played offline, or served without a key from one's own machines: nobody sends a bill.
+            if name == SCRIPTED or provider.api_key_env is None:
+                return None
+            raise Unavailable(str(error)) from None
+
+    def _prepare(self, model: str) -> tuple[Provider, str, UpstreamPool, tuple[tuple[bytes, bytes], ...], msgspec.Raw]:
+        provider = self._routing.provider_for(model)
+        if provider is None:
+            raise Unavailable(f"no provider serves {model}; list it under providers.<name>.models in routing.yaml")
+        headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+        name, base_url, upstream_name = provider.name, provider.base_url, provider.upstream_name(model)
+        if provider.api_key_env is not None:
+            key = self._environment.get(provider.api_key_env)
+            if key:
+                headers.append((b"authorization", b"Bearer " + key.encode()))
+            elif self._offline is not None:
+                name, base_url, upstream_name = SCRIPTED, self._offline, model
+            else:
+                raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
+        pool = self._pools.get(base_url)
+        if pool is None:
+            pool = self._pools[base_url] = UpstreamPool(base_url)
+        return provider, name, pool, tuple(headers), msgspec.Raw(msgspec.json.encode(upstream_name))
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
