@@ -138,6 +138,7 @@ def test_instructions_hidden_in_html_never_reach_the_text() -> None:
         ("<div style='dis/**/play:none'>secret</div>seen", "seen"),
         (f"<div title='{'x' * 3_000}' style='display:none'>secret</div>seen", "seen"),
         ("<div style='color:red' style='display:none'>seen</div>", "seen"),
+        ("<head><base>secret</head><template>secret</template>seen", "seen"),
         ("<SCRIPT>a < b </SCRIPT >seen", "seen"),
         ("a &lt; b &amp; c<!-- no --> <3", "a < b & c <3"),
         ("<ul><li>one<li>two</ul><div>three</div><div>four</div>", "one\ntwo\nthree\nfour"),
@@ -173,7 +174,7 @@ def test_a_damaged_message_reads(key: str, cut: float, patch: bytes) -> None:
         mail.text.encode()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(15)
 @pytest.mark.parametrize(
     "data",
     [

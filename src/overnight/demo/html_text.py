@@ -7,7 +7,7 @@ from typing import Final
 
 MAX_HTML_CHARS: Final = 200_000
 _MAX_TAG_CHARS: Final = 2_000
-_UNSEEN_TAGS: Final = frozenset({"head", "script", "style", "template", "title", "object", "svg"})
+_UNSEEN_TAGS: Final = frozenset({"head", "template", "object", "svg"})
 _RAW_END: Final = {tag: re.compile(f"</{tag}", re.IGNORECASE) for tag in ("script", "style", "title")}
 _VOID_TAGS: Final = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"})
 _SELF_CLOSING: Final = frozenset({"p", "li", "td", "th", "tr", "option", "dd", "dt"})

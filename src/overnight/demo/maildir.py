@@ -70,7 +70,7 @@ def file_into(path: str | os.PathLike[str], key: str, folder: str) -> bool:
     while (place := _inbox(maildir).get(key)) is not None:
         unique, _, flags = place.name.partition(":2,")
         filed = target / "cur" / f"{unique}:2,{''.join(sorted({*flags, 'S'}))}"
-        if filed.exists():
+        if filed.exists() and place.exists():  # in this order: another process may have moved it a moment ago
             raise MaildirError(f"{maildir}: mail {key!r} is in the inbox and in .{folder}; remove one of the two")
         try:
             place.rename(filed)
