@@ -84,8 +84,14 @@ class Worker:
         """There may be a due job now."""
         self._nudged.set()
 
-    def forget(self, job_id: str) -> None:
-        self._running.pop(job_id, None)
+    async def run_now(self, job_id: str) -> bool:
+        """Take a due job at once and return when it finished or left this worker; False when it was not to be had."""
+        now = self.store.clock()
+        job = await self.store.commit(TakeLease(job_id, self.worker_id, now + self._lease_us))
+        if job is None:
+            return False
+        await asyncio.wait([self._begin(job)])
+        return True
 
     @property
     def running(self) -> int:
@@ -146,10 +152,11 @@ class Worker:
             if job is not None:
                 self._begin(job)
 
-    def _begin(self, job: JobRow) -> None:
+    def _begin(self, job: JobRow) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._running[job.job_id] = (None, task)
         task.add_done_callback(lambda _: self._ended(job.job_id))
+        return task
 
     def _ended(self, job_id: str) -> None:
         self._running.pop(job_id, None)

@@ -53,6 +53,7 @@ class PostgresSession:
     dialect: Dialect = "postgres"
 
     def __init__(self, database: PostgresDatabase, connection: psycopg.Connection[Any]) -> None:
+        self.flush_s = 0.0
         self._database = database
         self._connection = connection
         self._months: set[int] = set()
@@ -67,7 +68,9 @@ class PostgresSession:
                 connection.execute("BEGIN")
                 xid = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
                 yield self
+                began = time.perf_counter()
                 connection.execute("COMMIT")
+            self.flush_s = time.perf_counter() - began
         except CONCURRENT as error:
             self._rollback()
             raise Redo from error

@@ -9,6 +9,7 @@ without, 4 ms with).
 
 import fcntl
 import os
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ class SqliteSession:
     dialect: Dialect = "sqlite"
 
     def __init__(self, connection: apsw.Connection, path: Path) -> None:
+        self.flush_s = 0.0
         self._connection = connection
         self._cursor = connection.cursor()
         self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -71,7 +73,9 @@ class SqliteSession:
             self._cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield self
+                began = time.perf_counter()
                 self._cursor.execute("COMMIT")
+                self.flush_s = time.perf_counter() - began
             except BaseException:
                 if self._connection.in_transaction:
                     self._cursor.execute("ROLLBACK")
