@@ -111,6 +111,11 @@ def test_a_long_stream_of_small_events_is_not_too_large():
     assert events == [b"01234567890123456789"] * 500
 
 
+def test_endless_comments_in_pieces_are_not_an_event():
+    parser = SseParser(max_event_bytes=100)
+    assert [event for _ in range(500) for chunk in (b": 012345", b"6789\n") for event in parser.feed(chunk)] == []
+
+
 def test_an_event_name_of_two_lines_is_refused():
     assert encode_event(b"{}", "ping") == b"event: ping\ndata: {}\n\n"
     for name in ("a\nb", "a\r", "a\r\ndata: x"):

@@ -115,15 +115,15 @@ def answering(*parts, close=False):
     return script
 
 
-def soon(seconds=10.0):
+def soon(seconds=60.0):  # later than any test may last
     return asyncio.get_running_loop().time() + seconds
 
 
-async def ask(pool, body=b"{}", seconds=10.0):
+async def ask(pool, body=b"{}", seconds=60.0):
     return await pool.request("POST", "/chat", HEADERS, body, soon(seconds))
 
 
-async def read_all(pool, seconds=10.0):
+async def read_all(pool, seconds=60.0):
     async with await pool.stream("POST", "/chat", HEADERS, b"{}", soon(seconds)) as stream:
         return b"".join([chunk async for chunk in stream])
 
@@ -317,6 +317,24 @@ async def test_cancelled_waiters_leave_no_hole_in_the_queue():
 
 
 @both_loops
+async def test_a_waiter_cancelled_at_the_hand_over_passes_the_connection_on():
+    async with pool_on(answering(OK), max_connections=1) as (server, pool):
+
+        async def ask_then_cancel_the_next():
+            await ask(pool)
+            waiting.cancel()  # the connection is its own already, but it has not run since
+
+        first = asyncio.create_task(ask_then_cancel_the_next())
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(ask(pool))
+        last = asyncio.create_task(ask(pool))
+        await asyncio.wait([first, waiting])
+        assert waiting.cancelled()
+        assert (await last).body == b"ok"
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+
+@both_loops
 async def test_cancelling_a_call_closes_its_connection_and_frees_its_place():
     async def script(server, reader, writer, number):
         await server.read(reader)
@@ -383,7 +401,7 @@ async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one():
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil")
         await server.read(reader)
 
-    async with pool_on(script) as (server, pool):
+    async with pool_on(script, idle_timeout_s=60) as (server, pool):
         assert (await ask(pool)).body == b"ok"
         await server.ended.get()
         assert (await ask(pool)).body == b"ok"

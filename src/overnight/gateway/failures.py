@@ -205,8 +205,8 @@ def error_failure(
         return _failure(
             "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers or {}, now
         )
-    code = next((code for code in codes if not code.isdecimal()), f"http_{status}")
-    return _failure(error_class, code, message or f"the upstream answered {status}", status, headers or {}, now)
+    code = next((code for code in codes if not code.isdecimal()), "")
+    return _failure(error_class, code, message, status, headers or {}, now)
 
 
 def is_error(decoded: object) -> bool:
@@ -268,8 +268,8 @@ def _failure(
         retryable = False
     elif said == b"true" and error_class not in _FINAL:
         retryable = True
-    retry_after = _retry_after_ms(headers, now)
-    return Failure(error_class, scrubbed(code, 80), scrubbed(message), retryable, rule.fallback, retry_after, status)
+    code, message = scrubbed(code, 80) or f"http_{status}", scrubbed(message) or f"the upstream answered {status}"
+    return Failure(error_class, code, message, retryable, rule.fallback, _retry_after_ms(headers, now), status)
 
 
 def _class(status: int, codes: list[str], message: str) -> ErrorClass:
