@@ -1,0 +1,301 @@
+"""Commands that act: run, resume, cancel, up, demo."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .reading import JobName, Json
+from .reviewing import By, operator
+
+if TYPE_CHECKING:
+    from overnight.app import App
+    from overnight.domain import Recorded
+    from overnight.ledger import JobRow
+
+PARKED = 3
+TAKEN_WITHIN_S = 3.0
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Only put it in line; a worker (`overnight up`) takes it.")
+]
+
+
+def run(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="module:function or path/to/file.py:function.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Arguments; a value is JSON, else text.", show_default=False),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", "-i", metavar="JSON", help="All arguments as a JSON object, or as a list by position."),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Whose job it is.")] = None,
+    external_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Your own id: asked for twice, the job runs once.")
+    ] = None,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
+    """Run a job in the foreground; its events are shown as they come. Exit code 3 when it parks for a person.
+
+    \b
+    Examples:
+      overnight run triage:nightly
+      overnight run jobs/triage.py:nightly folder=inbox limit=20
+      overnight run triage:nightly --input '{"limit": 20}' --external-id nightly-2026-01-31
+    """
+    from overnight.domain import check_identifier
+
+    args, kwargs = _arguments(arguments or [], input_)
+    if external_id is not None:
+        check_identifier(external_id, "--external-id")
+    if tenant is not None:
+        check_identifier(tenant, "--tenant")
+
+    async def work(app: "App", seen: "_Seen") -> "JobRow":
+        job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=tenant)
+        seen.begin(job)
+        return job if detach else await app.operations.work_until_rest(job.job_id, seen.event)
+
+    _act(work, json=json, detached=detach)
+
+
+def _arguments(pairs: list[str], text: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    import msgspec
+
+    from overnight.domain import BadInput
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if text is not None:
+        try:
+            given: Any = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise BadInput(f"--input is not JSON: {error}. Give an object such as '{{\"limit\": 20}}'") from None
+        if isinstance(given, dict):
+            kwargs = given  # pyright: ignore[reportUnknownVariableType]
+        elif isinstance(given, list):
+            args = tuple(given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        else:
+            raise BadInput(f"--input: give an object of arguments by name, or a list by position, not {text[:40]}")
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.isidentifier():
+            raise BadInput(f"{pair[:60]!r} is not KEY=VALUE; arguments are given as limit=20 or with --input '{{…}}'")
+        if name in kwargs:
+            raise BadInput(f"{name} is given twice; once is enough")
+        try:
+            kwargs[name] = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            kwargs[name] = value
+    return args, kwargs
+
+
+def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = False) -> None:
+    """Go on with a job that was interrupted, parked or failed: what is recorded is not paid or done again.
+
+    A running worker takes it; where there is none it is worked in this process.
+
+    \b
+    Examples:
+      overnight resume last
+      overnight resume job_01a1b2c3 --detach
+    """
+
+    async def work(app: "App", seen: "_Seen") -> "JobRow":
+        from overnight.domain import FINISHED, Conflict
+
+        from .finding import find_job
+
+        found = await find_job(app.ledger, job, app.settings.tenant_id)
+        if found.state in {"succeeded", "cancelled"}:
+            raise Conflict(
+                f"{found.job_id} has {found.state} already: there is nothing to resume. `overnight explain` tells it"
+            )
+        if found.state in {"parked", "failed"}:
+            await app.operations.resume(found.job_id, operator(by))
+        found = await app.ledger.job(found.job_id)
+        seen.begin(found, after=found.last_seq)
+        if detach:
+            return found
+        if await app.operations.workers_alive() and (at_rest := await _taken(app, found, seen)) is not None:
+            return at_rest
+        if found.state not in FINISHED:
+            from overnight.jobs import load_job
+
+            load_job(found.code_ref or "")  # it is worked here, so it must be found here
+        return await app.operations.work_until_rest(found.job_id, seen.event)
+
+    _act(work, json=json, detached=detach)
+
+
+async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
+    """Follow a job that another worker has, until it rests; None when no worker takes it for a few seconds."""
+    from overnight.domain import FINISHED
+
+    loop = asyncio.get_running_loop()
+    idle_since = loop.time()
+    while True:
+        now = await app.ledger.job(job.job_id)
+        for event in await app.ledger.events(job.job_id, seen.after):
+            seen.event(event)
+        if now.state in FINISHED or now.state == "parked":
+            return now
+        if now.state == "running" and (now.lease_expires_at or 0) > app.store.clock():
+            idle_since = loop.time()
+        elif loop.time() - idle_since > TAKEN_WITHIN_S:
+            return None
+        await asyncio.sleep(0.1)
+
+
+def cancel(job: JobName, by: By = None, json: Json = False) -> None:
+    """Stop a job and its child jobs. What is under way is recorded before it stops.
+
+    \b
+    Example:
+      overnight cancel job_01a1b2c3
+    """
+    from overnight.app import open_app, open_ledger
+    from overnight.settings import Settings
+
+    from .finding import find_job
+
+    settings = Settings.from_environment()
+    open_ledger(settings).store.close()  # nothing is made for it
+
+    async def work() -> tuple[str, str]:
+        async with open_app(settings) as app:
+            found = await find_job(app.ledger, job, settings.tenant_id)
+            return found.job_id, await app.operations.cancel(found.job_id, operator(by))
+
+    job_id, state = asyncio.run(work())
+    if json:
+        from .printing import print_json
+
+        print_json({"job_id": job_id, "state": state})
+    elif state == "cancelled":
+        typer.echo(f"{job_id} is cancelled")
+    else:
+        typer.echo(
+            f"{job_id} is asked to stop; its worker stops it at its next boundary. overnight events {job_id} --follow"
+        )
+
+
+class _Seen:
+    """What a foreground command has seen of its job, and shows: the id at once, then events, on standard error."""
+
+    def __init__(self, json: bool) -> None:
+        self.json, self.job_id, self.after = json, "", 0
+
+    def begin(self, job: "JobRow", after: int = 0) -> None:
+        self.job_id, self.after = job.job_id, after
+        if not self.json:
+            from .printing import console
+
+            console(stderr=True).print(f"{job.name}  {job.job_id}", style="bold")
+
+    def event(self, event: "Recorded") -> None:
+        if event.seq <= self.after:
+            return
+        self.after = event.seq
+        if not self.json:
+            from .event_view import QUIET, event_line
+            from .printing import console
+
+            if event.facts.event not in QUIET:
+                console(stderr=True).print(event_line(event), soft_wrap=True)
+
+
+def _act(work: Any, *, json: bool, detached: bool) -> None:
+    """Run `work(app, seen)`, show the job it returns, and exit with what became of it."""
+    from overnight.app import open_app, run_loop
+    from overnight.settings import Settings
+    from overnight.story import tree_costs
+
+    seen = _Seen(json)
+
+    async def main() -> "tuple[JobRow, tuple[int, int]]":
+        async with open_app(Settings.from_environment()) as app:
+            coroutine: Coroutine[Any, Any, JobRow] = work(app, seen)
+            job = await coroutine
+            return job, (await tree_costs(app.ledger, [job.job_id])).get(job.job_id, (0, 0))
+
+    try:
+        job, cost = run_loop(main())
+    except KeyboardInterrupt:
+        if seen.job_id:
+            typer.echo(f"\nInterrupted. Nothing is lost; go on with: overnight resume {seen.job_id}", err=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(_show_end(job, cost, json=json, detached=detached))
+
+
+def _show_end(job: "JobRow", cost: tuple[int, int], *, json: bool, detached: bool) -> int:
+    """Print how the job stands; the exit code."""
+    import time
+
+    import msgspec
+
+    from overnight.story import public_job
+
+    code = {"failed": 1, "cancelled": 1, "parked": PARKED}.get(job.state, 0)
+    now = time.time_ns() // 1000
+    if json:
+        from .printing import print_json
+
+        result = msgspec.json.decode(job.result) if job.result else None
+        print_json(public_job(job, *cost, now) | {"result": result})
+        return 0 if detached else code
+    from .job_view import show_end
+
+    show_end(job, *cost, now, detached=detached)
+    return 0 if detached else code
+
+
+def up(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The gateway's and the API's port.")] = 8700,
+    jobs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--jobs", help="A module or file of jobs that the worker imports; may be repeated.", metavar="MODULE"
+        ),
+    ] = None,
+) -> None:
+    """Run gateway, API and worker on this machine until Ctrl-C. Needs no service and no key.
+
+    \b
+    Examples:
+      overnight up
+      overnight up --port 9000 --jobs nightly.jobs
+    """
+    from overnight.roles import up as run_up
+    from overnight.settings import Settings
+
+    raise typer.Exit(run_up(Settings.from_environment(), host, port, jobs or []))
+
+
+def demo(
+    maildir: Annotated[
+        Path | None, typer.Option(help="Where the mailbox is kept (default: a new folder).", show_default=False)
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask real models; needs a provider key.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the mailbox and the ledger afterwards.")] = False,
+    seed: Annotated[int, typer.Option(help="Which night it is: where the crash strikes.")] = 1,
+    json: Json = False,
+) -> None:
+    """A night in a small shop's mailbox, with a crash in it. Needs no key and no network.
+
+    \b
+    Examples:
+      overnight demo
+      overnight demo --maildir /tmp/mail --keep
+    """
+    from overnight.demo.play import play  # pyright: ignore
+
+    with contextlib.suppress(KeyboardInterrupt):
+        raise typer.Exit(play(maildir, live, json, keep, seed))  # pyright: ignore
+    raise typer.Exit(130)

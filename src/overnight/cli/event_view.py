@@ -1,0 +1,73 @@
+"""Events as compact lines."""
+
+from typing import TYPE_CHECKING, Any
+
+from overnight.domain import Recorded, usd_text
+from overnight.story import clean, clock_text, content_text, span_text, who
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+GOOD = frozenset({"completed", "step_committed", "tool_succeeded", "model_succeeded", "timer_fired", "child_finished"})
+BAD = frozenset(
+    {"failed", "worker_lost", "step_failed", "tool_failed", "tool_unknown", "model_failed", "model_lost"}
+    | {"budget_stopped", "diverged", "cancelled"}
+)
+QUIET = frozenset({"value_recorded", "answers_dropped", "scheduled"})
+
+
+def event_line(event: Recorded, *, with_content: bool = False) -> "Text":
+    """`seq  time  event  what and why`; content, shortened, only when asked for."""
+    from rich.text import Text
+
+    name = event.facts.event
+    style = "green" if name in GOOD else "red" if name in BAD else "dim" if name in QUIET else "cyan"
+    text = Text.assemble(
+        (f"{event.seq:>5}  {clock_text(event.at)}  ", "dim"), (f"{name:<17}", style), "  ", " · ".join(_what(event))
+    )
+    if with_content and event.content is not None:
+        text.append(f"  {content_text(event.content)}", "dim")
+    return text
+
+
+def _what(event: Recorded) -> list[str]:
+    facts = event.facts
+    detail, decision = facts.detail or {}, facts.decision or {}
+    said: list[str] = []
+    if facts.name:
+        said.append(clean(facts.name, 100))
+    if facts.model and facts.model != facts.name:
+        said.append(clean(facts.model, 100))
+    if facts.attempt is not None and facts.attempt > 1:
+        said.append(f"attempt {facts.attempt}")
+    if facts.input_tokens is not None:
+        said.append(f"{facts.input_tokens:,} in, {facts.output_tokens or 0:,} out")
+    if facts.cost_microusd is not None:
+        said.append(usd_text(facts.cost_microusd))
+    if facts.latency_ms is not None:
+        said.append(span_text(facts.latency_ms * 1000))
+    said += _of_detail(detail)
+    if facts.error is not None:
+        said.append(clean(f"{facts.error.error_class}: {facts.error.message}", 200))
+    if decision.get("from"):
+        said.append(clean(f"{decision['from']} → {decision.get('to')}", 120))
+    if "approved" in decision:
+        said.append("approved" if decision["approved"] else "rejected")
+    said += [clean(decision[key], 200) for key in ("note", "why") if decision.get(key)]
+    if facts.actor:
+        said.append(f"by {who(facts.actor)}")
+    if event.path:
+        said.append(f"at {event.path}")
+    return said
+
+
+def _of_detail(detail: dict[str, Any]) -> list[str]:
+    shown = ("name", "child_job_id", "state", "review_id", "answers", "lease_epoch", "mode", "of")
+    said = [
+        f"{key.removesuffix('_job_id').replace('_', ' ')} {clean(detail[key], 80)}" for key in shown if key in detail
+    ]
+    if provider_id := detail.get("provider_id"):
+        said.append(f"provider id {clean(provider_id, 120)}")
+    if isinstance(due := detail.get("due_at"), int):
+        said.append(f"due {clock_text(due)} UTC")
+    return said

@@ -1,0 +1,117 @@
+"""Jobs and reviews as tables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from overnight.domain import usd_text
+from overnight.story import clean, content_text, count_text, span_text, span_us
+
+from .finding import SHORT_ID
+from .printing import STATE_STYLES, console, table
+
+if TYPE_CHECKING:
+    from overnight.ledger import JobRow
+    from overnight.reviews import ReviewRow
+
+
+def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], now_us: int) -> None:
+    """One line a job; the last column says why it waits or failed."""
+    if not jobs:
+        console().print("No jobs. `overnight demo` or `overnight run module:function` makes one.")
+        return
+    from rich.text import Text
+
+    tenants = len({job.tenant_id for job in jobs}) > 1
+    names = ["job", "state", "name", *(["tenant"] if tenants else []), "created (UTC)", "took", "calls", "cost", ""]
+    grid = table(*names, right=frozenset({"took", "calls", "cost"}))
+    for job in jobs:
+        calls, cost = costs.get(job.job_id, (0, 0))
+        name = clean(job.name, 40) if job.parent_job_id is None else f"└ {clean(job.name, 38)}"
+        grid.add_row(
+            job.job_id[:SHORT_ID],
+            Text(job.state, STATE_STYLES.get(job.state, "")),
+            name,
+            *([clean(job.tenant_id, 30)] if tenants else []),
+            when(job.created_at),
+            span_text(span_us(job, now_us)),
+            str(calls or "-"),
+            usd_text(cost) if calls else "-",
+            Text(_remark(job), "dim"),
+        )
+    console().print(grid)
+
+
+def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, *, detached: bool) -> None:
+    """How a job stands after a foreground command, and what to type next."""
+    from rich.text import Text
+
+    facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'model call')} · {usd_text(cost_microusd)}"
+    out = console()
+    out.print(
+        Text.assemble((job.state, STATE_STYLES.get(job.state, "")), f"  {clean(job.name, 60)}  {facts}"), soft_wrap=True
+    )
+    remark = _remark(job)
+    if job.state in {"failed", "parked"} and remark:
+        out.print(remark, soft_wrap=True)
+    if job.state == "succeeded" and job.result not in {None, b"null"}:
+        out.print(f"result  {content_text(job.result)}", soft_wrap=True)
+    follow = f"overnight events {job.job_id} --follow" if detached else f"overnight explain {job.job_id}"
+    out.print(follow, style="cyan", soft_wrap=True)
+
+
+def when(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _remark(job: "JobRow") -> str:
+    if job.state == "parked":
+        return "waits for " + ", ".join(sorted({str(wait.get("for")) for wait in job.waits}))
+    if job.state == "failed" and job.error:
+        error: dict[str, Any] = json.loads(job.error)
+        return clean(f"{error.get('class')}: {error.get('message')}", 120)
+    return f"crashes survived: {job.recoveries}" if job.recoveries else ""
+
+
+def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int) -> None:
+    """Every open question with the commands that answer it."""
+    if not reviews:
+        console().print("No open reviews: nothing waits for a person.")
+        return
+    out = console()
+    for review in reviews:
+        out.print(_styled_review(review, now_us), soft_wrap=not out.is_terminal)
+        detail: dict[str, Any] = json.loads(review.detail)
+        for name, value in detail.items():
+            if name != "effect_key":
+                shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                out.print(f"  {clean(name, 40)}: {clean(shown)}", style="dim", soft_wrap=not out.is_terminal)
+        for command in _commands(review):
+            out.print("    " + command, style="cyan", soft_wrap=True)
+        out.print()
+
+
+def _styled_review(review: "ReviewRow", now_us: int) -> Any:
+    from rich.text import Text
+
+    state = "" if review.state == "open" else f" {review.state} by {clean(review.decided_by or 'the job', 60)}"
+    note = f" “{clean(review.note)}”" if review.note else ""
+    return Text.assemble(
+        (clean(review.question), "bold"),
+        "\n  ",
+        (review.kind, "magenta"),
+        (
+            f"{state}{note} · asked {span_text(now_us - review.requested_at)} ago · {review.job_id} · {review.review_id}",
+            "dim",
+        ),
+    )
+
+
+def _commands(review: "ReviewRow") -> list[str]:
+    if review.state != "open":
+        return []
+    approve, reject = (f"overnight reviews {verb} {review.review_id}" for verb in ("approve", "reject"))
+    if review.kind == "quarantine":
+        return [f"{approve} --done --provider-id ID", f"{approve} --not-done", reject]
+    return [approve, reject]

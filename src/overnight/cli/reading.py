@@ -1,0 +1,167 @@
+"""Commands that only read: jobs, explain, events."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from overnight.domain import Recorded
+    from overnight.ledger import JobRow, Ledger
+    from overnight.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="JSON with stable public names.")]
+Content = Annotated[
+    bool, typer.Option("--content", help="Also show prompts, answers, arguments and results, shortened.")
+]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job id or its beginning, an id given from outside, or `last`.")
+]
+PAGE = 200
+
+
+def read(work: "Callable[[Ledger, Settings], Coroutine[Any, Any, None]]") -> None:
+    """Run `work(ledger, settings)` on the ledger of the environment."""
+    from overnight.app import open_ledger
+    from overnight.settings import Settings
+
+    settings = Settings.from_environment()
+    ledger = open_ledger(settings)
+    with ledger.store:
+        asyncio.run(work(ledger, settings))
+
+
+def jobs(
+    state: Annotated[str, typer.Option(help="Only jobs in this state.", metavar="STATE")] = "",
+    tenant: Annotated[str, typer.Option(help="Only this tenant's jobs (default: all).", metavar="TENANT")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
+    before: Annotated[str, typer.Option(help="The job id that the page before ended with.", metavar="JOB")] = "",
+    children: Annotated[bool, typer.Option("--children", help="Child jobs too.")] = False,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    Examples:
+      overnight jobs
+      overnight jobs --state parked
+      overnight jobs -n 500 --json | jq '.[].cost_usd'
+    """
+    from overnight.domain import BadInput, job_states
+
+    if state and state not in job_states:
+        raise BadInput(f"--state {state}: no such state; a job is {', '.join(job_states)}")
+
+    async def work(ledger: "Ledger", _: Any) -> None:
+        from overnight.story import public_job, tree_costs
+
+        found = await _page(ledger, tenant, state, before, limit, children)
+        costs = await tree_costs(ledger, [job.job_id for job in found])
+        if json:
+            from .printing import print_json
+
+            now = ledger.store.clock()
+            print_json([public_job(job, *costs.get(job.job_id, (0, 0)), now) for job in found])
+        else:
+            from .job_view import show_jobs
+
+            show_jobs(found, costs, ledger.store.clock())
+
+    read(work)
+
+
+async def _page(ledger: "Ledger", tenant: str, state: str, before: str, limit: int, children: bool) -> "list[JobRow]":
+    found: list[JobRow] = []
+    while len(found) < limit:
+        page = await ledger.jobs(tenant_id=tenant, state=state, before=before, most=PAGE)
+        found += [job for job in page if children or job.parent_job_id is None]
+        if len(page) < PAGE:
+            break
+        before = page[-1].job_id
+    return found[:limit]
+
+
+def explain(job: JobName, content: Content = False, json: Json = False) -> None:
+    """Tell what a job did, and why: a story, with what to do next when it failed or waits.
+
+    \b
+    Examples:
+      overnight explain last
+      overnight explain job_01a1b2c3 --content
+      overnight explain nightly-2026-01-31 --json | jq .header
+    """
+
+    async def work(ledger: "Ledger", settings: Any) -> None:
+        from overnight.story import gather, public_story, tell
+
+        from .finding import find_job
+
+        found = await find_job(ledger, job, settings.tenant_id)
+        chapter = await gather(ledger, found, with_content=content)
+        now = ledger.store.clock()
+        story = tell(chapter, now, with_content=content)
+        if json:
+            from .printing import print_json
+
+            print_json(public_story(chapter, story, now, with_content=content))
+        else:
+            from .story_view import show_story
+
+            show_story(story)
+
+    read(work)
+
+
+def events(
+    job: JobName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this seq.")] = 0,
+    content: Content = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with stable public names.")] = False,
+) -> None:
+    """Show a job's events as they were recorded.
+
+    \b
+    Examples:
+      overnight events last
+      overnight events last --follow
+      overnight events job_01a1b2c3 --json | jq 'select(.event == "model_succeeded").cost_usd_est'
+    """
+
+    async def work(ledger: "Ledger", settings: Any) -> None:
+        from .finding import find_job
+
+        found = await find_job(ledger, job, settings.tenant_id)
+        show = _shower(json, content)
+        if follow:
+            async for event in ledger.follow(found.job_id, after):
+                show(event)
+        else:
+            for event in await ledger.events(found.job_id, after):
+                show(event)
+
+    read(work)
+
+
+def _shower(json: bool, content: bool) -> "Callable[[Recorded], None]":
+    import sys
+
+    from overnight.domain import public_event
+
+    if not json:
+        from .event_view import event_line
+        from .printing import console
+
+        def show(event: "Recorded") -> None:
+            console().print(event_line(event, with_content=content), soft_wrap=True)
+
+        return show
+    import msgspec
+
+    def write(event: "Recorded") -> None:
+        body = msgspec.json.encode(public_event(event, with_content=content))
+        sys.stdout.write(body.decode("utf-8", "replace") + "\n")
+        sys.stdout.flush()  # a follower reads as they come
+
+    return write

@@ -1,0 +1,192 @@
+"""Work that waits for a person: list, approve, reject."""
+
+import asyncio
+import getpass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .reading import Json, read
+
+if TYPE_CHECKING:
+    from overnight.ledger import Ledger
+    from overnight.reviews import ReviewRow
+
+program = typer.Typer(help="Work that waits for a person: list, approve, reject.", invoke_without_command=True)
+
+ReviewName = Annotated[str, typer.Argument(metavar="REVIEW", help="A review id or its beginning.")]
+Note = Annotated[str | None, typer.Option(help="Why; the story shows it.", metavar="TEXT")]
+By = Annotated[str | None, typer.Option(help="Who decides (default: the user of this system).", metavar="NAME")]
+LONGEST_NOTE = 2000
+
+
+def operator(by: str | None = None) -> str:
+    """Who acts: the name given, or the user of this system."""
+    from overnight.domain import check_identifier
+
+    if by is not None:
+        return check_identifier(by, "--by")
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "operator"
+
+
+@program.callback()
+def _default(  # pyright: ignore[reportUnusedFunction]
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
+    json: Json = False,
+) -> None:
+    """Work that waits for a person. Without a further word: the open reviews.
+
+    \b
+    Examples:
+      overnight reviews
+      overnight reviews approve rev_01a1b2c3 --note "checked with finance"
+      overnight reviews approve rev_01a1b2c3 --done --provider-id MSG-17
+      overnight reviews approve rev_01a1b2c3 --not-done
+      overnight reviews reject rev_01a1b2c3
+    """
+    if context.invoked_subcommand is None:
+        list_open(everything=everything, json=json)
+
+
+@program.command("list")
+def list_open(
+    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False, json: Json = False
+) -> None:
+    """List the open reviews, oldest first."""
+
+    async def work(ledger: "Ledger", _: Any) -> None:
+        from overnight.reviews import list_reviews
+
+        found = await list_reviews(ledger.store, state="" if everything else "open", most=1000)
+        if json:
+            from .printing import print_json
+
+            print_json([_public_review(review) for review in found])
+        else:
+            from .job_view import show_reviews
+
+            show_reviews(found, ledger.store.clock())
+
+    read(work)
+
+
+def _public_review(review: "ReviewRow") -> dict[str, Any]:
+    import msgspec
+
+    from overnight.domain import iso_utc
+
+    return {
+        "review_id": review.review_id,
+        "job_id": review.job_id,
+        "tenant_id": review.tenant_id,
+        "kind": review.kind,
+        "state": review.state,
+        "question": review.question,
+        "detail": msgspec.json.decode(review.detail),
+        "digest": review.digest,
+        "requested_at": iso_utc(review.requested_at),
+        "decided_at": iso_utc(review.decided_at) if review.decided_at else None,
+        "decided_by": review.decided_by,
+        "note": review.note,
+    }
+
+
+@program.command()
+def approve(
+    review: ReviewName,
+    note: Note = None,
+    done: Annotated[
+        bool | None,
+        typer.Option("--done/--not-done", help="For an effect: it was done, or it was not and is done again."),
+    ] = None,
+    provider_id: Annotated[
+        str | None, typer.Option(help="With --done: the provider's own id of it.", metavar="ID")
+    ] = None,
+    result: Annotated[str | None, typer.Option(help="With --done: what the effect returns.", metavar="JSON")] = None,
+    by: By = None,
+    json: Json = False,
+) -> None:
+    """Approve a review; its job goes on.
+
+    \b
+    Examples:
+      overnight reviews approve rev_01a1b2c3 --note "fine by me"
+      overnight reviews approve rev_01a1b2c3 --done --provider-id MSG-17 --result '"MSG-17"'
+      overnight reviews approve rev_01a1b2c3 --not-done
+    """
+    _decide(review, True, note, done, provider_id, result, by, json)
+
+
+@program.command()
+def reject(review: ReviewName, note: Note = None, by: By = None, json: Json = False) -> None:
+    """Reject a review: the approval is denied, or the effect counts as not done and fails.
+
+    \b
+    Example:
+      overnight reviews reject rev_01a1b2c3 --note "wrong customer"
+    """
+    _decide(review, False, note, None, None, None, by, json)
+
+
+def _decide(
+    name: str,
+    approved: bool,
+    note: str | None,
+    done: bool | None,
+    provider_id: str | None,
+    result: str | None,
+    by: str | None,
+    json: bool,
+) -> None:
+    from overnight.app import open_app, open_ledger
+    from overnight.domain import BadInput
+    from overnight.settings import Settings
+
+    from .finding import find_review
+
+    if not done and (provider_id is not None or result is not None):
+        raise BadInput("--provider-id and --result say how it was done: give --done with them")
+    if note is not None and len(note) > LONGEST_NOTE:
+        raise BadInput(f"--note: {len(note):,} characters; the most is {LONGEST_NOTE:,}")
+    answer = _json_of(result)
+    settings = Settings.from_environment()
+    open_ledger(settings).store.close()  # a decision never makes a ledger
+
+    async def work() -> "tuple[ReviewRow, int]":
+        async with open_app(settings) as app:
+            review = await find_review(app.ledger, name)
+            if review.kind != "quarantine" and done is not None:
+                raise BadInput(
+                    f"{review.review_id} asks for an approval, not about an effect: leave --done and --not-done out"
+                )
+            decided = await app.operations.decide_review(
+                review.review_id, approved, operator(by), note, done, provider_id, answer
+            )
+            return decided, await app.operations.workers_alive()
+
+    decided, workers = asyncio.run(work())
+    if json:
+        from .printing import print_json
+
+        print_json(_public_review(decided))
+        return
+    typer.echo(f"{decided.review_id} {decided.state} by {decided.decided_by}")
+    goes_on = "goes on" if workers else f"waits for a worker: overnight resume {decided.job_id}"
+    typer.echo(f"{decided.job_id} {goes_on}")
+
+
+def _json_of(result: str | None) -> bytes | None:
+    import msgspec
+
+    from overnight.domain import BadInput
+
+    if result is None:
+        return None
+    try:
+        return msgspec.json.encode(msgspec.json.decode(result))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(f"--result is not JSON: {error}. A text needs quotes of its own: '\"MSG-17\"'") from None

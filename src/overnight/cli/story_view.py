@@ -1,0 +1,135 @@
+"""A story on a terminal."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from overnight.domain import usd_text
+from overnight.story import Header, Line, Story, clean, clock_text, count_text, moment_text, span_text
+
+from .printing import STATE_STYLES, console
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+MARKS = {
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "unknown": ("?", "magenta"),
+    "waiting": ("‖", "magenta"),
+    "running": ("›", "cyan"),
+    "lost": ("✗", "dim"),
+    "stopped": ("–", "dim"),
+    "replayed": ("↻", "blue"),
+    "note": ("·", "dim"),
+}
+KIND_MARKS = {
+    "start": ("▶", "cyan"),
+    "resume": ("▶", "cyan"),
+    "attempt": ("▶", "cyan"),
+    "crash": ("✗", "bold red"),
+    "fallback": ("↪", "yellow"),
+    "branch": ("┬", "dim"),
+}
+KIND_STYLES = {
+    "crash": "bold red",
+    "end": "bold",
+    "resume": "bold",
+    "start": "bold",
+    "park": "magenta",
+    "branch": "dim",
+}
+MARGIN = 10
+
+
+def show_story(story: Story) -> None:
+    """Header, lines, and what to do next."""
+    out = console()
+    for text in _header(story.header):
+        out.print(text)
+    out.print()
+    for line in story.lines:
+        for text in _line(line, out.width):
+            out.print(text, soft_wrap=True)
+    if story.advice:
+        out.print()
+        out.print(_styled(("Next", "bold")))
+        for advice in story.advice:
+            out.print(_styled(("  " + advice.text, "")), soft_wrap=not out.is_terminal)
+            for command in advice.commands:
+                out.print(_styled(("    " + command, "bold cyan")), soft_wrap=True)
+
+
+def _styled(*pieces: tuple[str, str]) -> "Text":
+    from rich.text import Text
+
+    return Text.assemble(*((text, style) for text, style in pieces if text))
+
+
+def _header(header: Header) -> Iterator["Text"]:
+    yield _styled((clean(header.name, 80), "bold"), ("  " + header.job_id, "dim"))
+    facts = [moment_text(header.created_at), f"took {span_text(header.span_us)}"]
+    if header.finished_at is None:
+        facts[1] = f"{span_text(header.span_us)} so far"
+    if header.parked_us:
+        facts[1] += f" (parked {span_text(header.parked_us)} of it)"
+    facts.append(f"cost {usd_text(header.cost_microusd)}")
+    yield _styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
+    if header.error:
+        yield _styled((header.error, "red"))
+    for wait in header.waiting:
+        yield _styled(("waits for " + wait, "magenta"))
+    yield _counts(header)
+    if header.models:
+        models = sorted(header.models.items(), key=lambda item: -item[1])
+        yield _styled(("models: " + ", ".join(f"{clean(name, 60)} {usd_text(cost)}" for name, cost in models), "dim"))
+    about = [("tenant", header.tenant_id if header.tenant_id != "default" else None), ("agent", header.agent_id)]
+    about += [("outside id", header.external_id), ("child of", header.parent_job_id)]
+    known = [f"{what} {clean(value, 100)}" for what, value in about if value]
+    if known:
+        yield _styled((" · ".join(known), "dim"))
+
+
+def _counts(header: Header) -> "Text":
+    counts = [
+        (header.model_calls, "model call", ""),
+        (header.tool_calls, "tool call", ""),
+        (header.steps, "step", ""),
+        (header.retries, "retry", "retries"),
+        (header.fallbacks, "fallback", ""),
+        (header.human_decisions, "human decision", ""),
+        (header.crashes, "crash survived", "crashes survived"),
+    ]
+    extra = [(header.replayed_calls, "answer replayed", "answers replayed"), (header.child_jobs, "child job", "")]
+    counts += [each for each in extra if each[0]]
+    pieces: list[tuple[str, str]] = []
+    for number, what, many in counts:
+        pieces += [(" · ", "dim")] if pieces else []
+        pieces.append((count_text(number, what, many), "" if number else "dim"))
+    return _styled(*pieces)
+
+
+def _line(line: Line, width: int) -> Iterator["Text"]:
+    from rich.text import Text
+
+    indent = "  " * line.depth
+    if line.kind == "gap":
+        yield _styled((" " * MARGIN + indent + line.text, "dim italic"))
+        return
+    mark, mark_style = KIND_MARKS.get(line.kind) or MARKS.get(line.status, MARKS["note"])
+    body = _styled(
+        (line.text, KIND_STYLES.get(line.kind, "dim" if line.status in {"lost", "stopped"} else "")),
+        (f"  {' · '.join(line.facts)}" if line.facts else "", "dim"),
+        (f"  ({line.why})" if line.why else "", "dim italic"),
+    )
+    lead = f"{clock_text(line.at)}  {indent}"
+    room = max(20, width - len(lead) - 3)
+    first = True
+    for part in body.wrap(console(), room):
+        part.rstrip()
+        head = _styled((lead, "dim"), (mark + " ", mark_style)) if first else Text(" " * (len(lead) + 2))
+        yield head + part
+        first = False
+    for shown in line.content:
+        for part in _styled((f"{shown.what}: ", "dim"), (shown.text, "")).wrap(console(), room):
+            part.rstrip()
+            yield Text(" " * (len(lead) + 4)) + part

@@ -1,0 +1,35 @@
+"""What: a job's events as a story that a tired person can read, and a job as public JSON.
+Owns: the words of `overnight explain`.
+Depends on: ledger, store, domain.
+Never: writes, or shows content (prompts, answers, arguments) unless it was asked to.
+"""
+
+from .advice import Advice
+from .counting import span_us
+from .gathering import Chapter, gather, tree_costs
+from .lines import Header, Line, Shown, Story
+from .public import public_job, public_story
+from .telling import tell
+from .words import clean, clock_text, content_text, count_text, moment_text, span_text, who
+
+__all__ = [
+    "Advice",
+    "Chapter",
+    "Header",
+    "Line",
+    "Shown",
+    "Story",
+    "clean",
+    "clock_text",
+    "content_text",
+    "count_text",
+    "gather",
+    "moment_text",
+    "public_job",
+    "public_story",
+    "span_text",
+    "span_us",
+    "tell",
+    "tree_costs",
+    "who",
+]

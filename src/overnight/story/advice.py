@@ -1,0 +1,108 @@
+"""What a job waits for, in words, and what a person can do about it: the exact command."""
+
+import shlex
+from typing import Any
+
+import msgspec
+
+from overnight.ledger import JobRow
+
+from .words import clean, clock_text, span_text
+
+
+class Advice(msgspec.Struct, frozen=True):
+    """One thing to do, or to know. `commands` are ready to be pasted; none where nothing has to be done."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def waiting_words(wait: dict[str, Any], now_us: int) -> str:
+    """One reason a job is parked for, as the end of "waits for …"."""
+    match wait.get("for"):
+        case "approval":
+            return f"a person's approval ({wait.get('review_id')})"
+        case "quarantine" if wait.get("review_id"):
+            return f"a person to say what became of an effect ({wait.get('review_id')})"
+        case "quarantine":
+            return f"a person: {clean(wait.get('why') or 'it was put into quarantine')}"
+        case "budget":
+            return f"budget: {clean(wait.get('why') or wait.get('limit'))}"
+        case "timer" | "backoff" as what:
+            due = wait.get("due_at")
+            if not isinstance(due, int):
+                return what
+            left = f", in {span_text(due - now_us)}" if due > now_us else ""
+            return f"the clock: {clock_text(due)} UTC{left}"
+        case "child":
+            return f"child job {wait.get('child_job_id')}"
+        case "divergence":
+            return "a person: its code no longer asks what its history answers"
+        case other:
+            name = f" {clean(wait['name'])}" if wait.get("name") else ""
+            return f"{other}{name}"
+
+
+def advise(job: JobRow, now_us: int) -> list[Advice]:
+    """What to do next; empty when the job needs nobody."""
+    if job.state == "parked":
+        return [_for_wait(job.job_id, wait, now_us) for wait in job.waits]
+    if job.state == "failed":
+        return [_for_failed(job)]
+    if job.state == "queued":
+        return [Advice("It waits for a worker. Start one, or work it here:", ("overnight up", _command("resume", job)))]
+    if job.state == "running" and job.runtime == "python" and (job.lease_expires_at or 0) < now_us:
+        return [
+            Advice(
+                "Its worker is gone. A running worker takes it over by itself; without one:", (_command("resume", job),)
+            )
+        ]
+    return []
+
+
+def _command(verb: str, job: JobRow) -> str:
+    return f"overnight {verb} {job.job_id}"
+
+
+def _for_failed(job: JobRow) -> Advice:
+    if job.runtime == "foreign":
+        return Advice(
+            f"Start its program again with the header x-job-attempt: {job.attempt + 1};"
+            " recorded answers are given back unpaid, committed effects are not done again."
+        )
+    return Advice(
+        "Once the cause is gone, try again. Committed steps and effects stand; only what failed is asked afresh:",
+        (_command("resume", job),),
+    )
+
+
+def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
+    review = shlex.quote(str(wait.get("review_id")))
+    resume = f"overnight resume {job_id}"
+    match wait.get("for"):
+        case "approval":
+            return Advice("Decide:", (f"overnight reviews approve {review}", f"overnight reviews reject {review}"))
+        case "quarantine" if wait.get("review_id"):
+            return Advice(
+                "Look with the provider whether it was done, then say so (a rejection gives it up):",
+                (
+                    f"overnight reviews approve {review} --done --provider-id ID",
+                    f"overnight reviews approve {review} --not-done",
+                    f"overnight reviews reject {review}",
+                ),
+            )
+        case "quarantine":
+            return Advice(f"Repair the cause ({clean(wait.get('why') or 'see above')}), then:", (resume,))
+        case "budget":
+            limit = clean(wait.get("limit") or "the budget")
+            return Advice(f"Raise {limit} in the brain's routing.yaml (`overnight check`), then:", (resume,))
+        case "timer" | "backoff":
+            return Advice(f"Nothing: it goes on by itself ({waiting_words(wait, now_us)}), as long as a worker runs.")
+        case "child":
+            return Advice("It waits for its child job:", (f"overnight explain {wait.get('child_job_id')}",))
+        case "divergence":
+            return Advice(
+                "Put the code back as it was when the job began, then:", (resume, f"overnight cancel {job_id}")
+            )
+        case _:
+            return Advice(f"It goes on once {waiting_words(wait, now_us)} arrives.")

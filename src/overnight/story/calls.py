@@ -1,0 +1,302 @@
+"""The two boundaries with the world: model calls and tool calls."""
+
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain import Event, Recorded, usd_text
+
+from .lines import Node
+from .milestones import error_words, reason
+from .tale import Tale
+from .words import clean, count_text, span_text, who
+
+MOST_NAMES = 6
+
+# ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _model_node(tale: Tale, event: Recorded) -> Node | None:
+    """The call this event belongs to: by position, by its id, or, for another try, by the same conversation."""
+    facts = event.facts
+    if (node := tale.at(event)) is not None and node.kind == "model":
+        return node
+    if facts.call_id is not None and (node := tale.calls.get(facts.call_id)) is not None:
+        return node if any(node is each for each in tale.stretch.values()) else None
+    again = (facts.detail or {}).get("try", 1) != 1
+    node = tale.stretch.get(("model", facts.input_ref)) if again else None
+    return node if node is not None and node.status == "failed" else None
+
+
+def _model_text(facts: Event) -> str:
+    label = facts.name or facts.task_id or ""
+    asked = (facts.detail or {}).get("requested_model")
+    if label in {"", "default"}:
+        label = str(asked) if asked not in {None, "", "auto"} else ""
+    target = facts.model or ""
+    words = f"{label} → {target}" if label and target and label != target else target or label
+    return (f"turn {facts.turn}: " if facts.turn else "") + f"model {words}"
+
+
+def _model_called(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    node = _model_node(tale, event)
+    if node is None:
+        node = tale.node(event, "model", _model_text(facts))
+        node.why = reason(event)
+        tale.place(node, event.path, (event.path, event.ordinal) if event.path is not None else facts.call_id)
+        if event.path is None and facts.input_ref:
+            tale.stretch["model", facts.input_ref] = node
+        tale.show(node, "prompt", _last_message(tale, facts.input_ref))
+    else:
+        node.text, node.status, node.outcome = _model_text(facts), "running", ""
+        node.seqs.append(event.seq)
+    if facts.call_id is not None:
+        tale.calls[facts.call_id] = node
+    if tale.moved is not None:
+        node.notes.append(tale.moved)
+        tale.moved = None
+    if (facts.detail or {}).get("lowered"):
+        tokens = (facts.detail or {}).get("max_output_tokens")
+        tale.note(node, event, f"the budget left room for {tokens} output tokens; the answer was capped there")
+
+
+def _last_message(tale: Tale, reference: str | None) -> bytes | None:
+    chain = tale.chapter.contents.get(reference or "")
+    return chain[-1] if isinstance(chain, list) and chain else None
+
+
+def _fresh_model(tale: Tale, event: Recorded) -> Node:
+    return tale.place(tale.node(event, "model", _model_text(event.facts)), event.path, (event.path, event.ordinal))
+
+
+def _model_succeeded(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    node = _model_node(tale, event) or _fresh_model(tale, event)
+    node.end(event.at, "done")
+    node.seqs.append(event.seq)
+    content = event.content if event.content is not None else tale.chapter.contents.get(facts.output_ref or "")
+    answer = content if isinstance(content, bytes) else None
+    node.outcome = _decided(answer)
+    node.facts += _call_facts(facts)
+    tale.show(node, "answer", _answer_text(answer))
+
+
+def _call_facts(facts: Event) -> list[str]:
+    detail = facts.detail or {}
+    about = "about " if detail.get("estimated") else ""
+    shown: list[str] = []
+    if facts.input_tokens is not None or facts.output_tokens is not None:
+        cached = f" ({facts.cached_tokens:,} cached)" if facts.cached_tokens else ""
+        shown.append(f"{about}{facts.input_tokens or 0:,}{cached} in, {facts.output_tokens or 0:,} out")
+    if facts.cost_microusd is not None:
+        shown.append(about + usd_text(facts.cost_microusd))
+    if facts.latency_ms is not None:
+        shown.append(span_text(facts.latency_ms * 1000))
+    if facts.provider == "scripted":
+        shown.append("scripted, offline")
+    return shown
+
+
+def _model_failed(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    node = _model_node(tale, event) or _fresh_model(tale, event)
+    node.end(event.at, "failed")
+    node.outcome = error_words(facts.error)
+    cost = f", {usd_text(facts.cost_microusd)} booked" if facts.cost_microusd else ""
+    latency = f" after {span_text(facts.latency_ms * 1000)}" if facts.latency_ms is not None else ""
+    target = f" at {facts.model}" if facts.model else ""
+    tale.note(node, event, f"failed{target}{latency}: {node.outcome}{cost}", "failed", "try")
+    tale.failed = (event.seq, node)
+
+
+def _fallback_taken(tale: Tale, event: Recorded) -> None:
+    decision = event.facts.decision or {}
+    tale.moved = tale.node(event, "fallback", f"fell back from {decision.get('from')} to {decision.get('to')}", "note")
+    tale.moved.why = reason(event)
+    if (node := _just_failed(tale, event)) is not None:
+        node.notes.append(tale.moved)
+        tale.moved = None
+
+
+def _just_failed(tale: Tale, event: Recorded) -> Node | None:
+    """The call whose failed try was settled in the same transaction; events about what follows from it name no call."""
+    seq, node = tale.failed
+    return node if event.seq - seq <= 2 else None
+
+
+def _model_lost(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    cost = usd_text(facts.cost_microusd or 0)
+    node = _model_node(tale, event)
+    why = reason(event) or "nobody knows what it cost, so its whole reservation counts as spent"
+    if node is not None:
+        node.end(event.at, "lost")
+        node.outcome, node.why = f"no answer came back; {cost} booked", why
+        node.seqs.append(event.seq)
+        return
+    was = tale.calls.get(facts.call_id or "")
+    name = was.text if was is not None else _model_text(facts)
+    tale.note(None, event, f"{name}: its answer was lost in the crash; {cost} booked", "unknown").why = why
+
+
+def _model_replayed(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    of = (facts.detail or {}).get("of")
+    node = tale.place(tale.node(event, "model", _model_text(facts), "replayed"), event.path)
+    node.outcome = f"answered from the record (event {of}), unpaid"
+
+
+def _budget_stopped(tale: Tale, event: Recorded) -> None:
+    decision = event.facts.decision or {}
+    node = tale.note(_just_failed(tale, event), event, "budget stop", "failed", "budget")
+    node.outcome = reason(event) or f"{decision.get('limit')} of {decision.get('scope')} is used up"
+
+
+def _decided(answer: bytes | None) -> str:
+    """What the model wants, in names only: tools it asked for, or that it answered in text."""
+    if answer is None:
+        return "answered"
+    try:
+        body: Any = msgspec.json.decode(answer)
+    except (msgspec.DecodeError, RecursionError):
+        return "answered"
+    tools, finish = _asked_tools(body)
+    if tools:
+        more = f" and {len(tools) - MOST_NAMES} more" if len(tools) > MOST_NAMES else ""
+        return (
+            f"asked for {count_text(len(tools), 'tool')}: {', '.join(clean(t, 60) for t in tools[:MOST_NAMES])}{more}"
+        )
+    if finish in {"length", "max_tokens"}:
+        return "answered in text, cut at the output cap"
+    if finish in {"content_filter", "refusal"}:
+        return "refused by the provider's content filter"
+    return "answered in text"
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return (
+        [cast("dict[str, Any]", each) for each in cast("list[Any]", value) if isinstance(each, dict)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def _message(body: Any) -> tuple[dict[str, Any], str]:
+    """The answer's message and why it ended; the formats are chat completions and Anthropic messages."""
+    if not isinstance(body, dict):
+        return {}, ""
+    whole = cast("dict[str, Any]", body)
+    choices = _dicts(whole.get("choices"))
+    if not choices:
+        return whole, str(whole.get("stop_reason"))
+    message = choices[0].get("message")
+    return cast("dict[str, Any]", message) if isinstance(message, dict) else {}, str(choices[0].get("finish_reason"))
+
+
+def _asked_tools(body: Any) -> tuple[list[str], str]:
+    message, finish = _message(body)
+    names: list[str] = []
+    for call in _dicts(message.get("tool_calls")):
+        function = call.get("function")
+        if isinstance(function, dict):
+            names.append(str(cast("dict[str, Any]", function).get("name")))
+    names += [str(block.get("name")) for block in _dicts(message.get("content")) if block.get("type") == "tool_use"]
+    return names, finish
+
+
+def _answer_text(answer: bytes | None) -> bytes | None:
+    """The message alone: the envelope around it says nothing about the answer."""
+    if answer is None:
+        return None
+    try:
+        message, _ = _message(msgspec.json.decode(answer))
+    except (msgspec.DecodeError, RecursionError):
+        return answer
+    said = message.get("content")
+    return msgspec.json.encode(said if isinstance(said, str) and said else message.get("tool_calls") or said or message)
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tool_key(event: Recorded) -> object:
+    facts = event.facts
+    return ("tool", facts.idempotency_key or facts.call_id or (event.path, event.ordinal))
+
+
+def _tool(tale: Tale, event: Recorded) -> Node:
+    """The effect this event is about; where its beginning lies in an earlier stretch, it is told again here."""
+    node = tale.stretch.get(_tool_key(event))
+    if node is None:
+        node = tale.place(tale.node(event, "tool", f"tool {event.facts.name}"), event.path, _tool_key(event))
+        if event.path is not None:
+            tale.stretch[event.path, event.ordinal] = node
+    else:
+        node.seqs.append(event.seq)
+    return node
+
+
+def _tool_called(tale: Tale, event: Recorded) -> None:
+    before = tale.stretch.get(_tool_key(event))
+    node = _tool(tale, event)
+    node.status = "running"
+    if before is not None:
+        tale.note(node, event, "called again", kind="try")
+    tale.show(node, "arguments", event.content)
+
+
+def _tool_succeeded(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    node = _tool(tale, event)
+    detail = facts.detail or {}
+    if detail.get("replayed"):
+        node.end(event.at, "replayed")
+        node.outcome, node.why = "given back, not done again", reason(event)
+        return
+    node.end(event.at, "done")
+    node.outcome = "done"
+    if (why := reason(event)) and node.notes:
+        tale.note(node, event, why, "done", "verdict")
+    else:
+        node.why = why
+    if facts.latency_ms is not None:
+        node.facts.append(span_text(facts.latency_ms * 1000))
+    if provider_id := detail.get("provider_id"):
+        node.facts.append(f"provider id {clean(provider_id, 120)}")
+    tale.show(node, "result", event.content)
+
+
+def _tool_failed(tale: Tale, event: Recorded) -> None:
+    facts = event.facts
+    node = _tool(tale, event)
+    if facts.error is None:
+        node.end(event.at, "failed")
+        tale.note(node, event, f"not done, so it may be done now: {reason(event)}", kind="verdict")
+        return
+    node.end(event.at, "failed")
+    rejected = f"rejected by {who(facts.actor)}: " if facts.actor else ""
+    node.outcome = f"not done: {rejected}{error_words(facts.error)}"
+
+
+def _tool_unknown(tale: Tale, event: Recorded) -> None:
+    node = _tool(tale, event)
+    node.end(event.at, "unknown")
+    node.outcome = "nobody knows whether it was done"
+    tale.stretch["unknown"] = node
+    tale.note(node, event, reason(event), "unknown", "verdict")
+
+
+CALLS = {
+    "model_called": _model_called,
+    "model_succeeded": _model_succeeded,
+    "model_failed": _model_failed,
+    "model_lost": _model_lost,
+    "model_replayed": _model_replayed,
+    "fallback_taken": _fallback_taken,
+    "budget_stopped": _budget_stopped,
+    "tool_called": _tool_called,
+    "tool_succeeded": _tool_succeeded,
+    "tool_failed": _tool_failed,
+    "tool_unknown": _tool_unknown,
+}

@@ -1,0 +1,94 @@
+"""What a story is made of. A `Node` grows while the events are read; `Line`s are what is shown."""
+
+import msgspec
+
+from .advice import Advice
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A piece of content, shortened: `what` is prompt, answer, arguments, result, input or detail."""
+
+    what: str
+    text: str
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One line. `at` is when it began, in microseconds; `depth` how far it is indented; `seqs` the events it tells of.
+
+    `kind`: start, step, branch, model, tool, ask, decision, timer, child, crash, resume, park, end, note or gap.
+    `status`: done, failed, unknown, waiting, running, lost, replayed or note.
+    """
+
+    job_id: str
+    at: int
+    depth: int
+    kind: str
+    status: str
+    text: str
+    why: str = ""
+    facts: list[str] = []
+    seqs: list[int] = []
+    content: list[Shown] = []
+
+
+class Header(msgspec.Struct):
+    """The sums of a job and of the child jobs told with it. Times in microseconds UTC, spans in microseconds."""
+
+    job_id: str
+    name: str
+    state: str
+    waiting: list[str]
+    error: str
+    tenant_id: str
+    external_id: str | None
+    parent_job_id: str | None
+    agent_id: str | None
+    attempt: int
+    created_at: int
+    finished_at: int | None
+    span_us: int
+    parked_us: int = 0
+    cost_microusd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    replayed_calls: int = 0
+    tool_calls: int = 0
+    steps: int = 0
+    retries: int = 0
+    fallbacks: int = 0
+    human_decisions: int = 0
+    crashes: int = 0
+    child_jobs: int = 0
+    models: dict[str, int] = {}
+
+
+class Story(msgspec.Struct):
+    """A job, told. `advice` is what to do next; empty when there is nothing to do."""
+
+    header: Header
+    lines: list[Line]
+    advice: list[Advice]
+
+
+class Node(msgspec.Struct, eq=False):
+    """Something that happened, with what happened inside of it (`inside`) and what is to be said of it (`notes`)."""
+
+    job_id: str
+    kind: str
+    text: str
+    at: int
+    status: str = "running"
+    ended_at: int = 0
+    outcome: str = ""
+    why: str = ""
+    facts: list[str] = []
+    seqs: list[int] = []
+    notes: "list[Node]" = []
+    inside: "list[Node]" = []
+    content: list[Shown] = []
+    hidden: bool = False
+    branch: str = ""
+
+    def end(self, at: int, status: str) -> None:
+        self.ended_at, self.status = at, status

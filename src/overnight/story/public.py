@@ -1,0 +1,93 @@
+"""Jobs and stories in their public JSON names."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import iso_utc, micro_to_usd, public_event
+from overnight.ledger import JobRow
+
+from .counting import span_us
+from .gathering import Chapter
+from .lines import Header, Line, Story
+
+
+def public_job(job: JobRow, calls: int, cost_microusd: int, now_us: int) -> dict[str, Any]:
+    """A job for JSON; content (input, result) is not in it. `calls` and `cost_microusd` include its child jobs.
+
+    Spans are in milliseconds, money in dollars, times in UTC.
+    """
+    return {
+        "job_id": job.job_id,
+        "run_id": job.job_id,
+        "external_id": job.external_id,
+        "name": job.name,
+        "state": job.state,
+        "waiting": [_public_wait(wait) for wait in job.waits],
+        "runtime": job.runtime,
+        "tenant_id": job.tenant_id,
+        "agent_id": job.agent_id,
+        "workflow": job.workflow,
+        "session_id": job.session_id,
+        "parent_job_id": job.parent_job_id,
+        "root_job_id": job.root_job_id,
+        "attempt": job.attempt,
+        "recoveries": job.recoveries,
+        "model_calls": calls,
+        "cost_usd": micro_to_usd(cost_microusd),
+        "created_at": iso_utc(job.created_at),
+        "started_at": _iso(job.started_at),
+        "finished_at": _iso(job.finished_at),
+        "duration_ms": round(span_us(job, now_us) / 1000, 3),
+        "error": msgspec.json.decode(job.error) if job.error else None,
+        "brain_version": job.brain_version,
+        "last_seq": job.last_seq,
+        "unattributed": bool(job.unattributed),
+    }
+
+
+def _iso(at_us: int | None) -> str | None:
+    return iso_utc(at_us) if at_us else None
+
+
+def _public_wait(wait: dict[str, Any]) -> dict[str, Any]:
+    public = {key: value for key, value in wait.items() if key not in {"due_at", "path", "ordinal"}}
+    if isinstance(due := wait.get("due_at"), int):
+        public["due_at"] = iso_utc(due)
+    if "path" in wait:
+        public["position"] = {"path": wait["path"], "ordinal": wait.get("ordinal")}
+    return public
+
+
+def public_story(chapter: Chapter, story: Story, now_us: int, *, with_content: bool = False) -> dict[str, Any]:
+    """`{job, header, lines, next, events}`; the events are those of the job and of the child jobs told with it."""
+    header = story.header
+    return {
+        "job": public_job(chapter.job, header.model_calls, header.cost_microusd, now_us),
+        "header": _public_header(header),
+        "lines": [_public_line(line) for line in story.lines],
+        "next": [msgspec.to_builtins(advice) for advice in story.advice],
+        "events": _public_events(chapter, with_content),
+    }
+
+
+def _public_events(chapter: Chapter, with_content: bool) -> list[dict[str, Any]]:
+    events = [public_event(event, with_content=with_content) for event in chapter.events]
+    for child in chapter.children.values():
+        events += _public_events(child, with_content)
+    return events
+
+
+def _public_header(header: Header) -> dict[str, Any]:
+    public: dict[str, Any] = msgspec.to_builtins(header)
+    public["created_at"], public["finished_at"] = iso_utc(header.created_at), _iso(header.finished_at)
+    public["duration_ms"], public["parked_ms"] = public.pop("span_us") / 1000, public.pop("parked_us") / 1000
+    public["cost_usd"] = micro_to_usd(public.pop("cost_microusd"))
+    public["cost_usd_by_model"] = {model: micro_to_usd(cost) for model, cost in public.pop("models").items()}
+    return public
+
+
+def _public_line(line: Line) -> dict[str, Any]:
+    public: dict[str, Any] = msgspec.to_builtins(line)
+    public["at"] = iso_utc(line.at)
+    return public

@@ -1,0 +1,70 @@
+"""Small words of the story: durations, moments, shortened ids and contents."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+MOST_CHARACTERS = 300
+SECOND = 1_000_000
+
+
+def clean(text: object, most: int = MOST_CHARACTERS) -> str:
+    """Text from outside for a terminal: one line, bounded, without control characters."""
+    shown = " ".join(str(text)[: most * 2].split())
+    shown = shown if shown.isprintable() else "".join(each if each.isprintable() else "�" for each in shown)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def span_text(span_us: float) -> str:
+    """A duration in microseconds for people: `812 ms`, `3.2 s`, `4 min 12 s`, `3 h 5 min`, `2 d 4 h`."""
+    seconds = span_us / SECOND
+    if 0 < seconds < 0.0005:
+        return "<1 ms"
+    if seconds < 1:
+        return f"{span_us / 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {unit} {rest} {small_unit}" if rest else f"{whole // size} {unit}"
+    raise AssertionError("unreachable: a minute is the smallest size")
+
+
+def clock_text(at_us: int) -> str:
+    """The time of day in UTC."""
+    return datetime.fromtimestamp(at_us / SECOND, UTC).strftime("%H:%M:%S")
+
+
+def moment_text(at_us: int) -> str:
+    """Day and time in UTC."""
+    return datetime.fromtimestamp(at_us / SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def who(actor: str | None) -> str:
+    """A worker by the end of its id, which tells two apart; anybody else by name."""
+    if not actor:
+        return "somebody"
+    if actor.startswith("worker_") and len(actor) > 20:
+        return f"worker …{actor[-6:]}"
+    return clean(actor, 60)
+
+
+def content_text(content: bytes | list[bytes] | None, most: int = MOST_CHARACTERS) -> str:
+    """Recorded JSON, shortened; a text is shown without its quotes."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return clean(" ⏎ ".join(content_text(each, most) for each in content), most)
+    try:
+        value: Any = msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        return clean(content.decode("utf-8", "replace"), most)
+    return clean(value if isinstance(value, str) else content.decode("utf-8", "replace"), most)
+
+
+def count_text(count: int, what: str, many: str = "") -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {what if count == 1 else many or what + 's'}"
