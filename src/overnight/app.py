@@ -143,7 +143,7 @@ class App:
     async def gateway(self) -> "Gateway":
         """The gateway of this process. Without any provider key it calls the scripted provider, plainly labelled."""
         if self._gateway is None:
-            from overnight.gateway import Gateway
+            from overnight.gateway import Gateway, PriceBook
 
             offline = self._offline_base_url
             if offline is None and not has_provider_key(self.brain):
@@ -151,6 +151,7 @@ class App:
             self._gateway = Gateway(
                 self.store,
                 self.brain.routing,
+                PriceBook(self.brain.routing.prices),
                 offline_base_url=offline,
                 owner=self._owner,
                 brain_version=self.brain.version,
@@ -168,9 +169,10 @@ class App:
     @asynccontextmanager
     async def working(self, worker_id: str | None = None) -> "AsyncIterator[Worker]":
         """A worker in this process for the length of the block."""
+        from overnight.gateway import JobCalls
         from overnight.jobs import Worker
 
-        worker = Worker(self.store, await self.gateway(), worker_id=worker_id)
+        worker = Worker(self.store, JobCalls(await self.gateway()), worker_id=worker_id)
         await worker.start()
         try:
             yield worker

@@ -87,7 +87,8 @@ async def chat(
     if params.pop("stream", False):
         raise BadInput("chat(stream=True): a job gets the whole answer; streams are for clients of the gateway")
     body: dict[str, Any] = {"model": model or "auto", "messages": said, **params}
-    label = task or model or "default"
+    # As the gateway names it: "auto" is no model of its own.
+    label = task or (model if model != "auto" else None) or "default"
     print_ = fingerprint(label, body)
     execution = scope.execution
 

@@ -55,6 +55,8 @@ class Worker:
     async def start(self) -> None:
         """Register, and begin to take jobs."""
         asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]
+        # Whatever stands under this id already was held by an earlier process of that name.
+        await Operations(self.store).lose(self.worker_id)
         await self.store.commit(self._refresh())
         threading.Thread(target=self._heartbeat, name="overnight-heartbeat", daemon=True).start()
         self._loop_task = asyncio.create_task(self._work())

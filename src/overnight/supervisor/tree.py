@@ -15,11 +15,15 @@ STOP_WITHIN_S = 10.0
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A process to keep alive. `on_death` is awaited with its exit code before it is started again (negative: a signal)."""
+    """A process to keep alive. `on_death` is awaited with its exit code before it is started again (negative: a signal).
+
+    `quiet` drops its standard output; standard error is always the parent's.
+    """
 
     name: str
     command: Sequence[str]
     on_death: Callable[[int], Awaitable[None]] | None = None
+    quiet: bool = True
 
 
 class ProcessTree:
@@ -38,7 +42,8 @@ class ProcessTree:
         return process
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(*child.command, stdin=asyncio.subprocess.PIPE)
+        out = asyncio.subprocess.DEVNULL if child.quiet else None
+        process = await asyncio.create_subprocess_exec(*child.command, stdin=asyncio.subprocess.PIPE, stdout=out)
         self._processes[child.name] = process
         return process
 

@@ -19,7 +19,7 @@ WHERE lease_owner = :owner AND (wake_at IS NOT NULL OR cancel_requested_at IS NO
 SELECT job_id FROM job WHERE runtime = 'foreign' AND state = 'running' AND active_at < :before LIMIT 1000
 
 -- name: extend_leases
-UPDATE job SET lease_expires_at = :expires_at WHERE lease_owner = :owner
+UPDATE job SET lease_expires_at = :expires_at WHERE lease_owner = :owner AND lease_expires_at > :seen_at
 
 -- name: upsert_worker
 INSERT INTO worker (worker_id, role, host, pid, started_at, seen_at)

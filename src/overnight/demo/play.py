@@ -1,0 +1,249 @@
+"""Play the demo: lay out the mailbox, start the servers and a worker, kill the worker twice, count, and tell."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overnight.domain import FINISHED, BadInput, Recorded, new_id, usd_text
+from overnight.jobs import Operations
+from overnight.ledger import JobRow, Ledger
+from overnight.settings import Settings
+from overnight.store import Store, open_store
+from overnight.supervisor import Child, ProcessTree
+from overnight.testing import ScriptedProvider, start_scripted_provider
+
+from .corpus import demo_expected, make_demo_maildir
+from .counting import count_calls, count_mailbox
+from .maildir import create_maildir, read_maildir
+from .progress import Progress
+from .triage import Desk, triage
+
+KILL_AFTER_MAIL = 7
+PAUSE_MS = 3_000
+GIVE_UP_S = 170.0
+
+
+class Stage:
+    """One showing: its folder, its processes, and the kills."""
+
+    def __init__(self, settings: Settings, folder: Path, live: bool, seed: int, progress: Progress) -> None:
+        self.settings, self.folder, self.live, self.progress = settings, folder, live, progress
+        self.random = random.Random(seed)  # noqa: S311 it chooses when to kill, nothing secret
+        self.inbox, self.received = folder / "inbox", folder / "received"
+        self.crashes = 0
+        self.worker_id = new_id("worker")
+        self.tree = ProcessTree(lambda _: None)
+        self.provider: ScriptedProvider | None = None
+        self.mail_server: asyncio.subprocess.Process | None = None
+
+    async def open(self, stack: contextlib.AsyncExitStack, store: Store) -> Desk:
+        """Start the mail server, the provider and the worker; the desk they stand around."""
+        create_maildir(self.received)
+        command = [sys.executable, "-m", "overnight.demo.mail_server", "--maildir", str(self.received)]
+        command += ["--pause-after", str(KILL_AFTER_MAIL), "--pause-ms", str(PAUSE_MS)]
+        pipe = asyncio.subprocess.PIPE
+        self.mail_server = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        stack.push_async_callback(_end, self.mail_server)
+        assert self.mail_server.stdout is not None
+        place = json.loads(await self.mail_server.stdout.readline())
+        offline: list[str] = []
+        if not self.live:
+            rules = Path(__file__).with_name("rules.yaml")
+            self.provider = await stack.enter_async_context(start_scripted_provider(rules))
+            offline = ["--offline-base-url", self.provider.base_url]
+        os.environ.update(self.settings.environment() | {"OVERNIGHT_CHILD": "1"})
+
+        async def died(_: int) -> None:
+            await Operations(store).lose(self.worker_id)
+
+        worker = [sys.executable, "-m", "overnight", "worker", "--worker-id", self.worker_id, *offline]
+        stack.push_async_callback(self.tree.stop)
+        await self.tree.start(Child("worker", worker, died))
+        return Desk(str(self.inbox), place["host"], place["port"], str(self.received))
+
+    def kill_worker(self, why: str) -> None:
+        pid = self.tree.pid("worker")
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            self.crashes += 1
+            self.progress.say(f"kill -9 of the worker {why}")
+
+    async def kill_at_worst_moment(self) -> None:
+        """The mail server has accepted a mail and holds its answer back: the worker cannot have committed it."""
+        assert self.mail_server is not None
+        assert self.mail_server.stdout is not None
+        while line := await self.mail_server.stdout.readline():
+            if b"accepted" in line:
+                self.kill_worker("after the server accepted a mail, before the commit")
+                return
+
+    async def kill_at_random(self, ledger: Ledger, job_id: str) -> None:
+        """Some events after the first recovery."""
+        while self.crashes == 0 or not _recovered(await ledger.events(job_id)):  # noqa: ASYNC110 another process does it
+            await asyncio.sleep(0.05)
+        at = (await ledger.job(job_id)).last_seq + self.random.randint(5, 90)
+        while (job := await ledger.job(job_id)).last_seq < at:
+            if job.state in FINISHED:
+                return
+            await asyncio.sleep(0.01)
+        self.kill_worker("at a random moment")
+
+    async def watch(self, ledger: Ledger, job_id: str) -> JobRow:
+        """Show progress until the job is finished or parked for a person."""
+        after, until = 0, time.monotonic() + GIVE_UP_S
+        while True:
+            job = await ledger.job(job_id)
+            for event in await ledger.events(job_id, after):
+                after = event.seq
+                self.progress.hear(event)
+            if job.state in FINISHED or (job.state == "parked" and job.wake_at is None):
+                return job
+            if time.monotonic() > until:
+                raise BadInput(f"the demo did not finish in {GIVE_UP_S:.0f} s: see `overnight explain {job_id}`")
+            await asyncio.sleep(0.1)
+
+
+def _recovered(events: list[Recorded]) -> bool:
+    return any(event.facts.event == "replay_ended" for event in events)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            await process.wait()
+            return
+    process.kill()
+
+
+def _lay_out(stage: Stage, maildir: Path | None) -> int:
+    """Copy the mailbox into the stage's folder, so that nobody's own mail is touched; how many mails there are."""
+    if maildir is None:
+        return make_demo_maildir(stage.inbox)
+    count = len(read_maildir(maildir))
+    if count == 0:
+        raise BadInput(f"{maildir}: there is no mail in new/ or cur/ of this Maildir")
+    shutil.copytree(
+        maildir, stage.inbox, ignore=lambda folder, names: [n for n in names if n.startswith(".") or n == "tmp"]
+    )
+    create_maildir(stage.inbox)
+    return count
+
+
+async def _show(stage: Stage, maildir: Path | None) -> dict[str, Any]:
+    mails = _lay_out(stage, maildir)
+    stage.progress.begin(mails, stage.live)
+    store = open_store(stage.settings.database_url)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(store.close)
+        desk = await stage.open(stack, store)
+        job = await Operations(store).create(triage, (desk,), external_id=f"demo-{stage.folder.name}", actor="demo")
+        ledger = Ledger(store)
+        killers = [asyncio.create_task(stage.kill_at_worst_moment())]
+        killers.append(asyncio.create_task(stage.kill_at_random(ledger, job.job_id)))
+        try:
+            job = await stage.watch(ledger, job.job_id)
+        finally:
+            for killer in killers:
+                killer.cancel()
+        if job.state != "succeeded":
+            raise BadInput(f"the job is {job.state}, not succeeded: see `overnight explain {job.job_id}`")
+        return await _count(stage, ledger, job, maildir is None)
+
+
+async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) -> dict[str, Any]:
+    outcomes: list[dict[str, Any]] = msgspec.json.decode(job.result or b"[]")
+    if own_corpus:
+        ought = {key for key, expected in demo_expected().items() if expected.answer}
+    else:
+        ought = {outcome["key"] for outcome in outcomes if outcome["answered"]}
+    mailbox = count_mailbox(stage.received, ought)
+    events = await ledger.events(job.job_id)
+    calls = count_calls(await stage.provider.calls() if stage.provider is not None else None, events)
+    cost = sum(usage[-1] for usage in await ledger.usage(job.job_id))
+    lost = sum(event.facts.cost_microusd or 0 for event in events if event.facts.event == "model_lost")
+    return {
+        "job_id": job.job_id,
+        "mails_handled": len(outcomes),
+        "sent": mailbox.sent,
+        "duplicates": mailbox.duplicates,
+        "missing": mailbox.missing,
+        "crashes": stage.crashes,
+        "model_calls_paid": calls.paid,
+        "model_calls_lost": calls.lost,
+        "model_calls_replayed": calls.replayed,
+        "fallbacks": sum(event.facts.event == "fallback_taken" for event in events),
+        "cost_usd": cost / 1_000_000,
+        "cost_lost_usd": lost / 1_000_000,
+        "unexpected": mailbox.unexpected,
+        "duration_s": round(((job.finished_at or job.created_at) - job.created_at) / 1e6, 2),
+    }
+
+
+def play(
+    maildir: Path | None = None,
+    live: bool = False,
+    json_output: bool = False,
+    seed: int | None = None,
+    settings: Settings | None = None,
+) -> int:
+    """Run the demo and print what was counted; 0 when no mail was sent twice and none is missing.
+
+    `maildir` is copied first and never changed. `live` calls the real models with the keys of the environment.
+    """
+    from overnight.app import run_loop
+
+    if live and not os.environ.get("OPENAI_API_KEY"):
+        raise BadInput(
+            "--live needs OPENAI_API_KEY in the environment; without it leave --live out and a script plays the model"
+        )
+    chosen = settings or Settings.from_environment()
+    if not os.environ.get("OVERNIGHT_BRAIN"):
+        chosen = msgspec.structs.replace(chosen, brain=Path(__file__).with_name("brain"))
+    seed = random.SystemRandom().randrange(10_000) if seed is None else seed
+    folder = chosen.home / "demo" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
+    folder.mkdir(parents=True)
+    progress = Progress(quiet=json_output)
+    stage = Stage(chosen, folder, live, seed, progress)
+    facts = run_loop(_show(stage, maildir))
+    progress.end()
+    if json_output:
+        print(json.dumps(facts))
+    else:
+        _tell(facts, stage, seed)
+    return 0 if facts["duplicates"] == 0 and facts["missing"] == 0 else 1
+
+
+def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
+    cost = usd_text(round(facts["cost_usd"] * 1_000_000))
+    lost = usd_text(round(facts["cost_lost_usd"] * 1_000_000))
+    counted = "at the provider" if not stage.live else "in the ledger (a real provider cannot be asked)"
+    lines = [
+        f"mails handled     {facts['mails_handled']}",
+        f"sent              {facts['sent']}     counted in the receiving mailbox, {stage.received}",
+        f"duplicates        {facts['duplicates']}",
+        f"missing           {facts['missing']}",
+        f"crashes survived  {facts['crashes']}     kill -9 of the worker; seed {seed}",
+        f"model calls       {facts['model_calls_paid']} paid, counted {counted}; {facts['model_calls_lost']} of them repeated"
+        f" because in flight at a kill; {facts['model_calls_replayed']} answers replayed unpaid",
+        f"fallbacks         {facts['fallbacks']}",
+        f"cost              {cost}, of which {lost} stands for the calls lost in flight, at their upper bound"
+        f"{'' if stage.live else '; list prices, nothing was paid'}",
+        "",
+        "SMTP cannot be asked what became of a mail: after a crash the status check looked into the receiving mailbox,",
+        "which stands for the API of a mail provider.",
+        "",
+        f"What happened?    overnight explain {facts['job_id']}",
+    ]
+    print("\n".join(lines))
