@@ -5,9 +5,23 @@ Never: hands on an answer that is not recorded, or calls a provider without a re
 """
 
 from .calling import Gateway
+from .identity import MOST_ATTEMPTS, named_job
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
-from .refusals import Answer, fault, refusal
+from .refusals import Answer, BodyTooLarge, fault, refusal
 from .routes import Routing, Unavailable
 
-__all__ = ["Answer", "Gateway", "JobCalls", "PriceBook", "Routing", "Unavailable", "UnknownPrice", "fault", "refusal"]
+__all__ = [
+    "MOST_ATTEMPTS",
+    "Answer",
+    "BodyTooLarge",
+    "Gateway",
+    "JobCalls",
+    "PriceBook",
+    "Routing",
+    "Unavailable",
+    "UnknownPrice",
+    "fault",
+    "named_job",
+    "refusal",
+]

@@ -20,11 +20,14 @@ from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
 from .request import ChatRequest, read_request
 from .routes import Decision, Routing, Targets
+from .streaming import StreamedFlight
 from .waiting import Lines
 
 log = logging.getLogger("overnight.gateway")
 MOST_KNOWN_JOBS = 50_000
 SWEEP_EVERY_S = 1.0
+GRACE_S = 5.0
+_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class Gateway:
@@ -54,14 +57,24 @@ class Gateway:
         self.lines = Lines()
         self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load the price data and begin to settle what was lost."""
         await asyncio.to_thread(self.prices.load)
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
+    def keep(self, pump: asyncio.Task[None]) -> None:
+        """Streams are read to their end whether or not their client stays."""
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
     async def close(self) -> None:
-        """Calls under way fail; what they have reserved is settled as lost later."""
+        """Streams may end for a moment; what is under way then fails, and what it has reserved is settled as lost later."""
+        if self._pumps:
+            await asyncio.wait(self._pumps, timeout=GRACE_S)
+            for pump in list(self._pumps):
+                pump.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
@@ -78,9 +91,14 @@ class Gateway:
         who = with_metadata(who, request.metadata)
         decision = self.decide(request.model, who.task_id)
         subject = await self.subject(who, request)
-        flight = Flight(self, subject, request, decision)
-        await flight.run()
-        return answer_of(flight)
+        if not request.stream:
+            flight = Flight(self, subject, request, decision)
+            await flight.run()
+            return answer_of(flight)
+        streamed = StreamedFlight(self, subject, request, decision)
+        if not await streamed.open():
+            return answer_of(streamed)
+        return Answer(200, [*_STREAM, *call_headers(streamed)], pieces=streamed.feed.read())
 
     def read(self, body: bytes) -> ChatRequest:
         most = self.routing.limits.max_body_bytes
@@ -207,9 +225,10 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (b"x-job-id", flight.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id),
         (b"x-overnight-model", flight.target.model.encode()),
-        (b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)),
         (b"x-request-id", request_id or call_id),
     ]
+    if not flight.request.stream or flight.failure is not None:
+        headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
     if flight.fell_back:
         headers.append((b"x-overnight-fallback", flight.target.model.encode()))
     return headers

@@ -121,6 +121,12 @@ class Exchange:
         self._buffered = 0
         return data
 
+    def extend(self, deadline: float) -> None:
+        """Another deadline, in place of the one before."""
+        if self.connection is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._expire)
+
     def close(self) -> None:
         self._chunks.clear()
         if self.connection is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -35,6 +36,9 @@ SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
 
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
+
+
+T = TypeVar("T")
 
 
 class Completion(msgspec.Struct):
@@ -84,6 +88,7 @@ class Flight:
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + decision.deadline_ms / 1000
         self.target: Target
+        self.ended: Ended
         self.call_id = ""
         self.tokens = 0
         self.tries = 0
@@ -104,6 +109,9 @@ class Flight:
     @property
     def fell_back(self) -> bool:
         return self.target.model != self._first_model
+
+    def landed(self) -> None:
+        """The call has come to its end, whichever it was."""
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,17 +218,26 @@ class Flight:
 
         Raises BudgetStopped, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
         """
+        reply = await self._until(self._ask)
+        if reply is None:
+            return self.ended
+        crash_point("model_answered")
+        self.reply, self.failure = reply, None
+        return await self.settle(self.spent_on_reply(reply))
+
+    async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
+        """Admit and ask until a try succeeds; None once the last failure is settled."""
         while True:
             await self.admit()
-            result = await self._ask()
-            crash_point("model_answered")
-            if isinstance(result, Reply):
-                self.reply, self.failure = result, None
-                return await self.settle(self.spent_on_reply(result))
+            result = await ask()
+            if not isinstance(result, Failure):
+                return result
             self.failure = result
             spent = self.spent_on_failure(result, len(self.failure_body))
             if not self._advance(result):
-                return await self.settle(spent)
+                crash_point("model_answered")
+                await self.settle(spent)
+                return None
             self._unsettled = spent
 
     async def admit(self) -> Outcome:
@@ -292,30 +309,33 @@ class Flight:
             self._tries_here += 1
         return outcome
 
-    async def _ask(self) -> Reply | Failure:
+    async def _prepare(self) -> tuple[bytes, float]:
+        """Wait for the backoff, if there is one; then the body for the target, and until when this try may take."""
         if self._backoff_s:
             await asyncio.sleep(self._backoff_s)
         if self.tries == 1 and self.subject.place is not None:
             self.deadline = self.loop.time() + self.decision.deadline_ms / 1000
-        target = self.target
         self._began = time.perf_counter()
+        self.failure_body = b""
         now = self.loop.time()
-        body = self.request.upstream_body(target.upstream_model, self.tokens)
+        body = self.request.upstream_body(self.target.upstream_model, self.tokens)
+        return body, now + self._time_here(self.deadline - now)
+
+    async def _ask(self) -> Reply | Failure:
+        body, deadline = await self._prepare()
         try:
-            response = await target.pool.request(
-                "POST", "/chat/completions", target.headers, body, now + self._time_here(self.deadline - now)
-            )
+            response = await self.target.pool.request("POST", "/chat/completions", self.target.headers, body, deadline)
         except UpstreamError as error:
-            self.failure_body = b""
             return exception_failure(error)
         if 200 <= response.status < 300:
-            reply = self._reply(response.body, response.headers.get(b"x-request-id"))
+            reply = self.reply_of(response.body, response.headers.get(b"x-request-id"))
             if reply is not None:
                 return reply
         self.failure_body = response.body
         return response_failure(response.status, response.headers, response.body)
 
-    def _reply(self, body: bytes, request_id: bytes | None) -> Reply | None:
+    def reply_of(self, body: bytes, request_id: bytes | None) -> Reply | None:
+        """The answer in a body, with what it used; None when it is no chat completion."""
         try:
             completion = _completion(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -337,4 +357,5 @@ class Flight:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
+        self.ended = ended
         return ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 
@@ -27,11 +27,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answer(msgspec.Struct):
-    """What goes back to the client. Header names are lower case."""
+    """What goes back to the client: `body`, or of a stream its `pieces`. Header names are lower case."""
 
     status: int
     headers: Headers
-    body: bytes
+    body: bytes = b""
+    pieces: AsyncIterator[bytes] | None = None
 
 
 class UnknownModelAsked(BadInput):

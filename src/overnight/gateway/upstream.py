@@ -88,6 +88,10 @@ class UpstreamStream:
             raise StopAsyncIteration
         return data
 
+    def extend(self, deadline: float) -> None:
+        """Another deadline (a time of the running loop), in place of the one before."""
+        self._exchange.extend(deadline)
+
     def close(self) -> None:
         """Let go of the answer. Calling twice is harmless."""
         self._exchange.close()

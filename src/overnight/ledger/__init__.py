@@ -4,6 +4,7 @@ Depends on: store, domain.
 Never: decides what may happen next; it writes what a room above has decided, in that room's transaction.
 """
 
+from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .reading import Ledger, recorded
@@ -12,6 +13,7 @@ from .rows import SQL as LEDGER_SQL
 from .usage import count_usage, day_of
 
 __all__ = [
+    "ATTEMPT_MARK",
     "EXTERNAL",
     "JOB",
     "LARGEST_CONTENT",
@@ -23,6 +25,7 @@ __all__ = [
     "Link",
     "NewJob",
     "address_chain",
+    "announce",
     "append",
     "count_usage",
     "day_of",

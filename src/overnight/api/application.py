@@ -1,0 +1,130 @@
+"""The ASGI application: which path is answered by what, and what an unexpected fault looks like from outside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+
+from overnight.domain import BadInput, NotFound, OvernightError
+from overnight.gateway import Answer, Gateway, fault, refusal
+from overnight.ledger import Ledger
+
+from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
+from .jobs import Jobs
+from .openai import OpenAI
+from .problems import MethodNotAllowed, problem, problem_of
+
+log = logging.getLogger("overnight.api")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Application:
+    """Raw ASGI. `hosts` are the names it may be called by (None: any): a web page that makes its own name point here
+    must not be able to spend money or read jobs."""
+
+    def __init__(self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None) -> None:
+        self._openai = OpenAI(gateway)
+        jobs = Jobs(ledger)
+        self._hosts = None if hosts is None else frozenset(host.encode() for host in hosts)
+        self._collection: dict[str, Handler] = {"GET": jobs.list}
+        self._job: dict[str, Handler] = {"GET": jobs.one}
+        self._under: dict[str, dict[str, Handler]] = {
+            "events": {"GET": jobs.events},
+            "attempts": {"POST": jobs.attempts},
+            "complete": {"POST": jobs.complete},
+            "cancel": {"POST": jobs.cancel},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _other(scope, receive, send)
+            return
+        try:
+            answer = await self._answer(scope, receive)
+        except ClientLeft:
+            return
+        except Exception:
+            log.exception("a request failed by a fault of ours: %s", scope["method"])
+            own = str(scope["path"]).startswith("/api/")
+            answer = problem_of(500, "an internal fault", "the log has the details") if own else fault()
+        await send_answer(send, answer)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        path: str = scope["path"]
+        method: str = scope["method"]
+        foreign = self._foreign(scope)
+        if foreign is not None:
+            return problem_of(403, "this is not for web pages of other origins", foreign)
+        if path == "/v1/chat/completions" and method == "POST":
+            return await self._openai.chat(scope["headers"], receive)
+        if path == "/healthz":
+            return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
+        request = Request(method, path, path.split("/")[1:], scope["query_string"], scope["headers"], receive)
+        if path.startswith("/api/"):
+            try:
+                return await self._handler(request)(request)
+            except OvernightError as error:
+                return problem(error)
+        return self._v1(request)
+
+    def _v1(self, request: Request) -> Answer:
+        parts = request.parts
+        if parts[:2] == ["v1", "models"] and request.method == "GET":
+            return self._openai.model("/".join(parts[2:])) if len(parts) > 2 else self._openai.models()
+        if request.path in ("/v1/chat/completions", "/v1/models"):
+            allowed = "POST" if request.path.endswith("completions") else "GET"
+            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))))
+            return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
+        return refusal(_no_such(request.path))
+
+    def _handler(self, request: Request) -> Handler:
+        parts = request.parts
+        if parts[:3] != ["api", "v1", "jobs"] or len(parts) > 5:
+            raise _no_such(request.path)
+        methods: dict[str, Handler] | None = self._collection if len(parts) == 3 else self._job
+        if len(parts) == 5:
+            methods = self._under.get(parts[4])
+        if methods is None:
+            raise _no_such(request.path)
+        handler = methods.get(request.method)
+        if handler is None:
+            raise MethodNotAllowed(request.method, ", ".join(methods))
+        return handler
+
+    def _foreign(self, scope: Scope) -> str | None:
+        """Why this request is not one of a program that knows where it is; None when it is."""
+        if self._hosts is None:
+            return None
+        for name, value in scope["headers"]:
+            if name == b"host" and _without_port(value) not in self._hosts:
+                return "the Host header names another machine; call this by 127.0.0.1 or localhost"
+            if name == b"origin" and _without_port(value.rpartition(b"//")[2]) not in self._hosts:
+                return "the Origin header names another site"
+        return None
+
+
+def _without_port(host: bytes) -> bytes:
+    name, colon, port = host.rpartition(b":")
+    return name if colon and port.isdigit() else host
+
+
+def _no_such(path: str) -> NotFound:
+    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see /v1/chat/completions, /v1/models, /api/v1/jobs")
+
+
+async def _other(scope: Scope, receive: Receive, send: Send) -> None:
+    """Start and stop are the wiring's business; WebSockets are not spoken."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+
+
+def application(gateway: Gateway, ledger: Ledger, *, hosts: Collection[str] | None = LOOPBACK) -> Application:
+    """Serve it with uvicorn, started gateway inside. `hosts`: the names it answers to, None for any."""
+    return Application(gateway, ledger, hosts)

@@ -1,0 +1,73 @@
+"""ASGI by hand: read a bounded body, send an answer. No framework stands on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput
+from overnight.gateway import Answer, BodyTooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientLeft(Exception):
+    """The client went away before its request was whole; nobody waits for an answer."""
+
+
+class Request(msgspec.Struct):
+    """One request. `parts` are the pieces of its path."""
+
+    method: str
+    path: str
+    parts: list[str]
+    query: bytes
+    headers: Headers
+    receive: Receive
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+async def read_body(receive: Receive, most: int) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, ClientLeft."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        parts, size = [body], len(body)
+        while message.get("more_body") and size <= most:
+            message = await receive()
+            part: bytes = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+        body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    if len(body) > most:
+        raise BodyTooLarge(f"the body is over {most:,} bytes, the most that is taken (limits.max_body_bytes)")
+    return body
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    headers = answer.headers
+    if answer.pieces is None:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if answer.pieces is not None:
+        async for piece in answer.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def text_of(value: bytes, place: str) -> str:
+    """A header's value as text. Raises BadInput."""
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        raise BadInput(f"{place}: only ASCII text can stand here") from None

@@ -1,0 +1,184 @@
+"""The answer of a stream, put together from its pieces, and taken apart again. Pure.
+
+A piece is *telling* when a client could act on it: the one that completes the arguments of a tool call, and the one with
+the finish reason. From a telling piece on, everything waits until the call is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from .sse import DONE
+
+Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
+_complete = msgspec.json.Decoder(msgspec.Raw).decode
+# Sent once by some providers and with every piece by others.
+_ONCE = frozenset({"role", "id", "type", "name"})
+
+
+class _Text(list[str]):
+    """Text that still grows; joined once, at the end."""
+
+    __slots__ = ()
+
+
+class Assembly:
+    """Feed it the decoded pieces in order. `characters` counts what was received; `usage` is the last one told."""
+
+    __slots__ = ("_choices", "_finished", "_head", "characters", "usage")
+
+    def __init__(self) -> None:
+        self._head: Json = {}
+        self._choices: dict[int, Json] = {}
+        self._finished: set[int] = set()
+        self.characters = 0
+        self.usage: Json | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Has every choice that began come to its finish reason?"""
+        return bool(self._finished) and len(self._finished) == len(self._choices)
+
+    def take(self, piece: Json) -> bool:
+        """Put a piece in its place. True when it is telling. Raises TypeError, ValueError or KeyError for a shape unknown."""
+        if not self._head:
+            self._head = {key: value for key, value in piece.items() if key not in ("choices", "usage", "object")}
+        if isinstance(piece.get("usage"), dict):
+            self.usage = piece["usage"]
+        telling = False
+        for choice in cast("list[Json]", piece.get("choices") or ()):
+            index: int = choice.get("index", 0)
+            held = self._choices.get(index)
+            if held is None:
+                held = self._choices[index] = {"index": index, "message": {}, "logprobs": None, "finish_reason": None}
+            delta = choice.get("delta")
+            if delta:
+                telling |= self._merge(held["message"], delta)
+            logprobs = choice.get("logprobs")
+            if logprobs:
+                held["logprobs"] = _joined_logprobs(held["logprobs"], logprobs)
+            reason = choice.get("finish_reason")
+            if reason:
+                held["finish_reason"] = reason
+                self._finished.add(index)
+                telling = True
+        return telling
+
+    def _merge(self, message: Json, delta: Json) -> bool:
+        telling = False
+        for key, value in delta.items():
+            if key == "tool_calls" and value:
+                calls: dict[int, Json] = message.setdefault("tool_calls", {})
+                for position, part in enumerate(cast("list[Json]", value)):
+                    telling |= self._merge_call(calls.setdefault(part.get("index", position), {}), part)
+            elif key == "function_call" and value:
+                telling |= self._merge_call(message.setdefault("function_call", {"function": {}}), {"function": value})
+            else:
+                self._put(message, key, value)
+        return telling
+
+    def _merge_call(self, call: Json, part: Json) -> bool:
+        """A piece of a tool call. True when its arguments are complete."""
+        for key, value in part.items():
+            if key == "function":
+                function: Json = call.setdefault("function", {})
+                for name, text in cast("Json", value).items():
+                    self._put(function, name, text)
+            elif key != "index":
+                self._put(call, key, value)
+        said: Json = part.get("function") or {}
+        piece = said.get("arguments")
+        if not piece:
+            return False
+        arguments: _Text = call["function"]["arguments"]
+        start = next((text.lstrip()[:1] for text in arguments if text.strip()), "")
+        if start not in ("{", "["):
+            return True  # a number or a word is complete at any of its characters
+        if piece.rstrip()[-1:] not in ("}", "]"):
+            return False
+        try:
+            _complete("".join(arguments))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+    def _put(self, into: Json, key: str, value: Any) -> None:
+        if isinstance(value, str) and key not in _ONCE:
+            self.characters += len(value)
+            held = into.get(key)
+            if isinstance(held, _Text):
+                held.append(value)
+            else:
+                into[key] = _Text([value])
+        elif isinstance(value, list) and isinstance(into.get(key), list):
+            into[key] = [*into[key], *cast("list[Any]", value)]
+        elif value or key not in into:
+            into[key] = value
+
+    def completion(self) -> bytes:
+        """The chat completion that the stream amounts to, as JSON."""
+        choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
+        body: Json = {**self._head, "object": "chat.completion", "choices": choices}
+        if self.usage is not None:
+            body["usage"] = self.usage
+        return _encode(body)
+
+    def usage_piece(self, cost_usd: float, estimate: Json) -> bytes:
+        """The last piece, with what the call cost; `estimate` stands in where the provider told no usage."""
+        usage: Json = {**(self.usage or estimate), "cost_usd": cost_usd}
+        body: Json = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        return b"data: %b\n\n" % _encode(body)
+
+
+def _joined_logprobs(held: Json | None, more: Json) -> Json:
+    if held is None:
+        return dict(more)
+    return {key: [*(held.get(key) or ()), *(more.get(key) or ())] for key in {**held, **more}}
+
+
+def _finished(choice: Json) -> Json:
+    message = cast("Json", _plain(choice["message"]))
+    message.setdefault("role", "assistant")
+    message.setdefault("content", None)
+    if isinstance(calls := message.get("tool_calls"), dict):
+        by_index = cast("dict[int, Json]", calls)
+        message["tool_calls"] = [{"type": "function", **by_index[index]} for index in sorted(by_index)]
+    if isinstance(call := message.get("function_call"), dict):
+        message["function_call"] = cast("Json", call)["function"]
+    return {**choice, "message": message}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in cast("Json", value).items()}
+    return value
+
+
+def taken_apart(completion: bytes, cost_usd: float | None) -> Iterator[bytes]:
+    """A recorded chat completion as the events of a stream; with `cost_usd`, the usage piece too. Ends with the end mark."""
+    body: Json = msgspec.json.decode(completion)
+    head = {key: value for key, value in body.items() if key not in ("choices", "usage", "object")}
+    head["object"] = "chat.completion.chunk"
+
+    def piece(index: int, delta: Json, reason: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return b"data: %b\n\n" % _encode({**head, "choices": [choice]})
+
+    for choice in cast("list[Json]", body.get("choices") or ()):
+        index: int = choice.get("index", 0)
+        delta: Json = dict(choice.get("message") or {})
+        calls = delta.get("tool_calls")
+        if calls:
+            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(cast("list[Json]", calls))]
+        yield piece(index, delta, None)
+        yield piece(index, {}, choice.get("finish_reason") or "stop")
+    if cost_usd is not None:
+        usage: Json = {**(body.get("usage") or {}), "cost_usd": cost_usd}
+        yield b"data: %b\n\n" % _encode({**head, "choices": [], "usage": usage})
+    yield DONE

@@ -1,0 +1,252 @@
+"""A streamed call: the pump reads the provider to its end whatever the client does, and holds back what tells too much."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain import OvernightError, micro_to_usd
+from overnight.store import crash_point
+
+from .assembling import Assembly, taken_apart
+from .failures import Failure, error_failure, exception_failure, is_error, response_failure
+from .flight import Flight, Reply
+from .refusals import error_body, failed, fault, refusal
+from .sse import DONE, EventTooLarge, SseParser, encode_event
+from .upstream import UpstreamError, UpstreamStream
+from .usage import Usage, estimated_usage, openai_usage
+
+log = logging.getLogger("overnight.gateway")
+TOTAL_PER_DEADLINE = 10
+LARGEST_ERROR = 64 * 1024
+DRAIN_S = 2.0
+_decode = msgspec.json.Decoder().decode
+
+
+class Feed:
+    """What the client may see so far. Any number of readers, each from the first piece on."""
+
+    __slots__ = ("_ended", "_pieces", "_waiters")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._ended = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def push(self, pieces: list[bytes]) -> None:
+        if pieces:
+            self._pieces += pieces
+            self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """The pieces as they come; what came while the reader was away is one."""
+        at = 0
+        while True:
+            end = len(self._pieces)
+            if at < end:
+                yield self._pieces[at] if end - at == 1 else b"".join(self._pieces[at:end])
+                at = end
+            elif self._ended:
+                return
+            else:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
+
+
+class StreamedFlight(Flight):
+    """A call whose answer is streamed. `open` returns once the first piece is here; the pump does the rest."""
+
+    feed: Feed
+    _stream: UpstreamStream | None = None
+    _parser: SseParser
+    _assembly: Assembly
+    _ready: list[bytes]
+    _held: list[bytes]
+    _holding = False
+    _done = False
+    _last_at = 0.0
+
+    async def open(self) -> bool:
+        """True when pieces flow (see `feed`); False when every target failed (see `failure`). Raises as `run`."""
+        if not await self._until(self._ask_stream):
+            return False
+        self.feed = Feed()
+        self.feed.push(self._ready)
+        self.gateway.keep(asyncio.get_running_loop().create_task(self._pump()))
+        return True
+
+    # ── before the first piece ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask_stream(self) -> bool | Failure:
+        self._parser, self._assembly = SseParser(), Assembly()
+        self._ready, self._held, self._holding, self._done = [], [], False, False
+        body, deadline = await self._prepare()
+        stream = self._stream = None
+        try:
+            stream = await self.target.pool.stream("POST", "/chat/completions", self.target.headers, body, deadline)
+            failure = await self._first_pieces(stream)
+        except UpstreamError as error:
+            failure = exception_failure(error)
+        except EventTooLarge as error:
+            failure = _malformed(str(error))
+        if failure is not None:
+            if stream is not None:
+                stream.close()
+            return failure
+        self._stream = stream
+        self._first_at = self._last_at = self.loop.time()
+        return True
+
+    async def _first_pieces(self, stream: UpstreamStream) -> Failure | None:
+        if not 200 <= stream.status < 300:
+            self.failure_body = await _bounded(stream)
+            return response_failure(stream.status, stream.headers, self.failure_body)
+        if b"json" in stream.headers.get(b"content-type", b""):
+            return await self._unstreamed(stream)
+        async for chunk in stream:
+            payloads = self._parser.feed(chunk)
+            if payloads:
+                return self._take(payloads)
+        payloads = self._parser.flush()
+        return self._take(payloads) if payloads else _cut("the stream ended before its first piece")
+
+    async def _unstreamed(self, stream: UpstreamStream) -> Failure | None:
+        """The provider answered whole although a stream was asked for: take its answer apart."""
+        body = b"".join([chunk async for chunk in stream])
+        reply = self.reply_of(body, None)
+        if reply is None:
+            self.failure_body = body[:LARGEST_ERROR]
+            return response_failure(stream.status, stream.headers, body)
+        events = SseParser(max_event_bytes=len(body) * 2 + 65536).feed(b"".join(taken_apart(body, 0.0)))
+        return self._take(events)
+
+    # ── pieces ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, payloads: list[bytes]) -> Failure | None:
+        """Sort payloads into what may pass and what is held."""
+        for payload in payloads:
+            if payload == b"[DONE]":
+                self._done = True
+                return None
+            try:
+                piece: Any = _decode(payload)
+                if is_error(piece):
+                    return error_failure(piece)
+                telling = self._assembly.take(piece)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return _malformed("a piece of the stream is not JSON")
+            except (TypeError, ValueError, KeyError, AttributeError):
+                return _malformed("a piece of the stream has an unknown shape")
+            self._holding = self._holding or telling
+            # A piece of usage alone is for us; the client gets its own, with the cost, if it asked for one.
+            if cast("dict[str, Any]", piece).get("choices") or not piece.get("usage"):
+                (self._held if self._holding else self._ready).append(encode_event(payload))
+        return None
+
+    async def _pump(self) -> None:
+        try:
+            await self._finish(await self._read_to_the_end())
+        except OvernightError as error:
+            self.feed.push([encode_event(refusal(error).body)])
+        except asyncio.CancelledError:
+            self.feed.push([encode_event(error_body("the gateway is shutting down", "server_error", "shutting_down"))])
+            raise
+        except Exception:
+            log.exception("a streamed call failed by a fault of the gateway")
+            self.feed.push([encode_event(fault().body)])
+        finally:
+            self.feed.end()
+            self.landed()
+            await self._let_go()
+
+    async def _read_to_the_end(self) -> Failure | None:
+        """Read on, passing pieces to the client. The failure that ended it, if one did."""
+        stream = self._stream
+        if stream is None or self._done:
+            return None
+        gap = self.decision.deadline_ms / 1000
+        most = self._first_at + gap * TOTAL_PER_DEADLINE
+        try:
+            stream.extend(min(self._last_at + gap, most))
+            async for chunk in stream:
+                self._ready = []
+                failure = self._take(self._parser.feed(chunk))
+                self.feed.push(self._ready)
+                if failure is not None or self._done:
+                    return failure
+                stream.extend(min(self.loop.time() + gap, most))
+            self._ready = []
+            failure = self._take(self._parser.flush())
+            self.feed.push(self._ready)
+        except UpstreamError as error:
+            return exception_failure(error)
+        except EventTooLarge as error:
+            return _malformed(str(error))
+        return failure
+
+    async def _finish(self, failure: Failure | None) -> None:
+        """Make the end durable, then let the client have it."""
+        crash_point("model_answered")
+        assembly = self._assembly
+        if not assembly.whole:
+            failure = failure or _cut("the stream ended without a finish reason")
+            self.failure = failure
+            await self.settle(self.spent_on_failure(failure, assembly.characters))
+            where = f"{self.target.provider} {self.target.model}"
+            self.feed.push([encode_event(failed(failure, where, self.tries, b"").body)])
+            return
+        self.failure = None
+        usage = openai_usage(assembly.usage) or estimated_usage(self.request.prompt_bytes, assembly.characters)
+        self.reply = Reply(assembly.completion(), usage)
+        await self.settle(self.spent_on_reply(self.reply))
+        last = [assembly.usage_piece(micro_to_usd(self.cost), _told(usage))] if self.request.wants_usage else []
+        self.feed.push([*self._held, *last, DONE])
+
+    async def _let_go(self) -> None:
+        """Read the last bytes, so that the connection can serve the next call."""
+        stream = self._stream
+        if stream is None:
+            return
+        with suppress(UpstreamError):
+            stream.extend(self.loop.time() + DRAIN_S)
+            async for _ in stream:
+                pass
+        stream.close()
+
+
+def _told(usage: Usage) -> dict[str, Any]:
+    total = usage.input_tokens + usage.output_tokens
+    return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
+
+
+def _cut(message: str) -> Failure:
+    return Failure("cut", "stream_cut", message, retryable=True, fallback=True, status=200)
+
+
+def _malformed(message: str) -> Failure:
+    return Failure("malformed", "malformed_stream", message, retryable=True, fallback=True, status=200)
+
+
+async def _bounded(stream: UpstreamStream) -> bytes:
+    body = b""
+    async for chunk in stream:
+        body += chunk
+        if len(body) > LARGEST_ERROR:
+            break
+    return body
