@@ -134,9 +134,7 @@ def _lay_out(stage: Stage, maildir: Path | None) -> int:
     count = len(read_maildir(maildir))
     if count == 0:
         raise BadInput(f"{maildir}: there is no mail in new/ or cur/ of this Maildir")
-    shutil.copytree(
-        maildir, stage.inbox, ignore=lambda folder, names: [n for n in names if n.startswith(".") or n == "tmp"]
-    )
+    shutil.copytree(maildir, stage.inbox, ignore=shutil.ignore_patterns(".*", "tmp"))
     create_maildir(stage.inbox)
     return count
 
