@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +167,7 @@ class App:
         return provider.base_url
 
     @asynccontextmanager
-    async def working(self, worker_id: str | None = None) -> "AsyncIterator[Worker]":
+    async def working(self, worker_id: str | None = None) -> "AsyncGenerator[Worker]":
         """A worker in this process for the length of the block."""
         from overnight.gateway import JobCalls
         from overnight.jobs import Worker
@@ -187,7 +187,7 @@ class App:
 @asynccontextmanager
 async def open_app(
     settings: Settings, *, offline_base_url: str | None = None, owner: str | None = None
-) -> "AsyncIterator[App]":
+) -> "AsyncGenerator[App]":
     """The wired rooms of one process. `offline_base_url`: where a scripted provider listens already; `owner` names this
     process in the reservations of its gateway."""
     from overnight.store import open_store

@@ -92,7 +92,8 @@ def reserve(unit: Unit, call: Call, limits: Sequence[Limit], demand: Demand) -> 
         most_calls = _stricter(limit.limit_calls, row.limit_calls)
         if most_calls is not None and row.calls >= most_calls:
             raise BudgetStopped(
-                f"{limit.scope} {limit.scope_id} has made {row.calls} of {most_calls} model calls (max_llm_calls_per_{limit.scope})",
+                f"{limit.scope} {limit.scope_id} has made {row.calls} of {most_calls} model calls"
+                f" (max_llm_calls_per_{limit.scope})",
                 scope=limit.scope,
                 limit=f"max_llm_calls_per_{limit.scope}",
                 spent=row.calls,
@@ -150,7 +151,7 @@ def held(unit: Unit, call_id: str) -> ReservationRow:
 
 
 def settle(unit: Unit, call_id: str, cost_microusd: int | None) -> int:
-    """Turn a reservation into spend; the amount spent. None spends the whole reservation: nobody knows, so nothing is released."""
+    """Turn a reservation into spend; the amount spent. None spends all of it: nobody knows the cost, so nothing is released."""
     row = held(unit, call_id)
     spent = row.amount_microusd if cost_microusd is None else cost_microusd
     scopes: list[tuple[str, str]] = msgspec.json.decode(row.scopes, type=list[tuple[str, str]])

@@ -8,7 +8,8 @@ from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, appr
 from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
 from .commands import Announce, Complete, CreateJob, announce
 from .definitions import JobFunction, job, load_job
-from .effecting import CANNOT_TELL, NOT_DONE, Done, Effect, EffectFailed, NotDone, effect
+from .effect_call import CANNOT_TELL, NOT_DONE, Done
+from .effecting import Effect, EffectFailed, NotDone, effect
 from .encoding import fingerprint
 from .execution import JobEvicted
 from .foreign import ForeignJob, JobParked, checked

@@ -36,8 +36,8 @@ class JobFunction(Generic[P, T]):
 
     def body(self, payload: bytes | None) -> Callable[[], Coroutine[Any, Any, Any]]:
         """The coroutine function of one run with this input."""
-        args, kwargs = arguments_of(self, payload)
-        function: Callable[..., Coroutine[Any, Any, Any]] = self.function  # type: ignore[assignment]
+        function: Any = self.function
+        args, kwargs = arguments_of(function, payload)
         return lambda: function(*args, **kwargs)
 
 
@@ -81,17 +81,17 @@ def input_of(function: JobFunction[..., Any], args: tuple[Any, ...], kwargs: dic
     return encode({"args": list(args), "kwargs": kwargs}, f"the input of job {function.name}")
 
 
-def arguments_of(function: JobFunction[..., Any], payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
+def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
     """The arguments back, converted to the annotated types where msgspec knows them."""
     data = msgspec.json.decode(payload or b"{}")
     args, kwargs = list(data.get("args", [])), dict(data.get("kwargs", {}))
     from typing import get_type_hints
 
     try:
-        hints = get_type_hints(function.function)
+        hints = get_type_hints(function)
     except (NameError, TypeError):
         return args, kwargs
-    names = list(inspect.signature(function.function).parameters)
+    names = list(inspect.signature(function).parameters)
     args = [_convert(value, hints.get(name, Any)) for name, value in zip(names, args, strict=False)]
     return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
 

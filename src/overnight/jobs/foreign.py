@@ -8,7 +8,6 @@ then answered by the gateway from the ledger, and committed effects are given ba
 positions here, so effects match on (tool, arguments, occurrence).
 """
 
-import asyncio
 import os
 import threading
 from collections import Counter
@@ -16,17 +15,15 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from overnight import effects
 from overnight.domain import Conflict, Event, Fenced, check_identifier, new_id
-from overnight.ledger import JOB, NewJob, append, locked_job
-from overnight.reviews import request_review
-from overnight.store import Store, Unit, crash_point
+from overnight.ledger import JobRow, NewJob, append, locked_job
+from overnight.store import Store, Unit
 
 from .asking import NotInJob
 from .commands import Announce, Complete, CreateJob
-from .encoding import encode, fingerprint
+from .effect_call import Act, EffectCall, Known, UnderJob
+from .encoding import fingerprint
 from .execution import error_facts
 
 if TYPE_CHECKING:
@@ -94,92 +91,41 @@ def present() -> ForeignJob | None:
     return _attached.get() or (_latest[-1] if _latest else None)
 
 
-class _Act(msgspec.Struct):
-    """A command on an effect of a foreign job, fenced by the attempt."""
-
-    foreign: Any
-    key: str
-    act: Any
-
-    def locks(self) -> list[tuple[Any, Any]]:
-        return [(JOB, self.foreign.job_id), (effects.EFFECT, (self.foreign.tenant_id, self.key))]
-
-    def decide(self, unit: Unit) -> Any:
-        job = locked_job(unit, self.foreign.job_id)
-        if job.attempt != self.foreign.attempt:
-            raise Fenced(f"attempt {self.foreign.attempt} of {job.job_id} is over: attempt {job.attempt} has begun")
-        if job.state == "cancelled":
-            raise Fenced(f"{job.job_id} was cancelled")
-        return self.act(unit, job, unit.get(effects.EFFECT, (self.foreign.tenant_id, self.key)))
-
-
-async def foreign_effect(tool: "Effect[..., Any]", args: Any, kwargs: Any) -> Any:
-    """Do the effect for the attached job, or give back what an earlier attempt committed. Raises EffectFailed, JobParked."""
-    from .effecting import CANNOT_TELL, Done
-
+async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Known:
+    """Do the effect for the attached job, or give back what an earlier attempt committed. Raises JobParked, NotInJob."""
     foreign = present()
     if foreign is None:
         raise NotInJob(f"effect {tool.tool} needs a job: call it inside of one, or under `with overnight.attach(…)`")
-    named = tool.arguments(args, kwargs)
-    body = encode(named, f"the arguments of effect {tool.tool}")
-    digest = fingerprint(msgspec.json.decode(body))
+    digest = fingerprint(named)
     occurrence = f"{digest}:{foreign.occurrence(tool.tool, digest)}"
     key = effects.effect_key(foreign.tenant_id, foreign.name, "", foreign.job_id, tool.tool, occurrence)
-    wanted = effects.Claim(key, tool.tool, body, digest, foreign.owner)
 
-    async def write(act: Any) -> Any:
-        return await foreign.store.commit(_Act(foreign, key, act))
+    def fence(unit: Unit) -> JobRow:
+        job = locked_job(unit, foreign.job_id)
+        if job.attempt != foreign.attempt or job.state == "cancelled":
+            raise Fenced(
+                f"attempt {foreign.attempt} of {job.job_id} is over: it is {job.state} at attempt {job.attempt}"
+            )
+        return job
 
-    while True:
-        claimed = await write(lambda unit, job, _: effects.claim(unit, job, wanted, None))
-        row = claimed.row
-        if claimed.verdict == "committed":
-            await write(lambda unit, job, _: _given_again(unit, job, row))
-            return tool.outcome("tool_succeeded", row.result, None)
-        if claimed.verdict == "in_progress":
-            await asyncio.sleep(0.05)
-            continue
-        if claimed.verdict == "run":
-            crash_point("effect_claimed")
-            try:
-                done = await tool.call(key, named)
-            except tool.not_done as error:
-                facts = error_facts(error)
-                await write(lambda unit, job, row, facts=facts: effects.fail(unit, job, row, facts, None))
-                return tool.outcome("tool_failed", None, facts)
-            except Exception as error:
-                why = f"{type(error).__name__}: {str(error)[:200]}"
-                await write(lambda unit, job, row, why=why: effects.mark_unknown(unit, job, row, why))
-            else:
-                crash_point("effect_called")
-                return await _commit(tool, write, done, None)
-        found = await tool.ask_status(key, named)
-        if isinstance(found, Done):
-            return await _commit(tool, write, found, "the status check found it done")
-        if found == CANNOT_TELL:
-            review_id = await write(lambda unit, job, row: _quarantine(unit, job, tool.tool, key, body))
-            raise JobParked(f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}")
-        await write(lambda unit, job, row: effects.release(unit, job, row, "the status check found it not done"))
+    async def write(act: Act) -> Any:
+        return await foreign.store.commit(UnderJob(foreign.job_id, foreign.tenant_id, key, fence, act))
+
+    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner)
+    known = await call.run()
+    if known is None:
+        review_id = await call.request_review()
+        raise JobParked(f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}")
+    if known.again:
+        await write(lambda unit, job: _given_again(unit, job, tool.tool, key))
+    return known
 
 
-async def _commit(tool: "Effect[..., Any]", write: Any, done: Any, why: str | None) -> Any:
-    result = encode(done.result, f"the result of effect {tool.tool}")
-    await write(lambda unit, job, row: effects.commit(unit, job, row, result, done.provider_id, None, why=why))
-    crash_point("effect_committed")
-    return tool.outcome("tool_succeeded", result, None)
-
-
-def _given_again(unit: Unit, job: Any, row: effects.EffectRow) -> None:
-    event = Event("tool_succeeded", name=row.tool, kind="effect", idempotency_key=row.effect_key, attempt=job.attempt)
+def _given_again(unit: Unit, job: JobRow, tool: str, key: str) -> None:
+    event = Event("tool_succeeded", name=tool, kind="effect", idempotency_key=key, attempt=job.attempt)
     event.decision = {"why": "committed by an earlier attempt; given again, not done again"}
     event.detail = {"replayed": True}
     append(unit, job, event)
-
-
-def _quarantine(unit: Unit, job: Any, tool: str, key: str, body: bytes) -> str:
-    question = f"Was {tool} done? Its process or its answer was lost, and there is no status check that can tell."
-    detail = {"effect_key": key, "tool": tool, "arguments": msgspec.json.decode(body)}
-    return request_review(unit, job, "quarantine", question, detail, None).review_id
 
 
 def checked(external_id: str, tenant_id: str) -> tuple[str, str]:

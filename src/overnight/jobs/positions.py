@@ -69,7 +69,7 @@ def task_factory(
     **options: Any,
 ) -> "asyncio.Task[Any]":
     """Give every task that job code spawns its path. Tasks outside of jobs are made as usual."""
-    scope = (context.get(here) if context is not None else here.get()) if context is not None else here.get()
+    scope = here.get() if context is None else context.get(here, None)
     if scope is None:
         return asyncio.Task(coroutine, loop=loop, context=context, **options)  # type: ignore[arg-type]
     branch = scope.branch()

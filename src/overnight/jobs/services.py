@@ -40,10 +40,10 @@ class ModelPort(Protocol):
 class NoModel:
     """Stands where no gateway is wired."""
 
-    async def call(self, request: ModelRequest) -> Recorded:
+    async def call(self, request: ModelRequest) -> Recorded:  # noqa: ARG002
         raise RuntimeError("no gateway is wired to this worker; open the worker through overnight.app")
 
-    async def settle_lost(self, job: JobRow) -> int:
+    async def settle_lost(self, job: JobRow) -> int:  # noqa: ARG002
         return 0
 
 
