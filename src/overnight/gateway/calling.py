@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from overnight.budgets import BUDGET_SQL
-from overnight.domain import Attribution, BadInput, StoreUnavailable, new_id
+from overnight.domain import Attribution, BadInput, Recorded, StoreUnavailable, new_id
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
+from .assembling import taken_apart
 from .commands import Lose, Outcome
 from .flight import Flight
+from .flying import Flying
 from .identity import Subject, with_metadata
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
@@ -55,6 +57,7 @@ class Gateway:
         self.ledger = Ledger(store)
         self.known_content = KnownContent()
         self.lines = Lines()
+        self.flying = Flying()
         self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -91,14 +94,38 @@ class Gateway:
         who = with_metadata(who, request.metadata)
         decision = self.decide(request.model, who.task_id)
         subject = await self.subject(who, request)
-        if not request.stream:
-            flight = Flight(self, subject, request, decision)
+        if request.stream:
+            return await self._streamed(StreamedFlight(self, subject, request, decision))
+        flight = Flight(self, subject, request, decision)
+        try:
             await flight.run()
-            return answer_of(flight)
-        streamed = StreamedFlight(self, subject, request, decision)
-        if not await streamed.open():
-            return answer_of(streamed)
-        return Answer(200, [*_STREAM, *call_headers(streamed)], pieces=streamed.feed.read())
+        finally:
+            flight.landed()
+        if flight.replayed is not None:
+            return await self._replayed(flight, flight.replayed)
+        return answer_of(flight)
+
+    async def _streamed(self, flight: StreamedFlight) -> Answer:
+        opened = False
+        try:
+            opened = await flight.open()
+        finally:
+            if not opened:
+                flight.landed()
+        if opened:
+            return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed.read())
+        if flight.replayed is not None:
+            return await self._replayed(flight, flight.replayed)
+        return answer_of(flight)
+
+    async def _replayed(self, flight: Flight, answer: Recorded) -> Answer:
+        """A recorded answer, in the form that is asked for now."""
+        body = await self.ledger.answer(answer) or b"{}"
+        headers = call_headers(flight)
+        if not flight.request.stream:
+            return Answer(200, [JSON, *headers], body)
+        pieces = taken_apart(body, 0.0 if flight.request.wants_usage else None)
+        return Answer(200, [*_STREAM, *headers], pieces=_each(pieces))
 
     def read(self, body: bytes) -> ChatRequest:
         most = self.routing.limits.max_body_bytes
@@ -219,16 +246,27 @@ def answer_of(flight: Flight) -> Answer:
 
 def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     """What every answer says about its call."""
-    call_id = flight.call_id.encode()
+    replayed = flight.replayed
+    call_id, model = flight.call_id, flight.target.model
+    if replayed is not None:
+        call_id, model = replayed.facts.call_id or "", replayed.facts.model or ""
     request_id = flight.reply.request_id if flight.reply else None
     headers = [
         (b"x-job-id", flight.subject.job_id.encode()),
-        (b"x-overnight-call-id", call_id),
-        (b"x-overnight-model", flight.target.model.encode()),
-        (b"x-request-id", request_id or call_id),
+        (b"x-overnight-call-id", call_id.encode()),
+        (b"x-overnight-model", model.encode()),
+        (b"x-request-id", request_id or call_id.encode()),
     ]
-    if not flight.request.stream or flight.failure is not None:
+    # What a stream costs is not known when its headers go out; it stands in the usage piece.
+    if flight.reply is not None or flight.failure is not None or replayed is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
-    if flight.fell_back:
-        headers.append((b"x-overnight-fallback", flight.target.model.encode()))
+    if replayed is not None:
+        headers.append((b"x-overnight-replayed", b"true"))
+    elif flight.fell_back:
+        headers.append((b"x-overnight-fallback", model.encode()))
     return headers
+
+
+async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece

@@ -39,6 +39,7 @@ from overnight.ledger import (
     JobRow,
     KnownContent,
     NewJob,
+    announce,
     append,
     count_usage,
     locked_job,
@@ -49,6 +50,7 @@ from overnight.ledger import (
 from overnight.store import Unit
 
 from .identity import Place, Subject
+from .replaying import give_again, note_divergence
 from .request import ChatRequest
 from .routes import Budgets
 
@@ -79,7 +81,7 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What an admission came to: exactly one of the fields after `attempt` is set, besides `kin` and `serial`."""
+    """What an admission came to: exactly one of the fields after `lease_epoch` is set."""
 
     job_id: str
     attempt: int = 1
@@ -90,6 +92,8 @@ class Outcome(msgspec.Struct):
     answer: Recorded | None = None
     kin: bool = False
     """Ask again with the job's ancestors."""
+    serial: bool = False
+    """Ask again, one admission of this job at a time: it has recorded answers."""
 
 
 class Admit(msgspec.Struct):
@@ -105,6 +109,7 @@ class Admit(msgspec.Struct):
     reservation: Reservation
     after: Spent | None = None
     moved: Event | None = None
+    serial: bool = False
 
     def locks(self) -> Locks:
         subject = self.subject
@@ -125,14 +130,28 @@ class Admit(msgspec.Struct):
             return Outcome(held.job_id, kin=True)
         scopes = subject.ancestors if held.job_id == subject.job_id else (held.job_id,)
         unit.lock((BUDGET, (held.tenant_id, "job", scope)) for scope in scopes)
-        check_open(held, subject)
-        if not is_new and held.state in FINISHED:
-            reopen(unit, held)
+        if not is_new:
+            enter(unit, held, subject)
         if self.after is not None:
             write_spent(unit, held, self.after, subject)
+        elif subject.fingerprint is not None and held.attempt > 1 and held.runtime == "foreign" and not is_new:
+            if not self.serial:
+                return Outcome(held.job_id, held.attempt, serial=True)
+            answer = self._replay(unit, held, subject.fingerprint)
+            if answer is not None:
+                return Outcome(held.job_id, held.attempt, answer=answer)
         if self.moved is not None:
             append(unit, held, self.moved)
         return self._reserve(unit, held, scopes)
+
+    def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Recorded | None:
+        called = self.reservation.called
+        event = msgspec.structs.replace(called, event="model_replayed", call_id=None, detail=None)
+        event.decision = {"why": "recorded by an older attempt; given again, not paid again"}
+        answer = give_again(unit, job, fingerprint, event)
+        if answer is None:
+            note_divergence(unit, job, fingerprint, msgspec.structs.replace(event, event="diverged"))
+        return answer
 
     def _reserve(self, unit: Unit, job: JobRow, scopes: tuple[str, ...]) -> Outcome:
         limits = [
@@ -218,8 +237,6 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         return job, False
     if subject.known or job is not None:
         raise NotFound(f"{job_id}: no such job for this tenant")
-    if (who.attempt or 1) != 1:
-        raise Conflict(f"x-job-attempt: attempt {who.attempt} skips ahead, this job has made no call yet; begin with 1")
     new = NewJob(
         job_id,
         who.tenant_id,
@@ -234,11 +251,17 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         unattributed=subject.unattributed,
         actor=who.actor,
     )
-    return open_job(unit, new)
+    made, is_new = open_job(unit, new)
+    # Attempts that ended before their first call were never heard of here: there is nothing to fence.
+    made.attempt = who.attempt or 1
+    return made, is_new
 
 
-def check_open(job: JobRow, subject: Subject) -> None:
-    """May this caller go on with the job? Raises Fenced or Conflict."""
+def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
+    """Let a call into a job that exists; begin the attempt it names, or reopen the job, where that is due.
+
+    Raises Fenced for an attempt or lease that is over, Conflict for a job that takes no more calls.
+    """
     place, wanted = subject.place, subject.who.attempt
     if place is not None:
         if job.lease_epoch != place.lease_epoch or job.state in FINISHED:
@@ -246,12 +269,16 @@ def check_open(job: JobRow, subject: Subject) -> None:
         return
     if job.state == "cancelled":
         raise Conflict(f"{job.job_id} was cancelled; start another job, under another x-job-id")
-    if job.runtime != "foreign" and job.state in FINISHED:
-        raise Conflict(
-            f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
-        )
-    if wanted is not None and wanted < job.attempt:
-        raise Fenced(f"attempt {wanted} of {job.job_id} is over: attempt {job.attempt} has begun")
+    if job.runtime != "foreign":
+        if job.state in FINISHED:
+            raise Conflict(
+                f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
+            )
+        return
+    if wanted is not None:
+        announce(unit, job, "recover", wanted, subject.who.actor)
+    if job.state in FINISHED:
+        reopen(unit, job)
 
 
 def reopen(unit: Unit, job: JobRow) -> None:

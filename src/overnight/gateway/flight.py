@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from overnight.domain import ErrorFacts, Event, Fenced, OvernightError, StoreUnavailable, month_of, new_id
+from overnight.domain import ErrorFacts, Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of, new_id
 from overnight.store import crash_point
 
 from .commands import Admit, Ended, Outcome, Reservation, Settle, Spent
@@ -95,7 +95,7 @@ class Flight:
         self.cost = 0
         self.failure: Failure | None = None
         self.failure_body = b""
-        self.replayed = False
+        self.replayed: Recorded | None = None
         self.reply: Reply | None = None
         self._tries_here = 0
         self._began = 0.0
@@ -111,7 +111,8 @@ class Flight:
         return self.target.model != self._first_model
 
     def landed(self) -> None:
-        """The call has come to its end, whichever it was."""
+        """The call has come to its end, whichever it was. Say so exactly once."""
+        self.gateway.flying.leave(self.subject)
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -226,9 +227,12 @@ class Flight:
         return await self.settle(self.spent_on_reply(reply))
 
     async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
-        """Admit and ask until a try succeeds; None once the last failure is settled."""
+        """Admit and ask until a try succeeds; None once the last failure is settled, or when `replayed` is the answer."""
         while True:
-            await self.admit()
+            outcome = await self.admit()
+            if outcome.answer is not None:
+                self.replayed = outcome.answer
+                return None
             result = await ask()
             if not isinstance(result, Failure):
                 return result
@@ -283,22 +287,20 @@ class Flight:
     async def _try_to_admit(self) -> Outcome:
         gateway, subject, request = self.gateway, self.subject, self.request
         wanted = min(request.cap or self.decision.max_output_tokens, self.decision.max_output_tokens)
-        while True:
-            reservation = self._reservation(wanted)
-            command = Admit(
-                subject,
-                request,
-                gateway.routing.budgets,
-                gateway.known_content,
-                reservation,
-                self._unsettled,
-                self._moved,
-            )
-            outcome = await gateway.store.commit(command)
-            if not outcome.kin:
-                break
+        reservation = self._reservation(wanted)
+        command = Admit(
+            subject, request, gateway.routing.budgets, gateway.known_content, reservation, self._unsettled, self._moved
+        )
+        outcome = await gateway.store.commit(command)
+        if outcome.kin:
             await gateway.find_kin(subject, outcome.job_id)
+            outcome = await gateway.store.commit(command)
         gateway.learn(subject, outcome)
+        if outcome.serial:
+            command.serial = True
+            await gateway.flying.older(subject, self.deadline)
+            async with gateway.flying.alone(subject.job_id):
+                outcome = await gateway.store.commit(command)
         if self._unsettled is not None:
             gateway.lines.settled(subject.ancestors)
         self._moved = self._unsettled = None
@@ -307,6 +309,8 @@ class Flight:
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
             self.tries += 1
             self._tries_here += 1
+            if self.tries == 1:
+                gateway.flying.enter(subject)
         return outcome
 
     async def _prepare(self) -> tuple[bytes, float]:
