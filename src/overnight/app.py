@@ -44,10 +44,8 @@ def load_settings_brain(settings: Settings) -> "Brain":
 
 
 def has_provider_key(brain: "Brain") -> bool:
-    """Whether any provider of the brain, or a well-known one, can be called with what the environment holds."""
-    return any(
-        provider.api_key_env is None or os.environ.get(provider.api_key_env) for provider in brain.routing.providers
-    )
+    """Whether the environment holds the key of any provider, the brain's own or a well-known one."""
+    return any(provider.api_key_env and os.environ.get(provider.api_key_env) for provider in brain.routing.providers)
 
 
 class Operating:

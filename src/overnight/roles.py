@@ -12,10 +12,13 @@ from typing import Any
 
 import msgspec
 
-from overnight.app import DEFAULT_HOST, has_provider_key, load_settings_brain, open_app, run_loop
+from overnight.app import has_provider_key, load_settings_brain, open_app, run_loop
 from overnight.domain import BadInput, new_id
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, stdin_closed
+
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def _announce(facts: dict[str, Any]) -> None:
@@ -47,7 +50,7 @@ async def serve_gateway(
     async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
         gateway = await app.gateway()
         config = uvicorn.Config(
-            application(gateway, app.ledger),
+            application(gateway, app.ledger) if host in LOOPBACK else application(gateway, app.ledger, hosts=None),
             host=host,
             port=port,
             http="httptools",
@@ -152,7 +155,7 @@ def _welcome(settings: Settings, host: str, port: int, offline: list[str], versi
     if offline:
         say("  export OPENAI_API_KEY=none    # no provider key is set: a scripted offline provider plays the model")
     say(f"  API http://{host}:{port}/api/v1/jobs    jobs: `overnight jobs`    stop: Ctrl-C")
-    if host not in {DEFAULT_HOST, "localhost", "::1"}:
+    if host not in LOOPBACK:
         say(f"  WARNING: {host} can be reached from other machines, and there is no authentication yet")
 
 

@@ -6,7 +6,7 @@ Never: calls a model or a tool itself; the gateway is handed in, tools are the e
 
 from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, approval, chat
 from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
-from .commands import Announce, Complete, CreateJob, announce
+from .commands import Announce, Complete, CreateJob
 from .definitions import JobFunction, job, load_job
 from .effect_call import CANNOT_TELL, NOT_DONE, Done
 from .effecting import Effect, EffectFailed, NotDone, effect
@@ -44,7 +44,6 @@ __all__ = [
     "Retry",
     "StepFailed",
     "Worker",
-    "announce",
     "approval",
     "chat",
     "checked",

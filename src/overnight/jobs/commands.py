@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import FINISHED, Conflict, ErrorFacts, Event, Fenced
-from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, append, locked_job, open_job
+from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
+from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, open_job
 from overnight.store import Unit
 
 Locks = list[tuple[Any, Any]]
@@ -297,6 +297,7 @@ class Announce(msgspec.Struct):
     mode: str = "recover"
     number: int | None = None
     actor: str | None = None
+    answers_until: int | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id)]
@@ -305,26 +306,6 @@ class Announce(msgspec.Struct):
         return msgspec.structs.replace(
             announce(unit, locked_job(unit, self.job_id), self.mode, self.number, self.actor)
         )
-
-
-def announce(unit: Unit, job: JobRow, mode: str, number: int | None, actor: str | None) -> JobRow:
-    """See Announce. Raises Fenced for an attempt that is over, Conflict for one that skips ahead."""
-    if job.state == "cancelled":
-        raise Conflict(f"{job.job_id} was cancelled; start another job")
-    wanted = job.attempt + 1 if number is None else number
-    if wanted < job.attempt:
-        raise Fenced(f"attempt {wanted} of {job.job_id} is over: attempt {job.attempt} has begun")
-    if wanted > job.attempt + 1:
-        raise Conflict(f"attempt {wanted} skips ahead: {job.job_id} is at attempt {job.attempt}")
-    if wanted == job.attempt:
-        return job
-    job.attempt = wanted
-    job.lease_epoch += 1
-    job.state, job.finished_at = "running", None
-    unit.change(JOB, job)
-    event = Event("attempt_started", attempt=wanted, actor=actor, detail={"mode": mode})
-    append(unit, job, event)
-    return job
 
 
 class Complete(msgspec.Struct):
