@@ -18,20 +18,21 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     from overnight.domain import OvernightError
 
+    from .finding import WrongUsage
     from .program import program
 
     try:
         program()
     except OvernightError as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(str(error), 2 if isinstance(error, WrongUsage) else 1))
     except Exception as error:
         from overnight.brain import BrainError
 
         if not isinstance(error, BrainError):
             raise
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(str(error), 1))
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, code: int) -> int:
     sys.stderr.write(f"overnight: {message}\n")
-    return 1
+    return code

@@ -1,7 +1,8 @@
 """Commands that act: run, resume, cancel, up, demo."""
 
 import asyncio
-import contextlib
+import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from overnight.ledger import JobRow
 
 PARKED = 3
-TAKEN_WITHIN_S = 3.0
+QUEUED_S, LOST_S = 0.5, 2.5
+"""A living worker takes a queued job at once, and one whose lease ran out within a second or two."""
 Detach = Annotated[
     bool, typer.Option("--detach", "-d", help="Only put it in line; a worker (`overnight up`) takes it.")
 ]
@@ -27,7 +29,7 @@ def run(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="module:function or path/to/file.py:function.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="Arguments; a value is JSON, else text.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a value is JSON, else text.", show_default=False),
     ] = None,
     input_: Annotated[
         str | None,
@@ -67,7 +69,7 @@ def run(
 def _arguments(pairs: list[str], text: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     import msgspec
 
-    from overnight.domain import BadInput
+    from .finding import WrongUsage
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -75,19 +77,19 @@ def _arguments(pairs: list[str], text: str | None) -> tuple[tuple[Any, ...], dic
         try:
             given: Any = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise BadInput(f"--input is not JSON: {error}. Give an object such as '{{\"limit\": 20}}'") from None
+            raise WrongUsage(f"--input is not JSON: {error}. Give an object such as '{{\"limit\": 20}}'") from None
         if isinstance(given, dict):
             kwargs = given  # pyright: ignore[reportUnknownVariableType]
         elif isinstance(given, list):
             args = tuple(given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         else:
-            raise BadInput(f"--input: give an object of arguments by name, or a list by position, not {text[:40]}")
+            raise WrongUsage(f"--input: give an object of arguments by name, or a list by position, not {text[:40]}")
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name.isidentifier():
-            raise BadInput(f"{pair[:60]!r} is not KEY=VALUE; arguments are given as limit=20 or with --input '{{…}}'")
+            raise WrongUsage(f"{pair[:60]!r} is not KEY=VALUE; arguments are given as limit=20 or with --input '{{…}}'")
         if name in kwargs:
-            raise BadInput(f"{name} is given twice; once is enough")
+            raise WrongUsage(f"{name} is given twice; once is enough")
         try:
             kwargs[name] = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
@@ -122,7 +124,8 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
         seen.begin(found, after=found.last_seq)
         if detach:
             return found
-        if await app.operations.workers_alive() and (at_rest := await _taken(app, found, seen)) is not None:
+        others = found.state == "running" or await app.operations.workers_alive()
+        if others and (at_rest := await _taken(app, found, seen)) is not None:
             return at_rest
         if found.state not in FINISHED:
             from overnight.jobs import load_job
@@ -134,7 +137,7 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
 
 
 async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
-    """Follow a job that another worker has, until it rests; None when no worker takes it for a few seconds."""
+    """Follow a job that another worker has, until it rests; None when no worker takes it."""
     from overnight.domain import FINISHED
 
     loop = asyncio.get_running_loop()
@@ -145,11 +148,13 @@ async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
             seen.event(event)
         if now.state in FINISHED or now.state == "parked":
             return now
-        if now.state == "running" and (now.lease_expires_at or 0) > app.store.clock():
+        leased_us = (now.lease_expires_at or 0) - app.store.clock() if now.state == "running" else 0
+        if leased_us > 0:
+            seen.waits_for(now.lease_owner, leased_us)
             idle_since = loop.time()
-        elif loop.time() - idle_since > TAKEN_WITHIN_S:
+        elif loop.time() - idle_since > (QUEUED_S if now.state == "queued" else LOST_S):
             return None
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 def cancel(job: JobName, by: By = None, json: Json = False) -> None:
@@ -190,6 +195,7 @@ class _Seen:
 
     def __init__(self, json: bool) -> None:
         self.json, self.job_id, self.after = json, "", 0
+        self._said = ""
 
     def begin(self, job: "JobRow", after: int = 0) -> None:
         self.job_id, self.after = job.job_id, after
@@ -197,6 +203,17 @@ class _Seen:
             from .printing import console
 
             console(stderr=True).print(f"{job.name}  {job.job_id}", style="bold")
+
+    def waits_for(self, owner: str | None, leased_us: int) -> None:
+        """Say once that somebody else has the job, and how long at most that may be a dead one."""
+        if self._said != owner and not self.json:
+            from overnight.story import span_text, who
+
+            from .printing import console
+
+            self._said = owner or ""
+            words = f"{who(owner)} has it; without a sign of life it is taken over in {span_text(leased_us)}"
+            console(stderr=True).print(words, style="dim", soft_wrap=True)
 
     def event(self, event: "Recorded") -> None:
         if event.seq <= self.after:
@@ -217,6 +234,7 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     from overnight.story import tree_costs
 
     seen = _Seen(json)
+    sys.path.insert(0, os.getcwd())  # the jobs' modules, as `python -m` would find them
 
     async def main() -> "tuple[JobRow, tuple[int, int]]":
         async with open_app(Settings.from_environment()) as app:
@@ -280,22 +298,23 @@ def up(
 
 def demo(
     maildir: Annotated[
-        Path | None, typer.Option(help="Where the mailbox is kept (default: a new folder).", show_default=False)
+        Path | None,
+        typer.Option(help="A Maildir of your own; it is copied, never changed.", metavar="DIR", show_default=False),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Ask real models; needs a provider key.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the mailbox and the ledger afterwards.")] = False,
-    seed: Annotated[int, typer.Option(help="Which night it is: where the crash strikes.")] = 1,
+    live: Annotated[bool, typer.Option("--live", help="Ask real models; needs OPENAI_API_KEY.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Where the second crash strikes (default: anywhere).", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
-    """A night in a small shop's mailbox, with a crash in it. Needs no key and no network.
+    """A night in a small shop's mailbox, its worker killed twice; counts that nothing was sent twice. Needs no key.
 
     \b
     Examples:
       overnight demo
-      overnight demo --maildir /tmp/mail --keep
+      overnight demo --seed 7 --json
+      overnight demo --maildir ~/Maildir --live
     """
-    from overnight.demo.play import play  # pyright: ignore
+    from overnight.demo.play import play
 
-    with contextlib.suppress(KeyboardInterrupt):
-        raise typer.Exit(play(maildir, live, json, keep, seed))  # pyright: ignore
-    raise typer.Exit(130)
+    raise typer.Exit(play(maildir, live, json, seed))

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from overnight.domain import Recorded, usd_text
-from overnight.story import clean, clock_text, content_text, span_text, who
+from overnight.domain import Recorded
+from overnight.story import clean, clock_text, content_text, cost_text, span_text, who
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -43,7 +43,7 @@ def _what(event: Recorded) -> list[str]:
     if facts.input_tokens is not None:
         said.append(f"{facts.input_tokens:,} in, {facts.output_tokens or 0:,} out")
     if facts.cost_microusd is not None:
-        said.append(usd_text(facts.cost_microusd))
+        said.append(cost_text(facts.cost_microusd))
     if facts.latency_ms is not None:
         said.append(span_text(facts.latency_ms * 1000))
     said += _of_detail(detail)

@@ -13,6 +13,10 @@ SHORT_ID = 20
 """`job_` and 16 hex digits: the millisecond and 16 random bits."""
 
 
+class WrongUsage(BadInput):
+    """The command line itself is off: exit code 2."""
+
+
 async def find_job(ledger: "Ledger", name: str, tenant_id: str = "default") -> "JobRow":
     """By `last`, a job id or its beginning, or the id given from outside. Raises NotFound, or BadInput where it fits several.
 

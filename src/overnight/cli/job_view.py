@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from overnight.domain import usd_text
-from overnight.story import clean, content_text, count_text, span_text, span_us
+from overnight.story import clean, content_text, cost_text, count_text, span_text, span_us
 
 from .finding import SHORT_ID
 from .printing import STATE_STYLES, console, table
@@ -24,8 +23,18 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
     from rich.text import Text
 
     tenants = len({job.tenant_id for job in jobs}) > 1
-    names = ["job", "state", "name", *(["tenant"] if tenants else []), "created (UTC)", "took", "calls", "cost", ""]
-    grid = table(*names, right=frozenset({"took", "calls", "cost"}))
+    names = [
+        "job",
+        "state",
+        "name",
+        *(["tenant"] if tenants else []),
+        "created (UTC)",
+        "took",
+        "paid calls",
+        "cost",
+        "",
+    ]
+    grid = table(*names, right=frozenset({"took", "paid calls", "cost"}))
     for job in jobs:
         calls, cost = costs.get(job.job_id, (0, 0))
         name = clean(job.name, 40) if job.parent_job_id is None else f"└ {clean(job.name, 38)}"
@@ -37,7 +46,7 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
             when(job.created_at),
             span_text(span_us(job, now_us)),
             str(calls or "-"),
-            usd_text(cost) if calls else "-",
+            cost_text(cost) if calls else "-",
             Text(_remark(job), "dim"),
         )
     console().print(grid)
@@ -47,7 +56,7 @@ def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, *, deta
     """How a job stands after a foreground command, and what to type next."""
     from rich.text import Text
 
-    facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'model call')} · {usd_text(cost_microusd)}"
+    facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'paid model call')} · {cost_text(cost_microusd)}"
     out = console()
     out.print(
         Text.assemble((job.state, STATE_STYLES.get(job.state, "")), f"  {clean(job.name, 60)}  {facts}"), soft_wrap=True

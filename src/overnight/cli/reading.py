@@ -48,10 +48,12 @@ def jobs(
       overnight jobs --state parked
       overnight jobs -n 500 --json | jq '.[].cost_usd'
     """
-    from overnight.domain import BadInput, job_states
+    from overnight.domain import job_states
+
+    from .finding import WrongUsage
 
     if state and state not in job_states:
-        raise BadInput(f"--state {state}: no such state; a job is {', '.join(job_states)}")
+        raise WrongUsage(f"--state {state}: no such state; a job is {', '.join(job_states)}")
 
     async def work(ledger: "Ledger", _: Any) -> None:
         from overnight.story import public_job, tree_costs

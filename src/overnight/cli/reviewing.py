@@ -143,50 +143,52 @@ def _decide(
     json: bool,
 ) -> None:
     from overnight.app import open_app, open_ledger
-    from overnight.domain import BadInput
     from overnight.settings import Settings
 
-    from .finding import find_review
+    from .finding import WrongUsage, find_review
 
     if not done and (provider_id is not None or result is not None):
-        raise BadInput("--provider-id and --result say how it was done: give --done with them")
+        raise WrongUsage("--provider-id and --result say how it was done: give --done with them")
     if note is not None and len(note) > LONGEST_NOTE:
-        raise BadInput(f"--note: {len(note):,} characters; the most is {LONGEST_NOTE:,}")
+        raise WrongUsage(f"--note: {len(note):,} characters; the most is {LONGEST_NOTE:,}")
     answer = _json_of(result)
     settings = Settings.from_environment()
     open_ledger(settings).store.close()  # a decision never makes a ledger
 
-    async def work() -> "tuple[ReviewRow, int]":
+    async def work() -> "tuple[ReviewRow, str]":
         async with open_app(settings) as app:
             review = await find_review(app.ledger, name)
             if review.kind != "quarantine" and done is not None:
-                raise BadInput(
+                raise WrongUsage(
                     f"{review.review_id} asks for an approval, not about an effect: leave --done and --not-done out"
                 )
             decided = await app.operations.decide_review(
                 review.review_id, approved, operator(by), note, done, provider_id, answer
             )
-            return decided, await app.operations.workers_alive()
+            job = await app.ledger.job(review.job_id)
+            if job.runtime == "foreign":
+                return decided, "is run by a program of its own: start that again"
+            workers = await app.operations.workers_alive()
+            return decided, "goes on" if workers else f"waits for a worker: overnight resume {job.job_id}"
 
-    decided, workers = asyncio.run(work())
+    decided, follows = asyncio.run(work())
     if json:
         from .printing import print_json
 
         print_json(_public_review(decided))
         return
     typer.echo(f"{decided.review_id} {decided.state} by {decided.decided_by}")
-    goes_on = "goes on" if workers else f"waits for a worker: overnight resume {decided.job_id}"
-    typer.echo(f"{decided.job_id} {goes_on}")
+    typer.echo(f"{decided.job_id} {follows}")
 
 
 def _json_of(result: str | None) -> bytes | None:
     import msgspec
 
-    from overnight.domain import BadInput
+    from .finding import WrongUsage
 
     if result is None:
         return None
     try:
         return msgspec.json.encode(msgspec.json.decode(result))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BadInput(f"--result is not JSON: {error}. A text needs quotes of its own: '\"MSG-17\"'") from None
+        raise WrongUsage(f"--result is not JSON: {error}. A text needs quotes of its own: '\"MSG-17\"'") from None

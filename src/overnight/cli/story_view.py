@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from overnight.domain import usd_text
-from overnight.story import Header, Line, Story, clean, clock_text, count_text, moment_text, span_text
+from overnight.story import Header, Line, Story, clean, clock_text, cost_text, count_text, moment_text, span_text
 
 from .printing import STATE_STYLES, console
 
@@ -72,7 +71,10 @@ def _header(header: Header) -> Iterator["Text"]:
         facts[1] = f"{span_text(header.span_us)} so far"
     if header.parked_us:
         facts[1] += f" (parked {span_text(header.parked_us)} of it)"
-    facts.append(f"cost {usd_text(header.cost_microusd)}")
+    facts.append(f"cost {cost_text(header.cost_microusd)}")
+    if header.lost_microusd:
+        lost = count_text(header.lost_calls, "call")
+        facts[-1] += f" ({cost_text(header.lost_microusd)} of it for {lost} lost in flight, at the upper bound)"
     yield _styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
     if header.error:
         yield _styled((header.error, "red"))
@@ -81,7 +83,7 @@ def _header(header: Header) -> Iterator["Text"]:
     yield _counts(header)
     if header.models:
         models = sorted(header.models.items(), key=lambda item: -item[1])
-        yield _styled(("models: " + ", ".join(f"{clean(name, 60)} {usd_text(cost)}" for name, cost in models), "dim"))
+        yield _styled(("models: " + ", ".join(f"{clean(name, 60)} {cost_text(cost)}" for name, cost in models), "dim"))
     about = [("tenant", header.tenant_id if header.tenant_id != "default" else None), ("agent", header.agent_id)]
     about += [("outside id", header.external_id), ("child of", header.parent_job_id)]
     known = [f"{what} {clean(value, 100)}" for what, value in about if value]
@@ -92,6 +94,7 @@ def _header(header: Header) -> Iterator["Text"]:
 def _counts(header: Header) -> "Text":
     counts = [
         (header.model_calls, "model call", ""),
+        *([(header.paid_calls, "of them paid", "of them paid")] if header.paid_calls != header.model_calls else []),
         (header.tool_calls, "tool call", ""),
         (header.steps, "step", ""),
         (header.retries, "retry", "retries"),

@@ -10,7 +10,7 @@ from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
 from .public import public_job, public_story
 from .telling import tell
-from .words import clean, clock_text, content_text, count_text, moment_text, span_text, who
+from .words import clean, clock_text, content_text, cost_text, count_text, moment_text, span_text, who
 
 __all__ = [
     "Advice",
@@ -22,6 +22,7 @@ __all__ = [
     "clean",
     "clock_text",
     "content_text",
+    "cost_text",
     "count_text",
     "gather",
     "moment_text",

@@ -43,8 +43,10 @@ def waiting_words(wait: dict[str, Any], now_us: int) -> str:
             return f"{other}{name}"
 
 
-def advise(job: JobRow, now_us: int) -> list[Advice]:
-    """What to do next; empty when the job needs nobody."""
+def advise(job: JobRow, open_reviews: list[str], now_us: int) -> list[Advice]:
+    """What to do next; empty when the job needs nobody. `open_reviews` are about effects of a program of its own."""
+    if job.runtime == "foreign" and open_reviews:
+        return [_for_effect(review_id) for review_id in open_reviews] + [_for_foreign(job)]
     if job.state == "parked":
         return [_for_wait(job.job_id, wait, now_us) for wait in job.waits]
     if job.state == "failed":
@@ -66,13 +68,25 @@ def _command(verb: str, job: JobRow) -> str:
 
 def _for_failed(job: JobRow) -> Advice:
     if job.runtime == "foreign":
-        return Advice(
-            f"Start its program again with the header x-job-attempt: {job.attempt + 1};"
-            " recorded answers are given back unpaid, committed effects are not done again."
-        )
+        return _for_foreign(job)
     return Advice(
         "Once the cause is gone, try again. Committed steps and effects stand; only what failed is asked afresh:",
         (_command("resume", job),),
+    )
+
+
+def _for_foreign(job: JobRow) -> Advice:
+    return Advice(
+        f"Start its program again; as attempt {job.attempt + 1} its recorded answers are given back unpaid, and what was"
+        " committed is not done again."
+    )
+
+
+def _for_effect(review_id: str) -> Advice:
+    approve, reject = f"overnight reviews approve {review_id}", f"overnight reviews reject {review_id}"
+    return Advice(
+        "Look with the provider whether it was done, then say so (a rejection gives it up):",
+        (f"{approve} --done --provider-id ID", f"{approve} --not-done", reject),
     )
 
 
@@ -83,14 +97,7 @@ def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
         case "approval":
             return Advice("Decide:", (f"overnight reviews approve {review}", f"overnight reviews reject {review}"))
         case "quarantine" if wait.get("review_id"):
-            return Advice(
-                "Look with the provider whether it was done, then say so (a rejection gives it up):",
-                (
-                    f"overnight reviews approve {review} --done --provider-id ID",
-                    f"overnight reviews approve {review} --not-done",
-                    f"overnight reviews reject {review}",
-                ),
-            )
+            return _for_effect(review)
         case "quarantine":
             return Advice(f"Repair the cause ({clean(wait.get('why') or 'see above')}), then:", (resume,))
         case "budget":

@@ -110,7 +110,7 @@ def _review_requested(tale: Tale, event: Recorded) -> None:
     else:
         node = tale.note(tale.at(event) or tale.stretch.get("unknown"), event, text, "waiting", "ask")
     node.facts.append(review_id)
-    tale.stretch[review_id] = node
+    tale.stretch[review_id] = tale.stretch["asked"] = node
     tale.show(node, "detail", event.content)
 
 

@@ -4,12 +4,12 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain import Event, Recorded, usd_text
+from overnight.domain import Event, Recorded
 
 from .lines import Node
 from .milestones import error_words, reason
 from .tale import Tale
-from .words import clean, count_text, span_text, who
+from .words import clean, cost_text, span_text, who
 
 MOST_NAMES = 6
 
@@ -43,8 +43,12 @@ def _model_called(tale: Tale, event: Recorded) -> None:
     node = _model_node(tale, event)
     if node is None:
         node = tale.node(event, "model", _model_text(facts))
-        node.why = reason(event)
+        why = (facts.model, reason(event))
+        node.why = "" if why in tale.reasons else why[1]
+        tale.reasons.add(why)
         tale.place(node, event.path, (event.path, event.ordinal) if event.path is not None else facts.call_id)
+        if event.path is None and facts.step:
+            node.facts.append(f"step {clean(facts.step, 60)}")
         if event.path is None and facts.input_ref:
             tale.stretch["model", facts.input_ref] = node
         tale.show(node, "prompt", _last_message(tale, facts.input_ref))
@@ -90,7 +94,7 @@ def _call_facts(facts: Event) -> list[str]:
         cached = f" ({facts.cached_tokens:,} cached)" if facts.cached_tokens else ""
         shown.append(f"{about}{facts.input_tokens or 0:,}{cached} in, {facts.output_tokens or 0:,} out")
     if facts.cost_microusd is not None:
-        shown.append(about + usd_text(facts.cost_microusd))
+        shown.append(about + cost_text(facts.cost_microusd))
     if facts.latency_ms is not None:
         shown.append(span_text(facts.latency_ms * 1000))
     if facts.provider == "scripted":
@@ -103,17 +107,23 @@ def _model_failed(tale: Tale, event: Recorded) -> None:
     node = _model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "failed")
     node.outcome = error_words(facts.error)
-    cost = f", {usd_text(facts.cost_microusd)} booked" if facts.cost_microusd else ""
-    latency = f" after {span_text(facts.latency_ms * 1000)}" if facts.latency_ms is not None else ""
+    cost = f", {cost_text(facts.cost_microusd)} booked" if facts.cost_microusd else ""
     target = f" at {facts.model}" if facts.model else ""
-    tale.note(node, event, f"failed{target}{latency}: {node.outcome}{cost}", "failed", "try")
+    text = f"failed{target}: {node.outcome}{cost}"
+    latency = span_text(facts.latency_ms * 1000) if facts.latency_ms is not None else ""
+    last = node.notes[-1] if node.notes else None
+    if last is not None and last.kind == "try" and last.text == text:
+        last.seqs.append(event.seq)
+        last.facts = [f"{len(last.seqs)} times", f"last after {latency}"]
+    else:
+        tale.note(node, event, text, "failed", "try").facts = [f"after {latency}"] if latency else []
     tale.failed = (event.seq, node)
 
 
 def _fallback_taken(tale: Tale, event: Recorded) -> None:
     decision = event.facts.decision or {}
     tale.moved = tale.node(event, "fallback", f"fell back from {decision.get('from')} to {decision.get('to')}", "note")
-    tale.moved.why = reason(event)
+    tale.moved.why = ": ".join(dict.fromkeys(reason(event).split(": ")))  # a class may be its own code
     if (node := _just_failed(tale, event)) is not None:
         node.notes.append(tale.moved)
         tale.moved = None
@@ -127,7 +137,7 @@ def _just_failed(tale: Tale, event: Recorded) -> Node | None:
 
 def _model_lost(tale: Tale, event: Recorded) -> None:
     facts = event.facts
-    cost = usd_text(facts.cost_microusd or 0)
+    cost = cost_text(facts.cost_microusd or 0)
     node = _model_node(tale, event)
     why = reason(event) or "nobody knows what it cost, so its whole reservation counts as spent"
     if node is not None:
@@ -163,10 +173,9 @@ def _decided(answer: bytes | None) -> str:
         return "answered"
     tools, finish = _asked_tools(body)
     if tools:
+        names = ", ".join(clean(tool, 60) for tool in tools[:MOST_NAMES])
         more = f" and {len(tools) - MOST_NAMES} more" if len(tools) > MOST_NAMES else ""
-        return (
-            f"asked for {count_text(len(tools), 'tool')}: {', '.join(clean(t, 60) for t in tools[:MOST_NAMES])}{more}"
-        )
+        return f"asked for tool {names}" if len(tools) == 1 else f"asked for {len(tools)} tools: {names}{more}"
     if finish in {"length", "max_tokens"}:
         return "answered in text, cut at the output cap"
     if finish in {"content_filter", "refusal"}:
@@ -282,9 +291,8 @@ def _tool_failed(tale: Tale, event: Recorded) -> None:
 def _tool_unknown(tale: Tale, event: Recorded) -> None:
     node = _tool(tale, event)
     node.end(event.at, "unknown")
-    node.outcome = "nobody knows whether it was done"
     tale.stretch["unknown"] = node
-    tale.note(node, event, reason(event), "unknown", "verdict")
+    tale.note(node, event, f"unknown whether it was done: {reason(event)}", "unknown", "verdict")
 
 
 CALLS = {

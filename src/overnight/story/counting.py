@@ -9,9 +9,12 @@ from .milestones import row_error
 
 ADDED = (
     "cost_microusd",
+    "lost_microusd",
+    "lost_calls",
     "input_tokens",
     "output_tokens",
     "model_calls",
+    "paid_calls",
     "replayed_calls",
     "tool_calls",
     "steps",
@@ -50,7 +53,7 @@ def _header(job: JobRow, now_us: int) -> Header:
         name=job.name,
         state=job.state,
         waiting=[],
-        error=row_error(job),
+        error=row_error(job) if job.state == "failed" else "",
         tenant_id=job.tenant_id,
         external_id=job.external_id,
         parent_job_id=job.parent_job_id,
@@ -101,7 +104,8 @@ def _add(header: Header, event: Recorded, lively: bool) -> bool:
             header.retries += not crashed
         case _:
             pass
-    if facts.event in {"completed", "failed", "cancelled"}:
+    # A program of its own ends when it asks a person, and is started again afterwards: that is no crash.
+    if facts.event in {"completed", "failed", "cancelled", "review_requested"}:
         return False
     return lively or facts.event in {"started", "attempt_started", "resumed"}
 
@@ -113,7 +117,11 @@ def _is_again(event: Recorded) -> bool:
 def _add_cost(header: Header, event: Recorded) -> None:
     facts = event.facts
     cost = facts.cost_microusd or 0
+    header.paid_calls += facts.event != "model_failed" or cost > 0
     header.cost_microusd += cost
+    if facts.event == "model_lost":
+        header.lost_calls += 1
+        header.lost_microusd += cost
     header.input_tokens += facts.input_tokens or 0
     header.output_tokens += facts.output_tokens or 0
     if facts.model and (cost or facts.event == "model_succeeded"):

@@ -47,7 +47,7 @@ async def gather(ledger: Ledger, job: JobRow, *, with_content: bool = False) -> 
 
 
 async def tree_costs(ledger: Ledger, job_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(model calls, micro-dollars) of each job together with its child jobs and theirs."""
+    """(paid model calls, micro-dollars) of each job together with its child jobs and theirs."""
     values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
     return {row[0]: (row[1], row[2]) for row in await ledger.store.read(SQL["sum_usage_trees"], values)}
 

@@ -49,9 +49,12 @@ class Header(msgspec.Struct):
     span_us: int
     parked_us: int = 0
     cost_microusd: int = 0
+    lost_microusd: int = 0
+    lost_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     model_calls: int = 0
+    paid_calls: int = 0
     replayed_calls: int = 0
     tool_calls: int = 0
     steps: int = 0

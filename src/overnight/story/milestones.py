@@ -18,7 +18,9 @@ def error_words(error: ErrorFacts | None) -> str:
     """What went wrong: its class or code, and the message."""
     if error is None:
         return "no reason given"
-    kind = f"{error.error_class} {error.code}" if error.code and error.code != error.error_class else error.error_class
+    kind = (
+        f"{error.error_class} ({error.code})" if error.code and error.code != error.error_class else error.error_class
+    )
     return clean(error.message if error.message.startswith(error.error_class) else f"{kind}: {error.message}")
 
 
@@ -106,7 +108,17 @@ def _attempt_started(tale: Tale, event: Recorded) -> None:
         return  # the park that follows tells why
     by = f" by {who(event.facts.actor)}" if event.facts.actor else ""
     if tale.job.runtime == "foreign":
-        text = f"attempt {event.facts.attempt} announced{by}: the one before it is fenced, its recorded answers are given back"
+        if (
+            mode == "recover"
+            and tale.turning is not None
+            and tale.turning.kind != "end"
+            and "asked" not in tale.stretch
+        ):
+            crash = tale.milestone(event, "crash", "its program was lost", leaving="lost", status="failed")
+            crash.outcome = "it came back without having ended"
+        text = (
+            f"attempt {event.facts.attempt} announced{by}: fences the one before; its recorded answers are given back"
+        )
         tale.milestone(event, "attempt", text, leaving="lost")
     else:
         tale.milestone(event, "attempt", f"attempt {event.facts.attempt}{by}: tries again what failed", leaving="lost")

@@ -10,14 +10,15 @@ from .gathering import Chapter
 from .lines import Node, Shown
 from .words import content_text
 
-UNFINISHED = {"lost": "under way when its worker was lost", "stopped": "left unfinished"}
+UNFINISHED = {"lost": "under way when it was lost", "stopped": "left unfinished"}
 
 
 class Tale:
     """One job being told.
 
     `stretch` holds this lease's nodes by position or key, `calls` all model calls by id, `turning` the latest milestone,
-    `failed` the latest failed model try by its seq, `moved` a fallback whose call is still to come.
+    `failed` the latest failed model try by its seq, `moved` a fallback whose call is still to come, `reasons` why calls
+    went where they went, each told once.
     """
 
     def __init__(self, chapter: Chapter, *, with_content: bool, is_child: bool) -> None:
@@ -30,6 +31,7 @@ class Tale:
         self.turning: Node | None = None
         self.failed: tuple[int, Node | None] = (0, None)
         self.moved: Node | None = None
+        self.reasons: set[tuple[str | None, str]] = set()
 
     def node(self, event: Recorded, kind: str, text: str, status: str = "running") -> Node:
         """A node of this event, not yet placed."""

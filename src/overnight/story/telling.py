@@ -24,7 +24,7 @@ def tell(chapter: Chapter, now_us: int, *, with_content: bool = False) -> Story:
     header = count(chapter, now_us)
     header.waiting = [waiting_words(wait, now_us) for wait in chapter.job.waits]
     nodes = _nodes(chapter, with_content=with_content, is_child=False)
-    return Story(header, list(_Flow().lines(nodes, 0)), advise(chapter.job, now_us))
+    return Story(header, list(_Flow().lines(nodes, 0)), advise(chapter.job, _open_reviews(chapter.events), now_us))
 
 
 def _nodes(chapter: Chapter, *, with_content: bool, is_child: bool) -> list[Node]:
@@ -35,6 +35,18 @@ def _nodes(chapter: Chapter, *, with_content: bool, is_child: bool) -> list[Node
         if (node := tale.children.get(child_id)) is not None:
             node.inside = _nodes(child, with_content=with_content, is_child=True)
     return tale.trunk
+
+
+def _open_reviews(events: list[Recorded]) -> list[str]:
+    """Asked and not decided yet, oldest first."""
+    asked: dict[str, None] = {}
+    for event in events:
+        review_id = str((event.facts.detail or {}).get("review_id"))
+        if event.facts.event == "review_requested":
+            asked[review_id] = None
+        elif event.facts.event == "review_decided":
+            asked.pop(review_id, None)
+    return list(asked)
 
 
 def _other(tale: Tale, event: Recorded) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from overnight.domain import usd_text
+
 MOST_CHARACTERS = 300
 SECOND = 1_000_000
 
@@ -63,6 +65,11 @@ def content_text(content: bytes | list[bytes] | None, most: int = MOST_CHARACTER
     except (msgspec.DecodeError, RecursionError):
         return clean(content.decode("utf-8", "replace"), most)
     return clean(value if isinstance(value, str) else content.decode("utf-8", "replace"), most)
+
+
+def cost_text(cost_microusd: int) -> str:
+    """A sum for people; what is too small to show is said to be small, not nothing."""
+    return "<$0.0001" if 0 < cost_microusd < 50 else usd_text(cost_microusd)
 
 
 def count_text(count: int, what: str, many: str = "") -> str:
