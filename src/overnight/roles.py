@@ -17,7 +17,6 @@ from overnight.domain import BadInput, new_id
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, stdin_closed
 
-
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -90,9 +89,9 @@ async def stopped() -> None:
     asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
-    waits = [asyncio.create_task(asked.wait())]
-    if not sys.stdin.isatty() and os.environ.get("OVERNIGHT_CHILD"):
-        waits.append(asyncio.create_task(stdin_closed()))  # type: ignore[arg-type]
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(asked.wait())]
+    if os.environ.get("OVERNIGHT_CHILD"):
+        waits.append(asyncio.ensure_future(stdin_closed()))
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -101,13 +100,18 @@ def child_command(role: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "overnight", role, *options]
 
 
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What tells a child our settings, and that it must not outlive us."""
+    return settings.environment() | {"OVERNIGHT_CHILD": "1"}
+
+
 async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any) -> int:
     """Supervise until stopped."""
     from overnight.jobs import Operations
     from overnight.store import open_store
     from overnight.testing import start_scripted_provider
 
-    os.environ.update(settings.environment() | {"OVERNIGHT_CHILD": "1"})
+    environment = child_environment(settings)
     brain = load_settings_brain(settings)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(open_store(settings.database_url))
@@ -123,13 +127,13 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
             await Operations(store).lose(worker_id)
 
         gateway = child_command("gateway", "--host", host, "--port", str(port), "--owner", owner, *offline)
-        await tree.start(Child("gateway", gateway))
+        await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
             say(f"{host}:{port}: the gateway could not start; is the port taken? Choose another with --port")
             return 1
         options = [option for module in jobs for option in ("--jobs", module)]
         worker = child_command("worker", "--worker-id", worker_id, *options, *offline)
-        await tree.start(Child("worker", worker, worker_died))
+        await tree.start(Child("worker", worker, worker_died, environment=environment))
         _welcome(settings, host, port, offline, brain.version, say)
         await stopped()
         say("stopping …")

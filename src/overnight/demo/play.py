@@ -17,6 +17,7 @@ import msgspec
 from overnight.domain import FINISHED, BadInput, Recorded, new_id, usd_text
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
+from overnight.roles import child_command, child_environment
 from overnight.settings import Settings
 from overnight.store import Store, open_store
 from overnight.supervisor import Child, ProcessTree
@@ -61,14 +62,13 @@ class Stage:
             rules = Path(__file__).with_name("rules.yaml")
             self.provider = await stack.enter_async_context(start_scripted_provider(rules))
             offline = ["--offline-base-url", self.provider.base_url]
-        os.environ.update(self.settings.environment() | {"OVERNIGHT_CHILD": "1"})
 
         async def died(_: int) -> None:
             await Operations(store).lose(self.worker_id)
 
-        worker = [sys.executable, "-m", "overnight", "worker", "--worker-id", self.worker_id, *offline]
+        worker = [*child_command("worker"), "--worker-id", self.worker_id, *offline]
         stack.push_async_callback(self.tree.stop)
-        await self.tree.start(Child("worker", worker, died))
+        await self.tree.start(Child("worker", worker, died, environment=child_environment(self.settings)))
         return Desk(str(self.inbox), place["host"], place["port"], str(self.received))
 
     def kill_worker(self, why: str) -> None:

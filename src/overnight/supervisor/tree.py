@@ -1,8 +1,10 @@
 """Children hold the read end of a pipe that only the parent can close, so that none outlives a parent that was killed."""
 
 import asyncio
+import contextlib
+import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,13 +19,14 @@ STOP_WITHIN_S = 10.0
 class Child(msgspec.Struct, frozen=True):
     """A process to keep alive. `on_death` is awaited with its exit code before it is started again (negative: a signal).
 
-    `quiet` drops its standard output; standard error is always the parent's.
+    `quiet` drops its standard output; standard error is always the parent's. `environment` is added to the parent's.
     """
 
     name: str
     command: Sequence[str]
     on_death: Callable[[int], Awaitable[None]] | None = None
     quiet: bool = True
+    environment: dict[str, str] = {}
 
 
 class ProcessTree:
@@ -43,7 +46,10 @@ class ProcessTree:
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
         out = asyncio.subprocess.DEVNULL if child.quiet else None
-        process = await asyncio.create_subprocess_exec(*child.command, stdin=asyncio.subprocess.PIPE, stdout=out)
+        environment = {**os.environ, **child.environment}
+        process = await asyncio.create_subprocess_exec(
+            *child.command, stdin=asyncio.subprocess.PIPE, stdout=out, env=environment, start_new_session=True
+        )
         self._processes[child.name] = process
         return process
 
@@ -85,8 +91,15 @@ class ProcessTree:
 
 async def stdin_closed() -> None:
     """Return when the parent's end of our standard input is closed: the parent is gone."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.read(4096):
-        continue
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+
+    def wait() -> None:
+        # A thread, because not every kind of standard input can be watched by an event loop.
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                continue
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(gone.set)
+
+    threading.Thread(target=wait, name="overnight-parent", daemon=True).start()
+    await gone.wait()
