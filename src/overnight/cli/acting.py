@@ -60,7 +60,8 @@ def run(
 
     async def work(app: "App", seen: "_Seen") -> "JobRow":
         job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=tenant)
-        seen.begin(job)
+        if not detach:
+            seen.begin(job)
         return job if detach else await app.operations.work_until_rest(job.job_id, seen.event)
 
     _act(work, json=json, detached=detach)
@@ -121,9 +122,9 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
         if found.state in {"parked", "failed"}:
             await app.operations.resume(found.job_id, operator(by))
         found = await app.ledger.job(found.job_id)
-        seen.begin(found, after=found.last_seq)
         if detach:
             return found
+        seen.begin(found, after=found.last_seq)
         others = found.state == "running" or await app.operations.workers_alive()
         if others and (at_rest := await _taken(app, found, seen)) is not None:
             return at_rest
@@ -267,10 +268,14 @@ def _show_end(job: "JobRow", cost: tuple[int, int], *, json: bool, detached: boo
         result = msgspec.json.decode(job.result) if job.result else None
         print_json(public_job(job, *cost, now) | {"result": result})
         return 0 if detached else code
+    if detached:
+        typer.echo(job.job_id)
+        typer.echo(f"{job.state}; follow it with: overnight events {job.job_id} --follow", err=True)
+        return 0
     from .job_view import show_end
 
-    show_end(job, *cost, now, detached=detached)
-    return 0 if detached else code
+    show_end(job, *cost, now)
+    return code
 
 
 def up(

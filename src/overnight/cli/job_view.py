@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from overnight.story import clean, content_text, cost_text, count_text, span_text, span_us
 
 from .finding import SHORT_ID
-from .printing import STATE_STYLES, console, table
+from .printing import STATE_STYLES, console, print_rows
 
 if TYPE_CHECKING:
     from overnight.ledger import JobRow
@@ -20,39 +20,30 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
     if not jobs:
         console().print("No jobs. `overnight demo` or `overnight run module:function` makes one.")
         return
-    from rich.text import Text
-
     tenants = len({job.tenant_id for job in jobs}) > 1
-    names = [
+    heads = [
         "job",
         "state",
         "name",
         *(["tenant"] if tenants else []),
-        "created (UTC)",
         "took",
-        "paid calls",
         "cost",
+        "calls",
+        "created (UTC)",
         "",
     ]
-    grid = table(*names, right=frozenset({"took", "paid calls", "cost"}))
+    rows: list[list[tuple[str, str]]] = []
     for job in jobs:
         calls, cost = costs.get(job.job_id, (0, 0))
-        name = clean(job.name, 40) if job.parent_job_id is None else f"└ {clean(job.name, 38)}"
-        grid.add_row(
-            job.job_id[:SHORT_ID],
-            Text(job.state, STATE_STYLES.get(job.state, "")),
-            name,
-            *([clean(job.tenant_id, 30)] if tenants else []),
-            when(job.created_at),
-            span_text(span_us(job, now_us)),
-            str(calls or "-"),
-            cost_text(cost) if calls else "-",
-            Text(_remark(job), "dim"),
-        )
-    console().print(grid)
+        name = clean(job.name, 32) if job.parent_job_id is None else f"└ {clean(job.name, 30)}"
+        row = [(job.job_id[:SHORT_ID], ""), (job.state, STATE_STYLES.get(job.state, "")), (name, "")]
+        row += [(clean(job.tenant_id, 30), "")] if tenants else []
+        row += [(span_text(span_us(job, now_us)), ""), (cost_text(cost) if calls else "-", ""), (str(calls or "-"), "")]
+        rows.append([*row, (when(job.created_at), ""), (_remark(job), "dim")])
+    print_rows(heads, rows, frozenset({"took", "calls", "cost"}))
 
 
-def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, *, detached: bool) -> None:
+def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int) -> None:
     """How a job stands after a foreground command, and what to type next."""
     from rich.text import Text
 
@@ -66,12 +57,11 @@ def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, *, deta
         out.print(remark, soft_wrap=True)
     if job.state == "succeeded" and job.result not in {None, b"null"}:
         out.print(f"result  {content_text(job.result)}", soft_wrap=True)
-    follow = f"overnight events {job.job_id} --follow" if detached else f"overnight explain {job.job_id}"
-    out.print(follow, style="cyan", soft_wrap=True)
+    out.print(f"overnight explain {job.job_id}", style="cyan", soft_wrap=True)
 
 
 def when(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).strftime("%m-%d %H:%M:%S")
 
 
 def _remark(job: "JobRow") -> str:
@@ -104,16 +94,15 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int) -> None:
 def _styled_review(review: "ReviewRow", now_us: int) -> Any:
     from rich.text import Text
 
-    state = "" if review.state == "open" else f" {review.state} by {clean(review.decided_by or 'the job', 60)}"
+    state = "" if review.state == "open" else f" · {review.state} by {clean(review.decided_by or 'the job', 60)}"
     note = f" “{clean(review.note)}”" if review.note else ""
+    asked = f" · asked {span_text(now_us - review.requested_at)} ago{state}{note}"
     return Text.assemble(
         (clean(review.question), "bold"),
-        "\n  ",
+        (f"\n  {review.review_id}  ", ""),
         (review.kind, "magenta"),
-        (
-            f"{state}{note} · asked {span_text(now_us - review.requested_at)} ago · {review.job_id} · {review.review_id}",
-            "dim",
-        ),
+        (asked, "dim"),
+        (f"\n  {review.job_id}", ""),
     )
 
 

@@ -2,12 +2,12 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 PIPE_WIDTH = 500
 STATE_STYLES = {
@@ -40,18 +40,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(body.decode("utf-8", "replace") + "\n")
 
 
-def table(*columns: str, right: frozenset[str] = frozenset(), growing: str = "") -> "Table":
-    """A table without lines; the column `growing` takes the room that is left, and is cut there."""
-    from rich.table import Table
+def print_rows(heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], right: frozenset[str]) -> None:
+    """Rows of (text, style) in columns as wide as they need; a terminal cuts what stands last, a pipe cuts nothing."""
+    from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
-    for column in columns:
-        last = column == growing
-        made.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if last else None,
-        )
-    return made
+    out = console()
+    widths = [max(len(head), *(len(row[at][0]) for row in rows)) for at, head in enumerate(heads)]
+    for row in [[(head, "dim") for head in heads], *rows]:
+        line = Text()
+        for (text, style), width, head in zip(row, widths, heads, strict=True):
+            line.append(text.rjust(width) if head in right else text.ljust(width), style)
+            line.append("  ")
+        line.rstrip()
+        out.print(line, no_wrap=True, overflow="ellipsis", crop=out.is_terminal)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from overnight.ledger import Ledger
     from overnight.reviews import ReviewRow
 
-program = typer.Typer(help="Work that waits for a person: list, approve, reject.", invoke_without_command=True)
+program = typer.Typer(invoke_without_command=True)
 
 ReviewName = Annotated[str, typer.Argument(metavar="REVIEW", help="A review id or its beginning.")]
 Note = Annotated[str | None, typer.Option(help="Why; the story shows it.", metavar="TEXT")]
@@ -38,7 +38,7 @@ def _default(  # pyright: ignore[reportUnusedFunction]
     everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
     json: Json = False,
 ) -> None:
-    """Work that waits for a person. Without a further word: the open reviews.
+    """Work that waits for a person: list, approve, reject. Without a further word: the open reviews.
 
     \b
     Examples:
