@@ -66,8 +66,10 @@ class PostgresSession:
         try:
             with connection.pipeline():
                 connection.execute("BEGIN")
-                xid = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+                asked = connection.execute("SELECT pg_current_xact_id()::text")
                 yield self
+                # Known before COMMIT is sent; asked for first and fetched last, it costs no round trip of its own.
+                xid = asked.fetchone()
                 began = time.perf_counter()
                 connection.execute("COMMIT")
             self.flush_s = time.perf_counter() - began
@@ -122,7 +124,10 @@ class PostgresSession:
         return self._connection.execute(cast(LiteralString, sql), values).fetchall()
 
     def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None:
-        if len(values) == 1:
+        if "FROM unnest(" in sql:
+            columns = [list(column) for column in zip(*values, strict=True)]
+            self._connection.execute(cast(LiteralString, sql), columns)
+        elif len(values) == 1:
             self._connection.execute(cast(LiteralString, sql), values[0])
         else:
             self._connection.cursor().executemany(cast(LiteralString, sql), values)

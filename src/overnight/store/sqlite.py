@@ -43,7 +43,7 @@ class SqliteDatabase:
             connection.set_busy_timeout(BUSY_MS)
             if not readonly:
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA wal_autocheckpoint=4000")
+                connection.execute("PRAGMA wal_autocheckpoint=1000")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA cache_size=-32000")
             if readonly:

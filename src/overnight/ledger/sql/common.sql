@@ -15,13 +15,6 @@ UPDATE job SET code_fingerprint = :code_fingerprint, brain_version = :brain_vers
     started_at = :started_at, finished_at = :finished_at, active_at = :active_at, cancel_requested_at = :cancel_requested_at
 WHERE job_id = :job_id
 
--- name: touch_job
-UPDATE job SET last_seq = :last_seq, active_at = :active_at WHERE job_id = :job_id
-
--- name: insert_event
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
-VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content)
-
 -- name: insert_message
 INSERT INTO message (tenant_id, month, hash, body) VALUES (:tenant_id, :month, :hash, :body) ON CONFLICT DO NOTHING
 

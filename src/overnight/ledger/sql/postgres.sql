@@ -1,3 +1,14 @@
+-- The two statements of every commit take arrays: one execution writes the whole batch.
+-- name: touch_job
+UPDATE job SET last_seq = touched.last_seq, active_at = touched.active_at
+FROM unnest(:last_seq::bigint[], :active_at::bigint[], :job_id::text[]) AS touched (last_seq, active_at, job_id)
+WHERE job.job_id = touched.job_id
+
+-- name: insert_event
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
+SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month::bigint[], :at::bigint[], :path::text[],
+    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[])
+
 -- name: lock_job
 SELECT * FROM job WHERE job_id = ANY(:job_id) ORDER BY job_id FOR UPDATE
 

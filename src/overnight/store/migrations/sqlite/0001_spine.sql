@@ -54,7 +54,7 @@ CREATE TABLE event (
     content     BLOB,
     position    INTEGER,
     PRIMARY KEY (job_id, seq)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX event_fingerprint ON event (job_id, fingerprint) WHERE fingerprint IS NOT NULL AND path IS NULL;
 
 CREATE TABLE seal (
