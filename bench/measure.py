@@ -48,10 +48,18 @@ def _children_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def compare(bench: str, unit: str, ours: Workload, against: Workload, *others: Workload, runs: int = RUNS) -> float:
+def compare(
+    bench: str,
+    unit: str,
+    ours: Workload,
+    against: Workload,
+    *others: Workload,
+    runs: int = RUNS,
+    goal: float | None = None,
+) -> float:
     """Interleave all workloads `runs` times, print the table and the JSON line, return the ratio ours / against.
 
-    `value` is the median of ours; `spread` is the lowest and highest ratio of a turn.
+    `value` is the median of ours; `spread` is the lowest and highest ratio of a turn; `goal` is the least ratio wanted.
     """
     workloads = (ours, against, *others)
     for turn in range(runs):
@@ -66,12 +74,19 @@ def compare(bench: str, unit: str, ours: Workload, against: Workload, *others: W
         )
         cpu = statistics.median(each.cpu_seconds)
         print(f"{each.name:<34}{middle:>12,.1f}{low:>12,.1f}{high:>12,.1f}{cpu:>8.2f}{more}")
+    return ratio(bench, unit, ours, against, goal)
+
+
+def ratio(bench: str, unit: str, ours: Workload, against: Workload, goal: float | None = None) -> float:
+    """Report two workloads that have taken turns, and return the median of their ratios."""
     ratios = [mine / theirs for mine, theirs in zip(ours.values, against.values, strict=True)]
-    report(bench, statistics.median(ours.values), unit, ratios, against.name)
+    report(bench, statistics.median(ours.values), unit, ratios, against.name, goal)
     return statistics.median(ratios)
 
 
-def report(bench: str, value: float, unit: str, ratios: Sequence[float], against: str) -> None:
+def report(
+    bench: str, value: float, unit: str, ratios: Sequence[float], against: str, goal: float | None = None
+) -> None:
     """The last line of every benchmark, for machines."""
     line = {
         "bench": bench,
@@ -82,5 +97,23 @@ def report(bench: str, value: float, unit: str, ratios: Sequence[float], against
         "runs": len(ratios),
         "spread": [round(min(ratios), 4), round(max(ratios), 4)],
     }
-    print(json.dumps(line))
+    if goal is not None:
+        line |= {"goal": f"≥ {goal:g} ×", "met": statistics.median(ratios) >= goal}
+    print(json.dumps(line, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def figure(bench: str, unit: str, values: Sequence[float], *, at_most: float) -> None:
+    """Report a figure that stands on its own: the median of the runs, their spread, and the most it may be."""
+    value = statistics.median(values)
+    line = {
+        "bench": bench,
+        "value": round(value, 3),
+        "unit": unit,
+        "runs": len(values),
+        "spread": [round(min(values), 3), round(max(values), 3)],
+        "goal": f"≤ {at_most:g} {unit}",
+        "met": value <= at_most,
+    }
+    print(json.dumps(line, ensure_ascii=False))
     sys.stdout.flush()

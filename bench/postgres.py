@@ -39,6 +39,11 @@ class Postgres:
     dsn: str
     pid: int
 
+    @property
+    def url(self) -> str:
+        """The same as DATABASE_URL wants it."""
+        return "postgresql:///?" + self.dsn.replace(" ", "&")
+
 
 @contextmanager
 def running(flush_delay_ms: float = 0, **settings: str) -> Iterator[Postgres]:
