@@ -88,7 +88,7 @@ class Flight:
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + decision.deadline_ms / 1000
         self.target: Target
-        self.ended: Ended
+        self.ended: Ended | None = None
         self.call_id = ""
         self.tokens = 0
         self.tries = 0
@@ -214,17 +214,16 @@ class Flight:
 
     # ── the way ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> Ended:
-        """The recorded end: an answer (`reply` is set) or the last failure (`failure` is set).
+    async def run(self) -> None:
+        """Until the recorded end: an answer (`reply` is set), the last failure (`failure`), or an older answer (`replayed`).
 
         Raises BudgetStopped, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
         """
         reply = await self._until(self._ask)
-        if reply is None:
-            return self.ended
-        crash_point("model_answered")
-        self.reply, self.failure = reply, None
-        return await self.settle(self.spent_on_reply(reply))
+        if reply is not None:
+            crash_point("model_answered")
+            self.reply, self.failure = reply, None
+            await self.settle(self.spent_on_reply(reply))
 
     async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
         """Admit and ask until a try succeeds; None once the last failure is settled, or when `replayed` is the answer."""
@@ -351,9 +350,9 @@ class Flight:
             usage = estimated_usage(self.request.prompt_bytes, sum(len(bytes(each)) for each in completion.choices))
         return Reply(body, usage, request_id)
 
-    async def settle(self, spent: Spent) -> Ended:
+    async def settle(self, spent: Spent) -> None:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""
-        ended = await self.gateway.store.commit(Settle(self.subject, spent))
+        self.ended = ended = await self.gateway.store.commit(Settle(self.subject, spent))
         crash_point("model_settled")
         self.gateway.lines.settled(self.subject.ancestors)
         self.cost = ended.recorded.facts.cost_microusd or 0
@@ -361,5 +360,3 @@ class Flight:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
-        self.ended = ended
-        return ended

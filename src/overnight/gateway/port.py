@@ -69,8 +69,11 @@ class JobCalls:
         place = Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch)
         kin = await gateway.ancestors(job)
         subject = Subject(who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place)
-        ended = await Flight(gateway, subject, asked, decision).run()
-        return ended.recorded
+        flight = Flight(gateway, subject, asked, decision)
+        await flight.run()
+        if flight.ended is None:
+            raise RuntimeError("a call of job code ended without a record")
+        return flight.ended.recorded
 
     async def settle_lost(self, job: JobRow) -> int:
         """Settle the calls that older leases of this job left in flight as lost; how many there were."""
