@@ -391,3 +391,59 @@ async def test_a_result_without_json_form_fails_with_the_place(store: Store) -> 
     job = await run(store, unserializable)
     assert job.state == "failed"
     assert "the result of job unserializable" in (job.error or "")
+
+
+@overnight.step
+async def outer(number: int) -> int:
+    inner = await double(number)
+    answer = await overnight.approval("inside of a step?")
+    return inner + int(answer.approved)
+
+
+@overnight.job
+async def nested() -> int:
+    return await outer(4) + await double(1)
+
+
+async def test_a_step_that_parks_inside_goes_on_inside(store: Store) -> None:
+    job = await run(store, nested)
+    assert (job.state, job.waits[0]["for"]) == ("parked", "approval")
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    async with working(store):
+        job = await rest(store, job.job_id, *FINISHED, "parked")
+    assert job.result == b"11"
+    assert done == [4, 1]
+
+
+tries = {"left": 0}
+
+
+@overnight.step(retry=overnight.Retry(attempts=3, backoff_s=0.01))
+async def stubborn() -> int:
+    inner = await double(3)
+    await overnight.approval("first ask")
+    done.append("tried")
+    if done.count("tried") < tries["left"]:
+        raise ValueError("again")
+    return inner
+
+
+@overnight.job
+async def stubbornly() -> int:
+    return await stubborn()
+
+
+async def test_a_retried_step_asks_afresh_after_a_recovery(store: Store) -> None:
+    tries["left"] = 3
+    operations = Operations(store)
+    job = await run(store, stubbornly)
+    async with working(store):
+        for _ in range(3):
+            job = await rest(store, job.job_id)
+            assert job.state == "parked"
+            await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+            async with asyncio.timeout(10):
+                while (job := await Ledger(store).job(job.job_id)).state in {"queued", "running"}:
+                    await asyncio.sleep(0.01)
+    assert (job.state, job.result) == ("succeeded", b"6")
+    assert done.count(3) == 3

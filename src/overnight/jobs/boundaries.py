@@ -103,7 +103,7 @@ async def _run_step(
     kwargs: dict[str, Any],
 ) -> Recorded:
     execution = scope.execution
-    attempt = 1
+    attempt = 1 + execution.history.failures.get(position, 0)
     while True:
         started = Event("step_started", kind="step", name=label, step=label, attempt=attempt)
         execution.ride(started, position, print_)
@@ -161,11 +161,9 @@ async def _again(execution: Execution, position: Position, failed: Event, pause_
     job = execution.job
     await execution.commit(Append(job.job_id, failed, None, job.lease_epoch))
     stale = stale_in_step(execution.history, position)
-    if stale:
-        event = Event("answers_dropped", attempt=job.attempt, detail={"seqs": stale})
-        await execution.commit(Append(job.job_id, event, None, job.lease_epoch))
-        kept = {place: answer for place, answer in execution.history.answers.items() if answer.seq not in set(stale)}
-        execution.history.answers = kept
+    event = Event("answers_dropped", attempt=job.attempt, detail={"seqs": stale, "position": failed.detail["position"]})
+    await execution.commit(Append(job.job_id, event, None, job.lease_epoch))
+    execution.drop(set(stale))
     await asyncio.sleep(pause_s)
 
 

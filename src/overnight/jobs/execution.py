@@ -22,7 +22,7 @@ from overnight.store import Command, Store
 
 from .commands import Hear, Park
 from .history import History, difference, fold, position_of
-from .positions import Position, Scope, here
+from .positions import Position, Scope, enclosing, here
 from .services import Services
 
 IDLE_TURNS = 8
@@ -62,9 +62,11 @@ class Execution:
         self.waits: dict[Position, Waiting] = {}
         self.alarms: dict[Position, int] = {}
         self._pending = {(a.path or "", a.ordinal or 0): a for a in self.history.order if a.facts.kind != "value"}
+        # Steps that hold recorded answers but have none themselves: their bodies run, and ask for those, during the replay.
+        self._reopened = {step for answer in self._pending.values() for step in enclosing(answer.path or "")}
         self.replaying = bool(self._pending)
-        self._asked: dict[Position, asyncio.Future[Recorded]] = {}
-        self._held: list[asyncio.Future[None]] = []
+        self._asked: dict[Position, tuple[asyncio.Future[Recorded], Scope]] = {}
+        self._held: list[tuple[asyncio.Future[None], Scope]] = []
         self._turns: deque[asyncio.Future[None]] = deque()
         self._turning = False
         self._parking = False
@@ -186,11 +188,11 @@ class Execution:
             if position not in self._pending:
                 return answer
             turn: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
-            self._asked[position] = turn
+            self._asked[position] = (turn, scope)
             return await turn
-        if self.replaying:
+        if self.replaying and position not in self._reopened:
             held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._held.append(held)
+            self._held.append((held, scope))
             await held
             self.refuse_if_evicted()
         return await live(position)
@@ -287,6 +289,12 @@ class Execution:
         if scope.steps and place is not None:
             self.history.answers[place] = answer
 
+    def drop(self, seqs: set[int]) -> None:
+        """A step is tried again: these answers inside of it are not given any more."""
+        for kept in (self.history.answers, self.history.entries, self._pending):
+            for place in [place for place, event in kept.items() if event.seq in seqs]:
+                del kept[place]
+
     async def settled(self) -> None:
         """Return when no branch has moved for a few turns of the loop."""
         quiet, seen = 0, self._activity
@@ -300,21 +308,22 @@ class Execution:
     async def _replay(self, root: "asyncio.Task[Any]") -> None:
         count = len(self._pending)
         for position, answer in list(self._pending.items()):
-            while position not in self._asked:
+            while position not in self._asked and position in self._pending:
                 await self.settled()
                 if position in self._asked or self.evicted:
                     break
                 if root.done():
                     return
-                if self._in_flight:
+                if self._busy():
                     await asyncio.sleep(0.002)
                     continue
                 await self.diverge(_missing(answer))
                 return
             if self.evicted:
                 return
-            del self._pending[position]
-            future = self._asked.pop(position)
+            if self._pending.pop(position, None) is None:
+                continue  # a step that is tried again has dropped it
+            future, _ = self._asked.pop(position)
             if not future.done():
                 future.set_result(answer)
                 self._activity += 1
@@ -323,7 +332,7 @@ class Execution:
         self.replaying = False
         event = Event("replay_ended", attempt=self.job.attempt, detail={"answers": count})
         self.store.ride(Append(self.job.job_id, event, None, self.job.lease_epoch)).add_done_callback(self._rode)
-        for held in self._held:
+        for held, _ in self._held:
             if not held.done():
                 held.set_result(None)
         self._held.clear()
@@ -358,9 +367,11 @@ class Execution:
             self.waits.pop(position, None)
 
     def _busy(self) -> bool:
-        """A step that waits inside of itself does not count as under way."""
-        waiting_steps = {id(step) for wait in self.waits.values() for step in wait.scope.steps}
-        return self._in_flight > len(waiting_steps)
+        """Whether anything is under way. A step that waits inside of itself is not."""
+        scopes = [wait.scope for wait in self.waits.values()]
+        scopes += [scope for turn, scope in self._asked.values() if not turn.done()]
+        scopes += [scope for held, scope in self._held if not held.done()]
+        return self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
 
     def consider_parking(self) -> None:
         if self.waits and not self._parking and not self.evicted and not self.replaying and not self._busy():

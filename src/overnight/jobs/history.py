@@ -29,14 +29,18 @@ ANSWERS = frozenset(
     }
 )
 FAILURES = frozenset({"step_failed", "model_failed", "tool_failed"})
+LASTING = frozenset({"effect", "child"})
+"""Kinds whose unanswered entry outlives a retry: the effect is known by its key, the child is still running."""
 
 
 class History(msgspec.Struct):
-    """Entries and answers by position; `order` is the answers still to be delivered, by seq."""
+    """Entries and answers by position; `order` is the answers still to be delivered, by seq. `failures` counts the tries of a
+    step that failed and were to be tried again, in this attempt of the job."""
 
     entries: dict[Position, Recorded]
     answers: dict[Position, Recorded]
     last_seq: int = 0
+    failures: dict[Position, int] = msgspec.field(default_factory=dict[Position, int])
 
     @property
     def order(self) -> list[Recorded]:
@@ -57,38 +61,56 @@ def position_of(event: Recorded) -> Position | None:
 
 def fold(events: Iterable[Recorded]) -> History:
     """The history of a job from all of its events, in order."""
-    entries: dict[Position, Recorded] = {}
-    answers: dict[Position, Recorded] = {}
-    by_seq: dict[int, Position] = {}
-    last_seq = 0
+    history = History({}, {})
+    by_seq: dict[int, tuple[dict[Position, Recorded], Position]] = {}
     for event in events:
-        last_seq = event.seq
+        history.last_seq = event.seq
+        detail = event.facts.detail or {}
+        at: dict[str, Any] | None = detail.get("position")
         if event.facts.event == "answers_dropped":
-            dropped: list[int] = (event.facts.detail or {}).get("seqs", [])
-            for seq in dropped:
-                if (place := by_seq.pop(seq, None)) is not None:
-                    answers.pop(place, None)
+            # A step's live retry knows only what it was answered; the log knows the entries too.
+            inside = stale_in_step(history, (at["path"], at["ordinal"])) if at is not None else []
+            for seq in {*detail.get("seqs", ()), *inside}:
+                kept, place = by_seq.pop(seq, ({}, ("", 0)))
+                kept.pop(place, None)
             continue
-        place = position_of(event)
-        if place is None:
+        if event.facts.event == "attempt_started":
+            history.failures.clear()
+        if (place := position_of(event)) is None:
+            if event.facts.event == "step_failed" and at is not None:
+                step = (at["path"], at["ordinal"])
+                history.failures[step] = history.failures.get(step, 0) + 1
             continue
-        if event.facts.event in ANSWERS:
-            answers[place] = event
-            by_seq[event.seq] = place
-        else:
-            entries[place] = event
-    return History(entries, answers, last_seq)
+        kept = history.answers if event.facts.event in ANSWERS else history.entries
+        if (before := kept.get(place)) is not None:
+            by_seq.pop(before.seq, None)
+        kept[place] = event
+        by_seq[event.seq] = (kept, place)
+    return history
 
 
 def _within(path: str, step: Position) -> bool:
     return step in enclosing(path)
 
 
+def _failed(answer: Recorded) -> bool:
+    detail = answer.facts.detail or {}
+    return answer.facts.event in FAILURES or (
+        answer.facts.event == "child_finished" and detail.get("state") != "succeeded"
+    )
+
+
 def stale_in_step(history: History, step: Position) -> list[int]:
     """The seqs that a retry of the step must not answer with: all inside it after its last committed effect."""
-    inside = [answer for answer in history.answers.values() if answer.path is not None and _within(answer.path, step)]
-    last_effect = max((answer.seq for answer in inside if answer.facts.event == "tool_succeeded"), default=0)
-    return sorted(answer.seq for answer in inside if answer.seq > last_effect or answer.facts.event in FAILURES)
+    inside = {place: answer for place, answer in history.answers.items() if _within(place[0], step)}
+    last_effect = max((answer.seq for answer in inside.values() if answer.facts.event == "tool_succeeded"), default=0)
+    stale = {place: answer.seq for place, answer in inside.items() if answer.seq > last_effect or _failed(answer)}
+    entries = [
+        entry.seq
+        for place, entry in history.entries.items()
+        if _within(place[0], step) and (place in stale or (place not in inside and entry.facts.kind not in LASTING))
+    ]
+    return sorted([*stale.values(), *entries])
 
 
 def stale_for_retry(history: History) -> list[int]:
@@ -99,8 +121,10 @@ def stale_for_retry(history: History) -> list[int]:
         newest[answer.path or ""] = answer
     dropped: set[int] = set()
     for answer in newest.values():
-        if answer.facts.event in FAILURES and answer.ordinal is not None:
+        if _failed(answer) and answer.ordinal is not None:
             dropped.add(answer.seq)
+            if (entry := history.entries.get((answer.path or "", answer.ordinal))) is not None:
+                dropped.add(entry.seq)
             dropped.update(stale_in_step(history, (answer.path or "", answer.ordinal)))
     return sorted(dropped)
 

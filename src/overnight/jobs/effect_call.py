@@ -1,0 +1,191 @@
+"""One effect, from the claim to what is known of it: the same for job code and for foreign programs.
+
+    claim (durable) → call → commit (durable)
+
+What raised or timed out is *unknown* unless the function says that nothing was done. Unknown is never repeated blindly: the
+status check is asked, and without a certain answer only a person can tell.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from overnight import effects
+from overnight.domain import Conflict, ErrorFacts
+from overnight.ledger import JOB, JobRow
+from overnight.reviews import Boundary, request_review
+from overnight.store import Unit, crash_point
+
+from .encoding import encode, fingerprint
+from .execution import error_facts
+
+
+class Done(msgspec.Struct, frozen=True):
+    """From an effect or its status check: it was done; the provider's authoritative id, and the result."""
+
+    provider_id: str | None = None
+    result: Any = None
+
+
+NOT_DONE = "not_done"
+CANNOT_TELL = "cannot_tell"
+
+
+class Tool(Protocol):
+    """What a call needs of an effect function."""
+
+    tool: str
+    not_done: tuple[type[Exception], ...]
+    settle_after_s: float
+
+    async def call(self, key: str, named: dict[str, Any]) -> Done: ...
+
+    async def ask_status(self, key: str, named: dict[str, Any]) -> Done | str: ...
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What became of an effect: `tool_succeeded` with its result as JSON, or `tool_failed`. `again`: an earlier caller did it."""
+
+    event: str
+    seq: int
+    content: bytes | None = None
+    error: ErrorFacts | None = None
+    again: bool = False
+
+
+Act = Callable[[Unit, JobRow], Any]
+Write = Callable[[Act], Awaitable[Any]]
+
+
+class EffectCall:
+    """`write` commits an act under the job's lock and the effect's, fenced for whoever calls."""
+
+    def __init__(
+        self,
+        tool: Tool,
+        key: str,
+        named: dict[str, Any],
+        write: Write,
+        clock: Callable[[], int],
+        owner: str,
+        *,
+        step: str | None = None,
+        position: effects.Position | None = None,
+    ) -> None:
+        self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
+        self.position = position
+        self.arguments = encode(named, f"the arguments of effect {tool.tool}")
+        digest = fingerprint(msgspec.json.decode(self.arguments))
+        self._claim = effects.Claim(key, tool.tool, self.arguments, digest, owner, step)
+
+    async def run(self) -> Known | None:
+        """What is known, durable; None when only a person can tell. Raises Conflict for a key used with other arguments."""
+        while True:
+            claimed: effects.Claimed = await self._write(self._claimed)
+            row = claimed.row
+            if claimed.verdict == "committed":
+                return Known("tool_succeeded", 0, row.result, again=True)
+            if claimed.verdict == "in_progress":
+                await asyncio.sleep(0.05)
+                continue
+            if claimed.verdict == "run":
+                crash_point("effect_claimed")
+                known = await self._call()
+                if known is not None:
+                    return known
+            found = await self._find_out(row.claimed_at)
+            if isinstance(found, Done):
+                return await self._commit(found, why="the status check found it done")
+            if found == CANNOT_TELL:
+                return None
+            await self._write(self._released)
+
+    def _claimed(self, unit: Unit, job: JobRow) -> effects.Claimed:
+        return effects.claim(unit, job, self._claim, self.position)
+
+    def _released(self, unit: Unit, job: JobRow) -> None:
+        effects.release(unit, job, self._row(unit, job), "the status check found it not done")
+
+    def _row(self, unit: Unit, job: JobRow) -> effects.EffectRow:
+        row = unit.get(effects.EFFECT, (job.tenant_id, self.key))
+        if row is None:
+            raise Conflict(f"effect {self.key} is gone")
+        return row
+
+    async def _call(self) -> Known | None:
+        began = time.perf_counter()
+        try:
+            done = await self.tool.call(self.key, self.named)
+        except self.tool.not_done as error:
+            return await self._fail(error_facts(error))
+        except Exception as error:  # a timeout or a fault: nobody knows what happened
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+
+            def unknown(unit: Unit, job: JobRow) -> None:
+                effects.mark_unknown(unit, job, self._row(unit, job), why, self.position)
+
+            await self._write(unknown)
+            return None
+        crash_point("effect_called")
+        return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
+
+    async def _fail(self, facts: ErrorFacts) -> Known:
+        def failed(unit: Unit, job: JobRow) -> int:
+            return effects.fail(unit, job, self._row(unit, job), facts, self.position)
+
+        return Known("tool_failed", await self._write(failed), error=facts)
+
+    async def _commit(self, done: Done, *, why: str | None = None, latency_ms: float | None = None) -> Known:
+        result = encode(done.result, f"the result of effect {self.tool.tool}")
+
+        def committed(unit: Unit, job: JobRow) -> int:
+            row = self._row(unit, job)
+            return effects.commit(
+                unit, job, row, result, done.provider_id, self.position, why=why, latency_ms=latency_ms
+            )
+
+        seq = await self._write(committed)
+        crash_point("effect_committed")
+        return Known("tool_succeeded", seq, result)
+
+    async def _find_out(self, claimed_at: int) -> Done | str:
+        """Ask the status check; that nothing was done counts only once `settle_after` has passed since the claim."""
+        found = await self.tool.ask_status(self.key, self.named)
+        left_us = claimed_at + round(self.tool.settle_after_s * 1_000_000) - self._clock()
+        if found == NOT_DONE and left_us > 0:
+            await asyncio.sleep(left_us / 1_000_000)
+            found = await self.tool.ask_status(self.key, self.named)
+        return found
+
+    async def request_review(self) -> str:
+        """Ask a person whether it was done; the review's id."""
+        question = (
+            f"Was {self.tool.tool} done? Its worker or its answer was lost, and there is no status check that can tell."
+        )
+        detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.arguments)}
+        at = self.position
+        boundary = Boundary("effect", self.tool.tool, at.path, at.ordinal, at.fingerprint) if at is not None else None
+
+        def requested(unit: Unit, job: JobRow) -> str:
+            return request_review(unit, job, "quarantine", question, detail, boundary).review_id
+
+        return await self._write(requested)
+
+
+class UnderJob(msgspec.Struct):
+    """A command: an act under a job's lock and an effect's. `fence` raises when the caller's time is over."""
+
+    job_id: str
+    tenant_id: str
+    key: str
+    fence: Callable[[Unit], JobRow]
+    act: Act
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.job_id), (effects.EFFECT, (self.tenant_id, self.key))]
+
+    def decide(self, unit: Unit) -> Any:
+        return self.act(unit, self.fence(unit))
