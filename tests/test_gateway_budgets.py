@@ -76,6 +76,7 @@ async def test_an_output_cap_is_lowered_to_what_the_budget_affords(store: Store,
         detail = (await served.events("low"))[1].facts.detail
         assert detail["lowered"]
         assert 256 <= detail["max_output_tokens"] < 8192
+        assert int(answer.headers["x-overnight-output-cap"]) == detail["max_output_tokens"]
         assert detail["reserved_microusd"] <= 10_000
 
 

@@ -228,6 +228,8 @@ class Gateway:
                 await self._lose([tuple(row) for row in rows], "nothing was heard of it until its reservation expired")
             except StoreUnavailable as error:
                 log.warning("expired reservations could not be settled, trying again: %s", error)
+            except Exception:
+                log.exception("expired reservations could not be settled by a fault of ours, trying again")
 
 
 def answer_of(flight: Flight) -> Answer:
@@ -260,6 +262,8 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
     if flight.reply is not None or flight.failure is not None or replayed is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
+    if flight.lowered:
+        headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
     if replayed is not None:
         headers.append((b"x-overnight-replayed", b"true"))
     elif flight.fell_back:

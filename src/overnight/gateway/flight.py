@@ -91,6 +91,7 @@ class Flight:
         self.ended: Ended | None = None
         self.call_id = ""
         self.tokens = 0
+        self.lowered = False
         self.tries = 0
         self.cost = 0
         self.failure: Failure | None = None
@@ -306,6 +307,7 @@ class Flight:
         if outcome.granted is not None:
             gateway.known_content.learn(subject.who.tenant_id, month_of(gateway.store.clock()), request.links)
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
+            self.lowered = outcome.granted.lowered
             self.tries += 1
             self._tries_here += 1
             if self.tries == 1:

@@ -39,6 +39,7 @@ class Subject(msgspec.Struct):
     fingerprint: str | None = None
 
 
+_HEX = frozenset("0123456789abcdef")
 _METADATA = {
     "agent_name": "agent_id",
     "session_id": "session_id",
@@ -51,7 +52,7 @@ _METADATA = {
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
     """(our job id, an id from outside) of what a caller calls its job."""
     check_identifier(value, place)
-    ours = len(value) == 36 and value.startswith("job_")
+    ours = len(value) == 36 and value.startswith("job_") and _HEX.issuperset(value[4:])
     return (value, None) if ours else (None, value)
 
 

@@ -1,0 +1,179 @@
+"""Model calls of job code in this process: the same path, answered at a position of the job."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from overnight.domain import BadInput, BudgetStopped, Fenced, Recorded, new_id
+from overnight.gateway import JobCalls
+from overnight.jobs import CreateJob, ModelRequest
+from overnight.jobs.commands import Finish, TakeLease
+from overnight.ledger import JobRow, NewJob
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, routed, serving
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: []")
+    return scripted
+
+
+@pytest.fixture
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider) as running:
+        yield running
+
+
+async def leased(store: Store, parent: JobRow | None = None, job_id: str | None = None) -> JobRow:
+    """A running job; taken over when it exists already."""
+    if job_id is None:
+        job_id = new_id("job")
+        family = {"parent_job_id": parent.job_id, "root_job_id": parent.root_job_id} if parent else {}
+        await store.commit(CreateJob(NewJob(job_id, "default", "python", "demo", **family)))
+        until = store.clock() + 100
+    else:
+        await asyncio.sleep(0.01)
+        until = store.clock() + 60_000_000
+    job = await store.commit(TakeLease(job_id, new_id("worker"), until if parent is None else until + 60_000_000))
+    assert job is not None
+    return job
+
+
+def request(job: JobRow, ordinal: int = 0, text: str = "hello", task: str | None = None, **body: Any) -> ModelRequest:
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}], **body}
+    return ModelRequest(body, job, task, "a step", "/1", ordinal, f"print-{ordinal}")
+
+
+async def test_the_answer_stands_at_the_position_that_asked(served: Served) -> None:
+    job = await leased(served.store)
+    answer = await JobCalls(served.gateway).call(request(job, 3, task="heartbeat_check"))
+    assert isinstance(answer, Recorded)
+    assert json.loads(answer.content or b"")["choices"]
+    stored = await served.ledger.events(job.job_id)
+    called, succeeded = stored[-2:]
+    for event, name in ((called, "model_called"), (succeeded, "model_succeeded")):
+        assert (event.facts.event, event.path, event.ordinal, event.fingerprint) == (name, "/1", 3, "print-3")
+        assert (event.facts.kind, event.facts.name, event.facts.step) == ("model", "heartbeat_check", "a step")
+    assert (answer.seq, answer.at) == (succeeded.seq, succeeded.at)
+    assert answer.facts == succeeded.facts
+    plain = await JobCalls(served.gateway).call(request(job, 4))
+    assert plain.facts.name == "default"
+
+
+async def test_only_the_last_failure_is_an_answer(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {status: 503}}]")
+    job = await leased(served.store)
+    answer = await JobCalls(served.gateway).call(request(job))
+    assert (answer.facts.event, answer.path, answer.ordinal) == ("model_failed", "/1", 0)
+    assert answer.facts.error is not None
+    assert answer.facts.error.error_class == "overloaded"
+    failed = [event for event in await served.ledger.events(job.job_id) if event.facts.event == "model_failed"]
+    assert [event.path for event in failed] == [None, "/1"]
+
+
+async def test_a_worker_that_lost_its_lease_pays_nothing(served: Served) -> None:
+    job = await leased(served.store)
+    await leased(served.store, job_id=job.job_id)
+    with pytest.raises(Fenced):
+        await JobCalls(served.gateway).call(request(job))
+    assert served.provider.stats()["requests"] == 0
+
+
+async def test_a_lease_lost_in_mid_call_records_the_cost_and_answers_nothing(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {delay_ms: 300}}]")
+    job = await leased(served.store)
+    calls = JobCalls(served.gateway)
+    asking = asyncio.create_task(calls.call(request(job)))
+    await served.until(job.job_id, "model_called")
+    await leased(served.store, job_id=job.job_id)
+    with pytest.raises(Fenced):
+        await asking
+    [event] = [e for e in await served.ledger.events(job.job_id) if e.facts.event == "model_succeeded"]
+    assert (event.path, event.fingerprint) == (None, None)
+    assert event.facts.cost_microusd
+    assert len(await served.ledger.usage(job.job_id)) == 1
+
+
+async def test_what_an_older_lease_left_in_flight_is_settled_as_lost_once(served: Served) -> None:
+    served.provider.set_rules("rules: [{match: {times: 1}, fault: {stall: true}}]")
+    job = await leased(served.store)
+    calls = JobCalls(served.gateway)
+    asking = asyncio.create_task(calls.call(request(job)))
+    await served.until(job.job_id, "model_called")
+    asking.cancel()
+    await asyncio.wait([asking])
+    newer = await leased(served.store, job_id=job.job_id)
+    assert await calls.settle_lost(newer) == 1
+    assert await calls.settle_lost(newer) == 0
+    lost = (await served.ledger.events(job.job_id))[-1]
+    assert (lost.facts.event, lost.path) == ("model_lost", None)
+    assert (lost.facts.cost_microusd or 0) > 0
+    answer = await calls.call(request(newer))
+    assert answer.facts.event == "model_succeeded"
+
+
+async def test_a_call_of_a_live_lease_is_not_lost(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
+    job = await leased(served.store)
+    calls = JobCalls(served.gateway)
+    asking = asyncio.create_task(calls.call(request(job)))
+    await served.until(job.job_id, "model_called")
+    assert await calls.settle_lost(job) == 0
+    assert (await asking).facts.event == "model_succeeded"
+
+
+async def test_an_answer_that_was_already_settled_as_lost_costs_nothing_more(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
+    asking = asyncio.create_task(served.ask(headers={"x-job-id": "late"}))
+    await served.until("late", "model_called")
+    assert await served.gateway.settle_owner(served.gateway.owner) == 1
+    assert (await asking).status_code == 200
+    events = await served.events("late")
+    lost, succeeded = events[-2:]
+    assert (lost.facts.event, succeeded.facts.event) == ("model_lost", "model_succeeded")
+    assert succeeded.facts.cost_microusd == 0
+    [(_, _, _, _, _, microusd)] = await served.ledger.usage((await served.ledger.job("late")).job_id)
+    assert microusd == lost.facts.cost_microusd
+
+
+async def test_a_child_draws_on_the_budget_of_all_its_ancestors(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 3}")) as served:
+        calls = JobCalls(served.gateway)
+        root = await leased(store)
+        child = await leased(store, root)
+        grandchild = await leased(store, child)
+        for job in (root, child, grandchild):
+            await calls.call(request(job))
+        with pytest.raises(BudgetStopped) as stopped:
+            await calls.call(request(grandchild, 1))
+        assert root.job_id in str(stopped.value)
+        assert (await served.ledger.events(grandchild.job_id))[-1].facts.event == "budget_stopped"
+        over_http = await served.ask(headers={"x-job-id": grandchild.job_id})
+        assert over_http.status_code == 402
+
+
+async def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
+    job = await leased(served.store)
+    with pytest.raises(BadInput, match="JSON"):
+        await JobCalls(served.gateway).call(request(job, seed=object()))
+
+
+async def test_a_program_may_call_as_the_job_that_started_it(served: Served) -> None:
+    job = await leased(served.store)
+    assert (await served.ask(headers={"x-job-id": job.job_id})).headers["x-job-id"] == job.job_id
+    assert all(e.path is None for e in await served.ledger.events(job.job_id) if e.facts.event.startswith("model_"))
+    await served.store.commit(Finish(job.job_id, None, job.lease_epoch, "succeeded"))
+    answer = await served.ask(headers={"x-job-id": job.job_id})
+    assert (answer.status_code, "overnight resume" in answer.json()["error"]["message"]) == (409, True)

@@ -1,0 +1,207 @@
+"""The gateway's pure parts: streams put together and taken apart, requests read, recorded answers chosen."""
+
+import json
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overnight.domain import Event, Recorded
+from overnight.gateway.assembling import Assembly, taken_apart
+from overnight.gateway.replaying import unused
+from overnight.gateway.request import InvalidBody, read_request
+from overnight.gateway.sse import DONE, SseParser
+
+texts = st.text(max_size=40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+arguments = st.dictionaries(texts, json_values, max_size=4)
+
+
+def pieces_of(text: str, cuts: list[int]) -> list[str]:
+    places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
+    return [text[start:end] for start, end in pairwise(places)] or [text]
+
+
+def chunk(delta: dict[str, Any], reason: str | None = None, index: int = 0) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": reason}
+    return {"id": "c-1", "model": "m", "created": 1, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+@given(texts, st.lists(st.integers(0, 40), max_size=6))
+def test_text_in_pieces_is_the_text(text: str, cuts: list[int]) -> None:
+    assembly = Assembly()
+    assert not assembly.take(chunk({"role": "assistant", "content": ""}))
+    for piece in pieces_of(text, cuts):
+        assert not assembly.take(chunk({"content": piece}))
+    assert not assembly.whole
+    assert assembly.take(chunk({}, "stop"))
+    assert assembly.whole
+    body = json.loads(assembly.completion())
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": text}
+    assert (body["id"], body["object"], body["model"]) == ("c-1", "chat.completion", "m")
+    assert assembly.characters == len(text)
+
+
+@given(arguments, st.lists(st.integers(0, 200), max_size=8))
+def test_the_piece_that_completes_a_tool_call_is_telling_and_none_before_it(
+    wanted: dict[str, Any], cuts: list[int]
+) -> None:
+    text = msgspec.json.encode(wanted).decode()
+    assembly = Assembly()
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "file", "arguments": ""}}
+    assert not assembly.take(chunk({"role": "assistant", "content": None, "tool_calls": [call]}))
+    pieces = pieces_of(text, cuts)
+    for number, piece in enumerate(pieces):
+        telling = assembly.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}))
+        assert telling == (number == len(pieces) - 1)
+    assembly.take(chunk({}, "tool_calls"))
+    [made] = json.loads(assembly.completion())["choices"][0]["message"]["tool_calls"]
+    assert made == {"id": "call_1", "type": "function", "function": {"name": "file", "arguments": text}}
+
+
+@pytest.mark.parametrize("argument", ["7", '"word"', "true"])
+def test_arguments_that_are_no_object_are_telling_from_their_first_character(argument: str) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": argument[0]}}
+    assert Assembly().take(chunk({"tool_calls": [call]}))
+
+
+def test_a_whole_call_in_one_piece_is_telling() -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    assert Assembly().take(chunk({"tool_calls": [call]}))
+
+
+def test_ids_and_names_that_are_repeated_with_every_piece_are_taken_once() -> None:
+    assembly = Assembly()
+    for piece in ('{"a"', ":1}"):
+        call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": piece}}
+        assembly.take(chunk({"role": "assistant", "tool_calls": [call]}))
+    assembly.take(chunk({}, "tool_calls"))
+    [made] = json.loads(assembly.completion())["choices"][0]["message"]["tool_calls"]
+    assert made == {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+
+def test_all_choices_must_finish() -> None:
+    assembly = Assembly()
+    assembly.take(chunk({"content": "a"}, index=0))
+    assembly.take(chunk({"content": "b"}, index=1))
+    assembly.take(chunk({}, "stop", index=0))
+    assert not assembly.whole
+    assembly.take(chunk({}, "stop", index=1))
+    assert assembly.whole
+
+
+@pytest.mark.parametrize("piece", [[], "text", {"choices": [7]}, {"choices": [{"delta": "x"}]}, {"choices": 7}])
+def test_a_shape_unknown_raises_what_the_pump_expects(piece: Any) -> None:
+    with pytest.raises((TypeError, ValueError, KeyError, AttributeError)):
+        Assembly().take(piece)
+
+
+calls = st.builds(
+    lambda n, a: {"id": f"c{n}", "type": "function", "function": {"name": "f", "arguments": json.dumps(a)}},
+    st.integers(0, 9),
+    arguments,
+)
+
+
+@given(texts | st.none(), st.lists(calls, max_size=3), st.sampled_from(["stop", "length", "tool_calls"]))
+def test_a_completion_taken_apart_and_put_together_is_the_same(
+    content: str | None, made: list[dict[str, Any]], reason: str
+) -> None:
+    message: dict[str, Any] = {"role": "assistant", "content": content} | ({"tool_calls": made} if made else {})
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    events = list(taken_apart(msgspec.json.encode(body), 0.0))
+    assert events[-1] == DONE
+    assembly = Assembly()
+    for payload in SseParser().feed(b"".join(events[:-1])):
+        assembly.take(json.loads(payload))
+    assert assembly.whole
+    assert json.loads(assembly.completion()) == body | {"usage": usage | {"cost_usd": 0.0}}
+
+
+# ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    with suppress(InvalidBody):
+        assert read_request(body).links
+
+
+@given(st.dictionaries(texts, json_values, max_size=5))
+def test_the_upstream_body_is_the_clients_but_for_what_the_gateway_decides(more: dict[str, Any]) -> None:
+    mine = {"model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "n", "tools"}
+    body = {key: value for key, value in more.items() if key not in mine | {"metadata", "service_tier"}}
+    body |= {"model": "auto", "messages": [{"role": "user", "content": "ünï"}]}
+    request = read_request(json.dumps(body).encode())
+    sent = json.loads(request.upstream_body(msgspec.Raw(b'"other"'), 77))
+    assert sent == body | {"model": "other", "max_tokens": 77}
+
+
+def test_the_field_that_the_client_used_carries_the_cap() -> None:
+    body = b'{"messages": [{}], "max_completion_tokens": 9}'
+    sent = json.loads(read_request(body).upstream_body(msgspec.Raw(b'"m"'), 5))
+    assert (sent["max_completion_tokens"], "max_tokens" in sent) == (5, False)
+
+
+def test_the_fingerprint_is_of_what_is_asked_not_of_how() -> None:
+    base = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 1}
+    same = [
+        base | {"stream": True, "stream_options": {"include_usage": True}},
+        base | {"metadata": {"run": "7"}, "user": "u"},
+        {"temperature": 1, "messages": [{"content": "x", "role": "user"}], "model": "m"},
+    ]
+    other = [
+        base | {"temperature": 0},
+        base | {"model": "n"},
+        base | {"messages": [{"role": "user", "content": "y"}]},
+        base | {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    ]
+
+    def print_of(body: dict[str, Any], task: str | None = None) -> str:
+        return read_request(json.dumps(body).encode()).fingerprint(task)
+
+    assert {print_of(body) for body in same} == {print_of(base)}
+    assert len({print_of(body) for body in [base, *other]} | {print_of(base, "task")}) == len(other) + 2
+
+
+def test_pictures_that_are_only_pointed_to_count_in_the_bound() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    plain = read_request(json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode())
+    pointed = read_request(json.dumps({"messages": [{"role": "user", "content": [picture]}]}).encode())
+    assert pointed.prompt_bytes > plain.prompt_bytes + 10_000
+
+
+# ── recorded answers ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fact(seq: int, event: str, attempt: int, **detail: Any) -> Recorded:
+    content = b"{}" if event == "model_succeeded" else None
+    return Recorded("j", seq, 0, Event(event, attempt=attempt, detail=detail or None), content=content)
+
+
+def test_answers_of_older_attempts_hold_until_they_are_given() -> None:
+    log = [fact(1, "model_succeeded", 1), fact(2, "model_succeeded", 1), fact(4, "model_replayed", 2, of=1)]
+    assert [answer.seq for answer in unused(log, 1)] == []
+    assert [answer.seq for answer in unused(log, 2)] == [2]
+    assert [answer.seq for answer in unused(log, 3)] == [1, 2]
+
+
+def test_a_retry_lets_go_of_what_came_after_for_all_attempts_that_follow() -> None:
+    log = [
+        fact(1, "model_succeeded", 1),
+        fact(3, "model_succeeded", 1),
+        fact(4, "attempt_started", 2, mode="retry", answers_until=2),
+        fact(5, "model_succeeded", 2),
+    ]
+    assert [answer.seq for answer in unused(log, 2)] == [1]
+    assert [answer.seq for answer in unused(log, 3)] == [1, 5]
