@@ -14,11 +14,12 @@ from psycopg import errors
 
 from overnight.domain import StoreUnavailable
 
-from .statements import Dialect
+from .statements import Dialect, Statement
 from .unit import Redo, Rows
 
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
 RECONNECT_FOR_S = 30.0
+BULK_FROM = 5
 
 
 def scrub(error: BaseException) -> str:
@@ -121,16 +122,17 @@ class PostgresSession:
                 return
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
-        return self._connection.execute(cast(LiteralString, sql), values).fetchall()
+        return self._connection.execute(cast(LiteralString, sql), values, binary=True).fetchall()
 
-    def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None:
-        if "FROM unnest(" in sql:
+    def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
+        sql = cast(LiteralString, statement.sql["postgres"])
+        if statement.bulk is not None and len(values) >= BULK_FROM:
             columns = [list(column) for column in zip(*values, strict=True)]
-            self._connection.execute(cast(LiteralString, sql), columns)
+            self._connection.execute(cast(LiteralString, statement.bulk), columns)
         elif len(values) == 1:
-            self._connection.execute(cast(LiteralString, sql), values[0])
+            self._connection.execute(sql, values[0])
         else:
-            self._connection.cursor().executemany(cast(LiteralString, sql), values)
+            self._connection.cursor().executemany(sql, values)
 
     def month(self, month: int) -> None:
         """Make the partitions of a month on first sight of it; the lock keeps two processes from colliding."""

@@ -19,7 +19,7 @@ import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
 
-from .statements import Dialect
+from .statements import Dialect, Statement
 from .unit import Rows
 
 BUSY_MS = 30_000
@@ -91,8 +91,8 @@ class SqliteSession:
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
 
-    def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None:
-        self._cursor.executemany(sql, values)
+    def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
+        self._cursor.executemany(statement.sql["sqlite"], values)
 
     def month(self, month: int) -> None:
         """Months need no tables here."""

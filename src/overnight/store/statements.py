@@ -25,8 +25,11 @@ def _tuple_of(names: tuple[str, ...], getter: Callable[..., Callable[[Any], Any]
 class Statement:
     """One named statement in every dialect that has it.
 
-    `sql[dialect]` is the text with positional placeholders; `from_row` and `from_mapping` give the tuple to bind.
+    `sql[dialect]` is the text with positional placeholders; `from_row` and `from_mapping` give the tuple to bind. `bulk` is a
+    form for many rows that takes one array per parameter, the parameters in the same order (`NAME_bulk`).
     """
+
+    bulk: str | None = None
 
     def __init__(self, name: str, texts: Mapping[Dialect, str]) -> None:
         self.name = name
@@ -70,4 +73,8 @@ def statements(package: str) -> dict[str, Statement]:
             for name, body in parse(path.read_text("utf-8")).items():
                 for dialect in dialects:
                     by_name.setdefault(name, {})[dialect] = body
-    return {name: Statement(name, texts) for name, texts in by_name.items()}
+    found = {name: Statement(name, texts) for name, texts in by_name.items()}
+    for name, statement in found.items():
+        if (bulk := found.get(f"{name}_bulk")) is not None:
+            statement.bulk = bulk.sql["postgres"]
+    return found

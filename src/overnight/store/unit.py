@@ -26,7 +26,7 @@ class Session(Protocol):
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows: ...
 
-    def many(self, sql: str, values: Sequence[tuple[Any, ...]]) -> None: ...
+    def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None: ...
 
     def month(self, month: int) -> None: ...
 
@@ -155,8 +155,8 @@ class Unit:
                 by_kind.setdefault(kind, []).append(row)
             for kind, rows in by_kind.items():
                 statement: Statement = getattr(table, kind)
-                session.many(statement.sql[dialect], [statement.from_row(dialect, row) for row in rows])
+                session.many(statement, [statement.from_row(dialect, row) for row in rows])
         for statement, rows in self._appends.items():
-            session.many(statement.sql[dialect], [statement.from_row(dialect, row) for row in rows])
+            session.many(statement, [statement.from_row(dialect, row) for row in rows])
         for statement, sums in self._sums.items():
-            session.many(statement.sql[dialect], [(*key, *amounts) for key, amounts in sorted(sums.items())])
+            session.many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])

@@ -1,3 +1,10 @@
+-- name: touch_job
+UPDATE job SET last_seq = :last_seq, active_at = :active_at WHERE job_id = :job_id
+
+-- name: insert_event
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content)
+
 -- name: insert_job
 INSERT INTO job (job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id,
     code_ref, code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,

@@ -1,10 +1,10 @@
--- The two statements of every commit take arrays: one execution writes the whole batch.
--- name: touch_job
+-- The two statements of every commit have a form that takes arrays: one execution writes a large batch.
+-- name: touch_job_bulk
 UPDATE job SET last_seq = touched.last_seq, active_at = touched.active_at
 FROM unnest(:last_seq::bigint[], :active_at::bigint[], :job_id::text[]) AS touched (last_seq, active_at, job_id)
 WHERE job.job_id = touched.job_id
 
--- name: insert_event
+-- name: insert_event_bulk
 INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
 SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month::bigint[], :at::bigint[], :path::text[],
     :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[])

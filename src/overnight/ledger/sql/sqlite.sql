@@ -1,10 +1,3 @@
--- name: touch_job
-UPDATE job SET last_seq = :last_seq, active_at = :active_at WHERE job_id = :job_id
-
--- name: insert_event
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
-VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content)
-
 -- name: lock_job
 SELECT * FROM job WHERE job_id = :job_id
 
