@@ -31,8 +31,18 @@ def machine() -> str:
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} × {processor}, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()};"
-        f" load average {load:.2f} at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        f" load average {load:.2f} at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {commit()}"
     )
+
+
+def commit() -> str:
+    """The version that is measured; a changed tree is said to be one. `BENCH_COMMIT` names it where there is no git."""
+    if named := os.environ.get("BENCH_COMMIT"):
+        return named
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, check=False, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def run(script: str, runs: int | None) -> tuple[list[dict[str, Any]], int]:
