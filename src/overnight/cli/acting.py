@@ -320,6 +320,12 @@ def demo(
       overnight demo --seed 7 --json
       overnight demo --maildir ~/Maildir --live
     """
+    from overnight.demo import MaildirError
     from overnight.demo.play import play
+    from overnight.domain import BadInput
 
-    raise typer.Exit(play(maildir, live, json, seed))
+    try:
+        code = play(maildir, live, json, seed)
+    except MaildirError as error:
+        raise BadInput(str(error)) from None
+    raise typer.Exit(code)

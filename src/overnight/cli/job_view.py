@@ -80,12 +80,12 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int) -> None:
         return
     out = console()
     for review in reviews:
-        out.print(_styled_review(review, now_us), soft_wrap=not out.is_terminal)
+        out.print(_styled_review(review, now_us))
         detail: dict[str, Any] = json.loads(review.detail)
         for name, value in detail.items():
             if name != "effect_key":
                 shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                out.print(f"  {clean(name, 40)}: {clean(shown)}", style="dim", soft_wrap=not out.is_terminal)
+                out.print(f"  {clean(name, 40)}: {clean(shown)}", style="dim")
         for command in _commands(review):
             out.print("    " + command, style="cyan", soft_wrap=True)
         out.print()

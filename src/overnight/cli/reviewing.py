@@ -168,8 +168,7 @@ def _decide(
             job = await app.ledger.job(review.job_id)
             if job.runtime == "foreign":
                 return decided, "is run by a program of its own: start that again"
-            workers = await app.operations.workers_alive()
-            return decided, "goes on" if workers else f"waits for a worker: overnight resume {job.job_id}"
+            return decided, f"goes on with the next free worker, or here: overnight resume {job.job_id}"
 
     decided, follows = asyncio.run(work())
     if json:

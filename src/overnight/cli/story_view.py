@@ -53,7 +53,7 @@ def show_story(story: Story) -> None:
         out.print()
         out.print(_styled(("Next", "bold")))
         for advice in story.advice:
-            out.print(_styled(("  " + advice.text, "")), soft_wrap=not out.is_terminal)
+            out.print(_styled(("  " + advice.text, "")))
             for command in advice.commands:
                 out.print(_styled(("    " + command, "bold cyan")), soft_wrap=True)
 

@@ -284,8 +284,8 @@ def _tool_failed(tale: Tale, event: Recorded) -> None:
         tale.note(node, event, f"not done, so it may be done now: {reason(event)}", kind="verdict")
         return
     node.end(event.at, "failed")
-    rejected = f"rejected by {who(facts.actor)}: " if facts.actor else ""
-    node.outcome = f"not done: {rejected}{error_words(facts.error)}"
+    said = f"rejected by {who(facts.actor)}: {clean(facts.error.message)}" if facts.actor else error_words(facts.error)
+    node.outcome = f"not done: {said}"
 
 
 def _tool_unknown(tale: Tale, event: Recorded) -> None:

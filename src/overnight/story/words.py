@@ -23,7 +23,7 @@ def span_text(span_us: float) -> str:
     seconds = span_us / SECOND
     if 0 < seconds < 0.0005:
         return "<1 ms"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{span_us / 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"

@@ -1,0 +1,477 @@
+"""The command line as people and scripts use it: real processes, their exit codes, their two outputs."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from overnight.cli.program import program
+from overnight.jobs import Operations
+from overnight.ledger import Ledger
+from overnight.store import open_store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+
+JOBS = """
+import asyncio
+import os
+from pathlib import Path
+
+import overnight
+
+@overnight.step
+async def part(number: int) -> int:
+    await asyncio.sleep(float(os.environ.get("PART_S", "0")))
+    return number
+
+@overnight.effect
+def post(text: str, idempotency_key: str) -> object:
+    with Path("sent").open("a") as sent:
+        sent.write(idempotency_key + "\\n")
+    return overnight.Done("MSG-1", text)
+
+@post.status_check
+def posted(idempotency_key: str, text: str):
+    sent = Path("sent")
+    if sent.exists() and idempotency_key in sent.read_text():
+        return overnight.Done("MSG-1", text)
+    return overnight.NOT_DONE
+
+@overnight.effect
+def transfer(amount: int) -> str:
+    raise TimeoutError("the bank did not answer")
+
+@overnight.job
+async def adds(count: int = 2, label: str = "") -> str:
+    total = sum([await part(number) for number in range(count)])
+    answer = await overnight.chat(f"hello {label}", task="greet")
+    await post(answer.text)
+    return f"{label}{total}"
+
+@overnight.job
+async def asks() -> bool:
+    return (await overnight.approval("Go on?", amount=3)).approved
+
+@overnight.job
+async def pays() -> str:
+    return await transfer(40)
+
+@overnight.job
+async def fails() -> None:
+    raise RuntimeError("a bad night")
+"""
+ROUTING = """
+default_model: small
+routes: {{greet: small}}
+providers:
+  here: {{base_url: "{url}", models: [small]}}
+prices:
+  small: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as spawned:
+        yield spawned
+
+
+class Shell:
+    """A folder with a brain and jobs, and the command in it."""
+
+    def __init__(self, folder: Path, url: str, database_url: str = "") -> None:
+        self.folder = folder
+        (folder / "brain").mkdir()
+        (folder / "brain" / "routing.yaml").write_text(ROUTING.format(url=url))
+        (folder / "night.py").write_text(JOBS)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "OPENAI_"))}
+        self.environment = kept | {"USER": "zoe", "LOGNAME": "zoe"}
+        self.environment.pop("DATABASE_URL", None)
+        self.environment.pop("COLUMNS", None)
+        if database_url:
+            self.environment["DATABASE_URL"] = database_url
+
+    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", "from overnight.cli import main; main()", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment | environment, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
+        """Standard output; standard error is kept in `errors`."""
+        process = self.start(*words, **environment)
+        out, self.errors = process.communicate(timeout=60)
+        assert process.returncode == code, f"{words}: exit code {process.returncode}\n{out}\n{self.errors}"
+        assert "Traceback" not in self.errors
+        return out
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code))
+
+    def wait(self, what: str) -> None:
+        """Until some job has an event of this name."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if (self.folder / ".overnight").exists() and f'"{what}"' in self("events", "last", "--json"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"no {what} in time")
+
+
+@pytest.fixture
+def shell(tmp_path: Path, provider: SpawnedProvider) -> Shell:
+    return Shell(tmp_path, provider.base_url)
+
+
+# ── running and reading ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_run_then_read_it_back(shell: Shell) -> None:
+    out = shell("run", "night.py:adds", "count=3", "label=abc")
+    assert "succeeded" in out
+    assert "result  abc3" in out
+    assert "step_committed" in shell.errors, "progress is shown on standard error"
+    job_id = re.findall(r"overnight explain (job_[0-9a-f]{32})", out)[0]
+
+    (listed,) = shell.json("jobs")
+    assert listed["job_id"] == job_id
+    assert (listed["state"], listed["name"], listed["paid_calls"]) == ("succeeded", "adds", 1)
+    assert listed["cost_usd"] > 0
+    assert listed["duration_ms"] > 0
+    assert listed["created_at"].endswith("Z")
+    assert job_id[:20] in shell("jobs")
+
+    story = shell("explain", "last")
+    assert "1 model call · 1 tool call · 3 steps · 0 retries" in story
+    assert "tool post: done" in story
+    assert "provider id MSG-1" in story
+    assert "abc" not in story, "no content without --content"
+    assert "hello abc" in shell("explain", job_id[:18], "--content")
+
+    whole = shell.json("explain", "last")
+    assert set(whole) == {"job", "header", "lines", "next", "events"}
+    assert whole["job"]["cost_usd"] == whole["header"]["cost_usd"] == listed["cost_usd"]
+    assert whole["lines"][-1]["text"] == "succeeded"
+    assert "hello abc" not in json.dumps(whole)
+
+    lines = [json.loads(line) for line in shell("events", "last", "--json").splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[0]["event"] == "created"
+    assert lines[-1]["event"] == "completed"
+    assert not any("content" in line for line in lines)
+    assert any("content" in json.loads(line) for line in shell("events", "last", "--json", "--content").splitlines())
+    assert len(shell("events", "last", "--after", "3").splitlines()) == len(lines) - 3
+
+
+def test_a_job_runs_once_under_an_id_from_outside(shell: Shell) -> None:
+    first = shell.json("run", "night:adds", "--external-id", "nightly-1", "--input", '{"label": "x"}')
+    assert first["result"] == "x1"
+    assert (
+        shell.json("run", "night:adds", "--external-id", "nightly-1", "--input", '{"label": "x"}')["job_id"]
+        == (first["job_id"])
+    )
+    assert shell.json("explain", "nightly-1")["job"]["job_id"] == first["job_id"]
+    shell("run", "night:adds", "--external-id", "nightly-1", "--input", '{"label": "y"}', code=1)
+    assert "another input" in shell.errors
+    assert len(shell.json("jobs")) == 1
+
+
+def test_a_failed_job_exits_with_1_and_names_the_way_on(shell: Shell) -> None:
+    assert "RuntimeError: a bad night" in shell("run", "night.py:fails", code=1)
+    story = shell("explain", "last")
+    job_id = shell.json("jobs")[0]["job_id"]
+    assert story.splitlines()[-1].strip() == f"overnight resume {job_id}"
+    assert shell.json("run", "night.py:fails", code=1)["error"]["class"] == "RuntimeError"
+    assert [job["state"] for job in shell.json("jobs", "--state", "failed", "-n", "1")] == ["failed"]
+    assert shell.json("jobs", "--state", "parked") == []
+
+
+def test_only_ids_go_to_standard_output_when_detached(shell: Shell) -> None:
+    job_id = shell("run", "night.py:adds", "--detach").strip()
+    (listed,) = shell.json("jobs")
+    assert (listed["job_id"], listed["state"]) == (job_id, "queued")
+    assert "overnight resume" in shell("explain", job_id)
+    assert shell("resume", job_id).startswith("succeeded")
+
+
+# ── people ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_approve_and_go_on(shell: Shell) -> None:
+    out = shell("run", "night.py:asks", code=3)
+    assert "waits for approval" in out
+    listed = shell("reviews")
+    assert "Go on?" in listed
+    assert "amount: 3" in listed
+    (review,) = shell.json("reviews")
+    assert (review["kind"], review["state"], review["detail"]) == ("approval", "open", {"amount": 3})
+    assert f"overnight reviews approve {review['review_id']}" in shell("explain", "last")
+    shell("reviews", "approve", review["review_id"], "--done", code=2)
+    assert "asks for an approval" in shell.errors
+    assert "or here: overnight resume job_" in shell("reviews", "approve", review["review_id"], "--note", "fine")
+    shell("reviews", "reject", review["review_id"], code=1)
+    assert "approved already by" in shell.errors
+    assert "result  true" in shell("resume", "last")
+    assert "“fine”" in shell("explain", "last")
+    assert shell("reviews").startswith("No open reviews")
+    assert shell.json("reviews", "list", "--all")[0]["decided_by"]
+
+
+def test_an_unknown_effect_needs_to_be_told_apart(shell: Shell) -> None:
+    shell("run", "night.py:pays", code=3)
+    review = shell.json("reviews")[0]["review_id"]
+    shell("reviews", "approve", review, code=1)
+    assert "--done" in shell.errors
+    assert "--not-done" in shell.errors
+    shell("reviews", "approve", review, "--provider-id", "B-7", code=2)
+    assert "give --done" in shell.errors
+    shell("reviews", "approve", review, "--done", "--result", "paid", code=2)
+    assert "--result is not JSON" in shell.errors
+    decided = shell.json("reviews", "approve", review[:20], "--done", "--provider-id", "B-7", "--result", '"paid"')
+    assert decided["state"] == "approved"
+    assert "result  paid" in shell("resume", "last")
+    assert "provider id B-7" in shell("explain", "last")
+
+
+def test_not_done_does_it_again_and_a_rejection_gives_it_up(shell: Shell) -> None:
+    shell("run", "night.py:pays", code=3)
+    shell("reviews", "approve", shell.json("reviews")[0]["review_id"], "--not-done", "--by", "anna")
+    shell("resume", "last", code=3)
+    story = shell("explain", "last")
+    assert "anna says it was not done" in story
+    assert "2 tool calls · 0 steps · 1 retry" in story
+    shell("run", "night.py:pays", code=3)
+    shell("reviews", "reject", shell.json("reviews")[-1]["review_id"], "--note", "give up")
+    shell("resume", "last", code=1)
+    assert "not done: rejected by zoe: give up" in shell("explain", "last")
+
+
+def test_cancel(shell: Shell) -> None:
+    shell("run", "night.py:asks", code=3)
+    assert "is cancelled" in shell("cancel", "last", "--by", "anna")
+    assert "cancelled by anna" in shell("explain", "last")
+    shell("cancel", "last", code=1)
+    shell("resume", "last", code=1)
+    assert "nothing to resume" in shell.errors
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ctrl_c_leaves_the_job_resumable(shell: Shell) -> None:
+    process = shell.start("run", "night.py:adds", "count=200", PART_S="0.05")
+    shell.wait("step_committed")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert re.search(r"go on with: overnight resume job_[0-9a-f]{32}", errors)
+    assert "result  19900" in shell("resume", "last")
+    story = shell("explain", "last")
+    assert "its worker was stopped" in story
+    assert re.search(r"\d+ recorded answers? replayed, nothing of it paid or done again", story)
+
+
+def lose_the_worker(shell: Shell) -> None:
+    """As a supervisor that saw it die, so that no lease has to run out."""
+    with open_store(str(shell.folder / ".overnight" / "ledger.db")) as store:
+        (job,) = asyncio.run(Ledger(store).jobs())
+        assert job.lease_owner is not None
+        assert asyncio.run(Operations(store).lose(job.lease_owner)) == 1
+
+
+def test_kill_9_is_survived_and_told(shell: Shell, provider: SpawnedProvider) -> None:
+    provider.reset()
+    process = shell.start("run", "night.py:adds", "count=2", OVERNIGHT_CRASH_AT="effect_called")
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    story = shell("explain", "last")
+    assert "0 crashes survived" in story, "nobody knows of the crash yet"
+    lose_the_worker(shell)
+    assert "succeeded" in shell("resume", "last")
+    story = shell("explain", "last")
+    assert "1 crash survived" in story
+    assert "the status check found it done" in story
+    assert provider.stats()["paid_calls"] == 1
+    assert len((shell.folder / "sent").read_text().splitlines()) == 1
+
+
+def test_follow_ends_with_the_job_and_at_ctrl_c(shell: Shell) -> None:
+    job_id = shell("run", "night.py:asks", "--detach").strip()
+    interrupted = shell.start("events", job_id, "--follow", "--json")
+    assert interrupted.stdout is not None
+    assert json.loads(interrupted.stdout.readline())["event"] == "created"
+    interrupted.send_signal(signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=30)
+    assert (interrupted.returncode, errors) == (130, "")
+    following = shell.start("events", job_id, "--follow")
+    shell("cancel", job_id)
+    out, _ = following.communicate(timeout=30)
+    assert following.returncode == 0
+    assert "cancelled" in out.splitlines()[-1]
+
+
+def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
+    shell("run", "night.py:adds", "count=50")
+    process = shell.start("events", "last")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.wait(30)
+
+
+# ── mistakes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MISTAKES = [
+    (["explain", "nope"], 1, "no such job"),
+    (["explain", "job_"], 1, "is the beginning of several jobs"),
+    (["jobs", "--state", "done"], 2, "a job is queued, running"),
+    (["jobs", "-n", "0"], 2, ""),
+    (["jobs", "--stat", "x"], 2, ""),
+    (["frobnicate"], 2, ""),
+    (["run", "night"], 1, "module:function"),
+    (["run", "night.py:nothing"], 1, "night.py has adds, asks, fails, pays"),
+    (["run", "missing.py:x"], 1, "no such file"),
+    (["run", "missing_module:x"], 1, "No module named"),
+    (["run", "night.py:adds", "oops"], 2, "KEY=VALUE"),
+    (["run", "night.py:adds", "count=1", "--input", '{"count": 2}'], 2, "given twice"),
+    (["run", "night.py:adds", "--input", "{"], 2, "--input is not JSON"),
+    (["run", "night.py:adds", "--input", "3"], 2, "an object of arguments"),
+    (["run", "night.py:adds", "what=1"], 1, "what"),
+    (["run", "night.py:adds", "--external-id", "a\nb"], 1, "--external-id"),
+    (["run", "night.py:adds", "--tenant", ""], 1, "--tenant"),
+    (["reviews", "approve", "rev_nope"], 1, "no such review"),
+    (["reviews", "reject", "rev_nope", "--note", "x" * 3000], 2, "--note"),
+    (["reviews", "reject", "rev_nope", "--by", ""], 1, "rev_nope"),
+    (["up", "--port", "0"], 2, ""),
+    (["demo", "--maildir", "missing"], 1, "missing"),
+]
+
+
+def test_mistakes_are_one_clear_line(shell: Shell) -> None:
+    shell("run", "night.py:adds")
+    shell("run", "night.py:adds")
+    for words, code, said in MISTAKES:
+        assert shell(*words, code=code) == "" or code == 2
+        assert said in shell.errors, (words, shell.errors)
+        if said:
+            assert shell.errors.startswith("overnight: "), words
+            assert len(shell.errors.splitlines()) == 1, (words, shell.errors)
+    assert len(shell.json("jobs")) == 2, "a mistake makes no job"
+
+
+def test_without_a_ledger_reading_makes_none(shell: Shell) -> None:
+    for words in (["jobs"], ["explain", "last"], ["reviews"], ["cancel", "last"], ["reviews", "approve", "rev_1"]):
+        shell(*words, code=1)
+        assert "there is no ledger yet" in shell.errors
+    assert not (shell.folder / ".overnight").exists()
+
+
+def test_a_database_that_is_not_there_is_said_plainly(shell: Shell) -> None:
+    shell.environment["DATABASE_URL"] = "postgresql://127.0.0.1:1/none?connect_timeout=2"
+    shell("jobs", code=1)
+    assert shell.errors.startswith("overnight: ")
+    shell.environment["DATABASE_URL"] = "mysql://u:hunter2@h/x"
+    shell("jobs", code=1)
+    assert "hunter2" not in shell.errors
+
+
+# ── the brain ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_init_writes_what_check_accepts_and_never_twice(shell: Shell) -> None:
+    out = shell("init", "fresh")
+    assert "wrote fresh/routing.yaml" in out
+    assert "nothing wrong" in shell("check", "fresh")
+    shell("init", "fresh", code=1)
+    assert "already there" in shell.errors
+
+
+def test_check_names_every_problem_in_its_place(shell: Shell) -> None:
+    (shell.folder / "brain" / "routing.yaml").write_text("default_model: small\nbudget:\n  x: 1\nroutes: 3\n")
+    out = shell("check", code=1)
+    assert "routing.yaml:2:1: error: " in out
+    assert "routing.yaml:4:9: error: " in out
+    assert "budgets" in out, "the nearest known name"
+    assert "2 errors, 1 warning" in out
+    found = shell.json("check", code=1)
+    assert [each["line"] for each in found["problems"] if each["severity"] == "error"] == [2, 4]
+    assert found["errors"] == 2
+    shell("run", "night.py:adds", code=1)
+    assert "routing.yaml:2:1" in shell.errors, "a job does not start on a broken brain"
+    shell("check", "missing", code=1)
+
+
+# ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+READING = ["jobs", "explain", "events", "reviews", "check"]
+
+
+def test_help_shows_examples_and_every_command() -> None:
+    runner = CliRunner()
+
+    def shown(*words: str) -> str:
+        return runner.invoke(program, words, prog_name="overnight").output
+
+    whole = shown("--help")
+    for command in ("up", "demo", "init", "check", "jobs", "run", "explain", "events", "resume", "cancel", "reviews"):
+        assert re.search(rf"\b{command}\b", whole)
+        assert "Example" in shown(command, "--help")
+    for command in READING:
+        assert "--json" in shown(command, "--help")
+    assert "--show-completion" in whole
+    assert re.fullmatch(r"overnight \d+\.\d+\.\d+\n", shown("--version"))
+
+
+def test_reading_commands_load_nothing_heavy(shell: Shell) -> None:
+    shell("run", "night.py:adds")
+    code = (
+        "import sys; sys.argv = ['overnight', 'jobs']\n"
+        "from overnight.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'uvicorn', 'uvloop', 'psycopg', 'overnight.gateway', 'overnight.jobs', 'overnight.brain', 'overnight.api'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "[]\n"
+
+
+def test_a_pipe_gets_plain_lines(shell: Shell) -> None:
+    shell("run", "night.py:fails", code=1)
+    for words in (["jobs"], ["explain", "last"], ["events", "last"]):
+        assert "\x1b" not in shell(*words)
+    assert all(not line.startswith(" " * 12) for line in shell("explain", "last").splitlines()), "nothing is wrapped"
+    narrow = shell("explain", "last", COLUMNS="40", PYTHONIOENCODING="ascii")
+    assert max(len(line) for line in narrow.splitlines() if "overnight resume" not in line) <= 40
+
+
+@pytest.mark.parametrize("dialect", ["postgres"])
+def test_the_same_on_postgresql(
+    dialect: str, tmp_path: Path, provider: SpawnedProvider, request: pytest.FixtureRequest
+) -> None:
+    shell = Shell(tmp_path, provider.base_url, request.getfixturevalue(f"{dialect}_url"))
+    shell("run", "night.py:asks", code=3)
+    shell("reviews", "approve", shell.json("reviews")[0]["review_id"])
+    assert "result  true" in shell("resume", "last")
+    assert "succeeded" in shell("jobs")
+    assert shell.json("explain", "last")["header"]["human_decisions"] == 1
+    assert not (tmp_path / ".overnight").exists()
