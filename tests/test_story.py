@@ -493,3 +493,12 @@ def test_small_costs_are_not_nothing() -> None:
 def test_text_from_outside_is_one_printable_line(text: str) -> None:
     assert clean(text).isprintable()
     assert len(clean(text * 50)) <= 300
+
+
+def test_of_many_waits_the_first_few_are_told() -> None:
+    waits = [{"for": "child", "child_job_id": f"job_{number}"} for number in range(300)]
+    waiting = msgspec.json.encode(waits).decode()
+    story = tell(history(*begun(), job={"state": "parked", "waiting": waiting}), 2 * SECOND)
+    assert story.header.waiting == [*(f"child job job_{number}" for number in range(3)), "297 more of the kind child"]
+    assert len(story.advice) == 7
+    assert "294 things more" in story.advice[-1].text

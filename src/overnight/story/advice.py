@@ -9,6 +9,9 @@ from overnight.ledger import JobRow
 
 from .words import clean, clock_text, span_text
 
+MOST_ALIKE = 3
+MOST_ADVICE = 6
+
 
 class Advice(msgspec.Struct, frozen=True):
     """One thing to do, or to know. `commands` are ready to be pasted; none where nothing has to be done."""
@@ -43,12 +46,28 @@ def waiting_words(wait: dict[str, Any], now_us: int) -> str:
             return f"{other}{name}"
 
 
+def waiting_list(waits: list[dict[str, Any]], now_us: int) -> list[str]:
+    """All that a job waits for; of many of one kind the first few, and how many more."""
+    words: list[str] = []
+    for kind in dict.fromkeys(str(wait.get("for")) for wait in waits):
+        alike = [wait for wait in waits if str(wait.get("for")) == kind]
+        words += [waiting_words(wait, now_us) for wait in alike[:MOST_ALIKE]]
+        if len(alike) > MOST_ALIKE:
+            words.append(f"{len(alike) - MOST_ALIKE:,} more of the kind {kind}")
+    return words
+
+
 def advise(job: JobRow, open_reviews: list[str], now_us: int) -> list[Advice]:
     """What to do next; empty when the job needs nobody. `open_reviews` are about effects of a program of its own."""
     if job.runtime == "foreign" and open_reviews:
         return [_for_effect(review_id) for review_id in open_reviews] + [_for_foreign(job)]
     if job.state == "parked":
-        return [_for_wait(job.job_id, wait, now_us) for wait in job.waits]
+        waits = job.waits
+        advice = [_for_wait(job.job_id, wait, now_us) for wait in waits[:MOST_ADVICE]]
+        if len(waits) > MOST_ADVICE:
+            more = ("overnight reviews", "overnight jobs --children --state parked")
+            advice.append(Advice(f"It waits for {len(waits) - MOST_ADVICE:,} things more:", more))
+        return advice
     if job.state == "failed":
         return [_for_failed(job)]
     if job.state == "queued":

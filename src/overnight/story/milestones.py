@@ -7,7 +7,7 @@ import msgspec
 from overnight.domain import ErrorFacts, Recorded
 from overnight.ledger import JobRow
 
-from .advice import waiting_words
+from .advice import waiting_list
 from .tale import Tale
 from .words import clean, count_text, span_text, who
 
@@ -83,7 +83,7 @@ def _replay_ended(tale: Tale, event: Recorded) -> None:
 
 def _parked(tale: Tale, event: Recorded) -> None:
     waits: list[dict[str, Any]] = (event.facts.detail or {}).get("waiting", [])
-    words = "; ".join(waiting_words(wait, event.at) for wait in waits) or reason(event)
+    words = "; ".join(waiting_list(waits, event.at)) or reason(event)
     node = tale.milestone(
         event, "park", f"parked, holding no thread: waits for {words}", leaving="waiting", status="waiting"
     )

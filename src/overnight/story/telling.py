@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from overnight.domain import Recorded
 
-from .advice import advise, waiting_words
+from .advice import advise, waiting_list
 from .boundaries import BOUNDARIES
 from .calls import CALLS
 from .counting import count
@@ -22,7 +22,7 @@ HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS
 def tell(chapter: Chapter, now_us: int, *, with_content: bool = False) -> Story:
     """The story of a job and the child jobs gathered with it, as of `now_us`."""
     header = count(chapter, now_us)
-    header.waiting = [waiting_words(wait, now_us) for wait in chapter.job.waits]
+    header.waiting = waiting_list(chapter.job.waits, now_us)
     nodes = _nodes(chapter, with_content=with_content, is_child=False)
     return Story(header, list(_Flow().lines(nodes, 0)), advise(chapter.job, _open_reviews(chapter.events), now_us))
 
