@@ -104,7 +104,7 @@ async def chat(
                 await execution.wait_outside(scope, position, facts)
             else:
                 crash_point("model_recorded")
-                await execution.turn()
+                await execution.turn(answer.seq)
                 execution.remember(scope, answer)
                 return answer
 
@@ -112,7 +112,7 @@ async def chat(
     if answer.facts.event == "model_failed":
         error = answer.facts.error
         raise ModelFailed(error.message if error else "the model call failed", error.error_class if error else "failed")
-    content = answer.content if answer.content is not None else await execution.ledger.answer(answer)
+    content = await execution.content(answer)
     return ChatAnswer(msgspec.json.decode(content or b"{}"), answer.facts.cost_microusd or 0, answer.facts.model)
 
 
@@ -132,7 +132,7 @@ async def approval(question: str, **detail: Any) -> Approval:
             with execution.flight():
                 review_id = await execution.commit(request(position))
         answer = await execution.wait_outside(scope, position, {"for": "approval", "review_id": review_id})
-        await execution.turn()
+        await execution.turn(answer.seq)
         execution.remember(scope, answer)
         return answer
 
@@ -176,7 +176,7 @@ async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> 
         else:
             child_id = (entry.facts.detail or {}).get("child_job_id")
         answer = await execution.wait_outside(scope, position, {"for": "child", "child_job_id": child_id})
-        await execution.turn()
+        await execution.turn(answer.seq)
         execution.remember(scope, answer)
         return answer
 

@@ -122,7 +122,7 @@ async def _run_step(
             failed.latency_ms = _ms_since(began)
             if attempt >= policy.attempts:
                 answer = await execution.record(failed, position, print_)
-                await execution.turn()
+                await execution.turn(answer.seq)
                 execution.remember(scope, answer)
                 return _live(answer, raised=error)
             await _again(execution, position, failed, policy.pause_s(attempt))
@@ -146,7 +146,7 @@ async def _commit_step(
     done = Event("step_committed", kind="step", name=label, step=label, attempt=attempt, latency_ms=_ms_since(began))
     answer = await scope.execution.record(done, position, print_, body)
     crash_point("step_committed")
-    await scope.execution.turn()
+    await scope.execution.turn(answer.seq)
     scope.execution.remember(scope, answer)
     return _live(answer, value=through_json(value, body, inner))
 
@@ -252,7 +252,7 @@ async def sleep(seconds: float) -> None:
             handle.cancel()
         with execution.flight():
             answer = await execution.record(_fired(execution, scope, "sleep"), position, print_)
-        await execution.turn()
+        await execution.turn(answer.seq)
         execution.remember(scope, answer)
         return answer
 
@@ -283,6 +283,7 @@ class timeout:
         position = (scope.path, scope.ordinal)
         await self._inner.__aenter__()
         self._open, self._at = True, (execution, position)
+        execution.timeouts += 1
 
         async def live(_: Position) -> Recorded:
             due_at, known = _due(execution, position, self._seconds)
@@ -293,7 +294,7 @@ class timeout:
             await asyncio.sleep(max(0.0, (due_at - execution.store.clock()) / 1_000_000))
             with execution.flight():
                 answer = await execution.record(_fired(execution, scope, "timeout"), position, print_)
-            await execution.turn()
+            await execution.turn(answer.seq)
             return answer
 
         async def watch() -> None:
@@ -310,6 +311,7 @@ class timeout:
         self._open = False
         if self._at is not None:
             execution, position = self._at
+            execution.timeouts -= 1
             execution.alarms.pop(position, None)
             if self._waiter is not None and position not in execution.history.answers:
                 self._waiter.cancel()

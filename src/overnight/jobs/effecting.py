@@ -148,7 +148,7 @@ async def _live(
         known = await execution.protect(work)
     event = Event(known.event, kind="effect", name=tool.tool, error=known.error)
     answer = Recorded(job.job_id, known.seq, 0, event, *position, print_, known.content, job.tenant_id)
-    await execution.turn()
+    await execution.turn(known.seq)
     execution.remember(scope, answer)
     return answer
 

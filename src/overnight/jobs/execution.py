@@ -9,7 +9,8 @@ awaits only boundaries, and it needs no access to the loop's private queues.
 
 import asyncio
 import contextlib
-from collections import deque
+import heapq
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
@@ -28,6 +29,7 @@ from .services import Services
 IDLE_TURNS = 8
 HOT_WAIT_US = 1_000_000
 EVICTION_TRIES = 50
+FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
 
 
 class JobEvicted(BaseException):
@@ -61,14 +63,19 @@ class Execution:
         self._in_flight = 0
         self.waits: dict[Position, Waiting] = {}
         self.alarms: dict[Position, int] = {}
+        self.timeouts = 0
+        self._decided: dict[str, Recorded] = {}
         self._pending = {(a.path or "", a.ordinal or 0): a for a in self.history.order if a.facts.kind != "value"}
         # Steps that hold recorded answers but have none themselves: their bodies run, and ask for those, during the replay.
         self._reopened = {step for answer in self._pending.values() for step in enclosing(answer.path or "")}
         self.replaying = bool(self._pending)
         self._asked: dict[Position, tuple[asyncio.Future[Recorded], Scope]] = {}
         self._held: list[tuple[asyncio.Future[None], Scope]] = []
-        self._turns: deque[asyncio.Future[None]] = deque()
+        self._turns: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = itertools.count()
         self._turning = False
+        self._fetching = 0
+        self._hearing = 0
         self._parking = False
         self._diverging = False
 
@@ -195,6 +202,8 @@ class Execution:
             self._held.append((held, scope))
             await held
             self.refuse_if_evicted()
+            if (news := self.history.answers.get(position)) is not None:
+                return news
         return await live(position)
 
     def value(self, scope: Scope, name: str, make: Callable[[], Any]) -> Any:
@@ -261,27 +270,45 @@ class Execution:
             self._in_flight -= 1
             self.consider_parking()
 
-    async def turn(self) -> None:
-        """Wait until this answer may be handed on: one at a time, the branches coming to rest in between, as in a replay."""
-        if len(self._tasks) <= 1 and not self.alarms:
+    async def turn(self, seq: int) -> None:
+        """Wait until this answer may be handed on: one at a time, as recorded, the branches coming to rest in between."""
+        if self._alone():
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.append(future)
+        heapq.heappush(self._turns, (seq, next(self._tickets), future))
         if not self._turning:
             self._turning = True
             self.chore(self._give_turns())
         await future
 
+    def _alone(self) -> bool:
+        """Nobody can tell in which order answers are handed to a single branch that no timeout can cut short."""
+        return len(self._tasks) <= 1 and not self.timeouts
+
     async def _give_turns(self) -> None:
         try:
+            # Answers of one batch come here over a few turns of the loop, not always in their order.
+            await self.settled()
             while self._turns:
-                turn = self._turns.popleft()
+                _, _, turn = heapq.heappop(self._turns)
                 if not turn.done():
                     turn.set_result(None)
                     self._activity += 1
                 await self.settled()
         finally:
             self._turning = False
+
+    async def content(self, answer: Recorded) -> bytes | None:
+        """The JSON of an answer. A large one is fetched; meanwhile its branch is on the move."""
+        if answer.content is not None or answer.facts.output_ref is None:
+            return answer.content
+        self._fetching += 1
+        try:
+            with self.flight():
+                return await self.ledger.answer(answer)
+        finally:
+            self._fetching -= 1
+            self._activity += 1
 
     def remember(self, scope: Scope, answer: Recorded) -> None:
         """Keep an answer inside of a step: a retry of the step may need it."""
@@ -300,7 +327,7 @@ class Execution:
         quiet, seen = 0, self._activity
         while quiet < IDLE_TURNS:
             await asyncio.sleep(0)
-            quiet = quiet + 1 if self._activity == seen else 0
+            quiet = quiet + 1 if self._activity == seen and not self._fetching else 0
             seen = self._activity
 
     # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -327,7 +354,7 @@ class Execution:
             if not future.done():
                 future.set_result(answer)
                 self._activity += 1
-            if len(self._tasks) > 1 or self.alarms:
+            if not self._alone():
                 await self.settled()
         self.replaying = False
         event = Event("replay_ended", attempt=self.job.attempt, detail={"answers": count})
@@ -357,6 +384,9 @@ class Execution:
 
     async def wait_outside(self, scope: Scope, position: Position, facts: dict[str, Any]) -> Recorded:
         """The answer to a boundary that only the outside or time can give. Meanwhile the job may park."""
+        early = self.history.answers.get(position) or self._decided.get(facts.get("review_id", ""))
+        if early is not None:
+            return early
         future: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         facts = {**facts, "path": position[0], "ordinal": position[1]}
         self.waits[position] = Waiting(facts, future, scope)
@@ -371,7 +401,7 @@ class Execution:
         scopes = [wait.scope for wait in self.waits.values()]
         scopes += [scope for turn, scope in self._asked.values() if not turn.done()]
         scopes += [scope for held, scope in self._held if not held.done()]
-        return self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
+        return self._hearing > 0 or self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
 
     def consider_parking(self) -> None:
         if self.waits and not self._parking and not self.evicted and not self.replaying and not self._busy():
@@ -395,26 +425,33 @@ class Execution:
 
     async def hear(self) -> None:
         """Read what arrived from outside while the job runs, and hand it to the branches that wait for it."""
+        self._hearing += 1
+        try:
+            await self._hear()
+        finally:
+            self._hearing -= 1
+        self.consider_parking()
+
+    async def _hear(self) -> None:
         await self.commit(Hear(self.job.job_id, self.job.lease_epoch))
         for event in await self.ledger.events(self.job.job_id, self.heard_seq):
             self.heard_seq = event.seq
             place = position_of(event)
+            review = (event.facts.detail or {}).get("review_id")
+            if event.facts.event not in FROM_OUTSIDE:
+                continue
+            # Kept, because the branch that waits for it may not have come there yet.
+            if place is not None:
+                self.history.answers.setdefault(place, event)
+            elif review is not None:
+                self._decided[review] = event
             waiting = self.waits.get(place) if place is not None else None
-            if waiting is None:
-                review = (event.facts.detail or {}).get("review_id")
-                waiting = next((w for w in self.waits.values() if review and w.facts.get("review_id") == review), None)
-            answers = event.facts.event in {
-                "review_decided",
-                "child_finished",
-                "signal_received",
-                "tool_succeeded",
-                "tool_failed",
-            }
-            if waiting is not None and answers and not waiting.future.done():
-                await self.turn()
+            if waiting is None and review is not None:
+                waiting = next((w for w in self.waits.values() if w.facts.get("review_id") == review), None)
+            if waiting is not None and not waiting.future.done():
+                await self.turn(event.seq)
                 if not waiting.future.done():
                     waiting.future.set_result(event)
-        self.consider_parking()
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
