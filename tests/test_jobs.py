@@ -447,3 +447,96 @@ async def test_a_retried_step_asks_afresh_after_a_recovery(store: Store) -> None
                     await asyncio.sleep(0.01)
     assert (job.state, job.result) == ("succeeded", b"6")
     assert done.count(3) == 3
+
+
+@overnight.job
+async def fails_in_a_branch() -> str:
+    await asyncio.gather(fragile("caught"), return_exceptions=True)
+    await double(6)
+    return await fragile("last")
+
+
+async def test_a_retry_keeps_failures_that_the_code_went_on_from(store: Store) -> None:
+    operations = Operations(store)
+    job = await run(store, fails_in_a_branch)
+    for _ in range(2):
+        assert job.state == "failed"
+        await operations.resume(job.job_id, "ann")
+        async with working(store):
+            job = await rest(store, job.job_id)
+    assert job.result == b'"last"'
+    assert done.count("caught") == 1
+    assert done.count(6) == 1
+
+
+@overnight.job
+async def weak_child() -> str:
+    return await fragile("child")
+
+
+@overnight.job
+async def strong_parent() -> str:
+    return await weak_child()
+
+
+async def test_a_failed_child_is_tried_again_with_its_parent(store: Store) -> None:
+    operations = Operations(store)
+    job = await run(store, strong_parent)
+    async with working(store):
+        job = await rest(store, job.job_id, *FINISHED)
+        for _ in range(2):
+            assert job.state == "failed"
+            await operations.resume(job.job_id, "ann")
+            job = await rest(store, job.job_id, *FINISHED)
+    assert job.result == b'"child"'
+
+
+async def test_a_job_that_left_its_worker_in_silence_is_taken_again(store: Store) -> None:
+    operations = Operations(store)
+    async with working(store) as worker:
+        job = await operations.create(endless)
+        await rest(store, job.job_id, "running")
+        async with asyncio.timeout(5):
+            while (execution := worker._running.get(job.job_id, (None, None))[0]) is None:
+                await asyncio.sleep(0.01)
+        execution.leave()  # what a failing store does to it
+        async with asyncio.timeout(10):
+            while "worker_lost" not in await story(store, job.job_id):
+                await asyncio.sleep(0.05)
+
+
+@overnight.job
+async def late_question() -> list[Any]:
+    async def early() -> bool:
+        return (await overnight.approval("early")).approved
+
+    async def late() -> bool:
+        await slow_gate()
+        return (await overnight.approval("late")).approved
+
+    return list(await asyncio.gather(early(), late()))
+
+
+@overnight.step
+async def slow_gate() -> None:
+    while "open" not in done:
+        await asyncio.sleep(0.01)
+
+
+async def test_decisions_reach_branches_in_any_order(store: Store) -> None:
+    operations = Operations(store)
+    job = await operations.create(late_question)
+    async with working(store):
+        async with asyncio.timeout(10):
+            while "review_requested" not in await story(store, job.job_id):
+                await asyncio.sleep(0.01)
+        events = await Ledger(store).events(job.job_id)
+        review = next(e.facts.detail for e in events if e.facts.event == "review_requested")
+        assert review is not None
+        await operations.decide(review["review_id"], overnight_decision(approved=True))
+        done.append("open")
+        job = await rest(store, job.job_id)
+        assert job.state == "parked"
+        await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=False))
+        job = await rest(store, job.job_id, *FINISHED)
+    assert job.result == b"[true,false]"

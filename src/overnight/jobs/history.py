@@ -114,19 +114,36 @@ def stale_in_step(history: History, step: Position) -> list[int]:
 
 
 def stale_for_retry(history: History) -> list[int]:
-    """The seqs that a retry of the job must not answer with: failures that nothing followed on their path, and what lies
-    inside those steps after their last committed effect. A failure that the code caught and went on from stays."""
-    newest: dict[str, Recorded] = {}
+    """The seqs that a retry of the job must not answer with: the last failure, every other that the code did not go on from,
+    and what lies inside those steps after their last committed effect. A failure that was caught stays an answer.
+
+    The code went on from a failure when a later answer stands on its path or on a path that it branched off from.
+    """
+    newest: dict[str, int] = {}
     for answer in history.order:
-        newest[answer.path or ""] = answer
+        newest[answer.path or ""] = answer.seq
+    failures = [answer for answer in history.order if _failed(answer)]
     dropped: set[int] = set()
-    for answer in newest.values():
-        if _failed(answer) and answer.ordinal is not None:
-            dropped.add(answer.seq)
-            if (entry := history.entries.get((answer.path or "", answer.ordinal))) is not None:
-                dropped.add(entry.seq)
-            dropped.update(stale_in_step(history, (answer.path or "", answer.ordinal)))
+    for answer in failures:
+        path = answer.path or ""
+        gone_past = any(newest.get(outer, 0) > answer.seq for outer in _trunk(path))
+        if gone_past and answer is not failures[-1]:
+            continue
+        place = (path, answer.ordinal or 0)
+        dropped.add(answer.seq)
+        if (entry := history.entries.get(place)) is not None:
+            dropped.add(entry.seq)
+        dropped.update(stale_in_step(history, place))
     return sorted(dropped)
+
+
+def _trunk(path: str) -> list[str]:
+    """The path itself and those it branched off from, up to the step it lies in: `/1#0/2/3` gives it, `/1#0/2`, `/1#0`."""
+    found = [path]
+    while (cut := max(path.rfind("/"), path.rfind("#"))) >= 0 and path[cut] == "/":
+        path = path[:cut]
+        found.append(path)
+    return found
 
 
 def difference(recorded: Recorded, asked: dict[str, Any]) -> dict[str, Any]:

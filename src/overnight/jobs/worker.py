@@ -14,7 +14,7 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store, statements
 
-from .commands import Finish, GiveBack, Park, Refresh, TakeLease
+from .commands import ExpireLease, Finish, GiveBack, Park, Refresh, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, JobEvicted, error_facts
@@ -130,6 +130,7 @@ class Worker:
                 await self._take_due(include_lost=loop.time() >= next_lost)
                 if loop.time() >= next_lost:
                     next_lost = loop.time() + LOST_EVERY_S
+                    await self._let_go()
                 await self._answer_calls()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
@@ -153,6 +154,13 @@ class Worker:
         for job in await asyncio.gather(*leases):
             if job is not None:
                 self._begin(job)
+
+    async def _let_go(self) -> None:
+        """Give up leases of jobs that left this worker without saying so, as they do when the store fails under them."""
+        rows = await self.store.read(SQL["list_owned"], {"owner": self.worker_id})
+        for job_id in [row[0] for row in rows]:
+            if job_id not in self._running:
+                await self.store.commit(ExpireLease(job_id, self.worker_id))
 
     def _begin(self, job: JobRow) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(self._run(job))
