@@ -355,6 +355,10 @@ MISTAKES = [
     (["reviews", "reject", "rev_nope", "--note", "x" * 3000], 2, "--note"),
     (["reviews", "reject", "rev_nope", "--by", ""], 1, "rev_nope"),
     (["up", "--port", "0"], 2, ""),
+    (["up", "--jobs", "nosuch"], 1, "--jobs nosuch"),
+    (["worker", "--jobs", "nosuch.py"], 1, "--jobs nosuch.py"),
+    (["run", "broken.py:x"], 1, "broken.py:3)"),
+    (["run", "unreadable.py:x"], 1, "SyntaxError"),
     (["demo", "--maildir", "missing"], 1, "missing"),
 ]
 
@@ -362,6 +366,8 @@ MISTAKES = [
 def test_mistakes_are_one_clear_line(shell: Shell) -> None:
     shell("run", "night.py:adds")
     shell("run", "night.py:adds")
+    (shell.folder / "broken.py").write_text("\n\n1 / 0\n")
+    (shell.folder / "unreadable.py").write_text("def (\n")
     for words, code, said in MISTAKES:
         assert shell(*words, code=code) == "" or code == 2
         assert said in shell.errors, (words, shell.errors)

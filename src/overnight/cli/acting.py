@@ -1,8 +1,6 @@
 """Commands that act: run, resume, cancel, up, demo."""
 
 import asyncio
-import os
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,11 +50,14 @@ def run(
     """
     from overnight.domain import check_identifier
 
+    from .loading import load_code
+
     args, kwargs = _arguments(arguments or [], input_)
     if external_id is not None:
         check_identifier(external_id, "--external-id")
     if tenant is not None:
         check_identifier(tenant, "--tenant")
+    load_code(target)
 
     async def work(app: "App", seen: "_Seen") -> "JobRow":
         job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=tenant)
@@ -113,6 +114,7 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
         from overnight.domain import FINISHED, Conflict
 
         from .finding import find_job
+        from .loading import load_code
 
         found = await find_job(app.ledger, job, app.settings.tenant_id)
         if found.state in {"succeeded", "cancelled"}:
@@ -129,9 +131,7 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
         if others and (at_rest := await _taken(app, found, seen)) is not None:
             return at_rest
         if found.state not in FINISHED:
-            from overnight.jobs import load_job
-
-            load_job(found.code_ref or "")  # it is worked here, so it must be found here
+            load_code(found.code_ref or "")  # it is worked here, so it must be found here
         return await app.operations.work_until_rest(found.job_id, seen.event)
 
     _act(work, json=json, detached=detach)
@@ -235,7 +235,6 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     from overnight.story import tree_costs
 
     seen = _Seen(json)
-    sys.path.insert(0, os.getcwd())  # the jobs' modules, as `python -m` would find them
 
     async def main() -> "tuple[JobRow, tuple[int, int]]":
         async with open_app(Settings.from_environment()) as app:
@@ -298,6 +297,9 @@ def up(
     from overnight.roles import up as run_up
     from overnight.settings import Settings
 
+    from .loading import check_modules
+
+    check_modules(jobs or [])
     raise typer.Exit(run_up(Settings.from_environment(), host, port, jobs or []))
 
 
