@@ -297,6 +297,7 @@ class Execution:
                 await self.settled()
         finally:
             self._turning = False
+            self.consider_parking()
 
     async def content(self, answer: Recorded) -> bytes | None:
         """The JSON of an answer. A large one is fetched; meanwhile its branch is on the move."""
