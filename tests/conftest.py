@@ -6,8 +6,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from overnight.store import Store, open_store
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For long runs: HYPOTHESIS_PROFILE=thorough; tests with examples of their own have a larger number for it.
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

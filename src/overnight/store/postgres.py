@@ -15,9 +15,10 @@ from psycopg import errors
 from overnight.domain import StoreUnavailable
 
 from .statements import Dialect, Statement
-from .unit import Redo, Rows
+from .unit import Redo, Rows, Unwritable
 
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
+DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
 RECONNECT_FOR_S = 30.0
 BULK_FROM = 5
 
@@ -52,6 +53,7 @@ class PostgresSession:
     """A connection that runs one transaction at a time and comes back after a lost server."""
 
     dialect: Dialect = "postgres"
+    Error: type[Exception] = psycopg.Error
 
     def __init__(self, database: PostgresDatabase, connection: psycopg.Connection[Any]) -> None:
         self.flush_s = 0.0
@@ -77,6 +79,9 @@ class PostgresSession:
         except CONCURRENT as error:
             self._rollback()
             raise Redo from error
+        except DATA as error:
+            self._rollback()
+            raise Unwritable(scrub(error)) from error
         except psycopg.OperationalError as error:
             self._after_loss(xid, error)
         except psycopg.Error as error:

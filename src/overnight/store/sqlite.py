@@ -20,8 +20,9 @@ import apsw
 from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect, Statement
-from .unit import Rows
+from .unit import Rows, Unwritable
 
+DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError, OverflowError)
 BUSY_MS = 30_000
 
 
@@ -59,6 +60,7 @@ class SqliteSession:
     """A connection that runs one transaction at a time under the file lock."""
 
     dialect: Dialect = "sqlite"
+    Error: type[Exception] = apsw.Error
 
     def __init__(self, connection: apsw.Connection, path: Path) -> None:
         self.flush_s = 0.0
@@ -80,6 +82,8 @@ class SqliteSession:
                 if self._connection.in_transaction:
                     self._cursor.execute("ROLLBACK")
                 raise
+        except DATA as error:
+            raise Unwritable(str(error)) from error
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
         finally:

@@ -19,10 +19,15 @@ class Redo(Exception):
     """The transaction left nothing behind and may be decided again."""
 
 
+class Unwritable(Exception):
+    """Some row of the transaction holds what the database has no form for; nothing was kept."""
+
+
 class Session(Protocol):
-    """One open transaction on one connection, used by one thread."""
+    """One open transaction on one connection, used by one thread. `Error` is the root of its driver's errors."""
 
     dialect: Dialect
+    Error: type[Exception]
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows: ...
 

@@ -6,6 +6,7 @@ while it flushes. The line is bounded: callers wait, so memory stays flat and no
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -15,9 +16,9 @@ from concurrent.futures import Future as ThreadFuture
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from overnight.domain import OvernightError, StoreUnavailable, month_of
+from overnight.domain import BadInput, OvernightError, StoreUnavailable, month_of
 
-from .unit import Command, Redo, Unit
+from .unit import Command, Redo, Unit, Unwritable
 
 T = TypeVar("T")
 LONGEST_QUEUE = 4096
@@ -27,7 +28,9 @@ MOST_REDOS = 8
 QUICK_FLUSH_S = 0.0006
 SMOOTHING = 0.1
 
+Outcome = tuple[Any, BaseException | None]
 Entry = tuple[Command[Any], Callable[[Any, BaseException | None], None], asyncio.AbstractEventLoop | None]
+Answer = tuple[Callable[[Any, BaseException | None], None], Outcome]
 
 
 class Writer:
@@ -39,7 +42,8 @@ class Writer:
         self._riders: deque[Entry] = deque()
         self._lingering = False
         self._waiting = 0
-        self._room: dict[asyncio.AbstractEventLoop, deque[asyncio.Future[None]]] = {}
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._answers: dict[asyncio.AbstractEventLoop, deque[Answer]] = {}
         self._lock = threading.Lock()
         self._inbox: list[Entry] = []
         self._home: asyncio.AbstractEventLoop | None = None
@@ -58,10 +62,13 @@ class Writer:
         """Decide and write the command; return when it is durable. Raises what `decide` raised, or StoreUnavailable."""
         loop = asyncio.get_running_loop()
         while self._waiting >= LONGEST_QUEUE:
-            turn = loop.create_future()
-            self._room.setdefault(loop, deque()).append(turn)
-            await turn
+            await self._wait_for_room(loop)
         return await self.submit(command, loop)
+
+    @property
+    def waiting(self) -> int:
+        """How many commands are in line."""
+        return self._waiting
 
     def submit(self, command: Command[T], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[T]":
         """As `commit`, without back-pressure; for callers that must not await before their command is in line."""
@@ -72,18 +79,21 @@ class Writer:
         if loop is not self._home:
             self._enter(entry)
             return future
-        self._check_open()
         with self._lock:
+            self._check_open()
             self._waiting += 1
-        if not self._inbox:
+            self._inbox.append(entry)
+            first = len(self._inbox) == 1
+        if first:
             loop.call_soon(self._tick)
-        self._inbox.append(entry)
         return future
 
     def _tick(self) -> None:
         """Write what came in during this turn of the loop: here, or in the thread when that is busy or flushes are slow."""
-        batch, self._inbox = self._inbox, []
-        here = self._flush_s < QUICK_FLUSH_S and self._queue.empty() and self._session_turn.acquire(blocking=False)
+        with self._lock:
+            batch, self._inbox = self._inbox, []
+        quick = self._flush_s < QUICK_FLUSH_S and len(batch) <= LARGEST_BATCH
+        here = quick and self._queue.empty() and self._session_turn.acquire(blocking=False)
         if not here:
             for entry in batch:
                 self._queue.put(entry)
@@ -100,13 +110,13 @@ class Writer:
     def ride(self, command: Command[Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
         """Write the command with the next batch, before it; on its own only after a short linger."""
         future: asyncio.Future[Any] = loop.create_future()
-        self._check_open()
         with self._lock:
+            self._check_open()
             self._waiting += 1
+            self._riders.append((command, _resolver(future), loop))
         if not self._lingering:
             self._lingering = True
             loop.call_later(LINGER_S, self._linger_over)
-        self._riders.append((command, _resolver(future), loop))
         return future
 
     def _linger_over(self) -> None:
@@ -129,20 +139,51 @@ class Writer:
 
     def close(self) -> None:
         """Write what is in line, then stop."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            for entry in self._inbox:
+                self._queue.put(entry)
+            self._inbox = []
             self._queue.put(None)
-            self._thread.join(60)
+        self._thread.join(60)
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
 
     def _enter(self, entry: Entry) -> None:
-        self._check_open()
         with self._lock:
+            self._check_open()
             self._waiting += 1
-        self._queue.put(entry)
+            self._queue.put(entry)
+
+    async def _wait_for_room(self, loop: asyncio.AbstractEventLoop) -> None:
+        turn: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            if self._waiting < LONGEST_QUEUE:
+                return
+            self._room.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._make_room()  # the turn may have been given to this caller already: it goes to the next
+            raise
+
+    def _make_room(self) -> None:
+        with self._lock:
+            free = min(LONGEST_QUEUE - self._waiting, len(self._room))
+            turns = [self._room.popleft() for _ in range(free)]
+        for turn in turns:
+            with contextlib.suppress(RuntimeError):  # its loop has closed
+                turn.get_loop().call_soon_threadsafe(self._give_turn, turn)
+
+    def _give_turn(self, turn: "asyncio.Future[None]") -> None:
+        if turn.done():
+            self._make_room()
+        else:
+            turn.set_result(None)
 
     def _work(self) -> None:
         try:
@@ -165,38 +206,44 @@ class Writer:
                 batch = self._with_riders(batch)
                 if batch:
                     self._run(self._session, batch)
-                elif self._closed and self._queue.empty():
+                if self._closed and self._queue.empty() and not self._riders:
                     self._session.close()
                     return
 
     def _run(self, session: Any, batch: list[Entry]) -> None:
-        outcomes: list[tuple[Any, BaseException | None]] = []
         faulty: dict[int, BaseException] = {}
-        for _try in range(MOST_REDOS):
+        redos = 0
+        while True:
             try:
                 outcomes = self._transact(session, batch, faulty)
                 break
             except _Faulty as found:
                 faulty[found.index] = found.error
             except Redo as redo:
-                outcomes = [(None, StoreUnavailable(f"gave up after {MOST_REDOS} tries: {redo.__cause__}"))] * len(
-                    batch
-                )
+                redos += 1
+                if redos == MOST_REDOS:
+                    outcomes = _for_all(batch, StoreUnavailable(f"gave up after {redos} tries: {redo.__cause__}"))
+                    break
                 time.sleep(0.002)
+            except Unwritable as refusal:
+                if len(batch) > 1:  # somebody's data: find whose by halves
+                    self._run(session, batch[: len(batch) // 2])
+                    self._run(session, batch[len(batch) // 2 :])
+                    return
+                outcomes = _for_all(batch, BadInput(f"the database cannot keep this: {refusal}"))
+                break
             except OvernightError as error:
-                outcomes = [(None, error)] * len(batch)
+                outcomes = _for_all(batch, error)
                 break
             except BaseException as error:
-                outcomes = [(None, StoreUnavailable(f"{type(error).__name__}: {error}"))] * len(batch)
+                outcomes = _for_all(batch, StoreUnavailable(f"{type(error).__name__}: {error}"))
                 break
         self._resolve(batch, outcomes)
 
-    def _transact(
-        self, session: Any, batch: list[Entry], faulty: dict[int, BaseException]
-    ) -> list[tuple[Any, BaseException | None]]:
+    def _transact(self, session: Any, batch: list[Entry], faulty: dict[int, BaseException]) -> list[Outcome]:
         now = self._clock()
         session.month(month_of(now))
-        outcomes: list[tuple[Any, BaseException | None]] = []
+        outcomes: list[Outcome] = []
         with session.transaction():
             unit = Unit(session, now, self._stripe)
             unit.lock(lock for command, _, _ in batch for lock in command.locks())
@@ -206,44 +253,48 @@ class Writer:
                     continue
                 try:
                     outcomes.append((command.decide(unit), None))
+                except (StoreUnavailable, session.Error):
+                    raise
                 except OvernightError as refusal:
                     outcomes.append((None, refusal))
-                except (AttributeError, KeyError, TypeError, ValueError, AssertionError, LookupError) as error:
+                except Exception as error:
                     # A fault in our own rules may have left half a change in the unit: start over without it.
                     raise _Faulty(index, error) from error
             unit.flush()
         self._flush_s += SMOOTHING * (session.flush_s - self._flush_s)
         return outcomes
 
-    def _resolve(self, batch: list[Entry], outcomes: list[tuple[Any, BaseException | None]]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Entry, tuple[Any, BaseException | None]]]] = {}
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if entry[2] is None:
-                entry[1](*outcome)
-            else:
-                by_loop.setdefault(entry[2], []).append((entry, outcome))
+    def _resolve(self, batch: list[Entry], outcomes: list[Outcome]) -> None:
+        """Hand the outcomes on; the caller has the session's turn, so they stand in line in the order of the commits."""
         with self._lock:
             self._waiting -= len(batch)
-        for loop, resolved in by_loop.items():
+        loops: set[asyncio.AbstractEventLoop] = set()
+        for (_, resolve, loop), outcome in zip(batch, outcomes, strict=True):
+            if loop is None:
+                resolve(*outcome)
+            else:
+                loops.add(loop)
+                self._answers.setdefault(loop, deque()).append((resolve, outcome))
+        for loop in loops:
             if loop is self._home and threading.get_ident() == self._home_thread:
-                self._deliver(loop, resolved)
+                self._deliver(loop)
                 continue
             try:
-                loop.call_soon_threadsafe(self._deliver, loop, resolved)
+                loop.call_soon_threadsafe(self._deliver, loop)
             except RuntimeError:
-                continue  # the loop has closed: nobody is left to hear of it
+                self._answers.pop(loop)  # the loop has closed: nobody is left to hear of it
+        if self._room:
+            self._make_room()
 
-    def _deliver(
-        self, loop: asyncio.AbstractEventLoop, resolved: list[tuple[Entry, tuple[Any, BaseException | None]]]
-    ) -> None:
-        for (_, resolve, _), outcome in resolved:
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        answers = self._answers.get(loop)
+        while answers:
+            resolve, outcome = answers.popleft()
             resolve(*outcome)
-        room = self._room.get(loop)
-        while room and self._waiting < LONGEST_QUEUE:
-            turn = room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
+
+
+def _for_all(batch: list[Entry], error: BaseException) -> list[Outcome]:
+    return [(None, error)] * len(batch)
 
 
 class _Faulty(Exception):
