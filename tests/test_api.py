@@ -40,7 +40,7 @@ async def test_jobs_are_listed_newest_first_with_what_they_cost(served: Served) 
     assert [job["external_id"] for job in first] == ["j2", "j1"]
     rest = (await served.http.get(f"/api/v1/jobs?before={first[-1]['job_id']}")).json()["jobs"]
     assert [job["external_id"] for job in rest] == ["j0"]
-    assert all(job["model_calls"] == 1 and job["cost_usd"] > 0 for job in first)
+    assert all(job["paid_calls"] == 1 and job["cost_usd"] > 0 for job in first)
     assert (await served.http.get("/api/v1/jobs?state=failed")).json() == {"jobs": []}
 
 

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from test_jobs import rest, run, story, working
 
 import overnight
 from overnight.domain import BadInput
@@ -12,6 +11,7 @@ from overnight.effects import effect_key
 from overnight.jobs import Decision, Operations
 from overnight.ledger import Ledger
 from overnight.store import Store
+from test_jobs import rest, run, story, working
 
 sent: list[tuple[str, str]] = []
 mood = {"value": "fine"}
@@ -104,6 +104,19 @@ async def test_unknown_without_a_status_check_parks_for_a_person(store: Store, t
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert job.result == b'["as ann saw"]'
     assert len(sent) == 1
+
+
+async def test_a_second_unknown_asks_a_second_time(store: Store) -> None:
+    operations = Operations(store)
+    mood["value"] = "breaks"
+    job = await run(store, sends, ["a"])
+    first = job.waits[0]["review_id"]
+    await operations.decide(first, Decision(True, "ann", done=False))
+    async with working(store):
+        job = await rest(store, job.job_id)
+    assert job.state == "parked"
+    assert job.waits[0]["review_id"] != first
+    assert len(sent) == 2
 
 
 async def test_a_person_says_not_done_and_it_is_done_again(store: Store) -> None:

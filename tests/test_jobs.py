@@ -540,3 +540,35 @@ async def test_decisions_reach_branches_in_any_order(store: Store) -> None:
         await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=False))
         job = await rest(store, job.job_id, *FINISHED)
     assert job.result == b"[true,false]"
+
+
+async def test_a_dead_process_of_this_machine_is_noticed_at_once(store_url: str, store: Store) -> None:
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = f"""
+import asyncio, sys
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+import test_jobs
+from overnight.jobs import NoModel, Operations, Worker
+from overnight.store import open_store
+async def main():
+    store = open_store({store_url!r})
+    job = await Operations(store).create(test_jobs.endless)
+    await Worker(store, NoModel(), worker_id="killed").start()
+    while "step_committed" not in await test_jobs.story(store, job.job_id):
+        await asyncio.sleep(0.01)
+    print(job.job_id, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    job_id = process.stdout.readline().strip()
+    process.kill()
+    process.wait()
+    async with working(store):
+        async with asyncio.timeout(8):  # the lease itself would hold for 15 s
+            while "replay_ended" not in await story(store, job_id):
+                await asyncio.sleep(0.05)

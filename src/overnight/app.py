@@ -134,7 +134,7 @@ class App:
         self.settings, self.store, self.brain = settings, store, brain
         self.ledger = Ledger(store)
         self.operations = Operating(self)
-        self._offline_base_url, self._owner = offline_base_url, owner
+        self._offline_base_url, self._owner = offline_base_url or settings.offline_base_url, owner
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
 

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -112,11 +113,14 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
     from overnight.testing import start_scripted_provider
 
     environment = child_environment(settings)
+    _check_free(host, port)
     brain = load_settings_brain(settings)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(open_store(settings.database_url))
         offline: list[str] = []
-        if not has_provider_key(brain):
+        if settings.offline_base_url:
+            offline = ["--offline-base-url", settings.offline_base_url]
+        elif not has_provider_key(brain):
             provider = await stack.enter_async_context(start_scripted_provider())
             offline = ["--offline-base-url", provider.base_url]
         tree = ProcessTree(say)
@@ -138,6 +142,16 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         await stopped()
         say("stopping …")
     return 0
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises BadInput when something listens there already; a stranger's answer must not pass for ours."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadInput(f"{host}:{port}: {error.strerror}; choose another with --host and --port") from None
 
 
 async def _listens(host: str, port: int, tree: ProcessTree) -> bool:

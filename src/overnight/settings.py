@@ -15,10 +15,14 @@ class Settings(msgspec.Struct, frozen=True):
     database_url: str
     brain: Path
     tenant_id: str = "default"
+    offline_base_url: str | None = None
 
     @staticmethod
     def from_environment() -> "Settings":
-        """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT."""
+        """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT.
+
+        OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there.
+        """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
         if "://" in url and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
@@ -29,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True):
             )
         brain = Path(os.environ.get("OVERNIGHT_BRAIN") or "brain").absolute()
         tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")
-        return Settings(home, url, brain, tenant)
+        return Settings(home, url, brain, tenant, os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None)
 
     def environment(self) -> dict[str, str]:
         """The same settings for a child process."""

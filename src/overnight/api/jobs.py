@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
@@ -15,15 +15,14 @@ from overnight.domain import (
     ErrorFacts,
     Recorded,
     check_identifier,
-    iso_utc,
     job_states,
-    micro_to_usd,
     public_event,
 )
 from overnight.gateway import Answer
 from overnight.jobs import Complete, Operations
 from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
 from overnight.store import Unit
+from overnight.story import public_job, tree_costs
 
 from .attributing import tenant_of
 from .http import Request, read_body
@@ -89,16 +88,18 @@ class Jobs:
             raise BadInput(f"state: {state[:40]!r} is none of {', '.join(job_states)}")
         most = _whole(query, "limit", 50, MOST_JOBS)
         found = await self._ledger.jobs(tenant_id=tenant_of(request.headers), state=state, before=before, most=most)
-        costs = await self._ledger.costs([job.job_id for job in found])
-        return _json(200, {"jobs": [_public(job, costs.get(job.job_id)) for job in found]})
+        return _json(200, {"jobs": await self._public(found)})
 
     async def one(self, request: Request) -> Answer:
         job = await self._job(request)
-        costs = await self._ledger.costs([job.job_id])
-        shown = _public(job, costs.get(job.job_id))
+        (shown,) = await self._public([job])
         shown["result"] = msgspec.Raw(job.result) if job.result else None
-        shown["error"] = msgspec.Raw(job.error.encode()) if job.error else None
         return _json(200, shown)
+
+    async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:
+        """As `overnight jobs --json` shows them; costs include child jobs."""
+        costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
+        return [public_job(job, *costs.get(job.job_id, (0, 0)), now) for job in jobs]
 
     async def events(self, request: Request) -> Answer:
         """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job is over (`id` is the seq)."""
@@ -133,7 +134,7 @@ class Jobs:
         job = await self._job(request)
         error = ErrorFacts("failed", said.error[:500]) if isinstance(said.error, str) else said.error
         command = Complete(job.job_id, said.state, bytes(said.result), error, "api")
-        return _json(200, _public(await self._ledger.store.commit(command), None))
+        return _json(200, (await self._public([await self._ledger.store.commit(command)]))[0])
 
     async def cancel(self, request: Request) -> Answer:
         await _body(request, Nothing)
@@ -144,35 +145,6 @@ class Jobs:
 
 def _live_event(event: Recorded) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.facts.event.encode(), _encode(public_event(event)))
-
-
-def _public(job: JobRow, cost: tuple[int, int] | None) -> dict[str, Any]:
-    """A job in its public names; what is empty is left out."""
-    calls, microusd = cost or (0, 0)
-    shown: dict[str, Any] = {
-        "job_id": job.job_id,
-        "name": job.name,
-        "state": job.state,
-        "runtime": job.runtime,
-        "attempt": job.attempt,
-        "tenant_id": job.tenant_id,
-        "external_id": job.external_id,
-        "parent_job_id": job.parent_job_id,
-        "root_job_id": job.root_job_id,
-        "agent_id": job.agent_id,
-        "workflow": job.workflow,
-        "session_id": job.session_id,
-        "brain_version": job.brain_version,
-        "waiting": job.waits or None,
-        "unattributed": bool(job.unattributed) or None,
-        "created_at": iso_utc(job.created_at),
-        "started_at": iso_utc(job.started_at) if job.started_at else None,
-        "finished_at": iso_utc(job.finished_at) if job.finished_at else None,
-    }
-    shown = {name: value for name, value in shown.items() if value is not None}
-    if cost is not None:
-        shown["model_calls"], shown["cost_usd"] = calls, micro_to_usd(microusd)
-    return shown
 
 
 def _json(status: int, body: Any) -> Answer:

@@ -16,7 +16,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_event
-from .identifiers import check_identifier, month_of, new_id
+from .identifiers import check_identifier, day_of, month_of, new_id
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .states import FINISHED, Waiting, job_states
 
@@ -37,6 +37,7 @@ __all__ = [
     "StoreUnavailable",
     "Waiting",
     "check_identifier",
+    "day_of",
     "iso_utc",
     "job_states",
     "micro_to_usd",

@@ -18,7 +18,7 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -140,6 +140,20 @@ def iso_utc(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _outside(value: Any, key: str = "") -> Any:
+    """Inner units as they are told outside: times in UTC text, money in dollars; at any depth."""
+    if isinstance(value, dict):
+        pairs = cast(dict[str, Any], value)
+        return {name.replace("_microusd", "_usd"): _outside(inner, name) for name, inner in pairs.items()}
+    if isinstance(value, list):
+        return [_outside(item) for item in cast(list[Any], value)]
+    if isinstance(value, int) and key.endswith("_at"):
+        return iso_utc(value)
+    if isinstance(value, int) and key.endswith("_microusd"):
+        return value / 1_000_000
+    return value
+
+
 def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str, Any]:
     """The event in its public JSON names (design, section 4). Content only on request: it may be personal."""
     facts = {key: value for key, value in msgspec.to_builtins(recorded.facts).items() if value is not None}
@@ -155,7 +169,7 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     }
     if recorded.parent_job_id:
         public["parent_job_id"] = recorded.parent_job_id
-    public |= facts
+    public |= {key: _outside(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
     if cost is not None:
         public["cost_usd_est"] = cost / 1_000_000
     if recorded.path is not None:

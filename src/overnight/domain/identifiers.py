@@ -2,11 +2,13 @@
 
 import os
 import time
+from functools import lru_cache
 
 from .errors import BadInput
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@+=|#~ ")
 LONGEST_IDENTIFIER = 200
+_DAY_US = 86_400_000_000
 
 
 def new_id(prefix: str) -> str:
@@ -26,5 +28,16 @@ def check_identifier(value: str, place: str) -> str:
 
 def month_of(at_us: int) -> int:
     """The UTC month of a time in microseconds, as the number YYYYMM."""
-    moment = time.gmtime(at_us // 1_000_000)
-    return moment.tm_year * 100 + moment.tm_mon
+    return day_of(at_us) // 100
+
+
+def day_of(at_us: int) -> int:
+    """The UTC day of a time in microseconds, as the number YYYYMMDD."""
+    return _date_of(at_us // _DAY_US)
+
+
+@lru_cache(maxsize=64)
+def _date_of(days: int) -> int:
+    # Asked several times for every event, and nearly always about today.
+    moment = time.gmtime(days * 86_400)
+    return (moment.tm_year * 100 + moment.tm_mon) * 100 + moment.tm_mday

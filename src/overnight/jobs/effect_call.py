@@ -77,6 +77,7 @@ class EffectCall:
     ) -> None:
         self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
         self.position = position
+        self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
         self._claim = effects.Claim(key, tool.tool, self.arguments, digest, owner, step)
@@ -92,6 +93,7 @@ class EffectCall:
                 await asyncio.sleep(0.05)
                 continue
             if claimed.verdict == "run":
+                self.was_called = True
                 crash_point("effect_claimed")
                 known = await self._call()
                 if known is not None:

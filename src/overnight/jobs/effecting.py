@@ -70,6 +70,10 @@ class Effect(Generic[P, T]):
         answer = await scope.execution.ask(scope, "effect", self.tool, print_, live)
         return self.outcome(answer.facts.event, answer.content, answer.facts.error)
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The same for synchronous code: under `overnight.attach`, in a script or a thread without an event loop."""
+        return asyncio.run(self(*args, **kwargs))
+
     def outcome(self, event: str, content: bytes | None, error: ErrorFacts | None) -> Any:
         """The result, or EffectFailed."""
         if event == "tool_failed":
@@ -142,7 +146,9 @@ async def _live(
     known = await execution.protect(work)
     while known is None:
         entry = execution.history.entries.get(position)
-        review_id = (entry.facts.detail or {}).get("review_id") if entry is not None else None
+        # A question that was asked before the last call is answered already.
+        asked = None if call.was_called else entry
+        review_id = (asked.facts.detail or {}).get("review_id") if asked is not None else None
         facts = {"for": "quarantine", "review_id": review_id or await call.request_review()}
         await execution.wait_outside(scope, position, facts)
         known = await execution.protect(work)

@@ -6,7 +6,6 @@ nudged by work that is made in its own process.
 
 import asyncio
 import os
-import socket
 import threading
 from typing import Any
 
@@ -19,6 +18,7 @@ from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, JobEvicted, error_facts
 from .history import ANSWERS
+from .liveness import is_dead, this_host
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services
@@ -103,7 +103,7 @@ class Worker:
         return Refresh(
             self.worker_id,
             "worker",
-            socket.gethostname(),
+            this_host(),
             os.getpid(),
             self.store.clock(),
             self._lease_us,
@@ -131,6 +131,7 @@ class Worker:
                 if loop.time() >= next_lost:
                     next_lost = loop.time() + LOST_EVERY_S
                     await self._let_go()
+                    await self._bury_the_dead()
                 await self._answer_calls()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
@@ -161,6 +162,12 @@ class Worker:
         for job_id in [row[0] for row in rows]:
             if job_id not in self._running:
                 await self.store.commit(ExpireLease(job_id, self.worker_id))
+
+    async def _bury_the_dead(self) -> None:
+        """Take over at once from workers of this machine whose process is gone."""
+        for worker_id, host, pid in await self.store.read(SQL["list_leasing_workers"], {}):
+            if worker_id != self.worker_id and is_dead(host, pid):
+                await Operations(self.store).lose(worker_id)
 
     def _begin(self, job: JobRow) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(self._run(job))

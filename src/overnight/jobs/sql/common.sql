@@ -8,6 +8,9 @@ SELECT job_id FROM job WHERE state = 'parked' AND wake_at IS NOT NULL AND wake_a
 SELECT job_id, lease_owner FROM job
 WHERE lease_owner IS NOT NULL AND lease_expires_at < :now AND runtime = 'python' LIMIT :most
 
+-- name: list_leasing_workers
+SELECT worker_id, host, pid FROM worker WHERE worker_id IN (SELECT lease_owner FROM job WHERE lease_owner IS NOT NULL)
+
 -- name: list_owned
 SELECT job_id FROM job WHERE lease_owner = :owner LIMIT 1000
 
