@@ -10,7 +10,7 @@ from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .reading import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
-from .usage import count_usage, day_of
+from .usage import count_usage
 
 __all__ = [
     "ATTEMPT_MARK",
@@ -28,7 +28,6 @@ __all__ = [
     "announce",
     "append",
     "count_usage",
-    "day_of",
     "locked_job",
     "open_job",
     "parse_reference",

@@ -1,18 +1,11 @@
 """Rollups of cost, written with the event they come from, so that no report scans the log."""
 
-import time
-
+from overnight.domain import day_of
 from overnight.store import Unit
 
 from .rows import SQL, JobRow
 
 _DAY, _JOB = SQL["add_usage_day"], SQL["add_usage_job"]
-
-
-def day_of(at_us: int) -> int:
-    """The UTC day as the number YYYYMMDD."""
-    moment = time.gmtime(at_us // 1_000_000)
-    return (moment.tm_year * 100 + moment.tm_mon) * 100 + moment.tm_mday
 
 
 def count_usage(
