@@ -223,6 +223,14 @@ def play(
     return 0 if facts["duplicates"] == 0 and facts["missing"] == 0 else 1
 
 
+def _command() -> str:
+    """How the reader can call this program from where they stand."""
+    if shutil.which("overnight"):
+        return "overnight"
+    beside = Path(sys.executable).with_name("overnight")
+    return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m overnight"
+
+
 def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
     cost = usd_text(round(facts["cost_usd"] * 1_000_000))
     lost = usd_text(round(facts["cost_lost_usd"] * 1_000_000))
@@ -242,6 +250,6 @@ def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
         "SMTP cannot be asked what became of a mail: after a crash the status check looked into the receiving mailbox,",
         "which stands for the API of a mail provider.",
         "",
-        f"What happened?    overnight explain {facts['job_id']}",
+        f"What happened?    {_command()} explain {facts['job_id']}",
     ]
     print("\n".join(lines))
