@@ -121,14 +121,15 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
             raise Conflict(
                 f"{found.job_id} has {found.state} already: there is nothing to resume. `overnight explain` tells it"
             )
-        if found.state in {"parked", "failed"}:
+        if found.state in {"parked", "failed"} or found.runtime == "foreign":
             await app.operations.resume(found.job_id, operator(by))
         found = await app.ledger.job(found.job_id)
         if detach:
             return found
         seen.begin(found, after=found.last_seq)
-        others = found.state == "running" or await app.operations.workers_alive()
-        if others and (at_rest := await _taken(app, found, seen)) is not None:
+        if found.state == "running" and found.lease_owner:
+            seen.held_by(found.lease_owner)  # worked here it is taken over as soon as that worker is known to be dead
+        elif await app.operations.workers_alive() and (at_rest := await _taken(app, found, seen)):
             return at_rest
         if found.state not in FINISHED:
             load_code(found.code_ref or "")  # it is worked here, so it must be found here
@@ -149,9 +150,7 @@ async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
             seen.event(event)
         if now.state in FINISHED or now.state == "parked":
             return now
-        leased_us = (now.lease_expires_at or 0) - app.store.clock() if now.state == "running" else 0
-        if leased_us > 0:
-            seen.waits_for(now.lease_owner, leased_us)
+        if now.state == "running" and (now.lease_expires_at or 0) > app.store.clock():
             idle_since = loop.time()
         elif loop.time() - idle_since > (QUEUED_S if now.state == "queued" else LOST_S):
             return None
@@ -196,7 +195,6 @@ class _Seen:
 
     def __init__(self, json: bool) -> None:
         self.json, self.job_id, self.after = json, "", 0
-        self._said = ""
 
     def begin(self, job: "JobRow", after: int = 0) -> None:
         self.job_id, self.after = job.job_id, after
@@ -205,15 +203,13 @@ class _Seen:
 
             console(stderr=True).print(f"{job.name}  {job.job_id}", style="bold")
 
-    def waits_for(self, owner: str | None, leased_us: int) -> None:
-        """Say once that somebody else has the job, and how long at most that may be a dead one."""
-        if self._said != owner and not self.json:
-            from overnight.story import span_text, who
+    def held_by(self, owner: str) -> None:
+        if not self.json:
+            from overnight.story import who
 
             from .printing import console
 
-            self._said = owner or ""
-            words = f"{who(owner)} has it; without a sign of life it is taken over in {span_text(leased_us)}"
+            words = f"{who(owner)} has it; it is taken over here as soon as that one is known to be dead"
             console(stderr=True).print(words, style="dim", soft_wrap=True)
 
     def event(self, event: "Recorded") -> None:
