@@ -49,6 +49,8 @@ async def serve_gateway(
 
     async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
         gateway = await app.gateway()
+        # Whatever is reserved under this name was left in flight by an earlier process that bore it.
+        await gateway.settle_owner(gateway.owner)
         config = uvicorn.Config(
             application(gateway, app.ledger) if host in LOOPBACK else application(gateway, app.ledger, hosts=None),
             host=host,
