@@ -4,7 +4,7 @@ Depends on: ledger, store, domain.
 Never: calls a tool; it only says whether the caller may.
 """
 
-from .claiming import Claim, Claimed, Position, claim, commit, fail, mark_unknown, release
+from .claiming import Claim, Claimed, Position, claim, commit, fail, mark_unknown, reject, release
 from .rows import EFFECT, EffectRow, effect_key
 from .rows import SQL as EFFECT_SQL
 
@@ -20,5 +20,6 @@ __all__ = [
     "effect_key",
     "fail",
     "mark_unknown",
+    "reject",
     "release",
 ]

@@ -32,7 +32,8 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """`verdict`: run (do it now), committed (here is the result), in_progress (another caller does it), unknown."""
+    """`verdict`: run (do it now), committed (here is the result), in_progress (another caller does it), unknown, or
+    rejected (a person said no: neither is it done nor will it be)."""
 
     verdict: str
     row: EffectRow
@@ -74,6 +75,9 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> 
         return Claimed("committed", row)
     if row.state == "unknown":
         return Claimed("unknown", row)
+    # A foreign program counts a new attempt at every start; nobody's no may end with its process.
+    if row.state == "rejected" and (row.attempt == job.attempt or job.runtime == "foreign"):
+        return Claimed("rejected", row)
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
             return Claimed("in_progress", row)
@@ -125,11 +129,21 @@ def commit(
     return append(unit, job, event, content=result, **_at(position))
 
 
-def fail(
-    unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: Position | None, *, actor: str | None = None
-) -> int:
+def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: Position | None) -> int:
     """It was not done, and that is known."""
-    row.state, row.error, row.settled_at = "failed", error.message[:500], unit.now
+    return _not_done(unit, job, row, "failed", error, position, None)
+
+
+def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: Position | None, actor: str) -> int:
+    """A person says that it shall not be done: this attempt of the job, or this foreign job, does not ask again."""
+    row.attempt = job.attempt
+    return _not_done(unit, job, row, "rejected", ErrorFacts("rejected", why), position, actor)
+
+
+def _not_done(
+    unit: Unit, job: JobRow, row: EffectRow, state: str, error: ErrorFacts, position: Position | None, actor: str | None
+) -> int:
+    row.state, row.error, row.settled_at = state, error.message[:500], unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_failed", row, job)
     event.error, event.actor = error, actor

@@ -10,7 +10,8 @@ SQL = statements("overnight.effects")
 
 
 class EffectRow(msgspec.Struct):
-    """`state` is claimed, committed, failed, unknown or released (a person or a check said it was not done)."""
+    """`state` is claimed, committed, failed, unknown, released (a person or a check said it was not done) or rejected
+    (a person said that it shall not be)."""
 
     tenant_id: str
     effect_key: str

@@ -89,6 +89,8 @@ class EffectCall:
             row = claimed.row
             if claimed.verdict == "committed":
                 return Known("tool_succeeded", 0, row.result, again=True)
+            if claimed.verdict == "rejected":
+                return Known("tool_failed", 0, error=ErrorFacts("rejected", row.error or "a person rejected it"))
             if claimed.verdict == "in_progress":
                 await asyncio.sleep(0.05)
                 continue
@@ -98,7 +100,10 @@ class EffectCall:
                 known = await self._call()
                 if known is not None:
                     return known
-            found = await self._find_out(row.claimed_at)
+                unknown_since = self._clock()
+            else:
+                unknown_since = row.settled_at or row.claimed_at
+            found = await self._find_out(unknown_since)
             if isinstance(found, Done):
                 return await self._commit(found, why="the status check found it done")
             if found == CANNOT_TELL:
@@ -153,10 +158,11 @@ class EffectCall:
         crash_point("effect_committed")
         return Known("tool_succeeded", seq, result)
 
-    async def _find_out(self, claimed_at: int) -> Done | str:
-        """Ask the status check; that nothing was done counts only once `settle_after` has passed since the claim."""
+    async def _find_out(self, unknown_since: int) -> Done | str:
+        """Ask the status check. That nothing was done counts only once `settle_after` has passed since the caller was cut
+        off; since the claim would not do, a slow caller makes its call long after."""
         found = await self.tool.ask_status(self.key, self.named)
-        left_us = claimed_at + round(self.tool.settle_after_s * 1_000_000) - self._clock()
+        left_us = unknown_since + round(self.tool.settle_after_s * 1_000_000) - self._clock()
         if found == NOT_DONE and left_us > 0:
             await asyncio.sleep(left_us / 1_000_000)
             found = await self.tool.ask_status(self.key, self.named)

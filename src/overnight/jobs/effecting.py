@@ -50,7 +50,7 @@ class Effect(Generic[P, T]):
 
     def status_check(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function is called with `idempotency_key` and the effect's arguments, and answers Done(…), NOT_DONE or
-        CANNOT_TELL. NOT_DONE counts only once `settle_after_s` has passed since the claim."""
+        CANNOT_TELL. NOT_DONE counts only once `settle_after_s` has passed since the outcome became unknown."""
         self.check = function
         return function
 

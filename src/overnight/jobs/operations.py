@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight import effects
-from overnight.domain import FINISHED, BadInput, Conflict, ErrorFacts, Event, NotFound, new_id
+from overnight.domain import FINISHED, BadInput, Conflict, Event, NotFound, new_id
 from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, locked_job
 from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
 from overnight.store import Store, Unit, statements
@@ -161,8 +161,7 @@ class Decide(msgspec.Struct):
         if job.runtime == "python":
             position = effects.Position(review.path, review.ordinal, fingerprint(effect.tool))
         if not said.approved:
-            error = ErrorFacts("rejected", said.note or f"{said.by} rejected it")
-            effects.fail(unit, job, effect, error, position, actor=said.by)
+            effects.reject(unit, job, effect, said.note or f"{said.by} rejected it", position, said.by)
         elif said.done:
             why = f"{said.by} says it was done"
             effects.commit(unit, job, effect, said.result or b"null", said.provider_id, position, why=why)
