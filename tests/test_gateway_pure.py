@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from overnight.domain import Event, Recorded
 from overnight.gateway.assembling import Assembly, taken_apart
+from overnight.gateway.dialects import dialect_of
 from overnight.gateway.replaying import unused
 from overnight.gateway.request import InvalidBody, read_request
 from overnight.gateway.sse import DONE, SseParser
@@ -205,3 +206,35 @@ def test_a_retry_lets_go_of_what_came_after_for_all_attempts_that_follow() -> No
     ]
     assert [answer.seq for answer in unused(log, 2)] == [1]
     assert [answer.seq for answer in unused(log, 3)] == [1, 5]
+
+
+# ── dialects ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("base_url", "cap_field", "asks_for_usage"),
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens", True),
+        ("https://mine.openai.azure.com/openai/v1", "max_completion_tokens", True),
+        ("https://api.mistral.ai/v1", "max_tokens", False),
+        ("https://models.example.com/v1", None, True),
+    ],
+)
+@pytest.mark.parametrize("used", [None, "max_tokens", "max_completion_tokens"])
+def test_each_provider_gets_the_fields_it_takes(
+    base_url: str, cap_field: str | None, asks_for_usage: bool, used: str | None
+) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True} | ({used: 9} if used else {})
+    request = read_request(json.dumps(body).encode())
+    for _ in range(2):  # the second try of a call must not find what the first one left
+        sent = json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5, dialect_of(base_url)))
+        assert {name: sent[name] for name in sent if name.startswith("max_")} == {cap_field or used or "max_tokens": 5}
+        assert ("stream_options" in sent) == asks_for_usage
+
+
+def test_metadata_that_was_meant_for_the_gateway_does_not_go_upstream() -> None:
+    request = read_request(b'{"messages": [{}], "metadata": {"job_id": "j", "mine": "kept"}}')
+    request.forget_metadata({"job_id"})
+    assert json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
+    request.forget_metadata({"job_id", "mine"})
+    assert "metadata" not in json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5))

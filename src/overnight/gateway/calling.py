@@ -17,7 +17,7 @@ from .assembling import taken_apart
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
-from .identity import Subject, with_metadata
+from .identity import METADATA_NAMES, Subject, with_metadata
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
 from .request import ChatRequest, read_request
@@ -91,7 +91,9 @@ class Gateway:
         Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
         """
         request = self.read(body)
-        who = with_metadata(who, request.metadata)
+        if request.metadata is not None:
+            who = with_metadata(who, request.metadata)
+            request.forget_metadata(METADATA_NAMES)
         decision = self.decide(request.model, who.task_id)
         subject = await self.subject(who, request)
         if request.stream:

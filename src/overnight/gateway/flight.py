@@ -323,7 +323,7 @@ class Flight:
         self._began = time.perf_counter()
         self.failure_body = b""
         now = self.loop.time()
-        body = self.request.upstream_body(self.target.upstream_model, self.tokens)
+        body = self.request.upstream_body(self.target.upstream_model, self.tokens, self.target.dialect)
         return body, now + self._time_here(self.deadline - now)
 
     async def _ask(self) -> Reply | Failure:

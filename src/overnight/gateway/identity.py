@@ -40,6 +40,7 @@ class Subject(msgspec.Struct):
 
 
 _HEX = frozenset("0123456789abcdef")
+MOST_ATTEMPTS = 1_000_000
 _METADATA = {
     "agent_name": "agent_id",
     "session_id": "session_id",
@@ -47,6 +48,8 @@ _METADATA = {
     "step": "step",
     "workflow": "workflow",
 }
+
+METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt"})
 
 
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
@@ -74,6 +77,3 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
             raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MOST_ATTEMPTS}")
         found["attempt"] = int(attempt)
     return msgspec.structs.replace(who, **found) if found else who
-
-
-MOST_ATTEMPTS = 1_000_000

@@ -6,6 +6,7 @@ Prompts stay bytes: the body sent on keeps the client's own messages, whatever w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -13,12 +14,16 @@ import msgspec
 from overnight.domain import BadInput
 from overnight.ledger import Link, address_chain
 
+from .dialects import USUAL, Dialect
 from .prices import Context
 
 Message = dict[str, Any]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 POINTED_TO_BYTES = 16_384
 """Counted for each picture or file that a request only points to: it costs tokens that its bytes here do not show."""
+
+TOOLS_BYTES = 512
+"""Counted for tools: some providers put instructions of their own before them, which are billed."""
 
 _POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"messages", "tools", "stream", "stream_options"})
@@ -71,12 +76,26 @@ class ChatRequest(msgspec.Struct):
     metadata: dict[str, Any] | None
     price_context: Context
 
-    def upstream_body(self, model: msgspec.Raw, tokens: int) -> bytes:
+    def upstream_body(self, model: msgspec.Raw, tokens: int, dialect: Dialect = USUAL) -> bytes:
         """The body for one target: the client's, with the target's model, the output cap, and usage asked for."""
         fields = self.fields
         fields["model"] = model
-        fields[self.cap_field] = msgspec.Raw(b"%d" % tokens)
+        for name in _CAP_FIELDS:
+            fields.pop(name, None)
+        fields[dialect.cap_field or self.cap_field] = msgspec.Raw(b"%d" % tokens)
+        if self.stream:
+            fields.pop("stream_options", None)
+            if dialect.stream_options:
+                fields["stream_options"] = _WITH_USAGE
         return _encode(fields)
+
+    def forget_metadata(self, names: Iterable[str]) -> None:
+        """Leave what was meant for the gateway out of the body that goes upstream."""
+        left = {name: value for name, value in (self.metadata or {}).items() if name not in names}
+        if left:
+            self.fields["metadata"] = msgspec.Raw(_encode(left))
+        else:
+            self.fields.pop("metadata", None)
 
     def fingerprint(self, task: str | None) -> str:
         """What a foreign runtime's repeated request is recognised by; without stream flags, metadata and cache markers."""
@@ -89,6 +108,9 @@ _known = msgspec.json.Decoder(_Known).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
+_any = msgspec.json.Decoder().decode
+_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
+_CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 _ONLY_MODEL = frozenset({"model"})
 
 
@@ -107,8 +129,6 @@ def read_request(body: bytes) -> ChatRequest:
         messages = cast("list[Message]", _unmarked(messages))
     stream = bool(known.stream)
     wants_usage = bool(known.stream_options and known.stream_options.include_usage)
-    if stream:
-        fields["stream_options"] = _WITH_USAGE
     stable = (
         b""
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
@@ -129,14 +149,10 @@ def read_request(body: bytes) -> ChatRequest:
         cap=known.max_completion_tokens if completion else known.max_tokens,
         cap_field="max_completion_tokens" if completion else "max_tokens",
         choices=known.n or 1,
-        prompt_bytes=len(body) + pointed * POINTED_TO_BYTES,
+        prompt_bytes=len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
         metadata=known.metadata,
         price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
     )
-
-
-_any = msgspec.json.Decoder().decode
-_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
 def _unmarked(value: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from overnight.domain import OvernightError
 
+from .dialects import Dialect, dialect_of
 from .prices import Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
 
@@ -103,6 +104,18 @@ class Target(msgspec.Struct, frozen=True):
     pool: UpstreamPool
     headers: tuple[tuple[bytes, bytes], ...]
     price: ModelPrice | None
+    dialect: Dialect
+
+
+class _Ready(NamedTuple):
+    """What does not change about a target."""
+
+    served_by: Provider
+    provider: str
+    pool: UpstreamPool
+    headers: tuple[tuple[bytes, bytes], ...]
+    upstream_model: msgspec.Raw
+    dialect: Dialect
 
 
 class Targets:
@@ -120,7 +133,7 @@ class Targets:
         keyed = any(p.api_key_env and self._environment.get(p.api_key_env) for p in routing.providers)
         self._offline = None if keyed else offline_base_url
         self._pools: dict[str, UpstreamPool] = {}
-        self._ready: dict[str, tuple[Provider, str, UpstreamPool, tuple[tuple[bytes, bytes], ...], msgspec.Raw]] = {}
+        self._ready: dict[str, _Ready] = {}
 
     @property
     def offline(self) -> bool:
@@ -133,8 +146,9 @@ class Targets:
             ready = self._prepare(model)
             if len(self._ready) < 4096:  # names that only a glob covers come from outside
                 self._ready[model] = ready
-        provider, name, pool, headers, upstream_model = ready
-        return Target(model, name, upstream_model, pool, headers, self._price(model, provider, name, context))
+        served_by, provider, pool, headers, upstream_model, dialect = ready
+        price = self._price(model, served_by, provider, context)
+        return Target(model, provider, upstream_model, pool, headers, price, dialect)
 
     def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice | None:
         try:
@@ -145,7 +159,7 @@ class Targets:
                 return None
             raise Unavailable(str(error)) from None
 
-    def _prepare(self, model: str) -> tuple[Provider, str, UpstreamPool, tuple[tuple[bytes, bytes], ...], msgspec.Raw]:
+    def _prepare(self, model: str) -> _Ready:
         provider = self._routing.provider_for(model)
         if provider is None:
             raise Unavailable(f"no provider serves {model}; list it under providers.<name>.models in routing.yaml")
@@ -162,7 +176,8 @@ class Targets:
         pool = self._pools.get(base_url)
         if pool is None:
             pool = self._pools[base_url] = UpstreamPool(base_url)
-        return provider, name, pool, tuple(headers), msgspec.Raw(msgspec.json.encode(upstream_name))
+        sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
+        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect_of(base_url))
 
     async def close(self) -> None:
         for pool in self._pools.values():
