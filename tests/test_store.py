@@ -1,28 +1,35 @@
 """The contract of the store, on both databases: what is acknowledged is durable, and one caller's trouble is his alone."""
 
 import asyncio
+import contextlib
+import os
+import random
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import apsw
+import psycopg
 import pytest
 
-from machine_parts import UnderJob, all_of, half_a_change, make_job, names, note, program
-from overnight.domain import Event, Fenced, NotFound, StoreUnavailable, new_id
-from overnight.ledger import EXTERNAL, JobRow, Ledger, append
+from machine_parts import Open, UnderJob, all_of, half_a_change, make_job, names, newjob, note, program, rows
+from overnight.domain import BadInput, Conflict, Event, Fenced, NotFound, StoreUnavailable, new_id
+from overnight.ledger import EXTERNAL, JOB, JobRow, Ledger, append
 from overnight.store import Store, Unit, open_store
+from overnight.store.migrating import migrations
 from overnight.store.writer import LARGEST_BATCH, LONGEST_QUEUE
 
 # ── durability ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 WRITES_AND_TELLS = """
 import asyncio, sys
-from machine_parts import note
+from machine_parts import Open, UnderJob, all_of, half_a_change, make_job, names, newjob, note, program, rows
 from overnight.store import open_store
 url, job_id = sys.argv[1:]
 async def main():
@@ -56,7 +63,7 @@ def test_what_is_acknowledged_is_durable(store: Store, store_url: str) -> None:
 
 WRITES_MANY = """
 import asyncio, sys
-from machine_parts import note
+from machine_parts import Open, UnderJob, all_of, half_a_change, make_job, names, newjob, note, program, rows
 from overnight.store import open_store
 url, job_id, mine = sys.argv[1:]
 async def main():
@@ -331,3 +338,339 @@ async def test_a_loop_that_has_closed_costs_nobody_anything(store: Store, store_
         outcomes = await all_of(store, [note(job_id, n) for n in range(50)])
     assert all(isinstance(outcome, int) for outcome in outcomes)
     assert set(names(store_url, job_id)) >= {str(n) for n in range(50)}
+
+
+# ── what one caller writes ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+UNWRITABLE = {
+    "a lone surrogate": {"actor": "\ud800"},
+    "a number past 64 bits": {"wake_at": 2**70},
+}
+
+
+@pytest.mark.parametrize("what", UNWRITABLE)
+async def test_what_cannot_be_stored_hits_only_its_caller(store: Store, store_url: str, what: str) -> None:
+    job_id, other = make_job(store), make_job(store)
+
+    def act(unit: Unit, job: JobRow) -> None:
+        for name, value in UNWRITABLE[what].items():
+            if name == "actor":
+                job.lease_owner = value
+            else:
+                setattr(job, name, value)
+        unit.change(JOB, job)
+
+    commands = [*(note(job_id, n) for n in range(30)), UnderJob(other, act), *(note(job_id, n) for n in range(30, 60))]
+    outcomes = await all_of(store, commands)
+    assert [type(outcome) for outcome in outcomes] == [int] * 30 + [BadInput] + [int] * 30
+    assert names(store_url, job_id) == [str(n) for n in range(60)]
+    assert (await Ledger(store).job(other)).lease_owner is None
+
+
+async def test_text_from_outside_cannot_break_a_batch(store: Store, store_url: str) -> None:
+    """A NUL character is text for one database and refused by the other; neither lets it out on others."""
+    job_id = make_job(store)
+    outcomes = await all_of(
+        store, [note(job_id, 1), Open(newjob(external_id="a\x00b")), note(job_id, "n\x00l"), note(job_id, 2)]
+    )
+    assert isinstance(outcomes[1], BadInput | tuple)
+    assert outcomes[::3] == [2, 4]
+    assert names(store_url, job_id) == ["1", "n\x00l", "2"]
+
+
+# ── two writers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_two_writers_that_make_the_same_job_at_once_make_one(store: Store, store_url: str) -> None:
+    wanted = [f"mail-{n % 40}" for n in range(160)]
+    with open_store(store_url) as other:
+        asked = [all_of(each, [Open(newjob(external_id=name)) for name in wanted]) for each in (store, other)]
+        mine, theirs = await asyncio.gather(*asked)
+    found: dict[str, set[str]] = {}
+    fresh: Counter[str] = Counter()
+    for name, outcome in zip(wanted * 2, mine + theirs, strict=True):
+        assert isinstance(outcome, tuple), outcome
+        found.setdefault(name, set()).add(outcome[0])
+        fresh[name] += outcome[1]
+    assert all(len(ids) == 1 for ids in found.values())
+    assert fresh == {f"mail-{n}": 1 for n in range(40)}
+    assert rows(store_url, "SELECT count(*) FROM job") == [(40,)]
+    assert rows(store_url, "SELECT count(*) FROM event") == [(40,)]
+
+
+async def test_the_same_external_id_with_another_input_is_a_conflict(store: Store) -> None:
+    first = await store.commit(Open(newjob(external_id="x", input=b"1")))
+    with pytest.raises(Conflict, match="x exists already"):
+        await store.commit(Open(newjob(external_id="x", input=b"2")))
+    assert (await store.commit(Open(newjob(external_id="x", input=b"1")))) == (first[0], False)
+    other = await store.commit(Open(newjob("another", external_id="x", input=b"2")))
+    assert other[1], "tenants have identifiers of their own"
+
+
+async def test_lost_connections_lose_and_repeat_nothing(postgres_url: str) -> None:
+    """Backends die while commits run: what is acknowledged is there once, and what failed is not there."""
+    stop = threading.Event()
+    killed = 0
+
+    def kill() -> None:
+        nonlocal killed
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            while not stop.is_set():
+                killed += connection.execute(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+                ).fetchone()[0]  # type: ignore[index]
+                time.sleep(random.uniform(0.001, 0.02))
+
+    acknowledged: list[str] = []
+    refused: list[str] = []
+    with open_store(postgres_url) as store, ThreadPoolExecutor(1) as pool:
+        jobs = [make_job(store) for _ in range(4)]
+        killing = pool.submit(kill)
+
+        async def write(worker: int) -> None:
+            n = 0
+            while n < 40 or killed < 15:
+                n += 1
+                marker = f"{worker}-{n}"
+                try:
+                    await store.commit(note(jobs[worker % 4], marker))
+                except StoreUnavailable as error:
+                    refused.append(f"{marker}: {error}")
+                else:
+                    acknowledged.append(marker)
+
+        try:
+            await asyncio.gather(*(write(worker) for worker in range(16)))
+        finally:
+            stop.set()
+        killing.result()
+    assert len(acknowledged) >= 16 * 40 - len(refused)
+    written = Counter(name for job_id in jobs for name in names(postgres_url, job_id))
+    assert written == dict.fromkeys(acknowledged, 1), refused
+
+
+async def test_reading_survives_a_lost_connection(postgres_url: str) -> None:
+    with open_store(postgres_url) as store:
+        job_id = make_job(store)
+        ledger = Ledger(store)
+        for _ in range(3):
+            assert len(await ledger.events(job_id)) == 1
+            rows(
+                postgres_url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+        assert (await ledger.job(job_id)).job_id == job_id
+
+
+async def test_two_processes_that_store_the_same_messages_do_not_block_each_other(postgres_url: str) -> None:
+    """Rows are written in one global order, so no transaction has to be sacrificed (a second's wait each)."""
+    from overnight.ledger import KnownContent, address_chain, store_blob, store_chain
+
+    def conversation(job_id: str, numbers: list[int]) -> UnderJob:
+        links = address_chain([b"message %d" % n for n in numbers])
+
+        def act(unit: Unit, job: JobRow) -> None:
+            for number in numbers:
+                store_blob(unit, "default", b"blob %d" % number)
+            store_chain(unit, "default", links, KnownContent())
+
+        return UnderJob(job_id, act)
+
+    with open_store(postgres_url) as one, open_store(postgres_url) as other:
+        jobs = [make_job(one), make_job(one)]
+        for n in range(30):
+            numbers = list(range(n * 40, n * 40 + 40))
+            await asyncio.gather(
+                all_of(one, [conversation(jobs[0], numbers)]), all_of(other, [conversation(jobs[1], numbers[::-1])])
+            )
+    time.sleep(0.1)
+    assert rows(postgres_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+
+
+# ── no room ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Disk:
+    """The room a SQLite database may take, on every connection that is opened from now on."""
+
+    def __init__(self) -> None:
+        self.connections: list[apsw.Connection] = []
+
+    def allow(self, pages: int) -> None:
+        for connection in self.connections:
+            with contextlib.suppress(apsw.ConnectionClosedError):
+                connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    apsw.connection_hooks.append(disk.connections.append)  # type: ignore[arg-type]
+    yield disk
+    apsw.connection_hooks.remove(disk.connections.append)  # type: ignore[arg-type]
+
+
+async def test_a_full_disk_refuses_everybody_and_goes_on_when_there_is_room(tmp_path: Path, disk: Disk) -> None:
+    url = str(tmp_path / "ledger.db")
+    with open_store(url) as store:
+        jobs = [make_job(store) for _ in range(3)]
+        for n in range(30):
+            await store.commit(note(jobs[0], n))
+        disk.allow(1)  # no more than it has
+        big = b'"' + b"x" * 50_000 + b'"'
+        outcomes = await all_of(store, [note(job_id, n, content=big) for n in range(20) for job_id in jobs])
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        assert all("full" in str(outcome) and url in str(outcome) for outcome in outcomes)
+        assert len(await Ledger(store).events(jobs[0])) == 31, "reading works meanwhile"
+        outcomes = await all_of(store, [note(jobs[1], "again", content=big)])
+        assert isinstance(outcomes[0], StoreUnavailable)
+        disk.allow(1_000_000)
+        outcomes = await all_of(store, [note(job_id, n, content=big) for n in range(20) for job_id in jobs])
+        assert all(isinstance(outcome, int) for outcome in outcomes)
+    assert [len(names(url, job_id)) for job_id in jobs] == [50, 20, 20]
+    assert rows(url, "PRAGMA integrity_check") == [("ok",)]
+
+
+# ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://ann:hunter2@db/x", "sqlite://ledger.db", "postgres+psycopg://ann:hunter2@db/x"]
+)
+def test_an_unknown_scheme_is_one_clear_error(url: str) -> None:
+    with pytest.raises(
+        BadInput, match=r"DATABASE_URL: .*:// is not known; use postgresql://… or sqlite:///PATH"
+    ) as told:
+        open_store(url)
+    assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:hunter2@127.0.0.1:1/x",
+        "postgresql://ann:hunter2%zz@127.0.0.1:1/x",
+        "postgresql://ann:hunter2@127.0.0.1:port/x",
+        "postgresql://ann:hunter2@[::1/x",
+        "postgresql://ann:hunter2@127.0.0.1:1/x?connect_timeout=hunter2",
+        "postgresql://ann:ab/hunter2@127.0.0.1:1/x",
+        "postgresql://ann:p@hunter2@127.0.0.1:1/x",
+    ],
+)
+def test_no_error_tells_the_password(url: str) -> None:
+    with pytest.raises((BadInput, StoreUnavailable), match="DATABASE_URL") as told:
+        open_store(url)
+    shown: BaseException | None = told.value
+    while shown is not None:
+        assert "hunter2" not in str(shown)
+        shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+
+
+OPENS_AS_NOBODY = """
+import os, sys, traceback
+from overnight.domain import OvernightError
+from overnight.store import open_store
+import overnight.store.sqlite
+os.setuid(65534)
+try:
+    open_store(sys.argv[1])
+except OvernightError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give up its rights")
+@pytest.mark.parametrize("what", ["no folder", "empty folder", "closed folder", "read-only files"])
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, what: str) -> None:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent != Path("/"):
+            with contextlib.suppress(PermissionError):
+                parent.chmod(parent.stat().st_mode | 0o055)
+    home = tmp_path / "home"
+    file = home / "ledger.db"
+    if what != "no folder":
+        home.mkdir(mode=0o755)
+    if what in {"closed folder", "read-only files"}:
+        open_store(str(file)).close()
+    if what == "closed folder":
+        home.chmod(0o700)
+    with program(OPENS_AS_NOBODY, str(file)) as process:
+        out, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert out.startswith(("BadInput", "StoreUnavailable"))
+    assert out.count("\n") == 1
+    assert str(home) in out
+    assert "OVERNIGHT_HOME" in out
+
+
+def test_what_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("This is a letter and no database. " * 200)
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in ("text.db", "folder.db", "file/ledger.db"):
+        with pytest.raises((BadInput, StoreUnavailable), match=path.split("/")[0]):
+            open_store(str(tmp_path / path))
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store_url: str) -> None:
+    open_store(store_url).close()
+    newest = migrations("postgres" if "://" in store_url else "sqlite")[-1][0]
+    sql = f"INSERT INTO schema_migration VALUES ({newest + 1}, 0)"
+    if "://" in store_url:
+        with psycopg.connect(store_url, autocommit=True) as connection:
+            connection.execute(sql)  # type: ignore[arg-type]
+    else:
+        apsw.Connection(store_url).execute(sql)
+    with pytest.raises(StoreUnavailable, match=f"schema {newest + 1}, this program knows {newest}: upgrade overnight"):
+        open_store(store_url)
+    assert rows(store_url, "SELECT count(*) FROM job") == [(0,)]
+
+
+OPENS = """
+import sys
+from overnight.store import open_store
+import overnight.store.sqlite, overnight.store.postgres
+for line in sys.stdin:
+    try:
+        open_store(line.strip()).close()
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    else:
+        print("opened", flush=True)
+"""
+
+
+def test_migrations_run_once_when_processes_open_at_the_same_time(
+    tmp_path: Path, store_url: str, request: pytest.FixtureRequest
+) -> None:
+    urls = [store_url] if "://" in store_url else [str(tmp_path / f"{n}.db") for n in range(15)]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(program(OPENS)) for _ in range(4)]
+        for url in urls:
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(url + "\n")
+            for process in processes:
+                process.stdin.flush()  # type: ignore[union-attr]
+            assert [process.stdout.readline() for process in processes] == ["opened\n"] * 4  # type: ignore[union-attr]
+            applied = rows(url, "SELECT version FROM schema_migration ORDER BY version")
+            assert applied == [(n,) for n, _ in migrations("postgres" if "://" in url else "sqlite")]
+
+
+async def test_months_are_made_once_when_processes_meet_a_new_month(store_url: str) -> None:
+    """Partitions are made at the first write of a month, by whoever comes first."""
+    at = [1_800_000_000_000_000]
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(open_store(store_url, lambda: at[0])) for _ in range(3)]
+        jobs = [make_job(store) for store in stores]
+        for _ in range(4):
+            at[0] += 32 * 86_400 * 1_000_000
+            outcomes = await asyncio.gather(
+                *(all_of(store, [note(job_id, n) for n in range(20)]) for store in stores for job_id in jobs)
+            )
+            assert all(isinstance(each, int) for outcome in outcomes for each in outcome)
+    for job_id in jobs:
+        assert len(names(store_url, job_id)) == 3 * 4 * 20

@@ -94,9 +94,11 @@ def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownConte
         rows = unit.query(SQL["known_nodes"], {"tenant_id": tenant_id, "month": month, "hashes": wanted})
         stored = {bytes(row[0]) for row in rows}
         fresh = [link for link in fresh if link.node not in stored]
-    for link in reversed(fresh):
-        unit.append(_INSERT_MESSAGE, MessageRow(tenant_id, month, link.message, link.body))
-        unit.append(_INSERT_NODE, NodeRow(tenant_id, month, link.node, link.parent, link.message))
+    for link in fresh:
+        message = MessageRow(tenant_id, month, link.message, link.body)
+        unit.offer(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
+        node = NodeRow(tenant_id, month, link.node, link.parent, link.message)
+        unit.offer(_INSERT_NODE, (tenant_id, month, link.node), node)
     return f"blob://{month}/chain/sha256/{links[-1].node.hex()}"
 
 
@@ -104,7 +106,7 @@ def store_blob(unit: Unit, tenant_id: str, body: bytes) -> str:
     """Write the bytes; their reference."""
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
-    unit.append(_INSERT_BLOB, MessageRow(tenant_id, month, digest, body))
+    unit.offer(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
     return f"blob://{month}/sha256/{digest.hex()}"
 
 

@@ -4,6 +4,7 @@ A connection that breaks while COMMIT is on its way leaves the outcome unknown, 
 outcome is asked of the server (`pg_xact_status`) before anything is decided again.
 """
 
+import contextlib
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
-from overnight.domain import StoreUnavailable
+from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect, Statement
 from .unit import Redo, Rows, Unwritable
 
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
 DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
+LOSSES = ("57P", "08")  # the server or the way to it went down, perhaps just after the COMMIT
 RECONNECT_FOR_S = 30.0
 BULK_FROM = 5
 
@@ -35,17 +38,25 @@ class PostgresDatabase:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        try:
+            parts = conninfo_to_dict(url)
+        except psycopg.Error:
+            parts = {"host": "@"}
+        # A password with raw special characters spills into the other parts, which errors would then quote.
+        if any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname")):
+            raise BadInput(
+                "DATABASE_URL: not a URL of the form postgresql://USER:PASSWORD@HOST:PORT/NAME;"
+                " write special characters of the password percent-encoded (@ is %40)"
+            )
 
     def connect(self, *, readonly: bool = False) -> "PostgresSession":
+        setting = "default_transaction_read_only" if readonly else "synchronous_commit"
         try:
             connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            connection.prepare_threshold = 1
+            connection.execute(f"SET {setting} = on")
         except psycopg.Error as error:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
-        connection.prepare_threshold = 1
-        if readonly:
-            connection.execute("SET default_transaction_read_only = on")
-        else:
-            connection.execute("SET synchronous_commit = on")
         return PostgresSession(self, connection)
 
 
@@ -93,18 +104,26 @@ class PostgresSession:
 
     def _rollback(self) -> None:
         if not self._connection.closed:
-            self._connection.execute("ROLLBACK")
+            with contextlib.suppress(psycopg.OperationalError):  # lost: the server rolls back by itself
+                self._connection.execute("ROLLBACK")
 
     def _after_loss(self, xid: tuple[str] | None, error: psycopg.OperationalError) -> None:
         """Return when the lost transaction is known to be committed; raise Redo when it is known not to be."""
-        if not self._connection.closed and not self._connection.broken:
+        refused = error.sqlstate is not None and not error.sqlstate.startswith(LOSSES)
+        if refused and not self._connection.closed:
             self._rollback()
             raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
-        self._reconnect()
-        if xid is None:
-            raise Redo from error
+        self._connection.close()
         while True:
-            row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid[0],)).fetchone()
+            if self._connection.closed:
+                self._reconnect()
+            if xid is None:
+                raise Redo from error
+            try:
+                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid[0],)).fetchone()
+            except psycopg.OperationalError:
+                self._connection.close()  # lost once more
+                continue
             status = row[0] if row else None
             if status == "committed":
                 return

@@ -24,6 +24,7 @@ from .unit import Rows, Unwritable
 
 DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError, OverflowError)
 BUSY_MS = 30_000
+WAY_OUT = "Set OVERNIGHT_HOME to a folder that can be written"
 
 
 class SqliteDatabase:
@@ -36,24 +37,28 @@ class SqliteDatabase:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise BadInput(f"{path.parent}: the folder for the ledger cannot be made: {error.strerror}") from None
+            raise BadInput(
+                f"{path.parent}: the folder for the ledger cannot be made: {error.strerror}. {WAY_OUT}"
+            ) from None
 
     def connect(self, *, readonly: bool = False) -> "SqliteSession":
         try:
             connection = apsw.Connection(str(self.path), statementcachesize=200)
+            session = SqliteSession(connection, self.path)
             connection.set_busy_timeout(BUSY_MS)
             if not readonly:
-                connection.execute("PRAGMA journal_mode=WAL")
+                # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
+                with session.alone():
+                    connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA wal_autocheckpoint=1000")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA cache_size=-32000")
             if readonly:
                 connection.execute("PRAGMA query_only=ON")
-        except apsw.Error as error:
-            raise StoreUnavailable(
-                f"{self.path}: {error}. Set OVERNIGHT_HOME to a folder that can be written"
-            ) from error
-        return SqliteSession(connection, self.path)
+        except (apsw.Error, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreUnavailable(f"{self.path}: {why}. {WAY_OUT}") from error
+        return session
 
 
 class SqliteSession:
@@ -69,25 +74,32 @@ class SqliteSession:
         self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def transaction(self) -> Generator["SqliteSession"]:
+    def alone(self) -> Generator[None]:
+        """Hold the file lock: no other process writes meanwhile."""
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         try:
-            self._cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield self
-                began = time.perf_counter()
-                self._cursor.execute("COMMIT")
-                self.flush_s = time.perf_counter() - began
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._cursor.execute("ROLLBACK")
-                raise
+            yield
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def transaction(self) -> Generator["SqliteSession"]:
+        try:
+            with self.alone():
+                self._cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self
+                    began = time.perf_counter()
+                    self._cursor.execute("COMMIT")
+                    self.flush_s = time.perf_counter() - began
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._cursor.execute("ROLLBACK")
+                    raise
         except DATA as error:
             raise Unwritable(str(error)) from error
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         try:

@@ -6,6 +6,7 @@ tested against a model without a database.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from .statements import Dialect, Statement
@@ -75,6 +76,7 @@ class Unit:
         self.session, self.now, self.stripe = session, now, stripe
         self._rows: dict[Table[Any], dict[Any, Any]] = {}
         self._writes: dict[Table[Any], dict[Any, tuple[str, Any]]] = {}
+        self._offers: dict[Statement, dict[Any, Any]] = {}
         self._appends: dict[Statement, list[Any]] = {}
         self._sums: dict[Statement, dict[tuple[Any, ...], list[int]]] = {}
 
@@ -136,8 +138,12 @@ class Unit:
         else:
             writes[key] = ("delete", row)
 
+    def offer(self, statement: Statement, key: Any, row: object) -> None:
+        """A row that other processes may write too, the same for the same key (content): written once, in one global order."""
+        self._offers.setdefault(statement, {}).setdefault(key, row)
+
     def append(self, statement: Statement, row: object) -> None:
-        """A row that nobody locks: an event, a piece of content."""
+        """A row that nobody else writes or locks: an event."""
         self._appends.setdefault(statement, []).append(row)
 
     def add(self, statement: Statement, key: tuple[Any, ...], amounts: Sequence[int]) -> None:
@@ -152,16 +158,21 @@ class Unit:
         return self.session.query(statement.sql[dialect], statement.from_mapping(dialect, values))
 
     def flush(self) -> None:
-        """Write everything: locked tables by rank and key, then appended rows, then sums."""
+        """Write everything: locked tables by rank and key, then offered rows by key, then appended rows, then sums."""
         dialect, session = self.session.dialect, self.session
         for table in sorted(self._writes, key=lambda each: each.rank):
             by_kind: dict[str, list[Any]] = {}
-            for _key, (kind, row) in sorted(self._writes[table].items(), key=lambda item: item[0]):
+            for _key, (kind, row) in sorted(self._writes[table].items(), key=_first):
                 by_kind.setdefault(kind, []).append(row)
             for kind, rows in by_kind.items():
                 statement: Statement = getattr(table, kind)
                 session.many(statement, [statement.from_row(dialect, row) for row in rows])
+        for statement, offers in sorted(self._offers.items(), key=lambda item: item[0].name):
+            session.many(statement, [statement.from_row(dialect, row) for _, row in sorted(offers.items(), key=_first)])
         for statement, rows in self._appends.items():
             session.many(statement, [statement.from_row(dialect, row) for row in rows])
         for statement, sums in self._sums.items():
             session.many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])
+
+
+_first = itemgetter(0)
