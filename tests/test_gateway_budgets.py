@@ -69,6 +69,20 @@ async def test_retries_and_fallbacks_count_as_calls(store: Store, provider: Spaw
         assert provider.stats()["requests"] == 3
 
 
+async def test_a_job_cancelled_between_two_tries_keeps_nothing_reserved(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    provider.set_rules("rules: [{fault: {status: 503, delay_ms: 300}}]")
+    async with serving(store, provider) as served:
+        asking = asyncio.create_task(served.ask(headers={"x-job-id": "c"}))
+        await served.until("c", "model_called")
+        await served.http.post("/api/v1/jobs/c/cancel")
+        assert (await asking).status_code == 409
+        assert provider.stats()["requests"] == 1
+        assert (await served.story("c"))[-1] == "model_failed"
+        assert await budget(served, "c") == {"reserved": 0, "spent": 0, "calls": 1}
+
+
 async def test_an_output_cap_is_lowered_to_what_the_budget_affords(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_cost_per_job_usd: 0.01}")) as served:
         answer = await served.ask("hi", headers={"x-job-id": "low"})

@@ -236,6 +236,41 @@ async def test_a_gap_in_a_stream_has_a_deadline(store: Store, provider: SpawnedP
         assert (await served.events("gap"))[-1].facts.error.error_class == "timeout"
 
 
+async def test_a_stream_that_hangs_in_its_middle_is_ended(store: Store, provider: SpawnedProvider) -> None:
+    piece = {"id": "x", "model": "m", "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
+    hanging = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        for _ in range(4):
+            writer.write(b"data: " + json.dumps(piece).encode() + b"\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        hanging.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    house = f"{{base_url: 'http://127.0.0.1:{port}/v1', models: [house-1]}}"
+    routing = routed(f"providers: {{house: {house}}}\ndeadlines: {{default_ms: 1000}}")
+    async with serving(store, provider, routing) as served:
+        body = {"model": "house-1", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        async with asyncio.timeout(7):  # ten deadlines are the bound of the whole stream
+            answer = await served.http.post("/v1/chat/completions", json=body, headers={"x-job-id": "hang"})
+        assert hanging.is_set()
+        assert answer.text.count("word ") == 4
+        assert "before the deadline" in answer.text
+        failed = (await served.events("hang"))[-1].facts
+        assert (failed.error.error_class, failed.cost_microusd) == (
+            "timeout",
+            0,
+        )  # it is nobody's bill: no price, no key
+        assert failed.output_tokens == 5
+    server.close()
+
+
 async def test_a_long_stream_may_take_longer_than_its_gaps(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {text: word, repeat_words: 12}, fault: {chunk_delay_ms: 60}}]")
     async with serving(store, provider, routed("deadlines: {default_ms: 400}")) as served:
