@@ -1,16 +1,22 @@
 """A recovered job takes the same turns as before: what fired, what came in time, what came too late."""
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import overnight
 from overnight.app import open_app
-from overnight.jobs import JobFunction, Operations
+from overnight.domain import new_id
+from overnight.jobs import CreateJob, Decision, JobFunction, Operations
+from overnight.ledger import NewJob
+from overnight.reviews import list_reviews
 from overnight.settings import Settings
-from overnight.store import Store
+from overnight.store import Store, open_store
 from overnight.testing import spawn_scripted_provider
-from test_jobs import overnight_decision, rest, working
+from test_jobs import overnight_decision, rest, story, working
 
 
 async def park_and_recover(store: Store, function: JobFunction[..., Any], *args: Any) -> Any:
@@ -90,3 +96,108 @@ async def test_answers_too_long_to_stand_in_the_log_are_replayed(store_url: str,
                 job = await rest(app.store, job.job_id)
         assert (job.state, job.result, job.waits) == ("succeeded", b"[119999,119999,119999,119999]", [])
         assert provider.stats()["paid_calls"] == 4
+
+
+@overnight.step
+async def tick(number: int) -> int:
+    await asyncio.sleep(0.001)
+    return number
+
+
+async def ticks(count: int) -> int:
+    return sum([await tick(number) for number in range(count)])
+
+
+@overnight.job
+async def works_while_it_waits(count: int) -> int:
+    _, total = await asyncio.gather(overnight.approval("go on?"), ticks(count))
+    return total
+
+
+@contextlib.contextmanager
+def busy_database(url: str) -> Iterator[None]:
+    """Another process' writer, which keeps commits of this one waiting."""
+    stop = threading.Event()
+
+    def write() -> None:
+        with open_store(url) as other:
+            while not stop.is_set():
+                other.commit_blocking(CreateJob(NewJob(new_id("job"), "default", "foreign", "noise")))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def test_a_job_does_not_park_between_a_step_and_what_comes_after_it(store: Store, store_url: str) -> None:
+    with busy_database(store_url):
+        job = await park_and_recover(store, works_while_it_waits, 20)
+    assert (job.state, job.result) == ("succeeded", b"190")
+    events = await story(store, job.job_id)
+    assert events[: events.index("parked")].count("step_committed") == 20
+
+
+delivered: list[str] = []
+
+
+@overnight.effect
+async def hang(idempotency_key: str) -> str:
+    """Done at once, acknowledged never."""
+    delivered.append(idempotency_key)
+    await asyncio.sleep(3600)
+    return "acknowledged"
+
+
+@overnight.effect
+async def hang_blind(idempotency_key: str) -> str:
+    return await hang.function(idempotency_key)
+
+
+@hang.status_check
+def find(idempotency_key: str) -> object:
+    return overnight.Done("m-1", "found") if idempotency_key in delivered else overnight.NOT_DONE
+
+
+@overnight.job
+async def gives_up_on(blind: bool) -> str:
+    try:
+        async with overnight.timeout(0.05):
+            await (hang_blind() if blind else hang())
+    except TimeoutError:
+        await tick(1)
+    await overnight.approval("go on?")
+    return "ended"
+
+
+async def lose_after_a_step(store: Store, job_id: str) -> None:
+    """Work until the step is committed, then leave as a lost worker leaves: whatever was under way has no end."""
+    async with working(store), asyncio.timeout(10):
+        while "step_committed" not in await story(store, job_id):
+            await asyncio.sleep(0.01)
+
+
+async def test_an_effect_whose_branch_was_cut_short_is_settled_after_a_loss(store: Store) -> None:
+    job = await Operations(store).create(gives_up_on, (False,))
+    await lose_after_a_step(store, job.job_id)
+    async with working(store):
+        parked = await rest(store, job.job_id)
+    assert [wait["for"] for wait in parked.waits] == ["approval"]
+    assert (await story(store, job.job_id)).count("tool_succeeded") == 1
+
+
+async def test_a_person_is_asked_about_it_where_nobody_else_can_tell(store: Store) -> None:
+    job = await Operations(store).create(gives_up_on, (True,))
+    await lose_after_a_step(store, job.job_id)
+    async with working(store):
+        await rest(store, job.job_id)
+        reviews = {review.kind: review for review in await list_reviews(store)}
+        decision = Decision(True, "ann", done=True, provider_id="m-1", result=b'"found"')
+        await Operations(store).decide(reviews["approval"].review_id, overnight_decision(approved=True))
+        job = await rest(store, job.job_id, "succeeded", "failed")
+    assert (job.state, job.result) == ("succeeded", b'"ended"')
+    await Operations(store).decide(reviews["quarantine"].review_id, decision)
+    assert (await story(store, job.job_id))[-2:] == ["review_decided", "tool_succeeded"]

@@ -264,7 +264,8 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
     """
     place, wanted = subject.place, subject.who.attempt
     if place is not None:
-        if job.lease_epoch != place.lease_epoch or job.state in FINISHED:
+        # A job that parked meanwhile keeps its epoch, and nobody there waits for the answer any more.
+        if job.lease_epoch != place.lease_epoch or job.state != "running":
             raise Fenced(f"{job.job_id} is at lease epoch {job.lease_epoch} ({job.state}): this worker must stop")
         return
     if job.state == "cancelled":

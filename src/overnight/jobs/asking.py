@@ -98,7 +98,7 @@ async def chat(
         request = ModelRequest(body, execution.job, task, scope.name, position[0], position[1], print_)
         while True:
             try:
-                answer = await execution.protect(lambda: execution.services.model.call(request))
+                answer = await execution.protect(lambda: execution.unless_gone(execution.services.model.call(request)))
             except BudgetStopped as stop:
                 facts = {"for": "budget", "scope": stop.scope, "limit": stop.limit, "why": str(stop)}
                 await execution.wait_outside(scope, position, facts)

@@ -66,7 +66,9 @@ def step(
             print_ = fingerprint(label, args, kwargs)
 
             async def live(position: Position) -> Recorded:
-                return await _run_step(scope, position, label, print_, policy, inner, args, kwargs)
+                # Until its answer is handed on, not only while the body runs: the job must not park in between.
+                with scope.execution.flight():
+                    return await _run_step(scope, position, label, print_, policy, inner, args, kwargs)
 
             answer = await scope.execution.ask(scope, "step", label, print_, live)
             if answer.facts.event == "step_failed":
@@ -111,8 +113,7 @@ async def _run_step(
         began = time.perf_counter()
         body = scope.inside(position[1], label)
         try:
-            with execution.flight():
-                value = await _in_scope(body, inner, args, kwargs)
+            value = await _in_scope(body, inner, args, kwargs)
         except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from overnight import effects
@@ -65,9 +65,13 @@ class Effect(Generic[P, T]):
         print_ = fingerprint(self.tool)
 
         async def live(position: Position) -> Recorded:
-            return await _live(self, scope, position, named, print_)
+            work = _work(self, scope, position, named, print_)
+            return await _live(self, scope, position, print_, work)
 
-        answer = await scope.execution.ask(scope, "effect", self.tool, print_, live)
+        async def settle(position: Position) -> None:
+            await _work(self, scope, position, named, print_)()
+
+        answer = await scope.execution.ask(scope, "effect", self.tool, print_, live, settle)
         return self.outcome(answer.facts.event, answer.content, answer.facts.error)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -115,10 +119,10 @@ async def _called(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     return await asyncio.to_thread(function, **options)
 
 
-async def _live(
+def _work(
     tool: Effect[..., Any], scope: Scope, position: Position, named: dict[str, Any], print_: str
-) -> Recorded:
-    """The effect as a boundary of the running job: known from the world, from the status check, or from a person."""
+) -> Callable[[], Coroutine[Any, Any, Known | str]]:
+    """The effect at a position of the running job, to be done to its durable end: what is known, or the review that asks."""
     execution, job = scope.execution, scope.execution.job
     at = effects.Position(position[0], position[1], print_)
     occurrence = f"{job.job_id}:{position[0]}:{position[1]}"
@@ -135,22 +139,35 @@ async def _live(
         tool, key, named, write, execution.store.clock, execution.services.owner, step=scope.name, position=at
     )
 
-    async def work() -> Known | None:
+    async def work() -> Known | str:
         try:
-            return await call.run()
+            known = await call.run()
         except Conflict as conflict:
             changed = {"arguments": {"recorded": "others under the same key", "asked": str(conflict)}}
             await execution.diverge({"position": {"path": at.path, "ordinal": at.ordinal}, "changed": changed})
             raise
-
-    known = await execution.protect(work)
-    while known is None:
-        entry = execution.history.entries.get(position)
+        if known is not None:
+            return known
         # A question that was asked before the last call is answered already.
-        asked = None if call.was_called else entry
+        asked = None if call.was_called else execution.history.entries.get(position)
         review_id = (asked.facts.detail or {}).get("review_id") if asked is not None else None
-        facts = {"for": "quarantine", "review_id": review_id or await call.request_review()}
-        await execution.wait_outside(scope, position, facts)
+        return review_id or await call.request_review()
+
+    return work
+
+
+async def _live(
+    tool: Effect[..., Any],
+    scope: Scope,
+    position: Position,
+    print_: str,
+    work: Callable[[], Coroutine[Any, Any, Known | str]],
+) -> Recorded:
+    """The answer at a position: known from the world, from the status check, or from a person."""
+    execution, job = scope.execution, scope.execution.job
+    known: Known | str = await execution.protect(work)
+    while isinstance(known, str):
+        await execution.wait_outside(scope, position, {"for": "quarantine", "review_id": known})
         known = await execution.protect(work)
     event = Event(known.event, kind="effect", name=tool.tool, error=known.error)
     answer = Recorded(job.job_id, known.seq, 0, event, *position, print_, known.content, job.tenant_id)

@@ -32,6 +32,9 @@ EVICTION_TRIES = 50
 FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
 
 
+Work = Callable[[], Coroutine[Any, Any, Any]]
+
+
 class JobEvicted(BaseException):
     """The job leaves this worker. It is not an error, and it cannot be caught by `except Exception`."""
 
@@ -71,6 +74,7 @@ class Execution:
         self.replaying = bool(self._pending)
         self._asked: dict[Position, tuple[asyncio.Future[Recorded], Scope]] = {}
         self._held: list[tuple[asyncio.Future[None], Scope]] = []
+        self._cut_short: list[Work] = []
         self._turns: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
         self._turning = False
@@ -97,6 +101,8 @@ class Execution:
             await self.settled()
             if self._pending and not self.evicted:
                 await self._diverge_ended_early()
+        if not self.evicted:
+            self._see_through()
         if self._protected and not self.evicted:
             await asyncio.wait(list(self._protected))
         gone = self.evicted
@@ -132,9 +138,16 @@ class Execution:
             self.services.report(self.job.job_id, error)
             self.leave()
 
-    async def protect(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def protect(self, work: Work) -> Any:
         """Await work that goes on to its durable end even when the branch that asked for it is cancelled."""
+        task = self._fly(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_retrieve)
+            raise
 
+    def _fly(self, work: Work) -> "asyncio.Task[Any]":
         async def flying() -> Any:
             with self.flight():
                 return await work()
@@ -142,11 +155,13 @@ class Execution:
         task = asyncio.get_running_loop().create_task(flying(), context=Context())
         self._protected.add(task)
         task.add_done_callback(self._protected.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_retrieve)
-            raise
+        return task
+
+    def _see_through(self) -> None:
+        """Find out about the effects that an earlier worker had under way when it was lost, and that nobody here awaits."""
+        for work in self._cut_short:
+            self._fly(work).add_done_callback(_retrieve)
+        self._cut_short.clear()
 
     async def _evict(self, root: "asyncio.Task[Any]") -> None:
         for _ in range(EVICTION_TRIES):
@@ -179,9 +194,19 @@ class Execution:
             raise JobEvicted(self.job.job_id)
 
     async def ask(
-        self, scope: Scope, kind: str, name: str, fingerprint: str, live: Callable[[Position], Awaitable[Recorded]]
+        self,
+        scope: Scope,
+        kind: str,
+        name: str,
+        fingerprint: str,
+        live: Callable[[Position], Awaitable[Recorded]],
+        settle: Callable[[Position], Coroutine[Any, Any, Any]] | None = None,
     ) -> Recorded:
-        """The answer to the next boundary of this scope: the recorded one, or what `live` commits."""
+        """The answer to the next boundary of this scope: the recorded one, or what `live` commits.
+
+        `settle` is done instead of `live` when the boundary was begun by an earlier worker and its branch is cancelled before
+        the replay is over.
+        """
         self.refuse_if_evicted()
         self._activity += 1
         position = scope.next()
@@ -200,7 +225,12 @@ class Execution:
         if self.replaying and position not in self._reopened:
             held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._held.append((held, scope))
-            await held
+            try:
+                await held
+            except asyncio.CancelledError:
+                if settle is not None and position in self.history.entries and not self.evicted:
+                    self._cut_short.append(lambda: settle(position))
+                raise
             self.refuse_if_evicted()
             if (news := self.history.answers.get(position)) is not None:
                 return news
@@ -223,10 +253,14 @@ class Execution:
         return made
 
     async def commit(self, command: Command[Any]) -> Any:
-        """Write as this job's worker. When the lease is lost or the store is gone the job leaves, and nothing goes on."""
+        """Write as this job's worker; see `unless_gone`."""
         self.refuse_if_evicted()
+        return await self.unless_gone(self.store.commit(command))
+
+    async def unless_gone(self, writing: Coroutine[Any, Any, Any]) -> Any:
+        """Await it. When the lease is lost or the store is gone the job leaves, and nothing goes on."""
         try:
-            return await self.store.commit(command)
+            return await writing
         except (Fenced, StoreUnavailable) as error:
             self.services.report(self.job.job_id, error)
             self.leave()
@@ -364,6 +398,7 @@ class Execution:
             if not held.done():
                 held.set_result(None)
         self._held.clear()
+        self._see_through()
         self.consider_parking()
 
     async def _diverge_ended_early(self) -> None:
