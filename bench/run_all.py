@@ -31,7 +31,7 @@ def machine() -> str:
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} × {processor}, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()};"
-        f" load average {load:.2f} at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {commit()}"
+        f" load average {load:.2f} at the start, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {commit()}"
     )
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         rows += [row(script, line) for line in found]
         if status != 0:
             broken.append(f"{script}.py ended with status {status}: its figures above are not complete")
-    print(f"\n{began}\n")
+    print(f"\n{began}; load average {os.getloadavg()[0]:.2f} at the end\n")
     print("| benchmark | median | ratio | spread | runs | goal | | command |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
