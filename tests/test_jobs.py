@@ -268,7 +268,7 @@ async def patient(name: str) -> str:
 async def caught() -> str:
     try:
         await fragile("never")
-    except ValueError:
+    except overnight.StepFailed:
         await double(8)
     return await patient("y")
 
@@ -572,3 +572,39 @@ asyncio.run(main())
         async with asyncio.timeout(8):  # the lease itself would hold for 15 s
             while "replay_ended" not in await story(store, job_id):
                 await asyncio.sleep(0.05)
+
+
+@overnight.job
+async def spread(*numbers: int) -> int:
+    return sum([await double(number) for number in numbers])
+
+
+async def test_a_job_with_any_number_of_arguments(store: Store) -> None:
+    job = await run(store, spread, 1, 2, 3)
+    assert job.result == b"12"
+
+
+@overnight.job
+async def catches_late() -> str:
+    try:
+        await fragile("late")
+    except overnight.StepFailed as failed:
+        caught = failed.error_class
+    await overnight.approval("look")
+    return caught
+
+
+async def test_code_sees_the_same_failure_live_and_replayed(store: Store) -> None:
+    job = await run(store, catches_late)
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    async with working(store):
+        job = await rest(store, job.job_id)
+    assert job.result == b'"ValueError"'
+
+
+async def test_a_worker_for_one_job_leaves_the_others_alone(store: Store) -> None:
+    other = await Operations(store).create(adds, (1,))
+    mine = await Operations(store).create(parent)
+    async with working(store, root=mine.job_id):
+        assert (await rest(store, mine.job_id, *FINISHED)).result == b"[3,5,7]"
+    assert (await Ledger(store).job(other.job_id)).state == "queued"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .app import attach as attach
     from .app import run as run
     from .domain import BadInput as BadInput
-    from .domain import BudgetStopped as BudgetStopped
     from .domain import OvernightError as OvernightError
     from .jobs import CANNOT_TELL as CANNOT_TELL
     from .jobs import NOT_DONE as NOT_DONE
@@ -55,7 +54,7 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import overnight` and the command line stay quick.
 _HOMES = {
     "overnight.app": ("attach", "run"),
-    "overnight.domain": ("BadInput", "BudgetStopped", "OvernightError"),
+    "overnight.domain": ("BadInput", "OvernightError"),
     "overnight.jobs": (
         "CANNOT_TELL",
         "NOT_DONE",

@@ -106,21 +106,30 @@ class Operating:
     async def work_until_rest(self, job_id: str, on_event: Callable[[Recorded], None] | None = None) -> "JobRow":
         """Work in this process until the job is finished, or parked on something that only a person can give."""
         after = 0
-        async with self._app.working():
+        root = (await self._app.ledger.job(job_id)).root_job_id
+        async with self._app.working(root=root):
             while True:
                 job = await self._app.ledger.job(job_id)
                 for event in await self._app.ledger.events(job_id, after):
                     after = event.seq
                     if on_event is not None:
                         on_event(event)
-                waits_for_person = job.state == "parked" and job.wake_at is None and not _waits_for_child(job)
-                if job.state in FINISHED or waits_for_person:
+                if await self._at_rest(job):
                     return job
                 await asyncio.sleep(0.02)
 
-
-def _waits_for_child(job: "JobRow") -> bool:
-    return any(wait["for"] == "child" for wait in job.waits)
+    async def _at_rest(self, job: "JobRow") -> bool:
+        """Finished, or waiting for what only a person can give; a parent rests when its child does, and not before."""
+        if job.state in FINISHED:
+            return True
+        if job.state != "parked" or job.wake_at is not None:
+            return False
+        for wait in job.waits:
+            if wait["for"] == "child":
+                child = await self._app.ledger.job(wait["child_job_id"])
+                if child.state in FINISHED or not await self._at_rest(child):
+                    return False
+        return True
 
 
 class App:
@@ -165,12 +174,12 @@ class App:
         return provider.base_url
 
     @asynccontextmanager
-    async def working(self, worker_id: str | None = None) -> "AsyncGenerator[Worker]":
-        """A worker in this process for the length of the block."""
+    async def working(self, worker_id: str | None = None, root: str = "") -> "AsyncGenerator[Worker]":
+        """A worker in this process for the length of the block; with `root`, for that job and its children alone."""
         from overnight.gateway import JobCalls
         from overnight.jobs import Worker
 
-        worker = Worker(self.store, JobCalls(await self.gateway()), worker_id=worker_id)
+        worker = Worker(self.store, JobCalls(await self.gateway()), worker_id=worker_id, root=root)
         await worker.start()
         try:
             yield worker

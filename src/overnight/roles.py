@@ -179,7 +179,11 @@ def _welcome(settings: Settings, host: str, port: int, offline: list[str], versi
         say(f"  WARNING: {host} can be reached from other machines, and there is no authentication yet")
 
 
-def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any = print) -> int:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any = _say) -> int:
     """Run everything in one process tree until Ctrl-C; the exit code."""
     if not 1 <= port <= 65535:
         raise BadInput(f"--port {port}: a port is a number from 1 to 65535")

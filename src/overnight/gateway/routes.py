@@ -121,8 +121,8 @@ class _Ready(NamedTuple):
 class Targets:
     """Targets by model name, made on first use. One upstream pool per base URL.
 
-    Keys are read from `environment` once. When no provider's key is set and there is an `offline_base_url`, the models of
-    all providers that want a key are played by the scripted provider there, and are named so.
+    Keys are read from `environment` once. With an `offline_base_url`, the models of all providers that want a key are played
+    by the scripted provider there, and are named so: it was asked for, so a key that happens to be set changes nothing.
     """
 
     def __init__(
@@ -130,8 +130,7 @@ class Targets:
     ) -> None:
         self._routing, self._prices = routing, prices
         self._environment = os.environ if environment is None else environment
-        keyed = any(p.api_key_env and self._environment.get(p.api_key_env) for p in routing.providers)
-        self._offline = None if keyed else offline_base_url
+        self._offline = offline_base_url
         self._pools: dict[str, UpstreamPool] = {}
         self._ready: dict[str, _Ready] = {}
 
@@ -167,10 +166,10 @@ class Targets:
         name, base_url, upstream_name = provider.name, provider.base_url, provider.upstream_name(model)
         if provider.api_key_env is not None:
             key = self._environment.get(provider.api_key_env)
-            if key:
-                headers.append((b"authorization", b"Bearer " + key.encode()))
-            elif self._offline is not None:
+            if self._offline is not None:
                 name, base_url, upstream_name = SCRIPTED, self._offline, model
+            elif key:
+                headers.append((b"authorization", b"Bearer " + key.encode()))
             else:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
         pool = self._pools.get(base_url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import os
 import random as _random
 import time
@@ -27,7 +28,8 @@ SHORT_RESULT = 64
 
 
 class StepFailed(Exception):
-    """A step failed for good in an earlier life of this worker; `error_class` names what it raised then."""
+    """A step failed for good. `error_class` names what it raised; after a recovery nothing more is left of that, so that job
+    code sees the same in every life of the job."""
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -55,6 +57,8 @@ def step(
     """
 
     def wrap(inner: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        if not inspect.iscoroutinefunction(inner):
+            raise BadInput(f"@step {inner.__qualname__}: a step is an async function; write `async def`")
         label = name or inner.__name__
         policy = retry or Retry()
 
@@ -87,11 +91,13 @@ class LiveAnswer(Recorded):
     raised: Exception | None = None
 
 
-def _as_raised(answer: Recorded) -> Exception:
-    if isinstance(answer, LiveAnswer) and answer.raised is not None:
-        return answer.raised
+def _as_raised(answer: Recorded) -> StepFailed:
     error = answer.facts.error
-    return StepFailed(error.message if error else "the step failed", error.error_class if error else "Exception")
+    name, message = (error.error_class, error.message) if error else ("Exception", "the step failed")
+    failed = StepFailed(f"{name}: {message}", name)
+    if isinstance(answer, LiveAnswer):
+        failed.__cause__ = answer.raised
+    return failed
 
 
 async def _run_step(
@@ -126,7 +132,8 @@ async def _run_step(
                 await execution.turn(answer.seq)
                 execution.remember(scope, answer)
                 return _live(answer, raised=error)
-            await _again(execution, position, failed, policy.pause_s(attempt))
+            asked_inside = body.ordinal > 0 or body.branches > 0
+            await _again(execution, position, failed, policy.pause_s(attempt), asked_inside=asked_inside)
             attempt += 1
         else:
             crash_point("step_ran")
@@ -156,11 +163,16 @@ def _live(answer: Recorded, *, value: Any = None, raised: Exception | None = Non
     return LiveAnswer(answer.job_id, answer.seq, answer.at, answer.facts, value=value, raised=raised)
 
 
-async def _again(execution: Execution, position: Position, failed: Event, pause_s: float) -> None:
+async def _again(
+    execution: Execution, position: Position, failed: Event, pause_s: float, *, asked_inside: bool
+) -> None:
     """Record the failure and what the retry must ask afresh, then pause."""
     failed.detail = {"position": {"path": position[0], "ordinal": position[1]}, "retry_in_ms": round(pause_s * 1000)}
     job = execution.job
     await execution.commit(Append(job.job_id, failed, None, job.lease_epoch))
+    if not asked_inside:
+        await asyncio.sleep(pause_s)
+        return
     stale = stale_in_step(execution.history, position)
     event = Event("answers_dropped", attempt=job.attempt, detail={"seqs": stale, "position": failed.detail["position"]})
     await execution.commit(Append(job.job_id, event, None, job.lease_epoch))

@@ -317,12 +317,15 @@ class Complete(msgspec.Struct):
     error: ErrorFacts | None = None
     actor: str | None = None
     why: str | None = None
+    idle_since: int | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id)]
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)
+        if self.idle_since is not None and job.active_at >= self.idle_since:
+            return msgspec.structs.replace(job)
         if job.runtime != "foreign":
             raise Conflict(f"{self.job_id} is run by Overnight itself and ends with its function")
         if job.state not in FINISHED:
@@ -332,6 +335,40 @@ class Complete(msgspec.Struct):
                 event.decision = {"why": self.why}
             finish(unit, job, self.state, event, result=self.result, error=self.error)
         return msgspec.structs.replace(job)
+
+
+class ParkForeign(msgspec.Struct):
+    """A foreign program stops until a person has decided; its next start is a new attempt."""
+
+    job_id: str
+    attempt: int
+    waits: list[dict[str, Any]]
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> None:
+        job = locked_job(unit, self.job_id)
+        if job.attempt != self.attempt or job.state != "running":
+            return
+        job.state, job.waiting = "parked", msgspec.json.encode(self.waits).decode()
+        unit.change(JOB, job)
+        event = Event("parked", attempt=job.attempt, detail={"waiting": self.waits})
+        event.decision = {"why": "waits for " + ", ".join(sorted({str(wait["for"]) for wait in self.waits}))}
+        append(unit, job, event)
+
+
+class Forget(msgspec.Struct):
+    """A worker that stops in good order is not counted as alive any more."""
+
+    worker_id: str
+    statement: Any
+
+    def locks(self) -> Locks:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        unit.append(self.statement, self)
 
 
 class Refresh(msgspec.Struct):

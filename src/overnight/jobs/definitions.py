@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -91,8 +92,8 @@ def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[l
         hints = get_type_hints(function)
     except (NameError, TypeError):
         return args, kwargs
-    names = list(inspect.signature(function).parameters)
-    args = [_convert(value, hints.get(name, Any)) for name, value in zip(names, args, strict=False)]
+    names = [name for name, each in inspect.signature(function).parameters.items() if each.kind != each.VAR_POSITIONAL]
+    args = [_convert(value, hints.get(name, Any)) for name, value in zip_longest(names[: len(args)], args)]
     return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
 
 

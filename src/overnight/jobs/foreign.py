@@ -21,7 +21,7 @@ from overnight.ledger import JobRow, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
 from .asking import NotInJob
-from .commands import Announce, Complete, CreateJob
+from .commands import Announce, Complete, CreateJob, ParkForeign
 from .effect_call import Act, EffectCall, Known, UnderJob
 from .encoding import fingerprint
 from .execution import error_facts
@@ -38,6 +38,10 @@ class JobParked(BaseException):
 
     Not an Exception, so that an agent framework does not hand it to the model as a tool error.
     """
+
+    def __init__(self, message: str, review_id: str) -> None:
+        super().__init__(message)
+        self.review_id = review_id
 
 
 class ForeignJob:
@@ -74,6 +78,9 @@ class ForeignJob:
     ) -> None:
         _attached.reset(self._token)
         _latest.remove(self)
+        if isinstance(raised, JobParked):
+            waits = [{"for": "quarantine", "review_id": raised.review_id}]
+            self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, waits))
         if raised is None:
             self.store.commit_blocking(Complete(self.job_id))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
@@ -115,7 +122,8 @@ async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Kno
     known = await call.run()
     if known is None:
         review_id = await call.request_review()
-        raise JobParked(f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}")
+        message = f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
+        raise JobParked(message, review_id)
     if known.again:
         await write(lambda unit, job: _given_again(unit, job, tool.tool, key))
     return known

@@ -5,6 +5,7 @@ nudged by work that is made in its own process.
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 from typing import Any
@@ -13,7 +14,7 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store, statements
 
-from .commands import ExpireLease, Finish, GiveBack, Park, Refresh, TakeLease
+from .commands import Complete, ExpireLease, Finish, Forget, GiveBack, Park, Refresh, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, JobEvicted, error_facts
@@ -29,14 +30,22 @@ LOST_EVERY_S = 1.0
 LEASE_S = 15.0
 MOST_RUNNING = 1000
 POISON = 5
+IDLE_US = 30 * 60 * 1_000_000
 
 
 class Worker:
-    """Runs due jobs in the present event loop until it is stopped."""
+    """Runs due jobs in the present event loop until it is stopped; with `root`, only that job and its children."""
 
     def __init__(
-        self, store: Store, model: ModelPort, *, worker_id: str | None = None, lease_s: float = LEASE_S
+        self,
+        store: Store,
+        model: ModelPort,
+        *,
+        worker_id: str | None = None,
+        lease_s: float = LEASE_S,
+        root: str = "",
     ) -> None:
+        self._root = root
         self.store, self.ledger = store, Ledger(store)
         self.worker_id = worker_id or new_id("worker")
         self.services = Services(store, model, self.worker_id)
@@ -75,6 +84,8 @@ class Worker:
             await asyncio.wait([task], timeout=5)
             if execution is not None and not task.cancelled():
                 await self._give_back(job_id, execution)
+        with contextlib.suppress(OvernightError):
+            await self.store.commit(Forget(self.worker_id, SQL["delete_worker"]))
 
     async def _give_back(self, job_id: str, execution: Execution) -> None:
         try:
@@ -132,6 +143,7 @@ class Worker:
                     next_lost = loop.time() + LOST_EVERY_S
                     await self._let_go()
                     await self._bury_the_dead()
+                    await self._close_idle()
                 await self._answer_calls()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
@@ -149,7 +161,7 @@ class Worker:
         now = self.store.clock()
         ids: list[str] = []
         for name in ("list_due", "list_timers", *(["list_lost"] if include_lost else [])):
-            ids += [row[0] for row in await self.store.read(SQL[name], {"now": now, "most": room})]
+            ids += [row[0] for row in await self.store.read(SQL[name], {"now": now, "most": room, "root": self._root})]
         wanted = [job_id for job_id in dict.fromkeys(ids) if job_id not in self._running][:room]
         leases = [self.store.submit(TakeLease(job_id, self.worker_id, now + self._lease_us)) for job_id in wanted]
         for job in await asyncio.gather(*leases):
@@ -168,6 +180,12 @@ class Worker:
         for worker_id, host, pid in await self.store.read(SQL["list_leasing_workers"], {}):
             if worker_id != self.worker_id and is_dead(host, pid):
                 await Operations(self.store).lose(worker_id)
+
+    async def _close_idle(self) -> None:
+        """End foreign jobs that nothing was heard of for half an hour; a further call opens them again."""
+        before = self.store.clock() - IDLE_US
+        for (job_id,) in await self.store.read(SQL["list_idle"], {"before": before}):
+            await self.store.commit(Complete(job_id, why="no call for 30 minutes", idle_since=before))
 
     def _begin(self, job: JobRow) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(self._run(job))

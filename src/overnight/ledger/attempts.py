@@ -29,7 +29,7 @@ def announce(
         return job
     job.attempt = wanted
     job.lease_epoch += 1
-    job.state, job.finished_at = "running", None
+    job.state, job.finished_at, job.result, job.error, job.waiting = "running", None, None, None, "[]"
     unit.change(JOB, job)
     event = Event("attempt_started", attempt=wanted, actor=actor, detail={"mode": mode})
     if answers_until is not None:

@@ -1,12 +1,17 @@
 -- name: list_due
-SELECT job_id FROM job WHERE state = 'queued' AND (wake_at IS NULL OR wake_at <= :now) ORDER BY job_id LIMIT :most
+SELECT job_id FROM job WHERE state = 'queued' AND runtime = 'python' AND (wake_at IS NULL OR wake_at <= :now)
+    AND (:root = '' OR root_job_id = :root)
+ORDER BY job_id LIMIT :most
 
 -- name: list_timers
-SELECT job_id FROM job WHERE state = 'parked' AND wake_at IS NOT NULL AND wake_at <= :now ORDER BY wake_at LIMIT :most
+SELECT job_id FROM job WHERE state = 'parked' AND wake_at IS NOT NULL AND wake_at <= :now
+    AND (:root = '' OR root_job_id = :root)
+ORDER BY wake_at LIMIT :most
 
 -- name: list_lost
 SELECT job_id, lease_owner FROM job
-WHERE lease_owner IS NOT NULL AND lease_expires_at < :now AND runtime = 'python' LIMIT :most
+WHERE lease_owner IS NOT NULL AND lease_expires_at < :now AND runtime = 'python' AND (:root = '' OR root_job_id = :root)
+LIMIT :most
 
 -- name: list_leasing_workers
 SELECT worker_id, host, pid FROM worker WHERE worker_id IN (SELECT lease_owner FROM job WHERE lease_owner IS NOT NULL)
