@@ -1,0 +1,35 @@
+"""A short storm of `kill -9` on each store; between them they cover every crash point. `make crash` is the long one."""
+
+from pathlib import Path
+
+from crash.evidence import Evidence
+from crash.invariants import broken
+from crash.points import PASSED_BY, PLACES, points_in_source
+from crash.report import figures, table
+from crash.storm import Storm, Terms
+
+HALVES = {"sqlite": PLACES[::2], "postgres": PLACES[1::2]}
+
+
+def test_every_crash_point_of_the_source_is_in_the_storm() -> None:
+    """A new point must be entered in tests/crash/points.py, with the roles that pass it."""
+    assert points_in_source() == PASSED_BY.keys()
+    assert {point for half in HALVES.values() for point, _ in half} == PASSED_BY.keys()
+
+
+async def test_nothing_is_lost_repeated_or_stuck_in_a_storm(store_url: str, tmp_path: Path) -> None:
+    places = HALVES["postgres" if store_url.startswith("postgres") else "sqlite"]
+    storm = Storm(store_url, tmp_path, Terms(len(places), 1, places, jobs_at_once=7, settle_s=45))
+    try:
+        await storm.run()
+        evidence = Evidence(storm)
+        wrong = broken(evidence)
+        facts = figures(storm, evidence, wrong, 0)
+        assert not wrong, table(facts, storm, wrong)
+        assert not storm.plan.missing
+        assert facts["kills"] >= len(places)
+        assert facts["workers_lost"] > 0
+        assert facts["model_calls_recorded"] > 0
+        assert facts["effects_done"] > 0
+    finally:
+        storm.close()
