@@ -242,7 +242,9 @@ async def test_a_hanging_model_leaves_time_for_its_fallback(store: Store, provid
 
 async def test_a_provider_without_its_key_is_passed_over_by_name(store: Store, provider: SpawnedProvider) -> None:
     brain = routed(f"providers: {{openai: {{base_url: '{provider.base_url}'}}}}")
-    async with serving(store, provider, brain, environment={"OPENAI_API_KEY": "k-123"}) as served:
+    async with serving(
+        store, provider, brain, environment={"OPENAI_API_KEY": "k-123"}, offline_base_url=None
+    ) as served:
         answer = await served.ask(model="claude-opus-4.6", headers={"x-job-id": "nokey"})
         assert answer.headers["x-overnight-model"] == "gpt-5.4"
         [taken] = [e.facts for e in await served.events("nokey") if e.facts.event == "fallback_taken"]
@@ -330,7 +332,7 @@ async def test_a_body_over_the_limit_is_a_413(store: Store, provider: SpawnedPro
 async def test_a_model_without_a_price_is_refused_where_it_would_cost(store: Store, provider: SpawnedProvider) -> None:
     house = f"{{base_url: '{provider.base_url}', api_key_env: HOUSE_KEY, models: [house-1]}}"
     brain = routed(f"providers: {{house: {house}}}")
-    async with serving(store, provider, brain, environment={"HOUSE_KEY": "k"}) as served:
+    async with serving(store, provider, brain, environment={"HOUSE_KEY": "k"}, offline_base_url=None) as served:
         answer = await served.ask(model="house-1")
         assert answer.status_code == 503
         assert "price in routing.yaml" in answer.json()["error"]["message"]
