@@ -20,10 +20,10 @@ from overnight.store import Store, Unit
 TESTS = Path(__file__).parent
 
 
-def examples(few: int, many: int) -> settings:
+def examples(few: int, many: int, **options: Any) -> settings:
     """`few` examples in the ordinary run, `many` under HYPOTHESIS_PROFILE=thorough."""
     thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-    return settings(max_examples=many if thorough else few)
+    return settings(max_examples=many if thorough else few, **options)
 
 
 class Open(msgspec.Struct):
