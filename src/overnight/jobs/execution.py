@@ -1,16 +1,13 @@
 """One job while it runs: its branches, its replay, its parking, its eviction.
 
 Job code runs as plain asyncio tasks. Everything durable passes through `ask`: a boundary that the history answers is given
-its recorded answer in recorded order; any other goes live, and its answer is handed on only when it is durable.
-
-"Idle" means that no branch has moved for a few turns of the event loop. That is enough because outside of steps a job
-awaits only boundaries, and it needs no access to the loop's private queues.
+its recorded answer in recorded order; any other goes live, and its answer is handed on only when it is durable. `replay.py` gives
+back what is recorded, `turns.py` keeps the order.
 """
 
 import asyncio
 import contextlib
-import heapq
-import itertools
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
@@ -23,16 +20,14 @@ from overnight.store import Command, Store
 
 from .commands import Hear, Park
 from .history import History, difference, fold, position_of
-from .positions import Position, Scope, enclosing, here
+from .positions import Position, Scope, here
+from .replay import Replay, Work, missing
 from .services import Services
+from .turns import Turns
 
-IDLE_TURNS = 8
 HOT_WAIT_US = 1_000_000
 EVICTION_TRIES = 50
 FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
-
-
-Work = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class JobEvicted(BaseException):
@@ -62,23 +57,13 @@ class Execution:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._chores: set[asyncio.Task[Any]] = set()
         self._protected: set[asyncio.Task[Any]] = set()
-        self._activity = 0
         self._in_flight = 0
         self.waits: dict[Position, Waiting] = {}
         self.alarms: dict[Position, int] = {}
         self.timeouts = 0
         self._decided: dict[str, Recorded] = {}
-        self._pending = {(a.path or "", a.ordinal or 0): a for a in self.history.order if a.facts.kind != "value"}
-        # Steps that hold recorded answers but have none themselves: their bodies run, and ask for those, during the replay.
-        self._reopened = {step for answer in self._pending.values() for step in enclosing(answer.path or "")}
-        self.replaying = bool(self._pending)
-        self._asked: dict[Position, tuple[asyncio.Future[Recorded], Scope]] = {}
-        self._held: list[tuple[asyncio.Future[None], Scope]] = []
-        self._cut_short: list[Work] = []
-        self._turns: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._tickets = itertools.count()
-        self._turning = False
-        self._fetching = 0
+        self.replay = Replay(self, self.history)
+        self.turns = Turns(self.chore, self.consider_parking)
         self._hearing = 0
         self._parking = False
         self._diverging = False
@@ -93,16 +78,16 @@ class Execution:
         # Made directly: through the factory the job function would become a branch of itself.
         root: asyncio.Task[Any] = context.run(lambda: asyncio.Task(body(), loop=loop, context=context))
         self.spawned(root)
-        if self.replaying:
-            self.chore(self._replay(root))
+        if self.replay.active:
+            self.chore(self.replay.run(root))
         leaving = asyncio.create_task(self.left.wait())
         await asyncio.wait({root, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if root.done() and not self.evicted and self.replaying and not self.cancelling:
-            await self.settled()
-            if self._pending and not self.evicted:
-                await self._diverge_ended_early()
+        if root.done() and not self.evicted and self.replay.active and not self.cancelling:
+            await self.turns.settled()
+            if self.replay.pending and not self.evicted:
+                await self.diverge(missing(next(iter(self.replay.pending.values()))), hold=False)
         if not self.evicted:
-            self._see_through()
+            self.see_through()
         if self._protected and not self.evicted:
             await asyncio.wait(list(self._protected))
         gone = self.evicted
@@ -113,14 +98,14 @@ class Execution:
 
     def spawned(self, task: "asyncio.Task[Any]") -> None:
         """Job code has a new branch."""
-        self._activity += 1
+        self.turns.moved()
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         if self.evicted:
             task.cancel()
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._activity += 1
+        self.turns.moved()
         self._tasks.discard(task)
         self.consider_parking()
 
@@ -157,11 +142,11 @@ class Execution:
         task.add_done_callback(self._protected.discard)
         return task
 
-    def _see_through(self) -> None:
+    def see_through(self) -> None:
         """Find out about the effects that an earlier worker had under way when it was lost, and that nobody here awaits."""
-        for work in self._cut_short:
+        for work in self.replay.cut_short:
             self._fly(work).add_done_callback(_retrieve)
-        self._cut_short.clear()
+        self.replay.cut_short.clear()
 
     async def _evict(self, root: "asyncio.Task[Any]") -> None:
         for _ in range(EVICTION_TRIES):
@@ -208,7 +193,7 @@ class Execution:
         the replay is over.
         """
         self.refuse_if_evicted()
-        self._activity += 1
+        self.turns.moved()
         position = scope.next()
         answer = self.history.answers.get(position)
         known = answer or self.history.entries.get(position)
@@ -217,20 +202,10 @@ class Execution:
             if changed:
                 await self.diverge(changed)
         if answer is not None:
-            if position not in self._pending:
-                return answer
-            turn: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
-            self._asked[position] = (turn, scope)
-            return await turn
-        if self.replaying and position not in self._reopened:
-            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._held.append((held, scope))
-            try:
-                await held
-            except asyncio.CancelledError:
-                if settle is not None and position in self.history.entries and not self.evicted:
-                    self._cut_short.append(lambda: settle(position))
-                raise
+            return answer if position not in self.replay.pending else await self.replay.answer(position, scope)
+        if self.replay.holds(position):
+            begun = settle is not None and position in self.history.entries
+            await self.replay.hold(scope, functools.partial(settle, position) if begun and settle is not None else None)
             self.refuse_if_evicted()
             if (news := self.history.answers.get(position)) is not None:
                 return news
@@ -285,7 +260,10 @@ class Execution:
         """Write an event no later than anything this worker commits next."""
         self.refuse_if_evicted()
         epoch = self.job.lease_epoch
-        command = Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint)
+        self.ride_along(Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint))
+
+    def ride_along(self, command: Append) -> None:
+        """As `ride`, for an event that answers no boundary."""
         self.store.ride(command).add_done_callback(self._rode)
 
     def _rode(self, future: "asyncio.Future[Any]") -> None:
@@ -306,44 +284,19 @@ class Execution:
 
     async def turn(self, seq: int) -> None:
         """Wait until this answer may be handed on: one at a time, as recorded, the branches coming to rest in between."""
-        if self._alone():
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._turns, (seq, next(self._tickets), future))
-        if not self._turning:
-            self._turning = True
-            self.chore(self._give_turns())
-        await future
+        if not self.alone():
+            await self.turns.take(seq)
 
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
         """Nobody can tell in which order answers are handed to a single branch that no timeout can cut short."""
         return len(self._tasks) <= 1 and not self.timeouts
-
-    async def _give_turns(self) -> None:
-        try:
-            # Answers of one batch come here over a few turns of the loop, not always in their order.
-            await self.settled()
-            while self._turns:
-                _, _, turn = heapq.heappop(self._turns)
-                if not turn.done():
-                    turn.set_result(None)
-                    self._activity += 1
-                await self.settled()
-        finally:
-            self._turning = False
-            self.consider_parking()
 
     async def content(self, answer: Recorded) -> bytes | None:
         """The JSON of an answer. A large one is fetched; meanwhile its branch is on the move."""
         if answer.content is not None or answer.facts.output_ref is None:
             return answer.content
-        self._fetching += 1
-        try:
-            with self.flight():
-                return await self.ledger.answer(answer)
-        finally:
-            self._fetching -= 1
-            self._activity += 1
+        with self.turns.moving(), self.flight():
+            return await self.ledger.answer(answer)
 
     def remember(self, scope: Scope, answer: Recorded) -> None:
         """Keep an answer inside of a step: a retry of the step may need it."""
@@ -353,56 +306,9 @@ class Execution:
 
     def drop(self, seqs: set[int]) -> None:
         """A step is tried again: these answers inside of it are not given any more."""
-        for kept in (self.history.answers, self.history.entries, self._pending):
+        for kept in (self.history.answers, self.history.entries, self.replay.pending):
             for place in [place for place, event in kept.items() if event.seq in seqs]:
                 del kept[place]
-
-    async def settled(self) -> None:
-        """Return when no branch has moved for a few turns of the loop."""
-        quiet, seen = 0, self._activity
-        while quiet < IDLE_TURNS:
-            await asyncio.sleep(0)
-            quiet = quiet + 1 if self._activity == seen and not self._fetching else 0
-            seen = self._activity
-
-    # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _replay(self, root: "asyncio.Task[Any]") -> None:
-        count = len(self._pending)
-        for position, answer in list(self._pending.items()):
-            while position not in self._asked and position in self._pending:
-                await self.settled()
-                if position in self._asked or self.evicted:
-                    break
-                if root.done():
-                    return
-                if self._busy():
-                    await asyncio.sleep(0.002)
-                    continue
-                await self.diverge(_missing(answer))
-                return
-            if self.evicted:
-                return
-            if self._pending.pop(position, None) is None:
-                continue  # a step that is tried again has dropped it
-            future, _ = self._asked.pop(position)
-            if not future.done():
-                future.set_result(answer)
-                self._activity += 1
-            if not self._alone():
-                await self.settled()
-        self.replaying = False
-        event = Event("replay_ended", attempt=self.job.attempt, detail={"answers": count})
-        self.store.ride(Append(self.job.job_id, event, None, self.job.lease_epoch)).add_done_callback(self._rode)
-        for held, _ in self._held:
-            if not held.done():
-                held.set_result(None)
-        self._held.clear()
-        self._see_through()
-        self.consider_parking()
-
-    async def _diverge_ended_early(self) -> None:
-        await self.diverge(_missing(next(iter(self._pending.values()))), hold=False)
 
     async def diverge(self, changed: dict[str, Any], *, hold: bool = True) -> None:
         """Park the job with the first difference found. With `hold`, the asking branch never gets an answer."""
@@ -432,22 +338,20 @@ class Execution:
         finally:
             self.waits.pop(position, None)
 
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
         """Whether anything is under way. A step that waits inside of itself is not."""
-        scopes = [wait.scope for wait in self.waits.values()]
-        scopes += [scope for turn, scope in self._asked.values() if not turn.done()]
-        scopes += [scope for held, scope in self._held if not held.done()]
+        scopes = [wait.scope for wait in self.waits.values()] + self.replay.scopes_waiting()
         return self._hearing > 0 or self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
 
     def consider_parking(self) -> None:
-        if self.waits and not self._parking and not self.evicted and not self.replaying and not self._busy():
+        if self.waits and not self._parking and not self.evicted and not self.replay.active and not self.busy():
             self._parking = True
             self.chore(self._park_when_idle())
 
     async def _park_when_idle(self) -> None:
-        await self.settled()
+        await self.turns.settled()
         self._parking = False
-        if self._busy() or not self.waits or self.evicted or self.replaying or self.cancelling or self._turning:
+        if self.busy() or not self.waits or self.evicted or self.replay.active or self.cancelling or self.turns.giving:
             return
         due = [wait.facts["due_at"] for wait in self.waits.values() if wait.facts.get("due_at") is not None]
         due += self.alarms.values()
@@ -493,19 +397,6 @@ class Execution:
 def _retrieve(task: "asyncio.Task[Any]") -> None:
     if not task.cancelled():
         task.exception()
-
-
-def _missing(answer: Recorded) -> dict[str, Any]:
-    return {
-        "position": {"path": answer.path, "ordinal": answer.ordinal},
-        "seq": answer.seq,
-        "changed": {
-            "boundary": {
-                "recorded": f"{answer.facts.kind} {answer.facts.name}",
-                "asked": "nothing: the code no longer comes here",
-            }
-        },
-    }
 
 
 def error_facts(error: BaseException) -> ErrorFacts:

@@ -1,0 +1,71 @@
+"""In which order answers reach the branches of a job: one at a time, by seq, all branches at rest in between.
+
+"At rest" means that no branch has moved for a few turns of the event loop. That is enough because outside of steps a job
+awaits only boundaries, and it needs no access to the loop's private queues.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+IDLE_TURNS = 8
+
+
+class Turns:
+    """`start` begins a chore of the execution; `rested` is called when no more turns are to be given."""
+
+    def __init__(self, start: Callable[[Coroutine[Any, Any, None]], object], rested: Callable[[], None]) -> None:
+        self._start, self._rested = start, rested
+        self._line: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = itertools.count()
+        self._moves = 0
+        self._on_the_way = 0
+        self.giving = False
+
+    def moved(self) -> None:
+        """A branch was spawned, ended, asked for something, or was handed an answer."""
+        self._moves += 1
+
+    @contextlib.contextmanager
+    def moving(self) -> Generator[None]:
+        """A branch is on the move for as long as the block takes, although the loop is idle."""
+        self._on_the_way += 1
+        try:
+            yield
+        finally:
+            self._on_the_way -= 1
+            self._moves += 1
+
+    async def settled(self) -> None:
+        """Return when no branch has moved for a few turns of the loop."""
+        quiet, seen = 0, self._moves
+        while quiet < IDLE_TURNS:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._moves == seen and not self._on_the_way else 0
+            seen = self._moves
+
+    async def take(self, seq: int) -> None:
+        """Wait until the answer with this seq may be handed on."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._line, (seq, next(self._tickets), future))
+        if not self.giving:
+            self.giving = True
+            self._start(self._give())
+        await future
+
+    async def _give(self) -> None:
+        try:
+            # Answers of one batch come here over a few turns of the loop, not always in their order.
+            await self.settled()
+            while self._line:
+                _, _, turn = heapq.heappop(self._line)
+                if not turn.done():
+                    turn.set_result(None)
+                    self.moved()
+                await self.settled()
+        finally:
+            self.giving = False
+            self._rested()
