@@ -64,6 +64,8 @@ def row(script: str, line: dict[str, Any]) -> str:
     low, high = line["spread"]
     ratio = f"{line['ratio']:.3g} × {line['against']}" if "ratio" in line else ""
     verdict = {True: "met", False: "**missed**", None: ""}[line.get("met")]
+    if "goal" in line and low < float(line["goal"].split()[1]) < high:
+        verdict += ", spread crosses the goal"
     cells = (line["bench"], f"{value} {unit}", ratio, f"{low:,.3g} to {high:,.3g}", str(line["runs"]))
     return f"| {' | '.join(cells)} | {line.get('goal', '')} | {verdict} | `{script}.py` |"
 
