@@ -216,6 +216,15 @@ def run_loop(main: Any) -> Any:
     return uvloop.run(main)
 
 
+def _why_not(job: "JobRow") -> str:
+    """Why a job has no result, in a sentence with what to type next."""
+    why = f"waits for {', '.join(str(wait.get('why') or wait['for']) for wait in job.waits)}" if job.waits else ""
+    if job.error:
+        error = msgspec.json.decode(job.error)
+        why = f"{error.get('class')}: {error.get('message')}"
+    return f"{job.job_id} is {job.state}{f' ({why})' if why else ''}: see `overnight explain {job.job_id}`"
+
+
 def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: Any) -> Any:
     """Run a @job function to its end in this process and return its result.
 
@@ -228,7 +237,7 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
             job = await Operations(app.store).create(function, args, kwargs, tenant_id=app.settings.tenant_id)
             job = await app.operations.work_until_rest(job.job_id)
             if job.state != "succeeded":
-                raise JobFailed(f"{job.job_id} is {job.state}: see `overnight explain {job.job_id}`", job.state)
+                raise JobFailed(_why_not(job), job.state)
             return msgspec.json.decode(job.result or b"null")
 
     return run_loop(main())

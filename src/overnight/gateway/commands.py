@@ -188,7 +188,7 @@ class Admit(msgspec.Struct):
             detail["lowered"] = True
         event.input_ref = store_chain(unit, job.tenant_id, request.links, self.known) or None
         if request.tools is not None:
-            detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools)
+            detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, self.known)
         event.detail = detail
         content = request.params if len(request.params) <= LARGEST_CONTENT else None
         if content is None:

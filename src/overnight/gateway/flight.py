@@ -305,7 +305,7 @@ class Flight:
             gateway.lines.settled(subject.ancestors)
         self._moved = self._unsettled = None
         if outcome.granted is not None:
-            gateway.known_content.learn(subject.who.tenant_id, month_of(gateway.store.clock()), request.links)
+            self._learn()
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
             self.lowered = outcome.granted.lowered
             self.tries += 1
@@ -313,6 +313,13 @@ class Flight:
             if self.tries == 1:
                 gateway.flying.enter(subject)
         return outcome
+
+    def _learn(self) -> None:
+        """The request is durable: what it consists of need not be written again."""
+        tenant_id, month = self.subject.who.tenant_id, month_of(self.gateway.store.clock())
+        self.gateway.known_content.learn(tenant_id, month, self.request.links)
+        if self.request.tools_sha256:
+            self.gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(self.request.tools_sha256)])
 
     async def _prepare(self) -> tuple[bytes, float]:
         """Wait for the backoff, if there is one; then the body for the target, and until when this try may take."""

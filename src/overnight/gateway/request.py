@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -22,6 +23,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 POINTED_TO_BYTES = 16_384
 """Counted for each picture or file that a request only points to: it costs tokens that its bytes here do not show."""
 
+LARGEST_KEPT_TOOLS = 64 * 1024
 TOOLS_BYTES = 512
 """Counted for tools: some providers put instructions of their own before them, which are billed."""
 
@@ -44,7 +46,6 @@ class _Known(msgspec.Struct):
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    tools: list[dict[str, Any]] | None = None
     metadata: dict[str, Any] | None = None
     service_tier: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
@@ -105,6 +106,7 @@ class ChatRequest(msgspec.Struct):
 
 
 _known = msgspec.json.Decoder(_Known).decode
+_tools = msgspec.json.Decoder(list[dict[str, Any]] | None).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -122,9 +124,9 @@ def read_request(body: bytes) -> ChatRequest:
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(error) from None
+    tools, tools_sha256 = _tools_of(fields.get("tools"))
     marked = b"cache_control" in body
     messages = known.messages
-    tools = _canonical(_unmarked(known.tools) if marked else known.tools) if known.tools else None
     if marked:
         messages = cast("list[Message]", _unmarked(messages))
     stream = bool(known.stream)
@@ -141,7 +143,7 @@ def read_request(body: bytes) -> ChatRequest:
         model=known.model or "",
         links=address_chain([_canonical(message) for message in messages]),
         tools=tools,
-        tools_sha256=hashlib.sha256(tools).hexdigest() if tools else "",
+        tools_sha256=tools_sha256,
         params=_canonical(params),
         stable_params=stable,
         stream=stream,
@@ -153,6 +155,27 @@ def read_request(body: bytes) -> ChatRequest:
         metadata=known.metadata,
         price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
     )
+
+
+def _tools_of(raw: msgspec.Raw | None) -> tuple[bytes | None, str]:
+    """The tools in canonical form, and their hash. Raises InvalidBody."""
+    if raw is None:
+        return None, ""
+    body = bytes(raw)
+    try:
+        return _tool_set(body) if len(body) <= LARGEST_KEPT_TOOLS else _tool_set.__wrapped__(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidBody("tools: must be a list of objects; see the chat completions reference", "tools") from None
+
+
+@lru_cache(maxsize=256)
+def _tool_set(raw: bytes) -> tuple[bytes | None, str]:
+    # An agent sends the same tools with every turn, and they are often larger than what is said.
+    tools = _tools(raw)
+    if not tools:
+        return None, ""
+    canonical = _canonical(_unmarked(tools) if b"cache_control" in raw else tools)
+    return canonical, hashlib.sha256(canonical).hexdigest()
 
 
 def _unmarked(value: Any) -> Any:

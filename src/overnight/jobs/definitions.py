@@ -19,6 +19,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_defined: "dict[str, JobFunction[..., Any]]" = {}
+"""The job functions of this process by reference: a script that runs its own job is not loaded a second time."""
+
+
 class JobFunction(Generic[P, T]):
     """An async function that can be run as a job. Called inside of another job, it runs as a child job."""
 
@@ -28,6 +32,7 @@ class JobFunction(Generic[P, T]):
         functools.update_wrapper(self, function)
         self.function, self.name, self.agent = function, name, agent
         self.code_ref = _reference(function)
+        _defined[self.code_ref] = self
         self.code_fingerprint = _fingerprint(function)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -106,6 +111,8 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def load_job(reference: str) -> JobFunction[..., Any]:
     """The job function behind `package.module:name` or `path/to/file.py:name`. Raises BadInput that says what is wrong."""
+    if reference in _defined:
+        return _defined[reference]
     module_name, _, attribute = reference.rpartition(":")
     if not module_name:
         raise BadInput(f"{reference!r}: name a job as module:function or path/to/file.py:function")
@@ -139,4 +146,5 @@ def _load_file(path: Path) -> Any:
     for value in vars(module).values():
         if isinstance(value, JobFunction) and value.code_ref.startswith(name):
             value.code_ref = f"{path}:{value.function.__qualname__}"
+            _defined[value.code_ref] = value
     return module

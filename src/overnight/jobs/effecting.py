@@ -144,7 +144,11 @@ def _work(
             known = await call.run()
         except Conflict as conflict:
             changed = {"arguments": {"recorded": "others under the same key", "asked": str(conflict)}}
-            await execution.diverge({"position": {"path": at.path, "ordinal": at.ordinal}, "changed": changed})
+            place = {"path": at.path, "ordinal": at.ordinal}
+            why = f"effect {tool.tool} had begun with other arguments, and is not done with these"
+            await execution.diverge(
+                {"position": place, "boundary": f"effect {tool.tool}", "changed": changed, "why": why}
+            )
             raise
         if known is not None:
             return known

@@ -315,7 +315,8 @@ class Execution:
         if self._diverging:
             await asyncio.get_running_loop().create_future()
         self._diverging = True
-        event = Event("diverged", attempt=self.job.attempt, detail=changed)
+        event = Event("diverged", attempt=self.job.attempt, name=changed.get("boundary"), detail=changed)
+        event.decision = {"why": changed.get("why")}
         wait: dict[str, Any] = {"for": "divergence", **changed}
         await self.commit(Park(self.job.job_id, self.job.lease_epoch, [wait], [event]))
         self.leave()

@@ -157,4 +157,9 @@ def difference(recorded: Recorded, asked: dict[str, Any]) -> dict[str, Any]:
     }
     if not changed:
         return {}
-    return {"position": {"path": recorded.path, "ordinal": recorded.ordinal}, "seq": recorded.seq, "changed": changed}
+    here, there = f"{was['kind']} {was['name']}", f"{asked.get('kind')} {asked.get('name')}"
+    why = f"the history has {here} here, the code asks for {there}"
+    if set(changed) == {"fingerprint"}:
+        why = f"{here} is asked with other arguments than recorded"
+    place = {"path": recorded.path, "ordinal": recorded.ordinal}
+    return {"position": place, "seq": recorded.seq, "boundary": here, "changed": changed, "why": why}

@@ -99,13 +99,11 @@ class Replay:
 
 def missing(answer: Recorded) -> dict[str, Any]:
     """The difference when the code no longer asks for what is recorded."""
+    boundary = f"{answer.facts.kind} {answer.facts.name}"
     return {
         "position": {"path": answer.path, "ordinal": answer.ordinal},
         "seq": answer.seq,
-        "changed": {
-            "boundary": {
-                "recorded": f"{answer.facts.kind} {answer.facts.name}",
-                "asked": "nothing: the code no longer comes here",
-            }
-        },
+        "boundary": boundary,
+        "changed": {"boundary": {"recorded": boundary, "asked": "nothing"}},
+        "why": f"the history has {boundary}, and the code no longer comes there",
     }

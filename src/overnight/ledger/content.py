@@ -7,6 +7,7 @@ A request names one head node, so a turn costs one node, and two requests compar
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 
@@ -72,8 +73,12 @@ class KnownContent:
 
     def learn(self, tenant_id: str, month: int, links: list[Link]) -> None:
         """Call it only once the transaction that stored the links is durable."""
-        for link in links:
-            self._seen[tenant_id, month, link.node] = None
+        self.learn_hashes(tenant_id, month, [link.node for link in links])
+
+    def learn_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
+        """The same for blobs."""
+        for each in hashes:
+            self._seen[tenant_id, month, each] = None
         while len(self._seen) > self._most:
             self._seen.popitem(last=False)
 

@@ -165,8 +165,12 @@ def _diverged(tale: Tale, event: Recorded) -> None:
         node = tale.note(None, event, text, "unknown")
         node.why = f"{count_text(unused, 'recorded answer')} left unused" if isinstance(unused, int) else ""
         return
-    words = ", ".join(
-        f"{what} was {_value(each, 'recorded')}, now {_value(each, 'asked')}" for what, each in changed.items()
+    words = (
+        clean(detail["why"], 200)
+        if detail.get("why")
+        else ", ".join(
+            f"{what} was {_value(each, 'recorded')}, now {_value(each, 'asked')}" for what, each in changed.items()
+        )
     )
     place: dict[str, Any] = detail.get("position") or {}
     where = f"boundary {place.get('ordinal')}" + (f" of {place['path']}" if place.get("path") else "")
