@@ -4,7 +4,7 @@
                                  names before it exists is that file
     ```python                    a script that must end well
     ```yaml                      a routing.yaml that `overnight check` finds no error in
-    ```sh                        typed into the shell; `exit=3` after `sh` when a command of it is meant to end so
+    ```sh exit=3,1               typed into the shell; the exit codes that are not 0, in order
     ```text                      what the block before it shows: line by line, in order, other lines may stand between
 
 Servers (`overnight up`, `gateway`, `worker`, the scripted provider) go on in the background; ports 87xx are replaced by free
@@ -18,8 +18,8 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -31,12 +31,12 @@ SERVES = re.compile(
 NOT_TYPED = re.compile(r"^(?:make|git clone|python3? -m (?:pip|venv)|pip) ")
 PORT = re.compile(r"\b87\d\d\b")
 MARK = "@@block "
-LONGEST_S = 240
+LONGEST_S = 120
 
 PROLOGUE = """
 served=()
 trap 'codes="$codes $?"' ERR
-trap 'for one in "${served[@]}"; do kill -INT $one 2>/dev/null; done; wait' EXIT
+trap 'for one in "${served[@]}"; do kill -TERM $one 2>/dev/null; done; wait' EXIT
 serve() {
     local log; log="$(mktemp -p "$SERVED_LOGS")"
     "$@" >"$log" 2>&1 &
@@ -61,12 +61,13 @@ class Block(msgspec.Struct):
 
 
 class Played(msgspec.Struct):
-    """What the shell showed for each block, and the exit codes that were not 0."""
+    """What the shell showed for each block, the exit codes that were not 0, and what the servers said."""
 
     blocks: list[Block]
     shown: list[str]
     codes: list[str]
     whole: str
+    served: str
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -93,9 +94,7 @@ def _name_files(blocks: list[Block]) -> None:
                     titles.add(name)
 
 
-@cache
-def free_port(of: str) -> str:
-    """A free port that stands for one of the documentation's."""
+def _free_port() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
@@ -116,13 +115,14 @@ def _typed(line: str) -> str:
 def script_of(blocks: list[Block], replacements: Mapping[str, str]) -> str:
     """The page as one bash script that says which block it is at."""
     parts = [PROLOGUE]
+    ports: defaultdict[str, str] = defaultdict(_free_port)
     for number, block in enumerate(blocks):
         body = block.body
         if block.language == "sh":
             body = "\n".join(_typed(line) for line in body.splitlines())
         for old, new in replacements.items():
             body = body.replace(old, new)
-        body = PORT.sub(lambda match: free_port(match[0]), body)
+        body = PORT.sub(lambda match: ports[match[0]], body)
         parts.append(f"codes=; echo; echo '{MARK}{number}'")
         if title := block.options.get("title"):
             parts.append(f"mkdir -p {shlex.quote(os.path.dirname(title) or '.')}")
@@ -138,19 +138,17 @@ def script_of(blocks: list[Block], replacements: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def play(
-    page: Path, folder: Path, replacements: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
-) -> Played:
+def play(page: Path, folder: Path, replacements: Mapping[str, str] | None = None) -> Played:
     """Play the page in `folder`, which must be empty, with nothing of this process' settings and no provider's key.
 
-    `replacements` are made in what is typed and written, `more` is added to the environment.
+    `replacements` are made in what is typed and written.
     """
     blocks = blocks_of(page.read_text(encoding="utf-8"))
     _name_files(blocks)
     work, logs = folder / "work", folder / "logs"
     work.mkdir()
     logs.mkdir()
-    dropped = ("OVERNIGHT_", "OPENAI_", "DATABASE_", "COLUMNS", "PYTHON", "PYTEST")
+    dropped = ("OVERNIGHT_", "OPENAI_", "DATABASE_", "COLUMNS", "PYTEST")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and not k.endswith("_API_KEY")}
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     environment = kept | {
@@ -159,9 +157,8 @@ def play(
         "USER": "ann",
         "LOGNAME": "ann",
         "SERVED_LOGS": str(logs),
+        "PYTHONUNBUFFERED": "1",  # as on a terminal
     }
-    environment["PYTHONUNBUFFERED"] = "1"  # as on a terminal
-    environment |= more or {}
     process = subprocess.Popen(
         ["bash", "-c", script_of(blocks, replacements or {})],
         cwd=work,
@@ -183,7 +180,8 @@ def play(
         number, _, rest = part.partition("\n")
         output, _, said = rest.rpartition("\n@@codes")
         shown[int(number)], codes[int(number)] = output, said.split("\n")[0].strip()
-    return Played(blocks, shown, codes, whole)
+    served = "\n".join(log.read_text("utf-8", "replace") for log in sorted(logs.iterdir()))
+    return Played(blocks, shown, codes, whole, served)
 
 
 LOOSE = (

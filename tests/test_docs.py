@@ -1,0 +1,306 @@
+"""The documentation is true: what it shows was typed, what it lists is all there is."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+import typer
+
+import overnight
+import overnight.testing
+from doc_pages import Played, blocks_of, missing_line, play
+from overnight.brain import Routing, check_brain
+from overnight.brain.providers import well_known
+from overnight.cli.program import program
+from overnight.domain import EVENT_NAMES, Event, Waiting, job_states
+from overnight.gateway.failures import CLASSES
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "overnight"
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
+POSTGRES = "postgresql://overnight@127.0.0.1:5432/overnight"
+AT_ONCE = 3
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def reference(name: str) -> str:
+    return (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no heading {heading!r}"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    """The words in backticks of the first column of all tables."""
+    cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    return [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+
+
+@cache
+def source() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.rglob("*.py")))
+
+
+# ── what is typed ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def played_pages() -> list[Path]:
+    kinds = {"sh", "python", "yaml"}
+    return [page for page in PAGES if kinds & {block.language for block in blocks_of(page.read_text(encoding="utf-8"))}]
+
+
+@pytest.fixture(scope="module")
+def playing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[Played]]]:
+    """The chosen pages, some at a time: most of a page's time is waiting."""
+    if not (shutil.which("bash") and shutil.which("curl")):
+        pytest.skip("bash and curl are needed to type what the pages show")
+    chosen = [
+        item.callspec.params["page"] for item in request.session.items if "page" in getattr(item, "fixturenames", ())
+    ]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            page: pool.submit(play, page, tmp_path_factory.mktemp("page"))
+            for page in chosen
+            if POSTGRES not in page.read_text(encoding="utf-8")
+        }
+
+
+@pytest.mark.parametrize("page", played_pages(), ids=name_of)
+def test_what_a_page_shows_is_what_one_gets(
+    page: Path, playing: dict[Path, Future[Played]], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if page in playing:
+        played = playing[page].result()
+    else:
+        played = play(page, tmp_path, {POSTGRES: request.getfixturevalue("postgres_url")})
+    for at, (block, code) in enumerate(zip(played.blocks, played.codes, strict=True)):
+        place = f"{name_of(page)}:{block.line}"
+        if block.language in {"sh", "python", "yaml"}:
+            wanted = block.options.get("exit", "").replace(",", " ")
+            shown = f"{played.shown[at] or played.whole}\n--- the servers said\n{played.served}"
+            assert code == wanted, f"{place}: exit codes [{code}], expected [{wanted}]\n{shown}"
+        elif block.language == "text" and at:
+            line = missing_line(block.body, played.shown[at - 1])
+            assert line is None, f"{place}: was not shown: {line}\n--- shown was\n{played.shown[at - 1]}"
+
+
+def test_json_on_the_pages_is_json() -> None:
+    for page in PAGES:
+        for block in blocks_of(page.read_text(encoding="utf-8")):
+            if block.language == "json":
+                json.loads(block.body)
+
+
+# ── links ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name_of(page)}: {link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{name_of(page)}: {link} names no heading"
+
+
+def test_every_page_can_be_found_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index)}
+    assert set(DOCS) - linked == {ROOT / "docs" / "index.md"}
+
+
+# ── what is listed is all there is ───────────────────────────────────────────────────────────────────────────────────
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, set[str]]]:
+    """Every command and its options, those that are hidden left out."""
+    options = [each for each in command.params if getattr(each, "param_type_name", "") == "option"]
+    shown = [each for each in options if not getattr(each, "hidden", False)]
+    yield name, {word for each in shown for word in (*each.opts, *each.secondary_opts)} - {"--help", "-h"}
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {word}")
+
+
+def test_commands_and_options() -> None:
+    page = reference("commands")
+    there = dict(commands(typer.main.get_command(program), "overnight"))
+    documented = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(there)
+    for name, options in there.items():
+        assert {word for word in first_column(section(page, name)) if word.startswith("-")} == options, name
+
+
+def test_environment_variables() -> None:
+    read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", source()))
+    read |= {provider.api_key_env for provider in well_known().values() if provider.api_key_env}
+    documented = [name for name in first_column(reference("environment")) if name.isupper()]
+    assert sorted(documented) == sorted(read)
+
+
+def test_crash_points() -> None:
+    there = set(re.findall(r"crash_point\(\"(\w+)\"\)", source()))
+    assert set(first_column(section(reference("environment"), "Crash points"))) == there
+
+
+def test_event_names() -> None:
+    page = reference("events")
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    reserved = set(re.findall(r"`(\w+)`", section(page, "Reserved")))
+    told = [
+        name
+        for heading in headings
+        if heading not in {"Fields", "Reserved"}
+        for name in first_column(section(page, heading))
+    ]
+    assert sorted([*told, *reserved]) == sorted(EVENT_NAMES)
+    outside = source().replace((SOURCE / "domain" / "events.py").read_text(encoding="utf-8"), "")
+    written = {name for name in reserved if re.search(rf"(?i)event\w*\(\s*\"{name}\"", outside)}
+    assert not written, "these are written after all"
+
+
+def test_event_fields() -> None:
+    inner = set(Event.__struct_fields__) - {"cost_microusd"} | {"cost_usd_est"}
+    outer = {"seq", "ts", "job_id", "run_id", "tenant_id", "parent_job_id", "position", "fingerprint", "content"}
+    assert sorted(first_column(section(reference("events"), "Fields"))) == sorted(inner | outer)
+
+
+def test_public_names() -> None:
+    page = reference("python")
+    documented = re.findall(r"^### overnight\.(\w+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(overnight.__all__)
+    for name in overnight.testing.__all__:
+        assert f"`{name}`" in section(page, "overnight.testing")
+    for name in ("job", "step", "chat", "effect", "run", "attach", "approval", "sleep", "timeout"):
+        wrapped = getattr(overnight, name)
+        for parameter in inspect.signature(wrapped).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                assert f"{parameter.name}=" in section(page, f"overnight.{name}"), f"{name}({parameter.name}=…)"
+
+
+def known_keys(folder: Path, yaml: str) -> set[str]:
+    """The keys that stand beside `zzzz` in the checker's own words."""
+    folder.mkdir(exist_ok=True)
+    (folder / "routing.yaml").write_text(yaml)
+    hints = [problem.hint for problem in check_brain(folder) if "zzzz" in problem.message]
+    assert len(hints) == 1, hints
+    return set(hints[0].removeprefix("known: ").split(", "))
+
+
+ZZZZ = {
+    "Top level": "zzzz: 1",
+    "routes": "routes: {a: {model: gpt-5.4, zzzz: 1}}",
+    "budgets": "budgets: {zzzz: 1}",
+    "fallbacks": "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mini, zzzz: 1}]",
+    "retries": "retries: {zzzz: 1}",
+    "limits": "limits: {zzzz: 1}",
+    "prices": "prices: {a: {input_usd_per_mtok: 1, output_usd_per_mtok: 1, zzzz: 1}}",
+    "providers": 'providers: {a: {base_url: "http://127.0.0.1/v1", models: [a], zzzz: 1}}',
+}
+
+
+@pytest.mark.parametrize("heading", ZZZZ)
+def test_routing_keys(heading: str, tmp_path: Path) -> None:
+    documented = section(reference("routing"), heading).partition("| name |")[0]
+    assert set(first_column(documented)) == known_keys(tmp_path / "brain", ZZZZ[heading])
+
+
+def test_routing_defaults() -> None:
+    page, routing = reference("routing"), Routing()
+    told = dict(re.findall(r"^\| `(\w+)` \| `?([\w.-]+)`? \|", page, re.MULTILINE))
+    there: dict[str, Any] = {"default_model": routing.default_model, "default_ms": routing.deadline_ms}
+    there |= msgspec.structs.asdict(routing.retries) | msgspec.structs.asdict(routing.limits)
+    assert {name: told[name] for name in there} == {name: str(value) for name, value in there.items()}
+
+
+def test_providers() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", section(reference("routing"), "providers"), re.MULTILINE)
+    told = {
+        name: (re.findall(r"`([^`]+)`", models), key.strip("`")) for name, models, key in rows if name in well_known()
+    }
+    there = {name: (list(each.models), each.api_key_env or "none") for name, each in well_known().items()}
+    assert told == there
+
+
+def test_headers() -> None:
+    literal = set(re.findall(r"b\"(x-[a-z-]+|traceparent)\"", source()))
+    documented = {word for word in first_column(reference("http")) if word.startswith(("x-", "traceparent"))}
+    assert documented == literal
+
+
+def test_routes(tmp_path: Path) -> None:
+    told = [word.partition(" ") for word in first_column(reference("http").partition("## ")[0])]
+    application = source().partition('"""The ASGI application')[2].partition("def application(")[0]
+    for _, _, path in told:
+        last = path.rpartition("/")[2]
+        assert f"/{last}" in application or f'"{last}"' in application or last.startswith("{"), path
+    under = re.findall(r"\"(\w+)\": \{\"(?:GET|POST)\"", application)
+    assert {path.rpartition("/")[2] for _, _, path in told if "/{id}/" in path} == set(under)
+
+
+def test_error_codes_and_classes() -> None:
+    page = reference("errors")
+    rows = section(page, "Gateway").splitlines()
+    codes = {match[1] for row in rows if (match := re.match(r"\| \d{3} \| `(\w+)` \|", row))}
+    shapes = source().partition("_SHAPES: tuple")[2].partition("_RETRYABLE")[0]
+    there = set(re.findall(r"\d{3}, \"\w+\", \"(\w+)\"", shapes)) | {"internal_error"}
+    assert codes == there
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+? \| (yes|no) \| (yes|no) \| (yes|no) \|", section(page, "Failure classes"), re.MULTILINE
+    )
+    told = {name: tuple(word == "yes" for word in words) for name, *words in rows}
+    assert told == {name: tuple(rule) for name, rule in CLASSES.items()}
+
+
+def test_states_and_waits() -> None:
+    page = reference("states")
+    assert first_column(section(page, "States of a job")) == list(job_states)
+    assert set(first_column(section(page, "Waits"))) >= {wait.value for wait in Waiting}
+
+
+def test_a_job_in_json(tmp_path: Path) -> None:
+    (tmp_path / "night.py").write_text("import overnight\n@overnight.job\nasync def night() -> int:\n    return 1\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "DATABASE_"))}
+    command = [sys.executable, "-m", "overnight", "run", "night.py:night", "--json"]
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert sorted(first_column(section(reference("http"), "A job"))) == sorted(json.loads(shown))
+
+
+def test_the_glossary_has_one_entry_per_word_in_order() -> None:
+    words = re.findall(r"^\*\*(.+?)\*\*", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert words == sorted(set(words))
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == overnight.__version__
