@@ -107,11 +107,12 @@ def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownConte
     return f"blob://{month}/chain/sha256/{links[-1].node.hex()}"
 
 
-def store_blob(unit: Unit, tenant_id: str, body: bytes) -> str:
-    """Write the bytes; their reference."""
+def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | None = None) -> str:
+    """Write the bytes, unless they are known to be stored; their reference."""
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
-    unit.offer(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
+    if known is None or not known.has(tenant_id, month, digest):
+        unit.offer(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
     return f"blob://{month}/sha256/{digest.hex()}"
 
 
