@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 import psycopg
 from hypothesis import settings
@@ -87,13 +88,16 @@ async def all_of(store: Store, commands: Iterable[Any]) -> list[Any]:
     return await asyncio.gather(*(store.commit(command) for command in commands), return_exceptions=True)
 
 
+_connections: dict[str, psycopg.Connection[Any]] = {}
+
+
 def rows(url: str, sql: str) -> list[tuple[Any, ...]]:
     """Read past the store, on a connection of our own. Nothing but the tests does this."""
     if url.startswith("postgresql://"):
-        with psycopg.connect(url, autocommit=True) as connection:
-            return connection.execute(sql).fetchall()  # type: ignore[arg-type]
-    import apsw
-
+        held = _connections.get(url)
+        if held is None or held.closed:
+            held = _connections[url] = psycopg.connect(url, autocommit=True)
+        return held.execute(sql).fetchall()  # type: ignore[arg-type]
     connection = apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY)
     try:
         return [tuple(row) for row in connection.execute(sql)]

@@ -76,6 +76,7 @@ class Unit:
         self.session, self.now, self.stripe = session, now, stripe
         self._rows: dict[Table[Any], dict[Any, Any]] = {}
         self._writes: dict[Table[Any], dict[Any, tuple[str, Any]]] = {}
+        self._deletes: dict[Table[Any], dict[Any, Any]] = {}
         self._offers: dict[Statement, dict[Any, Any]] = {}
         self._appends: dict[Statement, list[Any]] = {}
         self._sums: dict[Statement, dict[tuple[Any, ...], list[int]]] = {}
@@ -130,13 +131,12 @@ class Unit:
         self._writes.setdefault(table, {}).setdefault(table.key(row), ("touch", row))
 
     def delete(self, table: Table[R], row: R) -> None:
+        """The row goes; the same key may come again."""
         key = table.key(row)
         self._rows[table][key] = None
-        writes = self._writes.setdefault(table, {})
-        if writes.get(key, ("", None))[0] == "insert":
-            del writes[key]
-        else:
-            writes[key] = ("delete", row)
+        kind, _ = self._writes.get(table, {}).pop(key, ("", None))
+        if kind != "insert":
+            self._deletes.setdefault(table, {})[key] = row
 
     def offer(self, statement: Statement, key: Any, row: object) -> None:
         """A row that other processes may write too, the same for the same key (content): written once, in one global order."""
@@ -160,9 +160,11 @@ class Unit:
     def flush(self) -> None:
         """Write everything: locked tables by rank and key, then offered rows by key, then appended rows, then sums."""
         dialect, session = self.session.dialect, self.session
-        for table in sorted(self._writes, key=lambda each: each.rank):
+        for table in sorted(self._writes.keys() | self._deletes.keys(), key=lambda each: each.rank):
             by_kind: dict[str, list[Any]] = {}
-            for _key, (kind, row) in sorted(self._writes[table].items(), key=_first):
+            if deletes := self._deletes.get(table):
+                by_kind["delete"] = [row for _, row in sorted(deletes.items(), key=_first)]
+            for _, (kind, row) in sorted(self._writes.get(table, {}).items(), key=_first):
                 by_kind.setdefault(kind, []).append(row)
             for kind, rows in by_kind.items():
                 statement: Statement = getattr(table, kind)
