@@ -1,5 +1,6 @@
 """A short storm of `kill -9` on each store; between them they cover every crash point. `make crash` is the long one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from crash.evidence import Evidence
@@ -31,5 +32,27 @@ async def test_nothing_is_lost_repeated_or_stuck_in_a_storm(store_url: str, tmp_
         assert facts["workers_lost"] > 0
         assert facts["model_calls_recorded"] > 0
         assert facts["effects_done"] > 0
+        tamper(evidence)
+        assert {each.rule for each in broken(evidence)} == NOTICED
     finally:
         storm.close()
+
+
+NOTICED = {
+    "no_acknowledged_event_is_lost",
+    "no_effect_is_repeated_or_missing",
+    "nothing_recorded_is_paid_twice",
+    "every_job_comes_to_its_end",
+    "budgets_add_up",
+}
+
+
+def tamper(evidence: Evidence) -> None:
+    """Change the evidence as bugs would: rules that never complain prove nothing."""
+    events = next(iter(evidence.events.values()))
+    events[1] = replace(events[1], row=(*events[1].row[:-1], b"another content"))
+    evidence.outside.done.append(evidence.outside.done[0])
+    answered = next(call for call in evidence.calls.values() if call.ends[0].name == "model_succeeded")
+    evidence.paid[answered.asked] += 10
+    evidence.jobs[next(iter(evidence.seen.cases))]["result"] = b"[]"
+    evidence.reservations.append(("call_1", events[0].job_id, "nobody"))
