@@ -177,3 +177,14 @@ async def test_a_program_may_call_as_the_job_that_started_it(served: Served) -> 
     await served.store.commit(Finish(job.job_id, None, job.lease_epoch, "succeeded"))
     answer = await served.ask(headers={"x-job-id": job.job_id})
     assert (answer.status_code, "overnight resume" in answer.json()["error"]["message"]) == (409, True)
+
+
+async def test_a_gateway_that_closes_settles_what_it_leaves_behind(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{fault: {stall: true}}]")
+    async with serving(store, provider) as served:
+        job = await leased(store)
+        asking = asyncio.create_task(JobCalls(served.gateway).call(request(job)))
+        await served.until(job.job_id, "model_called")
+        asking.cancel()
+        ledger = served.ledger
+    assert (await ledger.events(job.job_id))[-1].facts.event == "model_lost"

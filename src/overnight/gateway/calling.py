@@ -73,7 +73,7 @@ class Gateway:
         pump.add_done_callback(self._pumps.discard)
 
     async def close(self) -> None:
-        """Streams may end for a moment; what is under way then fails, and what it has reserved is settled as lost later."""
+        """Give streams a moment to end. What is under way then fails, and is settled as lost."""
         if self._pumps:
             await asyncio.wait(self._pumps, timeout=GRACE_S)
             for pump in list(self._pumps):
@@ -81,6 +81,10 @@ class Gateway:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
+        try:
+            await self.settle_owner(self.owner)
+        except StoreUnavailable as error:
+            log.warning("calls under way are settled when their reservations expire: %s", error)
         await self.targets.close()
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
