@@ -77,7 +77,7 @@ def playing(
     if not (shutil.which("bash") and shutil.which("curl")):
         pytest.skip("bash and curl are needed to type what the pages show")
     chosen = [
-        item.callspec.params["page"] for item in request.session.items if "page" in getattr(item, "fixturenames", ())
+        item.callspec.params["page"] for item in request.session.items if "playing" in getattr(item, "fixturenames", ())
     ]  # type: ignore[attr-defined]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
