@@ -27,6 +27,7 @@ from .turns import Turns
 
 HOT_WAIT_US = 1_000_000
 EVICTION_TRIES = 50
+NO_NEWS = frozenset({"timer", "budget"})
 FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
 
 
@@ -63,8 +64,9 @@ class Execution:
         self.timeouts = 0
         self._decided: dict[str, Recorded] = {}
         self.replay = Replay(self, self.history)
-        self.turns = Turns(self.chore, self.consider_parking)
+        self.turns = Turns(self.chore, self._listen, self.consider_parking)
         self._hearing = 0
+        self._reading = asyncio.Lock()
         self._parking = False
         self._diverging = False
 
@@ -207,8 +209,6 @@ class Execution:
             begun = settle is not None and position in self.history.entries
             await self.replay.hold(scope, functools.partial(settle, position) if begun and settle is not None else None)
             self.refuse_if_evicted()
-            if (news := self.history.answers.get(position)) is not None:
-                return news
         return await live(position)
 
     def value(self, scope: Scope, name: str, make: Callable[[], Any]) -> Any:
@@ -285,7 +285,7 @@ class Execution:
     async def turn(self, seq: int) -> None:
         """Wait until this answer may be handed on: one at a time, as recorded, the branches coming to rest in between."""
         if not self.alone():
-            await self.turns.take(seq)
+            await self.turns.enter(seq)
 
     def alone(self) -> bool:
         """Nobody can tell in which order answers are handed to a single branch that no timeout can cut short."""
@@ -329,6 +329,7 @@ class Execution:
         """The answer to a boundary that only the outside or time can give. Meanwhile the job may park."""
         early = self.history.answers.get(position) or self._decided.get(facts.get("review_id", ""))
         if early is not None:
+            await self.turn(early.seq)
             return early
         future: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         facts = {**facts, "path": position[0], "ordinal": position[1]}
@@ -365,34 +366,50 @@ class Execution:
                 self.leave()
 
     async def hear(self) -> None:
-        """Read what arrived from outside while the job runs, and hand it to the branches that wait for it."""
+        """Let in what arrived from outside while the job runs. A replay is not disturbed: the call stands until it is over."""
+        if self.replay.active:
+            return
         self._hearing += 1
         try:
-            await self._hear()
+            await self.commit(Hear(self.job.job_id, self.job.lease_epoch))
+            await self._let_in()
         finally:
             self._hearing -= 1
         self.consider_parking()
 
-    async def _hear(self) -> None:
-        await self.commit(Hear(self.job.job_id, self.job.lease_epoch))
-        for event in await self.ledger.events(self.job.job_id, self.heard_seq):
-            self.heard_seq = event.seq
-            place = position_of(event)
-            review = (event.facts.detail or {}).get("review_id")
-            if event.facts.event not in FROM_OUTSIDE:
-                continue
-            # Kept, because the branch that waits for it may not have come there yet.
-            if place is not None:
-                self.history.answers.setdefault(place, event)
-            elif review is not None:
-                self._decided[review] = event
-            waiting = self.waits.get(place) if place is not None else None
-            if waiting is None and review is not None:
-                waiting = next((w for w in self.waits.values() if w.facts.get("review_id") == review), None)
-            if waiting is not None and not waiting.future.done():
-                await self.turn(event.seq)
-                if not waiting.future.done():
-                    waiting.future.set_result(event)
+    async def _listen(self) -> None:
+        """News recorded before an own answer are handed on before it, as they will be in every replay."""
+        if not self.replay.active and any(wait.facts["for"] not in NO_NEWS for wait in self.waits.values()):
+            await self._let_in()
+
+    async def _let_in(self) -> None:
+        async with self._reading:
+            for event in await self.ledger.events(self.job.job_id, self.heard_seq):
+                self.heard_seq = event.seq
+                if event.facts.event in FROM_OUTSIDE:
+                    self._take_in(event)
+
+    def _take_in(self, event: Recorded) -> None:
+        place, review = position_of(event), (event.facts.detail or {}).get("review_id")
+        # Kept, because the branch that waits for it may not have come there yet.
+        if place is not None:
+            self.history.answers.setdefault(place, event)
+        elif review is not None:
+            self._decided[review] = event
+        waiting = self.waits.get(place) if place is not None else None
+        if waiting is None and review is not None:
+            waiting = next((w for w in self.waits.values() if w.facts.get("review_id") == review), None)
+        if waiting is None:
+            return
+        if self.alone():
+            _hand_on(waiting.future, event)
+        else:
+            self.turns.enter(event.seq).add_done_callback(lambda _: _hand_on(waiting.future, event))
+
+
+def _hand_on(future: "asyncio.Future[Recorded]", event: Recorded) -> None:
+    if not future.done():
+        future.set_result(event)
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:

@@ -8,17 +8,23 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 IDLE_TURNS = 8
 
 
 class Turns:
-    """`start` begins a chore of the execution; `rested` is called when no more turns are to be given."""
+    """`start` begins a chore of the execution; `listen` is awaited before each turn, so that news from outside can enter the
+    line at its place; `rested` is called when no more turns are to be given."""
 
-    def __init__(self, start: Callable[[Coroutine[Any, Any, None]], object], rested: Callable[[], None]) -> None:
-        self._start, self._rested = start, rested
+    def __init__(
+        self,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        listen: Callable[[], Awaitable[None]],
+        rested: Callable[[], None],
+    ) -> None:
+        self._start, self._listen, self._rested = start, listen, rested
         self._line: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
         self._moves = 0
@@ -47,20 +53,21 @@ class Turns:
             quiet = quiet + 1 if self._moves == seen and not self._on_the_way else 0
             seen = self._moves
 
-    async def take(self, seq: int) -> None:
-        """Wait until the answer with this seq may be handed on."""
+    def enter(self, seq: int) -> "asyncio.Future[None]":
+        """Get in line; done when the answer with this seq may be handed on."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (seq, next(self._tickets), future))
         if not self.giving:
             self.giving = True
             self._start(self._give())
-        await future
+        return future
 
     async def _give(self) -> None:
         try:
             # Answers of one batch come here over a few turns of the loop, not always in their order.
             await self.settled()
             while self._line:
+                await self._listen()
                 _, _, turn = heapq.heappop(self._line)
                 if not turn.done():
                     turn.set_result(None)
