@@ -608,3 +608,24 @@ async def test_a_worker_for_one_job_leaves_the_others_alone(store: Store) -> Non
     async with working(store, root=mine.job_id):
         assert (await rest(store, mine.job_id, *FINISHED)).result == b"[3,5,7]"
     assert (await Ledger(store).job(other.job_id)).state == "queued"
+
+
+async def test_arguments_of_the_wrong_type_are_refused_before_anything_is_written(store: Store) -> None:
+    from overnight.domain import BadInput
+
+    with pytest.raises(BadInput, match="job adds, argument count"):
+        await Operations(store).create(adds, ("three",))
+    assert await Ledger(store).jobs() == []
+
+
+async def test_the_end_of_an_old_attempt_does_not_end_the_new_one(store: Store) -> None:
+    from overnight.jobs import Announce, Complete, CreateJob
+    from overnight.ledger import NewJob
+
+    new = NewJob("job_" + "1" * 32, "default", "foreign", "agent", external_id="c-1", state="running")
+    job, _ = await store.commit(CreateJob(new))
+    await store.commit(Announce(job.job_id))
+    await store.commit(Complete(job.job_id, attempt=1))
+    assert (await Ledger(store).job(job.job_id)).state == "running"
+    await store.commit(Complete(job.job_id, attempt=2))
+    assert (await Ledger(store).job(job.job_id)).state == "succeeded"

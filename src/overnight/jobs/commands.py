@@ -318,13 +318,16 @@ class Complete(msgspec.Struct):
     actor: str | None = None
     why: str | None = None
     idle_since: int | None = None
+    attempt: int | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id)]
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)
-        if self.idle_since is not None and job.active_at >= self.idle_since:
+        still_busy = self.idle_since is not None and job.active_at >= self.idle_since
+        # An attempt that is over cannot end the job of the one that has begun.
+        if still_busy or self.attempt not in {None, job.attempt}:
             return msgspec.structs.replace(job)
         if job.runtime != "foreign":
             raise Conflict(f"{self.job_id} is run by Overnight itself and ends with its function")

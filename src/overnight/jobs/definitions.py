@@ -84,20 +84,42 @@ def input_of(function: JobFunction[..., Any], args: tuple[Any, ...], kwargs: dic
         raise BadInput(f"job {function.name}: {error}") from None
     from .encoding import encode
 
-    return encode({"args": list(args), "kwargs": kwargs}, f"the input of job {function.name}")
+    payload = encode({"args": list(args), "kwargs": kwargs}, f"the input of job {function.name}")
+    _check_types(function, payload)
+    return payload
+
+
+def _check_types(function: JobFunction[..., Any], payload: bytes) -> None:
+    """Refuse what the annotations cannot take, before anything is written."""
+    hints, names = _annotations(function.function)
+    data = msgspec.json.decode(payload)
+    given = [*zip(names, data["args"], strict=False), *data["kwargs"].items()]
+    for name, value in given:
+        try:
+            msgspec.convert(value, hints.get(name, Any))
+        except msgspec.ValidationError as error:
+            raise BadInput(f"job {function.name}, argument {name}: {error}") from None
+        except (TypeError, NotImplementedError):
+            continue  # a type that msgspec does not know is handed over as JSON gives it
+
+
+def _annotations(function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
+    """The annotated types, and the names of the parameters that take one value by position."""
+    from typing import get_type_hints
+
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError):
+        hints = {}
+    each = inspect.signature(function).parameters.items()
+    return hints, [name for name, parameter in each if parameter.kind != parameter.VAR_POSITIONAL]
 
 
 def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
     """The arguments back, converted to the annotated types where msgspec knows them."""
     data = msgspec.json.decode(payload or b"{}")
     args, kwargs = list(data.get("args", [])), dict(data.get("kwargs", {}))
-    from typing import get_type_hints
-
-    try:
-        hints = get_type_hints(function)
-    except (NameError, TypeError):
-        return args, kwargs
-    names = [name for name, each in inspect.signature(function).parameters.items() if each.kind != each.VAR_POSITIONAL]
+    hints, names = _annotations(function)
     args = [_convert(value, hints.get(name, Any)) for name, value in zip_longest(names[: len(args)], args)]
     return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
 

@@ -82,9 +82,10 @@ class ForeignJob:
             waits = [{"for": "quarantine", "review_id": raised.review_id}]
             self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, waits))
         if raised is None:
-            self.store.commit_blocking(Complete(self.job_id))
+            self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
-            self.store.commit_blocking(Complete(self.job_id, "failed", error=error_facts(raised)))
+            failed = Complete(self.job_id, "failed", error=error_facts(raised), attempt=self.attempt)
+            self.store.commit_blocking(failed)
 
     def occurrence(self, tool: str, digest: str) -> int:
         """How many times this attempt has asked for the same effect with the same arguments before."""

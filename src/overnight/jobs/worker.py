@@ -6,6 +6,7 @@ nudged by work that is made in its own process.
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from typing import Any
@@ -25,6 +26,7 @@ from .positions import task_factory
 from .services import ModelPort, Services
 
 SQL = statements("overnight.jobs")
+log = logging.getLogger(__name__)
 POLL_S = 0.025
 LOST_EVERY_S = 1.0
 LEASE_S = 15.0
@@ -231,6 +233,11 @@ class Worker:
                     await Operations(self.store).cancel_children(job.job_id, "its parent was cancelled")
         except (OvernightError, JobEvicted) as error:
             self.services.report(job.job_id, error)
+        except Exception as error:
+            log.exception("%s left its worker by a fault of ours", job.job_id)
+            why = f"a fault of Overnight itself: {type(error).__name__}: {str(error)[:300]}"
+            with contextlib.suppress(OvernightError):
+                await self._park(job, {"for": "quarantine", "why": why})
 
     async def _body(self, job: JobRow) -> Any:
         try:
