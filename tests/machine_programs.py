@@ -1,0 +1,291 @@
+"""Random job programs, the outside world they act on, and the trivial model: what a plain run of a program comes to."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from hypothesis import strategies as st
+
+import overnight
+from overnight.jobs import NOT_DONE, Done, Retry
+
+Node = list[Any]
+Body = list[Node]
+
+
+class World:
+    """What stands outside of the jobs and survives every worker: providers, people, and what job code has seen."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, Any]] = {}
+        self.calls: Counter[str] = Counter()
+        self.by_name: dict[str, set[str]] = {}
+        self.failures: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter()
+        self.seen: dict[str, Any] = {}
+        self.changed: list[str] = []
+        self.frozen = False
+        self._nonces = 0
+
+    def nonce(self) -> int:
+        self._nonces += 1
+        return self._nonces
+
+    def observe(self, name: str, value: Any) -> Any:
+        """Job code was given this value: it must be given the same one whenever it is run again."""
+        if self.seen.setdefault(name, value) != value:
+            self.changed.append(f"{name}: {self.seen[name]} became {value}")
+        return value
+
+    def act(self, name: str, key: str) -> dict[str, Any]:
+        assert not self.frozen, "a lost worker acted"
+        self.calls[key] += 1
+        self.by_name.setdefault(name, set()).add(key)
+        return self.done.setdefault(key, {"effect": name, "nonce": self.nonce()})
+
+
+world = World()
+
+
+def begin() -> World:
+    """A new world for a new example."""
+    global world  # noqa: PLW0603
+    world = World()
+    return world
+
+
+# ── what job code calls ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@overnight.step
+async def leaf(name: str, interleaving: list[str]) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return {"step": name, "nonce": world.nonce()}
+
+
+async def stumbling(name: str, times: int) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    if world.failures[name] < times:
+        world.failures[name] += 1
+        raise ValueError(f"{name} stumbles")
+    return {"step": name, "nonce": world.nonce()}
+
+
+async def _effect(name: str, mood: str, idempotency_key: str) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    first = not world.troubles[name]
+    if mood == "refused":
+        raise overnight.NotDone("no such mailbox")
+    if mood == "lost before" and first:
+        world.troubles[name] += 1
+        raise ConnectionError("cut before it was done")
+    result = world.act(name, idempotency_key)
+    await asyncio.sleep(0)
+    if mood == "lost after" and first:
+        world.troubles[name] += 1
+        raise ConnectionError("cut after it was done")
+    return result
+
+
+async def _check(idempotency_key: str, name: str, mood: str) -> Any:
+    await asyncio.sleep(0)
+    return Done(idempotency_key, world.done[idempotency_key]) if idempotency_key in world.done else NOT_DONE
+
+
+checked = overnight.effect(tool="checked")(_effect)
+checked.status_check(_check)
+blind = overnight.effect(tool="blind")(_effect)
+
+
+# ── the interpreter ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@overnight.job
+async def program(body: Body) -> list[Any]:
+    return await _run(body, [])
+
+
+async def _run(body: Body, log: list[str] | None) -> list[Any]:
+    """`log` is shared by the branches of a job; what stands in it becomes part of what later steps are asked with, so that
+    a replay that delivers answers in another order diverges."""
+    results: list[Any] = []
+    for node in body:
+        results.append(await _node(node, log))
+        if log is not None:
+            log.append(str(node[1]))
+    return results
+
+
+async def _node(node: Node, log: list[str] | None) -> Any:
+    kind, name = node[0], node[1]
+    match kind:
+        case "step":
+            return world.observe(name, await leaf(name, list(log or [])))
+        case "flaky":
+            policy = Retry(attempts=node[2] + 1, backoff_s=0.0005)
+            return world.observe(name, await overnight.step(name=name, retry=policy)(stumbling)(name, node[2]))
+        case "doomed":
+            return await overnight.step(name=name)(stumbling)(name, 1_000_000)
+        case "fails once":
+            return await overnight.step(name=name)(stumbling)(name, 1)
+        case "effect":
+            act = checked if node[3] else blind
+            try:
+                return world.observe(name, await act(name, node[2]))
+            except overnight.EffectFailed:
+                return world.observe(name, "refused")
+        case "nest":
+            return await overnight.step(name=name)(_run)(node[2], None)
+        case "gather":
+            return await asyncio.gather(*(_run(each, log) for each in node[2]))
+        case "try":
+            try:
+                return ["fine", await _run(node[2], log)]
+            except Exception:
+                return ["caught"]
+        case "approve":
+            said = await overnight.approval(name)
+            return world.observe(name, {"approved": said.approved, "nonce": said.note})
+        case "sleep":
+            await overnight.sleep(node[2])
+            return "slept"
+        case "value":
+            # Durable no later than what is asked next, so it is a later step that tells whether it stayed the same.
+            drawn = [overnight.random(), overnight.uuid(), str(overnight.now())]
+            if log is not None:
+                log.append(str(drawn))
+            return {"value": name, "nonce": drawn}
+        case "child":
+            return await program(node[2])
+    raise AssertionError(kind)
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Failed(Exception):
+    """The program fails here."""
+
+
+def plain(body: Body) -> list[Any]:
+    """What a run without any loss comes to. Raises Failed."""
+    return [_plain(node) for node in body]
+
+
+def _plain(node: Node) -> Any:
+    kind, name = node[0], node[1]
+    match kind:
+        case "step" | "flaky" | "fails once":
+            return {"step": name}
+        case "doomed":
+            raise Failed
+        case "effect":
+            return "refused" if node[2] == "refused" else {"effect": name}
+        case "nest" | "child":
+            return plain(node[2])
+        case "gather":
+            return [plain(each) for each in node[2]]
+        case "try":
+            try:
+                return ["fine", plain(node[2])]
+            except Failed:
+                return ["caught"]
+        case "approve":
+            return {"approved": True}
+        case "sleep":
+            return "slept"
+        case "value":
+            return {"value": name}
+    raise AssertionError(kind)
+
+
+def acts(body: Body) -> set[str]:
+    """The effects that a plain run does."""
+    done: set[str] = set()
+
+    def walk(nodes: Body) -> None:
+        for node in nodes:
+            match node[0]:
+                case "effect" if node[2] != "refused":
+                    done.add(node[1])
+                case "doomed":
+                    raise Failed
+                case "nest" | "child":
+                    walk(node[2])
+                case "try":
+                    try:
+                        walk(node[2])
+                    except Failed:
+                        continue
+                case "gather":
+                    # A branch that fails does not stop its siblings.
+                    failed = [_walks(walk, each) for each in node[2]]
+                    if any(failed):
+                        raise Failed
+
+    _walks(walk, body)
+    return done
+
+
+def _walks(walk: Any, body: Body) -> bool:
+    try:
+        walk(body)
+    except Failed:
+        return True
+    return False
+
+
+def without_nonces(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nonces(each) for key, each in value.items() if key != "nonce"}
+    return [without_nonces(each) for each in value] if isinstance(value, list) else value
+
+
+# ── random programs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+MOODS = ("fine", "fine", "fine", "lost before", "lost after", "refused")
+KINDS = {
+    "step": st.just(["step", "?"]),
+    "flaky": st.builds(lambda fails: ["flaky", "?", fails], st.integers(1, 2)),
+    "effect": st.builds(lambda mood, check: ["effect", "?", mood, check], st.sampled_from(MOODS), st.booleans()),
+    "approve": st.just(["approve", "?"]),
+    "sleep": st.builds(lambda seconds: ["sleep", "?", seconds], st.sampled_from([0.002, 30])),
+    "value": st.just(["value", "?"]),
+    "doomed": st.just(["try", "?", [["doomed", "?"]]]),
+}
+
+
+def bodies(*kinds: str, most: int = 3, depth: int = 3) -> st.SearchStrategy[Body]:
+    """Programs of these kinds of nodes; each node gets a name of its own."""
+    leaves = st.one_of(*(KINDS[kind] for kind in kinds if kind in KINDS))
+    nodes: st.SearchStrategy[Any] = leaves
+    for _ in range(depth - 1):
+        inner = st.lists(nodes, min_size=1, max_size=most)
+        shapes = [
+            st.builds(lambda kind, body: [kind, "?", body], st.just(kind), inner)
+            for kind in ("nest", "try", "child")
+            if kind in kinds
+        ]
+        if "gather" in kinds:
+            shapes.append(st.builds(lambda each: ["gather", "?", each], st.lists(inner, min_size=2, max_size=3)))
+        nodes = st.one_of(leaves, leaves, *shapes)
+    return st.lists(nodes, min_size=1, max_size=most + 1).map(_named)
+
+
+def _named(body: Body) -> Body:
+    count = 0
+
+    def name(nodes: Body) -> Body:
+        nonlocal count
+        named: Body = []
+        for node in nodes:
+            count += 1
+            copy = [node[0], f"{node[0]}-{count}", *node[2:]]
+            if node[0] in {"nest", "try", "child"}:
+                copy[2] = name(node[2])
+            elif node[0] == "gather":
+                copy[2] = [name(each) for each in node[2]]
+            named.append(copy)
+        return named
+
+    return name(body)
