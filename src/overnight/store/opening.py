@@ -37,6 +37,7 @@ class Store:
         self.clock = clock
         self._database = database
         self._local = threading.local()
+        self._held: list[tuple[threading.Thread, Any]] = []
         self._readers: ThreadPoolExecutor | None = None
         session = database.connect()
         try:
@@ -77,7 +78,7 @@ class Store:
         for last_try in (False, True):
             session = getattr(self._local, "session", None)
             if session is None:
-                session = self._local.session = self._database.connect(readonly=True)
+                session = self._local.session = self._connect_reader()
             try:
                 return session.query(statement.sql[self.dialect], bound)
             except apsw.Error as error:
@@ -89,6 +90,13 @@ class Store:
                 if last_try:
                     raise StoreUnavailable(f"the database cannot be read: {type(error).__name__}") from error
         raise AssertionError("unreachable")
+
+    def _connect_reader(self) -> Any:
+        """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
+        and must not close connections there, within locks that nobody will ever release."""
+        session = self._database.connect(readonly=True)
+        self._held = [each for each in self._held if each[0].is_alive()] + [(threading.current_thread(), session)]
+        return session
 
     def close(self) -> None:
         """Write what is in line and close the connections."""
