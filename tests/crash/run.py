@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from .evidence import Evidence
 from .fleet import ROOT
 from .invariants import broken
@@ -42,7 +40,7 @@ def storm_on(database_url: str, folder: Path, terms: Terms) -> tuple[dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     storm = Storm(database_url, folder, terms)
     try:
-        uvloop.run(storm.run())
+        asyncio.run(storm.run())
         evidence = Evidence(storm)
         wrong = broken(evidence)
         facts = figures(storm, evidence, wrong, time.monotonic() - began)
