@@ -5,6 +5,7 @@ the outside world, and a reader that remembers each event. The last line is JSON
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import random
