@@ -58,15 +58,19 @@ def run(script: str, runs: int | None) -> tuple[list[dict[str, Any]], int]:
     return found, process.returncode
 
 
+def short(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
 def row(script: str, line: dict[str, Any]) -> str:
     """One row: a ratio with what it is against, or a figure that stands on its own."""
-    value, unit = f"{line['value']:,.4g}" if line["value"] < 1000 else f"{line['value']:,.0f}", line["unit"]
+    value, unit = short(line["value"]), line["unit"]
     low, high = line["spread"]
-    ratio = f"{line['ratio']:.3g} × {line['against']}" if "ratio" in line else ""
+    ratio = f"{short(line['ratio'])} × {line['against']}" if "ratio" in line else ""
     verdict = {True: "met", False: "**missed**", None: ""}[line.get("met")]
     if "goal" in line and low < float(line["goal"].split()[1]) < high:
         verdict += ", spread crosses the goal"
-    cells = (line["bench"], f"{value} {unit}", ratio, f"{low:,.3g} to {high:,.3g}", str(line["runs"]))
+    cells = (line["bench"], f"{value} {unit}", ratio, f"{short(low)} to {short(high)}", str(line["runs"]))
     return f"| {' | '.join(cells)} | {line.get('goal', '')} | {verdict} | `{script}.py` |"
 
 
