@@ -44,10 +44,17 @@ def gateway(environment: dict[str, str], provider_url: str) -> Iterator[str]:
         process.wait(10)
 
 
-def run_agent(environment: dict[str, str], record: Path, *options: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
+def run_agent(
+    environment: dict[str, str], record: Path, *options: str, crash_at: str = ""
+) -> subprocess.CompletedProcess[str]:
     env = environment | ({"OVERNIGHT_CRASH_AT": crash_at} if crash_at else {})
     return subprocess.run(
-        [sys.executable, str(AGENT), str(record), *options], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(AGENT), str(record), *options],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
