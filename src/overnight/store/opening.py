@@ -37,7 +37,7 @@ class Store:
         self.clock = clock
         self._database = database
         self._local = threading.local()
-        self._held: list[tuple[threading.Thread, Any]] = []
+        self._held: dict[threading.Thread, Any] = {}
         self._readers: ThreadPoolExecutor | None = None
         session = database.connect()
         try:
@@ -94,8 +94,10 @@ class Store:
     def _connect_reader(self) -> Any:
         """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
         and must not close connections there, within locks that nobody will ever release."""
-        session = self._database.connect(readonly=True)
-        self._held = [each for each in self._held if each[0].is_alive()] + [(threading.current_thread(), session)]
+        session = self._held[threading.current_thread()] = self._database.connect(readonly=True)
+        for thread in list(self._held):
+            if not thread.is_alive() and (left := self._held.pop(thread, None)) is not None:
+                left.close()
         return session
 
     def close(self) -> None:
@@ -104,6 +106,8 @@ class Store:
             self._writer.close()
         if self._readers is not None:
             self._readers.shutdown(wait=True)
+        while self._held:
+            self._held.popitem()[1].close()
 
     def __enter__(self) -> "Store":
         return self

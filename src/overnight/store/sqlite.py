@@ -52,7 +52,8 @@ class SqliteDatabase:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA wal_autocheckpoint=1000")
             connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-32000")
+            # Small for readers: every reading thread has a cache of its own, and parked jobs are read once.
+            connection.execute(f"PRAGMA cache_size={-2000 if readonly else -8000}")
             if readonly:
                 connection.execute("PRAGMA query_only=ON")
         except (apsw.Error, OSError) as error:
@@ -71,11 +72,13 @@ class SqliteSession:
         self.flush_s = 0.0
         self._connection = connection
         self._cursor = connection.cursor()
-        self._lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock_path, self._lock_file = f"{path}.lock", -1
 
     @contextmanager
     def alone(self) -> Generator[None]:
-        """Hold the file lock: no other process writes meanwhile."""
+        """Hold the file lock: no other process writes meanwhile. Readers never open it."""
+        if self._lock_file < 0:
+            self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         try:
             yield
@@ -120,4 +123,5 @@ class SqliteSession:
 
     def close(self) -> None:
         self._connection.close()
-        os.close(self._lock_file)
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
