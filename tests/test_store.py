@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import sys
@@ -20,7 +21,7 @@ import pytest
 
 from machine_parts import Open, UnderJob, all_of, half_a_change, make_job, names, newjob, note, program, rows
 from overnight.domain import BadInput, Conflict, Event, Fenced, NotFound, StoreUnavailable, new_id
-from overnight.ledger import EXTERNAL, JOB, JobRow, Ledger, append
+from overnight.ledger import EXTERNAL, JOB, LEDGER_SQL, JobRow, Ledger, append
 from overnight.store import Store, Unit, open_store
 from overnight.store.migrating import migrations
 from overnight.store.writer import LARGEST_BATCH, LONGEST_QUEUE
@@ -298,6 +299,27 @@ async def test_a_waiting_caller_that_gives_up_passes_his_turn_on(
             last.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(give_up))
     async with asyncio.timeout(20):
         assert isinstance(await waiting[-1], int)
+
+
+async def test_closing_gives_everything_back(store_url: str) -> None:
+    """Files, sockets and threads: a process may open and close as many stores as it likes."""
+
+    async def use() -> None:
+        with open_store(store_url) as store:
+            job_id = make_job(store)
+            await asyncio.gather(*(Ledger(store).events(job_id) for _ in range(8)))
+            await asyncio.to_thread(store.read_blocking, LEDGER_SQL["list_children"], {"job_id": job_id})
+            store.read_blocking(LEDGER_SQL["list_children"], {"job_id": job_id})
+
+    gc.disable()
+    try:
+        await use()
+        before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+        for _ in range(5):
+            await use()
+        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) <= before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", ["commit", "ride", "blocking", "ride and commit"])
