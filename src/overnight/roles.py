@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.app import has_provider_key, load_settings_brain, open_app, run_loop
+from overnight.app import has_provider_key, load_settings_brain, open_app
 from overnight.domain import BadInput, new_id
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, stdin_closed
@@ -59,6 +59,8 @@ async def serve_gateway(
             lifespan="off",
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
+            server_header=False,
             timeout_graceful_shutdown=5,
         )
         server = Server(config)
@@ -190,4 +192,5 @@ def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any =
     missing = [module for module in jobs if module.endswith(".py") and not Path(module).is_file()]
     if missing:
         raise BadInput(f"--jobs {missing[0]}: no such file")
-    return run_loop(_up(settings, host, port, jobs, say))
+    # Plain asyncio: it starts processes without running Python in the forked child, where other threads' locks stay held.
+    return asyncio.run(_up(settings, host, port, jobs, say))

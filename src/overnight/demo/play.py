@@ -200,8 +200,6 @@ def play(
 
     `maildir` is copied first and never changed. `live` calls the real models with the keys of the environment.
     """
-    from overnight.app import run_loop
-
     if live and not os.environ.get("OPENAI_API_KEY"):
         raise BadInput(
             "--live needs OPENAI_API_KEY in the environment; without it leave --live out and a script plays the model"
@@ -214,7 +212,7 @@ def play(
     folder.mkdir(parents=True)
     progress = Progress(quiet=json_output)
     stage = Stage(chosen, folder, live, seed, progress)
-    facts = run_loop(_show(stage, maildir))
+    facts = asyncio.run(_show(stage, maildir))  # plain asyncio: see `roles.up`
     progress.end()
     if json_output:
         print(json.dumps(facts))
