@@ -107,7 +107,8 @@ class Jobs(RuleBasedStateMachine):
             job = self.job(self.job_id)
             if job.state in FINISHED:
                 return
-            assert job.state == "parked", job
+            # A timer that fell due while the process stopped was taken and given back.
+            assert job.state in {"parked", "queued"}, job
             assert not [wait for wait in job.waits if wait["for"] == "divergence"], job.waits
             for _ in range(4):
                 self.decide(0)
