@@ -37,7 +37,8 @@ class Clock:
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """When a worker is lost: at its n-th transaction, before that is written or just after, or (`stop`) in good order."""
+    """When a worker is lost: at its n-th transaction, before that is written or just after, or (`stop`) in good order.
+    `refused`: it is not lost, but from there on three transactions fail."""
 
     transaction: int
     how: str = "after"
@@ -65,6 +66,10 @@ class Life:
             return self.clock()
         self.transactions += 1
         if self.loss is not None and self.transactions >= self.loss.transaction:
+            if self.loss.how == "refused":
+                if self.transactions < self.loss.transaction + 3:
+                    raise Killed
+                return self.clock()
             if self.loss.how != "stop":
                 self.lost = True
                 self.loop.call_soon_threadsafe(self.loop.stop)
@@ -83,6 +88,12 @@ class Life:
             main.result()
         elif not self.lost:
             raise AssertionError(f"stuck: {self.states()}, {[worker.services.problems for worker in self.workers]}")
+
+    def go_on(self, seconds: float) -> None:
+        """The process was only thought to be lost."""
+        self.loss, self.lost = None, False
+        self.loop.call_later(seconds, self.loop.stop)
+        self.loop.run_forever()
 
     async def _main(self) -> None:
         for worker in self.workers:

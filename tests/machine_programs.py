@@ -24,6 +24,7 @@ class World:
         self.troubles: Counter[str] = Counter()
         self.seen: dict[str, Any] = {}
         self.changed: list[str] = []
+        self.fickle: set[str] = set()
         self.frozen = False
         self._nonces = 0
 
@@ -32,10 +33,14 @@ class World:
         return self._nonces
 
     def observe(self, name: str, value: Any) -> Any:
-        """Job code was given this value: it must be given the same one whenever it is run again."""
-        if self.seen.setdefault(name, value) != value:
+        """Job code was given this value: it must be given the same one whenever it is run again, unless a retry asks afresh."""
+        if name not in self.fickle and self.seen.setdefault(name, value) != value:
             self.changed.append(f"{name}: {self.seen[name]} became {value}")
         return value
+
+    def asks_afresh(self) -> None:
+        """A failed job is tried again: what is no effect may come out otherwise."""
+        self.seen = {name: value for name, value in self.seen.items() if name.startswith("effect")}
 
     def act(self, name: str, key: str) -> dict[str, Any]:
         assert not self.frozen, "a lost worker acted"
@@ -136,6 +141,17 @@ async def _node(node: Node, log: list[str] | None) -> Any:
                 return world.observe(name, "refused")
         case "nest":
             return await overnight.step(name=name)(_run)(node[2], None)
+        case "nest twice":
+            world.fickle |= {each for each in named(node[2]) if not each.startswith("effect")}
+            policy = Retry(attempts=2, backoff_s=0.0005)
+            return await overnight.step(name=name, retry=policy)(_stumbling_run)(name, node[2])
+        case "timeout":
+            try:
+                async with overnight.timeout(node[3]):
+                    await _run(node[2], log)
+            except TimeoutError:
+                return world.observe(name, "too late")
+            return world.observe(name, "in time")
         case "gather":
             return await asyncio.gather(*(_run(each, log) for each in node[2]))
         case "try":
@@ -160,6 +176,22 @@ async def _node(node: Node, log: list[str] | None) -> Any:
     raise AssertionError(kind)
 
 
+async def _stumbling_run(name: str, body: Body) -> list[Any]:
+    results = await _run(body, None)
+    await stumbling(name, 1)
+    return results
+
+
+def named(body: Body) -> set[str]:
+    """The names of all nodes in a body."""
+    found: set[str] = set()
+    for node in body:
+        found.add(node[1])
+        for inner in node[2] if node[0] == "gather" else [node[2]] if node[0] in BODIES else []:
+            found |= named(inner)
+    return found
+
+
 # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -181,8 +213,10 @@ def _plain(node: Node) -> Any:
             raise Failed
         case "effect":
             return "refused" if node[2] == "refused" else {"effect": name}
-        case "nest" | "child":
+        case "nest" | "nest twice" | "child":
             return plain(node[2])
+        case "timeout":
+            return EITHER
         case "gather":
             return [plain(each) for each in node[2]]
         case "try":
@@ -199,8 +233,8 @@ def _plain(node: Node) -> Any:
     raise AssertionError(kind)
 
 
-def acts(body: Body) -> set[str]:
-    """The effects that a plain run does."""
+def acts(body: Body, *, late: bool) -> set[str]:
+    """The effects that a plain run does; `late`: what lies in timeouts included."""
     done: set[str] = set()
 
     def walk(nodes: Body) -> None:
@@ -210,7 +244,9 @@ def acts(body: Body) -> set[str]:
                     done.add(node[1])
                 case "doomed":
                     raise Failed
-                case "nest" | "child":
+                case "nest" | "nest twice" | "child":
+                    walk(node[2])
+                case "timeout" if late:
                     walk(node[2])
                 case "try":
                     try:
@@ -235,6 +271,19 @@ def _walks(walk: Any, body: Body) -> bool:
     return False
 
 
+def matches(result: Any, wanted: Any) -> bool:
+    """Whether a result is what the model wants; a timeout may have come or not."""
+    if wanted == EITHER:
+        return result in {"in time", "too late"}
+    if isinstance(wanted, list):
+        return (
+            isinstance(result, list)
+            and len(result) == len(wanted)
+            and all(matches(*pair) for pair in zip(result, wanted, strict=True))
+        )
+    return bool(result == wanted)
+
+
 def without_nonces(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nonces(each) for key, each in value.items() if key != "nonce"}
@@ -243,6 +292,8 @@ def without_nonces(value: Any) -> Any:
 
 # ── random programs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+BODIES = frozenset({"nest", "nest twice", "try", "child", "timeout"})
+EITHER = "in time or too late"
 MOODS = ("fine", "fine", "fine", "lost before", "lost after", "refused")
 KINDS = {
     "step": st.just(["step", "?"]),
@@ -252,6 +303,7 @@ KINDS = {
     "sleep": st.builds(lambda seconds: ["sleep", "?", seconds], st.sampled_from([0.002, 30])),
     "value": st.just(["value", "?"]),
     "doomed": st.just(["try", "?", [["doomed", "?"]]]),
+    "fails once": st.just(["fails once", "?"]),
 }
 
 
@@ -263,9 +315,13 @@ def bodies(*kinds: str, most: int = 3, depth: int = 3) -> st.SearchStrategy[Body
         inner = st.lists(nodes, min_size=1, max_size=most)
         shapes = [
             st.builds(lambda kind, body: [kind, "?", body], st.just(kind), inner)
-            for kind in ("nest", "try", "child")
+            for kind in ("nest", "nest twice", "try", "child")
             if kind in kinds
         ]
+        if "timeout" in kinds:
+            shapes.append(
+                st.builds(lambda body, s: ["timeout", "?", body, s], inner, st.sampled_from([0.002, 0.01, 0.05, 20]))
+            )
         if "gather" in kinds:
             shapes.append(st.builds(lambda each: ["gather", "?", each], st.lists(inner, min_size=2, max_size=3)))
         nodes = st.one_of(leaves, leaves, *shapes)
@@ -281,7 +337,7 @@ def _named(body: Body) -> Body:
         for node in nodes:
             count += 1
             copy = [node[0], f"{node[0]}-{count}", *node[2:]]
-            if node[0] in {"nest", "try", "child"}:
+            if node[0] in BODIES:
                 copy[2] = name(node[2])
             elif node[0] == "gather":
                 copy[2] = [name(each) for each in node[2]]

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from hypothesis import note as say
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -16,7 +15,7 @@ import machine_programs
 import overnight
 from machine_lives import Clock, Life, Loss, outside
 from machine_parts import examples, rows
-from machine_programs import Body, acts, bodies, plain, program, without_nonces
+from machine_programs import Body, acts, bodies, matches, plain, program, without_nonces
 from overnight.domain import FINISHED, Event
 from overnight.jobs import Decision, NoModel, Operations, Worker
 from overnight.jobs.history import ANSWERS
@@ -39,27 +38,47 @@ class Jobs(RuleBasedStateMachine):
         self.body: Body = []
         self.job_id = ""
         self.cancelled = False
+        self.zombies: list[Life] = []
 
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
         self.body = data.draw(bodies(*self.kinds))
-        job = outside(self.url, self.clock, lambda jobs: jobs.create(program, (self.body,)))
-        self.job_id = job.job_id
+        self.job_id = self.make().job_id
+
+    def make(self) -> JobRow:
+        return outside(self.url, self.clock, lambda jobs: jobs.create(program, (self.body,)))
 
     @rule(loss=losses, workers=st.sampled_from([1, 1, 2]))
-    def work(self, loss: Loss | None, workers: int = 1) -> None:
+    def work(self, loss: Loss | None, workers: int = 1, *, buried: bool = True) -> None:
         """A process works until it is lost; it is then known to be dead."""
         life = Life(self.url, self.clock, loss, workers)
         try:
             life.run()
         finally:
-            life.bury()
+            if buried:
+                life.bury()
+            else:
+                self.zombies.append(life)
 
         async def lose(jobs: Operations) -> None:
             for each in life.ids:
                 await jobs.lose(each)
 
         outside(self.url, self.clock, lose)
+
+    @precondition(lambda self: "zombies" in self.kinds)
+    @rule(loss=losses)
+    def stall(self, loss: Loss) -> None:
+        """A process stands still and is taken for dead, though it is not."""
+        self.work(loss, buried=False)
+
+    @precondition(lambda self: self.zombies)
+    @rule()
+    def come_back(self) -> None:
+        """It goes on as if nothing had happened."""
+        life = self.zombies.pop()
+        life.go_on(0.03)
+        life.bury()
 
     @rule(which=st.integers(0, 5))
     def decide(self, which: int) -> None:
@@ -96,15 +115,25 @@ class Jobs(RuleBasedStateMachine):
         outside(self.url, self.clock, act)
 
     def teardown(self) -> None:
-        if self.job_id:
-            self.finish()
-            self.check()
+        try:
+            if self.job_id:
+                self.finish()
+                while self.zombies:
+                    self.come_back()
+                self.check()
+        finally:
+            for life in self.zombies:
+                life.bury()
 
     def finish(self) -> None:
         """Work, answer every question and let time pass until the job is over."""
         for _ in range(60):
             self.work(None)
             job = self.job(self.job_id)
+            if job.state == "failed" and "fails once" in self.kinds:
+                outside(self.url, self.clock, lambda jobs: jobs.resume(self.job_id, "ann"))
+                self.world.asks_afresh()
+                continue
             if job.state in FINISHED:
                 return
             # A timer that fell due while the process stopped was taken and given back.
@@ -130,19 +159,19 @@ class Jobs(RuleBasedStateMachine):
 
     def check(self) -> None:
         root = self.job(self.job_id)
-        say(f"{root.state} after {root.recoveries} recoveries")
         audit(self.url, [job.job_id for job in self.jobs()])
         assert not self.world.changed
-        assert max(self.world.calls.values(), default=0) <= 1, self.world.calls
+        if "zombies" not in self.kinds:  # the provider knows a call that comes twice by its key
+            assert max(self.world.calls.values(), default=0) <= 1, self.world.calls
         assert max((len(keys) for keys in self.world.by_name.values()), default=0) <= 1
         if self.cancelled and root.state == "cancelled":
             assert {job.state for job in self.jobs()} <= FINISHED
-            assert self.world.by_name.keys() <= acts(self.body)
+            assert self.world.by_name.keys() <= acts(self.body, late=True)
             return
         assert (root.state, root.error) == ("succeeded", None)
         result = msgspec.json.decode(root.result or b"")
-        assert without_nonces(result) == plain(self.body)
-        assert self.world.by_name.keys() == acts(self.body)
+        assert matches(without_nonces(result), plain(self.body)), result
+        assert acts(self.body, late=False) <= self.world.by_name.keys() <= acts(self.body, late=True)
 
 
 def audit(url: str, job_ids: list[str]) -> None:
@@ -156,12 +185,14 @@ def audit(url: str, job_ids: list[str]) -> None:
         answered: dict[tuple[str, int], int] = {}
         asked: dict[tuple[str, int], tuple[Any, ...]] = {}
         open_claims: set[str] = set()
+        failed: set[int] = set()
+        done: set[int] = set()
         for seq, path, ordinal, fingerprint, body, _ in found:
             facts = msgspec.json.decode(bytes(body), type=Event)
             key = facts.idempotency_key or ""
             if facts.event == "answers_dropped":
-                dropped = set((facts.detail or {})["seqs"])
-                answered = {place: at for place, at in answered.items() if at not in dropped}
+                for place in dropped(facts.detail or {}, answered, failed, done):
+                    del answered[place]
             elif facts.event == "tool_called":
                 assert key not in open_claims, f"{seq}: called again without a word about the first call"
                 open_claims.add(key)
@@ -176,9 +207,28 @@ def audit(url: str, job_ids: list[str]) -> None:
             if fingerprint is not None:
                 was = asked.setdefault(place, (facts.kind, facts.name, fingerprint))
                 assert was == (facts.kind, facts.name, fingerprint), f"{seq} at {place}"
+            if facts.event.endswith("_failed") or (facts.detail or {}).get("state") == "failed":
+                failed.add(seq)
+            if facts.event == "tool_succeeded":
+                done.add(seq)
             if facts.event in ANSWERS:
                 assert place not in answered, f"{seq}: {place} was answered at {answered[place]} already"
                 answered[place] = seq
+
+
+def dropped(
+    detail: dict[str, Any], answered: dict[tuple[str, int], int], failed: set[int], done: set[int]
+) -> list[tuple[str, int]]:
+    """The positions that a retry asks afresh: those named, and those in a step after its last effect."""
+    seqs = set(detail.get("seqs", ()))
+    if (at := detail.get("position")) is not None:
+        begin = f"{at['path']}#{at['ordinal']}"
+        inside = {
+            place: seq for place, seq in answered.items() if (place[0] + "/").startswith((begin + "/", begin + "#"))
+        }
+        last = max((seq for seq in inside.values() if seq in done), default=0)
+        seqs |= {seq for seq in inside.values() if seq > last or seq in failed}
+    return [place for place, seq in answered.items() if seq in seqs]
 
 
 @pytest.fixture
@@ -204,16 +254,67 @@ MIXES = {
     "nested": ("step", "flaky", "effect", "nest", "try", "doomed", "value"),
     "children": ("step", "effect", "child", "gather", "approve"),
     "all": ("step", "flaky", "effect", "approve", "sleep", "value", "doomed", "gather", "nest", "child", "try"),
+    "retried": ("step", "effect", "fails once", "gather", "nest", "child", "approve"),
+    "steps": ("step", "flaky", "effect", "nest twice", "gather", "approve", "sleep", "value"),
+    "timeouts": ("step", "effect", "timeout", "sleep", "approve", "gather", "nest"),
+    "stalled": ("step", "effect", "approve", "sleep", "gather", "nest", "child", "zombies"),
     "cancelled": ("step", "effect", "approve", "sleep", "gather", "nest", "child", "cancel"),
 }
 
 
-@pytest.mark.parametrize("mix", MIXES)
+NOT_YET = pytest.mark.xfail(reason="see test_a_retry_comes_to_the_plain_result")
+
+
+@pytest.mark.parametrize("mix", [pytest.param(each, marks=NOT_YET) if each == "retried" else each for each in MIXES])
 def test_jobs_come_to_their_plain_result_whatever_is_lost(fresh_url: Any, mix: str) -> None:
-    run_state_machine_as_test(lambda: Jobs(fresh_url(), MIXES[mix]), settings=examples(4, 500, stateful_step_count=8))
+    run_state_machine_as_test(lambda: Jobs(fresh_url(), MIXES[mix]), settings=examples(3, 150, stateful_step_count=8))
+
+
+# ── a store that refuses for a while ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_goes_on_after_the_store_refused_its_writes(fresh_url: Any) -> None:
+    """A worker whose writes are refused for a moment (a full disk, a database that starts again) still finishes its jobs."""
+    machine = Jobs(fresh_url(), MIXES["all"])
+    machine.body = [["step", "step-1"], ["effect", "effect-2", "fine", True], ["nest", "nest-3", [["step", "step-4"]]]]
+    ids = [machine.make().job_id for _ in range(4)]
+    machine.work(Loss(4, "refused"))
+    assert {machine.job(job_id).state for job_id in ids} == {"succeeded"}
+    audit(machine.url, ids)
+    assert set(machine.world.calls.values()) == {1}
+    assert len(machine.world.calls) == 4
 
 
 # ── what the machine found, as plain examples ────────────────────────────────────────────────────────────────────────
+
+EXAMPLES: dict[str, Body] = {
+    "what stands behind a dropped failure is asked afresh": [
+        [
+            "gather",
+            "gather-1",
+            [
+                [["step", "step-2"], ["effect", "effect-3", "refused", False], ["step", "step-4"]],
+                [["fails once", "fails-5"]],
+            ],
+        ]
+    ],
+    "a child that outlives its failed parent is heard by the retry": [
+        ["gather", "gather-1", [[["fails once", "fails-2"]], [["child", "child-3", [["step", "step-4"]]]]]]
+    ],
+    "a failed child keeps what it has done": [
+        ["child", "child-1", [["effect", "effect-2", "fine", True], ["fails once", "fails-3"], ["step", "step-4"]]]
+    ],
+}
+
+
+@pytest.mark.xfail(strict=True, reason="the retry of a failed job is not there yet")
+@pytest.mark.parametrize("what", EXAMPLES)
+def test_a_retry_comes_to_the_plain_result(fresh_url: Any, what: str) -> None:
+    machine = Jobs(fresh_url(), MIXES["retried"])
+    machine.body = EXAMPLES[what]
+    machine.job_id = machine.make().job_id
+    machine.teardown()
+
 
 gates: dict[str, asyncio.Event] = {}
 
