@@ -1,6 +1,7 @@
 """The processes of the storm: real ones, started by the real command line, ended by `kill -9`."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -41,7 +42,9 @@ class Process:
 
     def kill(self) -> None:
         self.doomed = True
-        self.handle.send_signal(signal.SIGKILL)
+        # Not through the handle: that would look for its end first, and take it away from who waits for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.handle.pid, signal.SIGKILL)
 
     @property
     def alive(self) -> bool:
