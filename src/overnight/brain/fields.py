@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
+from overnight.brain.names import Names
 from overnight.brain.nodes import Entries, Items, Node, Scalar
 from overnight.brain.problems import Problem, Severity, clipped, did_you_mean
 
@@ -141,6 +142,29 @@ def whole(low: int, high: int) -> Reads:
     return read
 
 
+def number(low: float, high: float) -> Reads:
+    """A plain number from `low` to `high`; not for money."""
+
+    def read(reader: Reader, node: Node, name: str) -> float | None:
+        if not isinstance(node, Scalar) or node.kind not in ("int", "float"):
+            reader.wrong(node, name, f"a number from {low:g} to {high:g}")
+        elif len(node.text) > 40 or not _DECIMAL.fullmatch(node.text) or not low <= float(node.text) <= high:
+            reader.problem(node, f"{name} must be from {low:g} to {high:g}, found {clipped(node.text)[1:-1]}")
+        else:
+            return float(node.text)
+        return None
+
+    return read
+
+
+def flag(reader: Reader, node: Node, name: str) -> bool | None:
+    """true or false."""
+    if isinstance(node, Scalar) and node.kind == "bool" and not node.quoted:
+        return node.text.lower() == "true"
+    reader.wrong(node, name, "true or false")
+    return None
+
+
 def money(reader: Reader, node: Node, name: str) -> int | None:
     """US dollars as written, exactly, in micro-dollars. Never passes through a float."""
     if not isinstance(node, Scalar) or node.kind not in ("int", "float"):
@@ -198,6 +222,33 @@ def many(reads: Reads) -> Reads:
     def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
         values = [reads(reader, item, f"{name}[{index}]") for index, item in enumerate(reader.items(node, name))]
         return None if None in values else tuple(values)
+
+    return read
+
+
+def several(reads: Reads) -> Reads:
+    """One value, or a list of them that is not empty; as a tuple."""
+    listed = many(reads)
+
+    def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
+        if not isinstance(node, Items):
+            one = reads(reader, node, name)
+            return None if one is None else (one,)
+        if not node.items:
+            reader.problem(node, f"{name} is an empty list", "leave the line out")
+            return None
+        return listed(reader, node, name)
+
+    return read
+
+
+def names(longest: int = 256) -> Reads:
+    """One name or glob, or a list of them."""
+    patterns = several(text(rf"[ -~]{{1,{longest}}}", "a name, or a glob such as support-*"))
+
+    def read(reader: Reader, node: Node, name: str) -> Names | None:
+        found = patterns(reader, node, name)
+        return None if found is None else Names(found)
 
     return read
 

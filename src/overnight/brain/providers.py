@@ -2,21 +2,25 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, text
+from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, several, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
 
 PROVIDER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
+RESIDENCY = r"[a-z0-9][a-z0-9_-]{0,63}"
+_APIS = {"openai": ("chat", "embeddings"), "anthropic": ("messages",), "library": ("chat",)}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ProviderDef(msgspec.Struct, frozen=True):
     """A provider. `base_url` has no trailing slash; without `api_key_env` it is called without a key.
 
-    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case.
+    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case. `apis` are the formats it speaks (chat,
+    responses, messages, embeddings); `residency` where it keeps data. A `library` may have no base_url: "".
     """
 
     name: str
@@ -25,14 +29,12 @@ class ProviderDef(msgspec.Struct, frozen=True):
     api_key_env: str | None = None
     kind: str = "openai"
     model_prefix: str = ""
+    apis: tuple[str, ...] = ("chat", "embeddings")
+    residency: tuple[str, ...] = ()
 
     def upstream_name(self, model: str) -> str:
         """The name the provider itself knows `model` by."""
         return model.removeprefix(self.model_prefix)
-
-
-def is_glob(pattern: str) -> bool:
-    return any(char in pattern for char in "*?[")
 
 
 def base_url(reader: Reader, node: Node, name: str) -> str | None:
@@ -72,8 +74,10 @@ FIELDS: Fields = {
         text(r"[A-Z_][A-Z0-9_]{0,127}", "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
     ),
     "models": ("models", many(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
-    "kind": ("kind", choice("openai")),
+    "kind": ("kind", choice(*_APIS)),
     "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
+    "apis": ("apis", many(choice("chat", "responses", "messages", "embeddings"))),
+    "residency": ("residency", several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
 }
 
 
@@ -91,12 +95,16 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
         if inherited is None:
             given = value.entries if isinstance(value, Entries) else {}
             for field in ("base_url", "models"):
-                if field not in given:
+                if field not in given and (field == "models" or values.get("kind") != "library"):
                     reader.problem(at, f"{where} needs the key {field!r}", "only well-known providers may leave it out")
         if any(problem.severity == "error" for problem in reader.problems[before:]):
             continue
-        fields = msgspec.structs.asdict(inherited) if inherited else {"name": name}
-        found.append(msgspec.convert(fields | values, ProviderDef))
+        fields: dict[str, Any] = {"name": name, "base_url": ""}
+        if inherited is not None:
+            fields = msgspec.structs.asdict(inherited)
+        if "kind" in values or inherited is None:
+            fields["apis"] = _APIS[values.get("kind", "openai")]
+        found.append(ProviderDef(**fields | values))
     return tuple(found)
 
 

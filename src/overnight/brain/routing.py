@@ -1,27 +1,32 @@
 """Which model answers a call, and within what: definitions and one pure decision."""
 
+import hashlib
+import random
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import msgspec
 
+from overnight.brain.caching import CachePolicy
+from overnight.brain.complexity import Complexity, score
+from overnight.brain.limits import Alarms, Breakers, Budgets, Guards, Limits, RateLimit, Retries
+from overnight.brain.names import is_glob
 from overnight.brain.problems import clipped, nearest
-from overnight.brain.providers import ProviderDef, is_glob
+from overnight.brain.providers import ProviderDef
+from overnight.brain.rules import Route, RouteDecision, Way
+from overnight.domain import CallFacts
 
 DEFAULT_MODEL = "gpt-5.4-mini"
 DEFAULT_ROUTE = "default"
 AS_ASKED = "as_asked"
-RESERVED_ROUTES = ("auto", DEFAULT_ROUTE, AS_ASKED)
 MAX_NAME = 256
+EMBEDDINGS = "embeddings"
 _ASKS_FOR_DEFAULT = frozenset({"", "auto", "default"})
+_chance = random.Random().random  # noqa: S311 - spreads calls, hides nothing
 
-
-class Budgets(msgspec.Struct, frozen=True):
-    """What one job may use. None is no limit; 0 lets nothing through."""
-
-    max_cost_per_job_microusd: int | None = None
-    max_llm_calls_per_job: int | None = None
+Rejected = tuple[tuple[str, str], ...]
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -32,47 +37,13 @@ class Price(msgspec.Struct, frozen=True):
     output_microusd_per_mtok: int
 
 
-class Retries(msgspec.Struct, frozen=True):
-    """`max_attempts` counts the first try. The wait doubles from `backoff_ms` up to `max_backoff_ms`.
+class Plan(NamedTuple):
+    """A route made ready: the ways that residency leaves open, where each one's share of 0 to 1 ends, what it closed."""
 
-    `jitter` "full" waits a random part of it, "none" all of it.
-    """
-
-    max_attempts: int = 3
-    backoff_ms: int = 200
-    max_backoff_ms: int = 5_000
-    jitter: str = "full"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Hard counts: bytes of a request's body, output tokens of a call that names no cap."""
-
-    max_body_bytes: int = 33_554_432
-    default_max_output_tokens: int = 8_192
-
-
-class Route(msgspec.Struct, frozen=True):
-    """A named rule. `targets` is the model and then its fallbacks, in the order they are tried."""
-
-    name: str
-    targets: tuple[str, ...]
-    deadline_ms: int
-    max_output_tokens: int
-
-    @property
-    def model(self) -> str:
-        return self.targets[0]
-
-
-class RouteDecision(msgspec.Struct, frozen=True):
-    """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came."""
-
-    route: str
-    targets: tuple[str, ...]
-    why: str
-    requested_model: str
-    deadline_ms: int
-    max_output_tokens: int
+    route: Route
+    ways: tuple[Way, ...]
+    shares: tuple[float, ...]
+    rejected: Rejected
 
 
 class UnknownModel(LookupError):
@@ -105,22 +76,34 @@ def chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """routing.yaml, checked and resolved. `providers` are in the order in which they are asked.
 
-    `fallbacks` is model → the models named after it; `prices` are those the brain sets itself.
+    `fallbacks` is model → the models named after it; `tiers` is tier → its models, lowest first; `prices` are those the
+    brain sets itself. `header_names` are the request headers that its rules look at.
     """
 
     default_model: str = DEFAULT_MODEL
     routes: Mapping[str, Route] = {}
+    tiers: Mapping[str, tuple[str, ...]] = {}
+    complexity: Complexity = Complexity()
     budgets: Budgets = Budgets()
+    rate_limits: tuple[RateLimit, ...] = ()
     fallbacks: Mapping[str, tuple[str, ...]] = {}
     providers: tuple[ProviderDef, ...] = ()
     prices: Mapping[str, Price] = {}
     deadline_ms: int = 30_000
+    embeddings_ms: int = 10_000
     retries: Retries = Retries()
+    breakers: Breakers = Breakers()
     limits: Limits = Limits()
+    guards: Guards = Guards()
+    alarms: Alarms = Alarms()
+    cache: CachePolicy = CachePolicy()
     # derived once, so that a decision is a few dict look-ups
     chains: Mapping[str, tuple[str, ...]] = {}
     served: Mapping[str, ProviderDef | None] = {}
     globs: tuple[tuple[str, str, ProviderDef], ...] = ()
+    plans: Mapping[str, Plan] = {}
+    rules: tuple[Plan, ...] = ()
+    header_names: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         globs = tuple(
@@ -135,11 +118,43 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
                 if not is_glob(pattern):
                     exact.setdefault(pattern, provider)
         named = {self.default_model, *self.prices, *self.fallbacks, *exact}
-        named.update(*self.fallbacks.values(), *(route.targets for route in self.routes.values()))
+        named.update(*self.fallbacks.values(), *self.tiers.values())
+        named.update(*(way.targets for route in self.routes.values() for way in route.ways))
         setting = msgspec.structs.force_setattr
         setting(self, "globs", globs)
         setting(self, "chains", {model: chain(model, self.fallbacks) for model in self.fallbacks})
         setting(self, "served", {model: exact.get(model) or self._by_glob(model) for model in named})
+        setting(self, "plans", {name: self._plan(route) for name, route in self.routes.items()})
+        rules = tuple(plan for plan in self.plans.values() if plan.route.when is not None)
+        setting(self, "rules", rules)
+        setting(
+            self,
+            "header_names",
+            frozenset(name for plan in rules if plan.route.when for name in plan.route.when.headers),
+        )
+
+    def _plan(self, route: Route) -> Plan:
+        rejected: dict[str, str] = {}
+        ways: list[Way] = []
+        for way in route.ways:
+            targets: list[str] = []
+            for model in way.targets:
+                provider = self.served[model]
+                if not route.residency or (provider and not set(route.residency).isdisjoint(provider.residency)):
+                    targets.append(model)
+                else:
+                    at = f"its provider {provider.name}" if provider else "nobody that serves it"
+                    rejected[model] = f"{at} is in {' or '.join(route.residency)}"
+                    if provider:
+                        rejected[model] = f"{at} is not in {' or '.join(route.residency)}"
+            if targets and way.weight:
+                ways.append(Way(way.name, tuple(targets), way.weight))
+        total, sum_so_far = sum(way.weight for way in ways), 0
+        shares: list[float] = []
+        for way in ways:
+            sum_so_far += way.weight
+            shares.append(sum_so_far / total)
+        return Plan(route, tuple(ways), tuple(shares), tuple(rejected.items()))
 
     def _by_glob(self, model: str) -> ProviderDef | None:
         for start, pattern, provider in self.globs:
@@ -160,36 +175,112 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         """Every model this brain names, sorted; models that only a glob covers are not listed."""
         return sorted(self.served)
 
-    def decide(self, model: str | None, task: str | None) -> RouteDecision:
-        """The rule and the targets for a call that asks for `model` under the task `task` (`x-task`).
+    def decide(
+        self, facts: CallFacts | str | None, task: str | None = None, *, chance: Callable[[], float] = _chance
+    ) -> RouteDecision:
+        """The rule and the targets for a call; no target when residency leaves none (`rejected` names them all).
 
-        Raises `UnknownModel` when `model` is neither a route, nor known, nor a way to ask for the default.
+        Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises `UnknownModel`
+        when the model asked for is neither a route, nor known, nor a way to ask for the default.
         """
-        asked = model or ""
+        if not isinstance(facts, CallFacts):
+            facts = CallFacts(model=facts, task=task)
+        asked = facts.model or ""
         if len(asked) > MAX_NAME:
             raise UnknownModel(asked[: MAX_NAME + 1], ())
-        if task:
-            route = self.routes.get(task)
-            if route is not None:
-                return self._by_rule(route, asked, f"x-task {task} names the route")
-            ignored = f"x-task {clipped(task)} names no route; "
-        else:
-            ignored = ""
-        route = self.routes.get(asked)
-        if route is not None:
-            return self._by_rule(route, asked, f"{ignored}the model asked for is the name of a route")
+        said = ""
+        if facts.task:
+            plan = self.plans.get(facts.task)
+            if plan is None:
+                said = f"x-task {clipped(facts.task)} names no route; "
+            elif facts.format != EMBEDDINGS or self._embeds(plan.route, asked):
+                return self._by_plan(plan, facts, f"x-task {facts.task} names the route", (), chance)
+            else:
+                said = f"x-task {facts.task} names a route that is not for embeddings; "
+        plan = self.plans.get(asked)
+        if plan is not None:
+            return self._by_plan(plan, facts, f"{said}the model asked for is the name of a route", (), chance)
+        rejected: list[tuple[str, str]] = []
+        for plan in self.rules:
+            when = plan.route.when
+            unmet = when.unmet(facts) if when is not None else None
+            if unmet is None:
+                return self._by_plan(
+                    plan, facts, f"{said}what the rule asks for holds: {when}", tuple(rejected), chance
+                )
+            rejected.append((plan.route.name, unmet))
         if asked in _ASKS_FOR_DEFAULT:
-            why = f"{ignored}model {asked!r} asks for the default" if asked else f"{ignored}no model was asked for"
-            return self._without_rule(DEFAULT_ROUTE, self.default_model, asked, why)
+            why = f"{said}model {asked!r} asks for the default" if asked else f"{said}no model was asked for"
+            return self._without_rule(DEFAULT_ROUTE, self.default_model, facts, why, tuple(rejected))
         if asked in self.served or self.provider_for(asked) is not None:
-            return self._without_rule(AS_ASKED, asked, asked, f"{ignored}the model asked for is known")
+            return self._without_rule(AS_ASKED, asked, facts, f"{said}the model asked for is known", tuple(rejected))
         raise UnknownModel(asked, [*self.served, *self.routes])
 
-    @staticmethod
-    def _by_rule(route: Route, asked: str, why: str) -> RouteDecision:
-        return RouteDecision(route.name, route.targets, why, asked, route.deadline_ms, route.max_output_tokens)
+    def _embeds(self, route: Route, asked: str) -> bool:
+        """May the task's route answer for embeddings? One that says so may; any may where no model is known instead."""
+        if route.when is not None and route.when.format is not None:
+            return route.when.format.fit(EMBEDDINGS)
+        return asked in _ASKS_FOR_DEFAULT or self.provider_for(asked) is None
 
-    def _without_rule(self, name: str, model: str, asked: str, why: str) -> RouteDecision:
-        targets = self.chains.get(model) or (model,)
-        tokens = self.limits.default_max_output_tokens
-        return RouteDecision(name, targets, why, asked, self.deadline_ms, tokens)
+    def _by_plan(
+        self, plan: Plan, facts: CallFacts, why: str, rejected: Rejected, chance: Callable[[], float]
+    ) -> RouteDecision:
+        route, ways = plan.route, plan.ways
+        way = ways[0] if ways else None
+        complexity = None
+        if way is None:
+            why = f"{why}; no target is left"
+        elif route.kind == "weights":
+            way, how = _weighed(plan, facts, chance)
+            why = f"{why}; {how}"
+        elif route.kind == "tier" and len(ways) > 1:
+            complexity = score(facts.text())
+            if complexity > self.complexity.threshold:
+                way = ways[1]
+                why = f"{why}; complexity {complexity:g} is above {self.complexity.threshold:g}: up to tier {way.name}"
+        return RouteDecision(
+            route.name,
+            way.targets if way is not None else (),
+            why,
+            facts.model or "",
+            route.embeddings_ms if facts.format == EMBEDDINGS else route.deadline_ms,
+            route.max_output_tokens,
+            rejected + plan.rejected if plan.rejected else rejected,
+            route.degraded,
+            route.when_all_open,
+            route.cache,
+            way.name if way is not None and route.kind == "tier" else None,
+            complexity,
+        )
+
+    def _without_rule(self, name: str, model: str, facts: CallFacts, why: str, rejected: Rejected) -> RouteDecision:
+        return RouteDecision(
+            name,
+            self.chains.get(model) or (model,),
+            why,
+            facts.model or "",
+            self.embeddings_ms if facts.format == EMBEDDINGS else self.deadline_ms,
+            self.limits.default_max_output_tokens,
+            rejected,
+            None,
+            self.breakers.when_all_open,
+            self.cache,
+        )
+
+
+def _weighed(plan: Plan, facts: CallFacts, chance: Callable[[], float]) -> tuple[Way, str]:
+    """One of the weighted ways, the same for the same session or job, and how it was found."""
+    sticky = plan.route.sticky
+    kept_by, name = "session", facts.session
+    if sticky == "job" or (sticky == "session" and name is None):
+        kept_by, name = "job", facts.job
+    if sticky == "none" or name is None:
+        share, how = chance(), "drawn by weight"
+    else:
+        # The route is part of it, so that two routes do not split the sessions alike.
+        digest = hashlib.blake2b(f"{plan.route.name}\0{name}".encode(), digest_size=6).digest()
+        share, how = int.from_bytes(digest) / (1 << 48), f"kept by its {kept_by}"
+    at = next((at for at, end in enumerate(plan.shares) if share < end), len(plan.ways) - 1)
+    return plan.ways[
+        at
+    ], f"{plan.ways[at].name} by weight, {how}" if how != "drawn by weight" else f"{plan.ways[at].name} {how}"

@@ -5,86 +5,50 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import ROUTE_NAME, Fields, Reader, as_node, choice, many, model_name, money, text, whole
-from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
+from overnight.brain.cache_section import read_cache
+from overnight.brain.complexity import Complexity
+from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number
+from overnight.brain.limits_section import (
+    read_alarms,
+    read_breakers,
+    read_budgets,
+    read_guards,
+    read_limits,
+    read_rate_limits,
+    read_retries,
+)
+from overnight.brain.nodes import Node, parse_yaml
 from overnight.brain.problems import Problem, clipped, did_you_mean
 from overnight.brain.providers import read_providers, well_known
-from overnight.brain.routing import (
-    DEFAULT_MODEL,
-    RESERVED_ROUTES,
-    Budgets,
-    Limits,
-    Price,
-    Retries,
-    Route,
-    Routing,
-    chain,
-)
-
-_DAY_MS = 86_400_000
-_deadline = whole(1, _DAY_MS)
-_tokens = whole(1, 10_000_000)
-
-
-class _Model(msgspec.Struct, frozen=True):
-    """A model and where the file names it."""
-
-    name: str
-    node: Node
-
-
-class _Rule(msgspec.Struct, frozen=True):
-    """A route as written, before deadlines and fallbacks of other sections are known."""
-
-    model: _Model
-    fallbacks: tuple[_Model, ...] | None = None
-    deadline_ms: int | None = None
-    max_output_tokens: int | None = None
-
-
-def _model(reader: Reader, node: Node, name: str) -> _Model | None:
-    model = model_name(reader, node, name)
-    return None if model is None else _Model(model, node)
-
+from overnight.brain.routes_section import Model, Rule, deadline, key_name, model, read_rules, read_tiers, same_model
+from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
+from overnight.brain.rules import Route, Way
 
 _TOP: Fields = {
-    "default_model": ("default_model", _model),
+    "default_model": ("default_model", model),
     "routes": ("routes", as_node),
+    "tiers": ("tiers", as_node),
+    "complexity": ("complexity", as_node),
     "budgets": ("budgets", as_node),
+    "rate_limits": ("rate_limits", as_node),
     "fallbacks": ("fallbacks", as_node),
     "providers": ("providers", as_node),
     "prices": ("prices", as_node),
     "deadlines": ("deadlines", as_node),
     "retries": ("retries", as_node),
+    "breakers": ("breakers", as_node),
     "limits": ("limits", as_node),
-}
-_BUDGETS: Fields = {
-    "max_cost_per_job_usd": ("max_cost_per_job_microusd", money),
-    "max_llm_calls_per_job": ("max_llm_calls_per_job", whole(0, 1_000_000_000)),
+    "guards": ("guards", as_node),
+    "alarms": ("alarms", as_node),
+    "cache": ("cache", as_node),
 }
 _PRICE: Fields = {
     "input_usd_per_mtok": ("input_microusd_per_mtok", money),
     "cached_input_usd_per_mtok": ("cached_input_microusd_per_mtok", money),
     "output_usd_per_mtok": ("output_microusd_per_mtok", money),
 }
-_RETRIES: Fields = {
-    "max_attempts": ("max_attempts", whole(1, 100)),
-    "backoff_ms": ("backoff_ms", whole(0, _DAY_MS)),
-    "max_backoff_ms": ("max_backoff_ms", whole(0, _DAY_MS)),
-    "jitter": ("jitter", choice("full", "none")),
-}
-_LIMITS: Fields = {
-    "max_body_bytes": ("max_body_bytes", whole(1, 1 << 30)),
-    "default_max_output_tokens": ("default_max_output_tokens", _tokens),
-}
-_ROUTE: Fields = {
-    "model": ("model", _model),
-    "deadline_ms": ("deadline_ms", _deadline),
-    "max_output_tokens": ("max_output_tokens", _tokens),
-    "fallbacks": ("fallbacks", many(_model)),
-}
-_FALLBACK: Fields = {"from": ("source", _model), "to": ("target", _model)}
-_route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
+_FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
+_COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
 
 def built_in_routing() -> Routing:
@@ -104,102 +68,123 @@ def read_routing(file: str, content: str) -> tuple[Routing | None, list[Problem]
 
 
 def _routing(reader: Reader, top: dict[str, Any]) -> Routing:
-    default: _Model | None = top.get("default_model")
+    default: Model | None = top.get("default_model")
     known = well_known()
     own = {provider.name: provider for provider in read_providers(reader, top.get("providers"), known)}
-    limits = msgspec.convert(reader.section(top.get("limits"), "limits", _LIMITS), Limits)
+    cache, embedder = read_cache(reader, top.get("cache"))
     # enough to say which models are known; the rest of the file is checked against it
     draft = Routing(
         default_model=default.name if default else DEFAULT_MODEL,
         providers=(*own.values(), *(provider for name, provider in known.items() if name not in own)),
         prices=_prices(reader, top.get("prices")),
-        budgets=msgspec.convert(reader.section(top.get("budgets"), "budgets", _BUDGETS), Budgets),
-        retries=_retries(reader, top.get("retries")),
-        limits=limits,
+        complexity=Complexity(**reader.section(top.get("complexity"), "complexity", _COMPLEXITY)),
+        budgets=read_budgets(reader, top.get("budgets")),
+        rate_limits=read_rate_limits(reader, top.get("rate_limits")),
+        retries=read_retries(reader, top.get("retries")),
+        breakers=read_breakers(reader, top.get("breakers")),
+        limits=read_limits(reader, top.get("limits")),
+        guards=read_guards(reader, top.get("guards")),
+        alarms=read_alarms(reader, top.get("alarms")),
+        cache=cache,
     )
-    rules = _rules(reader, top.get("routes"))
-    default_ms, deadlines = _deadlines(reader, top.get("deadlines"), rules, draft.deadline_ms)
-    models = [rule.model for rule in rules.values()]
-    listed = {*draft.served, *(model.name for model in models)}
+    tiers = read_tiers(reader, top.get("tiers"))
+    rules = read_rules(reader, top.get("routes"), tiers)
+    draft, deadlines = _deadlines(reader, top.get("deadlines"), rules, draft)
+    models = [each for rule in rules.values() for each in rule.models()]
+    models += [each for tier in tiers.values() for each in tier]
+    listed = {*draft.served, *(each.name for each in models)}
     fallbacks = _fallbacks(reader, top.get("fallbacks"), draft, listed)
     for name, rule in rules.items():
-        for model in rule.fallbacks or ():
-            _must_be_known(reader, f"routes.{name}.fallbacks", model, draft, listed)
-            if model.name == rule.model.name:
-                reader.problem(model.node, f"routes.{name} falls back to its own model {clipped(model.name)}")
-    for model in [default, *models] if default else models:
-        _warn_unserved(reader, model, draft, listed)
+        for each in rule.fallbacks or ():
+            _must_be_known(reader, f"routes.{name}.fallbacks", each, draft, listed)
+        same_model(rule, f"routes.{name}", reader)
+        if rule.cache.mode not in (None, "off") and cache.semantic is None:
+            reader.problem(
+                rule.node, f"routes.{name}.cache.semantic needs the section cache.semantic", "name its model"
+            )
+    for each in (default, *models, embedder):
+        if each is not None:
+            _warn_unserved(reader, each, draft, listed)
+    levels = {name: tuple(each.name for each in tier) for name, tier in tiers.items()}
     return msgspec.structs.replace(
         draft,
         fallbacks=fallbacks,
-        deadline_ms=default_ms,
+        tiers=levels,
         routes={
-            name: Route(
-                name,
-                _targets(rule, fallbacks),
-                deadlines.get(name, rule.deadline_ms) or default_ms,
-                rule.max_output_tokens or limits.default_max_output_tokens,
-            )
+            name: _route(name, rule, deadlines.get(name, rule.deadline_ms), levels, fallbacks, draft)
             for name, rule in rules.items()
         },
     )
 
 
-def _targets(rule: _Rule, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    if rule.fallbacks is None:
-        return chain(rule.model.name, fallbacks)
-    # a route's own list is its whole chain, so that an empty one can say: no fallback
-    return tuple(dict.fromkeys(model.name for model in (rule.model, *rule.fallbacks)))
+def _route(
+    name: str,
+    rule: Rule,
+    deadline_ms: int | None,
+    tiers: Mapping[str, tuple[str, ...]],
+    fallbacks: Mapping[str, tuple[str, ...]],
+    draft: Routing,
+) -> Route:
+    def way(name: str, models: tuple[str, ...], weight: int = 1) -> Way:
+        if rule.fallbacks is None:
+            following = [each for model in models for each in chain(model, fallbacks)]
+        else:
+            # a route's own list is its whole chain, so that an empty one can say: no fallback
+            following = [each.name for each in rule.fallbacks]
+        return Way(name, tuple(dict.fromkeys((*models, *following))), weight)
+
+    if rule.tier is not None:
+        order = list(tiers)
+        at = order.index(rule.tier.name)
+        ways = tuple(way(tier, tiers[tier]) for tier in order[at : at + 2])
+    elif rule.weights:
+        ways = tuple(way(model.name, (model.name,), weight) for model, weight in rule.weights)
+    else:
+        ways = tuple(way(model.name, (model.name,)) for model in rule.models())
+    return Route(
+        name=name,
+        ways=ways,
+        kind="tier" if rule.tier else "weights" if rule.weights else "model",
+        deadline_ms=deadline_ms or draft.deadline_ms,
+        embeddings_ms=deadline_ms or draft.embeddings_ms,
+        max_output_tokens=rule.max_output_tokens or draft.limits.default_max_output_tokens,
+        when=rule.when,
+        sticky=rule.sticky,
+        residency=rule.residency,
+        degraded=rule.degraded,
+        when_all_open=rule.when_all_open or draft.breakers.when_all_open,
+        cache=draft.cache.override(rule.cache.exact_ttl_s, rule.cache.mode),
+    )
 
 
 def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
     prices: dict[str, Price] = {}
-    for model, (at, value) in reader.entries(node, "prices").items():
-        _name(reader, at, model_name, "a model in prices")
-        found = reader.section(value, f"prices.{model}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
+    for priced, (at, value) in reader.entries(node, "prices").items():
+        key_name(reader, at, model_name, "a model in prices")
+        found = reader.section(value, f"prices.{priced}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
         if "input_microusd_per_mtok" in found and "output_microusd_per_mtok" in found:
             found.setdefault("cached_input_microusd_per_mtok", found["input_microusd_per_mtok"])
-            prices[model] = msgspec.convert(found, Price)
+            prices[priced] = msgspec.convert(found, Price)
     return prices
 
 
-def _retries(reader: Reader, node: Node | None) -> Retries:
-    retries = msgspec.convert(reader.section(node, "retries", _RETRIES), Retries)
-    if node is not None and retries.backoff_ms > retries.max_backoff_ms:
-        message = f"retries.backoff_ms ({retries.backoff_ms}) is above max_backoff_ms ({retries.max_backoff_ms})"
-        reader.problem(node, message)
-    return retries
-
-
-def _rules(reader: Reader, node: Node | None) -> dict[str, _Rule]:
-    rules: dict[str, _Rule] = {}
-    for name, (at, value) in reader.entries(node, "routes").items():
-        where = f"routes.{name}"
-        _name(reader, at, _route_name, "a route's name")
-        if name in RESERVED_ROUTES or name == "default_ms":
-            reader.problem(at, f"{name!r} cannot be a route's name: it has a meaning of its own", "choose another name")
-        if isinstance(value, Entries):
-            found = reader.section(value, where, _ROUTE, ("model",))
-            if "model" in found:
-                rules[name] = _Rule(**found)
-        elif (model := _model(reader, value, where)) is not None:
-            rules[name] = _Rule(model)
-    return rules
-
-
 def _deadlines(
-    reader: Reader, node: Node | None, rules: Mapping[str, _Rule], default_ms: int
-) -> tuple[int, dict[str, int]]:
-    fields: Fields = dict.fromkeys(("default_ms", *rules), ("", _deadline))
+    reader: Reader, node: Node | None, rules: Mapping[str, Rule], draft: Routing
+) -> tuple[Routing, dict[str, int]]:
+    """The routing with its own deadlines, and those of routes."""
+    fields: Fields = dict.fromkeys(("default_ms", "embeddings_ms", *rules), ("", deadline))
     found: dict[str, int] = {}
     for name, (at, value) in reader.entries(node, "deadlines").items():
         if name not in fields:
-            reader.unknown(at, f"deadlines.{name} is neither 'default_ms' nor a route", name, fields.keys())
-        elif (deadline := _deadline(reader, value, f"deadlines.{name}")) is not None:
-            found[name] = deadline
+            message = f"deadlines.{name} is neither 'default_ms' nor a route"
+            reader.unknown(at, message, name, fields.keys())
+        elif (read := deadline(reader, value, f"deadlines.{name}")) is not None:
+            found[name] = read
         if name in rules and rules[name].deadline_ms is not None:
             reader.problem(at, f"the deadline of {clipped(name)} is also set in routes.{name}", "keep one of the two")
-    return found.pop("default_ms", default_ms), found
+    usual = found.pop("default_ms", draft.deadline_ms)
+    embeddings = found.pop("embeddings_ms", draft.embeddings_ms)
+    return msgspec.structs.replace(draft, deadline_ms=usual, embeddings_ms=embeddings), found
 
 
 def _fallbacks(reader: Reader, node: Node | None, draft: Routing, listed: set[str]) -> dict[str, tuple[str, ...]]:
@@ -229,17 +214,12 @@ def _fallbacks(reader: Reader, node: Node | None, draft: Routing, listed: set[st
     return fallbacks
 
 
-def _name(reader: Reader, at: Scalar, reads: Any, what: str) -> None:
-    # a key such as 4.1 is a name here, whatever YAML takes it for
-    reads(reader, msgspec.structs.replace(at, kind="text"), what)
-
-
-def _must_be_known(reader: Reader, where: str, model: _Model, draft: Routing, listed: set[str]) -> None:
+def _must_be_known(reader: Reader, where: str, model: Model, draft: Routing, listed: set[str]) -> None:
     if model.name not in listed and draft.provider_for(model.name) is None:
         reader.unknown(model.node, f"{where} names the unknown model {clipped(model.name)}", model.name, listed)
 
 
-def _warn_unserved(reader: Reader, model: _Model, draft: Routing, listed: set[str]) -> None:
+def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str]) -> None:
     if draft.provider_for(model.name) is None and not reader.full:
         near = did_you_mean(model.name, (name for name in listed if draft.provider_for(name) is not None))
         hint = near if near.startswith("did") else "list it under providers.<name>.models"

@@ -5,6 +5,7 @@ Never: touches a file, a socket, a clock or a database.
 """
 
 from .attribution import Attribution
+from .calls import CallFacts
 from .errors import (
     BadInput,
     BudgetStopped,
@@ -26,6 +27,7 @@ __all__ = [
     "Attribution",
     "BadInput",
     "BudgetStopped",
+    "CallFacts",
     "Conflict",
     "Divergence",
     "ErrorFacts",

@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from overnight.domain import OvernightError
+from overnight.domain import CallFacts, OvernightError
 
 from .dialects import Dialect, dialect_of
+from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
 from .prices import Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
 
@@ -18,7 +19,8 @@ SCRIPTED = "scripted"
 
 
 class Decision(Protocol):
-    """Which targets, in order, and why. `route` is the rule's name."""
+    """Which targets, in order, and why; none when residency leaves none. `route` is the rule's name, `rejected` are
+    (rule or target, why not)."""
 
     @property
     def route(self) -> str: ...
@@ -32,6 +34,18 @@ class Decision(Protocol):
     def deadline_ms(self) -> int: ...
     @property
     def max_output_tokens(self) -> int: ...
+    @property
+    def rejected(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def degraded(self) -> Degraded | None: ...
+    @property
+    def when_all_open(self) -> str: ...
+    @property
+    def cache(self) -> CachePolicy: ...
+    @property
+    def tier(self) -> str | None: ...
+    @property
+    def complexity(self) -> float | None: ...
 
 
 class Provider(Protocol):
@@ -48,25 +62,22 @@ class Provider(Protocol):
 
 
 class Budgets(Protocol):
-    """Limits per job; None is no limit."""
+    """Limits per job, None is no limit; and the further `limits`, in the time zones of their tenants."""
 
     @property
     def max_cost_per_job_microusd(self) -> int | None: ...
     @property
     def max_llm_calls_per_job(self) -> int | None: ...
+    @property
+    def limits(self) -> Sequence[BudgetLimit]: ...
+
+    def time_zone_of(self, tenant_id: str) -> str: ...
 
 
-class Retries(Protocol):
-    """`max_attempts` of one target counts the first try; waits double from `backoff_ms` to `max_backoff_ms`."""
+class Retries(Tries, Protocol):
+    """The usual tries; `of` gives those of one class of failure."""
 
-    @property
-    def max_attempts(self) -> int: ...
-    @property
-    def backoff_ms(self) -> int: ...
-    @property
-    def max_backoff_ms(self) -> int: ...
-    @property
-    def jitter(self) -> str: ...
+    def of(self, error_class: str) -> Tries: ...
 
 
 class Limits(Protocol):
@@ -74,8 +85,9 @@ class Limits(Protocol):
     def max_body_bytes(self) -> int: ...
 
 
-class Routing(Protocol):
-    """The routing as the brain gives it. `decide` raises LookupError for a model nobody knows, naming the way out."""
+class Routing(Policies, Protocol):
+    """The routing as the brain gives it. `decide` raises LookupError for a model nobody knows, naming the way out.
+    `header_names` are the request headers that its rules look at, in lower case."""
 
     @property
     def providers(self) -> Sequence[Provider]: ...
@@ -85,8 +97,10 @@ class Routing(Protocol):
     def retries(self) -> Retries: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def header_names(self) -> frozenset[str]: ...
 
-    def decide(self, model: str | None, task: str | None) -> Decision: ...
+    def decide(self, facts: CallFacts | str | None, task: str | None = None, /) -> Decision: ...
     def provider_for(self, model: str) -> Provider | None: ...
     def known_models(self) -> list[str]: ...
 

@@ -1,0 +1,129 @@
+"""What is allowed: budgets, rate limits, tries, circuit breakers, guards against loops, alarms."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from overnight.brain.names import Names
+
+BUDGET_SCOPES = ("job", "step", "agent", "session", "tenant", "workflow", "key")
+RATE_SCOPES = ("key", "agent", "tenant", "target")
+PERIODS = ("total", "day", "month")
+WHEN_ALL_OPEN = ("wait", "fail", "last_resort")
+FAILURE_CLASSES = (
+    "rate_limited", "quota", "overloaded", "server_error", "timeout", "connection", "lost", "cut", "malformed",
+    "invalid_request", "auth", "not_found", "content_filter", "context_length",
+)  # fmt: skip
+"""What the gateway calls the ways in which a try fails."""
+
+
+class BudgetLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one scope (one agent, one tenant, …) may use per period; None is no limit, 0 lets nothing through.
+
+    A day or month is one of the tenant's time zone. With `only`, the limit is one for each scope that fits it.
+    `place` names the entry in messages: `budgets.limits[0]`.
+    """
+
+    scope: str
+    per: str = "total"
+    only: Names | None = None
+    max_cost_microusd: int | None = None
+    max_tokens: int | None = None
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
+    max_wall_clock_s: int | None = None
+    place: str = "budgets.limits"
+
+    def covers(self, name: str | None) -> bool:
+        """Does it hold for the scope of this id? A call without one (no agent, no key) is under no limit of that scope."""
+        return name is not None and (self.only is None or self.only.fit(name))
+
+
+class Budgets(msgspec.Struct, frozen=True):
+    """What one job may use, and the further limits. None is no limit; 0 lets nothing through.
+
+    `time_zones` is tenant → IANA zone where it is not `time_zone`.
+    """
+
+    max_cost_per_job_microusd: int | None = None
+    max_llm_calls_per_job: int | None = None
+    time_zone: str = "UTC"
+    time_zones: Mapping[str, str] = {}
+    limits: tuple[BudgetLimit, ...] = ()
+
+    def time_zone_of(self, tenant_id: str) -> str:
+        return self.time_zones.get(tenant_id, self.time_zone)
+
+
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A speed for each key, agent, tenant or target (a model's name); None is no limit. `concurrency` counts calls in flight."""
+
+    scope: str
+    only: Names | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    place: str = "rate_limits"
+
+    def covers(self, name: str | None) -> bool:
+        """Does it hold for the scope of this id?"""
+        return name is not None and (self.only is None or self.only.fit(name))
+
+
+class Guards(msgspec.Struct, frozen=True):
+    """Stops for loops: the same call so often in one job, turns without progress. 0 switches one off."""
+
+    same_call: int = 25
+    no_progress_turns: int = 50
+
+
+class Alarms(msgspec.Struct, frozen=True):
+    """A job that costs `cost_factor` times what its like usually do, once `least_jobs` of them are known. 0 is off."""
+
+    cost_factor: float = 3.0
+    least_jobs: int = 10
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Hard counts: bytes of a request's body, output tokens of a call that names no cap."""
+
+    max_body_bytes: int = 33_554_432
+    default_max_output_tokens: int = 8_192
+
+
+class ClassRetries(msgspec.Struct, frozen=True):
+    """The tries for one class of failure: complete, whatever the file leaves out."""
+
+    max_attempts: int
+    backoff_ms: int
+    max_backoff_ms: int
+    jitter: str
+
+
+class Retries(msgspec.Struct, frozen=True):
+    """`max_attempts` counts the first try. The wait doubles from `backoff_ms` up to `max_backoff_ms`.
+
+    `jitter` "full" waits a random part of it, "none" all of it. `by_class` is failure class → its own tries.
+    """
+
+    max_attempts: int = 3
+    backoff_ms: int = 200
+    max_backoff_ms: int = 5_000
+    jitter: str = "full"
+    by_class: Mapping[str, ClassRetries] = {}
+
+    def of(self, error_class: str) -> "Retries | ClassRetries":
+        """The tries for this class of failure."""
+        return self.by_class.get(error_class, self)
+
+
+class Breakers(msgspec.Struct, frozen=True):
+    """A target's circuit opens after `failures` within `window_ms`, and is tried again after `cool_down_ms`, which doubles
+    up to `max_cool_down_ms`. 0 failures switches the breakers off. `when_all_open`: wait, fail or last_resort.
+    """
+
+    failures: int = 5
+    window_ms: int = 30_000
+    cool_down_ms: int = 10_000
+    max_cool_down_ms: int = 300_000
+    when_all_open: str = "last_resort"

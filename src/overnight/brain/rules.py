@@ -1,0 +1,121 @@
+"""Routes as written: what a rule asks of a call, and where it may send it."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from overnight.brain.caching import CachePolicy
+from overnight.brain.names import Names
+from overnight.domain import CallFacts
+
+FORMATS = ("chat", "responses", "messages", "embeddings")
+STICKY = ("session", "job", "none")
+
+
+class When(msgspec.Struct, frozen=True):
+    """What must hold of a call, all of it. `headers` is name in lower case → the values that fit.
+
+    A rule that names no format is for all but embeddings: what answers a chat embeds nothing.
+    """
+
+    task: Names | None = None
+    agent: Names | None = None
+    workflow: Names | None = None
+    tag: Names | None = None
+    model: Names | None = None
+    headers: Mapping[str, Names] = {}
+    format: Names | None = None
+
+    def unmet(self, facts: CallFacts) -> str | None:
+        """The first condition that does not hold, in words; None when all do."""
+        if not (self.format.fit(facts.format) if self.format else facts.format != "embeddings"):
+            return f"needs format {self.format or 'chat, responses or messages'}"
+        if self.task is not None and not self.task.fit(facts.task):
+            return f"needs task {self.task}"
+        if self.agent is not None and not self.agent.fit(facts.agent):
+            return f"needs agent {self.agent}"
+        if self.workflow is not None and not self.workflow.fit(facts.workflow):
+            return f"needs workflow {self.workflow}"
+        if self.model is not None and not self.model.fit(facts.model or ""):
+            return f"needs model {self.model}"
+        if self.tag is not None and not any(map(self.tag.fit, facts.tags)):
+            return f"needs tag {self.tag}"
+        for name, values in self.headers.items():
+            if not values.fit(facts.headers.get(name)):
+                return f"needs header {name}: {values}"
+        return None
+
+    def __str__(self) -> str:
+        named = {field: getattr(self, field) for field in ("format", "task", "agent", "workflow", "model", "tag")}
+        said = [f"{field} {names}" for field, names in named.items() if names is not None]
+        return ", ".join([*said, *(f"header {name}: {values}" for name, values in self.headers.items())])
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One of the ways a route can go: a model and its fallbacks in the order they are tried.
+
+    `name` is the model's or, on a tiered route, the tier's; `weight` counts against those of the other ways.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    weight: int = 1
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """How a chain may end instead of in an error: an older answer from the cache, then a fixed one."""
+
+    answer: str | None = None
+    cache: bool = False
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A named rule.
+
+    One way; or with `kind` "weights" several of which each session (`sticky`) keeps one; or with "tier" its tier and the
+    one above. `residency`: only targets whose provider has one of these. A deadline of its own holds for embeddings too.
+    """
+
+    name: str
+    ways: tuple[Way, ...]
+    deadline_ms: int
+    embeddings_ms: int
+    max_output_tokens: int
+    kind: Literal["model", "weights", "tier"] = "model"
+    when: When | None = None
+    sticky: str = "session"
+    residency: tuple[str, ...] = ()
+    degraded: Degraded | None = None
+    when_all_open: str = "last_resort"
+    cache: CachePolicy = CachePolicy()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The first way's model and its fallbacks."""
+        return self.ways[0].targets
+
+    @property
+    def model(self) -> str:
+        return self.targets[0]
+
+
+class RouteDecision(msgspec.Struct, frozen=True):
+    """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came.
+
+    `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
+    route; `cache` the policy with the route's own words in it.
+    """
+
+    route: str
+    targets: tuple[str, ...]
+    why: str
+    requested_model: str
+    deadline_ms: int
+    max_output_tokens: int
+    rejected: tuple[tuple[str, str], ...] = ()
+    degraded: Degraded | None = None
+    when_all_open: str = "last_resort"
+    cache: CachePolicy = CachePolicy()
+    tier: str | None = None
+    complexity: float | None = None
