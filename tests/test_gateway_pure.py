@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.domain import Event, Recorded
-from overnight.gateway.assembling import Assembly, taken_apart
 from overnight.gateway.dialects import dialect_of
+from overnight.gateway.formats.chat import passed_on
+from overnight.gateway.formats.chat import read as read_request
+from overnight.gateway.formats.chat_stream import Assembly, taken_apart
 from overnight.gateway.replaying import unused
-from overnight.gateway.request import InvalidBody, read_request
+from overnight.gateway.request import InvalidBody
 from overnight.gateway.sse import DONE, SseParser
 
 texts = st.text(max_size=40)
@@ -144,13 +146,13 @@ def test_the_upstream_body_is_the_clients_but_for_what_the_gateway_decides(more:
     body = {key: value for key, value in more.items() if key not in mine | {"metadata", "service_tier"}}
     body |= {"model": "auto", "messages": [{"role": "user", "content": "ünï"}]}
     request = read_request(json.dumps(body).encode())
-    sent = json.loads(request.upstream_body(msgspec.Raw(b'"other"'), 77))
+    sent = json.loads(passed_on(request, msgspec.Raw(b'"other"'), 77))
     assert sent == body | {"model": "other", "max_tokens": 77}
 
 
 def test_the_field_that_the_client_used_carries_the_cap() -> None:
     body = b'{"messages": [{}], "max_completion_tokens": 9}'
-    sent = json.loads(read_request(body).upstream_body(msgspec.Raw(b'"m"'), 5))
+    sent = json.loads(passed_on(read_request(body), msgspec.Raw(b'"m"'), 5))
     assert (sent["max_completion_tokens"], "max_tokens" in sent) == (5, False)
 
 
@@ -227,7 +229,7 @@ def test_each_provider_gets_the_fields_it_takes(
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True} | ({used: 9} if used else {})
     request = read_request(json.dumps(body).encode())
     for _ in range(2):  # the second try of a call must not find what the first one left
-        sent = json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5, dialect_of(base_url)))
+        sent = json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5, dialect_of(base_url)))
         assert {name: sent[name] for name in sent if name.startswith("max_")} == {cap_field or used or "max_tokens": 5}
         assert ("stream_options" in sent) == asks_for_usage
 
@@ -235,6 +237,6 @@ def test_each_provider_gets_the_fields_it_takes(
 def test_metadata_that_was_meant_for_the_gateway_does_not_go_upstream() -> None:
     request = read_request(b'{"messages": [{}], "metadata": {"job_id": "j", "mine": "kept"}}')
     request.forget_metadata({"job_id"})
-    assert json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
+    assert json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
     request.forget_metadata({"job_id", "mine"})
-    assert "metadata" not in json.loads(request.upstream_body(msgspec.Raw(b'"m"'), 5))
+    assert "metadata" not in json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from overnight.domain import BadInput, NotFound, OvernightError
-from overnight.gateway import Answer, Gateway, fault, refusal
+from overnight.gateway import CODECS, Answer, Gateway, fault, refusal
 from overnight.ledger import Ledger
 
 from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
@@ -17,6 +17,7 @@ from .problems import MethodNotAllowed, problem, problem_of
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 Handler = Callable[[Request], Awaitable[Answer]]
+_CALLS = {f"/v1{codec.path}": codec for codec in CODECS.values()}
 
 
 class Application:
@@ -56,8 +57,9 @@ class Application:
         foreign = self._foreign(scope)
         if foreign is not None:
             return problem_of(403, "this is not for web pages of other origins", foreign)
-        if path == "/v1/chat/completions" and method == "POST":
-            return await self._openai.chat(scope["headers"], receive)
+        form = _CALLS.get(path)
+        if form is not None and method == "POST":
+            return await self._openai.call(form, scope["headers"], receive)
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
         request = Request(method, path, path.split("/")[1:], scope["query_string"], scope["headers"], receive)
@@ -72,8 +74,8 @@ class Application:
         parts = request.parts
         if parts[:2] == ["v1", "models"] and request.method == "GET":
             return self._openai.model("/".join(parts[2:])) if len(parts) > 2 else self._openai.models()
-        if request.path in ("/v1/chat/completions", "/v1/models"):
-            allowed = "POST" if request.path.endswith("completions") else "GET"
+        if request.path in _CALLS or request.path == "/v1/models":
+            allowed = "POST" if request.path in _CALLS else "GET"
             answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))))
             return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
         return refusal(_no_such(request.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from overnight.domain import OvernightError
-from overnight.gateway import Answer, Gateway, refusal
+from overnight.gateway import Answer, Codec, Gateway, refusal
 
 from .attributing import attribution
 from .http import Headers, Receive, read_body
@@ -19,12 +19,13 @@ class OpenAI:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def chat(self, headers: Headers, receive: Receive) -> Answer:
+    async def call(self, form: Codec, headers: Headers, receive: Receive) -> Answer:
+        """A model call in one of the wire formats."""
         try:
             body = await read_body(receive, self._gateway.routing.limits.max_body_bytes)
-            return await self._gateway.chat(body, attribution(headers))
+            return await self._gateway.call(form, body, attribution(headers))
         except OvernightError as error:
-            return refusal(error)
+            return refusal(error, form)
 
     def models(self) -> Answer:
         cards = [self._card(model) for model in self._gateway.routing.known_models()]

@@ -12,9 +12,11 @@ from .errors import (
     Conflict,
     Divergence,
     Fenced,
+    Forbidden,
     NotFound,
     OvernightError,
     StoreUnavailable,
+    Unauthenticated,
 )
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_event
 from .identifiers import check_identifier, day_of, month_of, new_id
@@ -33,10 +35,12 @@ __all__ = [
     "ErrorFacts",
     "Event",
     "Fenced",
+    "Forbidden",
     "NotFound",
     "OvernightError",
     "Recorded",
     "StoreUnavailable",
+    "Unauthenticated",
     "Waiting",
     "check_identifier",
     "day_of",

@@ -2,6 +2,8 @@
 
 OvernightError
 ├── BadInput            the caller's words are off; the message names the place and the way out
+├── Unauthenticated     no key was given where one is needed, or it is not a valid one
+├── Forbidden           the key is valid, and does not reach as far as this
 ├── NotFound            no such job, review, brain version
 ├── Conflict            the thing exists already, with other content
 ├── Fenced              a newer attempt or lease holds the job; this writer must stop
@@ -17,6 +19,14 @@ class OvernightError(Exception):
 
 class BadInput(OvernightError):
     """The input cannot be taken as it is."""
+
+
+class Unauthenticated(OvernightError):
+    """Nobody knows who asks: the key is missing, unknown, expired or revoked."""
+
+
+class Forbidden(OvernightError):
+    """Who asks is known, and may not do this. The message says what they may."""
 
 
 class NotFound(OvernightError):

@@ -5,6 +5,7 @@ Never: hands on an answer that is not recorded, or calls a provider without a re
 """
 
 from .calling import Gateway
+from .formats import CODECS, Codec
 from .identity import MOST_ATTEMPTS, named_job
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
@@ -12,9 +13,11 @@ from .refusals import Answer, BodyTooLarge, fault, refusal
 from .routes import Routing, Unavailable
 
 __all__ = [
+    "CODECS",
     "MOST_ATTEMPTS",
     "Answer",
     "BodyTooLarge",
+    "Codec",
     "Gateway",
     "JobCalls",
     "PriceBook",

@@ -13,20 +13,21 @@ from overnight.domain import Attribution, BadInput, Recorded, StoreUnavailable, 
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
-from .assembling import taken_apart
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
+from .formats import Codec
 from .identity import METADATA_NAMES, Subject, with_metadata
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
-from .request import ChatRequest, read_request
+from .request import Request
 from .routes import Decision, Routing, Targets
 from .streaming import StreamedFlight
 from .waiting import Lines
 
 log = logging.getLogger("overnight.gateway")
 MOST_KNOWN_JOBS = 50_000
+MOST_HEADER = 1000
 SWEEP_EVERY_S = 1.0
 GRACE_S = 5.0
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
@@ -89,12 +90,12 @@ class Gateway:
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def chat(self, body: bytes, who: Attribution) -> Answer:
-        """A chat completion for a foreign runtime; the answer with its headers, the last failure included.
+    async def call(self, form: Codec, body: bytes, who: Attribution) -> Answer:
+        """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
 
         Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
         """
-        request = self.read(body)
+        request = self.read(form, body)
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
@@ -130,14 +131,14 @@ class Gateway:
         headers = call_headers(flight)
         if not flight.request.stream:
             return Answer(200, [JSON, *headers], body)
-        pieces = taken_apart(body, 0.0 if flight.request.wants_usage else None)
+        pieces = flight.wire.client.taken_apart(body, 0.0 if flight.request.wants_usage else None)
         return Answer(200, [*_STREAM, *headers], pieces=_each(pieces))
 
-    def read(self, body: bytes) -> ChatRequest:
+    def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes
         if len(body) > most:
             raise BodyTooLarge(f"the body has {len(body):,} bytes; the most is {most:,} (limits.max_body_bytes)")
-        return read_request(body)
+        return form.read(body)
 
     def decide(self, model: str, task: str | None) -> Decision:
         try:
@@ -145,7 +146,7 @@ class Gateway:
         except LookupError as error:
             raise UnknownModelAsked(str(error)) from None
 
-    async def subject(self, who: Attribution, request: ChatRequest) -> Subject:
+    async def subject(self, who: Attribution, request: Request) -> Subject:
         """Whose call this is: the job named, the session, or a job of its own."""
         external_id, job_id = who.external_id, who.job_id
         if job_id is None and external_id is None and who.session_id is not None:
@@ -245,7 +246,9 @@ def answer_of(flight: Flight) -> Answer:
         answer = Answer(200, [JSON], reply.body)
     elif flight.failure is not None:
         where = f"{target.provider} {target.model}"
-        answer = failed(flight.failure, where, flight.tries, flight.failure_body)
+        wire = flight.wire
+        said = wire.client is wire.spoken
+        answer = failed(flight.failure, where, flight.tries, flight.failure_body, wire.client, own_words=said)
     else:
         raise BadInput("the call has no end yet")
     answer.headers += call_headers(flight)
@@ -268,6 +271,9 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
     if flight.reply is not None or flight.failure is not None or replayed is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
+    headers.append((b"x-overnight-overhead-ms", b"%.2f" % flight.overhead_ms()))
+    if flight.losses:
+        headers.append((b"x-overnight-dropped", ", ".join(flight.losses)[:MOST_HEADER].encode("latin-1", "replace")))
     if flight.lowered:
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
     if replayed is not None:

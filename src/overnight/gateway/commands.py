@@ -47,7 +47,7 @@ from overnight.store import Unit
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject
 from .replaying import give_again, note_divergence
-from .request import ChatRequest
+from .request import Request
 from .routes import Budgets
 
 Locks = list[tuple[Any, Any]]
@@ -99,7 +99,7 @@ class Admit(msgspec.Struct):
     """
 
     subject: Subject
-    request: ChatRequest
+    request: Request
     limits: Budgets
     known: KnownContent
     reservation: Reservation

@@ -10,27 +10,27 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from overnight.domain import ErrorFacts, Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of, new_id
+from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of
 from overnight.store import crash_point
 
-from .commands import Admit, Ended, Outcome, Reservation, Settle, Spent
+from .accounting import Reply, event_of, reservation_of, spent_on_failure, spent_on_reply
+from .commands import Admit, Ended, Outcome, Settle, Spent
 from .failures import Failure, backoff_ms, exception_failure, response_failure
+from .formats import Asked, Prepared, Wire, client_body, wire_between
 from .identity import Subject
-from .prices import ModelPrice
 from .refusals import WaitedTooLong
-from .request import ChatRequest
+from .request import Request
 from .routes import Decision, Target, Unavailable
 from .upstream import UpstreamError
-from .usage import Usage, estimated_usage, openai_usage
+from .usage import estimated_usage
 
 if TYPE_CHECKING:
     from .calling import Gateway
 
-LOST_AFTER_US = 30_000_000
 LONGEST_PATIENCE_S = 3600
 SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
@@ -39,59 +39,28 @@ _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
 
 
 T = TypeVar("T")
+NO_OUTPUT = 1
+"""Tokens reserved for formats whose answers are not text."""
+UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
-class Completion(msgspec.Struct):
-    """What is read of a chat completion."""
-
-    choices: list[msgspec.Raw] = []
-    usage: dict[str, Any] | None = None
-    error: Any = None
-
-
-_completion = msgspec.json.Decoder(Completion).decode
-
-
-class Demand:
-    """What a try may cost at most, by its output cap; `n` choices are `n` outputs."""
-
-    __slots__ = ("_choices", "_price", "_prompt_bytes", "wanted_tokens")
-
-    def __init__(self, price: ModelPrice | None, prompt_bytes: int, choices: int, wanted_tokens: int) -> None:
-        self._price, self._prompt_bytes, self._choices = price, prompt_bytes, choices
-        self.wanted_tokens = wanted_tokens
-
-    def bound_microusd(self, tokens: int) -> int:
-        if self._price is None:
-            return 0
-        return self._price.upper_bound_microusd(self._prompt_bytes, tokens * self._choices)
-
-    def affordable_tokens(self, available_microusd: int) -> int:
-        if self._price is None:
-            return self.wanted_tokens
-        return self._price.affordable_output_tokens(self._prompt_bytes, available_microusd) // self._choices
-
-
-class Reply(msgspec.Struct):
-    """A provider's answer as it came, and what it used."""
-
-    body: bytes
-    usage: Usage
-    request_id: bytes | None = None
+ANSWER_IDS = {"chat": "chatcmpl-", "responses": "resp_", "messages": "msg_", "embeddings": "emb_"}
 
 
 class Flight:
     """One call. `run` brings it to its end; afterwards the attributes tell what became of it."""
 
-    def __init__(self, gateway: Gateway, subject: Subject, request: ChatRequest, decision: Decision) -> None:
+    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
         self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + decision.deadline_ms / 1000
         self.target: Target
+        self.wire: Wire
         self.ended: Ended | None = None
         self.call_id = ""
         self.tokens = 0
         self.lowered = False
+        self.losses: tuple[str, ...] = ()
         self.tries = 0
         self.cost = 0
         self.failure: Failure | None = None
@@ -99,6 +68,8 @@ class Flight:
         self.replayed: Recorded | None = None
         self.reply: Reply | None = None
         self._tries_here = 0
+        self._entered = time.perf_counter()
+        self._upstream_s = 0.0
         self._began = 0.0
         self._backoff_s = 0.0
         self._moved: Event | None = None
@@ -110,6 +81,10 @@ class Flight:
     @property
     def fell_back(self) -> bool:
         return self.target.model != self._first_model
+
+    def overhead_ms(self) -> float:
+        """What of the time so far was not the providers': waits for the budget and for retries are ours."""
+        return max(0.0, (time.perf_counter() - self._entered - self._upstream_s) * 1000)
 
     def landed(self) -> None:
         """The call has come to its end, whichever it was. Say so exactly once."""
@@ -123,7 +98,7 @@ class Flight:
         while self._waiting_targets:
             model = self._waiting_targets.pop(0)
             try:
-                self.target = self.gateway.targets.target(model, self.request.price_context)
+                self._head_for(model)
             except Unavailable as error:
                 if not self._waiting_targets and came_from is None:
                     raise
@@ -131,10 +106,20 @@ class Flight:
                 continue
             self._tries_here = 0
             if came_from is not None:
-                self._moved = self.event("fallback_taken")
+                self._moved = event_of(self, "fallback_taken")
                 self._moved.decision = {"from": came_from, "to": model, "why": why}
             return True
         return False
+
+    def _head_for(self, model: str) -> None:
+        target = self.gateway.targets.target(model, self.request.price_context)
+        wire = wire_between(self.request.format, target.speaks)
+        if wire is None:
+            spoken = ", ".join(target.speaks)
+            raise Unavailable(
+                f"{model} is served by {target.provider}, which speaks {spoken}, not {self.request.format}"
+            )
+        self.target, self.wire = target, wire
 
     def _advance(self, failure: Failure) -> bool:
         """Choose the next try: the same target after a wait, or the next target at once. False when there is none."""
@@ -151,66 +136,7 @@ class Flight:
     def _time_here(self, left: float) -> float:
         return left * SHARE_OF_A_TRY if self._waiting_targets else left
 
-    # ── what is written ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def event(self, name: str) -> Event:
-        """An event of this call with everything that all of them say."""
-        who, target = self.subject.who, self.target
-        return Event(
-            name,
-            step=who.step,
-            task_id=who.task_id,
-            session_id=who.session_id,
-            agent_id=who.agent_id,
-            workflow=who.workflow,
-            actor=who.actor,
-            route=self.decision.route,
-            model=target.model,
-            provider=target.provider,
-            kind="model",
-            name=self.subject.label,
-            trace_id=who.trace_id,
-            span_id=who.span_id,
-        )
-
-    def _reservation(self, tokens: int) -> Reservation:
-        decision = self.decision
-        called = self.event("model_called")
-        called.call_id = new_id("call")
-        called.decision = {"route": decision.route, "why": decision.why, "targets": decision.targets}
-        called.detail = {"requested_model": decision.requested_model, "try": self.tries + 1}
-        left_us = int((self.deadline - self.loop.time()) * 1_000_000)
-        expires_at = self.gateway.store.clock() + max(left_us, 0) + LOST_AFTER_US
-        demand = Demand(self.target.price, self.request.prompt_bytes, self.request.choices, tokens)
-        return Reservation(called.call_id, self.gateway.owner, expires_at, demand, called)
-
-    def spent_on_failure(self, failure: Failure, received_characters: int = 0) -> Spent:
-        """A failed try: at no cost where the provider cannot have billed it, at the estimate where it may have."""
-        event = self.event("model_failed")
-        event.call_id, event.latency_ms = self.call_id, self._latency_ms()
-        event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
-        cost, tokens = 0, (0, 0, 0)
-        if failure.may_have_cost:
-            usage = estimated_usage(self.request.prompt_bytes, received_characters)
-            cost = self.target.price.cost_of(usage) if self.target.price else 0
-            tokens = (usage.input_tokens, 0, usage.output_tokens)
-            event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-            event.detail = {"estimated": True, "why": "the provider may have billed this try"}
-        return Spent(self.call_id, event, self.target.model, tokens, cost)
-
-    def spent_on_reply(self, reply: Reply) -> Spent:
-        usage = reply.usage
-        cost = self.target.price.cost_of(usage) if self.target.price else 0
-        event = self.event("model_succeeded")
-        event.call_id, event.latency_ms = self.call_id, self._latency_ms()
-        event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-        event.cached_tokens = usage.cached_tokens
-        if usage.estimated or usage.adjusted:
-            event.detail = {"estimated": True} if usage.estimated else {"adjusted": True}
-        tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
-        return Spent(self.call_id, event, self.target.model, tokens, cost, reply.body)
-
-    def _latency_ms(self) -> float:
+    def latency_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 3)
 
     # ── the way ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +150,7 @@ class Flight:
         if reply is not None:
             crash_point("model_answered")
             self.reply, self.failure = reply, None
-            await self.settle(self.spent_on_reply(reply))
+            await self.settle(spent_on_reply(self, reply))
 
     async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
         """Admit and ask until a try succeeds; None once the last failure is settled, or when `replayed` is the answer."""
@@ -237,7 +163,7 @@ class Flight:
             if not isinstance(result, Failure):
                 return result
             self.failure = result
-            spent = self.spent_on_failure(result, len(self.failure_body))
+            spent = spent_on_failure(self, result, len(self.failure_body))
             if not self._advance(result):
                 crash_point("model_answered")
                 await self.settle(spent)
@@ -286,8 +212,9 @@ class Flight:
 
     async def _try_to_admit(self) -> Outcome:
         gateway, subject, request = self.gateway, self.subject, self.request
-        wanted = min(request.cap or self.decision.max_output_tokens, self.decision.max_output_tokens)
-        reservation = self._reservation(wanted)
+        most = self.decision.max_output_tokens if request.cap_field else NO_OUTPUT
+        wanted = min(request.cap or most, most)
+        reservation = reservation_of(self, wanted)
         command = Admit(
             subject, request, gateway.routing.budgets, gateway.known_content, reservation, self._unsettled, self._moved
         )
@@ -321,8 +248,15 @@ class Flight:
         if self.request.tools_sha256:
             self.gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(self.request.tools_sha256)])
 
-    async def _prepare(self) -> tuple[bytes, float]:
-        """Wait for the backoff, if there is one; then the body for the target, and until when this try may take."""
+    def asked(self) -> Asked:
+        """What the answer of this try must agree with."""
+        call = self.call_id.removeprefix("call_")
+        form = self.request.format
+        answer_id = ANSWER_IDS.get(form, "") + call
+        return Asked(answer_id, self.target.model, client_body(self.request), int(time.time()))
+
+    async def _prepare(self) -> tuple[Prepared, float]:
+        """Wait for the backoff, if there is one; then what goes to the target, and until when this try may take."""
         if self._backoff_s:
             await asyncio.sleep(self._backoff_s)
         if self.tries == 1 and self.subject.place is not None:
@@ -330,15 +264,23 @@ class Flight:
         self._began = time.perf_counter()
         self.failure_body = b""
         now = self.loop.time()
-        body = self.request.upstream_body(self.target.upstream_model, self.tokens, self.target.dialect)
-        return body, now + self._time_here(self.deadline - now)
+        target = self.target
+        sent = self.wire.prepare(self.request, target.upstream_model, self.tokens, target.dialect)
+        self.losses = sent.losses
+        return sent, now + self._time_here(self.deadline - now)
+
+    def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:
+        return self.target.headers + sent.headers
 
     async def _ask(self) -> Reply | Failure:
-        body, deadline = await self._prepare()
+        sent, deadline = await self._prepare()
+        asked_at = time.perf_counter()
         try:
-            response = await self.target.pool.request("POST", "/chat/completions", self.target.headers, body, deadline)
+            response = await self.target.pool.request("POST", sent.path, self._headers(sent), sent.body, deadline)
         except UpstreamError as error:
             return exception_failure(error)
+        finally:
+            self._upstream_s += time.perf_counter() - asked_at
         if 200 <= response.status < 300:
             reply = self.reply_of(response.body, response.headers.get(b"x-request-id"))
             if reply is not None:
@@ -347,17 +289,15 @@ class Flight:
         return response_failure(response.status, response.headers, response.body)
 
     def reply_of(self, body: bytes, request_id: bytes | None) -> Reply | None:
-        """The answer in a body, with what it used; None when it is no chat completion."""
+        """The answer in a body, with what it used; None when it is no answer."""
         try:
-            completion = _completion(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            received = self.wire.received(body, self.asked)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, *UNKNOWN_SHAPE):
             return None
-        if not completion.choices or completion.error:
+        if received is None:
             return None
-        usage = openai_usage(completion.usage)
-        if usage is None:
-            usage = estimated_usage(self.request.prompt_bytes, sum(len(bytes(each)) for each in completion.choices))
-        return Reply(body, usage, request_id)
+        usage = received.usage or estimated_usage(self.request.prompt_bytes, received.characters)
+        return Reply(received.body, usage, request_id)
 
     async def settle(self, spent: Spent) -> None:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""

@@ -12,6 +12,7 @@ from overnight.ledger import JobRow
 
 from .calling import Gateway
 from .flight import Flight
+from .formats import CHAT
 from .identity import Place, Subject
 
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +54,7 @@ class JobCalls:
             body = _encode(request.body)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"chat(): {error}. Messages and parameters must be JSON") from None
-        asked = gateway.read(body)
+        asked = gateway.read(CHAT, body)
         decision = gateway.decide(asked.model, request.task)
         who = Attribution(
             job.tenant_id,

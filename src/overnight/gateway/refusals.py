@@ -1,4 +1,4 @@
-"""Answers that are no model's answer, in the shape of the wire format spoken: `{"error": {message, type, param, code}}`."""
+"""Answers that are no model's answer, in the shape of the wire format spoken."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from overnight.domain import (
 )
 
 from .failures import ErrorClass, Failure
+from .formats import CHAT, Codec
 from .request import InvalidBody
 from .routes import Unavailable
 
 Headers = list[tuple[bytes, bytes]]
 NO_RETRY = (b"x-should-retry", b"false")
 JSON = (b"content-type", b"application/json")
-_encode = msgspec.json.Encoder().encode
 
 
 class Answer(msgspec.Struct):
@@ -47,8 +47,9 @@ class WaitedTooLong(OvernightError):
     """Outstanding calls held the rest of a budget until this call's deadline."""
 
 
-def error_body(message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
-    return _encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
+    """An error's body in the client's format. `kind` is OpenAI's word; other formats find theirs by the status."""
+    return form.error_body(message, kind, code, param, status)
 
 
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
@@ -66,19 +67,19 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
 _RETRYABLE = frozenset({"budget_busy", "store_unavailable"})
 
 
-def refusal(error: OvernightError) -> Answer:
+def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     """The answer for an error raised on purpose. SDKs are told not to retry what would fail again."""
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
     param = error.param if isinstance(error, InvalidBody) else "model" if isinstance(error, UnknownModelAsked) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
-    return Answer(status, headers, error_body(str(error), name, code, param))
+    return Answer(status, headers, refused(form, status, str(error), name, code, param))
 
 
-def fault() -> Answer:
+def fault(form: Codec = CHAT) -> Answer:
     """For a fault of ours: no detail, which may hold what is not the client's."""
     message = "an internal fault; the log of the gateway has the details"
-    return Answer(500, [JSON], error_body(message, "server_error", "internal_error"))
+    return Answer(500, [JSON], refused(form, 500, message, "server_error", "internal_error"))
 
 
 _STATUS: Mapping[ErrorClass, int] = {
@@ -100,10 +101,14 @@ _STATUS: Mapping[ErrorClass, int] = {
 _OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
 
 
-def failed(failure: Failure, where: str, tries: int, body: bytes) -> Answer:
-    """The last failure of a call. What the provider says about the request itself is passed on in its own words."""
+def failed(
+    failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, own_words: bool = True
+) -> Answer:
+    """The last failure of a call. What the provider says about the request itself is passed on in its own words, where these
+    are in the client's format."""
     status = _STATUS[failure.error_class]
-    if failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500 and body[:1] == b"{":
+    said = failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500
+    if said and own_words and failure.status and body[:1] == b"{":
         return Answer(failure.status, [JSON, NO_RETRY], body)
     again = f" (tried {tries} times)" if tries > 1 else ""
     kind = "invalid_request_error" if status < 429 else "server_error"
@@ -111,4 +116,4 @@ def failed(failure: Failure, where: str, tries: int, body: bytes) -> Answer:
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
     message = f"{where}: {failure.error_class}: {failure.message}{again}"
-    return Answer(status, headers, error_body(message, kind, failure.code))
+    return Answer(status, headers, refused(form, status, message, kind, failure.code))

@@ -16,6 +16,7 @@ from .prices import Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
 
 SCRIPTED = "scripted"
+ANTHROPIC_VERSION = b"2023-06-01"
 
 
 class Decision(Protocol):
@@ -49,7 +50,8 @@ class Decision(Protocol):
 
 
 class Provider(Protocol):
-    """Who serves a model: an OpenAI-compatible `base_url`, and the environment variable that holds its key."""
+    """Who serves a model, at `base_url`: the environment variable that holds its key, how it wants to be
+    greeted (`kind`), and the wire formats that it speaks (`apis`)."""
 
     @property
     def name(self) -> str: ...
@@ -57,6 +59,10 @@ class Provider(Protocol):
     def base_url(self) -> str: ...
     @property
     def api_key_env(self) -> str | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def apis(self) -> Sequence[str]: ...
 
     def upstream_name(self, model: str) -> str: ...
 
@@ -110,7 +116,8 @@ class Unavailable(OvernightError):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `price` is None where calls are free."""
+    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `price` is None where calls are free.
+    `speaks` are the wire formats it takes."""
 
     model: str
     provider: str
@@ -119,6 +126,7 @@ class Target(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...]
     price: ModelPrice | None
     dialect: Dialect
+    speaks: tuple[str, ...] = ("chat",)
 
 
 class _Ready(NamedTuple):
@@ -130,6 +138,7 @@ class _Ready(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
     upstream_model: msgspec.Raw
     dialect: Dialect
+    speaks: tuple[str, ...]
 
 
 class Targets:
@@ -159,9 +168,9 @@ class Targets:
             ready = self._prepare(model)
             if len(self._ready) < 4096:  # names that only a glob covers come from outside
                 self._ready[model] = ready
-        served_by, provider, pool, headers, upstream_model, dialect = ready
+        served_by, provider, pool, headers, upstream_model, dialect, speaks = ready
         price = self._price(model, served_by, provider, context)
-        return Target(model, provider, upstream_model, pool, headers, price, dialect)
+        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks)
 
     def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice | None:
         try:
@@ -183,15 +192,21 @@ class Targets:
             if self._offline is not None:
                 name, base_url, upstream_name = SCRIPTED, self._offline, model
             elif key:
-                headers.append((b"authorization", b"Bearer " + key.encode()))
+                headers += _greeting(provider.kind, key)
             else:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
         pool = self._pools.get(base_url)
         if pool is None:
             pool = self._pools[base_url] = UpstreamPool(base_url)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
-        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect_of(base_url))
+        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect_of(base_url), tuple(provider.apis))
 
     async def close(self) -> None:
         for pool in self._pools.values():
             await pool.close()
+
+
+def _greeting(kind: str, key: str) -> list[tuple[bytes, bytes]]:
+    if kind == "anthropic":
+        return [(b"x-api-key", key.encode()), (b"anthropic-version", ANTHROPIC_VERSION)]
+    return [(b"authorization", b"Bearer " + key.encode())]

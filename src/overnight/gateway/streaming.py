@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
@@ -13,13 +14,14 @@ import msgspec
 from overnight.domain import OvernightError, micro_to_usd
 from overnight.store import crash_point
 
-from .assembling import Assembly, taken_apart
+from .accounting import Reply, spent_on_failure, spent_on_reply
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
-from .flight import Flight, Reply
-from .refusals import error_body, failed, fault, refusal
-from .sse import DONE, EventTooLarge, SseParser, encode_event
+from .flight import UNKNOWN_SHAPE, Flight
+from .formats import Reader
+from .refusals import failed, fault, refusal, refused
+from .sse import EventTooLarge, SseParser
 from .upstream import UpstreamError, UpstreamStream
-from .usage import Usage, estimated_usage, openai_usage
+from .usage import estimated_usage
 
 log = logging.getLogger("overnight.gateway")
 TOTAL_PER_DEADLINE = 10
@@ -75,7 +77,7 @@ class StreamedFlight(Flight):
     feed: Feed
     _stream: UpstreamStream | None = None
     _parser: SseParser
-    _assembly: Assembly
+    _reader: Reader
     _ready: list[bytes]
     _held: list[bytes]
     _holding = False
@@ -94,17 +96,20 @@ class StreamedFlight(Flight):
     # ── before the first piece ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask_stream(self) -> bool | Failure:
-        self._parser, self._assembly = SseParser(), Assembly()
         self._ready, self._held, self._holding, self._done = [], [], False, False
-        body, deadline = await self._prepare()
+        sent, deadline = await self._prepare()
+        self._parser, self._reader = SseParser(), self.wire.reader(self.request, self.asked)
         stream = self._stream = None
+        asked_at = time.perf_counter()
         try:
-            stream = await self.target.pool.stream("POST", "/chat/completions", self.target.headers, body, deadline)
+            stream = await self.target.pool.stream("POST", sent.path, self._headers(sent), sent.body, deadline)
             failure = await self._first_pieces(stream)
         except UpstreamError as error:
             failure = exception_failure(error)
         except EventTooLarge as error:
             failure = _malformed(str(error))
+        finally:
+            self._upstream_s += time.perf_counter() - asked_at
         if failure is not None:
             if stream is not None:
                 stream.close()
@@ -133,13 +138,14 @@ class StreamedFlight(Flight):
         if reply is None:
             self.failure_body = body[:LARGEST_ERROR]
             return response_failure(stream.status, stream.headers, body)
-        events = SseParser(max_event_bytes=len(body) * 2 + 65536).feed(b"".join(taken_apart(body, 0.0)))
-        return self._take(events)
+        pieces = b"".join(self.wire.spoken.taken_apart(body, 0.0))
+        return self._take(SseParser(max_event_bytes=len(pieces) + 65536).feed(pieces))
 
     # ── pieces ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, payloads: list[bytes]) -> Failure | None:
         """Sort payloads into what may pass and what is held."""
+        last = self.wire.spoken.last
         for payload in payloads:
             if payload == b"[DONE]":
                 self._done = True
@@ -148,32 +154,38 @@ class StreamedFlight(Flight):
                 piece: Any = _decode(payload)
                 if is_error(piece):
                     return error_failure(piece)
-                telling = self._assembly.take(piece)
+                shown, telling = self._reader.take(piece, payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _malformed("a piece of the stream is not JSON")
-            except (TypeError, ValueError, KeyError, AttributeError):
+            except UNKNOWN_SHAPE:
                 return _malformed("a piece of the stream has an unknown shape")
             self._holding = self._holding or telling
-            # A piece of usage alone is for us; the client gets its own, with the cost, if it asked for one.
-            if cast("dict[str, Any]", piece).get("choices") or not piece.get("usage"):
-                (self._held if self._holding else self._ready).append(encode_event(payload))
+            if shown:
+                (self._held if self._holding else self._ready).extend(shown)
+            if last and cast("dict[str, Any]", piece).get("type") in last:
+                self._done = True
+                return None
         return None
 
     async def _pump(self) -> None:
         try:
             await self._finish(await self._read_to_the_end())
         except OvernightError as error:
-            self.feed.push([encode_event(refusal(error).body)])
+            self._end_with_error(refusal(error, self.wire.client).body)
         except asyncio.CancelledError:
-            self.feed.push([encode_event(error_body("the gateway is shutting down", "server_error", "shutting_down"))])
+            message = "the gateway is shutting down"
+            self._end_with_error(refused(self.wire.client, 503, message, "server_error", "shutting_down"))
             raise
         except Exception:
             log.exception("a streamed call failed by a fault of the gateway")
-            self.feed.push([encode_event(fault().body)])
+            self._end_with_error(fault(self.wire.client).body)
         finally:
             self.feed.end()
             self.landed()
             await self._let_go()
+
+    def _end_with_error(self, body: bytes) -> None:
+        self.feed.push([self.wire.client.error_event(body)])
 
     async def _read_to_the_end(self) -> Failure | None:
         """Read on, passing pieces to the client. The failure that ended it, if one did."""
@@ -203,20 +215,20 @@ class StreamedFlight(Flight):
     async def _finish(self, failure: Failure | None) -> None:
         """Make the end durable, then let the client have it."""
         crash_point("model_answered")
-        assembly = self._assembly
+        reader = self._reader
+        assembly = reader.assembly
         if not assembly.whole:
             failure = failure or _cut("the stream ended without a finish reason")
             self.failure = failure
-            await self.settle(self.spent_on_failure(failure, assembly.characters))
+            await self.settle(spent_on_failure(self, failure, assembly.characters))
             where = f"{self.target.provider} {self.target.model}"
-            self.feed.push([encode_event(failed(failure, where, self.tries, b"").body)])
+            self._end_with_error(failed(failure, where, self.tries, b"", self.wire.client).body)
             return
         self.failure = None
-        usage = openai_usage(assembly.usage) or estimated_usage(self.request.prompt_bytes, assembly.characters)
-        self.reply = Reply(assembly.completion(), usage)
-        await self.settle(self.spent_on_reply(self.reply))
-        last = [assembly.usage_piece(micro_to_usd(self.cost), _told(usage))] if self.request.wants_usage else []
-        self.feed.push([*self._held, *last, DONE])
+        usage = reader.usage() or estimated_usage(self.request.prompt_bytes, assembly.characters)
+        self.reply = Reply(reader.recorded(), usage)
+        await self.settle(spent_on_reply(self, self.reply))
+        self.feed.push([*self._held, *reader.end(micro_to_usd(self.cost), usage)])
 
     async def _let_go(self) -> None:
         """Read the last bytes, so that the connection can serve the next call."""
@@ -228,11 +240,6 @@ class StreamedFlight(Flight):
             async for _ in stream:
                 pass
         stream.close()
-
-
-def _told(usage: Usage) -> dict[str, Any]:
-    total = usage.input_tokens + usage.output_tokens
-    return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
 
 
 def _cut(message: str) -> Failure:

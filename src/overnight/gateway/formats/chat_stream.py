@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from .sse import DONE
+from ..sse import DONE
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
@@ -43,14 +43,14 @@ class Assembly:
         """Has every choice that began come to its finish reason?"""
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
-    def take(self, piece: Json) -> bool:
-        """Put a piece in its place. True when it is telling. Raises TypeError, ValueError or KeyError for a shape unknown."""
+    def take(self, event: Json) -> bool:
+        """Put an event in its place. True when it is telling. Raises TypeError, ValueError or KeyError for a shape unknown."""
         if not self._head:
-            self._head = {key: value for key, value in piece.items() if key not in ("choices", "usage", "object")}
-        if isinstance(piece.get("usage"), dict):
-            self.usage = piece["usage"]
+            self._head = {key: value for key, value in event.items() if key not in ("choices", "usage", "object")}
+        if isinstance(event.get("usage"), dict):
+            self.usage = event["usage"]
         telling = False
-        for choice in cast("list[Json]", piece.get("choices") or ()):
+        for choice in cast("list[Json]", event.get("choices") or ()):
             index: int = choice.get("index", 0)
             held = self._choices.get(index)
             if held is None:
