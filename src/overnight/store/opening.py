@@ -94,11 +94,19 @@ class Store:
     def _connect_reader(self) -> Any:
         """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
         and must not close connections there, within locks that nobody will ever release."""
-        session = self._held[threading.current_thread()] = self._database.connect(readonly=True)
+        thread = threading.current_thread()
+        if (before := self._held.pop(thread, None)) is not None:
+            before.close()
+        session = self._held[thread] = self._database.connect(readonly=True)
         for thread in list(self._held):
             if not thread.is_alive() and (left := self._held.pop(thread, None)) is not None:
                 left.close()
         return session
+
+    def enable_vectors(self) -> None:
+        """From now on reading statements may compare vectors. Raises StoreUnavailable, saying what is missing."""
+        self._database.enable_vectors()
+        self._local = threading.local()  # readers opened before this know nothing of vectors
 
     def close(self) -> None:
         """Write what is in line and close the connections."""

@@ -59,6 +59,14 @@ class PostgresDatabase:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
         return PostgresSession(self, connection)
 
+    def enable_vectors(self) -> None:
+        """Make pgvector's type and operators known to this database. Raises StoreUnavailable where there are none."""
+        session = self.connect()
+        try:
+            session.enable_vectors()
+        finally:
+            session.close()
+
 
 class PostgresSession:
     """A connection that runs one transaction at a time and comes back after a lost server."""
@@ -172,6 +180,17 @@ class PostgresSession:
                     )
                 )
         self._months.add(month)
+
+    def enable_vectors(self) -> None:
+        try:
+            with contextlib.suppress(errors.UniqueViolation):  # another process makes it just now
+                self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            self._connection.execute("SELECT '[1]'::vector <=> '[1]'::vector")
+        except psycopg.Error as error:
+            raise StoreUnavailable(
+                f"vectors cannot be compared: PostgreSQL has no pgvector here ({scrub(error)}). Install it on the server"
+                " and run CREATE EXTENSION vector in this database"
+            ) from None
 
     def script(self, sql: str) -> None:
         self._connection.execute(cast(LiteralString, sql))

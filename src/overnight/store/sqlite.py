@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._vectors: str | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -56,10 +58,32 @@ class SqliteDatabase:
             connection.execute(f"PRAGMA cache_size={-2000 if readonly else -8000}")
             if readonly:
                 connection.execute("PRAGMA query_only=ON")
+                if self._vectors is not None:
+                    _load(connection, self._vectors)
         except (apsw.Error, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise StoreUnavailable(f"{self.path}: {why}. {WAY_OUT}") from error
         return session
+
+    def enable_vectors(self) -> None:
+        """Readers opened from now on have sqlite-vec. Raises StoreUnavailable where it cannot be loaded."""
+        try:
+            path: str = import_module("sqlite_vec").loadable_path()
+            _load(apsw.Connection(":memory:"), path)
+        except (ImportError, apsw.Error, AttributeError) as error:
+            raise StoreUnavailable(
+                f"vectors cannot be compared: the SQLite extension sqlite-vec cannot be loaded ({error})."
+                " `pip install sqlite-vec`, or use PostgreSQL with pgvector"
+            ) from None
+        self._vectors = path
+
+
+def _load(connection: apsw.Connection, path: str) -> None:
+    connection.enable_load_extension(True)
+    try:
+        connection.load_extension(path)
+    finally:
+        connection.enable_load_extension(False)
 
 
 class SqliteSession:

@@ -1,0 +1,117 @@
+"""What a recorded answer is, in any client format: is it whole, does it ask for tools, what does it say. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+Json = dict[str, Any]
+AGREES_FROM = 0.8
+"""Shared words, from 0 to 1, from which two answers count as agreeing."""
+
+MOST_WORDS = 20_000
+
+_decode = msgspec.json.Decoder().decode
+_WHOLE = {
+    "chat": frozenset({"stop", "tool_calls", "function_call"}),
+    "messages": frozenset({"end_turn", "stop_sequence", "tool_use"}),
+}
+
+
+class Said(msgspec.Struct, frozen=True):
+    """An answer that came to its own end. `tools`: it asks for tools."""
+
+    text: str
+    tools: bool
+
+
+def read_answer(form: str, body: bytes) -> Said | None:
+    """The answer in a body of this client format; None for one that was cut, refused, filtered, or is none at all."""
+    try:
+        answer: Any = _decode(body)
+        return _READERS[form](cast("Json", answer)) if isinstance(answer, dict) else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _chat(answer: Json) -> Said | None:
+    texts: list[str] = []
+    tools = False
+    choices: list[Json] = answer["choices"]
+    for choice in choices:
+        if choice["finish_reason"] not in _WHOLE["chat"] or choice["message"].get("refusal"):
+            return None
+        message: Json = choice["message"]
+        tools = tools or bool(message.get("tool_calls") or message.get("function_call"))
+        texts.append(_text(message.get("content")))
+    return Said("\n".join(texts), tools) if choices else None
+
+
+def _messages(answer: Json) -> Said | None:
+    if answer["stop_reason"] not in _WHOLE["messages"]:
+        return None
+    blocks = [*_dicts(answer["content"])]
+    return Said(_text(blocks), any(str(block.get("type", "")).endswith("tool_use") for block in blocks))
+
+
+def _responses(answer: Json) -> Said | None:
+    if answer["status"] != "completed" or answer.get("error"):
+        return None
+    texts: list[str] = []
+    tools = False
+    for item in _dicts(answer["output"]):
+        tools = tools or str(item.get("type", "")).endswith("_call")
+        for part in _dicts(item.get("content")):
+            if part.get("type") == "refusal":
+                return None
+            texts.append(_text([part]) if item.get("type") == "message" else "")
+    return Said("\n".join(filter(None, texts)), tools)
+
+
+def _embeddings(answer: Json) -> Said | None:
+    return Said("", False) if answer["data"] else None
+
+
+_READERS = {"chat": _chat, "messages": _messages, "responses": _responses, "embeddings": _embeddings}
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in _dicts(content) if isinstance(part.get("text"), str))
+
+
+def _dicts(value: Any) -> Iterator[Json]:
+    for each in cast("list[Any]", value) if isinstance(value, list) else []:
+        if isinstance(each, dict):
+            yield cast("Json", each)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """How two answers differ. `overlap`: shared words (with their counts) of all words, from 0 to 1."""
+
+    same: bool
+    overlap: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.same or self.overlap >= AGREES_FROM
+
+
+def compare(one: Said, other: Said) -> Difference:
+    """Case and spacing do not count. An answer that asks for tools agrees only with the same text and no tools."""
+    if one.tools or other.tools:
+        return Difference(False, 0.0)
+    words, others = _words(one), _words(other)
+    if words == others:
+        return Difference(True, 1.0)
+    counts, theirs = Counter(words), Counter(others)
+    union = sum((counts | theirs).values())
+    return Difference(False, round(sum((counts & theirs).values()) / union, 3))
+
+
+def _words(said: Said) -> list[str]:
+    return said.text.casefold().split(None, MOST_WORDS)[:MOST_WORDS]

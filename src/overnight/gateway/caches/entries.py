@@ -1,0 +1,149 @@
+"""The transactions of the exact cache: claim a question, keep or give up its answer, stay alive meanwhile, forget in time."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from overnight.domain import month_of
+from overnight.store import Unit
+
+from .rows import ENTRY, SQL, EntryRow
+
+LEASE_US = 3_000_000
+"""A leader says every second that it lives; one that was killed is replaced after this time."""
+
+KEPT_US = 7 * 86_400_000_000
+"""How long an answer outlives its time: for routes that end a failed chain with an older answer."""
+
+BATCH = 500
+
+Key = tuple[str, bytes]
+"""(tenant, key of the question)."""
+
+
+class Claimed(Enum):
+    """What became of a claim: it leads; another call does; another call of the same job does; there is an answer."""
+
+    LEADS = 1
+    FOLLOWS = 2
+    REPEATS = 3
+    ANSWERED = 4
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Lead a question: ask it for all who would ask it now. `leader` names this call alone."""
+
+    key: Key
+    leader: str
+    leader_job: str
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(ENTRY, self.key)]
+
+    def decide(self, unit: Unit) -> Claimed:
+        row = unit.get(ENTRY, self.key)
+        if row is not None:
+            if row.expires_at > unit.now:
+                return Claimed.ANSWERED
+            if row.leader is not None and row.lease_until > unit.now:
+                return Claimed.REPEATS if row.leader_job == self.leader_job else Claimed.FOLLOWS
+        lead = row or EntryRow(*self.key)
+        lead.leader, lead.leader_job, lead.lease_until = self.leader, self.leader_job, unit.now + LEASE_US
+        if row is None:
+            unit.insert(ENTRY, lead)
+        else:
+            unit.change(ENTRY, lead)
+        return Claimed.LEADS
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """The question has its recorded answer. The first answer stays until its time is over."""
+
+    key: Key
+    leader: str
+    job_id: str
+    seq: int
+    answered_at: int
+    ttl_us: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(ENTRY, self.key)]
+
+    def decide(self, unit: Unit) -> None:
+        row = unit.get(ENTRY, self.key)
+        if row is not None and row.expires_at > unit.now:
+            _let_go(unit, row, self.leader)
+            return
+        entry = row or EntryRow(*self.key)
+        entry.job_id, entry.seq, entry.month = self.job_id, self.seq, month_of(self.answered_at)
+        entry.expires_at, entry.kept_until = unit.now + self.ttl_us, unit.now + max(self.ttl_us, KEPT_US)
+        if entry.leader == self.leader:
+            entry.leader, entry.leader_job, entry.lease_until = None, None, 0
+        if row is None:
+            unit.insert(ENTRY, entry)
+        else:
+            unit.change(ENTRY, entry)
+
+
+class LetGo(msgspec.Struct, frozen=True):
+    """The leader came back without an answer that may be kept: the next one may lead."""
+
+    key: Key
+    leader: str
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(ENTRY, self.key)]
+
+    def decide(self, unit: Unit) -> None:
+        row = unit.get(ENTRY, self.key)
+        if row is not None:
+            _let_go(unit, row, self.leader)
+
+
+def _let_go(unit: Unit, row: EntryRow, leader: str) -> None:
+    if row.leader != leader:
+        return
+    row.leader, row.leader_job, row.lease_until = None, None, 0
+    if row.job_id is None:
+        unit.delete(ENTRY, row)
+    else:
+        unit.change(ENTRY, row)
+
+
+class StayAlive(msgspec.Struct, frozen=True):
+    """A sign of life of all leaders of this process: (question, leader)."""
+
+    leads: tuple[tuple[Key, str], ...]
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(ENTRY, key) for key, _ in self.leads]
+
+    def decide(self, unit: Unit) -> None:
+        for key, leader in self.leads:
+            row = unit.get(ENTRY, key)
+            if row is not None and row.leader == leader:
+                row.lease_until = unit.now + LEASE_US
+                unit.change(ENTRY, row)
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Drop what is over, and of these tenants what is more than their share. The outcome tells whether there may be more."""
+
+    tenants: tuple[str, ...]
+    most_entries: int
+    most_vectors: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> bool:
+        values: dict[str, Any] = {"now": unit.now, "batch": BATCH}
+        dropped = [len(unit.query(SQL[name], values)) for name in ("drop_old_entries", "drop_old_vectors")]
+        for tenant_id in self.tenants:
+            own = values | {"tenant_id": tenant_id}
+            dropped.append(len(unit.query(SQL["drop_more_entries"], own | {"most": self.most_entries})))
+            dropped.append(len(unit.query(SQL["drop_more_vectors"], own | {"most": self.most_vectors})))
+        return max(dropped) == BATCH

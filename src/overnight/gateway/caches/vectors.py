@@ -1,0 +1,99 @@
+"""Vectors of questions: read from an embeddings answer, kept beside the place of the answer, searched within one realm."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain import Recorded, month_of
+from overnight.ledger import recorded
+from overnight.store import Store, Unit
+
+from .rows import SQL, VectorRow
+
+MOST_DIMENSIONS = 16_000
+SEARCHED = 2_000
+"""Vectors of a realm that a search looks at, newest first: some milliseconds."""
+
+ALREADY_KNOWN = 0.9999
+"""A likeness from which a question stands in the cache already."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Near(msgspec.Struct, frozen=True):
+    """The nearest recorded answer. `similarity` is the cosine: 1 is the same direction."""
+
+    similarity: float
+    answer: Recorded
+
+
+def read_vector(body: bytes) -> list[float] | None:
+    """The first embedding of an embeddings answer; None when there is none that could be compared."""
+    try:
+        numbers: Any = _decode(body)["data"][0]["embedding"]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, IndexError, TypeError):
+        return None
+    if not isinstance(numbers, list) or not 0 < len(cast("list[Any]", numbers)) <= MOST_DIMENSIONS:
+        return None
+    found = cast("list[Any]", numbers)
+    if not all(type(each) in (float, int) for each in found):
+        return None
+    length = math.hypot(*found)
+    # In single precision; a vector without a direction is like nothing, and like everything.
+    return [each / length for each in found] if math.isfinite(length) and length > 1e-12 else None
+
+
+def packed(numbers: list[float]) -> bytes:
+    return array("f", numbers).tobytes()
+
+
+async def nearest(store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str) -> Near | None:
+    """The most like question of this tenant and realm that has an answer, from another job. Raises StoreUnavailable."""
+    values: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "realm": realm,
+        "vector": packed(numbers),
+        "numbers": numbers,
+        "job_id": but_of_job,
+        "now": store.clock(),
+        "most": SEARCHED,
+    }
+    rows = await store.read(SQL["find_nearest"], values)
+    if not rows:
+        return None
+    distance, job_id, *answer = rows[0]
+    return Near(round(1.0 - distance, 6), recorded(job_id, answer))
+
+
+class AddVector(msgspec.Struct, frozen=True):
+    """The question has its recorded answer: it may be found by likeness until its time is over."""
+
+    tenant_id: str
+    realm: bytes
+    numbers: list[float]
+    answer: Recorded
+    ttl_us: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        answer = self.answer
+        unit.append(
+            SQL["insert_vector"],
+            VectorRow(
+                self.tenant_id,
+                self.realm,
+                unit.now,
+                answer.job_id,
+                answer.seq,
+                month_of(answer.at),
+                unit.now + self.ttl_us,
+                packed(self.numbers),
+                self.numbers,
+            ),
+        )
