@@ -1,4 +1,5 @@
-"""An offline model provider: OpenAI chat completions over HTTP, answered from a rules file, with faults on demand.
+"""An offline model provider: OpenAI chat completions and Anthropic messages over HTTP, answered from one rules file, with
+faults on demand.
 
     python -m overnight.testing.scripted_provider --rules FILE --port 0
 
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -25,28 +27,26 @@ import msgspec
 
 from .scripted_counts import Counts, request_fingerprint
 from .scripted_http import FOREVER, Connection, Ending, HttpRequest, Step
-from .scripted_rules import NO_FAULT, Call, ChatRequest, Fault, RuleSet
+from .scripted_messages import count_tokens
+from .scripted_messages_wire import MESSAGES
+from .scripted_rules import NO_FAULT, Call, Fault, RuleSet
 from .scripted_wire import (
+    CHAT,
     CREATED,
-    DONE,
     STREAM_HEAD,
+    Refused,
     Reply,
-    chunks,
+    Wire,
     compose,
     error_response,
     framed,
     response,
-    whole,
 )
 
 BACKLOG = 4_096
 BEFORE_RESET_S = 0.02
 """Long enough for written bytes to leave: a reset drops what is still in the socket's buffer."""
 
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""All that decoding raises: bytes that are not UTF-8 inside a string and deep nesting have errors of their own."""
-
-_decode_chat = msgspec.json.Decoder(ChatRequest).decode
 _encode = msgspec.json.encode
 _sorted_json = msgspec.json.Encoder(order="deterministic").encode
 
@@ -58,7 +58,9 @@ class Provider:
         self.rules = rules
         self.counts = counts
         self._routes: dict[bytes, dict[bytes, Callable[[HttpRequest], Iterator[Step]]]] = {
-            b"/v1/chat/completions": {b"POST": self._chat},
+            b"/v1/chat/completions": {b"POST": partial(self._asked, CHAT)},
+            b"/v1/messages": {b"POST": partial(self._asked, MESSAGES)},
+            b"/v1/messages/count_tokens": {b"POST": self._count_tokens},
             b"/v1/models": {b"GET": self._models},
             b"/_scripted/stats": {b"GET": self._stats},
             b"/_scripted/calls": {b"GET": self._calls},
@@ -80,54 +82,60 @@ class Provider:
         allowed = b", ".join(methods).decode()
         return iter((error_response(405, f"Use {allowed} here.", "method_not_supported"),))
 
-    def _chat(self, http: HttpRequest) -> Iterator[Step]:
+    def _asked(self, wire: Wire, http: HttpRequest) -> Iterator[Step]:
         self.counts.requests += 1
         self.counts.in_flight += 1
         try:
-            yield from self._answer_chat(http)
+            yield from self._answered(wire, http)
         finally:
             self.counts.in_flight -= 1
 
-    def _answer_chat(self, http: HttpRequest) -> Iterator[Step]:
+    def _answered(self, wire: Wire, http: HttpRequest) -> Iterator[Step]:
         try:
-            request = _decode_chat(http.body)
-        except NOT_JSON as problem:
-            yield self._refused(400, f"The JSON body cannot be used: {problem}.")
+            call = wire.read(http.body, http.headers)
+        except Refused as problem:
+            yield self._refused(wire, 400, str(problem))
             return
-        if not request.messages or request.n not in (None, 1):
-            yield self._refused(400, "`messages` must not be empty, and `n` must be 1 here.")
-            return
-        call = Call(request, http.headers)
         taken = self.rules.first(call, time.monotonic())
         fault = taken.rule.fault if taken else NO_FAULT
         if fault.status is not None:
             if fault.delay_ms:
                 yield fault.delay_ms / 1000
-            yield self._refused(fault.status, fault.message, fault.code, fault.retry_after_ms)
+            yield self._refused(wire, fault.status, fault.message, fault.code, fault.retry_after_ms)
             return
         if fault.reset and fault.cut_after_chunks is None:
             if fault.delay_ms:
                 yield fault.delay_ms / 1000
             yield Ending.RESET
             return
-        fingerprint = request_fingerprint(call.model, request.messages)
+        fingerprint = request_fingerprint(call.model, call.request.messages)
         nth = self.counts.pay(fingerprint, call.model, call.last_user)
         if fault.stall:
             yield FOREVER
         if fault.delay_ms:
             yield fault.delay_ms / 1000
         reply = compose(call, taken, fingerprint, nth)
-        if request.stream:
-            include_usage = bool(request.stream_options and request.stream_options.include_usage)
-            yield from _streamed(reply, include_usage, fault)
+        if call.request.stream:
+            yield from _streamed(wire, reply, call, fault)
         else:
-            yield from _plain(reply, fault)
+            yield from _plain(wire, reply, fault)
 
     def _refused(
-        self, status: int, message: str | None = None, code: str | None = None, retry_after_ms: int | None = None
+        self,
+        wire: Wire,
+        status: int,
+        message: str | None = None,
+        code: str | None = None,
+        retry_after_ms: int | None = None,
     ) -> bytes:
         self.counts.errors_by_status[status] += 1
-        return error_response(status, message, code, retry_after_ms)
+        return wire.error(status, message, code, retry_after_ms)
+
+    def _count_tokens(self, http: HttpRequest) -> Iterator[Step]:
+        try:
+            yield response(200, _encode({"input_tokens": count_tokens(http.body, http.headers)}))
+        except Refused as problem:
+            yield MESSAGES.error(400, str(problem), None, None)
 
     def _models(self, _http: HttpRequest) -> Iterator[Step]:
         data = [_model_card(name) for name in self.rules.model_names()]
@@ -176,8 +184,8 @@ def _model_card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"}
 
 
-def _plain(reply: Reply, fault: Fault) -> Iterator[Step]:
-    body = whole(reply)
+def _plain(wire: Wire, reply: Reply, fault: Fault) -> Iterator[Step]:
+    body = wire.whole(reply)
     if fault.broken_json:
         body = body[: len(body) // 2]
     data = response(200, body, b"x-request-id: %s\r\n" % reply.request_id)
@@ -189,9 +197,9 @@ def _plain(reply: Reply, fault: Fault) -> Iterator[Step]:
         yield from _cut(fault)
 
 
-def _streamed(reply: Reply, include_usage: bool, fault: Fault) -> Iterator[Step]:
+def _streamed(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[Step]:
     yield STREAM_HEAD % reply.request_id
-    for number, event in enumerate(chunks(reply, include_usage)):
+    for number, event in enumerate(wire.events(reply, call)):
         if number == fault.cut_after_chunks:
             break
         if number and fault.chunk_delay_ms:
@@ -199,7 +207,7 @@ def _streamed(reply: Reply, include_usage: bool, fault: Fault) -> Iterator[Step]
         # The second event is the first with content: a reader that has begun to answer meets the broken one.
         yield framed(event[: len(event) // 2] + b"\n\n" if fault.broken_json and number == 1 else event)
     if fault.cut_after_chunks is None:
-        yield DONE
+        yield wire.done
     else:
         yield from _cut(fault)
 

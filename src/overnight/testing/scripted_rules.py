@@ -1,4 +1,4 @@
-"""Rules of the scripted provider: which chat request a rule fits, and what it answers. No I/O."""
+"""Rules of the scripted provider: which request a rule fits, and what it answers. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct):
-    """The parts of a chat-completions body that decide the answer; other keys are accepted and ignored."""
+    """The parts of a request that decide the answer, as chat completions has them; other keys are accepted and ignored."""
 
     model: str
     messages: list[dict[str, Any]]
@@ -54,6 +54,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
+    thinking: str | None = None
     repeat_words: int | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     usage: dict[str, int] | None = None
@@ -89,10 +90,13 @@ def text_of(content: Any) -> str:
 
 
 class Call:
-    """One chat request as the rules see it; what only some rules look at is worked out on first use."""
+    """One request as the rules see it; what only some rules look at is worked out on first use."""
 
-    def __init__(self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], stop_sequences: tuple[str, ...] = ()
+    ) -> None:
         self.request = request
+        self.stop_sequences = stop_sequences
         self.model = request.model
         self._headers = headers
 

@@ -20,9 +20,10 @@ The first rule that fits decides; without one the answer is an echo. All keys ar
           fail_for_ms: 500              # only that long after its first call
         answer:                         # or just a text
           text: 'Order {match[1]}'      # {last_user} {tool_result} {model} {count} {match[1]} {match[name]}
+          thinking: 'First, {last_user}'  # what the model thinks before it answers
           repeat_words: 1000            # the words of the text, again and again, up to that many
           tool_calls: [{name: get_order, arguments: {id: '{match[1]}'}}]   # arguments as text are sent as they stand
-          usage: {prompt_tokens: 9, completion_tokens: 9, cached_tokens: 3, reasoning_tokens: 0}
+          usage: {prompt_tokens: 9, completion_tokens: 9, cached_tokens: 3, cache_write_tokens: 2, reasoning_tokens: 0}
           finish_reason: stop
         fault:
           delay_ms: 50                  # before the first byte
@@ -146,12 +147,18 @@ MATCH: dict[str, Leaf] = {
 }
 ANSWER: dict[str, Leaf] = {
     "text": _text,
+    "thinking": _text,
     "repeat_words": _whole(1, MAX_WORDS),
     "finish_reason": _one_of("stop", "length", "tool_calls", "content_filter"),
 }
 TOOL_CALL: dict[str, Leaf] = {"name": _text, "arguments": _arguments}
 USAGE: dict[str, Leaf] = dict.fromkeys(
-    ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"), _count
+    ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"), _count
+)
+PARTS = (
+    ("cached_tokens", "prompt_tokens"),
+    ("cache_write_tokens", "prompt_tokens"),
+    ("reasoning_tokens", "completion_tokens"),
 )
 FAULT: dict[str, Leaf] = {
     "status": _whole(400, 599),
@@ -304,7 +311,7 @@ def _answer(reader: _Reader, spot: Spot, where: str, match: Match) -> Answer:
     if "usage" in found:
         usage_spot: Spot = found["usage"]
         usage = found["usage"] = reader.fields(usage_spot, f"{where}, usage", USAGE)
-        for part, whole in (("cached_tokens", "prompt_tokens"), ("reasoning_tokens", "completion_tokens")):
+        for part, whole in PARTS:
             if whole in usage and usage.get(part, 0) > usage[whole]:
                 reader.report(usage_spot.line, f"{where}, usage", f"`{part}` is a part of `{whole}`; lower it")
     calls: list[ToolCall] = []

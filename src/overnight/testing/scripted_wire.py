@@ -1,15 +1,18 @@
-"""The OpenAI chat-completions wire format: whole answers, streamed chunks, errors. Same request, same bytes."""
+"""The OpenAI chat-completions wire format: requests, whole answers, streamed chunks, errors. Same request, same bytes.
+
+What the formats have in common stands here too: the answer a rule composes, and HTTP responses.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from .scripted_rules import Answer, Call, Taken, text_of
+from .scripted_rules import Answer, Call, ChatRequest, Taken, text_of
 
 CREATED = 1_767_225_600  # 2026-01-01: a clock here would make two answers to one request differ
 FINGERPRINT = "fp_scripted"
@@ -20,6 +23,12 @@ STREAM_HEAD = (
 DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 ECHO_CHARS = 500
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that decoding raises: bytes that are not UTF-8 inside a string and deep nesting have errors of their own."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_decode = msgspec.json.Decoder(ChatRequest).decode
 _encode = msgspec.json.encode
 _word = re.compile(r"\S{1,32}\s*|\s+")
 _reasons = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -34,16 +43,38 @@ _error_kinds: dict[int, tuple[str, str | None, str]] = {
 }
 
 
-class Reply(msgspec.Struct):
-    """One answer, ready for either form. `calls` are (id, name, arguments as JSON text)."""
+class Refused(Exception):
+    """The request is not understood; a 400 in the words of its format."""
 
-    id: str
-    request_id: bytes
+
+class Wire(NamedTuple):
+    """One wire format. `read` raises Refused; `events` are those of a stream but for its end, `done` is the end of the body."""
+
+    read: Callable[[bytes, Headers], Call]
+    whole: Callable[[Reply], bytes]
+    events: Callable[[Reply, Call], Iterator[bytes]]
+    done: bytes
+    error: Callable[[int, str | None, str | None, int | None], bytes]
+
+
+class Reply(msgspec.Struct):
+    """One answer, ready for any form. `calls` are (end of the id, name, arguments as JSON text); ids end in `tag`.
+
+    `usage` is the chat format's, `stop` what the text was cut at.
+    """
+
+    tag: str
     model: str
+    thinking: str | None
     text: str | None
     calls: list[tuple[str, str, str]]
     finish_reason: str
     usage: dict[str, Any]
+    stop: str | None = None
+
+    @property
+    def request_id(self) -> bytes:
+        return b"req_" + self.tag.encode()
 
 
 def tokens_of(chars: int) -> int:
@@ -56,23 +87,27 @@ def compose(call: Call, taken: Taken | None, fingerprint: str, nth: int) -> Repl
     answer = taken.rule.answer if taken else None
     tag = f"{fingerprint[:24]}{nth}"
     calls: list[tuple[str, str, str]] = []
-    text = None
+    text = thinking = None
     if taken and answer:
         for index, tool in enumerate(answer.tool_calls):
             filled = taken.fill_all(tool.arguments)
-            calls.append((f"call_{tag}_{index}", tool.name, filled if isinstance(filled, str) else _json(filled)))
+            calls.append((f"{tag}_{index}", tool.name, filled if isinstance(filled, str) else _json(filled)))
         text = _text(taken, answer)
+        thinking = None if answer.thinking is None else taken.fill(answer.thinking)
     if text is None and not calls:
         text = f"(scripted) offline answer to: {call.last_user[:ECHO_CHARS]}"
     finish = "tool_calls" if calls else "stop"
+    stop = next((each for each in call.stop_sequences if text and each in text), None)
+    if stop and text is not None:
+        text = text[: text.index(stop)]
     cap = call.request.max_completion_tokens or call.request.max_tokens
     if cap and text is not None and not calls and len(text) > cap * 4:
         text, finish = text[: cap * 4], "length"
     if answer and answer.finish_reason:
         finish = answer.finish_reason
-    answer_chars = len(text or "") + sum(len(name) + len(arguments) for _, name, arguments in calls)
+    answer_chars = len(thinking or "") + len(text or "") + sum(len(name) + len(given) for _, name, given in calls)
     usage = _usage(call, answer_chars, answer.usage if answer and answer.usage else {})
-    return Reply(f"chatcmpl-{tag}", b"req_" + tag.encode(), call.model, text, calls, finish, usage)
+    return Reply(tag, call.model, thinking, text, calls, finish, usage, stop)
 
 
 def _json(value: Any) -> str:
@@ -92,15 +127,18 @@ def _usage(call: Call, answer_chars: int, given: dict[str, int]) -> dict[str, An
     prompt = given.get("prompt_tokens")
     if prompt is None:
         chars = sum(len(text_of(m.get("content"))) + _argument_chars(m) for m in call.request.messages)
-        prompt = max(tokens_of(chars), given.get("cached_tokens", 0))
+        prompt = max(tokens_of(chars), given.get("cached_tokens", 0) + given.get("cache_write_tokens", 0))
     completion = given.get("completion_tokens")
     if completion is None:
         completion = max(tokens_of(answer_chars), given.get("reasoning_tokens", 0))
+    sent = {"cached_tokens": given.get("cached_tokens", 0), "audio_tokens": 0}
+    if "cache_write_tokens" in given:
+        sent["cache_write_tokens"] = given["cache_write_tokens"]
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": given.get("cached_tokens", 0), "audio_tokens": 0},
+        "prompt_tokens_details": sent,
         "completion_tokens_details": {
             "reasoning_tokens": given.get("reasoning_tokens", 0),
             "audio_tokens": 0,
@@ -145,17 +183,20 @@ def error_response(
 def whole(reply: Reply) -> bytes:
     """Body of a plain answer."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
+    if reply.thinking is not None:
+        message["reasoning_content"] = reply.thinking
     if reply.calls:
         message["tool_calls"] = [
-            {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-            for call_id, name, arguments in reply.calls
+            {"id": f"call_{end}", "type": "function", "function": {"name": name, "arguments": arguments}}
+            for end, name, arguments in reply.calls
         ]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
     return _encode(_envelope(reply, "chat.completion", [choice]) | {"usage": reply.usage})
 
 
-def chunks(reply: Reply, include_usage: bool) -> Iterator[bytes]:
+def chunks(reply: Reply, call: Call) -> Iterator[bytes]:
     """SSE events of a streamed answer, without the closing `[DONE]`."""
+    include_usage = bool(call.request.stream_options and call.request.stream_options.include_usage)
     for delta in _deltas(reply):
         yield _chunk(reply, delta, None, include_usage)
     yield _chunk(reply, {}, reply.finish_reason, include_usage)
@@ -165,15 +206,26 @@ def chunks(reply: Reply, include_usage: bool) -> Iterator[bytes]:
 
 def _deltas(reply: Reply) -> Iterator[dict[str, Any]]:
     yield {"role": "assistant", "content": None if reply.text is None else "", "refusal": None}
-    for piece in _word.findall(reply.text or ""):
+    for piece in in_words(reply.thinking):
+        yield {"reasoning_content": piece}
+    for piece in in_words(reply.text):
         yield {"content": piece}
-    for index, (call_id, name, arguments) in enumerate(reply.calls):
+    for index, (end, name, arguments) in enumerate(reply.calls):
         head = {"name": name, "arguments": ""}
-        yield {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": head}]}
-        # Two pieces at least, however short: a client that does not join them must fail.
-        size = max(1, min(8, len(arguments) // 2))
-        for start in range(0, len(arguments), size):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": arguments[start : start + size]}}]}
+        yield {"tool_calls": [{"index": index, "id": f"call_{end}", "type": "function", "function": head}]}
+        for piece in in_pieces(arguments):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def in_words(text: str | None) -> list[str]:
+    return _word.findall(text or "")
+
+
+def in_pieces(arguments: str) -> Iterator[str]:
+    """Two pieces at least, however short: a client that does not join them must fail."""
+    size = max(1, min(8, len(arguments) // 2))
+    for start in range(0, len(arguments), size):
+        yield arguments[start : start + size]
 
 
 def _chunk(reply: Reply, delta: dict[str, Any], finish_reason: str | None, include_usage: bool) -> bytes:
@@ -186,7 +238,7 @@ def _chunk(reply: Reply, delta: dict[str, Any], finish_reason: str | None, inclu
 
 def _envelope(reply: Reply, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "id": reply.id,
+        "id": f"chatcmpl-{reply.tag}",
         "object": kind,
         "created": CREATED,
         "model": reply.model,
@@ -199,3 +251,17 @@ def _envelope(reply: Reply, kind: str, choices: list[dict[str, Any]]) -> dict[st
 def framed(event: bytes) -> bytes:
     """An event as one chunk of a chunked HTTP body."""
     return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+def read(body: bytes, headers: Headers) -> Call:
+    """A chat request as the rules see it. Raises Refused."""
+    try:
+        request = _decode(body)
+    except NOT_JSON as problem:
+        raise Refused(f"The JSON body cannot be used: {problem}.") from None
+    if not request.messages or request.n not in (None, 1):
+        raise Refused("`messages` must not be empty, and `n` must be 1 here.")
+    return Call(request, headers)
+
+
+CHAT = Wire(read, whole, chunks, DONE, error_response)
