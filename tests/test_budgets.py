@@ -29,6 +29,7 @@ class Priced:
 
     def __init__(self, prompt: int, price: int, wanted_tokens: int) -> None:
         self.prompt, self.price, self.wanted_tokens = prompt, price, wanted_tokens
+        self.prompt_tokens, self.choices = prompt, 1
 
     def bound_microusd(self, tokens: int) -> int:
         return self.prompt + self.price * tokens

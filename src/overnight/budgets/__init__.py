@@ -1,28 +1,58 @@
-"""What: hard stops on spend and calls, reserved before a call and settled after it.
-Owns: budget, reservation.
-Depends on: store, domain.
+"""What: hard stops on spend, calls and time, reserved before a call and settled after it; speeds; what people add.
+Owns: budget, reservation, rate, top_up.
+Depends on: ledger, store, domain. The rules are handed in.
 Never: estimates a price; the caller brings the bound.
 """
 
-from .reserving import FLOOR_TOKENS, Call, Demand, Granted, Limit, Wait, budget_of, held, locks, reserve, settle
-from .rows import BUDGET, RESERVATION, BudgetRow, ReservationRow
+from .policy import BudgetRule, BudgetRules, Caller, Key, Kin, Limit, Policy, Rate, RateRule
+from .rating import Wait
+from .reserving import (
+    FLOOR_TOKENS,
+    Call,
+    Demand,
+    Granted,
+    budget_of,
+    count_tool_call,
+    held,
+    left_microusd,
+    locks,
+    reserve,
+    settle,
+)
+from .rows import BUDGET, RATE, RESERVATION, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
+from .windows import PERIODS, Window, window_of
 
 __all__ = [
     "BUDGET",
     "BUDGET_SQL",
     "FLOOR_TOKENS",
+    "PERIODS",
+    "RATE",
     "RESERVATION",
     "BudgetRow",
+    "BudgetRule",
+    "BudgetRules",
     "Call",
+    "Caller",
     "Demand",
     "Granted",
+    "Key",
+    "Kin",
     "Limit",
+    "Policy",
+    "Rate",
+    "RateRow",
+    "RateRule",
     "ReservationRow",
     "Wait",
+    "Window",
     "budget_of",
+    "count_tool_call",
     "held",
+    "left_microusd",
     "locks",
     "reserve",
     "settle",
+    "window_of",
 ]

@@ -1,6 +1,6 @@
 """Reserve before the call at an upper bound, settle after at the real cost. With N parallel callers, overspend is 0."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -8,24 +8,24 @@ import msgspec
 from overnight.domain import BudgetStopped, Conflict, usd_text
 from overnight.store import Unit
 
-from .rows import BUDGET, RESERVATION, BudgetRow, ReservationRow
+from .policy import Limit, Rate, stricter
+from .rating import Wait, blocked, decode_passed, leave, pass_through
+from .rows import BUDGET, RATE, RESERVATION, BudgetRow, ReservationRow
 
 FLOOR_TOKENS = 256
-
-
-class Limit(msgspec.Struct, frozen=True):
-    """A budget that applies to a call: its scope, and the limits in force now (None: no limit)."""
-
-    scope: str
-    scope_id: str
-    limit_microusd: int | None = None
-    limit_calls: int | None = None
+_encode = msgspec.json.Encoder().encode
+_decode_scopes = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
 
 class Demand(Protocol):
-    """What a call may cost at most, by its output cap in tokens."""
+    """What a call may use at most: tokens of input, and for each choice as many of output as its cap says; and its price."""
 
     wanted_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def choices(self) -> int: ...
 
     def bound_microusd(self, tokens: int) -> int: ...
 
@@ -52,77 +52,119 @@ class Granted(msgspec.Struct, frozen=True):
     lowered: bool
 
 
-class Wait(msgspec.Struct, frozen=True):
-    """Only outstanding reservations are in the way; ask again after a settlement."""
-
-    scope: str
-    scope_id: str
-
-
-def locks(tenant_id: str, limits: Sequence[Limit]) -> list[tuple[Any, Any]]:
-    """The budget rows a reservation needs, root first."""
-    return [(BUDGET, (tenant_id, limit.scope, limit.scope_id)) for limit in limits]
+def locks(tenant_id: str, limits: Iterable[Limit], rates: Iterable[Rate] = ()) -> list[tuple[Any, Any]]:
+    """The rows a reservation needs, root first."""
+    found: list[tuple[Any, Any]] = [(BUDGET, (tenant_id, limit.scope, limit.scope_id)) for limit in limits]
+    found += [(RATE, rate.key) for rate in rates]
+    return found
 
 
 def budget_of(unit: Unit, tenant_id: str, limit: Limit) -> BudgetRow:
     """The locked row of a scope; made on first use."""
     row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id))
     if row is None:
-        row = BudgetRow(tenant_id, limit.scope, limit.scope_id, None, None, 0, 0, 0)
+        row = BudgetRow(tenant_id, limit.scope, limit.scope_id, None, None, 0, 0, 0, resets_at=limit.resets_at)
         unit.insert(BUDGET, row)
     return row
 
 
-def _stricter(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+def allowed(limit: int | None, own: int | None, extra: int) -> int | None:
+    """The stricter of the policy's limit and the row's own, and what people added to it."""
+    most = stricter(limit, own)
+    return None if most is None else most + extra
 
 
-def reserve(unit: Unit, call: Call, limits: Sequence[Limit], demand: Demand) -> Granted | Wait:
-    """Reserve against every limit at once, or against none.
+def _stop(limit: Limit, row: BudgetRow, measure: str, words: str, spent: int, most: int) -> BudgetStopped:
+    of_job = limit.scope == "job" and limit.per == "total"
+    names = {"max_cost_usd": "max_cost_per_job_usd", "max_llm_calls": "max_llm_calls_per_job"} if of_job else {}
+    name = names.get(measure, measure)
+    per = "" if limit.per == "total" else f" per {limit.per}"
+    return BudgetStopped(
+        f"{limit.scope} {limit.name} {words} ({name}{per})",
+        scope=limit.scope,
+        limit=name,
+        spent=spent,
+        allowed=most,
+        name=limit.name,
+        per=limit.per,
+        resets_at=limit.resets_at,
+        top_ups=row.top_ups,
+    )
+
+
+def _check_counts(unit: Unit, limit: Limit, row: BudgetRow) -> None:
+    """Raises BudgetStopped when the calls or the time of a budget are used up: neither comes back."""
+    most = allowed(limit.limit_calls, row.limit_calls, row.extra_calls)
+    if most is not None and row.calls >= most:
+        raise _stop(limit, row, "max_llm_calls", f"has made {row.calls} of {most} model calls", row.calls, most)
+    _check_time(unit, limit, row)
+
+
+def _check_time(unit: Unit, limit: Limit, row: BudgetRow) -> None:
+    if limit.wall_clock_s is not None and limit.started_at is not None:
+        most = limit.wall_clock_s + row.extra_wall_clock_s
+        took = (unit.now - limit.started_at) // 1_000_000
+        if took >= most:
+            raise _stop(limit, row, "max_wall_clock_s", f"has taken {took} of {most} seconds", took, most)
+
+
+def _affordable(limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tuple[int, bool]:
+    """The output cap that the budget has room for, and whether reservations alone make it less than the floor.
+
+    Raises BudgetStopped when what is settled leaves less than the floor.
+    """
+    tokens = demand.wanted_tokens
+    most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd)
+    if most is not None:
+        tokens = min(tokens, demand.affordable_tokens(most - row.spent_microusd - row.reserved_microusd))
+        if tokens < floor and demand.affordable_tokens(most - row.spent_microusd) < floor:
+            words = f"has spent {usd_text(row.spent_microusd)} of {usd_text(most)}"
+            cost = usd_text(demand.bound_microusd(floor))
+            raise _stop(limit, row, "max_cost_usd", f"{words}; this call could cost {cost}", row.spent_microusd, most)
+    most = allowed(limit.limit_tokens, None, row.extra_tokens)
+    if most is not None:
+        settled = most - row.spent_tokens - demand.prompt_tokens
+        tokens = min(tokens, (settled - row.reserved_tokens) // demand.choices)
+        if tokens < floor and settled // demand.choices < floor:
+            bound = demand.prompt_tokens + floor * demand.choices
+            words = f"has used {row.spent_tokens:,} of {most:,} tokens; this call could use {bound:,}"
+            raise _stop(limit, row, "max_tokens", words, row.spent_tokens, most)
+    return tokens, tokens < floor
+
+
+def reserve(
+    unit: Unit, call: Call, limits: Sequence[Limit], demand: Demand, rates: Sequence[Rate] = ()
+) -> Granted | Wait:
+    """Reserve against every limit and pass every rate at once, or none of them.
 
     Raises BudgetStopped when a hard count is used up, or when settled spend leaves less than the floor of output tokens.
     """
     rows = [budget_of(unit, call.tenant_id, limit) for limit in limits]
     tokens = demand.wanted_tokens
     floor = min(FLOOR_TOKENS, tokens)
-    blocked: Wait | None = None
+    wait: Wait | None = None
     for limit, row in zip(limits, rows, strict=True):
-        most_calls = _stricter(limit.limit_calls, row.limit_calls)
-        if most_calls is not None and row.calls >= most_calls:
-            raise BudgetStopped(
-                f"{limit.scope} {limit.scope_id} has made {row.calls} of {most_calls} model calls"
-                f" (max_llm_calls_per_{limit.scope})",
-                scope=limit.scope,
-                limit=f"max_llm_calls_per_{limit.scope}",
-                spent=row.calls,
-                allowed=most_calls,
-            )
-        most = _stricter(limit.limit_microusd, row.limit_microusd)
-        if most is None:
-            continue
-        affordable = demand.affordable_tokens(most - row.spent_microusd - row.reserved_microusd)
-        if affordable < floor:
-            if demand.affordable_tokens(most - row.spent_microusd) < floor:
-                raise BudgetStopped(
-                    f"{limit.scope} {limit.scope_id} has spent {usd_text(row.spent_microusd)} of {usd_text(most)}"
-                    f" (max_cost_per_{limit.scope}_usd); this call could cost {usd_text(demand.bound_microusd(floor))}",
-                    scope=limit.scope,
-                    limit=f"max_cost_per_{limit.scope}_usd",
-                    spent=row.spent_microusd,
-                    allowed=most,
-                )
-            blocked = blocked or Wait(limit.scope, limit.scope_id)
+        _check_counts(unit, limit, row)
+        affordable, busy = _affordable(limit, row, demand, floor)
+        if busy:
+            wait = wait or Wait(limit.scope, limit.scope_id, call.tenant_id)
         tokens = min(tokens, affordable)
-    if blocked is not None:
-        return blocked
+    if wait is not None:
+        return wait
+    bound = demand.prompt_tokens + tokens * demand.choices
+    passed = "[]"
+    if rates:
+        wait = blocked(unit, rates, bound)
+        if wait is not None:
+            return wait
+        passed = pass_through(unit, rates, bound)
     amount = demand.bound_microusd(tokens)
     for row in rows:
         row.reserved_microusd += amount
+        row.reserved_tokens += bound
         row.calls += 1
-        unit.change(BUDGET, row)
-    scopes = msgspec.json.encode([(row.scope, row.scope_id) for row in rows]).decode()
+        unit.touch(BUDGET, row)
+    scopes = _encode([(row.scope, row.scope_id) for row in rows]).decode()
     unit.insert(
         RESERVATION,
         ReservationRow(
@@ -135,31 +177,65 @@ def reserve(unit: Unit, call: Call, limits: Sequence[Limit], demand: Demand) -> 
             call.estimate,
             scopes,
             call.expires_at,
+            bound,
+            passed,
         ),
     )
     return Granted(tokens, amount, tokens < demand.wanted_tokens)
 
 
 def held(unit: Unit, call_id: str) -> ReservationRow:
-    """The locked reservation; its budgets are locked with it. Conflict when it was settled already."""
+    """The locked reservation; its budgets and rates are locked with it. Conflict when it was settled already."""
     row = unit.get(RESERVATION, call_id)
     if row is None:
         raise Conflict(f"{call_id} was settled already")
-    scopes: list[tuple[str, str]] = msgspec.json.decode(row.scopes, type=list[tuple[str, str]])
-    unit.lock((BUDGET, (row.tenant_id, *scope)) for scope in scopes)
+    rows: list[tuple[Any, Any]] = [(BUDGET, (row.tenant_id, *scope)) for scope in _decode_scopes(row.scopes)]
+    if row.rates != "[]":
+        rows += [(RATE, (each.tenant_id, each.scope, each.scope_id)) for each in decode_passed(row.rates)]
+    unit.lock(rows)
     return row
 
 
-def settle(unit: Unit, call_id: str, cost_microusd: int | None) -> int:
-    """Turn a reservation into spend; the amount spent. None spends all of it: nobody knows the cost, so nothing is released."""
+def settle(unit: Unit, call_id: str, cost_microusd: int | None, tokens: int = 0) -> int:
+    """Turn a reservation into spend; the amount spent. A cost of None spends all of it: nobody knows what it was, so nothing
+    is released. `tokens` are those of input and output together."""
     row = held(unit, call_id)
-    spent = row.amount_microusd if cost_microusd is None else cost_microusd
-    scopes: list[tuple[str, str]] = msgspec.json.decode(row.scopes, type=list[tuple[str, str]])
-    for scope, scope_id in scopes:
+    spent, used = (row.amount_microusd, row.tokens) if cost_microusd is None else (cost_microusd, tokens)
+    for scope, scope_id in _decode_scopes(row.scopes):
         budget = unit.get(BUDGET, (row.tenant_id, scope, scope_id))
         if budget is not None:
             budget.reserved_microusd -= row.amount_microusd
             budget.spent_microusd += spent
-            unit.change(BUDGET, budget)
+            budget.reserved_tokens -= row.tokens
+            budget.spent_tokens += used
+            unit.touch(BUDGET, budget)
+    if row.rates != "[]":
+        leave(unit, decode_passed(row.rates), None if cost_microusd is None else used)
     unit.delete(RESERVATION, row)
     return spent
+
+
+def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
+    """What is left of the budget that has least left, in money; None where none is limited in money. The rows are locked."""
+    least: int | None = None
+    for limit in limits:
+        row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id)) if limit.limit_microusd is not None else None
+        if row is not None:
+            most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd) or 0
+            least = stricter(least, max(0, most - row.spent_microusd - row.reserved_microusd))
+    return least
+
+
+def count_tool_call(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> None:
+    """Count one call of a tool against every budget that limits them. Raises BudgetStopped, and then counts nothing."""
+    counted = [limit for limit in limits if limit.limit_tool_calls is not None or limit.wall_clock_s is not None]
+    rows = [budget_of(unit, tenant_id, limit) for limit in counted]
+    for limit, row in zip(counted, rows, strict=True):
+        most = allowed(limit.limit_tool_calls, None, row.extra_tool_calls)
+        if most is not None and row.tool_calls >= most:
+            words = f"has made {row.tool_calls} of {most} tool calls"
+            raise _stop(limit, row, "max_tool_calls", words, row.tool_calls, most)
+        _check_time(unit, limit, row)
+    for row in rows:
+        row.tool_calls += 1
+        unit.change(BUDGET, row)

@@ -1,4 +1,4 @@
-"""Budgets are single rows; a reservation exists only while its call is in flight."""
+"""Budgets and rates are single rows; a reservation exists only while its call is in flight."""
 
 import msgspec
 
@@ -8,7 +8,11 @@ SQL = statements("overnight.budgets")
 
 
 class BudgetRow(msgspec.Struct):
-    """What a scope has reserved and spent, in micro-dollars and calls. A limit here was set for this scope alone."""
+    """What a scope has reserved and spent: micro-dollars, model calls, tokens, tool calls. A limit here was set for this scope
+    alone; `extra_…` is what people added to whatever limit holds, in `top_ups` steps.
+
+    `scope_id` of a day or a month ends with it in brackets, and `resets_at` is when it is over (microseconds).
+    """
 
     tenant_id: str
     scope: str
@@ -18,10 +22,26 @@ class BudgetRow(msgspec.Struct):
     reserved_microusd: int
     spent_microusd: int
     calls: int
+    reserved_tokens: int = 0
+    spent_tokens: int = 0
+    tool_calls: int = 0
+    extra_microusd: int = 0
+    extra_tokens: int = 0
+    extra_calls: int = 0
+    extra_tool_calls: int = 0
+    extra_wall_clock_s: int = 0
+    top_ups: int = 0
+    resets_at: int | None = None
+    alarmed_at: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.tenant_id, self.scope, self.scope_id)
 
 
 class ReservationRow(msgspec.Struct):
-    """One call in flight. `estimate` is JSON of what to write should it be lost; `scopes` JSON of the budgets it draws on."""
+    """One call in flight. `estimate` is JSON of what to write should it be lost; `scopes` JSON of the budgets it draws on,
+    `rates` JSON of the rates it was let through by."""
 
     call_id: str
     tenant_id: str
@@ -32,9 +52,31 @@ class ReservationRow(msgspec.Struct):
     estimate: str
     scopes: str
     expires_at: int
+    tokens: int = 0
+    rates: str = "[]"
+
+
+class RateRow(msgspec.Struct):
+    """A speed. The buckets of requests and of tokens are full again at `requests_at` and `tokens_at` (microseconds);
+    `in_flight` calls are on their way. A target's row belongs to all tenants: its tenant is empty."""
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    requests_at: int
+    tokens_at: int
+    in_flight: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.tenant_id, self.scope, self.scope_id)
 
 
 def _budget_key(row: BudgetRow) -> tuple[str, str, str]:
+    return (row.tenant_id, row.scope, row.scope_id)
+
+
+def _rate_key(row: RateRow) -> tuple[str, str, str]:
     return (row.tenant_id, row.scope, row.scope_id)
 
 
@@ -49,6 +91,15 @@ BUDGET: Table[BudgetRow] = Table(
     lock=SQL["lock_budget"],
     insert=SQL["insert_budget"],
     update=SQL["update_budget"],
+    touch=SQL["touch_budget"],
+)
+RATE: Table[RateRow] = Table(
+    25,
+    RateRow,
+    _rate_key,
+    lock=SQL["lock_rate"],
+    insert=SQL["insert_rate"],
+    update=SQL["update_rate"],
 )
 RESERVATION: Table[ReservationRow] = Table(
     30,

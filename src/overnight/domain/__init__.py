@@ -13,6 +13,7 @@ from .errors import (
     Divergence,
     Fenced,
     Forbidden,
+    LoopStopped,
     NotFound,
     OvernightError,
     StoreUnavailable,
@@ -22,6 +23,7 @@ from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_ev
 from .identifiers import check_identifier, day_of, month_of, new_id
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .states import FINISHED, Waiting, job_states
+from .tracing import TraceParent, read_traceparent, span_of, traceparent_of
 
 __all__ = [
     "EVENT_NAMES",
@@ -36,10 +38,12 @@ __all__ = [
     "Event",
     "Fenced",
     "Forbidden",
+    "LoopStopped",
     "NotFound",
     "OvernightError",
     "Recorded",
     "StoreUnavailable",
+    "TraceParent",
     "Unauthenticated",
     "Waiting",
     "check_identifier",
@@ -50,6 +54,9 @@ __all__ = [
     "month_of",
     "new_id",
     "public_event",
+    "read_traceparent",
+    "span_of",
+    "traceparent_of",
     "usd_text",
     "usd_to_micro",
 ]

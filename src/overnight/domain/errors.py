@@ -9,6 +9,7 @@ OvernightError
 ├── Fenced              a newer attempt or lease holds the job; this writer must stop
 ├── Divergence          the code no longer asks what its history answers
 ├── BudgetStopped       settled spend or a hard count leaves no room for this call
+├── LoopStopped         the job asks the same again and again; a person decides whether it goes on
 └── StoreUnavailable    the database could not be reached or written
 """
 
@@ -50,11 +51,33 @@ class StoreUnavailable(OvernightError):
 
 
 class BudgetStopped(OvernightError):
-    """A hard stop. `scope` and `limit` name the budget; the money is in micro-dollars."""
+    """A hard stop. `scope`, `name` and `per` say whose budget it is and for how long, `limit` which of its limits; the money
+    is in micro-dollars. `resets_at`: when its day or month is over (microseconds). `top_ups`: how often people had added to it.
+    """
 
-    def __init__(self, message: str, *, scope: str, limit: str, spent: int, allowed: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: str,
+        limit: str,
+        spent: int,
+        allowed: int,
+        name: str = "",
+        per: str = "total",
+        resets_at: int | None = None,
+        top_ups: int = 0,
+    ) -> None:
         super().__init__(message)
-        self.scope = scope
-        self.limit = limit
-        self.spent = spent
-        self.allowed = allowed
+        self.scope, self.name, self.per = scope, name, per
+        self.limit, self.spent, self.allowed = limit, spent, allowed
+        self.resets_at, self.top_ups = resets_at, top_ups
+
+
+class LoopStopped(OvernightError):
+    """A job asks the same again and again. `review_id` is the question to a person whether it may go on; `rejected` that the
+    answer was no."""
+
+    def __init__(self, message: str, *, review_id: str, rejected: bool = False) -> None:
+        super().__init__(message)
+        self.review_id, self.rejected = review_id, rejected

@@ -1,8 +1,16 @@
 -- name: lock_budget
-SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls FROM budget
+SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
+    reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at
+FROM budget
+WHERE (tenant_id, scope, scope_id) IN (SELECT * FROM unnest(:tenant_id::text[], :scope::text[], :scope_id::text[]))
+ORDER BY tenant_id, scope, scope_id FOR UPDATE
+
+-- name: lock_rate
+SELECT tenant_id, scope, scope_id, requests_at, tokens_at, in_flight FROM rate
 WHERE (tenant_id, scope, scope_id) IN (SELECT * FROM unnest(:tenant_id::text[], :scope::text[], :scope_id::text[]))
 ORDER BY tenant_id, scope, scope_id FOR UPDATE
 
 -- name: lock_reservation
-SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, expires_at FROM reservation
-WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE
+SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, expires_at, tokens, rates
+FROM reservation WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE

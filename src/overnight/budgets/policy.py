@@ -1,0 +1,225 @@
+"""Which budgets and which speeds hold for a call: the rules of the brain against whose call it is. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from .windows import ALWAYS, Window, window_of
+
+Key = tuple[str, str, str]
+"""Tenant, scope and scope id: a row."""
+
+
+class BudgetRule(Protocol):
+    """One limit as the brain has it: for each scope that it covers, per total, day or month. None is no limit."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def per(self) -> str: ...
+    @property
+    def max_cost_microusd(self) -> int | None: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def max_llm_calls(self) -> int | None: ...
+    @property
+    def max_tool_calls(self) -> int | None: ...
+    @property
+    def max_wall_clock_s(self) -> int | None: ...
+
+    def covers(self, name: str | None) -> bool: ...
+
+
+class BudgetRules(Protocol):
+    """All of them, the limits of every job, and whose day it is."""
+
+    @property
+    def max_cost_per_job_microusd(self) -> int | None: ...
+    @property
+    def max_llm_calls_per_job(self) -> int | None: ...
+    @property
+    def limits(self) -> Sequence[BudgetRule]: ...
+
+    def time_zone_of(self, tenant_id: str) -> str: ...
+
+
+class RateRule(Protocol):
+    """One speed for each scope that it covers."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def requests_per_minute(self) -> int | None: ...
+    @property
+    def tokens_per_minute(self) -> int | None: ...
+    @property
+    def concurrency(self) -> int | None: ...
+
+    def covers(self, name: str | None) -> bool: ...
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A budget that applies to a call: its row, and the limits in force now (None: no limit). `resets_at` is when its day or
+    month is over (microseconds). `wall_clock_s` is how long a job may take that began at `started_at`."""
+
+    scope: str
+    scope_id: str
+    limit_microusd: int | None = None
+    limit_calls: int | None = None
+    limit_tokens: int | None = None
+    limit_tool_calls: int | None = None
+    per: str = "total"
+    resets_at: int | None = None
+    wall_clock_s: int | None = None
+    started_at: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Whose it is, without the day or month."""
+        return bare(self.scope_id)
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A speed that applies to a call. `tenant_id` is empty where it is one for all tenants."""
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+    @property
+    def key(self) -> Key:
+        return (self.tenant_id, self.scope, self.scope_id)
+
+
+class Kin(msgspec.Struct, frozen=True):
+    """A job whose budget a call draws on: `name` is its workflow's or its own, `started_at` in microseconds."""
+
+    job_id: str
+    name: str | None = None
+    started_at: int | None = None
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Whose call it is. `jobs` are the job's ancestors and itself, root first; `target` is the model's name."""
+
+    tenant_id: str
+    jobs: tuple[Kin, ...] = ()
+    agent: str | None = None
+    session: str | None = None
+    workflow: str | None = None
+    step: str | None = None
+    key: str | None = None
+    target: str | None = None
+
+
+def scope_id(name: str, window: Window) -> str:
+    """The id of a row. Brackets cannot stand in a name from outside, so no name can pass for another one's day."""
+    return f"{name}[{window.label}]" if window.label else name
+
+
+def bare(row_id: str) -> str:
+    """The name in a row's id."""
+    return row_id.partition("[")[0]
+
+
+class Policy:
+    """The rules, sorted for quick asking. `plain`: every job has its limits and nothing else is asked for."""
+
+    def __init__(self, budgets: BudgetRules, rates: Iterable[RateRule] = ()) -> None:
+        self.budgets = budgets
+        self._cost, self._calls = budgets.max_cost_per_job_microusd, budgets.max_llm_calls_per_job
+        self._by_scope: dict[str, list[BudgetRule]] = {}
+        for rule in budgets.limits:
+            self._by_scope.setdefault(rule.scope, []).append(rule)
+        self.rate_rules = tuple(rates)
+        self.plain = not self._by_scope and not self.rate_rules
+        self.about_jobs = any(rule.scope in {"job", "step"} for rule in budgets.limits)
+        """Whether a limit asks what a job is called, or when it began."""
+
+    def limits(self, who: Caller, now_us: int) -> list[Limit]:
+        """What holds for this call now, root job first. Every job has a row, limited or not."""
+        if not self._by_scope:
+            return [Limit("job", kin.job_id, self._cost, self._calls) for kin in who.jobs]
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for kin in who.jobs:
+            merged = found["job", kin.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
+            merged["started_at"] = kin.started_at
+        for name, subject, rules in self._asked(who):
+            for rule in rules:
+                if rule.covers(name):
+                    self._add(found, rule, subject, who, now_us)
+        return [Limit(scope, row_id, **fields) for (scope, row_id), fields in found.items()]
+
+    def _asked(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetRule]]]:
+        """(the name that a rule covers or not, whose row it is, the rules of that scope)."""
+        rules = self._by_scope
+        for kin in who.jobs:
+            yield kin.name, kin.job_id, rules.get("job", [])
+        if who.step is not None and who.jobs:
+            yield who.step, f"{who.jobs[-1].job_id}/{who.step}", rules.get("step", [])
+        for scope, name in (
+            ("session", who.session),
+            ("agent", who.agent),
+            ("workflow", who.workflow),
+            ("key", who.key),
+            ("tenant", who.tenant_id),
+        ):
+            if name is not None:
+                yield name, name, rules.get(scope, [])
+
+    def _add(
+        self, found: dict[tuple[str, str], dict[str, Any]], rule: BudgetRule, subject: str | None, who: Caller, now: int
+    ) -> None:
+        window = ALWAYS if rule.per == "total" else window_of(rule.per, self.zone(who.tenant_id), now)
+        merged = found.setdefault(
+            (rule.scope, scope_id(subject or "", window)), {"per": rule.per, "resets_at": window.ends_at}
+        )
+        _tighten(merged, "limit_microusd", rule.max_cost_microusd)
+        _tighten(merged, "limit_calls", rule.max_llm_calls)
+        _tighten(merged, "limit_tokens", rule.max_tokens)
+        _tighten(merged, "limit_tool_calls", rule.max_tool_calls)
+        # The time is the job's, whoever the limit is for.
+        job_id = subject if rule.scope == "job" else who.jobs[-1].job_id if who.jobs else None
+        if rule.max_wall_clock_s is not None and job_id is not None:
+            _tighten(found["job", job_id], "wall_clock_s", rule.max_wall_clock_s)
+
+    def zone(self, tenant_id: str) -> str:
+        return self.budgets.time_zone_of(tenant_id)
+
+    def rates(self, who: Caller) -> list[Rate]:
+        """The speeds that hold for this call."""
+        if not self.rate_rules:
+            return []
+        names: Mapping[str, tuple[str, str | None]] = {
+            "key": (who.tenant_id, who.key),
+            "agent": (who.tenant_id, who.agent),
+            "tenant": (who.tenant_id, who.tenant_id),
+            "target": ("", who.target),
+        }
+        found: dict[Key, dict[str, Any]] = {}
+        for rule in self.rate_rules:
+            tenant_id, name = names[rule.scope]
+            if name is not None and rule.covers(name):
+                merged = found.setdefault((tenant_id, rule.scope, name), {})
+                _tighten(merged, "requests_per_minute", rule.requests_per_minute)
+                _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
+                _tighten(merged, "concurrency", rule.concurrency)
+        return [Rate(*key, **fields) for key, fields in found.items()]
+
+
+def _tighten(merged: dict[str, Any], name: str, limit: int | None) -> None:
+    """The stricter of two wins; none is no limit."""
+    if limit is not None:
+        held = merged.get(name)
+        merged[name] = limit if held is None else min(held, limit)
+
+
+def stricter(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -1,0 +1,107 @@
+"""Speeds, as buckets: one holds what may be used in a minute, a call takes out of it, and it fills at an even pace.
+
+A bucket is one number, the moment at which it is full again (GCRA). Times in microseconds.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from overnight.store import Unit
+
+from .policy import Key, Rate
+from .rows import RATE, RateRow
+
+MINUTE_US = 60_000_000
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Something passing is in the way: `what` is `budget` (outstanding reservations), `requests`, `tokens` or `concurrency`.
+
+    Ask again after a settlement in `tenant_id`, `scope`, `scope_id`, or at `until` where that is known.
+    """
+
+    scope: str
+    scope_id: str
+    tenant_id: str = ""
+    what: str = "budget"
+    until: int | None = None
+
+    @property
+    def key(self) -> Key:
+        return (self.tenant_id, self.scope, self.scope_id)
+
+
+class Passed(msgspec.Struct, array_like=True, frozen=True):
+    """What a call took of a rate: `took_us` of the bucket of tokens, for `tokens` of them."""
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    tokens: int = 0
+    took_us: int = 0
+
+
+decode_passed = msgspec.json.Decoder(list[Passed]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def rate_of(unit: Unit, rate: Rate) -> RateRow:
+    """The locked row of a rate; made on first use."""
+    row = unit.get(RATE, rate.key)
+    if row is None:
+        row = RateRow(*rate.key, 0, 0, 0)
+        unit.insert(RATE, row)
+    return row
+
+
+def blocked(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
+    """What a call of so many tokens must wait for."""
+    for rate in rates:
+        row, now = rate_of(unit, rate), unit.now
+        what, until = "", now
+        if rate.concurrency is not None and row.in_flight >= rate.concurrency:
+            return Wait(rate.scope, rate.scope_id, rate.tenant_id, "concurrency")
+        if rate.requests_per_minute is not None:
+            until = max(row.requests_at, now) + _took(1, rate.requests_per_minute) - MINUTE_US
+            what = "requests"
+        if rate.tokens_per_minute is not None:
+            tokens_until = max(row.tokens_at, now) + _took(tokens, rate.tokens_per_minute) - MINUTE_US
+            if tokens_until > until or not what:
+                what, until = "tokens", tokens_until
+        if until > now:
+            return Wait(rate.scope, rate.scope_id, rate.tenant_id, what, until)
+    return None
+
+
+def _took(amount: int, per_minute: int) -> int:
+    # Never more than all of it: a call that is larger than the bucket goes when that is full.
+    return min(MINUTE_US, amount * MINUTE_US // per_minute)
+
+
+def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
+    """Take a call's share of each; what was taken, as JSON, to be corrected when the call is settled."""
+    passed: list[Passed] = []
+    for rate in rates:
+        row, took = rate_of(unit, rate), 0
+        row.in_flight += 1
+        if rate.requests_per_minute is not None:
+            row.requests_at = max(row.requests_at, unit.now) + _took(1, rate.requests_per_minute)
+        if rate.tokens_per_minute is not None:
+            took = _took(tokens, rate.tokens_per_minute)
+            row.tokens_at = max(row.tokens_at, unit.now) + took
+        unit.change(RATE, row)
+        passed.append(Passed(*rate.key, tokens, took))
+    return _encode(passed).decode()
+
+
+def leave(unit: Unit, passed: Sequence[Passed], tokens: int | None) -> None:
+    """A call is over: its place is free, and its tokens are corrected to what they were. None leaves them as they are."""
+    for each in passed:
+        row = unit.get(RATE, (each.tenant_id, each.scope, each.scope_id))
+        if row is None:
+            continue
+        row.in_flight = max(0, row.in_flight - 1)
+        if each.took_us and tokens is not None:
+            row.tokens_at += each.took_us * (tokens - each.tokens) // max(1, each.tokens)
+        unit.change(RATE, row)

@@ -1,0 +1,61 @@
+"""Days and months of a time zone: which one a moment is in, and when the next one begins. Pure."""
+
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+PERIODS = ("total", "day", "month")
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A stretch of time that a budget is for. `label` is empty for all of it, else `2026-11-21` or `2026-11`; `ends_at` is
+    the first moment of the next one, in microseconds UTC."""
+
+    label: str
+    ends_at: int | None
+
+
+class _Day(msgspec.Struct, frozen=True):
+    begins_at: int
+    day: Window
+    month: Window
+
+
+_ONE_DAY = timedelta(days=1)
+ALWAYS = Window("", None)
+_days: dict[str, _Day] = {}
+
+
+def window_of(per: str, zone: str, now_us: int) -> Window:
+    """The day or month (`per`) of the IANA zone that `now_us` is in; `total` is one window without an end."""
+    if per == "total":
+        return ALWAYS
+    held = _days.get(zone)
+    if held is None or not held.begins_at <= now_us < (held.day.ends_at or 0):
+        held = _days[zone] = _day_of(_zone(zone), now_us)
+    return held.day if per == "day" else held.month
+
+
+def _day_of(zone: ZoneInfo, now_us: int) -> _Day:
+    today = datetime.fromtimestamp(now_us // 1_000_000, zone).date()
+    # Clocks put back over midnight show yesterday once more; a day that has begun goes on.
+    if _midnight(today + _ONE_DAY, zone) <= now_us:
+        today += _ONE_DAY
+    next_month = (today.replace(day=1) + timedelta(days=31)).replace(day=1)
+    return _Day(
+        _midnight(today, zone),
+        Window(today.isoformat(), _midnight(today + _ONE_DAY, zone)),
+        Window(today.isoformat()[:7], _midnight(next_month, zone)),
+    )
+
+
+def _midnight(day: date, zone: ZoneInfo) -> int:
+    """The first of them where a day has two; where it has none, the moment when the clocks are put on."""
+    return round(datetime.combine(day, time(), zone).timestamp()) * 1_000_000
+
+
+@lru_cache(maxsize=600)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
