@@ -11,6 +11,7 @@ import overnight
 from overnight.app import open_app
 from overnight.domain import new_id
 from overnight.jobs import CreateJob, Decision, JobFunction, Operations
+from overnight.jobs.turns import Turns
 from overnight.ledger import NewJob
 from overnight.reviews import list_reviews
 from overnight.settings import Settings
@@ -29,6 +30,28 @@ async def park_and_recover(store: Store, function: JobFunction[..., Any], *args:
     async with working(store):
         await operations.decide(parked.waits[0]["review_id"], overnight_decision(approved=True))
         return await rest(store, job.job_id, "succeeded", "failed", "parked")
+
+
+async def no_news() -> None:
+    """Nothing came from outside."""
+
+
+async def turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_that_is_longer_on_its_way_keeps_its_turn() -> None:
+    """An effect's answer comes a few turns of the loop after the step's that was committed with it, whenever that is."""
+    for pause in range(25):
+        given: list[int] = []
+        turns = Turns(asyncio.ensure_future, no_news, lambda: None)
+        for seq, turns_before in ((1, 0), (3, pause), (2, 3)):
+            await turns_of_the_loop(turns_before)
+            turns.enter(seq).add_done_callback(lambda _, seq=seq: given.append(seq))
+        while turns.giving:
+            await asyncio.sleep(0)
+        assert given[-2:] == [2, 3], pause
 
 
 @overnight.effect

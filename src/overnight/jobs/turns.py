@@ -57,6 +57,8 @@ class Turns:
         """Get in line; done when the answer with this seq may be handed on."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (seq, next(self._tickets), future))
+        # An answer that was committed earlier may come here a few turns later: an effect's passes through more tasks.
+        self.moved()
         if not self.giving:
             self.giving = True
             self._start(self._give())
