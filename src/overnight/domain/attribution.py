@@ -4,7 +4,11 @@ import msgspec
 
 
 class Attribution(msgspec.Struct, frozen=True):
-    """The identifiers a call carries. All are checked text; `tenant_id` is never taken from another tenant's request."""
+    """The identifiers a call carries. All are checked text; `tenant_id` is never taken from another tenant's request.
+
+    `span_id` is the caller's span, `trace_flags` its flags. `key_id` is the key it was asked with; `models` and `routes` are the
+    globs of what that key may use (empty: everything). A session that `only_marks` is recorded, but its calls form no job.
+    """
 
     tenant_id: str = "default"
     job_id: str | None = None
@@ -18,3 +22,9 @@ class Attribution(msgspec.Struct, frozen=True):
     trace_id: str | None = None
     span_id: str | None = None
     attempt: int | None = None
+    trace_flags: str | None = None
+    tags: tuple[str, ...] = ()
+    key_id: str | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    only_marks: bool = False
