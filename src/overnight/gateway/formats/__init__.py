@@ -3,9 +3,11 @@
 A format or a translation is a row here and nothing else: it cannot reach a provider, money or the ledger.
 """
 
-from . import chat
-from .passing import ChatPassed, Reader, Received, Wire, client_body
-from .wire import Asked, Codec, Json, Losses, Prepared
+from . import chat, embeddings, responses, responses_native, responses_over_chat
+from .passing import ChatPassed, Passed, Reader, Received, Translated, Wire, client_body
+from .responses_pieces import pieces as responses_pieces
+from .responses_stream import LAST as RESPONSES_LAST
+from .wire import Asked, Codec, Json, Losses, Prepared, Translation
 
 __all__ = [
     "CHAT",
@@ -37,9 +39,47 @@ CHAT = Codec(
     chat.error_body,
     chat.error_event,
 )
-CODECS = {codec.name: codec for codec in (CHAT,)}
+RESPONSES = Codec(
+    "responses",
+    "/responses",
+    RESPONSES_LAST,
+    "max_output_tokens",
+    True,
+    responses.read,
+    responses.usage_of,
+    responses.is_answer,
+    responses.Assembly,
+    responses.taken_apart,
+    responses.encode,
+    responses.error_body,
+    responses.error_event,
+)
+EMBEDDINGS = Codec(
+    "embeddings",
+    "/embeddings",
+    frozenset(),
+    None,
+    False,
+    embeddings.read,
+    embeddings.usage_of,
+    embeddings.is_answer,
+    embeddings.Assembly,
+    embeddings.taken_apart,
+    embeddings.encode,
+    embeddings.error_body,
+    embeddings.error_event,
+)
+CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, EMBEDDINGS)}
 
-_WIRES: dict[tuple[str, str], Wire] = {("chat", "chat"): ChatPassed(CHAT)}
+_RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_pieces)
+_WIRES: dict[tuple[str, str], Wire] = {
+    ("chat", "chat"): ChatPassed(CHAT),
+    ("responses", "responses"): Passed(
+        RESPONSES, Translation(responses_native.request, responses_native.answer, responses_native.pieces)
+    ),
+    ("responses", "chat"): Translated(RESPONSES, CHAT, _RESPONSES_OVER_CHAT),
+    ("embeddings", "embeddings"): Passed(EMBEDDINGS),
+}
 _PREFERRED = ("chat", "messages", "responses")
 
 
