@@ -43,14 +43,18 @@ async def turns_of_the_loop(count: int) -> None:
 
 async def test_an_answer_that_is_longer_on_its_way_keeps_its_turn() -> None:
     """An effect's answer comes a few turns of the loop after the step's that was committed with it, whenever that is."""
+
+    async def take(turns: Turns, seq: int, given: list[int]) -> None:
+        await turns.enter(seq)
+        given.append(seq)
+
     for pause in range(25):
         given: list[int] = []
         turns = Turns(asyncio.ensure_future, no_news, lambda: None)
-        for seq, turns_before in ((1, 0), (3, pause), (2, 3)):
-            await turns_of_the_loop(turns_before)
-            turns.enter(seq).add_done_callback(lambda _, seq=seq: given.append(seq))
-        while turns.giving:
-            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as branches:
+            for seq, turns_before in ((1, 0), (3, pause), (2, 3)):
+                await turns_of_the_loop(turns_before)
+                branches.create_task(take(turns, seq, given))
         assert given[-2:] == [2, 3], pause
 
 
