@@ -1,0 +1,164 @@
+"""Anthropic messages: the format of Claude, its SDKs and its agents."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import msgspec
+
+from overnight.ledger import address_chain
+
+from ..request import (
+    NOT_FINGERPRINTED,
+    POINTED_TO_BYTES,
+    Request,
+    canonical,
+    invalid_body,
+    tools_of,
+    unmarked,
+)
+from ..sse import encode_event
+from ..usage import Usage, anthropic_usage
+from .messages_stream import Assembly, decoded, encode, taken_apart
+from .wire import Json
+
+__all__ = [
+    "Assembly",
+    "counted",
+    "decoded",
+    "encode",
+    "error_body",
+    "error_event",
+    "is_answer",
+    "read",
+    "taken_apart",
+    "usage_of",
+]
+
+TOOLS_BYTES = 1024
+"""Counted for tools: the provider puts instructions of its own before them, up to 804 tokens."""
+PICTURE_TOKENS = 1_600
+"""Of a picture, in an estimate: what the largest that is not scaled down comes to."""
+
+_POINTERS = (b'"type":"url"', b'"type": "url"', b'"file_id"', b'"web_search_2', b'"web_fetch_2')
+_NOT_PARAMETERS = frozenset({"messages", "system", "tools", "stream", "cache_control"})
+_ONLY_MODEL = frozenset({"model"})
+_VOLATILE = NOT_FINGERPRINTED | {"diagnostics"}
+_EXAMPLE = 'a list of messages, such as [{"role": "user", "content": "hello"}]'
+_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+class _Known(msgspec.Struct):
+    """The parts of the body that the gateway itself looks at."""
+
+    messages: Annotated[list[Json], msgspec.Meta(min_length=1, max_length=100_000)]
+    system: str | list[Json] | None = None
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    metadata: dict[str, Any] | None = None
+    speed: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+_known = msgspec.json.Decoder(_Known).decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_any = msgspec.json.Decoder().decode
+
+
+def read(body: bytes) -> Request:
+    """Raises InvalidBody, naming the part and what it should be. The system prompt is recorded as the first message."""
+    try:
+        known = _known(body)
+        fields = _fields(body)
+        params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_body(error, says="messages", example=_EXAMPLE, called="Anthropic messages") from None
+    tools, tools_sha256 = tools_of(fields.get("tools"))
+    messages = known.messages
+    if known.system:
+        messages = [{"role": "system", "content": known.system}, *messages]
+    if b"cache_control" in body:
+        messages = cast("list[Json]", unmarked(messages))
+    stable = (
+        b""
+        if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
+        else canonical({name: value for name, value in params.items() if name not in _VOLATILE})
+    )
+    pointed = sum(body.count(mark) for mark in _POINTERS)
+    return Request(
+        "messages",
+        fields,
+        known.model or "",
+        address_chain([canonical(message) for message in messages]),
+        tools,
+        tools_sha256,
+        canonical(params),
+        stable,
+        bool(known.stream),
+        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
+        known.max_tokens,
+        "max_tokens",
+        wants_usage=True,
+        metadata=known.metadata,
+        price_context=(("speed", known.speed),) if known.speed else (),
+    )
+
+
+def usage_of(answer: Json) -> Usage | None:
+    return anthropic_usage(answer.get("usage"))
+
+
+def is_answer(answer: Json) -> bool:
+    return isinstance(answer.get("content"), list) and answer.get("type", "message") == "message"
+
+
+def error_body(message: str, _kind: str, code: str | None, param: str | None, status: int) -> bytes:
+    """The type is Anthropic's for the status; our code stands where its SDKs look for one."""
+    kind = _ERRORS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    error: Json = {"type": kind, "message": message}
+    if code or param:
+        error["details"] = {"error_code": code, "param": param}
+    return _encode({"type": "error", "error": error})
+
+
+def error_event(body: bytes) -> bytes:
+    return encode_event(body, "error")
+
+
+def counted(body: Json) -> int:
+    """About how many tokens the request's input comes to: a quarter of its characters, and a flat number for each picture or
+    file. At least 1."""
+    asked: list[Any] = [body.get("system") or "", body.get("tools") or [], body.get("messages") or []]
+    characters, pictures = _sizes(asked)
+    return max(1, -(-characters // 4) + pictures * PICTURE_TOKENS)
+
+
+def _sizes(value: Any) -> tuple[int, int]:
+    """(characters of text and of structure, pictures and files)."""
+    if isinstance(value, str):
+        return len(value), 0
+    if isinstance(value, dict):
+        entries = cast("Json", value)
+        source: Any = entries.get("source")
+        if entries.get("type") in ("image", "document") and isinstance(source, dict) and "content" not in source:
+            text = cast("Json", source).get("data") if cast("Json", source).get("type") == "text" else None
+            return (len(str(text)), 0) if text else (0, 1)
+        parts = [_sizes(each) for name, each in entries.items() if name != "cache_control"]
+        return sum(len(name) for name in entries) + sum(part[0] for part in parts), sum(part[1] for part in parts)
+    if isinstance(value, list):
+        parts = [_sizes(each) for each in cast("list[Any]", value)]
+        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+    return 4, 0
