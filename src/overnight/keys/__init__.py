@@ -1,0 +1,30 @@
+"""What: virtual keys, which say who asks and how far they reach; and providers' keys of single tenants, sealed.
+Owns: virtual_key, provider_key, key_change; the file of master keys.
+Depends on: store, domain.
+Never: stores, shows or logs a secret; `create` and `rotate` give one back, once.
+"""
+
+from .allowing import allows
+from .keyring import Keyring
+from .masters import Masters, SealedShut
+from .operations import Keys, NewKey, Rotation
+from .rows import SCOPES, KeyRow, ProviderKeyRow, VirtualKey, public_key, public_provider_key, state_of
+from .tokens import PREFIX
+
+__all__ = [
+    "PREFIX",
+    "SCOPES",
+    "KeyRow",
+    "Keyring",
+    "Keys",
+    "Masters",
+    "NewKey",
+    "ProviderKeyRow",
+    "Rotation",
+    "SealedShut",
+    "VirtualKey",
+    "allows",
+    "public_key",
+    "public_provider_key",
+    "state_of",
+]

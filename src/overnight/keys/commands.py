@@ -1,0 +1,183 @@
+"""The transactions of this room. Each change takes the next number under the lock of one row, so that readers miss none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput, Conflict, NotFound
+from overnight.store import Unit
+
+from .masters import Masters
+from .rows import CHANGE, KEY, NAME, PROVIDER_KEY, KeyRow, NameRow, ProviderKeyRow
+from .tokens import Minted
+
+Locks = list[tuple[Any, Any]]
+THE_ROW = 1
+
+
+def _number(unit: Unit) -> int:
+    row = unit.get(CHANGE, THE_ROW)
+    if row is None:
+        raise BadInput("the table key_change has lost its row: INSERT INTO key_change VALUES (1, 0)")
+    row.number += 1
+    unit.change(CHANGE, row)
+    return row.number
+
+
+def _held(unit: Unit, key_id: str) -> KeyRow:
+    row = unit.get(KEY, key_id)
+    if row is None:
+        raise NotFound(f"{key_id}: no such key")
+    return row
+
+
+class Create(msgspec.Struct):
+    """Raises Conflict when the tenant has a key of that name that is not revoked."""
+
+    row: KeyRow
+    expires_in_us: int | None
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (KEY, self.row.key_id), (NAME, (self.row.tenant_id, self.row.name))]
+
+    def decide(self, unit: Unit) -> KeyRow:
+        row = msgspec.structs.replace(self.row, created_at=unit.now)
+        if unit.get(NAME, (row.tenant_id, row.name)) is not None:
+            raise Conflict(
+                f"{row.tenant_id} has a key {row.name} already; rotate it, revoke it, or choose another name"
+            )
+        if self.expires_in_us is not None:
+            row.expires_at = unit.now + self.expires_in_us
+        row.changed = _number(unit)
+        unit.insert(KEY, row)
+        unit.remember(NAME, NameRow(row.tenant_id, row.name))
+        return row
+
+
+class Rotate(msgspec.Struct):
+    """A new secret; the one before stays valid for `overlap_us`, and one before that stops at once. With `expires_in_us` the key
+    lives that long from now, else as long as it would have."""
+
+    key_id: str
+    minted: Minted
+    overlap_us: int
+    expires_in_us: int | None
+    actor: str
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+
+    def decide(self, unit: Unit) -> KeyRow:
+        row = _held(unit, self.key_id)
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= unit.now):
+            raise Conflict(f"{row.name} is {'revoked' if row.revoked_at else 'expired'}: create a new key instead")
+        row.previous_handle, row.previous_digest = row.handle, row.digest
+        until = unit.now + self.overlap_us
+        row.previous_until = until if row.expires_at is None else min(until, row.expires_at)
+        row.handle, row.digest = self.minted.handle, self.minted.digest
+        if self.expires_in_us is not None:
+            row.expires_at = unit.now + self.expires_in_us
+        row.rotated_at, row.rotated_by, row.changed = unit.now, self.actor, _number(unit)
+        unit.change(KEY, row)
+        return row
+
+
+class Revoke(msgspec.Struct):
+    """For good; a key that is revoked already stays as it is."""
+
+    key_id: str
+    actor: str
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+
+    def decide(self, unit: Unit) -> KeyRow:
+        row = _held(unit, self.key_id)
+        if row.revoked_at is None:
+            row.revoked_at, row.revoked_by, row.changed = unit.now, self.actor, _number(unit)
+            unit.change(KEY, row)
+        return row
+
+
+class NoteUses(msgspec.Struct):
+    """When keys were last used, by key id. Not a change: nobody has to hear of it."""
+
+    uses: Mapping[str, int]
+
+    def locks(self) -> Locks:
+        return [(KEY, key_id) for key_id in self.uses]
+
+    def decide(self, unit: Unit) -> None:
+        for key_id, at in self.uses.items():
+            row = unit.get(KEY, key_id)
+            if row is not None and at > (row.last_used_at or 0):
+                row.last_used_at = at
+                unit.touch(KEY, row)
+
+
+class SetProviderKey(msgspec.Struct):
+    """Keep a sealed secret in place of the one before, if there was one."""
+
+    tenant_id: str
+    provider: str
+    master_id: str
+    sealed: bytes
+    actor: str
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+
+    def decide(self, unit: Unit) -> ProviderKeyRow:
+        number = _number(unit)
+        row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
+        fresh = ProviderKeyRow(self.tenant_id, self.provider, self.master_id, self.sealed, self.actor, unit.now, number)
+        if row is None:
+            unit.insert(PROVIDER_KEY, fresh)
+            return fresh
+        row.master_id, row.sealed, row.set_by = fresh.master_id, fresh.sealed, fresh.set_by
+        row.set_at, row.changed = fresh.set_at, number
+        unit.change(PROVIDER_KEY, row)
+        return row
+
+
+class DropProviderKey(msgspec.Struct):
+    """Raises NotFound."""
+
+    tenant_id: str
+    provider: str
+    actor: str
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+
+    def decide(self, unit: Unit) -> None:
+        row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
+        if row is None or row.sealed is None:
+            raise NotFound(f"{self.provider}: {self.tenant_id} has no key of its own there")
+        row.sealed, row.set_by, row.set_at, row.changed = None, self.actor, unit.now, _number(unit)
+        unit.change(PROVIDER_KEY, row)
+
+
+class Reseal(msgspec.Struct):
+    """Seal what another master key sealed with the first one; whether there was anything to do. Raises SealedShut."""
+
+    tenant_id: str
+    provider: str
+    masters: Masters
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+
+    def decide(self, unit: Unit) -> bool:
+        row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
+        if row is None or row.sealed is None or row.master_id == self.masters.first().master_id:
+            return False
+        bound_to = (row.tenant_id, row.provider)
+        secret = self.masters.open(row.master_id, row.sealed, bound_to)
+        row.master_id, row.sealed = self.masters.seal(secret, bound_to)
+        row.changed = _number(unit)
+        unit.change(PROVIDER_KEY, row)
+        return True

@@ -1,0 +1,177 @@
+"""What people and the API do to keys. Everything is within one tenant; only the command line may leave the tenant open ("")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from overnight.domain import BadInput, NotFound, check_identifier, new_id
+from overnight.store import Store
+
+from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
+from .masters import Masters
+from .rows import SCOPES, SQL, KeyRow, ProviderKeyRow
+from .tokens import PREFIX, handle_of, mint
+
+DAY_MS = 86_400_000
+LONGEST_MS = 3650 * DAY_MS
+MOST_GLOBS, LONGEST_GLOB, LONGEST_SECRET = 100, 256, 4096
+Span = Annotated[int, msgspec.Meta(ge=1, le=LONGEST_MS)]
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key is to be. `models` and `routes` are names or globs; empty allow all. `expires_in_ms` None: never."""
+
+    name: str
+    scopes: tuple[str, ...] = ("call",)
+    agent_id: str | None = None
+    workflow: str | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    expires_in_ms: Span | None = None
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the old secret stays valid (0: not at all), and how long the key lives from now (None: as long as before)."""
+
+    overlap_ms: Annotated[int, msgspec.Meta(ge=0, le=90 * DAY_MS)] = DAY_MS
+    expires_in_ms: Span | None = None
+
+
+class Keys:
+    """The keys of a store. A secret is given back once, by `create` and `rotate`."""
+
+    def __init__(self, store: Store, masters: Masters | None = None) -> None:
+        self._store, self._masters = store, masters or Masters()
+
+    async def create(self, tenant_id: str, new: NewKey, actor: str) -> tuple[KeyRow, str]:
+        """(the key, its secret). Raises BadInput, Conflict where the name is taken."""
+        check_identifier(tenant_id, "the tenant")
+        _check(new)
+        minted = mint()
+        row = KeyRow(
+            key_id=new_id("key"),
+            tenant_id=tenant_id,
+            name=new.name,
+            handle=minted.handle,
+            digest=minted.digest,
+            previous_handle=None,
+            previous_digest=None,
+            previous_until=None,
+            scopes=_json([scope for scope in SCOPES if scope in new.scopes]),
+            agent_id=new.agent_id,
+            workflow=new.workflow,
+            models=_json(new.models),
+            routes=_json(new.routes),
+            created_by=actor,
+            created_at=0,
+            expires_at=None,
+            rotated_by=None,
+            rotated_at=None,
+            revoked_by=None,
+            revoked_at=None,
+            last_used_at=None,
+            changed=0,
+        )
+        return await self._store.commit(Create(row, _us(new.expires_in_ms))), minted.token
+
+    async def rotate(self, name: str, tenant_id: str, how: Rotation, actor: str) -> tuple[KeyRow, str]:
+        """(the key, its new secret). Raises NotFound, Conflict where it is revoked or expired."""
+        key_id, minted = (await self.one(name, tenant_id)).key_id, mint()
+        command = Rotate(key_id, minted, how.overlap_ms * 1000, _us(how.expires_in_ms), actor)
+        return await self._store.commit(command), minted.token
+
+    async def revoke(self, name: str, tenant_id: str, actor: str) -> KeyRow:
+        """Raises NotFound."""
+        return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor))
+
+    async def list(self, tenant_id: str = "", before: str = "", most: int = 200) -> list[KeyRow]:
+        """Newest first; `before` is the key_id that the page before ended with."""
+        values = {"tenant_id": tenant_id, "before": before, "most": most}
+        return [KeyRow(*row) for row in await self._store.read(SQL["list_keys"], values)]
+
+    async def one(self, name: str, tenant_id: str = "") -> KeyRow:
+        """By its id, its name, or the beginning that is shown of its secret; of equal names the one that is not revoked. Raises
+        NotFound, BadInput where several tenants have one of that name."""
+        name = handle_of(name) or name
+        values = {"tenant_id": tenant_id, "name": name, "most": 50}
+        rows = await self._store.read(SQL["read_key"], values)
+        found = [KeyRow(*row) for row in rows or await self._store.read(SQL["read_named_keys"], values)]
+        found = [row for row in found if row.revoked_at is None] or found[:1]
+        if not found:
+            raise NotFound(f"{name}: no such key. `overnight keys list` has them")
+        if len(found) > 1:
+            raise BadInput(f"{name}: keys of several tenants bear this name; give the key's id, or name the tenant")
+        return found[0]
+
+    # ── keys of providers ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def set_provider_key(self, tenant_id: str, provider: str, secret: str, actor: str) -> ProviderKeyRow:
+        """Keep it sealed, in place of the one before. Raises BadInput."""
+        check_identifier(tenant_id, "the tenant")
+        check_identifier(provider, "the provider")
+        secret = secret.strip()
+        if not secret:
+            raise BadInput("the provider's key is empty; give it on standard input, in one line")
+        if len(secret) > LONGEST_SECRET or not (secret.isascii() and secret.isprintable()) or " " in secret:
+            raise BadInput(
+                f"this is no provider's key: it must be one line of up to {LONGEST_SECRET} visible ASCII characters"
+            )
+        master_id, sealed = self._masters.seal(secret, (tenant_id, provider))
+        return await self._store.commit(SetProviderKey(tenant_id, provider, master_id, sealed, actor))
+
+    async def provider_keys(self, tenant_id: str = "") -> list[ProviderKeyRow]:
+        values = {"tenant_id": tenant_id}
+        return [ProviderKeyRow(*row) for row in await self._store.read(SQL["list_provider_keys"], values)]
+
+    async def drop_provider_key(self, tenant_id: str, provider: str, actor: str) -> None:
+        """Raises NotFound."""
+        await self._store.commit(DropProviderKey(tenant_id, provider, actor))
+
+    async def rotate_master(self) -> tuple[str, int]:
+        """(the id of the master key that seals now, how many secrets were sealed anew). Raises BadInput, SealedShut."""
+        used = {row.master_id for row in await self.provider_keys()}
+        count = 0
+        with self._masters.turning(used) as master:
+            for row in await self.provider_keys():
+                count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters))
+        return master.master_id, count
+
+
+def _check(new: NewKey) -> None:
+    """Raises BadInput, naming the field."""
+    check_identifier(new.name, "name")
+    if new.name.startswith((PREFIX, "key_")):
+        raise BadInput(f"name: {PREFIX}… and key_… are what secrets and ids begin with; choose another name")
+    for field in ("agent_id", "workflow"):
+        value: str | None = getattr(new, field)
+        if value is not None:
+            check_identifier(value, field)
+    unknown = [scope for scope in new.scopes if scope not in SCOPES]
+    if unknown or not new.scopes:
+        what = f"{unknown[0][:40]!r} is no scope" if unknown else "a key needs at least one"
+        raise BadInput(f"scopes: {what}; the scopes are {', '.join(SCOPES)}")
+    for field in ("models", "routes"):
+        _check_globs(field, getattr(new, field))
+    if "admin" in new.scopes and (new.agent_id or new.workflow or new.models or new.routes):
+        raise BadInput(
+            "scopes: a key with admin can make any key of its tenant, so limits on it would hold nothing; leave them out"
+        )
+
+
+def _check_globs(field: str, globs: Sequence[str]) -> None:
+    if len(globs) > MOST_GLOBS:
+        raise BadInput(f"{field}: {len(globs)} names; the most is {MOST_GLOBS}, and a glob such as gpt-* names many")
+    for glob in globs:
+        if not glob or len(glob) > LONGEST_GLOB or not (glob.isascii() and glob.isprintable()) or " " in glob:
+            raise BadInput(f"{field}: {glob[:40]!r} is no name and no glob such as gpt-*")
+
+
+def _json(words: Sequence[str]) -> str:
+    return msgspec.json.encode(words).decode()
+
+
+def _us(span_ms: int | None) -> int | None:
+    return span_ms * 1000 if span_ms is not None else None

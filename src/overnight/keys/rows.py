@@ -1,0 +1,184 @@
+"""The rows of this room, and what of them may be shown."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import iso_utc
+from overnight.store import Table, statements
+
+SQL = statements("overnight.keys")
+SCOPES = ("call", "read", "operate", "admin")
+"""`call`: model calls. `read`: jobs and their events. `operate`: attempts, completion, cancelling. `admin`: the tenant's keys."""
+
+
+class KeyRow(msgspec.Struct):
+    """Of the secret only digests. `scopes`, `models` and `routes` are JSON lists; times in microseconds. `changed` is the
+    number of the change that wrote the row last."""
+
+    key_id: str
+    tenant_id: str
+    name: str
+    handle: str
+    digest: bytes
+    previous_handle: str | None
+    previous_digest: bytes | None
+    previous_until: int | None
+    scopes: str
+    agent_id: str | None
+    workflow: str | None
+    models: str
+    routes: str
+    created_by: str
+    created_at: int
+    expires_at: int | None
+    rotated_by: str | None
+    rotated_at: int | None
+    revoked_by: str | None
+    revoked_at: int | None
+    last_used_at: int | None
+    changed: int
+
+
+class ProviderKeyRow(msgspec.Struct):
+    """`sealed` is None once it was deleted."""
+
+    tenant_id: str
+    provider: str
+    master_id: str
+    sealed: bytes | None
+    set_by: str
+    set_at: int
+    changed: int
+
+
+class ChangeRow(msgspec.Struct):
+    id: int
+    number: int
+
+
+class NameRow(msgspec.Struct):
+    """A name that a key which is not revoked bears; it stands in that key's row."""
+
+    tenant_id: str
+    name: str
+
+
+class VirtualKey(msgspec.Struct, frozen=True):
+    """Who asks: what a key stands for and how far it reaches. Empty `models` or `routes` allow all; else they are globs."""
+
+    key_id: str
+    tenant_id: str
+    name: str
+    scopes: frozenset[str]
+    agent_id: str | None = None
+    workflow: str | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+
+
+_texts = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def virtual_key(row: KeyRow) -> VirtualKey:
+    return VirtualKey(
+        row.key_id,
+        row.tenant_id,
+        row.name,
+        frozenset(_texts(row.scopes)),
+        row.agent_id,
+        row.workflow,
+        _texts(row.models),
+        _texts(row.routes),
+    )
+
+
+def state_of(row: KeyRow, now: int) -> str:
+    """active, expired or revoked."""
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= now else "active"
+
+
+def public_key(row: KeyRow, now: int) -> dict[str, Any]:
+    """A key as JSON shows it; nothing of it helps to use the key. `starts_with` tells which secret is meant."""
+    times = ("created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at")
+    shown: dict[str, Any] = {
+        "key_id": row.key_id,
+        "name": row.name,
+        "tenant_id": row.tenant_id,
+        "state": state_of(row, now),
+        "starts_with": row.handle,
+        "scopes": _texts(row.scopes),
+        "agent_id": row.agent_id,
+        "workflow": row.workflow,
+        "models": _texts(row.models),
+        "routes": _texts(row.routes),
+        "created_by": row.created_by,
+        "rotated_by": row.rotated_by,
+        "revoked_by": row.revoked_by,
+    }
+    shown |= {name: _moment(getattr(row, name)) for name in times}
+    old = row.previous_until if row.previous_until and row.previous_until > now and row.revoked_at is None else None
+    return shown | {"previous_starts_with": row.previous_handle if old else None, "previous_expires_at": _moment(old)}
+
+
+def public_provider_key(row: ProviderKeyRow) -> dict[str, Any]:
+    """That a tenant has a key of its own there, since when, and the master key that it is sealed with; not the key."""
+    return {
+        "provider": row.provider,
+        "tenant_id": row.tenant_id,
+        "set_by": row.set_by,
+        "set_at": iso_utc(row.set_at),
+        "master_id": row.master_id,
+    }
+
+
+def _moment(at: int | None) -> str | None:
+    return iso_utc(at) if at is not None else None
+
+
+def _key(row: KeyRow) -> str:
+    return row.key_id
+
+
+def _name(row: NameRow) -> tuple[str, str]:
+    return (row.tenant_id, row.name)
+
+
+def _provider_key(row: ProviderKeyRow) -> tuple[str, str]:
+    return (row.tenant_id, row.provider)
+
+
+def _change(row: ChangeRow) -> int:
+    return row.id
+
+
+CHANGE: Table[ChangeRow] = Table(
+    60,
+    ChangeRow,
+    _change,
+    lock=SQL["lock_key_change"],
+    insert=SQL["update_key_change"],
+    update=SQL["update_key_change"],
+)
+KEY: Table[KeyRow] = Table(
+    61,
+    KeyRow,
+    _key,
+    lock=SQL["lock_key"],
+    insert=SQL["insert_key"],
+    update=SQL["update_key"],
+    touch=SQL["touch_key"],
+)
+PROVIDER_KEY: Table[ProviderKeyRow] = Table(
+    62,
+    ProviderKeyRow,
+    _provider_key,
+    lock=SQL["lock_provider_key"],
+    insert=SQL["insert_provider_key"],
+    update=SQL["update_provider_key"],
+)
+NAME: Table[NameRow] = Table(
+    63, NameRow, _name, lock=SQL["lock_key_name"], insert=SQL["lock_key_name"], update=SQL["lock_key_name"]
+)
