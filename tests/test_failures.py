@@ -3,12 +3,14 @@
 import json
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from overnight.gateway.failures import (
     CLASSES,
@@ -113,6 +115,10 @@ REFUSALS = [
 ]  # fmt: skip
 
 
+SEEN = YAML(typ="safe").load(Path(__file__).with_name("provider_errors.yaml"))
+REFUSALS += [(seen["status"], seen["body"], seen["class"], seen["code"]) for seen in SEEN]
+
+
 @pytest.mark.parametrize(("status", "body", "error_class", "code"), REFUSALS)
 def test_what_a_refusal_is(status, body, error_class, code):
     failure = response_failure(status, {}, json.dumps(body).encode())
@@ -132,21 +138,21 @@ def test_bodies_that_are_no_json(body):
     assert response_failure(200, {}, body).error_class == "malformed"
 
 
-RULES = {  # class: the same target again, the next target, may have cost
-    "rate_limited": (True, True, False),
-    "quota": (False, True, False),
-    "overloaded": (True, True, False),
-    "server_error": (True, True, False),
-    "timeout": (True, True, True),
-    "connection": (True, True, False),
-    "lost": (True, True, True),
-    "cut": (True, True, True),
-    "malformed": (True, True, True),
-    "invalid_request": (False, False, False),
-    "auth": (False, True, False),
-    "not_found": (False, True, False),
-    "content_filter": (False, False, False),
-    "context_length": (False, True, False),
+RULES = {  # class: the same target again, the next target, may have cost, speaks of the target
+    "rate_limited": (True, True, False, False),
+    "quota": (False, True, False, True),
+    "overloaded": (True, True, False, True),
+    "server_error": (True, True, False, True),
+    "timeout": (True, True, True, True),
+    "connection": (True, True, False, True),
+    "lost": (True, True, True, True),
+    "cut": (True, True, True, True),
+    "malformed": (True, True, True, True),
+    "invalid_request": (False, False, False, False),
+    "auth": (False, True, False, True),
+    "not_found": (False, True, False, False),
+    "content_filter": (False, False, False, False),
+    "context_length": (False, True, False, False),
 }
 
 
@@ -182,6 +188,21 @@ def test_every_exception_is_in_the_table():
 def test_an_error_inside_an_answer_may_have_cost():
     assert error_failure(anthropic("overloaded_error")).may_have_cost
     assert not error_failure(anthropic("overloaded_error"), 529).may_have_cost
+
+
+def test_a_class_named_in_a_header_alone():
+    headers = {b"x-amzn-errortype": b"ThrottlingException:http://internal.amazon.com/"}
+    failure = response_failure(400, headers, b'{"message": "slow"}')
+    assert (failure.error_class, failure.code) == ("rate_limited", "ThrottlingException")
+
+
+@pytest.mark.parametrize(
+    ("text", "wait"), [("17s", 17_000), ("1.5s", 1500), ("nans", None), ("s", None), ("1h", None), (7, None)]
+)
+def test_a_wait_that_stands_in_the_body(text, wait):
+    body = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": text}]}}
+    assert response_failure(429, {}, json.dumps(body).encode()).retry_after_ms == wait
+    assert response_failure(429, {b"retry-after": b"3"}, json.dumps(body).encode()).retry_after_ms == 3000
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What went wrong with a model call, and whether to ask the same target again, the next one, or nobody.
 
 Pure: an upstream's answer or an ``UpstreamError`` in, a ``Failure`` out. What each class means stands in ``CLASSES``; what
-providers call it, in the tables below it.
+providers call it, in ``failure_words``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from math import isnan
 from random import Random
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import msgspec
 
 from overnight.domain import ErrorFacts
 
+from .failure_words import (
+    BY_CODE,
+    BY_HUNDRED,
+    BY_PHRASE,
+    BY_STATUS,
+    NO_ROOM,
+    TOO_LARGE_AT_ONCE,
+    VAGUE,
+    ErrorClass,
+)
 from .upstream import (
     AnswerLost,
     BodyCut,
@@ -27,22 +37,19 @@ from .upstream import (
     UpstreamTimeout,
 )
 
-ErrorClass = Literal[
-    "rate_limited", "quota", "overloaded", "server_error", "timeout", "connection", "lost", "cut", "malformed",
-    "invalid_request", "auth", "not_found", "content_filter", "context_length",
-]  # fmt: skip
-
 
 class Rule(NamedTuple):
-    """``retryable``: the same target may answer later. ``fallback``: another may. ``may_have_cost``: it may be billed."""
+    """``retryable``: the same target may answer later. ``fallback``: another may. ``may_have_cost``: it may be billed.
+    ``of_target``: it says that the target does not work, whatever was asked, so it counts for its circuit."""
 
     retryable: bool
     fallback: bool
     may_have_cost: bool
+    of_target: bool = True
 
 
 CLASSES: Mapping[ErrorClass, Rule] = {
-    "rate_limited": Rule(retryable=True, fallback=True, may_have_cost=False),
+    "rate_limited": Rule(retryable=True, fallback=True, may_have_cost=False, of_target=False),
     # The account is empty: every repetition fails too, until a person pays.
     "quota": Rule(retryable=False, fallback=True, may_have_cost=False),
     "overloaded": Rule(retryable=True, fallback=True, may_have_cost=False),
@@ -52,80 +59,15 @@ CLASSES: Mapping[ErrorClass, Rule] = {
     "lost": Rule(retryable=True, fallback=True, may_have_cost=True),
     "cut": Rule(retryable=True, fallback=True, may_have_cost=True),
     "malformed": Rule(retryable=True, fallback=True, may_have_cost=True),
-    "invalid_request": Rule(retryable=False, fallback=False, may_have_cost=False),
+    "invalid_request": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
     "auth": Rule(retryable=False, fallback=True, may_have_cost=False),
-    "not_found": Rule(retryable=False, fallback=True, may_have_cost=False),
+    "not_found": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
     # Shopping a refused request around is a decision for people, not a default.
-    "content_filter": Rule(retryable=False, fallback=False, may_have_cost=False),
-    "context_length": Rule(retryable=False, fallback=True, may_have_cost=False),
+    "content_filter": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
+    "context_length": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
 }
 # A server that says "retry" about these is not believed.
 _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})
-
-_BY_STATUS: Mapping[int, ErrorClass] = {
-    401: "auth",
-    402: "quota",
-    403: "auth",
-    404: "not_found",
-    408: "timeout",
-    413: "context_length",
-    429: "rate_limited",
-    451: "content_filter",
-    503: "overloaded",
-    504: "timeout",
-    524: "timeout",
-    529: "overloaded",
-}
-# Redirects are not followed, so an answer below 400 is malformed.
-_BY_HUNDRED: Mapping[int, ErrorClass] = {4: "invalid_request", 5: "server_error"}
-# The providers' own codes, types and statuses, in lower case. They say more than the HTTP status does.
-_BY_CODE: Mapping[str, ErrorClass] = {
-    "insufficient_quota": "quota",
-    "insufficient_balance": "quota",
-    "insufficient_credits": "quota",
-    "billing_error": "quota",
-    "billing_hard_limit_reached": "quota",
-    "billing_not_active": "quota",
-    "quota_exceeded": "quota",
-    "rate_limit_exceeded": "rate_limited",
-    "rate_limit_error": "rate_limited",
-    "too_many_requests": "rate_limited",
-    "overloaded_error": "overloaded",
-    "server_overloaded": "overloaded",
-    "engine_overloaded": "overloaded",
-    "timeout_error": "timeout",
-    "deadline_exceeded": "timeout",
-    "invalid_api_key": "auth",
-    "authentication_error": "auth",
-    "permission_error": "auth",
-    "account_deactivated": "auth",
-    "api_key_invalid": "auth",
-    "model_not_found": "not_found",
-    "deploymentnotfound": "not_found",
-    "not_found_error": "not_found",
-    "content_filter": "content_filter",
-    "content_policy_violation": "content_filter",
-    "moderation_blocked": "content_filter",
-    "responsibleaipolicyviolation": "content_filter",
-    "context_length_exceeded": "context_length",
-    "request_too_large": "context_length",
-}
-# For refusals that say in their message only what they are about.
-_VAGUE: frozenset[ErrorClass] = frozenset({"invalid_request", "auth"})
-_BY_PHRASE: tuple[tuple[str, ErrorClass], ...] = (
-    ("credit balance is too low", "quota"),
-    ("used all available credits", "quota"),
-    ("insufficient credits", "quota"),
-    ("api key not valid", "auth"),
-    ("incorrect api key", "auth"),
-    ("prompt is too long", "context_length"),
-    ("input is too long", "context_length"),
-    ("maximum context length", "context_length"),
-    ("maximum prompt length", "context_length"),
-    ("exceeds the maximum number of tokens", "context_length"),
-    ("exceed context limit", "context_length"),
-    ("content filtering policy", "content_filter"),
-)
 
 _BY_EXCEPTION: Mapping[type[UpstreamError], tuple[ErrorClass, str]] = {
     NeverSent: ("connection", "connect_failed"),
@@ -134,6 +76,8 @@ _BY_EXCEPTION: Mapping[type[UpstreamError], tuple[ErrorClass, str]] = {
     ResponseTooLarge: ("malformed", "response_too_large"),
 }
 
+_ERROR_EVENTS = frozenset({"error", "response.failed"})
+_CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
 _MAX_MESSAGE = 500
 _MAX_READ = 1024 * 1024
 _MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
@@ -194,19 +138,23 @@ def error_failure(
     decoded: object, status: int = 200, headers: Mapping[bytes, bytes] | None = None, now: float | None = None
 ) -> Failure:
     """Of a decoded error: a body, or an event inside a stream (whose status is 200)."""
-    codes, message = _told(decoded)
+    headers = headers or {}
+    told = _told(decoded)
+    codes = told.codes
+    if (named := headers.get(b"x-amzn-errortype")) is not None:
+        codes.insert(0, named.decode("latin-1").partition(":")[0])
     if not 200 <= status < 300:
-        error_class = _class(status, codes, message)
+        error_class = _class(status, codes, told.message)
     elif is_error(decoded):
         # A status inside the body, as some routers send; else a code that speaks for itself.
         meant = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
-        error_class = _class(meant, codes, message) if meant else _coded(codes) or "malformed"
+        error_class = _class(meant, codes, told.message) if meant else _coded(codes) or "malformed"
     else:
         return _failure(
-            "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers or {}, now
+            "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers, now
         )
     code = next((code for code in codes if not code.isdecimal()), "")
-    return _failure(error_class, code, message, status, headers or {}, now)
+    return _failure(error_class, code, told.message, status, headers, now, told.wait_ms)
 
 
 def is_error(decoded: object) -> bool:
@@ -214,7 +162,7 @@ def is_error(decoded: object) -> bool:
     if not isinstance(decoded, dict):
         return False
     body = cast("dict[str, object]", decoded)
-    return bool(body.get("error")) or body.get("type") == "error"
+    return bool(body.get("error")) or body.get("type") in _ERROR_EVENTS
 
 
 def exception_failure(error: UpstreamError) -> Failure:
@@ -260,7 +208,13 @@ def scrubbed(text: str, limit: int = _MAX_MESSAGE) -> str:
 
 
 def _failure(
-    error_class: ErrorClass, code: str, message: str, status: int, headers: Mapping[bytes, bytes], now: float | None
+    error_class: ErrorClass,
+    code: str,
+    message: str,
+    status: int,
+    headers: Mapping[bytes, bytes],
+    now: float | None,
+    wait_ms: int | None = None,
 ) -> Failure:
     rule = CLASSES[error_class]
     retryable, said = rule.retryable, headers.get(b"x-should-retry", b"").lower()
@@ -269,46 +223,75 @@ def _failure(
     elif said == b"true" and error_class not in _FINAL:
         retryable = True
     code, message = scrubbed(code, 80) or f"http_{status}", scrubbed(message) or f"the upstream answered {status}"
-    return Failure(error_class, code, message, retryable, rule.fallback, _retry_after_ms(headers, now), status)
+    asked_ms = _retry_after_ms(headers, now)
+    return Failure(
+        error_class, code, message, retryable, rule.fallback, wait_ms if asked_ms is None else asked_ms, status
+    )
+
+
+class _Told(NamedTuple):
+    """The provider's codes, most telling first, its message, and the wait that its body asks for."""
+
+    codes: list[str]
+    message: str
+    wait_ms: int | None
 
 
 def _class(status: int, codes: list[str], message: str) -> ErrorClass:
+    said = message.lower()
+    if TOO_LARGE_AT_ONCE in said:
+        return "context_length"
     if (coded := _coded(codes)) is not None:
         return coded
-    by_status = _BY_STATUS.get(status) or _BY_HUNDRED.get(status // 100, "malformed")
-    if by_status not in _VAGUE:
+    by_status: ErrorClass = BY_STATUS.get(status) or BY_HUNDRED.get(status // 100, "malformed")
+    if by_status == "rate_limited" and any(phrase in said for phrase in NO_ROOM):
+        return "overloaded"
+    if by_status not in VAGUE:
         return by_status
-    said = message.lower()
-    for phrase, meant in _BY_PHRASE:
-        if phrase in said:
-            return meant
-    return by_status
+    return next((meant for phrase, meant in BY_PHRASE if phrase in said), by_status)
 
 
 def _coded(codes: list[str]) -> ErrorClass | None:
-    return next((_BY_CODE[code] for code in map(str.lower, codes) if code in _BY_CODE), None)
+    found: list[ErrorClass] = [BY_CODE[code] for code in map(str.lower, codes) if code in BY_CODE]
+    # "rate_limit_error" with "enforced_spend_limit_reached" beside it is about money.
+    return "quota" if "quota" in found else found[0] if found else None
 
 
-def _told(decoded: object) -> tuple[list[str], str]:
-    """The provider's codes, most telling first, and its message."""
+def _told(decoded: object) -> _Told:
     codes: list[str] = []
-    message = ""
+    message, raw, wait_ms = "", "", None
     for part in _error_objects(decoded):
         if isinstance(part, str):
             message = message or part
             continue
-        for name in ("code", "type", "status", "reason"):
+        for name in _CODE_NAMES:
             value = part.get(name)
             if isinstance(value, (str, int)) and not isinstance(value, bool) and value not in ("", "error"):
                 codes.append(str(value)[:200])
+        if part.get("flagged_input"):
+            codes.append("moderation_blocked")
+        wait_ms = wait_ms or _seconds_ms(part.get("retryDelay"))
         text = part.get("message") or part.get("detail")
         if isinstance(text, str):
             message = message or text[: 8 * _MAX_MESSAGE]
-    return codes, message
+        if isinstance(part.get("raw"), str):
+            raw = str(part["raw"])[: 8 * _MAX_MESSAGE]
+    # A router's own sentence ("Provider returned error") says less than what it was told.
+    return _Told(codes, f"{message}: {raw}" if message and raw else message or raw, wait_ms)
+
+
+def _seconds_ms(text: object) -> int | None:
+    """Of a duration such as "17s", in Google's errors."""
+    if not isinstance(text, str) or not text.endswith("s") or len(text) > 20:
+        return None
+    try:
+        return _bounded_ms(float(text[:-1]) * 1000)
+    except ValueError:
+        return None
 
 
 def _error_objects(decoded: object) -> Iterator[Mapping[str, object] | str]:
-    """Where providers put their errors: ``error``, the first of ``errors``, Azure's inner error, the body itself."""
+    """Where providers put their errors: `error`, the first of `errors`, what stands inside of it, the body itself."""
     if isinstance(decoded, list) and decoded:
         decoded = cast("list[object]", decoded)[0]
     if not isinstance(decoded, dict):
@@ -317,16 +300,15 @@ def _error_objects(decoded: object) -> Iterator[Mapping[str, object] | str]:
     error = body.get("error")
     if not error and isinstance(errors := body.get("errors"), list) and errors:
         error = cast("list[object]", errors)[0]
+    if not error and isinstance(response := body.get("response"), dict):
+        error = cast("dict[str, object]", response).get("error")  # a stream event of a failed response
     if isinstance(error, dict):
         inner = cast("dict[str, object]", error)
         yield inner
-        for name in ("innererror", "inner_error", "metadata"):
-            if isinstance(deeper := inner.get(name), dict):
-                yield cast("dict[str, object]", deeper)
-        if isinstance(details := inner.get("details"), list):
-            yield from (
-                cast("dict[str, object]", one) for one in cast("list[object]", details)[:8] if isinstance(one, dict)
-            )
+        for name in ("innererror", "inner_error", "metadata", "details"):
+            deeper = inner.get(name)
+            parts = cast("list[object]", deeper)[:8] if isinstance(deeper, list) else [deeper]
+            yield from (cast("dict[str, object]", part) for part in parts if isinstance(part, dict))
     elif isinstance(error, str):
         yield error
     yield body
@@ -346,5 +328,9 @@ def _retry_after_ms(headers: Mapping[bytes, bytes], now: float | None) -> int | 
             except (ValueError, OverflowError):
                 continue
         if not isnan(wait):
-            return int(min(max(wait, 0.0), _MAX_RETRY_AFTER_MS))
+            return _bounded_ms(wait)
     return None
+
+
+def _bounded_ms(wait: float) -> int | None:
+    return None if isnan(wait) else int(min(max(wait, 0.0), _MAX_RETRY_AFTER_MS))

@@ -1,3 +1,36 @@
 -- name: list_marked
 SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
 WHERE job_id = :job_id AND fingerprint IS NOT NULL AND path IS NULL ORDER BY seq
+
+-- name: insert_circuit
+INSERT INTO circuit (provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at)
+VALUES (:provider, :model, :failed_at, :not_before, :opened_at, :open_until, :openings, :probe, :probe_until, :why, :changed_at)
+
+-- name: update_circuit
+UPDATE circuit SET failed_at = :failed_at, not_before = :not_before, opened_at = :opened_at, open_until = :open_until,
+    openings = :openings, probe = :probe, probe_until = :probe_until, why = :why, changed_at = :changed_at
+WHERE provider = :provider AND model = :model
+
+-- name: delete_circuit
+DELETE FROM circuit WHERE provider = :provider AND model = :model
+
+-- name: list_circuits
+SELECT provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
+FROM circuit ORDER BY provider, model LIMIT 10000
+
+-- name: list_open_circuits
+SELECT provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
+FROM circuit WHERE opened_at IS NOT NULL
+
+-- name: list_stale_circuits
+SELECT provider, model FROM circuit
+WHERE (opened_at IS NULL AND changed_at < :closed_before) OR (changed_at < :open_before AND open_until < :open_before)
+LIMIT 1000
+
+-- name: list_ended_jobs
+SELECT job.job_id, job.tenant_id, coalesce(job.workflow, job.name), job.finished_at, budget.spent_microusd,
+    CASE WHEN job.runtime = 'foreign' AND job.workflow IS NULL
+        THEN (SELECT event.body FROM event WHERE event.job_id = job.job_id AND event.seq = 2) END
+FROM job JOIN budget ON budget.tenant_id = job.tenant_id AND budget.scope = 'job' AND budget.scope_id = job.job_id
+WHERE job.finished_at >= :after AND job.finished_at IS NOT NULL AND job.unattributed = 0
+ORDER BY job.finished_at LIMIT :most

@@ -1,0 +1,138 @@
+"""The circuit of one target (a provider and model): closed, open, half-open. Pure: times come from outside, in microseconds.
+
+    closed ── `failures` within `window_ms` ──▶ open ── its time is over ──▶ half-open ── the probe succeeds ──▶ closed
+                                                 ▲                              │
+                                                 └── the probe fails: twice as long, up to the most ┘
+
+Half-open lets one call through, the probe. It is claimed with an end, so that a prober that died does not block it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+State = Literal["closed", "open", "half_open"]
+LONGEST_WAIT_MS = 3_600_000
+"""Of what a provider asks for, unless `max_cool_down_ms` is longer: a mistaken header must not switch a target off for a day."""
+
+_times = msgspec.json.Decoder(list[int]).decode
+
+
+class Breaker(Protocol):
+    """When a circuit opens, and for how long: doubling from `cool_down_ms` to `max_cool_down_ms`."""
+
+    @property
+    def failures(self) -> int: ...
+    @property
+    def window_ms(self) -> int: ...
+    @property
+    def cool_down_ms(self) -> int: ...
+    @property
+    def max_cool_down_ms(self) -> int: ...
+
+
+class Circuit(msgspec.Struct):
+    """As it is stored. `failed_at` is JSON: the times of the failures that count; `not_before` is what the provider asked for.
+
+    `opened_at` is None while closed. `openings` counts since it was last closed. `probe` is the call that may try.
+    """
+
+    provider: str
+    model: str
+    failed_at: str = "[]"
+    not_before: int = 0
+    opened_at: int | None = None
+    open_until: int = 0
+    openings: int = 0
+    probe: str | None = None
+    probe_until: int = 0
+    why: str = ""
+    changed_at: int = 0
+
+    @property
+    def target(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+    @property
+    def failures(self) -> int:
+        return len(_times(self.failed_at))
+
+    def state(self, now: int) -> State:
+        if self.opened_at is None:
+            return "closed"
+        return "open" if now < self.open_until else "half_open"
+
+    @property
+    def blocked_until(self) -> int:
+        """From when on a call may try; 0 while closed."""
+        return 0 if self.opened_at is None else max(self.open_until, self.probe_until)
+
+
+def fail(
+    circuit: Circuit, now: int, breaker: Breaker, why: str, retry_after_ms: int | None = None, call: str | None = None
+) -> bool:
+    """A call failed in a way that speaks of the target. `call` is its name if it was the probe. True when this opened the
+    circuit, also once more. What the circuit is open for already is never shortened."""
+    if retry_after_ms:
+        longest = max(LONGEST_WAIT_MS, breaker.max_cool_down_ms)
+        circuit.not_before = max(circuit.not_before, now + min(retry_after_ms, longest) * 1000)
+    circuit.changed_at = max(circuit.changed_at, now)
+    if circuit.opened_at is None:
+        times = sorted([*_times(circuit.failed_at), now])
+        since = times[-1] - breaker.window_ms * 1000
+        times = [each for each in times if each > since][-breaker.failures :]
+        circuit.failed_at = msgspec.json.encode(times).decode()
+        if len(times) < breaker.failures:
+            return False
+        circuit.opened_at = now
+    else:
+        circuit.open_until = max(circuit.open_until, circuit.not_before)
+        if call is None or call != circuit.probe:  # it was under way when the circuit opened, and says nothing new
+            return False
+    circuit.openings += 1
+    circuit.why = why
+    circuit.open_until = max(
+        circuit.open_until, now + cool_down_ms(circuit.openings, breaker) * 1000, circuit.not_before
+    )
+    circuit.probe, circuit.probe_until = None, 0
+    return True
+
+
+def cool_down_ms(opening: int, breaker: Breaker) -> int:
+    """How long the circuit stays open the `opening`th time in a row (from 1)."""
+    return min(breaker.max_cool_down_ms, breaker.cool_down_ms << min(opening - 1, 40))
+
+
+def claim(circuit: Circuit, now: int, call: str, until: int) -> bool:
+    """Let `call` be the probe, at most `until` then. False where the circuit is not half-open, or another one probes."""
+    if circuit.opened_at is None or now < circuit.blocked_until:
+        return False
+    circuit.probe, circuit.probe_until, circuit.changed_at = call, until, max(circuit.changed_at, now)
+    return True
+
+
+def release(circuit: Circuit, call: str) -> bool:
+    """The probe `call` came to nothing that speaks of the target: another one may try. True where it still was the probe."""
+    if circuit.probe != call:
+        return False
+    circuit.probe, circuit.probe_until = None, 0
+    return True
+
+
+def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
+    """With stable public names. Times become text at the border (`domain.events`)."""
+    state = circuit.state(now)
+    return {
+        "target": circuit.target,
+        "provider": circuit.provider,
+        "model": circuit.model,
+        "state": state,
+        "failures": circuit.failures,
+        "openings": circuit.openings,
+        "opened_at": circuit.opened_at,
+        "open_until_at": circuit.open_until if circuit.opened_at is not None else None,
+        "probing": circuit.probe is not None and now < circuit.probe_until,
+        "why": circuit.why or None,
+    }
