@@ -76,7 +76,6 @@ _BY_EXCEPTION: Mapping[type[UpstreamError], tuple[ErrorClass, str]] = {
     ResponseTooLarge: ("malformed", "response_too_large"),
 }
 
-_ERROR_EVENTS = frozenset({"error", "response.failed"})
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
 _MAX_MESSAGE = 500
 _MAX_READ = 1024 * 1024
@@ -162,7 +161,7 @@ def is_error(decoded: object) -> bool:
     if not isinstance(decoded, dict):
         return False
     body = cast("dict[str, object]", decoded)
-    return bool(body.get("error")) or body.get("type") in _ERROR_EVENTS
+    return bool(body.get("error")) or body.get("type") in ("error", "response.failed")
 
 
 def exception_failure(error: UpstreamError) -> Failure:
@@ -248,7 +247,10 @@ def _class(status: int, codes: list[str], message: str) -> ErrorClass:
         return "overloaded"
     if by_status not in VAGUE:
         return by_status
-    return next((meant for phrase, meant in BY_PHRASE if phrase in said), by_status)
+    for phrase, meant in BY_PHRASE:
+        if phrase in said:
+            return meant
+    return by_status
 
 
 def _coded(codes: list[str]) -> ErrorClass | None:
