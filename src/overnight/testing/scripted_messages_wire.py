@@ -78,7 +78,7 @@ def _blocks(reply: Reply) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     return blocks
 
 
-def whole(reply: Reply) -> bytes:
+def whole(reply: Reply, _call: Call) -> bytes:
     """Body of a plain answer."""
     content: list[dict[str, Any]] = []
     if reply.thinking is not None:

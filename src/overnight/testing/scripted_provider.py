@@ -1,5 +1,5 @@
-"""An offline model provider: OpenAI chat completions and Anthropic messages over HTTP, answered from one rules file, with
-faults on demand.
+"""An offline model provider: OpenAI chat completions, Responses and embeddings and Anthropic messages over HTTP, answered from
+one rules file, with faults on demand.
 
     python -m overnight.testing.scripted_provider --rules FILE --port 0
 
@@ -26,9 +26,11 @@ from urllib.parse import parse_qs
 import msgspec
 
 from .scripted_counts import Counts, request_fingerprint
+from .scripted_embeddings import EMBEDDINGS
 from .scripted_http import FOREVER, Connection, Ending, HttpRequest, Step
 from .scripted_messages import count_tokens
 from .scripted_messages_wire import MESSAGES
+from .scripted_responses import RESPONSES
 from .scripted_rules import NO_FAULT, Call, Fault, RuleSet
 from .scripted_wire import (
     CHAT,
@@ -59,6 +61,8 @@ class Provider:
         self.counts = counts
         self._routes: dict[bytes, dict[bytes, Callable[[HttpRequest], Iterator[Step]]]] = {
             b"/v1/chat/completions": {b"POST": partial(self._asked, CHAT)},
+            b"/v1/responses": {b"POST": partial(self._asked, RESPONSES)},
+            b"/v1/embeddings": {b"POST": partial(self._asked, EMBEDDINGS)},
             b"/v1/messages": {b"POST": partial(self._asked, MESSAGES)},
             b"/v1/messages/count_tokens": {b"POST": self._count_tokens},
             b"/v1/models": {b"GET": self._models},
@@ -118,7 +122,7 @@ class Provider:
         if call.request.stream:
             yield from _streamed(wire, reply, call, fault)
         else:
-            yield from _plain(wire, reply, fault)
+            yield from _plain(wire, reply, call, fault)
 
     def _refused(
         self,
@@ -184,8 +188,8 @@ def _model_card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"}
 
 
-def _plain(wire: Wire, reply: Reply, fault: Fault) -> Iterator[Step]:
-    body = wire.whole(reply)
+def _plain(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[Step]:
+    body = wire.whole(reply, call)
     if fault.broken_json:
         body = body[: len(body) // 2]
     data = response(200, body, b"x-request-id: %s\r\n" % reply.request_id)

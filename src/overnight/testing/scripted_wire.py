@@ -51,7 +51,7 @@ class Wire(NamedTuple):
     """One wire format. `read` raises Refused; `events` are those of a stream but for its end, `done` is the end of the body."""
 
     read: Callable[[bytes, Headers], Call]
-    whole: Callable[[Reply], bytes]
+    whole: Callable[[Reply, Call], bytes]
     events: Callable[[Reply, Call], Iterator[bytes]]
     done: bytes
     error: Callable[[int, str | None, str | None, int | None], bytes]
@@ -180,7 +180,7 @@ def error_response(
     return response(status, _encode({"error": error}), extra)
 
 
-def whole(reply: Reply) -> bytes:
+def whole(reply: Reply, _call: Call) -> bytes:
     """Body of a plain answer."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
     if reply.thinking is not None:

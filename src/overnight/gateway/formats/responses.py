@@ -53,6 +53,7 @@ _NOT_PARAMETERS = frozenset({"input", "instructions", "tools", "stream", "stream
 _OWN_TOOLS = frozenset({"function", "custom"})
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
+_MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')
 _SECRETS = frozenset({"authorization", "headers"})
 _ANSWERED = frozenset({"completed", "incomplete"})
 _SAYS = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
@@ -99,19 +100,12 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
+        said = _said(known, marked=any(mark in body for mark in _MARKS))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(error, says="input", example=_SAYS, called="Responses") from None
     for name, way_out in _ELSEWHERE.items():
         if getattr(known, name):
             raise InvalidBody(f"{name}: {way_out}", name)
-    items = [{"role": "user", "content": known.input}] if isinstance(known.input, str) else known.input
-    if not items and known.previous_response_id is None:
-        raise InvalidBody(f"`input` is empty: send {_SAYS}", "input")
-    for place, item in enumerate(items):
-        _check(item, place)
-    said = [canonical(_unmarked(item)) for item in items]
-    if known.instructions:
-        said.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
     tools, tools_sha256, hosted = _tools(fields.get("tools"))
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
     pointed = sum(body.count(mark) for mark in _POINTERS)
@@ -183,6 +177,19 @@ def error_event(body: bytes) -> bytes:
         "param": error.get("param"),
     }
     return encode_event(_encode({"type": "error", "sequence_number": 0, **told, "error": error}), "error")
+
+
+def _said(known: _Known, *, marked: bool) -> list[bytes]:
+    """The links of the request's own chain. Raises InvalidBody."""
+    items = [{"role": "user", "content": known.input}] if isinstance(known.input, str) else known.input
+    if not items and known.previous_response_id is None:
+        raise InvalidBody(f"`input` is empty: send {_SAYS}", "input")
+    for place, item in enumerate(items):
+        _check(item, place)
+    said = [canonical(_unmarked(item) if marked else item) for item in items]
+    if known.instructions:
+        said.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
+    return said
 
 
 def _check(item: Json, place: int) -> None:
