@@ -148,6 +148,14 @@ def test_what_is_shown() -> None:
     shown = public_circuit(opened(START), START)
     assert (shown["target"], shown["state"], shown["failures"], shown["why"]) == ("p/m", "open", 3, "why")
     assert public_circuit(Circuit("p", "m"), START)["open_until_at"] is None
+    own = public_circuit(Circuit("p@acme", "m"), START)
+    assert (own["target"], own["provider"], own["tenant_id"]) == ("p@acme/m", "p", "acme")
+
+
+async def test_zero_failures_switch_them_off(store: Store) -> None:
+    circuits = Circuits(store, Policy(failures=0))
+    assert [circuits.failed("p", "m", failure()) for _ in range(100)] == [None] * 100
+    assert circuits.allows("p", "m")
 
 
 # ── processes over one store, against a model ───────────────────────────────────────────────────────────────────────
@@ -400,7 +408,7 @@ async def a_job(store: Store) -> str:
 async def fails(store: Store, circuits: Circuits, job_id: str, model: str = "m", **more: Any) -> None:
     mark = circuits.failed("p", model, failure(**more))
     if mark is not None:
-        await store.commit(Note(job_id, mark, Event("model_failed")))
+        await store.commit(Note(job_id, mark, Event("model_failed", provider="p")))
 
 
 async def test_failures_spread_over_processes_add_up(store_url: str) -> None:

@@ -89,13 +89,13 @@ class Circuits:
 
     # ── before a call ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def allows(self, provider: str, model: str) -> bool:
+    def allows(self, account: str, model: str) -> bool:
         """May any call go there? The hot path: no I/O."""
-        return not self._open or (provider, model) not in self._open
+        return not self._open or (account, model) not in self._open
 
-    def open_circuit(self, provider: str, model: str) -> Circuit | None:
+    def open_circuit(self, account: str, model: str) -> Circuit | None:
         """The circuit where it is not closed. `blocked_until` tells when a call may ask to be its probe."""
-        return self._open.get((provider, model))
+        return self._open.get((account, model))
 
     async def probe(self, circuit: Circuit, call: str, until: int) -> bool:
         """May this call be the one that tries? Only one may, over all processes; until `until` no other may."""
@@ -118,13 +118,13 @@ class Circuits:
             self._open[key] = self._seen[key].circuit = shared
         return granted
 
-    async def give_back(self, provider: str, model: str, call: str) -> None:
+    async def give_back(self, account: str, model: str, call: str) -> None:
         """The probe came to nothing that speaks of its target: it was stopped, or its caller left."""
-        held = self._open.get((provider, model))
+        held = self._open.get((account, model))
         if held is not None and release(held, call):
             self._news()
             with suppress(StoreUnavailable):  # then its claim ends by itself
-                await self._store.commit(Release((provider, model), call))
+                await self._store.commit(Release((account, model), call))
 
     async def change(self, circuits: Iterable[Circuit], deadline: float) -> None:
         """Wait until one of these may have closed, or wants a probe; at most until `deadline`, a time of the loop."""
@@ -142,11 +142,11 @@ class Circuits:
 
     # ── after a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answered(self, provider: str, model: str, call: str | None = None) -> Mark | None:
+    def answered(self, account: str, model: str, call: str | None = None) -> Mark | None:
         """A call came to an answer. `call` names it where its circuit was open. The mark belongs into its settlement."""
         if not self._seen:
             return None
-        key = (provider, model)
+        key = (account, model)
         seen = self._seen.get(key)
         if seen is None:
             return None
@@ -155,18 +155,20 @@ class Circuits:
             return None
         self._forget(key)
         self._closed_at[key] = now = self._store.clock()
-        return Mark(provider, model, now, self._breaker, call=call)
+        return Mark(account, model, now, self._breaker, call=call)
 
-    def failed(self, provider: str, model: str, failure: Failure, call: str | None = None) -> Mark | None:
+    def failed(self, account: str, model: str, failure: Failure, call: str | None = None) -> Mark | None:
         """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works."""
+        if not self._breaker.failures:
+            return None
         if not speaks_of_target(failure, self._breaker, probing=call is not None):
-            return self.answered(provider, model, call)
-        now, key = self._store.clock(), (provider, model)
+            return self.answered(account, model, call)
+        now, key = self._store.clock(), (account, model)
         seen = self._seen.get(key)
         if seen is None:
             if len(self._seen) >= MOST_TARGETS:
                 return None
-            seen = self._seen[key] = _Seen(Circuit(provider, model), now)
+            seen = self._seen[key] = _Seen(Circuit(account, model), now)
         seen.turn(now, self._breaker.window_ms * 1000)
         seen.failed += 1
         if call is None and not seen.mostly_fails:
@@ -174,7 +176,7 @@ class Circuits:
         if call is None and seen.circuit.opened_at is not None and not failure.retry_after_ms:
             return None  # it was under way when the circuit opened, and says nothing new
         why = f"{failure.error_class}: {failure.code}"
-        mark = Mark(provider, model, now, self._breaker, why, failure.retry_after_ms, call)
+        mark = Mark(account, model, now, self._breaker, why, failure.retry_after_ms, call)
         until = seen.circuit.open_until
         opened = fail(seen.circuit, now, self._breaker, why, failure.retry_after_ms, call)
         if seen.circuit.open_until > until:

@@ -18,7 +18,7 @@ Locks = list[tuple[Any, Any]]
 
 
 def key_of(circuit: Circuit) -> Key:
-    return (circuit.provider, circuit.model)
+    return (circuit.account, circuit.model)
 
 
 CIRCUIT: Table[Circuit] = Table(
@@ -38,7 +38,7 @@ class Mark(msgspec.Struct, frozen=True):
     `call` names it where it was made while the circuit was open: as its probe, or as a last resort.
     """
 
-    provider: str
+    account: str
     model: str
     at: int
     breaker: Any
@@ -48,7 +48,7 @@ class Mark(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        return (self.provider, self.model)
+        return (self.account, self.model)
 
 
 def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
@@ -62,7 +62,7 @@ def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
             append(unit, job, _event("circuit_closed", mark, said, decision))
         return
     is_new = circuit is None
-    circuit = circuit or Circuit(mark.provider, mark.model)
+    circuit = circuit or Circuit(mark.account, mark.model)
     opened = fail(circuit, mark.at, mark.breaker, mark.why, mark.retry_after_ms, mark.call)
     if is_new:
         unit.insert(CIRCUIT, circuit)
@@ -84,7 +84,8 @@ def _opening(circuit: Circuit, breaker: Breaker) -> dict[str, Any]:
 
 
 def _event(name: str, mark: Mark, said: Event, decision: dict[str, Any]) -> Event:
-    event = Event(name, kind="model", provider=mark.provider, model=mark.model, call_id=said.call_id, decision=decision)
+    event = Event(name, kind="model", provider=said.provider, model=mark.model, call_id=said.call_id)
+    event.decision = {"target": f"{mark.account}/{mark.model}", **decision}
     event.agent_id, event.step, event.route, event.attempt = said.agent_id, said.step, said.route, said.attempt
     return event
 

@@ -1,4 +1,6 @@
-"""The circuit of one target (a provider and model): closed, open, half-open. Pure: times come from outside, in microseconds.
+"""The circuit of one target (an account at a provider, and a model): closed, open, half-open.
+
+Pure: times come from outside, in microseconds.
 
     closed ── `failures` within `window_ms` ──▶ open ── its time is over ──▶ half-open ── the probe succeeds ──▶ closed
                                                  ▲                              │
@@ -37,9 +39,10 @@ class Circuit(msgspec.Struct):
     """As it is stored. `failed_at` is JSON: the times of the failures that count; `not_before` is what the provider asked for.
 
     `opened_at` is None while closed. `openings` counts since it was last closed. `probe` is the call that may try.
+    `account` is the provider, `provider@tenant` where a tenant calls with a key of its own.
     """
 
-    provider: str
+    account: str
     model: str
     failed_at: str = "[]"
     not_before: int = 0
@@ -53,7 +56,7 @@ class Circuit(msgspec.Struct):
 
     @property
     def target(self) -> str:
-        return f"{self.provider}/{self.model}"
+        return f"{self.account}/{self.model}"
 
     @property
     def failures(self) -> int:
@@ -126,7 +129,8 @@ def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
     state = circuit.state(now)
     return {
         "target": circuit.target,
-        "provider": circuit.provider,
+        "provider": circuit.account.partition("@")[0],
+        "tenant_id": circuit.account.partition("@")[2] or None,
         "model": circuit.model,
         "state": state,
         "failures": circuit.failures,

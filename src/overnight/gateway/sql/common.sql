@@ -3,27 +3,27 @@ SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
 WHERE job_id = :job_id AND fingerprint IS NOT NULL AND path IS NULL ORDER BY seq
 
 -- name: insert_circuit
-INSERT INTO circuit (provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at)
-VALUES (:provider, :model, :failed_at, :not_before, :opened_at, :open_until, :openings, :probe, :probe_until, :why, :changed_at)
+INSERT INTO circuit (account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at)
+VALUES (:account, :model, :failed_at, :not_before, :opened_at, :open_until, :openings, :probe, :probe_until, :why, :changed_at)
 
 -- name: update_circuit
 UPDATE circuit SET failed_at = :failed_at, not_before = :not_before, opened_at = :opened_at, open_until = :open_until,
     openings = :openings, probe = :probe, probe_until = :probe_until, why = :why, changed_at = :changed_at
-WHERE provider = :provider AND model = :model
+WHERE account = :account AND model = :model
 
 -- name: delete_circuit
-DELETE FROM circuit WHERE provider = :provider AND model = :model
+DELETE FROM circuit WHERE account = :account AND model = :model
 
 -- name: list_circuits
-SELECT provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
-FROM circuit ORDER BY provider, model LIMIT 10000
+SELECT account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
+FROM circuit ORDER BY account, model LIMIT 10000
 
 -- name: list_open_circuits
-SELECT provider, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
+SELECT account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
 FROM circuit WHERE opened_at IS NOT NULL
 
 -- name: list_stale_circuits
-SELECT provider, model FROM circuit
+SELECT account, model FROM circuit
 WHERE (opened_at IS NULL AND changed_at < :closed_before) OR (changed_at < :open_before AND open_until < :open_before)
 LIMIT 1000
 

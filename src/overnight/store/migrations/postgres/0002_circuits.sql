@@ -1,6 +1,6 @@
--- One row per target (provider and model) that failed lately or is open; no row is a closed circuit without failures.
+-- One row per target (an account at a provider, and a model) that failed lately or is open; no row: closed, without failures.
 CREATE TABLE circuit (
-    provider    TEXT NOT NULL,
+    account     TEXT NOT NULL,
     model       TEXT NOT NULL,
     failed_at   TEXT NOT NULL,
     not_before  BIGINT NOT NULL,
@@ -11,5 +11,5 @@ CREATE TABLE circuit (
     probe_until BIGINT NOT NULL,
     why         TEXT NOT NULL,
     changed_at  BIGINT NOT NULL,
-    PRIMARY KEY (provider, model)
+    PRIMARY KEY (account, model)
 );
