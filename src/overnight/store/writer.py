@@ -41,7 +41,7 @@ class Writer:
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._riders: deque[Entry] = deque()
         self._lingering = False
-        self._shared = self._gathered = False
+        self._shared, self._gathered = False, 0
         self._waiting = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._answers: dict[asyncio.AbstractEventLoop, deque[Answer]] = {}
@@ -91,14 +91,16 @@ class Writer:
 
     def _tick(self) -> None:
         """Write what came in during this turn of the loop: here, or in the thread when that is busy or flushes are slow."""
-        if self._shared and not self._gathered:
-            # The last batch was shared, so this one may be: whoever is woken in the next turn comes along.
-            self._gathered = True
+        if self._shared and self._gathered < len(self._inbox) < LARGEST_BATCH:
+            # The last batch was shared, so this one may be: as long as each turn brings somebody, wait for the next.
+            self._gathered = len(self._inbox)
             asyncio.get_running_loop().call_soon(self._tick)
             return
         with self._lock:
             batch, self._inbox = self._inbox, []
-        self._gathered, self._shared = False, len(batch) > 1
+        self._gathered, self._shared = 0, len(batch) > 1
+        if not batch:
+            return  # the store was closed meanwhile, and the thread has what was in line
         quick = self._flush_s < QUICK_FLUSH_S and len(batch) <= LARGEST_BATCH
         here = quick and self._queue.empty() and self._session_turn.acquire(blocking=False)
         if not here:
