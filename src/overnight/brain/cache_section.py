@@ -1,5 +1,7 @@
 """`cache:` of routing.yaml."""
 
+from typing import Any
+
 import msgspec
 
 from overnight.brain.caching import MODES, AgentCache, CachePolicy, SemanticCache
@@ -15,7 +17,7 @@ _CACHE: Fields = {
     "semantic": ("semantic", as_node),
     "prompt_markers": ("prompt_markers", flag),
 }
-_EXACT: Fields = {"ttl_s": ("ttl_s", _ttl)}
+_EXACT: Fields = {"ttl_s": ("ttl_s", _ttl), "tool_turns": ("tool_turns", flag)}
 _SEMANTIC: Fields = {
     "model": ("model", model),
     "threshold": ("threshold", _threshold),
@@ -31,13 +33,14 @@ _agent_name = text(r"[ -~]{1,256}", "an agent's name, or a glob such as support-
 def read_cache(reader: Reader, node: Node | None) -> tuple[CachePolicy, Model | None]:
     """The policy, and the model that makes its embeddings with its place in the file."""
     found = reader.section(node, "cache", _CACHE)
-    ttl_s = 0
+    exact: dict[str, Any] = {}
     if "exact" in found and not _left_out(found["exact"]):
-        ttl_s = reader.section(found["exact"], "cache.exact", _EXACT, ("ttl_s",)).get("ttl_s", 0)
+        exact = reader.section(found["exact"], "cache.exact", _EXACT, ("ttl_s",))
     semantic, embedder = None, None
     if "semantic" in found and not _left_out(found["semantic"]):
         semantic, embedder = _semantic(reader, found["semantic"])
-    return CachePolicy(ttl_s, semantic, found.get("prompt_markers", False)), embedder
+    tool_turns, markers = exact.get("tool_turns", False), found.get("prompt_markers", False)
+    return CachePolicy(exact.get("ttl_s", 0), semantic, markers, tool_turns), embedder
 
 
 def _left_out(node: Node) -> bool:

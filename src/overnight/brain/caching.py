@@ -39,12 +39,14 @@ class SemanticCache(msgspec.Struct, frozen=True, kw_only=True):
 class CachePolicy(msgspec.Struct, frozen=True):
     """Off unless asked for: `exact_ttl_s` 0 and no `semantic` answer nothing from a cache.
 
+    `exact_tool_turns`: may answers that ask for tools be given again to the very same question?
     `prompt_markers`: may markers for the provider's own prompt cache be added to what is sent?
     """
 
     exact_ttl_s: int = 0
     semantic: SemanticCache | None = None
     prompt_markers: bool = False
+    exact_tool_turns: bool = False
 
     def override(self, exact_ttl_s: int | None, mode: str | None) -> "CachePolicy":
         """This policy with a route's own words in it; its mode counts for all agents."""
@@ -52,4 +54,5 @@ class CachePolicy(msgspec.Struct, frozen=True):
         if semantic is not None and mode is not None:
             agents = tuple((names, AgentCache(mode, own.threshold)) for names, own in semantic.agents)
             semantic = msgspec.structs.replace(semantic, mode=mode, agents=agents)
-        return CachePolicy(self.exact_ttl_s if exact_ttl_s is None else exact_ttl_s, semantic, self.prompt_markers)
+        ttl_s = self.exact_ttl_s if exact_ttl_s is None else exact_ttl_s
+        return msgspec.structs.replace(self, exact_ttl_s=ttl_s, semantic=semantic)

@@ -11,6 +11,8 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
     attempt_started  a new attempt was announced; the old one is fenced
     answers_dropped  a retry asks afresh: `detail.seqs` are no longer answers
     model_replayed   a recorded answer was given again, unpaid; `detail.of` is its seq
+    cache_missed     the caches had no answer for a call; `decision.why`
+    cache_shadow     what the semantic cache would have answered, and how it differs from the answer; `detail`
     cancel_requested somebody asked for the job to stop
     diverged         the code asked something else than its history answers; `detail.diff`
     worker_lost      the lease ran out or its worker was seen to die
@@ -64,6 +66,8 @@ FURTHER = (
     "attempt_started",
     "answers_dropped",
     "model_replayed",
+    "cache_missed",
+    "cache_shadow",
     "cancel_requested",
     "diverged",
     "worker_lost",

@@ -13,6 +13,7 @@ from overnight.domain import Attribution, BadInput, Recorded, StoreUnavailable, 
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
+from .caches import Caches
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
@@ -49,6 +50,7 @@ class Gateway:
         offline_base_url: str | None = None,
         owner: str | None = None,
         brain_version: str | None = None,
+        prompts_version: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.store, self.routing, self.prices = store, routing, prices
@@ -59,6 +61,8 @@ class Gateway:
         self.known_content = KnownContent()
         self.lines = Lines()
         self.flying = Flying()
+        self.caches = Caches(store, self.ledger)
+        self.prompts_version = prompts_version or brain_version
         self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -67,6 +71,8 @@ class Gateway:
         """Load the price data and begin to settle what was lost."""
         await asyncio.to_thread(self.prices.load)
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        if self.routing.cache.semantic is not None:
+            await self.caches.vectors()  # if they are missing, say so at once
 
     def keep(self, pump: asyncio.Task[None]) -> None:
         """Streams are read to their end whether or not their client stays."""
@@ -82,6 +88,7 @@ class Gateway:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
+        self.caches.close()
         try:
             await self.settle_owner(self.owner)
         except StoreUnavailable as error:
@@ -108,8 +115,9 @@ class Gateway:
             await flight.run()
         finally:
             flight.landed()
-        if flight.replayed is not None:
-            return await self._replayed(flight, flight.replayed)
+        given = flight.replayed or flight.cached
+        if given is not None:
+            return await self._given(flight, given)
         return answer_of(flight)
 
     async def _streamed(self, flight: StreamedFlight) -> Answer:
@@ -121,12 +129,13 @@ class Gateway:
                 flight.landed()
         if opened:
             return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed.read())
-        if flight.replayed is not None:
-            return await self._replayed(flight, flight.replayed)
+        given = flight.replayed or flight.cached
+        if given is not None:
+            return await self._given(flight, given)
         return answer_of(flight)
 
-    async def _replayed(self, flight: Flight, answer: Recorded) -> Answer:
-        """A recorded answer, in the form that is asked for now."""
+    async def _given(self, flight: Flight, answer: Recorded) -> Answer:
+        """A recorded answer, an older attempt's or from a cache, in the form that is asked for now."""
         body = await self.ledger.answer(answer) or b"{}"
         headers = call_headers(flight)
         if not flight.request.stream:
@@ -257,10 +266,10 @@ def answer_of(flight: Flight) -> Answer:
 
 def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     """What every answer says about its call."""
-    replayed = flight.replayed
+    given = flight.replayed or flight.cached
     call_id, model = flight.call_id, flight.target.model
-    if replayed is not None:
-        call_id, model = replayed.facts.call_id or "", replayed.facts.model or ""
+    if given is not None:
+        call_id, model = given.facts.call_id or "", given.facts.model or ""
     request_id = flight.reply.request_id if flight.reply else None
     headers = [
         (b"x-job-id", flight.subject.job_id.encode()),
@@ -269,14 +278,16 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (b"x-request-id", request_id or call_id.encode()),
     ]
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
-    if flight.reply is not None or flight.failure is not None or replayed is not None:
+    if flight.reply is not None or flight.failure is not None or given is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
     headers.append((b"x-overnight-overhead-ms", b"%.2f" % flight.overhead_ms()))
     if flight.losses:
         headers.append((b"x-overnight-dropped", ", ".join(flight.losses)[:MOST_HEADER].encode("latin-1", "replace")))
     if flight.lowered:
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
-    if replayed is not None:
+    if flight.visit is not None and flight.replayed is None:
+        headers.append((b"x-overnight-cache", flight.visit.told(flight.cached).encode()))
+    if flight.replayed is not None:
         headers.append((b"x-overnight-replayed", b"true"))
     elif flight.fell_back:
         headers.append((b"x-overnight-fallback", model.encode()))

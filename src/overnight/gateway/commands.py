@@ -44,6 +44,7 @@ from overnight.ledger import (
 )
 from overnight.store import Unit
 
+from .caches.hits import Ticket
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject
 from .replaying import give_again, note_divergence
@@ -86,6 +87,10 @@ class Outcome(msgspec.Struct):
     wait: Wait | None = None
     stopped: BudgetStopped | None = None
     answer: Recorded | None = None
+    cached: bool = False
+    """The answer comes from a cache; it was recorded for this call."""
+    unanswered: bool = False
+    """A probe found no recorded answer."""
     kin: bool = False
     """Ask again with the job's ancestors."""
     serial: bool = False
@@ -95,7 +100,8 @@ class Outcome(msgspec.Struct):
 class Admit(msgspec.Struct):
     """Reserve for a try and write `model_called`; make, reopen or re-announce the job where that is due.
 
-    With `after`, the failed try before it is settled in the same transaction, whatever comes of the new one.
+    With `after`, the failed try before it is settled in the same transaction, whatever comes of the new one. A `probe` only
+    looks for a recorded answer; `ticket` is what a look at the caches brought.
     """
 
     subject: Subject
@@ -106,6 +112,8 @@ class Admit(msgspec.Struct):
     after: Spent | None = None
     moved: Event | None = None
     serial: bool = False
+    probe: bool = False
+    ticket: Ticket | None = None
 
     def locks(self) -> Locks:
         subject = self.subject
@@ -136,6 +144,13 @@ class Admit(msgspec.Struct):
             answer = self._replay(unit, held, subject.fingerprint)
             if answer is not None:
                 return Outcome(held.job_id, held.attempt, answer=answer)
+        if self.probe:
+            return Outcome(held.job_id, held.attempt, unanswered=True)
+        if self.ticket is not None:
+            hit = self.ticket.take(unit, held, subject, self.request, self.known, self.reservation.called)
+            if hit is not None:
+                close_unattributed(unit, held, None)
+                return Outcome(held.job_id, held.attempt, answer=hit, cached=True)
         if self.moved is not None:
             append(unit, held, self.moved)
         return self._reserve(unit, held, scopes)
@@ -203,7 +218,8 @@ class Admit(msgspec.Struct):
             "allowed_usd" if money else "allowed_calls": micro_to_usd(stop.allowed) if money else stop.allowed,
         }
         append(unit, job, event)
-        close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
+        if not self.subject.aside:
+            close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -276,7 +292,8 @@ class Settle(msgspec.Struct):
         else:
             fenced = job.attempt > subject.attempt
         recorded = write_spent(unit, job, self.spent, subject, place=None if fenced else place)
-        close_unattributed(unit, job, self.spent.event.error)
+        if not subject.aside:
+            close_unattributed(unit, job, self.spent.event.error)
         return Ended(recorded, fenced)
 
 

@@ -18,6 +18,7 @@ from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnava
 from overnight.store import crash_point
 
 from .accounting import Reply, event_of, reservation_of, spent_on_failure, spent_on_reply
+from .caches import Visit
 from .commands import Admit, Ended, Outcome, Settle, Spent
 from .failures import Failure, backoff_ms, exception_failure, response_failure
 from .formats import Asked, Prepared, Wire, client_body, wire_between
@@ -66,6 +67,8 @@ class Flight:
         self.failure: Failure | None = None
         self.failure_body = b""
         self.replayed: Recorded | None = None
+        self.cached: Recorded | None = None
+        self.visit: Visit | None = None
         self.reply: Reply | None = None
         self._tries_here = 0
         self._entered = time.perf_counter()
@@ -89,6 +92,8 @@ class Flight:
     def landed(self) -> None:
         """The call has come to its end, whichever it was. Say so exactly once."""
         self.gateway.flying.leave(self.subject)
+        if self.visit is not None:
+            self.visit.left()
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,7 +147,8 @@ class Flight:
     # ── the way ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Until the recorded end: an answer (`reply` is set), the last failure (`failure`), or an older answer (`replayed`).
+        """Until the recorded end: an answer (`reply` is set), the last failure (`failure`), or an older answer (`replayed` or
+        `cached`).
 
         Raises BudgetStopped, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
         """
@@ -153,11 +159,14 @@ class Flight:
             await self.settle(spent_on_reply(self, reply))
 
     async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
-        """Admit and ask until a try succeeds; None once the last failure is settled, or when `replayed` is the answer."""
+        """Admit and ask until a try succeeds; None once the last failure is settled, or when an older answer is given."""
+        if self.gateway.caches.serve(self.decision) and not self.subject.aside:
+            self.visit = Visit(self.gateway, self)
+            if await self.visit.comes_again() and self._given(await self._try_to_admit(probe=True)):
+                return None
+            await self.visit.look()
         while True:
-            outcome = await self.admit()
-            if outcome.answer is not None:
-                self.replayed = outcome.answer
+            if self._given(await self.admit()):
                 return None
             result = await ask()
             if not isinstance(result, Failure):
@@ -169,6 +178,15 @@ class Flight:
                 await self.settle(spent)
                 return None
             self._unsettled = spent
+
+    def _given(self, outcome: Outcome) -> bool:
+        """Is the call answered without being made?"""
+        if outcome.cached and outcome.answer is not None and self.visit is not None:
+            self.cached, self.ended = outcome.answer, Ended(outcome.answer, fenced=False)
+            self.visit.given(outcome.answer)
+        else:
+            self.replayed = outcome.answer
+        return outcome.answer is not None
 
     async def admit(self) -> Outcome:
         """Reserve the next try, waiting for room in the budget where only outstanding calls are in the way."""
@@ -187,7 +205,8 @@ class Flight:
 
     async def _admit_in_turn(self) -> Outcome:
         lines, subject = self.gateway.lines, self.subject
-        turn = lines.join_any(subject.ancestors)
+        free = self.visit is not None and self.visit.found
+        turn = None if free else lines.join_any(subject.ancestors)
         try:
             if turn is not None:
                 await turn.front(self._patience())
@@ -210,7 +229,7 @@ class Flight:
         # Job code in this process has nobody waiting at the other end of a socket; reservations expire, so this ends.
         return self.deadline if self.subject.place is None else self.loop.time() + LONGEST_PATIENCE_S
 
-    async def _try_to_admit(self) -> Outcome:
+    async def _try_to_admit(self, *, probe: bool = False) -> Outcome:
         gateway, subject, request = self.gateway, self.subject, self.request
         most = self.decision.max_output_tokens if request.cap_field else NO_OUTPUT
         wanted = min(request.cap or most, most)
@@ -218,6 +237,8 @@ class Flight:
         command = Admit(
             subject, request, gateway.routing.budgets, gateway.known_content, reservation, self._unsettled, self._moved
         )
+        if self.visit is not None:
+            command.probe, command.ticket = probe, self.visit.ticket
         outcome = await gateway.store.commit(command)
         if outcome.kin:
             await gateway.find_kin(subject, outcome.job_id)
@@ -230,9 +251,14 @@ class Flight:
                 outcome = await gateway.store.commit(command)
         if self._unsettled is not None:
             gateway.lines.settled(subject.ancestors)
+        if probe:
+            return outcome
         self._moved = self._unsettled = None
-        if outcome.granted is not None:
+        if self.visit is not None:
+            self.visit.ticket = None
+        if outcome.granted is not None or outcome.cached:
             self._learn()
+        if outcome.granted is not None:
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
             self.lowered = outcome.granted.lowered
             self.tries += 1
@@ -301,6 +327,8 @@ class Flight:
 
     async def settle(self, spent: Spent) -> None:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""
+        if self.visit is not None:
+            self.visit.compare(spent)
         self.ended = ended = await self.gateway.store.commit(Settle(self.subject, spent))
         crash_point("model_settled")
         self.gateway.lines.settled(self.subject.ancestors)
@@ -309,3 +337,5 @@ class Flight:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
+        if self.visit is not None and self.reply is not None:
+            self.visit.answered(ended.recorded, self.reply.body)

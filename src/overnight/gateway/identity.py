@@ -24,6 +24,7 @@ class Subject(msgspec.Struct):
     `ancestors` are the jobs whose budgets it draws on: root first, the job itself last. `attempt` is set on admission.
     `label` names the call in its events.
     `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
+    A call `aside` serves another call of the job, so that a job made for that one does not end with it.
     """
 
     who: Attribution
@@ -37,6 +38,7 @@ class Subject(msgspec.Struct):
     attempt: int = 1
     place: Place | None = None
     fingerprint: str | None = None
+    aside: bool = False
 
 
 _HEX = frozenset("0123456789abcdef")

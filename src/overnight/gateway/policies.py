@@ -115,7 +115,7 @@ class SemanticCache(Protocol):
 
 
 class CachePolicy(Protocol):
-    """`exact_ttl_s` 0 and no `semantic` are off."""
+    """`exact_ttl_s` 0 and no `semantic` are off. `exact_tool_turns`: also answers that ask for tools."""
 
     @property
     def exact_ttl_s(self) -> int: ...
@@ -123,6 +123,8 @@ class CachePolicy(Protocol):
     def semantic(self) -> SemanticCache | None: ...
     @property
     def prompt_markers(self) -> bool: ...
+    @property
+    def exact_tool_turns(self) -> bool: ...
 
 
 class Degraded(Protocol):

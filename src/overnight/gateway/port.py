@@ -71,7 +71,10 @@ class JobCalls:
         kin = await gateway.ancestors(job)
         subject = Subject(who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place)
         flight = Flight(gateway, subject, asked, decision)
-        await flight.run()
+        try:
+            await flight.run()
+        finally:
+            flight.landed()
         if flight.ended is None:
             raise RuntimeError("a call of job code ended without a record")
         return flight.ended.recorded

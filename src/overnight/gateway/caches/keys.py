@@ -86,20 +86,3 @@ def _text_of(message: Mapping[str, Any]) -> str | None:
             return None
         found.append(text)
     return "\n".join(found)
-
-
-def after_tools(request: Request) -> bool:
-    """Is the last message the result of a tool?"""
-    return bool(request.links) and b"tool" in request.links[-1].body and _answers_tool(request.links[-1].body)
-
-
-def _answers_tool(body: bytes) -> bool:
-    message = _decode(body)
-    if not isinstance(message, dict):
-        return False
-    fields = cast("dict[str, Any]", message)
-    if fields.get("role") == "tool" or fields.get("type") == "function_call_output":
-        return True
-    content: Any = fields.get("content")
-    parts = cast("list[Any]", content) if isinstance(content, list) else []
-    return any(isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "tool_result" for part in parts)

@@ -81,3 +81,6 @@ SELECT tenant_id, agent_id, kind, CAST(sum(asked) AS BIGINT), CAST(sum(hits) AS 
     CAST(sum(spent_microusd) AS BIGINT)
 FROM cache_day WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND day BETWEEN :first AND :last
 GROUP BY tenant_id, agent_id, kind ORDER BY tenant_id, agent_id, kind
+
+-- name: read_claim
+SELECT expires_at, lease_until FROM cache_entry WHERE tenant_id = :tenant_id AND key = :key

@@ -1,0 +1,68 @@
+"""Sums of what the caches did, written with the events they come from, so that no report scans the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from overnight.domain import day_of
+from overnight.store import Store, Unit
+
+from .rows import SQL
+
+_DAY = SQL["add_cache_day"]
+KINDS = ("exact", "single_flight", "semantic", "shadow")
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What to add: questions asked, hits, and, of answers that were compared in shadow, how they differ. Money in micro-dollars:
+    `saved` is what the hits' answers once cost, `spent` what embeddings cost."""
+
+    asked: int = 0
+    hits: int = 0
+    same: int = 0
+    agreed: int = 0
+    overlap_permille: int = 0
+    saved_microusd: int = 0
+    spent_microusd: int = 0
+
+
+def count(unit: Unit, tenant_id: str, agent_id: str | None, kind: str, tally: Tally) -> None:
+    key = (tenant_id, day_of(unit.now), agent_id or "", kind, unit.stripe)
+    unit.add(_DAY, key, msgspec.structs.astuple(tally))
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one kind of cache did for one agent of a tenant. In `shadow`, hits are answers that it would have given."""
+
+    tenant_id: str
+    agent_id: str
+    kind: str
+    asked: int
+    hits: int
+    same: int
+    agreed: int
+    overlap_permille: int
+    saved_microusd: int
+    spent_microusd: int
+
+    @property
+    def hit_rate(self) -> float | None:
+        return round(self.hits / self.asked, 4) if self.asked else None
+
+    @property
+    def agreement_rate(self) -> float | None:
+        """Of the answers compared in shadow, those that agree with what the model said."""
+        return round(self.agreed / self.hits, 4) if self.kind == "shadow" and self.hits else None
+
+    @property
+    def mean_overlap(self) -> float | None:
+        return round(self.overlap_permille / self.hits / 1000, 3) if self.kind == "shadow" and self.hits else None
+
+
+async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[Usage]:
+    """The sums from day to day (YYYYMMDD, both included), by tenant, agent and kind; an empty tenant reads all."""
+    values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
+    return [Usage(*row) for row in await store.read(SQL["sum_cache_days"], values)]

@@ -1,0 +1,166 @@
+"""What a look at the caches came to, written in the transaction that admits the call: a hit with its own reference to the
+answer, or the fact that none was there. And what the shadow would have answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import Event, Recorded
+from overnight.ledger import JOB, LARGEST_CONTENT, JobRow, KnownContent, append, locked_job, store_blob, store_chain
+from overnight.store import Unit
+
+from ..identity import Subject
+from ..request import Request
+from .answers import Difference
+from .counting import Tally, count
+from .rows import ASKED, AskedRow
+
+REPEATED = "this job has asked the same before"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A recorded answer that may be given: `answer` says where it was recorded, `body` is its JSON in the client's format."""
+
+    kind: str
+    answer: Recorded
+    body: bytes
+    similarity: float | None = None
+    single_flight: bool = False
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """What a call brings from the caches to its admission. `looked` are the kinds that were asked, `why` says why there is no
+    candidate, `spent_microusd` is what the embedding of the question cost."""
+
+    mark: str
+    looked: tuple[str, ...]
+    candidate: Candidate | None
+    why: str
+    spent_microusd: int = 0
+
+    def take(
+        self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent, called: Event
+    ) -> Recorded | None:
+        """Under the job's lock: the hit, recorded where the call stands; None where the call has to be made.
+
+        The second occurrence of a question in a job is an honest wish for another answer, so it gets none from here.
+        """
+        key = (job.job_id, self.mark)
+        unit.lock([(ASKED, key)])
+        repeated = unit.get(ASKED, key) is not None
+        unit.remember(ASKED, AskedRow(*key))
+        candidate = self.candidate
+        if candidate is not None and (repeated or candidate.answer.job_id == job.job_id):
+            candidate, repeated = None, True
+        for kind in self.looked if not repeated else ():
+            spent = self.spent_microusd if kind in ("semantic", "shadow") else 0
+            count(unit, job.tenant_id, called.agent_id, kind, Tally(asked=1, spent_microusd=spent))
+        looked = _event(called, "cache_missed" if candidate is None else "cache_hit", job.attempt)
+        if candidate is None:
+            looked.decision = {"why": REPEATED if repeated else self.why, "looked": self.looked}
+            append(unit, job, looked, fingerprint=self.mark)
+            return None
+        return self._hit(unit, job, subject, request, known, looked, candidate)
+
+    def _hit(
+        self,
+        unit: Unit,
+        job: JobRow,
+        subject: Subject,
+        request: Request,
+        known: KnownContent,
+        looked: Event,
+        candidate: Candidate,
+    ) -> Recorded:
+        origin, saved = candidate.answer, candidate.answer.facts.cost_microusd or 0
+        cache: dict[str, Any] = {"kind": candidate.kind, "of": {"job_id": origin.job_id, "seq": origin.seq}}
+        cache |= {"age_ms": (unit.now - origin.at) // 1000, "saved_microusd": saved}
+        if candidate.similarity is not None:
+            cache["similarity"] = candidate.similarity
+        if candidate.single_flight:
+            cache["single_flight"] = True
+        looked.decision = {"why": _WHY[candidate.kind, candidate.single_flight]}
+        looked.detail = dict(cache)
+        looked.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
+        if request.tools is not None:
+            looked.detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
+        params = request.params if len(request.params) <= LARGEST_CONTENT else None
+        if params is None:
+            looked.detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
+        answered = _event(looked, "model_succeeded", job.attempt)
+        answered.input_ref, answered.decision, answered.detail = None, None, {"cache": cache}
+        answered.model, answered.provider, answered.cost_microusd = origin.facts.model, origin.facts.provider, 0
+        # One copy a month, however often it is given: the answer is addressed by its hash.
+        answered.output_ref = store_blob(unit, job.tenant_id, candidate.body, known)
+        append(unit, job, looked, content=params, fingerprint=self.mark)
+        kind = "single_flight" if candidate.single_flight else candidate.kind
+        count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
+        place = subject.place
+        path, ordinal = (place.path, place.ordinal) if place else (None, None)
+        fingerprint = place.fingerprint if place else subject.fingerprint
+        seq = append(unit, job, answered, path=path, ordinal=ordinal, fingerprint=fingerprint)
+        return Recorded(
+            job.job_id,
+            seq,
+            unit.now,
+            answered,
+            path,
+            ordinal,
+            fingerprint,
+            candidate.body,
+            job.tenant_id,
+            job.parent_job_id,
+        )
+
+
+_WHY = {
+    ("exact", False): "the same question was answered before",
+    ("exact", True): "the same question was being asked; its answer is given to all who asked",
+    ("semantic", False): "a question like this one was answered before",
+}
+
+
+def _event(called: Event, name: str, attempt: int) -> Event:
+    event = msgspec.structs.replace(called, event=name, decision=None, detail=None)
+    event.attempt, event.cost_microusd = attempt, 0
+    if name == "cache_missed":
+        event.call_id, event.cost_microusd = None, None
+    return event
+
+
+class NoteShadow(msgspec.Struct, frozen=True):
+    """What the semantic cache would have answered, beside what was answered: an event and a count."""
+
+    job_id: str
+    event: Event
+    would_be: Candidate
+    difference: Difference
+    saved_microusd: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> None:
+        job = locked_job(unit, self.job_id)
+        event, would_be, difference = msgspec.structs.replace(self.event), self.would_be.answer, self.difference
+        event.attempt = job.attempt
+        event.decision = {"why": "in shadow the semantic cache answers nothing; this is what it would have answered"}
+        event.detail = {
+            "of": {"job_id": would_be.job_id, "seq": would_be.seq},
+            "similarity": self.would_be.similarity,
+            "same": difference.same,
+            "overlap": difference.overlap,
+            "agrees": difference.agrees,
+            "saved_microusd": self.saved_microusd,
+        }
+        append(unit, job, event)
+        tally = Tally(
+            hits=1,
+            same=int(difference.same),
+            agreed=int(difference.agrees),
+            overlap_permille=round(difference.overlap * 1000),
+            saved_microusd=self.saved_microusd,
+        )
+        count(unit, job.tenant_id, event.agent_id, "shadow", tally)
