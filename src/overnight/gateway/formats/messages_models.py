@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 _VERSION = re.compile(r"claude-(?:([a-z]+)-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)(?:-([a-z]+))?")
-_NEWEST = (5, 0)
+_NEWEST = 500
 _ALWAYS = frozenset({"fable", "mythos"})
 
 
@@ -38,14 +38,14 @@ def traits_of(model: str) -> Traits:
         return Traits()
     found = _VERSION.search(name, at)
     family = (found[1] or found[4] or "") if found else name[at:].split("-")[1]
-    version: tuple[int, int] = (int(found[2]), int(found[3] or 0)) if found else _NEWEST
+    version = int(found[2]) * 100 + int(found[3] or 0) if found else _NEWEST
     return Traits(
-        adaptive=version >= (4, 6),
+        adaptive=version >= 406,
         always_thinks=family in _ALWAYS,
-        sampling=version < (4, 7),
-        one_of_both=version >= (4, 1),
-        system_turns=version >= (4, 8),
-        prefill=version < (4, 6),
-        schemas=version >= (4, 5),
-        efforts=frozenset({"xhigh", "max"}) if version >= (4, 7) else frozenset(),
+        sampling=version < 407,
+        one_of_both=version >= 401,
+        system_turns=version >= 408,
+        prefill=version < 406,
+        schemas=version >= 405,
+        efforts=frozenset({"xhigh", "max"}) if version >= 407 else frozenset(),
     )

@@ -1,0 +1,246 @@
+"""The conversation of a chat request as Anthropic messages have it.
+
+Anthropic's turns alternate, results of tools come first in the turn after the calls, empty text is refused, and instructions
+stand before the conversation or, where the model takes them, after a turn of the user's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .any_json import Json, dict_of, dicts_of, list_of, text_of
+from .messages_models import Traits
+from .messages_names import MESSAGES_ID, MESSAGES_NAME, fitting
+from .wire import Losses
+
+UNSIGNED = "overnight/"
+"""What stands in place of a signature, before the model's name, where a thought was not Claude's."""
+GO_ON = "Continue."
+
+_decode = msgspec.json.Decoder().decode
+_MESSAGE = frozenset({
+    "role", "content", "tool_calls", "function_call", "tool_call_id", "name", "refusal", "cache_control",
+    "thinking_blocks", "reasoning_content", "reasoning",
+})  # fmt: skip
+_NAMED = frozenset({"tool", "function"})
+
+
+class Conversation:
+    """`system` and `turns` once all messages were added and `end` was called. `model` is the target's name for itself."""
+
+    def __init__(self, model: str, traits: Traits, losses: Losses) -> None:
+        self.system: list[Json] = []
+        self.turns: list[Json] = []
+        self.tools_used: dict[str, None] = {}
+        self._model, self._traits, self._losses = model, traits, losses
+        self._results: list[Json] = []
+        self._said: list[Json] = []
+        self._instructions: list[tuple[str, Json]] = []
+
+    def add(self, message: Json, place: str) -> None:
+        for name, value in message.items():
+            if name not in _MESSAGE and value not in (None, [], {}, ""):
+                self._losses.append(f"{place}.{name}")
+        role = message.get("role")
+        if message.get("name") and role not in _NAMED:
+            self._losses.append(f"{place}.name")
+        if role == "assistant":
+            self._end_turn()
+            self._append("assistant", self._answered(message, place))
+        elif role in _NAMED:
+            self._results.append(self._result(message, place))
+        elif role in ("system", "developer"):
+            blocks = [each for each in self._blocks(message, place) if each["type"] == "text"]
+            if self.turns or self._said or self._results:
+                self._instructions += [(place, each) for each in blocks]
+            else:
+                self.system += blocks
+        else:
+            self._said += self._blocks(message, place)
+
+    def end(self, place: str) -> None:
+        """All messages are in. The conversation must begin and, for most models, end with the user."""
+        self._end_turn()
+        turns = self.turns
+        if not turns and self.system:
+            # Of a system prompt alone nothing could be asked.
+            turns.append({"role": "user", "content": self.system})
+            self.system = []
+        if not turns or turns[0]["role"] == "assistant":
+            self._losses.append(f"{place}[0].role")
+            turns.insert(0, _go_on())
+        if turns[-1]["role"] != "assistant":
+            return
+        last = turns[-1]["content"][-1]
+        if not self._traits.prefill or last["type"] == "tool_use":
+            self._losses.append(f"{place}[-1].role")
+            turns.append(_go_on())
+        elif last["type"] == "text":
+            last["text"] = last["text"].rstrip()
+
+    def _end_turn(self) -> None:
+        self._append("user", self._results + self._said)
+        self._results, self._said = [], []
+        instructions, self._instructions = self._instructions, []
+        if not instructions:
+            return
+        if self._traits.system_turns and self.turns and self.turns[-1]["role"] == "user":
+            self.turns.append({"role": "system", "content": [block for _, block in instructions]})
+            return
+        self._losses += dict.fromkeys(f"{place}.role" for place, _ in instructions)
+        self.system += [block for _, block in instructions]
+
+    def _append(self, role: str, content: list[Json]) -> None:
+        if not content:
+            return
+        if self.turns and self.turns[-1]["role"] == role:
+            self.turns[-1]["content"] += content
+        else:
+            self.turns.append({"role": role, "content": content})
+
+    # ── one message ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _answered(self, message: Json, place: str) -> list[Json]:
+        blocks = self._thoughts(message, place)
+        blocks += [each for each in self._blocks(message, place) if each["type"] == "text"]
+        if text_of(message.get("refusal")).strip():
+            blocks.append({"type": "text", "text": message["refusal"]})
+        for at, call in enumerate(dicts_of(message.get("tool_calls"))):
+            where = f"{place}.tool_calls[{at}]"
+            if call.get("type", "function") == "function":
+                blocks.append(self._call(dict_of(call.get("function")), text_of(call.get("id")), where))
+            else:
+                self._losses.append(where)
+        if function := dict_of(message.get("function_call")):
+            blocks.append(self._call(function, _id_of_function(function), f"{place}.function_call"))
+        return blocks
+
+    def _thoughts(self, message: Json, place: str) -> list[Json]:
+        """Thoughts go back to the model that had them, and to no other: it would refuse them."""
+        blocks: list[Json] = []
+        for at, thought in enumerate(dicts_of(message.get("thinking_blocks"))):
+            kind, signed = thought.get("type"), text_of(thought.get("signature"))
+            own = thought.get("model") in (None, self._model) or text_of(thought.get("model")).endswith(
+                f"/{self._model}"
+            )
+            if kind == "thinking" and signed and not signed.startswith(UNSIGNED) and own:
+                blocks.append({"type": kind, "thinking": text_of(thought.get("thinking")), "signature": signed})
+            elif kind == "redacted_thinking" and thought.get("data") and own:
+                blocks.append({"type": kind, "data": thought["data"]})
+            else:
+                self._losses.append(f"{place}.thinking_blocks[{at}]")
+        if not blocks and not message.get("thinking_blocks"):
+            self._losses += [f"{place}.{name}" for name in ("reasoning_content", "reasoning") if message.get(name)]
+        return blocks
+
+    def _call(self, function: Json, call_id: str, place: str) -> Json:
+        name = self._fits(text_of(function.get("name")), MESSAGES_NAME, f"{place}.function.name")
+        self.tools_used[name] = None
+        return {
+            "type": "tool_use",
+            "id": self._fits(call_id, MESSAGES_ID, f"{place}.id"),
+            "name": name,
+            "input": self._arguments(function.get("arguments"), f"{place}.function.arguments"),
+        }
+
+    def _arguments(self, said: Any, place: str) -> Json:
+        if isinstance(said, str) and not said.strip():
+            return {}
+        try:
+            found: Any = _decode(said) if isinstance(said, str) else said
+        except (msgspec.DecodeError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return dict_of(found)
+        self._losses.append(place)
+        return {"unparsed_input": said}
+
+    def _result(self, message: Json, place: str) -> Json:
+        call_id = message.get("tool_call_id") if message.get("role") == "tool" else _id_of_function(message)
+        content = message.get("content")
+        block: Json = {"type": "tool_result", "tool_use_id": self._fits(text_of(call_id), MESSAGES_ID, "")}
+        if isinstance(content, str):
+            if content.strip():
+                block["content"] = content
+        elif parts := self._blocks({"content": content}, place):
+            block["content"] = parts
+        if marker := dict_of(message.get("cache_control")):
+            block["cache_control"] = marker
+        return block
+
+    def _fits(self, name: str, most: int, place: str) -> str:
+        fits = fitting(name, most)
+        if fits != name and place:
+            self._losses.append(place)
+        return fits
+
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _blocks(self, message: Json, place: str) -> list[Json]:
+        content = message.get("content")
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else list_of(content)
+        blocks: list[Json] = []
+        for at, part in enumerate(parts):
+            where = f"{place}.content[{at}]"
+            found = dict_of({"type": "text", "text": part} if isinstance(part, str) else part)
+            block = self._block(found, where)
+            if block is not None:
+                if marker := dict_of(found.get("cache_control")):
+                    block["cache_control"] = marker
+                blocks.append(block)
+        marker = dict_of(message.get("cache_control"))
+        if marker and blocks:
+            blocks[-1]["cache_control"] = marker
+        return blocks
+
+    def _block(self, part: Json, place: str) -> Json | None:
+        kind = part.get("type")
+        match kind:
+            case "text" | "input_text" | "output_text" | "refusal":
+                text = text_of(part.get("refusal" if kind == "refusal" else "text"))
+                return {"type": "text", "text": text} if text.strip() else None
+            case "image_url":
+                image = part.get("image_url")
+                url = text_of(image) or text_of(dict_of(image).get("url"))
+                if dict_of(image).get("detail") not in (None, "auto"):
+                    self._losses.append(f"{place}.image_url.detail")
+                block = _pointed(url)
+            case "file":
+                file = dict_of(part.get("file"))
+                block = _pointed(text_of(file.get("file_data")))
+                if block is not None and block["type"] == "document" and text_of(file.get("filename")):
+                    block["title"] = file["filename"]
+            case "image" | "document" | "search_result" if part.get("source"):
+                block = {name: value for name, value in part.items() if name != "cache_control"}
+            case _:
+                block = None
+        if block is None:
+            self._losses.append(place)
+        return block
+
+
+def _go_on() -> Json:
+    return {"role": "user", "content": [{"type": "text", "text": GO_ON}]}
+
+
+def _id_of_function(function: Json) -> str:
+    """Calls of the older kind have no id: a call and its result share the name."""
+    return f"call_{text_of(function.get('name'))}"
+
+
+def _pointed(url: str) -> Json | None:
+    """A picture or a paper, by its address or within it."""
+    if not url.startswith("data:"):
+        kind = "document" if url.partition("?")[0].lower().endswith(".pdf") else "image"
+        return {"type": kind, "source": {"type": "url", "url": url}} if "://" in url else None
+    head, comma, data = url[5:].partition(",")
+    media_type, *how = head.lower().split(";")
+    if not comma or "base64" not in how:
+        return None
+    if media_type == "image/jpg":
+        media_type = "image/jpeg"
+    kind = "document" if media_type == "application/pdf" else "image" if media_type.startswith("image/") else None
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": kind, "source": source} if kind else None
