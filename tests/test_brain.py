@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.brain import Brain, BrainError, Price, Problem, UnknownModel, check_brain, load_brain, write_starter
+from overnight.domain import CallFacts
 
 PRINTED = """\
 default_model: gpt-5.4-mini
@@ -99,7 +100,7 @@ limits: {max_body_bytes: 1000, default_max_output_tokens: 77}
 
 def test_no_routing_file_is_the_built_in_routing():
     routing = Brain.from_files({}).routing
-    assert routing.decide(None, None).targets == (routing.default_model,)
+    assert routing.decide(CallFacts()).targets == (routing.default_model,)
     assert routing.provider_for(routing.default_model) is not None
     assert problems("# only a comment\n") == problems("routes:\nbudgets:\n") == []
 
@@ -170,14 +171,14 @@ providers:
     ],
 )
 def test_decisions(model: str | None, task: str | None, route: str, targets: tuple[str, ...]):
-    decision = brain(PRINTED).routing.decide(model, task)
+    decision = brain(PRINTED).routing.decide(CallFacts(model=model, task=task))
     assert (decision.route, decision.targets, decision.requested_model) == (route, targets, model or "")
     assert ("'unheard_of' names no route" in decision.why) == (task == "unheard_of")
 
 
 def test_an_unknown_model_names_the_nearest_and_the_way_out():
     with pytest.raises(UnknownModel) as raised:
-        brain(PRINTED).routing.decide("gtp-5.4", None)
+        brain(PRINTED).routing.decide(CallFacts(model="gtp-5.4"))
     assert raised.value.nearest[0] == "gpt-5.4"
     assert "gpt-5.4" in str(raised.value)
     assert "routing.yaml" in str(raised.value)
@@ -186,7 +187,7 @@ def test_an_unknown_model_names_the_nearest_and_the_way_out():
 @pytest.mark.parametrize("model", ["x" * 1_000_000, "gpt-\r\nx", "gpt-\ud800", "\x1b[2J"])
 def test_a_name_from_outside_stays_bounded_and_printable(model: str):
     with pytest.raises(UnknownModel) as raised:
-        brain(PRINTED).routing.decide(model, None)
+        brain(PRINTED).routing.decide(CallFacts(model=model))
     said = str(raised.value)
     assert len(said) < 500
     assert said.encode().decode().isprintable()
@@ -199,7 +200,7 @@ providers:
 prices:
   odd: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}
 """).routing
-    assert [routing.decide(model, None).route for model in ("house-1", "wide-9", "odd")] == ["as_asked"] * 3
+    assert [routing.decide(CallFacts(model=model)).route for model in ("house-1", "wide-9", "odd")] == ["as_asked"] * 3
     assert {"house-1", "odd"} <= set(routing.known_models())
 
 
@@ -552,9 +553,9 @@ def test_no_mutation_of_the_routing_file_raises_anything_but_problems(edits: lis
         assert any(problem.severity == "error" for problem in found)
     else:
         assert loaded == Brain.from_files({"routing.yaml": content})
-        assert loaded.routing.decide(None, None).targets
+        assert loaded.routing.decide(CallFacts()).targets
         for name, route in loaded.routing.routes.items():
-            assert loaded.routing.decide("anything", name).targets == route.targets
+            assert loaded.routing.decide(CallFacts(model="anything", task=name)).targets == route.targets
 
 
 @settings(max_examples=150, deadline=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from overnight.domain import OvernightError
+from overnight.domain import CallFacts, OvernightError
 from overnight.gateway import Answer, Codec, Gateway, refusal
 
 from .attributing import attribution
@@ -33,7 +33,7 @@ class OpenAI:
 
     def model(self, name: str) -> Answer:
         try:
-            self._gateway.decide(name, None)
+            self._gateway.decide(CallFacts(model=name))
         except OvernightError as error:
             return refusal(error)
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))

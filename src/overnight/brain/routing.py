@@ -175,16 +175,12 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         """Every model this brain names, sorted; models that only a glob covers are not listed."""
         return sorted(self.served)
 
-    def decide(
-        self, facts: CallFacts | str | None, task: str | None = None, *, chance: Callable[[], float] = _chance
-    ) -> RouteDecision:
+    def decide(self, facts: CallFacts, /, *, chance: Callable[[], float] = _chance) -> RouteDecision:
         """The rule and the targets for a call; no target when residency leaves none (`rejected` names them all).
 
         Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises `UnknownModel`
         when the model asked for is neither a route, nor known, nor a way to ask for the default.
         """
-        if not isinstance(facts, CallFacts):
-            facts = CallFacts(model=facts, task=task)
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
             raise UnknownModel(asked[: MAX_NAME + 1], ())

@@ -1,5 +1,7 @@
 """Who a call belongs to."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 
@@ -8,6 +10,7 @@ class Attribution(msgspec.Struct, frozen=True):
 
     `span_id` is the caller's span, `trace_flags` its flags. `key_id` is the key it was asked with; `models` and `routes` are the
     globs of what that key may use (empty: everything). A session that `only_marks` is recorded, but its calls form no job.
+    `headers` are those that routing rules look at, by their names in lower case; the values are bounded, not checked.
     """
 
     tenant_id: str = "default"
@@ -28,3 +31,4 @@ class Attribution(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     only_marks: bool = False
+    headers: Mapping[str, str] = {}

@@ -6,7 +6,7 @@ Never: hands on an answer that is not recorded, or calls a provider without a re
 
 from .calling import Gateway
 from .formats import CODECS, Codec
-from .identity import MOST_ATTEMPTS, named_job
+from .identity import MOST_ATTEMPTS, named_job, tags_of
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
 from .refusals import Answer, BodyTooLarge, fault, refusal
@@ -27,4 +27,5 @@ __all__ = [
     "fault",
     "named_job",
     "refusal",
+    "tags_of",
 ]

@@ -8,6 +8,7 @@ import msgspec
 
 from overnight.domain import ErrorFacts, Event, new_id
 
+from .asking import told, told_facts
 from .commands import Reservation, Spent
 from .failures import Failure
 from .prices import ModelPrice
@@ -72,8 +73,9 @@ def reservation_of(flight: Flight, tokens: int) -> Reservation:
     decision = flight.decision
     called = event_of(flight, "model_called")
     called.call_id = new_id("call")
-    called.decision = {"route": decision.route, "why": decision.why, "targets": decision.targets}
+    called.decision = told(decision)
     called.detail = {"requested_model": decision.requested_model, "try": flight.tries + 1}
+    called.detail |= told_facts(flight.subject.who, flight.request.format)
     left_us = int((flight.deadline - flight.loop.time()) * 1_000_000)
     expires_at = flight.gateway.store.clock() + max(left_us, 0) + LOST_AFTER_US
     demand = Demand(flight.target.price, flight.request.prompt_bytes, flight.request.choices, tokens)

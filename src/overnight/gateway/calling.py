@@ -9,11 +9,12 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from overnight.budgets import BUDGET_SQL
-from overnight.domain import Attribution, BadInput, Recorded, StoreUnavailable, new_id
+from overnight.domain import Attribution, BadInput, CallFacts, Recorded, StoreUnavailable, new_id
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
 from .caches import Caches
+from .asking import facts_of
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
@@ -22,7 +23,7 @@ from .identity import METADATA_NAMES, Subject, with_metadata
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
 from .request import Request
-from .routes import Decision, Routing, Targets
+from .routes import Decision, Routing, Targets, Unavailable
 from .streaming import StreamedFlight
 from .waiting import Lines
 
@@ -106,7 +107,7 @@ class Gateway:
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
-        decision = self.decide(request.model, who.task_id)
+        decision = self.decide(facts_of(who, request))
         subject = await self.subject(who, request)
         if request.stream:
             return await self._streamed(StreamedFlight(self, subject, request, decision))
@@ -149,11 +150,18 @@ class Gateway:
             raise BodyTooLarge(f"the body has {len(body):,} bytes; the most is {most:,} (limits.max_body_bytes)")
         return form.read(body)
 
-    def decide(self, model: str, task: str | None) -> Decision:
+    def decide(self, facts: CallFacts) -> Decision:
+        """Raises UnknownModelAsked; Unavailable where residency leaves no target."""
         try:
-            return self.routing.decide(model, task)
+            decision = self.routing.decide(facts)
         except LookupError as error:
             raise UnknownModelAsked(str(error)) from None
+        if not decision.targets:
+            closed = "; ".join(f"{name}: {why}" for name, why in decision.rejected)
+            raise Unavailable(
+                f"route {decision.route} has no target left ({closed}); see its residency in routing.yaml"
+            )
+        return decision
 
     async def subject(self, who: Attribution, request: Request) -> Subject:
         """Whose call this is: the job named, the session, or a job of its own."""

@@ -51,7 +51,8 @@ _METADATA = {
     "workflow": "workflow",
 }
 
-METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt"})
+METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt", "tags"})
+MOST_TAGS = 16
 
 
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
@@ -59,6 +60,14 @@ def named_job(value: str, place: str) -> tuple[str | None, str | None]:
     check_identifier(value, place)
     ours = len(value) == 36 and value.startswith("job_") and _HEX.issuperset(value[4:])
     return (value, None) if ours else (None, value)
+
+
+def tags_of(value: str, place: str) -> tuple[str, ...]:
+    """Separated by commas, each once, in their order. Raises BadInput, naming `place`."""
+    tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
+    if len(tags) > MOST_TAGS:
+        raise BadInput(f"{place}: {len(tags)} tags; the most is {MOST_TAGS}")
+    return tuple(check_identifier(tag, place) for tag in tags)
 
 
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
@@ -73,6 +82,9 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
     job = metadata.get("job_id")
     if isinstance(job, str) and who.job_id is None and who.external_id is None:
         found["job_id"], found["external_id"] = named_job(job, "metadata.job_id")
+    tags = metadata.get("tags")
+    if isinstance(tags, str) and not who.tags:
+        found["tags"] = tags_of(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
         if not str(attempt).isdecimal() or not 1 <= int(attempt) <= MOST_ATTEMPTS:

@@ -10,6 +10,7 @@ import msgspec
 from overnight.domain import Attribution, BadInput, Recorded
 from overnight.ledger import JobRow
 
+from .asking import facts_of
 from .calling import Gateway
 from .flight import Flight
 from .formats import CHAT
@@ -55,7 +56,6 @@ class JobCalls:
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"chat(): {error}. Messages and parameters must be JSON") from None
         asked = gateway.read(CHAT, body)
-        decision = gateway.decide(asked.model, request.task)
         who = Attribution(
             job.tenant_id,
             job.job_id,
@@ -65,6 +65,7 @@ class JobCalls:
             step=request.step,
             workflow=job.workflow,
         )
+        decision = gateway.decide(facts_of(who, asked))
         # The label that the job's history is compared by: "auto" is what no model and no task become.
         label = request.task or (asked.model if asked.model != "auto" else "default")
         place = Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch)
