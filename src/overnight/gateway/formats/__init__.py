@@ -12,6 +12,7 @@ from .wire import Asked, Codec, Json, Losses, Prepared, Translation
 __all__ = [
     "CHAT",
     "CODECS",
+    "RESPONSES",
     "Asked",
     "Codec",
     "Json",
