@@ -167,7 +167,7 @@ class Translated:
         losses = Losses()
         if request.cap_field:
             request.fields[request.cap_field] = msgspec.Raw(b"%d" % tokens)
-        body = self._translation.request(client_body(request), losses)
+        body = self._translation.request({**client_body(request), "model": _decode(model)}, losses)
         body["model"] = model
         if self.spoken.name == "chat":
             chat.suit(body, tokens, dialect, stream=request.stream)
@@ -215,7 +215,7 @@ class _Reader:
         whole = self.assembly.completion()
         if self._translation is None:
             return whole
-        return _encode(self._translation.answer(_decode(whole), self._asked))
+        return _encode(self._translation.answer(self._spoken.decoded(whole), self._asked))
 
     def usage(self) -> Usage | None:
         return self._spoken.usage_of({"usage": self.assembly.usage})
@@ -227,7 +227,7 @@ class _Reader:
 
 
 def _answer(spoken: Codec, body: bytes) -> Json | None:
-    answer: Any = _decode(body)
+    answer: Any = spoken.decoded(body)
     if not isinstance(answer, dict):
         return None
     found = cast("Json", answer)
@@ -235,7 +235,10 @@ def _answer(spoken: Codec, body: bytes) -> Json | None:
 
 
 class Composed(NamedTuple):
-    """Two translations in a row: the client's format over the pivot, the pivot over the target's."""
+    """Two translations in a row: the client's format over the pivot, the pivot over the target's.
+
+    An answer on its way back must agree with what was asked in the pivot first, then with what the client asked.
+    """
 
     first: Translation
     second: Translation
@@ -244,10 +247,13 @@ class Composed(NamedTuple):
         return self.second.request(self.first.request(body, losses), losses)
 
     def answer(self, answer: Json, asked: Asked) -> Json:
-        return self.first.answer(self.second.answer(answer, asked), asked)
+        return self.first.answer(self.second.answer(answer, self._in_pivot(asked)), asked)
 
     def pieces(self, asked: Asked) -> Pieces:
-        return _ComposedPieces(self.first.pieces(asked), self.second.pieces(asked))
+        return _ComposedPieces(self.first.pieces(asked), self.second.pieces(self._in_pivot(asked)))
+
+    def _in_pivot(self, asked: Asked) -> Asked:
+        return msgspec.structs.replace(asked, body=self.first.request(asked.body, Losses()))
 
 
 class _ComposedPieces:

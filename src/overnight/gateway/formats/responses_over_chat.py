@@ -198,6 +198,7 @@ def answer(completion: Json, asked: Asked) -> Json:
     return response
 
 
+_URL = "url_citation"
 _CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -226,7 +227,7 @@ def _parts(message: Json, logprobs: Any) -> list[Json]:
     parts: list[Json] = []
     if text := text_of(message.get("content")):
         notes: list[Json] = message.get("annotations") or []
-        annotations = [{"type": note["type"], **note.get(note["type"], {})} for note in notes]
+        annotations = [{"type": _URL, **note[_URL]} for note in notes if note.get("type") == _URL]
         parts.append(
             {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs_of(logprobs)}
         )

@@ -46,8 +46,11 @@ class _Pieces:
 
     def _delta(self, events: Events, told: list[Json], delta: Json, logprobs: Any) -> None:
         reasoning = f"rs_{self._key}"
-        if (thought := reasoning_of(delta)) and reasoning not in self._closed:
-            self._say(events, told, {"id": reasoning, "type": "reasoning", "summary": []}, "reasoning_text", thought)
+        thought, item = reasoning_of(delta), {"id": reasoning, "type": "reasoning", "summary": list[Json]()}
+        if thought and reasoning not in self._closed:
+            self._say(events, told, item, "reasoning_text", thought)
+        elif delta.get("thinking_blocks"):
+            self._announce(events, told, item)
         text, refusal = text_of(delta.get("content")), delta.get("refusal") or ""
         calls = cast("list[Json]", delta.get("tool_calls") or ())
         if (text or refusal or calls) and reasoning in self._items and reasoning not in self._closed:
