@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from overnight.domain import ErrorFacts, Event, new_id
+from overnight.domain import ErrorFacts, Event, new_id, span_of
 
 from .asking import told, told_facts
 from .commands import Reservation, Spent
-from .failures import Failure
+from .failures import Failure, is_error
+from .kept import kept_by
 from .prices import ModelPrice
 from .usage import Usage, estimated_usage
 
@@ -18,26 +19,29 @@ if TYPE_CHECKING:
     from .flight import Flight
 
 LOST_AFTER_US = 30_000_000
+OK = 200
+NOT_CARRIED = "not_carried"
+_decode = msgspec.json.Decoder().decode
 
 
 class Demand:
-    """What a try may cost at most, by its output cap; `n` choices are `n` outputs."""
+    """What a try may use and cost at most, by its output cap; `choices` are as many outputs. No token is less than a byte."""
 
-    __slots__ = ("_choices", "_price", "_prompt_bytes", "wanted_tokens")
+    __slots__ = ("_price", "choices", "prompt_tokens", "wanted_tokens")
 
     def __init__(self, price: ModelPrice | None, prompt_bytes: int, choices: int, wanted_tokens: int) -> None:
-        self._price, self._prompt_bytes, self._choices = price, prompt_bytes, choices
+        self._price, self.prompt_tokens, self.choices = price, prompt_bytes, choices
         self.wanted_tokens = wanted_tokens
 
     def bound_microusd(self, tokens: int) -> int:
         if self._price is None:
             return 0
-        return self._price.upper_bound_microusd(self._prompt_bytes, tokens * self._choices)
+        return self._price.upper_bound_microusd(self.prompt_tokens, tokens * self.choices)
 
     def affordable_tokens(self, available_microusd: int) -> int:
         if self._price is None:
             return self.wanted_tokens
-        return self._price.affordable_output_tokens(self._prompt_bytes, available_microusd) // self._choices
+        return self._price.affordable_output_tokens(self.prompt_tokens, available_microusd) // self.choices
 
 
 class Reply(msgspec.Struct):
@@ -65,17 +69,20 @@ def event_of(flight: Flight, name: str) -> Event:
         kind="model",
         name=flight.subject.label,
         trace_id=who.trace_id,
-        span_id=who.span_id,
+        span_id=span_of(flight.call_id) if who.trace_id and flight.call_id else None,
     )
 
 
 def reservation_of(flight: Flight, tokens: int) -> Reservation:
-    decision = flight.decision
+    decision, who = flight.decision, flight.subject.who
     called = event_of(flight, "model_called")
     called.call_id = new_id("call")
     called.decision = told(decision)
     called.detail = {"requested_model": decision.requested_model, "try": flight.tries + 1}
-    called.detail |= told_facts(flight.subject.who, flight.request.format)
+    called.detail |= told_facts(who, flight.request.format)
+    if who.trace_id:
+        called.span_id = span_of(called.call_id)
+        called.detail["parent_span_id"] = who.span_id
     left_us = int((flight.deadline - flight.loop.time()) * 1_000_000)
     expires_at = flight.gateway.store.clock() + max(left_us, 0) + LOST_AFTER_US
     demand = Demand(flight.target.price, flight.request.prompt_bytes, flight.request.choices, tokens)
@@ -83,23 +90,51 @@ def reservation_of(flight: Flight, tokens: int) -> Reservation:
 
 
 def spent_on_failure(flight: Flight, failure: Failure, received_characters: int = 0) -> Spent:
-    """A failed try: at no cost where the provider cannot have billed it, at the estimate where it may have."""
+    """A failed try: at no cost where the provider cannot have billed it, at what it told where it told that. Else nobody knows,
+    so all that was reserved counts as spent."""
     event = event_of(flight, "model_failed")
     event.call_id, event.latency_ms = flight.call_id, flight.latency_ms()
     event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
-    cost, tokens = 0, (0, 0, 0)
+    cost: int | None = 0
+    tokens = (0, 0, 0)
     if failure.may_have_cost:
-        usage = estimated_usage(flight.request.prompt_bytes, received_characters)
-        cost = flight.target.price.cost_of(usage) if flight.target.price else 0
-        tokens = (usage.input_tokens, 0, usage.output_tokens)
+        usage = _told_usage(flight, failure)
+        cost = _cost(flight, usage) if usage else None
+        if usage is None:
+            usage = estimated_usage(flight.request.prompt_bytes, received_characters)
+            event.detail = {
+                "estimated": True,
+                "why": "the provider may have billed this try; all that was reserved counts",
+            }
+        tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
         event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-        event.detail = {"estimated": True, "why": "the provider may have billed this try"}
-    return Spent(flight.call_id, event, flight.target.model, tokens, cost)
+    mark = flight.mark(failure) if failure.code != NOT_CARRIED else None
+    return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark)
+
+
+def _cost(flight: Flight, usage: Usage) -> int:
+    return flight.target.price.cost_of(usage) if flight.target.price else 0
+
+
+def _told_usage(flight: Flight, failure: Failure) -> Usage | None:
+    """What an answer that cannot be used says it used. Errors and broken streams say nothing that is final."""
+    if failure.status != OK or not flight.failure_body:
+        return None
+    try:
+        answer = _decode(flight.failure_body)
+        return flight.wire.spoken.usage_of(answer) if isinstance(answer, dict) and not is_error(answer) else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def not_carried(message: str) -> Failure:
+    """The request says what this target's format has no form for, so it was never sent; another target may have one."""
+    return Failure("invalid_request", NOT_CARRIED, message, retryable=False, fallback=True)
 
 
 def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
     usage = reply.usage
-    cost = flight.target.price.cost_of(usage) if flight.target.price else 0
+    cost = _cost(flight, usage)
     event = event_of(flight, "model_succeeded")
     event.call_id, event.latency_ms = flight.call_id, flight.latency_ms()
     event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
@@ -111,4 +146,5 @@ def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
         detail["dropped"] = flight.losses
     event.detail = detail or None
     tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
-    return Spent(flight.call_id, event, flight.target.model, tokens, cost, reply.body)
+    also = kept_by(flight.request, flight.answer_id, flight.called_seq)
+    return Spent(flight.call_id, event, flight.target.model, tokens, cost, reply.body, also, flight.mark())

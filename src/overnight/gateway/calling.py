@@ -10,16 +10,20 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 from overnight.budgets import BUDGET_SQL
 from overnight.domain import Attribution, BadInput, CallFacts, Recorded, StoreUnavailable, new_id
+from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
-from .caches import Caches
 from .asking import facts_of
+from .caches import Caches
+from .circuits import Circuits
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
-from .formats import Codec
-from .identity import METADATA_NAMES, Subject, with_metadata
+from .formats import RESPONSES, Codec
+from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
+from .kept import Responses
+from .permitting import permitted
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
 from .request import Request
@@ -49,19 +53,26 @@ class Gateway:
         prices: PriceBook,
         *,
         offline_base_url: str | None = None,
+        offline_was_asked_for: bool = True,
         owner: str | None = None,
         brain_version: str | None = None,
         prompts_version: str | None = None,
         environment: Mapping[str, str] | None = None,
+        keys: Keyring | None = None,
     ) -> None:
         self.store, self.routing, self.prices = store, routing, prices
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.brain_version = brain_version
-        self.targets = Targets(routing, prices, environment, offline_base_url)
+        self.keys = keys or Keyring(store)
+        self.targets = Targets(
+            routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
+        )
         self.ledger = Ledger(store)
+        self.responses = Responses(self.ledger)
         self.known_content = KnownContent()
         self.lines = Lines()
         self.flying = Flying()
+        self.circuits = Circuits(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
         self.prompts_version = prompts_version or brain_version
         self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
@@ -71,6 +82,7 @@ class Gateway:
     async def start(self) -> None:
         """Load the price data and begin to settle what was lost."""
         await asyncio.to_thread(self.prices.load)
+        await self.circuits.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         if self.routing.cache.semantic is not None:
             await self.caches.vectors()  # if they are missing, say so at once
@@ -90,8 +102,10 @@ class Gateway:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
         self.caches.close()
+        await self.circuits.close()
         try:
             await self.settle_owner(self.owner)
+            await self.keys.close()
         except StoreUnavailable as error:
             log.warning("calls under way are settled when their reservations expire: %s", error)
         await self.targets.close()
@@ -107,7 +121,11 @@ class Gateway:
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
-        decision = self.decide(facts_of(who, request))
+        if form is RESPONSES:
+            await self.responses.go_on(request, who.tenant_id, self.routing.limits.max_body_bytes)
+        if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
+            who = with_cache_key(who, cache_key)
+        decision = permitted(self.decide(facts_of(who, request)), who)
         subject = await self.subject(who, request)
         if request.stream:
             return await self._streamed(StreamedFlight(self, subject, request, decision))
@@ -116,7 +134,7 @@ class Gateway:
             await flight.run()
         finally:
             flight.landed()
-        given = flight.replayed or flight.cached
+        given = flight.given
         if given is not None:
             return await self._given(flight, given)
         return answer_of(flight)
@@ -130,13 +148,13 @@ class Gateway:
                 flight.landed()
         if opened:
             return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed.read())
-        given = flight.replayed or flight.cached
+        given = flight.given
         if given is not None:
             return await self._given(flight, given)
         return answer_of(flight)
 
     async def _given(self, flight: Flight, answer: Recorded) -> Answer:
-        """A recorded answer, an older attempt's or from a cache, in the form that is asked for now."""
+        """A recorded answer, an older attempt's, from a cache or degraded, in the form that is asked for now."""
         body = await self.ledger.answer(answer) or b"{}"
         headers = call_headers(flight)
         if not flight.request.stream:
@@ -166,7 +184,7 @@ class Gateway:
     async def subject(self, who: Attribution, request: Request) -> Subject:
         """Whose call this is: the job named, the session, or a job of its own."""
         external_id, job_id = who.external_id, who.job_id
-        if job_id is None and external_id is None and who.session_id is not None:
+        if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
             external_id = f"session:{who.session_id}"
         name = job_id or external_id
         kin = self._kin.get((who.tenant_id, name)) if name is not None else None
@@ -274,7 +292,7 @@ def answer_of(flight: Flight) -> Answer:
 
 def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     """What every answer says about its call."""
-    given = flight.replayed or flight.cached
+    given = flight.given
     call_id, model = flight.call_id, flight.target.model
     if given is not None:
         call_id, model = given.facts.call_id or "", given.facts.model or ""
@@ -293,11 +311,17 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-overnight-dropped", ", ".join(flight.losses)[:MOST_HEADER].encode("latin-1", "replace")))
     if flight.lowered:
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
-    if flight.visit is not None and flight.replayed is None:
+    if flight.visit is not None and flight.replayed is None and flight.degraded is None:
         headers.append((b"x-overnight-cache", flight.visit.told(flight.cached).encode()))
+    if given is not None and (degraded := (given.facts.detail or {}).get("degraded")):
+        headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
+    if flight.way.passed:
+        headers.append(
+            (b"x-overnight-circuit-open", ", ".join(flight.way.passed)[:MOST_HEADER].encode("latin-1", "replace"))
+        )
     if flight.replayed is not None:
         headers.append((b"x-overnight-replayed", b"true"))
-    elif flight.fell_back:
+    elif flight.fell_back and flight.tries:
         headers.append((b"x-overnight-fallback", model.encode()))
     return headers
 

@@ -6,7 +6,7 @@ events carry the money, so there are no separate rows for it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -45,6 +45,8 @@ from overnight.ledger import (
 from overnight.store import Unit
 
 from .caches.hits import Ticket
+from .circuits_rows import CIRCUIT, Mark, note
+from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject
 from .replaying import give_again, note_divergence
@@ -66,19 +68,32 @@ class Reservation(msgspec.Struct, frozen=True):
     called: Event
 
 
+class Rider(Protocol):
+    """A row that is written with the answer of a call, in the same transaction."""
+
+    def write(self, unit: Unit, answer: Recorded) -> None: ...
+
+
 class Spent(msgspec.Struct, frozen=True):
-    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` what it is settled at."""
+    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` what it is settled at, None where
+    nobody knows: then all that was reserved. `mark` is what it says of its target."""
 
     call_id: str
     event: Event
     model: str
     tokens: Tokens
-    cost_microusd: int
+    cost_microusd: int | None
     content: bytes | None = None
+    also: Rider | None = None
+    mark: Mark | None = None
+
+    def locks(self) -> Locks:
+        reservation = (RESERVATION, self.call_id)
+        return [reservation] if self.mark is None else [reservation, (CIRCUIT, self.mark.key)]
 
 
 class Outcome(msgspec.Struct):
-    """What an admission came to: exactly one of the fields after `lease_epoch` is set."""
+    """What an admission came to: exactly one of the fields from `granted` to `serial` is set."""
 
     job_id: str
     attempt: int = 1
@@ -95,6 +110,10 @@ class Outcome(msgspec.Struct):
     """Ask again with the job's ancestors."""
     serial: bool = False
     """Ask again, one admission of this job at a time: it has recorded answers."""
+    called_seq: int = 0
+    """Where a granted call stands in the log."""
+    ended: Recorded | None = None
+    """The end of a call that no target could be asked for."""
 
 
 class Admit(msgspec.Struct):
@@ -114,6 +133,8 @@ class Admit(msgspec.Struct):
     serial: bool = False
     probe: bool = False
     ticket: Ticket | None = None
+    ending: Ending | None = None
+    """No target is left to be asked: this is what the call comes to."""
 
     def locks(self) -> Locks:
         subject = self.subject
@@ -124,7 +145,7 @@ class Admit(msgspec.Struct):
         found.append((JOB, subject.job_id))
         found += [(BUDGET, (who.tenant_id, "job", each)) for each in subject.ancestors]
         if self.after is not None:
-            found.append((RESERVATION, self.after.call_id))
+            found += self.after.locks()
         return found
 
     def decide(self, unit: Unit) -> Outcome:
@@ -153,6 +174,9 @@ class Admit(msgspec.Struct):
                 return Outcome(held.job_id, held.attempt, answer=hit, cached=True)
         if self.moved is not None:
             append(unit, held, self.moved)
+        if self.ending is not None:
+            ended = self.ending.write(unit, held, subject, self.request, self.known)
+            return Outcome(held.job_id, held.attempt, ended=ended)
         return self._reserve(unit, held, scopes)
 
     def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Recorded | None:
@@ -187,10 +211,10 @@ class Admit(msgspec.Struct):
             return Outcome(job.job_id, job.attempt, stopped=stop)
         if isinstance(granted, Wait):
             return Outcome(job.job_id, job.attempt, wait=granted)
-        self._write_called(unit, job, granted)
-        return Outcome(job.job_id, job.attempt, job.lease_epoch, granted)
+        called_seq = self._write_called(unit, job, granted)
+        return Outcome(job.job_id, job.attempt, job.lease_epoch, granted, called_seq=called_seq)
 
-    def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> None:
+    def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> int:
         request, event = self.request, msgspec.structs.replace(self.reservation.called)
         event.attempt = job.attempt
         detail: dict[str, Any] = dict(event.detail or {})
@@ -204,7 +228,7 @@ class Admit(msgspec.Struct):
         content = request.params if len(request.params) <= LARGEST_CONTENT else None
         if content is None:
             detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
-        _append_at(unit, job, event, content, self.subject.place)
+        return _append_at(unit, job, event, content, self.subject.place).seq
 
     def _write_stop(self, unit: Unit, job: JobRow, stop: BudgetStopped) -> None:
         event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
@@ -241,9 +265,8 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     A try that was settled as lost meanwhile is recorded at no further cost.
     """
     event = msgspec.structs.replace(spent.event)
-    cost = spent.cost_microusd
     try:
-        settle(unit, spent.call_id, cost)
+        cost = settle(unit, spent.call_id, spent.cost_microusd)
     except Conflict:
         cost = 0
         event.detail = {**(event.detail or {}), "settled": "as lost, before this was known"}
@@ -255,7 +278,12 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
     if event.event == "model_succeeded" or cost:
         count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost)
-    return _append_at(unit, job, event, content, place, fingerprint)
+    recorded = _append_at(unit, job, event, content, place, fingerprint)
+    if spent.also is not None:
+        spent.also.write(unit, recorded)
+    if spent.mark is not None:
+        note(unit, job, spent.mark, event)
+    return recorded
 
 
 def _append_at(
@@ -281,7 +309,7 @@ class Settle(msgspec.Struct):
         return [
             (JOB, subject.job_id),
             *((BUDGET, (subject.who.tenant_id, "job", each)) for each in subject.ancestors),
-            (RESERVATION, self.spent.call_id),
+            *self.spent.locks(),
         ]
 
     def decide(self, unit: Unit) -> Ended:

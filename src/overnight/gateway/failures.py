@@ -65,6 +65,8 @@ CLASSES: Mapping[ErrorClass, Rule] = {
     # Shopping a refused request around is a decision for people, not a default.
     "content_filter": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
     "context_length": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
+    # Ours: no target was asked, because the circuits of all are open.
+    "circuit_open": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
 }
 # A server that says "retry" about these is not believed.
 _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})

@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of
+from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of, traceparent_of
 from overnight.store import crash_point
 
-from .accounting import Reply, event_of, reservation_of, spent_on_failure, spent_on_reply
+from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply
 from .caches import Visit
+from .choosing import Way
+from .circuits_rows import Mark
 from .commands import Admit, Ended, Outcome, Settle, Spent
+from .concluding import ending_of
+from .degrading import Ending
 from .failures import Failure, backoff_ms, exception_failure, response_failure
-from .formats import Asked, Prepared, Wire, client_body, wire_between
+from .formats import Asked, Prepared, Wire, client_body
 from .identity import Subject
 from .refusals import WaitedTooLong
-from .request import Request
-from .routes import Decision, Target, Unavailable
+from .request import InvalidBody, Request
+from .routes import Decision, Target
 from .upstream import UpstreamError
 from .usage import estimated_usage
 
@@ -55,10 +59,9 @@ class Flight:
         self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + decision.deadline_ms / 1000
-        self.target: Target
-        self.wire: Wire
         self.ended: Ended | None = None
         self.call_id = ""
+        self.called_seq = 0
         self.tokens = 0
         self.lowered = False
         self.losses: tuple[str, ...] = ()
@@ -68,6 +71,7 @@ class Flight:
         self.failure_body = b""
         self.replayed: Recorded | None = None
         self.cached: Recorded | None = None
+        self.degraded: Recorded | None = None
         self.visit: Visit | None = None
         self.reply: Reply | None = None
         self._tries_here = 0
@@ -75,15 +79,27 @@ class Flight:
         self._upstream_s = 0.0
         self._began = 0.0
         self._backoff_s = 0.0
-        self._moved: Event | None = None
         self._unsettled: Spent | None = None
-        self._waiting_targets = list(decision.targets)
-        self._first_model = decision.targets[0]
-        self._next_target("")
+        self.ending: Ending | None = None
+        self.way = Way(gateway, request, decision, subject.who.tenant_id)
+        self._found = self.way.next()
+
+    @property
+    def target(self) -> Target:
+        return self.way.target
+
+    @property
+    def wire(self) -> Wire:
+        return self.way.wire
 
     @property
     def fell_back(self) -> bool:
-        return self.target.model != self._first_model
+        return self.target.model != self.decision.targets[0]
+
+    @property
+    def given(self) -> Recorded | None:
+        """The recorded answer of a call for which nobody was asked."""
+        return self.replayed or self.cached or self.degraded
 
     def overhead_ms(self) -> float:
         """What of the time so far was not the providers': waits for the budget and for retries are ours."""
@@ -97,49 +113,56 @@ class Flight:
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _next_target(self, why: str) -> bool:
-        """Go to the next target that can be called. False when there is none; Unavailable when there never was one."""
-        came_from = self.target.model if self.tries else None
-        while self._waiting_targets:
-            model = self._waiting_targets.pop(0)
-            try:
-                self._head_for(model)
-            except Unavailable as error:
-                if not self._waiting_targets and came_from is None:
-                    raise
-                came_from, why = came_from or model, why or str(error)
-                continue
-            self._tries_here = 0
-            if came_from is not None:
-                self._moved = event_of(self, "fallback_taken")
-                self._moved.decision = {"from": came_from, "to": model, "why": why}
-            return True
-        return False
+    async def _find_first(self) -> bool:
+        """Is there a target to ask at all? With an answer from the cache at hand nobody waits for one."""
+        if self.visit is not None and self.visit.found:
+            return self._found
+        found = self._found and await self.way.ready(self.deadline)
+        return found or await self.way.otherwise(self.deadline)
 
-    def _head_for(self, model: str) -> None:
-        target = self.gateway.targets.target(model, self.request.price_context)
-        wire = wire_between(self.request.format, target.speaks)
-        if wire is None:
-            spoken = ", ".join(target.speaks)
-            raise Unavailable(
-                f"{model} is served by {target.provider}, which speaks {spoken}, not {self.request.format}"
-            )
-        self.target, self.wire = target, wire
-
-    def _advance(self, failure: Failure) -> bool:
-        """Choose the next try: the same target after a wait, or the next target at once. False when there is none."""
+    async def _advance(self, failure: Failure) -> bool:
+        """Choose the next try: the same target after a wait, or another one at once. False when there is none."""
         left = self.deadline - self.loop.time()
-        retries = self.gateway.routing.retries
-        if failure.retryable and self._tries_here < retries.max_attempts:
-            wait_s = backoff_ms(self._tries_here, retries, failure.retry_after_ms, _random) / 1000
-            if wait_s < self._time_here(left):
+        tries = self.gateway.routing.retries.of(failure.error_class)
+        self._backoff_s = 0.0
+        if failure.retryable and self._tries_here < tries.max_attempts:
+            wait_s = backoff_ms(self._tries_here, tries, failure.retry_after_ms, _random) / 1000
+            if self.way.is_open():
+                self.way.comes_back()
+            elif wait_s < self._time_here(left):
                 self._backoff_s = wait_s
                 return True
-        self._backoff_s = 0.0
-        return failure.fallback and left > 0 and self._next_target(f"{failure.error_class}: {failure.code}")
+        if not failure.fallback or left <= 0:
+            return False
+        self._tries_here = 0
+        found = self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.deadline)
+        return found or await self.way.otherwise(self.deadline)
 
     def _time_here(self, left: float) -> float:
-        return left * SHARE_OF_A_TRY if self._waiting_targets else left
+        return left * SHARE_OF_A_TRY if self.way.has_more else left
+
+    def mark(self, failure: Failure | None = None) -> Mark | None:
+        """Tell the circuits how the try came out: an answer, or a failure. What they want written is written with it."""
+        target, call = self.target, self.way.call
+        self.way.call = None
+        circuits = self.gateway.circuits
+        if failure is None:
+            return circuits.answered(target.account, target.model, call)
+        return circuits.failed(target.account, target.model, failure, call)
+
+    def _give_back(self) -> None:
+        """A probe that came to nothing must not keep others from trying."""
+        call, target = self.way.call, self.target
+        if call is not None:
+            self.way.call = None
+            giving = self.gateway.circuits.give_back(target.account, target.model, call)
+            self.gateway.keep(self.loop.create_task(giving))
+
+    async def _ending(self, failure: Failure | None) -> Ending | None:
+        """What a call comes to when no target is left. None where that is its last `failure`."""
+        if failure is not None and not failure.fallback:
+            return None
+        return await ending_of(self, failure)
 
     def latency_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 3)
@@ -165,22 +188,38 @@ class Flight:
             if await self.visit.comes_again() and self._given(await self._try_to_admit(probe=True)):
                 return None
             await self.visit.look()
-        while True:
-            if self._given(await self.admit()):
-                return None
-            result = await ask()
-            if not isinstance(result, Failure):
-                return result
-            self.failure = result
-            spent = spent_on_failure(self, result, len(self.failure_body))
-            if not self._advance(result):
-                crash_point("model_answered")
-                await self.settle(spent)
-                return None
-            self._unsettled = spent
+        if not await self._find_first():
+            self.ending = await self._ending(None)
+        try:
+            while True:
+                if self._given(await self.admit()):
+                    return None
+                try:
+                    result = await ask()
+                except InvalidBody as error:
+                    result = not_carried(str(error))
+                if not isinstance(result, Failure):
+                    return result
+                self.failure = result
+                spent = spent_on_failure(self, result, len(self.failure_body))
+                if not await self._advance(result):
+                    self.ending = await self._ending(result)
+                    if self.ending is None:
+                        crash_point("model_answered")
+                        await self.settle(spent)
+                        return None
+                self._unsettled = spent
+        finally:
+            self._give_back()
 
     def _given(self, outcome: Outcome) -> bool:
         """Is the call answered without being made?"""
+        ending = self.ending
+        if outcome.ended is not None and ending is not None:
+            self.ended, self.call_id = Ended(outcome.ended, fenced=False), ending.said.call_id or ""
+            self.failure = ending.failure
+            self.degraded = outcome.ended if ending.body is not None else None
+            return True
         if outcome.cached and outcome.answer is not None and self.visit is not None:
             self.cached, self.ended = outcome.answer, Ended(outcome.answer, fenced=False)
             self.visit.given(outcome.answer)
@@ -235,8 +274,15 @@ class Flight:
         wanted = min(request.cap or most, most)
         reservation = reservation_of(self, wanted)
         command = Admit(
-            subject, request, gateway.routing.budgets, gateway.known_content, reservation, self._unsettled, self._moved
+            subject,
+            request,
+            gateway.routing.budgets,
+            gateway.known_content,
+            reservation,
+            self._unsettled,
+            self._moved(),
         )
+        command.ending = self.ending
         if self.visit is not None:
             command.probe, command.ticket = probe, self.visit.ticket
         outcome = await gateway.store.commit(command)
@@ -250,22 +296,29 @@ class Flight:
             async with gateway.flying.alone(subject.job_id):
                 outcome = await gateway.store.commit(command)
         if self._unsettled is not None:
-            gateway.lines.settled(subject.ancestors)
+            self._is_written(self._unsettled)
         if probe:
             return outcome
-        self._moved = self._unsettled = None
+        self.way.moved = self._unsettled = None
         if self.visit is not None:
             self.visit.ticket = None
         if outcome.granted is not None or outcome.cached:
             self._learn()
         if outcome.granted is not None:
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
-            self.lowered = outcome.granted.lowered
+            self.lowered, self.called_seq = outcome.granted.lowered, outcome.called_seq
             self.tries += 1
             self._tries_here += 1
             if self.tries == 1:
                 gateway.flying.enter(subject)
         return outcome
+
+    def _moved(self) -> Event | None:
+        if self.way.moved is None:
+            return None
+        moved = event_of(self, "fallback_taken")
+        moved.decision = dict(self.way.moved)
+        return moved
 
     def _learn(self) -> None:
         """The request is durable: what it consists of need not be written again."""
@@ -276,10 +329,15 @@ class Flight:
 
     def asked(self) -> Asked:
         """What the answer of this try must agree with."""
-        call = self.call_id.removeprefix("call_")
-        form = self.request.format
-        answer_id = ANSWER_IDS.get(form, "") + call
-        return Asked(answer_id, self.target.model, client_body(self.request), int(time.time()))
+        return Asked(self.answer_id, self.target.model, client_body(self.request), int(time.time()))
+
+    @property
+    def answer_id(self) -> str:
+        """The id of the answer of this try."""
+        return self.id_of(self.call_id)
+
+    def id_of(self, call_id: str) -> str:
+        return ANSWER_IDS.get(self.request.format, "") + call_id.removeprefix("call_")
 
     async def _prepare(self) -> tuple[Prepared, float]:
         """Wait for the backoff, if there is one; then what goes to the target, and until when this try may take."""
@@ -296,7 +354,10 @@ class Flight:
         return sent, now + self._time_here(self.deadline - now)
 
     def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:
-        return self.target.headers + sent.headers
+        who, headers = self.subject.who, self.target.headers + sent.headers
+        if who.trace_id is None:
+            return headers
+        return (*headers, (b"traceparent", traceparent_of(who.trace_id, self.call_id, who.trace_flags)))
 
     async def _ask(self) -> Reply | Failure:
         sent, deadline = await self._prepare()
@@ -311,8 +372,8 @@ class Flight:
             reply = self.reply_of(response.body, response.headers.get(b"x-request-id"))
             if reply is not None:
                 return reply
-        self.failure_body = response.body
-        return response_failure(response.status, response.headers, response.body)
+        self.failure_body = self.target.without_key(response.body)
+        return response_failure(response.status, response.headers, self.failure_body)
 
     def reply_of(self, body: bytes, request_id: bytes | None) -> Reply | None:
         """The answer in a body, with what it used; None when it is no answer."""
@@ -325,13 +386,18 @@ class Flight:
         usage = received.usage or estimated_usage(self.request.prompt_bytes, received.characters)
         return Reply(received.body, usage, request_id)
 
+    def _is_written(self, spent: Spent) -> None:
+        self.gateway.lines.settled(self.subject.ancestors)
+        if spent.mark is not None:
+            self.gateway.circuits.written()
+
     async def settle(self, spent: Spent) -> None:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""
         if self.visit is not None:
             self.visit.compare(spent)
         self.ended = ended = await self.gateway.store.commit(Settle(self.subject, spent))
         crash_point("model_settled")
-        self.gateway.lines.settled(self.subject.ancestors)
+        self._is_written(spent)
         self.cost = ended.recorded.facts.cost_microusd or 0
         if ended.fenced:
             raise Fenced(

@@ -11,9 +11,11 @@ from overnight.domain import (
     BudgetStopped,
     Conflict,
     Fenced,
+    Forbidden,
     NotFound,
     OvernightError,
     StoreUnavailable,
+    Unauthenticated,
 )
 
 from .failures import ErrorClass, Failure
@@ -24,6 +26,7 @@ from .routes import Unavailable
 Headers = list[tuple[bytes, bytes]]
 NO_RETRY = (b"x-should-retry", b"false")
 JSON = (b"content-type", b"application/json")
+WANTS_KEY = (b"www-authenticate", b'Bearer realm="overnight"')
 
 
 class Answer(msgspec.Struct):
@@ -43,6 +46,18 @@ class BodyTooLarge(BadInput):
     """The body is over `limits.max_body_bytes`."""
 
 
+class UnknownResponse(NotFound):
+    """No response of that id is kept for this tenant; `param` names where the id stood."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownPrevious(UnknownResponse):
+    """What a request wants to go on from is not kept for this tenant."""
+
+
 class WaitedTooLong(OvernightError):
     """Outstanding calls held the rest of a budget until this call's deadline."""
 
@@ -56,6 +71,10 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (UnknownModelAsked, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     (BadInput, 400, "invalid_request_error", None),
+    (Unauthenticated, 401, "authentication_error", "invalid_api_key"),
+    (Forbidden, 403, "permission_error", "not_allowed"),
+    (UnknownPrevious, 404, "invalid_request_error", "previous_response_not_found"),
+    (UnknownResponse, 404, "invalid_request_error", "response_not_found"),
     (NotFound, 404, "invalid_request_error", "job_not_found"),
     (Fenced, 409, "invalid_request_error", "attempt_is_over"),
     (Conflict, 409, "invalid_request_error", "conflict"),
@@ -71,8 +90,11 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     """The answer for an error raised on purpose. SDKs are told not to retry what would fail again."""
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
-    param = error.param if isinstance(error, InvalidBody) else "model" if isinstance(error, UnknownModelAsked) else None
+    named = isinstance(error, InvalidBody | UnknownResponse)
+    param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
+    if status == 401:
+        headers.append(WANTS_KEY)
     return Answer(status, headers, refused(form, status, str(error), name, code, param))
 
 
@@ -97,6 +119,7 @@ _STATUS: Mapping[ErrorClass, int] = {
     "not_found": 404,
     "content_filter": 400,
     "context_length": 400,
+    "circuit_open": 503,
 }
 _OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
 
@@ -112,8 +135,8 @@ def failed(
         return Answer(failure.status, [JSON, NO_RETRY], body)
     again = f" (tried {tries} times)" if tries > 1 else ""
     kind = "invalid_request_error" if status < 429 else "server_error"
-    headers: Headers = [JSON, NO_RETRY]
+    headers: Headers = [JSON] if failure.error_class == "circuit_open" else [JSON, NO_RETRY]
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
-    message = f"{where}: {failure.error_class}: {failure.message}{again}"
+    message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message
     return Answer(status, headers, refused(form, status, message, kind, failure.code))

@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain import OvernightError, micro_to_usd
+from overnight.domain import OvernightError, StoreUnavailable, micro_to_usd
 from overnight.store import crash_point
 
-from .accounting import Reply, spent_on_failure, spent_on_reply
+from .accounting import Reply, event_of, spent_on_failure, spent_on_reply
+from .circuits_rows import Note
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
@@ -116,11 +117,16 @@ class StreamedFlight(Flight):
             return failure
         self._stream = stream
         self._first_at = self._last_at = self.loop.time()
+        if self.way.call is not None and (mark := self.mark()) is not None:
+            # The target answers; its circuit need not stay open until this stream has come to its end.
+            with suppress(StoreUnavailable):  # the picture of this process has it
+                await self.gateway.store.commit(Note(self.subject.job_id, mark, event_of(self, "model_called")))
+                self.gateway.circuits.written()
         return True
 
     async def _first_pieces(self, stream: UpstreamStream) -> Failure | None:
         if not 200 <= stream.status < 300:
-            self.failure_body = await _bounded(stream)
+            self.failure_body = self.target.without_key(await _bounded(stream))
             return response_failure(stream.status, stream.headers, self.failure_body)
         if b"json" in stream.headers.get(b"content-type", b""):
             return await self._unstreamed(stream)
@@ -136,8 +142,8 @@ class StreamedFlight(Flight):
         body = b"".join([chunk async for chunk in stream])
         reply = self.reply_of(body, None)
         if reply is None:
-            self.failure_body = body[:LARGEST_ERROR]
-            return response_failure(stream.status, stream.headers, body)
+            self.failure_body = self.target.without_key(body[:LARGEST_ERROR])
+            return response_failure(stream.status, stream.headers, self.failure_body)
         pieces = b"".join(self.wire.spoken.taken_apart(body, 0.0))
         return self._take(SseParser(max_event_bytes=len(pieces) + 65536).feed(pieces))
 

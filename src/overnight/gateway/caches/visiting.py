@@ -267,7 +267,7 @@ class Visit:
             event_of(self._flight, "cache_shadow"),
             would_be,
             compare(one, other),
-            spent.cost_microusd,
+            spent.cost_microusd or 0,
         )
         self._caches.single_flight.ride(note)
 
@@ -304,6 +304,14 @@ class Visit:
         if hit is not None:
             return (hit.facts.detail or {})["cache"]["kind"]
         return "shadow" if self._would_be is not None else "miss"
+
+    async def older(self) -> Candidate | None:
+        """An answer whose time is over, for a chain that ends in one. None without one, or without the store."""
+        try:
+            return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older")
+        except StoreUnavailable as error:
+            log.warning("a cache could not be asked: %s", error)
+            return None
 
     def left(self) -> None:
         """The call is over, whatever came of it: those who wait for it need not."""

@@ -1,0 +1,108 @@
+"""The end of a chain that no provider answers: an older answer from the cache, a fixed one, or the failure that says so.
+
+A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same, at no cost and marked
+as what it is. It never enters a cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import ErrorFacts, Event, Recorded
+from overnight.ledger import LARGEST_CONTENT, JobRow, KnownContent, append, store_blob, store_chain
+from overnight.store import Unit
+
+from .entering import close_unattributed
+from .failures import Failure
+from .formats import Asked, wire_between
+from .identity import Subject
+from .request import Request
+
+DEGRADED = "degraded"
+_encode = msgspec.json.Encoder().encode
+
+
+def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
+    """The text as a whole answer in a client's format; None where an answer is not text (embeddings)."""
+    wire = wire_between(form, ("chat",))
+    if wire is None or wire.client.cap_field is None:
+        return None
+    message = {"role": "assistant", "content": text, "refusal": None}
+    completion = {
+        "id": asked.answer_id,
+        "object": "chat.completion",
+        "created": asked.created_at,
+        "model": asked.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+    received = wire.received(_encode(completion), lambda: asked)
+    return received.body if received else None
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What a call comes to without a further try. `said` is an event of the call with what all of them say.
+
+    With a `body`, its answer in the client's format; `kind` is `answer` or `cache`, `of` where a cached one was recorded.
+    Else its `failure`.
+    """
+
+    said: Event
+    why: str
+    body: bytes | None = None
+    kind: str = ""
+    of: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+    def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
+        """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
+        if self.body is None:
+            return self._fail(unit, job, subject)
+        asked = self._event(DEGRADED, job)
+        asked.decision = {"why": self.why, "kind": self.kind}
+        asked.detail = {"of": self.of} if self.of else {}
+        asked.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
+        if request.tools is not None:
+            asked.detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
+        params = request.params if len(request.params) <= LARGEST_CONTENT else None
+        if params is None:
+            asked.detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
+        append(unit, job, asked, content=params)
+        answered = self._event("model_succeeded", job)
+        answered.model = answered.provider = DEGRADED
+        answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
+        answered.cost_microusd = answered.input_tokens = answered.output_tokens = 0
+        content = self.body if len(self.body) <= LARGEST_CONTENT else None
+        if content is None:
+            answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
+        ended = _append_at(unit, job, subject, answered, content)
+        close_unattributed(unit, job, None)
+        return ended
+
+    def _fail(self, unit: Unit, job: JobRow, subject: Subject) -> Recorded:
+        failure = self.failure
+        event = self._event("model_failed", job)
+        event.cost_microusd, event.decision = 0, {"why": self.why}
+        if failure is not None:
+            event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
+        ended = _append_at(unit, job, subject, event, None)
+        close_unattributed(unit, job, event.error)
+        return ended
+
+    def _event(self, name: str, job: JobRow) -> Event:
+        event = msgspec.structs.replace(self.said, event=name, decision=None, detail=None)
+        event.attempt = job.attempt
+        return event
+
+
+def _append_at(unit: Unit, job: JobRow, subject: Subject, event: Event, content: bytes | None) -> Recorded:
+    place = subject.place
+    path, ordinal = (place.path, place.ordinal) if place else (None, None)
+    answers = event.event == "model_succeeded"
+    fingerprint = place.fingerprint if place else subject.fingerprint if answers else None
+    seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
+    return Recorded(
+        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
+    )
