@@ -3,8 +3,18 @@
 A format or a translation is a row here and nothing else: it cannot reach a provider, money or the ledger.
 """
 
-from . import chat, embeddings, responses, responses_native, responses_over_chat
-from .passing import ChatPassed, Passed, Reader, Received, Translated, Wire, client_body
+from . import (
+    chat,
+    chat_over_messages,
+    embeddings,
+    messages,
+    messages_over_chat,
+    responses,
+    responses_native,
+    responses_over_chat,
+)
+from .messages_passing import MessagesPassed
+from .passing import ChatPassed, Composed, Passed, Reader, Received, Translated, Wire, client_body
 from .responses_pieces import pieces as responses_pieces
 from .responses_stream import LAST as RESPONSES_LAST
 from .wire import Asked, Codec, Json, Losses, Prepared, Translation
@@ -12,6 +22,7 @@ from .wire import Asked, Codec, Json, Losses, Prepared, Translation
 __all__ = [
     "CHAT",
     "CODECS",
+    "MESSAGES",
     "RESPONSES",
     "Asked",
     "Codec",
@@ -55,6 +66,22 @@ RESPONSES = Codec(
     responses.error_body,
     responses.error_event,
 )
+MESSAGES = Codec(
+    "messages",
+    "/messages",
+    frozenset({"message_stop"}),
+    "max_tokens",
+    True,
+    messages.read,
+    messages.usage_of,
+    messages.is_answer,
+    messages.Assembly,
+    messages.taken_apart,
+    messages.encode,
+    messages.error_body,
+    messages.error_event,
+    messages.decoded,
+)
 EMBEDDINGS = Codec(
     "embeddings",
     "/embeddings",
@@ -70,15 +97,26 @@ EMBEDDINGS = Codec(
     embeddings.error_body,
     embeddings.error_event,
 )
-CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, EMBEDDINGS)}
+CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)}
 
 _RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_pieces)
+_CHAT_OVER_MESSAGES = Translation(chat_over_messages.request, chat_over_messages.answer, chat_over_messages.Pieces)
+_MESSAGES_OVER_CHAT = Translation(messages_over_chat.request, messages_over_chat.answer, messages_over_chat.Pieces)
+_RESPONSES_OVER_MESSAGES = Composed(_RESPONSES_OVER_CHAT, _CHAT_OVER_MESSAGES)
 _WIRES: dict[tuple[str, str], Wire] = {
     ("chat", "chat"): ChatPassed(CHAT),
     ("responses", "responses"): Passed(
         RESPONSES, Translation(responses_native.request, responses_native.answer, responses_native.pieces)
     ),
     ("responses", "chat"): Translated(RESPONSES, CHAT, _RESPONSES_OVER_CHAT),
+    ("responses", "messages"): Translated(
+        RESPONSES,
+        MESSAGES,
+        Translation(_RESPONSES_OVER_MESSAGES.request, _RESPONSES_OVER_MESSAGES.answer, _RESPONSES_OVER_MESSAGES.pieces),
+    ),
+    ("messages", "messages"): MessagesPassed(MESSAGES),
+    ("messages", "chat"): Translated(MESSAGES, CHAT, _MESSAGES_OVER_CHAT),
+    ("chat", "messages"): Translated(CHAT, MESSAGES, _CHAT_OVER_MESSAGES),
     ("embeddings", "embeddings"): Passed(EMBEDDINGS),
 }
 _PREFERRED = ("chat", "messages", "responses")

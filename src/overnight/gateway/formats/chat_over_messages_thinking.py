@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .any_json import Json, dict_of, text_of
+from .any_json import Json, dict_of, dicts_of, text_of
 from .messages_models import Traits
 from .wire import Losses
 
@@ -29,7 +29,10 @@ def effort_of(budget: int) -> str:
 
 
 def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
-    config = dict_of(body.get("output_config"))
+    config = dict(dict_of(body.get("output_config")))
+    for name, takes in (("effort", traits.adaptive), ("format", traits.schemas)):
+        if not takes and config.pop(name, None) is not None:
+            losses.append(f"output_config.{name}")
     if config:
         out["output_config"] = {**config, **dict_of(out.get("output_config"))}
     wish = _wish(body)
@@ -51,9 +54,13 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
         level = wish.effort if wish.effort in traits.efforts else _LEVELS.get(wish.effort, "high")
         out["output_config"] = {"effort": level, **dict_of(out.get("output_config"))}
         return
-    budget = min(wish.budget or BUDGETS.get(wish.effort, BUDGETS["medium"]), int(out["max_tokens"]) // 2)
+    cap = int(out["max_tokens"])
+    budget = wish.budget or min(BUDGETS.get(wish.effort, BUDGETS["medium"]), cap // 2)
+    if budget >= cap:
+        losses.append(f"{wish.name} (budget)")
+        budget = cap // 2
     budget = max(budget, LEAST_BUDGET)
-    if budget >= out["max_tokens"] or _is_amid_tools(out["messages"]):
+    if budget >= cap or _is_amid_tools(out["messages"]):
         losses.append(wish.name)
         return
     out["thinking"] = {"type": "enabled", "budget_tokens": budget}
@@ -84,9 +91,11 @@ def _wish(body: Json) -> Wish | None:
 
 def _is_amid_tools(turns: list[Json]) -> bool:
     """Is the last answer one that called tools without a thought? Models that think within a budget refuse to begin there."""
-    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-    waits = any(block["type"] == "tool_result" for block in turns[-1]["content"])
-    return bool(answers) and waits and not answers[-1][0]["type"].endswith("thinking")
+    answers = [dicts_of(turn.get("content")) for turn in turns if turn.get("role") == "assistant"]
+    waits = any(block.get("type") == "tool_result" for block in dicts_of(turns[-1].get("content")))
+    if not waits or not answers or not answers[-1]:
+        return False
+    return not text_of(answers[-1][0].get("type")).endswith("thinking")
 
 
 def set_sampling(body: Json, out: Json, traits: Traits, losses: Losses) -> None:

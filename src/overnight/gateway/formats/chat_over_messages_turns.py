@@ -43,7 +43,7 @@ class Conversation:
         for name, value in message.items():
             if name not in _MESSAGE and value not in (None, [], {}, ""):
                 self._losses.append(f"{place}.{name}")
-        role = message.get("role")
+        role = text_of(message.get("role"))
         if message.get("name") and role not in _NAMED:
             self._losses.append(f"{place}.name")
         if role == "assistant":

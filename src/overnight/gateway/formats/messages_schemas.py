@@ -80,5 +80,7 @@ def is_strict(schema: Any, depth: int = 0) -> bool:
         if set(properties) != {each for each in list_of(found.get("required")) if isinstance(each, str)}:
             return False
     inner = [*properties.values(), *dict_of(found.get("$defs")).values(), *dict_of(found.get("definitions")).values()]
-    inner += [*dicts_of(found.get("anyOf")), *dicts_of(found.get("allOf")), found.get("items")]
+    inner += [*dicts_of(found.get("anyOf")), *dicts_of(found.get("allOf"))]
+    if "items" in found:
+        inner.append(found["items"])
     return "oneOf" not in found and all(is_strict(each, depth + 1) for each in inner)

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import msgspec
 
+from ..usage import Usage, anthropic_usage
+
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -122,6 +124,9 @@ class Assembly:
             return False
         self._stopped = True
         return True
+
+    def told(self) -> Usage | None:
+        return anthropic_usage(self.usage)
 
     def completion(self) -> bytes:
         """The message that the stream amounts to, as JSON."""

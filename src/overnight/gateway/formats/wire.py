@@ -87,6 +87,7 @@ class Codec(NamedTuple):
 
     `path`: where a target takes it. `last`: the types of the events that end a stream (chat has an end mark instead).
     `cap_field`: the name of the output cap in a body; None where nothing is capped. `streams`: may an answer be streamed?
+    `decoded`: a whole answer as a translation is given it.
     """
 
     name: str
@@ -102,11 +103,12 @@ class Codec(NamedTuple):
     encode: Callable[[Json], bytes]
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
+    decoded: Callable[[bytes], Any] = msgspec.json.decode
 
 
 class Translation(NamedTuple):
     """The functions of a module `formats/X_over_Y.py`. `request` gets the client's decoded body, with the output cap under the
-    client's own name for it."""
+    client's own name for it, and the target's name of the model."""
 
     request: Callable[[Json, Losses], Json]
     answer: Callable[[Json, Asked], Json]
