@@ -30,7 +30,7 @@ class ProviderDef(msgspec.Struct, frozen=True):
     kind: str = "openai"
     model_prefix: str = ""
     apis: tuple[str, ...] = ("chat", "embeddings")
-    residency: tuple[str, ...] = ()
+    residency: frozenset[str] = frozenset()
 
     def upstream_name(self, model: str) -> str:
         """The name the provider itself knows `model` by."""
@@ -67,6 +67,11 @@ def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable() and " " not in value
 
 
+def _places(reader: Reader, node: Node, name: str) -> frozenset[str] | None:
+    found = several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))(reader, node, name)
+    return None if found is None else frozenset(found)
+
+
 FIELDS: Fields = {
     "base_url": ("base_url", base_url),
     "api_key_env": (
@@ -77,7 +82,7 @@ FIELDS: Fields = {
     "kind": ("kind", choice(*_APIS)),
     "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
     "apis": ("apis", many(choice("chat", "responses", "messages", "embeddings"))),
-    "residency": ("residency", several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
+    "residency": ("residency", _places),
 }
 
 

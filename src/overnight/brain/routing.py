@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -134,27 +135,26 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _plan(self, route: Route) -> Plan:
-        rejected: dict[str, str] = {}
+        closed = {model: why for way in route.ways for model in way.targets if (why := self._outside(model, route))}
         ways: list[Way] = []
         for way in route.ways:
-            targets: list[str] = []
-            for model in way.targets:
-                provider = self.served[model]
-                if not route.residency or (provider and not set(route.residency).isdisjoint(provider.residency)):
-                    targets.append(model)
-                else:
-                    at = f"its provider {provider.name}" if provider else "nobody that serves it"
-                    rejected[model] = f"{at} is in {' or '.join(route.residency)}"
-                    if provider:
-                        rejected[model] = f"{at} is not in {' or '.join(route.residency)}"
+            targets = tuple(model for model in way.targets if model not in closed)
             if targets and way.weight:
-                ways.append(Way(way.name, tuple(targets), way.weight))
-        total, sum_so_far = sum(way.weight for way in ways), 0
-        shares: list[float] = []
-        for way in ways:
-            sum_so_far += way.weight
-            shares.append(sum_so_far / total)
-        return Plan(route, tuple(ways), tuple(shares), tuple(rejected.items()))
+                ways.append(Way(way.name, targets, way.weight))
+        total = sum(way.weight for way in ways)
+        shares = tuple(end / total for end in accumulate(way.weight for way in ways))
+        return Plan(route, tuple(ways), shares, tuple(closed.items()))
+
+    def _outside(self, model: str, route: Route) -> str | None:
+        """Why this target is outside of the route's residency; None when it is within."""
+        provider = self.served[model]
+        if not route.residency or (provider is not None and not provider.residency.isdisjoint(route.residency)):
+            return None
+        wanted = " or ".join(route.residency)
+        if provider is None:
+            return f"nobody serves it, so it is not known to stay in {wanted}"
+        has = ", ".join(sorted(provider.residency)) or "none"
+        return f"its provider {provider.name} is not in {wanted} (residency: {has})"
 
     def _by_glob(self, model: str) -> ProviderDef | None:
         for start, pattern, provider in self.globs:
@@ -266,8 +266,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 def _weighed(plan: Plan, facts: CallFacts, chance: Callable[[], float]) -> tuple[Way, str]:
     """One of the weighted ways, the same for the same session or job, and how it was found."""
-    sticky = plan.route.sticky
-    kept_by, name = "session", facts.session
+    sticky, kept_by, name = plan.route.sticky, "session", facts.session
     if sticky == "job" or (sticky == "session" and name is None):
         kept_by, name = "job", facts.job
     if sticky == "none" or name is None:
@@ -275,8 +274,7 @@ def _weighed(plan: Plan, facts: CallFacts, chance: Callable[[], float]) -> tuple
     else:
         # The route is part of it, so that two routes do not split the sessions alike.
         digest = hashlib.blake2b(f"{plan.route.name}\0{name}".encode(), digest_size=6).digest()
-        share, how = int.from_bytes(digest) / (1 << 48), f"kept by its {kept_by}"
-    at = next((at for at, end in enumerate(plan.shares) if share < end), len(plan.ways) - 1)
-    return plan.ways[
-        at
-    ], f"{plan.ways[at].name} by weight, {how}" if how != "drawn by weight" else f"{plan.ways[at].name} {how}"
+        share, how = int.from_bytes(digest) / (1 << 48), f"by weight, kept by its {kept_by}"
+    # The last share ends at 1.0 up to rounding, and a chance may be asked for 1.0 itself.
+    way = next((way for way, end in zip(plan.ways, plan.shares, strict=True) if share < end), plan.ways[-1])
+    return way, f"{way.name} {how}"
