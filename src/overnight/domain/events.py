@@ -13,6 +13,7 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
     model_replayed   a recorded answer was given again, unpaid; `detail.of` is its seq
     cache_missed     the caches had no answer for a call; `decision.why`
     cache_shadow     what the semantic cache would have answered, and how it differs from the answer; `detail`
+    degraded         no provider answered a call: a fixed answer or an older one was given; `decision.kind`, `decision.why`
     cancel_requested somebody asked for the job to stop
     diverged         the code asked something else than its history answers; `detail.diff`
     worker_lost      the lease ran out or its worker was seen to die
@@ -68,6 +69,7 @@ FURTHER = (
     "model_replayed",
     "cache_missed",
     "cache_shadow",
+    "degraded",
     "cancel_requested",
     "diverged",
     "worker_lost",

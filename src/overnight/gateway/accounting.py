@@ -11,6 +11,7 @@ from overnight.domain import ErrorFacts, Event, new_id, span_of
 from .asking import told, told_facts
 from .commands import Reservation, Spent
 from .failures import Failure, is_error
+from .formats import Json
 from .kept import kept_by
 from .prices import ModelPrice
 from .usage import Usage, estimated_usage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LOST_AFTER_US = 30_000_000
 OK = 200
 NOT_CARRIED = "not_carried"
-_decode = msgspec.json.Decoder().decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Demand:
@@ -121,8 +122,8 @@ def _told_usage(flight: Flight, failure: Failure) -> Usage | None:
     if failure.status != OK or not flight.failure_body:
         return None
     try:
-        answer = _decode(flight.failure_body)
-        return flight.wire.spoken.usage_of(answer) if isinstance(answer, dict) and not is_error(answer) else None
+        answer: Json = _decode_object(flight.failure_body)
+        return None if is_error(answer) else flight.wire.spoken.usage_of(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError, KeyError, AttributeError):
         return None
 

@@ -73,7 +73,7 @@ class Ending(msgspec.Struct, frozen=True):
         answered = self._event("model_succeeded", job)
         answered.model = answered.provider = DEGRADED
         answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
-        answered.cost_microusd = answered.input_tokens = answered.output_tokens = 0
+        answered.cost_microusd = 0
         content = self.body if len(self.body) <= LARGEST_CONTENT else None
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)

@@ -9,7 +9,7 @@ from overnight.domain import Event, Recorded
 from .lines import Node
 from .milestones import error_words, reason
 from .tale import Tale
-from .words import clean, cost_text, span_text, who
+from .words import clean, clock_text, cost_text, span_text, who
 
 MOST_NAMES = 6
 
@@ -127,6 +127,37 @@ def _fallback_taken(tale: Tale, event: Recorded) -> None:
     if (node := _just_failed(tale, event)) is not None:
         node.notes.append(tale.moved)
         tale.moved = None
+
+
+def _circuit_opened(tale: Tale, event: Recorded) -> None:
+    decision = event.facts.decision or {}
+    until = f"; no calls until {clock_text(decision['open_until_at'])}" if "open_until_at" in decision else ""
+    text = f"the circuit of {clean(decision.get('target'), 120)} opened{until}"
+    tale.note(_model_node(tale, event), event, text, "failed", "circuit").why = reason(event)
+
+
+def _circuit_closed(tale: Tale, event: Recorded) -> None:
+    target = clean((event.facts.decision or {}).get("target"), 120)
+    tale.note(_model_node(tale, event), event, f"the circuit of {target} closed: {reason(event)}", kind="circuit")
+
+
+_INSTEAD = {"answer": "the fixed answer of its route", "cache": "an older answer from the cache"}
+
+
+def _degraded(tale: Tale, event: Recorded) -> None:
+    """The answer itself comes next."""
+    facts = event.facts
+    node = _model_node(tale, event) or _just_failed(tale, event)
+    if node is None:
+        key = (event.path, event.ordinal) if event.path is not None else facts.call_id
+        node = tale.place(tale.node(event, "model", _model_text(facts)), event.path, key)
+        tale.show(node, "prompt", _last_message(tale, facts.input_ref))
+    if facts.call_id is not None:
+        tale.calls[facts.call_id] = node
+    instead = _INSTEAD.get((facts.decision or {}).get("kind", ""), "another answer")
+    tale.note(node, event, f"degraded: no provider answered, so {instead} was given", kind="degraded").why = reason(
+        event
+    )
 
 
 def _just_failed(tale: Tale, event: Recorded) -> Node | None:
@@ -303,6 +334,9 @@ CALLS = {
     "model_replayed": _model_replayed,
     "fallback_taken": _fallback_taken,
     "budget_stopped": _budget_stopped,
+    "circuit_opened": _circuit_opened,
+    "circuit_closed": _circuit_closed,
+    "degraded": _degraded,
     "tool_called": _tool_called,
     "tool_succeeded": _tool_succeeded,
     "tool_failed": _tool_failed,
