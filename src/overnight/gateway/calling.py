@@ -112,12 +112,17 @@ class Gateway:
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def call(self, form: Codec, body: bytes, who: Attribution) -> Answer:
+    async def call(
+        self, form: Codec, body: bytes, who: Attribution, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> Answer:
         """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
 
+        Of `headers`, the request's, a target of the same format gets those that the format has for it.
         Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
         """
         request = self.read(form, body)
+        if form.passes:
+            request.pass_headers = tuple(each for each in headers if each[0] in form.passes)
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)

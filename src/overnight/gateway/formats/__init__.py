@@ -81,6 +81,8 @@ MESSAGES = Codec(
     messages.error_body,
     messages.error_event,
     messages.decoded,
+    messages.HEADERS,
+    messages.PASSES,
 )
 EMBEDDINGS = Codec(
     "embeddings",

@@ -23,6 +23,8 @@ from .messages_stream import Assembly, decoded, encode, taken_apart
 from .wire import Json
 
 __all__ = [
+    "HEADERS",
+    "PASSES",
     "Assembly",
     "counted",
     "decoded",
@@ -37,6 +39,8 @@ __all__ = [
 
 TOOLS_BYTES = 1024
 """Counted for tools: the provider puts instructions of its own before them, up to 804 tokens."""
+HEADERS = ((b"anthropic-version", b"2023-06-01"),)
+PASSES = frozenset({b"anthropic-version", b"anthropic-beta"})
 PICTURE_TOKENS = 1_600
 """Of a picture, in an estimate: what the largest that is not scaled down comes to."""
 

@@ -18,7 +18,7 @@ from .chat_over_messages_thinking import LEAST_BUDGET, MESSAGES_SAMPLING, set_sa
 from .chat_over_messages_turns import UNSIGNED
 from .messages_models import traits_of
 from .messages_stream import Assembly, encode
-from .passing import Asking, Passed, Reader
+from .passing import Asking, Passed, Reader, headers_for
 from .wire import Losses, Prepared
 
 _decode = msgspec.json.Decoder().decode
@@ -40,7 +40,7 @@ class MessagesPassed(Passed):
                 _fit_budget(fields, tokens, losses)
             else:
                 _suit(fields, target, tokens, losses)
-        return Prepared(self.spoken.path, _encode(fields), request.pass_headers, tuple(losses))
+        return Prepared(self.spoken.path, _encode(fields), headers_for(self.spoken, request), tuple(losses))
 
     def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
         return _Reader()

@@ -78,6 +78,12 @@ class Wire(Protocol):
     def reader(self, request: Request, asked: Asking) -> Reader: ...
 
 
+def headers_for(spoken: Codec, request: Request) -> tuple[tuple[bytes, bytes], ...]:
+    """What a target of the client's own format is told: the client's headers before the usual ones."""
+    given = {name for name, _ in request.pass_headers}
+    return (*request.pass_headers, *(each for each in spoken.headers if each[0] not in given))
+
+
 def client_body(request: Request) -> Json:
     """The client's body, decoded."""
     return cast("Json", _decode(_encode(request.fields)))
@@ -142,7 +148,7 @@ class Passed:
         if self.spoken.cap_field:
             fields[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
         body: Any = fields if self._native is None else self._native.request(client_body(request), losses)
-        return Prepared(self.spoken.path, _encode(body), request.pass_headers, tuple(losses))
+        return Prepared(self.spoken.path, _encode(body), headers_for(self.spoken, request), tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:
         answer = _answer(self.spoken, body)
@@ -173,7 +179,7 @@ class Translated:
             chat.suit(body, tokens, dialect, stream=request.stream)
         elif self.spoken.cap_field:
             body[self.spoken.cap_field] = tokens
-        return Prepared(self.spoken.path, _encode(body), (), tuple(losses))
+        return Prepared(self.spoken.path, _encode(body), self.spoken.headers, tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:
         answer = _answer(self.spoken, body)

@@ -87,7 +87,8 @@ class Codec(NamedTuple):
 
     `path`: where a target takes it. `last`: the types of the events that end a stream (chat has an end mark instead).
     `cap_field`: the name of the output cap in a body; None where nothing is capped. `streams`: may an answer be streamed?
-    `decoded`: a whole answer as a translation is given it.
+    `decoded`: a whole answer as a translation is given it. `headers`: what every target of the format is told. `passes`: which of
+    the client's headers (lower case) go to a target of the same format.
     """
 
     name: str
@@ -104,6 +105,8 @@ class Codec(NamedTuple):
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
     decoded: Callable[[bytes], Any] = msgspec.json.decode
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    passes: frozenset[bytes] = frozenset()
 
 
 class Translation(NamedTuple):
