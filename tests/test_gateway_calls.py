@@ -147,8 +147,10 @@ async def test_a_route_is_named_by_x_task_or_by_the_model(served: Served) -> Non
 async def test_traceparent_is_continued(served: Served) -> None:
     trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     await served.ask(headers={"x-job-id": "t", "traceparent": f"00-{trace}-{span}-01"})
-    facts = (await served.events("t"))[1].facts
-    assert (facts.trace_id, facts.span_id) == (trace, span)
+    called, answered = (event.facts for event in (await served.events("t"))[1:])
+    assert called.trace_id == answered.trace_id == trace
+    assert called.span_id == answered.span_id != span
+    assert called.detail["parent_span_id"] == span
 
 
 async def test_the_output_cap_is_sent_upstream_and_recorded(served: Served) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from overnight.brain import Brain
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
+    from overnight.keys import Masters
     from overnight.ledger import JobRow, Ledger
     from overnight.reviews import ReviewRow
     from overnight.store import Store
@@ -46,6 +47,14 @@ def load_settings_brain(settings: Settings) -> "Brain":
 def has_provider_key(brain: "Brain") -> bool:
     """Whether the environment holds the key of any provider, the brain's own or a well-known one."""
     return any(provider.api_key_env and os.environ.get(provider.api_key_env) for provider in brain.routing.providers)
+
+
+def masters_of(settings: Settings) -> "Masters":
+    """OVERNIGHT_MASTER_KEY, else the file in the home, which is made on first use where the ledger is a file too."""
+    from overnight.keys import Masters
+
+    given = os.environ.get("OVERNIGHT_MASTER_KEY") or None
+    return Masters(given, settings.home, makes_file=settings.ledger_file is not None)
 
 
 class Operating:
@@ -151,17 +160,21 @@ class App:
         """The gateway of this process. Without any provider key it calls the scripted provider, plainly labelled."""
         if self._gateway is None:
             from overnight.gateway import Gateway, PriceBook
+            from overnight.keys import Keyring
 
             offline = self._offline_base_url
             if offline is None and not has_provider_key(self.brain):
                 offline = await self._start_offline_provider()
+            keys = Keyring(self.store, masters_of(self.settings))
             self._gateway = Gateway(
                 self.store,
                 self.brain.routing,
                 PriceBook(self.brain.routing.prices),
                 offline_base_url=offline,
+                offline_was_asked_for=self.settings.offline_base_url is not None,
                 owner=self._owner,
                 brain_version=self.brain.version,
+                keys=keys,
             )
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)
@@ -254,16 +267,18 @@ def attach(
 ) -> Any:
     """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ForeignJob.
 
-    `base_url` is the gateway's (default: OPENAI_BASE_URL, else where `overnight up` listens).
+    `base_url` is the gateway's (default: OPENAI_BASE_URL, else where `overnight up` listens). Where it wants a key, that is
+    OVERNIGHT_API_KEY, else OPENAI_API_KEY.
     """
     from overnight.jobs import ForeignJob, checked
     from overnight.store import open_store
 
     chosen = settings or Settings.from_environment()
     external_id, tenant = checked(external_id, tenant_id or chosen.tenant_id)
+    key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     with (
         open_store(chosen.database_url) as store,
-        ForeignJob(store, external_id, tenant, name or external_id, url) as foreign,
+        ForeignJob(store, external_id, tenant, name or external_id, url, key) as foreign,
     ):
         yield foreign

@@ -36,9 +36,13 @@ async def serve_gateway(
     owner: str | None = None,
 ) -> None:
     """The gateway and the API on one port, until `until` is done. Prints one JSON line when it listens."""
+    _allow_files()
     import uvicorn
 
+    from overnight.api import LOOPBACK as NAMES
     from overnight.api import application
+
+    _check_auth(settings, host)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
@@ -52,7 +56,7 @@ async def serve_gateway(
         # Whatever is reserved under this name was left in flight by an earlier process that bore it.
         await gateway.settle_owner(gateway.owner)
         config = uvicorn.Config(
-            application(gateway, app.ledger) if host in LOOPBACK else application(gateway, app.ledger, hosts=None),
+            application(gateway, app.ledger, hosts=NAMES if host in LOOPBACK else None, auth=settings.auth),
             host=host,
             port=port,
             http="httptools",
@@ -74,6 +78,15 @@ async def serve_gateway(
             await server.serve()
         finally:
             watching.cancel()
+
+
+def _allow_files() -> None:
+    """As many open files as this process may have: every open stream is two, and the usual limit is 1,024."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def serve_worker(
@@ -117,6 +130,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
     from overnight.testing import start_scripted_provider
 
     environment = child_environment(settings)
+    _check_auth(settings, host)
     _check_free(host, port)
     brain = load_settings_brain(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -148,6 +162,14 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
     return 0
 
 
+def _check_auth(settings: Settings, host: str) -> None:
+    """Raises BadInput for a gateway that would serve other machines without a key."""
+    if settings.auth == "off" and host not in LOOPBACK:
+        raise BadInput(
+            f"OVERNIGHT_AUTH=off is for loopback alone, and {host} can be reached from other machines; unset it"
+        )
+
+
 def _check_free(host: str, port: int) -> None:
     """Raises BadInput when something listens there already; a stranger's answer must not pass for ours."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -177,8 +199,8 @@ def _welcome(settings: Settings, host: str, port: int, offline: list[str], versi
     if offline:
         say("  export OPENAI_API_KEY=none    # no provider key is set: a scripted offline provider plays the model")
     say(f"  API http://{host}:{port}/api/v1/jobs    jobs: `overnight jobs`    stop: Ctrl-C")
-    if host not in LOOPBACK:
-        say(f"  WARNING: {host} can be reached from other machines, and there is no authentication yet")
+    if settings.auth == "required" or host not in LOOPBACK:
+        say("  calls want a key: `overnight keys create NAME` makes one. Put TLS in front of what other machines reach")
 
 
 def _say(line: str) -> None:

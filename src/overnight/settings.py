@@ -7,6 +7,8 @@ import msgspec
 
 from overnight.domain import BadInput, check_identifier
 
+AUTH_MODES = ("auto", "required", "off")
+
 
 class Settings(msgspec.Struct, frozen=True):
     """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files."""
@@ -16,12 +18,14 @@ class Settings(msgspec.Struct, frozen=True):
     brain: Path
     tenant_id: str = "default"
     offline_base_url: str | None = None
+    auth: str = "auto"
 
     @staticmethod
     def from_environment() -> "Settings":
         """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT.
 
-        OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there.
+        OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there. OVERNIGHT_AUTH says
+        whether calls need a key: auto (except on loopback while there is none), required, or off (on loopback alone).
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -33,7 +37,10 @@ class Settings(msgspec.Struct, frozen=True):
             )
         brain = Path(os.environ.get("OVERNIGHT_BRAIN") or "brain").absolute()
         tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")
-        return Settings(home, url, brain, tenant, os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None)
+        auth = os.environ.get("OVERNIGHT_AUTH") or "auto"
+        if auth not in AUTH_MODES:
+            raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
+        return Settings(home, url, brain, tenant, os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None, auth)
 
     def environment(self) -> dict[str, str]:
         """The same settings for a child process."""

@@ -6,13 +6,17 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from overnight.domain import BadInput, NotFound, OvernightError
-from overnight.gateway import CODECS, Answer, Gateway, fault, refusal
+from overnight.gateway import CHAT, CODECS, Answer, Gateway, fault, refusal
 from overnight.ledger import Ledger
 
+from .attributing import tenant_of
+from .authenticating import Door, scope_of
 from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
 from .jobs import Jobs
+from .keys import KeysApi
 from .openai import OpenAI
 from .problems import MethodNotAllowed, problem, problem_of
+from .responses import ResponsesApi
 
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -24,17 +28,26 @@ class Application:
     """Raw ASGI. `hosts` are the names it may be called by (None: any): a web page that makes its own name point here
     must not be able to spend money or read jobs."""
 
-    def __init__(self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None) -> None:
+    def __init__(self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None, auth: str) -> None:
         self._openai = OpenAI(gateway)
-        jobs = Jobs(ledger)
+        self._responses = ResponsesApi(gateway)
+        self._door = Door(gateway.keys, loopback=hosts is not None, auth=auth)
+        jobs, keys = Jobs(ledger), KeysApi(gateway)
         self._hosts = None if hosts is None else frozenset(host.encode() for host in hosts)
-        self._collection: dict[str, Handler] = {"GET": jobs.list}
-        self._job: dict[str, Handler] = {"GET": jobs.one}
-        self._under: dict[str, dict[str, Handler]] = {
-            "events": {"GET": jobs.events},
-            "attempts": {"POST": jobs.attempts},
-            "complete": {"POST": jobs.complete},
-            "cancel": {"POST": jobs.cancel},
+        # Below /api/v1, the second part stands for any name.
+        self.routes: dict[tuple[str, ...], dict[str, Handler]] = {
+            ("jobs",): {"GET": jobs.list},
+            ("jobs", ""): {"GET": jobs.one},
+            ("jobs", "", "events"): {"GET": jobs.events},
+            ("jobs", "", "attempts"): {"POST": jobs.attempts},
+            ("jobs", "", "complete"): {"POST": jobs.complete},
+            ("jobs", "", "cancel"): {"POST": jobs.cancel},
+            ("keys",): {"GET": keys.list, "POST": keys.create},
+            ("keys", ""): {"GET": keys.one},
+            ("keys", "", "rotate"): {"POST": keys.rotate},
+            ("keys", "", "revoke"): {"POST": keys.revoke},
+            ("provider-keys",): {"GET": keys.providers},
+            ("provider-keys", ""): {"PUT": keys.set_provider, "DELETE": keys.drop_provider},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,23 +70,28 @@ class Application:
         foreign = self._foreign(scope)
         if foreign is not None:
             return problem_of(403, "this is not for web pages of other origins", foreign)
-        form = _CALLS.get(path)
-        if form is not None and method == "POST":
-            return await self._openai.call(form, scope["headers"], receive)
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
-        request = Request(method, path, path.split("/")[1:], scope["query_string"], scope["headers"], receive)
-        if path.startswith("/api/"):
-            try:
-                return await self._handler(request)(request)
-            except OvernightError as error:
-                return problem(error)
-        return self._v1(request)
+        form, headers, own = _CALLS.get(path), scope["headers"], path.startswith("/api/")
+        try:
+            if form is not None and method == "POST":
+                key = await self._door.enter(headers, "call")
+                return await self._openai.call(form, headers, receive, key)
+            request = Request(method, path, path.split("/")[1:], scope["query_string"], headers, receive)
+            handler = self._handler(request) if own else self._v1
+            key = request.key = await self._door.enter(headers, scope_of(path, method))
+            request.tenant_id = tenant_of(headers, key)
+            return await handler(request)
+        except OvernightError as error:
+            return problem(error) if own else refusal(error, form or CHAT)
 
-    def _v1(self, request: Request) -> Answer:
+    async def _v1(self, request: Request) -> Answer:
         parts = request.parts
         if parts[:2] == ["v1", "models"] and request.method == "GET":
-            return self._openai.model("/".join(parts[2:])) if len(parts) > 2 else self._openai.models()
+            name = "/".join(parts[2:])
+            return self._openai.model(name, request.key) if name else self._openai.models(request.key)
+        if parts[:2] == ["v1", "responses"] and (len(parts) == 3 or parts[3:] == ["input_items"]):
+            return await self._responses.answer(request)
         if request.path in _CALLS or request.path == "/v1/models":
             allowed = "POST" if request.path in _CALLS else "GET"
             answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))))
@@ -81,12 +99,9 @@ class Application:
         return refusal(_no_such(request.path))
 
     def _handler(self, request: Request) -> Handler:
-        parts = request.parts
-        if parts[:3] != ["api", "v1", "jobs"] or len(parts) > 5:
-            raise _no_such(request.path)
-        methods: dict[str, Handler] | None = self._collection if len(parts) == 3 else self._job
-        if len(parts) == 5:
-            methods = self._under.get(parts[4])
+        _, version, *parts = request.parts
+        named = (parts[0], "", *parts[2:]) if len(parts) > 1 else tuple(parts)
+        methods = self.routes.get(named) if version == "v1" else None
         if methods is None:
             raise _no_such(request.path)
         handler = methods.get(request.method)
@@ -112,7 +127,7 @@ def _without_port(host: bytes) -> bytes:
 
 
 def _no_such(path: str) -> NotFound:
-    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see /v1/chat/completions, /v1/models, /api/v1/jobs")
+    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see /v1/chat/completions, /v1/responses, /v1/embeddings, /v1/models")
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,6 +142,9 @@ async def _other(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close"})
 
 
-def application(gateway: Gateway, ledger: Ledger, *, hosts: Collection[str] | None = LOOPBACK) -> Application:
-    """Serve it with uvicorn, started gateway inside. `hosts`: the names it answers to, None for any."""
-    return Application(gateway, ledger, hosts)
+def application(
+    gateway: Gateway, ledger: Ledger, *, hosts: Collection[str] | None = LOOPBACK, auth: str = "auto"
+) -> Application:
+    """Serve it with uvicorn, started gateway inside. `hosts`: the names it answers to, None for any, which always wants keys.
+    `auth` is OVERNIGHT_AUTH: auto, required or off."""
+    return Application(gateway, ledger, hosts, auth)

@@ -10,7 +10,6 @@ from overnight.keys import PREFIX, Keyring, VirtualKey
 
 from .http import Headers
 
-AUTH_MODES = ("auto", "required", "off")
 _PLACES = (b"authorization", b"x-api-key", b"api-key")
 _PREFIX = PREFIX.encode()
 _WAY_OUT = "send Authorization: Bearer on_…; `overnight keys create NAME` makes one"

@@ -9,6 +9,7 @@ import msgspec
 
 from overnight.domain import BadInput
 from overnight.gateway import Answer, BodyTooLarge
+from overnight.keys import VirtualKey
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,7 +23,7 @@ class ClientLeft(Exception):
 
 
 class Request(msgspec.Struct):
-    """One request. `parts` are the pieces of its path."""
+    """One request. `parts` are the pieces of its path; `tenant_id` is whose things it may see."""
 
     method: str
     path: str
@@ -30,6 +31,13 @@ class Request(msgspec.Struct):
     query: bytes
     headers: Headers
     receive: Receive
+    tenant_id: str = "default"
+    key: VirtualKey | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who does what is asked for, as its events say."""
+        return self.key.name if self.key else "api"
 
     def header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")

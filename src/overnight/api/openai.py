@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.gateway import Answer, Codec, Gateway, refusal
+from overnight.gateway import Answer, Codec, Gateway, permitted, refusal
+from overnight.keys import VirtualKey, allows
 
-from .attributing import attribution
+from .attributing import attribution, with_headers
 from .http import Headers, Receive, read_body
 
 _encode = msgspec.json.Encoder().encode
@@ -19,23 +20,26 @@ class OpenAI:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def call(self, form: Codec, headers: Headers, receive: Receive) -> Answer:
+    async def call(self, form: Codec, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
         """A model call in one of the wire formats."""
         try:
             body = await read_body(receive, self._gateway.routing.limits.max_body_bytes)
-            return await self._gateway.call(form, body, attribution(headers))
+            who = attribution(headers, key)
+            if self._gateway.routing.header_names:
+                who = with_headers(who, headers, self._gateway.routing.header_names)
+            return await self._gateway.call(form, body, who, headers)
         except OvernightError as error:
             return refusal(error, form)
 
-    def models(self) -> Answer:
-        cards = [self._card(model) for model in self._gateway.routing.known_models()]
+    def models(self, key: VirtualKey | None) -> Answer:
+        """Those that the key may use."""
+        known = self._gateway.routing.known_models()
+        cards = [self._card(model) for model in known if key is None or allows(key.models, model)]
         return Answer(200, [(b"content-type", b"application/json")], _encode({"object": "list", "data": cards}))
 
-    def model(self, name: str) -> Answer:
-        try:
-            self._gateway.decide(CallFacts(model=name))
-        except OvernightError as error:
-            return refusal(error)
+    def model(self, name: str, key: VirtualKey | None) -> Answer:
+        """Raises Forbidden, UnknownModelAsked."""
+        permitted(self._gateway.decide(CallFacts(model=name)), key)
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:

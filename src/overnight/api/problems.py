@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
-from overnight.domain import BadInput, Conflict, Fenced, NotFound, OvernightError, StoreUnavailable
-from overnight.gateway import Answer, BodyTooLarge
+from overnight.domain import (
+    BadInput,
+    Conflict,
+    Fenced,
+    Forbidden,
+    NotFound,
+    OvernightError,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge
 
 from .http import Headers
 
 _STATUS: tuple[tuple[type[OvernightError], int, str], ...] = (
     (BodyTooLarge, 413, "the body is too large"),
     (BadInput, 400, "the request cannot be taken as it is"),
+    (Unauthenticated, 401, "nobody knows who asks"),
+    (Forbidden, 403, "the key does not reach as far as this"),
     (NotFound, 404, "there is no such thing"),
     (Fenced, 409, "a newer attempt has begun"),
     (Conflict, 409, "the present state forbids it"),
@@ -33,7 +44,8 @@ def problem(error: OvernightError) -> Answer:
         return problem_of(405, "the method is not possible here", str(error), [(b"allow", error.allowed.encode())])
     found = ((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
     status, title = next(found, (500, "an internal fault"))
-    return problem_of(status, title, str(error))
+    headers: Headers = [WANTS_KEY] if status == 401 else []
+    return problem_of(status, title, str(error), headers)
 
 
 def problem_of(status: int, title: str, detail: str, more: Headers | None = None) -> Answer:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import acting, folders, reading, reviewing, roles
+from . import acting, folders, keys, reading, reviewing, roles
 
 program = typer.Typer(
     name="overnight",
@@ -41,6 +41,7 @@ program.command("up", rich_help_panel=SET_UP)(acting.up)
 program.command("demo", rich_help_panel=SET_UP)(acting.demo)
 program.command("init", rich_help_panel=SET_UP)(folders.init)
 program.command("check", rich_help_panel=SET_UP)(folders.check)
+program.add_typer(keys.program, name="keys", rich_help_panel=SET_UP)
 program.command("jobs", rich_help_panel=READ)(reading.jobs)
 program.command("explain", rich_help_panel=READ)(reading.explain)
 program.command("events", rich_help_panel=READ)(reading.events)

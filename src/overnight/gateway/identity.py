@@ -70,6 +70,16 @@ def tags_of(value: str, place: str) -> tuple[str, ...]:
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
+def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
+    """A body's `prompt_cache_key` tells which calls belong together where no session is named. It forms no job of them: many
+    programs send the same one with all that they ever ask."""
+    try:
+        session = check_identifier(msgspec.json.decode(cache_key, type=str), "prompt_cache_key")
+    except (msgspec.DecodeError, BadInput):
+        return who  # it is the provider's: whatever that takes is right
+    return msgspec.structs.replace(who, session_id=session, only_marks=True)
+
+
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
     """The body's `metadata` stands in for headers that were not sent. Other names and values in it are the client's own."""
     if not metadata:

@@ -65,6 +65,8 @@ class JobCalls:
             step=request.step,
             workflow=job.workflow,
         )
+        if gateway.keys.aged:
+            await gateway.keys.refresh()  # the tenant's own keys of providers
         decision = gateway.decide(facts_of(who, asked))
         # The label that the job's history is compared by: "auto" is what no model and no task become.
         label = request.task or (asked.model if asked.model != "auto" else "default")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
+from overnight.keys import SealedShut
 
 from .dialects import Dialect, dialect_of
 from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
@@ -16,7 +17,10 @@ from .prices import Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
 
 SCRIPTED = "scripted"
-ANTHROPIC_VERSION = b"2023-06-01"
+MOST_CONNECTIONS = 4096
+"""To one provider. An open stream holds one, so this bounds the streams of a process."""
+MOST_READY = 4096
+"""Names that only a glob covers come from outside."""
 
 
 class Decision(Protocol):
@@ -111,13 +115,25 @@ class Routing(Policies, Protocol):
     def known_models(self) -> list[str]: ...
 
 
+class OwnKeys(Protocol):
+    """Providers' keys that single tenants have of their own. `owners` are those tenants; `version` changes with any key."""
+
+    @property
+    def owners(self) -> Container[str]: ...
+    @property
+    def version(self) -> int: ...
+
+    def provider_key(self, tenant_id: str, provider: str, /) -> str | None: ...
+
+
 class Unavailable(OvernightError):
     """A target that cannot be called as things stand: nobody serves it, its key is missing, or its price is unknown."""
 
 
 class Target(msgspec.Struct, frozen=True):
     """One provider and model, ready: `upstream_model` is the name sent, as JSON. `price` is None where calls are free.
-    `speaks` are the wire formats it takes."""
+    `speaks` are the wire formats it takes. `account` is the provider, and the tenant where that calls with a key of its own:
+    what an account runs into is no other's."""
 
     model: str
     provider: str
@@ -127,6 +143,12 @@ class Target(msgspec.Struct, frozen=True):
     price: ModelPrice | None
     dialect: Dialect
     speaks: tuple[str, ...] = ("chat",)
+    account: str = ""
+    key: bytes = b""
+
+    def without_key(self, said: bytes) -> bytes:
+        """What a provider says of a failure is recorded and passed on; some quote the key they were shown."""
+        return said.replace(self.key, b"[key]") if self.key and self.key in said else said
 
 
 class _Ready(NamedTuple):
@@ -139,38 +161,52 @@ class _Ready(NamedTuple):
     upstream_model: msgspec.Raw
     dialect: Dialect
     speaks: tuple[str, ...]
+    account: str
+    key: bytes
 
 
 class Targets:
     """Targets by model name, made on first use. One upstream pool per base URL.
 
     Keys are read from `environment` once. With an `offline_base_url`, the models of all providers that want a key are played
-    by the scripted provider there, and are named so: it was asked for, so a key that happens to be set changes nothing.
+    by the scripted provider there, and are named so: a key that happens to be set changes nothing. A tenant with
+    a key of its own goes to the provider with that; where offline `was_asked_for`, not even then.
     """
 
     def __init__(
-        self, routing: Routing, prices: PriceBook, environment: Mapping[str, str] | None, offline_base_url: str | None
+        self,
+        routing: Routing,
+        prices: PriceBook,
+        environment: Mapping[str, str] | None,
+        offline_base_url: str | None,
+        own_keys: OwnKeys,
+        *,
+        was_asked_for: bool = True,
     ) -> None:
         self._routing, self._prices = routing, prices
         self._environment = os.environ if environment is None else environment
-        self._offline = offline_base_url
+        self._offline, self._was_asked_for = offline_base_url, was_asked_for
+        self._own_keys, self._version = own_keys, 0
         self._pools: dict[str, UpstreamPool] = {}
-        self._ready: dict[str, _Ready] = {}
+        self._ready: dict[tuple[str, str], _Ready] = {}
 
     @property
     def offline(self) -> bool:
         return self._offline is not None
 
-    def target(self, model: str, context: Context = ()) -> Target:
+    def target(self, model: str, context: Context = (), tenant_id: str = "") -> Target:
         """Raises Unavailable, saying what is missing."""
-        ready = self._ready.get(model)
+        owner = tenant_id if tenant_id in self._own_keys.owners else ""
+        if self._version != self._own_keys.version:
+            self._version, self._ready = self._own_keys.version, {}
+        ready = self._ready.get((owner, model))
         if ready is None:
-            ready = self._prepare(model)
-            if len(self._ready) < 4096:  # names that only a glob covers come from outside
-                self._ready[model] = ready
-        served_by, provider, pool, headers, upstream_model, dialect, speaks = ready
+            ready = self._prepare(model, owner)
+            if len(self._ready) < MOST_READY:
+                self._ready[owner, model] = ready
+        served_by, provider, pool, headers, upstream_model, dialect, speaks, account, key = ready
         price = self._price(model, served_by, provider, context)
-        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks)
+        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key)
 
     def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice | None:
         try:
@@ -181,25 +217,35 @@ class Targets:
                 return None
             raise Unavailable(str(error)) from None
 
-    def _prepare(self, model: str) -> _Ready:
+    def _prepare(self, model: str, owner: str) -> _Ready:
         provider = self._routing.provider_for(model)
         if provider is None:
             raise Unavailable(f"no provider serves {model}; list it under providers.<name>.models in routing.yaml")
         headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
         name, base_url, upstream_name = provider.name, provider.base_url, provider.upstream_name(model)
-        if provider.api_key_env is not None:
-            key = self._environment.get(provider.api_key_env)
+        own = self._own_key(owner, name) if owner and not (self._offline and self._was_asked_for) else None
+        key = own or ""
+        if own is None and provider.api_key_env is not None:
+            key = self._environment.get(provider.api_key_env) or ""
             if self._offline is not None:
-                name, base_url, upstream_name = SCRIPTED, self._offline, model
-            elif key:
-                headers += _greeting(provider.kind, key)
-            else:
+                name, base_url, upstream_name, key = SCRIPTED, self._offline, model, ""
+            elif not key:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
+        if key:
+            headers += _greeting(provider.kind, key)
         pool = self._pools.get(base_url)
         if pool is None:
-            pool = self._pools[base_url] = UpstreamPool(base_url)
+            pool = self._pools[base_url] = UpstreamPool(base_url, max_connections=MOST_CONNECTIONS)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
-        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect_of(base_url), tuple(provider.apis))
+        account = name if own is None else f"{name}@{owner}"
+        dialect, speaks = dialect_of(base_url), tuple(provider.apis)
+        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, key.encode())
+
+    def _own_key(self, owner: str, provider: str) -> str | None:
+        try:
+            return self._own_keys.provider_key(owner, provider)
+        except SealedShut as error:
+            raise Unavailable(str(error)) from None
 
     async def close(self) -> None:
         for pool in self._pools.values():
@@ -208,5 +254,5 @@ class Targets:
 
 def _greeting(kind: str, key: str) -> list[tuple[bytes, bytes]]:
     if kind == "anthropic":
-        return [(b"x-api-key", key.encode()), (b"anthropic-version", ANTHROPIC_VERSION)]
+        return [(b"x-api-key", key.encode())]
     return [(b"authorization", b"Bearer " + key.encode())]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from overnight import effects
 from overnight.domain import Conflict, Event, Fenced, check_identifier, new_id
+from overnight.keys import PREFIX
 from overnight.ledger import JobRow, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
@@ -45,11 +46,14 @@ class JobParked(BaseException):
 
 
 class ForeignJob:
-    """One attempt of a foreign job in this process. `headers` go on every model call; `base_url` is the gateway's."""
+    """One attempt of a foreign job in this process. `headers` go on every model call; `base_url` is the gateway's, and
+    `api_key` the key for it: "none" where none is set, as clients want some."""
 
-    def __init__(self, store: Store, external_id: str, tenant_id: str, name: str, base_url: str) -> None:
+    def __init__(
+        self, store: Store, external_id: str, tenant_id: str, name: str, base_url: str, api_key: str | None = None
+    ) -> None:
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
-        self.base_url = base_url
+        self.base_url, self.api_key = base_url, api_key or "none"
         self.job_id = ""
         self.attempt = 0
         self.owner = new_id("process")
@@ -59,7 +63,10 @@ class ForeignJob:
     @property
     def headers(self) -> dict[str, str]:
         """Attribution and the fence."""
-        return {"x-job-id": self.job_id, "x-job-attempt": str(self.attempt), "x-tenant-id": self.tenant_id}
+        headers = {"x-job-id": self.job_id, "x-job-attempt": str(self.attempt), "x-tenant-id": self.tenant_id}
+        if self.api_key.startswith(PREFIX):
+            headers["x-api-key"] = self.api_key  # whatever key the client itself was given
+        return headers
 
     def __enter__(self) -> "ForeignJob":
         new = NewJob(new_id("job"), self.tenant_id, "foreign", self.name, external_id=self.external_id, state="running")

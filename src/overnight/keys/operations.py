@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated
 
 import msgspec
@@ -138,6 +139,14 @@ class Keys:
             for row in await self.provider_keys():
                 count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters))
         return master.master_id, count
+
+
+def known_provider(name: str, known: Sequence[str]) -> None:
+    """Raises BadInput: a key of a provider that no call goes to would wait there for nobody."""
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        raise BadInput(f"the brain knows no provider {name[:40]!r}; {meant}")
 
 
 def _check(new: NewKey) -> None:

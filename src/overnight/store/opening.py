@@ -39,6 +39,7 @@ class Store:
         self._local = threading.local()
         self._held: dict[threading.Thread, Any] = {}
         self._readers: ThreadPoolExecutor | None = None
+        self._closed = False
         session = database.connect()
         try:
             migrate(session, self.dialect, clock())
@@ -67,7 +68,9 @@ class Store:
         return self.writer.commit_blocking(command)
 
     async def read(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
-        """Run a reading statement on a reader thread."""
+        """Run a reading statement on a reader thread. Raises StoreUnavailable, also when the store is closed."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         if self._readers is None:
             self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, statement, values)
@@ -110,6 +113,7 @@ class Store:
 
     def close(self) -> None:
         """Write what is in line and close the connections."""
+        self._closed = True
         if self._writer is not None:
             self._writer.close()
         if self._readers is not None:

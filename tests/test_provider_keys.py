@@ -1,0 +1,121 @@
+"""Providers' keys of single tenants: sealed, for one tenant and provider alone, and the master keys that open them."""
+
+import asyncio
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from overnight.domain import BadInput, NotFound
+from overnight.keys import Keyring, Keys, Masters, SealedShut
+from overnight.store import Store
+
+MASTER, OLD_MASTER = "11" * 32, "22" * 32
+
+
+@pytest.fixture
+def keys(store: Store) -> Keys:
+    return Keys(store, Masters(MASTER))
+
+
+@pytest.fixture
+def ring(store: Store) -> Keyring:
+    return Keyring(store, Masters(MASTER))
+
+
+async def test_a_tenants_own_key_of_a_provider_is_for_that_tenant_and_provider_alone(keys: Keys, ring: Keyring) -> None:
+    await keys.set_provider_key("acme", "openai", " sk-1\n", "ann")
+    ring.expire()
+    await ring.refresh()
+    assert ring.provider_key("acme", "openai") == "sk-1"
+    assert ring.provider_key("acme", "anthropic") is None
+    assert ring.provider_key("other", "openai") is None
+    version = ring.version
+    await keys.set_provider_key("acme", "openai", "sk-2", "ann")
+    await asyncio.sleep(2.0)
+    await ring.refresh()
+    assert ring.provider_key("acme", "openai") == "sk-2"
+    assert ring.version != version
+    await keys.drop_provider_key("acme", "openai", "ann")
+    ring.expire()
+    await ring.refresh()
+    assert ring.provider_key("acme", "openai") is None
+    assert "acme" not in ring.owners
+    with pytest.raises(NotFound):
+        await keys.drop_provider_key("acme", "openai", "ann")
+
+
+@pytest.mark.parametrize("secret", ["", " \n", "a b", "a\nb", "a\r\nx-evil: 1", "schlüssel", "x" * 5000])
+async def test_what_could_not_stand_in_a_header_is_no_providers_key(keys: Keys, secret: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        await keys.set_provider_key("acme", "openai", secret, "ann")
+    assert not secret.strip() or secret not in str(refused.value)
+
+
+async def test_a_sealed_key_opens_for_nobody_else_and_with_no_other_master(keys: Keys, store: Store) -> None:
+    row = await keys.set_provider_key("acme", "openai", "sk-1", "ann")
+    assert row.sealed is not None
+    masters = Masters(MASTER)
+    assert masters.open(row.master_id, row.sealed, ("acme", "openai")) == "sk-1"
+    for tenant, provider, sealed in (
+        ("other", "openai", row.sealed),
+        ("acme", "mistral", row.sealed),
+        ("acme", "openai", row.sealed[:-1] + bytes([row.sealed[-1] ^ 1])),
+    ):
+        with pytest.raises(SealedShut, match="altered"):
+            masters.open(row.master_id, sealed, (tenant, provider))
+    stranger = Keyring(store, Masters(OLD_MASTER))
+    await stranger.refresh()
+    with pytest.raises(SealedShut, match=row.master_id):
+        stranger.provider_key("acme", "openai")
+
+
+async def test_master_keys_of_the_environment_are_turned_by_putting_the_new_one_first(store: Store) -> None:
+    await Keys(store, Masters(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
+    both = Masters(f"{MASTER},{OLD_MASTER}")
+    master_id, count = await Keys(store, both).rotate_master()
+    assert (master_id, count) == (Masters(MASTER).first().master_id, 1)
+    assert (await Keys(store, both).rotate_master())[1] == 0
+    ring = Keyring(store, Masters(MASTER))
+    await ring.refresh()
+    assert ring.provider_key("acme", "openai") == "sk-1"
+
+
+async def test_the_master_key_in_the_home_is_made_once_for_its_owner_alone_and_turned_in_its_place(
+    store: Store, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: Masters(None, home, makes_file=True).first().key, range(8)))
+    assert len(set(made)) == 1
+    file = home / "master.key"
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert [path.name for path in home.iterdir()] == ["master.key"]
+
+    keys, ring = Keys(store, Masters(None, home)), Keyring(store, Masters(None, home))
+    await keys.set_provider_key("acme", "openai", "sk-1", "ann")
+    for _ in range(3):
+        await keys.rotate_master()
+        assert len(file.read_text().split()) == 2
+        ring.expire()
+        await ring.refresh()
+        assert ring.provider_key("acme", "openai") == "sk-1"  # another process, which reads the file again
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    file.chmod(0o644)
+    with pytest.raises(BadInput, match="chmod 600"):
+        Masters(None, home)
+
+
+@pytest.mark.parametrize("given", ["short", "zz" * 32, "A" * 43 + "!", "=" * 44, f"{MASTER},x"])
+def test_a_master_key_that_is_none_is_refused_without_being_quoted(given: str) -> None:
+    with pytest.raises(BadInput, match="openssl") as refused:
+        Masters(given)
+    assert given not in str(refused.value)
+
+
+async def test_without_a_master_key_nothing_is_sealed(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="OVERNIGHT_MASTER_KEY"):
+        await Keys(store, Masters(None, tmp_path)).set_provider_key("acme", "openai", "sk-1", "ann")
+    assert list(tmp_path.glob("master*")) == []
