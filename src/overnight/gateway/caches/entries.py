@@ -79,7 +79,8 @@ class Keep(msgspec.Struct, frozen=True):
             return
         entry = row or EntryRow(*self.key)
         entry.job_id, entry.seq, entry.month = self.job_id, self.seq, month_of(self.answered_at)
-        entry.expires_at, entry.kept_until = unit.now + self.ttl_us, unit.now + max(self.ttl_us, KEPT_US)
+        until = self.answered_at + self.ttl_us
+        entry.expires_at, entry.kept_until = until, max(until, self.answered_at + KEPT_US)
         if entry.leader == self.leader:
             entry.leader, entry.leader_job, entry.lease_until = None, None, 0
         if row is None:

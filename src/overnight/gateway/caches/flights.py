@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
+import msgspec
+
 from overnight.domain import OvernightError, Recorded, StoreUnavailable, new_id
 from overnight.store import Command, Store
 
@@ -70,12 +72,12 @@ class SingleFlight:
                 return None, None
             await head.follow(until)
             if head.found is not None:
-                return None, head.found
+                return None, _waited_for(head.found)
             if not head.kept:
                 return None, None  # its answer is of no use to others, so all of them ask at once
         head = self._heads[key] = Head(key, job)
         with self._ending(head):
-            claimed = await self._claim(head, until)
+            claimed, waited = await self._claim(head, until)
             if claimed is Claimed.LEADS:
                 head.leads = True
                 self._stay_alive()
@@ -83,15 +85,16 @@ class SingleFlight:
             if claimed is Claimed.ANSWERED:
                 head.found = await look_up()
             head.kept = head.found is not None
-        return None, head.found
+        return None, _waited_for(head.found) if waited and head.found is not None else head.found
 
-    async def _claim(self, head: Head, until: float) -> Claimed:
-        """Until this head leads or need not."""
-        loop = asyncio.get_running_loop()
+    async def _claim(self, head: Head, until: float) -> tuple[Claimed, bool]:
+        """Until this head leads or need not; and whether it waited for another process."""
+        loop, waited = asyncio.get_running_loop(), False
         while True:
             claimed = await self._store.commit(Claim(head.key, head.leader, head.job))
             if claimed is not Claimed.FOLLOWS:
-                return claimed
+                return claimed, waited
+            waited = True
             while await self._is_led(head.key):
                 if loop.time() + ASK_AGAIN_S > until:
                     raise TimeoutError
@@ -160,6 +163,10 @@ class SingleFlight:
     def close(self) -> None:
         if self._beat is not None:
             self._beat.cancel()
+
+
+def _waited_for(found: Candidate) -> Candidate:
+    return msgspec.structs.replace(found, single_flight=True)
 
 
 def _heard(future: asyncio.Future[None]) -> None:

@@ -50,7 +50,9 @@ def semantic_realm(
 
 def _digest(parts: list[str], request: Request) -> bytes:
     headers = sorted((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.pass_headers)
-    return hashlib.sha256(_encode([parts, request.tools_sha256, headers]) + request.stable_params).digest()
+    # Parameters that say nothing leave an empty object where none at all leave nothing.
+    params = b"" if request.stable_params == b"{}" else request.stable_params
+    return hashlib.sha256(_encode([parts, request.tools_sha256, headers]) + params).digest()
 
 
 def mark_of(key: bytes) -> str:

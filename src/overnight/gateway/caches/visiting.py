@@ -9,8 +9,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from overnight.domain import OvernightError, Recorded, StoreUnavailable, month_of
 from overnight.ledger import Ledger, parse_reference, recorded
 from overnight.store import Store
@@ -204,7 +202,7 @@ class Visit:
             self._why = "whoever asks the same just now took too long"
             return None
         self._head, found = joined
-        return msgspec.structs.replace(found, single_flight=True) if found is not None else None
+        return found
 
     async def _look_semantic(self) -> Candidate | None:
         semantic, question = self._policy.semantic, question_of(self._flight.request)

@@ -1,0 +1,284 @@
+"""The exact cache: a question that was answered before, in another job, is answered from the record and unpaid."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from caching import EXACT, Caching, Change, caching
+from overnight.gateway import JobCalls
+from overnight.store import Store, open_store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import serving
+from test_gateway_port import leased, request
+
+TOOL = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: [{answer: 'answer {count}'}]")
+    return scripted
+
+
+@pytest.fixture
+async def cached(store: Store, provider: SpawnedProvider) -> AsyncIterator[Caching]:
+    async with caching(store, provider) as running:
+        yield running
+
+
+async def test_it_is_off_unless_asked_for(store: Store, provider: SpawnedProvider) -> None:
+    async with caching(store, provider, "") as plain:
+        assert [await plain.ask("q", job) for job in "ab"] == [("answer 1", None), ("answer 2", None)]
+        assert "cache" not in str(await plain.served.story("b"))
+
+
+async def test_another_job_is_answered_from_the_record_and_unpaid(cached: Caching) -> None:
+    first = await cached.ask("q", "a")
+    assert first == ("answer 1", "miss")
+    answer = await cached.served.ask("q", headers={"x-job-id": "b"})
+    assert answer.json()["choices"][0]["message"]["content"] == "answer 1"
+    assert float(answer.headers["x-overnight-cost-usd"]) == 0
+    assert "x-overnight-replayed" not in answer.headers
+    assert cached.paid == 1
+    assert await cached.served.story("b") == ["created", "cache_hit", "model_succeeded"]
+    [hit] = await cached.facts("b", "cache_hit")
+    [origin] = [each for each in await cached.served.events("a") if each.facts.event == "model_succeeded"]
+    assert hit.detail["of"] == {"job_id": origin.job_id, "seq": origin.seq}
+    assert hit.detail["saved_microusd"] == origin.facts.cost_microusd > 0
+    [given] = [each for each in await cached.served.events("b") if each.facts.event == "model_succeeded"]
+    assert (given.facts.cost_microusd, given.facts.model) == (0, origin.facts.model)
+    assert await cached.served.ledger.answer(given) == await cached.served.ledger.answer(origin)
+    assert await cached.sums() == {"exact": (2, 1)}
+
+
+async def test_the_second_occurrence_in_a_job_is_an_honest_question(cached: Caching) -> None:
+    assert [await cached.ask("q", job) for job in "aabbb"] == [
+        ("answer 1", "miss"),
+        ("answer 2", "miss"),
+        ("answer 1", "exact"),
+        ("answer 3", "miss"),
+        ("answer 4", "miss"),
+    ]
+    assert [each.decision["why"] for each in await cached.facts("b", "cache_missed")] == [
+        "this job has asked the same before"
+    ] * 2
+    assert await cached.sums() == {"exact": (2, 1)}
+
+
+async def test_the_second_occurrence_counts_when_both_come_at_once(cached: Caching) -> None:
+    await cached.ask("q", "a")
+    told = await asyncio.gather(*(cached.ask("q", "b") for _ in range(8)))
+    assert sorted(each.cache for each in told) == ["exact"] + ["miss"] * 7
+    assert cached.paid == 8
+
+
+async def test_replay_gives_a_hit_again_and_asks_no_cache(cached: Caching) -> None:
+    await cached.ask("q", "a")
+    assert await cached.ask("q", "b") == ("answer 1", "exact")
+    await cached.ask("other", "b")
+    again = await cached.served.ask("q", headers={"x-job-id": "b", "x-job-attempt": "2"})
+    assert again.json()["choices"][0]["message"]["content"] == "answer 1"
+    assert again.headers["x-overnight-replayed"] == "true"
+    assert "x-overnight-cache" not in again.headers
+    assert (await cached.served.story("b"))[-2:] == ["attempt_started", "model_replayed"]
+    live = await cached.ask("new", "b", headers={"x-job-attempt": "2"})
+    assert live == ("answer 3", "miss")
+
+
+async def test_a_hit_takes_the_form_that_is_asked_for_and_a_stream_fills_the_cache(cached: Caching) -> None:
+    for first, second in ((True, False), (False, True)):
+        text = f"streamed first: {first}"
+        plain = [await said(cached, text, job, stream) for job, stream in (("a", first), ("b", second))]
+        assert plain[0] == plain[1] != ""
+    assert cached.paid == 2
+    assert [each.facts.event for each in await cached.served.events("b")].count("cache_hit") == 2
+
+
+async def said(cached: Caching, text: str, job: str, stream: bool) -> str:
+    messages: Any = [{"role": "user", "content": text}]
+    create: Any = cached.served.openai.chat.completions.create
+    headers = {"x-job-id": job}
+    if not stream:
+        answer = await create(model="auto", messages=messages, extra_headers=headers)
+        return answer.choices[0].message.content
+    options = {"include_usage": True}
+    pieces = await create(model="auto", messages=messages, stream=True, stream_options=options, extra_headers=headers)
+    read = [piece async for piece in pieces]
+    assert read[-1].usage is not None
+    assert (read[-1].usage.cost_usd == 0) == (job == "b")
+    return "".join(piece.choices[0].delta.content or "" for piece in read if piece.choices)
+
+
+async def test_tenants_never_meet(cached: Caching) -> None:
+    told = [await cached.ask("q", tenant=tenant) for tenant in ("a", "b", "a", "b", "a|", "A")]
+    assert [each.cache for each in told] == ["miss", "miss", "exact", "exact", "miss", "miss"]
+    assert told[0].text == told[2].text != told[1].text == told[3].text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "heartbeat_check"},
+        {"model": "claude-opus-4.6"},
+        {"temperature": 0.5},
+        {"tools": [{"type": "function", "function": {"name": "file"}}]},
+        {"messages": [{"role": "system", "content": "brief"}, {"role": "user", "content": "q"}]},
+        {"n": 1},
+    ],
+    ids=str,
+)
+async def test_any_other_question_is_another_one(cached: Caching, other: dict[str, Any]) -> None:
+    await cached.ask("q")
+    assert (await cached.ask("q", **other)).cache == "miss"
+    assert cached.paid == 2
+
+
+async def test_what_does_not_change_the_answer_does_not_part_questions(cached: Caching) -> None:
+    await cached.ask("q")
+    marked = [{"role": "user", "content": "q", "cache_control": {"type": "ephemeral"}}]
+    assert (await cached.ask("q", messages=marked, user="u", metadata={"a": "b"})).cache == "exact"
+    assert (await cached.ask("q", headers={"x-agent-name": "another", "x-step": "s"})).cache == "exact"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        TOOL,
+        "rules: [{answer: {text: cut, finish_reason: length}}]",
+        "rules: [{answer: {text: filtered, finish_reason: content_filter}}]",
+    ],
+    ids=["tools", "length", "filtered"],
+)
+async def test_an_answer_that_is_not_whole_or_asks_for_tools_is_not_given_again(cached: Caching, rules: str) -> None:
+    cached.provider.set_rules(rules)
+    assert [(await cached.ask("q")).cache for _ in range(3)] == ["miss"] * 3
+    assert cached.paid == 3
+
+
+async def test_answers_that_ask_for_tools_are_given_again_where_that_is_allowed(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    provider.set_rules(TOOL)
+    async with caching(store, provider, "cache: {exact: {ttl_s: 60, tool_turns: true}}") as cached:
+        assert [await cached.ask("q") for _ in range(2)] == [("file", "miss"), ("file", "exact")]
+
+
+async def test_failures_are_never_answers(cached: Caching) -> None:
+    cached.provider.set_rules("rules: [{match: {times: 2}, fault: {status: 400}}, {answer: better}]")
+    for job in "ab":
+        failed = await cached.served.ask("q", headers={"x-job-id": job})
+        assert (failed.status_code, failed.headers["x-overnight-cache"]) == (400, "miss")
+    assert [await cached.ask("q") for _ in range(2)] == [("better", "miss"), ("better", "exact")]
+
+
+async def test_what_a_fallback_said_is_not_what_the_route_says(store: Store, provider: SpawnedProvider) -> None:
+    routing = "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mini}]\nretries: {max_attempts: 1}\n"
+    provider.set_rules("rules: [{match: {model: gpt-5.4, times: 1}, fault: {status: 503}}, {answer: '{model}'}]")
+    async with serving(store, provider, EXACT + routing) as served:
+        cached = Caching(served)
+        told = [await cached.ask("q", model="gpt-5.4") for _ in range(3)]
+    assert told == [("gpt-5.4-mini", "miss"), ("gpt-5.4", "miss"), ("gpt-5.4", "exact")]
+
+
+async def test_a_cut_stream_is_not_an_answer(cached: Caching) -> None:
+    cached.provider.set_rules("rules: [{match: {times: 1}, fault: {cut_after_chunks: 2}}, {answer: whole}]")
+    cut = await cached.served.ask("q", headers={"x-job-id": "a"}, stream=True)
+    assert "body_cut" in cut.text
+    assert await cached.ask("q") == ("whole", "miss")
+    assert await cached.ask("q") == ("whole", "exact")
+
+
+async def test_an_answer_is_over_when_its_time_is(store_url: str, provider: SpawnedProvider) -> None:
+    now = [1_800_000_000_000_000]
+    with open_store(store_url, lambda: now[0]) as store:
+        async with caching(store, provider) as cached:
+            await cached.ask("q")
+            now[0] += HOUR_US - 1
+            assert await cached.ask("q") == ("answer 1", "exact")
+            now[0] += 2
+            assert await cached.ask("q") == ("answer 2", "miss")
+            assert await cached.ask("q") == ("answer 2", "exact")
+
+
+async def test_an_answer_that_was_erased_is_none(cached: Caching) -> None:
+    await cached.ask("q", "a")
+    job = (await cached.served.ledger.job("a")).job_id
+    erase = "UPDATE event SET content = NULL WHERE job_id = :job_id AND content IS NOT NULL RETURNING 1"
+    await cached.store.commit(Change(erase, job_id=job))
+    assert await cached.ask("q", "b") == ("answer 2", "miss")
+
+
+async def test_the_cache_keeps_no_copy_and_a_hit_names_its_answer_by_hash(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    provider.set_rules("rules: [{answer: {text: word, repeat_words: 20000}}]")
+    routing = EXACT + "limits: {default_max_output_tokens: 50000}"
+    async with caching(store, provider, routing) as cached:
+        told = [await cached.ask("q", job) for job in "abc"]
+        assert told[0].text == told[1].text == told[2].text
+        references = [each.output_ref for job in "abc" for each in await cached.facts(job, "model_succeeded")]
+        assert len(set(references)) == 1
+        assert cached.paid == 1
+
+
+async def test_a_hit_uses_up_no_call_of_a_budget(store: Store, provider: SpawnedProvider) -> None:
+    async with caching(store, provider, EXACT + "budgets: {max_llm_calls_per_job: 1}") as cached:
+        for text in "xyz":
+            await cached.ask(text)
+        assert [(await cached.ask(text, "b")).cache for text in "xyz"] == ["exact"] * 3
+        assert (await cached.ask("w", "b")).cache == "miss"
+        stopped = await cached.served.ask("v", headers={"x-job-id": "b"})
+        assert stopped.status_code == 402
+
+
+async def test_a_call_without_a_job_is_over_with_its_hit(cached: Caching) -> None:
+    await cached.ask("q")
+    answer = await cached.served.ask("q")
+    job = await cached.served.ledger.job(answer.headers["x-job-id"])
+    assert (job.state, answer.headers["x-overnight-cache"]) == ("succeeded", "exact")
+
+
+async def test_job_code_finds_a_hit_at_its_position_and_recovers_with_it(cached: Caching) -> None:
+    await cached.ask("hello")
+    calls = JobCalls(cached.served.gateway)
+    job = await leased(cached.store)
+    answer = await calls.call(request(job))
+    assert (answer.path, answer.ordinal, answer.fingerprint) == ("/1", 0, "print-0")
+    assert b"answer 1" in (await cached.served.ledger.answer(answer) or b"")
+    again = await calls.call(request(job, ordinal=1))
+    assert b"answer 2" in (again.content or b"")
+    stored = await cached.served.ledger.events(job.job_id)
+    assert [each.facts.event for each in stored if each.path] == ["model_succeeded", "model_called", "model_succeeded"]
+    assert stored[-1] == again
+
+
+async def test_a_route_has_its_own_word(store: Store, provider: SpawnedProvider) -> None:
+    routing = """
+cache: {exact: {ttl_s: 60}}
+fallbacks: []
+routes:
+  never: {model: gpt-5.4, cache: {exact: 0}}
+  usual: {model: gpt-5.4}
+"""
+    async with serving(store, provider, "default_model: gpt-5.4-mini\n" + routing) as served:
+        cached = Caching(served)
+        assert [(await cached.ask("q", model="never")).cache for _ in range(2)] == [None, None]
+        assert [(await cached.ask("q", model="usual")).cache for _ in range(2)] == ["miss", "exact"]
+
+
+async def test_two_gateways_share_their_answers(store_url: str, provider: SpawnedProvider) -> None:
+    with open_store(store_url) as one, open_store(store_url) as other:
+        async with caching(one, provider) as first, caching(other, provider) as second:
+            assert await first.ask("q", "a") == ("answer 1", "miss")
+            assert await second.ask("q", "b") == ("answer 1", "exact")
+            assert await second.ask("q", "a") == ("answer 2", "miss")
