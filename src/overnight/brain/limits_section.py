@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from overnight.brain.doubts import doubt_limits
 from overnight.brain.fields import Fields, Reader, as_node, choice, money, names, number, text, whole
 from overnight.brain.limits import (
     BUDGET_SCOPES,
@@ -106,26 +107,34 @@ def read_budgets(reader: Reader, node: Node | None) -> Budgets:
         if "time_zone" in own:
             zones[tenant] = own["time_zone"]
     limits = _listed(reader, found.pop("limits", None), "budgets.limits", _BUDGET_LIMIT, _BUDGET_MEASURES, BudgetLimit)
-    return Budgets(**found, time_zones=zones, limits=limits)
+    budgets = Budgets(**found, time_zones=zones, limits=tuple(limit for limit, _ in limits))
+    doubt_limits(reader, limits, _attributes(_BUDGET_MEASURES), budgets)
+    return budgets
 
 
 def read_rate_limits(reader: Reader, node: Node | None) -> tuple[RateLimit, ...]:
-    return _listed(reader, node, "rate_limits", _RATE_LIMIT, _RATE_MEASURES, RateLimit)
+    limits = _listed(reader, node, "rate_limits", _RATE_LIMIT, _RATE_MEASURES, RateLimit)
+    doubt_limits(reader, limits, _attributes(_RATE_MEASURES))
+    return tuple(limit for limit, _ in limits)
+
+
+def _attributes(fields: Fields) -> dict[str, str]:
+    return {key: attribute for key, (attribute, _) in fields.items()}
 
 
 def _listed(
     reader: Reader, node: Node | None, name: str, fields: Fields, measures: Fields, kind: Callable[..., _T]
-) -> tuple[_T, ...]:
-    """A list of limits, of which each has a scope and says how much."""
-    limits: list[_T] = []
+) -> list[tuple[_T, Node]]:
+    """A list of limits, of which each has a scope and says how much; with their places in the file."""
+    limits: list[tuple[_T, Node]] = []
     for index, item in enumerate(reader.items(node, name)):
         where = f"{name}[{index}]"
         found = reader.section(item, where, fields, ("scope",))
         if isinstance(item, Entries) and not measures.keys() & item.entries.keys():
             reader.problem(item, f"{where} limits nothing", f"give one or more of {', '.join(measures)}")
         elif "scope" in found:
-            limits.append(kind(**found, place=where))
-    return tuple(limits)
+            limits.append((kind(**found, place=where), item))
+    return limits
 
 
 def read_retries(reader: Reader, node: Node | None) -> Retries:

@@ -7,6 +7,7 @@ import msgspec
 
 from overnight.brain.cache_section import read_cache
 from overnight.brain.complexity import Complexity
+from overnight.brain.doubts import doubt_routes
 from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number
 from overnight.brain.limits_section import (
     read_alarms,
@@ -106,7 +107,7 @@ def _routing(reader: Reader, top: dict[str, Any]) -> Routing:
         if each is not None:
             _warn_unserved(reader, each, draft, listed)
     levels = {name: tuple(each.name for each in tier) for name, tier in tiers.items()}
-    return msgspec.structs.replace(
+    routing = msgspec.structs.replace(
         draft,
         fallbacks=fallbacks,
         tiers=levels,
@@ -115,6 +116,9 @@ def _routing(reader: Reader, top: dict[str, Any]) -> Routing:
             for name, rule in rules.items()
         },
     )
+    if not any(problem.severity == "error" for problem in reader.problems):
+        doubt_routes(reader, rules, tiers, routing)
+    return routing
 
 
 def _route(
