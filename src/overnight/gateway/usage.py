@@ -81,7 +81,9 @@ def anthropic_usage(usage: object) -> Usage | None:
     kinds = read.inside("cache_creation")
     written_1h = min(kinds.count("ephemeral_1h_input_tokens"), written)
     input_parts = (cached, written - written_1h, written_1h, 0)
-    return _consistent(kinds.adjusted, input_tokens, output_tokens, input_parts, (0, 0))
+    made = read.inside("output_tokens_details")
+    output_parts = (made.count("thinking_tokens"), 0)
+    return _consistent(kinds.adjusted or made.adjusted, input_tokens, output_tokens, input_parts, output_parts)
 
 
 class _Reader:
