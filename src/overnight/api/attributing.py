@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import msgspec
 
 from overnight.domain import Attribution, BadInput, Forbidden, check_identifier, read_traceparent
-from overnight.gateway import MOST_ATTEMPTS, named_job
+from overnight.gateway import MOST_ATTEMPTS, named_job, tags_of
 from overnight.keys import VirtualKey
 
 from .http import Headers, text_of
 
-MOST_TAGS, MOST_BAGGAGE = 16, 64
+MOST_BAGGAGE = 64
 LONGEST_VALUE = 200
 OWN, BAGGAGE, OTHERS, ODD = 0, 1, 2, 9
 
@@ -107,7 +107,7 @@ def _read_odd(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, 
     if field == "attempt":
         found["attempt"] = _attempt(value)
     elif field == "tags":
-        found["tags"] = _tags(text_of(value, "x-tags"))
+        found["tags"] = tags_of(text_of(value, "x-tags"), "x-tags")
     elif field == "trace":
         trace = read_traceparent(value.decode("latin-1").strip())
         if trace is not None:
@@ -124,14 +124,6 @@ def _attempt(value: bytes) -> int:
     if value.isdigit() and len(value) <= 7 and 1 <= int(value) <= MOST_ATTEMPTS:
         return int(value)
     raise BadInput(f"x-job-attempt: must be a whole number from 1 to {MOST_ATTEMPTS}; 1 is the first attempt of a job")
-
-
-def _tags(value: str) -> tuple[str, ...]:
-    """Separated by commas, each once, in their order. Raises BadInput."""
-    tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
-    if len(tags) > MOST_TAGS:
-        raise BadInput(f"x-tags: {len(tags)} tags; the most is {MOST_TAGS}")
-    return tuple(check_identifier(tag, "x-tags") for tag in tags)
 
 
 def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None:
