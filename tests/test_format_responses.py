@@ -146,6 +146,8 @@ async def test_every_event_of_the_raw_stream_is_as_the_types_say(served: Served,
     assert [last] == await recorded(served, "raw")
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == last["output"]
+    # Word by word and argument by argument, as the provider streams them.
+    assert names.count("response.function_call_arguments.delta") >= 4
 
 
 @every_way
@@ -455,3 +457,15 @@ async def test_a_method_that_is_not_possible(served: Served) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
     assert (await served.http.get("/v1/responses/resp_1/input_items?limit=x")).status_code == 400
     assert (await served.http.get("/v1/responses/resp_1/other")).status_code == 404
+
+
+async def test_a_degraded_answer_can_be_gone_on_from(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{match: {times: 1}, fault: {status: 401}}, {answer: back again}]")
+    route = "routes:\n  calm: {model: deepseek-chat, degraded: {answer: We are at capacity.}}\n"
+    async with serving(store, provider, f"default_model: {CHAT}\n{route}") as served:
+        first = await served.openai.responses.create(model="calm", input="hello")
+        assert first.output_text == "We are at capacity."
+        second = await served.openai.responses.create(model="calm", input="now?", previous_response_id=first.id)
+        assert second.output_text == "back again"
+        said = await served.openai.responses.input_items.list(second.id, order="asc")
+        assert [item.role for item in said.data] == ["user", "assistant", "user"]  # type: ignore[union-attr]

@@ -32,7 +32,7 @@ async def ending_of(flight: Flight, failure: Failure | None) -> Ending | None:
         asked = Asked(flight.id_of(said.call_id), DEGRADED, client_body(flight.request), int(time.time()))
         body = fixed_answer(degraded.answer, form, asked)
         if body is not None:
-            return Ending(said, why, body, "answer")
+            return Ending(said, why, body, "answer", answer_id=asked.answer_id)
     if failure is not None:
         return None
     message = f"no target of route {flight.decision.route} can be asked: {why}"

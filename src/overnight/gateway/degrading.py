@@ -18,6 +18,7 @@ from .entering import close_unattributed
 from .failures import Failure
 from .formats import Asked, wire_between
 from .identity import Subject
+from .kept import kept_by
 from .request import Request
 
 DEGRADED = "degraded"
@@ -55,6 +56,8 @@ class Ending(msgspec.Struct, frozen=True):
     kind: str = ""
     of: dict[str, Any] | None = None
     failure: Failure | None = None
+    answer_id: str = ""
+    """Of an answer that is made here."""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
         """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
@@ -69,7 +72,7 @@ class Ending(msgspec.Struct, frozen=True):
         params = request.params if len(request.params) <= LARGEST_CONTENT else None
         if params is None:
             asked.detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
-        append(unit, job, asked, content=params)
+        asked_seq = append(unit, job, asked, content=params)
         answered = self._event("model_succeeded", job)
         answered.model = answered.provider = DEGRADED
         answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
@@ -78,6 +81,8 @@ class Ending(msgspec.Struct, frozen=True):
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
         ended = _append_at(unit, job, subject, answered, content)
+        if self.answer_id and (kept := kept_by(request, self.answer_id, asked_seq)):
+            kept.write(unit, ended)
         close_unattributed(unit, job, None)
         return ended
 

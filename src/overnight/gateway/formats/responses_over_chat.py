@@ -65,6 +65,8 @@ def request(body: Json, losses: Losses) -> Json:
     sent["messages"] = messages(body, losses)
     if body.get("max_output_tokens") is not None:
         sent["max_tokens"] = body["max_output_tokens"]
+    if body.get("stream"):
+        sent["stream"] = True
     _tools(body, sent, losses)
     _text(body.get("text") or {}, sent, losses)
     reasoning: Json = body.get("reasoning") or {}
