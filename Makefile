@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check crash bench soak lock clean
+.PHONY: demo test clients check crash bench soak lock clean
 
 demo: .venv/ready
 	$(BIN)/overnight demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest tests
+
+# Real agent frameworks, each in an environment of its own, which the first run installs.
+clients: .venv/dev
+	$(BIN)/python -m pytest tests/clients --durations=5
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -21,6 +25,9 @@ crash: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python bench/run_all.py
+
+soak: .venv/dev
+	$(BIN)/python bench/soak.py
 
 lock: .venv/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip-tools

@@ -1,0 +1,17 @@
+"""What every client here has: the headers of its job, the tool, and how it says what came out."""
+
+import json
+import os
+
+HEADERS = {"x-job-id": os.environ["JOB"], "x-agent-name": "weather-agent"}
+_asked = []
+
+
+def weather_of(city: str) -> str:
+    _asked.append(city)
+    return "18 degrees and quiet"
+
+
+def tell(answer: str, pieces: int) -> None:
+    """The last line of output. `pieces` counts what came streamed."""
+    print(json.dumps({"answer": answer, "asked": _asked, "pieces": pieces}))
