@@ -193,6 +193,7 @@ class Flight:
         try:
             while True:
                 if self._given(await self.admit()):
+                    self._give_back()
                     return None
                 try:
                     result = await ask()
@@ -209,8 +210,9 @@ class Flight:
                         await self.settle(spent)
                         return None
                 self._unsettled = spent
-        finally:
+        except BaseException:
             self._give_back()
+            raise
 
     def _given(self, outcome: Outcome) -> bool:
         """Is the call answered without being made?"""

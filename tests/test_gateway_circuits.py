@@ -1,0 +1,423 @@
+"""Circuits as clients and the ledger see them: opened, passed over, tried by one call, closed; and ends without a target."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from overnight.gateway import JobCalls
+from overnight.gateway.circuits_rows import CloseCircuit, list_circuits
+from overnight.store import Store
+from overnight.story import gather, tell
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, serving
+from test_gateway_port import leased, request
+
+HOUSE = "{base_url: '%s', models: [%s]}"
+LONG = "cool_down_ms: 60000, max_cool_down_ms: 60000"
+SHORT = "cool_down_ms: 150, max_cool_down_ms: 150"
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: []")
+    return scripted
+
+
+def routing(cool_down: str = LONG, route: str = "", more: str = "") -> str:
+    """Models a and b of a house provider; a falls back to b. Three failures open a circuit."""
+    return f"""
+default_model: a
+routes: {{r: {{model: a, fallbacks: [b]{route}}}, alone: {{model: a, fallbacks: []{route}}}}}
+retries: {{max_attempts: 1, backoff_ms: 1}}
+deadlines: {{default_ms: 5000}}
+breakers: {{failures: 3, window_ms: 60000, {cool_down}}}
+providers: {{house: {{base_url: 'HERE', models: [a, b]}}}}
+prices: {{a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}, b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+{more}"""
+
+
+@asynccontextmanager
+async def house(store: Store, provider: SpawnedProvider, text: str) -> AsyncIterator[Served]:
+    async with serving(store, provider, text.replace("HERE", provider.base_url)) as served:
+        yield served
+
+
+def broken(provider: SpawnedProvider, models: str = "a", fault: str = "status: 500", more: str = "") -> None:
+    provider.set_rules(f"rules: [{{match: {{model: '{models}'{more}}}, fault: {{{fault}}}}}]")
+
+
+async def fail_three(served: Served, route: str = "r", job: str = "before") -> None:
+    for _ in range(3):
+        await served.ask(model=route, headers={"x-job-id": job})
+
+
+async def events(served: Served, job: str, name: str) -> list[Any]:
+    return [event.facts for event in await served.events(job) if event.facts.event == name]
+
+
+async def story(served: Served, job: str) -> str:
+    chapter = await gather(served.ledger, await served.ledger.job(job))
+    return "\n".join(str(line) for line in tell(chapter, served.store.clock()).lines)
+
+
+async def test_an_open_circuit_is_passed_over_and_nothing_of_it_is_silent(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider)
+    async with house(store, provider, routing()) as served:
+        await fail_three(served)
+        asked = provider.stats()["requests"]
+        answer = await served.ask(model="r", headers={"x-job-id": "after"})
+        assert (answer.status_code, answer.headers["x-overnight-model"]) == (200, "b")
+        assert answer.headers["x-overnight-circuit-open"] == "house/a"
+        assert answer.headers["x-overnight-fallback"] == "b"
+        assert provider.stats()["requests"] == asked + 1
+        names = await served.story("before")
+        at = names.index("circuit_opened")
+        assert names[at - 1 : at + 2] == ["model_failed", "circuit_opened", "fallback_taken"]
+        [opened] = await events(served, "before", "circuit_opened")
+        assert (opened.provider, opened.model, opened.decision["target"]) == ("house", "a", "house/a")
+        assert "3 failures within 60 s" in opened.decision["why"]
+        [taken] = await events(served, "after", "fallback_taken")
+        assert (taken.decision["from"], taken.decision["to"]) == ("a", "b")
+        assert "circuit of house/a is open until 20" in taken.decision["why"]
+        assert "server_error" in taken.decision["why"]
+        assert "the circuit of house/a opened; no calls until" in await story(served, "before")
+
+
+async def test_streams_pass_it_over_too(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    async with house(store, provider, routing()) as served:
+        await fail_three(served)
+        body = {"model": "r", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        answer = await served.http.post("/v1/chat/completions", json=body)
+        assert (answer.headers["x-overnight-model"], answer.headers["x-overnight-circuit-open"]) == ("b", "house/a")
+        assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_one_call_tries_again_and_its_answer_lets_all_through(
+    store: Store, provider: SpawnedProvider, streamed: bool
+) -> None:
+    broken(provider)
+    async with house(store, provider, routing(SHORT)) as served:
+        await fail_three(served)
+        provider.set_rules("rules: [{match: {model: a}, answer: ok, fault: {delay_ms: 300}}]")
+        await asyncio.sleep(0.2)
+        provider.reset()
+
+        async def ask(number: int) -> Any:
+            return await served.ask(model="r", stream=streamed, headers={"x-job-id": f"j{number}"})
+
+        answers = await asyncio.gather(*(ask(number) for number in range(30)))
+        models = [answer.headers["x-overnight-model"] for answer in answers]
+        assert models.count("a") == 1
+        assert provider.stats()["paid_calls_by_model"]["a"] == 1
+        prober = f"j{models.index('a')}"
+        [closed] = await events(served, prober, "circuit_closed")
+        assert (closed.model, closed.decision["target"]) == ("a", "house/a")
+        assert await list_circuits(store) == []
+        assert {(await ask(99)).headers["x-overnight-model"] for _ in range(3)} == {"a"}
+        assert "the circuit of house/a closed" in await story(served, prober)
+
+
+async def test_a_probe_that_fails_keeps_it_open_twice_as_long(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    async with house(store, provider, routing("cool_down_ms: 100, max_cool_down_ms: 60000")) as served:
+        await fail_three(served)
+        await asyncio.sleep(0.15)
+        assert (await served.ask(model="r", headers={"x-job-id": "probe"})).headers["x-overnight-model"] == "b"
+        [again] = await events(served, "probe", "circuit_opened")
+        assert (again.decision["opening"], "probe failed" in again.decision["why"]) == (2, True)
+        [row] = await list_circuits(store)
+        assert row.openings == 2
+        assert row.probe is None
+
+
+async def test_a_probe_that_is_refused_for_what_it_asks_has_shown_that_the_target_works(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider)
+    async with house(store, provider, routing(SHORT)) as served:
+        await fail_three(served)
+        broken(provider, fault="status: 400")
+        await asyncio.sleep(0.2)
+        assert (await served.ask(model="r", headers={"x-job-id": "refused"})).status_code == 400
+        assert await list_circuits(store) == []
+        assert (await served.story("refused"))[-2:] == ["model_failed", "circuit_closed"]
+
+
+async def test_a_probe_that_is_stopped_by_its_budget_makes_room_for_another(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider)
+    async with house(store, provider, routing(SHORT, more="budgets: {max_llm_calls_per_job: 6}")) as served:
+        await fail_three(served)  # six calls
+        provider.set_rules("rules: []")
+        await asyncio.sleep(0.2)
+        assert (await served.ask(model="r", headers={"x-job-id": "before"})).status_code == 402
+        async with asyncio.timeout(5):
+            while (await list_circuits(store))[0].probe is not None:
+                await asyncio.sleep(0.01)
+        assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
+
+
+async def test_processes_hear_of_each_others_circuits(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    async with AsyncExitStack() as stack:
+        one, other = [await stack.enter_async_context(house(store, provider, routing())) for _ in range(2)]
+        await one.ask(model="r")
+        await one.ask(model="r")
+        assert one.gateway.circuits.allows("house", "a")
+        await other.ask(model="r", headers={"x-job-id": "third"})
+        assert len(await events(other, "third", "circuit_opened")) == 1
+        async with asyncio.timeout(10):
+            while one.gateway.circuits.allows("house", "a") or other.gateway.circuits.allows("house", "a"):
+                await asyncio.sleep(0.01)
+        await store.commit(CloseCircuit(("house", "a")))
+        async with asyncio.timeout(10):
+            while not (one.gateway.circuits.allows("house", "a") and other.gateway.circuits.allows("house", "a")):
+                await asyncio.sleep(0.01)
+
+
+async def test_retries_end_when_the_circuit_opens(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    text = routing().replace("max_attempts: 1", "max_attempts: 9")
+    async with house(store, provider, text) as served:
+        assert (await served.ask(model="r", headers={"x-job-id": "many"})).headers["x-overnight-model"] == "b"
+        assert (await served.story("many")).count("model_failed") == 3
+
+
+# ── every circuit is open ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_fail_says_so_at_once_and_leaves_a_record(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider, "*")
+    async with house(store, provider, routing(route=", when_all_open: fail")) as served:
+        await fail_three(served)
+        asked = provider.stats()["requests"]
+        answer = await served.ask(model="r", headers={"x-job-id": "shut"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["type"]) == (503, "circuit_open", "server_error")
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert "house/a" in error["message"]
+        assert "house/b" in error["message"]
+        assert provider.stats()["requests"] == asked
+        assert await served.story("shut") == ["created", "model_failed"]
+        [failed] = await events(served, "shut", "model_failed")
+        assert (failed.error.error_class, failed.cost_microusd) == ("circuit_open", 0)
+        alone = await served.ask(model="r")
+        assert (await served.ledger.job(alone.headers["x-job-id"])).state == "failed"
+        body = {"model": "r", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        assert (await served.http.post("/v1/chat/completions", json=body)).status_code == 503
+
+
+async def test_a_recorded_answer_is_given_again_although_every_circuit_is_open(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with house(store, provider, routing(route=", when_all_open: fail")) as served:
+        first = await served.ask(model="r", headers={"x-job-id": "old"})
+        broken(provider, "*")
+        await fail_three(served)
+        again = await served.ask(model="r", headers={"x-job-id": "old", "x-job-attempt": "2"})
+        assert (again.status_code, again.headers["x-overnight-replayed"]) == (200, "true")
+        assert again.json() == first.json()
+
+
+async def test_wait_comes_back_when_a_circuit_lets_a_call_through(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    async with house(
+        store, provider, routing("cool_down_ms: 700, max_cool_down_ms: 700", ", when_all_open: wait")
+    ) as served:
+        await fail_three(served, "alone")
+        provider.set_rules("rules: []")
+        provider.reset()
+        answers = await asyncio.gather(*(served.ask(model="alone") for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert provider.stats()["errors_by_status"] == {}
+
+
+async def test_wait_ends_at_the_deadline(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider)
+    async with house(store, provider, routing(route=", when_all_open: wait, deadline_ms: 300")) as served:
+        await fail_three(served, "alone")
+        answer = await served.ask(model="alone")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "circuit_open")
+
+
+async def test_a_last_resort_is_asked_once_and_its_answer_closes_the_circuit(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider, "*")
+    text = routing().replace("max_attempts: 1", "max_attempts: 3")
+    async with house(store, provider, text) as served:
+        await fail_three(served)
+        provider.reset()
+        assert (await served.ask(model="r", headers={"x-job-id": "last"})).status_code == 502
+        assert provider.stats()["requests"] == 1
+        names = await served.story("last")
+        assert names.count("model_called") == 1
+        provider.set_rules("rules: []")
+        answer = await served.ask(model="r", headers={"x-job-id": "back"})
+        assert answer.status_code == 200
+        assert "circuit_closed" in await served.story("back")
+        assert len(await list_circuits(store)) == 1  # the other one
+
+
+# ── degraded ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SORRY = ", degraded: {answer: 'We are at capacity.'}"
+HELLO = [{"role": "user", "content": "hello"}]
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {"messages": HELLO}),
+    "responses": ("/v1/responses", {"input": "hello"}),
+    "messages": ("/v1/messages", {"messages": HELLO, "max_tokens": 100}),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("form", FORMATS)
+async def test_a_chain_may_end_in_a_fixed_answer(
+    store: Store, provider: SpawnedProvider, form: str, streamed: bool
+) -> None:
+    broken(provider, "*")
+    path, body = FORMATS[form]
+    async with house(store, provider, routing(route=SORRY)) as served:
+        answer = await served.http.post(
+            path, json={"model": "r", "stream": streamed, **body}, headers={"x-job-id": "sorry"}
+        )
+        assert (answer.status_code, answer.headers["x-overnight-degraded"]) == (200, "answer")
+        assert answer.headers["x-overnight-cost-usd"] == "0.000000"
+        assert "x-overnight-replayed" not in answer.headers
+        assert "We are at capacity." in answer.text.replace('"}', "")
+        names = await served.story("sorry")
+        assert names[-3:] == ["model_failed", "degraded", "model_succeeded"]
+        [said] = await events(served, "sorry", "degraded")
+        [succeeded] = await events(served, "sorry", "model_succeeded")
+        assert said.decision["kind"] == "answer"
+        assert "server_error" in said.decision["why"]
+        assert (succeeded.provider, succeeded.model, succeeded.cost_microusd) == ("degraded", "degraded", 0)
+        assert "degraded: no provider answered, so the fixed answer of its route was given" in await story(
+            served, "sorry"
+        )
+        again = await served.http.post(
+            path,
+            json={"model": "r", "stream": streamed, **body},
+            headers={"x-job-id": "sorry", "x-job-attempt": "2"},
+        )
+        assert (again.headers["x-overnight-degraded"], again.headers["x-overnight-replayed"]) == ("answer", "true")
+
+
+async def test_official_clients_read_the_fixed_answer(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider, "*")
+    async with house(store, provider, routing(route=SORRY)) as served:
+        plain = await served.openai.chat.completions.create(model="r", messages=HELLO)  # type: ignore[arg-type]
+        assert plain.choices[0].message.content == "We are at capacity."
+        pieces = await served.openai.chat.completions.create(model="r", messages=HELLO, stream=True)  # type: ignore[arg-type]
+        said = [piece.choices[0].delta.content or "" async for piece in pieces if piece.choices]
+        assert "".join(said) == "We are at capacity."
+        response = await served.openai.responses.create(model="r", input="hello")
+        assert response.output_text == "We are at capacity."
+
+
+async def test_with_every_circuit_open_the_fixed_answer_comes_at_once(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider, "*")
+    async with house(store, provider, routing(route=SORRY)) as served:
+        await fail_three(served)
+        asked = provider.stats()["requests"]
+        answer = await served.ask(model="r", headers={"x-job-id": "shut"})
+        assert (answer.status_code, answer.headers["x-overnight-degraded"]) == (200, "answer")
+        assert provider.stats()["requests"] == asked
+        assert await served.story("shut") == ["created", "degraded", "model_succeeded"]
+
+
+async def test_a_wrong_request_is_not_degraded(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider, "*", "status: 400")
+    async with house(store, provider, routing(route=SORRY)) as served:
+        answer = await served.ask(model="r")
+        assert answer.status_code == 400
+        assert "x-overnight-degraded" not in answer.headers
+
+
+async def test_an_older_answer_from_the_cache_comes_before_the_fixed_one(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    route = ", degraded: {cache: true, answer: 'We are at capacity.'}"
+    async with house(store, provider, routing(route=route)) as served:
+        provider.set_rules("rules: [{answer: the first answer}]")
+        first = await served.ask("one", model="r", headers={"x-job-id": "j1"})
+        broken(provider, "*")
+        kept = await served.ask("one", model="r", headers={"x-job-id": "j2"})
+        assert (kept.status_code, kept.headers["x-overnight-degraded"]) == (200, "cache")
+        assert kept.json()["choices"] == first.json()["choices"]
+        [said] = await events(served, "j2", "degraded")
+        assert said.detail["of"]["job_id"] == first.headers["x-job-id"]
+        unknown = await served.ask("two", model="r", headers={"x-job-id": "j3"})
+        assert unknown.headers["x-overnight-degraded"] == "answer"
+        # A degraded answer never enters the cache: the provider is asked as soon as it answers again.
+        provider.set_rules("rules: [{answer: the real answer}]")
+        await store.commit(CloseCircuit(("house", "a")))
+        await served.gateway.circuits.refresh()
+        real = await served.ask("two", model="alone", headers={"x-job-id": "j4"})
+        assert real.json()["choices"][0]["message"]["content"] == "the real answer"
+
+
+async def test_a_degraded_answer_at_a_jobs_position_is_the_answer(store: Store, provider: SpawnedProvider) -> None:
+    broken(provider, "*")
+    async with house(store, provider, routing(route=SORRY)) as served:
+        recorded = await JobCalls(served.gateway).call(request(await leased(store), model="r"))
+        assert recorded.facts.event == "model_succeeded"
+        assert json.loads(recorded.content or b"")["choices"][0]["message"]["content"] == "We are at capacity."
+        assert (recorded.path, recorded.ordinal) == ("/1", 0)
+
+
+# ── tries by class; what nobody knows the cost of ───────────────────────────────────────────────────────────────────
+
+
+async def test_each_class_has_its_own_tries(store: Store, provider: SpawnedProvider) -> None:
+    text = routing().replace(
+        "backoff_ms: 1}", "backoff_ms: 1, by_class: {rate_limited: {max_attempts: 4}, server_error: {max_attempts: 2}}}"
+    )
+    async with house(store, provider, text) as served:
+        for status, tries in ((429, 4), (500, 2), (503, 1)):
+            broken(provider, fault=f"status: {status}")
+            await served.ask(model="alone", headers={"x-job-id": f"s{status}"})
+            assert (await served.story(f"s{status}")).count("model_called") == tries
+
+
+@pytest.mark.parametrize("fault", ["stall: true", "cut_after_chunks: 1", "broken_json: true"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_nobody_knows_the_cost_of_counts_in_full(
+    store: Store, provider: SpawnedProvider, fault: str, streamed: bool
+) -> None:
+    broken(provider, fault=fault)
+    async with house(store, provider, routing(route=", deadline_ms: 400")) as served:
+        await served.ask(model="alone", stream=streamed, headers={"x-job-id": "lost"})
+        failed = (await served.until("lost", "model_failed"))[-1].facts
+        [called] = await events(served, "lost", "model_called")
+        assert failed.cost_microusd == called.detail["reserved_microusd"] > 1000
+        [(_, calls, _, _, _, microusd)] = await served.ledger.usage((await served.ledger.job("lost")).job_id)
+        assert (calls, microusd) == (1, failed.cost_microusd)
+
+
+async def test_asking_a_second_time_is_not_slower(store: Store, provider: SpawnedProvider) -> None:
+    """An open circuit costs a look into a dict: a hundred calls past it take no longer than a second each, by far."""
+    broken(provider, fault="stall: true")
+    async with house(store, provider, routing(route=", deadline_ms: 600")) as served:
+        await asyncio.gather(*(served.ask(model="r") for _ in range(3)))
+        began = time.monotonic()
+        answers = await asyncio.gather(*(served.ask(model="r") for _ in range(100)))
+        assert {answer.headers["x-overnight-model"] for answer in answers} == {"b"}
+        assert time.monotonic() - began < 30
