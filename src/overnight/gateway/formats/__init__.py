@@ -13,6 +13,7 @@ from . import (
     responses_native,
     responses_over_chat,
 )
+from .messages import counted
 from .messages_passing import MessagesPassed
 from .passing import ChatPassed, Composed, Passed, Reader, Received, Translated, Wire, client_body
 from .responses_pieces import pieces as responses_pieces
@@ -33,6 +34,7 @@ __all__ = [
     "Received",
     "Wire",
     "client_body",
+    "counted",
     "wire_between",
 ]
 
