@@ -20,7 +20,7 @@ from .circuits import Circuits
 from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
-from .formats import RESPONSES, Codec
+from .formats import MESSAGES, RESPONSES, Codec, client_body, counted
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .kept import Responses
 from .permitting import permitted
@@ -166,6 +166,10 @@ class Gateway:
             return Answer(200, [JSON, *headers], body)
         pieces = flight.wire.client.taken_apart(body, 0.0 if flight.request.wants_usage else None)
         return Answer(200, [*_STREAM, *headers], pieces=_each(pieces))
+
+    def count_tokens(self, body: bytes) -> int:
+        """About how many tokens the input of a messages request comes to. Nobody is asked. Raises BodyTooLarge, InvalidBody."""
+        return counted(client_body(self.read(MESSAGES, body)))
 
     def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes
