@@ -230,7 +230,7 @@ def test_one_mistake_is_one_problem_with_its_place(text: str, line: int, column:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("tiers: {low: gpt-5}\n", 1, "no route uses the tier 'low'"),
+        ("tiers: {low: gpt-5}\n", 1, "no route uses these tiers"),
         ("tiers: {low: house-1}\nroutes: {a: {tier: low}}\n", 1, "no provider serves the model 'house-1'"),
         ("routes: {a: {weights: {gpt-5: 1, house-1: 1}}}\n", 1, "no provider serves the model 'house-1'"),
         ("cache: {semantic: {model: house-1}}\n", 1, "no provider serves the model 'house-1'"),

@@ -6,7 +6,7 @@ Never: writes into an existing brain, holds a secret, calls a provider, or lets 
 
 from overnight.brain.caching import AgentCache, CachePolicy, SemanticCache
 from overnight.brain.complexity import Complexity
-from overnight.brain.folder import Brain, check_brain, load_brain, version_of
+from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, version_of
 from overnight.brain.limits import (
     Alarms,
     Breakers,
@@ -54,6 +54,7 @@ __all__ = [
     "When",
     "check_brain",
     "load_brain",
+    "load_routing",
     "version_of",
     "write_starter",
 ]

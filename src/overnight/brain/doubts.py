@@ -18,10 +18,9 @@ def doubt_routes(
 ) -> None:
     """Rules that no call reaches, tiers that no route uses, residency that nobody has."""
     _unreached(reader, rules)
-    used = {way.name for route in routing.routes.values() if route.kind == "tier" for way in route.ways}
-    for tier, models in tiers.items():
-        if tier not in used and models:
-            reader.problem(models[0].node, f"no route uses the tier {clipped(tier)}", "name it in a route", "warning")
+    named = next((models[0].node for models in tiers.values() if models), None)
+    if named is not None and not any(route.kind == "tier" for route in routing.routes.values()):
+        reader.problem(named, "no route uses these tiers", "name the one to begin with as a route's tier", "warning")
     places = {place for provider in routing.providers for place in provider.residency}
     for name, rule in rules.items():
         plan = routing.plans.get(name)

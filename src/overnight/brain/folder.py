@@ -59,6 +59,22 @@ def load_brain(folder: Path) -> Brain:
     return _built(f"the brain {clipped(str(folder), 200)}", files, problems)
 
 
+def load_routing(file: Path) -> Routing:
+    """The routing of one file, wherever it stands. Raises `BrainError` with every problem when there is an error among them."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise BrainError(
+            f"{clipped(str(file), 200)} cannot be read: {error.strerror or type(error).__name__}"
+        ) from None
+    text, problems = _text(str(file), content)
+    routing, found = read_routing(str(file), text) if text is not None else (None, [])
+    if routing is None:
+        raise BrainError(f"{clipped(str(file), 200)} is no routing that could be used", _in_order([*problems, *found]))
+    return routing
+
+
 def check_brain(folder: Path) -> list[Problem]:
     """Everything wrong in `folder`, in order of file and line. Raises nothing for any content."""
     if not folder.is_dir():
