@@ -21,6 +21,7 @@ from .responses import ResponsesApi
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 Handler = Callable[[Request], Awaitable[Answer]]
+_COUNT = "/v1/messages/count_tokens"
 _CALLS = {f"/v1{codec.path}": codec for codec in CODECS.values()}
 
 
@@ -92,8 +93,10 @@ class Application:
             return self._openai.model(name, request.key) if name else self._openai.models(request.key)
         if parts[:2] == ["v1", "responses"] and (len(parts) == 3 or parts[3:] == ["input_items"]):
             return await self._responses.answer(request)
-        if request.path in _CALLS or request.path == "/v1/models":
-            allowed = "POST" if request.path in _CALLS else "GET"
+        if request.path == _COUNT and request.method == "POST":
+            return await self._openai.count_tokens(request.receive)
+        if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
+            allowed = "GET" if request.path == "/v1/models" else "POST"
             answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))))
             return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
         return refusal(_no_such(request.path))
@@ -127,7 +130,8 @@ def _without_port(host: bytes) -> bytes:
 
 
 def _no_such(path: str) -> NotFound:
-    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see /v1/chat/completions, /v1/responses, /v1/embeddings, /v1/models")
+    known = ", ".join((*_CALLS, "/v1/models"))
+    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see {known}")
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,11 +1,11 @@
-"""The OpenAI-compatible routes."""
+"""The routes that OpenAI's and Anthropic's clients call."""
 
 from __future__ import annotations
 
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.gateway import Answer, Codec, Gateway, permitted, refusal
+from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted, refusal
 from overnight.keys import VirtualKey, allows
 
 from .attributing import attribution, with_headers
@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenAI:
-    """`/v1`: chat completions and models. Errors have the shape of OpenAI's."""
+    """`/v1`: model calls in every format, and models. Errors have the shape of the format."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -30,6 +30,14 @@ class OpenAI:
             return await self._gateway.call(form, body, who, headers)
         except OvernightError as error:
             return refusal(error, form)
+
+    async def count_tokens(self, receive: Receive) -> Answer:
+        """What Anthropic's clients ask before they send a long conversation: an estimate, and free."""
+        try:
+            tokens = self._gateway.count_tokens(await read_body(receive, self._gateway.routing.limits.max_body_bytes))
+        except OvernightError as error:
+            return refusal(error, CODECS["messages"])
+        return Answer(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
 
     def models(self, key: VirtualKey | None) -> Answer:
         """Those that the key may use."""
