@@ -130,7 +130,7 @@ def _without_port(host: bytes) -> bytes:
 
 
 def _no_such(path: str) -> NotFound:
-    known = ", ".join((*_CALLS, "/v1/models"))
+    known = ", ".join((*_CALLS, "/v1/models", "/api/v1/jobs"))
     return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see {known}")
 
 
