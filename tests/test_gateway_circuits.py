@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import os
+import sys
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
+from overnight.domain import Event
 from overnight.gateway import JobCalls
-from overnight.gateway.circuits_rows import CloseCircuit, list_circuits
+from overnight.gateway.circuits_rows import CloseCircuit, Note, list_circuits
+from overnight.gateway.failures import exception_failure
+from overnight.gateway.upstream import NeverSent
 from overnight.store import Store
 from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -198,6 +204,49 @@ async def test_retries_end_when_the_circuit_opens(store: Store, provider: Spawne
     async with house(store, provider, text) as served:
         assert (await served.ask(model="r", headers={"x-job-id": "many"})).headers["x-overnight-model"] == "b"
         assert (await served.story("many")).count("model_failed") == 3
+
+
+async def test_circuits_are_listed_and_closed_by_people(
+    store: Store, store_url: str, provider: SpawnedProvider
+) -> None:
+    async def overnight(*words: str) -> str:
+        command = [sys.executable, "-m", "overnight", "circuits", *words]
+        env = os.environ | {"DATABASE_URL": store_url}
+        running = await asyncio.create_subprocess_exec(*command, env=env, stdout=PIPE, stderr=STDOUT)
+        return (await running.communicate())[0].decode()
+
+    broken(provider)
+    async with house(store, provider, routing()) as served:
+        assert "All circuits are closed" in await overnight()
+        await fail_three(served)
+        [shown] = (await served.http.get("/api/v1/circuits")).json()["circuits"]
+        assert (shown["target"], shown["state"], shown["failures"]) == ("house/a", "open", 3)
+        assert shown["open_until_at"] > shown["opened_at"] > "2026"
+        assert shown["tenant_id"] is None
+        assert json.loads(await overnight("--json")) == [shown]
+        listed = await overnight()
+        assert "house/a" in listed
+        assert "server_error" in listed
+        assert "no such circuit" in await overnight("close", "house/b")
+        assert "it is closed now" in await overnight("close", "house/a")
+        assert (await served.http.get("/api/v1/circuits")).json() == {"circuits": []}
+        provider.set_rules("rules: []")
+        async with asyncio.timeout(10):
+            while (await served.ask(model="r")).headers["x-overnight-model"] != "a":
+                await asyncio.sleep(0.05)
+
+
+async def test_a_tenants_own_account_is_shown_to_that_tenant(store: Store, provider: SpawnedProvider) -> None:
+    async with house(store, provider, routing()) as served:
+        for account in ("house", "house@acme"):
+            mark = served.gateway.circuits.failed(account, "a", exception_failure(NeverSent("h", "no")))
+            job = (await served.ask(model="r")).headers["x-job-id"]
+            await store.commit(Note(job, mark, Event("model_failed", provider="house")))
+        seen = {}
+        for tenant in ("default", "acme"):
+            answer = await served.http.get("/api/v1/circuits", headers={"x-tenant-id": tenant})
+            seen[tenant] = [shown["target"] for shown in answer.json()["circuits"]]
+        assert seen == {"default": ["house/a"], "acme": ["house/a", "house@acme/a"]}
 
 
 # ── every circuit is open ───────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from overnight.ledger import Ledger
 
 from .attributing import tenant_of
 from .authenticating import Door, scope_of
+from .circuits import Circuits
 from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
 from .jobs import Jobs
 from .keys import KeysApi
@@ -43,6 +44,7 @@ class Application:
             ("jobs", "", "attempts"): {"POST": jobs.attempts},
             ("jobs", "", "complete"): {"POST": jobs.complete},
             ("jobs", "", "cancel"): {"POST": jobs.cancel},
+            ("circuits",): {"GET": Circuits(ledger.store).list},
             ("keys",): {"GET": keys.list, "POST": keys.create},
             ("keys", ""): {"GET": keys.one},
             ("keys", "", "rotate"): {"POST": keys.rotate},

@@ -32,7 +32,7 @@ def scope_of(path: str, method: str) -> str:
     """What a key needs for a path. Whatever is not known to be harmless needs the most."""
     if path.startswith("/v1/"):
         return "call"
-    if path == "/api/v1/jobs" or path.startswith("/api/v1/jobs/"):
+    if path in ("/api/v1/jobs", "/api/v1/circuits") or path.startswith("/api/v1/jobs/"):
         return "read" if method in ("GET", "HEAD") else "operate"
     return "admin"
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import acting, folders, keys, reading, reviewing, roles
+from . import acting, circuits, folders, keys, reading, reviewing, roles
 
 program = typer.Typer(
     name="overnight",
@@ -48,6 +48,7 @@ program.command("events", rich_help_panel=READ)(reading.events)
 program.command("run", rich_help_panel=ACT)(acting.run)
 program.command("resume", rich_help_panel=ACT)(acting.resume)
 program.command("cancel", rich_help_panel=ACT)(acting.cancel)
+program.add_typer(circuits.program, name="circuits", rich_help_panel=READ)
 program.add_typer(reviewing.program, name="reviews", rich_help_panel=ACT)
 program.command("gateway", rich_help_panel=FLEET)(roles.gateway)
 program.command("worker", rich_help_panel=FLEET)(roles.worker)

@@ -1,10 +1,12 @@
 """What: model calls, from wire format to answer: attribute, route, admit, call, retry, fall back, settle, record.
-Owns: no table; upstream connections, prices, failure classes, the events of the model boundary.
+Owns: circuit; upstream connections, prices, failure classes, the events of the model boundary.
 Depends on: budgets, keys, ledger, store, domain. The routing is handed in.
 Never: hands on an answer that is not recorded, or calls a provider without a reservation.
 """
 
 from .calling import Gateway
+from .circuits_rows import CloseCircuit, list_circuits
+from .circuits_state import Circuit, public_circuit
 from .formats import CHAT, CODECS, RESPONSES, Codec
 from .identity import MOST_ATTEMPTS, named_job, tags_of
 from .permitting import permitted
@@ -21,6 +23,8 @@ __all__ = [
     "WANTS_KEY",
     "Answer",
     "BodyTooLarge",
+    "Circuit",
+    "CloseCircuit",
     "Codec",
     "Gateway",
     "JobCalls",
@@ -29,8 +33,10 @@ __all__ = [
     "Unavailable",
     "UnknownPrice",
     "fault",
+    "list_circuits",
     "named_job",
     "permitted",
+    "public_circuit",
     "refusal",
     "tags_of",
 ]

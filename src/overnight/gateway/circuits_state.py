@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from overnight.domain import iso_utc
+
 State = Literal["closed", "open", "half_open"]
 LONGEST_WAIT_MS = 3_600_000
 """Of what a provider asks for, unless `max_cool_down_ms` is longer: a mistaken header must not switch a target off for a day."""
@@ -125,7 +127,7 @@ def release(circuit: Circuit, call: str) -> bool:
 
 
 def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
-    """With stable public names. Times become text at the border (`domain.events`)."""
+    """With stable public names; times as text in UTC."""
     state = circuit.state(now)
     return {
         "target": circuit.target,
@@ -135,8 +137,8 @@ def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
         "state": state,
         "failures": circuit.failures,
         "openings": circuit.openings,
-        "opened_at": circuit.opened_at,
-        "open_until_at": circuit.open_until if circuit.opened_at is not None else None,
+        "opened_at": iso_utc(circuit.opened_at) if circuit.opened_at is not None else None,
+        "open_until_at": iso_utc(circuit.open_until) if circuit.opened_at is not None else None,
         "probing": circuit.probe is not None and now < circuit.probe_until,
         "why": circuit.why or None,
     }

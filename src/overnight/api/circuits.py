@@ -1,0 +1,23 @@
+"""`/api/v1/circuits`: the targets that failed lately, and those that are not asked for now."""
+
+from __future__ import annotations
+
+from overnight.gateway import Answer, list_circuits, public_circuit
+from overnight.store import Store
+
+from .bodies import json_answer, query_of
+from .http import Request
+
+
+class Circuits:
+    """Circuits are of the house, except those of accounts that a tenant has of its own: these only that tenant sees."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def list(self, request: Request) -> Answer:
+        query_of(request)
+        now = self._store.clock()
+        shown = [public_circuit(circuit, now) for circuit in await list_circuits(self._store)]
+        mine = [circuit for circuit in shown if circuit["tenant_id"] in (None, request.tenant_id)]
+        return json_answer(200, {"circuits": mine})
