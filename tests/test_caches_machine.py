@@ -49,12 +49,14 @@ class Model:
         self.entries: dict[tuple[str, str], tuple[int, str]] = {}
         self.asked: set[tuple[str, str, str]] = set()
         self.attempts: dict[tuple[str, str], int] = {}
+        self.begun: set[tuple[str, str]] = set()
         self.recorded: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
         self.given: dict[tuple[str, str, str], int] = defaultdict(int)
 
     def expect(self, tenant: str, job: str, question: str) -> tuple[str | None, str | None]:
         """(how, the answer as far as it is known): `replayed`, `exact` or `miss`."""
         place, attempt = (tenant, job, question), self.attempts.setdefault((tenant, job), 1)
+        self.begun.add((tenant, job))
         older = [text for of, text in self.recorded[place] if of < attempt]
         if self.given[place] < len(older):
             self.given[place] += 1
@@ -91,7 +93,8 @@ class Player:
                 self.model.now += details[0]
             elif what == "begin anew":
                 place = (run + details[0], run + details[1])
-                if place in self.model.attempts:
+                if place in self.model.begun:  # no attempt is skipped
+                    self.model.begun.remove(place)
                     self.model.attempts[place] += 1
                     for question in QUESTIONS:
                         self.model.given[*place, question] = 0

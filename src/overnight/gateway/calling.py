@@ -320,8 +320,9 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-overnight-dropped", ", ".join(flight.losses)[:MOST_HEADER].encode("latin-1", "replace")))
     if flight.lowered:
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
-    if flight.visit is not None and flight.replayed is None and flight.degraded is None:
-        headers.append((b"x-overnight-cache", flight.visit.told(flight.cached).encode()))
+    cache = flight.visit.told(flight.cached) if flight.visit is not None else None
+    if cache is not None and flight.replayed is None and flight.degraded is None:
+        headers.append((b"x-overnight-cache", cache.encode()))
     if given is not None and (degraded := (given.facts.detail or {}).get("degraded")):
         headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
     if flight.way.passed:

@@ -54,9 +54,11 @@ class Ticket(msgspec.Struct, frozen=True):
         candidate = self.candidate
         if candidate is not None and (repeated or candidate.answer.job_id == job.job_id):
             candidate, repeated = None, True
-        for kind in self.looked if not repeated else ():
+        for kind in self.looked:
             spent = self.spent_microusd if kind in ("semantic", "shadow") else 0
-            count(unit, job.tenant_id, called.agent_id, kind, Tally(asked=1, spent_microusd=spent))
+            if spent or not repeated:
+                tally = Tally(asked=int(not repeated), spent_microusd=spent)
+                count(unit, job.tenant_id, called.agent_id, kind, tally)
         looked = _event(called, "cache_missed" if candidate is None else "cache_hit", job.attempt)
         if candidate is None:
             looked.decision = {"why": REPEATED if repeated else self.why, "looked": self.looked}

@@ -39,6 +39,7 @@ MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
 """Per tenant. What is more goes by and by, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
+NOTHING = "nothing was recorded for this question yet"
 NO_VECTORS = "vectors cannot be compared here"
 
 
@@ -127,7 +128,7 @@ class Visit:
         degraded = flight.decision.degraded
         self._serves = policy.exact_ttl_s > 0
         self._keeps = self._serves or (degraded is not None and degraded.cache)
-        self._asked = False
+        self._asked = self._consulted = False
         self._head: Head | None = None
         self._semantic: SemanticCache | None = None
         self._realm = b""
@@ -135,7 +136,7 @@ class Visit:
         self._known = False
         self._spent = 0
         self._looked: list[str] = []
-        self._why = "nothing was recorded for this question yet"
+        self._why = ""
         self._would_be: Candidate | None = None
         self.ticket: Ticket | None = None
 
@@ -167,14 +168,16 @@ class Visit:
         return again and runtime == "foreign" and subject.fingerprint is not None and bool(rows)
 
     async def look(self) -> None:
-        """Set `ticket`: what the call brings to its admission."""
+        """Set `ticket`: what the call brings to its admission; None where no cache is for such calls."""
         found = None
         try:
             found = await self._look()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             self._why = "the cache could not be asked"
-        self.ticket = Ticket(self._mark, tuple(self._looked), found, self._why, self._spent)
+        self._consulted = bool(self._looked or self._why)
+        if self._consulted:
+            self.ticket = Ticket(self._mark, tuple(self._looked), found, self._why or NOTHING, self._spent)
 
     async def _look(self) -> Candidate | None:
         if self._asked:
@@ -297,8 +300,10 @@ class Visit:
             return None
         return read_answer(flight.request.format, body)
 
-    def told(self, hit: Recorded | None) -> str:
-        """How the answer's header tells what the caches had to do with it: exact, semantic, shadow or miss."""
+    def told(self, hit: Recorded | None) -> str | None:
+        """How the answer's header tells what the caches had to do with it: exact, semantic, shadow or miss; None: nothing."""
+        if not self._consulted:
+            return None
         if hit is not None:
             return (hit.facts.detail or {})["cache"]["kind"]
         return "shadow" if self._would_be is not None else "miss"

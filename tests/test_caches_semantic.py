@@ -1,0 +1,270 @@
+"""The semantic cache: a question like one that was answered before. In shadow it answers nothing and says what it would have."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from caching import CACHE, EXACT, SEMANTIC, Caching, caching
+from overnight.gateway import JobCalls
+from overnight.gateway.caches import cache_usage
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from test_gateway_port import leased, request
+
+ASKED = "How do I reset the password of my account?"
+LIKE = "How do I reset the password of my account please?"
+OTHER = "Which invoices are overdue since January?"
+SHADOW = SEMANTIC.replace("mode: on", "mode: shadow")
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: [{answer: 'press the reset button {count}'}]")
+    return scripted
+
+
+@pytest.fixture
+async def cached(store: Store, provider: SpawnedProvider) -> AsyncIterator[Caching]:
+    async with caching(store, provider, SEMANTIC) as running:
+        yield running
+
+
+async def chats(cached: Caching, job: str) -> list[Any]:
+    return [each for each in await cached.facts(job, "model_called") if each.model != "text-embedding-3-small"]
+
+
+async def test_a_like_question_of_another_job_has_the_answer(cached: Caching) -> None:
+    first = await cached.ask(ASKED, "a")
+    like = await cached.ask(LIKE, "b")
+    assert (first.cache, like.cache) == ("miss", "semantic")
+    assert like.text == first.text
+    assert not await chats(cached, "b")
+    [hit] = await cached.facts("b", "cache_hit")
+    assert 0.8 < hit.detail["similarity"] < 1
+    assert (await cached.ask(OTHER, "c")).cache == "miss"
+    assert await cached.sums() == {"semantic": (3, 1)}
+
+
+async def test_the_embedding_is_a_call_of_the_job_metered_like_any_other(cached: Caching) -> None:
+    await cached.ask(ASKED, "a")
+    story = await cached.served.story("a")
+    assert story == ["created", "model_called", "model_succeeded", "cache_missed", "model_called", "model_succeeded"]
+    embedding, chat = await cached.facts("a", "model_succeeded")
+    assert (embedding.name, embedding.model) == ("semantic cache", "text-embedding-3-small")
+    assert embedding.input_tokens > 0
+    job = (await cached.served.ledger.job("a")).job_id
+    assert {row[0] for row in await cached.served.ledger.usage(job)} == {embedding.model, chat.model}
+    budget = await cached.served.ledger.costs([job])
+    assert budget[job] == (2, embedding.cost_microusd + chat.cost_microusd)
+
+
+async def test_a_call_without_a_job_does_not_end_with_its_embedding(cached: Caching) -> None:
+    answer = await cached.served.ask(ASKED)
+    events = await cached.served.ledger.events(answer.headers["x-job-id"])
+    assert [each.facts.event for each in events][-2:] == ["model_succeeded", "completed"]
+    assert [each.facts.event for each in events].count("started") == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"tenant": "t1"}, {"tenant": "t2"}),
+        ({"headers": {"x-agent-name": "support"}}, {"headers": {"x-agent-name": "sales"}}),
+        ({"headers": {"x-agent-name": "support"}}, {}),
+        ({"model": "gpt-5.4"}, {"model": "gpt-5.4-mini"}),
+        ({"model": "heartbeat_check"}, {"model": "gpt-5.4-mini"}),
+        ({"temperature": 0}, {"temperature": 1}),
+        ({}, {"tools": [{"type": "function", "function": {"name": "file"}}]}),
+        ({"system": "You are brief."}, {"system": "You are brief!"}),
+        ({"system": "x"}, {}),
+        ({"history": "before"}, {"history": "Before"}),
+    ],
+    ids=str,
+)
+async def test_what_must_be_the_same_is_compared_by_its_hash(
+    cached: Caching, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert (await ask_as(cached, ASKED, **one)).cache == "miss"
+    assert (await ask_as(cached, LIKE, **other)).cache == "miss"
+    assert (await ask_as(cached, LIKE, **one)).cache == "semantic"
+
+
+async def ask_as(cached: Caching, text: str, system: str = "", history: str = "", **more: Any) -> Any:
+    messages = [{"role": "system", "content": system}] if system else []
+    if history:
+        messages += [{"role": "user", "content": history}, {"role": "assistant", "content": "ok"}]
+    return await cached.ask(text, messages=[*messages, {"role": "user", "content": text}], **more)
+
+
+async def test_the_vectors_of_another_tenant_are_never_searched(cached: Caching) -> None:
+    """Whatever a tenant calls itself, its agents and its jobs: the very same question of another one is not found."""
+    names = [("acme", "a"), ("acme", "a|b"), ("acme|a", "b"), ("acme a", "b"), ("a", "acme"), ("default", "acme")]
+    told = [
+        await cached.ask(ASKED, f"one {agent}", tenant=tenant, headers={"x-agent-name": agent})
+        for tenant, agent in names
+    ]
+    assert [each.cache for each in told] == ["miss"] * len(names)
+    assert len({each.text for each in told}) == len(names)
+    again = [
+        await cached.ask(LIKE, f"another {agent}", tenant=tenant, headers={"x-agent-name": agent})
+        for tenant, agent in names
+    ]
+    assert [each.text for each in again] == [each.text for each in told]
+
+
+async def test_in_shadow_it_answers_nothing_and_tells_how_it_would_have_differed(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    provider.set_rules(
+        "rules: [{match: {user_contains: please}, answer: press the red reset button}, {answer: press the reset button}]"
+    )
+    async with caching(store, provider, SHADOW) as cached:
+        agent = {"headers": {"x-agent-name": "support"}}
+        assert (await cached.ask(ASKED, "a", **agent)).cache == "miss"
+        assert await cached.ask(ASKED, "b", **agent) == ("press the reset button", "shadow")
+        assert await cached.ask(LIKE, "c", **agent) == ("press the red reset button", "shadow")
+        [same], [other] = await cached.facts("b", "cache_shadow"), await cached.facts("c", "cache_shadow")
+        origin = (await cached.served.ledger.job("a")).job_id
+        assert same.detail["of"]["job_id"] == other.detail["of"]["job_id"] == origin
+        assert (same.detail["same"], same.detail["overlap"], same.detail["similarity"]) == (True, 1.0, 1.0)
+        assert (other.detail["same"], other.detail["overlap"], other.detail["agrees"]) == (False, 0.8, True)
+        [used] = await cache_usage(store, "default", 0, 99999999)
+        assert (used.agent_id, used.kind, used.asked, used.hits) == ("support", "shadow", 3, 2)
+        assert (used.same, used.agreement_rate, used.mean_overlap) == (1, 1.0, 0.9)
+        assert used.saved_microusd > used.spent_microusd > 0
+        assert not await cached.facts("c", "cache_hit")
+
+
+async def test_each_agent_has_its_mode_and_threshold(store: Store, provider: SpawnedProvider) -> None:
+    agents = "agents: {bold: {mode: on, threshold: 0.5}, 'strict-*': {mode: on, threshold: 0.999}, off: {mode: off}}}}"
+    async with caching(store, provider, SHADOW.replace("}}\n", ", ") + agents + "\n") as cached:
+        told: dict[str, Any] = {}
+        for agent in ("bold", "strict-1", "off", "usual"):
+            headers = {"x-agent-name": agent}
+            told[agent] = [(await cached.ask(text, headers=headers)).cache for text in (ASKED, LIKE)]
+    assert told == {
+        "bold": ["miss", "semantic"],
+        "strict-1": ["miss", "miss"],
+        "off": [None, None],
+        "usual": ["miss", "shadow"],
+    }
+
+
+async def test_no_second_occurrence_nor_the_jobs_own_like_question_is_answered_from_it(cached: Caching) -> None:
+    assert [(await cached.ask(text, "a")).cache for text in (ASKED, LIKE, ASKED)] == ["miss"] * 3
+    assert [(await cached.ask(text, "b")).cache for text in (ASKED, ASKED)] == ["semantic", "miss"]
+
+
+async def test_replay_embeds_nothing(cached: Caching) -> None:
+    await cached.ask(ASKED, "a")
+    before = cached.paid
+    again = await cached.served.ask(ASKED, headers={"x-job-id": "a", "x-job-attempt": "2"})
+    assert again.headers["x-overnight-replayed"] == "true"
+    assert cached.paid == before
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]",
+        "rules: [{answer: {text: cut, finish_reason: length}}]",
+    ],
+    ids=["tools", "cut"],
+)
+async def test_tool_turns_and_cut_answers_are_not_kept(cached: Caching, rules: str) -> None:
+    cached.provider.set_rules(rules)
+    assert [(await cached.ask(text)).cache for text in (ASKED, LIKE)] == ["miss"] * 2
+
+
+async def test_tool_turns_are_kept_where_that_is_allowed(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]")
+    async with caching(store, provider, SEMANTIC.replace("mode: on", "mode: on, tool_turns: true")) as cached:
+        assert [await cached.ask(text) for text in (ASKED, LIKE)] == [("file", "miss"), ("file", "semantic")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": ASKED}, {"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}],
+        ASKED + " x" * 5000,
+        "  ",
+    ],
+    ids=["picture", "document", "nothing"],
+)
+async def test_what_is_more_than_a_question_is_not_embedded(cached: Caching, content: Any) -> None:
+    for _ in range(2):
+        assert (await cached.ask("", messages=[{"role": "user", "content": content}])).cache is None
+    assert cached.paid == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["{status: 503}", "{status: 400}", "{reset: true}", "{broken_json: true}", "{stall: true}"],
+)
+async def test_embeddings_that_fail_fail_no_call(store: Store, provider: SpawnedProvider, fault: str) -> None:
+    provider.set_rules(f"rules: [{{match: {{model: text-embedding-3-small}}, fault: {fault}}}, {{answer: fine}}]")
+    async with caching(store, provider, SEMANTIC + "deadlines: {default_ms: 3000}") as cached:
+        assert await cached.ask(ASKED, "a") == ("fine", "miss")
+        [missed] = await cached.facts("a", "cache_missed")
+        assert "could not be embedded" in missed.decision["why"]
+
+
+async def test_a_budget_that_stops_the_embedding_is_the_calls_own_affair(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with caching(store, provider, SEMANTIC + "budgets: {max_llm_calls_per_job: 1}") as cached:
+        answer = await cached.served.ask(ASKED, headers={"x-job-id": "a"})
+        assert answer.status_code == 402
+        assert await cached.served.story("a") == [
+            "created", "model_called", "model_succeeded", "cache_missed", "budget_stopped",
+        ]  # fmt: skip
+
+
+async def test_without_vectors_the_exact_cache_works_and_the_log_says_what_is_missing(
+    store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if store.dialect == "sqlite":
+        monkeypatch.setitem(sys.modules, "sqlite_vec", None)
+    else:
+        await asyncio.to_thread(_without_pgvector, store)
+    routing = SEMANTIC.replace("cache: {", "cache: {exact: {ttl_s: 60}, ")
+    async with caching(store, provider, routing) as cached:
+        assert [(await cached.ask(text)).cache for text in (ASKED, ASKED, LIKE)] == ["miss", "exact", "miss"]
+        assert cached.paid == 2
+    assert "the semantic cache is off in this process" in caplog.text
+    assert ("pip install sqlite-vec" if store.dialect == "sqlite" else "CREATE EXTENSION vector") in caplog.text
+
+
+def _without_pgvector(store: Store) -> None:
+    """Somebody else's type of that name stands in the way of the extension, as a missing one would."""
+    session: Any = store._database.connect()
+    session.script("CREATE TYPE vector AS (nothing TEXT)")
+    session.close()
+
+
+async def test_exact_comes_first(store: Store, provider: SpawnedProvider) -> None:
+    routing = SEMANTIC.replace("cache: {", EXACT.strip()[:-1] + ", ")
+    async with caching(store, provider, routing) as cached:
+        told = [(await cached.ask(text)).cache for text in (ASKED, ASKED, LIKE, LIKE)]
+        assert told == ["miss", "exact", "semantic", "semantic"]
+        assert cached.paid == 4  # one answer, three embeddings
+
+
+async def test_streams_and_job_code_meet_the_same_cache(cached: Caching) -> None:
+    first = await cached.served.ask(ASKED, headers={"x-job-id": "a"}, stream=True)
+    assert (first.headers[CACHE], "press the reset" in first.text) == ("miss", False)
+    job = await leased(cached.store)
+    answer = await JobCalls(cached.served.gateway).call(request(job, text=LIKE))
+    assert (answer.facts.detail or {})["cache"]["kind"] == "semantic"
+    streamed = await cached.served.ask(LIKE, headers={"x-job-id": "c"}, stream=True)
+    assert streamed.headers[CACHE] == "semantic"
