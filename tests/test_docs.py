@@ -219,6 +219,15 @@ ZZZZ = {
     "Top level": "zzzz: 1",
     "routes": "routes: {a: {model: gpt-5.4, zzzz: 1}}",
     "budgets": "budgets: {zzzz: 1}",
+    "when": "routes: {a: {model: gpt-5.4, when: {zzzz: 1}}}",
+    "complexity": "complexity: {zzzz: 1}",
+    "budgets.limits": "budgets: {limits: [{scope: job, max_tokens: 1, zzzz: 1}]}",
+    "rate_limits": "rate_limits: [{scope: key, concurrency: 1, zzzz: 1}]",
+    "guards": "guards: {zzzz: 1}",
+    "alarms": "alarms: {zzzz: 1}",
+    "breakers": "breakers: {zzzz: 1}",
+    "cache": "cache: {zzzz: 1}",
+    "cache.semantic": "cache: {semantic: {model: gpt-5.4, zzzz: 1}}",
     "fallbacks": "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mini, zzzz: 1}]",
     "retries": "retries: {zzzz: 1}",
     "limits": "limits: {zzzz: 1}",
@@ -237,8 +246,12 @@ def test_routing_defaults() -> None:
     page, routing = reference("routing"), Routing()
     told = dict(re.findall(r"^\| `(\w+)` \| `?([\w.-]+)`? \|", page, re.MULTILINE))
     there: dict[str, Any] = {"default_model": routing.default_model, "default_ms": routing.deadline_ms}
-    there |= msgspec.structs.asdict(routing.retries) | msgspec.structs.asdict(routing.limits)
-    assert {name: told[name] for name in there} == {name: str(value) for name, value in there.items()}
+    there |= {"embeddings_ms": routing.embeddings_ms, "time_zone": routing.budgets.time_zone}
+    for part in (routing.retries, routing.limits, routing.breakers, routing.guards, routing.alarms):
+        there |= {name: value for name, value in msgspec.structs.asdict(part).items() if name != "by_class"}
+    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in there.items()}
+    assert {name: told[name] for name in there} == shown
+    assert f"| {routing.complexity.threshold:g} |" in section(page, "complexity")
 
 
 def test_providers() -> None:

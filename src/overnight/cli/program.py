@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import acting, circuits, folders, keys, reading, reviewing, roles
+from . import acting, circuits, folders, keys, reading, reviewing, roles, routing
 
 program = typer.Typer(
     name="overnight",
@@ -42,6 +42,7 @@ program.command("demo", rich_help_panel=SET_UP)(acting.demo)
 program.command("init", rich_help_panel=SET_UP)(folders.init)
 program.command("check", rich_help_panel=SET_UP)(folders.check)
 program.add_typer(keys.program, name="keys", rich_help_panel=SET_UP)
+program.add_typer(routing.program, name="route", rich_help_panel=SET_UP)
 program.command("jobs", rich_help_panel=READ)(reading.jobs)
 program.command("explain", rich_help_panel=READ)(reading.explain)
 program.command("events", rich_help_panel=READ)(reading.events)

@@ -4,15 +4,17 @@ Depends on: budgets, keys, ledger, store, domain. The routing is handed in.
 Never: hands on an answer that is not recorded, or calls a provider without a reservation.
 """
 
+from .asking import facts_of
 from .calling import Gateway
 from .circuits_rows import CloseCircuit, list_circuits
 from .circuits_state import Circuit, public_circuit
 from .formats import CHAT, CODECS, RESPONSES, Codec
-from .identity import MOST_ATTEMPTS, named_job, tags_of
+from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
 from .permitting import permitted
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
 from .refusals import WANTS_KEY, Answer, BodyTooLarge, fault, refusal
+from .rerouting import LeftOut, Move, PastCall, Rerouting, past_calls
 from .routes import Routing, Unavailable
 
 __all__ = [
@@ -28,15 +30,22 @@ __all__ = [
     "Codec",
     "Gateway",
     "JobCalls",
+    "LeftOut",
+    "Move",
+    "PastCall",
     "PriceBook",
+    "Rerouting",
     "Routing",
     "Unavailable",
     "UnknownPrice",
+    "facts_of",
     "fault",
     "list_circuits",
     "named_job",
+    "past_calls",
     "permitted",
     "public_circuit",
     "refusal",
     "tags_of",
+    "with_metadata",
 ]

@@ -126,6 +126,12 @@ class ModelPrice:
             raise ValueError("token counts must not be negative, nor the parts more than their total")
         return -(-units // self._scale)
 
+    @property
+    def usd_per_mtok(self) -> tuple[float, float, float]:
+        """Dollars per million tokens of input, of cached input and of output; in the lowest tier. For people, not for sums."""
+        rates = self._tiers[-1]
+        return rates.input / self._scale, rates.cached / self._scale, rates.output / self._scale
+
     def cost_of(self, usage: Usage) -> int:
         """The price of a call by what its provider, or an estimate, says it used; in micro-dollars, rounded up."""
         return self.cost_microusd(

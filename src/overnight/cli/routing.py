@@ -1,0 +1,256 @@
+"""Routing on paper: which rule a request meets, and what recorded calls would cost under other rules."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .reading import PAGE, Json, read
+
+if TYPE_CHECKING:
+    from overnight.brain import RouteDecision, Routing
+    from overnight.domain import Attribution, CallFacts
+    from overnight.ledger import JobRow, Ledger
+
+program = typer.Typer(no_args_is_help=True, help="See which rule routes a call, and what other rules would cost.")
+RoutingFile = Annotated[
+    Path | None,
+    typer.Option("--routing", metavar="FILE", help="This routing.yaml (default: the brain's).", show_default=False),
+]
+_UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+def _chosen(file: Path | None) -> "Routing":
+    from overnight.app import load_settings_brain
+    from overnight.brain import load_routing
+    from overnight.settings import Settings
+
+    return load_routing(file) if file is not None else load_settings_brain(Settings.from_environment()).routing
+
+
+@program.command()
+def explain(
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The model asked for.")] = "",
+    task: Annotated[str, typer.Option(metavar="TASK", help="x-task.")] = "",
+    agent: Annotated[str, typer.Option(metavar="AGENT", help="x-agent-name.")] = "",
+    workflow: Annotated[str, typer.Option(metavar="NAME", help="x-workflow.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="One of x-tags; may be repeated.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A request header; may be repeated.")
+    ] = None,
+    session: Annotated[str, typer.Option(metavar="SESSION", help="x-session-id.")] = "",
+    job: Annotated[str, typer.Option(metavar="JOB", help="x-job-id.")] = "",
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="chat, responses, messages or embeddings.")
+    ] = "chat",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What is asked; a tiered route weighs it.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="BODY.json", help="A request's body: its model, metadata and prompt count."
+        ),
+    ] = None,
+    routing: RoutingFile = None,
+    json: Json = False,
+) -> None:
+    """Show which rule wins for a request, why the others do not, and where it would go. Asks nobody and writes nothing.
+
+    Exit code 1 when the request would be refused. Whether a circuit is open plays no part.
+
+    \b
+    Examples:
+      overnight route explain --task draft
+      overnight route explain --model auto --agent support-7 --tag eu --header x-plan=gold
+      overnight route explain -f body.json --session s-1 --json | jq .targets
+    """
+    import msgspec
+
+    from overnight.brain import UnknownModel
+    from overnight.domain import Attribution, BadInput
+    from overnight.gateway import PriceBook, tags_of
+
+    chosen = _chosen(routing)
+    who = Attribution(
+        job_id=job or None,
+        agent_id=agent or None,
+        session_id=session or None,
+        task_id=task or None,
+        workflow=workflow or None,
+        tags=tags_of(",".join(tag or ()), "--tag"),
+        headers=_headers(header or ()),
+    )
+    facts = _facts(who, form, model, prompt, file)
+    try:
+        decision = chosen.decide(facts)
+    except UnknownModel as error:
+        raise BadInput(str(error)) from None
+    ways = _ways(chosen, PriceBook(chosen.prices), decision)
+    if json:
+        from .printing import print_json
+
+        public: dict[str, Any] = msgspec.to_builtins(decision) | {"targets": ways}
+        public["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
+        print_json(public)
+    else:
+        from .routing_view import show_decision
+
+        show_decision(decision, ways)
+    raise typer.Exit(0 if decision.targets else 1)
+
+
+def _headers(given: "tuple[str, ...] | list[str]") -> dict[str, str]:
+    from .finding import WrongUsage
+
+    found: dict[str, str] = {}
+    for each in given:
+        name, sign, value = each.partition("=")
+        if not sign or not name.strip():
+            raise WrongUsage(f"--header {each[:80]}: give it as NAME=VALUE, such as x-plan=gold")
+        found[name.strip().lower()] = value.strip()
+    return found
+
+
+def _facts(who: "Attribution", form: str, model: str, prompt: str, file: Path | None) -> "CallFacts":
+    """The facts of the request as the gateway would see them; options count before what stands in the body."""
+    import msgspec
+
+    from overnight.domain import BadInput
+    from overnight.gateway import CODECS, facts_of, with_metadata
+
+    from .finding import WrongUsage
+
+    if form not in CODECS:
+        raise WrongUsage(f"--format {form[:40]}: one of {', '.join(CODECS)}")
+    if file is None:
+        stated = msgspec.json.encode(
+            {"model": model or "auto", "messages": [{"role": "user", "content": prompt or " "}]}
+        )
+        facts = facts_of(who, CODECS["chat"].read(stated))
+        return msgspec.structs.replace(facts, model=model or None, format=form)
+    try:
+        request = CODECS[form].read(file.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+    facts = facts_of(with_metadata(who, request.metadata), request)
+    changed: dict[str, Any] = {"model": model} if model else {}
+    return msgspec.structs.replace(facts, **changed | ({"text": lambda: prompt} if prompt else {}))
+
+
+def _ways(routing: "Routing", book: Any, decision: "RouteDecision") -> list[dict[str, Any]]:
+    """The targets with who serves them, what they cost, and where they keep data."""
+    from overnight.gateway import UnknownPrice
+
+    ways: list[dict[str, Any]] = []
+    for model in decision.targets:
+        provider = routing.provider_for(model)
+        way: dict[str, Any] = {"model": model, "provider": provider.name if provider else None, "price": None}
+        if provider is not None:
+            way |= {"apis": provider.apis, "residency": sorted(provider.residency), "api_key_env": provider.api_key_env}
+        try:
+            rates = book.price(model, provider.name if provider else None).usd_per_mtok
+            names = ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok")
+            way["price"] = dict(zip(names, rates, strict=True))
+        except UnknownPrice as error:
+            free = provider is not None and provider.api_key_env is None
+            way["without_price"] = "calls are free: its provider wants no key" if free else f"not called: {error}"
+        ways.append(way)
+    return ways
+
+
+@program.command()
+def replay(
+    routing: Annotated[Path, typer.Option("--routing", metavar="FILE", help="The other routing.yaml.")],
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Only calls since then: 7d, 12h, 2026-01-31 or 2026-01-31T02:00 (UTC).")
+    ] = "",
+    job: Annotated[str, typer.Option(metavar="JOB", help="Only this job and its child jobs.")] = "",
+    tenant: Annotated[str, typer.Option(metavar="TENANT", help="Only this tenant's calls (default: all).")] = "",
+    json: Json = False,
+) -> None:
+    """Route the recorded calls again by another routing.yaml: which would move, and what they would have cost.
+
+    A call that stays at its model costs what it cost, unless the file prices that model otherwise. One that moves is priced
+    with the tokens it used then. Asks nobody and writes nothing.
+
+    \b
+    Examples:
+      overnight route replay --routing cheaper.yaml
+      overnight route replay --routing cheaper.yaml --since 7d
+      overnight route replay --routing cheaper.yaml --job last --json | jq .difference_usd
+    """
+    import random
+    from functools import partial
+
+    from overnight.brain import load_routing
+    from overnight.gateway import PriceBook, Rerouting, past_calls
+
+    from .routing_view import public_rerouting, show_rerouting
+
+    other, present = load_routing(routing), _chosen(None)
+
+    async def work(ledger: "Ledger", settings: Any) -> None:
+        begin = _since(since, ledger.store.clock())
+        rerouting = Rerouting(
+            ledger,
+            other,
+            PriceBook(other.prices),
+            # A call that nothing keeps at its way is drawn alike each time this is run.
+            partial(other.decide, chance=random.Random(0).random),  # noqa: S311
+            present=present,
+            present_prices=PriceBook(present.prices),
+        )
+        async for row in _jobs(ledger, job, tenant, begin, settings.tenant_id):
+            for call in past_calls(row, await ledger.events(row.job_id)):
+                if call.at >= begin:
+                    await rerouting.take(call)
+        public = public_rerouting(rerouting, str(routing), sorted(other.header_names - present.header_names))
+        if json:
+            from .printing import print_json
+
+            print_json(public)
+        else:
+            show_rerouting(public)
+
+    read(work)
+
+
+async def _jobs(ledger: "Ledger", name: str, tenant: str, since_us: int, own: str) -> "AsyncIterator[JobRow]":
+    """The jobs asked for, of those that were active since then."""
+    from .finding import find_job
+
+    if name:
+        waiting = [await find_job(ledger, name, tenant or own)]
+        while waiting:
+            job = waiting.pop()
+            waiting += await ledger.children(job.job_id)
+            yield job
+        return
+    before = ""
+    while page := await ledger.jobs(tenant_id=tenant, before=before, most=PAGE):
+        for job in page:
+            if (job.active_at or job.created_at) >= since_us:
+                yield job
+        before = page[-1].job_id
+        await asyncio.sleep(0)
+
+
+def _since(text: str, now_us: int) -> int:
+    """A moment in microseconds: so long ago, or a date or time in UTC; 0 for none. Raises WrongUsage."""
+    from datetime import UTC, datetime
+
+    from .finding import WrongUsage
+
+    if not text:
+        return 0
+    number, unit = text[:-1], text[-1:]
+    if number.isascii() and number.isdigit() and len(number) < 8 and unit in _UNITS_US:
+        return max(0, now_us - int(number) * _UNITS_US[unit])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise WrongUsage(
+            f"--since {text[:40]}: give 7d, 12h, 30m, or a date or time such as 2026-01-31T02:00"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)
