@@ -350,6 +350,8 @@ def test_anthropic_usage_counts_cached_tokens_once():
     assert anthropic_usage(sent) == Usage(
         input_tokens=100, cached_tokens=70, cache_write_tokens=15, cache_write_1h_tokens=5, output_tokens=7
     )
+    thought = {"input_tokens": 3, "output_tokens": 9, "output_tokens_details": {"thinking_tokens": 4}}
+    assert anthropic_usage(thought) == Usage(input_tokens=3, output_tokens=9, reasoning_tokens=4)
     assert anthropic_usage({"input_tokens": 3, "output_tokens": 1, "cache_creation": None}) == Usage(
         input_tokens=3, output_tokens=1
     )
