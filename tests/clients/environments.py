@@ -7,12 +7,14 @@ import venv
 from pathlib import Path
 
 HOME = Path(__file__).parent / ".environments"
+PROJECT = Path(__file__).parents[2]
 REQUIREMENTS = {
     "openai_agents": ["openai-agents>=0.24"],
     "pydantic_ai_agent": ["pydantic-ai-slim[openai,anthropic]>=2.68"],
     "autogen_agent": ["autogen-agentchat>=0.7.5", "autogen-ext[openai]>=0.7.5"],
     "claude_agent": ["claude-agent-sdk>=0.2.187"],
     "crewai_agent": ["crewai>=1.15.30"],
+    "providers_library": ["-c", str(PROJECT / "requirements.lock"), "-e", f"{PROJECT}[providers]"],
 }
 
 

@@ -12,9 +12,12 @@ from overnight.domain import CallFacts, OvernightError
 from overnight.keys import SealedShut
 
 from .dialects import Dialect, dialect_of
+from .library import INSTALL, LibraryPool, installed
 from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
 from .prices import Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
+
+Pool = UpstreamPool | LibraryPool
 
 SCRIPTED = "scripted"
 MOST_CONNECTIONS = 4096
@@ -138,7 +141,7 @@ class Target(msgspec.Struct, frozen=True):
     model: str
     provider: str
     upstream_model: msgspec.Raw
-    pool: UpstreamPool
+    pool: Pool
     headers: tuple[tuple[bytes, bytes], ...]
     price: ModelPrice | None
     dialect: Dialect
@@ -156,7 +159,7 @@ class _Ready(NamedTuple):
 
     served_by: Provider
     provider: str
-    pool: UpstreamPool
+    pool: Pool
     headers: tuple[tuple[bytes, bytes], ...]
     upstream_model: msgspec.Raw
     dialect: Dialect
@@ -187,7 +190,7 @@ class Targets:
         self._environment = os.environ if environment is None else environment
         self._offline, self._was_asked_for = offline_base_url, was_asked_for
         self._own_keys, self._version = own_keys, 0
-        self._pools: dict[str, UpstreamPool] = {}
+        self._pools: dict[str, Pool] = {}
         self._ready: dict[tuple[str, str], _Ready] = {}
 
     @property
@@ -233,9 +236,14 @@ class Targets:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
         if key:
             headers += _greeting(provider.kind, key)
-        pool = self._pools.get(base_url)
+        library = provider.kind == "library" and name != SCRIPTED
+        if library and not installed():
+            raise Unavailable(f"{model} is served by {name} through a library that is not installed: {INSTALL}")
+        place = f"{name} {base_url}" if library else base_url
+        pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[base_url] = UpstreamPool(base_url, max_connections=MOST_CONNECTIONS)
+            pool = LibraryPool(name, base_url) if library else UpstreamPool(base_url, max_connections=MOST_CONNECTIONS)
+            self._pools[place] = pool
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
         dialect, speaks = dialect_of(base_url), tuple(provider.apis)

@@ -19,6 +19,7 @@ from .circuits_rows import Note
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
+from .library import LibraryStream
 from .refusals import failed, fault, refusal, refused
 from .sse import EventTooLarge, SseParser
 from .upstream import UpstreamError, UpstreamStream
@@ -27,6 +28,7 @@ from .usage import estimated_usage
 log = logging.getLogger("overnight.gateway")
 TOTAL_PER_DEADLINE = 10
 LARGEST_ERROR = 64 * 1024
+Stream = UpstreamStream | LibraryStream
 DRAIN_S = 2.0
 _decode = msgspec.json.Decoder().decode
 
@@ -76,7 +78,7 @@ class StreamedFlight(Flight):
     """A call whose answer is streamed. `open` returns once the first piece is here; the pump does the rest."""
 
     feed: Feed
-    _stream: UpstreamStream | None = None
+    _stream: Stream | None = None
     _parser: SseParser
     _reader: Reader
     _ready: list[bytes]
@@ -124,7 +126,7 @@ class StreamedFlight(Flight):
                 self.gateway.circuits.written()
         return True
 
-    async def _first_pieces(self, stream: UpstreamStream) -> Failure | None:
+    async def _first_pieces(self, stream: Stream) -> Failure | None:
         if not 200 <= stream.status < 300:
             self.failure_body = self.target.without_key(await _bounded(stream))
             return response_failure(stream.status, stream.headers, self.failure_body)
@@ -137,7 +139,7 @@ class StreamedFlight(Flight):
         payloads = self._parser.flush()
         return self._take(payloads) if payloads else _cut("the stream ended before its first piece")
 
-    async def _unstreamed(self, stream: UpstreamStream) -> Failure | None:
+    async def _unstreamed(self, stream: Stream) -> Failure | None:
         """The provider answered whole although a stream was asked for: take its answer apart."""
         body = b"".join([chunk async for chunk in stream])
         reply = self.reply_of(body, None)
@@ -256,7 +258,7 @@ def _malformed(message: str) -> Failure:
     return Failure("malformed", "malformed_stream", message, retryable=True, fallback=True, status=200)
 
 
-async def _bounded(stream: UpstreamStream) -> bytes:
+async def _bounded(stream: Stream) -> bytes:
     body = b""
     async for chunk in stream:
         body += chunk
