@@ -21,6 +21,7 @@ from .reserving import (
 )
 from .rows import BUDGET, RATE, RESERVATION, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
+from .topping import TopUp, hear_top_up, top_up_budget, wake_topped_up
 from .windows import PERIODS, Window, window_of
 
 __all__ = [
@@ -45,14 +46,18 @@ __all__ = [
     "RateRow",
     "RateRule",
     "ReservationRow",
+    "TopUp",
     "Wait",
     "Window",
     "budget_of",
     "count_tool_call",
+    "hear_top_up",
     "held",
     "left_microusd",
     "locks",
     "reserve",
     "settle",
+    "top_up_budget",
+    "wake_topped_up",
     "window_of",
 ]

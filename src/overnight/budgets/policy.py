@@ -74,6 +74,8 @@ class Limit(msgspec.Struct, frozen=True):
     resets_at: int | None = None
     wall_clock_s: int | None = None
     started_at: int | None = None
+    task: str | None = None
+    """What the job is called."""
 
     @property
     def name(self) -> str:
@@ -144,11 +146,11 @@ class Policy:
     def limits(self, who: Caller, now_us: int) -> list[Limit]:
         """What holds for this call now, root job first. Every job has a row, limited or not."""
         if not self._by_scope:
-            return [Limit("job", kin.job_id, self._cost, self._calls) for kin in who.jobs]
+            return [Limit("job", kin.job_id, self._cost, self._calls, task=kin.name) for kin in who.jobs]
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for kin in who.jobs:
             merged = found["job", kin.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
-            merged["started_at"] = kin.started_at
+            merged["started_at"], merged["task"] = kin.started_at, kin.name
         for name, subject, rules in self._asked(who):
             for rule in rules:
                 if rule.covers(name):

@@ -85,6 +85,7 @@ def _stop(limit: Limit, row: BudgetRow, measure: str, words: str, spent: int, mo
         limit=name,
         spent=spent,
         allowed=most,
+        scope_id=limit.scope_id,
         name=limit.name,
         per=limit.per,
         resets_at=limit.resets_at,

@@ -51,8 +51,9 @@ class StoreUnavailable(OvernightError):
 
 
 class BudgetStopped(OvernightError):
-    """A hard stop. `scope`, `name` and `per` say whose budget it is and for how long, `limit` which of its limits; the money
-    is in micro-dollars. `resets_at`: when its day or month is over (microseconds). `top_ups`: how often people had added to it.
+    """A hard stop. `scope`, `name` and `per` say whose budget it is and for how long (`scope_id` is its row), `limit` which of
+    its limits; money is in micro-dollars. `resets_at`: when its day or month is over (microseconds). `top_ups`: how often
+    people had added to it.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class BudgetStopped(OvernightError):
         limit: str,
         spent: int,
         allowed: int,
+        scope_id: str = "",
         name: str = "",
         per: str = "total",
         resets_at: int | None = None,
         top_ups: int = 0,
     ) -> None:
         super().__init__(message)
-        self.scope, self.name, self.per = scope, name, per
+        self.scope, self.scope_id, self.name, self.per = scope, scope_id, name, per
         self.limit, self.spent, self.allowed = limit, spent, allowed
         self.resets_at, self.top_ups = resets_at, top_ups
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 
-from overnight.budgets import BUDGET_SQL
+from overnight.budgets import BUDGET_SQL, Kin, Policy, wake_topped_up
 from overnight.domain import Attribution, BadInput, CallFacts, Recorded, StoreUnavailable, new_id
 from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
 
+from .alarms import Costs
 from .asking import facts_of
 from .caches import Caches
 from .circuits import Circuits
@@ -23,6 +25,7 @@ from .flying import Flying
 from .formats import MESSAGES, RESPONSES, Codec, client_body, counted
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .kept import Responses
+from .looping import LoopGuard
 from .permitting import permitted
 from .prices import PriceBook
 from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
@@ -35,6 +38,7 @@ log = logging.getLogger("overnight.gateway")
 MOST_KNOWN_JOBS = 50_000
 MOST_HEADER = 1000
 SWEEP_EVERY_S = 1.0
+COSTS_EVERY = 20
 GRACE_S = 5.0
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
@@ -71,6 +75,10 @@ class Gateway:
         self.responses = Responses(self.ledger)
         self.known_content = KnownContent()
         self.lines = Lines()
+        self.policy = Policy(routing.budgets, routing.rate_limits)
+        self.loops = LoopGuard(store, routing.guards)
+        self.costs = Costs(store, routing.alarms)
+        self.lineage: OrderedDict[str, Kin] = OrderedDict()
         self.flying = Flying()
         self.circuits = Circuits(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
@@ -210,6 +218,7 @@ class Gateway:
             unattributed=name is None,
             brain_version=self.brain_version,
             attempt=who.attempt or 1,
+            lineage=self.lineage,
             fingerprint=request.fingerprint(who.task_id),
         )
 
@@ -238,7 +247,7 @@ class Gateway:
         """The job's ancestors and itself, root first."""
         if job.parent_job_id is None:
             return (job.job_id,)
-        if job.parent_job_id == job.root_job_id:
+        if job.parent_job_id == job.root_job_id and job.root_job_id in self.lineage:
             return (job.root_job_id, job.job_id)
         key = (job.tenant_id, job.job_id)
         return self._kin.get(key) or self._remember(key, await self._ancestors(job.job_id, job.tenant_id))
@@ -249,6 +258,9 @@ class Gateway:
         while job.parent_job_id is not None:
             job = await self.ledger.job(job.parent_job_id, tenant_id)
             found.append(job.job_id)
+            self.lineage[job.job_id] = Kin(job.job_id, job.workflow or job.name, job.started_at)
+        while len(self.lineage) > MOST_KNOWN_JOBS:
+            self.lineage.popitem(last=False)
         return tuple(reversed(found))
 
     # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,13 +280,16 @@ class Gateway:
 
     async def _lose(self, calls: list[tuple[str, ...]], why: str) -> int:
         lost = await asyncio.gather(*(self.store.commit(Lose(call_id, job_id, why)) for call_id, job_id in calls))
-        self.lines.settled(job_id for _, job_id in calls)
+        if calls:
+            self.lines.stir()
         return sum(lost)
 
     async def _sweep(self) -> None:
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
+                await self.costs.look(often=turn % COSTS_EVERY == 0)
+                await wake_topped_up(self.store)
                 rows = await self.store.read(BUDGET_SQL["list_expired_reservations"], {"now": self.store.clock()})
                 await self._lose([tuple(row) for row in rows], "nothing was heard of it until its reservation expired")
             except StoreUnavailable as error:

@@ -6,6 +6,7 @@ events carry the money, so there are no separate rows for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,8 +17,12 @@ from overnight.budgets import (
     Call,
     Granted,
     Limit,
+    Policy,
+    Rate,
     ReservationRow,
     Wait,
+    left_microusd,
+    locks,
     reserve,
     settle,
 )
@@ -44,14 +49,14 @@ from overnight.ledger import (
 )
 from overnight.store import Unit
 
+from .alarms import Alarm, sound
 from .caches.hits import Ticket
 from .circuits_rows import CIRCUIT, Mark, note
 from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
-from .identity import Place, Subject
+from .identity import Place, Subject, caller_of
 from .replaying import give_again, note_divergence
 from .request import Request
-from .routes import Budgets
 
 Locks = list[tuple[Any, Any]]
 Tokens = tuple[int, int, int]
@@ -112,6 +117,11 @@ class Outcome(msgspec.Struct):
     """Ask again, one admission of this job at a time: it has recorded answers."""
     called_seq: int = 0
     """Where a granted call stands in the log."""
+    limits: Sequence[Limit] = ()
+    rates: Sequence[Rate] = ()
+    """What a granted call draws on."""
+    left_microusd: int | None = None
+    """Of the budget with least left in money, after the reservation."""
     ended: Recorded | None = None
     """The end of a call that no target could be asked for."""
 
@@ -120,19 +130,21 @@ class Admit(msgspec.Struct):
     """Reserve for a try and write `model_called`; make, reopen or re-announce the job where that is due.
 
     With `after`, the failed try before it is settled in the same transaction, whatever comes of the new one. A `probe` only
-    looks for a recorded answer; `ticket` is what a look at the caches brought.
+    looks for a recorded answer; `ticket` is what a look at the caches brought; `waited` tells that a rate limit made it wait.
     """
 
     subject: Subject
     request: Request
-    limits: Budgets
+    policy: Policy
     known: KnownContent
     reservation: Reservation
+    now: int
     after: Spent | None = None
     moved: Event | None = None
     serial: bool = False
     probe: bool = False
     ticket: Ticket | None = None
+    waited: Event | None = None
     ending: Ending | None = None
     """No target is left to be asked: this is what the call comes to."""
 
@@ -143,7 +155,11 @@ class Admit(msgspec.Struct):
         if subject.external_id is not None and not subject.known:
             found.append((EXTERNAL, (who.tenant_id, subject.external_id)))
         found.append((JOB, subject.job_id))
-        found += [(BUDGET, (who.tenant_id, "job", each)) for each in subject.ancestors]
+        if self.policy.plain:
+            found += [(BUDGET, (who.tenant_id, "job", each)) for each in subject.ancestors]
+        else:
+            caller = caller_of(subject, self.reservation.called.model)
+            found += locks(who.tenant_id, self.policy.limits(caller, self.now), self.policy.rates(caller))
         if self.after is not None:
             found += self.after.locks()
         return found
@@ -153,8 +169,9 @@ class Admit(msgspec.Struct):
         held, is_new = find_job(unit, subject)
         if held.parent_job_id is not None and subject.ancestors[-1] != held.job_id:
             return Outcome(held.job_id, kin=True)
-        scopes = subject.ancestors if held.job_id == subject.job_id else (held.job_id,)
-        unit.lock((BUDGET, (held.tenant_id, "job", scope)) for scope in scopes)
+        caller = caller_of(subject, self.reservation.called.model, held)
+        limits, rates = self.policy.limits(caller, unit.now), self.policy.rates(caller)
+        unit.lock(locks(held.tenant_id, limits, rates))
         if not is_new:
             enter(unit, held, subject)
         if self.after is not None:
@@ -177,7 +194,7 @@ class Admit(msgspec.Struct):
         if self.ending is not None:
             ended = self.ending.write(unit, held, subject, self.request, self.known)
             return Outcome(held.job_id, held.attempt, ended=ended)
-        return self._reserve(unit, held, scopes)
+        return self._reserve(unit, held, limits, rates)
 
     def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Recorded | None:
         called = self.reservation.called
@@ -188,11 +205,7 @@ class Admit(msgspec.Struct):
             note_divergence(unit, job, fingerprint, msgspec.structs.replace(event, event="diverged"))
         return answer
 
-    def _reserve(self, unit: Unit, job: JobRow, scopes: tuple[str, ...]) -> Outcome:
-        limits = [
-            Limit("job", scope, self.limits.max_cost_per_job_microusd, self.limits.max_llm_calls_per_job)
-            for scope in scopes
-        ]
+    def _reserve(self, unit: Unit, job: JobRow, limits: Sequence[Limit], rates: Sequence[Rate]) -> Outcome:
         mine, who = self.reservation, self.subject.who
         estimate = Estimate(mine.called.model or "", mine.called.provider or "", mine.called.route or "", who.agent_id)
         call = Call(
@@ -205,14 +218,18 @@ class Admit(msgspec.Struct):
             job.lease_epoch,
         )
         try:
-            granted = reserve(unit, call, limits, mine.demand)
+            granted = reserve(unit, call, limits, mine.demand, rates)
         except BudgetStopped as stop:
             self._write_stop(unit, job, stop)
             return Outcome(job.job_id, job.attempt, stopped=stop)
         if isinstance(granted, Wait):
             return Outcome(job.job_id, job.attempt, wait=granted)
-        called_seq = self._write_called(unit, job, granted)
-        return Outcome(job.job_id, job.attempt, job.lease_epoch, granted, called_seq=called_seq)
+        if self.waited is not None:
+            append(unit, job, self.waited)
+        outcome = Outcome(job.job_id, job.attempt, job.lease_epoch, granted, limits=limits, rates=rates)
+        outcome.called_seq = self._write_called(unit, job, granted)
+        outcome.left_microusd = left_microusd(unit, job.tenant_id, limits)
+        return outcome
 
     def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> int:
         request, event = self.request, msgspec.structs.replace(self.reservation.called)
@@ -234,16 +251,22 @@ class Admit(msgspec.Struct):
         event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
         event.attempt = job.attempt
         money = stop.limit.endswith("_usd")
+        measure = "usd" if money else _MEASURES.get(stop.limit, "calls")
         event.decision = {
             "why": str(stop),
             "scope": stop.scope,
+            "name": stop.name,
+            "per": stop.per,
             "limit": stop.limit,
-            "spent_usd" if money else "spent_calls": micro_to_usd(stop.spent) if money else stop.spent,
-            "allowed_usd" if money else "allowed_calls": micro_to_usd(stop.allowed) if money else stop.allowed,
+            f"spent_{measure}": micro_to_usd(stop.spent) if money else stop.spent,
+            f"allowed_{measure}": micro_to_usd(stop.allowed) if money else stop.allowed,
         }
         append(unit, job, event)
         if not self.subject.aside:
             close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
+
+
+_MEASURES = {"max_tokens": "tokens", "max_wall_clock_s": "seconds"}
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -266,7 +289,7 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     """
     event = msgspec.structs.replace(spent.event)
     try:
-        cost = settle(unit, spent.call_id, spent.cost_microusd)
+        cost = settle(unit, spent.call_id, spent.cost_microusd, spent.tokens[0] + spent.tokens[2])
     except Conflict:
         cost = 0
         event.detail = {**(event.detail or {}), "settled": "as lost, before this was known"}
@@ -303,14 +326,14 @@ class Settle(msgspec.Struct):
 
     subject: Subject
     spent: Spent
+    limits: Sequence[Limit] = ()
+    rates: Sequence[Rate] = ()
+    alarms: Sequence[Alarm] = ()
 
     def locks(self) -> Locks:
         subject = self.subject
-        return [
-            (JOB, subject.job_id),
-            *((BUDGET, (subject.who.tenant_id, "job", each)) for each in subject.ancestors),
-            *self.spent.locks(),
-        ]
+        drawn = locks(subject.who.tenant_id, self.limits, self.rates)
+        return [(JOB, subject.job_id), *drawn, *self.spent.locks()]
 
     def decide(self, unit: Unit) -> Ended:
         subject, place = self.subject, self.subject.place
@@ -322,14 +345,18 @@ class Settle(msgspec.Struct):
         recorded = write_spent(unit, job, self.spent, subject, place=None if fenced else place)
         if not subject.aside:
             close_unattributed(unit, job, self.spent.event.error)
-        return Ended(recorded, fenced)
+        alarmed = [alarm for alarm in self.alarms if sound(unit, job, alarm)]
+        return Ended(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
 
 
 class Ended(msgspec.Struct):
-    """The recorded end of a call. `fenced`: a newer attempt or lease has begun meanwhile."""
+    """The recorded end of a call. `fenced`: a newer attempt or lease has begun meanwhile. `left_microusd` is what the budget
+    with least left in money has left; `alarmed` are the alarms that the call set off."""
 
     recorded: Recorded
     fenced: bool
+    left_microusd: int | None = None
+    alarmed: Sequence[Alarm] = ()
 
 
 class Lose(msgspec.Struct):

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, month_of, traceparent_of
+from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
 from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply
+from .admission import Admission
 from .caches import Visit
 from .choosing import Way
 from .circuits_rows import Mark
-from .commands import Admit, Ended, Outcome, Settle, Spent
+from .commands import Admit, Ended, Outcome, Spent
 from .concluding import ending_of
 from .degrading import Ending
 from .failures import Failure, backoff_ms, exception_failure, response_failure
 from .formats import Asked, Prepared, Wire, client_body
 from .identity import Subject
-from .refusals import WaitedTooLong
 from .request import InvalidBody, Request
 from .routes import Decision, Target
 from .upstream import UpstreamError
@@ -36,7 +36,6 @@ from .usage import estimated_usage
 if TYPE_CHECKING:
     from .calling import Gateway
 
-LONGEST_PATIENCE_S = 3600
 SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
 
@@ -81,6 +80,7 @@ class Flight:
         self._backoff_s = 0.0
         self._unsettled: Spent | None = None
         self.ending: Ending | None = None
+        self.admission = Admission(self)
         self.way = Way(gateway, request, decision, subject.who.tenant_id)
         self._found = self.way.next()
 
@@ -173,7 +173,7 @@ class Flight:
         """Until the recorded end: an answer (`reply` is set), the last failure (`failure`), or an older answer (`replayed` or
         `cached`).
 
-        Raises BudgetStopped, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
+        Raises BudgetStopped, LoopStopped, RateLimited, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
         """
         reply = await self._until(self._ask)
         if reply is not None:
@@ -185,7 +185,7 @@ class Flight:
         """Admit and ask until a try succeeds; None once the last failure is settled, or when an older answer is given."""
         if self.gateway.caches.serve(self.decision) and not self.subject.aside:
             self.visit = Visit(self.gateway, self)
-            if await self.visit.comes_again() and self._given(await self._try_to_admit(probe=True)):
+            if await self.visit.comes_again() and self._given(await self.try_to_admit(probe=True)):
                 return None
             await self.visit.look()
         if not await self._find_first():
@@ -232,7 +232,7 @@ class Flight:
     async def admit(self) -> Outcome:
         """Reserve the next try, waiting for room in the budget where only outstanding calls are in the way."""
         try:
-            outcome = await self._admit_in_turn()
+            outcome = await self.admission.in_turn()
         except StoreUnavailable:
             raise  # the failed try before this one cannot be settled either; its reservation expires
         except OvernightError:
@@ -244,47 +244,20 @@ class Flight:
         crash_point("model_admitted")
         return outcome
 
-    async def _admit_in_turn(self) -> Outcome:
-        lines, subject = self.gateway.lines, self.subject
-        free = self.visit is not None and self.visit.found
-        turn = None if free else lines.join_any(subject.ancestors)
-        try:
-            if turn is not None:
-                await turn.front(self._patience())
-            while True:
-                outcome = await self._try_to_admit()
-                if outcome.wait is None:
-                    return outcome
-                turn = turn or lines.join(outcome.wait.scope_id)
-                await turn.news(self._patience())
-        except TimeoutError:
-            raise WaitedTooLong(
-                f"{subject.job_id}: waited for outstanding calls of its budget until the deadline of"
-                f" {self.decision.deadline_ms} ms; make fewer calls at once, or raise the budget in routing.yaml"
-            ) from None
-        finally:
-            if turn is not None:
-                turn.leave()
+    @property
+    def is_free(self) -> bool:
+        """A cache has the answer: no budget and no rate stands in its way."""
+        return self.visit is not None and self.visit.found
 
-    def _patience(self) -> float:
-        # Job code in this process has nobody waiting at the other end of a socket; reservations expire, so this ends.
-        return self.deadline if self.subject.place is None else self.loop.time() + LONGEST_PATIENCE_S
-
-    async def _try_to_admit(self, *, probe: bool = False) -> Outcome:
+    async def try_to_admit(self, *, probe: bool = False) -> Outcome:
+        """Ask the store once, whoever waits."""
         gateway, subject, request = self.gateway, self.subject, self.request
         most = self.decision.max_output_tokens if request.cap_field else NO_OUTPUT
         wanted = min(request.cap or most, most)
         reservation = reservation_of(self, wanted)
-        command = Admit(
-            subject,
-            request,
-            gateway.routing.budgets,
-            gateway.known_content,
-            reservation,
-            self._unsettled,
-            self._moved(),
-        )
-        command.ending = self.ending
+        command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
+        command.after, command.moved, command.ending = self._unsettled, self._moved(), self.ending
+        command.waited = self.admission.waited()
         if self.visit is not None:
             command.probe, command.ticket = probe, self.visit.ticket
         outcome = await gateway.store.commit(command)
@@ -305,8 +278,9 @@ class Flight:
         if self.visit is not None:
             self.visit.ticket = None
         if outcome.granted is not None or outcome.cached:
-            self._learn()
+            self.admission.learn()
         if outcome.granted is not None:
+            self.admission.granted(outcome)
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
             self.lowered, self.called_seq = outcome.granted.lowered, outcome.called_seq
             self.tries += 1
@@ -321,13 +295,6 @@ class Flight:
         moved = event_of(self, "fallback_taken")
         moved.decision = dict(self.way.moved)
         return moved
-
-    def _learn(self) -> None:
-        """The request is durable: what it consists of need not be written again."""
-        tenant_id, month = self.subject.who.tenant_id, month_of(self.gateway.store.clock())
-        self.gateway.known_content.learn(tenant_id, month, self.request.links)
-        if self.request.tools_sha256:
-            self.gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(self.request.tools_sha256)])
 
     def asked(self) -> Asked:
         """What the answer of this try must agree with."""
@@ -389,7 +356,7 @@ class Flight:
         return Reply(received.body, usage, request_id)
 
     def _is_written(self, spent: Spent) -> None:
-        self.gateway.lines.settled(self.subject.ancestors)
+        self.admission.settled()
         if spent.mark is not None:
             self.gateway.circuits.written()
 
@@ -397,7 +364,7 @@ class Flight:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""
         if self.visit is not None:
             self.visit.compare(spent)
-        self.ended = ended = await self.gateway.store.commit(Settle(self.subject, spent))
+        self.ended = ended = await self.admission.settle(spent)
         crash_point("model_settled")
         self._is_written(spent)
         self.cost = ended.recorded.facts.cost_microusd or 0

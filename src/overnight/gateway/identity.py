@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from overnight.budgets import Caller, Kin
 from overnight.domain import Attribution, BadInput, check_identifier
+from overnight.ledger import JobRow
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -23,6 +26,7 @@ class Subject(msgspec.Struct):
 
     `ancestors` are the jobs whose budgets it draws on: root first, the job itself last. `attempt` is set on admission.
     `label` names the call in its events.
+    `lineage` tells what jobs with children are called and when they began, for those that are known.
     `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
     A call `aside` serves another call of the job, so that a job made for that one does not end with it.
     """
@@ -39,6 +43,21 @@ class Subject(msgspec.Struct):
     place: Place | None = None
     fingerprint: str | None = None
     aside: bool = False
+    lineage: Mapping[str, Kin] = {}
+
+
+def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
+    """Whose budgets and rates a call draws on. What its request leaves out is the job's, once that is known."""
+    who = subject.who
+    if job is None:
+        kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
+        names = (who.agent_id, who.session_id, who.workflow)
+        return Caller(who.tenant_id, kin, *names, who.step, who.key_id, target)
+    above = subject.ancestors[:-1] if job.job_id == subject.job_id else ()
+    kin = tuple(subject.lineage.get(each) or Kin(each) for each in above)
+    kin = (*kin, Kin(job.job_id, job.workflow or job.name, job.started_at))
+    names = (who.agent_id or job.agent_id, who.session_id or job.session_id, who.workflow or job.workflow)
+    return Caller(job.tenant_id, kin, *names, who.step, who.key_id, target)
 
 
 _HEX = frozenset("0123456789abcdef")

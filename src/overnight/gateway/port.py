@@ -72,7 +72,9 @@ class JobCalls:
         label = request.task or (asked.model if asked.model != "auto" else "default")
         place = Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch)
         kin = await gateway.ancestors(job)
-        subject = Subject(who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place)
+        subject = Subject(
+            who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place, lineage=gateway.lineage
+        )
         flight = Flight(gateway, subject, asked, decision)
         try:
             await flight.run()

@@ -12,6 +12,7 @@ from overnight.domain import (
     Conflict,
     Fenced,
     Forbidden,
+    LoopStopped,
     NotFound,
     OvernightError,
     StoreUnavailable,
@@ -62,6 +63,14 @@ class WaitedTooLong(OvernightError):
     """Outstanding calls held the rest of a budget until this call's deadline."""
 
 
+class RateLimited(OvernightError):
+    """The call is over a rate limit, and its deadline leaves no time to wait; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
     """An error's body in the client's format. `kind` is OpenAI's word; other formats find theirs by the status."""
     return form.error_body(message, kind, code, param, status)
@@ -79,11 +88,13 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (Fenced, 409, "invalid_request_error", "attempt_is_over"),
     (Conflict, 409, "invalid_request_error", "conflict"),
     (BudgetStopped, 402, "budget_exceeded", "budget_exceeded"),
+    (LoopStopped, 409, "invalid_request_error", "loop_stopped"),
+    (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
     (WaitedTooLong, 503, "server_error", "budget_busy"),
     (Unavailable, 503, "server_error", "no_target"),
     (StoreUnavailable, 503, "server_error", "store_unavailable"),
 )
-_RETRYABLE = frozenset({"budget_busy", "store_unavailable"})
+_RETRYABLE = frozenset({"budget_busy", "rate_limit_exceeded", "store_unavailable"})
 
 
 def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
@@ -93,6 +104,8 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     named = isinstance(error, InvalidBody | UnknownResponse)
     param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if status == 401:
         headers.append(WANTS_KEY)
     return Answer(status, headers, refused(form, status, str(error), name, code, param))

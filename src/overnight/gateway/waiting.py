@@ -1,61 +1,96 @@
-"""Calls that wait for room in a budget: first come, first served among the calls of this process.
+"""Calls that wait for room: in a budget, or at a speed. Tenants take turns, and within one it is first come, first served,
+among the calls of this process.
 
-Only the first of a line asks the store again, after a settlement here or after 50 ms (another process may have settled);
-so a thousand waiting calls do not ask a thousand times.
+Only the front of a line asks the store again: after a settlement here, when the wait is known to be over, or after a moment
+(another process may have settled). So a thousand waiting calls do not ask a thousand times, and a tenant with a thousand
+waiting calls delays another's one call by a single call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from overnight.budgets import Key, Wait
 
 ASK_AGAIN_S = 0.05
+SOONEST_S, PATIENT_AFTER_S = 0.01, 1.0
+"""Who has waited long asks more often: in the moment between two calls of another process only who asks is seen."""
+LONGEST_SLEEP_S = 1.0
 
 
 class Line:
-    """Who waits for one scope. `settlements` rises with each settlement in it."""
+    """Who waits for one row. `settlements` rises with each settlement in it; `wait` is what its front was last told."""
 
-    __slots__ = ("settlements", "turns")
+    __slots__ = ("by_tenant", "front", "settlements", "wait")
 
     def __init__(self) -> None:
-        self.turns: deque[Turn] = deque()
+        self.by_tenant: dict[str, deque[Turn]] = {}
+        self.front: Turn | None = None
         self.settlements = 0
+        self.wait: Wait | None = None
+
+    def enter(self, turn: Turn) -> None:
+        if self.front is None:
+            self.front = turn
+        else:
+            self.by_tenant.setdefault(turn.tenant_id, deque()).append(turn)
+
+    def leave(self, turn: Turn) -> bool:
+        """False when nobody is left."""
+        if self.front is not turn:
+            own = self.by_tenant[turn.tenant_id]
+            own.remove(turn)
+            if not own:
+                del self.by_tenant[turn.tenant_id]
+            return True
+        self.front = None
+        for tenant_id in self.by_tenant:
+            own = self.by_tenant.pop(tenant_id)
+            self.front = own.popleft()
+            if own:
+                self.by_tenant[tenant_id] = own  # behind the other tenants
+            self.front.wake()
+            return True
+        return False
 
 
 class Turn:
     """One call's place in a line."""
 
-    __slots__ = ("_future", "_line", "_lines", "_scope", "_seen")
+    __slots__ = ("_began", "_future", "_lines", "_seen", "key", "line", "tenant_id")
 
-    def __init__(self, lines: Lines, scope: str, line: Line) -> None:
-        self._lines, self._scope, self._line = lines, scope, line
+    def __init__(self, lines: Lines, key: Key, line: Line, tenant_id: str) -> None:
+        self._lines, self.key, self.line, self.tenant_id = lines, key, line, tenant_id
         self._seen = line.settlements
+        self._began = asyncio.get_running_loop().time()
         self._future: asyncio.Future[None] | None = None
-        line.turns.append(self)
+        line.enter(self)
 
     async def front(self, deadline: float) -> None:
         """Return when this call is the first in line. Raises TimeoutError at the deadline (a time of the loop)."""
-        while self._line.turns[0] is not self:
+        while self.line.front is not self:
             await self._wait(deadline)
-        self._seen = self._line.settlements
+        self._seen = self.line.settlements
 
-    async def news(self, deadline: float) -> None:
-        """Return when it is worth asking again. Raises TimeoutError at the deadline."""
-        await self.front_or_settlement(deadline)
-        self._seen = self._line.settlements
-
-    async def front_or_settlement(self, deadline: float) -> None:
-        if self._line.turns[0] is not self:
+    async def news(self, deadline: float, sleep_s: float | None = None) -> None:
+        """Return when it is worth asking again: in `sleep_s` where that is known. Raises TimeoutError at the deadline."""
+        if self.line.front is not self:
             await self.front(deadline)
-        elif self._line.settlements == self._seen:
+        elif self.line.settlements == self._seen:
             now = asyncio.get_running_loop().time()
             if now >= deadline:
                 raise TimeoutError
-            try:
-                await self._wait(min(deadline, now + ASK_AGAIN_S))
-            except TimeoutError:
-                return
+            with contextlib.suppress(TimeoutError):
+                await self._wait(min(deadline, now + self._pause_s(now, sleep_s)))
+        self._seen = self.line.settlements
+
+    def _pause_s(self, now: float, sleep_s: float | None) -> float:
+        if sleep_s is not None:
+            return min(max(sleep_s, 0.001), LONGEST_SLEEP_S)
+        return max(SOONEST_S, ASK_AGAIN_S / (1 + (now - self._began) / PATIENT_AFTER_S))
 
     async def _wait(self, until: float) -> None:
         self._future = asyncio.get_running_loop().create_future()
@@ -71,40 +106,44 @@ class Turn:
 
     def leave(self) -> None:
         """Make room for the next in line."""
-        line = self._line
-        first = line.turns[0] is self
-        line.turns.remove(self)
-        if not line.turns:
-            self._lines.drop(self._scope)
-        elif first:
-            line.turns[0].wake()
+        if not self.line.leave(self):
+            self._lines.drop(self.key)
 
 
 class Lines:
-    """The lines of all scopes; a scope is the id of a job."""
+    """The lines of all rows."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[Key, Line] = {}
 
-    def join(self, scope: str) -> Turn:
-        return Turn(self, scope, self._lines.setdefault(scope, Line()))
+    def join(self, key: Key, tenant_id: str) -> Turn:
+        return Turn(self, key, self._lines.setdefault(key, Line()), tenant_id)
 
-    def join_any(self, scopes: Iterable[str]) -> Turn | None:
-        """A place behind those who wait for one of the scopes already; None when nobody does."""
+    def join_any(self, keys: Callable[[], Iterable[Key]], tenant_id: str) -> Turn | None:
+        """A place behind those who wait for one of the rows already; None when nobody does. `keys` is asked only if need be."""
         if self._lines:
-            for scope in scopes:
-                if scope in self._lines:
-                    return self.join(scope)
+            for key in keys():
+                if key in self._lines:
+                    return self.join(key, tenant_id)
         return None
 
-    def drop(self, scope: str) -> None:
-        self._lines.pop(scope, None)
+    def drop(self, key: Key) -> None:
+        self._lines.pop(key, None)
 
-    def settled(self, scopes: Iterable[str]) -> None:
-        """Spend was settled in these scopes: the first in line may ask again."""
+    def settled(self, keys: Callable[[], Iterable[Key]]) -> None:
+        """Spend was settled in these rows: the first in line may ask again."""
         if self._lines:
-            for scope in scopes:
-                line = self._lines.get(scope)
-                if line is not None:
-                    line.settlements += 1
-                    line.turns[0].wake()
+            for key in keys():
+                self._stir(self._lines.get(key))
+
+    def stir(self) -> None:
+        """Something was settled somewhere: every first in line may ask again."""
+        for line in self._lines.values():
+            self._stir(line)
+
+    @staticmethod
+    def _stir(line: Line | None) -> None:
+        if line is not None:
+            line.settlements += 1
+            if line.front is not None:
+                line.front.wake()

@@ -1,7 +1,7 @@
 """Reading: jobs, their events, content by reference, and sums of cost. Nothing here writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -96,6 +96,21 @@ class Ledger:
             raise NotFound(f"{reference}: no such content for this tenant, or it was erased")
         bodies = [bytes(row[0]) for row in rows]
         return bodies if is_chain else bodies[0]
+
+    async def last_messages(self, tenant_id: str, references: Iterable[str]) -> dict[str, bytes]:
+        """The last message of each conversation, by its reference, as canonical JSON; erased ones are left out."""
+        by_month: dict[int, dict[bytes, str]] = {}
+        for reference in references:
+            is_chain, month, digest = parse_reference(reference)
+            if is_chain:
+                by_month.setdefault(month, {})[digest] = reference
+        found: dict[str, bytes] = {}
+        for month, named in by_month.items():
+            wanted = msgspec.json.encode([digest.hex() for digest in named]).decode()
+            values = {"tenant_id": tenant_id, "month": month, "hashes": wanted}
+            for digest, body in await self.store.read(SQL["list_last_messages"], values):
+                found[named[bytes(digest)]] = bytes(body)
+        return found
 
     async def answer(self, event: Recorded) -> bytes | None:
         """The JSON an event answers with: inline, or behind its output reference."""

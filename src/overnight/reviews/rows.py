@@ -13,7 +13,7 @@ SQL = statements("overnight.reviews")
 
 
 class ReviewRow(msgspec.Struct):
-    """`kind` is approval, quarantine or divergence; `state` open, approved, rejected or withdrawn; `detail` is JSON."""
+    """`kind` is approval, quarantine, divergence or loop; `state` open, approved, rejected or withdrawn; `detail` is JSON."""
 
     review_id: str
     tenant_id: str

@@ -50,3 +50,42 @@ SELECT call_id, job_id FROM reservation WHERE owner = :owner LIMIT 1000
 
 -- name: list_expired_reservations
 SELECT call_id, job_id FROM reservation WHERE expires_at < :now LIMIT 1000
+
+-- name: insert_top_up
+INSERT INTO top_up (top_up_id, tenant_id, scope, scope_id, microusd, tokens, calls, tool_calls, wall_clock_s, actor, why, at)
+VALUES (:top_up_id, :tenant_id, :scope, :scope_id, :microusd, :tokens, :calls, :tool_calls, :wall_clock_s, :actor, :why, :at)
+
+-- name: list_top_ups
+SELECT tenant_id, scope, scope_id, actor, why, microusd, tokens, calls, tool_calls, wall_clock_s, at FROM top_up
+WHERE at > :after AND (:scope_id = '' OR scope_id = :scope_id) ORDER BY at
+
+-- name: list_stopped_jobs
+SELECT job_id, waiting FROM job
+WHERE state = 'parked' AND tenant_id = :tenant_id AND job_id > :after AND waiting LIKE '%"for":"budget"%'
+ORDER BY job_id LIMIT 500
+
+-- name: list_budgets
+SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
+    reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at
+FROM budget
+WHERE scope IN ('agent', 'key', 'session', 'tenant', 'workflow') AND (:tenant_id = '' OR tenant_id = :tenant_id)
+    AND (resets_at IS NULL OR resets_at > :now)
+ORDER BY tenant_id, scope, scope_id LIMIT 2000
+
+-- name: list_job_budgets
+SELECT budget.tenant_id, budget.scope, budget.scope_id, budget.limit_microusd, budget.limit_calls,
+    budget.reserved_microusd, budget.spent_microusd, budget.calls, budget.reserved_tokens, budget.spent_tokens,
+    budget.tool_calls, budget.extra_microusd, budget.extra_tokens, budget.extra_calls, budget.extra_tool_calls,
+    budget.extra_wall_clock_s, budget.top_ups, budget.resets_at, budget.alarmed_at,
+    coalesce(job.workflow, job.name), job.started_at
+FROM (
+    SELECT job_id, tenant_id, workflow, name, started_at FROM job
+    WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:job_id = '' OR job_id = :job_id)
+        AND (:job_id <> '' OR (state IN ('queued', 'running', 'parked') AND unattributed = 0))
+    ORDER BY job_id DESC LIMIT :most
+) AS job
+JOIN budget ON budget.tenant_id = job.tenant_id
+    AND (budget.scope = 'job' OR budget.scope = 'step') AND budget.scope_id >= job.job_id AND budget.scope_id < job.job_id || 'z'
+WHERE budget.resets_at IS NULL OR budget.resets_at > :now
+ORDER BY job.job_id DESC, budget.scope, budget.scope_id

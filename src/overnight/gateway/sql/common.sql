@@ -34,3 +34,15 @@ SELECT job.job_id, job.tenant_id, coalesce(job.workflow, job.name), job.finished
 FROM job JOIN budget ON budget.tenant_id = job.tenant_id AND budget.scope = 'job' AND budget.scope_id = job.job_id
 WHERE job.finished_at >= :after AND job.finished_at IS NOT NULL AND job.unattributed = 0
 ORDER BY job.finished_at LIMIT :most
+
+-- name: count_same
+SELECT body FROM event WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NULL AND at > :since
+ORDER BY seq DESC LIMIT :most
+
+-- name: count_same_at
+SELECT body FROM event WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NOT NULL AND at > :since
+ORDER BY seq DESC LIMIT :most
+
+-- name: list_latest
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND at > :since ORDER BY seq DESC LIMIT :most

@@ -23,3 +23,9 @@ SELECT hash FROM node WHERE tenant_id = :tenant_id AND month = :month
 -- name: list_jobs_cost
 SELECT job_id, sum(calls)::bigint, sum(cost_microusd)::bigint FROM usage_job
 WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb)) GROUP BY job_id
+
+-- name: list_last_messages
+SELECT node.hash, message.body FROM node
+JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.month AND message.hash = node.message
+WHERE node.tenant_id = :tenant_id AND node.month = :month
+    AND node.hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))

@@ -10,3 +10,8 @@ SELECT hash FROM node WHERE tenant_id = :tenant_id AND month = :month AND hash I
 -- name: list_jobs_cost
 SELECT job_id, sum(calls), sum(cost_microusd) FROM usage_job
 WHERE job_id IN (SELECT value FROM json_each(:job_ids)) GROUP BY job_id
+
+-- name: list_last_messages
+SELECT node.hash, message.body FROM node
+JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.month AND message.hash = node.message
+WHERE node.tenant_id = :tenant_id AND node.month = :month AND node.hash IN (SELECT unhex(value) FROM json_each(:hashes))

@@ -1,0 +1,196 @@
+"""Let the tries of a call in: guard against loops, wait in turn for room; settle, and tell who waits that there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from overnight.budgets import Key, Limit, Rate, Wait
+from overnight.domain import ErrorFacts, Event, month_of
+from overnight.ledger import EXTERNAL, JOB, append
+from overnight.store import Unit
+
+from .accounting import event_of
+from .alarms import warn
+from .commands import Ended, Outcome, Settle, Spent
+from .entering import close_unattributed, find_job
+from .identity import Subject, caller_of
+from .refusals import RateLimited, WaitedTooLong
+
+if TYPE_CHECKING:
+    from .flight import Flight
+
+LONGEST_PATIENCE_S = 3600
+_WORDS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
+
+
+class Admission:
+    """The admissions and the settlement of one call. `left_microusd` is what the budget with least left in money has left, as
+    last known; None where no such budget holds."""
+
+    __slots__ = ("_flight", "_limits", "_rates", "_told", "_waiting_for", "_waiting_since", "left_microusd")
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+        self._limits: Sequence[Limit] = ()
+        self._rates: Sequence[Rate] = ()
+        self._waiting_for: Wait | None = None
+        self._waiting_since = 0.0
+        self._told = False
+        self.left_microusd: int | None = None
+
+    # ── in turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def in_turn(self) -> Outcome:
+        """Admit the next try, behind those who wait for the same. Raises LoopStopped, RateLimited, WaitedTooLong."""
+        flight = self._flight
+        lines, loops, tenant_id = flight.gateway.lines, flight.gateway.loops, flight.subject.who.tenant_id
+        if flight.tries == 0 and loops.suspects(flight.subject):
+            await loops.check(flight)
+        turn = None if flight.is_free else lines.join_any(self._ahead, tenant_id)
+        wait = turn.line.wait if turn is not None else None
+        try:
+            if turn is not None:
+                self._note(wait)
+                await turn.front(self._patience())
+            while True:
+                outcome = await flight.try_to_admit()
+                if outcome.wait is None:
+                    return outcome
+                wait = outcome.wait
+                self._note(wait)
+                if turn is None or turn.key != wait.key:
+                    if turn is not None:
+                        turn.leave()
+                    turn = lines.join(wait.key, tenant_id)
+                turn.line.wait = wait
+                await turn.news(self._patience(), self._pause_s(wait))
+        except TimeoutError:
+            raise await self._refused(wait) from None
+        finally:
+            if turn is not None:
+                turn.leave()
+
+    def _note(self, wait: Wait | None) -> None:
+        if wait is not None and wait.what != "budget" and self._waiting_for is None and not self._told:
+            self._waiting_for, self._waiting_since = wait, self._flight.loop.time()
+
+    def _patience(self) -> float:
+        # Job code in this process has nobody waiting at the other end of a socket; reservations expire, so this ends.
+        flight = self._flight
+        return flight.deadline if flight.subject.place is None else flight.loop.time() + LONGEST_PATIENCE_S
+
+    def _pause_s(self, wait: Wait) -> float | None:
+        """How long asking again is in vain, where that is known. Raises TimeoutError where it is past the deadline."""
+        if wait.until is None:
+            return None
+        pause_s = (wait.until - self._flight.gateway.store.clock()) / 1_000_000
+        # Tokens may come back, when a call is settled at less than was reserved; requests never do.
+        if wait.what == "requests" and self._flight.loop.time() + pause_s > self._patience():
+            raise TimeoutError
+        return pause_s
+
+    async def _refused(self, wait: Wait | None) -> WaitedTooLong | RateLimited:
+        flight = self._flight
+        subject, ms = flight.subject, flight.decision.deadline_ms
+        if wait is None or wait.what == "budget":
+            return WaitedTooLong(
+                f"{subject.job_id}: waited for outstanding calls of its budget until the deadline of {ms} ms; make fewer"
+                " calls at once, or raise the budget in routing.yaml"
+            )
+        if not self._told:
+            await flight.gateway.store.commit(Refuse(subject, self._rate_limited(wait, refused=True)))
+        left_us = wait.until - flight.gateway.store.clock() if wait.until is not None else 0
+        retry_s = max(1, -(-left_us // 1_000_000))
+        return RateLimited(
+            f"{wait.scope} {wait.scope_id} is at its limit of {_WORDS[wait.what]} (rate_limits in routing.yaml), and the"
+            f" deadline of {ms} ms leaves no time to wait for it; try again in {retry_s} s",
+            retry_s,
+        )
+
+    def waited(self) -> Event | None:
+        """`rate_limited`, where a rate limit has made this call wait; told once."""
+        return None if self._waiting_for is None else self._rate_limited(self._waiting_for)
+
+    def _rate_limited(self, wait: Wait, *, refused: bool = False) -> Event:
+        flight = self._flight
+        event = event_of(flight, "rate_limited")
+        event.attempt = flight.subject.attempt
+        why = f"{wait.scope} {wait.scope_id} was at its limit of {_WORDS[wait.what]}"
+        event.decision = {"why": why, "scope": wait.scope, "name": wait.scope_id, "limit": wait.what}
+        event.detail = {"waited_ms": round((flight.loop.time() - self._waiting_since) * 1000)}
+        if refused:
+            event.detail["refused"] = True
+        return event
+
+    # ── let in, and over ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def granted(self, outcome: Outcome) -> None:
+        """The next try is let in."""
+        flight = self._flight
+        self._limits, self._rates, self.left_microusd = outcome.limits, outcome.rates, outcome.left_microusd
+        self._told, self._waiting_for = self._told or self._waiting_for is not None, None
+        if flight.tries == 0:
+            flight.gateway.loops.asked(flight.subject)
+
+    def learn(self) -> None:
+        """The request is durable: what it consists of need not be written again."""
+        gateway, request = self._flight.gateway, self._flight.request
+        tenant_id, month = self._flight.subject.who.tenant_id, month_of(gateway.store.clock())
+        gateway.known_content.learn(tenant_id, month, request.links)
+        if request.tools_sha256:
+            gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
+
+    async def settle(self, spent: Spent) -> Ended:
+        """Write the end of the call."""
+        flight = self._flight
+        gateway, subject = flight.gateway, flight.subject
+        alarms = gateway.costs.alarms(subject, self._limits)
+        ended = await gateway.store.commit(Settle(subject, spent, self._limits, self._rates, alarms))
+        self.left_microusd = ended.left_microusd
+        warn(ended.alarmed)
+        gateway.loops.answered(subject, flight.request, spent)
+        return ended
+
+    def settled(self) -> None:
+        """What the last try was let in for is settled: others may have room now."""
+        self._flight.gateway.lines.settled(self._drawn)
+
+    def _drawn(self) -> Iterable[Key]:
+        return _keys(self._flight.subject.who.tenant_id, self._limits, self._rates)
+
+    def _ahead(self) -> Iterable[Key]:
+        """The rows that the next try needs, as far as its request tells."""
+        flight = self._flight
+        policy, subject = flight.gateway.policy, flight.subject
+        caller = caller_of(subject, flight.target.model)
+        limits = policy.limits(caller, flight.gateway.store.clock())
+        return _keys(subject.who.tenant_id, limits, policy.rates(caller))
+
+
+def _keys(tenant_id: str, limits: Iterable[Limit], rates: Iterable[Rate]) -> Iterable[Key]:
+    yield from ((tenant_id, limit.scope, limit.scope_id) for limit in limits)
+    yield from (rate.key for rate in rates)
+
+
+class Refuse(msgspec.Struct):
+    """A command: a call is refused before it is made; its job says so, made for it if need be."""
+
+    subject: Subject
+    event: Event
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        subject = self.subject
+        found: list[tuple[Any, Any]] = [(JOB, subject.job_id)]
+        if subject.external_id is not None and not subject.known:
+            found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
+        return found
+
+    def decide(self, unit: Unit) -> None:
+        job, _ = find_job(unit, self.subject)
+        append(unit, job, self.event)
+        why = str((self.event.decision or {}).get("why", self.event.event))
+        if not self.subject.aside:
+            close_unattributed(unit, job, ErrorFacts(self.event.event, why, retryable=True))
