@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from overnight.store import Store
+from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, serving
 
@@ -469,3 +471,19 @@ async def test_a_degraded_answer_can_be_gone_on_from(store: Store, provider: Spa
         assert second.output_text == "back again"
         said = await served.openai.responses.input_items.list(second.id, order="asc")
         assert [item.role for item in said.data] == ["user", "assistant", "user"]  # type: ignore[union-attr]
+
+
+@every_way
+async def test_the_story_tells_what_was_decided(served: Served, model: str) -> None:
+    headers = {"x-job-id": "told"}
+    first = await served.openai.responses.create(model=model, input="look up", tools=[TOOL], extra_headers=headers)
+    more: Any = {"previous_response_id": first.id, "input": outputs(first), "tools": [TOOL]}
+    await served.openai.responses.create(model=model, extra_headers=headers, **more)
+    await served.openai.responses.create(model=model, input="x", max_output_tokens=3, extra_headers=headers)
+    await served.openai.embeddings.create(model="text-embedding-3-small", input=["a", "b"], extra_headers=headers)
+    chapter = await gather(served.ledger, await served.ledger.job("told"), with_content=True)
+    story = msgspec.json.encode(tell(chapter, served.store.clock(), with_content=True).lines).decode()
+    for said in ("asked for 2 tools: look, look", "answered in text", "cut at the output cap", "embedded 2 texts"):
+        assert said in story, said
+    assert "saw sea" in story
+    assert "embedding\\" not in story

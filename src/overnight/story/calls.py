@@ -202,6 +202,8 @@ def _decided(answer: bytes | None) -> str:
         body: Any = msgspec.json.decode(answer)
     except (msgspec.DecodeError, RecursionError):
         return "answered"
+    if isinstance(body, dict) and (vectors := _dicts(cast("dict[str, Any]", body).get("data"))):
+        return f"embedded {len(vectors)} texts" if len(vectors) > 1 else "embedded a text"
     tools, finish = _asked_tools(body)
     if tools:
         names = ", ".join(clean(tool, 60) for tool in tools[:MOST_NAMES])
@@ -223,15 +225,30 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _message(body: Any) -> tuple[dict[str, Any], str]:
-    """The answer's message and why it ended; the formats are chat completions and Anthropic messages."""
+    """The answer's message and why it ended; the formats are chat completions, Responses and Anthropic messages."""
     if not isinstance(body, dict):
         return {}, ""
     whole = cast("dict[str, Any]", body)
+    if whole.get("object") == "response":
+        return _response(whole)
     choices = _dicts(whole.get("choices"))
     if not choices:
         return whole, str(whole.get("stop_reason"))
     message = choices[0].get("message")
     return cast("dict[str, Any]", message) if isinstance(message, dict) else {}, str(choices[0].get("finish_reason"))
+
+
+def _response(whole: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The same of a response, as chat would say it."""
+    output = _dicts(whole.get("output"))
+    texts = [
+        part.get("text") for item in output for part in _dicts(item.get("content")) if part.get("type") == "output_text"
+    ]
+    calls = [{"function": item} for item in output if item.get("type") in ("function_call", "custom_tool_call")]
+    [details] = _dicts([whole.get("incomplete_details")]) or [{}]
+    reason = str(details.get("reason") or "stop")
+    text = "".join(text for text in texts if isinstance(text, str))
+    return {"content": text, "tool_calls": calls}, "length" if reason == "max_output_tokens" else reason
 
 
 def _asked_tools(body: Any) -> tuple[list[str], str]:
@@ -250,9 +267,12 @@ def _answer_text(answer: bytes | None) -> bytes | None:
     if answer is None:
         return None
     try:
-        message, _ = _message(msgspec.json.decode(answer))
+        body: Any = msgspec.json.decode(answer)
+        message, _ = _message(body)
     except (msgspec.DecodeError, RecursionError):
         return answer
+    if message is body and "data" in message:
+        return None  # vectors: numbers that tell a reader nothing
     said = message.get("content")
     return msgspec.json.encode(said if isinstance(said, str) and said else message.get("tool_calls") or said or message)
 
