@@ -27,6 +27,7 @@ from .concluding import ending_of
 from .degrading import Ending
 from .failures import Failure, backoff_ms, exception_failure, response_failure
 from .formats import Asked, Prepared, Wire, client_body
+from .formats.messages_thoughts import are_refused, leave_out
 from .identity import Subject
 from .request import InvalidBody, Request
 from .routes import Decision, Target
@@ -122,6 +123,8 @@ class Flight:
 
     async def _advance(self, failure: Failure) -> bool:
         """Choose the next try: the same target after a wait, or another one at once. False when there is none."""
+        if not self.request.left_out and are_refused(failure.status, failure.message) and leave_out(self.request):
+            return True
         left = self.deadline - self.loop.time()
         tries = self.gateway.routing.retries.of(failure.error_class)
         self._backoff_s = 0.0

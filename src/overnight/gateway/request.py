@@ -40,7 +40,8 @@ class Request(msgspec.Struct):
 
     `links`, `tools` and `params` are what is recorded; `stable_params` what of them counts for the fingerprint. `cap` is the
     client's own limit of output tokens, `choices` the number of answers asked for, `prompt_bytes` what bounds the input.
-    `pass_headers` are the client's headers that a target of the same format gets too.
+    `pass_headers` are the client's headers that a target of the same format gets too. `left_out` names what was taken out of the
+    body because a target refused it.
     """
 
     format: str
@@ -60,6 +61,7 @@ class Request(msgspec.Struct):
     metadata: dict[str, Any] | None = None
     price_context: Context = ()
     pass_headers: tuple[tuple[bytes, bytes], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def forget_metadata(self, names: Iterable[str]) -> None:
         """Leave what was meant for the gateway out of the body that goes upstream."""

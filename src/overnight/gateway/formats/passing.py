@@ -170,7 +170,7 @@ class Translated:
         self.client, self.spoken, self._translation = client, spoken, translation
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
-        losses = Losses()
+        losses = Losses(request.left_out)
         if request.cap_field:
             request.fields[request.cap_field] = msgspec.Raw(b"%d" % tokens)
         body = self._translation.request({**client_body(request), "model": _decode(model)}, losses)
