@@ -227,6 +227,26 @@ async def test_a_talk_goes_on_with_another_model_and_what_it_refuses_is_left_out
         assert (await recorded(served))[0].detail["dropped"] == ["messages[1].content[0]"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thoughts_that_another_model_signed_are_left_out_once_they_are_refused(
+    served: Served, client: anthropic.AsyncAnthropic, stream: bool
+) -> None:
+    asked = asking("look around", tools=[TOOL], thinking={"type": "enabled", "budget_tokens": 2000})
+    first = await client.messages.create(**asked)
+    results = [{"type": "tool_result", "tool_use_id": block.id, "content": "blue"} for block in first.content[2:]]
+    history = [*asked["messages"], {"role": "assistant", "content": said(first)}, {"role": "user", "content": results}]
+    asked |= {"model": "claude-opus-4-5", "messages": history}
+    if stream:
+        last, _ = await streamed(client, **asked)
+    else:
+        last = await client.messages.create(**asked)
+    assert said(last) == [{"type": "text", "text": "saw blue"}]
+    assert (await served.story("j"))[-4:] == ["model_called", "model_failed", "model_called", "model_succeeded"]
+    facts, _ = await recorded(served)
+    assert facts.detail["dropped"] == ["messages[1].content[0]", "thinking"]
+    assert served.provider.stats()["paid_calls"] == 2
+
+
 async def test_a_budget_of_thinking_stays_below_a_cap_that_was_lowered(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("limits: {default_max_output_tokens: 3000}\n")) as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)

@@ -37,6 +37,8 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
         out["output_config"] = {**config, **dict_of(out.get("output_config"))}
     wish = _wish(body)
     if wish is None:
+        if native := dict_of(body.get("thinking")):
+            out["thinking"] = native
         return
     if wish.effort == "none":
         if traits.always_thinks:
@@ -103,9 +105,15 @@ def set_sampling(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
     thinks = dict_of(out.get("thinking")).get("type") in ("enabled", "adaptive")
     for name in MESSAGES_SAMPLING:
         value: Any = body.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or (name != "top_k" and value == 1):
+        if value is None or (name != "top_k" and value == 1):
             continue
-        if not traits.sampling or thinks or (name == "top_p" and traits.one_of_both and "temperature" in out):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (
+            not is_number
+            or not traits.sampling
+            or thinks
+            or (name == "top_p" and traits.one_of_both and "temperature" in out)
+        ):
             losses.append(name)
         elif name == "temperature" and value > 1:
             losses.append(name)

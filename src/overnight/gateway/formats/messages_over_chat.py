@@ -139,9 +139,9 @@ def _set_sampling(body: Json, out: Json, losses: Losses) -> None:
     thinks = out["model"].lower().rpartition("/")[2].startswith(_THINKERS) and out.get("reasoning_effort") != "none"
     for name in ("temperature", "top_p"):
         value: Any = body.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value == 1:
+        if value is None or value == 1:
             continue
-        if thinks:
+        if thinks or isinstance(value, bool) or not isinstance(value, int | float):
             losses.append(name)
         else:
             out[name] = value

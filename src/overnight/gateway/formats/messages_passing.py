@@ -30,7 +30,7 @@ _LAST = frozenset({"message_delta", "message_stop"})
 
 class MessagesPassed(Passed):
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
-        losses = Losses()
+        losses = Losses(request.left_out)
         fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
         if _UNSIGNED in bytes(fields["messages"]):
             fields["messages"] = _signed_only(_decode(fields["messages"]), losses)
