@@ -145,6 +145,8 @@ def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
         detail["estimated" if usage.estimated else "adjusted"] = True
     if flight.losses:
         detail["dropped"] = flight.losses
+    if flight.markers:
+        detail["prompt_markers"] = flight.markers
     event.detail = detail or None
     tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
     also = kept_by(flight.request, flight.answer_id, flight.called_seq)

@@ -19,7 +19,7 @@ from overnight.store import crash_point
 
 from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply
 from .admission import Admission
-from .caches import Visit
+from .caches import Visit, placed
 from .choosing import Way
 from .circuits_rows import Mark
 from .commands import Admit, Ended, Outcome, Spent
@@ -65,6 +65,7 @@ class Flight:
         self.tokens = 0
         self.lowered = False
         self.losses: tuple[str, ...] = ()
+        self.markers = 0
         self.tries = 0
         self.cost = 0
         self.failure: Failure | None = None
@@ -323,6 +324,8 @@ class Flight:
         target = self.target
         sent = self.wire.prepare(self.request, target.upstream_model, self.tokens, target.dialect)
         self.losses = sent.losses
+        if self.decision.cache.prompt_markers:
+            sent, self.markers = placed(sent, self.wire.spoken.name, target.model, target.dialect, self.subject)
         return sent, now + self._time_here(self.deadline - now)
 
     def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:

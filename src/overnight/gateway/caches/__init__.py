@@ -6,6 +6,7 @@ Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to 
 
 from .counting import Usage, cache_usage
 from .hits import Candidate, Ticket
+from .markers import placed
 from .visiting import Caches, Visit
 
-__all__ = ["Caches", "Candidate", "Ticket", "Usage", "Visit", "cache_usage"]
+__all__ = ["Caches", "Candidate", "Ticket", "Usage", "Visit", "cache_usage", "placed"]

@@ -1,0 +1,140 @@
+"""Markers for the provider's own prompt cache: placed where they pay, never seen by what is recorded or compared."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from caching import Caching
+from overnight.domain import Attribution
+from overnight.gateway.caches.markers import placed, with_cache_key, with_markers
+from overnight.gateway.dialects import dialect_of
+from overnight.gateway.formats import Prepared
+from overnight.gateway.identity import Subject
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import serving
+
+LONG = "word " * 2000
+TOOL = {"name": "file", "description": LONG, "input_schema": {"type": "object"}}
+USER, SAID = {"role": "user", "content": LONG}, {"role": "assistant", "content": "yes"}
+
+
+def marked(body: dict[str, Any], model: str = "claude-sonnet-4-5") -> list[str]:
+    """The places that got a marker; everything else must be as it was."""
+    sent, count = with_markers(json.dumps({"model": model, "max_tokens": 9, **body}).encode(), model)
+    found: list[str] = []
+
+    def walk(value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            if value.pop("cache_control", None) is not None:
+                found.append(place)
+            return {key: walk(each, f"{place}.{key}".strip(".")) for key, each in value.items()}
+        if isinstance(value, list):
+            return [walk(each, f"{place}[{at}]") for at, each in enumerate(value)]
+        return value
+
+    left = walk(json.loads(sent), "")
+    for part in ("system", *[("messages", at) for at in range(len(body["messages"]))]):
+        was = body.get(part) if isinstance(part, str) else body["messages"][part[1]]["content"]
+        now = left.get(part) if isinstance(part, str) else left["messages"][part[1]]["content"]
+        assert now in (was, [{"type": "text", "text": was}])
+    assert left.get("tools") == body.get("tools")
+    assert count == len(found)
+    return found
+
+
+def test_the_last_tool_the_system_prompt_and_the_last_turn_of_a_conversation() -> None:
+    body = {"tools": [TOOL, TOOL], "system": "brief", "messages": [USER, SAID, {"role": "user", "content": "go on"}]}
+    assert set(marked(body)) == {"tools[1]", "system[0]", "messages[2].content[0]"}
+
+
+def test_a_single_question_is_not_written_to_a_cache() -> None:
+    assert marked({"system": LONG, "messages": [USER]}) == ["system[0]"]
+    assert marked({"messages": [USER]}) == []
+
+
+def test_short_prefixes_are_not_worth_a_marker() -> None:
+    assert marked({"tools": [{"name": "a"}], "system": "brief", "messages": [USER]}) == ["messages[0].content[0]"]
+    assert marked({"system": "brief", "messages": [SAID, {"role": "user", "content": "hi"}]}) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "worth"),
+    [("claude-sonnet-4-5", True), ("claude-3-5-haiku", True), ("claude-haiku-4.5", False), ("claude-opus-4.6", False)],
+)
+def test_models_differ_in_what_is_worth_it(model: str, worth: bool) -> None:
+    assert bool(marked({"system": LONG, "messages": [{"role": "user", "content": "q"}]}, model)) is worth
+
+
+def test_what_the_client_marked_is_left_as_it_is() -> None:
+    own = {"type": "text", "text": LONG, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    body = json.dumps({"tools": [TOOL], "messages": [{"role": "user", "content": [own]}]}).encode()
+    assert with_markers(body, "claude-sonnet-4-5") == (body, 0)
+
+
+def test_what_can_have_no_marker_gets_none() -> None:
+    thinking = {"type": "thinking", "thinking": LONG, "signature": "s"}
+    empty = {"type": "text", "text": " "}
+    picture = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/a.png"}}
+    late = {"name": "late", "defer_loading": True}
+    turns = [USER, {"role": "assistant", "content": [thinking]}, {"role": "user", "content": [picture, empty]}]
+    assert set(marked({"tools": [TOOL, late], "messages": [*turns, SAID]})) == {"tools[0]", "messages[2].content[0]"}
+    assert marked({"messages": [USER, {"role": "user", "content": [thinking]}, SAID]}) == []
+
+
+@pytest.mark.parametrize("body", [b"x" * 9000, b"[" * 9000, b'{"tools":7,"messages":' + b" " * 9000 + b"[]}"], ids=len)
+def test_what_cannot_be_read_is_left_as_it_is(body: bytes) -> None:
+    assert with_markers(body, "claude-sonnet-4-5") == (body, 0)
+
+
+def test_openai_is_told_which_calls_belong_together_and_no_name_of_ours() -> None:
+    one, other = Attribution("acme", session_id="s"), Attribution("beta", session_id="s")
+    keys = {with_cache_key(b'{"model":"m"}', who, "job")[0] for who in (one, one, other)}
+    assert len(keys) == 2
+    assert all(len(json.loads(key)["prompt_cache_key"]) == 32 for key in keys)
+    own = b'{"model":"m","prompt_cache_key":"mine"}'
+    assert with_cache_key(own, one, "job") == (own, 0)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "unattributed", "count"),
+    [
+        ("https://api.openai.com/v1", False, 1),
+        ("https://api.openai.com/v1", True, 0),
+        ("https://api.mistral.ai/v1", False, 0),
+        ("http://127.0.0.1:1/v1", False, 0),
+    ],
+)
+def test_only_those_that_know_the_key_get_one(base_url: str, unattributed: bool, count: int) -> None:
+    sent = Prepared("/chat/completions", b'{"model":"m"}')
+    subject = Subject(Attribution(), "job_1", ("job_1",), False, "m", unattributed=unattributed)
+    assert placed(sent, "chat", "m", dialect_of(base_url), subject)[1] == count
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+async def test_an_anthropic_target_takes_them_and_nothing_else_sees_them(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    routing = f"""
+default_model: claude-sonnet-4-5
+providers: {{mine: {{kind: anthropic, base_url: '{provider.base_url}', api_key_env: MY_KEY, models: ['claude-*']}}}}
+cache: {{prompt_markers: MARKERS}}
+"""
+    fingerprints: list[Any] = []
+    for markers in ("true", "false"):
+        async with serving(store, provider, routing.replace("MARKERS", markers), environment={"MY_KEY": "k"}) as served:
+            cached, job = Caching(served), f"markers {markers}"
+            messages = [{"role": "system", "content": LONG}, {"role": "user", "content": "q"}]
+            assert (await cached.ask("", job, messages=messages)).cache is None
+            [called], [answered] = await cached.facts(job, "model_called"), await cached.facts(job, "model_succeeded")
+            assert (answered.detail or {}).get("prompt_markers") == (1 if markers == "true" else None)
+            [event] = [each for each in await served.events(job) if each.facts.event == "model_succeeded"]
+            fingerprints.append((called.input_ref, called.content_sha256, event.fingerprint))
+    assert fingerprints[0] == fingerprints[1]
