@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.brain import Brain, BrainError, Price, Problem, UnknownModel, check_brain, load_brain, write_starter
+from overnight.brain import (
+    Brain,
+    BrainError,
+    Breakers,
+    Guards,
+    Price,
+    Problem,
+    UnknownModel,
+    check_brain,
+    load_brain,
+    write_starter,
+)
 from overnight.domain import CallFacts
 
 PRINTED = """\
@@ -441,13 +452,17 @@ def test_the_examples_in_the_starters_comments_work_too(tmp_path: Path):
     written = {path.name: path for path in write_starter(tmp_path)}
     lines = written["routing.yaml"].read_text().splitlines()
     examples = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
-    at = next(number for number, line in enumerate(examples) if not line.startswith((" ", "summarize")))
+    at = next(number for number, line in enumerate(examples) if line.startswith("tiers:"))
     route = ["  " + line for line in examples[:at]]
     text = "\n".join([*examples[at:], "routes:", *route, "fallbacks: []", "deadlines: {}"])
     routing = brain(text).routing
     assert problems(text) == []
     assert routing.routes["summarize"].targets == ("gpt-5.4-mini", "claude-opus-4.6")
     assert routing.prices["in-house-large"].output_microusd_per_mtok == 2_000_000
+    assert (routing.routes["support"].kind, routing.routes["letters"].kind) == ("tier", "weights")
+    assert len(routing.budgets.limits) == len(routing.rate_limits) == 1
+    said = (routing.guards, routing.breakers, routing.tiers.keys())
+    assert said == (Guards(), Breakers(), {"cheap", "standard", "strong"}), "they show the built-in values"
 
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path):
