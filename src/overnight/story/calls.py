@@ -83,6 +83,8 @@ def _model_succeeded(tale: Tale, event: Recorded) -> None:
     answer = content if isinstance(content, bytes) else None
     node.outcome = _decided(answer)
     node.facts += _call_facts(facts)
+    if dropped := (facts.detail or {}).get("dropped"):
+        tale.note(node, event, f"left out, because {facts.provider} does not take it: {clean(', '.join(dropped), 300)}")
     tale.show(node, "answer", _answer_text(answer))
 
 

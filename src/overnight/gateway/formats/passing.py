@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from ..dialects import Dialect
+from ..dialects import Dialect, fit, fitted
 from ..request import Request
 from ..sse import DONE, encode_event
 from ..usage import Usage, openai_usage
@@ -96,7 +96,10 @@ class ChatPassed:
         self.client = self.spoken = codec
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
-        return Prepared(self.spoken.path, chat.passed_on(request, model, tokens, dialect))
+        fields, losses = fitted(request.fields, dialect)
+        if fields is not request.fields:
+            request = msgspec.structs.replace(request, fields=fields)
+        return Prepared(self.spoken.path, chat.passed_on(request, model, tokens, dialect), losses=tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:  # noqa: ARG002
         completion = _completion(body)
@@ -176,6 +179,7 @@ class Translated:
         body = self._translation.request({**client_body(request), "model": _decode(model)}, losses)
         body["model"] = model
         if self.spoken.name == "chat":
+            losses += fit(body, dialect)
             chat.suit(body, tokens, dialect, stream=request.stream)
         elif self.spoken.cap_field:
             body[self.spoken.cap_field] = tokens
