@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
@@ -9,6 +10,7 @@ from overnight.domain import BadInput, NotFound, OvernightError
 from overnight.gateway import CHAT, CODECS, Answer, Gateway, fault, refusal
 from overnight.ledger import Ledger
 
+from . import openapi
 from .attributing import tenant_of
 from .authenticating import Door, scope_of
 from .circuits import Circuits
@@ -75,6 +77,8 @@ class Application:
             return problem_of(403, "this is not for web pages of other origins", foreign)
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
+        if path == "/openapi.json" and method == "GET":
+            return await asyncio.to_thread(openapi.answer)
         form, headers, own = _CALLS.get(path), scope["headers"], path.startswith("/api/")
         try:
             if form is not None and method == "POST":

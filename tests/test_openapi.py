@@ -1,0 +1,107 @@
+"""What is said to be served is what is served, and whatever a tool makes of it is answered in the shape that is promised."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overnight.api import application
+from overnight.api.openapi import document
+from overnight.gateway import CODECS
+from overnight.testing import spawn_scripted_provider
+
+DOCUMENT: dict[str, Any] = json.loads(document())
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, str]]:
+    """The address of a gateway, and an admin's key for it."""
+    with tempfile.TemporaryDirectory() as home, spawn_scripted_provider() as provider:
+        env = {key: value for key, value in os.environ.items() if not key.endswith(("_API_KEY", "_BASE_URL"))}
+        env |= {
+            "OVERNIGHT_HOME": home,
+            "OVERNIGHT_BRAIN": f"{home}/none",
+            "OVERNIGHT_OFFLINE_BASE_URL": provider.base_url,
+        }
+        command = [sys.executable, "-m", "overnight", "gateway", "--port", "0"]
+        make = [sys.executable, "-m", "overnight", "keys", "create", "tester", "--json"]
+        for scope in ("call", "read", "operate", "admin"):
+            make += ["--scope", scope]
+        made = subprocess.run(make, env=env, cwd=home, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+        with (Path(home) / "log").open("w") as log:
+            process = subprocess.Popen(command, env=env, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}", json.loads(made.stdout)["key"]
+        finally:
+            process.terminate()
+            process.wait(30)
+            said = (Path(home) / "log").read_text()
+        assert "a request failed by a fault of ours" not in said, said[-3000:]
+
+
+def test_the_document_names_every_route_and_no_other(served_gateway: Any) -> None:
+    app = application(served_gateway, served_gateway.ledger)
+    own = {
+        ("/api/v1/" + "/".join(part or "{}" for part in path), method.lower())
+        for path, of in app.routes.items()
+        for method in of
+    }
+    calls = {(f"/v1{codec.path}", "post") for codec in CODECS.values()}
+    others = {
+        ("/healthz", "get"),
+        ("/openapi.json", "get"),
+        ("/v1/messages/count_tokens", "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{}", "get"),
+        ("/v1/responses/{}", "get"),
+        ("/v1/responses/{}", "delete"),
+        ("/v1/responses/{}/input_items", "get"),
+    }
+    said = {
+        ("/".join("{}" if part.startswith("{") else part for part in path.split("/")), method)
+        for path, methods in DOCUMENT["paths"].items()
+        for method in methods
+        if method != "parameters"
+    }
+    assert said == own | calls | others
+
+
+@pytest.fixture
+def served_gateway(tmp_path: Path) -> Iterator[Any]:
+    from overnight.brain import Brain
+    from overnight.gateway import Gateway, PriceBook
+    from overnight.store import open_store
+
+    routing = Brain.from_files({}).routing
+    with open_store(str(tmp_path / "ledger.db")) as store:
+        yield Gateway(store, routing, PriceBook(routing.prices), offline_base_url="http://127.0.0.1:9/v1")
+
+
+@pytest.mark.timeout(280)
+def test_whatever_is_asked_is_answered_as_promised(served: tuple[str, str], tmp_path: Path) -> None:
+    """Schemathesis makes requests out of the document, good ones and bad ones: none is a 500, and every answer has its shape."""
+    url, key = served
+    command = [
+        Path(sys.executable).with_name("schemathesis"),
+        "run",
+        f"{url}/openapi.json",
+        "--max-examples=12",
+        "--seed=7",
+    ]
+    command += ["--checks=not_a_server_error,content_type_conformance,response_schema_conformance"]
+    command += [
+        "--phases=examples,coverage,fuzzing",
+        "--no-color",
+        "--generation-database=none",
+        f"--header=authorization: Bearer {key}",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=270, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
