@@ -44,7 +44,11 @@ PASSES = frozenset({b"anthropic-version", b"anthropic-beta"})
 PICTURE_TOKENS = 1_600
 """Of a picture, in an estimate: what the largest that is not scaled down comes to."""
 
-_POINTERS = (b'"type":"url"', b'"type": "url"', b'"file_id"', b'"web_search_2', b'"web_fetch_2')
+HOSTED_TOOL_BYTES = 65_536
+"""Counted for each tool that the provider runs: what it finds is billed as input."""
+
+_POINTERS = (b'"type":"url"', b'"type": "url"', b'"file_id"')
+_HOSTED = (b'"web_search_2', b'"web_fetch_2', b'"code_execution_2')
 _NOT_PARAMETERS = frozenset({"messages", "system", "tools", "stream", "cache_control"})
 _ONLY_MODEL = frozenset({"model"})
 _VOLATILE = NOT_FINGERPRINTED | {"diagnostics"}
@@ -101,7 +105,8 @@ def read(body: bytes) -> Request:
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
         else canonical({name: value for name, value in params.items() if name not in _VOLATILE})
     )
-    pointed = sum(body.count(mark) for mark in _POINTERS)
+    further = POINTED_TO_BYTES * sum(body.count(mark) for mark in _POINTERS)
+    further += HOSTED_TOOL_BYTES * sum(body.count(mark) for mark in _HOSTED)
     return Request(
         "messages",
         fields,
@@ -112,7 +117,7 @@ def read(body: bytes) -> Request:
         canonical(params),
         stable,
         bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
+        len(body) + further + (TOOLS_BYTES if tools else 0),
         known.max_tokens,
         "max_tokens",
         wants_usage=True,
