@@ -280,7 +280,7 @@ def test_routes(tmp_path: Path) -> None:
             continue
         last = path.rpartition("/")[2]
         assert f"/{last}" in application or f'"{last}"' in application or last.startswith("{"), path
-    under = re.findall(r"\"(\w+)\": \{\"(?:GET|POST)\"", application)
+    under = re.findall(r"\(\"jobs\", \"\", \"(\w+)\"\): ", application)
     assert {path.rpartition("/")[2] for _, _, path in told if "/{id}/" in path} == set(under)
 
 
