@@ -65,11 +65,9 @@ def explain(
       overnight route explain --model auto --agent support-7 --tag eu --header x-plan=gold
       overnight route explain -f body.json --session s-1 --json | jq .targets
     """
-    import msgspec
-
     from overnight.brain import UnknownModel
     from overnight.domain import Attribution, BadInput
-    from overnight.gateway import PriceBook, tags_of
+    from overnight.gateway import tags_of
 
     chosen = _chosen(routing)
     who = Attribution(
@@ -86,7 +84,16 @@ def explain(
         decision = chosen.decide(facts)
     except UnknownModel as error:
         raise BadInput(str(error)) from None
-    ways = _ways(chosen, PriceBook(chosen.prices), decision)
+    _tell(chosen, decision, json)
+    raise typer.Exit(0 if decision.targets else 1)
+
+
+def _tell(routing: "Routing", decision: "RouteDecision", json: bool) -> None:
+    import msgspec
+
+    from overnight.gateway import PriceBook
+
+    ways = _ways(routing, PriceBook(routing.prices), decision)
     if json:
         from .printing import print_json
 
@@ -97,7 +104,6 @@ def explain(
         from .routing_view import show_decision
 
         show_decision(decision, ways)
-    raise typer.Exit(0 if decision.targets else 1)
 
 
 def _headers(given: "tuple[str, ...] | list[str]") -> dict[str, str]:
