@@ -77,12 +77,13 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """A gateway in this event loop, in front of the scripted provider."""
     brain = Brain.from_files({"routing.yaml": routing.encode()})
+    outside = {name: options.pop(name) for name in ("hosts", "auth") if name in options}
     environment = options.get("environment", {})
     offline = None if environment else provider.base_url  # with keys, the real path is under test
     options = {"offline_base_url": offline, "environment": environment, **options}
     gateway = Gateway(store, brain.routing, PriceBook(brain.routing.prices), brain_version=brain.version, **options)
     await gateway.start()
-    config = uvicorn.Config(application(gateway, Ledger(store)), port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(application(gateway, Ledger(store), **outside), port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     task = asyncio.create_task(server._serve())

@@ -11,6 +11,7 @@ from overnight.domain import (
     BadInput,
     Conflict,
     ErrorFacts,
+    NotFound,
     Recorded,
     check_identifier,
     job_states,
@@ -69,22 +70,28 @@ class Announced(msgspec.Struct):
 
 
 class Jobs:
-    """`/api/v1/jobs`. Everything is within the request's tenant: another tenant's job does not exist."""
+    """`/api/v1/jobs`. Everything is within the request's tenant, and the agent and workflow that its key is bound to: another's
+    job does not exist."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._operations = ledger, Operations(ledger.store)
 
     async def _job(self, request: Request) -> JobRow:
-        return await self._ledger.job(check_identifier(request.parts[3], "the job's id"), request.tenant_id)
+        name, key = check_identifier(request.parts[3], "the job's id"), request.key
+        job = await self._ledger.job(name, request.tenant_id)
+        if key and (key.agent_id not in (None, job.agent_id) or key.workflow not in (None, job.workflow)):
+            raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
+        return job
 
     async def list(self, request: Request) -> Answer:
         """`?state=&before=&limit=`: newest first; `before` is the job_id that the page before ended with."""
-        query = query_of(request, "state", "before", "limit")
+        query, key = query_of(request, "state", "before", "limit"), request.key
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is none of {', '.join(job_states)}")
         most = whole(query, "limit", 50, MOST_JOBS)
-        found = await self._ledger.jobs(tenant_id=request.tenant_id, state=state, before=before, most=most)
+        mine = {"agent_id": (key.agent_id or "") if key else "", "workflow": (key.workflow or "") if key else ""}
+        found = await self._ledger.jobs(tenant_id=request.tenant_id, state=state, before=before, most=most, **mine)
         return json_answer(200, {"jobs": await self._public(found)})
 
     async def one(self, request: Request) -> Answer:

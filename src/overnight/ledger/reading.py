@@ -40,9 +40,19 @@ class Ledger:
             raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
         return JobRow(*rows[0])
 
-    async def jobs(self, *, tenant_id: str = "", state: str = "", before: str = "", most: int = 50) -> list[JobRow]:
+    async def jobs(
+        self,
+        *,
+        tenant_id: str = "",
+        state: str = "",
+        before: str = "",
+        most: int = 50,
+        agent_id: str = "",
+        workflow: str = "",
+    ) -> list[JobRow]:
         """Newest first; `before` is the job_id a page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
+        values |= {"agent_id": agent_id, "workflow": workflow}
         return [JobRow(*row) for row in await self.store.read(SQL["list_jobs"], values)]
 
     async def children(self, job_id: str) -> list[JobRow]:

@@ -61,6 +61,7 @@ SELECT * FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id
 -- name: list_jobs
 SELECT * FROM job
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state)
+    AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
     AND (:before = '' OR job_id < :before)
 ORDER BY job_id DESC LIMIT :most
 

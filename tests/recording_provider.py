@@ -1,0 +1,55 @@
+"""A provider that remembers the headers it was shown, and refuses as it is told to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import uvicorn
+
+CHAT = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+}
+
+
+class RecordingProvider:
+    """`seen` are the headers of its requests, `refusing` the status it answers all of them with, quoting the key."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, str]] = []
+        self.refusing = 0
+        self.base_url = ""
+
+    async def __call__(self, scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg]
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.seen.append(headers)
+        while (await receive()).get("more_body"):  # type: ignore[operator]
+            continue
+        body: object = CHAT
+        if self.refusing:
+            body = {"error": {"message": f"you showed {headers.get('authorization')}", "code": "no", "type": "no"}}
+        start = {"type": "http.response.start", "status": self.refusing or 200}
+        await send({**start, "headers": [(b"content-type", b"application/json")]})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": msgspec.json.encode(body)})  # type: ignore[operator]
+
+
+@asynccontextmanager
+async def recording_provider() -> AsyncIterator[RecordingProvider]:
+    provider = RecordingProvider()
+    config = uvicorn.Config(provider, port=0, log_level="error", lifespan="off")  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.002)
+    provider.base_url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    try:
+        yield provider
+    finally:
+        server.should_exit = server.force_exit = True
+        await task

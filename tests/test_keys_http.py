@@ -1,0 +1,373 @@
+"""Keys at the door: who is asked for one, how far each reaches, and that a change of them stops nobody."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from overnight.api.authenticating import token_of
+from overnight.keys import Keys, NewKey, Rotation
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, gateway_process, routed, serving
+
+EVERYTHING = ("call", "read", "operate", "admin")
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, scripted) as running:
+        yield running
+
+
+@pytest.fixture
+async def guarded(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
+    """As on an address that other machines reach."""
+    async with serving(store, scripted, hosts=None) as running:
+        yield running
+
+
+async def key_for(served: Served, tenant: str = "acme", **fields: Any) -> dict[str, str]:
+    """Headers with a fresh key."""
+    name = fields.pop("name", f"k{time.monotonic_ns()}")
+    _, secret = await Keys(served.store).create(tenant, NewKey(name=name, **fields), "ann")
+    return {"authorization": f"Bearer {secret}"}
+
+
+def refused(answer: Any, status: int, code: str) -> str:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert answer.headers["x-should-retry"] == "false"
+    return error["message"]
+
+
+# ── who is asked ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_loopback_is_open_until_the_first_key_is_made_and_stays_closed_when_it_is_revoked(served: Served) -> None:
+    assert (await served.ask(headers={"authorization": "Bearer none"})).status_code == 200
+    row, secret = await Keys(served.store).create("acme", NewKey(name="k"), "ann")
+    await asyncio.sleep(2.0)
+    message = refused(await served.ask(headers={"authorization": "Bearer none"}), 401, "invalid_api_key")
+    assert "overnight keys create" in message
+    assert (await served.http.get("/api/v1/jobs")).status_code == 401
+    assert (await served.ask(headers={"authorization": f"Bearer {secret}"})).status_code == 200
+    await Keys(served.store).revoke(row.key_id, "", "ann")
+    await asyncio.sleep(2.0)
+    assert (await served.ask()).status_code == 401
+    assert (await served.http.get("/healthz")).status_code == 200
+
+
+async def test_whoever_listens_beyond_loopback_or_is_told_to_asks_for_a_key_from_the_first_moment(
+    guarded: Served, store: Store, scripted: SpawnedProvider
+) -> None:
+    async with serving(store, scripted, auth="required") as required:
+        for gateway in (guarded, required):
+            before = scripted.stats()["requests"]
+            refused(await gateway.ask(), 401, "invalid_api_key")
+            assert (await gateway.http.get("/v1/models")).status_code == 401
+            assert (await gateway.http.get("/api/v1/jobs")).headers["www-authenticate"].startswith("Bearer")
+            assert scripted.stats()["requests"] == before
+            headers = await key_for(gateway)
+            assert (await gateway.ask(headers=headers)).status_code == 200
+
+
+async def test_off_keeps_loopback_open_and_nothing_else(store: Store, scripted: SpawnedProvider) -> None:
+    async with serving(store, scripted, auth="off") as off, serving(store, scripted, auth="off", hosts=None) as outside:
+        await key_for(off)
+        assert (await off.ask()).status_code == 200
+        assert (await outside.ask()).status_code == 401
+        answer = await off.ask(headers={"authorization": f"Bearer on_{'0' * 76}"})
+        refused(answer, 401, "invalid_api_key")  # a key that is given is looked at
+        assert (await off.http.get("/api/v1/keys")).status_code == 401
+
+
+async def test_the_keys_themselves_are_nobodys_without_an_admin_key(served: Served) -> None:
+    assert (await served.http.get("/api/v1/keys")).status_code == 401
+    assert (await served.http.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})).status_code == 401
+    assert (await served.ask()).status_code == 200  # nothing was made
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
+async def test_a_key_is_taken_from_the_header_that_each_client_sends(guarded: Served, header: str) -> None:
+    secret = (await key_for(guarded))["authorization"].removeprefix("Bearer ")
+    shown = {header: f"Bearer {secret}" if header == "authorization" else secret}
+    assert (await guarded.ask(headers=shown)).status_code == 200
+    others = {name: "sk-not-ours" for name in ("authorization", "x-api-key", "api-key") if name != header}
+    assert (await guarded.ask(headers=others | shown)).status_code == 200
+
+
+def test_what_is_no_key_of_ours_is_not_looked_at() -> None:
+    assert token_of([(b"authorization", b"Bearer sk-1"), (b"x-api-key", b"x"), (b"cookie", b"on_1")]) is None
+    assert token_of([(b"authorization", b"Basic on_1")]) is None
+    assert token_of([(b"api-key", b"on_3"), (b"x-api-key", b"on_2"), (b"authorization", b"bearer  on_1 ")]) == "on_1"
+
+
+async def test_refusals_have_the_shape_of_each_format(guarded: Served) -> None:
+    refused(await guarded.http.post("/v1/chat/completions", json={}), 401, "invalid_api_key")
+    message = (await guarded.http.post("/v1/messages", json={})).json()
+    assert (message["type"], message["error"]["type"]) == ("error", "authentication_error")
+    problem = await guarded.http.get("/api/v1/jobs")
+    assert (problem.status_code, problem.json()["status"]) == (401, 401)
+    assert problem.headers["content-type"] == "application/problem+json"
+    read_only = await key_for(guarded, scopes=("read",))
+    message = (await guarded.http.post("/v1/messages", json={}, headers=read_only)).json()
+    assert (message["type"], message["error"]["type"]) == ("error", "permission_error")
+    assert (await guarded.http.post("/api/v1/jobs/x/cancel", headers=read_only)).json()["title"].startswith("the key")
+
+
+async def test_the_official_clients_raise_what_they_raise_for_wrong_keys(guarded: Served) -> None:
+    secret = (await key_for(guarded))["authorization"].removeprefix("Bearer ")
+    hello: list[Any] = [{"role": "user", "content": "hello"}]
+    async with openai.AsyncOpenAI(base_url=f"{guarded.url}/v1", api_key=secret, max_retries=0) as right:
+        assert (await right.chat.completions.create(model="gpt-5.4-mini", messages=hello)).choices
+    async with openai.AsyncOpenAI(base_url=f"{guarded.url}/v1", api_key="on_wrong") as wrong:
+        with pytest.raises(openai.AuthenticationError):
+            await wrong.chat.completions.create(model="gpt-5.4-mini", messages=hello)
+    async with anthropic.AsyncAnthropic(base_url=guarded.url, api_key="sk-ant-x") as stranger:
+        with pytest.raises(anthropic.AuthenticationError):
+            await stranger.messages.create(model="claude-opus-4.6", max_tokens=5, messages=hello)
+    async with anthropic.AsyncAnthropic(base_url=guarded.url, api_key=secret, max_retries=0) as known:
+        assert (await known.messages.create(model="claude-opus-4.6", max_tokens=5, messages=hello)).content
+
+
+# ── how far ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("scope", EVERYTHING)
+async def test_each_scope_opens_its_own_paths_and_no_others(guarded: Served, scope: str) -> None:
+    caller = await key_for(guarded)
+    await guarded.ask(headers=caller | {"x-job-id": "j"})
+    headers = await key_for(guarded, scopes=(scope,))
+    paths = [
+        ("call", "POST", "/v1/chat/completions"),
+        ("call", "GET", "/v1/models"),
+        ("read", "GET", "/api/v1/jobs"),
+        ("read", "GET", "/api/v1/jobs/j"),
+        ("read", "GET", "/api/v1/jobs/j/events"),
+        ("operate", "POST", "/api/v1/jobs/j/attempts"),
+        ("operate", "POST", "/api/v1/jobs/j/complete"),
+        ("admin", "GET", "/api/v1/keys"),
+        ("admin", "GET", "/api/v1/provider-keys"),
+    ]
+    for needed, method, path in paths:
+        answer = await guarded.http.request(method, path, headers=headers)
+        assert (answer.status_code == 403) == (needed != scope), (path, answer.text)
+        assert answer.status_code != 401
+
+
+async def test_a_key_is_of_one_tenant(guarded: Served) -> None:
+    headers = await key_for(guarded, scopes=EVERYTHING)
+    answer = await guarded.ask(headers=headers | {"x-job-id": "j"})
+    assert (await guarded.ledger.job("j", "acme")).job_id == answer.headers["x-job-id"]
+    assert (await guarded.ask(headers=headers | {"x-tenant-id": "acme"})).status_code == 200
+    refused(await guarded.ask(headers=headers | {"x-tenant-id": "other"}), 403, "not_allowed")
+    answer = await guarded.http.get("/api/v1/jobs", headers=headers | {"x-tenant-id": "other"})
+    assert answer.status_code == 403
+    assert (await guarded.http.get("/v1/models", headers=headers | {"x-tenant-id": "other"})).status_code == 403
+
+
+async def test_a_key_of_an_agent_calls_as_that_agent_and_sees_its_jobs_alone(guarded: Served) -> None:
+    everyone = await key_for(guarded, scopes=EVERYTHING)
+    for agent in ("bot", "other"):
+        await guarded.ask(headers=everyone | {"x-job-id": agent, "x-agent-name": agent, "x-workflow": "w"})
+    mine = await key_for(guarded, scopes=("call", "read", "operate"), agent_id="bot")
+    await guarded.ask(headers=mine | {"x-job-id": "new"})
+    assert (await guarded.ledger.job("new", "acme")).agent_id == "bot"
+    refused(await guarded.ask(headers=mine | {"x-agent-name": "other"}), 403, "not_allowed")
+    await guarded.ask(headers=mine | {"x-job-id": "meta"}, metadata={"agent_name": "other"})
+    assert (await guarded.ledger.job("meta", "acme")).agent_id == "bot"
+    await guarded.ask(headers=mine | {"x-job-id": "bag", "baggage": "agent=other"})
+    assert (await guarded.ledger.job("bag", "acme")).agent_id == "bot"
+
+    listed = (await guarded.http.get("/api/v1/jobs", headers=mine)).json()["jobs"]
+    assert sorted(job["external_id"] for job in listed) == ["bag", "bot", "meta", "new"]
+    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("POST", "/attempts")):
+        answer = await guarded.http.request(method, f"/api/v1/jobs/other{path}", headers=mine)
+        assert answer.status_code == 404
+    assert (await guarded.http.post("/api/v1/jobs/bot/cancel", headers=mine)).status_code == 200
+    none = await key_for(guarded, scopes=("read",), workflow="elsewhere")
+    assert (await guarded.http.get("/api/v1/jobs", headers=none)).json() == {"jobs": []}
+
+
+FALLBACKS = "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mini}, {from: gpt-5.4, to: gpt-5.4-nano}]"
+CLOSED_ROUTES = f"""
+default_model: gpt-5.4
+routes: {{support: gpt-5.4, cheap: gpt-5.4-nano}}
+{FALLBACKS}
+retries: {{max_attempts: 1}}
+"""
+
+
+@pytest.fixture
+async def chained(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, scripted, CLOSED_ROUTES, hosts=None) as running:
+        yield running
+
+
+async def test_a_model_that_a_key_is_not_let_to_is_out_as_a_fallback_too(
+    chained: Served, scripted: SpawnedProvider
+) -> None:
+    headers = await key_for(chained, models=("gpt-5.4", "gpt-5.4-nano"))
+    scripted.set_rules("rules: [{match: {model: gpt-5.4}, fault: {status: 503}}]")
+    try:
+        answer = await chained.ask(headers=headers | {"x-job-id": "f", "x-task": "support"})
+    finally:
+        scripted.reset()
+        scripted.set_rules("rules: []")
+    assert answer.headers["x-overnight-fallback"] == "gpt-5.4-nano"
+    called = [event.facts for event in await chained.events("f", "acme") if event.facts.event == "model_called"]
+    assert [facts.model for facts in called] == ["gpt-5.4", "gpt-5.4-nano"]
+    assert {"name": "gpt-5.4-mini", "why": "the key may not use it"} in called[0].decision["rejected"]
+
+
+async def test_what_a_key_is_not_let_to_is_refused_with_what_it_is(chained: Served) -> None:
+    headers = await key_for(chained, models=("gpt-5.4-n*", "mistral*"), routes=("cheap", "as_asked"))
+    before = chained.provider.stats()["requests"]
+    message = refused(await chained.ask(model="gpt-5.4", headers=headers), 403, "not_allowed")
+    assert message == "the key may not use the model gpt-5.4; it may use: gpt-5.4-n*, mistral*"
+    message = refused(await chained.ask(headers=headers | {"x-task": "support"}), 403, "not_allowed")
+    assert message == "the key may not use the route support; it may use: cheap, as_asked"
+    refused(await chained.ask(headers=headers, metadata={"task": "support"}), 403, "not_allowed")
+    refused(await chained.ask(headers=headers), 403, "not_allowed")
+    for path, body in (
+        ("responses", {"input": "x"}),
+        ("messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
+    ):
+        answer = await chained.http.post(f"/v1/{path}", json={"model": "gpt-5.4", **body}, headers=headers)
+        assert answer.status_code == 403, answer.text
+    assert chained.provider.stats()["requests"] == before
+    assert (await chained.ask(model="cheap", headers=headers)).status_code == 200
+    shown = (await chained.http.get("/v1/models", headers=headers)).json()["data"]
+    assert {model["id"] for model in shown} >= {"gpt-5.4-nano"}
+    assert all(model["id"].startswith(("gpt-5.4-n", "mistral")) for model in shown)
+    refused(await chained.http.get("/v1/models/gpt-5.4", headers=headers), 403, "not_allowed")
+
+
+async def test_events_say_who_it_was(guarded: Served) -> None:
+    headers = await key_for(guarded, name="laptop", scopes=EVERYTHING)
+    await guarded.ask(headers=headers | {"x-job-id": "j"})
+    await guarded.http.post("/api/v1/jobs/j/attempts", headers=headers)
+    await guarded.http.post("/api/v1/jobs/j/cancel", headers=headers)
+    said = {event.facts.event: event.facts.actor for event in await guarded.events("j", "acme")}
+    for name in ("created", "model_called", "model_succeeded", "attempt_started", "cancelled"):
+        assert said[name] == "laptop", said
+
+
+# ── a change of keys ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_rotation_under_load_fails_no_call(guarded: Served) -> None:
+    keys = Keys(guarded.store)
+    _, secret = await keys.create("acme", NewKey(name="k"), "ann")
+    present, stop, done = [secret], asyncio.Event(), [0]
+
+    async def agent(number: int) -> None:
+        used = ""
+        client = openai.AsyncOpenAI(base_url=f"{guarded.url}/v1", api_key="x", max_retries=0)
+        async with client:
+            while not stop.is_set():
+                if number % 2 or not used:  # every other one keeps the secret that it began with
+                    used = present[0]
+                client.api_key = used
+                messages: list[Any] = [{"role": "user", "content": "hello"}]
+                await client.chat.completions.create(model="gpt-5.4-mini", messages=messages)
+                done[0] += 1
+
+    agents = [asyncio.create_task(agent(number)) for number in range(6)]
+    while done[0] < 60:
+        await asyncio.sleep(0.01)
+    _, present[0] = await keys.rotate("k", "acme", Rotation(overlap_ms=60_000), "ann")
+    before = done[0]
+    while done[0] < before + 120:
+        await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.gather(*agents)
+
+
+async def test_a_revocation_is_seen_by_another_process_within_two_seconds(
+    store: Store, store_url: str, scripted: SpawnedProvider, tmp_path: Path
+) -> None:
+    keys = Keys(store)
+    row, secret = await keys.create("default", NewKey(name="k"), "ann")
+    _, other = await keys.create("default", NewKey(name="other"), "ann")
+    with gateway_process(store_url, scripted, tmp_path, routed()) as process:
+        async with httpx2.AsyncClient(base_url=process.url, timeout=30) as http:
+
+            async def status(shown: str) -> int:
+                body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+                headers = {"authorization": f"Bearer {shown}"}
+                return (await http.post("/v1/chat/completions", json=body, headers=headers)).status_code
+
+            assert await status(secret) == 200
+            calls = [asyncio.create_task(status(other)) for _ in range(20)]
+            await keys.revoke(row.key_id, "", "ann")
+            until = time.monotonic() + 2.0
+            while time.monotonic() < until:
+                calls.append(asyncio.create_task(status(other)))
+                await asyncio.sleep(0.05)
+            assert await status(secret) == 401
+            assert set(await asyncio.gather(*calls)) == {200}
+
+
+# ── the admin's paths ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_admin_key_makes_rotates_and_ends_keys_of_its_tenant(guarded: Served) -> None:
+    admin = await key_for(guarded, name="root", scopes=("admin",))
+    made = await guarded.http.post("/api/v1/keys", json={"name": "k", "models": ["gpt-*"]}, headers=admin)
+    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    secret, key_id = made.json()["key"], made.json()["key_id"]
+    assert (await guarded.ask(headers={"x-api-key": secret})).status_code == 200
+    listed = await guarded.http.get("/api/v1/keys?limit=5", headers=admin)
+    assert [key["name"] for key in listed.json()["keys"]] == ["k", "root"]
+    assert made.json()["created_by"] == "root"
+    turned = await guarded.http.post("/api/v1/keys/k/rotate", json={"overlap_ms": 0}, headers=admin)
+    assert (await guarded.ask(headers={"x-api-key": secret})).status_code == 401
+    assert (await guarded.ask(headers={"x-api-key": turned.json()["key"]})).status_code == 200
+    ended = await guarded.http.post(f"/api/v1/keys/{key_id}/revoke", headers=admin)
+    assert ended.json()["state"] == "revoked"
+    assert (await guarded.ask(headers={"x-api-key": turned.json()["key"]})).status_code == 401
+    for shown in (listed, ended, await guarded.http.get(f"/api/v1/keys/{key_id}", headers=admin)):
+        assert secret[15:] not in shown.text
+        assert turned.json()["key"][15:] not in shown.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("POST", "keys", {"name": "root"}, 409, "root"),
+        ("POST", "keys", {"nam": "x"}, 400, "nam"),
+        ("POST", "keys", {"name": "x", "scopes": ["all"]}, 400, "call, read, operate, admin"),
+        ("POST", "keys", {"name": "x", "tenant_id": "other"}, 400, "tenant_id"),
+        ("POST", "keys", {"name": "x", "expires_in_ms": 0}, 400, "expires_in_ms"),
+        ("GET", "keys?page=2", None, 400, "page"),
+        ("GET", "keys/none", None, 404, "none"),
+        ("POST", "keys/root/rotate", {"overlap_ms": 10**12}, 400, "overlap_ms"),
+        ("PUT", "provider-keys/opena", {"key": "x"}, 400, "did you mean 'openai'"),
+        ("PUT", "provider-keys/openai", {"key": "a b"}, 400, "visible ASCII"),
+        ("PUT", "provider-keys/openai", {"key": "sk-1"}, 400, "OVERNIGHT_MASTER_KEY"),
+        ("DELETE", "provider-keys/openai", None, 404, "openai"),
+        ("DELETE", "keys/root", None, 405, "GET"),
+    ],
+)
+async def test_mistakes_of_an_admin_are_problems_with_a_way_out(
+    guarded: Served, method: str, path: str, body: Any, status: int, says: str
+) -> None:
+    admin = await key_for(guarded, name="root", scopes=("admin",))
+    answer = await guarded.http.request(method, f"/api/v1/{path}", json=body, headers=admin)
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["detail"]
