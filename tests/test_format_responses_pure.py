@@ -1,9 +1,11 @@
 """The Responses codec by itself, judged by the types of the official SDK: whole answers, streams of events, translations."""
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from hypothesis import given
@@ -12,7 +14,16 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from overnight.gateway.formats import CODECS, Asked, Losses, responses_native, responses_over_chat
+from overnight.gateway.dialects import USUAL
+from overnight.gateway.formats import (
+    CODECS,
+    Asked,
+    Losses,
+    client_body,
+    responses_native,
+    responses_over_chat,
+    wire_between,
+)
 from overnight.gateway.formats.responses import continued, input_items, references
 from overnight.gateway.formats.responses_pieces import pieces as over_chat_pieces
 from overnight.gateway.request import InvalidBody
@@ -453,3 +464,40 @@ def test_an_error_in_a_stream_is_raised_by_clients() -> None:
     parsed = EVENT.validate_python(event)
     assert (parsed.type, parsed.message, parsed.code) == ("error", "over", "cut")
     assert event["error"]["message"] == "over"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "auto", "function", "message", "user"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "role", "content", "text", "name", "format", "input", "output", "call_id", "tools", "id"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+KINDS = ["message", "function_call", "function_call_output", "reasoning", "custom_tool_call", "item_reference", "what"]
+FIELDS = ["tools", "tool_choice", "text", "reasoning", "include", "instructions", "store", "metadata", "top_logprobs"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), anything), max_size=3),
+    st.dictionaries(st.sampled_from(FIELDS), anything),
+)
+def test_whatever_is_sent_is_read_or_refused(items: list[tuple[str, Any]], fields: dict[str, Any]) -> None:
+    """To every kind of target; and the answer to what was carried over is made without a fault."""
+    said = [{"type": kind, **(more if isinstance(more, dict) else {"content": more})} for kind, more in items]
+    completion = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+    for speaks in ("responses", "chat", "messages"):
+        wire = wire_between("responses", (speaks,))
+        assert wire is not None
+        with suppress(InvalidBody):
+            request = RESPONSES.read(json.dumps({"input": said, **fields}).encode())
+            assert not references(request) or any(kind == "item_reference" for kind, _ in items)
+            wire.prepare(request, msgspec.Raw(b'"m"'), 100, USUAL)
+            answer = responses_over_chat.answer(completion, Asked("resp_1", "m", client_body(request), 1))
+            assert RESPONSES.is_answer(answer)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import msgspec
 
 from ..dialects import Dialect, fit, fitted
-from ..request import Request
+from ..request import InvalidBody, Request
 from ..sse import DONE, encode_event
 from ..usage import Usage, openai_usage
 from . import chat
@@ -150,7 +150,7 @@ class Passed:
         fields["model"] = model
         if self.spoken.cap_field:
             fields[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
-        body: Any = fields if self._native is None else self._native.request(client_body(request), losses)
+        body: Any = fields if self._native is None else _carried(self._native, client_body(request), losses)
         return Prepared(self.spoken.path, _encode(body), headers_for(self.spoken, request), tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:
@@ -176,7 +176,7 @@ class Translated:
         losses = Losses(request.left_out)
         if request.cap_field:
             request.fields[request.cap_field] = msgspec.Raw(b"%d" % tokens)
-        body = self._translation.request({**client_body(request), "model": _decode(model)}, losses)
+        body = _carried(self._translation, {**client_body(request), "model": _decode(model)}, losses)
         body["model"] = model
         if self.spoken.name == "chat":
             losses += fit(body, dialect)
@@ -196,6 +196,14 @@ class Translated:
     def reader(self, request: Request, asked: Asking) -> Reader:
         told = self.client.name != "chat" or request.wants_usage
         return _Reader(self.client, self.spoken, self._translation, asked, told=told)
+
+
+def _carried(translation: Translation, body: Json, losses: Losses) -> Json:
+    """The body for the target. Raises InvalidBody."""
+    try:
+        return translation.request(body, losses)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise InvalidBody(f"a part of the body has an unknown shape ({error}); see the reference of the API") from None
 
 
 class _Reader:
