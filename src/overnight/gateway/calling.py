@@ -40,6 +40,8 @@ MOST_HEADER = 1000
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
 GRACE_S = 5.0
+REQUEST_ID = {"messages": b"request-id"}
+"""Where the clients of a format look for the request's id, if not in `x-request-id`."""
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
@@ -325,7 +327,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (b"x-job-id", flight.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
         (b"x-overnight-model", model.encode()),
-        (b"x-request-id", request_id or call_id.encode()),
+        (REQUEST_ID.get(flight.request.format, b"x-request-id"), request_id or call_id.encode()),
     ]
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
     if flight.reply is not None or flight.failure is not None or given is not None:

@@ -344,7 +344,8 @@ class Flight:
         finally:
             self._upstream_s += time.perf_counter() - asked_at
         if 200 <= response.status < 300:
-            reply = self.reply_of(response.body, response.headers.get(b"x-request-id"))
+            told = response.headers
+            reply = self.reply_of(response.body, told.get(b"x-request-id") or told.get(b"request-id"))
             if reply is not None:
                 return reply
         self.failure_body = self.target.without_key(response.body)
