@@ -141,6 +141,7 @@ async def test_a_plain_answer_is_recorded_as_it_is_given(
     assert (facts.input_tokens, facts.cached_tokens, facts.output_tokens) == (100, 40, 20)
     assert (facts.model, facts.provider) == (model, "scripted")
     assert facts.cost_microusd > 0
+    assert message._request_id.startswith("req_")
     assert float(raw.headers["x-overnight-cost-usd"]) == facts.cost_microusd / 1_000_000
     [(_, called), *_] = [(e.facts.event, e) for e in await served.events("j") if e.facts.event == "model_called"]
     [asked] = await served.ledger.content("default", called.facts.input_ref)

@@ -123,4 +123,4 @@ def error_response(status: int, message: str | None, code: str | None, retry_aft
     return response(status, _encode(body), extra)
 
 
-MESSAGES = Wire(read, whole, events, DONE, error_response)
+MESSAGES = Wire(read, whole, events, DONE, error_response, b"request-id")

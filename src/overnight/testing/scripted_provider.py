@@ -192,7 +192,7 @@ def _plain(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[Step]
     body = wire.whole(reply, call)
     if fault.broken_json:
         body = body[: len(body) // 2]
-    data = response(200, body, b"x-request-id: %s\r\n" % reply.request_id)
+    data = response(200, body, b"%s: %s\r\n" % (wire.id_header, reply.request_id))
     if fault.cut_after_chunks is None:
         yield data
     else:
@@ -202,7 +202,7 @@ def _plain(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[Step]
 
 
 def _streamed(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[Step]:
-    yield STREAM_HEAD % reply.request_id
+    yield STREAM_HEAD % (wire.id_header, reply.request_id)
     for number, event in enumerate(wire.events(reply, call)):
         if number == fault.cut_after_chunks:
             break

@@ -18,7 +18,7 @@ CREATED = 1_767_225_600  # 2026-01-01: a clock here would make two answers to on
 FINGERPRINT = "fp_scripted"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-    b"transfer-encoding: chunked\r\nx-request-id: %s\r\n\r\n"
+    b"transfer-encoding: chunked\r\n%s: %s\r\n\r\n"
 )
 DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 ECHO_CHARS = 500
@@ -55,6 +55,7 @@ class Wire(NamedTuple):
     events: Callable[[Reply, Call], Iterator[bytes]]
     done: bytes
     error: Callable[[int, str | None, str | None, int | None], bytes]
+    id_header: bytes = b"x-request-id"
 
 
 class Reply(msgspec.Struct):

@@ -32,7 +32,8 @@ def names_back(body: Json) -> Mapping[str, str]:
 
 def answer(completion: Json, asked: Asked) -> Json:
     """The message. Its thoughts are signed with the model's name."""
-    choice = dict_of(next(iter(list_of(completion["choices"]))))
+    choices = dicts_of(completion["choices"])
+    choice = choices[0] if choices else dict_of(None)
     said = dict_of(choice.get("message"))
     names = names_back(asked.body)
     content: list[Json] = []
