@@ -99,6 +99,16 @@ async def test_what_must_be_the_same_is_compared_by_its_hash(
     assert (await ask_as(cached, LIKE, **one)).cache == "semantic"
 
 
+async def test_another_version_of_the_prompts_is_another_realm_and_another_routing_is_not(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    told: list[str | None] = []
+    for routing, prompts in (("", "1"), ("deadlines: {default_ms: 9000}", "1"), ("", "2")):
+        async with caching(store, provider, SEMANTIC + routing, prompts_version=prompts) as cached:
+            told.append((await cached.ask(LIKE if told else ASKED)).cache)
+    assert told == ["miss", "semantic", "miss"]
+
+
 async def ask_as(cached: Caching, text: str, system: str = "", history: str = "", **more: Any) -> Any:
     messages = [{"role": "system", "content": system}] if system else []
     if history:

@@ -174,6 +174,7 @@ class App:
                 offline_was_asked_for=self.settings.offline_base_url is not None,
                 owner=self._owner,
                 brain_version=self.brain.version,
+                prompts_version=self.brain.prompts_version,
                 keys=keys,
             )
             await self._gateway.start()

@@ -45,6 +45,11 @@ class Brain(msgspec.Struct, frozen=True):
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
 
+    @property
+    def prompts_version(self) -> str:
+        """The content hash of `prompts/` alone: it stays when only the routing changes."""
+        return version_of({path: body for path, body in self.files.items() if path.startswith("prompts/")})
+
     @staticmethod
     def from_files(files: Mapping[str, bytes]) -> "Brain":
         """The brain of these files (path relative to the folder, with `/`). Raises `BrainError` with all problems."""

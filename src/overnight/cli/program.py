@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import acting, circuits, folders, keys, reading, reviewing, roles, routing
+from . import acting, caching, circuits, folders, keys, reading, reviewing, roles, routing
 
 program = typer.Typer(
     name="overnight",
@@ -46,6 +46,7 @@ program.add_typer(routing.program, name="route", rich_help_panel=SET_UP)
 program.command("jobs", rich_help_panel=READ)(reading.jobs)
 program.command("explain", rich_help_panel=READ)(reading.explain)
 program.command("events", rich_help_panel=READ)(reading.events)
+program.command("cache", rich_help_panel=READ)(caching.cache)
 program.command("run", rich_help_panel=ACT)(acting.run)
 program.command("resume", rich_help_panel=ACT)(acting.resume)
 program.command("cancel", rich_help_panel=ACT)(acting.cancel)

@@ -102,7 +102,11 @@ def _counts(header: Header) -> "Text":
         (header.human_decisions, "human decision", ""),
         (header.crashes, "crash survived", "crashes survived"),
     ]
-    extra = [(header.replayed_calls, "answer replayed", "answers replayed"), (header.child_jobs, "child job", "")]
+    extra = [
+        (header.replayed_calls, "answer replayed", "answers replayed"),
+        (header.cached_calls, "answer from the cache", "answers from the cache"),
+        (header.child_jobs, "child job", ""),
+    ]
     counts += [each for each in extra if each[0]]
     pieces: list[tuple[str, str]] = []
     for number, what, many in counts:

@@ -5,6 +5,8 @@ Never: hands on an answer that is not recorded, or calls a provider without a re
 """
 
 from .asking import facts_of
+from .caches import Usage as CacheUsage
+from .caches import cache_usage
 from .calling import Gateway
 from .circuits_rows import CloseCircuit, list_circuits
 from .circuits_state import Circuit, public_circuit
@@ -25,6 +27,7 @@ __all__ = [
     "WANTS_KEY",
     "Answer",
     "BodyTooLarge",
+    "CacheUsage",
     "Circuit",
     "CloseCircuit",
     "Codec",
@@ -38,6 +41,7 @@ __all__ = [
     "Routing",
     "Unavailable",
     "UnknownPrice",
+    "cache_usage",
     "facts_of",
     "fault",
     "list_circuits",

@@ -16,7 +16,7 @@ MOST_NAMES = 6
 # ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _model_node(tale: Tale, event: Recorded) -> Node | None:
+def model_node(tale: Tale, event: Recorded) -> Node | None:
     """The call this event belongs to: by position, by its id, or, for another try, by the same conversation."""
     facts = event.facts
     if (node := tale.at(event)) is not None and node.kind == "model":
@@ -28,7 +28,7 @@ def _model_node(tale: Tale, event: Recorded) -> Node | None:
     return node if node is not None and node.status == "failed" else None
 
 
-def _model_text(facts: Event) -> str:
+def model_text(facts: Event) -> str:
     label = facts.name or facts.task_id or ""
     asked = (facts.detail or {}).get("requested_model")
     if label in {"", "default"}:
@@ -40,9 +40,9 @@ def _model_text(facts: Event) -> str:
 
 def _model_called(tale: Tale, event: Recorded) -> None:
     facts = event.facts
-    node = _model_node(tale, event)
+    node = model_node(tale, event)
     if node is None:
-        node = tale.node(event, "model", _model_text(facts))
+        node = tale.node(event, "model", model_text(facts))
         why = (facts.model, reason(event))
         node.why = "" if why in tale.reasons else why[1]
         tale.reasons.add(why)
@@ -51,9 +51,9 @@ def _model_called(tale: Tale, event: Recorded) -> None:
             node.facts.append(f"step {clean(facts.step, 60)}")
         if event.path is None and facts.input_ref:
             tale.stretch["model", facts.input_ref] = node
-        tale.show(node, "prompt", _last_message(tale, facts.input_ref))
+        tale.show(node, "prompt", last_message(tale, facts.input_ref))
     else:
-        node.text, node.status, node.outcome = _model_text(facts), "running", ""
+        node.text, node.status, node.outcome = model_text(facts), "running", ""
         node.seqs.append(event.seq)
     if facts.call_id is not None:
         tale.calls[facts.call_id] = node
@@ -65,19 +65,19 @@ def _model_called(tale: Tale, event: Recorded) -> None:
         tale.note(node, event, f"the budget left room for {tokens} output tokens; the answer was capped there")
 
 
-def _last_message(tale: Tale, reference: str | None) -> bytes | None:
+def last_message(tale: Tale, reference: str | None) -> bytes | None:
     chain = tale.chapter.contents.get(reference or "")
     return chain[-1] if isinstance(chain, list) and chain else None
 
 
 def _fresh_model(tale: Tale, event: Recorded) -> Node:
-    return tale.place(tale.node(event, "model", _model_text(event.facts)), event.path, (event.path, event.ordinal))
+    return tale.place(tale.node(event, "model", model_text(event.facts)), event.path, (event.path, event.ordinal))
 
 
 def _model_succeeded(tale: Tale, event: Recorded) -> None:
     facts = event.facts
-    node = _model_node(tale, event) or _fresh_model(tale, event)
-    node.end(event.at, "done")
+    node = model_node(tale, event) or _fresh_model(tale, event)
+    node.end(event.at, "replayed" if "cache" in (facts.detail or {}) else "done")
     node.seqs.append(event.seq)
     content = event.content if event.content is not None else tale.chapter.contents.get(facts.output_ref or "")
     answer = content if isinstance(content, bytes) else None
@@ -106,7 +106,7 @@ def _call_facts(facts: Event) -> list[str]:
 
 def _model_failed(tale: Tale, event: Recorded) -> None:
     facts = event.facts
-    node = _model_node(tale, event) or _fresh_model(tale, event)
+    node = model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "failed")
     node.outcome = error_words(facts.error)
     cost = f", {cost_text(facts.cost_microusd)} booked" if facts.cost_microusd else ""
@@ -135,12 +135,12 @@ def _circuit_opened(tale: Tale, event: Recorded) -> None:
     decision = event.facts.decision or {}
     until = f"; no calls until {clock_text(decision['open_until_at'])}" if "open_until_at" in decision else ""
     text = f"the circuit of {clean(decision.get('target'), 120)} opened{until}"
-    tale.note(_model_node(tale, event), event, text, "failed", "circuit").why = reason(event)
+    tale.note(model_node(tale, event), event, text, "failed", "circuit").why = reason(event)
 
 
 def _circuit_closed(tale: Tale, event: Recorded) -> None:
     target = clean((event.facts.decision or {}).get("target"), 120)
-    tale.note(_model_node(tale, event), event, f"the circuit of {target} closed: {reason(event)}", kind="circuit")
+    tale.note(model_node(tale, event), event, f"the circuit of {target} closed: {reason(event)}", kind="circuit")
 
 
 _INSTEAD = {"answer": "the fixed answer of its route", "cache": "an older answer from the cache"}
@@ -149,11 +149,11 @@ _INSTEAD = {"answer": "the fixed answer of its route", "cache": "an older answer
 def _degraded(tale: Tale, event: Recorded) -> None:
     """The answer itself comes next."""
     facts = event.facts
-    node = _model_node(tale, event) or _just_failed(tale, event)
+    node = model_node(tale, event) or _just_failed(tale, event)
     if node is None:
         key = (event.path, event.ordinal) if event.path is not None else facts.call_id
-        node = tale.place(tale.node(event, "model", _model_text(facts)), event.path, key)
-        tale.show(node, "prompt", _last_message(tale, facts.input_ref))
+        node = tale.place(tale.node(event, "model", model_text(facts)), event.path, key)
+        tale.show(node, "prompt", last_message(tale, facts.input_ref))
     if facts.call_id is not None:
         tale.calls[facts.call_id] = node
     instead = _INSTEAD.get((facts.decision or {}).get("kind", ""), "another answer")
@@ -171,7 +171,7 @@ def _just_failed(tale: Tale, event: Recorded) -> Node | None:
 def _model_lost(tale: Tale, event: Recorded) -> None:
     facts = event.facts
     cost = cost_text(facts.cost_microusd or 0)
-    node = _model_node(tale, event)
+    node = model_node(tale, event)
     why = reason(event) or "nobody knows what it cost, so its whole reservation counts as spent"
     if node is not None:
         node.end(event.at, "lost")
@@ -179,14 +179,14 @@ def _model_lost(tale: Tale, event: Recorded) -> None:
         node.seqs.append(event.seq)
         return
     was = tale.calls.get(facts.call_id or "")
-    name = was.text if was is not None else _model_text(facts)
+    name = was.text if was is not None else model_text(facts)
     tale.note(None, event, f"{name}: its answer was lost in the crash; {cost} booked", "unknown").why = why
 
 
 def _model_replayed(tale: Tale, event: Recorded) -> None:
     facts = event.facts
     of = (facts.detail or {}).get("of")
-    node = tale.place(tale.node(event, "model", _model_text(facts), "replayed"), event.path)
+    node = tale.place(tale.node(event, "model", model_text(facts), "replayed"), event.path)
     node.outcome = f"answered from the record (event {of}), unpaid"
 
 

@@ -16,6 +16,7 @@ ADDED = (
     "model_calls",
     "paid_calls",
     "replayed_calls",
+    "cached_calls",
     "tool_calls",
     "steps",
     "retries",
@@ -81,6 +82,8 @@ def _add(header: Header, event: Recorded, lively: bool) -> bool:
             header.retries += _is_again(event)
         case "model_succeeded" | "model_failed" | "model_lost":
             _add_cost(header, event)
+        case "cache_hit":
+            header.cached_calls += 1
         case "model_replayed":
             header.replayed_calls += 1
         case "tool_called":
@@ -117,7 +120,8 @@ def _is_again(event: Recorded) -> bool:
 def _add_cost(header: Header, event: Recorded) -> None:
     facts = event.facts
     cost = facts.cost_microusd or 0
-    header.paid_calls += facts.event != "model_failed" or cost > 0
+    free = facts.event == "model_failed" or not {"cache", "degraded"}.isdisjoint(facts.detail or {})
+    header.paid_calls += cost > 0 or not free
     header.cost_microusd += cost
     if facts.event == "model_lost":
         header.lost_calls += 1

@@ -56,6 +56,7 @@ class Header(msgspec.Struct):
     model_calls: int = 0
     paid_calls: int = 0
     replayed_calls: int = 0
+    cached_calls: int = 0
     tool_calls: int = 0
     steps: int = 0
     retries: int = 0

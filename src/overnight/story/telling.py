@@ -6,6 +6,7 @@ from overnight.domain import Recorded
 
 from .advice import advise, waiting_list
 from .boundaries import BOUNDARIES
+from .caching import CACHES
 from .calls import CALLS
 from .counting import count
 from .gathering import Chapter
@@ -16,7 +17,7 @@ from .words import clean, moment_text, span_text
 
 GAP_US = 5_000_000
 Handler = Callable[[Tale, Recorded], None]
-HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS
+HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS | CACHES
 
 
 def tell(chapter: Chapter, now_us: int, *, with_content: bool = False) -> Story:

@@ -13,7 +13,7 @@ from overnight.store import Store, Unit
 from .rows import SQL
 
 _DAY = SQL["add_cache_day"]
-KINDS = ("exact", "single_flight", "semantic", "shadow")
+SHARED = "single_flight"
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -65,4 +65,12 @@ class Usage(msgspec.Struct, frozen=True):
 async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[Usage]:
     """The sums from day to day (YYYYMMDD, both included), by tenant, agent and kind; an empty tenant reads all."""
     values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
-    return [Usage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
+    found = [Usage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
+    exact = {(each.tenant_id, each.agent_id): each.asked for each in found if each.kind == "exact"}
+    # Who followed another call had asked the exact cache first.
+    return [
+        msgspec.structs.replace(each, asked=exact.get((each.tenant_id, each.agent_id), 0))
+        if each.kind == SHARED
+        else each
+        for each in found
+    ]

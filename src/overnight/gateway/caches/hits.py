@@ -14,10 +14,10 @@ from overnight.store import Unit
 from ..identity import Subject
 from ..request import Request
 from .answers import Difference
-from .counting import Tally, count
+from .counting import SHARED, Tally, count
 from .rows import ASKED, AskedRow
 
-REPEATED = "this job has asked the same before"
+NOTHING, REPEATED = "nothing was recorded for this question yet", "this job has asked the same before"
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -31,13 +31,13 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """What a call brings from the caches to its admission. `looked` are the kinds that were asked, `why` says why there is no
-    candidate, `spent_microusd` is what the embedding of the question cost."""
+    """What a call brings from the caches to its admission. `looked` are the kinds that were asked, `trouble` is what stood in the
+    way, `spent_microusd` what the embedding of the question cost."""
 
     mark: str
     looked: tuple[str, ...]
     candidate: Candidate | None
-    why: str
+    trouble: str = ""
     spent_microusd: int = 0
 
     def take(
@@ -61,7 +61,8 @@ class Ticket(msgspec.Struct, frozen=True):
                 count(unit, job.tenant_id, called.agent_id, kind, tally)
         looked = _event(called, "cache_missed" if candidate is None else "cache_hit", job.attempt)
         if candidate is None:
-            looked.decision = {"why": REPEATED if repeated else self.why, "looked": self.looked}
+            why = REPEATED if repeated else self.trouble or NOTHING
+            looked.decision = {"why": why, "looked": self.looked, "trouble": bool(self.trouble)}
             append(unit, job, looked, fingerprint=self.mark)
             return None
         return self._hit(unit, job, subject, request, known, looked, candidate)
@@ -96,11 +97,13 @@ class Ticket(msgspec.Struct, frozen=True):
         answered.model, answered.provider, answered.cost_microusd = origin.facts.model, origin.facts.provider, 0
         # One copy a month, however often it is given: the answer is addressed by its hash.
         answered.output_ref = store_blob(unit, job.tenant_id, candidate.body, known)
-        append(unit, job, looked, content=params, fingerprint=self.mark)
-        kind = "single_flight" if candidate.single_flight else candidate.kind
-        count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
         place = subject.place
         path, ordinal = (place.path, place.ordinal) if place else (None, None)
+        if place is not None:
+            looked.detail["position"] = {"path": path, "ordinal": ordinal}
+        append(unit, job, looked, content=params, fingerprint=self.mark)
+        kind = SHARED if candidate.single_flight else candidate.kind
+        count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
         fingerprint = place.fingerprint if place else subject.fingerprint
         seq = append(unit, job, answered, path=path, ordinal=ordinal, fingerprint=fingerprint)
         return Recorded(

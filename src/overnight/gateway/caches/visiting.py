@@ -19,7 +19,7 @@ from .answers import Said, compare, read_answer
 from .embedding import embed
 from .entries import Forget
 from .flights import Head, SingleFlight
-from .hits import REPEATED, Candidate, NoteShadow, Ticket
+from .hits import Candidate, NoteShadow, Ticket
 from .keys import Caller, exact_key, mark_of, question_of, semantic_realm
 from .rows import SQL
 from .vectors import ALREADY_KNOWN, AddVector, Near, nearest
@@ -39,7 +39,6 @@ MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
 """Per tenant. What is more goes by and by, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
-NOTHING = "nothing was recorded for this question yet"
 NO_VECTORS = "vectors cannot be compared here"
 
 
@@ -136,7 +135,7 @@ class Visit:
         self._known = False
         self._spent = 0
         self._looked: list[str] = []
-        self._why = ""
+        self._trouble = ""
         self._would_be: Candidate | None = None
         self.ticket: Ticket | None = None
 
@@ -174,14 +173,13 @@ class Visit:
             found = await self._look()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
-            self._why = "the cache could not be asked"
-        self._consulted = bool(self._looked or self._why)
+            self._trouble = "the cache could not be asked"
+        self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
-            self.ticket = Ticket(self._mark, tuple(self._looked), found, self._why or NOTHING, self._spent)
+            self.ticket = Ticket(self._mark, tuple(self._looked), found, self._trouble, self._spent)
 
     async def _look(self) -> Candidate | None:
         if self._asked:
-            self._why = REPEATED
             return None
         found = await self._look_exact() if self._serves else None
         return found or await self._look_semantic()
@@ -202,7 +200,7 @@ class Visit:
                 (tenant_id, self._key), self._flight.subject.job_id, until, look_up
             )
         except TimeoutError:
-            self._why = "whoever asks the same just now took too long"
+            self._trouble = "whoever asks the same just now took too long"
             return None
         self._head, found = joined
         return found
@@ -213,7 +211,7 @@ class Visit:
         if semantic is None or own is None or own.mode == "off" or question is None:
             return None
         if not await self._caches.vectors():
-            self._why = NO_VECTORS
+            self._trouble = NO_VECTORS
             return None
         near = await self._nearest(semantic, question)
         self._looked.append("semantic" if own.mode == "on" else "shadow")
@@ -230,7 +228,7 @@ class Visit:
         embedded = await embed(self._gateway, subject, semantic.model, question, self._until(SHARE_OF_AN_EMBEDDING))
         self._spent = embedded.cost_microusd
         if embedded.numbers is None:
-            self._why = embedded.why
+            self._trouble = embedded.why
             return None
         prompts, route = self._gateway.prompts_version or "", flight.decision.route
         model = f"{semantic.model}/{len(embedded.numbers)}"
@@ -263,9 +261,11 @@ class Visit:
         one, other = read_answer(form, would_be.body), read_answer(form, body)
         if one is None or other is None:
             return
+        event = event_of(self._flight, "cache_shadow")
+        event.call_id = spent.call_id
         note = NoteShadow(
             self._flight.subject.job_id,
-            event_of(self._flight, "cache_shadow"),
+            event,
             would_be,
             compare(one, other),
             spent.cost_microusd or 0,
