@@ -1,0 +1,201 @@
+"""Calls of a tenant with keys of its own: its provider is shown that key and no other, and nobody else ever sees it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from overnight.gateway import JobCalls
+from overnight.jobs import Worker
+from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.ledger import Ledger
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from recording_provider import RecordingProvider, recording_provider
+from serving import Served, serving
+from test_keys import everything_in
+
+MASTER = "11" * 32
+OWN, HOUSE = "sk-acmes-own-key-4711", "sk-of-the-house-0815"
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[RecordingProvider]:
+    async with recording_provider() as provider:
+        yield provider
+
+
+def routing(upstream: RecordingProvider, kind: str = "openai") -> str:
+    # Anthropic's own greeting, though it speaks chat here.
+    return f"""
+default_model: m
+providers:
+  house: {{base_url: "{upstream.base_url}", models: [m], api_key_env: HOUSE_KEY, kind: {kind}, apis: [chat]}}
+prices: {{m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+retries: {{max_attempts: 1}}
+"""
+
+
+@pytest.fixture
+async def served(store: Store, scripted: SpawnedProvider, upstream: RecordingProvider) -> AsyncIterator[Served]:
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    async with serving(store, scripted, routing(upstream), **options) as running:
+        yield running
+
+
+async def shown(served: Served, upstream: RecordingProvider, tenant: str) -> str:
+    answer = await served.ask(headers={"x-tenant-id": tenant})
+    assert answer.status_code == 200, answer.text
+    return upstream.seen[-1]["authorization"]
+
+
+async def test_a_tenants_own_key_takes_the_place_of_the_houses_for_its_calls_alone(
+    served: Served, upstream: RecordingProvider, store: Store
+) -> None:
+    keys = Keys(store, Masters(MASTER))
+    assert await shown(served, upstream, "acme") == f"Bearer {HOUSE}"
+    await keys.set_provider_key("acme", "house", OWN, "ann")
+    await asyncio.sleep(2.0)
+    assert await shown(served, upstream, "acme") == f"Bearer {OWN}"
+    assert await shown(served, upstream, "other") == f"Bearer {HOUSE}"
+    await keys.set_provider_key("acme", "house", OWN + "-2", "ann")
+    await asyncio.sleep(2.0)
+    assert await shown(served, upstream, "acme") == f"Bearer {OWN}-2"
+    await keys.drop_provider_key("acme", "house", "ann")
+    await asyncio.sleep(2.0)
+    assert await shown(served, upstream, "acme") == f"Bearer {HOUSE}"
+
+
+async def test_a_key_that_cannot_be_opened_is_not_replaced_by_one_that_others_pay_for(
+    served: Served, upstream: RecordingProvider, store: Store
+) -> None:
+    await Keys(store, Masters("22" * 32)).set_provider_key("acme", "house", OWN, "ann")
+    served.gateway.keys.expire()
+    answer = await served.ask(headers={"x-tenant-id": "acme"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_target")
+    assert "OVERNIGHT_MASTER_KEY" in answer.json()["error"]["message"]
+    assert upstream.seen == []
+
+
+async def test_job_code_of_a_tenant_calls_with_its_key_too(
+    served: Served, upstream: RecordingProvider, store: Store
+) -> None:
+    import overnight
+    from overnight.jobs import Operations
+
+    @overnight.job
+    async def asks() -> str:
+        return (await overnight.chat("hello")).text
+
+    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    job = await Operations(store).create(asks, (), {}, tenant_id="acme")
+    worker = Worker(store, JobCalls(served.gateway), root=job.job_id)
+    await worker.start()
+    try:
+        async with asyncio.timeout(20):
+            while (await Ledger(store).job(job.job_id)).state != "succeeded":
+                await asyncio.sleep(0.02)
+    finally:
+        await worker.stop()
+    assert upstream.seen[-1]["authorization"] == f"Bearer {OWN}"
+
+
+async def test_a_provider_is_greeted_in_its_own_way(
+    store: Store, scripted: SpawnedProvider, upstream: RecordingProvider
+) -> None:
+    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    async with serving(store, scripted, routing(upstream, "anthropic"), **options) as served:
+        await served.ask(headers={"x-tenant-id": "acme"})
+    assert upstream.seen[-1]["x-api-key"] == OWN
+    assert "authorization" not in upstream.seen[-1]
+
+
+@pytest.mark.parametrize(("asked_for", "provider"), [(True, "scripted"), (False, "house")])
+async def test_offline_a_tenants_own_key_counts_unless_offline_was_asked_for(
+    store: Store, scripted: SpawnedProvider, upstream: RecordingProvider, asked_for: bool, provider: str
+) -> None:
+    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    options = {"offline_base_url": scripted.base_url, "offline_was_asked_for": asked_for}
+    async with serving(store, scripted, routing(upstream), keys=Keyring(store, Masters(MASTER)), **options) as served:
+        for tenant in ("acme", "other"):
+            await served.ask(headers={"x-tenant-id": tenant, "x-job-id": "j"})
+        assert (await served.events("j", "acme"))[-1].facts.provider == provider
+        assert (await served.events("j", "other"))[-1].facts.provider == "scripted"
+    assert len(upstream.seen) == (provider == "house")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+async def test_a_provider_that_quotes_the_key_it_was_shown_does_not_make_it_known(
+    served: Served, upstream: RecordingProvider, store: Store, status: int, stream: bool
+) -> None:
+    upstream.refusing = status
+    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    answer = await served.ask(headers={"x-tenant-id": "acme", "x-job-id": "j"}, stream=stream)
+    failed = (await served.events("j", "acme"))[-1].facts
+    assert upstream.seen[-1]["authorization"] == f"Bearer {OWN}"
+    assert "you showed Bearer [key]" in failed.error.message
+    assert OWN not in answer.text
+    await served.ask(headers={"x-tenant-id": "other", "x-job-id": "j"})
+    assert "[key]" in (await served.events("j", "other"))[-1].facts.error.message
+
+
+async def test_no_secret_is_in_the_ledger_the_log_an_answer_or_the_database(
+    store: Store,
+    store_url: str,
+    scripted: SpawnedProvider,
+    upstream: RecordingProvider,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    admin_row, admin = await Keys(store).create(
+        "acme", NewKey(name="root", scopes=("call", "read", "operate", "admin")), "a"
+    )
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    said: list[str] = []
+    async with serving(store, scripted, routing(upstream), hosts=None, **options) as served:
+        headers = {"authorization": f"Bearer {admin}"}
+
+        async def ask(method: str, path: str, body: object = None, **more: str) -> None:
+            answer = await served.http.request(method, path, json=body, headers=headers | more)
+            said.append(answer.text + str(answer.headers))
+
+        hello = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+        await ask("PUT", "/api/v1/provider-keys/house", {"key": OWN})
+        await ask("PUT", "/api/v1/provider-keys/house", {"key": f"{OWN} "})
+        await ask("PUT", "/api/v1/provider-keys/house", {"kei": OWN})
+        await ask("POST", "/v1/chat/completions", hello, **{"x-job-id": "j"})
+        upstream.refusing = 500
+        await ask("POST", "/v1/chat/completions", hello, **{"x-job-id": "j"})
+        await ask("POST", "/v1/chat/completions", hello, **{"x-tenant-id": "other"})
+        await ask("POST", "/v1/chat/completions", hello, **{"x-job-id": "a;b"})
+        for path in (
+            "/api/v1/jobs/j/events",
+            "/api/v1/keys",
+            "/api/v1/keys/root",
+            "/api/v1/provider-keys",
+        ):
+            await ask("GET", path)
+        await ask("GET", "/api/v1/keys", authorization=f"Bearer {admin[:-1]}x")
+        events = str(await served.events("j", "acme"))
+    store.close()
+    assert upstream.seen[0]["authorization"] == f"Bearer {OWN}"
+    output = capfd.readouterr()
+    # The client of this test logs in the same process, and may log what it sends.
+    logged = "".join(str(record.__dict__) for record in caplog.records if not record.name.startswith(("http", "hpack")))
+    everything = "".join([*said, events, logged, output.out, output.err])
+    everything += everything_in(store_url).decode("latin-1") + repr(options["keys"]) + repr(admin_row)
+    assert admin_row.handle in everything
+    for secret in (admin[15:], OWN, HOUSE, MASTER):
+        assert secret not in everything
