@@ -277,6 +277,7 @@ def test_residency_that_nobody_has():
     "text",
     [
         "routes:\n  a: {model: gpt-5, when: {agent: 's-?'}}\n  b: {model: gpt-5, when: {agent: 's-*'}}\n",
+        "routes:\n  a: {model: gpt-5, when: {agent: 's-*'}}\n  b: {model: gpt-5, when: {agent: 't-*'}}\n",
         "routes:\n  a: {model: gpt-5, when: {agent: s, tag: x}}\n  b: {model: gpt-5, when: {agent: s}}\n",
         "routes:\n  a: {model: gpt-5, when: {agent: s}}\n  b: {model: gpt-5, when: {agent: s, format: embeddings}}\n",
         "routes:\n  a: {model: gpt-5, when: {header: {x-a: g}}}\n  b: {model: gpt-5, when: {header: {x-b: g}}}\n",

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from overnight.brain import Brain, Routing
 from overnight.cli.printing import console
 from overnight.cli.program import program
-from overnight.domain import CallFacts
+from overnight.domain import CallFacts, Event, Recorded
 from overnight.gateway import PastCall, PriceBook, Rerouting, past_calls
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -269,6 +269,43 @@ async def test_sessions_stay_with_their_weighted_choice_on_paper_as_live(
         found = await replayed(served, text)
     assert {then for then, _ in ways(found)} == {"gpt-5.4", "gpt-5.4-mini"}
     assert all(then == now for then, now in ways(found)), "each is hashed by the same id as then"
+
+
+async def test_tries_are_told_apart_by_what_they_are_called_and_cost_all_that_they_cost(served: Served) -> None:
+    await served.ask(headers={"x-job-id": "night"})
+    row = await served.ledger.job("night")
+    events: list[Recorded] = []
+
+    def happened(event: str, name: str, number: int, cost: int = 0) -> None:
+        facts = Event(event, name=name, route="default", call_id=f"{name}{number}", cost_microusd=cost, model="m")
+        facts.detail = {"try": number}
+        events.append(Recorded(row.job_id, len(events) + 1, 1, facts))
+
+    for name in "ab":
+        happened("model_called", name, 1)
+    for name, cost in (("a", 5), ("b", 7)):
+        happened("model_failed", name, 1, cost)
+    happened("model_called", "a", 2)
+    happened("model_lost", "a", 2, 11)
+    happened("model_called", "b", 2)
+    happened("model_succeeded", "b", 2, 13)
+    happened("model_called", "c", 1)
+    assert [(call.name, call.tries, call.cost_microusd, call.left_out) for call in past_calls(row, events)] == [
+        ("a", 2, 16, "lost then"),
+        ("b", 2, 20, ""),
+        ("c", 1, 0, "under way"),
+    ]
+
+
+async def test_a_call_that_stays_costs_what_it_cost_whatever_its_tokens_say(served: Served) -> None:
+    await served.ask(headers={"x-job-id": "night"})
+    (call,) = await calls_of(served, "night")
+    call.cost_microusd += 1_000  # written to the provider's cache, or a failed try that was billed
+    present: Any = served.gateway.routing
+    found = Rerouting(served.ledger, routing(ROUTING), PriceBook(), present=present, present_prices=PriceBook())
+    await found.take(call)
+    (move,) = found.moves()
+    assert move.now_microusd == move.then_microusd == call.cost_microusd
 
 
 # ── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────

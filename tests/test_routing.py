@@ -53,6 +53,7 @@ routes:
         ({"agent": "support-1", "tags": ("x", "eu-west")}, "tagged", ["gold", "flow"]),
         ({"workflow": "nightly", "task": "sort-2"}, "flow", ["gold"]),
         ({"workflow": "nightly", "task": "sort-22"}, "default", ["gold", "flow", "tagged", "big", "vectors"]),
+        ({"workflow": "weekly", "task": "sort-2"}, "default", ["gold", "flow", "tagged", "big", "vectors"]),
         ({"model": "us-huge-3"}, "big", ["gold", "flow", "tagged"]),
         ({"model": "us-small"}, "as_asked", ["gold", "flow", "tagged", "big", "vectors"]),
         ({"task": "named", "agent": "support-1", "headers": {"x-plan": "gold"}}, "named", []),
@@ -199,7 +200,19 @@ def test_without_an_id_a_seed_decides():
     assert said.decide(CallFacts(model="r"), chance=lambda: 1.0).targets == ("us-b",)
 
 
+def test_two_routes_do_not_split_the_sessions_alike():
+    said = routing("routes: {r: {weights: {us-a: 1, us-b: 1}}, q: {weights: {us-a: 1, us-b: 1}}}")
+    alike = sum(
+        said.decide(CallFacts(model="r", session=str(n))).targets
+        == said.decide(CallFacts(model="q", session=str(n))).targets
+        for n in range(2_000)
+    )
+    assert alike == pytest.approx(1_000, abs=120)
+
+
 def test_a_weight_of_nothing_is_never_taken():
+    closed = routing("routes: {r: {weights: {us-a: 9, eu-a: 0}, residency: eu}}")
+    assert closed.decide(CallFacts(model="r")).targets == (), "not even where it is all that residency leaves"
     assert {split(0, 5).decide(CallFacts(model="r", session=str(n))).targets for n in range(500)} == {("us-b",)}
 
 
