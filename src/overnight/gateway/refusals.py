@@ -140,12 +140,13 @@ _OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
 def failed(
     failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, own_words: bool = True
 ) -> Answer:
-    """The last failure of a call. What the provider says about the request itself is passed on in its own words, where these
-    are in the client's format."""
+    """The last failure of a call. What the provider says about the request itself is passed on in its own words: as it came, or
+    where it speaks another format than the client, in the client's."""
     status = _STATUS[failure.error_class]
     said = failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500
-    if said and own_words and failure.status and body[:1] == b"{":
-        return Answer(failure.status, [JSON, NO_RETRY], body)
+    if said and failure.status and (not own_words or body[:1] == b"{"):
+        told = refused(form, failure.status, failure.message, "invalid_request_error", failure.code)
+        return Answer(failure.status, [JSON, NO_RETRY], body if own_words else told)
     again = f" (tried {tries} times)" if tries > 1 else ""
     kind = "invalid_request_error" if status < 429 else "server_error"
     headers: Headers = [JSON] if failure.error_class == "circuit_open" else [JSON, NO_RETRY]
