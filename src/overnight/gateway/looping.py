@@ -49,6 +49,7 @@ _VOLATILE = frozenset(
     }
     | {"system_fingerprint", "service_tier", "signature", "encrypted_content", "previous_response_id"}
 )
+_CALL_IDS = (b'"tool_call_id"', b'"tool_use_id"', b'"call_id"')
 _PROGRESS = frozenset({"step_committed", "tool_succeeded", "child_finished", "signal_received", "review_decided"})
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -63,7 +64,7 @@ class _Watch:
         self.since = since
         self.calls: Counter[str] = Counter()
         self.due: dict[str, int] = {}
-        self.pairs: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self.pairs: OrderedDict[tuple[bytes | int, int], None] = OrderedDict()
         self.stale, self.stale_due = 0, stale_due
 
 
@@ -95,7 +96,7 @@ class LoopGuard:
         watch = self._watches.get(subject.job_id)
         if watch is None or spent.content is None:
             return
-        pair = (len(request.links[-1].body) if request.links else 0, spent.tokens[2])
+        pair = (_told(request), spent.tokens[2])
         if pair in watch.pairs:
             watch.stale += 1
             return
@@ -167,12 +168,21 @@ class LoopGuard:
                 f"{stale} turns in a row only repeated earlier ones, without a step or an effect in between"
                 f" (guards.no_progress_turns: {self._turns})"
             )
-        watch.stale_due = watch.stale + max(1, (self._turns - stale) // 4)
+        watch.stale_due = watch.stale + max(1, (self._turns - stale) // 2)
         return None
 
 
 def _fingerprint(subject: Subject) -> str:
     return subject.place.fingerprint if subject.place is not None else subject.fingerprint or ""
+
+
+def _told(request: Request) -> bytes | int:
+    """What the job was told last, as far as two of these can be compared at no cost: ids of tool calls change by themselves."""
+    if not request.links:
+        return 0
+    last = request.links[-1]
+    named = any(name in last.body for name in _CALL_IDS)
+    return len(last.body) if named else last.message
 
 
 def _event(body: Any) -> Event:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, BudgetStopped, Recorded, new_id
+from overnight.domain import BadInput, BudgetStopped, LoopStopped, Recorded, new_id
 from overnight.ledger import JOB, NewJob, locked_job
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
@@ -13,6 +13,7 @@ from .commands import StartChild
 from .definitions import JobFunction, input_of
 from .encoding import decode, fingerprint
 from .positions import Position, Scope, here
+from .stopping import room_in_budget, word_from_a_person
 
 
 class NotInJob(RuntimeError):
@@ -80,7 +81,7 @@ async def chat(
     """Call a model as this job: routed by `task` through the brain, reserved, recorded, and replayed after a crash.
 
     `messages` and `params` are those of OpenAI chat completions (a text stands for one user message). Raises ModelFailed
-    when every target failed. A budget stop parks the job.
+    when every target failed. A budget stop parks the job, and so does a loop, until a person says that it goes on.
     """
     scope = in_job("chat()")
     said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
@@ -100,8 +101,11 @@ async def chat(
             try:
                 answer = await execution.protect(lambda: execution.unless_gone(execution.services.model.call(request)))
             except BudgetStopped as stop:
-                facts = {"for": "budget", "scope": stop.scope, "limit": stop.limit, "why": str(stop)}
-                await execution.wait_outside(scope, position, facts)
+                await room_in_budget(scope, position, stop)
+            except LoopStopped as stop:
+                if stop.rejected:
+                    raise ModelFailed(str(stop), "loop_stopped") from None
+                await word_from_a_person(scope, position, stop)
             else:
                 crash_point("model_recorded")
                 await execution.turn(answer.seq)

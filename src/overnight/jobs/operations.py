@@ -148,7 +148,8 @@ class Decide(msgspec.Struct):
             append(unit, job, event, path=row.path, ordinal=row.ordinal)
         else:
             append(unit, job, event)
-            self._settle_effect(unit, job, row)
+            if self.effect_key is not None:
+                self._settle_effect(unit, job, row)
         wake(unit, job)
         return msgspec.structs.replace(row)
 
