@@ -105,6 +105,10 @@ REFUSALS = [
     # 200 with an error inside
     (200, openai("no"), "malformed", "http_200"),
     (200, openai("no", "bad_thing"), "malformed", "bad_thing"),
+    (200, openai("oops", None, "server_error"), "server_error", "server_error"),
+    (200, anthropic("api_error"), "server_error", "api_error"),
+    (200, anthropic("invalid_request_error", "no"), "invalid_request", "invalid_request_error"),
+    (200, anthropic("invalid_request_error", "prompt is too long: 2 > 1"), "context_length", "invalid_request_error"),
     (200, {"error": {"code": 402, "message": "Insufficient credits"}}, "quota", "http_200"),
     (200, {"error": {"code": 502, "message": "upstream"}}, "server_error", "http_200"),
     (200, anthropic("overloaded_error"), "overloaded", "overloaded_error"),
@@ -153,6 +157,7 @@ RULES = {  # class: the same target again, the next target, may have cost, speak
     "not_found": (False, True, False, False),
     "content_filter": (False, False, False, False),
     "context_length": (False, True, False, False),
+    "circuit_open": (False, False, False, False),
 }
 
 

@@ -36,7 +36,7 @@ class Way:
         self._left = list(decision.targets)
         self._closed_off: dict[str, str] = {}  # model → account
         self._claim: Circuit | None = None
-        self._resorted = False
+        self._resorted = self._arrived = False
         self._came_from: str | None = None
         self.passed: list[str] = []
         self.shut: list[str] = []
@@ -52,15 +52,15 @@ class Way:
         `why` the one before was left."""
         self._claim = self.call = None
         reasons = [why] if why else []
+        unavailable: Unavailable | None = None
         while self._left:
             model = self._left.pop(0)
             try:
                 self._head_for(model)
             except Unavailable as error:
-                if not self._left and self._came_from is None:
-                    raise
                 self._came_from = self._came_from or model
                 reasons.append(str(error))
+                unavailable = error
                 continue
             circuit = self._circuits.open_circuit(self.target.account, model)
             if circuit is not None and circuit.blocked_until > self._clock():
@@ -69,6 +69,8 @@ class Way:
             self._claim = circuit
             self._arrive(model, "; ".join(reasons))
             return True
+        if unavailable is not None and not self._arrived and not self._closed_off:
+            raise unavailable
         return False
 
     async def ready(self, deadline: float) -> bool:
@@ -159,4 +161,4 @@ class Way:
     def _arrive(self, model: str, why: str) -> None:
         if self._came_from is not None and self._came_from != model:
             self.moved = {"from": self._came_from, "to": model, "why": why}
-        self._came_from = model
+        self._came_from, self._arrived = model, True

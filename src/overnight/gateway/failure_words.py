@@ -58,6 +58,14 @@ _CODES: Mapping[ErrorClass, str] = {
         token_limit_exceeded string_too_long context_exceeded""",
 }
 BY_CODE: Mapping[str, ErrorClass] = {code: name for name, codes in _CODES.items() for code in codes.split()}
+# They say nothing beside a status; where an error comes with a 200, or inside a stream, they are all there is.
+INSIDE: Mapping[str, ErrorClass] = {
+    "server_error": "server_error",
+    "api_error": "server_error",
+    "internal_error": "server_error",
+    "internal_server_error": "server_error",
+    "invalid_request_error": "invalid_request",
+}
 # For refusals that say in their message only what they are about.
 VAGUE: frozenset[ErrorClass] = frozenset({"invalid_request", "auth"})
 _PHRASES: Mapping[ErrorClass, tuple[str, ...]] = {

@@ -23,6 +23,7 @@ from .failure_words import (
     BY_HUNDRED,
     BY_PHRASE,
     BY_STATUS,
+    INSIDE,
     NO_ROOM,
     TOO_LARGE_AT_ONCE,
     VAGUE,
@@ -149,7 +150,7 @@ def error_failure(
     elif is_error(decoded):
         # A status inside the body, as some routers send; else a code that speaks for itself.
         meant = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
-        error_class = _class(meant, codes, told.message) if meant else _coded(codes) or "malformed"
+        error_class = _class(meant, codes, told.message) if meant else _coded(codes) or _inside(codes, told.message)
     else:
         return _failure(
             "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers, now
@@ -253,6 +254,13 @@ def _class(status: int, codes: list[str], message: str) -> ErrorClass:
         if phrase in said:
             return meant
     return by_status
+
+
+def _inside(codes: list[str], message: str) -> ErrorClass:
+    for code in map(str.lower, codes):
+        if code in INSIDE:
+            return _class(400, codes, message) if INSIDE[code] == "invalid_request" else INSIDE[code]
+    return "malformed"
 
 
 def _coded(codes: list[str]) -> ErrorClass | None:

@@ -1,0 +1,309 @@
+"""Every endpoint, over every format it is spoken in, streamed or not, with every class of failure: the status and shape that the
+client sees, whether the target is asked again, whether the next one is, what is booked, and what is recorded.
+
+The tables are complete by test: a new format, pair of formats or class fails here until somebody has decided what it does.
+"""
+
+import asyncio
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from faulty_upstream import (
+    Act,
+    FaultyUpstream,
+    begins,
+    breaks_off,
+    closed_port,
+    closes,
+    error_of,
+    faulty_upstream,
+    refuses,
+    says,
+    stalls,
+)
+from overnight.api.application import _CALLS
+from overnight.budgets import BUDGET_SQL
+from overnight.gateway.failures import CLASSES
+from overnight.gateway.formats import _WIRES, CODECS
+from overnight.store import Store, open_store
+from serving import Served, serving
+
+# client format: path, body
+ENDPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
+    "responses": ("/v1/responses", {"input": "hello"}),
+    "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}),
+    "embeddings": ("/v1/embeddings", {"input": "hello"}),
+}
+PAIRS = sorted(_WIRES)
+MODES = [(client, spoken, streamed) for client, spoken in PAIRS for streamed in (False, True)]
+MODES = [mode for mode in MODES if CODECS[mode[0]].streams or not mode[2]]
+
+
+class Expected(NamedTuple):
+    """What a class does. `own_words`: the provider's own status and body are passed on, where the client reads its format."""
+
+    status: int
+    tries: int
+    falls_back: bool
+    billed: bool
+    own_words: int | None = None
+
+
+# With two tries for everything but timeouts, which have one.
+EXPECTED: dict[str, Expected] = {
+    "rate_limited": Expected(429, 2, True, False),
+    "quota": Expected(429, 1, True, False),
+    "overloaded": Expected(503, 2, True, False),
+    "server_error": Expected(502, 2, True, False),
+    "timeout": Expected(504, 1, True, True),
+    "connection": Expected(502, 2, True, False),
+    "lost": Expected(502, 2, True, True),
+    "cut": Expected(502, 2, True, True),
+    "malformed": Expected(502, 2, True, True),
+    "invalid_request": Expected(400, 1, False, False, own_words=422),
+    "auth": Expected(502, 1, True, False),
+    "not_found": Expected(404, 1, True, False),
+    "content_filter": Expected(400, 1, False, False, own_words=400),
+    "context_length": Expected(400, 1, True, False, own_words=400),
+}
+NEVER_FROM_A_PROVIDER = {"circuit_open"}
+# class: how a provider does it, before anything of an answer is with the client
+ACTS: dict[str, Act] = {
+    "rate_limited": refuses(429, "rate_limit_error", "slow", "rate_limit_exceeded", "retry-after-ms: 1"),
+    "quota": refuses(402, "billing_error", "pay", "insufficient_quota"),
+    "overloaded": refuses(529, "overloaded_error", "busy"),
+    "server_error": refuses(500, "api_error", "oops"),
+    "timeout": stalls,
+    "connection": stalls,  # never reached: nobody listens
+    "lost": closes,
+    "cut": breaks_off(0.0),
+    "malformed": says(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"id": "x'),
+    "invalid_request": refuses(422, "invalid_request_error", "temperature is too high"),
+    "auth": refuses(401, "authentication_error", "wrong key", "invalid_api_key"),
+    "not_found": refuses(404, "not_found_error", "no such model", "model_not_found"),
+    "content_filter": refuses(400, "invalid_request_error", "blocked by content filtering policy", "content_filter"),
+    "context_length": refuses(400, "invalid_request_error", "prompt is too long: 9 > 8", "context_length_exceeded"),
+}
+# class: how a stream that has begun goes wrong. All of it is billed, none of it is asked again.
+MIDSTREAM: dict[str, Any] = {
+    "cut": breaks_off(0.5),
+    "timeout": begins(None),
+    "malformed": begins(b"data: {half a piece\n\n"),
+    "server_error": lambda form: begins(b"data: " + error_of(form, "oops", "api_error", "server_error") + b"\n\n"),
+    "overloaded": lambda form: begins(
+        b"data: " + error_of(form, "busy", "overloaded_error", "overloaded_error") + b"\n\n"
+    ),
+    "rate_limited": lambda form: begins(b"data: " + error_of(form, "slow", "rate_limit_error", "slow_down") + b"\n\n"),
+}
+NEVER_IN_A_STREAM = {  # they are found out before a provider begins to answer
+    "quota", "connection", "lost", "invalid_request", "auth", "not_found", "content_filter", "context_length",
+}  # fmt: skip
+PRICE = "{input_usd_per_mtok: 1, output_usd_per_mtok: 1}"
+
+
+def test_every_endpoint_pair_and_class_has_an_expectation() -> None:
+    assert {f"/v1{CODECS[name].path}" for name in ENDPOINTS} == set(_CALLS)
+    assert set(ENDPOINTS) == set(CODECS) == {client for client, _ in PAIRS}
+    assert set(EXPECTED) | NEVER_FROM_A_PROVIDER == set(CLASSES)
+    assert set(ACTS) == set(EXPECTED)
+    assert set(MIDSTREAM) | NEVER_IN_A_STREAM == set(EXPECTED)
+    assert set(SHAPES) == set(CODECS)
+
+
+# ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def openai_error(body: Any) -> bool:
+    error = body.get("error")
+    return set(body) == {"error"} and set(error) == {"message", "type", "param", "code"} and bool(error["message"])
+
+
+def anthropic_error(body: Any) -> bool:
+    error = body.get("error", {})
+    kinds = {
+        "invalid_request_error",
+        "authentication_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+    }
+    kinds |= {"rate_limit_error", "api_error", "overloaded_error", "timeout_error", "billing_error"}
+    return body.get("type") == "error" and error.get("type") in kinds and bool(error.get("message"))
+
+
+def responses_event(body: Any) -> bool:
+    return body.get("type") in ("error", "response.failed") and "message" in json.dumps(body)
+
+
+SHAPES = {"chat": openai_error, "responses": openai_error, "messages": anthropic_error, "embeddings": openai_error}
+EVENTS = {"chat": openai_error, "responses": responses_event, "messages": anthropic_error}
+
+
+def last_event(text: str) -> Any:
+    """The data of a stream's last event."""
+    lines = [line for line in text.split("\n") if line.startswith("data:")]
+    return json.loads(lines[-1].removeprefix("data:"))
+
+
+# ── a gateway before both ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def routing(upstream: FaultyUpstream, spoken: str, classes: list[str]) -> str:
+    """A route per class with a fallback, and one without."""
+    models = [f"bad-{name}" for name in classes if name != "connection"]
+    routes = [
+        f"  {name}{alone}: {{model: bad-{name}, fallbacks: [{'' if alone else 'good'}]}}"
+        for name in classes
+        for alone in ("", "-alone")
+    ]
+    nobody = f"http://127.0.0.1:{closed_port()}/v1"
+    return "\n".join(
+        [
+            "default_model: good",
+            "routes:",
+            *routes,
+            "retries: {max_attempts: 2, backoff_ms: 1, by_class: {timeout: {max_attempts: 1}}}",
+            "deadlines: {default_ms: 20000, embeddings_ms: 20000, timeout: 1500, timeout-alone: 500}",
+            "breakers: {failures: 0}",
+            "providers:",
+            f"  house: {{base_url: '{upstream.base_url}', models: [good, {', '.join(models)}], apis: [{spoken}]}}",
+            f"  nobody: {{base_url: '{nobody}', models: [bad-connection], apis: [{spoken}]}}",
+            "prices:",
+            *(f"  {model}: {PRICE}" for model in ["good", "bad-connection", *models]),
+        ]
+    )
+
+
+async def ask(served: Served, client: str, route: str, streamed: bool, attempt: str = "1") -> Any:
+    path, body = ENDPOINTS[client]
+    stream = {"stream": True} if streamed else {}
+    headers = {"x-job-id": route, "x-job-attempt": attempt}
+    return await served.http.post(path, json={"model": route, **body, **stream}, headers=headers)
+
+
+async def booked(served: Served, job_id: str) -> dict[str, int]:
+    values = {"tenant_id": "default", "scope": "job", "scope_id": job_id}
+    [row] = await served.store.read(BUDGET_SQL["read_budget"], values)
+    fields = ("reserved_microusd", "spent_microusd", "calls")
+    names = (
+        BUDGET_SQL["read_budget"].sql["sqlite"].split("FROM")[0].removeprefix("SELECT").replace("\n", " ").split(",")
+    )
+    found = dict(zip((name.strip() for name in names), row, strict=True))
+    return {name: found[name] for name in fields}
+
+
+async def problems_of_money(served: Served, name: str, expected: Expected | None) -> list[str]:
+    """Each failed try at nothing or at all that was reserved, the sums alike, nothing left reserved."""
+    events = await served.events(name)
+    job_id = events[0].job_id
+    reserved = {e.facts.call_id: e.facts.detail["reserved_microusd"] for e in events if e.facts.event == "model_called"}
+    found: list[str] = []
+    for event in events:
+        facts = event.facts
+        if facts.event == "model_failed":
+            owed = reserved[facts.call_id] if expected is None or expected.billed else 0
+            if facts.cost_microusd != owed:
+                found.append(
+                    f"{name}: a failed try cost {facts.cost_microusd}, reserved were {reserved[facts.call_id]}"
+                )
+    spent = sum(event.facts.cost_microusd or 0 for event in events if event.facts.cost_microusd)
+    row = await booked(served, job_id)
+    if (row["reserved_microusd"], row["spent_microusd"], row["calls"]) != (0, spent, len(reserved)):
+        found.append(f"{name}: the budget says {row}, the events {spent} in {len(reserved)} calls")
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Any) -> Any:
+    with open_store(str(tmp_path / "ledger.db")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("client", "spoken", "streamed"), MODES)
+async def test_before_the_first_piece(store: Store, client: str, spoken: str, streamed: bool) -> None:
+    classes = list(EXPECTED)
+    async with (
+        faulty_upstream({f"bad-{name}": act for name, act in ACTS.items()}) as upstream,
+        serving(store, upstream, routing(upstream, spoken, classes)) as served,  # type: ignore[arg-type]
+    ):
+        asked = [(name, route) for name in classes for route in (name, f"{name}-alone")]
+        got = await asyncio.gather(*(ask(served, client, route, streamed) for _, route in asked))
+        found: list[str] = []
+        for (name, route), answer in zip(asked, got, strict=True):
+            found += await problems(served, client, spoken, name, route, answer)
+            found += await problems_of_money(served, route, EXPECTED[name])
+        for name in classes:
+            if name != "connection" and upstream.asked[f"bad-{name}"] != 2 * EXPECTED[name].tries:
+                found.append(f"{name}: the provider was asked {upstream.asked[f'bad-{name}']} times")
+    assert found == []
+
+
+async def problems(served: Served, client: str, spoken: str, name: str, route: str, answer: Any) -> list[str]:
+    """What is not as expected of one call whose first target fails."""
+    expected, saved = EXPECTED[name], EXPECTED[name].falls_back and not route.endswith("-alone")
+    found: list[Any] = []
+    tries = ["model_called", "model_failed"] * expected.tries
+    ends = ["fallback_taken", "model_called", "model_succeeded"] if saved else []
+    story = await served.story(route)
+    if story != ["created", *tries, *ends]:
+        found.append(story)
+    failed = [event.facts.error for event in await served.events(route) if event.facts.event == "model_failed"]
+    if {error.error_class for error in failed} != {name}:
+        found.append([error.error_class for error in failed])
+    if saved:
+        if answer.status_code != 200 or answer.headers["x-overnight-fallback"] != "good":
+            found.append((answer.status_code, dict(answer.headers)))
+        if client != "embeddings" and "three" not in answer.text:
+            found.append(answer.text)
+        return [f"{route}: {problem}" for problem in found]
+    passed_on = expected.own_words is not None and client == spoken
+    status = expected.own_words if passed_on else expected.status
+    if answer.status_code != status or answer.headers["x-should-retry"] != "false":
+        found.append((answer.status_code, dict(answer.headers)))
+    if not SHAPES[client](answer.json()):
+        found.append(answer.json())
+    if passed_on and answer.content != error_of(spoken, *_words(name)):
+        found.append(answer.content)
+    if not passed_on and name not in answer.text:
+        found.append(answer.text)
+    return [f"{route}: {problem}" for problem in found]
+
+
+def _words(name: str) -> tuple[str, str, str | None]:
+    return {
+        "invalid_request": ("temperature is too high", "invalid_request_error", None),
+        "content_filter": ("blocked by content filtering policy", "invalid_request_error", "content_filter"),
+        "context_length": ("prompt is too long: 9 > 8", "invalid_request_error", "context_length_exceeded"),
+    }[name]
+
+
+@pytest.mark.parametrize(("client", "spoken"), [pair for pair in PAIRS if CODECS[pair[0]].streams])
+async def test_after_the_first_piece(store: Store, client: str, spoken: str) -> None:
+    """The client has had a part: nobody else can go on from there, so it is told, billed in full and never given again."""
+    classes = list(MIDSTREAM)
+    made = {name: act if name in ("cut", "timeout", "malformed") else act(spoken) for name, act in MIDSTREAM.items()}
+    async with (
+        faulty_upstream({f"bad-{name}": act for name, act in made.items()}) as upstream,
+        serving(store, upstream, routing(upstream, spoken, classes)) as served,  # type: ignore[arg-type]
+    ):
+        got = await asyncio.gather(*(ask(served, client, name, True) for name in classes))
+        found: list[Any] = []
+        for name, answer in zip(classes, got, strict=True):
+            if answer.status_code != 200 or not EVENTS[client](last_event(answer.text)):
+                found.append((name, answer.status_code, answer.text[-500:]))
+            if name not in answer.text.rpartition("data:")[2]:
+                found.append((name, "the last event does not say why", answer.text[-300:]))
+            events = await served.events(name)
+            if [event.facts.event for event in events] != ["created", "model_called", "model_failed"]:
+                found.append((name, [event.facts.event for event in events]))
+            if events[-1].facts.error.error_class != name:
+                found.append((name, events[-1].facts.error))
+            found += await problems_of_money(served, name, None)
+        await ask(served, client, "cut", True, attempt="2")
+        if "model_replayed" in await served.story("cut"):
+            found.append("a part of an answer was given again")
+        assert upstream.asked["good"] == 0
+    assert found == []
