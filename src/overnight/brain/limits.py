@@ -71,10 +71,13 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guards(msgspec.Struct, frozen=True):
-    """Stops for loops: the same call so often in one job, turns without progress. 0 switches one off."""
+    """Stops for loops: the same call so often in one job, turns without progress. 0 is no such stop.
 
-    same_call: int = 25
-    no_progress_turns: int = 50
+    Without a word there is none: programs that poll repeat themselves honestly, and only their owner knows it of them.
+    """
+
+    same_call: int = 0
+    no_progress_turns: int = 0
 
 
 class Alarms(msgspec.Struct, frozen=True):
