@@ -282,3 +282,32 @@ async def test_two_gateways_share_their_answers(store_url: str, provider: Spawne
             assert await first.ask("q", "a") == ("answer 1", "miss")
             assert await second.ask("q", "b") == ("answer 1", "exact")
             assert await second.ask("q", "a") == ("answer 2", "miss")
+
+
+FORMATS = {
+    "/v1/messages": {"messages": [{"role": "user", "content": "q"}], "max_tokens": 100},
+    "/v1/responses": {"input": "q"},
+    "/v1/embeddings": {"input": "q"},
+}
+
+
+@pytest.mark.parametrize("path", FORMATS)
+async def test_every_client_format_has_its_own_answers(cached: Caching, path: str) -> None:
+    model = "text-embedding-3-small" if "embed" in path else "gpt-5.4-mini"
+
+    async def ask(job: str, **more: Any) -> Any:
+        body = {"model": model, **FORMATS[path], **more}
+        return await cached.served.http.post(path, json=body, headers={"x-job-id": job})
+
+    await cached.ask("q", model=model) if "embed" not in path else None
+    before = cached.paid
+    first, second = await ask("a"), await ask("b")
+    assert (first.status_code, first.headers["x-overnight-cache"]) == (200, "miss"), first.text
+    assert (second.status_code, second.headers["x-overnight-cache"]) == (200, "exact")
+    assert first.json() == second.json()
+    assert cached.paid == before + 1
+    if "embed" not in path:
+        streamed = await ask("c", stream=True)
+        assert streamed.headers["x-overnight-cache"] == "exact"
+        assert first.json()["id"] in streamed.text
+        assert cached.paid == before + 1

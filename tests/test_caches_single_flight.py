@@ -111,6 +111,22 @@ async def test_who_follows_one_that_hangs_asks_in_time_for_itself(store: Store, 
         assert (await hangs).status_code == 504
 
 
+async def test_a_question_that_the_job_has_asked_before_follows_nobody(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules("""
+rules:
+  - {match: {times: 1}, fault: {status: 400}}
+  - {match: {times: 1}, answer: slow, fault: {delay_ms: 3000}}
+  - {answer: quick}
+""")
+    async with caching(store, provider) as cached:
+        await cached.served.ask("q", headers={"x-job-id": "again"})
+        slow = asyncio.create_task(cached.ask("q", "leads"))
+        await cached.served.until("leads", "model_called")
+        assert await cached.ask("q", "again") == ("quick", "miss")
+        assert not slow.done()
+        assert await slow == ("slow", "miss")
+
+
 async def ask(http: httpx2.AsyncClient, url: str, job: str) -> Any:
     body = {"model": "auto", "messages": [{"role": "user", "content": "q"}]}
     return await http.post(f"{url}/v1/chat/completions", json=body, headers={"x-job-id": job})
