@@ -517,6 +517,19 @@ async def test_beta_headers_reach_a_target_of_the_format(served: Served, client:
     assert said(await client.messages.create(**asked))[0]["text"] == "seen"
 
 
+async def test_a_provider_of_the_kind_is_greeted_as_it_wants(store: Store, provider: SpawnedProvider) -> None:
+    greeting = "{x-api-key: secret, anthropic-version: '2023-06-01'}"
+    provider.set_rules(f"rules: [{{match: {{headers: {greeting}}}, answer: welcome}}, {{answer: who are you}}]")
+    claude = f"providers: {{anthropic: {{base_url: '{provider.base_url}'}}}}\n"
+    async with serving(store, provider, routed(claude), environment={"ANTHROPIC_API_KEY": "secret"}) as served:
+        client = anthropic.AsyncAnthropic(base_url=served.url, api_key="not the provider's", max_retries=0)
+        asked = asking()
+        asked["extra_headers"] |= {"anthropic-version": "2023-06-01"}
+        assert said(await client.messages.create(**asked))[0]["text"] == "welcome"
+        answer = await served.ask(model=NATIVE)
+        assert answer.json()["choices"][0]["message"]["content"] == "welcome"
+
+
 async def test_cache_markers_change_nothing_about_what_is_asked(
     served: Served, client: anthropic.AsyncAnthropic
 ) -> None:
