@@ -131,7 +131,9 @@ class Operating:
         """Finished, or waiting for what only a person can give; a parent rests when its child does, and not before."""
         if job.state in FINISHED:
             return True
-        if job.state != "parked" or job.wake_at is not None:
+        # A budget of a day or a month comes back by itself, but nobody stands and waits for that.
+        timed = job.wake_at is not None and any(wait["for"] != "budget" for wait in job.waits)
+        if job.state != "parked" or timed:
             return False
         for wait in job.waits:
             if wait["for"] == "child":

@@ -4,6 +4,7 @@ Depends on: ledger, store, domain. The rules are handed in.
 Never: estimates a price; the caller brings the bound.
 """
 
+from .listing import SCOPES, BudgetLine, addressed, line_of, list_budgets
 from .policy import BudgetRule, BudgetRules, Caller, Key, Kin, Limit, Policy, Rate, RateRule
 from .rating import Wait
 from .reserving import (
@@ -31,6 +32,8 @@ __all__ = [
     "PERIODS",
     "RATE",
     "RESERVATION",
+    "SCOPES",
+    "BudgetLine",
     "BudgetRow",
     "BudgetRule",
     "BudgetRules",
@@ -49,11 +52,14 @@ __all__ = [
     "TopUp",
     "Wait",
     "Window",
+    "addressed",
     "budget_of",
     "count_tool_call",
     "hear_top_up",
     "held",
     "left_microusd",
+    "line_of",
+    "list_budgets",
     "locks",
     "reserve",
     "settle",

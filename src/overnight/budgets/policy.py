@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from .windows import ALWAYS, Window, window_of
+from .windows import ALWAYS, PERIODS, Window, window_of
 
 Key = tuple[str, str, str]
 """Tenant, scope and scope id: a row."""
@@ -181,14 +181,33 @@ class Policy:
         merged = found.setdefault(
             (rule.scope, scope_id(subject or "", window)), {"per": rule.per, "resets_at": window.ends_at}
         )
-        _tighten(merged, "limit_microusd", rule.max_cost_microusd)
-        _tighten(merged, "limit_calls", rule.max_llm_calls)
-        _tighten(merged, "limit_tokens", rule.max_tokens)
-        _tighten(merged, "limit_tool_calls", rule.max_tool_calls)
+        _tighten_all(merged, rule)
         # The time is the job's, whoever the limit is for.
         job_id = subject if rule.scope == "job" else who.jobs[-1].job_id if who.jobs else None
         if rule.max_wall_clock_s is not None and job_id is not None:
             _tighten(found["job", job_id], "wall_clock_s", rule.max_wall_clock_s)
+
+    def in_force(self, scope: str, per: str, name: str | None) -> Limit:
+        """The limits of one row, by whose it is and for how long. With no name: what the rules say of nobody in particular."""
+        merged: dict[str, Any] = {}
+        if (scope, per) == ("job", "total"):
+            merged = {"limit_microusd": self._cost, "limit_calls": self._calls}
+        for rule in self._by_scope.get(scope, []):
+            if rule.per == per and rule.covers(name):
+                _tighten_all(merged, rule)
+        # How long a job may take is checked at its own row, whoever the limit is for.
+        if scope == "job" and per == "total":
+            for rule in self.budgets.limits:
+                if rule.scope == "job" and rule.covers(name):
+                    _tighten(merged, "wall_clock_s", rule.max_wall_clock_s)
+        return Limit(scope, name or "", per=per, **merged)
+
+    def periods(self, scope: str, name: str) -> list[str]:
+        """For which total, day or month somebody is limited."""
+        found = {rule.per for rule in self._by_scope.get(scope, []) if rule.covers(name)}
+        if scope == "job":
+            found.add("total")
+        return [per for per in PERIODS if per in found]
 
     def zone(self, tenant_id: str) -> str:
         return self.budgets.time_zone_of(tenant_id)
@@ -212,6 +231,13 @@ class Policy:
                 _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
                 _tighten(merged, "concurrency", rule.concurrency)
         return [Rate(*key, **fields) for key, fields in found.items()]
+
+
+def _tighten_all(merged: dict[str, Any], rule: BudgetRule) -> None:
+    _tighten(merged, "limit_microusd", rule.max_cost_microusd)
+    _tighten(merged, "limit_calls", rule.max_llm_calls)
+    _tighten(merged, "limit_tokens", rule.max_tokens)
+    _tighten(merged, "limit_tool_calls", rule.max_tool_calls)
 
 
 def _tighten(merged: dict[str, Any], name: str, limit: int | None) -> None:

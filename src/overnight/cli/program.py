@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import acting, caching, circuits, folders, keys, reading, reviewing, roles, routing
+from . import acting, budgeting, caching, circuits, folders, keys, reading, reviewing, roles, routing
 
 program = typer.Typer(
     name="overnight",
@@ -52,5 +52,6 @@ program.command("resume", rich_help_panel=ACT)(acting.resume)
 program.command("cancel", rich_help_panel=ACT)(acting.cancel)
 program.add_typer(circuits.program, name="circuits", rich_help_panel=READ)
 program.add_typer(reviewing.program, name="reviews", rich_help_panel=ACT)
+program.add_typer(budgeting.program, name="budget", rich_help_panel=ACT)
 program.command("gateway", rich_help_panel=FLEET)(roles.gateway)
 program.command("worker", rich_help_panel=FLEET)(roles.worker)

@@ -1,13 +1,14 @@
 """What a job waits for, in words, and what a person can do about it: the exact command."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from overnight.ledger import JobRow
 
-from .words import clean, clock_text, span_text
+from .words import clean, clock_text, moment_text, span_text
 
 MOST_ALIKE = 3
 MOST_ADVICE = 6
@@ -57,10 +58,11 @@ def waiting_list(waits: list[dict[str, Any]], now_us: int) -> list[str]:
     return words
 
 
-def advise(job: JobRow, open_reviews: list[str], now_us: int) -> list[Advice]:
-    """What to do next; empty when the job needs nobody. `open_reviews` are about effects of a program of its own."""
+def advise(job: JobRow, open_reviews: Mapping[str, str], now_us: int) -> list[Advice]:
+    """What to do next; empty when the job needs nobody. `open_reviews` is id to kind."""
     if job.runtime == "foreign" and open_reviews:
-        return [_for_effect(review_id) for review_id in open_reviews] + [_for_foreign(job)]
+        asked = [_for_loop(each) if kind == "loop" else _for_effect(each) for each, kind in open_reviews.items()]
+        return asked if job.state == "running" and "loop" in open_reviews.values() else [*asked, _for_foreign(job)]
     if job.state == "parked":
         waits = job.waits
         advice = [_for_wait(job.job_id, wait, now_us) for wait in waits[:MOST_ADVICE]]
@@ -109,6 +111,35 @@ def _for_effect(review_id: str) -> Advice:
     )
 
 
+def _for_loop(review_id: str) -> Advice:
+    approve, reject = f"overnight reviews approve {review_id}", f"overnight reviews reject {review_id}"
+    return Advice("Look what it asks again and again; then let it go on, or stop it:", (approve, reject))
+
+
+def _for_budget(resume: str, wait: dict[str, Any], now_us: int) -> Advice:
+    limit = clean(wait.get("limit") or "the budget")
+    if not wait.get("name"):
+        return Advice(f"Raise {limit} in the brain's routing.yaml (`overnight check`), then:", (resume,))
+    per = f" --per {wait['per']}" if wait.get("per") not in {None, "total"} else ""
+    amount = next((option for part, option in _AMOUNTS.items() if part in limit), "--usd 1")
+    top_up = f"overnight budget top-up {wait['scope']} {shlex.quote(str(wait['name']))}{per} {amount} --why TEXT"
+    due = wait.get("due_at")
+    waits = f"; or wait, it goes on at {moment_text(due)}" if isinstance(due, int) and due > now_us else ""
+    return Advice(
+        f"Add to this budget, and it goes on by itself; or raise {limit} in the brain's routing.yaml (`overnight check`)"
+        f" and resume it{waits}:",
+        (top_up, resume),
+    )
+
+
+_AMOUNTS = {
+    "tool_calls": "--tool-calls 10",
+    "calls": "--calls 10",
+    "tokens": "--tokens 100000",
+    "clock": "--seconds 3600",
+}
+
+
 def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
     review = shlex.quote(str(wait.get("review_id")))
     resume = f"overnight resume {job_id}"
@@ -120,8 +151,7 @@ def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
         case "quarantine":
             return Advice(f"Repair the cause ({clean(wait.get('why') or 'see above')}), then:", (resume,))
         case "budget":
-            limit = clean(wait.get("limit") or "the budget")
-            return Advice(f"Raise {limit} in the brain's routing.yaml (`overnight check`), then:", (resume,))
+            return _for_budget(resume, wait, now_us)
         case "timer" | "backoff":
             return Advice(f"Nothing: it goes on by itself ({waiting_words(wait, now_us)}), as long as a worker runs.")
         case "child":

@@ -12,12 +12,13 @@ from .counting import count
 from .gathering import Chapter
 from .lines import Line, Node, Story
 from .milestones import MILESTONES
+from .stopping import STOPS
 from .tale import Tale
 from .words import clean, moment_text, span_text
 
 GAP_US = 5_000_000
 Handler = Callable[[Tale, Recorded], None]
-HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS | CACHES
+HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS | CACHES | STOPS
 
 
 def tell(chapter: Chapter, now_us: int, *, with_content: bool = False) -> Story:
@@ -38,16 +39,17 @@ def _nodes(chapter: Chapter, *, with_content: bool, is_child: bool) -> list[Node
     return tale.trunk
 
 
-def _open_reviews(events: list[Recorded]) -> list[str]:
-    """Asked and not decided yet, oldest first."""
-    asked: dict[str, None] = {}
+def _open_reviews(events: list[Recorded]) -> dict[str, str]:
+    """Asked and not decided yet, oldest first, and of which kind."""
+    asked: dict[str, str] = {}
     for event in events:
-        review_id = str((event.facts.detail or {}).get("review_id"))
+        detail = event.facts.detail or {}
+        review_id = str(detail.get("review_id"))
         if event.facts.event == "review_requested":
-            asked[review_id] = None
+            asked[review_id] = str(detail.get("review"))
         elif event.facts.event == "review_decided":
             asked.pop(review_id, None)
-    return list(asked)
+    return asked
 
 
 def _other(tale: Tale, event: Recorded) -> None:
