@@ -15,18 +15,19 @@ class Names(msgspec.Struct, frozen=True):
 
     patterns: tuple[str, ...]
     exact: frozenset[str] = frozenset()
-    globs: tuple[re.Pattern[str], ...] = ()
+    glob: re.Pattern[str] | None = None
 
     def __post_init__(self) -> None:
         setting = msgspec.structs.force_setattr
         setting(self, "exact", frozenset(one for one in self.patterns if not is_glob(one)))
-        setting(self, "globs", tuple(re.compile(translate(one)) for one in self.patterns if is_glob(one)))
+        globs = "|".join(translate(one) for one in self.patterns if is_glob(one))
+        setting(self, "glob", re.compile(globs) if globs else None)
 
     def fit(self, name: str | None) -> bool:
         """Is it one of them? No name never is."""
         if name is None:
             return False
-        return name in self.exact or any(glob.match(name) for glob in self.globs)
+        return name in self.exact or (self.glob is not None and self.glob.match(name) is not None)
 
     def __str__(self) -> str:
         return " or ".join(self.patterns)
