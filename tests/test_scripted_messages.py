@@ -93,7 +93,12 @@ REFUSED = {
     "metadata": {"metadata": {"job_id": "j"}},
     "max_tokens": {"max_tokens": 0},
     "greater than `thinking": {"thinking": {"type": "enabled", "budget_tokens": 4000}},
-    "may only be set to 1": {"thinking": {"type": "adaptive"}, "extra_body": {"temperature": 0.5}},
+    "temperature: Extra inputs": {"extra_body": {"temperature": 0.5}},
+    "may only be set to 1": {
+        "thinking": {"type": "adaptive"},
+        "extra_body": {"temperature": 0.5},
+        "extra_headers": {"anthropic-version": "2023-06-01"},
+    },
     "forces tool use": {"thinking": {"type": "adaptive"}, "tools": [TOOL], "tool_choice": {"type": "any"}},
     "while providing tools": {"tool_choice": {"type": "auto"}},
     "pattern": {"tools": [{**TOOL, "name": "a.b"}]},

@@ -18,6 +18,8 @@ from .scripted_wire import NOT_JSON, Headers, Refused, tokens_of
 Json = dict[str, Any]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 MOST_MARKERS = 4
+WITHOUT_SAMPLING = b"2026-10-21"
+"""From this version of the API on, nobody may say how freely a model speaks."""
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _BLOCKS = {
@@ -95,8 +97,13 @@ def count_tokens(body: bytes, headers: Headers) -> int:
 
 def _checked(request: MessagesRequest, headers: Headers) -> list[Json]:
     """The turns, each role's consecutive ones as one. Raises Refused."""
-    if not any(name.lower() == b"anthropic-version" for name, _ in headers):
+    version = next((value for name, value in headers if name.lower() == b"anthropic-version"), b"")
+    if not version:
         raise Refused("anthropic-version: header is required")
+    if version >= WITHOUT_SAMPLING:
+        told = next((name for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None), None)
+        if told:
+            raise Refused(f"{told}: Extra inputs are not permitted")
     if set(request.metadata or ()) - {"user_id"}:
         raise Refused("metadata: Extra inputs are not permitted")
     if any(not each.strip() for each in request.stop_sequences):
