@@ -13,6 +13,7 @@ from overnight.ledger import Ledger
 from . import openapi
 from .attributing import tenant_of
 from .authenticating import Door, scope_of
+from .budgets import Budgets
 from .circuits import Circuits
 from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
 from .jobs import Jobs
@@ -36,7 +37,7 @@ class Application:
         self._openai = OpenAI(gateway)
         self._responses = ResponsesApi(gateway)
         self._door = Door(gateway.keys, loopback=hosts is not None, auth=auth)
-        jobs, keys = Jobs(ledger), KeysApi(gateway)
+        jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), Budgets(gateway, ledger)
         self._hosts = None if hosts is None else frozenset(host.encode() for host in hosts)
         # Below /api/v1, the second part stands for any name.
         self.routes: dict[tuple[str, ...], dict[str, Handler]] = {
@@ -46,6 +47,7 @@ class Application:
             ("jobs", "", "attempts"): {"POST": jobs.attempts},
             ("jobs", "", "complete"): {"POST": jobs.complete},
             ("jobs", "", "cancel"): {"POST": jobs.cancel},
+            ("budgets",): {"GET": budgets.list, "POST": budgets.top_up},
             ("circuits",): {"GET": Circuits(ledger.store).list},
             ("keys",): {"GET": keys.list, "POST": keys.create},
             ("keys", ""): {"GET": keys.one},

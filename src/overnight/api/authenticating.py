@@ -34,6 +34,8 @@ def scope_of(path: str, method: str) -> str:
         return "call"
     if path in ("/api/v1/jobs", "/api/v1/circuits") or path.startswith("/api/v1/jobs/"):
         return "read" if method in ("GET", "HEAD") else "operate"
+    if path == "/api/v1/budgets" and method in ("GET", "HEAD"):
+        return "read"
     return "admin"
 
 
