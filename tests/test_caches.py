@@ -12,6 +12,7 @@ from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import serving
 from test_gateway_port import leased, request
+from test_keys_http import key_for
 
 TOOL = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"
 HOUR_US = 3_600_000_000
@@ -125,6 +126,14 @@ async def test_tenants_never_meet(cached: Caching) -> None:
     assert told[0].text == told[2].text != told[1].text == told[3].text
 
 
+async def test_keys_of_one_tenant_do_not_meet_either(store: Store, provider: SpawnedProvider) -> None:
+    async with caching(store, provider) as cached:
+        keys = [await key_for(cached.served) for _ in range(2)]
+        told = [await cached.ask("q", tenant="acme", headers=keys[number]) for number in (0, 1, 0, 1)]
+    assert [each.cache for each in told] == ["miss", "miss", "exact", "exact"]
+    assert told[0].text == told[2].text != told[1].text == told[3].text
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -216,6 +225,7 @@ async def test_an_answer_that_was_erased_is_none(cached: Caching) -> None:
     erase = "UPDATE event SET content = NULL WHERE job_id = :job_id AND content IS NOT NULL RETURNING 1"
     await cached.store.commit(Change(erase, job_id=job))
     assert await cached.ask("q", "b") == ("answer 2", "miss")
+    assert await cached.ask("q", "c") == ("answer 2", "exact")
 
 
 async def test_the_cache_keeps_no_copy_and_a_hit_names_its_answer_by_hash(

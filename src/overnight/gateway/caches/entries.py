@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import month_of
+from overnight.ledger import LEDGER_SQL, parse_reference, recorded
 from overnight.store import Unit
 
 from .rows import ENTRY, SQL, EntryRow
@@ -47,7 +48,9 @@ class Claim(msgspec.Struct, frozen=True):
         row = unit.get(ENTRY, self.key)
         if row is not None:
             if row.expires_at > unit.now:
-                return Claimed.ANSWERED
+                if _stands(unit, row):
+                    return Claimed.ANSWERED
+                row.job_id, row.seq, row.month, row.expires_at = None, None, None, 0
             if row.leader is not None and row.lease_until > unit.now:
                 return Claimed.REPEATS if row.leader_job == self.leader_job else Claimed.FOLLOWS
         lead = row or EntryRow(*self.key)
@@ -57,6 +60,19 @@ class Claim(msgspec.Struct, frozen=True):
         else:
             unit.change(ENTRY, lead)
         return Claimed.LEADS
+
+
+def _stands(unit: Unit, row: EntryRow) -> bool:
+    """Is the answer still in the ledger, not erased? Asked only where it could not be read just before."""
+    values = {"job_id": row.job_id, "seq": row.seq, "month": row.month, "tenant_id": row.tenant_id}
+    found = unit.query(SQL["read_answer"], values)
+    if not found:
+        return False
+    answer = recorded(row.job_id or "", found[0])
+    if answer.content is not None or answer.facts.output_ref is None:
+        return answer.content is not None
+    _, month, digest = parse_reference(answer.facts.output_ref)
+    return bool(unit.query(LEDGER_SQL["read_blob"], {"tenant_id": row.tenant_id, "month": month, "hash": digest}))
 
 
 class Keep(msgspec.Struct, frozen=True):

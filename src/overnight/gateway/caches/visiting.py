@@ -157,7 +157,9 @@ class Visit:
     async def _stands_again(self) -> bool:
         subject = self._flight.subject
         who = subject.who
-        by_name = not subject.known and subject.external_id is not None
+        if not subject.known and subject.external_id is None:
+            return False  # its job is still to be made
+        by_name = not subject.known
         values = {"mark": self._mark, "tenant_id": who.tenant_id, "job_id": subject.job_id}
         statement = SQL["read_standing_external" if by_name else "read_standing"]
         rows = await self._caches.store.read(statement, values | {"external_id": subject.external_id})

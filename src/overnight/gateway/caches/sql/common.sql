@@ -25,6 +25,10 @@ FROM cache_entry AS entry
 JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq AND answer.month = entry.month
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.kept_until > :now AND answer.tenant_id = :tenant_id
 
+-- name: read_answer
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND seq = :seq AND month = :month AND tenant_id = :tenant_id
+
 -- name: read_standing
 SELECT job_id, runtime, attempt,
     (SELECT min(seq) FROM event WHERE event.job_id = job.job_id AND event.fingerprint = :mark AND event.path IS NULL)
