@@ -58,6 +58,17 @@ async def test_the_call_over_the_limit_is_a_402_that_sdks_do_not_retry(store: St
         assert provider.stats()["paid_calls"] == 2
 
 
+async def test_an_answer_says_what_is_left_of_the_budget(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_cost_per_job_usd: 0.5}")) as served:
+        spent = 0.0
+        for _ in range(2):
+            headers = (await served.ask(headers={"x-job-id": "left"})).headers
+            spent += float(headers["x-overnight-cost-usd"])
+            assert float(headers["x-overnight-budget-left-usd"]) == pytest.approx(0.5 - spent)
+    async with serving(store, provider, routed("")) as served:
+        assert "x-overnight-budget-left-usd" not in (await served.ask()).headers
+
+
 async def test_retries_and_fallbacks_count_as_calls(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {status: 503}}]")
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 3}")) as served:

@@ -45,6 +45,7 @@ async def test_the_official_client_gets_the_providers_answer_and_the_ledger_has_
     assert raw.headers["x-job-id"] == job.job_id
     assert raw.headers["x-overnight-model"] == "gpt-5.4-mini"
     assert float(raw.headers["x-overnight-cost-usd"]) > 0
+    assert 0 < float(raw.headers["x-overnight-overhead-ms"]) < 30_000
     assert raw.headers["x-request-id"].startswith("req_")
     assert (job.state, job.runtime, job.name, job.brain_version) == (
         "running",

@@ -135,10 +135,10 @@ class Admission:
         if flight.tries == 0:
             flight.gateway.loops.asked(flight.subject)
 
-    def learn(self) -> None:
-        """The request is durable: what it consists of need not be written again."""
+    def learn(self, at: int) -> None:
+        """The request is durable since `at`: what it consists of need not be written again in that month."""
         gateway, request = self._flight.gateway, self._flight.request
-        tenant_id, month = self._flight.subject.who.tenant_id, month_of(gateway.store.clock())
+        tenant_id, month = self._flight.subject.who.tenant_id, month_of(at)
         gateway.known_content.learn(tenant_id, month, request.links)
         if request.tools_sha256:
             gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])

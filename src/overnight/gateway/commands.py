@@ -116,7 +116,8 @@ class Outcome(msgspec.Struct):
     serial: bool = False
     """Ask again, one admission of this job at a time: it has recorded answers."""
     called_seq: int = 0
-    """Where a granted call stands in the log."""
+    at: int = 0
+    """Where a granted call stands in the log, and when it was written (microseconds)."""
     limits: Sequence[Limit] = ()
     rates: Sequence[Rate] = ()
     """What a granted call draws on."""
@@ -227,7 +228,7 @@ class Admit(msgspec.Struct):
         if self.waited is not None:
             append(unit, job, self.waited)
         outcome = Outcome(job.job_id, job.attempt, job.lease_epoch, granted, limits=limits, rates=rates)
-        outcome.called_seq = self._write_called(unit, job, granted)
+        outcome.called_seq, outcome.at = self._write_called(unit, job, granted), unit.now
         outcome.left_microusd = left_microusd(unit, job.tenant_id, limits)
         return outcome
 

@@ -282,7 +282,7 @@ class Flight:
         if self.visit is not None:
             self.visit.ticket = None
         if outcome.granted is not None or outcome.cached:
-            self.admission.learn()
+            self.admission.learn(outcome.at)
         if outcome.granted is not None:
             self.admission.granted(outcome)
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
