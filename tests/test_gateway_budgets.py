@@ -175,7 +175,9 @@ async def test_a_money_budget_holds_at_two_processes_and_refuses_nobody_who_fits
 
 
 async def test_calls_wait_for_outstanding_ones_in_the_order_they_came(store: Store, provider: SpawnedProvider) -> None:
-    provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 30}}]")
+    # The first call holds the budget until all the others stand in line.
+    slow = "{match: {user_contains: first}, answer: ok, fault: {delay_ms: 1500}}"
+    provider.set_rules(f"rules: [{slow}, {{answer: ok, fault: {{delay_ms: 5}}}}]")
     routing = routed(
         "prices: {gpt-5.4-mini: {input_usd_per_mtok: 1, output_usd_per_mtok: 100}}\nbudgets: {max_cost_per_job_usd: 0.03}"
     )
@@ -184,14 +186,14 @@ async def test_calls_wait_for_outstanding_ones_in_the_order_they_came(store: Sto
     async with serving(store, provider, routing) as served:
 
         async def one(number: int) -> None:
-            answer = await served.ask(f"{number}", max_tokens=256, headers={"x-job-id": "line"})
+            answer = await served.ask(f"{number}" if number else "first", max_tokens=256, headers={"x-job-id": "line"})
             assert answer.status_code == 200
             order.append(number)
 
         tasks = []
         for number in range(8):
             tasks.append(asyncio.create_task(one(number)))
-            await asyncio.sleep(0.004)
+            await asyncio.sleep(0.1)
         await asyncio.gather(*tasks)
         assert (await budget(served, "line"))["reserved"] == 0
     assert order == sorted(order)
