@@ -40,7 +40,7 @@ __all__ = [
 TOOLS_BYTES = 1024
 """Counted for tools: the provider puts instructions of its own before them, up to 804 tokens."""
 HEADERS = ((b"anthropic-version", b"2023-06-01"),)
-"""For what is translated. Later versions refuse `temperature` of every model; of this one, those that take it still may be told."""
+"""For what is translated. Later versions refuse `temperature` for every model; in this one, those that take it may be told."""
 PASSES = frozenset({b"anthropic-version", b"anthropic-beta"})
 PICTURE_TOKENS = 1_600
 """Of a picture, in an estimate: what the largest that is not scaled down comes to."""
