@@ -1,0 +1,246 @@
+"""Two tenants meet nowhere: what one of them sees does not change with anything that the other does.
+
+Each tenant asks its own sequence of requests, over all routes of the application, with the same names for its jobs and
+keys as the other, and with the other's very ids. Its answers are compared with those it gets when it is alone, where ids
+that never existed stand in for the other's.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from overnight.api import Application, application
+from overnight.brain import Brain
+from overnight.gateway import CODECS, Gateway, PriceBook
+from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.ledger import Ledger
+from overnight.store import open_store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+
+TENANTS = ("acme", "zeta")
+ROUTING = b"""
+default_model: gpt-5.4-mini
+budgets: {max_llm_calls_per_job: 4}
+retries: {max_attempts: 1}
+cache: {exact: {ttl_s: 3600}}
+"""
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "the same question"}]},
+    "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": "the same question"}]},
+    "/v1/responses": {"input": "the same question"},
+    "/v1/embeddings": {"input": "the same question", "model": "text-embedding-3-small"},
+}
+BODIES: dict[str, Any] = {
+    "attempts": {"mode": "recover"},
+    "complete": {"result": "done"},
+    "rotate": {"overlap_ms": 0},
+    "keys": {"name": "k1"},
+    "provider-keys": {"key": "sk-1"},
+}
+NAMES = {"provider-keys": ("openai", "mistral"), "keys": ("k1", "root"), "jobs": ("j1", "j2")}
+TOLD = (
+    "x-overnight-cache",
+    "x-overnight-replayed",
+    "x-overnight-fallback",
+    "x-overnight-model",
+    "x-overnight-cost-usd",
+)
+
+
+class Step(NamedTuple):
+    """`route` and `name` choose by their remainder; `others` takes an id of the other tenant's."""
+
+    route: int
+    name: int
+    others: bool
+    more: bool
+
+
+STEPS = st.lists(st.builds(Step, st.integers(0, 999), st.integers(0, 999), st.booleans(), st.booleans()), max_size=14)
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+def all_routes(app: Application) -> list[tuple[str, str]]:
+    """Every method and path there is; `{}` stands for a name."""
+    own = [
+        (method, "/".join(("/api/v1", *(part or "{}" for part in parts))))
+        for parts, methods in app.routes.items()
+        for method in methods
+    ]
+    calls = [("POST", f"/v1{codec.path}") for codec in CODECS.values()]
+    kept = [("GET", "/v1/responses/{}"), ("DELETE", "/v1/responses/{}"), ("GET", "/v1/responses/{}/input_items")]
+    return [*own, *calls, *kept, ("GET", "/v1/models"), ("GET", "/v1/models/{}")]
+
+
+class Tenant:
+    """One of the two: its key, and the ids it was given."""
+
+    def __init__(self, secret: str) -> None:
+        self.headers = {"authorization": f"Bearer {secret}"}
+        self.ids: list[str] = []
+        self.transcript: list[Any] = []
+        self._numbers: dict[str, str] = {}
+
+    def own_name(self, template: str, step: Step) -> str:
+        """A name of this tenant's own that may stand in a path."""
+        first = template.split("/")[3] if template.startswith("/api") else "responses"
+        known = [*NAMES.get(first, ()), *self.ids]
+        return known[step.name % len(known)] if known else "none"
+
+    def heard(self, status: int, headers: dict[str, str], body: str, theirs: str = "none") -> None:
+        """Keep what was answered, with ids by the order in which they came, and without times; `theirs` was asked for."""
+        body = body.replace(theirs, "THEIRS")
+        self.ids += [found for found in re.findall(r"\b(?:job|key|resp)_[0-9a-f]{32}\b", body) if found not in self.ids]
+        said = f"{body} {[headers.get(name) for name in TOLD]}"
+        said = re.sub(r"\bon_[0-9a-f]{12,76}\b", "SECRET", said)
+        said = re.sub(r"[a-z]+[_-][0-9a-f]{32}", lambda found: self._number(found[0]), said)
+        said = re.sub(r"\b[0-9a-f]{12,}\b", "HASH", said)
+        said = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", said)
+        said = re.sub(
+            r'"(created|created_at|completed_at|duration_ms|latency_ms|\w*overhead_ms)": ?[\d.]+', r'"\1":0', said
+        )
+        self.transcript.append((status, said))
+
+    def _number(self, name: str) -> str:
+        return self._numbers.setdefault(name, f"ID{len(self._numbers)}")
+
+
+async def ask(
+    app: Application, method: str, path: str, headers: dict[str, str], body: Any
+) -> tuple[int, dict[str, str], str]:
+    """One request, without a socket."""
+    sent: list[dict[str, Any]] = []
+    content = msgspec.json.encode(body) if body is not None else b""
+    scope = {"type": "http", "method": method, "path": path, "query_string": b""}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:]).decode()
+
+
+@asynccontextmanager
+async def house(
+    folder: Path, scripted: SpawnedProvider, names: Sequence[str]
+) -> AsyncIterator[tuple[Application, list[Tenant]]]:
+    """An application that other machines could reach, and its tenants."""
+    brain, masters = Brain.from_files({"routing.yaml": ROUTING}), Masters("11" * 32)
+    with open_store(str(folder / "ledger.db")) as store:
+        gateway = Gateway(
+            store,
+            brain.routing,
+            PriceBook(brain.routing.prices),
+            offline_base_url=scripted.base_url,
+            keys=Keyring(store, masters),
+        )
+        await gateway.start()
+        tenants: list[Tenant] = []
+        for name in names:
+            new = NewKey(name="root", scopes=("call", "read", "operate", "admin"))
+            tenants.append(Tenant((await Keys(store, masters).create(name, new, "ann"))[1]))
+        try:
+            yield application(gateway, Ledger(store), hosts=None), tenants
+        finally:
+            await gateway.close()
+
+
+async def live(app: Application, tenant: Tenant, steps: Sequence[Step], other: Tenant | None) -> None:
+    routes = all_routes(app)
+    for step in steps:
+        method, template = routes[step.route % len(routes)]
+        ids = [name for name in (other.ids if other else ()) if template not in ASKED or name.startswith("job_")]
+        theirs = ids[step.name % len(ids)] if ids else f"job_{step.name:032x}"
+        path = template.replace("{}", theirs if step.others else tenant.own_name(template, step))
+        headers = dict(tenant.headers)
+        body = BODIES.get(template.rpartition("/")[2]) or BODIES.get(template.split("/")[-2])
+        if path in ASKED:
+            body = {"model": "auto", **ASKED[path], "stream": step.more and path != "/v1/embeddings"}
+            headers["x-job-id"] = theirs if step.others else f"j{1 + step.name % 2}"
+            if step.more:
+                headers["x-session-id"] = "s"
+        tenant.heard(*await ask(app, method, path, headers, body if method != "GET" else None), theirs)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(STEPS, STEPS)
+def test_what_a_tenant_sees_does_not_depend_on_the_other(
+    scripted: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
+) -> None:
+    async def together() -> list[Any]:
+        async with house(tmp_path_factory.mktemp("both"), scripted, TENANTS) as (app, (acme, zeta)):
+            await asyncio.gather(live(app, acme, mine, zeta), live(app, zeta, theirs, acme))
+            return acme.transcript
+
+    async def alone() -> list[Any]:
+        async with house(tmp_path_factory.mktemp("alone"), scripted, TENANTS[:1]) as (app, (acme,)):
+            await live(app, acme, mine, None)
+            return acme.transcript
+
+    assert asyncio.run(together()) == asyncio.run(alone())
+
+
+async def test_every_route_answers_an_id_of_another_tenant_as_one_that_never_was(
+    scripted: SpawnedProvider, tmp_path: Path
+) -> None:
+    async with house(tmp_path, scripted, TENANTS) as (app, (acme, zeta)):
+        for path, body in ASKED.items():
+            status, headers, said = await ask(
+                app, "POST", path, acme.headers | {"x-job-id": "j1"}, {"model": "auto", **body}
+            )
+            acme.heard(status, headers, said + headers.get("x-job-id", ""))
+        acme.heard(*await ask(app, "GET", "/api/v1/keys", acme.headers, None))
+        kinds = {name.partition("_")[0] for name in acme.ids}
+        assert kinds == {"job", "key", "resp"}
+        before = await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None)
+        asked = 0
+        for method, template in all_routes(app):
+            for name in acme.ids if "{}" in template else ():
+                never = f"{name.partition('_')[0]}_{'0' * 32}"
+                body = BODIES.get(template.rpartition("/")[2]) or BODIES.get(template.split("/")[-2])
+                body = body if method != "GET" else None
+                theirs, nobodys = [
+                    await ask(app, method, template.replace("{}", each), zeta.headers, body) for each in (name, never)
+                ]
+                assert theirs[0] == nobodys[0], (method, template, name, theirs[2])
+                assert theirs[0] >= 400
+                assert theirs[2].replace(name, never) == nobodys[2]
+                asked += 1
+        assert asked > 30
+        assert await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None) == before
+        for collection in ("jobs", "keys", "provider-keys"):
+            _, _, said = await ask(app, "GET", f"/api/v1/{collection}", zeta.headers, None)
+            assert "acme" not in said
+            assert not any(name in said for name in acme.ids)
+
+
+async def test_without_a_key_no_route_does_anything(scripted: SpawnedProvider, tmp_path: Path) -> None:
+    async with house(tmp_path, scripted, TENANTS) as (app, (acme, _)):
+        before = scripted.stats()["requests"]
+        for headers in ({}, {"authorization": "Bearer sk-1"}, {"x-api-key": f"on_{'0' * 76}"}, {"x-tenant-id": "acme"}):
+            for method, template in all_routes(app):
+                status, _, said = await ask(
+                    app, method, template.replace("{}", "root"), headers, ASKED.get(template, {})
+                )
+                assert status == 401, (method, template, said)
+        assert scripted.stats()["requests"] == before
+        keys = msgspec.json.decode((await ask(app, "GET", "/api/v1/keys", acme.headers, None))[2])["keys"]
+        assert [key["name"] for key in keys] == ["root"]
