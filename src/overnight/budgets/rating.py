@@ -33,12 +33,12 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Passed(msgspec.Struct, array_like=True, frozen=True):
-    """What a call took of a rate: `took_us` of the bucket of tokens, for `tokens` of them."""
+    """What a call took of a rate: `took_us` of the bucket of tokens, which holds `per_minute` of them."""
 
     tenant_id: str
     scope: str
     scope_id: str
-    tokens: int = 0
+    per_minute: int = 0
     took_us: int = 0
 
 
@@ -83,7 +83,7 @@ def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
     """Take a call's share of each; what was taken, as JSON, to be corrected when the call is settled."""
     passed: list[Passed] = []
     for rate in rates:
-        row, took = rate_of(unit, rate), 0
+        row, took, per_minute = rate_of(unit, rate), 0, rate.tokens_per_minute or 0
         row.in_flight += 1
         if rate.requests_per_minute is not None:
             row.requests_at = max(row.requests_at, unit.now) + _took(1, rate.requests_per_minute)
@@ -91,17 +91,20 @@ def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
             took = _took(tokens, rate.tokens_per_minute)
             row.tokens_at = max(row.tokens_at, unit.now) + took
         unit.change(RATE, row)
-        passed.append(Passed(*rate.key, tokens, took))
+        passed.append(Passed(*rate.key, per_minute, took))
     return _encode(passed).decode()
 
 
 def leave(unit: Unit, passed: Sequence[Passed], tokens: int | None) -> None:
-    """A call is over: its place is free, and its tokens are corrected to what they were. None leaves them as they are."""
+    """A call is over: its place is free, and its tokens are corrected to what they were, also to more than a minute's worth: what
+    was used is used. None leaves them as they are."""
     for each in passed:
         row = unit.get(RATE, (each.tenant_id, each.scope, each.scope_id))
         if row is None:
             continue
         row.in_flight = max(0, row.in_flight - 1)
         if each.took_us and tokens is not None:
-            row.tokens_at += each.took_us * (tokens - each.tokens) // max(1, each.tokens)
+            more_us = tokens * MINUTE_US // each.per_minute - each.took_us
+            # A bucket that is full again has nothing to take back, but can be drawn on.
+            row.tokens_at = more_us + (row.tokens_at if more_us < 0 else max(row.tokens_at, unit.now))
         unit.change(RATE, row)
