@@ -48,6 +48,10 @@ class Admission:
         flight = self._flight
         lines, loops, tenant_id = flight.gateway.lines, flight.gateway.loops, flight.subject.who.tenant_id
         if flight.tries == 0 and loops.suspects(flight.subject):
+            if flight.subject.place is None:
+                recorded = await flight.try_to_admit(probe=True)  # given again, loop or not
+                if recorded.answer is not None:
+                    return recorded
             await loops.check(flight)
         turn = None if flight.is_free else lines.join_any(self._ahead, tenant_id)
         wait = turn.line.wait if turn is not None else None

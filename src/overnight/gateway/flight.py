@@ -261,9 +261,9 @@ class Flight:
         reservation = reservation_of(self, wanted)
         command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
         command.after, command.moved, command.ending = self._unsettled, self._moved(), self.ending
-        command.waited = self.admission.waited()
+        command.waited, command.probe = self.admission.waited(), probe
         if self.visit is not None:
-            command.probe, command.ticket = probe, self.visit.ticket
+            command.ticket = self.visit.ticket
         outcome = await gateway.store.commit(command)
         if outcome.kin:
             await gateway.find_kin(subject, outcome.job_id)

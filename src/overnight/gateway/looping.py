@@ -79,7 +79,7 @@ class LoopGuard:
 
     def asked(self, subject: Subject) -> None:
         """A call of the job was let in."""
-        if self._off or subject.unattributed:
+        if self._off or subject.unattributed or subject.aside:
             return
         watch = self._watches.get(subject.job_id)
         if watch is None:
@@ -94,7 +94,7 @@ class LoopGuard:
     def answered(self, subject: Subject, request: Request, spent: Spent) -> None:
         """A call of the job has ended."""
         watch = self._watches.get(subject.job_id)
-        if watch is None or spent.content is None:
+        if watch is None or spent.content is None or subject.aside:
             return
         pair = (_told(request), spent.tokens[2])
         if pair in watch.pairs:
@@ -108,7 +108,7 @@ class LoopGuard:
     def suspects(self, subject: Subject) -> bool:
         """Whether the job may be in a loop, as far as this process has seen."""
         watch = self._watches.get(subject.job_id)
-        if watch is None:
+        if watch is None or subject.aside:
             return False
         print_ = _fingerprint(subject)
         again = self._same > 0 and watch.calls[print_] >= watch.due.get(print_, 1)
