@@ -1,0 +1,425 @@
+"""Jobs that a budget stops and that go on: after a top-up, with the next day; loops that wait for a person; alarms of cost."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+import overnight
+from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up_budget
+from overnight.domain import FINISHED, BadInput, NotFound
+from overnight.gateway import JobCalls
+from overnight.jobs import Decision, ModelFailed, Operations, Worker
+from overnight.ledger import JobRow
+from overnight.store import Store, open_store
+from overnight.story import gather, tell
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, routed, serving
+
+EVENING = int(datetime(2026, 3, 31, 21, 59, tzinfo=UTC).timestamp()) * 1_000_000
+"""One minute to midnight in Berlin, where it is the last day of the month, too."""
+DAY_US = 86_400_000_000
+
+
+class Clock:
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: []")
+    return scripted
+
+
+@asynccontextmanager
+async def working(served: Served) -> AsyncIterator[Worker]:
+    worker = Worker(served.store, JobCalls(served.gateway))
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+
+
+async def rest(served: Served, job_id: str, *states: str) -> JobRow:
+    async with asyncio.timeout(20):
+        while (job := await served.ledger.job(job_id)).state not in (states or {*FINISHED, "parked"}):
+            await asyncio.sleep(0.01)
+        return job
+
+
+async def start(served: Served, function: Any, *args: Any) -> str:
+    return (await Operations(served.store).create(function, args)).job_id
+
+
+async def add(served: Served, scope: str, name: str, per: str | None = None, **amounts: int) -> list[str]:
+    wanted = TopUp("default", scope, name, "ann", "worth it", **amounts)
+    _, woken = await top_up_budget(served.store, addressed(served.gateway.policy, wanted, per, served.store.clock()))
+    return woken
+
+
+async def told(served: Served, job_id: str) -> str:
+    job = await served.ledger.job(job_id)
+    story = tell(await gather(served.ledger, job), served.store.clock())
+    lines = [f"{line.text} {line.why}" for line in story.lines]
+    return "\n".join(lines + [f"{each.text} {each.commands}" for each in story.advice])
+
+
+@overnight.job
+async def asks(count: int) -> int:
+    for number in range(count):
+        await overnight.chat(f"question {number}")
+    return count
+
+
+@overnight.job
+async def asks_beside_a_nap(count: int, seconds: float) -> int:
+    async def nap() -> None:
+        await nap_step(seconds)
+
+    task = asyncio.create_task(nap())
+    for number in range(count):
+        await overnight.chat(f"question {number}")
+    task.cancel()
+    return count
+
+
+@overnight.step
+async def nap_step(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+# ── top-ups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_top_up_wakes_the_job_and_its_log_says_by_whom(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 2}")) as served, working(served):
+        job_id = await start(served, asks, 4)
+        job = await rest(served, job_id)
+        assert [(wait["for"], wait["scope"], wait["name"]) for wait in job.waits] == [("budget", "job", job_id)]
+        assert f"overnight budget top-up job {job_id} --calls" in await told(served, job_id)
+        assert await add(served, "job", job_id, calls=1) == [job_id]
+        await served.until(job_id, "parked", 2)
+        assert await add(served, "job", job_id, calls=5) == [job_id]
+        assert (await rest(served, job_id, *FINISHED)).result == b"4"
+        events = [event.facts for event in await served.events(job_id)]
+        topped = [event for event in events if event.event == "budget_topped_up"]
+        assert [(event.actor, event.detail["added_calls"]) for event in topped] == [("ann", 1), ("ann", 5)]
+        assert topped[0].decision == {"why": "worth it"}
+        assert "ann added 5 calls to the budget of job" in await told(served, job_id)
+        assert provider.stats()["paid_calls"] == 4
+        [line] = await list_budgets(store, served.gateway.policy, job_id=job_id)
+        calls = line.measures["llm_calls"]
+        assert (calls.allowed, calls.added, calls.spent, calls.left) == (8, 6, 4, 4)
+
+
+async def test_only_those_who_wait_for_the_budget_wake(store: Store, provider: SpawnedProvider) -> None:
+    limit = "budgets: {max_llm_calls_per_job: 2, limits: [{scope: workflow, only: asks, max_llm_calls: 5}]}"
+    async with serving(store, provider, routed(limit)) as served, working(served):
+        own = await start(served, asks, 3)
+        await rest(served, own)
+        both = [await start(served, asks, 2) for _ in range(2)]
+        for each in both:
+            await rest(served, each)
+        stopped = [each for each in both if (await served.ledger.job(each)).state == "parked"]
+        assert len(stopped) == 1
+        assert await add(served, "workflow", "asks", calls=10) == stopped
+        assert (await rest(served, stopped[0], *FINISHED)).state == "succeeded"
+        assert (await served.ledger.job(own)).state == "parked"
+
+
+async def test_a_job_that_cannot_park_yet_hears_of_a_top_up(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
+        job_id = await start(served, asks_beside_a_nap, 2, 15.0)
+        await served.until(job_id, "budget_stopped")
+        assert (await served.ledger.job(job_id)).state == "running"
+        assert await add(served, "job", job_id, calls=1) == []
+        assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
+        assert "parked" not in await served.story(job_id)
+        assert "budget_topped_up" in await served.story(job_id)
+
+
+async def test_a_job_that_parks_while_somebody_adds_is_woken_all_the_same(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    """The top-up is written, and whoever made it dies before looking who waits."""
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
+        job_id = await start(served, asks, 2)
+        await rest(served, job_id)
+        wanted = TopUp("default", "job", job_id, "ann", "", calls=1)
+        await store.commit(addressed(served.gateway.policy, wanted, None, store.clock()))
+        assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
+
+
+async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: SpawnedProvider) -> None:
+    limits = (
+        "budgets: {limits: [{scope: tenant, per: day, max_cost_usd: 1}, {scope: tenant, per: month, max_cost_usd: 9}]}"
+    )
+    async with serving(store, provider, routed(limits)) as served:
+        with pytest.raises(BadInput, match="per day and per month: say which"):
+            await add(served, "tenant", "default", microusd=1)
+        with pytest.raises(BadInput, match="has no limit"):
+            await add(served, "agent", "somebody", microusd=1)
+        with pytest.raises(BadInput, match="above 0"):
+            await add(served, "tenant", "default", "day")
+        with pytest.raises(BadInput, match="above 0"):
+            await add(served, "tenant", "default", "day", microusd=5, tokens=-1)
+        with pytest.raises(BadInput, match="a job's"):
+            await add(served, "tenant", "default", "day", wall_clock_s=5)
+        with pytest.raises(NotFound):
+            await add(served, "job", "job_0000", microusd=1)
+        assert await list_budgets(store, served.gateway.policy) == []
+
+
+async def test_a_foreign_caller_is_let_in_again_after_a_top_up(store: Store, provider: SpawnedProvider) -> None:
+    limits = "budgets: {limits: [{scope: agent, only: reader, per: month, max_cost_usd: 0}]}"
+    async with serving(store, provider, routed(limits)) as served:
+        headers = {"x-agent-name": "reader", "x-job-id": "r"}
+        refused = await served.ask(headers=headers)
+        assert (refused.status_code, refused.headers["x-should-retry"]) == (402, "false")
+        assert "max_cost_usd per month" in refused.json()["error"]["message"]
+        [stop] = [each.facts for each in await served.events("r") if each.facts.event == "budget_stopped"]
+        assert (stop.decision["scope"], stop.decision["name"], stop.decision["per"]) == ("agent", "reader", "month")
+        assert await add(served, "agent", "reader", microusd=100_000) == []
+        assert (await served.ask(headers=headers)).status_code == 200
+        assert (await served.ask(headers={"x-agent-name": "writer"})).status_code == 200
+
+
+# ── days, months, time ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("per", "days"), [("day", 1), ("month", 1)])
+async def test_the_next_day_or_month_wakes_the_job(
+    store_url: str, provider: SpawnedProvider, per: str, days: int
+) -> None:
+    clock = Clock(EVENING)
+    limits = f"budgets: {{time_zone: Europe/Berlin, limits: [{{scope: tenant, per: {per}, max_llm_calls: 2}}]}}"
+    with open_store(store_url, clock) as store:
+        async with serving(store, provider, routed(limits)) as served, working(served):
+            job_id = await start(served, asks, 3)
+            job = await rest(served, job_id)
+            assert job.wake_at == EVENING + 60_000_000
+            clock.now = EVENING + 59_000_000
+            await asyncio.sleep(0.2)
+            assert (await served.ledger.job(job_id)).state == "parked"
+            clock.now = EVENING + 60_000_000
+            assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
+            assert provider.stats()["paid_calls"] == 3
+            [line] = [each for each in await list_budgets(store, served.gateway.policy) if each.scope == "tenant"]
+            assert (line.window, line.measures["llm_calls"].spent) == (
+                {"day": "2026-04-01", "month": "2026-04"}[per],
+                1,
+            )
+
+
+async def test_what_was_reserved_yesterday_is_settled_in_yesterdays_budget(
+    store_url: str, provider: SpawnedProvider
+) -> None:
+    provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 300}}]")
+    clock = Clock(EVENING)
+    limits = "budgets: {time_zone: Europe/Berlin, limits: [{scope: tenant, per: day, max_cost_usd: 5}]}"
+    with open_store(store_url, clock) as store:
+        async with serving(store, provider, routed(limits)) as served:
+            asking = asyncio.create_task(served.ask(headers={"x-job-id": "late"}))
+            await served.until("late", "model_called")
+            [before] = await _of_tenants(served)
+            clock.now += 120_000_000
+            assert (await asking).status_code == 200
+            assert (await served.ask()).status_code == 200
+            sql = "SELECT scope_id, spent_microusd, reserved_microusd FROM budget WHERE scope = 'tenant' ORDER BY scope_id"
+            from machine_parts import rows
+
+            yesterday, today = rows(store_url, sql)
+            assert (yesterday[0], today[0]) == ("default[2026-03-31]", "default[2026-04-01]")
+            assert yesterday[1] > 0 == yesterday[2] == today[2]
+            assert before.window == "2026-03-31"
+
+
+async def _of_tenants(served: Served) -> list[BudgetLine]:
+    return [each for each in await list_budgets(served.store, served.gateway.policy) if each.scope == "tenant"]
+
+
+async def test_a_job_that_takes_too_long_makes_no_further_call(store_url: str, provider: SpawnedProvider) -> None:
+    clock = Clock(EVENING)
+    limits = "budgets: {limits: [{scope: agent, only: 'r*', max_wall_clock_s: 60}]}"
+    with open_store(store_url, clock) as store:
+        async with serving(store, provider, routed(limits)) as served:
+            headers = {"x-agent-name": "reader", "x-job-id": "long"}
+            assert (await served.ask(headers=headers)).status_code == 200
+            clock.now += 59_000_000
+            assert (await served.ask("a", headers=headers)).status_code == 200
+            clock.now += 1_000_000
+            refused = await served.ask("b", headers=headers)
+            assert (refused.status_code, "max_wall_clock_s" in refused.text) == (402, True)
+            assert (await served.ask(headers={**headers, "x-job-id": "another"})).status_code == 200
+            job = await served.ledger.job("long")
+            await add(served, "job", job.job_id, wall_clock_s=60)
+            assert (await served.ask("c", headers=headers)).status_code == 200
+
+
+# ── loops ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@overnight.job
+async def polls(count: int) -> str:
+    for _ in range(count):
+        try:
+            await overnight.chat("is it done?")
+        except ModelFailed as error:
+            return error.error_class
+    return "done"
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_a_job_that_asks_the_same_again_and_again_asks_a_person(
+    store: Store, provider: SpawnedProvider, approved: bool
+) -> None:
+    async with serving(store, provider, routed("guards: {same_call: 4}")) as served, working(served):
+        job_id = await start(served, polls, 7)
+        job = await rest(served, job_id)
+        [wait] = job.waits
+        assert wait["for"] == "approval"
+        assert provider.stats()["paid_calls"] == 4
+        assert "stopped as a loop: it has asked the same 4 times" in await told(served, job_id)
+        await Operations(store).decide(wait["review_id"], Decision(approved, "ann", "look at it"))
+        job = await rest(served, job_id, *FINISHED)
+        # Three more after the approval: the count began again.
+        assert (job.result, provider.stats()["paid_calls"]) == ((b'"done"', 7) if approved else (b'"loop_stopped"', 4))
+        assert (await served.story(job_id)).count("review_requested") == 1
+
+
+async def test_a_foreign_loop_is_told_the_way_out(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("guards: {same_call: 3}")) as served:
+        headers = {"x-job-id": "loop"}
+        statuses = [(await served.ask(headers=headers)).status_code for _ in range(5)]
+        assert statuses == [200, 200, 200, 409, 409]
+        refused = await served.ask(headers=headers)
+        assert refused.json()["error"]["code"] == "loop_stopped"
+        assert refused.headers["x-should-retry"] == "false"
+        assert "overnight reviews approve rev_" in refused.json()["error"]["message"]
+        story = await served.story("loop")
+        assert (story.count("loop_stopped"), story.count("review_requested")) == (1, 1)
+        review_id = refused.json()["error"]["message"].split("approve ")[1].split("`")[0]
+        assert (await served.ask("something else", headers=headers)).status_code == 200, "only the loop is stopped"
+        await Operations(store).decide(review_id, Decision(True, "ann"))
+        assert [(await served.ask(headers=headers)).status_code for _ in range(4)] == [200, 200, 200, 409]
+
+
+async def test_a_loop_over_two_processes_is_one_loop(store_url: str, provider: SpawnedProvider) -> None:
+    with open_store(store_url) as one, open_store(store_url) as other:
+        routing = routed("guards: {same_call: 6}")
+        async with serving(one, provider, routing) as first, serving(other, provider, routing) as second:
+            served = [first, second]
+            statuses = [(await served[n % 2].ask(headers={"x-job-id": "both"})).status_code for n in range(8)]
+    assert statuses == [200] * 6 + [409] * 2
+
+
+async def test_an_agent_that_turns_in_circles_is_stopped_and_an_honest_one_is_not(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    """The conversation grows with every turn, so that no two requests are alike; what is said does not."""
+    provider.set_rules("rules: [{answer: {tool_calls: [{name: look, arguments: {at: here}}]}}]")
+    async with serving(store, provider, routed("guards: {same_call: 0, no_progress_turns: 10}")) as served:
+
+        async def agent(job: str, *, new: bool) -> list[int]:
+            messages: list[dict[str, Any]] = [{"role": "user", "content": "find it"}]
+            statuses: list[int] = []
+            for turn in range(24):
+                answer = await served.http.post(
+                    "/v1/chat/completions", json={"model": "auto", "messages": messages}, headers={"x-job-id": job}
+                )
+                statuses.append(answer.status_code)
+                if answer.status_code != 200:
+                    break
+                message = answer.json()["choices"][0]["message"]
+                (call,) = message["tool_calls"]
+                found = f"nothing{turn:>3}" if new else "nothing..."
+                messages += [message, {"role": "tool", "tool_call_id": call["id"], "content": found}]
+            return statuses
+
+        assert await agent("honest", new=True) == [200] * 24
+        circling = await agent("circling", new=False)
+        # The first look, the first "nothing", and ten turns that only repeat them.
+        assert circling == [200] * 12 + [409]
+        assert "stopped as a loop: 10 turns in a row" in await told(
+            served, (await served.ledger.job("circling")).job_id
+        )
+
+
+async def test_a_guard_of_zero_is_off(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("guards: {same_call: 0, no_progress_turns: 0}")) as served:
+        assert {(await served.ask(headers={"x-job-id": "poll"})).status_code for _ in range(60)} == {200}
+
+
+async def test_calls_without_a_job_are_no_loop(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("guards: {same_call: 2}")) as served:
+        assert {(await served.ask()).status_code for _ in range(6)} == {200}
+
+
+# ── alarms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
+    store: Store, provider: SpawnedProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    routing = routed(
+        "prices: {gpt-5.4-mini: {input_usd_per_mtok: 0, output_usd_per_mtok: 100}}\n"
+        "alarms: {cost_factor: 3, least_jobs: 4}\nguards: {same_call: 0, no_progress_turns: 0}"
+    )
+    async with serving(store, provider, routing) as served, working(served):
+        usual = [await start(served, asks, 2) for _ in range(4)]
+        for each in usual:
+            await rest(served, each, *FINISHED)
+        await served.gateway.costs.look()
+        caplog.set_level(logging.WARNING, "overnight.gateway")
+        dear = await start(served, asks, 12)
+        cheap = await start(served, asks, 3)
+        for each in (dear, cheap):
+            assert (await rest(served, each, *FINISHED)).state == "succeeded"
+        story = await served.story(dear)
+        assert story.count("cost_alarm") == 1
+        assert "cost_alarm" not in await served.story(cheap)
+        [alarm] = [each.facts for each in await served.events(dear) if each.facts.event == "cost_alarm"]
+        assert alarm.detail["jobs"] == 4
+        assert alarm.detail["spent_microusd"] > 3 * alarm.detail["usual_microusd"]
+        # At the first call that passed it: not before, and not at the end.
+        assert 6 <= story[: story.index("cost_alarm")].count("model_called") < 12
+        assert sum("costs" in record.message and dear in record.message for record in caplog.records) == 1
+        assert "cost alarm: it has cost" in await told(served, dear)
+
+
+async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provider: SpawnedProvider) -> None:
+    routing = routed("alarms: {cost_factor: 2, least_jobs: 3}\nguards: {same_call: 0, no_progress_turns: 0}")
+    async with serving(store, provider, routing) as served:
+        for number in range(3):
+            await served.ask(headers={"x-job-id": f"usual-{number}", "x-task": "summary"})
+            await served.http.post(f"/api/v1/jobs/usual-{number}/complete")
+        await served.gateway.costs.look()
+        for number in range(5):
+            await served.ask(f"{number}", headers={"x-job-id": "dear", "x-task": "summary"})
+            await served.ask(f"{number}", headers={"x-job-id": "unlike", "x-task": "essay"})
+        assert (await served.story("dear")).count("cost_alarm") == 1
+        assert "cost_alarm" not in await served.story("unlike")
+
+
+async def test_nobody_in_particular_is_limited_by_a_limit_of_agents(store: Store, provider: SpawnedProvider) -> None:
+    limits = "budgets: {limits: [{scope: agent, max_llm_calls: 1}]}"
+    async with serving(store, provider, routed(limits)) as served:
+        assert [(await served.ask()).status_code for _ in range(2)] == [200, 200]
+        answers = [await served.ask(headers={"x-agent-name": "a"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 402]
