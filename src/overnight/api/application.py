@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from overnight.domain import BadInput, NotFound, OvernightError
-from overnight.gateway import CHAT, CODECS, Answer, Gateway, fault, refusal
+from overnight.domain import BadInput, Forbidden, NotFound, OvernightError
+from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, fault, refusal
 from overnight.ledger import Ledger
 
 from . import openapi
@@ -67,8 +67,9 @@ class Application:
             return
         except Exception:
             log.exception("a request failed by a fault of ours: %s", scope["method"])
-            own = str(scope["path"]).startswith("/api/")
-            answer = problem_of(500, "an internal fault", "the log has the details") if own else fault()
+            path = str(scope["path"])
+            own = path.startswith("/api/")
+            answer = problem_of(500, "an internal fault", "the log has the details") if own else fault(_spoken(path))
         await send_answer(send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
@@ -76,6 +77,8 @@ class Application:
         method: str = scope["method"]
         foreign = self._foreign(scope)
         if foreign is not None:
+            if path.startswith("/v1/"):
+                return refusal(Forbidden(f"this is not for web pages of other origins: {foreign}"), _spoken(path))
             return problem_of(403, "this is not for web pages of other origins", foreign)
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
@@ -92,7 +95,7 @@ class Application:
             request.tenant_id = tenant_of(headers, key)
             return await handler(request)
         except OvernightError as error:
-            return problem(error) if own else refusal(error, form or CHAT)
+            return problem(error) if own else refusal(error, _spoken(path))
 
     async def _v1(self, request: Request) -> Answer:
         parts = request.parts
@@ -105,9 +108,9 @@ class Application:
             return await self._openai.count_tokens(request.receive)
         if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
             allowed = "GET" if request.path == "/v1/models" else "POST"
-            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))))
+            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _spoken(request.path))
             return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
-        return refusal(_no_such(request.path))
+        raise _no_such(request.path)
 
     def _handler(self, request: Request) -> Handler:
         _, version, *parts = request.parts
@@ -130,6 +133,11 @@ class Application:
             if name == b"origin" and _without_port(value.rpartition(b"//")[2]) not in self._hosts:
                 return "the Origin header names another site"
         return None
+
+
+def _spoken(path: str) -> Codec:
+    """The format whose words the errors of a path have."""
+    return _CALLS.get(path) or (CODECS["messages"] if path.startswith("/v1/messages/") else CHAT)
 
 
 def _without_port(host: bytes) -> bytes:

@@ -37,6 +37,8 @@ from .waiting import Lines
 log = logging.getLogger("overnight.gateway")
 MOST_KNOWN_JOBS = 50_000
 MOST_HEADER = 1000
+_PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
+"""Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
 GRACE_S = 5.0
@@ -327,7 +329,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (b"x-job-id", flight.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
         (b"x-overnight-model", model.encode()),
-        (REQUEST_ID.get(flight.request.format, b"x-request-id"), request_id or call_id.encode()),
+        (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
     if flight.reply is not None or flight.failure is not None or given is not None:
@@ -336,7 +338,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     if (left := flight.admission.left_microusd) is not None:
         headers.append((b"x-overnight-budget-left-usd", b"%d.%06d" % divmod(max(left, 0), 1_000_000)))
     if flight.losses:
-        headers.append((b"x-overnight-dropped", ", ".join(flight.losses)[:MOST_HEADER].encode("latin-1", "replace")))
+        headers.append((b"x-overnight-dropped", _listed(flight.losses)))
     if flight.lowered:
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
     cache = flight.visit.told(flight.cached) if flight.visit is not None else None
@@ -345,14 +347,16 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     if given is not None and (degraded := (given.facts.detail or {}).get("degraded")):
         headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
     if flight.way.passed:
-        headers.append(
-            (b"x-overnight-circuit-open", ", ".join(flight.way.passed)[:MOST_HEADER].encode("latin-1", "replace"))
-        )
+        headers.append((b"x-overnight-circuit-open", _listed(flight.way.passed)))
     if flight.replayed is not None:
         headers.append((b"x-overnight-replayed", b"true"))
     elif flight.fell_back and flight.tries:
         headers.append((b"x-overnight-fallback", model.encode()))
     return headers
+
+
+def _listed(names: Iterable[str]) -> bytes:
+    return ", ".join(names)[:MOST_HEADER].encode("latin-1", "replace").translate(_PLAIN)
 
 
 async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -97,10 +97,12 @@ class Responses:
 
     async def forget(self, response_id: str, tenant_id: str) -> None:
         """Its id is gone; the log of its job stays as it is. Raises UnknownResponse."""
-        if not await self._ledger.store.commit(Forget(tenant_id, response_id)):
+        if not response_id.isprintable() or not await self._ledger.store.commit(Forget(tenant_id, response_id)):
             raise _unknown(response_id)
 
     async def _find(self, response_id: str, tenant_id: str) -> tuple[Event, Recorded]:
+        if not response_id.isprintable():
+            raise _unknown(response_id)  # none of ours; and a store may not take it
         values = {"tenant_id": tenant_id, "response_id": response_id}
         rows = await self._ledger.store.read(SQL["read_response"], values)
         if not rows:

@@ -1,0 +1,69 @@
+"""Errors in the words of the format whose path was asked, and answers that no name from outside can break."""
+
+from collections.abc import Iterator
+
+import anthropic
+import pytest
+
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import serving
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as spawned:
+        yield spawned
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("GET", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+    ],
+)
+async def test_below_messages_errors_are_anthropics(
+    store: Store, provider: SpawnedProvider, method: str, path: str, status: int, kind: str
+) -> None:
+    async with serving(store, provider) as served:
+        answer = await served.http.request(method, path)
+        assert (answer.status_code, answer.json()["type"], answer.json()["error"]["type"]) == (status, "error", kind)
+
+
+async def test_who_counts_tokens_without_a_key_is_told_in_its_own_words(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with serving(store, provider, auth="required") as served:
+        client = anthropic.AsyncAnthropic(base_url=served.url, api_key="none", max_retries=0)
+        with pytest.raises(anthropic.AuthenticationError) as raised:
+            await client.messages.count_tokens(model="auto", messages=[{"role": "user", "content": "hi"}])
+        await client.close()
+        assert raised.value.body["error"]["type"] == "authentication_error"
+
+
+async def test_a_web_page_of_elsewhere_is_refused_in_the_words_of_the_path(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with serving(store, provider) as served:
+        answer = await served.http.post("/v1/messages", headers={"host": "elsewhere.example"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
+
+
+async def test_the_name_of_a_dropped_field_cannot_break_the_answer(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider) as served:
+        body = {"model": "gpt-5.4-mini", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        answer = await served.http.post("/v1/messages", json=body | {"odd\r\nx-made-up: 1": 1})
+        assert answer.status_code == 200
+        assert "odd" in answer.headers["x-overnight-dropped"]
+        assert "x-made-up" not in answer.headers
+
+
+async def test_an_id_that_no_store_can_hold_is_not_found(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider) as served:
+        gone = await served.http.get("/v1/responses/resp_%00")
+        body = {"model": "auto", "input": "on", "previous_response_id": "resp_\u0000"}
+        before = await served.http.post("/v1/responses", json=body)
+        assert (gone.status_code, before.status_code) == (404, 404)
+        assert (await served.http.delete("/v1/responses/resp_%00")).status_code == 404
