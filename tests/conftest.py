@@ -10,10 +10,15 @@ from hypothesis import HealthCheck, settings
 
 from overnight.store import Store, open_store
 
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# For long runs: HYPOTHESIS_PROFILE=thorough; tests with examples of their own have a larger number for it.
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# An ordinary run tries the same examples each time, so that it fails only where something was changed. OVERNIGHT_EXPLORE=1
+# looks for new ones, and for many more; what it finds becomes a plain example in the test.
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+)
+settings.register_profile(
+    "explore", settings.get_profile("default"), derandomize=False, max_examples=2000, print_blob=True
+)
+settings.load_profile("explore" if os.environ.get("OVERNIGHT_EXPLORE") else "default")
 
 
 @pytest.fixture(scope="session")

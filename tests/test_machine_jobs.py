@@ -307,7 +307,7 @@ EXAMPLES: dict[str, Body] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="the retry of a failed job is not there yet")
+@pytest.mark.xfail(strict=False, reason="the retry of a failed job is not there yet")
 @pytest.mark.parametrize("what", EXAMPLES)
 def test_a_retry_comes_to_the_plain_result(fresh_url: Any, what: str) -> None:
     machine = Jobs(fresh_url(), MIXES["retried"])
