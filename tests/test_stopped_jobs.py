@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up
 from overnight.domain import FINISHED, BadInput, NotFound
 from overnight.gateway import JobCalls
 from overnight.jobs import Decision, ModelFailed, Operations, Worker
-from overnight.ledger import JobRow
+from overnight.ledger import JobRow, Ledger
+from overnight.settings import Settings
 from overnight.store import Store, open_store
 from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -48,7 +50,7 @@ def provider(scripted: SpawnedProvider) -> SpawnedProvider:
 
 @asynccontextmanager
 async def working(served: Served) -> AsyncIterator[Worker]:
-    worker = Worker(served.store, JobCalls(served.gateway))
+    worker = Worker(served.store, JobCalls(served.gateway), policy=served.gateway.policy)
     await worker.start()
     try:
         yield worker
@@ -270,6 +272,99 @@ async def test_a_job_that_takes_too_long_makes_no_further_call(store_url: str, p
             job = await served.ledger.job("long")
             await add(served, "job", job.job_id, wall_clock_s=60)
             assert (await served.ask("c", headers=headers)).status_code == 200
+
+
+# ── tool calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+posted: list[str] = []
+
+
+@overnight.effect
+async def post(text: str) -> str:
+    posted.append(text)
+    return text
+
+
+@overnight.job
+async def posts(count: int) -> int:
+    for number in range(count):
+        await post(f"{number}")
+    return count
+
+
+@overnight.job
+async def posts_by_children(count: int) -> int:
+    return sum([await posts(1) for _ in range(count)])
+
+
+async def test_tool_calls_are_counted_where_they_are_claimed(store: Store, provider: SpawnedProvider) -> None:
+    posted.clear()
+    limits = "budgets: {limits: [{scope: job, only: 'posts*', max_tool_calls: 2}]}"
+    async with serving(store, provider, routed(limits)) as served, working(served):
+        job_id = await start(served, posts, 4)
+        job = await rest(served, job_id)
+        assert [(wait["for"], wait["limit"]) for wait in job.waits] == [("budget", "max_tool_calls")]
+        assert posted == ["0", "1"]
+        assert "overnight budget top-up job" in await told(served, job_id)
+        assert "--tool-calls" in await told(served, job_id)
+        assert await add(served, "job", job_id, tool_calls=2) == [job_id]
+        assert (await rest(served, job_id, *FINISHED)).result == b"4"
+        assert posted == ["0", "1", "2", "3"]
+        story = await served.story(job_id)
+        assert (story.count("tool_called"), story.count("budget_stopped")) == (4, 1)
+
+
+async def test_the_tool_calls_of_children_count_for_their_parent(store: Store, provider: SpawnedProvider) -> None:
+    posted.clear()
+    limits = "budgets: {limits: [{scope: job, only: posts_by_children, max_tool_calls: 3}]}"
+    async with serving(store, provider, routed(limits)) as served, working(served):
+        job_id = await start(served, posts_by_children, 5)
+        await served.until(job_id, "child_started", 4)
+        async with asyncio.timeout(20):
+            while not any(job.state == "parked" and job.parent_job_id for job in await served.ledger.jobs()):
+                await asyncio.sleep(0.01)
+        assert len(posted) == 3
+        assert len(await add(served, "job", job_id, tool_calls=9)) == 1
+        assert (await rest(served, job_id, *FINISHED)).result == b"5"
+        [line] = await list_budgets(store, served.gateway.policy, job_id=job_id, everything=True)
+        assert line.measures["tool_calls"].spent == 5
+
+
+async def test_branches_at_once_make_no_tool_call_too_many(store: Store, provider: SpawnedProvider) -> None:
+    posted.clear()
+    limits = "budgets: {limits: [{scope: tenant, per: day, max_tool_calls: 7}]}"
+    async with serving(store, provider, routed(limits)) as served, working(served):
+        ids = [await start(served, posts, 4) for _ in range(5)]
+        for each in ids:
+            await rest(served, each)
+        assert len(posted) == 7
+        await add(served, "tenant", "default", tool_calls=100)
+        for each in ids:
+            assert (await rest(served, each, *FINISHED)).state == "succeeded"
+        assert len(posted) == 20
+
+
+def test_a_program_of_its_own_stops_and_goes_on_after_a_top_up(store_url: str, tmp_path: Path) -> None:
+    posted.clear()
+    brain = tmp_path / "brain"
+    brain.mkdir()
+    (brain / "routing.yaml").write_text("budgets: {limits: [{scope: job, max_tool_calls: 1}]}\n")
+    settings = Settings(tmp_path, store_url, brain)
+
+    def program() -> None:
+        with overnight.attach("nightly", settings=settings):
+            for number in range(2):
+                post.run(f"{number}")
+
+    with pytest.raises(overnight.JobParked, match="1 of 1 tool calls"):
+        program()
+    with open_store(store_url) as store:
+        job = asyncio.run(Ledger(store).job("nightly"))
+        assert (job.state, job.waits[0]["for"]) == ("parked", "budget")
+        top_up = TopUp("default", "job", job.job_id, "ann", "", tool_calls=1)
+        assert asyncio.run(top_up_budget(store, top_up))[1] == [job.job_id]
+    program()
+    assert posted == ["0", "1"]
 
 
 # ── loops ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from overnight.settings import Settings
 
 if TYPE_CHECKING:
     from overnight.brain import Brain
+    from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
     from overnight.keys import Masters
@@ -195,7 +196,8 @@ class App:
         from overnight.gateway import JobCalls
         from overnight.jobs import Worker
 
-        worker = Worker(self.store, JobCalls(await self.gateway()), worker_id=worker_id, root=root)
+        gateway = await self.gateway()
+        worker = Worker(self.store, JobCalls(gateway), worker_id=worker_id, root=root, policy=gateway.policy)
         await worker.start()
         try:
             yield worker
@@ -259,6 +261,14 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
     return run_loop(main())
 
 
+def _policy(settings: Settings) -> "Policy":
+    """The budgets of the brain; without a folder there are none."""
+    from overnight.budgets import Policy
+
+    routing = load_settings_brain(settings).routing
+    return Policy(routing.budgets, routing.rate_limits)
+
+
 @contextlib.contextmanager
 def attach(
     external_id: str,
@@ -282,6 +292,6 @@ def attach(
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     with (
         open_store(chosen.database_url) as store,
-        ForeignJob(store, external_id, tenant, name or external_id, url, key) as foreign,
+        ForeignJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as foreign,
     ):
         yield foreign

@@ -19,6 +19,7 @@ from .reserving import (
     locks,
     reserve,
     settle,
+    stop_facts,
 )
 from .rows import BUDGET, RATE, RESERVATION, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
@@ -63,6 +64,7 @@ __all__ = [
     "locks",
     "reserve",
     "settle",
+    "stop_facts",
     "top_up_budget",
     "wake_topped_up",
     "window_of",

@@ -142,6 +142,9 @@ class Policy:
         self.plain = not self._by_scope and not self.rate_rules
         self.about_jobs = any(rule.scope in {"job", "step"} for rule in budgets.limits)
         """Whether a limit asks what a job is called, or when it began."""
+        self.counts_tools = any(
+            rule.max_tool_calls is not None or rule.max_wall_clock_s is not None for rule in budgets.limits
+        )
 
     def limits(self, who: Caller, now_us: int) -> list[Limit]:
         """What holds for this call now, root job first. Every job has a row, limited or not."""

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from overnight.domain import BudgetStopped, Conflict, usd_text
+from overnight.domain import BudgetStopped, Conflict, micro_to_usd, usd_text
 from overnight.store import Unit
 
 from .policy import Limit, Rate, stricter
@@ -225,6 +225,24 @@ def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | 
             most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd) or 0
             least = stricter(least, max(0, most - row.spent_microusd - row.reserved_microusd))
     return least
+
+
+def stop_facts(stop: BudgetStopped) -> dict[str, Any]:
+    """What `budget_stopped` says of a stop: its decision."""
+    money = stop.limit.endswith("_usd")
+    measure = "usd" if money else _MEASURES.get(stop.limit, "calls")
+    return {
+        "why": str(stop),
+        "scope": stop.scope,
+        "name": stop.name,
+        "per": stop.per,
+        "limit": stop.limit,
+        f"spent_{measure}": micro_to_usd(stop.spent) if money else stop.spent,
+        f"allowed_{measure}": micro_to_usd(stop.allowed) if money else stop.allowed,
+    }
+
+
+_MEASURES = {"max_tokens": "tokens", "max_wall_clock_s": "seconds", "max_tool_calls": "tool_calls"}
 
 
 def count_tool_call(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> None:

@@ -39,6 +39,16 @@ class Claimed(msgspec.Struct, frozen=True):
     row: EffectRow
 
 
+def begins(job: JobRow, row: EffectRow | None) -> bool:
+    """Whether a claim would let the effect be done now: it never began, or what began is known not to be done."""
+    if row is None:
+        return True
+    # A foreign program counts a new attempt at every start; nobody's no may end with its process.
+    if row.state == "rejected":
+        return row.attempt != job.attempt and job.runtime != "foreign"
+    return row.state not in {"claimed", "committed", "unknown"}
+
+
 def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> Claimed:
     """Decide whether the effect may be done now, and write the claim before it is.
 
@@ -75,8 +85,7 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> 
         return Claimed("committed", row)
     if row.state == "unknown":
         return Claimed("unknown", row)
-    # A foreign program counts a new attempt at every start; nobody's no may end with its process.
-    if row.state == "rejected" and (row.attempt == job.attempt or job.runtime == "foreign"):
+    if row.state == "rejected" and not begins(job, row):
         return Claimed("rejected", row)
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:

@@ -8,14 +8,15 @@ status check is asked, and without a certain answer only a person can tell.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from overnight import effects
-from overnight.domain import Conflict, ErrorFacts
-from overnight.ledger import JOB, JobRow
+from overnight.budgets import Limit, count_tool_call, locks, stop_facts
+from overnight.domain import BudgetStopped, Conflict, ErrorFacts, Event
+from overnight.ledger import JOB, JobRow, append
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
@@ -57,7 +58,12 @@ class Known(msgspec.Struct, frozen=True):
 
 
 Act = Callable[[Unit, JobRow], Any]
-Write = Callable[[Act], Awaitable[Any]]
+
+
+class Write(Protocol):
+    """Commit an act; with the budgets that it counts against."""
+
+    def __call__(self, act: Act, limits: Sequence[Limit] = ()) -> Awaitable[Any]: ...
 
 
 class EffectCall:
@@ -74,7 +80,9 @@ class EffectCall:
         *,
         step: str | None = None,
         position: effects.Position | None = None,
+        limits: Callable[[], Awaitable[Sequence[Limit]]] | None = None,
     ) -> None:
+        self._find_limits, self._limits = limits, tuple[Limit, ...]()
         self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
         self.position = position
         self.was_called = False
@@ -83,9 +91,14 @@ class EffectCall:
         self._claim = effects.Claim(key, tool.tool, self.arguments, digest, owner, step)
 
     async def run(self) -> Known | None:
-        """What is known, durable; None when only a person can tell. Raises Conflict for a key used with other arguments."""
+        """What is known, durable; None when only a person can tell. Raises Conflict for a key used with other arguments,
+        BudgetStopped when no further tool call may be made."""
         while True:
-            claimed: effects.Claimed = await self._write(self._claimed)
+            if self._find_limits is not None:
+                self._limits = tuple(await self._find_limits())
+            claimed: effects.Claimed | BudgetStopped = await self._write(self._claimed, self._limits)
+            if isinstance(claimed, BudgetStopped):
+                raise claimed
             row = claimed.row
             if claimed.verdict == "committed":
                 return Known("tool_succeeded", 0, row.result, again=True)
@@ -110,7 +123,15 @@ class EffectCall:
                 return None
             await self._write(self._released)
 
-    def _claimed(self, unit: Unit, job: JobRow) -> effects.Claimed:
+    def _claimed(self, unit: Unit, job: JobRow) -> effects.Claimed | BudgetStopped:
+        if self._limits and effects.begins(job, unit.get(effects.EFFECT, (job.tenant_id, self.key))):
+            try:
+                count_tool_call(unit, job.tenant_id, self._limits)
+            except BudgetStopped as stop:
+                event = Event("budget_stopped", kind="effect", name=self.tool.tool, step=self._claim.step)
+                event.attempt, event.decision = job.attempt, stop_facts(stop)
+                append(unit, job, event)
+                return stop
         return effects.claim(unit, job, self._claim, self.position)
 
     def _released(self, unit: Unit, job: JobRow) -> None:
@@ -191,9 +212,11 @@ class UnderJob(msgspec.Struct):
     key: str
     fence: Callable[[Unit], JobRow]
     act: Act
+    limits: Sequence[Limit] = ()
 
     def locks(self) -> list[tuple[Any, Any]]:
-        return [(JOB, self.job_id), (effects.EFFECT, (self.tenant_id, self.key))]
+        counted = locks(self.tenant_id, self.limits)
+        return [(JOB, self.job_id), *counted, (effects.EFFECT, (self.tenant_id, self.key))]
 
     def decide(self, unit: Unit) -> Any:
         return self.act(unit, self.fence(unit))

@@ -3,17 +3,19 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from overnight import effects
-from overnight.domain import BadInput, Conflict, ErrorFacts, Event, Recorded
+from overnight.budgets import Limit
+from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Event, Recorded
 from overnight.ledger import JobRow, locked_job
 from overnight.store import Unit
 
 from .effect_call import CANNOT_TELL, Act, Done, EffectCall, Known, UnderJob
 from .encoding import decode, fingerprint
 from .positions import Position, Scope, here
+from .stopping import room_in_budget
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,11 +134,20 @@ def _work(
     def fence(unit: Unit) -> JobRow:
         return locked_job(unit, job.job_id, lease_epoch=job.lease_epoch)
 
-    async def write(act: Act) -> Any:
-        return await execution.commit(UnderJob(job.job_id, job.tenant_id, key, fence, act))
+    async def write(act: Act, limits: Sequence[Limit] = ()) -> Any:
+        return await execution.commit(UnderJob(job.job_id, job.tenant_id, key, fence, act, limits))
 
+    services = execution.services
     call = EffectCall(
-        tool, key, named, write, execution.store.clock, execution.services.owner, step=scope.name, position=at
+        tool,
+        key,
+        named,
+        write,
+        execution.store.clock,
+        services.owner,
+        step=scope.name,
+        position=at,
+        limits=lambda: services.tool_limits.of(job, scope.name),
     )
 
     async def work() -> Known | str:
@@ -169,10 +180,16 @@ async def _live(
 ) -> Recorded:
     """The answer at a position: known from the world, from the status check, or from a person."""
     execution, job = scope.execution, scope.execution.job
-    known: Known | str = await execution.protect(work)
-    while isinstance(known, str):
-        await execution.wait_outside(scope, position, {"for": "quarantine", "review_id": known})
-        known = await execution.protect(work)
+    known: Known | str | None = None
+    while not isinstance(known, Known):
+        try:
+            known = await execution.protect(work)
+        except BudgetStopped as stop:
+            await room_in_budget(scope, position, stop)
+            continue
+        if isinstance(known, str):
+            await execution.wait_outside(scope, position, {"for": "quarantine", "review_id": known})
+            known = None
     event = Event(known.event, kind="effect", name=tool.tool, error=known.error)
     answer = Recorded(job.job_id, known.seq, 0, event, *position, print_, known.content, job.tenant_id)
     await execution.turn(known.seq)

@@ -11,14 +11,17 @@ positions here, so effects match on (tool, arguments, occurrence).
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from overnight import effects
-from overnight.domain import Conflict, Event, Fenced, check_identifier, new_id
+from overnight.budgets import Limit, Policy
+from overnight.domain import BudgetStopped, Conflict, Event, Fenced, check_identifier, new_id
 from overnight.keys import PREFIX
-from overnight.ledger import JobRow, NewJob, append, locked_job
+from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
 from .asking import NotInJob
@@ -26,6 +29,8 @@ from .commands import Announce, Complete, CreateJob, ParkForeign
 from .effect_call import Act, EffectCall, Known, UnderJob
 from .encoding import fingerprint
 from .execution import error_facts
+from .metering import ToolLimits
+from .stopping import budget_wait
 
 if TYPE_CHECKING:
     from .effecting import Effect
@@ -35,14 +40,15 @@ _latest: list["ForeignJob"] = []
 
 
 class JobParked(BaseException):
-    """The job waits for a person; the program should end and be started again after the decision.
+    """The job waits for a person, or for room in a budget; the program should end and be started again afterwards.
 
     Not an Exception, so that an agent framework does not hand it to the model as a tool error.
     """
 
-    def __init__(self, message: str, review_id: str) -> None:
+    def __init__(self, message: str, review_id: str, wait: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.review_id = review_id
+        self.wait = wait or {"for": "quarantine", "review_id": review_id}
 
 
 class ForeignJob:
@@ -50,8 +56,17 @@ class ForeignJob:
     `api_key` the key for it: "none" where none is set, as clients want some."""
 
     def __init__(
-        self, store: Store, external_id: str, tenant_id: str, name: str, base_url: str, api_key: str | None = None
+        self,
+        store: Store,
+        external_id: str,
+        tenant_id: str,
+        name: str,
+        base_url: str,
+        api_key: str | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        self.tool_limits = ToolLimits(policy, Ledger(store))
+        self.job: JobRow | None = None
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
         self.base_url, self.api_key = base_url, api_key or "none"
         self.job_id = ""
@@ -75,7 +90,7 @@ class ForeignJob:
             if job.runtime != "foreign":
                 raise Conflict(f"{self.external_id} is a job that Overnight runs itself; choose another id")
             job = self.store.commit_blocking(Announce(job.job_id, actor=f"pid {os.getpid()}"))
-        self.job_id, self.attempt = job.job_id, job.attempt
+        self.job, self.job_id, self.attempt = job, job.job_id, job.attempt
         self._token = _attached.set(self)
         _latest.append(self)
         return self
@@ -86,8 +101,7 @@ class ForeignJob:
         _attached.reset(self._token)
         _latest.remove(self)
         if isinstance(raised, JobParked):
-            waits = [{"for": "quarantine", "review_id": raised.review_id}]
-            self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, waits))
+            self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, [raised.wait]))
         if raised is None:
             self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
@@ -123,11 +137,15 @@ async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Kno
             )
         return job
 
-    async def write(act: Act) -> Any:
-        return await foreign.store.commit(UnderJob(foreign.job_id, foreign.tenant_id, key, fence, act))
+    async def write(act: Act, limits: Sequence[Limit] = ()) -> Any:
+        return await foreign.store.commit(UnderJob(foreign.job_id, foreign.tenant_id, key, fence, act, limits))
 
-    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner)
-    known = await call.run()
+    limits = partial(foreign.tool_limits.of, foreign.job, None) if foreign.job is not None else None
+    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner, limits=limits)
+    try:
+        known = await call.run()
+    except BudgetStopped as stop:
+        raise JobParked(f"{stop}: `overnight budget` shows it", "", budget_wait(stop)) from None
     if known is None:
         review_id = await call.request_review()
         message = f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}"

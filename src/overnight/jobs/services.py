@@ -5,9 +5,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from overnight.budgets import Policy
 from overnight.domain import Recorded
-from overnight.ledger import JobRow
+from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
+
+from .metering import ToolLimits
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
@@ -50,8 +53,9 @@ class NoModel:
 class Services:
     """Handed to every execution. `report` hears of what made a job leave; `nudge` tells the worker of new work."""
 
-    def __init__(self, store: Store, model: ModelPort, owner: str) -> None:
+    def __init__(self, store: Store, model: ModelPort, owner: str, policy: Policy | None = None) -> None:
         self.store, self.model, self.owner = store, model, owner
+        self.tool_limits = ToolLimits(policy, Ledger(store))
         self.problems: dict[str, str] = {}
         self.definitions: Mapping[str, Any] = {}
 

@@ -12,10 +12,8 @@ from .positions import Position, Scope
 LOOK_EVERY_S = 1.0
 
 
-async def room_in_budget(scope: Scope, position: Position, stop: BudgetStopped) -> None:
-    """Return when asking again is worth it: somebody added to the budget, or its day or month is over. Meanwhile the job may
-    park; then the top-up or the timer queues it."""
-    execution = scope.execution
+def budget_wait(stop: BudgetStopped) -> dict[str, Any]:
+    """What a job that was stopped waits for; where its day or month ends, until then at most."""
     facts: dict[str, Any] = {
         "for": "budget",
         "scope": stop.scope,
@@ -26,11 +24,16 @@ async def room_in_budget(scope: Scope, position: Position, stop: BudgetStopped) 
         "top_ups": stop.top_ups,
         "why": str(stop),
     }
-    if stop.resets_at is not None:
-        facts["due_at"] = stop.resets_at
+    return facts if stop.resets_at is None else facts | {"due_at": stop.resets_at}
+
+
+async def room_in_budget(scope: Scope, position: Position, stop: BudgetStopped) -> None:
+    """Return when asking again is worth it: somebody added to the budget, or its day or month is over. Meanwhile the job may
+    park; then the top-up or the timer queues it."""
+    execution = scope.execution
     watch = execution.chore(_watch(execution, position, stop))
     try:
-        await execution.wait_outside(scope, position, facts)
+        await execution.wait_outside(scope, position, budget_wait(stop))
     finally:
         watch.cancel()
 

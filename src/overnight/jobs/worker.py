@@ -11,6 +11,7 @@ import os
 import threading
 from typing import Any
 
+from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store, statements
@@ -46,11 +47,12 @@ class Worker:
         worker_id: str | None = None,
         lease_s: float = LEASE_S,
         root: str = "",
+        policy: Policy | None = None,
     ) -> None:
         self._root = root
         self.store, self.ledger = store, Ledger(store)
         self.worker_id = worker_id or new_id("worker")
-        self.services = Services(store, model, self.worker_id)
+        self.services = Services(store, model, self.worker_id, policy)
         self.services.nudge = self.nudge
         self._lease_us = round(lease_s * 1_000_000)
         self._running: dict[str, tuple[Execution | None, asyncio.Task[None]]] = {}
