@@ -219,12 +219,14 @@ _PATHS = {f"/v1{codec.path}": codec.name for codec in CODECS.values()}
 
 
 class FaultyUpstream:
-    """`asked` counts requests by model, `plan` what becomes of them; `down` refuses connections while it is set."""
+    """`plan` says what becomes of requests, `asked` counts them by model and `answered` those answered whole, `bodies` keeps
+    them. `down` and `up` take it away and back."""
 
     def __init__(self) -> None:
         self.plan: dict[str, Act | Sequence[Act]] = {}
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.bodies: list[Json] = []
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -259,6 +261,7 @@ class FaultyUpstream:
                 asked = await _request(reader)
                 model = str(asked.body.get("model"))
                 self.asked[model] += 1
+                self.bodies.append(asked.body)
                 act = self._act(model)
                 await act(asked, reader, writer)
                 self.answered[model] += 1

@@ -43,7 +43,7 @@ MODES = [mode for mode in MODES if CODECS[mode[0]].streams or not mode[2]]
 
 
 class Expected(NamedTuple):
-    """What a class does. `own_words`: the provider's own status and body are passed on, where the client reads its format."""
+    """What a class does. `own_words`: the provider's own status and words are passed on, in the client's format."""
 
     status: int
     tries: int
@@ -259,14 +259,16 @@ async def problems(served: Served, client: str, spoken: str, name: str, route: s
         if client != "embeddings" and "three" not in answer.text:
             found.append(answer.text)
         return [f"{route}: {problem}" for problem in found]
-    passed_on = expected.own_words is not None and client == spoken
+    passed_on = expected.own_words is not None
     status = expected.own_words if passed_on else expected.status
     if answer.status_code != status or answer.headers["x-should-retry"] != "false":
         found.append((answer.status_code, dict(answer.headers)))
     if not SHAPES[client](answer.json()):
         found.append(answer.json())
-    if passed_on and answer.content != error_of(spoken, *_words(name)):
+    if passed_on and client == spoken and answer.content != error_of(spoken, *_words(name)):
         found.append(answer.content)
+    if passed_on and _words(name)[0] not in answer.text:
+        found.append(answer.text)
     if not passed_on and name not in answer.text:
         found.append(answer.text)
     return [f"{route}: {problem}" for problem in found]

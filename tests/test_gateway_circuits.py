@@ -306,6 +306,20 @@ async def test_wait_ends_at_the_deadline(store: Store, provider: SpawnedProvider
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "circuit_open")
 
 
+async def test_a_call_that_waited_in_vain_after_tries_of_its_own_says_both(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider)
+    text = routing(route=", when_all_open: wait, deadline_ms: 400").replace("max_attempts: 1", "max_attempts: 9")
+    async with house(store, provider, text) as served:
+        answer = await served.ask(model="alone", headers={"x-job-id": "vain"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "circuit_open")
+        assert "server_error" in answer.json()["error"]["message"]
+        tries = ["model_called", "model_failed"]
+        assert await served.story("vain") == ["created", *tries, *tries, *tries, "circuit_opened", "model_failed"]
+        assert (await events(served, "vain", "model_failed"))[-1].error.error_class == "circuit_open"
+
+
 async def test_a_last_resort_is_asked_once_and_its_answer_closes_the_circuit(
     store: Store, provider: SpawnedProvider
 ) -> None:

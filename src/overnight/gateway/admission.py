@@ -147,15 +147,16 @@ class Admission:
         if request.tools_sha256:
             gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
 
-    async def settle(self, spent: Spent) -> Ended:
-        """Write the end of the call."""
+    async def settle(self, spent: Spent, *, last: bool = True) -> Ended:
+        """Write the end of the call; not `last`: the end of a try, before the call waits."""
         flight = self._flight
         gateway, subject = flight.gateway, flight.subject
         alarms = gateway.costs.alarms(subject, self._limits)
-        ended = await gateway.store.commit(Settle(subject, spent, self._limits, self._rates, alarms))
+        ended = await gateway.store.commit(Settle(subject, spent, self._limits, self._rates, alarms, last))
         self.left_microusd = ended.left_microusd
         warn(ended.alarmed)
-        gateway.loops.answered(subject, flight.request, spent)
+        if last:
+            gateway.loops.answered(subject, flight.request, spent)
         return ended
 
     def settled(self) -> None:

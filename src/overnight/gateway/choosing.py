@@ -95,6 +95,11 @@ class Way:
         if self._decision.when_all_open == "wait":
             self._closed_off[self.target.model] = self.target.account
 
+    @property
+    def will_wait(self) -> bool:
+        """Would `otherwise` wait?"""
+        return bool(self._closed_off) and self._decision.when_all_open == "wait"
+
     async def otherwise(self, deadline: float) -> bool:
         """No target is left but those whose circuit is open: wait for one, ask one all the same, or give up."""
         policy = self._decision.when_all_open

@@ -25,6 +25,7 @@ from overnight.budgets import (
     locks,
     reserve,
     settle,
+    stop_facts,
 )
 from overnight.domain import (
     FINISHED,
@@ -33,7 +34,6 @@ from overnight.domain import (
     ErrorFacts,
     Event,
     Recorded,
-    micro_to_usd,
 )
 from overnight.ledger import (
     EXTERNAL,
@@ -251,23 +251,10 @@ class Admit(msgspec.Struct):
     def _write_stop(self, unit: Unit, job: JobRow, stop: BudgetStopped) -> None:
         event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
         event.attempt = job.attempt
-        money = stop.limit.endswith("_usd")
-        measure = "usd" if money else _MEASURES.get(stop.limit, "calls")
-        event.decision = {
-            "why": str(stop),
-            "scope": stop.scope,
-            "name": stop.name,
-            "per": stop.per,
-            "limit": stop.limit,
-            f"spent_{measure}": micro_to_usd(stop.spent) if money else stop.spent,
-            f"allowed_{measure}": micro_to_usd(stop.allowed) if money else stop.allowed,
-        }
+        event.decision = stop_facts(stop)
         append(unit, job, event)
         if not self.subject.aside:
             close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
-
-
-_MEASURES = {"max_tokens": "tokens", "max_wall_clock_s": "seconds"}
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -330,6 +317,8 @@ class Settle(msgspec.Struct):
     limits: Sequence[Limit] = ()
     rates: Sequence[Rate] = ()
     alarms: Sequence[Alarm] = ()
+    last: bool = True
+    """Else the call goes on after this try."""
 
     def locks(self) -> Locks:
         subject = self.subject
@@ -343,8 +332,8 @@ class Settle(msgspec.Struct):
             fenced = job.lease_epoch != place.lease_epoch or job.state in FINISHED
         else:
             fenced = job.attempt > subject.attempt
-        recorded = write_spent(unit, job, self.spent, subject, place=None if fenced else place)
-        if not subject.aside:
+        recorded = write_spent(unit, job, self.spent, subject, place=None if fenced or not self.last else place)
+        if self.last and not subject.aside:
             close_unattributed(unit, job, self.spent.event.error)
         alarmed = [alarm for alarm in self.alarms if sound(unit, job, alarm)]
         return Ended(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)

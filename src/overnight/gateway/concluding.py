@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from .flight import Flight
 
 
-async def ending_of(flight: Flight, failure: Failure | None) -> Ending | None:
-    """After the last `failure`; without one no target could be asked at all. None where the failure itself is the end."""
+async def ending_of(flight: Flight, failure: Failure | None, *, settled: bool) -> Ending | None:
+    """After the last `failure`; without one no target could be asked at all. None where that failure itself is the end: not
+    where its try was `settled` before the call waited for a circuit."""
     degraded, way = flight.decision.degraded, flight.way
     said = event_of(flight, DEGRADED)
     said.call_id = new_id("call")
@@ -33,7 +34,7 @@ async def ending_of(flight: Flight, failure: Failure | None) -> Ending | None:
         body = fixed_answer(degraded.answer, form, asked)
         if body is not None:
             return Ending(said, why, body, "answer", answer_id=asked.answer_id)
-    if failure is not None:
+    if failure is not None and not settled:
         return None
     message = f"no target of route {flight.decision.route} can be asked: {why}"
     wait_ms = way.retry_after_ms()

@@ -139,8 +139,18 @@ class Flight:
         if not failure.fallback or left <= 0:
             return False
         self._tries_here = 0
-        found = self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.deadline)
-        return found or await self.way.otherwise(self.deadline)
+        if self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.deadline):
+            return True
+        if self.way.will_wait:
+            await self._settle_try()  # what it says of its target must be written: all wait for that, this call too
+        return await self.way.otherwise(self.deadline)
+
+    async def _settle_try(self) -> None:
+        """Write a failed try before the next one is admitted."""
+        tried, self._unsettled = self._unsettled, None
+        if tried is not None:
+            await self.admission.settle(tried, last=False)
+            self._is_written(tried)
 
     def _time_here(self, left: float) -> float:
         return left * SHARE_OF_A_TRY if self.way.has_more else left
@@ -166,7 +176,7 @@ class Flight:
         """What a call comes to when no target is left. None where that is its last `failure`."""
         if failure is not None and not failure.fallback:
             return None
-        return await ending_of(self, failure)
+        return await ending_of(self, failure, settled=self._unsettled is None)
 
     def latency_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 3)
@@ -206,14 +216,18 @@ class Flight:
                 if not isinstance(result, Failure):
                     return result
                 self.failure = result
-                spent = spent_on_failure(self, result, len(self.failure_body))
+                self._unsettled = spent = spent_on_failure(self, result, len(self.failure_body))
                 if not await self._advance(result):
                     self.ending = await self._ending(result)
                     if self.ending is None:
                         crash_point("model_answered")
+                        self._unsettled = None
                         await self.settle(spent)
                         return None
-                self._unsettled = spent
+                elif spent.mark is not None and spent.mark.call is not None:
+                    await (
+                        self._settle_try()
+                    )  # a probe: others wait to hear of it, and this call may have to stand in line
         except BaseException:
             self._give_back()
             raise
@@ -250,8 +264,8 @@ class Flight:
 
     @property
     def is_free(self) -> bool:
-        """A cache has the answer: no budget and no rate stands in its way."""
-        return self.visit is not None and self.visit.found
+        """A cache has the answer, or nobody is left to be asked: no budget and no rate stands in its way."""
+        return self.ending is not None or (self.visit is not None and self.visit.found)
 
     async def try_to_admit(self, *, probe: bool = False) -> Outcome:
         """Ask the store once, whoever waits."""

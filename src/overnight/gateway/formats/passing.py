@@ -22,10 +22,14 @@ _encode = msgspec.json.Encoder().encode
 Asking = Callable[[], Asked]
 
 
+class Choice(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw(b"")
+
+
 class Completion(msgspec.Struct):
     """What is read of a chat completion that is passed on."""
 
-    choices: list[msgspec.Raw] = []
+    choices: list[Choice] = []
     usage: Json | None = None
     error: Any = None
 
@@ -103,10 +107,12 @@ class ChatPassed:
 
     def received(self, body: bytes, asked: Asking) -> Received | None:  # noqa: ARG002
         completion = _completion(body)
+        if not body.isascii():
+            body.decode()  # what is not looked at must be text all the same
         if not completion.choices or completion.error:
             return None
         usage = openai_usage(completion.usage)
-        return Received(body, usage, 0 if usage else sum(len(bytes(each)) for each in completion.choices))
+        return Received(body, usage, 0 if usage else sum(len(bytes(each.message)) for each in completion.choices))
 
     def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
         return _ChatReader(request.wants_usage)
