@@ -18,11 +18,13 @@ CHAT = {
 
 
 class RecordingProvider:
-    """`seen` are the headers of its requests, `refusing` the status it answers all of them with, quoting the key."""
+    """`seen` are the headers of its requests, `refusing` the status it answers all of them with, quoting the key,
+    `streaming` whether it does so in an event."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, str]] = []
         self.refusing = 0
+        self.streaming = False
         self.base_url = ""
 
     async def __call__(self, scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg]
@@ -33,9 +35,12 @@ class RecordingProvider:
         body: object = CHAT
         if self.refusing:
             body = {"error": {"message": f"you showed {headers.get('authorization')}", "code": "no", "type": "no"}}
+        content, kind = msgspec.json.encode(body), b"application/json"
+        if self.streaming:
+            content, kind = b"data: " + content + b"\n\n", b"text/event-stream"
         start = {"type": "http.response.start", "status": self.refusing or 200}
-        await send({**start, "headers": [(b"content-type", b"application/json")]})  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": msgspec.json.encode(body)})  # type: ignore[operator]
+        await send({**start, "headers": [(b"content-type", kind)]})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": content})  # type: ignore[operator]
 
 
 @asynccontextmanager

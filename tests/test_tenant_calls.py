@@ -134,18 +134,18 @@ async def test_offline_a_tenants_own_key_counts_unless_offline_was_asked_for(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
 async def test_a_provider_that_quotes_the_key_it_was_shown_does_not_make_it_known(
     served: Served, upstream: RecordingProvider, store: Store, status: int, stream: bool
 ) -> None:
-    upstream.refusing = status
+    upstream.refusing, upstream.streaming = status, stream and status == 200
     await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
     answer = await served.ask(headers={"x-tenant-id": "acme", "x-job-id": "j"}, stream=stream)
     failed = (await served.events("j", "acme"))[-1].facts
     assert upstream.seen[-1]["authorization"] == f"Bearer {OWN}"
     assert "you showed Bearer [key]" in failed.error.message
     assert OWN not in answer.text
-    await served.ask(headers={"x-tenant-id": "other", "x-job-id": "j"})
+    await served.ask(headers={"x-tenant-id": "other", "x-job-id": "j"}, stream=stream)
     assert "[key]" in (await served.events("j", "other"))[-1].facts.error.message
 
 

@@ -161,7 +161,7 @@ class StreamedFlight(Flight):
             try:
                 piece: Any = _decode(payload)
                 if is_error(piece):
-                    return error_failure(piece)
+                    return error_failure(_decode(self.target.without_key(payload)))
                 shown, telling = self._reader.take(piece, payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _malformed("a piece of the stream is not JSON")
