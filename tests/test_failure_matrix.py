@@ -230,7 +230,10 @@ async def test_before_the_first_piece(store: Store, client: str, spoken: str, st
         serving(store, upstream, routing(upstream, spoken, classes)) as served,  # type: ignore[arg-type]
     ):
         asked = [(name, route) for name in classes for route in (name, f"{name}-alone")]
-        got = await asyncio.gather(*(ask(served, client, route, streamed) for _, route in asked))
+        # Those with a deadline come last, when nobody is in their way.
+        asked.sort(key=lambda each: each[0] == "timeout")
+        got = await asyncio.gather(*(ask(served, client, route, streamed) for _, route in asked[:-2]))
+        got += await asyncio.gather(*(ask(served, client, route, streamed) for _, route in asked[-2:]))
         found: list[str] = []
         for (name, route), answer in zip(asked, got, strict=True):
             found += await problems(served, client, spoken, name, route, answer)
