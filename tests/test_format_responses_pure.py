@@ -362,7 +362,9 @@ def test_a_native_answer_and_its_stream_carry_our_ids() -> None:
         if assembly.take(event):
             telling.append(event["type"])
         events += pieces.take(event)
-    assert telling == ["response.function_call_arguments.done", "response.output_item.done", "response.completed"]
+    # The delta too: it is "{}", with which the arguments are complete.
+    call = [f"response.function_call_arguments.{part}" for part in ("delta", "done")]
+    assert telling == [*call, "response.output_item.done", "response.completed"]
     assert assembly.whole
     assert assembly.characters == len("hm" + "hello there" + "{}")
     assert responses_native.answer(json.loads(assembly.completion()), asked(previous_response_id="resp_before")) == ours

@@ -21,6 +21,14 @@ INSTALL = "pip install 'overnight[providers]'"
 _QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DO_NOT_TRACK": "1"}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_TAKEN = frozenset({
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "messages", "metadata", "min_p", "modalities", "model", "n", "parallel_tool_calls", "prediction",
+    "presence_penalty", "prompt_cache_key", "reasoning", "reasoning_effort", "repetition_penalty", "response_format",
+    "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature",
+    "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+})  # fmt: skip
+"""What a client may say to the library. Everything else there is the house's: where to call, whose key, whom else to ask."""
 _JSON = {b"content-type": b"application/json"}
 _EVENTS = {b"content-type": b"text/event-stream"}
 
@@ -85,6 +93,10 @@ class LibraryPool:
         """The library's answer, or the provider's refusal. Raises UpstreamError."""
         library = self._library = self._library or await asyncio.to_thread(_load, self.origin)
         fields = cast("dict[str, Any]", _decode(body))
+        if more := sorted(fields.keys() - _TAKEN):
+            message = f"{', '.join(more)[:500]}: not taken by this model's API; leave it out"
+            said = {"message": message, "type": "invalid_request_error", "param": more[0][:100]}
+            return UpstreamResponse(400, _JSON, _encode({"error": said}))
         key = next((value[7:].decode() for name, value in headers if name == b"authorization"), None)
         try:
             async with asyncio.timeout_at(deadline):

@@ -12,11 +12,13 @@ from .wire import Json
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_complete = msgspec.json.Decoder(msgspec.Raw).decode
 
 _LAST = {"completed": "response.completed", "incomplete": "response.incomplete"}
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The events that end a stream."""
 _CALLS = frozenset({"function_call", "custom_tool_call"})
+_ARGUMENTS = "response.function_call_arguments.delta"
 _TOLD = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
 _FOR_THE_CLIENT = _CALLS | {
     "computer_call",
@@ -36,10 +38,11 @@ def encode(event: Json) -> bytes:
 class Assembly:
     """Of a target that speaks Responses: its last event carries the whole answer."""
 
-    __slots__ = ("_answer", "characters", "usage")
+    __slots__ = ("_answer", "_arguments", "characters", "usage")
 
     def __init__(self) -> None:
         self._answer: Json | None = None
+        self._arguments: dict[int, list[str]] = {}
         self.characters = 0
         self.usage: Json | None = None
 
@@ -50,9 +53,10 @@ class Assembly:
     def take(self, event: Json) -> bool:
         kind: str = event["type"]
         if kind.endswith(".delta"):
-            if isinstance(event["delta"], str):
-                self.characters += len(event["delta"])
-            return False
+            if not isinstance(event["delta"], str):
+                return False
+            self.characters += len(event["delta"])
+            return kind == _ARGUMENTS and self._completes(event["output_index"], event["delta"])
         if kind in LAST:
             answer: Json = event["response"]
             if kind != "response.failed":
@@ -65,6 +69,18 @@ class Assembly:
         if kind == "response.output_item.done":
             return event["item"]["type"] in _FOR_THE_CLIENT
         return kind in _TOLD
+
+    def _completes(self, index: int, piece: str) -> bool:
+        """Are the arguments of the call at this place complete with this piece?"""
+        pieces = self._arguments.setdefault(index, [])
+        pieces.append(piece)
+        if piece.rstrip()[-1:] != "}":
+            return False
+        try:
+            _complete("".join(pieces))
+        except msgspec.DecodeError:
+            return False
+        return True
 
     def completion(self) -> bytes:
         return _encode(self._answer)

@@ -1,0 +1,51 @@
+"""What a client may say to the library of providers. A module in the library's place notes what it is given."""
+
+import asyncio
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from overnight.gateway.library import LibraryPool
+
+BODY = {"model": "odd/model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "top_k": 3}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+
+    async def acompletion(**fields: Any) -> Any:
+        calls.append(fields)
+        return SimpleNamespace(model_dump_json=lambda **_: "{}")
+
+    library: Any = ModuleType("litellm")
+    library.acompletion, library.exceptions = acompletion, SimpleNamespace(Timeout=OSError, APIConnectionError=OSError)
+    monkeypatch.setitem(sys.modules, "litellm", library)
+    return calls
+
+
+async def ask(**more: Any) -> Any:
+    pool = LibraryPool("odd", "https://odd.example")
+    until = asyncio.get_running_loop().time() + 5
+    headers = [(b"authorization", b"Bearer the house's key")]
+    return await pool.request("POST", "/chat/completions", headers, json.dumps(BODY | more).encode(), until)
+
+
+async def test_parameters_of_the_call_are_handed_on(asked: list[dict[str, Any]]) -> None:
+    assert (await ask()).status == 200
+    [call] = asked
+    assert BODY.items() <= call.items()
+    assert (call["api_base"], call["api_key"]) == ("https://odd.example", "the house's key")
+
+
+@pytest.mark.parametrize("name", ["base_url", "api_base", "fallbacks", "mock_response", "extra_headers", "num_retries"])
+async def test_where_the_library_calls_and_whom_is_not_the_clients_to_say(
+    asked: list[dict[str, Any]], name: str
+) -> None:
+    refused = await ask(**{name: "https://elsewhere.example"})
+    assert refused.status == 400
+    assert json.loads(refused.body)["error"]["param"] == name
+    assert not asked
