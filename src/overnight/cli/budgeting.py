@@ -98,6 +98,11 @@ def _amount(measure: str, value: int) -> str:
     return usd_text(value) if measure == "cost" else f"{value:,}"
 
 
+def _added(name: str, amount: int) -> str:
+    what = name.removeprefix("added_")
+    return _amount("cost", amount) if what == "microusd" else f"{amount:,} {what.replace('_', ' ')}"
+
+
 @program.command("top-up")
 def top_up(
     scope: Annotated[str, typer.Argument(metavar="SCOPE", help="job, step, agent, session, tenant, workflow or key.")],
@@ -136,10 +141,8 @@ def top_up(
 
         print_json(line.public() | {"woken": woken})
         return
-    added = ", ".join(each.removeprefix("added_").replace("_", " ") for each in wanted.amounts())
-    typer.echo(
-        f"{line.scope} {line.name} ({line.window or 'total'}) has more now: {added.replace('microusd', 'money')}"
-    )
+    added = ", ".join(_added(name, amount) for name, amount in wanted.amounts().items())
+    typer.echo(f"{line.scope} {line.name} ({line.window or 'total'}) has more now: {added}")
     typer.echo(f"{len(woken)} jobs that waited for it go on" if len(woken) != 1 else f"{woken[0]} goes on")
 
 
