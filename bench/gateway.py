@@ -72,9 +72,7 @@ def serving(upstream: str, store_url: str, delay_ms: float) -> Iterator[tuple[st
     with tempfile.TemporaryDirectory(prefix="bench-gateway-") as home:
         brain = Path(home) / "brain"
         brain.mkdir()
-        # Sixteen jobs that ask the same again and again are loops.
-        guards = "guards: {same_call: 0, no_progress_turns: 0}"
-        (brain / "routing.yaml").write_text(f"default_model: gpt-5.4-mini\n{guards}\n")
+        (brain / "routing.yaml").write_text("default_model: gpt-5.4-mini\n")
         env = environment(delay_ms, DATABASE_URL=store_url, OVERNIGHT_HOME=home, OVERNIGHT_BRAIN=str(brain))
         env = {key: value for key, value in env.items() if not key.endswith("_API_KEY")}
         command = [sys.executable, "-m", "overnight", "gateway", "--port", "0", "--offline-base-url", f"{upstream}/v1"]
