@@ -67,3 +67,14 @@ async def test_an_id_that_no_store_can_hold_is_not_found(store: Store, provider:
         before = await served.http.post("/v1/responses", json=body)
         assert (gone.status_code, before.status_code) == (404, 404)
         assert (await served.http.delete("/v1/responses/resp_%00")).status_code == 404
+
+
+async def test_models_are_what_anthropics_client_reads_too(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider) as served:
+        client = anthropic.AsyncAnthropic(base_url=served.url, api_key="none", max_retries=0)
+        found = [model async for model in client.models.list()]
+        one = await client.models.retrieve("claude-opus-4.6")
+        await client.close()
+        assert {"gpt-5.4-mini", "claude-opus-4.6"} <= {model.id for model in found}
+        assert (one.type, one.display_name) == ("model", "claude-opus-4.6")
+        assert one.created_at.year == 1970

@@ -43,7 +43,11 @@ class OpenAI:
         """Those that the key may use."""
         known = self._gateway.routing.known_models()
         cards = [self._card(model) for model in known if key is None or allows(key.models, model)]
-        return Answer(200, [(b"content-type", b"application/json")], _encode({"object": "list", "data": cards}))
+        page = (
+            {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]} if cards else {"first_id": None, "last_id": None}
+        )
+        body = {"object": "list", "data": cards, "has_more": False, **page}
+        return Answer(200, [(b"content-type", b"application/json")], _encode(body))
 
     def model(self, name: str, key: VirtualKey | None) -> Answer:
         """Raises Forbidden, UnknownModelAsked."""
@@ -51,5 +55,8 @@ class OpenAI:
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:
+        """What clients of OpenAI read, and what Anthropic's do."""
         provider = self._gateway.routing.provider_for(model)
-        return {"id": model, "object": "model", "created": 0, "owned_by": provider.name if provider else "overnight"}
+        owner = provider.name if provider else "overnight"
+        card: dict[str, object] = {"id": model, "object": "model", "created": 0, "owned_by": owner}
+        return card | {"type": "model", "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
