@@ -484,3 +484,23 @@ async def test_asking_a_second_time_is_not_slower(store: Store, provider: Spawne
         answers = await asyncio.gather(*(served.ask(model="r") for _ in range(100)))
         assert {answer.headers["x-overnight-model"] for answer in answers} == {"b"}
         assert time.monotonic() - began < 30
+
+
+async def test_a_probe_that_its_target_has_no_form_for_makes_room_for_another(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    broken(provider)
+    other = "other: {base_url: 'HERE', models: [b], apis: [responses]}"
+    text = routing(SHORT).replace("models: [a, b]}", "models: [a]}, " + other)
+    async with house(store, provider, text) as served:
+        await fail_three(served)
+        provider.set_rules("rules: []")
+        await asyncio.sleep(0.2)
+        body = {"model": "r", "input": "look it up", "tool_choice": {"type": "web_search"}}
+        answer = await served.http.post("/v1/responses", json=body, headers={"x-job-id": "hosted"})
+        assert (answer.status_code, answer.headers["x-overnight-model"]) == (200, "b")
+        assert (await events(served, "hosted", "model_failed"))[0].error.code == "not_carried"
+        async with asyncio.timeout(5):
+            while (await list_circuits(store))[0].probe is not None:
+                await asyncio.sleep(0.01)
+        assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"

@@ -124,6 +124,7 @@ class Flight:
 
     async def _advance(self, failure: Failure) -> bool:
         """Choose the next try: the same target after a wait, or another one at once. False when there is none."""
+        self._give_back()  # of a probe that could not be sent; of any other one there is nothing left to give
         if not self.request.left_out and are_refused(failure.status, failure.message) and leave_out(self.request):
             return True
         left = self.deadline - self.loop.time()
