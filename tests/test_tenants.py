@@ -124,7 +124,8 @@ async def ask(
     """One request, without a socket."""
     sent: list[dict[str, Any]] = []
     content = msgspec.json.encode(body) if body is not None else b""
-    scope = {"type": "http", "method": method, "path": path, "query_string": b""}
+    path, _, query = path.partition("?")
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "query_string": query.encode()}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def receive() -> dict[str, Any]:
@@ -230,6 +231,40 @@ async def test_every_route_answers_an_id_of_another_tenant_as_one_that_never_was
             _, _, said = await ask(app, "GET", f"/api/v1/{collection}", zeta.headers, None)
             assert "acme" not in said
             assert not any(name in said for name in acme.ids)
+
+
+ELSEWHERE: list[tuple[str, str, Any]] = [
+    ("GET", "/api/v1/jobs?before={}", None),
+    ("GET", "/api/v1/keys?before={}", None),
+    ("GET", "/api/v1/budgets?job={}", None),
+    ("POST", "/api/v1/budgets", {"scope": "job", "id": "{}", "usd": 1}),
+    ("POST", "/v1/responses", {"model": "auto", "input": "and?", "previous_response_id": "{}"}),
+    ("POST", "/v1/chat/completions", {"model": "{}", "messages": [{"role": "user", "content": "hello"}]}),
+    ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "{}"}], "metadata": {"job_id": "{}"}}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ELSEWHERE)
+async def test_an_id_of_another_tenant_in_a_query_or_a_body_is_as_one_that_never_was(
+    scripted: SpawnedProvider, tmp_path: Path, method: str, path: str, body: Any
+) -> None:
+    async with house(tmp_path, scripted, TENANTS) as (app, (acme, zeta)):
+        for asked in ("/v1/responses", "/v1/chat/completions"):
+            question = {"model": "auto", **ASKED[asked]}
+            status, headers, said = await ask(app, "POST", asked, acme.headers | {"x-job-id": "j1"}, question)
+            acme.heard(status, headers, said + headers["x-job-id"])
+        acme.heard(*await ask(app, "GET", "/api/v1/keys", acme.headers, None))
+        before = await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None)
+        for name in acme.ids:
+            heard: list[Tenant] = []
+            for each in (name, f"{name.partition('_')[0]}_0{name.partition('_')[2][1:-1]}0"):
+                sent = msgspec.json.decode(msgspec.json.encode(body).replace(b"{}", each.encode()))
+                tenant = Tenant(zeta.headers["authorization"].removeprefix("Bearer "))
+                tenant.heard(*await ask(app, method, path.replace("{}", each), zeta.headers, sent), each)
+                heard.append(tenant)
+            theirs, nobodys = heard
+            assert theirs.transcript == nobodys.transcript
+        assert await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None) == before
 
 
 async def test_without_a_key_no_route_does_anything(scripted: SpawnedProvider, tmp_path: Path) -> None:
