@@ -84,9 +84,11 @@ class Life:
         watchdog = self.loop.call_later(30, main.cancel)
         self.loop.run_forever()
         watchdog.cancel()
+        if self.lost:
+            return
         if main.done() and not main.cancelled():
             main.result()
-        elif not self.lost:
+        else:
             raise AssertionError(f"stuck: {self.states()}, {[worker.services.problems for worker in self.workers]}")
 
     def go_on(self, seconds: float) -> None:

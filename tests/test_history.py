@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.domain import ErrorFacts, Event, Recorded
-from overnight.jobs.history import ANSWERS, FAILURES, History, fold, stale_for_retry, stale_in_step
+from overnight.jobs.history import ANSWERS, FAILURES, FROM_OUTSIDE, History, Kept, fold
 from overnight.jobs.positions import Position, enclosing
+from overnight.jobs.retrying import Drop, stale_for_retry, stale_in_step
 
 segments = st.lists(st.tuples(st.sampled_from("/#"), st.integers(0, 12)), max_size=6)
 
@@ -69,7 +70,8 @@ def log_of(said: list[Any]) -> list[Recorded]:
 
 
 def model(events: list[Recorded]) -> tuple[dict[Position, int], dict[Position, int]]:
-    """(entries, answers): the last event of each kind at each position, without what was dropped after it was written."""
+    """(entries, answers): the last event of each kind at each position, without what was dropped after it was written. What
+    others write counts once, and only where that was asked."""
     entries: dict[Position, int] = {}
     answers: dict[Position, int] = {}
     for event in events:
@@ -79,8 +81,12 @@ def model(events: list[Recorded]) -> tuple[dict[Position, int], dict[Position, i
                 for place in [place for place, seq in kept.items() if seq in dropped]:
                     del kept[place]
         elif event.path is not None and event.ordinal is not None:
-            kept = answers if event.facts.event in ANSWERS else entries
-            kept[event.path, event.ordinal] = event.seq
+            place = event.path, event.ordinal
+            if event.facts.event in FROM_OUTSIDE:
+                asked = events[entries[place] - 1].facts.kind if place in entries else event.facts.kind
+                answers |= {place: event.seq} if asked == event.facts.kind and place not in answers else {}
+            else:
+                (answers if event.facts.event in ANSWERS else entries)[place] = event.seq
     return entries, answers
 
 
@@ -110,45 +116,103 @@ def test_the_order_is_that_of_the_commits_outside_of_finished_steps(said: list[A
 # ── retries ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def with_drop(events: list[Recorded], dropped: list[int]) -> History:
-    event = Event("answers_dropped", detail={"seqs": dropped})
-    return fold([*events, Recorded("job", len(events) + 1, 0, event)])
+def with_event(events: list[Recorded], event: str, place: Position | None = None, **detail: Any) -> list[Recorded]:
+    further = Recorded("job", len(events) + 1, 0, Event(event, detail=detail), *(place or (None, None)))
+    return [*events, further]
+
+
+def retried_step(events: list[Recorded], step: Position, unhandled: set[int] | None = None) -> list[Recorded]:
+    history = fold(events)
+    seqs = stale_in_step(history, step, {*failures_of(history)} if unhandled is None else unhandled)
+    at = {"path": step[0], "ordinal": step[1]}
+    return with_event(events, "answers_dropped", seqs=seqs, since=0, position=at)
+
+
+def retried_job(events: list[Recorded]) -> list[Recorded]:
+    drop = stale_for_retry(fold(events))
+    return with_event(events, "answers_dropped", seqs=drop.seqs, loose=drop.loose)
+
+
+def failures_of(history: History) -> list[int]:
+    return [answer.seq for answer in history.answers.values() if failed(answer)]
+
+
+@given(logs, paths, st.integers(0, 2), st.sets(st.integers(1, 25)))
+def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordinal: int, unhandled: set[int]) -> None:
+    """Up to the last thing it has done a step's answers stand aside, but for what it failed of; after it nothing does."""
+    events = log_of(said)
+    before, step = fold(events), (path, ordinal)
+    unhandled &= {*failures_of(before)}
+    after = fold(retried_step(events, step, unhandled))
+    inside = {place: answer for place, answer in before.answers.items() if step in enclosing(place[0])}
+    last = max((answer.seq for answer in inside.values() if done(answer)), default=0)
+    assert after.answers == {place: answer for place, answer in before.answers.items() if place not in inside}
+    stand = {place: answer for place, answer in inside.items() if answer.seq <= last and answer.seq not in unhandled}
+    assert {place: each.answer for place, each in after.aside.items() if each.answer} == stand
+    outside = {place: entry for place, entry in before.entries.items() if step not in enclosing(place[0])}
+    assert after.entries == outside
+
+
+@given(logs, st.sets(st.integers(1, 25)))
+def test_a_retried_job_asks_afresh_what_it_failed_of(said: list[Any], unhandled: set[int]) -> None:
+    events = with_event(log_of(said), "failed", unhandled=sorted(unhandled))
+    before = fold(events)
+    failures = [answer for answer in before.order if failed(answer)]
+    wanted = [answer for answer in failures if answer.seq in unhandled] or failures[-1:]
+    drop = stale_for_retry(before)
+    assert drop.seqs == sorted(set(drop.seqs))
+    assert {answer.seq for answer in wanted} == {answer.seq for answer in before.order} & {*drop.seqs}
+    after = fold(retried_job(events))
+    anew = {(answer.path, answer.ordinal) for answer in wanted}
+    assert after.answers == {
+        place: answer
+        for place, answer in before.answers.items()
+        if place not in anew and not anew & {*enclosing(place[0])}
+    }
+    assert after.entries.keys() <= after.answers.keys()
+    assert list(after.loose) == list(
+        range(min((answer.seq for answer in wanted), default=len(events) + 1), len(events) + 1)
+    )
+    for place, known in before.known().items():
+        assert known.answer is None or not done(known.answer) or after.at(place).answer is known.answer
+        if known.answer is None and known.entry is not None and known.entry.facts.kind in {"child", "effect"}:
+            assert after.aside[place].entry is known.entry, "what an earlier attempt began outside is known"
+
+
+@given(logs, st.integers(1, 26))
+def test_what_a_retry_does_not_come_to_stands_aside(said: list[Any], since: int) -> None:
+    """What is replayed is what stood before, so that the code comes there as it did."""
+    events = log_of(said)
+    before = fold(events)
+    after = fold(with_event(events, "answers_dropped", seqs=[], since=since))
+    late = {place for place, answer in before.answers.items() if answer.seq >= since}
+    stay = {place for place in before.answers if place not in late and not late & {*enclosing(place[0])}}
+    assert after.answers.keys() == stay
+    assert all(after.aside[place].answer is before.answers[place] for place in before.answers.keys() - stay)
 
 
 @given(logs, paths, st.integers(0, 2))
-def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordinal: int) -> None:
-    """Up to its last committed effect a step's answers stay, failures excepted; after it nothing stays; outside all stays."""
-    events = log_of(said)
-    before, step = fold(events), (path, ordinal)
-    after = with_drop(events, stale_in_step(before, step))
-    inside = {place: answer for place, answer in before.answers.items() if step in enclosing(place[0])}
-    last = max((answer.seq for answer in inside.values() if answer.facts.event == "tool_succeeded"), default=0)
-    for place, answer in before.answers.items():
-        if place not in inside or answer.facts.event == "tool_succeeded":
-            assert after.answers[place] is answer
-        elif answer.seq > last or failed(answer):
-            assert place not in after.answers
-        else:
-            assert after.answers[place] is answer
-    outside = {place for place in before.entries if step not in enclosing(place[0])}
-    assert outside <= after.entries.keys()
+def test_what_was_given_again_is_as_old_as_it_was(said: list[Any], path: str, ordinal: int) -> None:
+    """A step that is tried a third time knows what its first try led up to, though the second gave it again in another order."""
+    step = (path, ordinal)
+    second = retried_step(log_of(said), step)
+    stand = {place: each.answer for place, each in fold(second).aside.items() if each.answer is not None}
+    third = second
+    for place in sorted(stand, reverse=True):
+        third = with_event(third, "boundary_kept", place, of=stand[place].seq)
+    again = fold(third)
+    for event in third[len(second) :]:
+        place = (event.path or "", event.ordinal or 0)
+        answer = again.answers[place]
+        assert isinstance(answer, Kept)
+        assert (answer.seq, answer.first, answer.facts) == (event.seq, stand[place].seq, stand[place].facts)
+    assert not {answer.seq for answer in again.answers.values() if isinstance(answer, Kept)} & {
+        *stale_in_step(again, step, ())
+    }
 
 
-@given(logs)
-def test_a_retried_job_never_forgets_what_it_has_done(said: list[Any]) -> None:
-    events = log_of(said)
-    before = fold(events)
-    dropped = stale_for_retry(before)
-    assert dropped == sorted(set(dropped))
-    after = with_drop(events, dropped)
-    for place, answer in before.answers.items():
-        if answer.facts.event == "tool_succeeded":
-            assert after.answers[place] is answer
-    failures = [answer.seq for answer in before.order if failed(answer)]
-    if failures:
-        assert failures[-1] in dropped, "what the job failed of is asked afresh"
-    else:
-        assert dropped == []
+def done(answer: Recorded) -> bool:
+    return answer.facts.event == "tool_succeeded" or (answer.facts.detail or {}).get("state") == "succeeded"
 
 
 def failed(answer: Recorded) -> bool:
@@ -159,22 +223,27 @@ def plain(*said: tuple[str, str, int]) -> list[Recorded]:
     return log_of(list(said))
 
 
-RETRIES: dict[str, tuple[list[tuple[str, str, int]], list[int]]] = {
+Said = list[tuple[str, str, int]]
+RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
     "the failed step, nothing else": (
         [("step_committed", "", 0), ("step_failed", "", 1)],
         [2],
+        Drop([2], 2),
     ),
-    "a caught failure stays": (
+    "a failure that the code went on from stays": (
         [("step_failed", "", 0), ("step_committed", "", 1), ("step_failed", "", 2)],
         [3],
-    ),
-    "a caught failure of a branch stays": (
-        [("step_failed", "/0", 0), ("step_committed", "/1", 0), ("step_committed", "", 0), ("step_failed", "", 1)],
-        [4],
+        Drop([3], 3),
     ),
     "all that failed side by side": (
         [("step_failed", "/0", 0), ("step_committed", "/1", 0), ("step_failed", "/2", 0)],
         [1, 3],
+        Drop([1, 3], 1),
+    ),
+    "the last failure, where the code raised by itself": (
+        [("step_failed", "", 0), ("step_committed", "", 1), ("tool_failed", "", 2), ("step_committed", "", 3)],
+        [],
+        Drop([3], 3),
     ),
     "inside the step, from its last effect on": (
         [
@@ -184,20 +253,39 @@ RETRIES: dict[str, tuple[list[tuple[str, str, int]], list[int]]] = {
             ("model_succeeded", "#0", 2),
             ("step_failed", "", 0),
         ],
-        [1, 4, 5],
+        [5],
+        Drop([1, 4, 5], 5),
     ),
     "inside the step, all of it when it had no effect": (
         [("step_started", "", 0), ("model_succeeded", "#0", 0), ("value_recorded", "#0", 1), ("step_failed", "", 0)],
-        [1, 2, 3, 4],
+        [4],
+        Drop([1, 2, 3, 4], 4),
     ),
-    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], []),
+    "inside the step, nothing that a child job has led to": (
+        [
+            ("step_started", "", 0),
+            ("child_started", "#0", 0),
+            ("model_succeeded", "#0", 1),
+            ("child_finished", "#0", 0),
+            ("model_succeeded", "#0", 2),
+            ("step_failed", "", 0),
+        ],
+        [6],
+        Drop([1, 5, 6], 6),
+    ),
+    "a child that failed, but not that it was started": (
+        [("step_committed", "", 0), ("child_started", "", 1), ("child_finished", "", 1)],
+        [3],
+        Drop([3], 3),
+    ),
+    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], [], Drop([], 4)),
 }
 
 
 @pytest.mark.parametrize("what", RETRIES)
 def test_what_a_retry_asks_afresh(what: str) -> None:
-    said, dropped = RETRIES[what]
-    assert stale_for_retry(fold(plain(*said))) == dropped
+    said, unhandled, drop = RETRIES[what]
+    assert stale_for_retry(fold(with_event(log_of(said), "failed", unhandled=unhandled))) == drop
 
 
 @given(logs, st.integers(0, 25))
@@ -209,5 +297,57 @@ def test_a_log_that_grew_is_folded_as_one(said: list[Any], cut: int) -> None:
     early = fold(events[:cut])
     untouched = {place for place, seq in seqs(early.answers).items() if seqs(whole.answers).get(place) == seq}
     for event in events[cut:]:
-        if event.facts.event in ANSWERS and event.path is not None:
+        if event.facts.event in ANSWERS - FROM_OUTSIDE and event.path is not None:
             assert (event.path, event.ordinal) not in untouched
+
+
+# ── what stands aside ────────────────────────────────────────────────────────────────────────────────────────────────
+
+ASKED = {"kind": "step", "name": "x"}
+
+
+def retried() -> list[Recorded]:
+    """A step that ended at 2, a child job and a question that were begun; and a retry that could not come to the step."""
+    events = log_of([("step_started", "/1", 0), ("step_committed", "/1", 0), ("child_started", "/2", 0)])
+    events = with_event(events, "review_requested", ("/3", 0), review_id="rev")
+    events[2].facts.detail, events[3].facts.kind = {"child_job_id": "one"}, "approval"
+    return with_event(events, "answers_dropped", seqs=[], since=2)
+
+
+def test_what_stands_aside_counts_for_who_asks_the_same() -> None:
+    events = retried()
+    history = fold(events)
+    assert (history.answers, history.entries) == ({}, {})
+    assert history.recall(("/1", 0), ASKED) is events[1]
+    assert history.recall(("/1", 0), ASKED | {"name": "y"}) is None
+    assert ("/1", 0) not in history.aside, "asked otherwise it is forgotten"
+    kept = fold(with_event(events, "boundary_kept", ("/1", 0), of=2))
+    assert (kept.answers["/1", 0].seq, kept.answers["/1", 0].facts) == (6, events[1].facts)
+
+
+def test_what_ends_meanwhile_counts_with_what_began_it() -> None:
+    """A child that ends before the retry has come to it answers nothing yet: the code may not come there this time."""
+    events = with_event(retried(), "child_finished", ("/2", 0), child_job_id="one", state="succeeded")
+    events[-1].facts.kind = "child"
+    history = fold(events)
+    assert ("/2", 0) not in history.answers
+    assert history.aside["/2", 0].answer is events[-1]
+    begun = fold(with_event(events, "boundary_kept", ("/2", 0)))
+    assert (begun.answers["/2", 0], begun.entries["/2", 0]) == (events[-1], events[2])
+
+
+@pytest.mark.parametrize(("place", "kind"), [(("/2", 0), "child"), (("/3", 0), "approval")])
+def test_what_nobody_waits_for_any_more_answers_nothing(place: Position, kind: str) -> None:
+    ended = {"child": "child_finished", "approval": "review_decided"}[kind]
+    events = with_event(retried(), ended, place, child_job_id="another", review_id="another")
+    events[-1].facts.kind = kind
+    history = fold(events)
+    assert place not in history.answers
+    assert history.aside[place].answer is None
+
+
+def test_a_boundary_is_answered_once() -> None:
+    """A failed child that somebody resumes after its parent went on from that tells it in vain."""
+    events = with_event(log_of([("child_started", "", 0), ("child_finished", "", 0)]), "child_finished", ("", 0))
+    events[-1].facts.kind = "child"
+    assert fold(events).answers["", 0] is events[1]

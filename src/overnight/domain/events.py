@@ -9,7 +9,8 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
     signal_received  somebody outside answered a wait
     child_started    a child job was created; child_finished carries its result
     attempt_started  a new attempt was announced; the old one is fenced
-    answers_dropped  a retry asks afresh: `detail.seqs` are no longer answers
+    answers_dropped  a retry asks afresh: `detail.seqs` are no longer answers, those since `detail.since` are not replayed
+    boundary_kept    a retry has come to ask one of those again, and it stands: the answer `detail.of`, or what was begun
     model_replayed   a recorded answer was given again, unpaid; `detail.of` is its seq
     cache_missed     the caches had no answer for a call; `decision.why`
     cache_shadow     what the semantic cache would have answered, and how it differs from the answer; `detail`
@@ -69,6 +70,7 @@ FURTHER = (
     "child_finished",
     "attempt_started",
     "answers_dropped",
+    "boundary_kept",
     "model_replayed",
     "cache_missed",
     "cache_shadow",

@@ -6,12 +6,12 @@ Never: calls a model or a tool itself; the gateway is handed in, tools are the e
 
 from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, approval, chat
 from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
+from .branches import JobEvicted
 from .commands import Announce, Complete, CreateJob
 from .definitions import JobFunction, job, load_job
 from .effect_call import CANNOT_TELL, NOT_DONE, Done
 from .effecting import Effect, EffectFailed, NotDone, effect
 from .encoding import fingerprint
-from .execution import JobEvicted
 from .foreign import ForeignJob, JobParked, checked
 from .operations import Decision, Operations
 from .services import ModelPort, ModelRequest, NoModel

@@ -4,14 +4,15 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, BudgetStopped, LoopStopped, Recorded, new_id
-from overnight.ledger import JOB, NewJob, locked_job
+from overnight.domain import BadInput, BudgetStopped, Event, LoopStopped, Recorded, new_id
+from overnight.ledger import JOB, JobRow, NewJob, locked_job
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
-from .commands import StartChild
+from .children import StartChild, take_up
 from .definitions import JobFunction, input_of
 from .encoding import decode, fingerprint
+from .execution import Asked
 from .positions import Position, Scope, here
 from .stopping import room_in_budget, word_from_a_person
 
@@ -99,7 +100,9 @@ async def chat(
         request = ModelRequest(body, execution.job, task, scope.name, position[0], position[1], print_)
         while True:
             try:
-                answer = await execution.protect(lambda: execution.unless_gone(execution.services.model.call(request)))
+                answer = await execution.branches.protect(
+                    scope, lambda: execution.unless_gone(execution.services.model.call(request))
+                )
             except BudgetStopped as stop:
                 await room_in_budget(scope, position, stop)
             except LoopStopped as stop:
@@ -112,7 +115,7 @@ async def chat(
                 execution.remember(scope, answer)
                 return answer
 
-    answer = await execution.ask(scope, "model", label, print_, live)
+    answer = await execution.ask(scope, Asked("model", label, print_, live))
     if answer.facts.event == "model_failed":
         error = answer.facts.error
         raise ModelFailed(error.message if error else "the model call failed", error.error_class if error else "failed")
@@ -126,40 +129,39 @@ async def approval(question: str, **detail: Any) -> Approval:
     execution = scope.execution
     print_ = fingerprint(question, detail)
 
-    def request(position: Position) -> "_Request":
-        return _Request(execution, question, detail, position, print_)
-
     async def live(position: Position) -> Recorded:
-        entry = execution.history.entries.get(position)
-        review_id = (entry.facts.detail or {}).get("review_id") if entry is not None else None
-        if review_id is None:
+        entry = execution.begun(scope, position)
+        if entry is None:
             with execution.flight():
-                review_id = await execution.commit(request(position))
-        answer = await execution.wait_outside(scope, position, {"for": "approval", "review_id": review_id})
+                entry = await execution.commit(_Request(execution.job, question, detail, position, print_))
+            execution.begin(position, entry)
+        wait = {"for": "approval", "review_id": (entry.facts.detail or {})["review_id"]}
+        answer = await execution.wait_outside(scope, position, wait)
         await execution.turn(answer.seq)
         execution.remember(scope, answer)
         return answer
 
-    answer = await execution.ask(scope, "approval", question[:200], print_, live)
+    answer = await execution.ask(scope, Asked("approval", question[:200], print_, live))
     facts = answer.facts.decision or {}
     return Approval(bool(facts.get("approved")), answer.facts.actor, facts.get("note"))
 
 
 class _Request(msgspec.Struct):
-    execution: Any
+    held: JobRow
     question: str
     detail: dict[str, Any]
     position: Position
     print_: str
 
     def locks(self) -> list[tuple[Any, Any]]:
-        return [(JOB, self.execution.job.job_id)]
+        return [(JOB, self.held.job_id)]
 
-    def decide(self, unit: Unit) -> str:
-        held = self.execution.job
-        job = locked_job(unit, held.job_id, lease_epoch=held.lease_epoch)
+    def decide(self, unit: Unit) -> Recorded:
+        job = locked_job(unit, self.held.job_id, lease_epoch=self.held.lease_epoch)
         boundary = Boundary("approval", self.question[:200], *self.position, self.print_)
-        return request_review(unit, job, "approval", self.question, self.detail, boundary).review_id
+        review = request_review(unit, job, "approval", self.question, self.detail, boundary)
+        asked = Event("review_requested", kind="approval", name=boundary.name, detail={"review_id": review.review_id})
+        return Recorded(job.job_id, job.last_seq, unit.now, asked, *self.position, self.print_)
 
 
 async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> Any:
@@ -170,21 +172,25 @@ async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> 
     print_ = fingerprint(function.name, msgspec.Raw(payload))
 
     async def live(position: Position) -> Recorded:
+        if position in execution.history.aside:
+            with execution.flight():
+                answered = await take_up(execution, scope, position)
+            if answered is not None:
+                return await execution.keeping.give(scope, position, answered)
         entry = execution.history.entries.get(position)
         if entry is None:
             with execution.flight():
-                child_id = new_id("job")
-                await execution.commit(_child(scope, function, position, payload, print_, child_id))
+                entry = await execution.commit(_child(scope, function, position, payload, print_))
+            execution.begin(position, entry)
             crash_point("child_started")
-            execution.services.nudge()
-        else:
-            child_id = (entry.facts.detail or {}).get("child_job_id")
-        answer = await execution.wait_outside(scope, position, {"for": "child", "child_job_id": child_id})
+        execution.services.nudge()
+        wait = {"for": "child", "child_job_id": (entry.facts.detail or {})["child_job_id"]}
+        answer = await execution.wait_outside(scope, position, wait)
         await execution.turn(answer.seq)
         execution.remember(scope, answer)
         return answer
 
-    answer = await execution.ask(scope, "child", function.name, print_, live)
+    answer = await execution.ask(scope, Asked("child", function.name, print_, live))
     state = (answer.facts.detail or {}).get("state")
     if state != "succeeded":
         error = answer.facts.error
@@ -195,11 +201,11 @@ async def run_child(function: JobFunction[..., Any], args: Any, kwargs: Any) -> 
 
 
 def _child(
-    scope: Scope, function: JobFunction[..., Any], position: Position, payload: bytes, print_: str, child_id: str
+    scope: Scope, function: JobFunction[..., Any], position: Position, payload: bytes, print_: str
 ) -> StartChild:
     parent = scope.execution.job
     new = NewJob(
-        child_id,
+        new_id("job"),
         parent.tenant_id,
         "python",
         function.name,

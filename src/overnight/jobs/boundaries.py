@@ -17,10 +17,11 @@ from overnight.domain import BadInput, Event, Recorded
 from overnight.ledger import Append
 from overnight.store import crash_point
 
+from .branches import JobEvicted
 from .encoding import decode, encode, fingerprint, through_json
-from .execution import Execution, JobEvicted, error_facts
-from .history import stale_in_step
+from .execution import Asked, Execution, error_facts
 from .positions import Position, Scope, here
+from .retrying import stale_in_step
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def step(
                 with scope.execution.flight():
                     return await _run_step(scope, position, label, print_, policy, inner, args, kwargs)
 
-            answer = await scope.execution.ask(scope, "step", label, print_, live)
+            answer = await scope.execution.ask(scope, Asked("step", label, print_, live))
             if answer.facts.event == "step_failed":
                 raise _as_raised(answer)
             return answer.value if isinstance(answer, LiveAnswer) else decode(answer.content, inner)
@@ -127,13 +128,15 @@ async def _run_step(
                 "step_failed", kind="step", name=label, step=label, attempt=attempt, error=error_facts(error)
             )
             failed.latency_ms = _ms_since(began)
+            asked_inside = body.ordinal > 0 or body.branches > 0
             if attempt >= policy.attempts:
+                if asked_inside:
+                    failed.detail = {"unhandled": execution.unhandled(position)}
                 answer = await execution.record(failed, position, print_)
                 await execution.turn(answer.seq)
                 execution.remember(scope, answer)
                 return _live(answer, raised=error)
-            asked_inside = body.ordinal > 0 or body.branches > 0
-            await _again(execution, position, failed, policy.pause_s(attempt), asked_inside=asked_inside)
+            await _again(execution, position, failed, policy.pause_s(attempt), body if asked_inside else None)
             attempt += 1
         else:
             crash_point("step_ran")
@@ -163,20 +166,17 @@ def _live(answer: Recorded, *, value: Any = None, raised: Exception | None = Non
     return LiveAnswer(answer.job_id, answer.seq, answer.at, answer.facts, value=value, raised=raised)
 
 
-async def _again(
-    execution: Execution, position: Position, failed: Event, pause_s: float, *, asked_inside: bool
-) -> None:
+async def _again(execution: Execution, position: Position, failed: Event, pause_s: float, body: Scope | None) -> None:
     """Record the failure and what the retry must ask afresh, then pause."""
     failed.detail = {"position": {"path": position[0], "ordinal": position[1]}, "retry_in_ms": round(pause_s * 1000)}
     job = execution.job
     await execution.commit(Append(job.job_id, failed, None, job.lease_epoch))
-    if not asked_inside:
-        await asyncio.sleep(pause_s)
-        return
-    stale = stale_in_step(execution.history, position)
-    event = Event("answers_dropped", attempt=job.attempt, detail={"seqs": stale, "position": failed.detail["position"]})
-    await execution.commit(Append(job.job_id, event, None, job.lease_epoch))
-    execution.drop(set(stale))
+    if body is not None:
+        unhandled = execution.unhandled(position)
+        await execution.branches.stop(body)
+        # One that has failed meanwhile counts too, even where the stopping let the code go on from another.
+        stale = stale_in_step(execution.history, position, {*unhandled, *execution.unhandled(position)})
+        await execution.set_aside(0, stale, position)
     await asyncio.sleep(pause_s)
 
 
@@ -220,9 +220,9 @@ def uuid() -> str:
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _due(execution: Execution, position: Position, seconds: float) -> tuple[int, bool]:
+def _due(execution: Execution, scope: Scope, position: Position, seconds: float) -> tuple[int, bool]:
     """When the timer at this position is due, and whether that was recorded before."""
-    entry = execution.history.entries.get(position)
+    entry = execution.begun(scope, position)
     if entry is not None and entry.facts.detail:
         return entry.facts.detail["due_at"], True
     return execution.store.clock() + round(seconds * 1_000_000), False
@@ -248,7 +248,7 @@ async def sleep(seconds: float) -> None:
     print_ = fingerprint("sleep")
 
     async def live(position: Position) -> Recorded:
-        due_at, known = _due(execution, position, seconds)
+        due_at, known = _due(execution, scope, position, seconds)
         if not known:
             _timer_set(execution, scope, position, "sleep", due_at, print_)
         loop = asyncio.get_running_loop()
@@ -269,7 +269,7 @@ async def sleep(seconds: float) -> None:
         execution.remember(scope, answer)
         return answer
 
-    await execution.ask(scope, "timer", "sleep", print_, live)
+    await execution.ask(scope, Asked("timer", "sleep", print_, live))
 
 
 class timeout:
@@ -299,7 +299,7 @@ class timeout:
         execution.timeouts += 1
 
         async def live(_: Position) -> Recorded:
-            due_at, known = _due(execution, position, self._seconds)
+            due_at, known = _due(execution, scope, position, self._seconds)
             if not known:
                 _timer_set(execution, scope, position, "timeout", due_at, print_)
             if self._open:
@@ -308,14 +308,15 @@ class timeout:
             with execution.flight():
                 answer = await execution.record(_fired(execution, scope, "timeout"), position, print_)
             await execution.turn(answer.seq)
+            execution.remember(scope, answer)
             return answer
 
         async def watch() -> None:
-            await execution.ask(scope, "timer", "timeout", print_, live)
+            await execution.ask(scope, Asked("timer", "timeout", print_, live))
             if self._open:
                 self._inner.reschedule(asyncio.get_running_loop().time())
 
-        self._waiter = execution.chore(watch())
+        self._waiter = execution.branches.chore(watch())
         # The watcher takes its position in its first turn, before the block can ask for anything.
         await asyncio.sleep(0)
         return self

@@ -1,6 +1,5 @@
 """The transitions of a job, each one transaction with its events."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +7,8 @@ import msgspec
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
 from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, open_job
 from overnight.store import Unit
+
+from .retrying import Drop
 
 Locks = list[tuple[Any, Any]]
 
@@ -34,32 +35,6 @@ class CreateJob(msgspec.Struct):
     def decide(self, unit: Unit) -> tuple[JobRow, bool]:
         job, fresh = open_job(unit, self.new)
         return msgspec.structs.replace(job), fresh
-
-
-class StartChild(msgspec.Struct):
-    """Make a child job; the parent's history says so in the same transaction."""
-
-    new: NewJob
-    lease_epoch: int
-    fingerprint: str
-    step: str | None
-
-    def locks(self) -> Locks:
-        return [(JOB, str(self.new.parent_job_id)), (JOB, self.new.job_id)]
-
-    def decide(self, unit: Unit) -> None:
-        parent = locked_job(unit, str(self.new.parent_job_id), lease_epoch=self.lease_epoch)
-        open_job(unit, self.new)
-        event = Event("child_started", kind="child", name=self.new.name, step=self.step, attempt=parent.attempt)
-        event.detail = {"child_job_id": self.new.job_id}
-        append(
-            unit,
-            parent,
-            event,
-            path=self.new.parent_path,
-            ordinal=self.new.parent_ordinal,
-            fingerprint=self.fingerprint,
-        )
 
 
 class TakeLease(msgspec.Struct):
@@ -190,19 +165,22 @@ def finish(
     job.lease_owner, job.lease_expires_at, job.wake_at, job.waiting = None, None, None, "[]"
     unit.change(JOB, job)
     append(unit, job, event, content=result)
-    if job.parent_job_id is None:
-        return
-    parent = unit.get(JOB, job.parent_job_id)
-    if parent is None or parent.state in FINISHED:
-        return
-    answer = Event("child_finished", kind="child", name=job.name, error=error, attempt=parent.attempt)
-    answer.detail = {"child_job_id": job.job_id, "state": state}
-    append(unit, parent, answer, content=result, path=job.parent_path, ordinal=job.parent_ordinal)
+    parent = unit.get(JOB, job.parent_job_id) if job.parent_job_id is not None else None
+    # One that is over hears of it when it is tried again, see `children.py`.
+    if parent is not None and parent.state not in FINISHED:
+        tell_parent(unit, parent, job, error)
+
+
+def tell_parent(unit: Unit, parent: JobRow, child: JobRow, error: ErrorFacts | None) -> None:
+    """The parent gets the answer of its child that has ended."""
+    answer = Event("child_finished", kind="child", name=child.name, error=error, attempt=parent.attempt)
+    answer.detail = {"child_job_id": child.job_id, "state": child.state}
+    append(unit, parent, answer, content=child.result, path=child.parent_path, ordinal=child.parent_ordinal)
     wake(unit, parent)
 
 
 class Finish(msgspec.Struct):
-    """The job function returned, raised, or was stopped."""
+    """The job function returned, raised, or was stopped. `unhandled` are the failures that it did not go on from."""
 
     job_id: str
     parent_job_id: str | None
@@ -210,6 +188,7 @@ class Finish(msgspec.Struct):
     state: str
     result: bytes | None = None
     error: ErrorFacts | None = None
+    unhandled: list[int] = []
 
     def locks(self) -> Locks:
         return _with_parent(self.job_id, self.parent_job_id)
@@ -217,14 +196,10 @@ class Finish(msgspec.Struct):
     def decide(self, unit: Unit) -> None:
         job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
         name = "completed" if self.state == "succeeded" else self.state
-        finish(
-            unit,
-            job,
-            self.state,
-            Event(name, attempt=job.attempt, error=self.error),
-            result=self.result,
-            error=self.error,
-        )
+        event = Event(name, attempt=job.attempt, error=self.error)
+        if self.unhandled:
+            event.detail = {"unhandled": self.unhandled}
+        finish(unit, job, self.state, event, result=self.result, error=self.error)
 
 
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
@@ -255,14 +230,30 @@ class Cancel(msgspec.Struct):
         return job.state
 
 
+def retry(unit: Unit, job: JobRow, drop: Drop, actor: str) -> None:
+    """Start a new attempt of a failed job, and put it in line."""
+    job.attempt += 1
+    append(unit, job, Event("attempt_started", attempt=job.attempt, actor=actor, detail={"mode": "retry"}))
+    append(unit, job, Event("answers_dropped", attempt=job.attempt, detail=msgspec.structs.asdict(drop)))
+    put_in_line(unit, job, actor)
+
+
+def put_in_line(unit: Unit, job: JobRow, actor: str) -> None:
+    """Queue a job that is not running."""
+    job.state, job.waiting, job.wake_at, job.error, job.finished_at = "queued", "[]", None, None, None
+    job.cancel_requested_at = None
+    unit.change(JOB, job)
+    append(unit, job, Event("scheduled", actor=actor, attempt=job.attempt))
+
+
 class Resume(msgspec.Struct):
-    """Put a parked or failed job back in line. A failed one starts a new attempt without the answers in `dropped`,
-    which were chosen from the history up to `last_seq`."""
+    """Put a parked or failed job back in line. A failed one starts a new attempt without what is to `drop`, which was chosen
+    from the history up to `last_seq`. The outcome is its state."""
 
     job_id: str
     actor: str
     last_seq: int
-    dropped: Sequence[int] = ()
+    drop: Drop | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id)]
@@ -271,19 +262,12 @@ class Resume(msgspec.Struct):
         job = locked_job(unit, self.job_id)
         if job.state not in {"parked", "failed"}:
             raise Conflict(f"{self.job_id} is {job.state}; only parked or failed jobs can be resumed")
-        if job.state == "failed":
-            if job.last_seq != self.last_seq:
-                raise Conflict(f"{self.job_id} has changed meanwhile; try again")
-            job.attempt += 1
-            event = Event("attempt_started", attempt=job.attempt, actor=self.actor)
-            event.detail = {"mode": "retry"}
-            append(unit, job, event)
-            if self.dropped:
-                append(unit, job, Event("answers_dropped", attempt=job.attempt, detail={"seqs": list(self.dropped)}))
-        job.state, job.waiting, job.wake_at, job.error, job.finished_at = "queued", "[]", None, None, None
-        job.cancel_requested_at = None
-        unit.change(JOB, job)
-        append(unit, job, Event("scheduled", actor=self.actor, attempt=job.attempt))
+        if job.state == "parked":
+            put_in_line(unit, job, self.actor)
+        elif self.drop is None or job.last_seq != self.last_seq:
+            raise Conflict(f"{self.job_id} has changed meanwhile; try again")
+        else:
+            retry(unit, job, self.drop, self.actor)
         return job.state
 
 

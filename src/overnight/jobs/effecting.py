@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import hashlib
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -13,7 +14,8 @@ from overnight.ledger import JobRow, locked_job
 from overnight.store import Unit
 
 from .effect_call import CANNOT_TELL, Act, Done, EffectCall, Known, UnderJob
-from .encoding import decode, fingerprint
+from .encoding import decode, encode, fingerprint
+from .execution import Asked
 from .positions import Position, Scope, here
 from .stopping import room_in_budget
 
@@ -66,14 +68,18 @@ class Effect(Generic[P, T]):
             return self.outcome(known.event, known.content, known.error)
         print_ = fingerprint(self.tool)
 
+        def digest() -> str:
+            return hashlib.sha256(encode(named, f"the arguments of effect {self.tool}")).hexdigest()
+
         async def live(position: Position) -> Recorded:
-            work = _work(self, scope, position, named, print_)
-            return await _live(self, scope, position, print_, work)
+            if scope.steps:  # a retry of the step may need it
+                scope.execution.history.arguments[position] = digest()
+            return await _live(self, scope, position, print_, _work(self, scope, position, named, print_))
 
         async def settle(position: Position) -> None:
             await _work(self, scope, position, named, print_)()
 
-        answer = await scope.execution.ask(scope, "effect", self.tool, print_, live, settle)
+        answer = await scope.execution.ask(scope, Asked("effect", self.tool, print_, live, settle, digest))
         return self.outcome(answer.facts.event, answer.content, answer.facts.error)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -151,6 +157,7 @@ def _work(
     )
 
     async def work() -> Known | str:
+        asked = execution.begun(scope, position)
         try:
             known = await call.run()
         except Conflict as conflict:
@@ -164,7 +171,7 @@ def _work(
         if known is not None:
             return known
         # A question that was asked before the last call is answered already.
-        asked = None if call.was_called else execution.history.entries.get(position)
+        asked = None if call.was_called else asked
         review_id = (asked.facts.detail or {}).get("review_id") if asked is not None else None
         return review_id or await call.request_review()
 
@@ -183,17 +190,32 @@ async def _live(
     known: Known | str | None = None
     while not isinstance(known, Known):
         try:
-            known = await execution.protect(work)
+            known = await execution.branches.protect(scope, work)
         except BudgetStopped as stop:
             await room_in_budget(scope, position, stop)
             continue
         if isinstance(known, str):
             await execution.wait_outside(scope, position, {"for": "quarantine", "review_id": known})
+            if (decided := execution.history.answers.get(position)) is not None:
+                return await _in_turn(scope, decided)
             known = None
     event = Event(known.event, kind="effect", name=tool.tool, error=known.error)
-    answer = Recorded(job.job_id, known.seq, 0, event, *position, print_, known.content, job.tenant_id)
-    await execution.turn(known.seq)
-    execution.remember(scope, answer)
+    if known.seq:
+        answer = Recorded(job.job_id, known.seq, 0, event, *position, print_, known.content, job.tenant_id)
+        return await _in_turn(scope, answer)
+    # A person has decided it, and this worker has not heard of that yet; or an earlier attempt that asked otherwise knew it.
+    await execution.unless_gone(execution.news.read())
+    if (decided := execution.history.answers.get(position)) is not None:
+        return await _in_turn(scope, decided)
+    event.attempt, event.step, event.detail = job.attempt, scope.name, {"replayed": True}
+    event.decision = {"why": "known from an earlier attempt; given again, not done again"}
+    with execution.flight():
+        return await _in_turn(scope, await execution.record(event, position, print_, known.content))
+
+
+async def _in_turn(scope: Scope, answer: Recorded) -> Recorded:
+    await scope.execution.turn(answer.seq)
+    scope.execution.remember(scope, answer)
     return answer
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -18,21 +18,30 @@ from overnight.domain import ErrorFacts, Event, Fenced, Recorded, StoreUnavailab
 from overnight.ledger import Append, JobRow, Ledger
 from overnight.store import Command, Store
 
-from .commands import Hear, Park
-from .history import History, difference, fold, position_of
+from .branches import Branches, JobEvicted
+from .commands import Park
+from .history import History, fold, is_failure, position_of, within
+from .keeping import Keeping, kept
+from .news import News
 from .positions import Position, Scope, here
-from .replay import Replay, Work, missing
+from .replay import Replay, missing
 from .services import Services
 from .turns import Turns
 
 HOT_WAIT_US = 1_000_000
-EVICTION_TRIES = 50
-NO_NEWS = frozenset({"timer", "budget"})
-FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
 
 
-class JobEvicted(BaseException):
-    """The job leaves this worker. It is not an error, and it cannot be caught by `except Exception`."""
+class Asked(msgspec.Struct, frozen=True):
+    """What job code asks for at a boundary. `live` commits the answer. `settle` is done instead when the boundary was begun by
+    an earlier worker and its branch is cancelled before the replay is over. `arguments` is the digest that tells an effect of
+    an earlier attempt from another one at the same place."""
+
+    kind: str
+    name: str
+    fingerprint: str
+    live: Callable[[Position], Awaitable[Recorded]]
+    settle: Callable[[Position], Coroutine[Any, Any, Any]] | None = None
+    arguments: Callable[[], str] | None = None
 
 
 class Waiting(msgspec.Struct):
@@ -51,22 +60,19 @@ class Execution:
         self.store: Store = services.store
         self.ledger = Ledger(self.store)
         self.history: History = fold(events)
-        self.heard_seq = self.history.last_seq
         self.evicted = False
         self.cancelling = False
         self.left = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._chores: set[asyncio.Task[Any]] = set()
-        self._protected: set[asyncio.Task[Any]] = set()
+        self.branches = Branches(self)
+        self._failures: list[tuple[Recorded, Scope, list[Any]]] = []
         self._in_flight = 0
         self.waits: dict[Position, Waiting] = {}
         self.alarms: dict[Position, int] = {}
         self.timeouts = 0
-        self._decided: dict[str, Recorded] = {}
         self.replay = Replay(self, self.history)
-        self.turns = Turns(self.chore, self._listen, self.consider_parking)
-        self._hearing = 0
-        self._reading = asyncio.Lock()
+        self.news = News(self)
+        self.keeping = Keeping(self)
+        self.turns = Turns(self.branches.chore, self.news.listen, self.consider_parking)
         self._parking = False
         self._diverging = False
 
@@ -74,94 +80,30 @@ class Execution:
 
     async def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Task[Any] | None":
         """The finished task of the job function, or None when the job has left (parked, fenced, diverged)."""
-        context = copy_context()
-        context.run(here.set, Scope(self, ""))
+        context, scope = copy_context(), Scope(self, "")
+        context.run(here.set, scope)
         loop = asyncio.get_running_loop()
         # Made directly: through the factory the job function would become a branch of itself.
         root: asyncio.Task[Any] = context.run(lambda: asyncio.Task(body(), loop=loop, context=context))
-        self.spawned(root)
+        self.branches.spawned(root, scope)
         if self.replay.active:
-            self.chore(self.replay.run(root))
+            self.branches.chore(self.replay.run(root))
         leaving = asyncio.create_task(self.left.wait())
         await asyncio.wait({root, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if root.done() and not self.evicted and self.replay.active and not self.cancelling:
             await self.turns.settled()
             if self.replay.pending and not self.evicted:
-                await self.diverge(missing(next(iter(self.replay.pending.values()))), hold=False)
+                await self.miss(next(iter(self.replay.pending.values())), hold=False)
         if not self.evicted:
-            self.see_through()
-        if self._protected and not self.evicted:
-            await asyncio.wait(list(self._protected))
+            self.branches.see_through()
+            await self.branches.land()
         gone = self.evicted
         self.evicted = True
-        await self._evict(root)
-        leaving.cancel()
-        return None if gone or not root.done() else root
-
-    def spawned(self, task: "asyncio.Task[Any]") -> None:
-        """Job code has a new branch."""
-        self.turns.moved()
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        if self.evicted:
-            task.cancel()
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self.turns.moved()
-        self._tasks.discard(task)
-        self.consider_parking()
-
-    def chore(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Work of the execution itself, outside of the job's own context."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
-        self._chores.add(task)
-        task.add_done_callback(self._chore_ended)
-        return task
-
-    def _chore_ended(self, task: "asyncio.Task[None]") -> None:
-        self._chores.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, JobEvicted):
-            self.services.report(self.job.job_id, error)
-            self.leave()
-
-    async def protect(self, work: Work) -> Any:
-        """Await work that goes on to its durable end even when the branch that asked for it is cancelled."""
-        task = self._fly(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_retrieve)
-            raise
-
-    def _fly(self, work: Work) -> "asyncio.Task[Any]":
-        async def flying() -> Any:
-            with self.flight():
-                return await work()
-
-        task = asyncio.get_running_loop().create_task(flying(), context=Context())
-        self._protected.add(task)
-        task.add_done_callback(self._protected.discard)
-        return task
-
-    def see_through(self) -> None:
-        """Find out about the effects that an earlier worker had under way when it was lost, and that nobody here awaits."""
-        for work in self.replay.cut_short:
-            self._fly(work).add_done_callback(_retrieve)
-        self.replay.cut_short.clear()
-
-    async def _evict(self, root: "asyncio.Task[Any]") -> None:
-        for _ in range(EVICTION_TRIES):
-            alive = [task for task in self._tasks if not task.done()]
-            if not alive:
-                break
-            for task in alive:
-                task.cancel("the job leaves this worker")
-            await asyncio.wait(alive, timeout=0.1)
-        for chore in [*self._chores, *self._protected]:
-            chore.cancel()
+        await self.branches.evict()
         if root.done() and not root.cancelled():
             root.exception()
+        leaving.cancel()
+        return None if gone or not root.done() else root
 
     def leave(self) -> None:
         """Evict: every branch is cancelled, and from now on every boundary refuses and writes nothing."""
@@ -171,8 +113,7 @@ class Execution:
     def cancel(self) -> None:
         """Somebody asked for the job to stop: branches are cancelled as asyncio does; calls in flight are recorded."""
         self.cancelling = True
-        for task in list(self._tasks):
-            task.cancel("the job was cancelled")
+        self.branches.cancel("the job was cancelled")
 
     # ── boundaries ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -180,52 +121,80 @@ class Execution:
         if self.evicted:
             raise JobEvicted(self.job.job_id)
 
-    async def ask(
-        self,
-        scope: Scope,
-        kind: str,
-        name: str,
-        fingerprint: str,
-        live: Callable[[Position], Awaitable[Recorded]],
-        settle: Callable[[Position], Coroutine[Any, Any, Any]] | None = None,
-    ) -> Recorded:
-        """The answer to the next boundary of this scope: the recorded one, or what `live` commits.
+    async def ask(self, scope: Scope, asked: Asked) -> Recorded:
+        """The answer to the next boundary of this scope: the recorded one, or what `live` commits."""
+        answer = await self._answer(scope, asked)
+        if is_failure(answer):
+            self._failures.append((answer, scope, scope.reached()))
+        return answer
 
-        `settle` is done instead of `live` when the boundary was begun by an earlier worker and its branch is cancelled before
-        the replay is over.
-        """
+    async def _answer(self, scope: Scope, asked: Asked) -> Recorded:
         self.refuse_if_evicted()
         self.turns.moved()
-        position = scope.next()
-        answer = self.history.answers.get(position)
-        known = answer or self.history.entries.get(position)
-        if known is not None:
-            changed = difference(known, {"kind": kind, "name": name, "fingerprint": fingerprint})
-            if changed:
-                await self.diverge(changed)
-        if answer is not None:
-            return answer if position not in self.replay.pending else await self.replay.answer(position, scope)
+        position, history = scope.next(), self.history
+        same: dict[str, Any] = {"kind": asked.kind, "name": asked.name, "fingerprint": asked.fingerprint}
+        answer = history.answers.get(position)
+        loose = position in history.aside or (answer is not None and answer.seq in history.loose)
+        # Inside of a step the code is free: what it had done stands for what it asks this time.
+        if loose and asked.arguments is not None and not scope.steps:
+            same["arguments"] = asked.arguments()
+        changed = history.difference(position, same)
+        if changed and not loose:
+            await self.diverge(changed)
+        if answer is not None and not changed:
+            given = answer if position not in self.replay.pending else await self.replay.answer(position, scope)
+            if given is not None:
+                return given
         if self.replay.holds(position):
-            begun = settle is not None and position in self.history.entries
-            await self.replay.hold(scope, functools.partial(settle, position) if begun and settle is not None else None)
+            begun = asked.settle is not None and history.at(position).entry is not None
+            settle = functools.partial(asked.settle, position) if begun and asked.settle is not None else None
+            await self.replay.hold(scope, settle)
             self.refuse_if_evicted()
-        return await live(position)
+        if (again := history.recall(position, same)) is not None:
+            return await self.keeping.give(scope, position, again)
+        if not self.replay.active:  # a step whose inside is replayed begins at once
+            await self.keeping.last()
+        if history.aside and position not in history.aside and asked.kind in {"step", "effect", "child"}:
+            history.find(position, same if asked.arguments is None else {**same, "arguments": asked.arguments()})
+            if (again := history.recall(position, same)) is not None:
+                return await self.keeping.give(scope, position, again)
+        return await asked.live(position)
+
+    def begun(self, scope: Scope, position: Position) -> Recorded | None:
+        """What says that the boundary was begun in an earlier life of the job, or in an earlier attempt that asked the same."""
+        aside = self.history.aside.get(position)
+        if aside is not None and aside.entry is not None:
+            self.ride(kept(self, scope, aside, begun=True), position)
+            self.history.keep(position, None)
+        return self.history.entries.get(position)
 
     def value(self, scope: Scope, name: str, make: Callable[[], Any]) -> Any:
         """A recorded value, at once: it is durable before anything that follows it on this worker."""
         self.refuse_if_evicted()
-        position = scope.next()
+        position, asked = scope.next(), {"kind": "value", "name": name}
         answer = self.history.answers.get(position)
         if answer is not None:
-            changed = difference(answer, {"kind": "value", "name": name})
-            if changed:
-                self.chore(self.diverge(changed))
+            changed = self.history.difference(position, asked)
+            if changed and answer.seq not in self.history.loose:
+                self.branches.chore(self.diverge(changed))
                 raise JobEvicted(self.job.job_id)
-            return msgspec.json.decode(answer.content or b"null")
-        made = make()
-        event = Event("value_recorded", kind="value", name=name, attempt=self.job.attempt, step=scope.name)
-        self.ride(event, position, content=msgspec.json.encode(made))
-        return made
+            if not changed:
+                return msgspec.json.decode(answer.content or b"null")
+        again = self.history.recall(position, asked)
+        if again is None:
+            event = Event("value_recorded", kind="value", name=name, attempt=self.job.attempt, step=scope.name)
+            content = msgspec.json.encode(make())
+        else:
+            event, content = kept(self, scope, self.history.aside[position]), again.content
+
+        def durable(seq: int) -> None:
+            if again is None:
+                self.remember(scope, Recorded(self.job.job_id, seq, 0, event, *position, content=content))
+            else:
+                self.history.keep(position, seq)
+
+        self.ride(event, position, content=content if again is None else None, then=durable)
+        return msgspec.json.decode(content or b"null")
 
     async def commit(self, command: Command[Any]) -> Any:
         """Write as this job's worker; see `unless_gone`."""
@@ -255,20 +224,30 @@ class Execution:
         return Recorded(job_id, seq, 0, event, position[0], position[1], fingerprint, content, self.job.tenant_id)
 
     def ride(
-        self, event: Event, position: Position, fingerprint: str | None = None, content: bytes | None = None
+        self,
+        event: Event,
+        position: Position,
+        fingerprint: str | None = None,
+        content: bytes | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> None:
-        """Write an event no later than anything this worker commits next."""
+        """Write an event no later than anything this worker commits next; `then` is called with its seq."""
         self.refuse_if_evicted()
         epoch = self.job.lease_epoch
-        self.ride_along(Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint))
+        self.ride_along(Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint), then)
 
-    def ride_along(self, command: Append) -> None:
+    def ride_along(self, command: Append, then: Callable[[int], None] | None = None) -> None:
         """As `ride`, for an event that answers no boundary."""
-        self.store.ride(command).add_done_callback(self._rode)
+        self.store.ride(command).add_done_callback(functools.partial(self._rode, then))
 
-    def _rode(self, future: "asyncio.Future[Any]") -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None and not self.evicted:
+    def _rode(self, then: Callable[[int], None] | None, future: "asyncio.Future[int]") -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            if then is not None:
+                then(future.result())
+        elif not self.evicted:
             self.services.report(self.job.job_id, error)
             self.leave()
 
@@ -289,7 +268,7 @@ class Execution:
 
     def alone(self) -> bool:
         """Nobody can tell in which order answers are handed to a single branch that no timeout can cut short."""
-        return len(self._tasks) <= 1 and not self.timeouts
+        return len(self.branches) <= 1 and not self.timeouts
 
     async def content(self, answer: Recorded) -> bytes | None:
         """The JSON of an answer. A large one is fetched; meanwhile its branch is on the move."""
@@ -304,11 +283,35 @@ class Execution:
         if scope.steps and place is not None:
             self.history.answers[place] = answer
 
-    def drop(self, seqs: set[int]) -> None:
-        """A step is tried again: these answers inside of it are not given any more."""
-        for kept in (self.history.answers, self.history.entries, self.replay.pending):
-            for place in [place for place, event in kept.items() if event.seq in seqs]:
-                del kept[place]
+    def begin(self, position: Position, entry: Recorded) -> None:
+        """Something outside was asked."""
+        self.history.entries[position] = entry
+        self.history.aside.pop(position, None)
+
+    async def set_aside(self, since: int, stale: list[int] | None = None, step: Position | None = None) -> None:
+        """What was answered from `since` on is not replayed, and what is stale is given to nobody any more; with `step`, inside
+        of that step."""
+        event = Event("answers_dropped", attempt=self.job.attempt, detail={"seqs": stale or [], "since": since})
+        if step is not None:
+            event.detail = {**(event.detail or {}), "position": {"path": step[0], "ordinal": step[1]}}
+        await self.commit(Append(self.job.job_id, event, None, self.job.lease_epoch))
+        self.history.set_aside(since, stale or [], step)
+        self.replay.prune()
+
+    def unhandled(self, step: Position | None = None) -> list[int]:
+        """The seqs of the failures that the code has asked for nothing after, on their path and on those it branched off from;
+        with `step`, inside of that step."""
+        found = [
+            (answer, scope, then) for answer, scope, then in self._failures if not step or within(scope.path, step)
+        ]
+        return [answer.seq for answer, scope, then in found if scope.reached() == then]
+
+    async def miss(self, answer: Recorded, *, hold: bool = True) -> None:
+        """The code no longer asks for what is recorded. In a retry it may not; otherwise it diverges."""
+        if answer.seq in self.history.loose:
+            await self.set_aside(answer.seq)
+        else:
+            await self.diverge(missing(answer), hold=hold)
 
     async def diverge(self, changed: dict[str, Any], *, hold: bool = True) -> None:
         """Park the job with the first difference found. With `hold`, the asking branch never gets an answer."""
@@ -327,7 +330,7 @@ class Execution:
 
     async def wait_outside(self, scope: Scope, position: Position, facts: dict[str, Any]) -> Recorded:
         """The answer to a boundary that only the outside or time can give. Meanwhile the job may park."""
-        early = self.history.answers.get(position) or self._decided.get(facts.get("review_id", ""))
+        early = self.history.answers.get(position) or self.news.decided.get(facts.get("review_id", ""))
         if early is not None:
             await self.turn(early.seq)
             return early
@@ -343,12 +346,12 @@ class Execution:
     def busy(self) -> bool:
         """Whether anything is under way. A step that waits inside of itself is not."""
         scopes = [wait.scope for wait in self.waits.values()] + self.replay.scopes_waiting()
-        return self._hearing > 0 or self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
+        return self.news.hearing or self._in_flight > len({id(step) for scope in scopes for step in scope.steps})
 
     def consider_parking(self) -> None:
         if self.waits and not self._parking and not self.evicted and not self.replay.active and not self.busy():
             self._parking = True
-            self.chore(self._park_when_idle())
+            self.branches.chore(self._park_when_idle())
 
     async def _park_when_idle(self) -> None:
         await self.turns.settled()
@@ -364,57 +367,6 @@ class Execution:
         with contextlib.suppress(JobEvicted):
             if await self.commit(Park(self.job.job_id, self.job.lease_epoch, waits)):
                 self.leave()
-
-    async def hear(self) -> None:
-        """Let in what arrived from outside while the job runs. A replay is not disturbed: the call stands until it is over."""
-        if self.replay.active:
-            return
-        self._hearing += 1
-        try:
-            await self.commit(Hear(self.job.job_id, self.job.lease_epoch))
-            await self._let_in()
-        finally:
-            self._hearing -= 1
-        self.consider_parking()
-
-    async def _listen(self) -> None:
-        """News recorded before an own answer are handed on before it, as they will be in every replay."""
-        if not self.replay.active and any(wait.facts["for"] not in NO_NEWS for wait in self.waits.values()):
-            await self._let_in()
-
-    async def _let_in(self) -> None:
-        async with self._reading:
-            for event in await self.ledger.events(self.job.job_id, self.heard_seq):
-                self.heard_seq = event.seq
-                if event.facts.event in FROM_OUTSIDE:
-                    self._take_in(event)
-
-    def _take_in(self, event: Recorded) -> None:
-        place, review = position_of(event), (event.facts.detail or {}).get("review_id")
-        # Kept, because the branch that waits for it may not have come there yet.
-        if place is not None:
-            self.history.answers.setdefault(place, event)
-        elif review is not None:
-            self._decided[review] = event
-        waiting = self.waits.get(place) if place is not None else None
-        if waiting is None and review is not None:
-            waiting = next((w for w in self.waits.values() if w.facts.get("review_id") == review), None)
-        if waiting is None:
-            return
-        if self.alone():
-            _hand_on(waiting.future, event)
-        else:
-            self.turns.enter(event.seq).add_done_callback(lambda _: _hand_on(waiting.future, event))
-
-
-def _hand_on(future: "asyncio.Future[Recorded]", event: Recorded) -> None:
-    if not future.done():
-        future.set_result(event)
-
-
-def _retrieve(task: "asyncio.Task[Any]") -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def error_facts(error: BaseException) -> ErrorFacts:

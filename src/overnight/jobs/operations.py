@@ -13,7 +13,8 @@ from overnight.store import Store, Unit, statements
 from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
-from .history import fold, stale_for_retry
+from .history import fold
+from .retrying import stale_for_retry
 
 SQL = statements("overnight.jobs")
 ALIVE_US = 30_000_000
@@ -60,10 +61,8 @@ class Operations:
         job = await self.ledger.job(job_id)
         if job.runtime == "foreign":
             raise Conflict(f"{job_id} is run by a program of its own: start that again as a new attempt")
-        dropped: list[int] = []
-        if job.state == "failed":
-            dropped = stale_for_retry(fold(await self.ledger.events(job.job_id)))
-        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, dropped))
+        drop = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
+        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, drop))
 
     async def cancel(self, job_id: str, actor: str) -> str:
         """Stop a job and its children. The state it is in now: `running` until its worker has stopped it."""

@@ -18,14 +18,16 @@ Position = tuple[str, int]
 
 
 class Scope:
-    """The place that the running code has reached. `steps` are the steps it stands in, outermost first."""
+    """The place that the running code has reached. `steps` are the steps it stands in, outermost first; `trunk` is the path that
+    a branch was spawned from."""
 
-    __slots__ = ("branches", "execution", "name", "ordinal", "path", "steps")
+    __slots__ = ("branches", "execution", "name", "ordinal", "path", "steps", "trunk")
 
     def __init__(
         self, execution: "Execution", path: str, steps: tuple["Scope", ...] = (), name: str | None = None
     ) -> None:
         self.execution, self.path, self.steps, self.name = execution, path, steps, name
+        self.trunk: Scope | None = None
         self.ordinal = 0
         self.branches = 0
 
@@ -38,8 +40,18 @@ class Scope:
     def branch(self) -> "Scope":
         """The scope of the next task spawned from here."""
         scope = Scope(self.execution, f"{self.path}/{self.branches}", self.steps, self.name)
+        scope.trunk = self
         self.branches += 1
         return scope
+
+    def reached(self) -> list[tuple[str, int, int]]:
+        """How far the code has come on this path and on those it branched off from, up to the step it stands in."""
+        found: list[tuple[str, int, int]] = []
+        scope: Scope | None = self
+        while scope is not None:
+            found.append((scope.path, scope.ordinal, scope.branches))
+            scope = scope.trunk
+        return found
 
     def inside(self, ordinal: int, name: str) -> "Scope":
         """The scope of the body of the step at `ordinal`."""
@@ -76,5 +88,5 @@ def task_factory(
     context = context.copy() if context is not None else copy_context()
     context.run(here.set, branch)
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)  # type: ignore[arg-type]
-    scope.execution.spawned(task)
+    scope.execution.branches.spawned(task, branch)
     return task

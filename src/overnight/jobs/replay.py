@@ -26,9 +26,9 @@ class Replay:
         # Steps that hold recorded answers but have none themselves: their bodies run, and ask for those, during the replay.
         self._reopened = {step for answer in self.pending.values() for step in enclosing(answer.path or "")}
         self.active = bool(self.pending)
-        self._asked: dict[Position, tuple[asyncio.Future[Recorded], Scope]] = {}
+        self._asked: dict[Position, tuple[asyncio.Future[Recorded | None], Scope]] = {}
         self._held: list[tuple[asyncio.Future[None], Scope]] = []
-        self.cut_short: list[Work] = []
+        self.cut_short: list[tuple[Scope, Work]] = []
 
     def holds(self, position: Position) -> bool:
         """Whether a boundary without an answer has to wait for the end of the replay."""
@@ -39,11 +39,20 @@ class Replay:
         asked = [scope for turn, scope in self._asked.values() if not turn.done()]
         return asked + [scope for held, scope in self._held if not held.done()]
 
-    async def answer(self, position: Position, scope: Scope) -> Recorded:
-        """The recorded answer, when it is its turn."""
-        turn: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+    async def answer(self, position: Position, scope: Scope) -> Recorded | None:
+        """The recorded answer, when it is its turn; None when it does not come to that."""
+        turn: asyncio.Future[Recorded | None] = asyncio.get_running_loop().create_future()
         self._asked[position] = (turn, scope)
         return await turn
+
+    def prune(self) -> None:
+        """Some answers are not in the history any more. Who has asked for them is told so."""
+        for position in self.pending.keys() - self._execution.history.answers.keys():
+            del self.pending[position]
+            turn, _ = self._asked.pop(position, (None, None))
+            if turn is not None and not turn.done():
+                turn.set_result(None)
+                self._execution.turns.moved()
 
     async def hold(self, scope: Scope, settle: Work | None) -> None:
         """Wait for the end of the replay. `settle` is done then when the branch is cancelled meanwhile."""
@@ -53,17 +62,18 @@ class Replay:
             await held
         except asyncio.CancelledError:
             if settle is not None and not self._execution.evicted:
-                self.cut_short.append(settle)
+                self.cut_short.append((scope, settle))
             raise
 
     async def run(self, root: "asyncio.Task[Any]") -> None:
         """Hand on every recorded answer, then let the held boundaries go live."""
-        execution, count = self._execution, len(self.pending)
+        execution, count = self._execution, 0
         for position, answer in list(self.pending.items()):
             if not await self._is_asked(position, answer, root):
                 return
             if self.pending.pop(position, None) is None:
-                continue  # a step that is tried again has dropped it
+                continue  # a step that is tried again has dropped it, or it was set aside
+            count += 1
             turn, _ = self._asked.pop(position)
             if not turn.done():
                 turn.set_result(answer)
@@ -77,7 +87,7 @@ class Replay:
             if not held.done():
                 held.set_result(None)
         self._held.clear()
-        execution.see_through()
+        execution.branches.see_through()
         execution.consider_parking()
 
     async def _is_asked(self, position: Position, answer: Recorded, root: "asyncio.Task[Any]") -> bool:
@@ -92,8 +102,7 @@ class Replay:
             if execution.busy():
                 await asyncio.sleep(POLL_S)
                 continue
-            await execution.diverge(missing(answer))
-            return False
+            await execution.miss(answer)
         return not execution.evicted
 
 

@@ -31,7 +31,7 @@ async def room_in_budget(scope: Scope, position: Position, stop: BudgetStopped) 
     """Return when asking again is worth it: somebody added to the budget, or its day or month is over. Meanwhile the job may
     park; then the top-up or the timer queues it."""
     execution = scope.execution
-    watch = execution.chore(_watch(execution, position, stop))
+    watch = execution.branches.chore(_watch(execution, position, stop))
     try:
         await execution.wait_outside(scope, position, budget_wait(stop))
     finally:

@@ -16,10 +16,11 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store, statements
 
+from .branches import JobEvicted
 from .commands import Complete, ExpireLease, Finish, Forget, GiveBack, Park, Refresh, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
-from .execution import Execution, JobEvicted, error_facts
+from .execution import Execution, error_facts
 from .history import ANSWERS
 from .liveness import is_dead, this_host
 from .operations import Operations
@@ -33,6 +34,7 @@ LOST_EVERY_S = 1.0
 LEASE_S = 15.0
 MOST_RUNNING = 1000
 POISON = 5
+PROGRESS = ANSWERS | {"attempt_started", "boundary_kept"}
 IDLE_US = 30 * 60 * 1_000_000
 
 
@@ -212,7 +214,7 @@ class Worker:
             if cancel_at is not None and not execution.cancelling:
                 execution.cancel()
             elif cancel_at is None:
-                execution.chore(execution.hear())
+                execution.branches.chore(execution.news.hear())
 
     # ── one job ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -256,7 +258,7 @@ class Worker:
         """A job that loses worker after worker without getting any further goes to a person."""
         lost = 0
         for event in reversed(events):
-            if event.facts.event in ANSWERS or event.facts.event == "attempt_started":
+            if event.facts.event in PROGRESS:
                 break
             lost += event.facts.event == "worker_lost"
         if lost < POISON:
@@ -275,7 +277,8 @@ class Worker:
 
 def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Finish:
     def end(state: str, **facts: Any) -> Finish:
-        return Finish(job.job_id, job.parent_job_id, job.lease_epoch, state, **facts)
+        unhandled = execution.unhandled() if state == "failed" else []
+        return Finish(job.job_id, job.parent_job_id, job.lease_epoch, state, unhandled=unhandled, **facts)
 
     if root.cancelled():
         if execution.cancelling:
