@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SCRIPTS = ("steps", "appends", "storage", "parked", "gateway")
+SCRIPTS = ("steps", "appends", "storage", "parked", "gateway", "streams")
 
 
 def machine() -> str:
