@@ -131,7 +131,7 @@ rate_limits = st.lists(
     st.builds(
         RateLimit,
         scope=st.sampled_from(["tenant", "agent", "key", "target"]),
-        requests_per_minute=st.sampled_from([None, 1, 3, 6]),
+        requests_per_minute=st.sampled_from([None, 1, 2, 3]),
         tokens_per_minute=st.sampled_from([None, 1_000, 6_000]),
         concurrency=st.sampled_from([None, 1, 3]),
     ),
@@ -373,6 +373,25 @@ def test_admissions_agree_with_the_model(store_url: str) -> None:
         run_state_machine_as_test(
             lambda: Admissions((one, other), clock, store_url), settings=examples(30, 800, stateful_step_count=30)
         )
+
+
+def test_a_rate_is_a_bucket_that_fills_at_an_even_pace(store_url: str) -> None:
+    clock, policy = Clock(), Policy(Budgets(), [RateLimit(scope="agent", requests_per_minute=3)])
+    with open_store(store_url, clock) as store:
+
+        def ask(name: str) -> Granted | Wait:
+            call = Call(name, "t", "job", "process", 0, "{}")
+            return store.commit_blocking(Reserve(call, policy, Caller("t", agent="a"), Priced(0, 0, 1), clock.now))
+
+        assert all(isinstance(ask(f"at once {number}"), Granted) for number in range(3))
+        for turn in range(3):
+            wait = ask("too early")
+            assert isinstance(wait, Wait)
+            assert (wait.what, wait.until) == ("requests", clock.now + 20_000_000)
+            clock.now += 20_000_000
+            assert isinstance(ask(f"later {turn}"), Granted)
+        clock.now += 3_600_000_000
+        assert [isinstance(ask(f"after a pause {number}"), Granted) for number in range(4)] == [True, True, True, False]
 
 
 def berlin(*when: int) -> int:

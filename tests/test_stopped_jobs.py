@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import overnight
-from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up_budget
+from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up_budget, wake_topped_up
 from overnight.domain import FINISHED, BadInput, NotFound
 from overnight.gateway import JobCalls
 from overnight.jobs import Decision, ModelFailed, Operations, Worker
@@ -166,6 +166,18 @@ async def test_a_job_that_parks_while_somebody_adds_is_woken_all_the_same(
         wanted = TopUp("default", "job", job_id, "ann", "", calls=1)
         await store.commit(addressed(served.gateway.policy, wanted, None, store.clock()))
         assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
+
+
+async def test_a_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider) -> None:
+    """What was too little is not looked at again."""
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
+        job_id = await start(served, asks, 3)
+        await rest(served, job_id)
+        assert await add(served, "job", job_id, calls=1) == [job_id]
+        before = await served.until(job_id, "parked", 2)
+        await wake_topped_up(store)
+        await wake_topped_up(store)
+        assert [event.seq for event in await served.events(job_id)] == [event.seq for event in before]
 
 
 async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: SpawnedProvider) -> None:
