@@ -189,7 +189,9 @@ async def test_a_budget_stop_is_told_with_what_to_do(app: App) -> None:
     stop = line(story, "budget stop")
     assert "6 of 6 model calls" in stop.text
     assert story.header.waiting[0].startswith("budget: ")
-    assert story.advice[0].commands == (f"overnight resume {story.header.job_id}",)
+    top_up, resume = story.advice[0].commands
+    assert top_up.startswith(f"overnight budget top-up job {story.header.job_id} --calls ")
+    assert resume == f"overnight resume {story.header.job_id}"
     assert "max_llm_calls_per_job" in story.advice[0].text
 
 
@@ -395,8 +397,8 @@ def test_a_divergence_names_both_sides() -> None:
 
 
 def test_an_event_without_words_of_its_own_is_named() -> None:
-    story = tell(history(*begun(Event("rate_limited", name="gpt", decision={"why": "60 a minute"}))), SECOND)
-    assert line(story, "rate_limited gpt").why == "60 a minute"
+    story = tell(history(*begun(Event("budget_settled", name="gpt", decision={"why": "60 a minute"}))), SECOND)
+    assert line(story, "budget_settled gpt").why == "60 a minute"
 
 
 async def test_a_program_of_its_own_that_comes_back_was_lost(app: App) -> None:
