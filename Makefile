@@ -22,6 +22,7 @@ check: .venv/dev
 
 crash: .venv/dev
 	$(BIN)/python -m tests.crash.run --kills 200 --store both
+	OVERNIGHT_EXPLORE=1 $(BIN)/python -m pytest tests/test_machine_jobs.py
 
 bench: .venv/dev
 	$(BIN)/python bench/run_all.py

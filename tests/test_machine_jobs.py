@@ -281,7 +281,7 @@ MIXES = {
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_jobs_come_to_their_plain_result_whatever_is_lost(fresh_url: Any, mix: str) -> None:
-    run_state_machine_as_test(lambda: Jobs(fresh_url(), MIXES[mix]), settings=examples(3, 150, stateful_step_count=8))
+    run_state_machine_as_test(lambda: Jobs(fresh_url(), MIXES[mix]), settings=examples(3, 60, stateful_step_count=8))
 
 
 # ── a store that refuses for a while ─────────────────────────────────────────────────────────────────────────────────
@@ -318,12 +318,72 @@ EXAMPLES: dict[str, Body] = {
     "a failed child keeps what it has done": [
         ["child", "child-1", [["effect", "effect-2", "fine", True], ["fails once", "fails-3"], ["step", "step-4"]]]
     ],
+    "a step that ended after the failure is not run for what it had asked before": [
+        [
+            "gather",
+            "gather-1",
+            [[["step", "step-2"], ["fails once", "fails once-3"]], [["nest", "nest-4", [["step", "step-5"]]]]],
+        ]
+    ],
+    "what a caught failure has led to is not done again in a retried step": [
+        [
+            "nest twice",
+            "nest twice-1",
+            [
+                ["try", "try-2", [["fails once", "fails once-3"], ["step", "step-4"]]],
+                ["nest", "nest-5", [["effect", "effect-6", "fine", True]]],
+            ],
+        ]
+    ],
+    "what a failed step has left behind does not answer beside its retry": [
+        [
+            "nest twice",
+            "nest twice-1",
+            [["gather", "gather-2", [[["fails once", "fails once-3"]], [["flaky", "flaky-4", 2]]]]],
+        ]
+    ],
+    "who was faster is faster again": [
+        [
+            "crowd",
+            "crowd-1",
+            [
+                [["fails once", "fails once-2"]],
+                [
+                    [
+                        "pool",
+                        "pool-3",
+                        [
+                            ["fails once", "fails once-4"],
+                            ["effect", "effect-5", "fine", False],
+                            ["effect", "effect-6", "fine", False],
+                        ],
+                    ]
+                ],
+            ],
+        ]
+    ],
+    "what was done by another branch is found": [
+        [
+            "crowd",
+            "crowd-1",
+            [
+                [["fails once", "fails once-2"], ["fails once", "fails once-3"]],
+                [
+                    [
+                        "pool",
+                        "pool-4",
+                        [["step", "step-5"], ["fails once", "fails once-6"], ["effect", "effect-7", "fine", False]],
+                    ]
+                ],
+            ],
+        ]
+    ],
 }
 
 
 @pytest.mark.parametrize("what", EXAMPLES)
 def test_a_retry_comes_to_the_plain_result(fresh_url: Any, what: str) -> None:
-    machine = Jobs(fresh_url(), MIXES["retried"])
+    machine = Jobs(fresh_url(), MIXES["all retried"])
     machine.body = EXAMPLES[what]
     machine.job_id = machine.make().job_id
     machine.teardown()

@@ -281,6 +281,52 @@ async def test_a_failed_job_says_how_to_go_on(app: App) -> None:
     assert story.header.retries == 1
 
 
+@overnight.step
+async def wobbles() -> str:
+    tries.append(1)
+    if len(tries) < 2:
+        raise ConnectionError("the shop answered 502")
+    return "found"
+
+
+@overnight.job
+async def searches() -> str:
+    await deeper("before")
+    return await wobbles()
+
+
+@overnight.job
+async def asks_a_child() -> str:
+    await deeper("beside")
+    return await searches()
+
+
+async def test_a_child_that_is_tried_again_with_its_parent_is_told_once_in_each_attempt(app: App) -> None:
+    tries.clear()
+    job = await play(app, asks_a_child)
+    await app.operations.resume(job.job_id, "dora")
+    await app.operations.work_until_rest(job.job_id)
+    story = await told(app, job)
+    error = "ConnectionError: the shop answered 502"
+    assert [text.split(" by worker")[0] for text in texts(story)] == [
+        "started",
+        "step deeper",
+        f"child job searches: failed: StepFailed: {error}",
+        "  step deeper",
+        f"  step wobbles: {error}",
+        f"  failed: StepFailed: {error}",
+        f"failed: JobFailed: child job searches failed: {error}",
+        "attempt 2 by dora: tries again what failed",
+        "resumed",
+        "child job searches is tried again with its parent: succeeded",
+        "  attempt 2 with its parent: tries again what failed",
+        "  resumed",
+        "  step wobbles",
+        "succeeded",
+    ]
+    assert (story.header.state, story.header.child_jobs, story.header.steps) == ("succeeded", 1, 3)
+
+
 @overnight.job
 async def naps() -> None:
     await overnight.sleep(3600)
@@ -320,6 +366,30 @@ def history(*events: Event, job: dict[str, Any] | None = None, every_us: int = 1
 
 def begun(*events: Event) -> list[Event]:
     return [Event("created", actor="anna"), Event("started", actor="worker"), *events]
+
+
+KEPT = [
+    Event("answers_dropped", detail={"seqs": [], "since": 4}),
+    Event("boundary_kept", name="read", kind="step", detail={"of": 4}, trace_id=":1"),
+    Event("boundary_kept", name="go on?", kind="approval", trace_id=":2"),
+    Event("review_decided", name="go on?", kind="approval", actor="carla", decision={"approved": True}, trace_id=":2"),
+    Event(
+        "boundary_kept", name="part", kind="child", detail={"child_job_id": "job_02", "state": "running"}, trace_id=":3"
+    ),
+]
+
+
+def test_what_a_retry_gives_back_is_told_as_such() -> None:
+    story = tell(history(*begun(*KEPT)), 10 * SECOND)
+    assert texts(story) == [
+        "started by worker",
+        "what was recorded from event 4 on is given back only where the code asks for it again",
+        "step read: given back, not done again",
+        "asks a person: go on?: begun by an earlier attempt",
+        "carla approved: go on?",
+        "child job part is waited for again",
+    ]
+    assert [each.status for each in story.lines[2:4]] == ["replayed", "done"]
 
 
 CRASH = [

@@ -1,6 +1,6 @@
 """Steps, timers, child jobs, and questions to people."""
 
-from overnight.domain import Recorded
+from overnight.domain import FINISHED, Recorded
 
 from .milestones import error_words
 from .tale import Tale
@@ -76,9 +76,27 @@ def _timer_fired(tale: Tale, event: Recorded) -> None:
 
 def _child_started(tale: Tale, event: Recorded) -> None:
     child_id = str((event.facts.detail or {}).get("child_job_id"))
-    node = tale.place(tale.node(event, "child", f"child job {event.facts.name}"), event.path, _position(event))
+    _show_child(tale, event, child_id, f"child job {event.facts.name}")
+
+
+def _child_taken_up(tale: Tale, event: Recorded, child_id: str, state: str) -> None:
+    """A new attempt goes on with the child of an earlier one, whose line tells what had become of it by then."""
+    before = tale.children.get(child_id, [])
+    for node in before[-1:]:
+        node.facts, node.ended_at = [child_id], min(node.ended_at, event.at)
+        node.status = "done" if state == "succeeded" else "failed" if state in FINISHED else "note"
+        if not node.outcome.startswith(f"{state}:"):
+            node.outcome = state if state in FINISHED else "still on its way"
+    verb = "is tried again with its parent" if state == "failed" else "is waited for again"
+    if state == "succeeded":
+        verb = "had come to its end meanwhile"
+    _show_child(tale, event, child_id, f"child job {event.facts.name} {verb}")
+
+
+def _show_child(tale: Tale, event: Recorded, child_id: str, text: str) -> None:
+    node = tale.place(tale.node(event, "child", text), event.path, _position(event))
     node.facts.append(child_id)
-    tale.children[child_id] = node
+    tale.children.setdefault(child_id, []).append(node)
     told = tale.chapter.children.get(child_id)
     if told is None:
         node.why = f"told on its own: overnight explain {child_id}"
@@ -92,9 +110,10 @@ def _child_started(tale: Tale, event: Recorded) -> None:
 
 def _child_finished(tale: Tale, event: Recorded) -> None:
     detail = event.facts.detail or {}
-    node = tale.children.get(str(detail.get("child_job_id")))
-    if node is None:
+    nodes = tale.children.get(str(detail.get("child_job_id")))
+    if not nodes:
         return
+    node = nodes[-1]
     node.seqs.append(event.seq)
     state = str(detail.get("state"))
     node.status = "done" if state == "succeeded" else "failed"
@@ -118,7 +137,7 @@ def _review_decided(tale: Tale, event: Recorded) -> None:
     facts = event.facts
     decision = facts.decision or {}
     approved = bool(decision.get("approved"))
-    asked = tale.stretch.get(str((facts.detail or {}).get("review_id")))
+    asked = tale.stretch.get(str((facts.detail or {}).get("review_id"))) or tale.at(event)
     if asked is not None:
         asked.end(event.at, "done" if approved else "failed")
     text = f"{who(facts.actor)} {'approved' if approved else 'rejected'}: {clean(facts.name)}"
@@ -127,6 +146,28 @@ def _review_decided(tale: Tale, event: Recorded) -> None:
     node = tale.note(None, event, text, "done" if approved else "failed", "decision")
     if note := decision.get("note"):
         node.why = f"“{clean(note)}”"
+
+
+KEPT = {
+    "step": ("step", "step"),
+    "effect": ("tool", "tool"),
+    "model": ("model", "model"),
+    "approval": ("ask", "asks a person:"),
+    "child": ("child", "child job"),
+}
+"""What is told of it where it is given back: its kind of line, and its words."""
+
+
+def _boundary_kept(tale: Tale, event: Recorded) -> None:
+    facts, detail = event.facts, event.facts.detail or {}
+    if "child_job_id" in detail:
+        _child_taken_up(tale, event, str(detail["child_job_id"]), str(detail.get("state")))
+    elif (kind := facts.kind or "") in KEPT:
+        given, (line, words) = "of" in detail, KEPT[kind]
+        node = tale.node(event, line, f"{words} {clean(facts.name)}", "replayed" if given else "waiting")
+        tale.place(node, event.path, _position(event))
+        node.outcome = "given back, not done again" if given else "begun by an earlier attempt"
+        node.why = f"event {detail['of']} of an earlier attempt" if given else ""
 
 
 def _quiet(_tale: Tale, _event: Recorded) -> None:
@@ -144,4 +185,5 @@ BOUNDARIES = {
     "review_requested": _review_requested,
     "review_decided": _review_decided,
     "value_recorded": _quiet,
+    "boundary_kept": _boundary_kept,
 }

@@ -121,14 +121,21 @@ def _attempt_started(tale: Tale, event: Recorded) -> None:
         )
         tale.milestone(event, "attempt", text, leaving="lost")
     else:
+        by = " with its parent" if event.facts.actor == tale.job.parent_job_id else by
         tale.milestone(event, "attempt", f"attempt {event.facts.attempt}{by}: tries again what failed", leaving="lost")
 
 
 def _answers_dropped(tale: Tale, event: Recorded) -> None:
-    seqs: list[int] = (event.facts.detail or {}).get("seqs", [])
+    detail = event.facts.detail or {}
+    seqs: list[int] = detail.get("seqs", [])
     words = f"asks afresh what {count_text(len(seqs), 'recorded answer')} said; the others stand"
-    retried = tale.stretch.get("retried")
-    if retried is not None:
+    retried = tale.stretch.get("retried") if "loose" not in detail else None
+    if "since" in detail and "position" not in detail:
+        text = f"what was recorded from event {detail['since']} on is given back only where the code asks for it again"
+        tale.note(None, event, text)
+    elif not seqs:
+        return
+    elif retried is not None:
         retried.why, retried.seqs = words, [*retried.seqs, event.seq]
     elif tale.turning is not None:
         tale.turning.why = words

@@ -16,7 +16,8 @@ UNFINISHED = {"lost": "under way when it was lost", "stopped": "left unfinished"
 class Tale:
     """One job being told.
 
-    `stretch` holds this lease's nodes by position or key, `calls` all model calls by id, `turning` the latest milestone,
+    `stretch` holds this lease's nodes by position or key, `calls` all model calls by id, `children` the nodes of each child job
+    by its id, one for each attempt that came to it, `turning` the latest milestone,
     `failed` the latest failed model try by its seq, `moved` a fallback whose call is still to come, `reasons` why calls
     went where they went, each told once.
     """
@@ -27,7 +28,7 @@ class Tale:
         self.trunk: list[Node] = []
         self.stretch: dict[object, Node] = {}
         self.calls: dict[str, Node] = {}
-        self.children: dict[str, Node] = {}
+        self.children: dict[str, list[Node]] = {}
         self.turning: Node | None = None
         self.failed: tuple[int, Node | None] = (0, None)
         self.moved: Node | None = None

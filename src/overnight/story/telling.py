@@ -34,8 +34,12 @@ def _nodes(chapter: Chapter, *, with_content: bool, is_child: bool) -> list[Node
     for event in chapter.events:
         HANDLERS.get(event.facts.event, _other)(tale, event)
     for child_id, child in chapter.children.items():
-        if (node := tale.children.get(child_id)) is not None:
-            node.inside = _nodes(child, with_content=with_content, is_child=True)
+        if nodes := tale.children.get(child_id):
+            for inside in _nodes(child, with_content=with_content, is_child=True):
+                # Where the parent was tried again, each of its attempts tells what the child did from then on.
+                max((node for node in nodes if node.at <= inside.at), key=_began, default=nodes[0]).inside.append(
+                    inside
+                )
     return tale.trunk
 
 
