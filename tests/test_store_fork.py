@@ -8,7 +8,6 @@ import weakref
 from overnight.ledger import Ledger
 from overnight.store import Store
 
-
 NAMES = {"SqliteSession", "PostgresSession"}
 
 

@@ -83,9 +83,6 @@ def _job_key(row: JobRow) -> str:
     return row.job_id
 
 
-EXTERNAL: Table[ExternalRow] = Table(
-    0, ExternalRow, _external_key, lock=SQL["lock_external"], insert=SQL["lock_external"], update=SQL["lock_external"]
-)
 JOB: Table[JobRow] = Table(
     10,
     JobRow,
@@ -94,4 +91,14 @@ JOB: Table[JobRow] = Table(
     insert=SQL["insert_job"],
     update=SQL["update_job"],
     touch=SQL["touch_job"],
+)
+EXTERNAL: Table[ExternalRow] = Table(
+    0,
+    ExternalRow,
+    _external_key,
+    lock=SQL["lock_external"],
+    insert=SQL["lock_external"],
+    update=SQL["lock_external"],
+    # Locked only after what it stands for is found out, the job would come behind rows that others lock after it.
+    leads=lambda row: (JOB, row.job_id),
 )

@@ -113,7 +113,9 @@ class PostgresSession:
     def _rollback(self) -> None:
         if not self._connection.closed:
             with contextlib.suppress(psycopg.OperationalError):  # lost: the server rolls back by itself
-                self._connection.execute("ROLLBACK")
+                # Statements that were prepared in a pipeline that broke are not there: `rollback` forgets them, executing
+                # the word does not once it is a prepared statement itself.
+                self._connection.rollback()
 
     def _after_loss(self, xid: tuple[str] | None, error: psycopg.OperationalError) -> None:
         """Return when the lost transaction is known to be committed; raise Redo when it is known not to be."""

@@ -6,7 +6,7 @@ tested against a model without a database.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from .statements import Dialect, Statement
@@ -41,7 +41,8 @@ class Table(Generic[R]):
     """Rows that are locked, changed and written back.
 
     `rank` is the global lock order (tables, then keys). `lock` takes the key columns: one row's on SQLite, arrays of
-    them on PostgreSQL. `touch` is a narrow update for the columns that change with every event.
+    them on PostgreSQL. `touch` is a narrow update for the columns that change with every event. `leads` names the row of a
+    higher rank that a row stands for: it is locked with it, in its place of the order.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Table(Generic[R]):
         update: Statement,
         touch: Statement | None = None,
         delete: Statement | None = None,
+        leads: "Callable[[R], tuple[Table[Any], Any]] | None" = None,
     ) -> None:
-        self.rank, self.row, self.key = rank, row, key
+        self.rank, self.row, self.key, self.leads = rank, row, key, leads
         self.lock, self.insert, self.update, self.touch, self.delete = lock, insert, update, touch, delete
 
 
@@ -87,8 +89,16 @@ class Unit:
         for table, key in wanted:
             if key not in self._rows.setdefault(table, {}):
                 missing.setdefault(table, set()).add(key)
-        for table in sorted(missing, key=lambda each: each.rank):
-            self._load(table, sorted(missing[table]))
+        while missing:
+            table = min(missing, key=_rank)
+            keys = missing.pop(table)
+            self._load(table, sorted(keys))
+            if table.leads is not None:
+                for key in keys:
+                    if (row := self._rows[table][key]) is not None:
+                        further, named = table.leads(row)
+                        if named not in self._rows.setdefault(further, {}):
+                            missing.setdefault(further, set()).add(named)
 
     def _load(self, table: Table[Any], keys: list[Any]) -> None:
         rows = self._rows[table]
@@ -177,4 +187,5 @@ class Unit:
             session.many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])
 
 
+_rank = attrgetter("rank")
 _first = itemgetter(0)
