@@ -98,9 +98,9 @@ class Costs:
         self._seen: dict[str, int] = {}
         self._until = 0
 
-    async def look(self, *, often: bool = True) -> None:
+    async def look(self) -> None:
         """Take in the jobs that have finished since the last look, a bounded number of them."""
-        if not self._factor or not often:
+        if not self._factor:
             return
         after = max(self._until - OVERLAP_US, self._store.clock() - LOOK_BACK_US)
         for _ in range(MOST_PAGES):

@@ -292,14 +292,17 @@ class Gateway:
         for turn in itertools.count():
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
-                await self.costs.look(often=turn % COSTS_EVERY == 0)
-                await wake_topped_up(self.store)
                 rows = await self.store.read(BUDGET_SQL["list_expired_reservations"], {"now": self.store.clock()})
                 await self._lose([tuple(row) for row in rows], "nothing was heard of it until its reservation expired")
+                await wake_topped_up(self.store)
+                if turn % COSTS_EVERY == 0:
+                    await self.costs.look()
             except StoreUnavailable as error:
-                log.warning("expired reservations could not be settled, trying again: %s", error)
+                log.warning("lost calls and topped-up jobs could not be looked after, trying again: %s", error)
             except Exception:
-                log.exception("expired reservations could not be settled by a fault of ours, trying again")
+                log.exception(
+                    "lost calls and topped-up jobs could not be looked after by a fault of ours, trying again"
+                )
 
 
 def answer_of(flight: Flight) -> Answer:
