@@ -1,11 +1,11 @@
 """A provider that remembers the headers it was shown, and refuses as it is told to."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-import uvicorn
+
+from overnight.api import Server
 
 CHAT = {
     "id": "chatcmpl-1",
@@ -46,15 +46,10 @@ class RecordingProvider:
 @asynccontextmanager
 async def recording_provider() -> AsyncIterator[RecordingProvider]:
     provider = RecordingProvider()
-    config = uvicorn.Config(provider, port=0, log_level="error", lifespan="off")  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None
-    task = asyncio.create_task(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.002)
-    provider.base_url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    server = Server(provider)  # type: ignore[arg-type]
+    _, port = await server.start("127.0.0.1", 0)
+    provider.base_url = f"http://127.0.0.1:{port}/v1"
     try:
         yield provider
     finally:
-        server.should_exit = server.force_exit = True
-        await task
+        await server.stop(0)

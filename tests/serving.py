@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx2
 import openai
-import uvicorn
 
-from overnight.api import application
+from overnight.api import Server, application
 from overnight.brain import Brain
 from overnight.domain import Attribution
 from overnight.gateway import Gateway, PriceBook
@@ -83,21 +82,15 @@ async def serving(
     options = {"offline_base_url": offline, "environment": environment, **options}
     gateway = Gateway(store, brain.routing, PriceBook(brain.routing.prices), brain_version=brain.version, **options)
     await gateway.start()
-    config = uvicorn.Config(application(gateway, Ledger(store), **outside), port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None
-    task = asyncio.create_task(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.002)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    server = Server(application(gateway, Ledger(store), **outside))
+    _, port = await server.start("127.0.0.1", 0)
     served = Served(f"http://127.0.0.1:{port}", store, gateway, provider)
     try:
         yield served
     finally:
         await served.http.aclose()
         await served.openai.close()
-        server.should_exit = server.force_exit = True
-        await task
+        await server.stop(0)
         await gateway.close()
 
 

@@ -447,7 +447,7 @@ def test_reading_commands_load_nothing_heavy(shell: Shell) -> None:
         "from overnight.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'uvicorn', 'uvloop', 'psycopg', 'overnight.gateway', 'overnight.jobs', 'overnight.brain', 'overnight.api'}\n"
+        "heavy = {'httptools', 'uvloop', 'psycopg', 'overnight.gateway', 'overnight.jobs', 'overnight.brain', 'overnight.api'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(

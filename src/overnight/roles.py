@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -37,47 +38,33 @@ async def serve_gateway(
 ) -> None:
     """The gateway and the API on one port, until `until` is done. Prints one JSON line when it listens."""
     _allow_files()
-    import uvicorn
-
     from overnight.api import LOOPBACK as NAMES
-    from overnight.api import application
+    from overnight.api import Server, application
 
     _check_auth(settings, host)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                bound_host, bound_port = self.servers[0].sockets[0].getsockname()[:2]
-                _announce({"role": "gateway", "owner": gateway.owner, "host": bound_host, "port": bound_port})
-
     async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
         gateway = await app.gateway()
         # Whatever is reserved under this name was left in flight by an earlier process that bore it.
         await gateway.settle_owner(gateway.owner)
-        config = uvicorn.Config(
-            application(gateway, app.ledger, hosts=NAMES if host in LOOPBACK else None, auth=settings.auth),
-            host=host,
-            port=port,
-            http="httptools",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        )
-        server = Server(config)
-
-        async def watch() -> None:
-            await until
-            server.should_exit = True
-
-        watching = asyncio.create_task(watch())
+        server = Server(application(gateway, app.ledger, hosts=NAMES if host in LOOPBACK else None, auth=settings.auth))
         try:
-            await server.serve()
+            bound_host, bound_port = await server.start(host, port)
+        except OSError as error:
+            raise BadInput(f"{host}:{port}: {error.strerror}; choose another with --host and --port") from None
+        _settle_memory()
+        _announce({"role": "gateway", "owner": gateway.owner, "host": bound_host, "port": bound_port})
+        try:
+            await until
         finally:
-            watching.cancel()
+            await server.stop()
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: the collector need not look at it again. Calls leave few cycles behind, so it looks
+    less often; with its defaults it takes 8 % of the gateway's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _allow_files() -> None:

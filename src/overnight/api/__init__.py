@@ -5,5 +5,6 @@ Never: decides about a job or a call itself, or shows one tenant what is another
 """
 
 from .application import LOOPBACK, Application, application
+from .serving import Server
 
-__all__ = ["LOOPBACK", "Application", "application"]
+__all__ = ["LOOPBACK", "Application", "Server", "application"]

@@ -165,6 +165,6 @@ async def _other(scope: Scope, receive: Receive, send: Send) -> None:
 def application(
     gateway: Gateway, ledger: Ledger, *, hosts: Collection[str] | None = LOOPBACK, auth: str = "auto"
 ) -> Application:
-    """Serve it with uvicorn, started gateway inside. `hosts`: the names it answers to, None for any, which always wants keys.
+    """Serve it with `Server`, started gateway inside. `hosts`: the names it answers to, None for any, which always wants keys.
     `auth` is OVERNIGHT_AUTH: auto, required or off."""
     return Application(gateway, ledger, hosts, auth)
