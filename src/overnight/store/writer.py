@@ -27,6 +27,8 @@ LINGER_S = 0.02
 MOST_REDOS = 8
 QUICK_FLUSH_S = 0.0006
 SMOOTHING = 0.1
+FADING, SHARED = 0.8, 1.5
+"""The usual size of a batch fades to this part with each smaller one; from this size on, batches are shared."""
 
 Outcome = tuple[Any, BaseException | None]
 Entry = tuple[Command[Any], Callable[[Any, BaseException | None], None], asyncio.AbstractEventLoop | None]
@@ -41,7 +43,7 @@ class Writer:
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._riders: deque[Entry] = deque()
         self._lingering = False
-        self._shared, self._gathered = False, 0
+        self._usual, self._gathered, self._since = 0.0, 0, 0.0
         self._waiting = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._answers: dict[asyncio.AbstractEventLoop, deque[Answer]] = {}
@@ -91,14 +93,12 @@ class Writer:
 
     def _tick(self) -> None:
         """Write what came in during this turn of the loop: here, or in the thread when that is busy or flushes are slow."""
-        if self._shared and self._gathered < len(self._inbox) < LARGEST_BATCH:
-            # The last batch was shared, so this one may be: as long as each turn brings somebody, wait for the next.
-            self._gathered = len(self._inbox)
+        if self._is_worth_waiting(len(self._inbox)):
             asyncio.get_running_loop().call_soon(self._tick)
             return
         with self._lock:
             batch, self._inbox = self._inbox, []
-        self._gathered, self._shared = 0, len(batch) > 1
+        self._gathered, self._usual = 0, max(len(batch), self._usual * FADING)
         if not batch:
             return  # the store was closed meanwhile, and the thread has what was in line
         quick = self._flush_s < QUICK_FLUSH_S and len(batch) <= LARGEST_BATCH
@@ -111,6 +111,18 @@ class Writer:
             self._run(self._session, self._with_riders(batch))
         finally:
             self._session_turn.release()
+
+    def _is_worth_waiting(self, count: int) -> bool:
+        """Where batches are usually shared, the next turn may bring somebody: as long as it does, or until the batch is as large
+        as they are, but then no longer than a flush takes."""
+        if self._usual < SHARED or not 0 < count < LARGEST_BATCH:
+            return False
+        now = time.perf_counter()
+        if self._gathered == 0:
+            self._since = now
+        waits = self._gathered < count or (count < self._usual and now - self._since < self._flush_s)
+        self._gathered = count
+        return waits
 
     def _with_riders(self, batch: list[Entry]) -> list[Entry]:
         """Riders entered before the batch's commands must be decided before them."""
