@@ -114,8 +114,8 @@ class Writer:
 
     def _is_worth_waiting(self, count: int) -> bool:
         """Where batches are usually shared, the next turn may bring somebody: as long as it does, or until the batch is as large
-        as they are, but then no longer than a flush takes."""
-        if self._usual < SHARED or not 0 < count < LARGEST_BATCH:
+        as they are, but then no longer than a flush takes. Where flushes are slow, the thread's batch gathers by itself."""
+        if self._usual < SHARED or not 0 < count < LARGEST_BATCH or self._flush_s >= QUICK_FLUSH_S:
             return False
         now = time.perf_counter()
         if self._gathered == 0:
