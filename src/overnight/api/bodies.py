@@ -34,16 +34,18 @@ async def body_of(request: Request, kind: type[T]) -> T:
 
 
 def query_of(request: Request, *names: str) -> Mapping[str, str]:
-    """The query's parameters. Raises BadInput for one that is not known here."""
+    """The query's parameters. Raises BadInput for one that is not known here, or that no value of ours can be."""
     try:
         pairs = parse_qsl(request.query.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError:
         raise BadInput("the query string cannot be read; send name=value pairs, percent-encoded") from None
-    for name, _ in pairs:
+    for name, value in pairs:
         if name not in names:
             near = get_close_matches(name, names, 1)
             meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
             raise BadInput(f"the query parameter {name[:40]!r} is not known; {meant}")
+        if not value.isprintable():
+            raise BadInput(f"{name}: {value[:40]!r} holds a character that cannot stand there; leave it out")
     return dict(pairs)
 
 

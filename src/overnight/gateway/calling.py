@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from overnight.budgets import BUDGET_SQL, Kin, Policy, wake_topped_up
-from overnight.domain import Attribution, BadInput, CallFacts, Recorded, StoreUnavailable, new_id
+from overnight.domain import EVERYWHERE, Attribution, BadInput, CallFacts, Reach, Recorded, StoreUnavailable, new_id
 from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger
 from overnight.store import Store
@@ -23,7 +23,7 @@ from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
 from .formats import MESSAGES, RESPONSES, Codec, client_body, counted
-from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
+from .identity import METADATA_NAMES, Subject, session_name, with_cache_key, with_metadata
 from .kept import Responses
 from .looping import LoopGuard
 from .permitting import permitted
@@ -35,6 +35,8 @@ from .streaming import StreamedFlight
 from .waiting import Lines
 
 log = logging.getLogger("overnight.gateway")
+KinKey = tuple[str, str, Reach]
+"""Tenant, a job's name, and a reach that it is within."""
 MOST_KNOWN_JOBS = 50_000
 MOST_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
@@ -87,7 +89,7 @@ class Gateway:
         self.circuits = Circuits(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
         self.prompts_version = prompts_version or brain_version
-        self._kin: OrderedDict[tuple[str, str], tuple[str, ...]] = OrderedDict()
+        self._kin: OrderedDict[KinKey, tuple[str, ...]] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
 
@@ -139,7 +141,7 @@ class Gateway:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
         if form is RESPONSES:
-            await self.responses.go_on(request, who.tenant_id, self.routing.limits.max_body_bytes)
+            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes)
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
         decision = permitted(self.decide(facts_of(who, request)), who)
@@ -206,11 +208,12 @@ class Gateway:
         """Whose call this is: the job named, the session, or a job of its own."""
         external_id, job_id = who.external_id, who.job_id
         if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
-            external_id = f"session:{who.session_id}"
+            external_id = session_name(who)
         name = job_id or external_id
-        kin = self._kin.get((who.tenant_id, name)) if name is not None else None
+        kin = self._kin.get((who.tenant_id, name, who.reach)) if name is not None else None
         if kin is None and job_id is not None:
-            kin = self._remember((who.tenant_id, job_id), await self._ancestors(job_id, who.tenant_id))
+            found = await self._ancestors(job_id, who.tenant_id, who.reach)
+            kin = self._remember((who.tenant_id, job_id, who.reach), found)
         fresh = new_id("job") if kin is None else kin[-1]
         return Subject(
             who,
@@ -228,7 +231,7 @@ class Gateway:
 
     async def find_kin(self, subject: Subject, job_id: str) -> None:
         """The job exists and has a parent: its budgets are its ancestors' too."""
-        kin = await self._ancestors(job_id, subject.who.tenant_id)
+        kin = await self._ancestors(job_id, subject.who.tenant_id, subject.who.reach)
         subject.job_id, subject.ancestors, subject.known = job_id, kin, True
 
     def learn(self, subject: Subject, outcome: Outcome) -> None:
@@ -239,9 +242,9 @@ class Gateway:
                 subject.job_id, subject.ancestors = outcome.job_id, (outcome.job_id,)
             subject.known = True
             if subject.external_id is not None:
-                self._remember((subject.who.tenant_id, subject.external_id), subject.ancestors)
+                self._remember((subject.who.tenant_id, subject.external_id, subject.who.reach), subject.ancestors)
 
-    def _remember(self, key: tuple[str, str], kin: tuple[str, ...]) -> tuple[str, ...]:
+    def _remember(self, key: KinKey, kin: tuple[str, ...]) -> tuple[str, ...]:
         self._kin[key] = kin
         if len(self._kin) > MOST_KNOWN_JOBS:
             self._kin.popitem(last=False)
@@ -253,11 +256,11 @@ class Gateway:
             return (job.job_id,)
         if job.parent_job_id == job.root_job_id and job.root_job_id in self.lineage:
             return (job.root_job_id, job.job_id)
-        key = (job.tenant_id, job.job_id)
+        key = (job.tenant_id, job.job_id, EVERYWHERE)
         return self._kin.get(key) or self._remember(key, await self._ancestors(job.job_id, job.tenant_id))
 
-    async def _ancestors(self, job_id: str, tenant_id: str) -> tuple[str, ...]:
-        job = await self.ledger.job(job_id, tenant_id)
+    async def _ancestors(self, job_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> tuple[str, ...]:
+        job = await self.ledger.job(job_id, tenant_id, reach)
         found = [job.job_id]
         while job.parent_job_id is not None:
             job = await self.ledger.job(job.parent_job_id, tenant_id)
@@ -328,10 +331,11 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     if given is not None:
         call_id, model = given.facts.call_id or "", given.facts.model or ""
     request_id = flight.reply.request_id if flight.reply else None
+    told_model = _listed((model,))
     headers = [
         (b"x-job-id", flight.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
-        (b"x-overnight-model", model.encode()),
+        (b"x-overnight-model", told_model),
         (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
@@ -354,7 +358,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     if flight.replayed is not None:
         headers.append((b"x-overnight-replayed", b"true"))
     elif flight.fell_back and flight.tries:
-        headers.append((b"x-overnight-fallback", model.encode()))
+        headers.append((b"x-overnight-fallback", told_model))
     return headers
 
 

@@ -89,14 +89,16 @@ class Keys:
         return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor))
 
     async def list(self, tenant_id: str = "", before: str = "", most: int = 200) -> list[KeyRow]:
-        """Newest first; `before` is the key_id that the page before ended with."""
+        """Newest first; `before` is the key_id that the page before ended with. Raises BadInput."""
+        if before:
+            check_identifier(before, "before")
         values = {"tenant_id": tenant_id, "before": before, "most": most}
         return [KeyRow(*row) for row in await self._store.read(SQL["list_keys"], values)]
 
     async def one(self, name: str, tenant_id: str = "") -> KeyRow:
         """By its id, its name, or the beginning that is shown of its secret; of equal names the one that is not revoked. Raises
-        NotFound, BadInput where several tenants have one of that name."""
-        name = handle_of(name) or name
+        NotFound, BadInput where several tenants have one of that name, or it can be none."""
+        name = handle_of(name) or check_identifier(name, "the key's name")
         values = {"tenant_id": tenant_id, "name": name, "most": 50}
         rows = await self._store.read(SQL["read_key"], values)
         found = [KeyRow(*row) for row in rows or await self._store.read(SQL["read_named_keys"], values)]
@@ -128,7 +130,8 @@ class Keys:
         return [ProviderKeyRow(*row) for row in await self._store.read(SQL["list_provider_keys"], values)]
 
     async def drop_provider_key(self, tenant_id: str, provider: str, actor: str) -> None:
-        """Raises NotFound."""
+        """Raises NotFound, BadInput."""
+        check_identifier(provider, "the provider")
         await self._store.commit(DropProviderKey(tenant_id, provider, actor))
 
     async def rotate_master(self) -> tuple[str, int]:

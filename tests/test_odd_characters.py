@@ -1,0 +1,140 @@
+"""Characters that a store or a header cannot take are refused by name, or told in another way; they are no fault of ours."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from overnight.brain import Brain
+from overnight.gateway import CODECS, Gateway, PriceBook
+from overnight.keys import Keys, NewKey
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import ROUTING, Served, serving, who
+
+EVERYTHING = ("call", "read", "operate", "admin")
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, scripted) as running:
+        _, secret = await Keys(store).create("default", NewKey(name="root", scopes=("read", "operate", "admin")), "ann")
+        running.http.headers["authorization"] = f"Bearer {secret}"
+        yield running
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "keys?before=%00",
+        "keys?before=key_%00",
+        "keys?limit=%00",
+        "jobs?before=%00",
+        "jobs?state=%00",
+        "budgets?job=%00",
+        "budgets?all=%00",
+        "budgets?limit=1%00",
+        "circuits?%00=1",
+        "jobs/a%00b",
+        "jobs/a%00b/events",
+        "keys/a%00b",
+        "keys/%F0%9F%98%80",
+    ],
+)
+async def test_a_filter_that_no_store_could_take_is_refused_by_name(served: Served, path: str) -> None:
+    answer = await served.http.get(f"/api/v1/{path}")
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "provider-keys/a%00b", None),
+        ("PUT", "provider-keys/openai%00", {"key": "x"}),
+        ("POST", "keys", {"name": "a\x00b"}),
+        ("POST", "keys", {"name": "k", "agent_id": "a\x00b"}),
+        ("POST", "keys", {"name": "k", "models": ["a\x00b"]}),
+        ("POST", "keys/a%00b/rotate", {}),
+        ("POST", "keys/a%00b/revoke", None),
+        ("POST", "budgets", {"scope": "agent", "id": "a\x00b", "per": "total", "calls": 1}),
+        ("POST", "budgets", {"scope": "job", "id": "a\x00b", "calls": 1}),
+        ("POST", "budgets", {"scope": "a\x00b", "id": "x", "calls": 1}),
+        ("POST", "jobs/a%00b/cancel", None),
+        ("POST", "jobs/a%00b/attempts", None),
+        ("POST", "jobs/a%00b/complete", None),
+    ],
+)
+async def test_so_is_a_name_in_a_path_or_a_body(served: Served, method: str, path: str, body: Any) -> None:
+    answer = await served.http.request(method, f"/api/v1/{path}", json=body)
+    assert answer.status_code == 400, answer.text
+
+
+async def test_texts_are_kept_as_they_came(store: Store, scripted: SpawnedProvider) -> None:
+    async with serving(store, scripted) as served:
+        odd = "a\x00b\u2028\U0001f600"
+        asked = await served.ask(odd, model=odd, headers={"x-job-id": "j", "x-task": "heartbeat_check"})
+        assert asked.status_code == 200, asked.text
+        error = {"class": odd, "message": odd}
+        ended = await served.http.post(
+            "/api/v1/jobs/j/complete", json={"state": "failed", "error": error, "result": odd}
+        )
+        assert ended.status_code == 200, ended.text
+        assert (await served.http.get("/api/v1/jobs/j")).json()["error"]["message"] == odd
+        assert (await served.http.get("/api/v1/jobs/j/events")).status_code == 200
+        unknown = await served.http.get("/v1/responses/resp_a%00b")
+        assert unknown.status_code == 404, unknown.text
+
+
+class OddNames:
+    """The routing, but for the names that its targets have."""
+
+    def __init__(self, routing: Any, targets: tuple[str, ...]) -> None:
+        self._routing, self._targets = routing, targets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._routing, name)
+
+    def decide(self, facts: Any) -> Any:
+        return msgspec.structs.replace(self._routing.decide(facts), targets=self._targets)
+
+    def provider_for(self, _model: str) -> Any:
+        return self._routing.provider_for("gpt-5.4-mini")
+
+
+async def test_a_models_name_makes_no_header_of_its_own(store: Store, scripted: SpawnedProvider) -> None:
+    first, second = "odd\r\nx-evil: 1", "second\u2028\x7f" + "x" * 5000
+    scripted.set_rules("rules: [{match: {model: 'odd*'}, fault: {status: 503}}]")
+    brain = Brain.from_files({"routing.yaml": ROUTING.encode()})
+    routing: Any = OddNames(brain.routing, (first, second))
+    gateway = Gateway(store, routing, PriceBook(), offline_base_url=scripted.base_url, environment={})
+    await gateway.start()
+    try:
+        answers = [
+            await gateway.call(
+                CODECS["chat"],
+                b'{"model": "auto", "messages": [{"role": "user", "content": "x"}]}',
+                who(external_id="j", attempt=attempt),
+            )
+            for attempt in (1, 2)
+        ]
+    finally:
+        await gateway.close()
+        scripted.reset()
+        scripted.set_rules("rules: []")
+    for answer in answers:
+        told = dict(answer.headers)
+        assert answer.status == 200, answer.body
+        assert told[b"x-overnight-model"].startswith(b"second")
+        for name, value in answer.headers:
+            assert all(32 <= each != 127 for each in value), (name, value)
+            assert len(value) <= 1000, name
+    assert dict(answers[0].headers)[b"x-overnight-fallback"] == dict(answers[0].headers)[b"x-overnight-model"]
+    assert dict(answers[1].headers)[b"x-overnight-replayed"] == b"true"
