@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from overnight.domain import Attribution, BadInput, Forbidden, check_identifier, read_traceparent
+from overnight.domain import EVERYWHERE, Attribution, BadInput, Forbidden, Reach, check_identifier, read_traceparent
 from overnight.gateway import MOST_ATTEMPTS, named_job, tags_of
 from overnight.keys import VirtualKey
 
@@ -93,6 +93,11 @@ def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:
     return attribution([each for each in headers if each[0] == b"x-tenant-id"], key).tenant_id
 
 
+def reach_of(key: VirtualKey | None) -> Reach:
+    """Whose jobs, and what belongs to them, are there for who asks; within the tenant."""
+    return key.reach if key is not None else EVERYWHERE
+
+
 def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[str, int]) -> None:
     """Others' words for a thing, where nobody better has named it and they can be one of our identifiers."""
     if ranks.get(field, ODD) > rank:
@@ -140,4 +145,4 @@ def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None
             raise Forbidden(f"{header}: the key {key.name} is bound to {mine}; send that, or leave the header out")
         found[field] = mine
     found["actor"], found["key_id"] = key.name, key.key_id
-    found["models"], found["routes"] = key.models, key.routes
+    found["models"], found["routes"], found["reach"] = key.models, key.routes, key.reach

@@ -11,6 +11,7 @@ from overnight.domain import BadInput, check_identifier, usd_to_micro
 from overnight.gateway import Answer, Gateway
 from overnight.ledger import Ledger
 
+from .attributing import reach_of
 from .bodies import body_of, json_answer, query_of, whole
 from .http import Request
 
@@ -34,7 +35,7 @@ class NewTopUp(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Budgets:
-    """Everything is within the request's tenant."""
+    """Everything is within the request's tenant, and the agent and workflow that its key is bound to."""
 
     def __init__(self, gateway: Gateway, ledger: Ledger) -> None:
         self._gateway, self._ledger = gateway, ledger
@@ -44,13 +45,15 @@ class Budgets:
         query = query_of(request, "job", "all", "limit")
         if query.get("all", "false") not in {"true", "false"}:
             raise BadInput("all: must be true or false")
-        named = query.get("job")
-        job = await self._ledger.job(check_identifier(named, "job"), request.tenant_id) if named else None
+        named, reach = query.get("job"), reach_of(request.key)
+        job = await self._ledger.job(check_identifier(named, "job"), request.tenant_id, reach) if named else None
         found = await list_budgets(
             self._ledger.store,
             self._gateway.policy,
             tenant_id=request.tenant_id,
             job_id=job.job_id if job else "",
+            reach=reach,
+            key_id=request.key.key_id if request.key else "",
             everything=query.get("all") == "true",
             most=max(1, whole(query, "limit", 50, MOST_JOBS)),
         )

@@ -11,7 +11,6 @@ from overnight.domain import (
     BadInput,
     Conflict,
     ErrorFacts,
-    NotFound,
     Recorded,
     check_identifier,
     job_states,
@@ -23,6 +22,7 @@ from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
 from overnight.store import Unit
 from overnight.story import public_job, tree_costs
 
+from .attributing import reach_of
 from .bodies import body_of, json_answer, query_of, whole
 from .http import Request
 
@@ -77,21 +77,24 @@ class Jobs:
         self._ledger, self._operations = ledger, Operations(ledger.store)
 
     async def _job(self, request: Request) -> JobRow:
-        name, key = check_identifier(request.parts[3], "the job's id"), request.key
-        job = await self._ledger.job(name, request.tenant_id)
-        if key and (key.agent_id not in (None, job.agent_id) or key.workflow not in (None, job.workflow)):
-            raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
-        return job
+        name = check_identifier(request.parts[3], "the job's id")
+        return await self._ledger.job(name, request.tenant_id, reach_of(request.key))
 
     async def list(self, request: Request) -> Answer:
         """`?state=&before=&limit=`: newest first; `before` is the job_id that the page before ended with."""
-        query, key = query_of(request, "state", "before", "limit"), request.key
+        query, reach = query_of(request, "state", "before", "limit"), reach_of(request.key)
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is none of {', '.join(job_states)}")
         most = whole(query, "limit", 50, MOST_JOBS)
-        mine = {"agent_id": (key.agent_id or "") if key else "", "workflow": (key.workflow or "") if key else ""}
-        found = await self._ledger.jobs(tenant_id=request.tenant_id, state=state, before=before, most=most, **mine)
+        found = await self._ledger.jobs(
+            tenant_id=request.tenant_id,
+            state=state,
+            before=before,
+            most=most,
+            agent_id=reach.agent_id or "",
+            workflow=reach.workflow or "",
+        )
         return json_answer(200, {"jobs": await self._public(found)})
 
     async def one(self, request: Request) -> Answer:

@@ -8,9 +8,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from overnight.domain import BadInput
+from overnight.domain import BadInput, Reach
 from overnight.gateway import RESPONSES, Answer, Gateway, refusal
 
+from .attributing import reach_of
 from .http import Request
 from .problems import MethodNotAllowed
 
@@ -27,8 +28,9 @@ class ResponsesApi:
         self._kept = gateway.responses
 
     async def answer(self, request: Request) -> Answer:
-        """One of the paths. Each shows its caller's tenant only. Raises UnknownResponse, BadInput."""
+        """One of the paths. Each shows what is within its caller's tenant and reach. Raises UnknownResponse, BadInput."""
         response_id, *below = request.parts[2:]
+        whose = request.tenant_id, reach_of(request.key)
         allowed = ("GET",) if below else ("GET", "DELETE")
         if request.method not in allowed:
             why = str(MethodNotAllowed(request.method, ", ".join(allowed)))
@@ -36,24 +38,24 @@ class ResponsesApi:
             return Answer(405, [*answer.headers, (b"allow", ", ".join(allowed).encode())], answer.body)
         asked = dict(parse_qsl(request.query.decode("latin-1")))
         if below:
-            return await self._items(response_id, request.tenant_id, asked)
+            return await self._items(response_id, *whose, asked)
         if request.method == "DELETE":
-            await self._kept.forget(response_id, request.tenant_id)
+            await self._kept.forget(response_id, *whose)
             return Answer(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
-        body = await self._kept.one(response_id, request.tenant_id)
+        body = await self._kept.one(response_id, *whose)
         if asked.get("stream") != "true":
             return Answer(200, [_JSON], body)
         after = _number(asked, "starting_after", -1, 1_000_000_000)
         pieces = RESPONSES.taken_apart(body, None)
         return Answer(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
-    async def _items(self, response_id: str, tenant_id: str, asked: dict[str, str]) -> Answer:
+    async def _items(self, response_id: str, tenant_id: str, reach: Reach, asked: dict[str, str]) -> Answer:
         order = asked.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadInput("order: must be asc or desc")
         most = _number(asked, "limit", 20, MOST_ITEMS)
         after = asked.get("after")
-        body = await self._kept.items(response_id, tenant_id, order=order, after=after, most=max(1, most))
+        body = await self._kept.items(response_id, tenant_id, reach, order=order, after=after, most=max(1, most))
         return Answer(200, [_JSON], body)
 
 

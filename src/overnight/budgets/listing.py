@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, check_identifier, iso_utc, micro_to_usd
+from overnight.domain import EVERYWHERE, BadInput, Reach, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
 from overnight.store import Store
 
@@ -65,17 +65,24 @@ async def list_budgets(
     *,
     tenant_id: str = "",
     job_id: str = "",
+    reach: Reach = EVERYWHERE,
+    key_id: str = "",
     everything: bool = False,
     most: int = 50,
 ) -> list[BudgetLine]:
     """Budgets with a limit in force, or all that count anything: of tenants, keys, agents, … and of the newest unfinished jobs
-    (with a `job_id`: of that one alone)."""
+    (with a `job_id`: of that one alone). Within a `reach` there are those of the tenant, of the agent, the workflow and the jobs
+    that it names, and of `key_id`."""
     now = store.clock()
     found: list[BudgetLine] = []
     if not job_id:
         for row in await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now}):
             found.append(_line(policy, BudgetRow(*row), None, None, now))
+    if reach != EVERYWHERE:
+        mine = {("tenant", tenant_id), ("agent", reach.agent_id), ("workflow", reach.workflow), ("key", key_id)}
+        found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
+    values |= {"agent_id": reach.agent_id or "", "workflow": reach.workflow or ""}
     for *row, name, started_at in await store.read(SQL["list_job_budgets"], values):
         found.append(_line(policy, BudgetRow(*row), name, started_at, now))
     limited = [line for line in found if any(each.allowed is not None for each in line.measures.values())]

@@ -4,7 +4,7 @@ Depends on: nothing.
 Never: touches a file, a socket, a clock or a database.
 """
 
-from .attribution import Attribution
+from .attribution import EVERYWHERE, Attribution, Reach
 from .calls import CallFacts
 from .errors import (
     BadInput,
@@ -27,6 +27,7 @@ from .tracing import TraceParent, read_traceparent, span_of, traceparent_of
 
 __all__ = [
     "EVENT_NAMES",
+    "EVERYWHERE",
     "FINISHED",
     "Attribution",
     "BadInput",
@@ -41,6 +42,7 @@ __all__ = [
     "LoopStopped",
     "NotFound",
     "OvernightError",
+    "Reach",
     "Recorded",
     "StoreUnavailable",
     "TraceParent",

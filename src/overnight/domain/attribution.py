@@ -1,15 +1,31 @@
 """Who a call belongs to."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
+
+
+class Reach(NamedTuple):
+    """How far a key reaches within its tenant: to the jobs of its agent and workflow, and what belongs to them; None is any."""
+
+    agent_id: str | None = None
+    workflow: str | None = None
+
+    def covers(self, agent_id: str | None, workflow: str | None) -> bool:
+        """Whether a job of this agent and workflow is within it. What is not does not exist for the key."""
+        return self.agent_id in (None, agent_id) and self.workflow in (None, workflow)
+
+
+EVERYWHERE = Reach()
 
 
 class Attribution(msgspec.Struct, frozen=True):
     """The identifiers a call carries. All are checked text; `tenant_id` is never taken from another tenant's request.
 
     `span_id` is the caller's span, `trace_flags` its flags. `key_id` is the key it was asked with; `models` and `routes` are the
-    globs of what that key may use (empty: everything). A session that `only_marks` is recorded, but its calls form no job.
+    globs of what that key may use (empty: everything), `reach` tells the jobs that are there for it. A session that
+    `only_marks` is recorded, but its calls form no job.
     `headers` are those that routing rules look at, by their names in lower case; the values are bounded, not checked.
     """
 
@@ -30,5 +46,6 @@ class Attribution(msgspec.Struct, frozen=True):
     key_id: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+    reach: Reach = EVERYWHERE
     only_marks: bool = False
     headers: Mapping[str, str] = {}

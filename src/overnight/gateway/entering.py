@@ -14,7 +14,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
-    """The locked job of a call, made where it is the first, and whether it was. Raises NotFound."""
+    """The locked job of a call, made where it is the first, and whether it was. Raises NotFound: also for a job that is there,
+    and out of the caller's reach."""
     who = subject.who
     job_id = subject.job_id
     if subject.external_id is not None and not subject.known:
@@ -23,10 +24,13 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
             job_id = mapped.job_id
             unit.lock([(JOB, job_id)])
     job = unit.get(JOB, job_id)
-    if job is not None and job.tenant_id == who.tenant_id:
+    if job is not None and job.tenant_id == who.tenant_id and who.reach.covers(job.agent_id, job.workflow):
         return job, False
+    if job is not None and subject.external_id is not None:
+        # Names are the tenant's: it cannot be given to two jobs.
+        raise NotFound(f"{subject.external_id}: no such job within reach of this key; choose another name for your own")
     if subject.known or job is not None:
-        raise NotFound(f"{job_id}: no such job for this tenant")
+        raise NotFound(f"{job_id}: no such job. `overnight jobs` lists them")
     new = NewJob(
         job_id,
         who.tenant_id,

@@ -89,6 +89,12 @@ def tags_of(value: str, place: str) -> tuple[str, ...]:
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
+def session_name(who: Attribution) -> str:
+    """What the job of a session without a job is called from outside. Keys that are bound have sessions of their own: the same
+    name at another agent's key is another one."""
+    return "@".join(filter(None, (f"session:{who.session_id}", *who.reach)))
+
+
 def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
     """A body's `prompt_cache_key` tells which calls belong together where no session is named. It forms no job of them: many
     programs send the same one with all that they ever ask."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import iso_utc
+from overnight.domain import Reach, iso_utc
 from overnight.store import Table, statements
 
 SQL = statements("overnight.keys")
@@ -75,6 +75,10 @@ class VirtualKey(msgspec.Struct, frozen=True):
     workflow: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.agent_id, self.workflow)
 
 
 _texts = msgspec.json.Decoder(tuple[str, ...]).decode

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import FINISHED, Event, NotFound, Recorded
+from overnight.domain import EVERYWHERE, FINISHED, Event, NotFound, Reach, Recorded
 from overnight.store import Store
 
 from .content import parse_reference
@@ -29,16 +29,18 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def job(self, name: str, tenant_id: str = "") -> JobRow:
-        """By our id, or by the id given from outside; an empty tenant reads all. Raises NotFound."""
+    async def job(self, name: str, tenant_id: str = "", reach: Reach = EVERYWHERE) -> JobRow:
+        """By our id, or by the id given from outside; an empty tenant reads all. Raises NotFound, and the same for a job that
+        is out of `reach`."""
         rows = await self.store.read(SQL["read_job"], {"job_id": name, "tenant_id": tenant_id})
         if not rows:
             rows = await self.store.read(
                 SQL["read_job_external"], {"tenant_id": tenant_id or "default", "external_id": name}
             )
-        if not rows:
+        job = JobRow(*rows[0]) if rows else None
+        if job is None or not reach.covers(job.agent_id, job.workflow):
             raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
-        return JobRow(*rows[0])
+        return job
 
     async def jobs(
         self,

@@ -82,6 +82,7 @@ SELECT budget.tenant_id, budget.scope, budget.scope_id, budget.limit_microusd, b
 FROM (
     SELECT job_id, tenant_id, workflow, name, started_at FROM job
     WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:job_id = '' OR job_id = :job_id)
+        AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
         AND (:job_id <> '' OR (state IN ('queued', 'running', 'parked') AND unattributed = 0))
     ORDER BY job_id DESC LIMIT :most
 ) AS job

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import Recorded
+from overnight.domain import Reach, Recorded
 from overnight.store import Table, Unit, statements
 
 from ..request import Request
@@ -46,17 +46,18 @@ def kept_by(request: Request, response_id: str, called_seq: int) -> KeptResponse
 
 
 class Forget(msgspec.Struct):
-    """The id is forgotten; what the job's log holds stays. The outcome tells whether there was one."""
+    """The id is forgotten; what the job's log holds stays. The outcome tells whether there was one within reach."""
 
     tenant_id: str
     response_id: str
+    reach: Reach
 
     def locks(self) -> list[tuple[Table[Any], Any]]:
         return []
 
     def decide(self, unit: Unit) -> bool:
         values = {"tenant_id": self.tenant_id, "response_id": self.response_id}
-        if not unit.query(_FIND, values):
+        if not any(self.reach.covers(*row) for row in unit.query(_FIND, values)):
             return False
         unit.append(_DELETE, self)
         return True
