@@ -656,7 +656,7 @@ def test_pieces_that_come_mixed_up_still_make_one_block_of_a_kind() -> None:
         chunk(call(1, "}")),
         chunk({}, "tool_calls"),
     ]
-    usage = openai_usage({"prompt_tokens": 1})
+    usage = openai_usage({"prompt_tokens": 1, "completion_tokens": 1})
     assert usage is not None
     events = [event for each in chunks for event in pieces.take(each)] + pieces.end(None, usage)
     found = sdk_message(events)

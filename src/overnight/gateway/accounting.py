@@ -134,15 +134,18 @@ def not_carried(message: str) -> Failure:
 
 
 def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
+    """An answer, at what its provider says it used. Where it does not say, nobody knows, so all that was reserved counts."""
     usage = reply.usage
-    cost = _cost(flight, usage)
+    cost = None if usage.estimated else _cost(flight, usage)
     event = event_of(flight, "model_succeeded")
     event.call_id, event.latency_ms = flight.call_id, flight.latency_ms()
     event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
     event.cached_tokens = usage.cached_tokens
     detail: dict[str, Any] = {}
-    if usage.estimated or usage.adjusted:
-        detail["estimated" if usage.estimated else "adjusted"] = True
+    if usage.estimated:
+        detail["estimated"], detail["why"] = True, "the provider told no usage; all that was reserved counts"
+    elif usage.adjusted:
+        detail["adjusted"] = True
     if flight.losses:
         detail["dropped"] = flight.losses
     if flight.markers:

@@ -10,6 +10,7 @@ import msgspec
 # More than any model can take or give; a larger count is a provider's mistake and would overflow what stores it.
 MAX_TOKENS = 1_000_000_000
 _CHARACTERS_PER_TOKEN = 4
+_CHAT_COUNTS, _COUNTS = ("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -49,10 +50,9 @@ def openai_usage(usage: object) -> Usage | None:
     total has more than the two is output.
     """
     read = _Reader(usage)
-    chat = read.has("prompt_tokens")
-    if not chat and not read.has("input_tokens"):
+    before, after = _CHAT_COUNTS if read.has("prompt_tokens") else _COUNTS
+    if not read.has(before) or not (read.has(after) or read.has("total_tokens")):
         return None
-    before, after = ("prompt_tokens", "completion_tokens") if chat else ("input_tokens", "output_tokens")
     input_tokens, output_tokens = read.count(before), read.count(after)
     if read.adjusted:
         return None
@@ -72,7 +72,7 @@ def openai_usage(usage: object) -> Usage | None:
 def anthropic_usage(usage: object) -> Usage | None:
     """From the ``usage`` object of a message, whose ``input_tokens`` leave the cached ones out; None without usable counts."""
     read = _Reader(usage)
-    if not read.has("input_tokens") and not read.has("output_tokens"):
+    if not read.has("input_tokens") or not read.has("output_tokens"):
         return None
     cached, written = read.count("cache_read_input_tokens"), read.count("cache_creation_input_tokens")
     input_tokens, output_tokens = read.count("input_tokens") + cached + written, read.count("output_tokens")

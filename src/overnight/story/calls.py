@@ -96,7 +96,7 @@ def _call_facts(facts: Event) -> list[str]:
         cached = f" ({facts.cached_tokens:,} cached)" if facts.cached_tokens else ""
         shown.append(f"{about}{facts.input_tokens or 0:,}{cached} in, {facts.output_tokens or 0:,} out")
     if facts.cost_microusd is not None:
-        shown.append(about + cost_text(facts.cost_microusd))
+        shown.append(("at most " if about else "") + cost_text(facts.cost_microusd))
     if facts.latency_ms is not None:
         shown.append(span_text(facts.latency_ms * 1000))
     if facts.provider == "scripted":

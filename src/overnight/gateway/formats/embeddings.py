@@ -84,7 +84,9 @@ def _check(known: _Known) -> None:
 def usage_of(answer: Json) -> Usage | None:
     """Some servers tell the total only."""
     usage: Json = answer.get("usage") or {}
-    return openai_usage({"prompt_tokens": usage.get("prompt_tokens", usage.get("total_tokens"))})
+    return openai_usage(
+        {"prompt_tokens": usage.get("prompt_tokens", usage.get("total_tokens")), "completion_tokens": 0}
+    )
 
 
 def is_answer(answer: Json) -> bool:

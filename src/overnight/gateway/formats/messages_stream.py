@@ -108,6 +108,7 @@ class Assembly:
                 message: Json = event["message"]
                 self._head = {name: value for name, value in message.items() if name not in ("content", "usage")}
                 self.usage = dict(message.get("usage") or {})
+                self.usage.pop("output_tokens", None)  # what was written by then, not what it will come to
             case "message_delta":
                 return self._take_end(event)
             case _:
