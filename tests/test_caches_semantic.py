@@ -10,6 +10,7 @@ import pytest
 from caching import CACHE, EXACT, SEMANTIC, Caching, caching
 from overnight.gateway import JobCalls
 from overnight.gateway.caches import cache_usage
+from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from test_gateway_port import leased, request
@@ -66,6 +67,40 @@ async def test_the_embedding_is_a_call_of_the_job_metered_like_any_other(cached:
     assert {row[0] for row in await cached.served.ledger.usage(job)} == {embedding.model, chat.model}
     budget = await cached.served.ledger.costs([job])
     assert budget[job] == (2, embedding.cost_microusd + chat.cost_microusd)
+
+
+ALL_BUDGETS = """
+budgets:
+  limits: [{scope: job, max_llm_calls: 3}, {scope: key, max_llm_calls: 3}, {scope: agent, max_llm_calls: 3},
+           {scope: tenant, max_llm_calls: 3}]
+"""
+
+
+async def test_the_list_of_a_key_does_not_forbid_the_embedding_and_all_that_the_key_draws_on_pays_for_it(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    """That questions are embedded, and by what, was said by whoever runs the gateway, not by the client."""
+    async with caching(store, provider, SEMANTIC + ALL_BUDGETS, hosts=None) as cached:
+        limits: Any = {"models": ("gpt-5.4*",), "routes": ("heartbeat_check",), "agent_id": "bot"}
+        _, secret = await Keys(store).create("default", NewKey(name="k", scopes=("call", "read"), **limits), "ann")
+        mine = {"authorization": f"Bearer {secret}"}
+        direct = {"model": "text-embedding-3-small", "input": ASKED}
+        assert (await cached.served.http.post("/v1/embeddings", json=direct, headers=mine)).status_code == 403
+        for text, job, told in ((ASKED, "a", "miss"), (LIKE, "b", "semantic")):
+            assert (await cached.ask(text, job, model="heartbeat_check", headers=mine)).cache == told
+        spent = 0
+        for job, calls in (("a", 2), ("b", 1)):
+            embedding, *_ = called = await cached.facts(job, "model_called")
+            assert (embedding.name, embedding.model, len(called)) == ("semantic cache", "text-embedding-3-small", calls)
+            assert {(each.actor, each.agent_id) for each in called} == {("k", "bot")}
+            spent += sum(each.cost_microusd for each in await cached.facts(job, "model_succeeded"))
+        shown = (await cached.served.http.get("/api/v1/budgets", headers=mine)).json()["budgets"]
+        by_scope = {each["scope"]: each for each in shown if each["scope"] != "job"}
+        for scope in ("key", "agent", "tenant"):
+            assert by_scope[scope]["llm_calls"]["spent"] == 3, "two embeddings and an answer"
+            assert by_scope[scope]["cost_usd"]["spent"] == pytest.approx(spent / 1_000_000)
+        assert sorted(each["llm_calls"]["spent"] for each in shown if each["scope"] == "job") == [1, 2]
+        assert (await cached.served.ask(OTHER, model="heartbeat_check", headers=mine)).status_code == 402
 
 
 async def test_a_call_without_a_job_does_not_end_with_its_embedding(cached: Caching) -> None:
