@@ -78,7 +78,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_buffered", "_chunks", "_loop", "_room", "_timer", "_waiter", "connection", "error", "headers", "status", "whole",
+        "_buffered", "_chunks", "_deadline", "_loop", "_room", "_timer", "_waiter",
+        "connection", "error", "headers", "status", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,7 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = deadline
         self._timer = loop.call_at(deadline, self._expire)
 
     async def opened(self) -> UpstreamError | None:
@@ -123,7 +125,12 @@ class Exchange:
 
     def extend(self, deadline: float) -> None:
         """Another deadline, in place of the one before."""
-        if self.connection is not None:
+        if self.connection is None:
+            return
+        self._deadline = deadline
+        if (
+            deadline < self._timer.when()
+        ):  # a later one is looked at when the timer goes off: streams extend at every piece
             self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._expire)
 
@@ -177,7 +184,9 @@ class Exchange:
             connection.abandon()
 
     def _expire(self) -> None:
-        if self.connection is not None:
+        if self._deadline > self._loop.time():
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+        elif self.connection is not None:
             phase: Phase = "body" if self.status else "first_byte"
             what = "the body did not end" if self.status else "no answer came"
             self.fail(UpstreamTimeout(self.connection.origin, phase, f"{what} before the deadline"))

@@ -41,6 +41,17 @@ class SseParser:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the payloads completed by them."""
+        if (
+            chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n\n")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and b"\r" not in chunk
+            and not (self._line or self._data or self._start)
+            and len(chunk) <= self._max
+        ):
+            # Just one event, whole: what most reads of a stream bring, at a quarter of the cost.
+            self._start, self._after_cr = None, False
+            return [chunk[6:-2]]
         if self._start is not None:
             chunk = self._without_mark(self._start + chunk)
         if self._after_cr and chunk:
