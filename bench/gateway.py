@@ -90,7 +90,9 @@ def drive(options: argparse.Namespace) -> int:
     """One workload: calls of `JOBS` jobs at one address."""
     headers = dict(line.split(": ", 1) for line in options.header)
     body = load.chat_body(options.prompt_bytes, stream=options.stream, model=options.model)
-    requests = [load.request(options.drive, body, headers | {"x-job-id": f"bench-{job}"}) for job in range(JOBS)]
+    requests = [
+        load.request(options.drive, body, headers | {"x-job-id": f"{options.jobs}-{job}"}) for job in range(JOBS)
+    ]
     result = load.run(
         options.drive,
         requests,
@@ -182,6 +184,7 @@ def main() -> int:
     parser.add_argument("--forms", choices=["plain", "streamed"], nargs="+", default=["plain", "streamed"])
     parser.add_argument("--connections", type=int, nargs="+", default=[16], help=argparse.SUPPRESS)
     parser.add_argument("--prompt-bytes", type=int, default=300, help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", default="bench", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="gpt-5.4-mini", help=argparse.SUPPRESS)
     parser.add_argument("--delay-ms", type=float, default=0, help="how much longer each flush takes")
     parser.add_argument("--seconds", type=float, default=4)

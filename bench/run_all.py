@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SCRIPTS = ("steps", "appends", "storage", "parked", "gateway", "streams")
+SCRIPTS = ("steps", "appends", "storage", "parked", "gateway", "two_processes", "streams")
 
 
 def machine() -> str:

@@ -2,9 +2,12 @@
 
     python bench/streams.py [--streams 1000]
 
-One gateway process on SQLite; the upstream waits a second between the pieces of an answer, so all streams are open and idle at
-once. Memory is the resident set of the gateway with them, less that of the same gateway before them (after a warm-up of the
+One gateway process on SQLite; the upstream waits five seconds between the pieces of an answer, so all streams are open and idle
+at once. Memory is the resident set of the gateway with them, less that of the same gateway before them (after a warm-up of the
 same kind, so that what Python keeps once is not counted as the streams').
+
+Then 16 streams at the pace of a model: a piece of text every 20 ms, the first after as long. What a client waits longer for its
+first piece than without a gateway, and the CPU time of a stream. (`gateway.py` has streams without a pace.)
 """
 
 import argparse
@@ -18,10 +21,11 @@ from urllib.parse import urlsplit
 import load
 import psutil
 import upstream_mock
-from gateway import serving
+from gateway import MOST_ADDED_STREAM_MS, MOST_STREAM_CPU_US, serving, workload
 from measure import figure
 
 MOST_MB = 100
+PACE_MS = 20
 
 
 async def hold(url: str, count: int, prefix: str, pid: int) -> float:
@@ -47,6 +51,24 @@ async def hold(url: str, count: int, prefix: str, pid: int) -> float:
     return resident
 
 
+def at_a_pace(runs: int) -> None:
+    """16 streams, each with a piece every `PACE_MS` milliseconds."""
+    added: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="bench-ledger-") as folder:
+        paced = upstream_mock.running(latency_ms=PACE_MS, between_ms=PACE_MS)
+        with paced as upstream, serving(upstream, os.path.join(folder, "ledger.db"), 0) as (url, pid):
+            mine = workload("Overnight", url, 16, 4, f"--server-pid={pid}", "--stream")
+            direct = workload("upstream directly", f"{upstream}/v1/chat/completions", 16, 4, "--stream")
+            for _ in range(runs):
+                mine.run()
+                direct.run()
+                added.append(mine.outputs[-1]["first_byte_p50_ms"] - direct.outputs[-1]["first_byte_p50_ms"])
+    title = f"16 streams, a piece every {PACE_MS} ms"
+    figure(f"{title}: added median wait for the first piece", "ms", added, at_most=MOST_ADDED_STREAM_MS)
+    cpu = [output["server_cpu_us"] for output in mine.outputs]
+    figure(f"{title}: CPU per stream", "µs", cpu, at_most=MOST_STREAM_CPU_US)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000)
@@ -65,6 +87,7 @@ def main() -> int:
     # Later turns reuse what the first one made the process keep, so the first is the honest one.
     figure(f"{options.streams:,} idle streams: memory, first time", "MB", grown[:1], at_most=MOST_MB)
     figure(f"{options.streams:,} idle streams: memory, again", "MB", grown[1:] or grown, at_most=MOST_MB)
+    at_a_pace(options.runs)
     return 0
 
 
