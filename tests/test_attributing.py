@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.api.attributing import attribution
-from overnight.domain import Attribution, BadInput, Forbidden, read_traceparent, span_of, traceparent_of
+from overnight.domain import Attribution, BadInput, Forbidden, Reach, read_traceparent, span_of, traceparent_of
 from overnight.keys import Keyring, VirtualKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -119,7 +119,14 @@ def test_what_a_key_is_bound_to_holds_against_everything_else() -> None:
     key = VirtualKey("key_1", "acme", "laptop", frozenset({"call"}), "bot", "nightly", ("m",), ("r",))
     found = said(key, baggage="agent=other")
     assert found == Attribution(
-        "acme", agent_id="bot", workflow="nightly", actor="laptop", key_id="key_1", models=("m",), routes=("r",)
+        "acme",
+        agent_id="bot",
+        workflow="nightly",
+        actor="laptop",
+        key_id="key_1",
+        models=("m",),
+        routes=("r",),
+        reach=Reach("bot", "nightly"),
     )
     assert said(key, x_tenant_id="acme", x_agent_name="bot", x_workflow="nightly") == found
     for header in ("x_tenant_id", "x_agent_name", "x_workflow"):
@@ -170,7 +177,10 @@ async def test_a_prompt_cache_key_is_recorded_and_makes_no_job_of_what_has_nothi
 
 async def test_upstream_gets_the_trace_with_the_span_that_is_recorded(store: Store, scripted: SpawnedProvider) -> None:
     async with recording_provider() as upstream:
-        routing = f'{{default_model: m, providers: {{local: {{base_url: "{upstream.base_url}", models: [m]}}}}}}'
+        routing = (
+            f'{{default_model: m, providers: {{local: {{base_url: "{upstream.base_url}", models: [m]}}}},'
+            " prices: {m: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}"
+        )
         async with serving(store, scripted, routing, environment={"X": "x"}, keys=Keyring(store)) as served:
             sent: dict[str, Any] = {"traceparent": f"00-{TRACE}-{SPAN}-00", "baggage": "job=j", "tracestate": "v=1"}
             for _ in range(2):

@@ -332,16 +332,6 @@ async def test_a_body_over_the_limit_is_a_413(store: Store, provider: SpawnedPro
         assert (await served.ask("x")).status_code == 200
 
 
-async def test_a_model_without_a_price_is_refused_where_it_would_cost(store: Store, provider: SpawnedProvider) -> None:
-    house = f"{{base_url: '{provider.base_url}', api_key_env: HOUSE_KEY, models: [house-1]}}"
-    brain = routed(f"providers: {{house: {house}}}")
-    async with serving(store, provider, brain, environment={"HOUSE_KEY": "k"}, offline_base_url=None) as served:
-        answer = await served.ask(model="house-1")
-        assert answer.status_code == 503
-        assert "price in routing.yaml" in answer.json()["error"]["message"]
-    assert provider.stats()["requests"] == 0
-
-
 # ── tenants, and a store that fails ─────────────────────────────────────────────────────────────────────────────────
 
 

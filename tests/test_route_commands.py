@@ -204,15 +204,17 @@ async def test_a_price_nobody_knows_is_named_and_never_nothing(served: Served) -
     await served.ask(headers={"x-job-id": "night", "x-task": "low"})
     await served.ask(headers={"x-job-id": "night", "x-plan": "gold"})
     provider = (
-        'providers: {{own: {{base_url: "http://127.0.0.1:9/v1", {key} models: [house-1]}}}}\nroutes: {{low: house-1}}'
+        'providers: {{own: {{base_url: "http://127.0.0.1:9/v1", {key} models: [house-1]}}}}\nroutes: {{low: house-1}}\n'
     )
-    unknown = await replayed(served, provider.format(key="api_key_env: OWN_KEY,"))
-    assert unknown.unpriced == {"house-1": 1}
-    assert {move.model_now: move.now_microusd is None for move in unknown.moves()} == {
-        "house-1": True,
-        "gpt-5.4-mini": False,
-    }
-    free = await replayed(served, provider.format(key=""))
+    for key in ("api_key_env: OWN_KEY,", ""):
+        unknown = await replayed(served, provider.format(key=key))
+        assert unknown.unpriced == {"house-1": 1}
+        assert {move.model_now: move.now_microusd is None for move in unknown.moves()} == {
+            "house-1": True,
+            "gpt-5.4-mini": False,
+        }
+    priced = "prices: {own/*: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}"
+    free = await replayed(served, provider.format(key="") + priced)
     assert free.unpriced == {}
     assert {move.model_now: move.now_microusd for move in free.moves()}["house-1"] == 0, "nobody sends a bill"
 

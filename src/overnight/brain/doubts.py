@@ -35,6 +35,29 @@ def doubt_routes(
             reader.problem(rule.node, message, "add a model whose provider is there", "warning")
 
 
+class Book(Protocol):
+    """What models cost."""
+
+    def price(self, model: str, provider_hint: str | None = None, /) -> object:
+        """Raises LookupError where nobody knows."""
+
+
+def doubt_prices(reader: Reader, models: Iterable[Model], routing: Routing, book: Book) -> None:
+    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused."""
+    seen: set[str] = set()
+    for model in models:
+        provider = routing.provider_for(model.name)
+        if provider is None or model.name in seen:
+            continue
+        seen.add(model.name)
+        try:
+            book.price(model.name, provider.name)
+        except LookupError:
+            message = f"no price is known for the model {clipped(model.name)} at {provider.name}: its calls are refused"
+            entry = f"prices: {{{model.name!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
+            reader.problem(model.node, message, f"state it, 0 where nobody sends a bill: {entry}")
+
+
 def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
     earlier: list[tuple[str, When]] = []
     for name, rule in rules.items():

@@ -12,7 +12,7 @@ from overnight.brain.nodes import parse_yaml, text_place
 from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
-from overnight.brain.routing_file import built_in_routing, read_routing
+from overnight.brain.routing_file import Books, built_in_routing, read_routing
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -80,12 +80,13 @@ def load_routing(file: Path) -> Routing:
     return routing
 
 
-def check_brain(folder: Path) -> list[Problem]:
-    """Everything wrong in `folder`, in order of file and line. Raises nothing for any content."""
+def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
+    """Everything wrong in `folder`, in order of file and line; with `books`, models without a price too. Raises nothing for any
+    content."""
     if not folder.is_dir():
         return [Problem(str(folder), 1, 1, _missing(folder))]
     files, problems = _read(folder)
-    return _in_order([*problems, *_definitions(files)[2]])
+    return _in_order([*problems, *_definitions(files, books)[2]])
 
 
 def version_of(files: Mapping[str, bytes]) -> str:
@@ -117,7 +118,9 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column, problem.message))
 
 
-def _definitions(files: Mapping[str, bytes]) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
+def _definitions(
+    files: Mapping[str, bytes], books: Books | None = None
+) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
     routing: Routing | None = None
     prompts: dict[str, Prompt] = {}
     problems: list[Problem] = []
@@ -141,7 +144,7 @@ def _definitions(files: Mapping[str, bytes]) -> tuple[Routing | None, dict[str, 
         content, found = _text(path, files[path])
         if content is not None:
             if path == ROUTING:
-                routing, found = read_routing(path, content)
+                routing, found = read_routing(path, content, books)
             elif top == "prompts":
                 name = path.removeprefix("prompts/").removesuffix(".md")
                 prompts[name], found = read_prompt(path, name, content)

@@ -118,7 +118,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             for pattern in provider.models:
                 if not is_glob(pattern):
                     exact.setdefault(pattern, provider)
-        named = {self.default_model, *self.prices, *self.fallbacks, *exact}
+        named = {self.default_model, *self.fallbacks, *exact, *(name for name in self.prices if not is_glob(name))}
         named.update(*self.fallbacks.values(), *self.tiers.values())
         named.update(*(way.targets for route in self.routes.values() for way in route.ways))
         setting = msgspec.structs.force_setattr

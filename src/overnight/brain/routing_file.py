@@ -1,13 +1,13 @@
 """routing.yaml → Routing, with everything that is wrong with it at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from overnight.brain.cache_section import read_cache
 from overnight.brain.complexity import Complexity
-from overnight.brain.doubts import doubt_routes
+from overnight.brain.doubts import Book, doubt_prices, doubt_routes
 from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number
 from overnight.brain.limits_section import (
     read_alarms,
@@ -18,7 +18,8 @@ from overnight.brain.limits_section import (
     read_rate_limits,
     read_retries,
 )
-from overnight.brain.nodes import Node, parse_yaml
+from overnight.brain.names import is_glob
+from overnight.brain.nodes import Entries, Items, Node, Scalar, parse_yaml
 from overnight.brain.problems import Problem, clipped, did_you_mean
 from overnight.brain.providers import read_providers, well_known
 from overnight.brain.routes_section import Model, Rule, deadline, key_name, model, read_rules, read_tiers, same_model
@@ -52,23 +53,28 @@ _FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
 _COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
 
+Books = Callable[[Mapping[str, Price]], Book]
+"""What all models cost, by the prices that a file sets itself."""
+
+
 def built_in_routing() -> Routing:
     """The routing of a brain without routing.yaml."""
     return Routing(providers=tuple(well_known().values()))
 
 
-def read_routing(file: str, content: str) -> tuple[Routing | None, list[Problem]]:
-    """The routing of one routing.yaml, None when it holds an error, and every problem in it."""
+def read_routing(file: str, content: str, books: Books | None = None) -> tuple[Routing | None, list[Problem]]:
+    """The routing of one routing.yaml, None when it holds an error, and every problem in it; with `books`, models without
+    a price among them."""
     root, problems = parse_yaml(file, content)
     if root is None and problems:
         return None, problems
     reader = Reader(file)
-    routing = _routing(reader, reader.section(root, "", _TOP))
+    routing = _routing(reader, reader.section(root, "", _TOP), books)
     problems += reader.problems
     return (None if any(problem.severity == "error" for problem in problems) else routing), problems
 
 
-def _routing(reader: Reader, top: dict[str, Any]) -> Routing:
+def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routing:
     default: Model | None = top.get("default_model")
     known = well_known()
     own = {provider.name: provider for provider in read_providers(reader, top.get("providers"), known)}
@@ -118,7 +124,28 @@ def _routing(reader: Reader, top: dict[str, Any]) -> Routing:
     )
     if not any(problem.severity == "error" for problem in reader.problems):
         doubt_routes(reader, rules, tiers, routing)
+        if books is not None:
+            models += [each for rule in rules.values() for each in rule.fallbacks or ()]
+            named = (*(each for each in (default, embedder) if each is not None), *models)
+            doubt_prices(
+                reader, (*named, *_listed(top.get("fallbacks"), top.get("providers"))), routing, books(routing.prices)
+            )
     return routing
+
+
+def _listed(fallbacks: Node | None, providers: Node | None) -> Iterator[Model]:
+    """The models that sections which hold no error name: in fallbacks, and by name under a provider."""
+    for item in fallbacks.items if isinstance(fallbacks, Items) else ():
+        if isinstance(item, Entries):
+            yield from _named(value for _, value in item.entries.values())
+    for _, provider in (providers.entries if isinstance(providers, Entries) else {}).values():
+        listed = provider.entries.get("models") if isinstance(provider, Entries) else None
+        if listed is not None and isinstance(listed[1], Items):
+            yield from _named(listed[1].items)
+
+
+def _named(nodes: Iterable[Node]) -> Iterator[Model]:
+    return (Model(each.text, each) for each in nodes if isinstance(each, Scalar) and not is_glob(each.text))
 
 
 def _route(
@@ -165,6 +192,9 @@ def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
     prices: dict[str, Price] = {}
     for priced, (at, value) in reader.entries(node, "prices").items():
         key_name(reader, at, model_name, "a model in prices")
+        if is_glob(priced[:1]):
+            message = f"prices.{clipped(priced)} prices every model alike, those with a list price too"
+            reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model's name")
         found = reader.section(value, f"prices.{priced}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
         if "input_microusd_per_mtok" in found and "output_microusd_per_mtok" in found:
             found.setdefault("cached_input_microusd_per_mtok", found["input_microusd_per_mtok"])

@@ -56,9 +56,10 @@ def check(folder: Folder = None, json: Json = False) -> None:
       overnight check ops/brain --json | jq '.problems[].file'
     """
     from overnight.brain import Problem, check_brain
+    from overnight.gateway import PriceBook
 
     chosen = _chosen(folder)
-    problems = check_brain(chosen)
+    problems = check_brain(chosen, PriceBook)
     errors = sum(problem.severity == "error" for problem in problems)
     if json:
         import msgspec

@@ -159,8 +159,7 @@ def _ways(routing: "Routing", book: Any, decision: "RouteDecision") -> list[dict
             names = ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok")
             way["price"] = dict(zip(names, rates, strict=True))
         except UnknownPrice as error:
-            free = provider is not None and provider.api_key_env is None
-            way["without_price"] = "calls are free: its provider wants no key" if free else f"not called: {error}"
+            way["without_price"] = f"not called: {error}"
         ways.append(way)
     return ways
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -34,12 +35,15 @@ _MAX_NAME = 256
 
 
 class UnknownPrice(LookupError):
-    """Nobody says what this model costs, so no budget could hold it."""
+    """Nobody says what this model costs, so no budget could hold it. The message has the entry that says it."""
 
     def __init__(self, model: str, provider: str | None) -> None:
-        at = f" at {provider[:_MAX_NAME]!r}" if provider else ""
+        named, at = model[:_MAX_NAME], f" at {provider[:_MAX_NAME]!r}" if provider else ""
+        every = f" ('{provider}/*' in its place is every model there)" if provider and len(provider) < 65 else ""
         super().__init__(
-            f"no token price is known for model {model[:_MAX_NAME]!r}{at}; name its provider, or state its price in routing.yaml"
+            f"no price is known for the model {named!r}{at}, so no budget could hold its calls; state its price in"
+            f" routing.yaml, 0 where nobody sends a bill: prices: {{{named!r}: {{input_usd_per_mtok: 0,"
+            f" output_usd_per_mtok: 0}}}}{every}"
         )
 
 
@@ -227,16 +231,21 @@ def _fraction_digits(price: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
+NOTHING = ModelPrice("none", [{"input_mtok": Decimal(0), "output_mtok": Decimal(0)}])
+"""The price of what the offline provider plays where no price is known: nobody sends a bill for that."""
+
+
 class PriceBook:
     """Prices by model name: one's own first, then the data of ``genai-prices``.
 
-    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), exactly as they are called;
-    a negative price is a ValueError.
+    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), as they are called, or by a
+    glob over either (``azure/*``), of which the first that fits counts where no name does; a negative price is a ValueError.
     ``clock`` gives Unix seconds: prices change by date, and at some providers by the hour.
     """
 
     def __init__(self, overrides: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._own = {name: _own_price(name, price) for name, price in (overrides or {}).items()}
+        self._own_globs = [(name, price) for name, price in self._own.items() if not {*"*?["}.isdisjoint(name)]
         self._clock = clock
         # Model names come from outside, so both are bounded.
         self._known: dict[tuple[str, str | None, Context], ModelPrice] = {}
@@ -252,14 +261,9 @@ class PriceBook:
         found = self._known.get(key)
         if found is not None and self._clock() < found.valid_until:
             return found
-        found = self._own.get(f"{provider_hint}/{model}") or self._own.get(model)
-        if (
-            found is None
-            and key not in self._unknown
-            and len(model) <= _MAX_NAME
-            and len(provider_hint or "") <= _MAX_NAME
-        ):
-            found = self._listed(model, provider_hint, context)
+        found = None
+        if key not in self._unknown and len(model) <= _MAX_NAME and len(provider_hint or "") <= _MAX_NAME:
+            found = self._of_ones_own(f"{provider_hint}/{model}", model) or self._listed(model, provider_hint, context)
         if found is None:
             if len(self._unknown) >= _MAX_CACHED:
                 self._unknown.clear()
@@ -275,6 +279,11 @@ class PriceBook:
     def load(self) -> None:
         """Import the price data now rather than at the first look-up (about 0.2 s)."""
         import genai_prices.data  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    def _of_ones_own(self, *names: str) -> ModelPrice | None:
+        exact = (self._own[name] for name in names if name in self._own)
+        by_glob = (price for glob, price in self._own_globs for name in names if fnmatchcase(name, glob))
+        return next(exact, None) or next(by_glob, None)
 
     def _listed(self, model: str, provider_hint: str | None, context: Context) -> ModelPrice | None:
         for provider, info in _matches(model.lower().strip(), provider_hint):

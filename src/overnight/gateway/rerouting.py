@@ -255,16 +255,11 @@ class Rerouting:
         return sorted(self._left_out.values(), key=lambda each: each.why)
 
 
-def _price(routing: Routing, book: PriceBook, model: str) -> ModelPrice | None:
-    """None where calls are free. Raises UnknownPrice."""
+def _price(routing: Routing, book: PriceBook, model: str) -> ModelPrice:
+    """Raises UnknownPrice."""
     provider = routing.provider_for(model)
-    try:
-        return book.price(model, provider.name if provider is not None else None)
-    except UnknownPrice:
-        if provider is not None and provider.api_key_env is None:
-            return None
-        raise
+    return book.price(model, provider.name if provider is not None else None)
 
 
-def _priced(call: PastCall, price: ModelPrice | None) -> int:
-    return price.cost_microusd(call.input_tokens, call.cached_tokens, call.output_tokens) if price is not None else 0
+def _priced(call: PastCall, price: ModelPrice) -> int:
+    return price.cost_microusd(call.input_tokens, call.cached_tokens, call.output_tokens)

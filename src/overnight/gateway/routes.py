@@ -14,7 +14,7 @@ from overnight.keys import SealedShut
 from .dialects import Dialect, dialect_of
 from .library import INSTALL, LibraryPool, installed
 from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
-from .prices import Context, ModelPrice, PriceBook, UnknownPrice
+from .prices import NOTHING, Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import UpstreamPool
 
 Pool = UpstreamPool | LibraryPool
@@ -134,8 +134,8 @@ class Unavailable(OvernightError):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `price` is None where calls are free.
-    `speaks` are the wire formats it takes. `account` is the provider, and the tenant where that calls with a key of its own:
+    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `speaks` are the wire formats
+    that it takes. `account` is the provider, and the tenant where that calls with a key of its own:
     what an account runs into is no other's."""
 
     model: str
@@ -143,7 +143,7 @@ class Target(msgspec.Struct, frozen=True):
     upstream_model: msgspec.Raw
     pool: Pool
     headers: tuple[tuple[bytes, bytes], ...]
-    price: ModelPrice | None
+    price: ModelPrice
     dialect: Dialect
     speaks: tuple[str, ...] = ("chat",)
     account: str = ""
@@ -211,13 +211,12 @@ class Targets:
         price = self._price(model, served_by, provider, context)
         return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key)
 
-    def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice | None:
+    def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice:
         try:
             return self._prices.price(model, provider.name, context)
         except UnknownPrice as error:
-            # Played offline, or served without a key from one's own machines: nobody sends a bill.
-            if name == SCRIPTED or provider.api_key_env is None:
-                return None
+            if name == SCRIPTED:
+                return NOTHING
             raise Unavailable(str(error)) from None
 
     def _prepare(self, model: str, owner: str) -> _Ready:

@@ -1,0 +1,139 @@
+"""A model whose price nobody knows: refused with the way out, in the check and at the call, and never free by itself."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overnight.brain import Price, Problem, check_brain
+from overnight.gateway import PriceBook
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import routed, serving
+from test_cli import Shell
+
+HOUSE = """\
+default_model: gpt-5.4-mini
+routes:
+  low: house-1
+  high: {weights: {house-2: 1, gpt-5.4: 1}, fallbacks: [house-3]}
+tiers: {cheap: [gpt-5.4-mini, house-4]}
+fallbacks:
+  - {from: gpt-5.4, to: house-5}
+cache: {semantic: {model: house-6}}
+providers:
+  house: {base_url: "http://127.0.0.1:9/v1", KEYmodels: [house-7, "house-*"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as spawned:
+        yield spawned
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    return scripted
+
+
+def checked(folder: Path, routing: str) -> list[Problem]:
+    (folder / "routing.yaml").write_text(routing)
+    return [each for each in check_brain(folder, PriceBook) if "tiers" not in each.message]
+
+
+# ── the check ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key", ["api_key_env: HOUSE_KEY, ", ""], ids=["with a key", "without"])
+def test_the_check_names_each_model_without_a_price_where_the_file_does(tmp_path: Path, key: str) -> None:
+    found = checked(tmp_path, HOUSE.replace("KEY", key))
+    assert [(each.line, each.severity, re.findall("house-.", each.message)) for each in found] == [
+        (3, "error", ["house-1"]),
+        (4, "error", ["house-2"]),
+        (4, "error", ["house-3"]),
+        (5, "error", ["house-4"]),
+        (7, "error", ["house-5"]),
+        (8, "error", ["house-6"]),
+        (10, "error", ["house-7"]),
+    ]
+    assert all("no price is known" in each.message and "at house" in each.message for each in found)
+    entry = found[0].hint.partition("prices: ")[2]
+    assert len(checked(tmp_path, HOUSE.replace("KEY", key) + f"prices: {entry}")) == 6
+    for every in ("house/*", "house-*"):
+        assert checked(tmp_path, HOUSE.replace("KEY", key) + f"prices: {entry.replace('house-1', every)}") == []
+
+
+def test_the_check_has_nothing_to_say_of_listed_prices_and_of_models_that_nobody_serves(tmp_path: Path) -> None:
+    assert checked(tmp_path, "default_model: claude-opus-4.6\nroutes: {a: gpt-5.4, b: grok-4.20}\n") == []
+    assert [each.severity for each in checked(tmp_path, "default_model: nobodys-1\n")] == ["warning"]
+
+
+def test_a_glob_that_would_price_every_model_is_an_error(tmp_path: Path) -> None:
+    (found,) = checked(tmp_path, "prices: {'*': {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}\n")
+    assert (found.line, found.severity, "house/*" in found.hint) == (1, "error", True)
+
+
+def test_on_the_command_line_too(tmp_path: Path, provider: SpawnedProvider) -> None:
+    shell = Shell(tmp_path, provider.base_url)
+    (tmp_path / "brain" / "routing.yaml").write_text(HOUSE.replace("KEY", ""))
+    shown = shell("check", code=1)
+    assert "routing.yaml:3:8: error: no price is known for the model 'house-1' at house: its calls are refused" in shown
+    assert "prices: {'house-1': {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}" in shown
+    assert "not called: no price is known" in shell("route", "explain", "--task", "low")
+
+
+# ── the call ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key", ["api_key_env: HOUSE_KEY, ", ""], ids=["with a key", "without"])
+async def test_a_model_without_a_price_is_refused_with_the_entry_that_prices_it(
+    store: Store, provider: SpawnedProvider, key: str
+) -> None:
+    brain = routed(f"providers: {{house: {{base_url: '{provider.base_url}', {key}models: ['house-*']}}}}\n")
+    options: dict[str, Any] = {"environment": {"HOUSE_KEY": "k"}, "offline_base_url": None}
+    async with serving(store, provider, brain, **options) as served:
+        answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (503, "no_target", "false")
+        assert "the model 'house-1' at 'house'" in error["message"]
+    assert provider.stats()["requests"] == 0
+    said = error["message"].partition("prices: ")[2]
+    entry = said[: said.index("}}") + 2]
+    for priced in (entry, entry.replace("house-1", "house/*"), entry.replace("house-1", "house-*")):
+        async with serving(store, provider, brain + f"prices: {priced}", **options) as served:
+            answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
+            assert (answer.status_code, answer.headers["x-overnight-cost-usd"]) == (200, "0.000000"), answer.text
+
+
+async def test_what_is_played_offline_is_priced_by_the_lists_and_else_at_nothing(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    house = "{base_url: 'https://house.example/v1', api_key_env: HOUSE_KEY, models: [house-1]}"
+    async with serving(store, provider, routed(f"providers: {{house: {house}}}")) as served:
+        answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
+        assert (answer.status_code, answer.headers["x-overnight-cost-usd"]) == (200, "0.000000"), answer.text
+        assert {each.facts.provider for each in await served.events("j")} == {None, "scripted"}
+        assert float((await served.ask(model="gpt-5.4")).headers["x-overnight-cost-usd"]) > 0
+
+
+# ── the book ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_glob_prices_what_no_name_does_and_the_first_that_fits_counts():
+    one, two, three = Price(1, 1, 1), Price(2, 2, 2), Price(0, 0, 0)
+    prices = PriceBook({"here/*": one, "gpt-5.4-m*": two, "gpt-5.4-mini": three, "*": one})
+    sources = {
+        ("anything", "here"): "own/here/*",
+        ("gpt-5.4-mini", "here"): "own/gpt-5.4-mini",
+        ("gpt-5.4-mega", "here"): "own/here/*",
+        ("gpt-5.4-mega", "openai"): "own/gpt-5.4-m*",
+        ("gpt-5.4", "openai"): "own/*",
+        ("anything", None): "own/*",
+    }
+    for _ in range(2):
+        assert {named: prices.price(*named).source for named in sources} == sources
+    assert prices.price("gpt-5.4-mini", "here").cost_microusd(1_000_000, 0, 1_000_000) == 0
