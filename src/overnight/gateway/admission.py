@@ -30,7 +30,9 @@ class Admission:
     """The admissions and the settlement of one call. `left_microusd` is what the budget with least left in money has left, as
     last known; None where no such budget holds."""
 
-    __slots__ = ("_flight", "_limits", "_rates", "_told", "_waiting_for", "_waiting_since", "left_microusd")
+    __slots__ = (
+        "_flight", "_limits", "_looked", "_rates", "_recalled", "_told", "_waiting_for", "_waiting_since", "left_microusd",
+    )  # fmt: skip
 
     def __init__(self, flight: Flight) -> None:
         self._flight = flight
@@ -38,25 +40,36 @@ class Admission:
         self._rates: Sequence[Rate] = ()
         self._waiting_for: Wait | None = None
         self._waiting_since = 0.0
-        self._told = False
+        self._told = self._looked = False
+        self._recalled: Outcome | None = None
         self.left_microusd: int | None = None
 
     # ── in turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recalls(self) -> bool:
+        """Is a recorded answer to be given again? Looked for once, before the call waits for anything; `in_turn` gives it."""
+        flight, subject = self._flight, self._flight.subject
+        may_be = subject.place is None and subject.fingerprint is not None and not subject.unattributed
+        if may_be and flight.tries == 0 and not self._looked:
+            self._looked = True
+            outcome = await flight.try_to_admit(probe=True)
+            self._recalled = outcome if outcome.answer is not None else None
+        return self._recalled is not None
 
     async def in_turn(self) -> Outcome:
         """Admit the next try, behind those who wait for the same. Raises LoopStopped, RateLimited, WaitedTooLong."""
         flight = self._flight
         lines, loops, tenant_id = flight.gateway.lines, flight.gateway.loops, flight.subject.who.tenant_id
-        if flight.tries == 0 and loops.suspects(flight.subject):
-            if flight.subject.place is None:
-                recorded = await flight.try_to_admit(probe=True)  # given again, loop or not
-                if recorded.answer is not None:
-                    return recorded
+        if flight.tries == 0 and loops.suspects(flight.subject) and not await self.recalls():
             await loops.check(flight)
+        if self._recalled is not None:
+            return self._recalled
         turn = None if flight.is_free else lines.join_any(self._ahead, tenant_id)
         wait = turn.line.wait if turn is not None else None
         try:
             if turn is not None:
+                if await self.recalls() and self._recalled is not None:
+                    return self._recalled
                 self._note(wait)
                 await turn.front(self._patience())
             while True:

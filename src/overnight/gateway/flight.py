@@ -120,6 +120,8 @@ class Flight:
         if self.visit is not None and self.visit.found:
             return self._found
         found = self._found and await self.way.ready(self.deadline)
+        if not found and self.way.will_wait and await self.admission.recalls():
+            return True  # given again, whatever is open
         return found or await self.way.otherwise(self.deadline)
 
     async def _advance(self, failure: Failure) -> bool:
@@ -226,9 +228,8 @@ class Flight:
                         await self.settle(spent)
                         return None
                 elif spent.mark is not None and spent.mark.call is not None:
-                    await (
-                        self._settle_try()
-                    )  # a probe: others wait to hear of it, and this call may have to stand in line
+                    # A probe: others wait to hear of it, and this call may have to stand in line.
+                    await self._settle_try()
         except BaseException:
             self._give_back()
             raise
