@@ -1,11 +1,17 @@
 """The guard against loops beside what is no call of the job's own: replays, and embeddings for the cache."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from caching import SEMANTIC
-from overnight.store import Store
+from overnight.gateway import looping
+from overnight.jobs import Decision, Operations
+from overnight.reviews import list_reviews
+from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import routed, serving
 
@@ -45,3 +51,55 @@ async def test_questions_that_are_embedded_for_the_cache_are_no_loop(store: Stor
         story = await served.story("j")
         assert "loop_stopped" not in story
         assert story.count("model_succeeded") == 2 * len(QUESTIONS)
+
+
+class Meeting:
+    """Stands after each look at the reviews of a job: nobody goes on before all have looked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        self.looked = asyncio.Barrier(count)
+        monkeypatch.setattr(looping, "list_reviews", self.list_reviews)
+
+    async def list_reviews(self, store: Store, **filters: Any) -> Any:
+        found = await list_reviews(store, **filters)
+        await self.looked.wait()
+        return found
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_two_gateways_ask_a_person_about_one_loop_once(
+    store_url: str, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    """Both have looked whether somebody was asked before either asks."""
+    with ExitStack() as stack:
+        stores = [stack.enter_context(open_store(store_url)) for _ in range(1 + apart)]
+        async with serving(stores[0], provider, GUARDED) as one, serving(stores[-1], provider, GUARDED) as other:
+            headers = {"x-job-id": "j"}
+            assert [(await served.ask(headers=headers)).status_code for served in (one, other, one)] == [200] * 3
+            Meeting(monkeypatch, 2)
+            refused = await asyncio.gather(one.ask(headers=headers), other.ask(headers=headers))
+            assert [answer.json()["error"]["code"] for answer in refused] == ["loop_stopped"] * 2
+            assert refused[0].json() == refused[1].json(), "both name the same review"
+            story = await one.story("j")
+            assert (story.count("loop_stopped"), story.count("review_requested")) == (1, 1)
+            assert len(await list_reviews(stores[0])) == 1
+
+
+async def test_a_question_that_was_answered_meanwhile_is_not_asked_again(
+    store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One gateway looks whether somebody was asked; then another asks, and a person says go on."""
+    async with serving(store, provider, GUARDED) as one, serving(store, provider, GUARDED) as other:
+        headers = {"x-job-id": "j"}
+        assert [(await served.ask(headers=headers)).status_code for served in (one, other, one)] == [200] * 3
+        meeting = Meeting(monkeypatch, 2)
+        slow = asyncio.create_task(other.ask(headers=headers))
+        while meeting.looked.n_waiting == 0:
+            await asyncio.sleep(0.01)
+        monkeypatch.undo()
+        assert (await one.ask(headers=headers)).status_code == 409
+        [review] = await list_reviews(store)
+        await Operations(store).decide(review.review_id, Decision(True, "ann"))
+        await meeting.looked.wait()
+        assert (await slow).status_code == 200
+        assert (await other.story("j")).count("review_requested") == 1

@@ -20,7 +20,7 @@ import msgspec
 from overnight.domain import Event, LoopStopped, Recorded
 from overnight.ledger import JOB, Ledger, append, locked_job, recorded
 from overnight.reviews import ReviewRow, list_reviews, request_review
-from overnight.store import Store, Unit, statements
+from overnight.store import Store, Table, Unit, statements
 
 from .accounting import event_of
 from .identity import Subject
@@ -138,8 +138,10 @@ class LoopGuard:
         why = await self._same_call(subject, watch) or await self._no_progress(subject, watch)
         if why is None:
             return
-        review = await self._store.commit(StopLoop(subject, event_of(flight, "loop_stopped"), why))
-        raise _stopped(subject, review)
+        seen = last.review_id if last is not None else ""
+        _refuse_if_asked(
+            subject, await self._store.commit(StopLoop(subject, event_of(flight, "loop_stopped"), why, seen))
+        )
 
     async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
         if not self._same:
@@ -211,23 +213,40 @@ def _stopped(subject: Subject, review: ReviewRow) -> LoopStopped:
     )
 
 
+def _job_of(review: ReviewRow) -> str:
+    return review.job_id
+
+
+_READ = SQL["read_last_loop"]
+LAST_LOOP: Table[ReviewRow] = Table(51, ReviewRow, _job_of, lock=_READ, insert=_READ, update=_READ)
+"""The newest question about a loop of a job, read under the job's lock; reviews write it."""
+
+
 class StopLoop(msgspec.Struct):
-    """A command: write `loop_stopped` and ask a person. The outcome is the review."""
+    """A command: write `loop_stopped` and ask a person. The outcome is the review: where another process has asked since the
+    one that was `seen`, that one, and nothing is written."""
 
     subject: Subject
     event: Event
     why: str
+    seen: str = ""
 
     def locks(self) -> list[tuple[Any, Any]]:
-        return [(JOB, self.subject.job_id)]
+        return [(JOB, self.subject.job_id), (LAST_LOOP, self.subject.job_id)]
 
     def decide(self, unit: Unit) -> ReviewRow:
         job = locked_job(unit, self.subject.job_id)
+        last = unit.get(LAST_LOOP, job.job_id)
+        if last is not None and last.review_id != self.seen:
+            return last
         event = msgspec.structs.replace(self.event, attempt=job.attempt)
         event.decision = {"why": self.why}
         append(unit, job, event)
         detail = {"attempt": job.attempt, "call": self.subject.label}
-        return request_review(unit, job, "loop", f"May it go on? {self.why[0].upper()}{self.why[1:]}.", detail, None)
+        question = f"May it go on? {self.why[0].upper()}{self.why[1:]}."
+        review = request_review(unit, job, "loop", question, detail, None)
+        unit.remember(LAST_LOOP, review)
+        return review
 
 
 def stale_turns(events: Sequence[Recorded], heads: Mapping[str, bytes]) -> int:
