@@ -1,14 +1,23 @@
 """The guard against loops beside what is no call of the job's own: replays, and embeddings for the cache."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caching import SEMANTIC
+from overnight.brain import Brain
+from overnight.domain import Attribution, Event
 from overnight.gateway import looping
+from overnight.gateway.commands import Spent
+from overnight.gateway.formats import CHAT
+from overnight.gateway.identity import Subject
+from overnight.gateway.looping import LoopGuard
 from overnight.jobs import Decision, Operations
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
@@ -103,3 +112,44 @@ async def test_a_question_that_was_answered_meanwhile_is_not_asked_again(
         await meeting.looked.wait()
         assert (await slow).status_code == 200
         assert (await other.story("j")).count("review_requested") == 1
+
+
+def subject(job: str, asks: int) -> Subject:
+    return Subject(Attribution(), job, (job,), True, "x", fingerprint=f"{asks:064x}")
+
+
+def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looping, "MOST_REMEMBERED", 20_000, raising=False)
+    with open_store(str(tmp_path / "ledger.db")) as store:
+        bounded(store)
+
+
+def bounded(store: Store) -> None:
+    routing = GUARDED.replace("same_call: 3", "same_call: 3, no_progress_turns: 8")
+    guard = LoopGuard(store, Brain.from_files({"routing.yaml": routing.encode()}).routing.guards)
+    spent = Spent("c", Event("model_succeeded"), "m", (1, 0, 1), 1, b"{}")
+    request = CHAT.read(b'{"messages": [{"role": "user", "content": "x"}]}')
+    busy, looping_one = subject("busy", 0), subject("circles", 0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for job in range(300):
+            for each in range(256):
+                asking = subject(f"job_{job:032x}", job << 16 | each)
+                guard.asked(asking)
+                if each < 64:
+                    length = Spent("c", spent.event, "m", (1, 0, each), 1, b"{}")
+                    guard.answered(asking, request, length)
+            guard.asked(busy)
+            guard.asked(looping_one)
+            guard.answered(looping_one, request, spent)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 8_000_000, f"{held:,} bytes"
+    assert guard.suspects(busy)
+    assert guard.suspects(looping_one)
+    assert guard.suspects(subject(f"job_{299:032x}", 299 << 16 | 7)), "of late jobs all is known"
+    assert not guard.suspects(subject(f"job_{299:032x}", 7))
+    assert not guard.suspects(subject(f"job_{0:032x}", 7)), "the quietest is forgotten"

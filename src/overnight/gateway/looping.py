@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from .policies import Guards
 
 SQL = statements("overnight.gateway")
-MOST_JOBS, MOST_REQUESTS, MOST_PAIRS = 10_000, 256, 64
+MOST_JOBS, MOST_REQUESTS, MOST_TURNS = 10_000, 256, 64
+MOST_REMEMBERED = 200_000
+"""Requests and turns, over all jobs: some 20 MB. The job that was quiet for longest is forgotten first."""
+
 EVENTS_PER_TURN = 8
 _VOLATILE = frozenset(
     {
@@ -56,16 +59,20 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class _Watch:
-    """What was seen of one job here. `due` and `stale_due` are the counts at which its log is read."""
+    """What was seen of one job here, by 64-bit hashes. `due` and `stale_due` are the counts at which its log is read."""
 
-    __slots__ = ("calls", "due", "pairs", "since", "stale", "stale_due")
+    __slots__ = ("calls", "due", "since", "stale", "stale_due", "turns")
 
     def __init__(self, since: int, stale_due: int) -> None:
         self.since = since
-        self.calls: Counter[str] = Counter()
-        self.due: dict[str, int] = {}
-        self.pairs: OrderedDict[tuple[bytes | int, int], None] = OrderedDict()
+        self.calls: Counter[int] = Counter()
+        self.due: dict[int, int] = {}
+        self.turns: OrderedDict[int, None] = OrderedDict()
         self.stale, self.stale_due = 0, stale_due
+
+    @property
+    def size(self) -> int:
+        return len(self.calls) + len(self.turns)
 
 
 class LoopGuard:
@@ -76,6 +83,7 @@ class LoopGuard:
         self._same, self._turns = guards.same_call, guards.no_progress_turns
         self._off = not self._same and not self._turns
         self._watches: OrderedDict[str, _Watch] = OrderedDict()
+        self._remembered = 0
 
     def asked(self, subject: Subject) -> None:
         """A call of the job was let in."""
@@ -84,33 +92,45 @@ class LoopGuard:
         watch = self._watches.get(subject.job_id)
         if watch is None:
             watch = self._watches[subject.job_id] = self._fresh(0)
-            if len(self._watches) > MOST_JOBS:
-                self._watches.popitem(last=False)
-        if len(watch.calls) >= MOST_REQUESTS:
-            watch.calls.clear()  # what is asked again and again comes back
-            watch.due.clear()
-        watch.calls[_fingerprint(subject)] += 1
+        else:
+            self._watches.move_to_end(subject.job_id)
+        print_ = hash(_fingerprint(subject))
+        if print_ not in watch.calls:
+            if len(watch.calls) >= MOST_REQUESTS:
+                self._remembered -= len(watch.calls)
+                watch.calls.clear()  # what is asked again and again comes back
+                watch.due.clear()
+            self._remembers_more()
+        watch.calls[print_] += 1
 
     def answered(self, subject: Subject, request: Request, spent: Spent) -> None:
         """A call of the job has ended."""
         watch = self._watches.get(subject.job_id)
         if watch is None or spent.content is None or subject.aside:
             return
-        pair = (_told(request), spent.tokens[2])
-        if pair in watch.pairs:
+        turn = hash((_told(request), spent.tokens[2]))
+        if turn in watch.turns:
             watch.stale += 1
             return
         watch.stale, watch.stale_due = 0, self._first_due()
-        watch.pairs[pair] = None
-        if len(watch.pairs) > MOST_PAIRS:
-            watch.pairs.popitem(last=False)
+        watch.turns[turn] = None
+        if len(watch.turns) > MOST_TURNS:
+            watch.turns.popitem(last=False)
+        else:
+            self._remembers_more()
+
+    def _remembers_more(self) -> None:
+        self._remembered += 1
+        while len(self._watches) > MOST_JOBS or (self._remembered > MOST_REMEMBERED and len(self._watches) > 1):
+            _, quiet = self._watches.popitem(last=False)
+            self._remembered -= quiet.size
 
     def suspects(self, subject: Subject) -> bool:
         """Whether the job may be in a loop, as far as this process has seen."""
         watch = self._watches.get(subject.job_id)
         if watch is None or subject.aside:
             return False
-        print_ = _fingerprint(subject)
+        print_ = hash(_fingerprint(subject))
         again = self._same > 0 and watch.calls[print_] >= watch.due.get(print_, 1)
         return again or (self._turns > 0 and watch.stale >= watch.stale_due)
 
@@ -134,6 +154,7 @@ class LoopGuard:
         since = last.decided_at or 0 if last is not None else 0
         watch = self._watches.get(subject.job_id)
         if watch is None or watch.since != since:
+            self._remembered -= watch.size if watch is not None else 0
             watch = self._watches[subject.job_id] = self._fresh(since)
         why = await self._same_call(subject, watch) or await self._no_progress(subject, watch)
         if why is None:
@@ -146,9 +167,10 @@ class LoopGuard:
     async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
         if not self._same:
             return None
-        print_ = _fingerprint(subject)
+        fingerprint = _fingerprint(subject)
+        print_ = hash(fingerprint)
         name = "count_same_at" if subject.place is not None else "count_same"
-        values = {"job_id": subject.job_id, "fingerprint": print_, "since": watch.since, "most": self._same * 4}
+        values = {"job_id": subject.job_id, "fingerprint": fingerprint, "since": watch.since, "most": self._same * 4}
         rows = await self._store.read(SQL[name], values)
         answers = sum(_event(row[0]).event == "model_succeeded" for row in rows)
         count = max(answers, watch.calls[print_])
