@@ -45,7 +45,6 @@ from overnight.ledger import (
     count_usage,
     locked_job,
     store_blob,
-    store_chain,
 )
 from overnight.store import Unit
 
@@ -55,6 +54,7 @@ from .circuits_rows import CIRCUIT, Mark, note
 from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject, caller_of
+from .recording import append_asked, append_at
 from .replaying import give_again, note_divergence
 from .request import Request
 
@@ -117,7 +117,7 @@ class Outcome(msgspec.Struct):
     """Ask again, one admission of this job at a time: it has recorded answers."""
     called_seq: int = 0
     at: int = 0
-    """Where a granted call stands in the log, and when it was written (microseconds)."""
+    """Where a granted call stands in the log; and when it, or the hit of a cache, was written (microseconds)."""
     limits: Sequence[Limit] = ()
     rates: Sequence[Rate] = ()
     """What a granted call draws on."""
@@ -233,20 +233,14 @@ class Admit(msgspec.Struct):
         return outcome
 
     def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> int:
-        request, event = self.request, msgspec.structs.replace(self.reservation.called)
+        event = msgspec.structs.replace(self.reservation.called)
         event.attempt = job.attempt
         detail: dict[str, Any] = dict(event.detail or {})
         detail["reserved_microusd"], detail["max_output_tokens"] = granted.amount_microusd, granted.tokens
         if granted.lowered:
             detail["lowered"] = True
-        event.input_ref = store_chain(unit, job.tenant_id, request.links, self.known) or None
-        if request.tools is not None:
-            detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, self.known)
         event.detail = detail
-        content = request.params if len(request.params) <= LARGEST_CONTENT else None
-        if content is None:
-            detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
-        return _append_at(unit, job, event, content, self.subject.place).seq
+        return append_asked(unit, job, event, self.request, self.known, place=self.subject.place)
 
     def _write_stop(self, unit: Unit, job: JobRow, stop: BudgetStopped) -> None:
         event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
@@ -289,23 +283,12 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
     if event.event == "model_succeeded" or cost:
         count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost)
-    recorded = _append_at(unit, job, event, content, place, fingerprint)
+    recorded = append_at(unit, job, event, place, content, fingerprint)
     if spent.also is not None:
         spent.also.write(unit, recorded)
     if spent.mark is not None:
         note(unit, job, spent.mark, event)
     return recorded
-
-
-def _append_at(
-    unit: Unit, job: JobRow, event: Event, content: bytes | None, place: Place | None, fingerprint: str | None = None
-) -> Recorded:
-    path, ordinal = (place.path, place.ordinal) if place else (None, None)
-    fingerprint = place.fingerprint if place else fingerprint
-    seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
-    return Recorded(
-        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
-    )
 
 
 class Settle(msgspec.Struct):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import ErrorFacts, Event, Recorded
-from overnight.ledger import LARGEST_CONTENT, JobRow, KnownContent, append, store_blob, store_chain
+from overnight.ledger import LARGEST_CONTENT, JobRow, KnownContent, store_blob
 from overnight.store import Unit
 
 from .entering import close_unattributed
@@ -19,6 +19,7 @@ from .failures import Failure
 from .formats import Asked, wire_between
 from .identity import Subject
 from .kept import kept_by
+from .recording import append_asked, append_at
 from .request import Request
 
 DEGRADED = "degraded"
@@ -66,13 +67,7 @@ class Ending(msgspec.Struct, frozen=True):
         asked = self._event(DEGRADED, job)
         asked.decision = {"why": self.why, "kind": self.kind}
         asked.detail = {"of": self.of} if self.of else {}
-        asked.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
-        if request.tools is not None:
-            asked.detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
-        params = request.params if len(request.params) <= LARGEST_CONTENT else None
-        if params is None:
-            asked.detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
-        asked_seq = append(unit, job, asked, content=params)
+        asked_seq = append_asked(unit, job, asked, request, known)
         answered = self._event("model_succeeded", job)
         answered.model = answered.provider = DEGRADED
         answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
@@ -80,7 +75,7 @@ class Ending(msgspec.Struct, frozen=True):
         content = self.body if len(self.body) <= LARGEST_CONTENT else None
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
-        ended = _append_at(unit, job, subject, answered, content)
+        ended = append_at(unit, job, answered, subject.place, content, subject.fingerprint)
         if self.answer_id and (kept := kept_by(request, self.answer_id, asked_seq)):
             kept.write(unit, ended)
         close_unattributed(unit, job, None)
@@ -92,7 +87,7 @@ class Ending(msgspec.Struct, frozen=True):
         event.cost_microusd, event.decision = 0, {"why": self.why}
         if failure is not None:
             event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
-        ended = _append_at(unit, job, subject, event, None)
+        ended = append_at(unit, job, event, subject.place)
         close_unattributed(unit, job, event.error)
         return ended
 
@@ -100,14 +95,3 @@ class Ending(msgspec.Struct, frozen=True):
         event = msgspec.structs.replace(self.said, event=name, decision=None, detail=None)
         event.attempt = job.attempt
         return event
-
-
-def _append_at(unit: Unit, job: JobRow, subject: Subject, event: Event, content: bytes | None) -> Recorded:
-    place = subject.place
-    path, ordinal = (place.path, place.ordinal) if place else (None, None)
-    answers = event.event == "model_succeeded"
-    fingerprint = place.fingerprint if place else subject.fingerprint if answers else None
-    seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
-    return Recorded(
-        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
-    )

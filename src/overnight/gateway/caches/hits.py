@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from overnight.domain import Event, Recorded
-from overnight.ledger import JOB, LARGEST_CONTENT, JobRow, KnownContent, append, locked_job, store_blob, store_chain
+from overnight.ledger import JOB, JobRow, KnownContent, append, locked_job, store_blob
 from overnight.store import Unit
 
 from ..identity import Subject
+from ..recording import append_asked, append_at
 from ..request import Request
 from .answers import Difference
 from .counting import SHARED, Tally, count
@@ -86,38 +87,20 @@ class Ticket(msgspec.Struct, frozen=True):
             cache["single_flight"] = True
         looked.decision = {"why": _WHY[candidate.kind, candidate.single_flight]}
         looked.detail = dict(cache)
-        looked.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
-        if request.tools is not None:
-            looked.detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
-        params = request.params if len(request.params) <= LARGEST_CONTENT else None
-        if params is None:
-            looked.detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
+        place = subject.place
+        if place is not None:
+            looked.detail["position"] = {"path": place.path, "ordinal": place.ordinal}
+        append_asked(unit, job, looked, request, known, fingerprint=self.mark)
+        kind = SHARED if candidate.single_flight else candidate.kind
+        count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
         answered = _event(looked, "model_succeeded", job.attempt)
         answered.input_ref, answered.decision, answered.detail = None, None, {"cache": cache}
         answered.model, answered.provider, answered.cost_microusd = origin.facts.model, origin.facts.provider, 0
         # One copy a month, however often it is given: the answer is addressed by its hash.
         answered.output_ref = store_blob(unit, job.tenant_id, candidate.body, known)
-        place = subject.place
-        path, ordinal = (place.path, place.ordinal) if place else (None, None)
-        if place is not None:
-            looked.detail["position"] = {"path": path, "ordinal": ordinal}
-        append(unit, job, looked, content=params, fingerprint=self.mark)
-        kind = SHARED if candidate.single_flight else candidate.kind
-        count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
-        fingerprint = place.fingerprint if place else subject.fingerprint
-        seq = append(unit, job, answered, path=path, ordinal=ordinal, fingerprint=fingerprint)
-        return Recorded(
-            job.job_id,
-            seq,
-            unit.now,
-            answered,
-            path,
-            ordinal,
-            fingerprint,
-            candidate.body,
-            job.tenant_id,
-            job.parent_job_id,
-        )
+        given = append_at(unit, job, answered, place, fingerprint=subject.fingerprint)
+        given.content = candidate.body
+        return given
 
 
 _WHY = {
