@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from caching import EXACT
+from overnight.domain import month_of
+from overnight.ledger import parse_reference
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, serving
@@ -73,3 +75,17 @@ async def test_a_call_a_hit_and_a_degraded_answer_say_alike_what_was_asked(
         of_degraded = await asked(served, "degraded", "degraded")
         assert of_degraded.pop("params") == {"model": "r", "temperature": 0.5, **more}
         assert of_degraded.items() <= of_call.items()
+
+
+async def test_what_a_hit_has_written_is_known_to_be_there(store: Store, provider: SpawnedProvider) -> None:
+    """In the month in which it was written, so that the next one need not write it again."""
+    async with serving(store, provider, ROUTING) as before:
+        await before.ask("q", tools=TOOLS, headers={"x-job-id": "a"})
+    async with serving(store, provider, ROUTING) as served:
+        answer = await served.ask("q", tools=TOOLS, headers={"x-job-id": "b"})
+        assert answer.headers["x-overnight-cache"] == "exact"
+        [hit] = [each for each in await served.events("b") if each.facts.event == "cache_hit"]
+        for reference in (hit.facts.input_ref, hit.facts.detail["tools_ref"]):
+            _, month, digest = parse_reference(reference)
+            assert month == month_of(store.clock())
+            assert served.gateway.known_content.has("default", month, digest)

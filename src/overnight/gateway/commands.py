@@ -189,7 +189,7 @@ class Admit(msgspec.Struct):
             hit = self.ticket.take(unit, held, subject, self.request, self.known, self.reservation.called)
             if hit is not None:
                 close_unattributed(unit, held, None)
-                return Outcome(held.job_id, held.attempt, answer=hit, cached=True)
+                return Outcome(held.job_id, held.attempt, answer=hit, cached=True, at=unit.now)
         if self.moved is not None:
             append(unit, held, self.moved)
         if self.ending is not None:
