@@ -1,10 +1,13 @@
 """A key that is bound to an agent or a workflow sees and touches what is of their jobs: of others, nothing is there for it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx2
 import pytest
 
+from overnight.jobs import ForeignJob
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -160,6 +163,26 @@ async def test_its_own_jobs_are_a_bound_keys_to_go_on_with(served: Served) -> No
     again = await mine.ask("first", {"x-job-id": "ours", "x-job-attempt": "2"})
     assert again.headers["x-overnight-replayed"] == "true"
     assert (await mine.to("GET", "/api/v1/jobs/ours")).json()["attempt"] == 2
+
+
+async def test_a_program_that_attaches_with_a_bound_key_works_in_a_job_of_its_agent(served: Served) -> None:
+    mine, yours = await key(served, "mine", agent_id="bot", workflow="w"), await key(served, "yours", agent_id="other")
+    secret = mine.headers["authorization"].removeprefix("Bearer ")
+
+    def run() -> Any:
+        with (
+            ForeignJob(served.store, "night", "acme", "night", f"{served.url}/v1", secret) as job,
+            httpx2.Client(headers=job.headers, timeout=30) as client,
+        ):
+            body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
+            return client.post(f"{job.base_url}/chat/completions", json=body)
+
+    first, again = [await asyncio.to_thread(run) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (200, 200), first.text
+    assert again.headers["x-overnight-replayed"] == "true"
+    job = await served.ledger.job("night", "acme")
+    assert (job.agent_id, job.workflow, job.attempt) == ("bot", "w", 2)
+    assert (await yours.to("GET", "/api/v1/jobs/night")).status_code == 404
 
 
 async def test_the_same_session_at_two_bound_keys_is_two_jobs(served: Served) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from overnight import effects
 from overnight.budgets import Limit, Policy
 from overnight.domain import BudgetStopped, Conflict, Event, Fenced, check_identifier, new_id
-from overnight.keys import PREFIX
+from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
@@ -84,7 +84,17 @@ class ForeignJob:
         return headers
 
     def __enter__(self) -> "ForeignJob":
-        new = NewJob(new_id("job"), self.tenant_id, "foreign", self.name, external_id=self.external_id, state="running")
+        agent_id, workflow = bound_to(self.store, self.api_key)  # whose calls these will be
+        new = NewJob(
+            new_id("job"),
+            self.tenant_id,
+            "foreign",
+            self.name,
+            external_id=self.external_id,
+            agent_id=agent_id,
+            workflow=workflow,
+            state="running",
+        )
         job, fresh = self.store.commit_blocking(CreateJob(new))
         if not fresh:
             if job.runtime != "foreign":

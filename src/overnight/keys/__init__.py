@@ -7,7 +7,7 @@ Never: stores, shows or logs a secret; `create` and `rotate` give one back, once
 from .allowing import allows
 from .keyring import Keyring
 from .masters import Masters, SealedShut
-from .operations import Keys, NewKey, Rotation, known_provider
+from .operations import Keys, NewKey, Rotation, bound_to, known_provider
 from .rows import SCOPES, KeyRow, ProviderKeyRow, VirtualKey, public_key, public_provider_key, state_of
 from .tokens import PREFIX
 
@@ -24,6 +24,7 @@ __all__ = [
     "SealedShut",
     "VirtualKey",
     "allows",
+    "bound_to",
     "known_provider",
     "public_key",
     "public_provider_key",

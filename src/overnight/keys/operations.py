@@ -8,12 +8,12 @@ from typing import Annotated
 
 import msgspec
 
-from overnight.domain import BadInput, NotFound, check_identifier, new_id
+from overnight.domain import EVERYWHERE, BadInput, NotFound, Reach, check_identifier, new_id
 from overnight.store import Store
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
 from .masters import Masters
-from .rows import SCOPES, SQL, KeyRow, ProviderKeyRow
+from .rows import SCOPES, SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 
 DAY_MS = 86_400_000
@@ -142,6 +142,13 @@ class Keys:
             for row in await self.provider_keys():
                 count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters))
         return master.master_id, count
+
+
+def bound_to(store: Store, token: str) -> Reach:
+    """What the key of this secret is bound to; nothing, where it is no key of ours. Blocks: for threads without a loop."""
+    handle = handle_of(token)
+    rows = store.read_blocking(SQL["read_key"], {"tenant_id": "", "name": handle}) if handle else []
+    return virtual_key(KeyRow(*rows[0])).reach if rows else EVERYWHERE
 
 
 def known_provider(name: str, known: Sequence[str]) -> None:
