@@ -100,6 +100,7 @@ def drive(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         warm_up=1,
         server_pid=options.server_pid,
+        spread_s=options.spread_s,
     )
     print(json.dumps(result.summary()))
     return 0 if result.clean else 1
@@ -184,6 +185,7 @@ def main() -> int:
     parser.add_argument("--forms", choices=["plain", "streamed"], nargs="+", default=["plain", "streamed"])
     parser.add_argument("--connections", type=int, nargs="+", default=[16], help=argparse.SUPPRESS)
     parser.add_argument("--prompt-bytes", type=int, default=300, help=argparse.SUPPRESS)
+    parser.add_argument("--spread-s", type=float, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--jobs", default="bench", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="gpt-5.4-mini", help=argparse.SUPPRESS)
     parser.add_argument("--delay-ms", type=float, default=0, help="how much longer each flush takes")

@@ -116,7 +116,13 @@ class Client(asyncio.Protocol):
 
 
 async def drive(
-    url: str, requests: Sequence[bytes], connections: int, seconds: float, warm_up: float, server_pid: int | None
+    url: str,
+    requests: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    warm_up: float,
+    server_pid: int | None,
+    spread_s: float = 0,
 ) -> Result:
     loop = asyncio.get_running_loop()
     began = time.perf_counter() + warm_up
@@ -130,6 +136,8 @@ async def drive(
             lambda offset=offset: Client(requests, offset, result, window), parts.hostname, parts.port or 80
         )
         clients.append(client)
+        if spread_s:
+            await asyncio.sleep(spread_s / connections)
     await asyncio.sleep(window[0] - time.perf_counter())
     cpu = server_cpu(server_pid)
     await asyncio.sleep(window[1] - time.perf_counter())
@@ -158,9 +166,13 @@ def run(
     seconds: float = 5,
     warm_up: float = 1,
     server_pid: int | None = None,
+    spread_s: float = 0,
 ) -> Result:
-    """Send `requests` round and round over `connections` connections; with `server_pid`, also the server's CPU time."""
-    return uvloop.run(drive(url, requests, connections, seconds, warm_up, server_pid))
+    """Send `requests` round and round over `connections` connections; with `server_pid`, also the server's CPU time.
+
+    The connections begin over `spread_s` seconds: answers that take equally long would else march in step for ever.
+    """
+    return uvloop.run(drive(url, requests, connections, seconds, warm_up, server_pid, spread_s))
 
 
 def main() -> int:

@@ -57,8 +57,9 @@ def at_a_pace(runs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-ledger-") as folder:
         paced = upstream_mock.running(latency_ms=PACE_MS, between_ms=PACE_MS)
         with paced as upstream, serving(upstream, os.path.join(folder, "ledger.db"), 0) as (url, pid):
-            mine = workload("Overnight", url, 16, 4, f"--server-pid={pid}", "--stream")
-            direct = workload("upstream directly", f"{upstream}/v1/chat/completions", 16, 4, "--stream")
+            flags = ("--stream", "--spread-s=0.44")  # the length of an answer
+            mine = workload("Overnight", url, 16, 4, f"--server-pid={pid}", *flags)
+            direct = workload("upstream directly", f"{upstream}/v1/chat/completions", 16, 4, *flags)
             for _ in range(runs):
                 mine.run()
                 direct.run()

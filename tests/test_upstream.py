@@ -238,6 +238,66 @@ async def test_stream_hands_on_each_chunk_as_it_comes():
 
 
 @both_loops
+async def test_a_follower_gets_each_chunk_until_it_has_enough():
+    script = answering(CHUNKED + b"3\r\none\r\n", b"3\r\ntwo\r\n", b"3\r\nsix\r\n", b"0\r\n\r\n")
+    async with pool_on(script) as (_, pool):
+        for enough in (b"one", b"two", b"none"):
+            seen = []
+
+            def take(chunk, seen=seen, enough=enough):
+                seen.append(chunk)
+                return enough in chunk
+
+            async with await pool.stream("POST", "/chat", HEADERS, b"{}", soon()) as stream:
+                assert await stream.follow(take) == (enough != b"none")
+                rest = [chunk async for chunk in stream]
+            assert b"".join(seen + rest) == b"onetwosix"
+
+
+@both_loops
+async def test_a_follower_hears_of_a_cut_and_of_its_own_fault():
+    async with pool_on(answering(CHUNKED + b"2\r\nok\r\n", close=True)) as (_, pool):
+        seen = []
+        async with await pool.stream("POST", "/chat", HEADERS, b"{}", soon()) as stream:
+            with pytest.raises(BodyCut):
+                await stream.follow(seen.append)
+        assert seen == [b"ok"]
+
+        def faulty(chunk):
+            raise LookupError("mine")
+
+        for part in (CHUNKED, CHUNKED + b"2\r\nok\r\n"):  # the first chunk comes with the head, or after it
+            async with pool_on(answering(part, b"2\r\nok\r\n0\r\n\r\n")) as (_, other):
+                stream = await other.stream("POST", "/chat", HEADERS, b"{}", soon())
+                with pytest.raises(LookupError, match="mine"):
+                    await stream.follow(faulty)
+
+
+@pytest.mark.parametrize("first_s", [0.05, 60])
+@both_loops
+async def test_a_deadline_can_be_moved_both_ways(first_s):
+    async def script(server, reader, writer, _):
+        await server.read(reader)
+        writer.write(CHUNKED + b"3\r\none\r\n")
+        await asyncio.sleep(0.15)
+        writer.write(b"3\r\ntwo\r\n")
+        await server.read(reader)
+
+    seen = []
+    async with pool_on(script) as (_, pool):
+        stream = await pool.stream("POST", "/chat", HEADERS, b"{}", soon(first_s))
+
+        def take(chunk):
+            seen.append(chunk)
+            stream.extend(soon(0.3))
+            return False
+
+        with pytest.raises(UpstreamTimeout):
+            await stream.follow(take)
+    assert seen == [b"one", b"two"]
+
+
+@both_loops
 async def test_slow_reader_holds_the_upstream_back():
     sent = 0
 

@@ -70,7 +70,7 @@ class Application:
             path = str(scope["path"])
             own = path.startswith("/api/")
             answer = problem_of(500, "an internal fault", "the log has the details") if own else fault(_spoken(path))
-        await send_answer(send, answer)
+        await send_answer(scope, send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path: str = scope["path"]

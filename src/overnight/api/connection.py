@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from .http import Headers, Message
+from .http import DIRECT, Headers, Message
 
 if TYPE_CHECKING:
     from .serving import Server
@@ -50,6 +51,7 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._head: bytes | None = None
         self._chunked = False
+        scope["extensions"] = {DIRECT: self}
 
     # ── the request ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,9 +99,22 @@ class Exchange:
         if message["type"] == "http.response.start":
             self._head = self._head_of(message["status"], message["headers"])
             return
+        more = message.get("more_body", False)
+        self._write(message.get("body", b""), more)
+        if more and self.connection.is_behind:
+            await self.connection.caught_up()
+
+    def write(self, piece: bytes) -> bool:
+        """See `Direct`."""
+        self._write(piece, True)
+        return not self.connection.is_behind
+
+    def caught_up(self) -> Awaitable[None]:
+        return self.connection.caught_up()
+
+    def _write(self, body: bytes, more: bool) -> None:
         if self.gone or self.answered:
             return
-        more, body = message.get("more_body", False), message.get("body", b"")
         out = body
         if self._mute:
             out = b""
@@ -107,16 +122,13 @@ class Exchange:
             out = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             if not more:
                 out += b"0\r\n\r\n"
-        connection = self.connection
         if self._head:
             out, self._head = self._head + out, b""
         if out:
-            connection.transport.write(out)
+            self.connection.transport.write(out)
         if not more:
             self.answered = True
-            connection.over(self)
-        elif connection.is_behind:
-            await connection.caught_up()
+            self.connection.over(self)
 
     def _head_of(self, status: int, headers: Headers) -> bytes:
         parts = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status, self.connection.server.date]
@@ -197,6 +209,8 @@ class Connection(asyncio.Protocol):
 
     async def caught_up(self) -> None:
         """Wait until the client has taken what was written, or is gone."""
+        if not self.is_behind:
+            return
         waiter = asyncio.get_running_loop().create_future()
         self._room.append(waiter)
         await waiter

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from overnight.domain import BadInput
-from overnight.gateway import Answer, BodyTooLarge
+from overnight.gateway import Answer, BodyTooLarge, Feed
 from overnight.keys import VirtualKey
 
 Scope = MutableMapping[str, Any]
@@ -62,13 +62,30 @@ async def read_body(receive: Receive, most: int) -> bytes:
     return body
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
-    headers = answer.headers
-    if answer.pieces is None:
+class Direct(Protocol):
+    """What our own server has for streams, beside `send`: a piece goes to the client without a turn of the loop."""
+
+    def write(self, piece: bytes) -> bool:
+        """A piece of the answer that has begun. False: the client is behind; wait until it has `caught_up`."""
+        ...
+
+    async def caught_up(self) -> None: ...
+
+
+DIRECT = "overnight.direct"
+"""The ASGI extension that is a `Direct`."""
+
+
+async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+    headers, pieces = answer.headers, answer.pieces
+    if pieces is None:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    if answer.pieces is not None:
-        async for piece in answer.pieces:
+    direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, Feed) else None
+    if isinstance(pieces, Feed) and direct is not None:
+        await pieces.flow(direct.write, direct.caught_up)
+    elif pieces is not None:
+        async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": answer.body})
 

@@ -87,6 +87,7 @@ class Server:
                 await exchange.send({"type": "http.response.start", "status": 500, "headers": list(_FAULT_HEADERS)})
                 await exchange.send({"type": "http.response.body", "body": _FAULT})
         finally:
+            exchange.scope.clear()  # it leads back to the exchange: nothing is left to the collector
             task = asyncio.current_task()
             if task is not None:
                 self._tasks.discard(task)

@@ -10,6 +10,7 @@ from .caches import cache_usage
 from .calling import Gateway
 from .circuits_rows import CloseCircuit, list_circuits
 from .circuits_state import Circuit, public_circuit
+from .feed import Feed
 from .formats import CHAT, CODECS, RESPONSES, Codec
 from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
 from .permitting import permitted
@@ -31,6 +32,7 @@ __all__ = [
     "Circuit",
     "CloseCircuit",
     "Codec",
+    "Feed",
     "Gateway",
     "JobCalls",
     "LeftOut",

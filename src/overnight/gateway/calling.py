@@ -166,7 +166,7 @@ class Gateway:
             if not opened:
                 flight.landed()
         if opened:
-            return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed.read())
+            return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed)
         given = flight.given
         if given is not None:
             return await self._given(flight, given)

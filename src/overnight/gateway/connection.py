@@ -78,7 +78,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_buffered", "_chunks", "_deadline", "_loop", "_room", "_timer", "_waiter",
+        "_buffered", "_chunks", "_deadline", "_fault", "_loop", "_room", "_taker", "_timer", "_waiter",
         "connection", "error", "headers", "status", "whole",
     )  # fmt: skip
 
@@ -95,6 +95,8 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._taker: Callable[[bytes], bool] | None = None
+        self._fault: Exception | None = None
         self._deadline = deadline
         self._timer = loop.call_at(deadline, self._expire)
 
@@ -116,6 +118,26 @@ class Exchange:
         if self.connection is not None:
             self.connection.hold_back(False)
         return data
+
+    async def follow(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand each chunk to `take` as it comes; True once `take` wants no more, False at the end. Raises UpstreamError, and
+        what `take` raises."""
+        if self._chunks and take(self.take()):
+            return True
+        if self.connection is not None:
+            self.connection.hold_back(False)
+        self._taker = take
+        try:
+            while self.connection is not None and self._taker is not None:
+                await self._wait()
+            wanted_no_more = self._taker is None
+        finally:
+            self._taker = None
+        if self._fault is not None:
+            raise self._fault
+        if not wanted_no_more and self.error is not None:
+            raise self.error
+        return wanted_no_more
 
     def take(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -162,6 +184,15 @@ class Exchange:
         self._room -= len(chunk)
         if self._room < 0:
             self.fail(ResponseTooLarge(connection.origin, "the response body is over the bound; raise max_body_bytes"))
+            return
+        if self._taker is not None:
+            try:
+                enough = self._taker(chunk)
+            except Exception as error:
+                self._fault, enough = error, True  # it is the reader's, not the parser's that called us
+            if enough:
+                self._taker = None
+                self._wake()
             return
         self._chunks.append(chunk)
         if not self.whole:

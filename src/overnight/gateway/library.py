@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Self, cast
@@ -55,6 +55,13 @@ class LibraryStream:
             raise
         except Exception as error:
             raise AnswerLost(self._origin, f"the stream broke off: {type(error).__name__}") from None
+
+    async def follow(self, take: Callable[[bytes], bool]) -> bool:
+        """As `UpstreamStream.follow`."""
+        async for piece in self:
+            if take(piece):
+                return True
+        return False
 
     def extend(self, deadline: float) -> None:
         """Another deadline (a time of the running loop), in place of the one before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, Mapping
 
 import msgspec
 
@@ -36,7 +36,7 @@ class Answer(msgspec.Struct):
     status: int
     headers: Headers
     body: bytes = b""
-    pieces: AsyncIterator[bytes] | None = None
+    pieces: AsyncIterable[bytes] | None = None
 
 
 class UnknownModelAsked(BadInput):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from overnight.store import crash_point
 from .accounting import Reply, event_of, spent_on_failure, spent_on_reply
 from .circuits_rows import Note
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
+from .feed import Feed
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
 from .library import LibraryStream
@@ -33,47 +33,6 @@ DRAIN_S = 2.0
 _decode = msgspec.json.Decoder().decode
 
 
-class Feed:
-    """What the client may see so far. Any number of readers, each from the first piece on."""
-
-    __slots__ = ("_ended", "_pieces", "_waiters")
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._ended = False
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def push(self, pieces: list[bytes]) -> None:
-        if pieces:
-            self._pieces += pieces
-            self._wake()
-
-    def end(self) -> None:
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def read(self) -> AsyncIterator[bytes]:
-        """The pieces as they come; what came while the reader was away is one."""
-        at = 0
-        while True:
-            end = len(self._pieces)
-            if at < end:
-                yield self._pieces[at] if end - at == 1 else b"".join(self._pieces[at:end])
-                at = end
-            elif self._ended:
-                return
-            else:
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters.append(waiter)
-                await waiter
-
-
 class StreamedFlight(Flight):
     """A call whose answer is streamed. `open` returns once the first piece is here; the pump does the rest."""
 
@@ -86,6 +45,9 @@ class StreamedFlight(Flight):
     _holding = False
     _done = False
     _last_at = 0.0
+    _gap = 0.0
+    _no_later = 0.0
+    _broken: Failure | None = None
 
     async def open(self) -> bool:
         """True when pieces flow (see `feed`); False when every target failed (see `failure`). Raises as `run`."""
@@ -200,25 +162,28 @@ class StreamedFlight(Flight):
         stream = self._stream
         if stream is None or self._done:
             return None
-        gap = self.decision.deadline_ms / 1000
-        most = self._first_at + gap * TOTAL_PER_DEADLINE
+        self._gap = self.decision.deadline_ms / 1000
+        self._no_later = self._first_at + self._gap * TOTAL_PER_DEADLINE
         try:
-            stream.extend(min(self._last_at + gap, most))
-            async for chunk in stream:
-                self._ready = []
-                failure = self._take(self._parser.feed(chunk))
-                self.feed.push(self._ready)
-                if failure is not None or self._done:
-                    return failure
-                stream.extend(min(self.loop.time() + gap, most))
-            self._ready = []
-            failure = self._take(self._parser.flush())
-            self.feed.push(self._ready)
+            stream.extend(min(self._last_at + self._gap, self._no_later))
+            if not await stream.follow(self._pass_on):
+                self._pass_on(None)
         except UpstreamError as error:
             return exception_failure(error)
         except EventTooLarge as error:
             return _malformed(str(error))
-        return failure
+        return self._broken
+
+    def _pass_on(self, chunk: bytes | None) -> bool:
+        """The next bytes, or None at their end. Is there no need to read on?"""
+        self._ready = []
+        self._broken = self._take(self._parser.flush() if chunk is None else self._parser.feed(chunk))
+        self.feed.push(self._ready)
+        if self._broken is not None or self._done:
+            return True
+        if self._stream is not None:
+            self._stream.extend(min(self.loop.time() + self._gap, self._no_later))
+        return False
 
     async def _finish(self, failure: Failure | None) -> None:
         """Make the end durable, then let the client have it."""

@@ -11,7 +11,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
@@ -87,6 +87,11 @@ class UpstreamStream:
         if not data:
             raise StopAsyncIteration
         return data
+
+    async def follow(self, take: Callable[[bytes], bool]) -> bool:
+        """Call `take` with each chunk the moment it is here, until it returns True (then True), or to the end of the body
+        (then False). Raises UpstreamError, and what `take` raises."""
+        return await self._exchange.follow(take)
 
     def extend(self, deadline: float) -> None:
         """Another deadline (a time of the running loop), in place of the one before."""

@@ -1,0 +1,76 @@
+"""A feed gives every reader every piece in order, at once where the reader can take it, and together where it is behind."""
+
+import asyncio
+
+import pytest
+
+from overnight.gateway import Feed
+
+
+async def read(feed: Feed) -> list[bytes]:
+    return [piece async for piece in feed]
+
+
+async def test_every_reader_has_it_from_the_first_piece_on() -> None:
+    feed = Feed()
+    feed.push([b"a", b"b"])
+    early = asyncio.create_task(read(feed))
+    await asyncio.sleep(0)
+    feed.push([b"c"])
+    feed.push([])
+    await asyncio.sleep(0)
+    late = asyncio.create_task(read(feed))
+    feed.push([b"d"])
+    feed.end()
+    assert (b"".join(await early), await late) == (b"abcd", [b"abcd"])
+    assert await read(feed) == [b"abcd"]
+
+
+async def test_a_piece_is_written_before_push_returns() -> None:
+    feed, written = Feed(), list[bytes]()
+
+    def write(piece: bytes) -> bool:
+        written.append(piece)
+        return True
+
+    async def never() -> None:
+        raise AssertionError("nobody is behind")
+
+    flowing = asyncio.create_task(feed.flow(write, never))
+    await asyncio.sleep(0)
+    feed.push([b"a"])
+    assert written == [b"a"]
+    feed.push([b"b", b"c"])
+    assert written == [b"a", b"bc"]
+    feed.end()
+    await flowing
+
+
+async def test_what_comes_while_the_reader_is_behind_is_one_piece() -> None:
+    feed, written, room = Feed(), list[bytes](), asyncio.Event()
+
+    def write(piece: bytes) -> bool:
+        written.append(piece)
+        return room.is_set()
+
+    flowing = asyncio.create_task(feed.flow(write, lambda: room.wait()))  # noqa: PLW0108
+    await asyncio.sleep(0)
+    for piece in (b"a", b"b", b"c"):
+        feed.push([piece])
+    feed.end()
+    await asyncio.sleep(0)
+    assert (written, flowing.done()) == ([b"a"], False)
+    room.set()
+    await flowing
+    assert written == [b"a", b"bc"]
+
+
+async def test_a_reader_that_leaves_is_forgotten() -> None:
+    feed, written = Feed(), list[bytes]()
+    flowing = asyncio.create_task(feed.flow(lambda piece: not written.append(piece), asyncio.Event().wait))
+    await asyncio.sleep(0)
+    flowing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await flowing
+    feed.push([b"a"])
+    assert written == []
