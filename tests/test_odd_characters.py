@@ -93,6 +93,16 @@ async def test_texts_are_kept_as_they_came(store: Store, scripted: SpawnedProvid
         assert unknown.status_code == 404, unknown.text
 
 
+async def test_so_is_the_reason_of_a_top_up(served: Served) -> None:
+    said = {"scope": "agent", "id": "bot", "per": "total", "calls": 1}
+    answer = await served.http.post("/api/v1/budgets", json=said | {"why": "a\u2028b\U0001f600"})
+    assert answer.status_code == 201, answer.text
+    answer = await served.http.post("/api/v1/budgets", json=said | {"why": "a\x00b"})
+    assert (answer.status_code, answer.json()["detail"][:4]) == (400, "why:"), answer.text
+    lone = await served.http.post("/api/v1/budgets", content=b'{"scope": "agent", "id": "bot", "why": "\\ud800"}')
+    assert lone.status_code == 400, lone.text
+
+
 class OddNames:
     """The routing, but for the names that its targets have."""
 

@@ -61,6 +61,8 @@ class Budgets:
 
     async def top_up(self, request: Request) -> Answer:
         said = await body_of(request, NewTopUp)
+        if "\0" in said.why:
+            raise BadInput("why: the character '\\x00' cannot stand in a text; leave it out")
         store, policy = self._ledger.store, self._gateway.policy
         job = None
         if said.scope == "job":
