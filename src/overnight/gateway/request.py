@@ -80,6 +80,14 @@ class Request(msgspec.Struct):
         return hashlib.sha256(named + head + self.stable_params).hexdigest()
 
 
+def spelled_out(body: bytes) -> bytes:
+    """JSON as text to look for names in, whose characters may each be written as an escape. It can no longer be decoded: quotes
+    within texts must not look like those of a name."""
+    if b"\\u00" not in body:
+        return body
+    return body.replace(b"\\u0022", b"'").decode("raw_unicode_escape").encode("latin-1", "replace")
+
+
 _encode = msgspec.json.Encoder().encode
 canonical = msgspec.json.Encoder(order="deterministic").encode
 _tools = msgspec.json.Decoder(list[dict[str, Any]] | None).decode

@@ -16,6 +16,7 @@ from ..request import (
     Request,
     canonical,
     invalid_body,
+    spelled_out,
     tools_of,
     unmarked,
 )
@@ -78,7 +79,8 @@ def read(body: bytes) -> Request:
         else canonical({name: value for name, value in params.items() if name not in NOT_FINGERPRINTED})
     )
     completion = known.max_completion_tokens is not None
-    pointed = sum(body.count(mark) for mark in _POINTERS)
+    spelled = spelled_out(body)
+    pointed = sum(spelled.count(mark) for mark in _POINTERS)
     return Request(
         "chat",
         fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -14,6 +15,7 @@ from ..request import (
     Request,
     canonical,
     invalid_body,
+    spelled_out,
     tools_of,
     unmarked,
 )
@@ -48,7 +50,7 @@ PICTURE_TOKENS = 1_600
 HOSTED_TOOL_BYTES = 65_536
 """Counted for each tool that the provider runs: what it finds is billed as input."""
 
-_POINTERS = (b'"type":"url"', b'"type": "url"', b'"file_id"')
+_BY_URL = re.compile(rb'"type"\s*:\s*"url"').findall
 _HOSTED = (b'"web_search_2', b'"web_fetch_2', b'"code_execution_2')
 _NOT_PARAMETERS = frozenset({"messages", "system", "tools", "stream", "cache_control"})
 _ONLY_MODEL = frozenset({"model"})
@@ -106,8 +108,9 @@ def read(body: bytes) -> Request:
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
         else canonical({name: value for name, value in params.items() if name not in _VOLATILE})
     )
-    further = POINTED_TO_BYTES * sum(body.count(mark) for mark in _POINTERS)
-    further += HOSTED_TOOL_BYTES * sum(body.count(mark) for mark in _HOSTED)
+    spelled = spelled_out(body)
+    pointed = spelled.count(b'"file_id"') + (len(_BY_URL(spelled)) if b'"url"' in spelled else 0)
+    hosted = sum(spelled.count(mark) for mark in _HOSTED)
     return Request(
         "messages",
         fields,
@@ -118,7 +121,7 @@ def read(body: bytes) -> Request:
         canonical(params),
         stable,
         bool(known.stream),
-        len(body) + further + (TOOLS_BYTES if tools else 0),
+        len(body) + pointed * POINTED_TO_BYTES + hosted * HOSTED_TOOL_BYTES + (TOOLS_BYTES if tools else 0),
         known.max_tokens,
         "max_tokens",
         wants_usage=True,

@@ -19,6 +19,7 @@ from ..request import (
     Request,
     canonical,
     invalid_body,
+    spelled_out,
     tools_of,
 )
 from ..sse import encode_event
@@ -108,7 +109,8 @@ def read(body: bytes) -> Request:
             raise InvalidBody(f"{name}: {way_out}", name)
     tools, tools_sha256, hosted = _tools(fields.get("tools"))
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
-    pointed = sum(body.count(mark) for mark in _POINTERS)
+    spelled = spelled_out(body)
+    pointed = sum(spelled.count(mark) for mark in _POINTERS)
     return Request(
         "responses",
         fields,
