@@ -137,9 +137,9 @@ def shell(tmp_path: Path, provider: SpawnedProvider) -> Shell:
 
 
 def test_run_then_read_it_back(shell: Shell) -> None:
-    out = shell("run", "night.py:adds", "count=3", "label=abc")
+    out = shell("run", "night.py:adds", "count=3", "label=xyz")
     assert "succeeded" in out
-    assert "result  abc3" in out
+    assert "result  xyz3" in out
     assert "step_committed" in shell.errors, "progress is shown on standard error"
     job_id = re.findall(r"overnight explain (job_[0-9a-f]{32})", out)[0]
 
@@ -155,14 +155,14 @@ def test_run_then_read_it_back(shell: Shell) -> None:
     assert "1 model call · 1 tool call · 3 steps · 0 retries" in story
     assert "tool post: done" in story
     assert "provider id MSG-1" in story
-    assert "abc" not in story, "no content without --content"
-    assert "hello abc" in shell("explain", job_id[:18], "--content")
+    assert "xyz" not in story, "no content without --content"
+    assert "hello xyz" in shell("explain", job_id[:18], "--content")
 
     whole = shell.json("explain", "last")
     assert set(whole) == {"job", "header", "lines", "next", "events"}
     assert whole["job"]["cost_usd"] == whole["header"]["cost_usd"] == listed["cost_usd"]
     assert whole["lines"][-1]["text"] == "succeeded"
-    assert "hello abc" not in json.dumps(whole)
+    assert "hello xyz" not in json.dumps(whole)
 
     lines = [json.loads(line) for line in shell("events", "last", "--json").splitlines()]
     assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
