@@ -11,6 +11,7 @@ import pytest
 
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
 from overnight.budgets import BUDGET_SQL
+from overnight.gateway.rerouting import past_calls
 from overnight.store import Statement, Store, open_store
 from serving import Served, serving
 from test_failure_matrix import ENDPOINTS, MODES
@@ -157,6 +158,8 @@ async def test_what_costs_nothing_costs_nothing_without_usage_too(one_store: Sto
         free = price == "0"
         assert (float(answer.headers["x-overnight-cost-usd"]) == 0) == free
         ended = (await served.events("j"))[-1].facts
+        [call] = past_calls(await served.ledger.job("j"), await served.events("j"))
+        assert call.left_out == ("" if free else "its provider told no usage then"), "no other routing saves a bound"
         assert ((ended.cost_microusd == 0) == free, ended.detail["estimated"]) == (True, True)
 
 

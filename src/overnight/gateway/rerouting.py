@@ -21,6 +21,7 @@ from .routes import SCRIPTED, Decision, Routing
 
 FAILED, LOST, UNDER_WAY = "failed then", "lost then", "under way"
 FROM_CACHE, DEGRADED = "answered from a cache then", "answered without a provider then"
+UNMETERED = "its provider told no usage then"
 
 
 class PastCall(msgspec.Struct):
@@ -115,7 +116,9 @@ def _named(job: JobRow) -> str | None:
 
 def _answered(call: PastCall, event: Recorded) -> None:
     said = event.facts
-    call.model, call.provider, call.left_out = said.model or "", said.provider or "", ""
+    call.model, call.provider = said.model or "", said.provider or ""
+    # What it was settled at is a bound, and its tokens a guess: no move would compare like with like.
+    call.left_out = UNMETERED if said.cost_microusd and (said.detail or {}).get("estimated") else ""
     call.cost_microusd += said.cost_microusd or 0
     call.input_tokens, call.cached_tokens = said.input_tokens or 0, said.cached_tokens or 0
     call.output_tokens = said.output_tokens or 0
