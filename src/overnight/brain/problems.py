@@ -54,7 +54,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     found = nearest(name, names)
     if found:
         return f"did you mean {found[0]!r}?"
-    return f"known: {', '.join(names)}" if 0 < len(names) <= 16 else ""
+    return f"known: {', '.join(names)}" if 0 < len(names) <= 24 else ""
 
 
 def _printable(text: str) -> str:

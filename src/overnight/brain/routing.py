@@ -78,7 +78,8 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """routing.yaml, checked and resolved. `providers` are in the order in which they are asked.
 
     `fallbacks` is model → the models named after it; `tiers` is tier → its models, lowest first; `prices` are those the
-    brain sets itself. `header_names` are the request headers that its rules look at.
+    brain sets itself, `hosted_tools` its fees of tools that providers run (micro-dollars a use). `header_names` are the
+    request headers that its rules look at.
     """
 
     default_model: str = DEFAULT_MODEL
@@ -90,6 +91,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: Mapping[str, tuple[str, ...]] = {}
     providers: tuple[ProviderDef, ...] = ()
     prices: Mapping[str, Price] = {}
+    hosted_tools: Mapping[str, int] = {}
     deadline_ms: int = 30_000
     embeddings_ms: int = 10_000
     retries: Retries = Retries()

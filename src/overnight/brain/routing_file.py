@@ -8,7 +8,7 @@ import msgspec
 from overnight.brain.cache_section import read_cache
 from overnight.brain.complexity import Complexity
 from overnight.brain.doubts import Book, doubt_prices, doubt_routes
-from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number
+from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number, text
 from overnight.brain.limits_section import (
     read_alarms,
     read_breakers,
@@ -36,6 +36,7 @@ _TOP: Fields = {
     "fallbacks": ("fallbacks", as_node),
     "providers": ("providers", as_node),
     "prices": ("prices", as_node),
+    "hosted_tools": ("hosted_tools", as_node),
     "deadlines": ("deadlines", as_node),
     "retries": ("retries", as_node),
     "breakers": ("breakers", as_node),
@@ -49,6 +50,7 @@ _PRICE: Fields = {
     "cached_input_usd_per_mtok": ("cached_input_microusd_per_mtok", money),
     "output_usd_per_mtok": ("output_microusd_per_mtok", money),
 }
+_TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a type of tool without its date, such as web_search")
 _FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
 _COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
@@ -84,6 +86,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
         default_model=default.name if default else DEFAULT_MODEL,
         providers=(*own.values(), *(provider for name, provider in known.items() if name not in own)),
         prices=_prices(reader, top.get("prices")),
+        hosted_tools=_hosted_tools(reader, top.get("hosted_tools")),
         complexity=Complexity(**reader.section(top.get("complexity"), "complexity", _COMPLEXITY)),
         budgets=read_budgets(reader, top.get("budgets")),
         rate_limits=read_rate_limits(reader, top.get("rate_limits")),
@@ -200,6 +203,15 @@ def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
             found.setdefault("cached_input_microusd_per_mtok", found["input_microusd_per_mtok"])
             prices[priced] = msgspec.convert(found, Price)
     return prices
+
+
+def _hosted_tools(reader: Reader, node: Node | None) -> dict[str, int]:
+    fees: dict[str, int] = {}
+    for name, (at, value) in reader.entries(node, "hosted_tools").items():
+        key_name(reader, at, _TOOL, "a tool in hosted_tools")
+        if (fee := money(reader, value, f"hosted_tools.{name}")) is not None:
+            fees[name] = fee
+    return fees
 
 
 def _deadlines(

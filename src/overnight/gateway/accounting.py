@@ -12,6 +12,7 @@ from .asking import told, told_facts
 from .commands import Reservation, Spent
 from .failures import Failure, is_error
 from .formats import Json
+from .hosted_tools import bound_microusd, fees_of
 from .kept import kept_by
 from .prices import ModelPrice
 from .usage import Usage, estimated_usage
@@ -26,23 +27,27 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Demand:
-    """What a try may use and cost at most, by its output cap; `choices` are as many outputs. No token is less than a byte."""
+    """What a try may use and cost at most, by its output cap; `choices` are as many outputs, `fees_microusd` what comes to the
+    tokens. No token is less than a byte."""
 
-    __slots__ = ("_price", "choices", "prompt_tokens", "wanted_tokens")
+    __slots__ = ("_fees", "_price", "choices", "prompt_tokens", "wanted_tokens")
 
-    def __init__(self, price: ModelPrice | None, prompt_bytes: int, choices: int, wanted_tokens: int) -> None:
+    def __init__(
+        self, price: ModelPrice | None, prompt_bytes: int, choices: int, wanted_tokens: int, fees_microusd: int = 0
+    ) -> None:
         self._price, self.prompt_tokens, self.choices = price, prompt_bytes, choices
+        self._fees = fees_microusd
         self.wanted_tokens = wanted_tokens
 
     def bound_microusd(self, tokens: int) -> int:
         if self._price is None:
             return 0
-        return self._price.upper_bound_microusd(self.prompt_tokens, tokens * self.choices)
+        return self._fees + self._price.upper_bound_microusd(self.prompt_tokens, tokens * self.choices)
 
     def affordable_tokens(self, available_microusd: int) -> int:
         if self._price is None:
             return self.wanted_tokens
-        return self._price.affordable_output_tokens(self.prompt_tokens, available_microusd) // self.choices
+        return self._price.affordable_output_tokens(self.prompt_tokens, available_microusd - self._fees) // self.choices
 
 
 class Reply(msgspec.Struct):
@@ -86,7 +91,9 @@ def reservation_of(flight: Flight, tokens: int) -> Reservation:
         called.detail["parent_span_id"] = who.span_id
     left_us = int((flight.deadline - flight.loop.time()) * 1_000_000)
     expires_at = flight.gateway.store.clock() + max(left_us, 0) + LOST_AFTER_US
-    demand = Demand(flight.target.price, flight.request.prompt_bytes, flight.request.choices, tokens)
+    asked = flight.request
+    fees = bound_microusd(asked.hosted, flight.gateway.fees) if asked.hosted else 0
+    demand = Demand(flight.target.price, asked.prompt_bytes, asked.choices, tokens, fees)
     return Reservation(called.call_id, flight.gateway.owner, expires_at, demand, called)
 
 
@@ -100,7 +107,7 @@ def spent_on_failure(flight: Flight, failure: Failure, received_characters: int 
     tokens = (0, 0, 0)
     if failure.may_have_cost:
         usage = _told_usage(flight, failure)
-        cost = _cost(flight, usage) if usage else None
+        cost = _cost(flight, usage) if usage and not flight.request.hosted else None
         if usage is None:
             usage = estimated_usage(flight.request.prompt_bytes, received_characters)
             event.detail = {
@@ -142,6 +149,11 @@ def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
     event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
     event.cached_tokens = usage.cached_tokens
     detail: dict[str, Any] = {}
+    if flight.request.hosted:
+        used, fees = fees_of(flight.request.hosted, flight.gateway.fees, reply.body)
+        if used:
+            detail["hosted_tools"], detail["hosted_tools_microusd"] = used, fees
+        cost = None if cost is None else cost + fees
     if usage.estimated:
         detail["estimated"], detail["why"] = True, "the provider told no usage; all that was reserved counts"
     elif usage.adjusted:

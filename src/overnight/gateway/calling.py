@@ -23,6 +23,7 @@ from .commands import Lose, Outcome
 from .flight import Flight
 from .flying import Flying
 from .formats import MESSAGES, RESPONSES, Codec, client_body, counted
+from .hosted_tools import FEES
 from .identity import METADATA_NAMES, Subject, session_name, with_cache_key, with_metadata
 from .kept import Responses
 from .looping import LoopGuard
@@ -82,6 +83,7 @@ class Gateway:
         self.known_content = KnownContent()
         self.lines = Lines()
         self.policy = Policy(routing.budgets, routing.rate_limits)
+        self.fees = {**FEES, **routing.hosted_tools}
         self.loops = LoopGuard(store, routing.guards)
         self.costs = Costs(store, routing.alarms)
         self.lineage: OrderedDict[str, Kin] = OrderedDict()

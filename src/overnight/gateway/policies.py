@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -149,3 +149,5 @@ class Policies(Protocol):
     def alarms(self) -> Alarms: ...
     @property
     def cache(self) -> CachePolicy: ...
+    @property
+    def hosted_tools(self) -> Mapping[str, int]: ...

@@ -4,8 +4,8 @@ Prices come from the brain's own entries first, then from the data inside the ``
 is exact: a price of $p per million tokens is p micro-dollars per token, kept as an integer over a power of ten; only the
 sum is rounded, up. The price data is imported at the first look-up, not with this module.
 
-Tokens only, plus a fee per request where there is one. Searches, pages, seconds and pictures that a provider bills beside
-tokens are not in these sums.
+Tokens, plus a fee per request where there is one; the tools that a provider runs are in `hosted_tools.py`. Seconds and
+pages that it bills in another way are not in these sums.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import msgspec
 from overnight.domain import BadInput
 from overnight.ledger import Link
 
+from .hosted_tools import Hosted
 from .prices import Context
 
 POINTED_TO_BYTES = 16_384
@@ -41,7 +42,7 @@ class Request(msgspec.Struct):
     `links`, `tools` and `params` are what is recorded; `stable_params` what of them counts for the fingerprint. `cap` is the
     client's own limit of output tokens, `choices` the number of answers asked for, `prompt_bytes` what bounds the input.
     `pass_headers` are the client's headers that a target of the same format gets too. `left_out` names what was taken out of the
-    body because a target refused it.
+    body because a target refused it. `hosted` are the tools that the provider runs itself.
     """
 
     format: str
@@ -62,6 +63,7 @@ class Request(msgspec.Struct):
     price_context: Context = ()
     pass_headers: tuple[tuple[bytes, bytes], ...] = ()
     left_out: tuple[str, ...] = ()
+    hosted: Hosted = ()
 
     def forget_metadata(self, names: Iterable[str]) -> None:
         """Leave what was meant for the gateway out of the body that goes upstream."""

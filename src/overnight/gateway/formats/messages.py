@@ -9,6 +9,7 @@ import msgspec
 
 from overnight.ledger import address_chain
 
+from ..hosted_tools import hosted
 from ..request import (
     NOT_FINGERPRINTED,
     POINTED_TO_BYTES,
@@ -51,7 +52,8 @@ HOSTED_TOOL_BYTES = 65_536
 """Counted for each tool that the provider runs: what it finds is billed as input."""
 
 _BY_URL = re.compile(rb'"type"\s*:\s*"url"').findall
-_HOSTED = (b'"web_search_2', b'"web_fetch_2', b'"code_execution_2')
+_HOSTED = ("web_search_2", "web_fetch_2", "code_execution_2")
+_MARKS = tuple(f'"{name}'.encode() for name in _HOSTED)
 _NOT_PARAMETERS = frozenset({"messages", "system", "tools", "stream", "cache_control"})
 _ONLY_MODEL = frozenset({"model"})
 _VOLATILE = NOT_FINGERPRINTED | {"diagnostics"}
@@ -110,7 +112,7 @@ def read(body: bytes) -> Request:
     )
     spelled = spelled_out(body)
     pointed = spelled.count(b'"file_id"') + (len(_BY_URL(spelled)) if b'"url"' in spelled else 0)
-    hosted = sum(spelled.count(mark) for mark in _HOSTED)
+    run_there = _hosted(tools) if any(mark in spelled for mark in _MARKS) else []
     return Request(
         "messages",
         fields,
@@ -121,13 +123,20 @@ def read(body: bytes) -> Request:
         canonical(params),
         stable,
         bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + hosted * HOSTED_TOOL_BYTES + (TOOLS_BYTES if tools else 0),
+        len(body) + pointed * POINTED_TO_BYTES + len(run_there) * HOSTED_TOOL_BYTES + (TOOLS_BYTES if tools else 0),
         known.max_tokens,
         "max_tokens",
         wants_usage=True,
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),
+        hosted=hosted(run_there),
     )
+
+
+def _hosted(tools: bytes | None) -> list[Json]:
+    """Those that the provider runs itself."""
+    given: list[Json] = _any(tools) if tools else []
+    return [tool for tool in given if str(tool.get("type")).startswith(_HOSTED)]
 
 
 def usage_of(answer: Json) -> Usage | None:

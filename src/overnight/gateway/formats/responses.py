@@ -11,6 +11,7 @@ import msgspec
 
 from overnight.ledger import address_chain
 
+from ..hosted_tools import hosted
 from ..request import (
     NOT_FINGERPRINTED,
     POINTED_TO_BYTES,
@@ -75,6 +76,7 @@ class _Known(msgspec.Struct):
     store: bool | None = None
     stream: bool | None = None
     max_output_tokens: Positive | None = None
+    max_tool_calls: Positive | None = None
     metadata: Json | None = None
     service_tier: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     include: list[str] | None = None
@@ -107,7 +109,8 @@ def read(body: bytes) -> Request:
     for name, way_out in _ELSEWHERE.items():
         if getattr(known, name):
             raise InvalidBody(f"{name}: {way_out}", name)
-    tools, tools_sha256, hosted = _tools(fields.get("tools"))
+    tools, tools_sha256, run_there = _tools(fields.get("tools"))
+    given = hosted(run_there, known.max_tool_calls)
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
     spelled = spelled_out(body)
     pointed = sum(spelled.count(mark) for mark in _POINTERS)
@@ -121,13 +124,14 @@ def read(body: bytes) -> Request:
         canonical(params),
         canonical({name: value for name, value in params.items() if name not in aside}),
         bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0) + hosted * HOSTED_TOOL_BYTES,
+        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0) + len(run_there) * HOSTED_TOOL_BYTES,
         known.max_output_tokens,
         "max_output_tokens",
         True,
         1,
         known.metadata,
         (("service_tier", known.service_tier),) if known.service_tier else (),
+        hosted=given,
     )
 
 
@@ -235,17 +239,17 @@ def _is_instructions(body: bytes) -> bool:
     return body.endswith(b'"type":"instructions"}') and _any(body).get("type") == INSTRUCTIONS
 
 
-def _tools(raw: msgspec.Raw | None) -> tuple[bytes | None, str, int]:
-    """The tools as they are recorded, their hash, and how many of them the provider runs. Raises InvalidBody."""
+def _tools(raw: msgspec.Raw | None) -> tuple[bytes | None, str, list[Json]]:
+    """The tools as they are recorded, their hash, and those of them that the provider runs. Raises InvalidBody."""
     tools, digest = tools_of(raw)
     if tools is None:
-        return None, "", 0
+        return None, "", []
     decoded: list[Json] = _objects(tools)
     if any(_SECRETS & tool.keys() for tool in decoded):
         # What a provider needs to reach a server of tools is a secret: it goes upstream and nowhere else.
         kept = [{name: value for name, value in tool.items() if name not in _SECRETS} for tool in decoded]
         tools, digest = tools_of(msgspec.Raw(canonical(kept)))
-    return tools, digest, sum(tool.get("type") not in _OWN_TOOLS for tool in decoded)
+    return tools, digest, [tool for tool in decoded if tool.get("type") not in _OWN_TOOLS]
 
 
 def _unmarked(value: Any) -> Any:

@@ -1,0 +1,99 @@
+"""Tools that the provider runs itself inside a call (a search, an interpreter): what they cost beside tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain import BadInput
+
+Json = dict[str, Any]
+Hosted = tuple[tuple[str, int], ...]
+"""The hosted tools of a request: name, and how often each may be used at most."""
+
+MOST_USES = 10
+"""Of a tool whose request sets no bound (`max_uses`, `max_tool_calls`): so many are reserved; more are paid when told."""
+
+FEES: Mapping[str, int] = {
+    "web_search": 10_000,
+    "web_search_preview": 25_000,
+    "file_search": 2_500,
+    "code_interpreter": 30_000,
+    "image_generation": 250_000,
+    "code_execution": 5_000,
+    # Tokens alone, or run by the client.
+    **dict.fromkeys(("web_fetch", "mcp", "tool_search", "namespace"), 0),
+    **dict.fromkeys(("computer", "computer_use_preview", "shell", "local_shell", "apply_patch"), 0),
+}
+"""Micro-dollars a use, by the providers' public price lists of 2026 (a picture: the dearest size; an interpreter: a session)."""
+
+_DATED = re.compile(r"_\d{4}_?\d{2}_?\d{2}$")
+_decode = msgspec.json.Decoder().decode
+
+
+def hosted(tools: Iterable[Json], most: int | None = None) -> Hosted:
+    """Of the tools of a request that the provider runs; `most` bounds each, where the tool itself says nothing."""
+    found: dict[str, int] = {}
+    for tool in tools:
+        name = _DATED.sub("", str(tool.get("type")))
+        bound = tool.get("max_uses", most)
+        found[name] = found.get(name, 0) + (bound if type(bound) is int and 0 < bound < 10_000 else MOST_USES)
+    return tuple(found.items())
+
+
+def bound_microusd(asked: Hosted, fees: Mapping[str, int]) -> int:
+    """What the uses may cost at most. Raises BadInput for a tool whose fee nobody states."""
+    for name, _ in asked:
+        if name not in fees:
+            raise BadInput(
+                f"tools: the provider runs {name[:64]!r} itself, and nobody says what a use of it costs; state it in"
+                f" routing.yaml, 0 where it costs nothing: hosted_tools: {{{name[:64]}: 0.01}}"
+            )
+    return sum(fees[name] * most for name, most in asked)
+
+
+def fees_of(asked: Hosted, fees: Mapping[str, int], answer: bytes) -> tuple[dict[str, int], int]:
+    """How often each was used by the answer (a response's items, or a message's usage), and what comes to its tokens."""
+    told: Json = _decode(answer)
+    counted = _in_response(told) if told.get("object") == "response" else _in_message(told)
+    used = {name: count for name, _ in asked if (count := counted.get(name.removesuffix("_preview"), 0))}
+    return used, sum(fees[name] * count for name, count in used.items())
+
+
+def _in_response(body: Json) -> dict[str, int]:
+    found: dict[str, int] = {}
+    sessions: set[object] = set()
+    for item in _dicts(body.get("output")):
+        name = str(item.get("type")).removesuffix("_call")
+        action = item.get("action")
+        if name == "code_interpreter":
+            sessions.add(item.get("container_id"))
+        elif name != "web_search" or not isinstance(action, dict) or cast("Json", action).get("type") == "search":
+            found[name] = found.get(name, 0) + 1  # pages that a search opens are no searches
+    return found | ({"code_interpreter": len(sessions)} if sessions else {})
+
+
+def _in_message(body: Json) -> dict[str, int]:
+    usage = body.get("usage")
+    told = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
+    counts = cast("Json", told) if isinstance(told, dict) else {}
+    found = {
+        name.removesuffix("_requests"): count
+        for name, count in counts.items()
+        if type(count) is int and 0 < count < 1_000_000
+    }
+    blocks = (block for block in _dicts(body.get("content")) if block.get("type") == "server_tool_use")
+    if any("code_execution" in str(block.get("name")) for block in blocks):
+        found["code_execution"] = 1  # one session, however often it ran something
+    return found
+
+
+def _dicts(value: object) -> list[Json]:
+    return (
+        [cast("Json", each) for each in cast("list[Any]", value) if isinstance(each, dict)]
+        if isinstance(value, list)
+        else []
+    )
