@@ -311,6 +311,46 @@ def test_what_a_chat_cannot_hold_is_refused_by_name(more: dict[str, Any], param:
     assert refused.value.param == param
 
 
+PICTURE = "data:image/png;base64,AAAA"
+SHOT: list[dict[str, Any]] = [
+    {"role": "user", "content": "shoot"},
+    {"type": "function_call", "call_id": "c1", "name": "shot", "arguments": "{}"},
+    {"type": "function_call", "call_id": "c2", "name": "shot", "arguments": "{}"},
+    {
+        "type": "function_call_output",
+        "call_id": "c1",
+        "output": [{"type": "input_text", "text": "ok"}, {"type": "input_image", "image_url": PICTURE}],
+    },
+    {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_image", "image_url": PICTURE}]},
+]
+
+
+@pytest.mark.parametrize("more", [[], [{"role": "user", "content": "well?"}], [{"role": "system", "content": "rules"}]])
+def test_what_a_tool_showed_is_seen_in_the_message_after_all_results(more: list[dict[str, Any]]) -> None:
+    losses = Losses()
+    talk = responses_over_chat.request({"input": SHOT + more}, losses)["messages"]
+    assert talk[2:4] == [
+        {"role": "tool", "tool_call_id": "c1", "content": "ok"},
+        {"role": "tool", "tool_call_id": "c2", "content": ""},
+    ]
+    image = {"type": "image_url", "image_url": {"url": PICTURE}}
+    said = [{"type": "text", "text": "What the tool showed:"}, image, image]
+    joined = [{"type": "text", "text": each["content"]} for each in more if each["role"] == "user"]
+    assert talk[4] == {"role": "user", "content": said + joined}
+    assert talk[5:] == [each for each in more if each["role"] != "user"]
+    assert losses == []
+
+
+def test_what_a_tool_showed_stays_in_its_result_where_messages_are_spoken() -> None:
+    wire = wire_between("responses", ("messages",))
+    assert wire is not None
+    request = RESPONSES.read(msgspec.json.encode({"model": "m", "input": SHOT}))
+    sent = msgspec.json.decode(wire.prepare(request, msgspec.Raw(b'"m"'), 100, USUAL).body)
+    results = sent["messages"][-1]["content"]
+    assert [block["type"] for block in results] == ["tool_result", "tool_result"]
+    assert [[part["type"] for part in block["content"]] for block in results] == [["text", "image"], ["image"]]
+
+
 def test_allowed_tools_are_the_only_ones_offered() -> None:
     tools = [{"type": "function", "name": name} for name in ("a", "b", "c")]
     choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "b"}]}

@@ -106,7 +106,9 @@ CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)
 _RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_pieces)
 _CHAT_OVER_MESSAGES = Translation(chat_over_messages.request, chat_over_messages.answer, chat_over_messages.Pieces)
 _MESSAGES_OVER_CHAT = Translation(messages_over_chat.request, messages_over_chat.answer, messages_over_chat.Pieces)
-_RESPONSES_OVER_MESSAGES = Composed(_RESPONSES_OVER_CHAT, _CHAT_OVER_MESSAGES)
+_RESPONSES_OVER_MESSAGES = Composed(
+    _RESPONSES_OVER_CHAT._replace(request=responses_over_chat.pivot), _CHAT_OVER_MESSAGES
+)
 _WIRES: dict[tuple[str, str], Wire] = {
     ("chat", "chat"): ChatPassed(CHAT),
     ("responses", "responses"): Passed(

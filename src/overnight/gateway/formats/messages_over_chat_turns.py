@@ -14,7 +14,8 @@ from .wire import Losses
 _encode = msgspec.json.Encoder().encode
 _SEEN = frozenset({"type", "text", "cache_control"})
 _FAILED = "Error: "
-_SHOWN = "What the tool showed:"
+SHOWN = "What the tool showed:"
+"""What stands before pictures from a tool's result, in the user's message after it."""
 
 
 class Conversation:
@@ -55,7 +56,7 @@ class Conversation:
             else:
                 said += self._parts(block, where)
         if shown:
-            said = [{"type": "text", "text": _SHOWN}, *shown, *said]
+            said = [{"type": "text", "text": SHOWN}, *shown, *said]
         if said:
             self.messages.append({"role": "user", "content": self._content(said)})
 

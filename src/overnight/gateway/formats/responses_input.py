@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from .messages_over_chat_turns import SHOWN
 from .responses_answer import unsealed
 from .wire import InvalidBody, Json, Losses
 
@@ -41,6 +42,36 @@ def messages(body: Json, losses: Losses) -> list[Json]:
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidBody(f"{thread.where}: {error} is missing or of an unknown shape", thread.where) from None
     return thread.messages
+
+
+def showing(thread: list[Json]) -> list[Json]:
+    """The conversation with what the tools showed in the user's message after their results: in a result, chat takes only text.
+    The messages given are changed."""
+    out: list[Json] = []
+    shown: list[Json] = []
+    for message in thread:
+        if message["role"] == "tool":
+            shown += _shown_by(message)
+        elif shown:
+            out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *shown]})
+            shown = []
+            if message["role"] == "user":
+                said = message["content"]
+                out[-1]["content"] += [{"type": "text", "text": said}] if isinstance(said, str) else said
+                continue
+        out.append(message)
+    if shown:
+        out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *shown]})
+    return out
+
+
+def _shown_by(message: Json) -> list[Json]:
+    """What is no text is taken out of the result of a tool."""
+    parts = cast("list[Json]", message["content"]) if isinstance(message["content"], list) else []
+    shown = [part for part in parts if part["type"] != "text"]
+    if shown:
+        message["content"] = "\n".join(part["text"] for part in parts if part["type"] == "text")
+    return shown
 
 
 class _Thread:

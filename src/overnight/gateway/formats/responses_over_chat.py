@@ -13,10 +13,10 @@ import msgspec
 
 from ..usage import openai_usage
 from .responses_answer import begun, sealed, told_usage
-from .responses_input import messages
+from .responses_input import messages, showing
 from .wire import Asked, InvalidBody, Json, Losses
 
-__all__ = ["answer", "custom_names", "logprobs_of", "request"]
+__all__ = ["answer", "custom_names", "logprobs_of", "pivot", "request"]
 
 _decode = msgspec.json.Decoder().decode
 _SAME = (
@@ -61,6 +61,13 @@ _ONE_TEXT: Json = {
 
 def request(body: Json, losses: Losses) -> Json:
     """The chat request. Raises InvalidBody for what a chat cannot hold, and for a tool demanded that it cannot run."""
+    sent = pivot(body, losses)
+    sent["messages"] = showing(sent["messages"])
+    return sent
+
+
+def pivot(body: Json, losses: Losses) -> Json:
+    """The same on its way to another format, which may take pictures in the result of a tool: they are where they were."""
     sent: Json = {name: body[name] for name in _SAME if body.get(name) is not None}
     sent["messages"] = messages(body, losses)
     if body.get("max_output_tokens") is not None:
