@@ -18,6 +18,7 @@ _encode = msgspec.json.Encoder().encode
 _complete = msgspec.json.Decoder(msgspec.Raw).decode
 # Sent once by some providers and with every piece by others.
 _ONCE = frozenset({"role", "id", "type", "name"})
+_SAID = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class _Text(list[str]):
@@ -26,15 +27,47 @@ class _Text(list[str]):
     __slots__ = ()
 
 
+class _Calls:
+    """The tool calls of a choice, in the order in which they began, and which of them a piece belongs to.
+
+    Some servers give all calls the same index, or none: there a new id begins a new call, and so does a name after arguments
+    that are complete.
+    """
+
+    __slots__ = ("_ids", "_latest", "begun")
+
+    def __init__(self) -> None:
+        self.begun: list[Json] = []
+        self._ids: dict[tuple[int, str], int] = {}
+        self._latest: dict[int, int] = {}
+
+    def place(self, part: Json, position: int) -> int:
+        """The place of the piece's call, a new one where it begins a call."""
+        index: int | None = part.get("index")
+        given = position if index is None else index
+        call_id: str | None = part.get("id")
+        place = self._ids.get((given, call_id)) if call_id else None
+        if place is None:
+            place = self._latest.get(given)
+            if place is None or _begins_another(self.begun[place], part):
+                place = len(self.begun)
+                self.begun.append({})
+            if call_id:
+                self._ids[given, call_id] = place
+        self._latest[given] = place
+        return place
+
+
 class Assembly:
     """Feed it the decoded pieces in order. `characters` counts what was received; `usage` is the last one told."""
 
-    __slots__ = ("_choices", "_finished", "_head", "characters", "usage")
+    __slots__ = ("_called", "_choices", "_finished", "_head", "characters", "usage")
 
     def __init__(self) -> None:
         self._head: Json = {}
         self._choices: dict[int, Json] = {}
         self._finished: set[int] = set()
+        self._called = False
         self.characters = 0
         self.usage: Json | None = None
 
@@ -44,16 +77,19 @@ class Assembly:
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
     def take(self, event: Json) -> bool:
-        """Put an event in its place. True when it is telling. Raises TypeError, ValueError or KeyError for a shape unknown."""
+        """Put an event in its place. True when it is telling. The pieces of tool calls in it are numbered: each gets its call's
+        place as its `index`. Raises TypeError, ValueError, KeyError or AttributeError for a shape unknown."""
         if not self._head:
             self._head = {key: value for key, value in event.items() if key not in ("choices", "usage", "object")}
         if isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
         telling = False
         for choice in cast("list[Json]", event.get("choices") or ()):
-            index: int = choice.get("index", 0)
+            index: int = choice.get("index") or 0
             held = self._choices.get(index)
             if held is None:
+                if not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise TypeError("the index of a choice is no number")
                 held = self._choices[index] = {"index": index, "message": {}, "logprobs": None, "finish_reason": None}
             delta = choice.get("delta")
             if delta:
@@ -69,16 +105,27 @@ class Assembly:
         return telling
 
     def _merge(self, message: Json, delta: Json) -> bool:
-        telling = False
+        # What is said after a call ends it, with whatever arguments it has by then.
+        telling = self._called and any(delta.get(name) for name in _SAID)
         for key, value in delta.items():
             if key == "tool_calls" and value:
-                calls: dict[int, Json] = message.setdefault("tool_calls", {})
-                for position, part in enumerate(cast("list[Json]", value)):
-                    telling |= self._merge_call(calls.setdefault(part.get("index", position), {}), part)
+                self._called = True
+                telling |= self._merge_calls(message.setdefault("tool_calls", _Calls()), value)
             elif key == "function_call" and value:
+                self._called = True
                 telling |= self._merge_call(message.setdefault("function_call", {"function": {}}), {"function": value})
             else:
                 self._put(message, key, value)
+        return telling
+
+    def _merge_calls(self, calls: _Calls, parts: list[Json]) -> bool:
+        telling = False
+        for position, part in enumerate(parts):
+            before = len(calls.begun)
+            place = part["index"] = calls.place(part, position)
+            # The next call ends the one before it.
+            telling |= 0 < before == place
+            telling |= self._merge_call(calls.begun[place], part)
         return telling
 
     def _merge_call(self, call: Json, part: Json) -> bool:
@@ -94,17 +141,9 @@ class Assembly:
         piece = said.get("arguments")
         if not piece:
             return False
+        # Only its last character can complete an object.
         arguments: _Text = call["function"]["arguments"]
-        start = next((text.lstrip()[:1] for text in arguments if text.strip()), "")
-        if start not in ("{", "["):
-            return True  # a number or a word is complete at any of its characters
-        if piece.rstrip()[-1:] not in ("}", "]"):
-            return False
-        try:
-            _complete("".join(arguments))
-        except msgspec.DecodeError:
-            return False
-        return True
+        return (piece.rstrip()[-1:] in ("}", "]") or _start(arguments) not in ("{", "[")) and _is_complete(arguments)
 
     def _put(self, into: Json, key: str, value: Any) -> None:
         if isinstance(value, str) and key not in _ONCE:
@@ -134,6 +173,34 @@ class Assembly:
         return b"data: %b\n\n" % _encode(body)
 
 
+def _start(arguments: list[str]) -> str:
+    return next((text.lstrip()[:1] for text in arguments if text.strip()), "")
+
+
+def _is_complete(arguments: list[str]) -> bool:
+    if _start(arguments) not in ("{", "["):
+        return True  # a number or a word is complete at any of its characters
+    try:
+        _complete("".join(arguments))
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _begins_another(call: Json, part: Json) -> bool:
+    """Does a piece, under the index of this call, begin the next one?"""
+    said: Json = part.get("function") or {}
+    name = said.get("name")
+    if not name:
+        return False
+    held: Json = call.get("function") or {}
+    arguments: list[str] = held.get("arguments") or []
+    if part.get("id") and call.get("id"):
+        # Some servers make up a new id with every piece of one call.
+        return name != held.get("name") or _is_complete(arguments)
+    return bool(said.get("arguments") and _start(arguments)) and _is_complete(arguments)
+
+
 def _joined_logprobs(held: Json | None, more: Json) -> Json:
     if held is None:
         return dict(more)
@@ -144,9 +211,8 @@ def _finished(choice: Json) -> Json:
     message = cast("Json", _plain(choice["message"]))
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
-    if isinstance(calls := message.get("tool_calls"), dict):
-        by_index = cast("dict[int, Json]", calls)
-        message["tool_calls"] = [{"type": "function", **by_index[index]} for index in sorted(by_index)]
+    if isinstance(calls := message.get("tool_calls"), _Calls):
+        message["tool_calls"] = [{"type": "function", **cast("Json", _plain(call))} for call in calls.begun]
     if isinstance(call := message.get("function_call"), dict):
         message["function_call"] = cast("Json", call)["function"]
     return {**choice, "message": message}

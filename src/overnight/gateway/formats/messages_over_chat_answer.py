@@ -128,7 +128,8 @@ class _Call:
 
 
 class Pieces:
-    """Chunks of chat in, events of messages out. The end waits for `end`: only then is the usage known."""
+    """Chunks of chat in, events of messages out. The end waits for `end`: only then is the usage known. The chunks come through
+    an `Assembly` of chat, which numbers their tool calls."""
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
