@@ -90,6 +90,11 @@ async def asks(count: int) -> int:
 
 
 @overnight.job
+async def asks_by_a_child(count: int) -> int:
+    return await asks(count)
+
+
+@overnight.job
 async def asks_beside_a_nap(count: int, seconds: float) -> int:
     async def nap() -> None:
         await nap_step(seconds)
@@ -128,6 +133,42 @@ async def test_a_top_up_wakes_the_job_and_its_log_says_by_whom(store: Store, pro
         [line] = await list_budgets(store, served.gateway.policy, job_id=job_id)
         calls = line.measures["llm_calls"]
         assert (calls.allowed, calls.added, calls.spent, calls.left) == (8, 6, 4, 4)
+
+
+@pytest.mark.parametrize("per", [None, "day"])
+async def test_a_job_that_nobody_wakes_is_told_of_a_top_up_too(
+    store: Store, provider: SpawnedProvider, per: str | None
+) -> None:
+    """A program of its own that was refused asks again when it likes."""
+    limit = f"budgets: {{limits: [{{scope: job, per: {per or 'total'}, max_llm_calls: 1}}]}}"
+    async with serving(store, provider, routed(limit)) as served:
+        assert [(await served.ask(headers={"x-job-id": "why"})).status_code for _ in range(2)] == [200, 402]
+        job = await served.ledger.job("why")
+        assert await add(served, "job", job.job_id, per, calls=5) == []
+        assert (await served.ask(headers={"x-job-id": "why"})).status_code == 200
+        [topped] = [each.facts for each in await served.events("why") if each.facts.event == "budget_topped_up"]
+        assert (topped.actor, topped.decision, topped.detail["added_calls"]) == ("ann", {"why": "worth it"}, 5)
+        story = await told(served, job.job_id)
+        assert "ann added 5 calls to the budget of job" in story
+        assert "worth it" in story
+        with pytest.raises(NotFound):
+            await add(served, "job", "job_of_nobody", per, calls=5)
+
+
+async def test_a_job_that_waits_for_the_budget_of_another_is_told_once(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
+        parent = await start(served, asks_by_a_child, 2)
+        async with asyncio.timeout(20):
+            while not (below := await served.ledger.children(parent)) or below[0].state != "parked":
+                await asyncio.sleep(0.01)
+        [child] = below
+        assert await add(served, "job", parent, calls=5) == [child.job_id]
+        await served.until(child.job_id, "parked", 2)
+        assert await add(served, "job", child.job_id, calls=5) == [child.job_id]
+        assert (await rest(served, parent, *FINISHED)).result == b"2"
+        for each, rows in ((parent, [parent]), (child.job_id, [parent, child.job_id])):
+            topped = [found.facts for found in await served.events(each) if found.facts.event == "budget_topped_up"]
+            assert [facts.detail["row"] for facts in topped] == rows
 
 
 async def test_only_those_who_wait_for_the_budget_wake(store: Store, provider: SpawnedProvider) -> None:

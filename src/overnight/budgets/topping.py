@@ -8,7 +8,7 @@ from overnight.domain import BadInput, Event, NotFound, new_id
 from overnight.ledger import JOB, JobRow, append
 from overnight.store import Store, Unit
 
-from .policy import Limit
+from .policy import Limit, bare
 from .reserving import budget_of
 from .rows import BUDGET, SQL, BudgetRow
 
@@ -47,25 +47,30 @@ class TopUp(msgspec.Struct):
         }
         return {f"added_{name}": amount for name, amount in named.items() if amount}
 
-    def event(self) -> Event:
-        """The fact, for the log of a job that it wakes."""
-        event = Event("budget_topped_up", actor=self.actor, kind="budget", name=self.scope)
+    @property
+    def job_id(self) -> str | None:
+        """The job whose budget it is. Its log is told of what is added, those of other jobs when it wakes them."""
+        return bare(self.scope_id) if self.scope == "job" else None
+
+    def tell(self, unit: Unit, job: JobRow) -> None:
+        """Write the fact to the log of a job."""
+        event = Event("budget_topped_up", actor=self.actor, kind="budget", name=self.scope, attempt=job.attempt)
         event.decision = {"why": self.why}
         event.detail = {"scope": self.scope, "row": self.scope_id, **self.amounts()}
-        return event
+        append(unit, job, event)
 
     def locks(self) -> list[tuple[Any, Any]]:
         budget = (BUDGET, (self.tenant_id, self.scope, self.scope_id))
-        return [(JOB, self.scope_id), budget] if self.scope == "job" else [budget]
+        return [(JOB, self.job_id), budget] if self.job_id else [budget]
 
     def decide(self, unit: Unit) -> BudgetRow:
         if not self.amounts() or min(self.amounts().values()) < 0:
             raise BadInput(
                 "a top-up adds something: give an amount above 0, of money, tokens, calls, tool calls or seconds"
             )
-        job = unit.get(JOB, self.scope_id) if self.scope == "job" else None
-        if self.scope == "job" and "[" not in self.scope_id and (job is None or job.tenant_id != self.tenant_id):
-            raise NotFound(f"{self.scope_id}: no such job for this tenant")
+        job: JobRow | None = unit.get(JOB, self.job_id) if self.job_id else None
+        if self.job_id and (job is None or job.tenant_id != self.tenant_id):
+            raise NotFound(f"{self.job_id}: no such job for this tenant")
         row = budget_of(unit, self.tenant_id, Limit(self.scope, self.scope_id, resets_at=self.resets_at))
         row.extra_microusd += self.microusd
         row.extra_tokens += self.tokens
@@ -76,6 +81,8 @@ class TopUp(msgspec.Struct):
         unit.change(BUDGET, row)
         self.top_up_id, self.at = new_id("topup"), unit.now
         unit.append(SQL["insert_top_up"], self)
+        if job is not None:
+            self.tell(unit, job)
         return msgspec.structs.replace(row)
 
 
@@ -93,16 +100,15 @@ class Wake(msgspec.Struct):
         job = unit.get(JOB, self.job_id)
         if job is None or job.state != "parked" or not _waits_for(job.waits, self.top_up, self.top_ups):
             return False
-        event = self.top_up.event()
-        event.attempt = job.attempt
-        append(unit, job, event)
+        if job.job_id != self.top_up.job_id:
+            self.top_up.tell(unit, job)
         job.state, job.wake_at, job.waiting = "queued", None, "[]"
         unit.change(JOB, job)
         return True
 
 
 class Hear(msgspec.Struct):
-    """A command: a job that has not parked hears of what was added to the budget that stopped it."""
+    """A command: a job that has not parked hears of what was added to another's budget that stopped it."""
 
     job_id: str
     top_up: TopUp
@@ -113,9 +119,7 @@ class Hear(msgspec.Struct):
     def decide(self, unit: Unit) -> None:
         job: JobRow | None = unit.get(JOB, self.job_id)
         if job is not None:
-            event = self.top_up.event()
-            event.attempt = job.attempt
-            append(unit, job, event)
+            self.top_up.tell(unit, job)
 
 
 def _waits_for(waits: list[dict[str, Any]], top_up: TopUp, top_ups: int) -> bool:
@@ -154,12 +158,13 @@ async def wake_topped_up(store: Store) -> None:
 
 
 async def hear_top_up(store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int) -> bool:
-    """Was something added to a budget since it stopped this job, when there had been `top_ups`? Then its log says so."""
+    """Was something added to a budget since it stopped this job, when there had been `top_ups`? Then its log says so, which
+    that of the job whose budget it is does already."""
     row = await _row(store, tenant_id, scope, scope_id)
     if row is None or row.top_ups <= top_ups:
         return False
     made = [each for each in await _recent(store, 0, scope_id) if (each.tenant_id, each.scope) == (tenant_id, scope)]
-    if made:
+    if made and made[-1].job_id != job_id:
         await store.commit(Hear(job_id, made[-1]))
     return True
 

@@ -17,7 +17,7 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
     degraded         no provider answered a call: a fixed answer or an older one was given; `decision.kind`, `decision.why`
     cancel_requested somebody asked for the job to stop
     diverged         the code asked something else than its history answers; `detail.diff`
-    budget_topped_up somebody added to a budget that the job waits for; `detail` says to which, and how much
+    budget_topped_up somebody added to the budget of the job, or to one that it waits for; `detail` says to which, and how much
     loop_stopped     the job asked the same again and again; a person is asked whether it goes on
     cost_alarm       the job has cost much more than its like usually do; told once
     worker_lost      the lease ran out or its worker was seen to die
