@@ -114,6 +114,32 @@ async def test_another_tenants_job_does_not_exist(served: Served) -> None:
     assert mine.json()["state"] == "running"
 
 
+async def test_a_job_whose_id_from_outside_holds_slashes_is_reached(served: Served) -> None:
+    name = "team/nightly/cancel"
+    await served.ask(headers={"x-job-id": name})
+    path = "/api/v1/jobs/team%2Fnightly%2fcancel"
+    assert (await served.http.get(path)).json()["external_id"] == name
+    assert len((await served.http.get(f"{path}/events")).json()["events"]) == 3
+    assert (await served.http.post(f"{path}/attempts", json={"mode": "retry"})).json()["attempt"] == 2
+    assert (await served.http.post(f"{path}/complete", json={})).json()["state"] == "succeeded"
+    problem(await served.http.post(f"{path}/cancel"), 409)
+    problem(await served.http.get(f"/api/v1/jobs/{name}"), 404)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api%2Fv1%2Fjobs/v1/keys", "/api/v1/jobs%2F..%2Fkeys", "/api%2Fv1/keys", "/api/v1%2Fkeys"]
+)
+async def test_an_encoded_slash_is_no_way_round_the_scope_of_a_path(served: Served, path: str) -> None:
+    assert (await served.http.get("/api/v1/keys")).status_code == 401
+    answer = await served.http.get(path)
+    assert answer.status_code in (401, 404), answer.text
+
+
+async def test_names_of_models_may_hold_slashes(served: Served) -> None:
+    for name in ("ollama/qwen3/8b", "ollama%2Fqwen3/8b"):
+        assert (await served.http.get(f"/v1/models/{name}")).json()["id"] == "ollama/qwen3/8b"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [

@@ -15,7 +15,7 @@ from .attributing import tenant_of
 from .authenticating import Door, scope_of
 from .budgets import Budgets
 from .circuits import Circuits
-from .http import ClientLeft, Receive, Request, Scope, Send, send_answer
+from .http import ClientLeft, Receive, Request, Scope, Send, parts_of, send_answer
 from .jobs import Jobs
 from .keys import KeysApi
 from .openai import OpenAI
@@ -84,12 +84,13 @@ class Application:
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
         if path == "/openapi.json" and method == "GET":
             return await asyncio.to_thread(openapi.answer)
-        form, headers, own = _CALLS.get(path), scope["headers"], path.startswith("/api/")
+        form, headers, parts = _CALLS.get(path), scope["headers"], parts_of(scope)
+        own = len(parts) > 1 and parts[0] == "api"
         try:
             if form is not None and method == "POST":
                 key = await self._door.enter(headers, "call")
                 return await self._openai.call(form, headers, receive, key)
-            request = Request(method, path, path.split("/")[1:], scope["query_string"], headers, receive)
+            request = Request(method, path, parts, scope["query_string"], headers, receive)
             handler = self._handler(request) if own else self._v1
             key = request.key = await self._door.enter(headers, scope_of(path, method))
             request.tenant_id = tenant_of(headers, key)

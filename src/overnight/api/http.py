@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -41,6 +42,14 @@ class Request(msgspec.Struct):
 
     def header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
+
+
+def parts_of(scope: Scope) -> list[str]:
+    """The pieces of the path. A slash that is percent-encoded belongs to a piece, as in the id of a job."""
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" not in raw:
+        return scope["path"].split("/")[1:]
+    return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
 
 async def read_body(receive: Receive, most: int) -> bytes:
