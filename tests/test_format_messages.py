@@ -3,12 +3,14 @@ to the one that speaks messages."""
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
 import anthropic
 import httpx2
+import openai
 import pytest
 from anthropic.types import RawMessageStreamEvent
 from pydantic import BaseModel, TypeAdapter
@@ -324,6 +326,20 @@ async def test_what_could_not_be_carried_is_told(served: Served) -> None:
     )
     assert sorted(raw.headers["x-overnight-dropped"].split(", ")) == ["logprobs", "seed"]
     assert sorted((await recorded(served, "d"))[0].detail["dropped"]) == ["logprobs", "seed"]
+
+
+async def test_what_cannot_be_read_is_refused_unpaid_in_both_directions(
+    served: Served, client: anthropic.AsyncAnthropic
+) -> None:
+    picture = {"type": "image", "source": {"type": "file", "file_id": "f"}}
+    body: dict[str, Any] = asking(model=CHAT) | {"messages": [{"role": "user", "content": [picture]}]}
+    with pytest.raises(anthropic.BadRequestError, match=re.escape("messages[0].content: holds nothing")):
+        await client.messages.create(**body)
+    with pytest.raises(openai.BadRequestError, match="stop: must be a text or a list"):
+        await served.openai.chat.completions.create(
+            model=NATIVE, messages=[{"role": "user", "content": "x"}], extra_body={"stop": 5}
+        )
+    assert served.provider.stats()["paid_calls"] == 0
 
 
 # ── what goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────────

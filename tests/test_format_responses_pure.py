@@ -303,6 +303,7 @@ def test_a_request_becomes_a_chat_request() -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"input": [{"type": "computer_call", "call_id": "c", "action": {}}]}, "input[0]"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0]"),
+        ({"instructions": "be brief", "input": [{"type": "web_search_call", "id": "w"}]}, "input"),
     ],
 )
 def test_what_a_chat_cannot_hold_is_refused_by_name(more: dict[str, Any], param: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from overnight.gateway.formats import chat_over_messages, messages_over_chat
 from overnight.gateway.formats.chat_stream import Assembly as ChatAssembly
 from overnight.gateway.formats.messages_stream import Assembly, decoded, encode, events_of, taken_apart
-from overnight.gateway.formats.wire import Asked, Losses
+from overnight.gateway.formats.wire import Asked, InvalidBody, Losses
 from overnight.gateway.sse import SseParser
 from overnight.gateway.usage import anthropic_usage, openai_usage
 from overnight.testing.scripted_messages import read, signature
@@ -429,6 +429,141 @@ def test_what_a_chat_model_thought_goes_back_to_it_and_to_nobody_else() -> None:
     assert ("reasoning_content" in out["messages"][1], lost) == (False, ["messages[1].content[0]"])
 
 
+# ── what cannot be carried: refused, or named ───────────────────────────────────────────────────────────────────────
+
+PICTURE_ELSEWHERE = {"type": "image", "source": {"type": "file", "file_id": "f"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
+
+
+def asks(content: Any) -> Json:
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        *[(asks(content), "messages[0].content") for content in (5, None, {"a": 1}, True)],
+        (asks([5]), "messages[0].content[0]"),
+        (asks([text(5)]), "messages[0].content[0].text"),  # type: ignore[arg-type]
+        (asks([SOUND]), "messages[0].content"),
+        ({"messages": [{"role": "system", "content": "Be brief."}, *asks([SOUND])["messages"]]}, "messages[1].content"),
+        ({"messages": [*SAID, {"role": "assistant", "content": "y"}, user(SOUND)]}, "messages[2].content"),
+        ({"messages": [{"role": "assistant", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": "y", "tool_calls": 5}]}, "messages[0].tool_calls"),
+        (asks(" "), "messages"),
+        ({"messages": [{"role": "banana", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["x", 5]}, "stop[1]"),
+        ({"user": 5}, "user"),
+        ({"thinking": 5}, "thinking"),
+        ({"response_format": 5}, "response_format"),
+        ({"reasoning_effort": 5}, "reasoning_effort"),
+        ({"output_config": 5}, "output_config"),
+        ({"tool_choice": 5}, "tool_choice"),
+        ({"functions": [5]}, "functions[0]"),
+    ],
+)
+def test_a_chat_request_that_cannot_be_read_is_refused_by_its_part(body: Json, param: str) -> None:
+    for model in (CLAUDE, OLD_CLAUDE):
+        with pytest.raises(InvalidBody) as refused:
+            to_messages({"messages": SAID, **body}, model)
+        assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        *[(asks(content), "messages[0].content") for content in (5, None, {"a": 1}, True)],
+        (asks([5]), "messages[0].content[0]"),
+        (asks([text(5)]), "messages[0].content[0].text"),  # type: ignore[arg-type]
+        (asks([PICTURE_ELSEWHERE]), "messages[0].content"),
+        ({"messages": [*SAID, {"role": "assistant", "content": "y"}, user(PICTURE_ELSEWHERE)]}, "messages[2].content"),
+        (asks([{"type": "tool_result", "tool_use_id": "t", "content": 5}]), "messages[0].content[0].content"),
+        (asks(""), "messages"),
+        ({"messages": [*SAID, {"role": "banana", "content": "x"}]}, "messages[1].role"),
+        ({"stop_sequences": {"a": 1}}, "stop_sequences"),
+        ({"stop_sequences": ["x", 5]}, "stop_sequences[1]"),
+        ({"thinking": 5}, "thinking"),
+        ({"thinking": {"type": "enabled", "budget_tokens": "many"}}, "thinking.budget_tokens"),
+        ({"output_config": 5}, "output_config"),
+        ({"output_config": {"effort": 5}}, "output_config.effort"),
+        ({"output_config": {"format": 5}}, "output_config.format"),
+        ({"output_format": 5}, "output_format"),
+        ({"tool_choice": "any"}, "tool_choice"),
+    ],
+)
+def test_a_messages_request_that_cannot_be_read_is_refused_by_its_part(body: Json, param: str) -> None:
+    with pytest.raises(InvalidBody) as refused:
+        to_chat({"messages": SAID, **body})
+    assert refused.value.param == param
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+OTHER = {"type": "function", "function": {"name": "other"}}
+
+
+def allowed(mode: str, *tools: Json) -> Json:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+@pytest.mark.parametrize(
+    ("more", "choice", "lost"),
+    [
+        ({"tool_choice": "required"}, None, ["tool_choice"]),
+        ({"tool_choice": OTHER}, None, ["tool_choice"]),
+        ({"tool_choice": "auto"}, None, []),
+        ({"tools": [TOOL], "tool_choice": OTHER}, None, ["tool_choice"]),
+        ({"tools": [TOOL], "tool_choice": None, "function_call": {"name": "file"}}, "tool", []),
+        ({"tools": [TOOL], "tool_choice": allowed("required", OTHER)}, "none", ["tool_choice"]),
+        ({"tools": [TOOL, OTHER], "tool_choice": allowed("required", OTHER)}, "any", []),
+        ({"reasoning_effort": "banana"}, None, ["reasoning_effort"]),
+        ({"reasoning": {"effort": "banana"}}, None, ["reasoning.effort"]),
+        ({"response_format": {"type": "grammar"}}, None, ["response_format"]),
+    ],
+)
+def test_what_a_chat_request_wants_in_vain_is_named(more: Json, choice: str | None, lost: list[str]) -> None:
+    for model in (CLAUDE, OLD_CLAUDE):
+        out, named = to_messages({"messages": SAID, **more}, model)
+        assert (out.get("tool_choice", {}).get("type"), named) == (choice, lost)
+        assert not {"thinking", "system", "output_config"} & out.keys()
+
+
+@pytest.mark.parametrize(
+    ("more", "choice", "lost"),
+    [
+        ({"tool_choice": {"type": "any"}}, None, ["tool_choice"]),
+        ({"tool_choice": {"type": "auto"}}, None, []),
+        ({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}}, None, ["tools[0]", "tool_choice"]),
+        (
+            {"tools": [SEARCH, {"name": "f"}], "tool_choice": {"type": "tool", "name": "web_search"}},
+            None,
+            ["tools[0]", "tool_choice"],
+        ),
+        ({"tools": [SEARCH, {"name": "f"}], "tool_choice": {"type": "any"}}, "required", ["tools[0]"]),
+        ({"output_config": {"format": {"type": "zzz"}}}, None, ["output_config.format"]),
+        ({"output_format": {"type": "zzz"}}, None, ["output_format"]),
+        ({"thinking": {"type": "zzz"}}, None, ["thinking"]),
+    ],
+)
+def test_what_a_messages_request_wants_in_vain_is_named(more: Json, choice: str | None, lost: list[str]) -> None:
+    out, named = to_chat({"messages": SAID, **more})
+    assert (out.get("tool_choice"), named) == (choice, lost)
+    assert not {"response_format", "reasoning_effort"} & out.keys()
+
+
+def test_texts_among_blocks_are_read_and_what_only_has_lost_a_part_goes_on() -> None:
+    out, lost = to_chat({"messages": [user("hello", text("x"))]})
+    assert (out["messages"], lost) == ([{"role": "user", "content": "hello\nx"}], [])
+    out, lost = to_chat({"messages": [user(PICTURE_ELSEWHERE), *SAID]})
+    assert (out["messages"], lost) == (SAID, ["messages[0].content[0]"])
+    picture = {"type": "image_url", "image_url": {"url": PNG}}
+    talk = [user(SOUND), *SAID, {"role": "assistant", "content": [text("a"), picture]}, *SAID]
+    out, lost = to_messages({"messages": talk})
+    assert lost == ["messages[0].content[0]", "messages[2].content[1]"]
+    assert [turn["content"] for turn in out["messages"]] == [[text("x")], [text("a")], [text("x")]]
+
+
 # ── answers, whole and in pieces ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -717,7 +852,15 @@ def talks(draw: Any) -> list[Json]:
 @given(talks(), st.sampled_from([CLAUDE, OLD_CLAUDE, "kimi-k3", "claude-fable-5-2"]), st.booleans())
 def test_any_talk_that_chat_takes_becomes_one_that_messages_take(talk: list[Json], model: str, thinks: bool) -> None:
     more = {"reasoning_effort": "medium"} if thinks else {}
-    to_messages({"messages": talk, "tools": [TOOL], **more}, model)
+    if says_nothing(talk):
+        with pytest.raises(InvalidBody, match="messages"):
+            to_messages({"messages": talk, "tools": [TOOL], **more}, model)
+    else:
+        to_messages({"messages": talk, "tools": [TOOL], **more}, model)
+
+
+def says_nothing(talk: list[Json]) -> bool:
+    return not any((message.get("content") or "").strip() or message.get("tool_calls") for message in talk)
 
 
 def gist(messages: list[Json]) -> list[Any]:
@@ -756,7 +899,7 @@ def test_a_talk_that_goes_over_and_comes_back_says_the_same(talk: list[Json]) ->
         if message["role"] == "tool":
             message["tool_call_id"] = message["tool_call_id"].replace(".", "_").replace(":", "_").replace("|", "_")[:30]
     ids_of = [call["id"] for message in talk for call in message.get("tool_calls", ())]
-    if len(set(ids_of)) < len(ids_of):
+    if len(set(ids_of)) < len(ids_of) or says_nothing(talk):
         return
     over, lost = to_messages({"messages": talk, "tools": [TOOL]}, OLD_CLAUDE)
     back = messages_over_chat.request(over, Losses())
@@ -794,12 +937,33 @@ bodies = st.dictionaries(
 )  # fmt: skip
 
 
+nonsense = st.builds(
+    lambda role, rest: {"role": role, "content": "x", **rest},
+    st.sampled_from(["user", "assistant", "system"]),
+    st.dictionaries(
+        st.sampled_from(["content", "tool_calls", "thinking_blocks", "name", "tool_call_id", "function_call", "refusal",
+                         "cache_control", "role"]),
+        anything, max_size=3,
+    ),
+)  # fmt: skip
+
+
 @settings(max_examples=300)
-@given(bodies, st.lists(st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "thinking_blocks", "name",
-       "tool_call_id", "function_call", "refusal", "cache_control"]), anything, max_size=6), min_size=1, max_size=4),
+@given(bodies, st.lists(nonsense, min_size=1, max_size=4),
        st.sampled_from(["claude-opus-5", "claude-sonnet-4-5", "gpt-5.6", "x"]))  # fmt: skip
-def test_nonsense_is_carried_over_or_named_and_never_a_fault(body: Json, messages: list[Json], model: str) -> None:
+def test_nonsense_is_carried_over_or_named_or_refused_and_never_a_fault(
+    body: Json, messages: list[Json], model: str
+) -> None:
     for module in (chat_over_messages, messages_over_chat):
         asking = {**body, "messages": messages, "model": model, "max_tokens": 2000}
-        msgspec.json.encode(module.request(json.loads(json.dumps(asking)), Losses()))
+        refused = refusal(module, json.loads(json.dumps(asking)))
+        assert refused is None or (refused.param and str(refused).startswith(refused.param))
         module.Pieces(asked(**body))
+
+
+def refusal(module: Any, body: Json) -> InvalidBody | None:
+    try:
+        msgspec.json.encode(module.request(body, Losses()))
+    except InvalidBody as refused:
+        return refused
+    return None

@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from .any_json import Json, dict_of, dicts_of, list_of, text_of
+from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_answer import ANSWER_TOOL, Pieces, answer
 from .chat_over_messages_thinking import MESSAGES_SAMPLING, set_sampling, set_thinking
 from .chat_over_messages_turns import Conversation
 from .messages_models import Traits, traits_of
 from .messages_names import MESSAGES_NAME, fitting
 from .messages_schemas import closed
+from .readable import check, objects_of, texts_of
 from .wire import Losses
 
 __all__ = ["ANSWER_TOOL", "Pieces", "answer", "request"]
@@ -47,11 +48,24 @@ _NEUTRAL: Json = {
     "modalities": ["text"],
     "verbosity": "medium",
 }
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "stop": (str, list),
+    "user": (str,),
+    "functions": (list,),
+    "tool_choice": (str, dict),
+    "function_call": (str, dict),
+    "response_format": (dict,),
+    "reasoning_effort": (str,),
+    "reasoning": (dict,),
+    "thinking": (dict,),
+    "output_config": (dict,),
+}
 _IN_WORDS = "Answer with one JSON object and nothing else."
 
 
 def request(body: Json, losses: Losses) -> Json:
-    """`model` is the target's own name; `max_tokens` or `max_completion_tokens` the cap."""
+    """`model` is the target's own name; `max_tokens` or `max_completion_tokens` the cap. Raises InvalidBody."""
+    check(body, _SHAPES)
     model = text_of(body.get("model"))
     traits = traits_of(model)
     losses += [
@@ -82,8 +96,8 @@ def request(body: Json, losses: Losses) -> Json:
 
 def _set_stops(body: Json, out: Json, losses: Losses) -> None:
     stop = body.get("stop")
-    stops: list[Any] = [stop] if isinstance(stop, str) else list_of(stop)
-    kept = [each for each in stops if isinstance(each, str) and each.strip()]
+    stops = [stop] if isinstance(stop, str) else texts_of(stop, "stop")
+    kept = [each for each in stops if each.strip()]
     losses += [f"stop[{at}]" for at, each in enumerate(stops) if each not in kept]
     if kept:
         out["stop_sequences"] = kept
@@ -117,12 +131,15 @@ def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses
         for at, tool in enumerate(given)
         if (made := _tool(tool, f"tools[{at}]", losses, strict=strict)) is not None
     ]
-    for at, function in enumerate(dicts_of(body.get("functions"))):
+    for at, function in enumerate(objects_of(body.get("functions"), "functions")):
         tools.append(_function(function, f"functions[{at}]", losses, strict=False))
+    asked = body.get("function_call") if body.get("tool_choice") is None else body["tool_choice"]
     if tools:
         out["tools"] = tools
-        _set_choice(body, out, losses)
-    elif talk.tools_used:
+        _set_choice(asked, body, out, losses)
+    elif asked not in (None, "auto", "none"):
+        losses.append("tool_choice")
+    if not tools and talk.tools_used:
         # Calls in the conversation are only understood beside the tools they called.
         out["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in talk.tools_used]
         out["tool_choice"] = {"type": "none"}
@@ -157,8 +174,7 @@ def _function(function: Json, place: str, losses: Losses, *, strict: bool) -> Js
     return made
 
 
-def _set_choice(body: Json, out: Json, losses: Losses) -> None:
-    asked = body.get("tool_choice", body.get("function_call"))
+def _set_choice(asked: Any, body: Json, out: Json, losses: Losses) -> None:
     named = dict_of(asked)
     choice: Json | None = None
     if isinstance(asked, str):
@@ -166,14 +182,13 @@ def _set_choice(body: Json, out: Json, losses: Losses) -> None:
     elif name := text_of((dict_of(named.get("function")) or named).get("name")):
         choice = {"type": "tool", "name": fitting(name, MESSAGES_NAME)}
     elif allowed := dict_of(named.get("allowed_tools")):
-        names = {
-            fitting(text_of(dict_of(each.get("function")).get("name")), MESSAGES_NAME) for each in _allowed(allowed)
-        }
-        out["tools"] = [tool for tool in out["tools"] if tool["name"] in names] or out["tools"]
-        choice = {"type": "any" if allowed.get("mode") == "required" else "auto"}
+        choice = _allow_only(allowed, out, losses)
     elif asked is not None:
         losses.append("tool_choice")
-    if choice and choice["type"] not in ("auto", "any", "tool", "none"):
+    if choice and (
+        choice["type"] not in ("auto", "any", "tool", "none")
+        or (choice["type"] == "tool" and all(tool.get("name") != choice["name"] for tool in out["tools"]))
+    ):
         losses.append("tool_choice")
         choice = None
     if body.get("parallel_tool_calls") is False and (choice or {}).get("type") != "none":
@@ -182,8 +197,16 @@ def _set_choice(body: Json, out: Json, losses: Losses) -> None:
         out["tool_choice"] = choice
 
 
-def _allowed(allowed: Json) -> list[Json]:
-    return dicts_of(allowed.get("tools"))
+def _allow_only(allowed: Json, out: Json, losses: Losses) -> Json:
+    """Leave the tools that may be called. Where these are none, none is called."""
+    tools = objects_of(allowed.get("tools"), "tool_choice.allowed_tools.tools")
+    names = {fitting(text_of((dict_of(each.get("function")) or each).get("name")), MESSAGES_NAME) for each in tools}
+    kept = [tool for tool in out["tools"] if tool.get("name") in names]
+    if not kept:
+        losses.append("tool_choice")
+        return {"type": "none"}
+    out["tools"] = kept
+    return {"type": "any" if allowed.get("mode") == "required" else "auto"}
 
 
 # ── the form of the answer ──────────────────────────────────────────────────────────────────────────────────────────
@@ -192,7 +215,10 @@ def _allowed(allowed: Json) -> list[Json]:
 def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
     asked = dict_of(body.get("response_format"))
     kind = asked.get("type")
-    if kind in (None, "text"):
+    if kind == "text" or not asked:
+        return
+    if kind not in ("json_schema", "json_object"):
+        losses.append("response_format")
         return
     described = dict_of(asked.get("json_schema"))
     schema = dict_of(described.get("schema"))

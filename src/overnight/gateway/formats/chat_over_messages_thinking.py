@@ -10,6 +10,7 @@ from .wire import Losses
 
 LEAST_BUDGET = 1_024
 BUDGETS = {"minimal": 1_024, "low": 1_024, "medium": 4_096, "high": 16_384, "xhigh": 32_768, "max": 65_536}
+_EFFORTS = (None, "", "none", *BUDGETS)
 MESSAGES_SAMPLING = ("temperature", "top_p", "top_k")
 _LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
@@ -29,6 +30,7 @@ def effort_of(budget: int) -> str:
 
 
 def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
+    body = _with_known_efforts(body, losses)
     config = dict(dict_of(body.get("output_config")))
     for name, takes in (("effort", traits.adaptive), ("format", traits.schemas)):
         if not takes and config.pop(name, None) is not None:
@@ -66,6 +68,18 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
         losses.append(wish.name)
         return
     out["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def _with_known_efforts(body: Json, losses: Losses) -> Json:
+    """A level that is none of ours says nothing of how much it is."""
+    reasoning = dict_of(body.get("reasoning"))
+    if body.get("reasoning_effort") not in _EFFORTS:
+        losses.append("reasoning_effort")
+        body = {**body, "reasoning_effort": None}
+    if reasoning.get("effort") not in _EFFORTS:
+        losses.append("reasoning.effort")
+        body = {**body, "reasoning": {name: value for name, value in reasoning.items() if name != "effort"}}
+    return body
 
 
 def _wish(body: Json) -> Wish | None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from .any_json import Json, dict_of, dicts_of, list_of, text_of
+from .any_json import Json, dict_of, dicts_of, text_of
 from .messages_models import Traits
 from .messages_names import MESSAGES_ID, MESSAGES_NAME, fitting
+from .readable import blocks_of, check, nothing_left, objects_of, role_of, said_in
 from .wire import Losses
 
 UNSIGNED = "overnight/"
@@ -25,10 +26,15 @@ _MESSAGE = frozenset({
     "thinking_blocks", "reasoning_content", "reasoning",
 })  # fmt: skip
 _NAMED = frozenset({"tool", "function"})
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_SHAPES = {"function_call": (dict,), "refusal": (str,)}
 
 
 class Conversation:
-    """`system` and `turns` once all messages were added and `end` was called. `model` is the target's name for itself."""
+    """`system` and `turns` once all messages were added and `end` was called. `model` is the target's name for itself.
+
+    Raises InvalidBody for what cannot be read, and where nothing is left of what the user first or last said.
+    """
 
     def __init__(self, model: str, traits: Traits, losses: Losses) -> None:
         self.system: list[Json] = []
@@ -38,12 +44,14 @@ class Conversation:
         self._results: list[Json] = []
         self._said: list[Json] = []
         self._instructions: list[tuple[str, Json]] = []
+        self._unread = ""
 
     def add(self, message: Json, place: str) -> None:
         for name, value in message.items():
             if name not in _MESSAGE and value not in (None, [], {}, ""):
                 self._losses.append(f"{place}.{name}")
-        role = text_of(message.get("role"))
+        role = role_of(message, _ROLES, place)
+        check(message, _SHAPES, f"{place}.")
         if message.get("name") and role not in _NAMED:
             self._losses.append(f"{place}.name")
         if role == "assistant":
@@ -52,23 +60,29 @@ class Conversation:
         elif role in _NAMED:
             self._results.append(self._result(message, place))
         elif role in ("system", "developer"):
-            blocks = [each for each in self._blocks(message, place) if each["type"] == "text"]
+            blocks = self._texts(message, place)
             if self.turns or self._said or self._results:
                 self._instructions += [(place, each) for each in blocks]
             else:
                 self.system += blocks
         else:
-            self._said += self._blocks(message, place)
+            lost = len(self._losses)
+            said = self._blocks(message, place)
+            self._said += said
+            if not said and len(self._losses) > lost:
+                self._unread = f"{place}.content"
 
     def end(self, place: str) -> None:
         """All messages are in. The conversation must begin and, for most models, end with the user."""
-        self._end_turn()
+        self._end_turn(last=True)
         turns = self.turns
         if not turns and self.system:
             # Of a system prompt alone nothing could be asked.
             turns.append({"role": "user", "content": self.system})
             self.system = []
-        if not turns or turns[0]["role"] == "assistant":
+        if not turns:
+            raise nothing_left(place)
+        if turns[0]["role"] == "assistant":
             self._losses.append(f"{place}[0].role")
             turns.insert(0, _go_on())
         if turns[-1]["role"] != "assistant":
@@ -80,9 +94,13 @@ class Conversation:
         elif last["type"] == "text":
             last["text"] = last["text"].rstrip()
 
-    def _end_turn(self) -> None:
-        self._append("user", self._results + self._said)
-        self._results, self._said = [], []
+    def _end_turn(self, *, last: bool = False) -> None:
+        turn = self._results + self._said
+        if self._unread and not turn and (last or not self.turns):
+            # Words of ours would have to stand in its place.
+            raise nothing_left(self._unread)
+        self._append("user", turn)
+        self._results, self._said, self._unread = [], [], ""
         instructions, self._instructions = self._instructions, []
         if not instructions:
             return
@@ -104,10 +122,10 @@ class Conversation:
 
     def _answered(self, message: Json, place: str) -> list[Json]:
         blocks = self._thoughts(message, place)
-        blocks += [each for each in self._blocks(message, place) if each["type"] == "text"]
+        blocks += self._texts(message, place, may_lack=True)
         if text_of(message.get("refusal")).strip():
             blocks.append({"type": "text", "text": message["refusal"]})
-        for at, call in enumerate(dicts_of(message.get("tool_calls"))):
+        for at, call in enumerate(objects_of(message.get("tool_calls"), f"{place}.tool_calls")):
             where = f"{place}.tool_calls[{at}]"
             if call.get("type", "function") == "function":
                 blocks.append(self._call(dict_of(call.get("function")), text_of(call.get("id")), where))
@@ -164,7 +182,7 @@ class Conversation:
         if isinstance(content, str):
             if content.strip():
                 block["content"] = content
-        elif parts := self._blocks({"content": content}, place):
+        elif parts := self._blocks({"content": content}, place, may_lack=True):
             block["content"] = parts
         if marker := dict_of(message.get("cache_control")):
             block["cache_control"] = marker
@@ -178,16 +196,19 @@ class Conversation:
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _blocks(self, message: Json, place: str) -> list[Json]:
-        content = message.get("content")
-        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else list_of(content)
+    def _texts(self, message: Json, place: str, *, may_lack: bool = False) -> list[Json]:
+        """Text is all that instructions and answers may hold."""
+        return self._blocks(message, place, may_lack=may_lack, only_text=True)
+
+    def _blocks(self, message: Json, place: str, *, may_lack: bool = False, only_text: bool = False) -> list[Json]:
         blocks: list[Json] = []
-        for at, part in enumerate(parts):
+        for at, part in enumerate(blocks_of(message.get("content"), f"{place}.content", may_lack=may_lack)):
             where = f"{place}.content[{at}]"
-            found = dict_of({"type": "text", "text": part} if isinstance(part, str) else part)
-            block = self._block(found, where)
-            if block is not None:
-                if marker := dict_of(found.get("cache_control")):
+            block = self._block(part, where)
+            if block is not None and only_text and block["type"] != "text":
+                self._losses.append(where)
+            elif block is not None:
+                if marker := dict_of(part.get("cache_control")):
                     block["cache_control"] = marker
                 blocks.append(block)
         marker = dict_of(message.get("cache_control"))
@@ -199,7 +220,7 @@ class Conversation:
         kind = part.get("type")
         match kind:
             case "text" | "input_text" | "output_text" | "refusal":
-                text = text_of(part.get("refusal" if kind == "refusal" else "text"))
+                text = said_in(part, "refusal" if kind == "refusal" else "text", place)
                 return {"type": "text", "text": text} if text.strip() else None
             case "image_url":
                 image = part.get("image_url")

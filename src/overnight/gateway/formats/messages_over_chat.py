@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .any_json import Json, dict_of, dicts_of, list_of, text_of
+from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_thinking import effort_of
 from .messages_names import CHAT_NAME, fitting
 from .messages_over_chat_answer import Pieces, answer
 from .messages_over_chat_turns import Conversation
 from .messages_schemas import is_strict
+from .readable import check, texts_of
 from .wire import Losses
 
 __all__ = ["Pieces", "answer", "request"]
@@ -24,6 +25,15 @@ _HANDLED = frozenset({
     "thinking", "output_config", "output_format", "metadata", "service_tier",
 })  # fmt: skip
 _TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "stop_sequences": (list,),
+    "tool_choice": (dict,),
+    "thinking": (dict,),
+    "output_config": (dict,),
+    "output_format": (dict,),
+}
+_CONFIG: dict[str, tuple[type, ...]] = {"effort": (str,), "format": (dict,)}
+_THINKING: dict[str, tuple[type, ...]] = {"type": (str,), "budget_tokens": (int,)}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # By the start of the name. The first refuse to be told how hard to think, the next take tools only where they do not think, and
 # the last, where they think, refuse to be told how freely to speak.
@@ -33,7 +43,10 @@ _THINKERS = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
 def request(body: Json, losses: Losses) -> Json:
-    """`model` is the target's own name."""
+    """`model` is the target's own name. Raises InvalidBody."""
+    check(body, _SHAPES)
+    check(dict_of(body.get("output_config")), _CONFIG, "output_config.")
+    check(dict_of(body.get("thinking")), _THINKING, "thinking.")
     model = text_of(body.get("model"))
     losses += [name for name, value in body.items() if name not in _HANDLED and value not in (None, [], {})]
     # Claude behind a chat provider takes markers; others refuse fields that they do not know.
@@ -42,6 +55,7 @@ def request(body: Json, losses: Losses) -> Json:
     messages = dicts_of(body.get("messages"))
     for at, message in enumerate(messages):
         talk.add(message, f"messages[{at}]")
+    talk.end("messages")
     if messages and messages[-1].get("role") == "assistant":
         # Here it would be gone on from; chat takes it for an answer already given.
         losses.append(f"messages[{len(messages) - 1}].role")
@@ -51,7 +65,7 @@ def request(body: Json, losses: Losses) -> Json:
     if body.get("stream"):
         out["stream"] = True
     _set_tools(body, out, losses, markers=talk.markers)
-    _set_format(body, out)
+    _set_format(body, out, losses)
     _set_effort(body, out, losses)
     _set_sampling(body, out, losses)
     losses += [f"metadata.{name}" for name in dict_of(body.get("metadata"))]
@@ -88,25 +102,32 @@ def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
             else:
                 losses.append(f"{place}.cache_control")
         tools.append(made)
-    if not tools:
-        return
-    out["tools"] = tools
-    choice = dict_of(body.get("tool_choice"))
+    if tools:
+        out["tools"] = tools
+    _set_choice(dict_of(body.get("tool_choice")), out, losses)
+
+
+def _set_choice(choice: Json, out: Json, losses: Losses) -> None:
+    tools: list[Json] = out.get("tools") or []
     kind = text_of(choice.get("type"))
-    if kind == "tool":
-        out["tool_choice"] = {"type": "function", "function": {"name": fitting(text_of(choice.get("name")), CHAT_NAME)}}
-    elif kind in _CHOICES:
+    name = fitting(text_of(choice.get("name")), CHAT_NAME)
+    if kind == "tool" and any(tool["function"]["name"] == name for tool in tools):
+        out["tool_choice"] = {"type": "function", "function": {"name": name}}
+    elif kind in _CHOICES and tools:
         out["tool_choice"] = _CHOICES[kind]
-    elif choice:
+    elif choice and kind not in ("auto", "none"):
         losses.append("tool_choice")
-    if choice.get("disable_parallel_tool_use"):
+    if choice.get("disable_parallel_tool_use") and tools:
         out["parallel_tool_calls"] = False
 
 
-def _set_format(body: Json, out: Json) -> None:
-    asked = dict_of(dict_of(body.get("output_config")).get("format")) or dict_of(body.get("output_format"))
+def _set_format(body: Json, out: Json, losses: Losses) -> None:
+    config = dict_of(dict_of(body.get("output_config")).get("format"))
+    asked = config or dict_of(body.get("output_format"))
     schema = dict_of(asked.get("schema"))
-    if schema:
+    if asked and (asked.get("type") != "json_schema" or not schema):
+        losses.append("output_config.format" if config else "output_format")
+    elif schema:
         described = {"name": "answer", "schema": schema, "strict": is_strict(schema)}
         out["response_format"] = {"type": "json_schema", "json_schema": described}
 
@@ -118,7 +139,9 @@ def _set_effort(body: Json, out: Json, losses: Losses) -> None:
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
     place = "output_config.effort" if config.get("effort") else "thinking"
     effort = text_of(config.get("effort"))
-    if not effort and kind not in (None, "disabled"):
+    if kind not in (None, "disabled", "enabled", "adaptive"):
+        losses.append("thinking")
+    elif not effort and kind in ("enabled", "adaptive"):
         effort = effort_of(budget) if isinstance(budget, int) else "high"
     model = out["model"].lower().rpartition("/")[2]
     if "tools" in out and model.startswith(_NO_EFFORT_WITH_TOOLS):
@@ -132,7 +155,7 @@ def _set_effort(body: Json, out: Json, losses: Losses) -> None:
 
 
 def _set_sampling(body: Json, out: Json, losses: Losses) -> None:
-    stops = [each for each in list_of(body.get("stop_sequences")) if isinstance(each, str)]
+    stops = texts_of(body.get("stop_sequences"), "stop_sequences")
     losses += [f"stop_sequences[{at}]" for at in range(MOST_STOPS, len(stops))]
     if stops:
         out["stop"] = stops[:MOST_STOPS]

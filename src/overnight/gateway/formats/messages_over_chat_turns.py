@@ -6,34 +6,42 @@ from typing import Any
 
 import msgspec
 
-from .any_json import Json, dict_of, dicts_of, list_of, text_of
+from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_turns import UNSIGNED
 from .messages_names import CHAT_ID, CHAT_NAME, fitting
+from .readable import blocks_of, nothing_left, role_of, said_in
 from .wire import Losses
 
 _encode = msgspec.json.Encoder().encode
 _SEEN = frozenset({"type", "text", "cache_control"})
+_ROLES = ("user", "assistant", "system")
 _FAILED = "Error: "
 SHOWN = "What the tool showed:"
 """What stands before pictures from a tool's result, in the user's message after it."""
 
 
 class Conversation:
-    """`messages` grow with each one added. `markers`: does the target take `cache_control`?"""
+    """`messages` grow with each one added. `markers`: does the target take `cache_control`?
+
+    Raises InvalidBody for what cannot be read, and by `end` where nothing is left of all, or of what the user last said.
+    """
 
     def __init__(self, model: str, losses: Losses, *, markers: bool) -> None:
         self.messages: list[Json] = []
         self.markers = markers
         self._model, self._losses = model, losses
+        self._unread = ""
 
     def begin(self, system: Any) -> None:
-        parts = self._texts(_blocks(system), "system")
+        parts = self._texts(blocks_of(system, "system", may_lack=True), "system")
         if parts:
             self.messages.append({"role": "system", "content": self._content(parts)})
 
     def add(self, message: Json, place: str) -> None:
-        blocks = _blocks(message.get("content"))
-        match message.get("role"):
+        role = role_of(message, _ROLES, place)
+        blocks = blocks_of(message.get("content"), f"{place}.content")
+        self._unread = ""
+        match role:
             case "assistant":
                 self._add_answer(blocks, place)
             case "system":
@@ -42,6 +50,11 @@ class Conversation:
             case _:
                 self._add_user(blocks, place)
 
+    def end(self, place: str) -> None:
+        """All messages are in."""
+        if self._unread or all(message["role"] == "system" for message in self.messages):
+            raise nothing_left(self._unread or place)
+
     # ── the user's ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add_user(self, blocks: list[Json], place: str) -> None:
@@ -49,6 +62,7 @@ class Conversation:
         place in a result."""
         shown: list[Json] = []
         said: list[Json] = []
+        before, lost = len(self.messages), len(self._losses)
         for at, block in enumerate(blocks):
             where = f"{place}.content[{at}]"
             if block.get("type") == "tool_result":
@@ -59,11 +73,13 @@ class Conversation:
             said = [{"type": "text", "text": SHOWN}, *shown, *said]
         if said:
             self.messages.append({"role": "user", "content": self._content(said)})
+        elif len(self.messages) == before and len(self._losses) > lost:
+            self._unread = f"{place}.content"
 
     def _add_result(self, block: Json, place: str) -> list[Json]:
         texts: list[str] = []
         shown: list[Json] = []
-        for at, inner in enumerate(_blocks(block.get("content"))):
+        for at, inner in enumerate(blocks_of(block.get("content"), f"{place}.content", may_lack=True)):
             for part in self._parts(inner, f"{place}.content[{at}]"):
                 if part["type"] == "text":
                     texts.append(part["text"])
@@ -86,7 +102,8 @@ class Conversation:
             case "text":
                 if block.get("citations"):
                     self._losses.append(f"{place}.citations")
-                found = [{"type": "text", "text": text_of(block.get("text"))}] if block.get("text") else []
+                text = said_in(block, "text", place)
+                found = [{"type": "text", "text": text}] if text else []
             case "image" if source.get("type") == "url":
                 found = [{"type": "image_url", "image_url": {"url": text_of(source.get("url"))}}]
             case "image" if source.get("type") == "base64":
@@ -118,7 +135,7 @@ class Conversation:
                 name = text_of(block.get("title")) or "document.pdf"
                 return [{"type": "file", "file": {"filename": name, "file_data": _data_url(source)}}]
             case "content":
-                inner = _blocks(source.get("content"))
+                inner = blocks_of(source.get("content"), f"{place}.source.content")
                 parts = [self._parts(each, f"{place}.source.content[{at}]") for at, each in enumerate(inner)]
                 return [*titled, *(part for each in parts for part in each)]
             case _:
@@ -156,6 +173,8 @@ class Conversation:
 
     def _call(self, block: Json, place: str) -> Json:
         name = self._fits(text_of(block.get("name")), CHAT_NAME, f"{place}.name")
+        if not isinstance(block.get("input"), dict):
+            self._losses.append(f"{place}.input")
         arguments = _encode(dict_of(block.get("input"))).decode()
         call_id = self._fits(text_of(block.get("id")), CHAT_ID, f"{place}.id")
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -187,12 +206,6 @@ class Conversation:
         if fits != name and place:
             self._losses.append(place)
         return fits
-
-
-def _blocks(content: Any) -> list[Json]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return dicts_of(list_of(content))
 
 
 def _data_url(source: Json) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from .messages_over_chat_turns import SHOWN
+from .readable import nothing_left
 from .responses_answer import unsealed
 from .wire import InvalidBody, Json, Losses
 
@@ -35,12 +36,15 @@ def messages(body: Json, losses: Losses) -> list[Json]:
     if isinstance(said, str):
         thread.messages.append({"role": "user", "content": said})
         return thread.messages
+    begun = len(thread.messages)
     for place, item in enumerate(cast("list[Json]", said)):
         thread.where = f"input[{place}]"
         try:
             thread.take(item)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidBody(f"{thread.where}: {error} is missing or of an unknown shape", thread.where) from None
+    if len(thread.messages) == begun:
+        raise nothing_left("input")
     return thread.messages
 
 
