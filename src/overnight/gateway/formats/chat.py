@@ -67,12 +67,11 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
+        said = cast("list[Json]", unmarked(known.messages)) if b"cache_control" in body else known.messages
+        links = address_chain([canonical(message) for message in said])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(error, says="messages", example=_EXAMPLE, called="chat completions") from None
     tools, tools_sha256 = tools_of(fields.get("tools"))
-    messages = known.messages
-    if b"cache_control" in body:
-        messages = cast("list[Json]", unmarked(messages))
     stable = (
         b""
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
@@ -85,7 +84,7 @@ def read(body: bytes) -> Request:
         "chat",
         fields,
         known.model or "",
-        address_chain([canonical(message) for message in messages]),
+        links,
         tools,
         tools_sha256,
         canonical(params),

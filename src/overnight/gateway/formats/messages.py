@@ -97,14 +97,10 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
+        links = address_chain([canonical(message) for message in _said(known, marked=b"cache_control" in body)])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(error, says="messages", example=_EXAMPLE, called="Anthropic messages") from None
     tools, tools_sha256 = tools_of(fields.get("tools"))
-    messages = known.messages
-    if known.system:
-        messages = [{"role": "system", "content": known.system}, *messages]
-    if b"cache_control" in body:
-        messages = cast("list[Json]", unmarked(messages))
     stable = (
         b""
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
@@ -117,7 +113,7 @@ def read(body: bytes) -> Request:
         "messages",
         fields,
         known.model or "",
-        address_chain([canonical(message) for message in messages]),
+        links,
         tools,
         tools_sha256,
         canonical(params),
@@ -131,6 +127,13 @@ def read(body: bytes) -> Request:
         price_context=(("speed", known.speed),) if known.speed else (),
         hosted=hosted(run_there),
     )
+
+
+def _said(known: _Known, *, marked: bool) -> list[Json]:
+    messages = known.messages
+    if known.system:
+        messages = [{"role": "system", "content": known.system}, *messages]
+    return cast("list[Json]", unmarked(messages)) if marked else messages
 
 
 def _hosted(tools: bytes | None) -> list[Json]:
@@ -170,17 +173,28 @@ def counted(body: Json) -> int:
 
 def _sizes(value: Any) -> tuple[int, int]:
     """(characters of text and of structure, pictures and files)."""
-    if isinstance(value, str):
-        return len(value), 0
-    if isinstance(value, dict):
-        entries = cast("Json", value)
-        source: Any = entries.get("source")
-        if entries.get("type") in ("image", "document") and isinstance(source, dict) and "content" not in source:
-            text = cast("Json", source).get("data") if cast("Json", source).get("type") == "text" else None
-            return (len(str(text)), 0) if text else (0, 1)
-        parts = [_sizes(each) for name, each in entries.items() if name != "cache_control"]
-        return sum(len(name) for name in entries) + sum(part[0] for part in parts), sum(part[1] for part in parts)
-    if isinstance(value, list):
-        parts = [_sizes(each) for each in cast("list[Any]", value)]
-        return sum(part[0] for part in parts), sum(part[1] for part in parts)
-    return 4, 0
+    characters = pictures = 0
+    left = [value]
+    while left:  # not by recursion: what is nested deep is read all the same
+        each: Any = left.pop()
+        if isinstance(each, str):
+            characters += len(each)
+        elif isinstance(each, dict):
+            entries = cast("Json", each)
+            source: Any = entries.get("source")
+            if entries.get("type") in ("image", "document") and isinstance(source, dict) and "content" not in source:
+                file = cast("Json", source)
+                if file.get("type") == "text" and file.get("data"):
+                    left.append(file["data"])
+                else:
+                    pictures += 1
+                continue
+            for name, inner in entries.items():
+                characters += len(name)
+                if name != "cache_control":
+                    left.append(inner)
+        elif isinstance(each, list):
+            left += cast("list[Any]", each)
+        else:
+            characters += 4
+    return characters, pictures

@@ -92,7 +92,10 @@ class Assembly:
     def take(self, event: Json) -> bool:
         """Put an event in its place. True when it is telling. Raises TypeError, ValueError, KeyError or AttributeError for a
         shape unknown; a *type* unknown is left alone."""
-        match event["type"]:
+        kind = event["type"]
+        if not isinstance(kind, str):
+            raise TypeError("the type of an event is no text")
+        match kind:
             case "content_block_delta":
                 growing = self._blocks[event["index"]]
                 delta: Json = event["delta"]

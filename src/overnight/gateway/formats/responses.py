@@ -210,7 +210,7 @@ def _check(item: Json, place: int) -> None:
     if kind in (None, "message"):
         if role == "tool":
             raise InvalidBody(f"{where}: the result of a tool is an item of type function_call_output", f"{where}.role")
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise InvalidBody(f"{where}: the role is one of {', '.join(sorted(_ROLES))}", f"{where}.role")
         if not isinstance(item.get("content"), str | list):
             raise InvalidBody(f"{where}: content is a text or a list of parts", f"{where}.content")
@@ -245,6 +245,9 @@ def _tools(raw: msgspec.Raw | None) -> tuple[bytes | None, str, list[Json]]:
     if tools is None:
         return None, "", []
     decoded: list[Json] = _objects(tools)
+    for place, tool in enumerate(decoded):
+        if not isinstance(tool.get("type"), str | None):
+            raise InvalidBody(f"tools[{place}]: the type is a text, such as function", f"tools[{place}].type")
     if any(_SECRETS & tool.keys() for tool in decoded):
         # What a provider needs to reach a server of tools is a secret: it goes upstream and nowhere else.
         kept = [{name: value for name, value in tool.items() if name not in _SECRETS} for tool in decoded]
