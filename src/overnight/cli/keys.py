@@ -38,14 +38,26 @@ ProviderName = Annotated[
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def _ms(text: str, option: str) -> int:
-    """90d, 12h, 30m, 45s or 0 in milliseconds. Raises WrongUsage."""
+def _ms(text: str, option: str, most_days: int, *, none_is: str = "") -> int:
+    """90d, 12h, 30m, 45s, and where that means something 0, in milliseconds. Raises WrongUsage."""
     from .finding import WrongUsage
 
     number, unit = (text[:-1], text[-1:]) if text != "0" else ("0", "s")
     if not (number.isascii() and number.isdigit() and len(number) < 10) or unit not in _UNITS:
         raise WrongUsage(f"{option} {text[:40]}: a time is a whole number and d, h, m or s, such as 90d")
-    return int(number) * _UNITS[unit]
+    found = int(number) * _UNITS[unit]
+    if found > most_days * _UNITS["d"]:
+        raise WrongUsage(f"{option} {text}: the most is {most_days}d")
+    if not found and none_is:
+        raise WrongUsage(f"{option} {text}: {none_is}")
+    return found
+
+
+def _lifetime(text: str | None) -> int | None:
+    """Of a key, in milliseconds. Raises WrongUsage for one that would be over at once."""
+    if text is None:
+        return None
+    return _ms(text, "--expires-in", 3650, none_is="such a key never lets anybody in; `overnight keys revoke` ends one")
 
 
 def _with_keys(work: "Callable[[Keys, Store, Settings], Awaitable[T]]") -> T:
@@ -103,7 +115,7 @@ def create(
         workflow=workflow,
         models=tuple(model or ()),
         routes=tuple(route or ()),
-        expires_in_ms=_ms(expires_in, "--expires-in") if expires_in is not None else None,
+        expires_in_ms=_lifetime(expires_in),
     )
 
     async def work(keys: "Keys", store: "Store", settings: "Settings") -> "tuple[KeyRow, str, int, bool]":
@@ -192,14 +204,7 @@ def rotate(
     """
     from overnight.keys import Rotation
 
-    overlap_ms = _ms(overlap, "--overlap")
-    if overlap_ms > 90 * _UNITS["d"]:
-        from .finding import WrongUsage
-
-        raise WrongUsage(f"--overlap {overlap}: the most is 90d")
-    how = Rotation(
-        overlap_ms=overlap_ms, expires_in_ms=_ms(expires_in, "--expires-in") if expires_in is not None else None
-    )
+    how = Rotation(overlap_ms=_ms(overlap, "--overlap", 90), expires_in_ms=_lifetime(expires_in))
 
     async def work(keys: "Keys", store: "Store", _: Any) -> "tuple[KeyRow, str, int]":
         return *await keys.rotate(key, tenant, how, operator(by)), store.clock()
