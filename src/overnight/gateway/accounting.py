@@ -14,6 +14,7 @@ from .failures import Failure, is_error
 from .formats import Json
 from .hosted_tools import bound_microusd, fees_of
 from .kept import kept_by
+from .output_limits import output_cap
 from .prices import ModelPrice
 from .usage import Usage, estimated_usage
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 LOST_AFTER_US = 30_000_000
 OK = 200
-NOT_CARRIED = "not_carried"
+NO_OUTPUT = 1
+"""Tokens reserved for formats whose answers are not text."""
+NOT_CARRIED, UNREAD = "not_carried", "internal_fault"
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -79,13 +82,23 @@ def event_of(flight: Flight, name: str) -> Event:
     )
 
 
-def reservation_of(flight: Flight, tokens: int) -> Reservation:
-    decision, who = flight.decision, flight.subject.who
+def _cap(flight: Flight) -> int:
+    request, target = flight.request, flight.target
+    if not request.cap_field:
+        return NO_OUTPUT
+    most = flight.decision.max_output_tokens
+    return output_cap(request.cap, most, target.model, target.price, request.prompt_bytes)
+
+
+def reservation_of(flight: Flight) -> Reservation:
+    decision, who, tokens = flight.decision, flight.subject.who, _cap(flight)
     called = event_of(flight, "model_called")
     called.call_id = new_id("call")
     called.decision = told(decision)
     called.detail = {"requested_model": decision.requested_model, "try": flight.tries + 1}
     called.detail |= told_facts(who, flight.request.format)
+    if tokens < (flight.request.cap or 0):
+        called.detail["asked_max_output_tokens"] = flight.request.cap
     if who.trace_id:
         called.span_id = span_of(called.call_id)
         called.detail["parent_span_id"] = who.span_id
@@ -116,7 +129,7 @@ def spent_on_failure(flight: Flight, failure: Failure, received_characters: int 
             }
         tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
         event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-    mark = flight.mark(failure) if failure.code != NOT_CARRIED else None
+    mark = flight.mark(failure) if failure.code not in (NOT_CARRIED, UNREAD) else None
     return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark)
 
 
@@ -138,6 +151,12 @@ def _told_usage(flight: Flight, failure: Failure) -> Usage | None:
 def not_carried(message: str) -> Failure:
     """The request says what this target's format has no form for, so it was never sent; another target may have one."""
     return Failure("invalid_request", NOT_CARRIED, message, retryable=False, fallback=True)
+
+
+def unread() -> Failure:
+    """An answer that a fault of ours keeps us from reading: the target is not to blame, and may have billed it."""
+    message = "the answer could not be read by a fault of the gateway; its log has the details"
+    return Failure("malformed", UNREAD, message, retryable=False, fallback=True)
 
 
 def spent_on_reply(flight: Flight, reply: Reply) -> Spent:

@@ -348,7 +348,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-overnight-budget-left-usd", b"%d.%06d" % divmod(max(left, 0), 1_000_000)))
     if flight.losses:
         headers.append((b"x-overnight-dropped", _listed(flight.losses)))
-    if flight.lowered:
+    if flight.lowered or 0 < flight.tokens < (flight.request.cap or 0):
         headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
     cache = flight.visit.told(flight.cached) if flight.visit is not None else None
     if cache is not None and flight.replayed is None and flight.degraded is None:

@@ -125,6 +125,8 @@ class Outcome(msgspec.Struct):
     """Of the budget with least left in money, after the reservation."""
     ended: Recorded | None = None
     """The end of a call that no target could be asked for."""
+    after_microusd: int = 0
+    """What the failed try before it came to."""
 
 
 class Admit(msgspec.Struct):
@@ -166,7 +168,7 @@ class Admit(msgspec.Struct):
         return found
 
     def decide(self, unit: Unit) -> Outcome:
-        subject = self.subject
+        subject, after = self.subject, 0
         held, is_new = find_job(unit, subject)
         if held.parent_job_id is not None and subject.ancestors[-1] != held.job_id:
             return Outcome(held.job_id, kin=True)
@@ -176,7 +178,7 @@ class Admit(msgspec.Struct):
         if not is_new:
             enter(unit, held, subject)
         if self.after is not None:
-            write_spent(unit, held, self.after, subject)
+            after = write_spent(unit, held, self.after, subject).facts.cost_microusd or 0
         elif subject.fingerprint is not None and held.attempt > 1 and held.runtime == "foreign" and not is_new:
             if not self.serial:
                 return Outcome(held.job_id, held.attempt, serial=True)
@@ -184,18 +186,20 @@ class Admit(msgspec.Struct):
             if answer is not None:
                 return Outcome(held.job_id, held.attempt, answer=answer)
         if self.probe:
-            return Outcome(held.job_id, held.attempt, unanswered=True)
+            return Outcome(held.job_id, held.attempt, unanswered=True, after_microusd=after)
         if self.ticket is not None:
             hit = self.ticket.take(unit, held, subject, self.request, self.known, self.reservation.called)
             if hit is not None:
                 close_unattributed(unit, held, None)
-                return Outcome(held.job_id, held.attempt, answer=hit, cached=True, at=unit.now)
+                return Outcome(held.job_id, held.attempt, answer=hit, cached=True, at=unit.now, after_microusd=after)
         if self.moved is not None:
             append(unit, held, self.moved)
         if self.ending is not None:
             ended = self.ending.write(unit, held, subject, self.request, self.known)
-            return Outcome(held.job_id, held.attempt, ended=ended)
-        return self._reserve(unit, held, limits, rates)
+            return Outcome(held.job_id, held.attempt, ended=ended, after_microusd=after)
+        outcome = self._reserve(unit, held, limits, rates)
+        outcome.after_microusd = after
+        return outcome
 
     def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Recorded | None:
         called = self.reservation.called

@@ -7,6 +7,7 @@ try is settled in the transaction that admits the next one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ import msgspec
 from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
-from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply
+from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply, unread
 from .admission import Admission
 from .caches import Visit, placed
 from .choosing import Way
@@ -40,12 +41,11 @@ if TYPE_CHECKING:
 SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
 
+log = logging.getLogger("overnight.gateway")
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
 
 
 T = TypeVar("T")
-NO_OUTPUT = 1
-"""Tokens reserved for formats whose answers are not text."""
 UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
@@ -152,7 +152,8 @@ class Flight:
         """Write a failed try before the next one is admitted."""
         tried, self._unsettled = self._unsettled, None
         if tried is not None:
-            await self.admission.settle(tried, last=False)
+            written = await self.admission.settle(tried, last=False)
+            self.cost += written.recorded.facts.cost_microusd or 0
             self._is_written(tried)
 
     def _time_here(self, left: float) -> float:
@@ -195,7 +196,7 @@ class Flight:
         reply = await self._until(self._ask)
         if reply is not None:
             crash_point("model_answered")
-            self.reply, self.failure = reply, None
+            self.reply = reply
             await self.settle(spent_on_reply(self, reply))
 
     async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
@@ -216,7 +217,13 @@ class Flight:
                     result = await ask()
                 except InvalidBody as error:
                     result = not_carried(str(error))
+                except OvernightError:
+                    raise
+                except Exception:
+                    log.exception("an answer could not be read by a fault of the gateway")
+                    result = unread()
                 if not isinstance(result, Failure):
+                    self.failure = None
                     return result
                 self.failure = result
                 self._unsettled = spent = spent_on_failure(self, result, len(self.failure_body))
@@ -272,9 +279,7 @@ class Flight:
     async def try_to_admit(self, *, probe: bool = False) -> Outcome:
         """Ask the store once, whoever waits."""
         gateway, subject, request = self.gateway, self.subject, self.request
-        most = self.decision.max_output_tokens if request.cap_field else NO_OUTPUT
-        wanted = min(request.cap or most, most)
-        reservation = reservation_of(self, wanted)
+        reservation = reservation_of(self)
         command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
         command.after, command.moved, command.ending = self._unsettled, self._moved(), self.ending
         command.waited, command.probe = self.admission.waited(), probe
@@ -290,6 +295,7 @@ class Flight:
             await gateway.flying.older(subject, self.deadline)
             async with gateway.flying.alone(subject.job_id):
                 outcome = await gateway.store.commit(command)
+        self.cost += outcome.after_microusd
         if self._unsettled is not None:
             self._is_written(self._unsettled)
         if probe:
@@ -390,7 +396,7 @@ class Flight:
         self.ended = ended = await self.admission.settle(spent)
         crash_point("model_settled")
         self._is_written(spent)
-        self.cost = ended.recorded.facts.cost_microusd or 0
+        self.cost += ended.recorded.facts.cost_microusd or 0
         if ended.fenced:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"

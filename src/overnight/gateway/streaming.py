@@ -13,7 +13,7 @@ import msgspec
 from overnight.domain import OvernightError, StoreUnavailable, micro_to_usd
 from overnight.store import crash_point
 
-from .accounting import Reply, event_of, spent_on_failure, spent_on_reply
+from .accounting import Reply, event_of, spent_on_failure, spent_on_reply, unread
 from .circuits_rows import Note
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
 from .feed import Feed
@@ -125,6 +125,7 @@ class StreamedFlight(Flight):
                 if is_error(piece):
                     return error_failure(_decode(self.target.without_key(payload)))
                 shown, telling = self._reader.take(piece, payload)
+                is_last = bool(last) and cast("dict[str, Any]", piece).get("type") in last
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _malformed("a piece of the stream is not JSON")
             except UNKNOWN_SHAPE:
@@ -132,7 +133,7 @@ class StreamedFlight(Flight):
             self._holding = self._holding or telling
             if shown:
                 (self._held if self._holding else self._ready).extend(shown)
-            if last and cast("dict[str, Any]", piece).get("type") in last:
+            if is_last:
                 self._done = True
                 return None
         return None
@@ -149,6 +150,9 @@ class StreamedFlight(Flight):
         except Exception:
             log.exception("a streamed call failed by a fault of the gateway")
             self._end_with_error(fault(self.wire.client).body)
+            if self.ended is None:
+                with suppress(OvernightError):  # else its reservation expires
+                    await self.settle(spent_on_failure(self, unread(), self._reader.assembly.characters))
         finally:
             self.feed.end()
             self.landed()
@@ -188,20 +192,30 @@ class StreamedFlight(Flight):
     async def _finish(self, failure: Failure | None) -> None:
         """Make the end durable, then let the client have it."""
         crash_point("model_answered")
-        reader = self._reader
-        assembly = reader.assembly
-        if not assembly.whole:
-            failure = failure or _cut("the stream ended without a finish reason")
-            self.failure = failure
-            await self.settle(spent_on_failure(self, failure, assembly.characters))
+        characters = self._reader.assembly.characters
+        reply = (
+            self._whole()
+            if self._reader.assembly.whole
+            else failure or _cut("the stream ended without a finish reason")
+        )
+        if isinstance(reply, Failure):
+            self.failure = reply
+            await self.settle(spent_on_failure(self, reply, characters))
             where = f"{self.target.provider} {self.target.model}"
-            self._end_with_error(failed(failure, where, self.tries, b"", self.wire.client).body)
+            self._end_with_error(failed(reply, where, self.tries, b"", self.wire.client).body)
             return
-        self.failure = None
-        usage = reader.usage() or estimated_usage(self.request.prompt_bytes, assembly.characters)
-        self.reply = Reply(reader.recorded(), usage)
-        await self.settle(spent_on_reply(self, self.reply))
-        self.feed.push([*self._held, *reader.end(micro_to_usd(self.cost), usage)])
+        self.reply = reply
+        await self.settle(spent_on_reply(self, reply))
+        self.feed.push([*self._held, *self._reader.end(micro_to_usd(self.cost), reply.usage)])
+
+    def _whole(self) -> Reply | Failure:
+        """The answer that the stream amounts to."""
+        reader = self._reader
+        try:
+            usage = reader.usage() or estimated_usage(self.request.prompt_bytes, reader.assembly.characters)
+            return Reply(reader.recorded(), usage)
+        except (*UNKNOWN_SHAPE, RecursionError, msgspec.DecodeError):
+            return _malformed("the pieces of the stream do not make an answer")
 
     async def _let_go(self) -> None:
         """Read the last bytes, so that the connection can serve the next call."""

@@ -60,9 +60,12 @@ def _model_called(tale: Tale, event: Recorded) -> None:
     if tale.moved is not None:
         node.notes.append(tale.moved)
         tale.moved = None
-    if (facts.detail or {}).get("lowered"):
-        tokens = (facts.detail or {}).get("max_output_tokens")
+    detail = facts.detail or {}
+    tokens, asked = detail.get("max_output_tokens"), detail.get("asked_max_output_tokens")
+    if detail.get("lowered"):
         tale.note(node, event, f"the budget left room for {tokens} output tokens; the answer was capped there")
+    elif asked:
+        tale.note(node, event, f"asked for {asked} output tokens; {tokens} is what the route and the model allow")
 
 
 def last_message(tale: Tale, reference: str | None) -> bytes | None:
