@@ -32,6 +32,14 @@ async def test_below_messages_errors_are_anthropics(
         assert (answer.status_code, answer.json()["type"], answer.json()["error"]["type"]) == (status, "error", kind)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages/batches", "/v1/responses/resp_1/other"])
+async def test_what_is_not_served_has_a_code_of_its_own(store: Store, provider: SpawnedProvider, path: str) -> None:
+    async with serving(store, provider) as served:
+        answer = await served.http.post(path)
+        error = answer.json()["error"]
+        assert (answer.status_code, error.get("code") or error["details"]["error_code"]) == (404, "not_found")
+
+
 async def test_who_counts_tokens_without_a_key_is_told_in_its_own_words(
     store: Store, provider: SpawnedProvider
 ) -> None:

@@ -97,6 +97,8 @@ async def test_off_keeps_loopback_open_and_nothing_else(store: Store, scripted: 
 
 async def test_the_keys_themselves_are_nobodys_without_an_admin_key(served: Served) -> None:
     assert (await served.http.get("/api/v1/keys")).status_code == 401
+    told = (await served.http.get("/api/v1/keys")).json()["detail"]
+    assert "`overnight keys create NAME --scope admin` makes one" in told
     assert (await served.http.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})).status_code == 401
     assert (await served.ask()).status_code == 200  # nothing was made
 

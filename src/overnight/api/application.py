@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from overnight.domain import BadInput, Forbidden, NotFound, OvernightError
-from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, fault, refusal
+from overnight.domain import BadInput, Forbidden, OvernightError
+from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, UnknownPath, fault, refusal
 from overnight.ledger import Ledger
 
 from . import openapi
@@ -146,9 +146,9 @@ def _without_port(host: bytes) -> bytes:
     return name if colon and port.isdigit() else host
 
 
-def _no_such(path: str) -> NotFound:
+def _no_such(path: str) -> UnknownPath:
     known = ", ".join((*_CALLS, "/v1/models", "/api/v1/jobs"))
-    return NotFound(f"no such path: {ascii(path[:200])[1:-1]}; see {known}")
+    return UnknownPath(f"no such path: {ascii(path[:200])[1:-1]}; see {known}")
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:

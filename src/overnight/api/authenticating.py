@@ -13,6 +13,7 @@ from .http import Headers
 _PLACES = (b"authorization", b"x-api-key", b"api-key")
 _PREFIX = PREFIX.encode()
 _WAY_OUT = "send Authorization: Bearer on_…; `overnight keys create NAME` makes one"
+_ADMIN = _WAY_OUT.replace("NAME", "NAME --scope admin")
 
 
 def token_of(headers: Headers) -> str | None:
@@ -55,9 +56,7 @@ class Door:
         token = token_of(headers)
         if token is None:
             if scope == "admin":
-                raise Unauthenticated(
-                    f"this path wants a key with the scope admin, from anywhere: {_WAY_OUT} --scope admin"
-                )
+                raise Unauthenticated(f"this path wants a key with the scope admin, from anywhere: {_ADMIN}")
             if self._always or (keyring.exist and not self._never):
                 raise Unauthenticated(f"this gateway wants a key: {_WAY_OUT}")
             return None

@@ -8,15 +8,14 @@ from .asking import facts_of
 from .caches import Usage as CacheUsage
 from .caches import cache_usage
 from .calling import Gateway
-from .circuits_rows import CloseCircuit, list_circuits
-from .circuits_state import Circuit, public_circuit
+from .circuits import Circuit, CloseCircuit, list_circuits, public_circuit
 from .feed import Feed
 from .formats import CHAT, CODECS, RESPONSES, Codec
 from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
 from .permitting import permitted
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
-from .refusals import WANTS_KEY, Answer, BodyTooLarge, fault, refusal
+from .refusals import WANTS_KEY, Answer, BodyTooLarge, UnknownPath, fault, refusal
 from .rerouting import LeftOut, Move, PastCall, Rerouting, past_calls
 from .routes import Routing, Unavailable
 
@@ -42,6 +41,7 @@ __all__ = [
     "Rerouting",
     "Routing",
     "Unavailable",
+    "UnknownPath",
     "UnknownPrice",
     "cache_usage",
     "facts_of",

@@ -47,6 +47,10 @@ class BodyTooLarge(BadInput):
     """The body is over `limits.max_body_bytes`."""
 
 
+class UnknownPath(NotFound):
+    """Nothing is served there."""
+
+
 class UnknownResponse(NotFound):
     """No response of that id is kept for this tenant; `param` names where the id stood."""
 
@@ -84,6 +88,7 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (Forbidden, 403, "permission_error", "not_allowed"),
     (UnknownPrevious, 404, "invalid_request_error", "previous_response_not_found"),
     (UnknownResponse, 404, "invalid_request_error", "response_not_found"),
+    (UnknownPath, 404, "invalid_request_error", "not_found"),
     (NotFound, 404, "invalid_request_error", "job_not_found"),
     (Fenced, 409, "invalid_request_error", "attempt_is_over"),
     (Conflict, 409, "invalid_request_error", "conflict"),
