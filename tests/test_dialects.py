@@ -33,6 +33,7 @@ TURN: dict[str, Any] = {
     "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
     "tool_calls": [{"id": "call_PTLP8xhu3uwZk4l3", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
+THEIRS = msgspec.Raw(b'"theirs"')
 HISTORY = [
     {"role": "user", "content": "go"},
     TURN,
@@ -46,7 +47,7 @@ def sent(host: str, **body: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     request = CHAT.read(json.dumps({"model": "m", "messages": HISTORY, **body}).encode())
     wire = wire_between("chat", ("chat",))
     assert wire is not None
-    prepared = wire.prepare(request, msgspec.Raw(b'"theirs"'), 100, dialect_of(HOSTS[host]))
+    prepared = wire.prepare(request, THEIRS, 100, dialect_of(HOSTS[host]))
     return json.loads(prepared.body), prepared.losses
 
 
@@ -79,6 +80,34 @@ def test_thoughts_of_another_model_go_only_to_those_who_take_them(host: str) -> 
     assert ("messages[1].content[0]" in losses) == (host != "own")
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "tool", "user"]
     assert body["messages"][1]["tool_calls"][0]["id"] == body["messages"][2]["tool_call_id"]
+
+
+def signed(*models: str) -> dict[str, Any]:
+    """A turn whose thoughts say which models had them."""
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "s", "model": model} for model in models]
+    return {**TURN, "content": "ok", "thinking_blocks": blocks}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_thoughts_that_say_whose_they_are_go_to_no_other_model(host: str) -> None:
+    body, losses = sent(host, messages=[HISTORY[0], signed("a-1"), *HISTORY[2:]])
+    turn = body["messages"][1]
+    wants = host in ("deepseek", "moonshot")
+    assert (turn.get("thinking_blocks"), turn.get("reasoning_content")) == (None, "" if wants else None)
+    assert losses == ("messages[1].thinking_blocks[0]", "messages[1].reasoning_content")
+
+
+def test_a_models_own_thoughts_come_back_to_it() -> None:
+    for name in ("theirs", "ant/theirs"):
+        body, losses = sent("own", messages=[HISTORY[0], signed(name), *HISTORY[2:]])
+        assert (body["messages"][1], losses) == (signed(name), ())
+    body, losses = sent("own", messages=[HISTORY[0], signed("a-1", "theirs"), *HISTORY[2:]])
+    assert body["messages"][1]["thinking_blocks"] == signed("theirs")["thinking_blocks"]
+    assert losses == ("messages[1].thinking_blocks[0]", "messages[1].reasoning_content")
+    # What is told in plain words only does not say whose it is.
+    told = {"role": "assistant", "content": "ok", "reasoning_content": "hm"}
+    body, losses = sent("deepseek", messages=[HISTORY[0], told, HISTORY[3]])
+    assert (body["messages"][1], losses) == (told, ())
 
 
 def test_what_was_recorded_stays_what_the_client_said() -> None:
@@ -135,7 +164,7 @@ def test_a_turn_without_thoughts_is_taken_by_those_who_want_some() -> None:
 def test_what_fits_is_not_touched() -> None:
     request = CHAT.read(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode())
     for url in HOSTS.values():
-        fields, losses = fitted(request.fields, dialect_of(url))
+        fields, losses = fitted(request.fields, dialect_of(url), THEIRS)
         assert fields is request.fields
         assert losses == []
 
@@ -160,10 +189,11 @@ VALUES = st.recursive(
 def test_any_body_is_fitted_once_and_for_all(messages: Any, host: str) -> None:
     dialect = dialect_of(HOSTS[host])
     fields = {"messages": msgspec.Raw(msgspec.json.encode(messages)), "store": msgspec.Raw(b"true")}
-    got, losses = fitted(fields, dialect)
+    got, losses = fitted(fields, dialect, THEIRS)
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({"messages": messages, "store": True}))
+    body["model"] = THEIRS
     assert fit(body, dialect) == losses
-    assert msgspec.json.decode(msgspec.json.encode(got)) == body
+    assert msgspec.json.decode(msgspec.json.encode({**got, "model": THEIRS})) == {**body, "model": "theirs"}
     assert fit(body, dialect) == []
     if isinstance(messages, list):
         for message in body["messages"]:

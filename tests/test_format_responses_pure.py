@@ -352,6 +352,23 @@ def test_what_a_tool_showed_stays_in_its_result_where_messages_are_spoken() -> N
     assert [[part["type"] for part in block["content"]] for block in results] == [["text", "image"], ["image"]]
 
 
+@pytest.mark.parametrize("spoken", ["chat", "messages"])
+@pytest.mark.parametrize("model", ["a-1", "o-2"])
+def test_thoughts_that_a_reasoning_item_holds_go_to_no_other_model(spoken: str, model: str) -> None:
+    blocks = [{"type": "thinking", "thinking": "hm", "signature": "s", "model": "a-1"}]
+    message = {"role": "assistant", "content": "ok", "reasoning_content": "hm", "thinking_blocks": blocks}
+    asked_for = Asked("resp_1", "a-1", {"input": "x"}, 1)
+    output = responses_over_chat.answer({"choices": [{"message": message}]}, asked_for)["output"]
+    wire = wire_between("responses", (spoken,))
+    assert wire is not None
+    talk = [{"role": "user", "content": "x"}, *output, {"role": "user", "content": "y"}]
+    request = RESPONSES.read(msgspec.json.encode({"model": "m", "input": talk}))
+    prepared = wire.prepare(request, msgspec.Raw(msgspec.json.encode(model)), 100, USUAL)
+    assert (b"hm" in prepared.body, prepared.losses) == (
+        (True, ()) if model == "a-1" else (False, ("input[1] (reasoning)",))
+    )
+
+
 def test_allowed_tools_are_the_only_ones_offered() -> None:
     tools = [{"type": "function", "name": name} for name in ("a", "b", "c")]
     choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "b"}]}

@@ -16,6 +16,7 @@ import msgspec
 Json = dict[str, Any]
 THOUGHTS = frozenset({"reasoning_content", "thinking_blocks", "reasoning", "reasoning_details"})
 _THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+_SIGNED = b'"thinking_blocks"'
 _MARKS = tuple(f'"{name}"'.encode() for name in (*THOUGHTS, *_THOUGHT_PARTS))
 
 
@@ -88,15 +89,21 @@ def dialect_of(base_url: str) -> Dialect:
     return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), USUAL)
 
 
-def fitted(fields: dict[str, msgspec.Raw], dialect: Dialect) -> tuple[dict[str, msgspec.Raw], list[str]]:
-    """A request's fields as the target takes them, and the names of what was left out. What fits is the very same object."""
-    if dialect is USUAL:
-        return fields, []
+def is_of(told: Any, model: str) -> bool:
+    """Does what a thought tells of its model name this one? `told` may begin with the provider's name."""
+    return isinstance(told, str) and (told == model or told.endswith(f"/{model}"))
+
+
+def fitted(
+    fields: dict[str, msgspec.Raw], dialect: Dialect, model: msgspec.Raw
+) -> tuple[dict[str, msgspec.Raw], list[str]]:
+    """A request's fields as the target takes them, and the names of what was left out. What fits is the very same object.
+    `model` is the target's own name."""
     losses = sorted(dialect.refuses.intersection(fields))
     messages = fields.get("messages")
     if messages is not None and _may_need_change(bytes(messages), dialect):
         found: Any = _decode(messages)
-        if isinstance(found, list) and _fit_messages(cast("list[Any]", found), dialect, losses):
+        if isinstance(found, list) and _fit_messages(cast("list[Any]", found), dialect, _decode(model), losses):
             fields = {**fields, "messages": msgspec.Raw(_encode(found))}
     if dialect.refuses.isdisjoint(fields):
         return fields, losses
@@ -104,12 +111,13 @@ def fitted(fields: dict[str, msgspec.Raw], dialect: Dialect) -> tuple[dict[str, 
 
 
 def fit(body: Json, dialect: Dialect) -> list[str]:
-    """The same for a decoded body, in place."""
+    """The same for a decoded body, in place, with the model that it has."""
     losses = sorted(dialect.refuses.intersection(body))
     for name in losses:
         del body[name]
     if isinstance(body.get("messages"), list):
-        _fit_messages(body["messages"], dialect, losses)
+        model: Any = body.get("model")
+        _fit_messages(body["messages"], dialect, _decode(model) if isinstance(model, msgspec.Raw) else model, losses)
     return losses
 
 
@@ -123,15 +131,18 @@ def short_id(name: str) -> str:
 def _may_need_change(messages: bytes, dialect: Dialect) -> bool:
     if (dialect.short_ids or dialect.wants_thoughts) and b'"tool_calls"' in messages:
         return True
-    return bool(dialect.forgets) and any(mark in messages for mark in _MARKS)
+    if not dialect.forgets:
+        return _SIGNED in messages
+    return any(mark in messages for mark in _MARKS)
 
 
-def _fit_messages(messages: list[Any], dialect: Dialect, losses: list[str]) -> bool:
+def _fit_messages(messages: list[Any], dialect: Dialect, model: Any, losses: list[str]) -> bool:
     changed = False
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
             continue
         said = cast("Json", message)
+        changed = _without_others(said, model, f"messages[{at}]", losses) or changed
         for name in sorted(dialect.forgets.intersection(said)):
             del said[name]
             losses.append(f"messages[{at}].{name}")
@@ -139,6 +150,29 @@ def _fit_messages(messages: list[Any], dialect: Dialect, losses: list[str]) -> b
         for change in _CHANGES:
             changed = change(said, dialect, f"messages[{at}]", losses) or changed
     return changed
+
+
+def _without_others(message: Json, model: Any, place: str, losses: list[str]) -> bool:
+    """Leave out the thoughts that say that another model had them, and what repeats them in plain words."""
+    blocks: Any = message.get("thinking_blocks")
+    if not isinstance(blocks, list):
+        return False
+    own: list[Any] = []
+    for at, block in enumerate(cast("list[Any]", blocks)):
+        told = cast("Json", block).get("model") if isinstance(block, dict) else None
+        if told is None or is_of(told, str(model)):
+            own.append(block)
+        else:
+            losses.append(f"{place}.thinking_blocks[{at}]")
+    if len(own) == len(cast("list[Any]", blocks)):
+        return False
+    del message["thinking_blocks"]
+    for name in sorted(THOUGHTS.intersection(message)):
+        del message[name]
+        losses.append(f"{place}.{name}")
+    if own:
+        message["thinking_blocks"] = own
+    return True
 
 
 def _without_thoughts(message: Json, dialect: Dialect, place: str, losses: list[str]) -> bool:

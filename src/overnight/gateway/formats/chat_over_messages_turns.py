@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ..dialects import is_of
 from .any_json import Json, dict_of, dicts_of, text_of
 from .messages_models import Traits
 from .messages_names import MESSAGES_ID, MESSAGES_NAME, fitting
@@ -140,9 +141,7 @@ class Conversation:
         blocks: list[Json] = []
         for at, thought in enumerate(dicts_of(message.get("thinking_blocks"))):
             kind, signed = thought.get("type"), text_of(thought.get("signature"))
-            own = thought.get("model") in (None, self._model) or text_of(thought.get("model")).endswith(
-                f"/{self._model}"
-            )
+            own = thought.get("model") is None or is_of(thought["model"], self._model)
             if kind == "thinking" and signed and not signed.startswith(UNSIGNED) and own:
                 blocks.append({"type": kind, "thinking": text_of(thought.get("thinking")), "signature": signed})
             elif kind == "redacted_thinking" and thought.get("data") and own:

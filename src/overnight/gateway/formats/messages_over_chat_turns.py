@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..dialects import is_of
 from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_turns import UNSIGNED
 from .messages_names import CHAT_ID, CHAT_NAME, fitting
@@ -214,5 +215,4 @@ def _data_url(source: Json) -> str:
 
 def _is_of(signature: str, model: str) -> bool:
     """Was the thought had by this model, and told by chat?"""
-    signer = signature.removeprefix(UNSIGNED)
-    return signer != signature and (signer == model or signer.endswith(f"/{model}"))
+    return signature.startswith(UNSIGNED) and is_of(signature.removeprefix(UNSIGNED), model)

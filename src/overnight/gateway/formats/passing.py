@@ -4,7 +4,7 @@ translated. Pure; one `Wire` per pair of formats, one `Reader` per streamed try.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -18,8 +18,10 @@ from .wire import Asked, Assembly, Codec, Json, Losses, Pieces, Prepared, Transl
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
-
+_T = TypeVar("_T")
 Asking = Callable[[], Asked]
+_ROOM = 64
+"""Frames of the stack: by more than that nothing done with a body later lies deeper than what is made of it before it is sent."""
 
 
 class Choice(msgspec.Struct):
@@ -100,7 +102,10 @@ class ChatPassed:
         self.client = self.spoken = codec
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
-        fields, losses = fitted(request.fields, dialect)
+        try:
+            fields, losses = fitted(request.fields, dialect, model)
+        except RecursionError:
+            raise _too_deep() from None
         if fields is not request.fields:
             request = msgspec.structs.replace(request, fields=fields)
         return Prepared(self.spoken.path, chat.passed_on(request, model, tokens, dialect), losses=tuple(losses))
@@ -156,7 +161,8 @@ class Passed:
         fields["model"] = model
         if self.spoken.cap_field:
             fields[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
-        body: Any = fields if self._native is None else _carried(self._native, client_body(request), losses)
+        native = self._native
+        body = fields if native is None else carried(lambda: native.request(client_body(request), losses))
         return Prepared(self.spoken.path, _encode(body), headers_for(self.spoken, request), tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:
@@ -182,7 +188,8 @@ class Translated:
         losses = Losses(request.left_out)
         if request.cap_field:
             request.fields[request.cap_field] = msgspec.Raw(b"%d" % tokens)
-        body = _carried(self._translation, {**client_body(request), "model": _decode(model)}, losses)
+        named = {"model": _decode(model)}
+        body = carried(lambda: self._translation.request({**client_body(request), **named}, losses))
         body["model"] = model
         if self.spoken.name == "chat":
             losses += fit(body, dialect)
@@ -204,12 +211,23 @@ class Translated:
         return _Reader(self.client, self.spoken, self._translation, asked, told=told)
 
 
-def _carried(translation: Translation, body: Json, losses: Losses) -> Json:
-    """The body for the target. Raises InvalidBody."""
+def carried(made: Callable[[], _T]) -> _T:
+    """What is made of a client's body for the target, where there is room to do it again: what is nested too deep for us must
+    show before anything is sent and paid. Raises InvalidBody."""
     try:
-        return translation.request(body, losses)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        return _lower(made, _ROOM)
+    except RecursionError:
+        raise _too_deep() from None
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise InvalidBody(f"a part of the body has an unknown shape ({error}); see the reference of the API") from None
+
+
+def _lower(made: Callable[[], _T], frames: int) -> _T:
+    return _lower(made, frames - 1) if frames else made()
+
+
+def _too_deep() -> InvalidBody:
+    return InvalidBody("the body is nested too deep; send less JSON within JSON")
 
 
 class _Reader:

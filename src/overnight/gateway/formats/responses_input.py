@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from ..dialects import is_of
 from .messages_over_chat_turns import SHOWN
 from .readable import nothing_left
 from .responses_answer import unsealed
@@ -30,7 +31,7 @@ _FILE = ("file_data", "file_id", "filename")
 def messages(body: Json, losses: Losses) -> list[Json]:
     """The conversation of a request. Raises InvalidBody for what a chat cannot hold."""
     said = body["input"]
-    thread = _Thread(losses)
+    thread = _Thread(str(body.get("model")), losses)
     if body.get("instructions"):
         thread.messages.append({"role": "system", "content": body["instructions"]})
     if isinstance(said, str):
@@ -81,10 +82,10 @@ def _shown_by(message: Json) -> list[Json]:
 class _Thread:
     """Messages as they grow: what the model said and called in one turn is one message."""
 
-    def __init__(self, losses: Losses) -> None:
+    def __init__(self, model: str, losses: Losses) -> None:
         self.messages: list[Json] = []
         self.where = "input"
-        self._losses = losses
+        self._model, self._losses = model, losses
 
     def take(self, item: Json) -> None:
         kind = item.get("type") or "message"
@@ -138,10 +139,11 @@ class _Thread:
         self._turn().setdefault("tool_calls", []).append(call)
 
     def _reasoning(self, item: Json) -> None:
-        blocks = unsealed(item.get("encrypted_content"))
+        told = unsealed(item.get("encrypted_content")) or []
+        blocks = [block for block in told if block.get("model") is None or is_of(block["model"], self._model)]
         text = "".join(part["text"] for part in cast("list[Json]", item.get("content") or ()))
-        if not blocks and not text:
-            # Sealed by another provider, or a summary: nobody else can think on from it.
+        if len(blocks) < len(told) or not (blocks or text):
+            # Another model's, sealed by another provider, or a summary: nobody else can think on from it.
             self._losses.append(f"{self.where} (reasoning)")
             return
         turn = self._turn()
