@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from machine_parts import Open, examples, rows
 from overnight.domain import Event, new_id
-from overnight.gateway.circuits import LEAST_SHARE, Circuits, speaks_of_target
-from overnight.gateway.circuits_rows import CloseCircuit, Mark, Note, forget_circuits, list_circuits
-from overnight.gateway.circuits_state import (
+from overnight.gateway.circuits.picture import LEAST_SHARE, Circuits, speaks_of_target
+from overnight.gateway.circuits.rows import CloseCircuit, Mark, Note, forget_circuits, list_circuits
+from overnight.gateway.circuits.state import (
     LONGEST_WAIT_MS,
     Circuit,
     claim,

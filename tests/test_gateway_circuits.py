@@ -14,7 +14,7 @@ import pytest
 
 from overnight.domain import Event
 from overnight.gateway import JobCalls
-from overnight.gateway.circuits_rows import CloseCircuit, Note, list_circuits
+from overnight.gateway.circuits import CloseCircuit, Note, list_circuits
 from overnight.gateway.failures import exception_failure
 from overnight.gateway.upstream import NeverSent
 from overnight.store import Store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from overnight.domain import iso_utc, new_id
 
-from .circuits_state import Circuit
+from .circuits import Circuit
 from .formats import Wire, wire_between
 from .routes import Target, Unavailable
 

@@ -50,7 +50,7 @@ from overnight.store import Unit
 
 from .alarms import Alarm, sound
 from .caches.hits import Ticket
-from .circuits_rows import CIRCUIT, Mark, note
+from .circuits import CIRCUIT, Mark, note
 from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject, caller_of

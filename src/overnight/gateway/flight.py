@@ -22,7 +22,7 @@ from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_f
 from .admission import Admission
 from .caches import Visit, placed
 from .choosing import Way
-from .circuits_rows import Mark
+from .circuits import Mark
 from .commands import Admit, Ended, Outcome, Spent
 from .concluding import ending_of
 from .degrading import Ending

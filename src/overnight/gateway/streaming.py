@@ -14,7 +14,7 @@ from overnight.domain import OvernightError, StoreUnavailable, micro_to_usd
 from overnight.store import crash_point
 
 from .accounting import Reply, event_of, spent_on_failure, spent_on_reply, unread
-from .circuits_rows import Note
+from .circuits import Note
 from .failures import Failure, error_failure, exception_failure, is_error, response_failure
 from .feed import Feed
 from .flight import UNKNOWN_SHAPE, Flight

@@ -10,7 +10,7 @@ from overnight.domain import Event
 from overnight.ledger import JOB, JobRow, append, locked_job
 from overnight.store import Store, Table, Unit, statements
 
-from .circuits_state import Breaker, Circuit, claim, fail, release
+from .state import Breaker, Circuit, claim, fail, release
 
 SQL = statements("overnight.gateway")
 Key = tuple[str, str]

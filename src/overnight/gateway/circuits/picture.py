@@ -16,9 +16,9 @@ import msgspec
 from overnight.domain import StoreUnavailable
 from overnight.store import Store
 
-from .circuits_rows import Claim, Key, Mark, Release, forget_circuits, key_of, list_circuits
-from .circuits_state import Breaker, Circuit, claim, fail, release
-from .failures import CLASSES, Failure
+from ..failures import CLASSES, Failure
+from .rows import Claim, Key, Mark, Release, forget_circuits, key_of, list_circuits
+from .state import Breaker, Circuit, claim, fail, release
 
 log = logging.getLogger("overnight.gateway")
 POLL_S = 1.0
