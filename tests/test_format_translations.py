@@ -552,6 +552,15 @@ def test_what_a_messages_request_wants_in_vain_is_named(more: Json, choice: str 
     assert not {"response_format", "reasoning_effort"} & out.keys()
 
 
+def test_a_paper_by_its_address_goes_over_to_messages_and_is_left_out_towards_chat() -> None:
+    paper = {"type": "document", "source": {"type": "url", "url": "https://example.test/a.pdf"}}
+    out, lost = to_chat({"messages": [user(paper, text("read"))]})
+    assert (out["messages"], lost) == ([{"role": "user", "content": "read"}], ["messages[0].content[0]"])
+    file = {"type": "file", "file": {"file_data": "https://example.test/a.pdf"}}
+    out, lost = to_messages({"messages": [user(file, text("read"))]})
+    assert (out["messages"], lost) == ([user(paper, text("read"))], [])
+
+
 def test_texts_among_blocks_are_read_and_what_only_has_lost_a_part_goes_on() -> None:
     out, lost = to_chat({"messages": [user("hello", text("x"))]})
     assert (out["messages"], lost) == ([{"role": "user", "content": "hello\nx"}], [])
