@@ -2,6 +2,7 @@
 fault, and never blamed on the provider."""
 
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -30,6 +31,12 @@ async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Serve
     scripted.set_rules("rules: []")
     async with serving(store, scripted) as running:
         yield running
+
+
+def encode(body: Json) -> bytes:
+    """In a thread, whose stack has more room than that of a test."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(msgspec.json.encode, body).result()
 
 
 def nested(depth: int, inner: Any = 1) -> Any:
@@ -66,18 +73,58 @@ def asking(depth: int) -> Json:
 
 @pytest.mark.parametrize("depth", [10, 480, 800])
 async def test_tokens_of_what_is_nested_deep_are_counted(served: Served, depth: int) -> None:
-    answer = await served.http.post("/v1/messages/count_tokens", content=msgspec.json.encode(asking(depth)))
+    answer = await served.http.post("/v1/messages/count_tokens", content=encode(asking(depth)))
     assert answer.status_code == 200
     assert depth // 4 < answer.json()["input_tokens"] < depth // 4 + 40
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_talk_that_is_nested_deep_is_answered_over_chat_and_paid_once(served: Served, stream: bool) -> None:
-    body = msgspec.json.encode(asking(480) | {"stream": stream})
+    body = encode(asking(480) | {"stream": stream})
     answer = await served.http.post("/v1/messages", content=body, headers={"x-job-id": "deep"})
     assert answer.status_code == 200
     assert "model_failed" not in await served.story("deep")
     assert served.provider.stats()["paid_calls"] == 1
+
+
+SAID: dict[str, Json] = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}  # type: ignore[dict-item]
+WAYS = [
+    ("/v1/messages", CHAT, SAID | {"max_tokens": 50}),
+    ("/v1/chat/completions", "claude-opus-4.6", SAID),
+    ("/v1/responses", CHAT, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]}),
+    ("/v1/responses", "claude-opus-4.6", {"input": "x", "text": {"verbosity": "low"}}),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "model", "body"), WAYS)
+async def test_what_is_too_deep_for_us_shows_before_it_is_sent(
+    served: Served, path: str, model: str, body: Json, stream: bool
+) -> None:
+    answered = 0
+    for depth in range(860, 990, 2):
+        deep = {**body, "model": model, "stream": stream, "metadata": nested(depth), "tools": [tool(path, depth)]}
+        answer = await served.http.post(path, content=encode(deep), headers={"x-job-id": "deep"})
+        if answer.status_code == 200:
+            answered += 1
+            assert ": malformed" not in answer.text
+        else:
+            assert answer.status_code == 400, (depth, answer.text)
+    assert served.provider.stats()["paid_calls"] == answered > 0
+    failed = [each.facts.error for each in await served.events("deep") if each.facts.event == "model_failed"]
+    assert {error.code for error in failed} <= {"not_carried"}, "a body that cannot go over is no failure of a provider"
+
+
+def tool(path: str, depth: int) -> Json:
+    schema = {"type": "object", "properties": {}, "x": nested(depth)}
+    if path == "/v1/messages":
+        return {"name": "f", "input_schema": schema}
+    function = {"name": "f", "parameters": schema}
+    return (
+        {"type": "function", "function": function}
+        if path == "/v1/chat/completions"
+        else {"type": "function", **function}
+    )
 
 
 @pytest.mark.parametrize("name", ["chat", "messages", "responses"])

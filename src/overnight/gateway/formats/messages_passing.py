@@ -18,7 +18,7 @@ from .chat_over_messages_thinking import LEAST_BUDGET, MESSAGES_SAMPLING, set_sa
 from .chat_over_messages_turns import UNSIGNED
 from .messages_models import traits_of
 from .messages_stream import Assembly, encode
-from .passing import Asking, Passed, Reader, headers_for
+from .passing import Asking, Passed, Reader, carried, headers_for
 from .wire import Losses, Prepared
 
 _decode = msgspec.json.Decoder().decode
@@ -32,14 +32,8 @@ class MessagesPassed(Passed):
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses(request.left_out)
         fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
-        if _UNSIGNED in bytes(fields["messages"]):
-            fields["messages"] = _signed_only(_decode(fields["messages"]), losses)
-        if not fields.keys().isdisjoint(_SUITED):
-            target = text_of(_decode(model))
-            if request.model == target:
-                _fit_budget(fields, tokens, losses)
-            else:
-                _suit(fields, target, tokens, losses)
+        if not fields.keys().isdisjoint(_SUITED) or _UNSIGNED in bytes(fields["messages"]):
+            carried(lambda: _fit(fields, request.model, tokens, losses))
         return Prepared(self.spoken.path, _encode(fields), headers_for(self.spoken, request), tuple(losses))
 
     def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
@@ -74,6 +68,17 @@ class _Reader:
             if event["type"] == "message_delta":
                 event["usage"] = {**dict_of(event.get("usage")), "cost_usd": cost_usd}
         return [encode(event) for event in self._last]
+
+
+def _fit(fields: dict[str, msgspec.Raw], asked_for: str, tokens: int, losses: Losses) -> None:
+    if _UNSIGNED in bytes(fields["messages"]):
+        fields["messages"] = _signed_only(_decode(fields["messages"]), losses)
+    if not fields.keys().isdisjoint(_SUITED):
+        target = text_of(_decode(fields["model"]))
+        if asked_for == target:
+            _fit_budget(fields, tokens, losses)
+        else:
+            _suit(fields, target, tokens, losses)
 
 
 def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
