@@ -70,6 +70,30 @@ def test_the_piece_that_completes_a_tool_call_is_telling_and_none_before_it(
     assert made == {"id": "call_1", "type": "function", "function": {"name": "file", "arguments": text}}
 
 
+@given(texts, texts, st.lists(st.integers(0, 40), max_size=5), st.sampled_from([None, {}]))
+def test_what_is_spoken_in_pieces_is_put_together(data: str, said: str, cuts: list[int], first: Any) -> None:
+    assembly = Assembly()
+    assembly.take(chunk({"role": "assistant", "audio": first}))
+    assembly.take(chunk({"audio": {"id": "a-1", "transcript": ""}}))
+    for piece in pieces_of(data, cuts):
+        assembly.take(chunk({"audio": {"data": piece}}))
+    for piece in pieces_of(said, cuts):
+        assembly.take(chunk({"audio": {"id": "a-1", "transcript": piece}}))
+    assembly.take(chunk({"audio": {"expires_at": 5}}))
+    assembly.take(chunk({}, "stop"))
+    [choice] = json.loads(assembly.completion())["choices"]
+    assert choice["message"]["audio"] == {"id": "a-1", "data": data, "transcript": said, "expires_at": 5}
+    assert assembly.characters == len(data) + len(said)
+
+
+def test_what_a_provider_tells_in_parts_beside_the_text_is_kept_together() -> None:
+    assembly = Assembly()
+    for told in ({"a": {"b": 1}}, {"c": "d"}, {"c": "e"}):
+        assembly.take(chunk({"content": "x", "provider_specific_fields": told}))
+    [choice] = json.loads(assembly.completion())["choices"]
+    assert choice["message"]["provider_specific_fields"] == {"a": {"b": 1}, "c": "e"}
+
+
 @pytest.mark.parametrize("argument", ["7", '"word"', "true"])
 def test_arguments_that_are_no_object_are_telling_from_their_first_character(argument: str) -> None:
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": argument[0]}}
@@ -114,13 +138,27 @@ calls = st.builds(
 )
 
 
-@given(texts | st.none(), st.lists(calls, max_size=3), st.sampled_from(["stop", "length", "tool_calls"]))
+likelihoods = st.builds(
+    lambda said: {"content": [{"token": each, "logprob": -0.5, "bytes": None, "top_logprobs": []} for each in said]},
+    st.lists(texts, min_size=1, max_size=3),
+)
+spoken = st.fixed_dictionaries({"id": st.just("a-1"), "data": texts, "transcript": texts, "expires_at": st.just(5)})
+
+
+@given(
+    texts | st.none(),
+    st.lists(calls, max_size=3),
+    st.sampled_from(["stop", "length", "tool_calls"]),
+    st.none() | likelihoods,
+    st.none() | spoken,
+)
 def test_a_completion_taken_apart_and_put_together_is_the_same(
-    content: str | None, made: list[dict[str, Any]], reason: str
+    content: str | None, made: list[dict[str, Any]], reason: str, logprobs: Any, audio: Any
 ) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": content} | ({"tool_calls": made} if made else {})
+    message |= {"audio": audio} if audio else {}
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
     body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
     events = list(taken_apart(msgspec.json.encode(body), 0.0))
     assert events[-1] == DONE

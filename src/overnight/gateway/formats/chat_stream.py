@@ -155,6 +155,13 @@ class Assembly:
                 into[key] = _Text([value])
         elif isinstance(value, list) and isinstance(into.get(key), list):
             into[key] = [*into[key], *cast("list[Any]", value)]
+        elif isinstance(value, dict) and key == "audio":
+            spoken: Json = into.get(key) or {}
+            into[key] = spoken
+            for name, said in cast("Json", value).items():
+                self._put(spoken, name, said)
+        elif isinstance(value, dict) and isinstance(into.get(key), dict):
+            into[key] = {**into[key], **cast("Json", value)}
         elif value or key not in into:
             into[key] = value
 
@@ -232,8 +239,8 @@ def taken_apart(completion: bytes, cost_usd: float | None) -> Iterator[bytes]:
     head = {key: value for key, value in body.items() if key not in ("choices", "usage", "object")}
     head["object"] = "chat.completion.chunk"
 
-    def piece(index: int, delta: Json, reason: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def piece(index: int, delta: Json, reason: str | None, logprobs: Json | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return b"data: %b\n\n" % _encode({**head, "choices": [choice]})
 
     for choice in cast("list[Json]", body.get("choices") or ()):
@@ -242,7 +249,7 @@ def taken_apart(completion: bytes, cost_usd: float | None) -> Iterator[bytes]:
         calls = delta.get("tool_calls")
         if calls:
             delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(cast("list[Json]", calls))]
-        yield piece(index, delta, None)
+        yield piece(index, delta, None, choice.get("logprobs"))
         yield piece(index, {}, choice.get("finish_reason") or "stop")
     if cost_usd is not None:
         usage: Json = {**(body.get("usage") or {}), "cost_usd": cost_usd}
