@@ -12,10 +12,9 @@ from overnight.domain import CallFacts, OvernightError
 from overnight.keys import SealedShut
 
 from .dialects import Dialect, dialect_of
-from .library import INSTALL, LibraryPool, installed
 from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
 from .prices import NOTHING, Context, ModelPrice, PriceBook, UnknownPrice
-from .upstream import UpstreamPool
+from .upstream import INSTALL, LibraryPool, UpstreamPool, installed
 
 Pool = UpstreamPool | LibraryPool
 

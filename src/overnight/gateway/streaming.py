@@ -19,10 +19,9 @@ from .failures import Failure, error_failure, exception_failure, is_error, respo
 from .feed import Feed
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
-from .library import LibraryStream
 from .refusals import failed, fault, refusal, refused
 from .sse import EventTooLarge, SseParser
-from .upstream import UpstreamError, UpstreamStream
+from .upstream import LibraryStream, UpstreamError, UpstreamStream
 from .usage import estimated_usage
 
 log = logging.getLogger("overnight.gateway")

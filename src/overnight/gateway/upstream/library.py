@@ -15,7 +15,8 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from .upstream import AnswerLost, Headers, NeverSent, UpstreamResponse, UpstreamTimeout
+from .connection import AnswerLost, NeverSent, UpstreamTimeout
+from .pool import Headers, UpstreamResponse
 
 INSTALL = "pip install 'overnight[providers]'"
 _QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DO_NOT_TRACK": "1"}

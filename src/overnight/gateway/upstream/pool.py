@@ -19,29 +19,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .connection import (
-    AnswerLost,
-    BodyCut,
     Connection,
     Exchange,
-    MalformedResponse,
     NeverSent,
-    ResponseTooLarge,
-    UpstreamError,
     UpstreamTimeout,
 )
-
-__all__ = [
-    "AnswerLost",
-    "BodyCut",
-    "MalformedResponse",
-    "NeverSent",
-    "ResponseTooLarge",
-    "UpstreamError",
-    "UpstreamPool",
-    "UpstreamResponse",
-    "UpstreamStream",
-    "UpstreamTimeout",
-]
 
 Headers = Sequence[tuple[bytes, bytes]]
 

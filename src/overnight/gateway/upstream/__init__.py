@@ -1,0 +1,35 @@
+"""What: one request to a provider and its answer: over pooled HTTP/1.1 connections, or through the optional library.
+Owns: sockets to providers.
+Depends on: nothing of ours.
+Never: repeats a request that a provider may have received, or knows what a model call is.
+"""
+
+from .connection import (
+    AnswerLost,
+    BodyCut,
+    MalformedResponse,
+    NeverSent,
+    ResponseTooLarge,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from .library import INSTALL, LibraryPool, LibraryStream, installed
+from .pool import Headers, UpstreamPool, UpstreamResponse, UpstreamStream
+
+__all__ = [
+    "INSTALL",
+    "AnswerLost",
+    "BodyCut",
+    "Headers",
+    "LibraryPool",
+    "LibraryStream",
+    "MalformedResponse",
+    "NeverSent",
+    "ResponseTooLarge",
+    "UpstreamError",
+    "UpstreamPool",
+    "UpstreamResponse",
+    "UpstreamStream",
+    "UpstreamTimeout",
+    "installed",
+]
