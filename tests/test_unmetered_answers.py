@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
 
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
@@ -149,6 +150,26 @@ async def test_all_that_was_reserved_is_spent(
         assert ended.output_tokens < 200
         assert await spent(served, "j") == ended.cost_microusd
         assert told_cost(answer) == ended.cost_microusd / 1_000_000
+
+
+@pytest.mark.parametrize("spoken", ["messages", "chat"])
+@pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it])
+async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
+    one_store: Store, act: Any, spoken: str
+) -> None:
+    async with silent(one_store, act, spoken=spoken) as (served, _):
+        client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
+        asked: Json = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}
+        async with client.messages.stream(**asked, extra_headers={"x-job-id": "j"}) as stream:
+            last = [event async for event in stream if event.type == "message_delta"][-1]
+            message = await stream.get_final_message()
+        ended = (await served.events("j"))[-1].facts
+        told_at_the_start = act is tells_half_of_it and spoken == "messages"
+        assert message.usage.input_tokens == (5 if told_at_the_start else ended.input_tokens) > 0
+        if act is not answers_whole:
+            assert message.usage.output_tokens == last.usage.output_tokens == ended.output_tokens > 0
+        assert last.usage.to_dict()["cost_usd"] == ended.cost_microusd / 1_000_000
+        await client.close()
 
 
 @pytest.mark.parametrize("price", ["0", "1"])

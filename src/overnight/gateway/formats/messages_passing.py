@@ -12,11 +12,12 @@ import msgspec
 
 from ..dialects import Dialect
 from ..request import Request
-from ..usage import Usage
+from ..usage import Usage, estimated_usage
 from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_thinking import LEAST_BUDGET, MESSAGES_SAMPLING, set_sampling, set_thinking
 from .chat_over_messages_turns import UNSIGNED
 from .messages_models import traits_of
+from .messages_over_chat_answer import messages_usage
 from .messages_stream import Assembly, encode
 from .passing import Asking, Passed, Reader, carried, headers_for
 from .wire import Losses, Prepared
@@ -37,17 +38,19 @@ class MessagesPassed(Passed):
         return Prepared(self.spoken.path, _encode(fields), headers_for(self.spoken, request), tuple(losses))
 
     def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
-        return _Reader()
+        return _Reader(request.prompt_bytes)
 
 
 class _Reader:
-    """The events as they came; the last ones wait for what the call cost."""
+    """The events as they came; the last ones wait for what the call cost. Where no usage is told, an estimate stands in: clients
+    put their totals together from both ends of the stream, and break where there is nothing."""
 
-    __slots__ = ("_last", "assembly")
+    __slots__ = ("_last", "_prompt_bytes", "assembly")
 
-    def __init__(self) -> None:
+    def __init__(self, prompt_bytes: int) -> None:
         self.assembly = Assembly()
         self._last: list[Json] = []
+        self._prompt_bytes = prompt_bytes
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
         telling = self.assembly.take(event)
@@ -55,6 +58,9 @@ class _Reader:
         if kind in _LAST:
             self._last.append(event)
             return [], telling
+        if kind == "message_start" and not self.assembly.usage:
+            usage = messages_usage(estimated_usage(self._prompt_bytes, 0))
+            return [encode({**event, "message": {**event["message"], "usage": usage}})], telling
         return [b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)], telling
 
     def recorded(self) -> bytes:
@@ -63,10 +69,13 @@ class _Reader:
     def usage(self) -> Usage | None:
         return self.assembly.told()
 
-    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:  # noqa: ARG002
+    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:
+        known = self.assembly.usage or {}
+        estimate = {} if self.usage() else messages_usage(usage)
+        missing = {name: count for name, count in estimate.items() if known.get(name) is None}
         for event in self._last:
             if event["type"] == "message_delta":
-                event["usage"] = {**dict_of(event.get("usage")), "cost_usd": cost_usd}
+                event["usage"] = {**dict_of(event.get("usage")), **missing, "cost_usd": cost_usd}
         return [encode(event) for event in self._last]
 
 
