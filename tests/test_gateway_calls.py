@@ -129,6 +129,15 @@ async def test_metadata_in_the_body_stands_in_for_headers(served: Served) -> Non
     assert (called.agent_id, called.step) == ("reader", "one")
 
 
+async def test_metadata_of_ours_that_is_no_text_is_refused_by_its_place(served: Served) -> None:
+    for name in ("job_id", "agent_name", "session_id", "task", "step", "workflow", "tags"):
+        answer = await served.ask(metadata={name: 5})
+        assert (answer.status_code, f"metadata.{name}: must be" in answer.text) == (400, True)
+    odd = {"job_id": None, "tags": None, "mine": {"task": 5}, "run": [7]}
+    assert (await served.ask(metadata=odd)).status_code == 200
+    assert (await served.ask(metadata={"step": 5}, headers={"x-step": "one"})).status_code == 200
+
+
 async def test_our_own_job_id_is_continued_and_a_strange_one_is_not_found(served: Served) -> None:
     job_id = (await served.ask(headers={"x-job-id": "mine"})).headers["x-job-id"]
     assert (await served.ask(headers={"x-job-id": job_id})).headers["x-job-id"] == job_id
@@ -282,6 +291,9 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
     (json.dumps({"messages": HELLO, "n": 0}).encode(), "n"),
     (json.dumps({"messages": HELLO, "tools": {}}).encode(), "tools"),
     (json.dumps({"messages": HELLO, "metadata": {"job_attempt": "x"}}).encode(), None),
+    (json.dumps({"messages": HELLO, "metadata": {"job_id": 5}}).encode(), None),
+    (json.dumps({"messages": HELLO, "metadata": {"task": {"name": "x"}}}).encode(), None),
+    (json.dumps({"messages": HELLO, "metadata": {"tags": ["a", "b"]}}).encode(), None),
 ]
 
 

@@ -105,20 +105,25 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
     return msgspec.structs.replace(who, session_id=session, only_marks=True)
 
 
+def _text(metadata: dict[str, Any], name: str) -> str | None:
+    """A value of ours. Raises BadInput: passed over, the call would be somebody else's than it says."""
+    value = metadata.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadInput(f"metadata.{name}: must be a string here, as in the headers; leave it out or send it as text")
+    return value
+
+
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
-    """The body's `metadata` stands in for headers that were not sent. Other names and values in it are the client's own."""
+    """The body's `metadata` stands in for headers that were not sent. Other names in it are the client's own. Raises BadInput."""
     if not metadata:
         return who
     found: dict[str, Any] = {}
     for name, field in _METADATA.items():
-        value = metadata.get(name)
-        if isinstance(value, str) and getattr(who, field) is None:
+        if getattr(who, field) is None and (value := _text(metadata, name)) is not None:
             found[field] = check_identifier(value, f"metadata.{name}")
-    job = metadata.get("job_id")
-    if isinstance(job, str) and who.job_id is None and who.external_id is None:
+    if who.job_id is None and who.external_id is None and (job := _text(metadata, "job_id")) is not None:
         found["job_id"], found["external_id"] = named_job(job, "metadata.job_id")
-    tags = metadata.get("tags")
-    if isinstance(tags, str) and not who.tags:
+    if not who.tags and (tags := _text(metadata, "tags")) is not None:
         found["tags"] = tags_of(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
