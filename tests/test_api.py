@@ -145,6 +145,8 @@ async def test_names_of_models_may_hold_slashes(served: Served) -> None:
     [
         ("GET", "/api/v1/jobs?stat=failed", 400, "did you mean 'state'"),
         ("GET", "/api/v1/jobs?state=gone", 400, "succeeded"),
+        ("GET", "/api/v1/jobs?before=zzz", 400, "before"),
+        ("GET", "/api/v1/jobs?before=job_01", 400, "before"),
         ("GET", "/api/v1/jobs?limit=many", 400, "limit"),
         ("GET", "/api/v1/jobs?limit=100000", 400, "200"),
         ("GET", "/api/v1/jobs?a=%ff", 400, "query"),

@@ -337,6 +337,7 @@ MISTAKES = [
     (["explain", "nope"], 1, "no such job"),
     (["explain", "job_"], 1, "is the beginning of several jobs"),
     (["jobs", "--state", "done"], 2, "a job is queued, running"),
+    (["jobs", "--before", "zzz"], 2, "--before zzz"),
     (["jobs", "-n", "0"], 2, ""),
     (["jobs", "--stat", "x"], 2, ""),
     (["frobnicate"], 2, ""),

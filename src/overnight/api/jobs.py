@@ -16,7 +16,7 @@ from overnight.domain import (
     job_states,
     public_event,
 )
-from overnight.gateway import Answer
+from overnight.gateway import Answer, named_job
 from overnight.jobs import Complete, Operations
 from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
 from overnight.store import Unit
@@ -86,6 +86,10 @@ class Jobs:
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is none of {', '.join(job_states)}")
+        if before and named_job(before, "before")[0] is None:
+            raise BadInput(
+                f"before: {before[:40]!r} is no id of a job; give the job_id that the page before ended with"
+            )
         most = whole(query, "limit", 50, MOST_JOBS)
         found = await self._ledger.jobs(
             tenant_id=request.tenant_id,

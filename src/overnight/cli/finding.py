@@ -17,6 +17,12 @@ class WrongUsage(BadInput):
     """The command line itself is off: exit code 2."""
 
 
+def is_job_id(name: str) -> bool:
+    """Whether it is a job id or, as lists show it, the beginning of one."""
+    digits = name.removeprefix("job_")
+    return SHORT_ID <= len(name) <= FULL_LENGTH and digits != name and set(digits) <= set("0123456789abcdef")
+
+
 async def find_job(ledger: "Ledger", name: str, tenant_id: str = "default") -> "JobRow":
     """By `last`, a job id or its beginning, or the id given from outside. Raises NotFound, or BadInput where it fits several.
 

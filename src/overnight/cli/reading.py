@@ -50,10 +50,12 @@ def jobs(
     """
     from overnight.domain import job_states
 
-    from .finding import WrongUsage
+    from .finding import WrongUsage, is_job_id
 
     if state and state not in job_states:
         raise WrongUsage(f"--state {state}: no such state; a job is {', '.join(job_states)}")
+    if before and not is_job_id(before):
+        raise WrongUsage(f"--before {before[:40]}: no id of a job; give the one that the page before ended with")
 
     async def work(ledger: "Ledger", _: Any) -> None:
         from overnight.story import public_job, tree_costs
