@@ -203,6 +203,16 @@ def test_the_piece_that_completes_a_call_is_telling_whichever_call_it_is(number:
         assert alone.take(chunk({"tool_calls": [piece]})), place
 
 
+@pytest.mark.parametrize("client", ["chat", "messages", "responses"])
+def test_arguments_that_are_nested_too_deep_for_us_wait_and_are_told_as_they_are(client: str) -> None:
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    early, late, _ = told(client, streamed(*pieces(WAYS["numbered"], [("c1", "f", deep)], 9000)))
+    begun, rest = json.dumps(deep[:9000])[1:-1], json.dumps(deep[9000:])[1:-1]
+    assert begun in json.dumps(early)
+    assert rest not in json.dumps(early)
+    assert rest in json.dumps(late)
+
+
 @pytest.mark.parametrize("index", ["0", [0], {}])
 def test_indexes_that_are_no_numbers_are_refused_or_kept_apart_and_never_a_fault(index: Any) -> None:
     assembly = Assembly()

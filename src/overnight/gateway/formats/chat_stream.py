@@ -191,6 +191,8 @@ def _is_complete(arguments: list[str]) -> bool:
         _complete("".join(arguments))
     except msgspec.DecodeError:
         return False
+    except RecursionError:
+        return True  # nested too deep to know: it waits
     return True
 
 

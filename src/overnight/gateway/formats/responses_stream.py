@@ -80,6 +80,8 @@ class Assembly:
             _complete("".join(pieces))
         except msgspec.DecodeError:
             return False
+        except RecursionError:
+            return True  # nested too deep to know: it waits
         return True
 
     def completion(self) -> bytes:
