@@ -1,6 +1,8 @@
 """The peers we measure against, each in an environment of its own under bench/.peers (they disagree about versions).
 
-python bench/peers.py setup langgraph|litellm|portkey|tensorzero
+A benchmark installs those it needs. To update one, or have it beforehand:
+
+    python bench/peers.py setup langgraph|litellm|portkey|tensorzero
 """
 
 import argparse
@@ -23,11 +25,11 @@ NPM = {"portkey": "@portkey-ai/gateway@1.15.2"}
 
 
 def python(peer: str) -> str:
-    """The peer's interpreter; raises SystemExit with the command to run when the peer is not installed."""
-    path = ENVIRONMENTS / peer / "bin" / "python"
+    """The peer's interpreter. Whoever asks for it first has the peer installed, which takes a minute or two."""
     if not (ENVIRONMENTS / peer / ".ready").exists():
-        raise SystemExit(f"{peer} is not installed in {path.parents[1]}: run python bench/peers.py setup {peer}")
-    return str(path)
+        print(f"installing {peer} in {ENVIRONMENTS / peer} (once) …", file=sys.stderr, flush=True)
+        setup(peer)
+    return str(ENVIRONMENTS / peer / "bin" / "python")
 
 
 def node(peer: str) -> str:
