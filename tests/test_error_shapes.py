@@ -1,8 +1,10 @@
 """Errors in the words of the format whose path was asked, and answers that no name from outside can break."""
 
+import asyncio
 from collections.abc import Iterator
 
 import anthropic
+import httpx2
 import pytest
 
 from overnight.store import Store
@@ -38,6 +40,30 @@ async def test_what_is_not_served_has_a_code_of_its_own(store: Store, provider: 
         answer = await served.http.post(path)
         error = answer.json()["error"]
         assert (answer.status_code, error.get("code") or error["details"]["error_code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/chat/completions", "body_too_large"),
+        ("/v1/messages", "request_too_large"),
+        ("/v1/messages/count_tokens", "request_too_large"),
+        ("/api/v1/jobs/any/complete", "the body is too large"),
+    ],
+)
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for(
+    store: Store, provider: SpawnedProvider, path: str, code: str
+) -> None:
+    async with serving(store, provider) as served:
+        url = httpx2.URL(served.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        host = f"host: 127.0.0.1\r\nexpect: 100-continue\r\ncontent-length: {10**11}"
+        writer.write(f"POST {path} HTTP/1.1\r\n{host}\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            said = (await reader.read()).decode()
+        writer.close()
+        assert said.startswith("HTTP/1.1 413 ")
+        assert code in said
 
 
 async def test_who_counts_tokens_without_a_key_is_told_in_its_own_words(

@@ -214,6 +214,52 @@ async def test_what_is_no_request_is_refused_and_closed(client: Client, said: by
     assert await client.rest() == b""
 
 
+BROKEN = b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_a_broken_chunk_is_refused_where_no_answer_has_begun(ahead: int) -> None:
+    left: list[bool] = []
+
+    async def reader(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await echo(scope, receive, send)
+        except ConnectionError:
+            left.append(True)
+            await answer(send, b"nobody hears this")
+
+    async with served(reader) as (server, connect):
+        client = await connect()
+        for _ in range(ahead):
+            client.say(POST % (2, b"ok"))
+            assert await client.answer() == (200, b"POST /echo ok")
+        client.say(BROKEN)
+        await asyncio.sleep(0.05)
+        client.say(b"zz\r\n")
+        refused, body = await client.answer()
+        assert (refused, b"chunks" in body) == (400, True)
+        assert await client.rest() == b""
+        assert left == [True]
+        client.writer.close()
+        async with asyncio.timeout(LINGER_S / 2):
+            await server.stop(LINGER_S)
+
+
+async def test_a_broken_chunk_cuts_an_answer_that_has_begun() -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        with pytest.raises(ConnectionError):
+            await body_of(receive)
+
+    async with served(early) as (_, connect):
+        client = await connect()
+        client.say(BROKEN)
+        await client.head()
+        client.say(b"zz\r\n")
+        assert b"400" not in await client.rest()
+
+
 async def test_nonsense_after_a_request_does_not_cost_its_answer() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await body_of(receive)

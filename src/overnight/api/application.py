@@ -106,7 +106,7 @@ class Application:
         if parts[:2] == ["v1", "responses"] and (len(parts) == 3 or parts[3:] == ["input_items"]):
             return await self._responses.answer(request)
         if request.path == _COUNT and request.method == "POST":
-            return await self._openai.count_tokens(request.receive)
+            return await self._openai.count_tokens(request.headers, request.receive)
         if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
             allowed = "GET" if request.path == "/v1/models" else "POST"
             answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _spoken(request.path))

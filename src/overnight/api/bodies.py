@@ -25,7 +25,7 @@ def json_answer(status: int, body: Any) -> Answer:
 
 async def body_of(request: Request, kind: type[T]) -> T:
     """The body as `kind`; an empty one is its defaults. Raises BadInput that names the field."""
-    body = await read_body(request.receive, MOST_BODY) or b"{}"
+    body = await read_body(request.receive, MOST_BODY, request.headers) or b"{}"
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

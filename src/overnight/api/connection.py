@@ -281,8 +281,12 @@ class Connection(asyncio.Protocol):
             self.finish()
             return
         if answering is not None:
-            self.transport.abort()
-            return
+            if answering.begun:
+                self.transport.abort()
+                return
+            why, self._answering, self._reading = "the body is not in the chunks that its head announces", None, None
+            answering.gone = True
+            answering.wake()
         body = b'{"error":{"message":"%b","type":"invalid_request_error"}}' % why.encode()
         facts = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(_STATUS[status] + facts % (self.server.date, len(body)) + body)

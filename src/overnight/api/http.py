@@ -52,8 +52,11 @@ def parts_of(scope: Scope) -> list[str]:
     return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
 
-async def read_body(receive: Receive, most: int) -> bytes:
+async def read_body(receive: Receive, most: int, headers: Headers) -> bytes:
     """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, ClientLeft."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > most:
+            raise _too_large(most)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -67,8 +70,12 @@ async def read_body(receive: Receive, most: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientLeft
     if len(body) > most:
-        raise BodyTooLarge(f"the body is over {most:,} bytes, the most that is taken (limits.max_body_bytes)")
+        raise _too_large(most)
     return body
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is over {most:,} bytes, the most that is taken (limits.max_body_bytes)")
 
 
 class Direct(Protocol):

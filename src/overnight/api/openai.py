@@ -23,7 +23,7 @@ class OpenAI:
     async def call(self, form: Codec, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
         """A model call in one of the wire formats."""
         try:
-            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes)
+            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers)
             who = attribution(headers, key)
             if self._gateway.routing.header_names:
                 who = with_headers(who, headers, self._gateway.routing.header_names)
@@ -31,10 +31,11 @@ class OpenAI:
         except OvernightError as error:
             return refusal(error, form)
 
-    async def count_tokens(self, receive: Receive) -> Answer:
+    async def count_tokens(self, headers: Headers, receive: Receive) -> Answer:
         """What Anthropic's clients ask before they send a long conversation: an estimate, and free."""
         try:
-            tokens = self._gateway.count_tokens(await read_body(receive, self._gateway.routing.limits.max_body_bytes))
+            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers)
+            tokens = self._gateway.count_tokens(body)
         except OvernightError as error:
             return refusal(error, CODECS["messages"])
         return Answer(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
