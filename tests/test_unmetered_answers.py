@@ -59,6 +59,10 @@ async def tells_half_of_it(asked: Asked, reader: Any, writer: Any) -> None:
     writer.write(head(200, "application/json", f"content-length: {len(body)}") + body)
 
 
+async def answers_half_of_it_whole(asked: Asked, reader: Any, writer: Any) -> None:
+    await tells_half_of_it(Asked(asked.form, {**asked.body, "stream": False}), reader, writer)
+
+
 def without_usage(piece: bytes) -> bytes:
     lines = piece.decode().split("\n")
     data = [line.startswith("data: {") for line in lines]
@@ -123,7 +127,7 @@ def told_cost(answer: Any) -> float | None:
     return costs[-1] if costs else None
 
 
-@pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it])
+@pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it, answers_half_of_it_whole])
 @pytest.mark.parametrize(("client", "spoken", "streamed"), MODES)
 async def test_all_that_was_reserved_is_spent(
     one_store: Store, client: str, spoken: str, streamed: bool, act: Any
@@ -153,7 +157,7 @@ async def test_all_that_was_reserved_is_spent(
 
 
 @pytest.mark.parametrize("spoken", ["messages", "chat"])
-@pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it])
+@pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it, answers_half_of_it_whole])
 async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
     one_store: Store, act: Any, spoken: str
 ) -> None:
@@ -164,11 +168,14 @@ async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
             last = [event async for event in stream if event.type == "message_delta"][-1]
             message = await stream.get_final_message()
         ended = (await served.events("j"))[-1].facts
-        told_at_the_start = act is tells_half_of_it and spoken == "messages"
+        told_at_the_start = spoken == "messages" and act in (tells_half_of_it, answers_half_of_it_whole)
         assert message.usage.input_tokens == (5 if told_at_the_start else ended.input_tokens) > 0
-        if act is not answers_whole:
-            assert message.usage.output_tokens == last.usage.output_tokens == ended.output_tokens > 0
+        assert message.usage.output_tokens == last.usage.output_tokens == ended.output_tokens > 0
         assert last.usage.to_dict()["cost_usd"] == ended.cost_microusd / 1_000_000
+        again = {"x-job-id": "j", "x-job-attempt": "2"}
+        async with client.messages.stream(**asked, extra_headers=again) as replayed:
+            assert (await replayed.get_final_message()).content == message.content
+        assert "x-overnight-replayed" in replayed.response.headers
         await client.close()
 
 

@@ -190,7 +190,7 @@ def events_of(message: Json, cost_usd: float | None = None) -> Iterator[Json]:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     told = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
-    told.setdefault("output_tokens", 0)
+    told.setdefault("output_tokens", None)  # 0 would be a count that nobody told
     if cost_usd is not None:
         told["cost_usd"] = cost_usd
     yield {"type": "message_delta", "delta": ended, "usage": told}
