@@ -94,6 +94,26 @@ async def test_the_name_of_a_dropped_field_cannot_break_the_answer(store: Store,
         assert "x-made-up" not in answer.headers
 
 
+@pytest.mark.parametrize(("count", "length"), [(3, 9), (120, 9), (300, 7), (1, 3000)])
+async def test_a_long_list_of_what_was_left_out_ends_with_a_whole_name(
+    store: Store, provider: SpawnedProvider, count: int, length: int
+) -> None:
+    odd = [f"{number:x>{length}}" for number in range(count)]
+    async with serving(store, provider) as served:
+        body = {"model": "gpt-5.4-mini", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        answer = await served.http.post("/v1/messages", json=body | dict.fromkeys(odd, 1))
+        told = answer.headers["x-overnight-dropped"]
+        *names, last = told.split(", ")
+        assert len(told) <= 1000
+        if length > 1000:
+            assert told == odd[0][:997] + "..."
+        elif len(", ".join(odd)) > 1000:
+            assert (names, last) == (odd[: len(names)], "...")
+            assert len(told) > 980
+        else:
+            assert [*names, last] == odd
+
+
 async def test_an_id_that_no_store_can_hold_is_not_found(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         gone = await served.http.get("/v1/responses/resp_%00")

@@ -365,7 +365,12 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
 
 
 def _listed(names: Iterable[str]) -> bytes:
-    return ", ".join(names)[:MOST_HEADER].encode("latin-1", "replace").translate(_PLAIN)
+    """As much as a header may hold; three dots at its end say that there was more."""
+    text = ", ".join(names)
+    if len(text) > MOST_HEADER:
+        whole = text[: MOST_HEADER - 3].rpartition(", ")[0]
+        text = f"{whole}, ..." if whole else f"{text[: MOST_HEADER - 3]}..."
+    return text.encode("latin-1", "replace").translate(_PLAIN)
 
 
 async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
