@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from .circuits.state import Breaker
+
 
 class BudgetLimit(Protocol):
     """What each `scope` (job, step, agent, session, tenant, workflow, key) may use per total, day or month; None is no limit."""
@@ -59,17 +61,9 @@ class Tries(Protocol):
     def jitter(self) -> str: ...
 
 
-class Breakers(Protocol):
+class Breakers(Breaker, Protocol):
     """0 `failures` switches them off; `when_all_open` is wait, fail or last_resort."""
 
-    @property
-    def failures(self) -> int: ...
-    @property
-    def window_ms(self) -> int: ...
-    @property
-    def cool_down_ms(self) -> int: ...
-    @property
-    def max_cool_down_ms(self) -> int: ...
     @property
     def when_all_open(self) -> str: ...
 
