@@ -54,9 +54,11 @@ class Store:
             self._writer = Writer(self._database.connect, self.clock)
         return self._writer
 
-    async def commit(self, command: Command[T]) -> T:
+    async def commit(
+        self, command: Command[T], *, until: float | None = None, left: Callable[[T], None] | None = None
+    ) -> T:
         """See `Writer.commit`."""
-        return await self.writer.commit(command)
+        return await self.writer.commit(command, until=until, left=left)
 
     def submit(self, command: Command[T]) -> "asyncio.Future[T]":
         return self.writer.submit(command, asyncio.get_running_loop())

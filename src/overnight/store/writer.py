@@ -22,6 +22,7 @@ from .unit import Command, Redo, Unit, Unwritable
 
 T = TypeVar("T")
 LONGEST_QUEUE = 4096
+TOO_LATE = "the store did not answer in time"
 LARGEST_BATCH = 512
 LINGER_S = 0.02
 MOST_REDOS = 8
@@ -33,8 +34,11 @@ FADING, SHARED = 0.8, 1.5
 """The usual size of a batch fades to this part with each smaller one; from this size on, batches are shared."""
 
 Outcome = tuple[Any, BaseException | None]
-Entry = tuple[Command[Any], Callable[[Any, BaseException | None], None], asyncio.AbstractEventLoop | None]
-Answer = tuple[Callable[[Any, BaseException | None], None], Outcome]
+Resolver = Callable[[Any, BaseException | None], None]
+Entry = tuple[Command[Any], Resolver, asyncio.AbstractEventLoop | None, "asyncio.Future[Any] | None"]
+"""A command, what hears of its outcome, the loop to say it in, and the future of a caller that may leave: once that is done,
+the command is no longer wanted."""
+Answer = tuple[Resolver, Outcome]
 
 
 class Writer:
@@ -63,12 +67,51 @@ class Writer:
         self._thread.start()
         self._opened.result()
 
-    async def commit(self, command: Command[T]) -> T:
-        """Decide and write the command; return when it is durable. Raises what `decide` raised, or StoreUnavailable."""
+    async def commit(
+        self, command: Command[T], *, until: float | None = None, left: Callable[[T], None] | None = None
+    ) -> T:
+        """Decide and write the command; return when it is durable.
+
+        Args:
+            until: a time of the running loop, after which the caller no longer waits.
+            left: called in the caller's loop with the outcome of a command that was committed after its caller had left.
+
+        With either of them, a command whose caller has left (`until` has passed, or its task was cancelled) is skipped when its
+        batch is decided. It is committed only if its transaction was already under way.
+
+        Raises:
+            StoreUnavailable: the write failed, or `until` has passed.
+            OvernightError: what `decide` raised.
+        """
         loop = asyncio.get_running_loop()
         while self._waiting >= LONGEST_QUEUE:
-            await self._wait_for_room(loop)
-        return await self.submit(command, loop)
+            await self._wait_for_room(loop, until)
+        if until is None and left is None:
+            return await self.submit(command, loop)
+        return await self._commit_for_caller(command, loop, until, left)
+
+    async def _commit_for_caller(
+        self,
+        command: Command[T],
+        loop: asyncio.AbstractEventLoop,
+        until: float | None,
+        left: Callable[[T], None] | None,
+    ) -> T:
+        future: asyncio.Future[T] = loop.create_future()
+        if until is not None and until <= loop.time():
+            raise StoreUnavailable(TOO_LATE)
+        self._put(command, _resolver(future, left), loop, future)
+        timer = None if until is None else loop.call_at(until, _give_up, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The outcome may be there already although the caller has not been woken yet.
+            if left is not None and not future.cancelled() and future.exception() is None:
+                loop.call_soon(left, future.result())
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     @property
     def waiting(self) -> int:
@@ -78,12 +121,22 @@ class Writer:
     def submit(self, command: Command[T], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[T]":
         """As `commit`, without back-pressure; for callers that must not await before their command is in line."""
         future: asyncio.Future[T] = loop.create_future()
-        entry: Entry = (command, _resolver(future), loop)
+        self._put(command, _resolver(future), loop)
+        return future
+
+    def _put(
+        self,
+        command: Command[Any],
+        resolve: Resolver,
+        loop: asyncio.AbstractEventLoop,
+        caller: "asyncio.Future[Any] | None" = None,
+    ) -> None:
+        entry: Entry = (command, resolve, loop, caller)
         if self._home is None:
             self._home, self._home_thread = loop, threading.get_ident()
         if loop is not self._home:
             self._enter(entry)
-            return future
+            return
         with self._lock:
             self._check_open()
             self._waiting += 1
@@ -91,7 +144,6 @@ class Writer:
             first = len(self._inbox) == 1
         if first:
             loop.call_soon(self._tick)
-        return future
 
     def _tick(self) -> None:
         """Write what came in during this turn of the loop: here, or in the thread when that is busy or flushes are slow."""
@@ -136,7 +188,7 @@ class Writer:
         with self._lock:
             self._check_open()
             self._waiting += 1
-            self._riders.append((command, _resolver(future), loop))
+            self._riders.append((command, _resolver(future), loop, None))
         if not self._lingering:
             self._lingering = True
             loop.call_later(LINGER_S, self._linger_over)
@@ -157,7 +209,7 @@ class Writer:
             else:
                 future.set_exception(error)
 
-        self._enter((command, resolve, None))
+        self._enter((command, resolve, None, None))
         return future.result()
 
     def close(self) -> None:
@@ -182,17 +234,21 @@ class Writer:
             self._waiting += 1
             self._queue.put(entry)
 
-    async def _wait_for_room(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _wait_for_room(self, loop: asyncio.AbstractEventLoop, until: float | None = None) -> None:
         turn: asyncio.Future[None] = loop.create_future()
         with self._lock:
             if self._waiting < LONGEST_QUEUE:
                 return
             self._room.append(turn)
+        timer = None if until is None else loop.call_at(until, _give_up, turn)
         try:
             await turn
         except asyncio.CancelledError:
             self._make_room()  # the turn may have been given to this caller already: it goes to the next
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _make_room(self) -> None:
         with self._lock:
@@ -237,6 +293,10 @@ class Writer:
         faulty: dict[int, BaseException] = {}
         redos = 0
         while True:
+            if any(caller is not None and caller.done() for *_, caller in batch):
+                batch, faulty = self._without_left(batch, faulty)
+            if not batch:
+                return
             try:
                 outcomes = self._transact(session, batch, faulty)
                 break
@@ -263,14 +323,25 @@ class Writer:
                 break
         self._resolve(batch, outcomes)
 
+    def _without_left(
+        self, batch: list[Entry], faulty: dict[int, BaseException]
+    ) -> tuple[list[Entry], dict[int, BaseException]]:
+        """The batch without the commands whose callers have left."""
+        kept = [index for index, (*_, caller) in enumerate(batch) if caller is None or not caller.done()]
+        with self._lock:
+            self._waiting -= len(batch) - len(kept)
+        if self._room:
+            self._make_room()
+        return [batch[index] for index in kept], {new: faulty[old] for new, old in enumerate(kept) if old in faulty}
+
     def _transact(self, session: Any, batch: list[Entry], faulty: dict[int, BaseException]) -> list[Outcome]:
         now = self._clock()
         session.month(month_of(now))
         outcomes: list[Outcome] = []
         with session.transaction():
             unit = Unit(session, now, self._stripe)
-            unit.lock(lock for command, _, _ in batch for lock in command.locks())
-            for index, (command, _, _) in enumerate(batch):
+            unit.lock(lock for command, *_ in batch for lock in command.locks())
+            for index, (command, *_) in enumerate(batch):
                 if index in faulty:
                     outcomes.append((None, faulty[index]))
                     continue
@@ -292,7 +363,7 @@ class Writer:
         with self._lock:
             self._waiting -= len(batch)
         loops: set[asyncio.AbstractEventLoop] = set()
-        for (_, resolve, loop), outcome in zip(batch, outcomes, strict=True):
+        for (_, resolve, loop, _), outcome in zip(batch, outcomes, strict=True):
             if loop is None:
                 resolve(*outcome)
             else:
@@ -325,9 +396,16 @@ class _Faulty(Exception):
         self.index, self.error = index, error
 
 
-def _resolver(future: "asyncio.Future[Any]") -> Callable[[Any, BaseException | None], None]:
+def _give_up(future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        future.set_exception(StoreUnavailable(TOO_LATE))
+
+
+def _resolver(future: "asyncio.Future[Any]", left: Callable[[Any], None] | None = None) -> Resolver:
     def resolve(outcome: Any, error: BaseException | None) -> None:
         if future.done():
+            if left is not None and error is None:
+                future.get_loop().call_soon(left, outcome)
             return
         if error is None:
             future.set_result(outcome)
