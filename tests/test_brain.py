@@ -253,7 +253,7 @@ prices:
         ("fallbacks:\n  - from: gpt-5\n", 2, 5, "needs the key 'to'", ""),
         ("fallbacks:\n  a: b\n", 2, 3, "fallbacks must be a list", ""),
         ("fallbacks:\n- {from: gpt-1, to: gpt-2}\n- {from: gpt-1, to: gpt-2}\n", 3, 3, "repeats", ""),
-        ("deadlines: {nobody: 5}\n", 1, 13, "neither 'default_ms' nor a route", ""),
+        ("deadlines: {nobody: 5}\n", 1, 13, "neither a time limit nor a route", ""),
         ("routes: {a: {model: gpt-5, deadline_ms: 5}}\ndeadlines: {a: 5}\n", 2, 13, "also set in routes.a", "keep one"),
         ("deadlines: {default_ms: 0}\n", 1, 25, "from 1 to", ""),
         ("retries: {backoff_ms: 9, max_backoff_ms: 8}\n", 1, 10, "is above max_backoff_ms", ""),

@@ -69,7 +69,7 @@ EXPECTED: dict[str, Expected] = {
     "content_filter": Expected(400, 1, False, False, own_words=400),
     "context_length": Expected(400, 1, True, False, own_words=400),
 }
-NEVER_FROM_A_PROVIDER = {"circuit_open"}
+NEVER_FROM_A_PROVIDER = {"circuit_open", "gateway_busy"}
 # class: how a provider does it, before anything of an answer is with the client
 ACTS: dict[str, Act] = {
     "rate_limited": refuses(429, "rate_limit_error", "slow", "rate_limit_exceeded", "retry-after-ms: 1"),

@@ -237,15 +237,37 @@ def test_answers_of_older_attempts_hold_until_they_are_given() -> None:
     assert [answer.seq for answer in unused(log, 3)] == [1, 2]
 
 
-def test_a_retry_lets_go_of_what_came_after_for_all_attempts_that_follow() -> None:
+def test_a_retry_lets_go_of_later_answers_for_all_attempts() -> None:
     log = [
         fact(1, "model_succeeded", 1),
         fact(3, "model_succeeded", 1),
         fact(4, "attempt_started", 2, mode="retry", answers_until=2),
-        fact(5, "model_succeeded", 2),
     ]
     assert [answer.seq for answer in unused(log, 2)] == [1]
-    assert [answer.seq for answer in unused(log, 3)] == [1, 5]
+    log += [fact(5, "model_replayed", 2, of=1), fact(6, "model_succeeded", 2)]
+    assert [answer.seq for answer in unused(log, 3)] == [1, 6]
+
+
+def test_the_newest_attempt_that_was_answered_decides_per_occurrence() -> None:
+    log = [
+        fact(1, "model_succeeded", 1),
+        fact(2, "model_succeeded", 1),
+        fact(3, "attempt_started", 2),
+        fact(4, "model_succeeded", 2),
+        fact(5, "attempt_started", 3),
+    ]
+    assert [answer.seq for answer in unused(log, 3)] == [4, 2]
+
+
+def test_an_answer_that_came_too_late_for_its_attempt_is_given_last() -> None:
+    log = [
+        fact(1, "model_succeeded", 1),
+        fact(2, "attempt_started", 2),
+        fact(3, "model_succeeded", 1),
+        fact(4, "model_replayed", 2, of=1),
+    ]
+    assert [answer.seq for answer in unused(log, 2)] == [3]
+    assert [answer.seq for answer in unused(log, 3)] == [1, 3]
 
 
 # ── dialects ────────────────────────────────────────────────────────────────────────────────────────────────────────

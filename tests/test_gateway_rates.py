@@ -33,8 +33,8 @@ def provider(scripted: SpawnedProvider) -> SpawnedProvider:
     return scripted
 
 
-def limited(limit: str, deadline_ms: int = 30_000, more: str = "") -> str:
-    return routed(f"rate_limits: [{{{limit}}}]\ndeadlines: {{default_ms: {deadline_ms}}}\n{more}")
+def limited(limit: str, queue_ms: int = 30_000, more: str = "") -> str:
+    return routed(f"rate_limits: [{{{limit}}}]\ndeadlines: {{default_ms: 30000, queue_ms: {queue_ms}}}\n{more}")
 
 
 async def rows(store: Store) -> list[tuple[Any, ...]]:
@@ -122,7 +122,7 @@ async def test_never_more_than_so_many_at_once(store: Store, provider: SpawnedPr
 
 async def test_streams_hold_their_place_until_their_end(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: one two three four, fault: {delay_ms: 500}}]")
-    routing = limited("scope: tenant, concurrency: 1").replace("{default_ms: 30000}", "{heartbeat_check: 100}")
+    routing = limited("scope: tenant, concurrency: 1", 100)
     async with serving(store, provider, routing) as served:
         body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], "stream": True}
         streaming = asyncio.create_task(served.http.post("/v1/chat/completions", json=body, headers={"x-job-id": "s"}))

@@ -4,7 +4,9 @@ from overnight.store import Store
 from overnight.testing import spawn_scripted_provider
 from serving import routed, serving
 
-ROUTING = routed("rate_limits: [{scope: tenant, tokens_per_minute: 1000}]\ndeadlines: {default_ms: 100}\n")
+ROUTING = routed(
+    "rate_limits: [{scope: tenant, tokens_per_minute: 1000}]\ndeadlines: {default_ms: 100, queue_ms: 100}\n"
+)
 
 
 async def test_what_was_used_counts_however_much_the_call_might_have_taken(store: Store) -> None:

@@ -15,7 +15,7 @@ from .attributing import tenant_of
 from .authenticating import Door, scope_of
 from .budgets import Budgets
 from .circuits import Circuits
-from .http import ClientLeft, Receive, Request, Scope, Send, parts_of, send_answer
+from .http import DIRECT, ClientLeft, Direct, Receive, Request, Scope, Send, parts_of, send_answer
 from .jobs import Jobs
 from .keys import KeysApi
 from .openai import OpenAI
@@ -89,7 +89,8 @@ class Application:
         try:
             if form is not None and method == "POST":
                 key = await self._door.enter(headers, "call")
-                return await self._openai.call(form, headers, receive, key)
+                direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
+                return await self._openai.call(form, headers, receive, key, direct.has_left if direct else None)
             request = Request(method, path, parts, scope["query_string"], headers, receive)
             handler = self._handler(request) if own else self._v1
             key = request.key = await self._door.enter(headers, scope_of(path, method))

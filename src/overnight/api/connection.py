@@ -112,6 +112,10 @@ class Exchange:
     def caught_up(self) -> Awaitable[None]:
         return self.connection.caught_up()
 
+    def has_left(self) -> bool:
+        """See `Direct`."""
+        return self.gone
+
     def _write(self, body: bytes, more: bool) -> None:
         if self.gone or self.answered:
             return

@@ -87,6 +87,10 @@ class Direct(Protocol):
 
     async def caught_up(self) -> None: ...
 
+    def has_left(self) -> bool:
+        """Whether the client has closed its connection."""
+        ...
+
 
 DIRECT = "overnight.direct"
 """The ASGI extension that is a `Direct`."""

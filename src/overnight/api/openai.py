@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
@@ -20,14 +22,21 @@ class OpenAI:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def call(self, form: Codec, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
-        """A model call in one of the wire formats."""
+    async def call(
+        self,
+        form: Codec,
+        headers: Headers,
+        receive: Receive,
+        key: VirtualKey | None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """A model call in one of the wire formats. `gone` tells whether the client has left."""
         try:
             body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers)
             who = attribution(headers, key)
             if self._gateway.routing.header_names:
                 who = with_headers(who, headers, self._gateway.routing.header_names)
-            return await self._gateway.call(form, body, who, headers)
+            return await self._gateway.call(form, body, who, headers, gone)
         except OvernightError as error:
             return refusal(error, form)
 

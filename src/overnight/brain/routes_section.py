@@ -29,7 +29,8 @@ from overnight.brain.rules import FORMATS, STICKY, Degraded, When
 DAY_MS = 86_400_000
 MOST_TOKENS = 10_000_000
 YEAR_S = 31_536_000
-TAKEN_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms")
+TIME_LIMITS = ("queue_ms", "connect_ms", "first_byte_ms", "silence_ms", "total_ms")
+TAKEN_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"})
 route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
 deadline = whole(1, DAY_MS)

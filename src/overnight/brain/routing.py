@@ -17,7 +17,7 @@ from overnight.brain.names import is_glob
 from overnight.brain.problems import clipped, nearest
 from overnight.brain.providers import ProviderDef
 from overnight.brain.rules import Route, RouteDecision, Way
-from overnight.domain import CallFacts
+from overnight.domain import CallFacts, TimeLimits
 
 DEFAULT_MODEL = "gpt-5.4-mini"
 DEFAULT_ROUTE = "default"
@@ -92,8 +92,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[ProviderDef, ...] = ()
     prices: Mapping[str, Price] = {}
     hosted_tools: Mapping[str, int] = {}
-    deadline_ms: int = 30_000
+    deadline_ms: int = 600_000
     embeddings_ms: int = 10_000
+    time_limits: TimeLimits = TimeLimits()
     retries: Retries = Retries()
     breakers: Breakers = Breakers()
     limits: Limits = Limits()
@@ -249,6 +250,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             route.cache,
             way.name if way is not None and route.kind == "tier" else None,
             complexity,
+            self.time_limits,
         )
 
     def _without_rule(self, name: str, model: str, facts: CallFacts, why: str, rejected: Rejected) -> RouteDecision:
@@ -263,6 +265,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             None,
             self.breakers.when_all_open,
             self.cache,
+            time_limits=self.time_limits,
         )
 
 

@@ -22,9 +22,20 @@ from overnight.brain.names import is_glob
 from overnight.brain.nodes import Entries, Items, Node, Scalar, parse_yaml
 from overnight.brain.problems import Problem, clipped, did_you_mean
 from overnight.brain.providers import read_providers, well_known
-from overnight.brain.routes_section import Model, Rule, deadline, key_name, model, read_rules, read_tiers, same_model
+from overnight.brain.routes_section import (
+    TIME_LIMITS,
+    Model,
+    Rule,
+    deadline,
+    key_name,
+    model,
+    read_rules,
+    read_tiers,
+    same_model,
+)
 from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
 from overnight.brain.rules import Route, Way
+from overnight.domain import TimeLimits
 
 _TOP: Fields = {
     "default_model": ("default_model", model),
@@ -217,20 +228,27 @@ def _hosted_tools(reader: Reader, node: Node | None) -> dict[str, int]:
 def _deadlines(
     reader: Reader, node: Node | None, rules: Mapping[str, Rule], draft: Routing
 ) -> tuple[Routing, dict[str, int]]:
-    """The routing with its own deadlines, and those of routes."""
-    fields: Fields = dict.fromkeys(("default_ms", "embeddings_ms", *rules), ("", deadline))
+    """The routing with its own time limits, and the deadlines of routes."""
+    fields: Fields = dict.fromkeys(("default_ms", "embeddings_ms", *TIME_LIMITS, *rules), ("", deadline))
     found: dict[str, int] = {}
-    for name, (at, value) in reader.entries(node, "deadlines").items():
+    entries = reader.entries(node, "deadlines")
+    for name, (at, value) in entries.items():
         if name not in fields:
-            message = f"deadlines.{name} is neither 'default_ms' nor a route"
+            message = f"deadlines.{name} is neither a time limit nor a route"
             reader.unknown(at, message, name, fields.keys())
         elif (read := deadline(reader, value, f"deadlines.{name}")) is not None:
             found[name] = read
         if name in rules and rules[name].deadline_ms is not None:
             reader.problem(at, f"the deadline of {clipped(name)} is also set in routes.{name}", "keep one of the two")
-    usual = found.pop("default_ms", draft.deadline_ms)
+    limits = TimeLimits(**{name: found.pop(name) for name in TIME_LIMITS if name in found})
+    usual = found.pop("default_ms", limits.total_ms)
+    if "total_ms" in entries and usual > limits.total_ms:
+        message = f"deadlines.default_ms ({usual}) is longer than deadlines.total_ms ({limits.total_ms})"
+        hint = "total_ms is the limit of the whole call; lower default_ms or raise total_ms"
+        reader.problem(entries["total_ms"][0], message, hint)
     embeddings = found.pop("embeddings_ms", draft.embeddings_ms)
-    return msgspec.structs.replace(draft, deadline_ms=usual, embeddings_ms=embeddings), found
+    routing = msgspec.structs.replace(draft, deadline_ms=usual, embeddings_ms=embeddings, time_limits=limits)
+    return routing, found
 
 
 def _fallbacks(reader: Reader, node: Node | None, draft: Routing, listed: set[str]) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ import msgspec
 
 from overnight.brain.caching import CachePolicy
 from overnight.brain.names import Names
-from overnight.domain import CallFacts
+from overnight.domain import CallFacts, TimeLimits
 
 FORMATS = ("chat", "responses", "messages", "embeddings")
 STICKY = ("session", "job", "none")
@@ -103,6 +103,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class RouteDecision(msgspec.Struct, frozen=True):
     """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came.
 
+    `deadline_ms` bounds a whole answer, or a stream until its first piece, without time in queues; `time_limits` are the others.
     `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
     route; `cache` the policy with the route's own words in it.
     """
@@ -119,3 +120,4 @@ class RouteDecision(msgspec.Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     tier: str | None = None
     complexity: float | None = None
+    time_limits: TimeLimits = TimeLimits()

@@ -33,15 +33,17 @@ class Demand(Protocol):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Whose reservation it is. `expires_at` in microseconds: after it the call counts as lost."""
+    """Whose reservation it is. `owner` is the process that makes the call; `fingerprint` and `attempt` identify the request
+    of a foreign job."""
 
     call_id: str
     tenant_id: str
     job_id: str
     owner: str
-    expires_at: int
     estimate: str
     lease_epoch: int | None = None
+    fingerprint: str | None = None
+    attempt: int = 0
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -177,9 +179,10 @@ def reserve(
             amount,
             call.estimate,
             scopes,
-            call.expires_at,
             bound,
             passed,
+            call.fingerprint,
+            call.attempt,
         ),
     )
     return Granted(tokens, amount, tokens < demand.wanted_tokens)

@@ -41,7 +41,8 @@ class BudgetRow(msgspec.Struct):
 
 class ReservationRow(msgspec.Struct):
     """One call in flight. `estimate` is JSON of what to write should it be lost; `scopes` JSON of the budgets it draws on,
-    `rates` JSON of the rates it was let through by."""
+    `rates` JSON of the rates it was let through by. `owner` is a
+    process in `worker`. `fingerprint` and `attempt` identify the request of a foreign job."""
 
     call_id: str
     tenant_id: str
@@ -51,9 +52,10 @@ class ReservationRow(msgspec.Struct):
     amount_microusd: int
     estimate: str
     scopes: str
-    expires_at: int
     tokens: int = 0
     rates: str = "[]"
+    fingerprint: str | None = None
+    attempt: int = 0
 
 
 class RateRow(msgspec.Struct):

@@ -23,6 +23,7 @@ from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_ev
 from .identifiers import check_identifier, day_of, month_of, new_id
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .states import FINISHED, Waiting, job_states
+from .time_limits import TimeLimits
 from .tracing import TraceParent, read_traceparent, span_of, traceparent_of
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Reach",
     "Recorded",
     "StoreUnavailable",
+    "TimeLimits",
     "TraceParent",
     "Unauthenticated",
     "Waiting",

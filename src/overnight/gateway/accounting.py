@@ -21,7 +21,6 @@ from .usage import Usage, estimated_usage
 if TYPE_CHECKING:
     from .flight import Flight
 
-LOST_AFTER_US = 30_000_000
 OK = 200
 NO_OUTPUT = 1
 """Tokens reserved for formats whose answers are not text."""
@@ -102,12 +101,10 @@ def reservation_of(flight: Flight) -> Reservation:
     if who.trace_id:
         called.span_id = span_of(called.call_id)
         called.detail["parent_span_id"] = who.span_id
-    left_us = int((flight.deadline - flight.loop.time()) * 1_000_000)
-    expires_at = flight.gateway.store.clock() + max(left_us, 0) + LOST_AFTER_US
     asked = flight.request
     fees = bound_microusd(asked.hosted, flight.gateway.fees) if asked.hosted else 0
     demand = Demand(flight.target.price, asked.prompt_bytes, asked.choices, tokens, fees)
-    return Reservation(called.call_id, flight.gateway.owner, expires_at, demand, called)
+    return Reservation(called.call_id, flight.gateway.owner, demand, called)
 
 
 def spent_on_failure(flight: Flight, failure: Failure, received_characters: int = 0) -> Spent:

@@ -17,12 +17,11 @@ from .alarms import warn
 from .commands import Ended, Outcome, Settle, Spent
 from .entering import close_unattributed, find_job
 from .identity import Subject, caller_of
-from .refusals import RateLimited, WaitedTooLong
+from .refusals import CallerLeft, RateLimited, WaitedTooLong
 
 if TYPE_CHECKING:
     from .flight import Flight
 
-LONGEST_PATIENCE_S = 3600
 _WORDS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
 
@@ -68,11 +67,14 @@ class Admission:
         wait = turn.line.wait if turn is not None else None
         try:
             if turn is not None:
+                await flight.settle_try()
                 if await self.recalls() and self._recalled is not None:
                     return self._recalled
                 self._note(wait)
-                await turn.front(self._patience())
+                await turn.front(flight.queue_deadline())
             while True:
+                if flight.gone():
+                    raise CallerLeft("the client left while its call was queued")
                 outcome = await flight.try_to_admit()
                 if outcome.wait is None:
                     return outcome
@@ -83,7 +85,7 @@ class Admission:
                         turn.leave()
                     turn = lines.join(wait.key, tenant_id)
                 turn.line.wait = wait
-                await turn.news(self._patience(), self._pause_s(wait))
+                await turn.news(flight.queue_deadline(), self._pause_s(wait))
         except TimeoutError:
             raise await self._refused(wait) from None
         finally:
@@ -94,27 +96,22 @@ class Admission:
         if wait is not None and wait.what != "budget" and self._waiting_for is None and not self._told:
             self._waiting_for, self._waiting_since = wait, self._flight.loop.time()
 
-    def _patience(self) -> float:
-        # Job code in this process has nobody waiting at the other end of a socket; reservations expire, so this ends.
-        flight = self._flight
-        return flight.deadline if flight.subject.place is None else flight.loop.time() + LONGEST_PATIENCE_S
-
     def _pause_s(self, wait: Wait) -> float | None:
-        """How long asking again is in vain, where that is known. Raises TimeoutError where it is past the deadline."""
+        """How long asking again is in vain, where that is known. Raises TimeoutError where the queue time ends before."""
         if wait.until is None:
             return None
         pause_s = (wait.until - self._flight.gateway.store.clock()) / 1_000_000
         # Tokens may come back, when a call is settled at less than was reserved; requests never do.
-        if wait.what == "requests" and self._flight.loop.time() + pause_s > self._patience():
+        if wait.what == "requests" and self._flight.loop.time() + pause_s > self._flight.queue_deadline():
             raise TimeoutError
         return pause_s
 
     async def _refused(self, wait: Wait | None) -> WaitedTooLong | RateLimited:
         flight = self._flight
-        subject, ms = flight.subject, flight.decision.deadline_ms
+        subject, ms = flight.subject, flight.decision.time_limits.queue_ms
         if wait is None or wait.what == "budget":
             return WaitedTooLong(
-                f"{subject.job_id}: waited for outstanding calls of its budget until the deadline of {ms} ms; make fewer"
+                f"{subject.job_id}: waited {ms} ms for outstanding calls of its budget (deadlines.queue_ms); make fewer"
                 " calls at once, or raise the budget in routing.yaml"
             )
         if not self._told:
@@ -122,8 +119,8 @@ class Admission:
         left_us = wait.until - flight.gateway.store.clock() if wait.until is not None else 0
         retry_s = max(1, -(-left_us // 1_000_000))
         return RateLimited(
-            f"{wait.scope} {wait.scope_id} is at its limit of {_WORDS[wait.what]} (rate_limits in routing.yaml), and the"
-            f" deadline of {ms} ms leaves no time to wait for it; try again in {retry_s} s",
+            f"{wait.scope} {wait.scope_id} is at its limit of {_WORDS[wait.what]} (rate_limits in routing.yaml), and a"
+            f" queue time of {ms} ms (deadlines.queue_ms) does not suffice; try again in {retry_s} s",
             retry_s,
         )
 
@@ -164,13 +161,19 @@ class Admission:
         """Write the end of the call; not `last`: the end of a try, before the call waits."""
         flight = self._flight
         gateway, subject = flight.gateway, flight.subject
-        alarms = gateway.costs.alarms(subject, self._limits)
-        ended = await gateway.store.commit(Settle(subject, spent, self._limits, self._rates, alarms, last))
+        until = flight.loop.time() + flight.queue_s
+        ended = await gateway.settlements.write(self.settlement(spent, last=last), until)
         self.left_microusd = ended.left_microusd
         warn(ended.alarmed)
         if last:
             gateway.loops.answered(subject, flight.request, spent)
         return ended
+
+    def settlement(self, spent: Spent, *, last: bool = True) -> Settle:
+        """The command that settles a try at what it drew on when it was admitted."""
+        flight = self._flight
+        alarms = flight.gateway.costs.alarms(flight.subject, self._limits)
+        return Settle(flight.subject, spent, self._limits, self._rates, alarms, last)
 
     def settled(self) -> None:
         """What the last try was let in for is settled: others may have room now."""

@@ -7,12 +7,22 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from overnight.budgets import BUDGET_SQL, Kin, Policy, wake_topped_up
-from overnight.domain import EVERYWHERE, Attribution, BadInput, CallFacts, Reach, Recorded, StoreUnavailable, new_id
+from overnight.domain import (
+    EVERYWHERE,
+    Attribution,
+    BadInput,
+    CallFacts,
+    OvernightError,
+    Reach,
+    Recorded,
+    StoreUnavailable,
+    new_id,
+)
 from overnight.keys import Keyring
-from overnight.ledger import JobRow, KnownContent, Ledger
+from overnight.ledger import JobRow, KnownContent, Ledger, Registration
 from overnight.store import Store
 
 from .alarms import Costs
@@ -27,11 +37,13 @@ from .hosted_tools import FEES
 from .identity import METADATA_NAMES, Subject, session_name, with_cache_key, with_metadata
 from .kept import Responses
 from .looping import LoopGuard
+from .orphaned_calls import OrphanWatch
 from .permitting import permitted
 from .prices import PriceBook
-from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed
+from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed, fault, refusal
 from .request import Request
 from .routes import Decision, Routing, Targets, Unavailable
+from .settlements import Settlements
 from .streaming import StreamedFlight
 from .waiting import Lines
 
@@ -44,6 +56,9 @@ _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
 """Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
+UNSERVED_EVERY = 5
+LOOK_AGAIN_S = (0.05, 0.5)
+"""How often another process' call is looked at: at first, and later."""
 GRACE_S = 5.0
 REQUEST_ID = {"messages": b"request-id"}
 """Where the clients of a format look for the request's id, if not in `x-request-id`."""
@@ -53,8 +68,8 @@ _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-cont
 class Gateway:
     """Model calls of this process. `start` it before the first call and `close` it after the last.
 
-    `owner` names this process in its reservations: `settle_owner` settles them should it die. `environment` holds the
-    providers' keys (the process' own by default).
+    `owner` names this process in its reservations and in `worker`, where it `registers` (unless the caller does that under the
+    same name). `environment` holds the providers' keys (the process' own by default).
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class Gateway:
         owner: str | None = None,
         brain_version: str | None = None,
         prompts_version: str | None = None,
+        registers: bool = True,
         environment: Mapping[str, str] | None = None,
         keys: Keyring | None = None,
     ) -> None:
@@ -82,6 +98,9 @@ class Gateway:
         self.responses = Responses(self.ledger)
         self.known_content = KnownContent()
         self.lines = Lines()
+        self.settlements = Settlements(store, self._settled_late)
+        self.orphans = OrphanWatch(store, self.owner)
+        self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.fees = {**FEES, **routing.hosted_tools}
         self.loops = LoopGuard(store, routing.guards)
@@ -98,6 +117,8 @@ class Gateway:
     async def start(self) -> None:
         """Load the price data and begin to settle what was lost."""
         await asyncio.to_thread(self.prices.load)
+        if self._registration is not None:
+            await self._registration.start()
         await self.circuits.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         if self.routing.cache.semantic is not None:
@@ -120,20 +141,29 @@ class Gateway:
         self.caches.close()
         await self.circuits.close()
         try:
+            await self.settlements.write_due()
             await self.settle_owner(self.owner)
             await self.keys.close()
+            if self._registration is not None:
+                await self._registration.end()
         except StoreUnavailable as error:
-            log.warning("calls under way are settled when their reservations expire: %s", error)
+            log.warning("calls under way are settled by the next process that starts: %s", error)
         await self.targets.close()
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def call(
-        self, form: Codec, body: bytes, who: Attribution, headers: Iterable[tuple[bytes, bytes]] = ()
+        self,
+        form: Codec,
+        body: bytes,
+        who: Attribution,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        gone: Callable[[], bool] | None = None,
     ) -> Answer:
         """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
 
-        Of `headers`, the request's, a target of the same format gets those that the format has for it.
+        Of `headers`, the request's, a target of the same format gets those that the format has for it. `gone` tells whether
+        the client has left: a call that is still queued then is given up.
         Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
         """
         request = self.read(form, body)
@@ -148,9 +178,11 @@ class Gateway:
             who = with_cache_key(who, cache_key)
         decision = permitted(self.decide(facts_of(who, request)), who)
         subject = await self.subject(who, request)
-        if request.stream:
-            return await self._streamed(StreamedFlight(self, subject, request, decision))
-        flight = Flight(self, subject, request, decision)
+        flight = (StreamedFlight if request.stream else Flight)(self, subject, request, decision)
+        if gone is not None:
+            flight.gone = gone
+        if isinstance(flight, StreamedFlight):
+            return await self._streamed(flight)
         try:
             await flight.run()
         finally:
@@ -161,18 +193,47 @@ class Gateway:
         return answer_of(flight)
 
     async def _streamed(self, flight: StreamedFlight) -> Answer:
-        opened = False
+        opening = asyncio.get_running_loop().create_task(flight.open())
         try:
-            opened = await flight.open()
-        finally:
-            if not opened:
-                flight.landed()
-        if opened:
+            while not opening.done():
+                await asyncio.wait((opening,), timeout=flight.keep_alive_due())
+                if not opening.done() and flight.is_silent():
+                    self.keep(asyncio.get_running_loop().create_task(self._open_late(flight, opening)))
+                    return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed)
+        except BaseException:
+            opening.cancel()
+            raise
+        if opening.result():
             return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed)
         given = flight.given
         if given is not None:
             return await self._given(flight, given)
         return answer_of(flight)
+
+    async def _open_late(self, flight: StreamedFlight, opening: asyncio.Task[bool]) -> None:
+        """The client has had its status, since its provider was silent for long: what comes of the call is in the stream."""
+        client = flight.wire.client
+        flight.keep_alive()
+        try:
+            if await opening:
+                return
+            given = flight.given
+            answer = answer_of(flight) if given is None else await self._given(flight, given)
+            if answer.pieces is None:
+                flight.feed.push([client.error_event(answer.body)])
+            else:
+                flight.feed.push([piece async for piece in answer.pieces])
+        except OvernightError as error:
+            flight.feed.push([client.error_event(refusal(error, client).body)])
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        except Exception:
+            log.exception("a streamed call failed by a fault of the gateway")
+            flight.feed.push([client.error_event(fault(client).body)])
+        finally:
+            if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
+                flight.feed.end()
 
     async def _given(self, flight: Flight, answer: Recorded) -> Answer:
         """A recorded answer, an older attempt's, from a cache or degraded, in the form that is asked for now."""
@@ -272,7 +333,23 @@ class Gateway:
             self.lineage.popitem(last=False)
         return tuple(reversed(found))
 
+    async def older_call_ends(self, subject: Subject, until: float) -> bool:
+        """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
+        at `until`, a time of the loop."""
+        loop, pause_s = asyncio.get_running_loop(), LOOK_AGAIN_S[0]
+        values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
+        while loop.time() < until:
+            await self.flying.older(subject, min(until, loop.time() + pause_s))
+            if not (await self.store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
+                return True
+            pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
+        return False
+
     # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _settled_late(self) -> None:
+        self.lines.stir()
+        self.circuits.written()
 
     async def settle_lost(self, job: JobRow) -> int:
         """Settle the calls that older leases of this job left in flight as lost; how many there were."""
@@ -293,12 +370,24 @@ class Gateway:
             self.lines.stir()
         return sum(lost)
 
+    async def _lose_unserved(self, before: set[str]) -> set[str]:
+        """Settle reservations of this process that no call of it holds: seen twice, so that none is just being settled."""
+        rows = await self.store.read(BUDGET_SQL["list_owned_reservations"], {"owner": self.owner})
+        unserved = {row[0]: row for row in rows if not self.settlements.holds(row[0])}
+        await self._lose([tuple(unserved[each]) for each in before & unserved.keys()], "no call of its process held it")
+        return set(unserved) - before
+
     async def _sweep(self) -> None:
+        unserved: set[str] = set()
         for turn in itertools.count():
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
-                rows = await self.store.read(BUDGET_SQL["list_expired_reservations"], {"now": self.store.clock()})
-                await self._lose([tuple(row) for row in rows], "nothing was heard of it until its reservation expired")
+                await self.settlements.write_due()
+                for owner in await self.orphans.dead_owners():
+                    count = await self.settle_owner(owner)
+                    log.warning("%s has died; %d of its calls in flight were settled as lost", owner, count)
+                if turn % UNSERVED_EVERY == 0:
+                    unserved = await self._lose_unserved(unserved)
                 await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.costs.look()

@@ -55,7 +55,7 @@ from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
 from .identity import Place, Subject, caller_of
 from .recording import append_asked, append_at
-from .replaying import give_again, note_divergence
+from .replaying import give_again, is_in_flight, note_divergence
 from .request import Request
 
 Locks = list[tuple[Any, Any]]
@@ -64,11 +64,10 @@ Tokens = tuple[int, int, int]
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """One try: its id, what it may cost, and until when it is waited for (microseconds)."""
+    """One try: its id, the process that makes it, and what it may cost."""
 
     call_id: str
     owner: str
-    expires_at: int
     demand: Any
     called: Event
 
@@ -98,7 +97,7 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What an admission came to: exactly one of the fields from `granted` to `serial` is set."""
+    """What an admission came to: exactly one of the fields from `granted` to `in_flight` is set."""
 
     job_id: str
     attempt: int = 1
@@ -115,6 +114,8 @@ class Outcome(msgspec.Struct):
     """Ask again with the job's ancestors."""
     serial: bool = False
     """Ask again, one admission of this job at a time: it has recorded answers."""
+    in_flight: bool = False
+    """Ask again later: an older attempt is still being answered the same request."""
     called_seq: int = 0
     at: int = 0
     """Where a granted call stands in the log; and when it, or the hit of a cache, was written (microseconds)."""
@@ -182,9 +183,9 @@ class Admit(msgspec.Struct):
         elif subject.fingerprint is not None and held.attempt > 1 and held.runtime == "foreign" and not is_new:
             if not self.serial:
                 return Outcome(held.job_id, held.attempt, serial=True)
-            answer = self._replay(unit, held, subject.fingerprint)
-            if answer is not None:
-                return Outcome(held.job_id, held.attempt, answer=answer)
+            replayed = self._replay(unit, held, subject.fingerprint)
+            if replayed is not None:
+                return replayed
         if self.probe:
             return Outcome(held.job_id, held.attempt, unanswered=True, after_microusd=after)
         if self.ticket is not None:
@@ -201,14 +202,18 @@ class Admit(msgspec.Struct):
         outcome.after_microusd = after
         return outcome
 
-    def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Recorded | None:
+    def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Outcome | None:
+        """The recorded answer, or the word that it is still to come; None where the call has to be made."""
         called = self.reservation.called
         event = msgspec.structs.replace(called, event="model_replayed", call_id=None, detail=None)
         event.decision = {"why": "recorded by an older attempt; given again, not paid again"}
         answer = give_again(unit, job, fingerprint, event)
-        if answer is None:
-            note_divergence(unit, job, fingerprint, msgspec.structs.replace(event, event="diverged"))
-        return answer
+        if answer is not None:
+            return Outcome(job.job_id, job.attempt, answer=answer)
+        if is_in_flight(unit, job, fingerprint):
+            return Outcome(job.job_id, job.attempt, in_flight=True)
+        note_divergence(unit, job, fingerprint, msgspec.structs.replace(event, event="diverged"))
+        return None
 
     def _reserve(self, unit: Unit, job: JobRow, limits: Sequence[Limit], rates: Sequence[Rate]) -> Outcome:
         mine, who = self.reservation, self.subject.who
@@ -218,9 +223,10 @@ class Admit(msgspec.Struct):
             job.tenant_id,
             job.job_id,
             mine.owner,
-            mine.expires_at,
             _encode(estimate).decode(),
             job.lease_epoch,
+            self.subject.fingerprint if job.runtime == "foreign" else None,
+            job.attempt,
         )
         try:
             granted = reserve(unit, call, limits, mine.demand, rates)
@@ -337,11 +343,13 @@ class Ended(msgspec.Struct):
 
 
 class Lose(msgspec.Struct):
-    """Nobody will hear of this call again: its whole reservation counts as spent. The outcome tells whether it still was open."""
+    """Nobody will hear of this call again: its whole reservation counts as spent, or nothing where it was never `sent`.
+    The outcome tells whether it still was open."""
 
     call_id: str
     job_id: str
     why: str
+    sent: bool = True
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id), (RESERVATION, self.call_id)]
@@ -352,12 +360,12 @@ class Lose(msgspec.Struct):
             return False
         estimate = _decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
-        cost = settle(unit, self.call_id, None)
+        cost = settle(unit, self.call_id, None if self.sent else 0)
         event = Event("model_lost", attempt=job.attempt, call_id=self.call_id, cost_microusd=cost, kind="model")
         event.model, event.provider, event.route = estimate.model, estimate.provider, estimate.route
         event.agent_id = estimate.agent_id
         event.decision = {"why": self.why}
-        event.detail = {"estimated": True}
+        event.detail = {"estimated": True} if self.sent else {"sent": False}
         append(unit, job, event)
         count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), cost)
         close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))

@@ -7,7 +7,7 @@ from typing import Literal
 
 ErrorClass = Literal[
     "rate_limited", "quota", "overloaded", "server_error", "timeout", "connection", "lost", "cut", "malformed",
-    "invalid_request", "auth", "not_found", "content_filter", "context_length", "circuit_open",
+    "invalid_request", "auth", "not_found", "content_filter", "context_length", "circuit_open", "gateway_busy",
 ]  # fmt: skip
 
 

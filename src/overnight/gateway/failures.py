@@ -32,6 +32,7 @@ from .failure_words import (
 from .upstream import (
     AnswerLost,
     BodyCut,
+    GatewayBusy,
     NeverSent,
     ResponseTooLarge,
     UpstreamError,
@@ -68,6 +69,8 @@ CLASSES: Mapping[ErrorClass, Rule] = {
     "context_length": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
     # Ours: no target was asked, because the circuits of all are open.
     "circuit_open": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
+    # Ours: no connection was free, or no time was left, so the target was not asked.
+    "gateway_busy": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
 }
 # A server that says "retry" about these is not believed.
 _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})
@@ -169,9 +172,11 @@ def is_error(decoded: object) -> bool:
 
 def exception_failure(error: UpstreamError) -> Failure:
     """Of a call without a whole answer."""
-    if isinstance(error, UpstreamTimeout):
+    if isinstance(error, GatewayBusy):
+        named: tuple[ErrorClass, str] = ("gateway_busy", "gateway_busy")
+    elif isinstance(error, UpstreamTimeout):
         # While connecting nothing was sent, so nothing can be billed: not the same as a timeout.
-        named: tuple[ErrorClass, str] = ("timeout" if error.sent else "connection", f"{error.phase}_timeout")
+        named = ("timeout" if error.sent else "connection", f"{error.phase}_timeout")
     else:
         named = _BY_EXCEPTION.get(type(error), ("malformed", "malformed_response"))
     rule = CLASSES[named[0]]

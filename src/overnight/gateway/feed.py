@@ -16,6 +16,15 @@ class Feed:
         self._ended = False
         self._taps: list[_Tap] = []
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
+    def size(self) -> int:
+        """How many pieces there are so far."""
+        return len(self._pieces)
+
     def push(self, pieces: list[bytes]) -> None:
         if pieces:
             self._pieces += pieces

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -23,13 +25,14 @@ from .admission import Admission
 from .caches import Visit, placed
 from .choosing import Way
 from .circuits import Mark
-from .commands import Admit, Ended, Outcome, Spent
+from .commands import Admit, Ended, Lose, Outcome, Spent
 from .concluding import ending_of
 from .degrading import Ending
 from .failures import Failure, backoff_ms, exception_failure, response_failure
 from .formats import Asked, Prepared, Wire, client_body
 from .formats.messages_thoughts import are_refused, leave_out
 from .identity import Subject
+from .refusals import CallerLeft, WaitedTooLong
 from .request import InvalidBody, Request
 from .routes import Decision, Target
 from .upstream import UpstreamError
@@ -40,6 +43,21 @@ if TYPE_CHECKING:
 
 SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
+
+LEAST_TRY = 1 / 20
+"""Of the call's total. With less left, a further try could not get an answer, so none is made or paid."""
+
+TELLING_TRY = 1 / 4
+"""Of the call's total. A try that had less and timed out says nothing about its target."""
+
+LONGEST_BACKOFF_HELD_S = 0.02
+"""A longer wait settles the failed try first: its reservation must not stand in the way of others."""
+
+LONGEST_PATIENCE_S = 3600.0
+"""Queue time of job code: nobody waits for it at the other end of a socket."""
+
+LEAST_STORE_S = 1.0
+"""How long the store may take, also when the queue time is used up."""
 
 log = logging.getLogger("overnight.gateway")
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
@@ -52,13 +70,28 @@ UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 ANSWER_IDS = {"chat": "chatcmpl-", "responses": "resp_", "messages": "msg_", "embeddings": "emb_"}
 
 
+def _stays() -> bool:
+    return False
+
+
 class Flight:
-    """One call. `run` brings it to its end; afterwards the attributes tell what became of it."""
+    """One call. `run` brings it to its end; afterwards the attributes tell what became of it.
+
+    `deadline` (a time of the loop) is the providers' time: it moves on by what the call spends in queues and in the store.
+    `queue_left` is what is left of its queue time, in seconds. `gone` tells whether the client has left.
+    """
 
     def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
         self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
         self.loop = asyncio.get_running_loop()
-        self.deadline = self.loop.time() + decision.deadline_ms / 1000
+        self.total_s = decision.deadline_ms / 1000
+        self.deadline = self.loop.time() + self.total_s
+        self.queue_s = decision.time_limits.queue_ms / 1000
+        self.queue_left = self.queue_s if subject.place is None else LONGEST_PATIENCE_S
+        self.gone: Callable[[], bool] = _stays
+        self.sent_at: float | None = None
+        self._queued_at = 0.0
+        self._try_s = 0.0
         self.ended: Ended | None = None
         self.call_id = ""
         self.called_seq = 0
@@ -109,9 +142,40 @@ class Flight:
 
     def landed(self) -> None:
         """The call has come to its end, whichever it was. Say so exactly once."""
+        if self.call_id and self.gateway.settlements.is_open(self.call_id):
+            # It was cancelled between its admission and its settlement.
+            lost = Lose(self.call_id, self.subject.job_id, "it was ended while it was under way", sent=self.was_sent)
+            self.gateway.settlements.owe(self.call_id, lost)
         self.gateway.flying.leave(self.subject)
         if self.visit is not None:
             self.visit.left()
+
+    # ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def queueing(self, *, counts: bool = True) -> Generator[None]:
+        """Time in queues and in the store is not the providers': it moves the deadline on, and `counts` as queue time."""
+        began = self._queued_at = self.loop.time()
+        try:
+            yield
+        finally:
+            spent = self.loop.time() - began
+            self.deadline += spent
+            if counts:
+                self.queue_left -= spent
+
+    def queue_deadline(self) -> float:
+        """Until when the present stay in a queue may last, a time of the loop."""
+        return self._queued_at + self.queue_left
+
+    def circuit_deadline(self) -> float:
+        """Until when the call may wait for a circuit: a provider is to blame for it, so this is within the deadline."""
+        return min(self.deadline, self.loop.time() + self.queue_s)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the present try has gone out to its provider."""
+        return self.sent_at is not None
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -119,10 +183,12 @@ class Flight:
         """Is there a target to ask at all? With an answer from the cache at hand nobody waits for one."""
         if self.visit is not None and self.visit.found:
             return self._found
-        found = self._found and await self.way.ready(self.deadline)
-        if not found and self.way.will_wait and await self.admission.recalls():
-            return True  # given again, whatever is open
-        return found or await self.way.otherwise(self.deadline)
+        found = self._found and await self.way.ready(self.circuit_deadline())
+        if not found and self.way.will_wait:
+            with self.queueing():
+                if await self.admission.recalls():
+                    return True  # given again, whatever is open
+        return found or await self.way.otherwise(self.circuit_deadline())
 
     async def _advance(self, failure: Failure) -> bool:
         """Choose the next try: the same target after a wait, or another one at once. False when there is none."""
@@ -136,20 +202,20 @@ class Flight:
             wait_s = backoff_ms(self._tries_here, tries, failure.retry_after_ms, _random) / 1000
             if self.way.is_open():
                 self.way.comes_back()
-            elif wait_s < self._time_here(left):
+            elif wait_s + self.total_s * LEAST_TRY < self._time_here(left) and wait_s < self._time_here(self.queue_s):
                 self._backoff_s = wait_s
                 return True
-        if not failure.fallback or left <= 0:
+        if not failure.fallback or left <= self.total_s * LEAST_TRY:
             return False
         self._tries_here = 0
-        if self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.deadline):
+        if self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.circuit_deadline()):
             return True
         if self.way.will_wait:
-            await self._settle_try()  # what it says of its target must be written: all wait for that, this call too
-        return await self.way.otherwise(self.deadline)
+            await self.settle_try()  # what it says of its target must be written: all wait for that, this call too
+        return await self.way.otherwise(self.circuit_deadline())
 
-    async def _settle_try(self) -> None:
-        """Write a failed try before the next one is admitted."""
+    async def settle_try(self) -> None:
+        """Write a failed try before the call waits for anything: others may wait for what it holds."""
         tried, self._unsettled = self._unsettled, None
         if tried is not None:
             written = await self.admission.settle(tried, last=False)
@@ -161,12 +227,19 @@ class Flight:
 
     def mark(self, failure: Failure | None = None) -> Mark | None:
         """Tell the circuits how the try came out: an answer, or a failure. What they want written is written with it."""
+        if failure is not None and self._says_nothing(failure):
+            return None
         target, call = self.target, self.way.call
         self.way.call = None
         circuits = self.gateway.circuits
         if failure is None:
             return circuits.answered(target.account, target.model, call)
         return circuits.failed(target.account, target.model, failure, call)
+
+    def _says_nothing(self, failure: Failure) -> bool:
+        """Whether the failure is ours: no connection was free, or too little time was left for an answer."""
+        timed_out = failure.error_class == "timeout" or failure.code == "connect_timeout"
+        return failure.error_class == "gateway_busy" or (timed_out and self._try_s < self.total_s * TELLING_TRY)
 
     def _give_back(self) -> None:
         """A probe that came to nothing must not keep others from trying."""
@@ -203,9 +276,10 @@ class Flight:
         """Admit and ask until a try succeeds; None once the last failure is settled, or when an older answer is given."""
         if self.gateway.caches.serve(self.decision) and not self.subject.aside:
             self.visit = Visit(self.gateway, self)
-            if await self.visit.comes_again() and self._given(await self.try_to_admit(probe=True)):
-                return None
-            await self.visit.look()
+            with self.queueing(counts=False):
+                if await self.visit.comes_again() and self._given(await self.try_to_admit(probe=True)):
+                    return None
+                await self.visit.look()
         if not await self._find_first():
             self.ending = await self._ending(None)
         try:
@@ -236,7 +310,8 @@ class Flight:
                         return None
                 elif spent.mark is not None and spent.mark.call is not None:
                     # A probe: others wait to hear of it, and this call may have to stand in line.
-                    await self._settle_try()
+                    await self.settle_try()
+                await self._back_off()
         except BaseException:
             self._give_back()
             raise
@@ -256,12 +331,23 @@ class Flight:
             self.replayed = outcome.answer
         return outcome.answer is not None
 
+    async def _back_off(self) -> None:
+        """Wait before the next try at the same target."""
+        if self._backoff_s > LONGEST_BACKOFF_HELD_S:
+            await self.settle_try()
+        if self._backoff_s:
+            await asyncio.sleep(self._backoff_s)
+
     async def admit(self) -> Outcome:
         """Reserve the next try, waiting for room in the budget where only outstanding calls are in the way."""
+        self.sent_at = None
         try:
-            outcome = await self.admission.in_turn()
+            with self.queueing():
+                outcome = await self.admission.in_turn()
         except StoreUnavailable:
-            raise  # the failed try before this one cannot be settled either; its reservation expires
+            if self._unsettled is not None:
+                self.gateway.settlements.owe(self._unsettled.call_id, self.admission.settlement(self._unsettled))
+            raise
         except OvernightError:
             if self._unsettled is not None:
                 await self.settle(self._unsettled)
@@ -285,16 +371,13 @@ class Flight:
         command.waited, command.probe = self.admission.waited(), probe
         if self.visit is not None:
             command.ticket = self.visit.ticket
-        outcome = await gateway.store.commit(command)
+        outcome = await self._commit(command)
         if outcome.kin:
             await gateway.find_kin(subject, outcome.job_id)
-            outcome = await gateway.store.commit(command)
+            outcome = await self._commit(command)
         gateway.learn(subject, outcome)
         if outcome.serial:
-            command.serial = True
-            await gateway.flying.older(subject, self.deadline)
-            async with gateway.flying.alone(subject.job_id):
-                outcome = await gateway.store.commit(command)
+            outcome = await self._replay(command)
         self.cost += outcome.after_microusd
         if self._unsettled is not None:
             self._is_written(self._unsettled)
@@ -309,11 +392,45 @@ class Flight:
             self.admission.granted(outcome)
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
             self.lowered, self.called_seq = outcome.granted.lowered, outcome.called_seq
+            gateway.settlements.opened(self.call_id)
             self.tries += 1
             self._tries_here += 1
             if self.tries == 1:
                 gateway.flying.enter(subject)
         return outcome
+
+    async def _commit(self, command: Admit) -> Outcome:
+        """Raises StoreUnavailable when the store is not back within the queue time."""
+        until = max(self.queue_deadline(), self.loop.time() + LEAST_STORE_S)
+        return await self.gateway.store.commit(command, until=until, left=partial(self._never_sent, command))
+
+    def _never_sent(self, command: Admit, outcome: Outcome) -> None:
+        """The admission was committed after its caller had given up: settle it at 0."""
+        if outcome.granted is not None:
+            call_id = command.reservation.call_id
+            why = "it was admitted after its caller had given up; it was never sent"
+            self.gateway.settlements.owe(call_id, Lose(call_id, outcome.job_id, why, sent=False))
+
+    async def _replay(self, command: Admit) -> Outcome:
+        """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
+
+        Raises WaitedTooLong when that one does not end in the time that this call may take.
+        """
+        gateway, subject, until = self.gateway, self.subject, self.loop.time() + self.total_s
+        command.serial = True
+        while True:
+            async with gateway.flying.alone(subject.job_id):
+                outcome = await self._commit(command)
+            if not outcome.in_flight:
+                return outcome
+            if self.gone():
+                raise CallerLeft("the client left while an older attempt was still being answered")
+            if not await gateway.older_call_ends(subject, until):
+                raise WaitedTooLong(
+                    f"{subject.job_id}: an older attempt is still being answered the same request; its answer will be this"
+                    " call's answer, so ask again"
+                )
+            self._queued_at = self.loop.time()  # this wait was for a provider
 
     def _moved(self) -> Event | None:
         if self.way.moved is None:
@@ -334,12 +451,8 @@ class Flight:
     def id_of(self, call_id: str) -> str:
         return ANSWER_IDS.get(self.request.format, "") + call_id.removeprefix("call_")
 
-    async def _prepare(self) -> tuple[Prepared, float]:
-        """Wait for the backoff, if there is one; then what goes to the target, and until when this try may take."""
-        if self._backoff_s:
-            await asyncio.sleep(self._backoff_s)
-        if self.tries == 1 and self.subject.place is not None:
-            self.deadline = self.loop.time() + self.decision.deadline_ms / 1000
+    def _prepare(self) -> tuple[Prepared, float]:
+        """What goes to the target, and until when this try may take."""
         self._began = time.perf_counter()
         self.failure_body = b""
         now = self.loop.time()
@@ -348,7 +461,8 @@ class Flight:
         self.losses = sent.losses
         if self.decision.cache.prompt_markers:
             sent, self.markers = placed(sent, self.wire.spoken.name, target.model, target.dialect, self.subject)
-        return sent, now + self._time_here(self.deadline - now)
+        self._try_s, self.sent_at = self._time_here(self.deadline - now), now
+        return sent, now + self._try_s
 
     def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:
         who, headers = self.subject.who, self.target.headers + sent.headers
@@ -357,7 +471,7 @@ class Flight:
         return (*headers, (b"traceparent", traceparent_of(who.trace_id, self.call_id, who.trace_flags)))
 
     async def _ask(self) -> Reply | Failure:
-        sent, deadline = await self._prepare()
+        sent, deadline = self._prepare()
         asked_at = time.perf_counter()
         try:
             response = await self.target.pool.request("POST", sent.path, self._headers(sent), sent.body, deadline)
@@ -385,6 +499,7 @@ class Flight:
         return Reply(received.body, usage, request_id)
 
     def _is_written(self, spent: Spent) -> None:
+        self.gateway.settlements.closed(spent.call_id)
         self.admission.settled()
         if spent.mark is not None:
             self.gateway.circuits.written()

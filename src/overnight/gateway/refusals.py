@@ -39,6 +39,10 @@ class Answer(msgspec.Struct):
     pieces: AsyncIterable[bytes] | None = None
 
 
+class CallerLeft(OvernightError):
+    """The client closed its connection while its call was queued; nothing was sent, and nobody reads this."""
+
+
 class UnknownModelAsked(BadInput):
     """The model asked for is not known to the brain."""
 
@@ -64,11 +68,15 @@ class UnknownPrevious(UnknownResponse):
 
 
 class WaitedTooLong(OvernightError):
-    """Outstanding calls held the rest of a budget until this call's deadline."""
+    """Calls under way held what this call needs for all of its queue time; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RateLimited(OvernightError):
-    """The call is over a rate limit, and its deadline leaves no time to wait; `retry_after_s` is when to try again."""
+    """The call is over a rate limit, and its queue time leaves no time to wait; `retry_after_s` is when to try again."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -98,6 +106,7 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (WaitedTooLong, 503, "server_error", "budget_busy"),
     (Unavailable, 503, "server_error", "no_target"),
     (StoreUnavailable, 503, "server_error", "store_unavailable"),
+    (CallerLeft, 408, "invalid_request_error", "client_left"),
 )
 _RETRYABLE = frozenset({"budget_busy", "rate_limit_exceeded", "store_unavailable"})
 
@@ -109,8 +118,10 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     named = isinstance(error, InvalidBody | UnknownResponse)
     param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited | WaitedTooLong):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    elif code == "store_unavailable":
+        headers.append((b"retry-after", b"1"))
     if status == 401:
         headers.append(WANTS_KEY)
     return Answer(status, headers, refused(form, status, str(error), name, code, param))
@@ -138,7 +149,10 @@ _STATUS: Mapping[ErrorClass, int] = {
     "content_filter": 400,
     "context_length": 400,
     "circuit_open": 503,
+    "gateway_busy": 503,
 }
+_PASSING = frozenset({"circuit_open", "gateway_busy"})
+"""Clients may repeat these: no provider was asked."""
 _OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
 
 
@@ -154,7 +168,7 @@ def failed(
         return Answer(failure.status, [JSON, NO_RETRY], body if own_words else told)
     again = f" (tried {tries} times)" if tries > 1 else ""
     kind = "invalid_request_error" if status < 429 else "server_error"
-    headers: Headers = [JSON] if failure.error_class == "circuit_open" else [JSON, NO_RETRY]
+    headers: Headers = [JSON] if failure.error_class in _PASSING else [JSON, NO_RETRY]
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
     message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from overnight.domain import CallFacts, OvernightError
+from overnight.domain import CallFacts, OvernightError, TimeLimits
 from overnight.keys import SealedShut
 
 from .dialects import Dialect, dialect_of
@@ -39,6 +39,8 @@ class Decision(Protocol):
     def requested_model(self) -> str: ...
     @property
     def deadline_ms(self) -> int: ...
+    @property
+    def time_limits(self) -> TimeLimits: ...
     @property
     def max_output_tokens(self) -> int: ...
     @property
@@ -111,6 +113,8 @@ class Routing(Policies, Protocol):
     def limits(self) -> Limits: ...
     @property
     def header_names(self) -> frozenset[str]: ...
+    @property
+    def time_limits(self) -> TimeLimits: ...
 
     def decide(self, facts: CallFacts, /) -> Decision: ...
     def provider_for(self, model: str) -> Provider | None: ...
@@ -240,12 +244,15 @@ class Targets:
         place = f"{name} {base_url}" if library else base_url
         pool = self._pools.get(place)
         if pool is None:
-            pool = LibraryPool(name, base_url) if library else UpstreamPool(base_url, max_connections=MOST_CONNECTIONS)
-            self._pools[place] = pool
+            pool = self._pools[place] = LibraryPool(name, base_url) if library else self._connections_to(base_url)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
         dialect, speaks = dialect_of(base_url), tuple(provider.apis)
         return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, key.encode())
+
+    def _connections_to(self, base_url: str) -> UpstreamPool:
+        connect_s = self._routing.time_limits.connect_ms / 1000
+        return UpstreamPool(base_url, max_connections=MOST_CONNECTIONS, connect_timeout_s=connect_s)
 
     def _own_key(self, owner: str, provider: str) -> str | None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -24,8 +24,15 @@ from .sse import EventTooLarge, SseParser
 from .upstream import LibraryStream, UpstreamError, UpstreamStream
 from .usage import estimated_usage
 
+if TYPE_CHECKING:
+    from .calling import Gateway
+    from .identity import Subject
+    from .request import Request
+    from .routes import Decision
+
 log = logging.getLogger("overnight.gateway")
-TOTAL_PER_DEADLINE = 10
+KEEP_ALIVE, KEEP_ALIVE_S = b": keep-alive\n\n", 15.0
+"""A comment of server-sent events, for proxies and clients that give up on a silent connection."""
 LARGEST_ERROR = 64 * 1024
 Stream = UpstreamStream | LibraryStream
 DRAIN_S = 2.0
@@ -35,7 +42,6 @@ _decode = msgspec.json.Decoder().decode
 class StreamedFlight(Flight):
     """A call whose answer is streamed. `open` returns once the first piece is here; the pump does the rest."""
 
-    feed: Feed
     _stream: Stream | None = None
     _parser: SseParser
     _reader: Reader
@@ -43,25 +49,70 @@ class StreamedFlight(Flight):
     _held: list[bytes]
     _holding = False
     _done = False
-    _last_at = 0.0
-    _gap = 0.0
+    _pushed = 0
+    _silence_s = 0.0
     _no_later = 0.0
     _broken: Failure | None = None
+    _opened = False
+    _keeps_alive = False
+
+    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
+        super().__init__(gateway, subject, request, decision)
+        self.feed = Feed()
 
     async def open(self) -> bool:
         """True when pieces flow (see `feed`); False when every target failed (see `failure`). Raises as `run`."""
-        if not await self._until(self._ask_stream):
-            return False
-        self.feed = Feed()
+        try:
+            if not await self._until(self._ask_stream):
+                return False
+            self._opened = True
+        finally:
+            if not self._opened:
+                self.landed()
         self.feed.push(self._ready)
-        self.gateway.keep(asyncio.get_running_loop().create_task(self._pump()))
+        self.gateway.keep(self.loop.create_task(self._pump()))
         return True
+
+    # ── silence ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def keep_alive_due(self) -> float:
+        """In how many seconds the client may need a sign of life at the soonest. None is sent while the call is queued, so that
+        a refusal keeps its status."""
+        silent_s = self.loop.time() - self.sent_at if self.sent_at is not None else 0.0
+        return max(0.0, KEEP_ALIVE_S - silent_s)
+
+    def is_silent(self) -> bool:
+        """Whether a try has been under way for so long that the client needs a sign of life."""
+        return self.sent_at is not None and self.keep_alive_due() == 0.0
+
+    def keep_alive(self) -> None:
+        """Send a comment now, and then whenever the stream has been silent for long."""
+        self.feed.push([KEEP_ALIVE])
+        if not self._keeps_alive:
+            self._watch_silence()
+
+    def _watch_silence(self) -> None:
+        self._keeps_alive, self._pushed = True, self.feed.size
+        self.loop.call_later(KEEP_ALIVE_S, self._break_silence)
+
+    def _break_silence(self) -> None:
+        if self.feed.ended:
+            return
+        if self.feed.size == self._pushed:
+            self.feed.push([KEEP_ALIVE])
+        self._watch_silence()
 
     # ── before the first piece ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask_stream(self) -> bool | Failure:
         self._ready, self._held, self._holding, self._done = [], [], False, False
-        sent, deadline = await self._prepare()
+        sent, no_later = self._prepare()
+        self._no_later, now = no_later, self.loop.time()
+        limits, self._silence_s = (
+            self.decision.time_limits,
+            self.decision.time_limits.silence(self.decision.deadline_ms),
+        )
+        deadline = min(no_later, now + limits.first_byte_ms / 1000)
         self._parser, self._reader = SseParser(), self.wire.reader(self.request, self.asked)
         stream = self._stream = None
         asked_at = time.perf_counter()
@@ -79,7 +130,6 @@ class StreamedFlight(Flight):
                 stream.close()
             return failure
         self._stream = stream
-        self._first_at = self._last_at = self.loop.time()
         if self.way.call is not None and (mark := self.mark()) is not None:
             # The target answers; its circuit need not stay open until this stream has come to its end.
             with suppress(StoreUnavailable):  # the picture of this process has it
@@ -93,15 +143,18 @@ class StreamedFlight(Flight):
             return response_failure(stream.status, stream.headers, self.failure_body)
         if b"json" in stream.headers.get(b"content-type", b""):
             return await self._unstreamed(stream)
+        self._extend(stream)
         async for chunk in stream:
             payloads = self._parser.feed(chunk)
             if payloads:
                 return self._take(payloads)
+            self._extend(stream)  # comments and blanks are signs of life
         payloads = self._parser.flush()
         return self._take(payloads) if payloads else _cut("the stream ended before its first piece")
 
     async def _unstreamed(self, stream: Stream) -> Failure | None:
         """The provider answered whole although a stream was asked for: take its answer apart."""
+        stream.extend(self._no_later)
         body = b"".join([chunk async for chunk in stream])
         reply = self.reply_of(body, None)
         if reply is None:
@@ -138,6 +191,8 @@ class StreamedFlight(Flight):
         return None
 
     async def _pump(self) -> None:
+        if not self._keeps_alive:
+            self._watch_silence()
         try:
             await self._finish(await self._read_to_the_end())
         except OvernightError as error:
@@ -150,7 +205,7 @@ class StreamedFlight(Flight):
             log.exception("a streamed call failed by a fault of the gateway")
             self._end_with_error(fault(self.wire.client).body)
             if self.ended is None:
-                with suppress(OvernightError):  # else its reservation expires
+                with suppress(OvernightError):  # then it is written later
                     await self.settle(spent_on_failure(self, unread(), self._reader.assembly.characters))
         finally:
             self.feed.end()
@@ -165,10 +220,12 @@ class StreamedFlight(Flight):
         stream = self._stream
         if stream is None or self._done:
             return None
-        self._gap = self.decision.deadline_ms / 1000
-        self._no_later = self._first_at + self._gap * TOTAL_PER_DEADLINE
+        # The total bounds the stream from where its call began, without its time in queues.
+        self._no_later = (
+            self.deadline - self.total_s + self.decision.time_limits.stream_total(self.decision.deadline_ms)
+        )
         try:
-            stream.extend(min(self._last_at + self._gap, self._no_later))
+            self._extend(stream)
             if not await stream.follow(self._pass_on):
                 self._pass_on(None)
         except UpstreamError as error:
@@ -185,8 +242,12 @@ class StreamedFlight(Flight):
         if self._broken is not None or self._done:
             return True
         if self._stream is not None:
-            self._stream.extend(min(self.loop.time() + self._gap, self._no_later))
+            self._extend(self._stream)
         return False
+
+    def _extend(self, stream: Stream) -> None:
+        """The stream gave a sign of life: it may be silent again for so long."""
+        stream.extend(min(self.loop.time() + self._silence_s, self._no_later))
 
     async def _finish(self, failure: Failure | None) -> None:
         """Make the end durable, then let the client have it."""

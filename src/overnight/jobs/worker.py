@@ -13,7 +13,7 @@ from typing import Any
 
 from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
-from overnight.ledger import JobRow, Ledger
+from overnight.ledger import JobRow, Ledger, is_dead, this_host
 from overnight.store import Store, statements
 
 from .branches import JobEvicted
@@ -22,7 +22,6 @@ from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, error_facts
 from .history import ANSWERS
-from .liveness import is_dead, this_host
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services

@@ -7,6 +7,7 @@ Never: decides what may happen next; it writes what a room above has decided, in
 from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
+from .processes import Registration, is_dead, this_host
 from .reading import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
@@ -24,14 +25,17 @@ __all__ = [
     "Ledger",
     "Link",
     "NewJob",
+    "Registration",
     "address_chain",
     "announce",
     "append",
     "count_usage",
+    "is_dead",
     "locked_job",
     "open_job",
     "parse_reference",
     "recorded",
     "store_blob",
     "store_chain",
+    "this_host",
 ]

@@ -28,10 +28,10 @@ UPDATE rate SET requests_at = :requests_at, tokens_at = :tokens_at, in_flight = 
 WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: insert_reservation
-INSERT INTO reservation (call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, expires_at,
-    tokens, rates)
-VALUES (:call_id, :tenant_id, :job_id, :owner, :lease_epoch, :amount_microusd, :estimate, :scopes, :expires_at,
-    :tokens, :rates)
+INSERT INTO reservation (call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes,
+    tokens, rates, fingerprint, attempt)
+VALUES (:call_id, :tenant_id, :job_id, :owner, :lease_epoch, :amount_microusd, :estimate, :scopes,
+    :tokens, :rates, :fingerprint, :attempt)
 
 -- name: delete_reservation
 DELETE FROM reservation WHERE call_id = :call_id
@@ -48,8 +48,14 @@ SELECT call_id, job_id FROM reservation WHERE job_id = :job_id AND (lease_epoch 
 -- name: list_owned_reservations
 SELECT call_id, job_id FROM reservation WHERE owner = :owner LIMIT 1000
 
--- name: list_expired_reservations
-SELECT call_id, job_id FROM reservation WHERE expires_at < :now LIMIT 1000
+-- name: list_reservation_owners
+SELECT owned.owner, worker.host, worker.pid, worker.seen_at
+FROM (SELECT DISTINCT owner FROM reservation WHERE owner <> :owner) AS owned
+LEFT JOIN worker ON worker.worker_id = owned.owner
+
+-- name: count_in_flight
+SELECT count(*) FROM reservation
+WHERE job_id = :job_id AND fingerprint = :fingerprint AND attempt < :attempt
 
 -- name: insert_top_up
 INSERT INTO top_up (top_up_id, tenant_id, scope, scope_id, microusd, tokens, calls, tool_calls, wall_clock_s, actor, why, at)

@@ -12,5 +12,6 @@ WHERE (tenant_id, scope, scope_id) IN (SELECT * FROM unnest(:tenant_id::text[], 
 ORDER BY tenant_id, scope, scope_id FOR UPDATE
 
 -- name: lock_reservation
-SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, expires_at, tokens, rates
+SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, tokens, rates,
+    fingerprint, attempt
 FROM reservation WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE

@@ -9,5 +9,6 @@ SELECT tenant_id, scope, scope_id, requests_at, tokens_at, in_flight FROM rate
 WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: lock_reservation
-SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, expires_at, tokens, rates
+SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, tokens, rates,
+    fingerprint, attempt
 FROM reservation WHERE call_id = :call_id

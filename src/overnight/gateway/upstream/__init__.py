@@ -7,6 +7,7 @@ Never: repeats a request that a provider may have received, or knows what a mode
 from .connection import (
     AnswerLost,
     BodyCut,
+    GatewayBusy,
     MalformedResponse,
     NeverSent,
     ResponseTooLarge,
@@ -20,6 +21,7 @@ __all__ = [
     "INSTALL",
     "AnswerLost",
     "BodyCut",
+    "GatewayBusy",
     "Headers",
     "LibraryPool",
     "LibraryStream",

@@ -4,6 +4,7 @@ A failed call says whether the upstream may have acted on it and charged for it 
 
     UpstreamError
     ├── NeverSent          sent=False  no connection, or the request did not leave whole: free to repeat
+    │   └── GatewayBusy    sent=False  no connection was free, or no time was left: nothing about the upstream
     ├── UpstreamTimeout    sent=False in phase "connect"; True in "first_byte" and "body"
     ├── AnswerLost         sent=True   connection lost before a whole response head: outcome unknown
     ├── BodyCut            sent=True   connection lost inside the body
@@ -44,6 +45,10 @@ class NeverSent(UpstreamError):
     """No connection, or the request did not leave this process whole. Repeating it is safe and free."""
 
     sent = False
+
+
+class GatewayBusy(NeverSent):
+    """This process had no connection or no time left for the call. It says nothing about the upstream."""
 
 
 class AnswerLost(UpstreamError):

@@ -21,6 +21,7 @@ import msgspec
 from .connection import (
     Connection,
     Exchange,
+    GatewayBusy,
     NeverSent,
     UpstreamTimeout,
 )
@@ -147,7 +148,7 @@ class UpstreamPool:
             self._sweeper.cancel()
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(NeverSent(self.origin, "the pool was closed"))
+                waiter.set_exception(GatewayBusy(self.origin, "the pool was closed"))
         self._waiters.clear()
         self._idle.clear()
         for connection in tuple(self._connections):
@@ -198,7 +199,7 @@ class UpstreamPool:
         while not self._closed:
             now = loop.time()
             if deadline <= now:
-                raise UpstreamTimeout(self.origin, "connect", "the deadline had passed before anything was sent")
+                raise GatewayBusy(self.origin, "the deadline had passed before anything was sent")
             while self._idle and not fresh:
                 connection = self._idle.pop()
                 if connection.usable(now - self._idle_timeout):
@@ -215,12 +216,12 @@ class UpstreamPool:
             if not fresh and found.usable(now - self._idle_timeout):
                 return found
             found.transport.abort()
-        raise NeverSent(self.origin, "the pool was closed")
+        raise GatewayBusy(self.origin, "the pool was closed")
 
     async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection | None:
         """Wait for a connection, or for None: a free place, already counted in ``_connecting``."""
         if len(self._waiters) >= self._max_waiting:
-            raise NeverSent(self.origin, f"{self._max_waiting} calls wait for a connection already")
+            raise GatewayBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
         waiter: asyncio.Future[Connection | None] = loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -234,7 +235,7 @@ class UpstreamPool:
                     self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 busy = f"all {self._max_connections} connections stayed busy until the deadline"
-                raise UpstreamTimeout(self.origin, "connect", busy) from None
+                raise GatewayBusy(self.origin, busy) from None
             raise
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:

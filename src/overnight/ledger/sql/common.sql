@@ -108,3 +108,11 @@ GROUP BY day, agent_id, model ORDER BY day, agent_id, model
 
 -- name: count_job_states
 SELECT state, count(*) FROM job WHERE (:tenant_id = '' OR tenant_id = :tenant_id) GROUP BY state
+
+-- name: upsert_process
+INSERT INTO worker (worker_id, role, host, pid, started_at, seen_at)
+VALUES (:worker_id, :role, :host, :pid, :started_at, :seen_at)
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
+
+-- name: delete_process
+DELETE FROM worker WHERE worker_id = :worker_id

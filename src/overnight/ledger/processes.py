@@ -1,0 +1,111 @@
+"""The processes that share a ledger. Each has one row in `worker`, which it renews every few seconds.
+
+A row whose `seen_at` changes belongs to a live process. `seen_at` is compared only with its own earlier values: clocks of
+different machines are never compared.
+"""
+
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overnight.domain import OvernightError
+from overnight.store import Store, Unit
+
+from .rows import SQL
+
+BEAT_S = 5.0
+log = logging.getLogger("overnight.ledger")
+
+
+def this_host() -> str:
+    """The name under which process ids are unique: the host, and on Linux its namespace of process ids."""
+    namespace = Path("/proc/self/ns/pid")
+    try:
+        return f"{socket.gethostname()}/{namespace.readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def is_dead(host: str, pid: int) -> bool:
+    """Tell whether a process of this host is certainly dead. A process id that another program now has counts as alive."""
+    if host != this_host():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+class Renew(msgspec.Struct):
+    """Write the row of a process; `seen_at` becomes the time of the transaction."""
+
+    worker_id: str
+    role: str
+    host: str
+    pid: int
+    started_at: int
+    seen_at: int = 0
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        self.seen_at = unit.now
+        unit.append(SQL["upsert_process"], self)
+
+
+class Withdraw(msgspec.Struct):
+    """Delete the row of a process that ends in good order."""
+
+    worker_id: str
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        unit.append(SQL["delete_process"], self)
+
+
+class Registration:
+    """The row of this process. A thread renews it, so that a busy event loop does not look dead."""
+
+    def __init__(self, store: Store, process_id: str, role: str) -> None:
+        self._store, self._id, self._role = store, process_id, role
+        self._ended = threading.Event()
+        self._started_at = store.clock()
+
+    async def start(self) -> None:
+        """Register. Raises StoreUnavailable."""
+        await self._store.commit(self._renewal())
+        threading.Thread(target=self._beat, name="overnight-registration", daemon=True).start()
+
+    async def end(self) -> None:
+        """Withdraw. Raises StoreUnavailable; the row is then recognised as dead by others."""
+        self._ended.set()
+        await self._store.commit(Withdraw(self._id))
+
+    def _renewal(self) -> Renew:
+        return Renew(self._id, self._role, this_host(), os.getpid(), self._started_at)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                self._store.commit_blocking(self._renewal())
+            except OvernightError as error:
+                if not self._ended.is_set():
+                    log.warning("the registration of this process could not be renewed, trying again: %s", error)
