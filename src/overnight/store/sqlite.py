@@ -10,7 +10,7 @@ without, 4 ms with).
 import fcntl
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +21,13 @@ import apsw
 from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect, Statement
-from .unit import Rows, Unwritable
+from .unit import Later, Rows, Unwritable
 
 DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError, OverflowError)
-BUSY_MS = 30_000
+BUSY_S = 30.0
+READ_BUSY_MS = 10_000
+PATIENCE_S = 0.002
+"""About as long as another process holds the locks for one commit: the event loop waits for that, and for nothing longer."""
 WAY_OUT = "Set OVERNIGHT_HOME to a folder that can be written"
 
 
@@ -47,12 +50,14 @@ class SqliteDatabase:
         try:
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
-            connection.set_busy_timeout(BUSY_MS)
+            connection.set_busy_timeout(READ_BUSY_MS)
             if not readonly:
                 # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
                 with session.alone():
-                    connection.execute("PRAGMA journal_mode=WAL")
+                    [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
                 connection.execute("PRAGMA wal_autocheckpoint=1000")
+                if mode == "wal":  # else (no shared memory there) a COMMIT has to wait for readers
+                    connection.set_busy_timeout(0)
             connection.execute("PRAGMA synchronous=FULL")
             # Small for readers: every reading thread has a cache of its own, and parked jobs are read once.
             connection.execute(f"PRAGMA cache_size={-2000 if readonly else -8000}")
@@ -92,28 +97,62 @@ class SqliteSession:
     dialect: Dialect = "sqlite"
     Error: type[Exception] = apsw.Error
 
+    patience_s = PATIENCE_S
+
     def __init__(self, connection: apsw.Connection, path: Path) -> None:
         self.flush_s = 0.0
         self._connection = connection
         self._cursor = connection.cursor()
         self._lock_path, self._lock_file = f"{path}.lock", -1
+        self._stopped = False
 
     @contextmanager
-    def alone(self) -> Generator[None]:
+    def alone(self, until: float | None = None) -> Generator[None]:
         """Hold the file lock: no other process writes meanwhile. Readers never open it."""
         if self._lock_file < 0:
             self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        self._wait_for(self._take_file_lock, until)
         try:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
-    @contextmanager
-    def transaction(self) -> Generator["SqliteSession"]:
+    def _take_file_lock(self) -> bool:
         try:
-            with self.alone():
-                self._cursor.execute("BEGIN IMMEDIATE")
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _begin(self) -> bool:
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            return False
+        return True
+
+    def _wait_for(self, taken: Callable[[], bool], until: float | None) -> None:
+        """Try until it is taken. Both locks are asked for without waiting: neither system call could be ended from outside, and
+        looking again each millisecond finds the moments between two transactions of a busy process."""
+        if taken():
+            return
+        began = time.monotonic()
+        while not self._stopped:
+            now = time.monotonic()
+            if until is not None and now >= until:
+                raise Later
+            if now - began > BUSY_S:
+                raise StoreUnavailable(f"{self._connection.filename}: another process has locked it for {BUSY_S:g} s")
+            time.sleep(0.0003 if now - began < 0.01 else 0.001 if now - began < 1 else 0.005)
+            if taken():
+                return
+        raise StoreUnavailable(f"{self._connection.filename}: closed while another process had locked it")
+
+    @contextmanager
+    def transaction(self, until: float | None = None) -> Generator["SqliteSession"]:
+        try:
+            with self.alone(until):
+                self._wait_for(self._begin, until)
                 try:
                     yield self
                     began = time.perf_counter()
@@ -128,6 +167,12 @@ class SqliteSession:
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
 
+    def was_committed(self, lost: str, tell: object) -> bool:
+        raise NotImplementedError  # a COMMIT within this process is never lost
+
+    def stop(self) -> None:
+        self._stopped = True
+
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         try:
             return self._cursor.execute(sql, values).fetchall()
@@ -139,6 +184,9 @@ class SqliteSession:
 
     def month(self, month: int) -> None:
         """Months need no tables here."""
+
+    def has_month(self, month: int) -> bool:  # noqa: ARG002
+        return True
 
     def script(self, sql: str) -> None:
         self._cursor.execute(sql)
