@@ -19,6 +19,8 @@ from .writer import Writer
 
 T = TypeVar("T")
 READERS = 4
+READ_FOR_S = 10.0
+"""How long a read may take whose caller says nothing of it."""
 
 
 def wall_clock_us() -> int:
@@ -69,40 +71,59 @@ class Store:
     def commit_blocking(self, command: Command[T]) -> T:
         return self.writer.commit_blocking(command)
 
-    async def read(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
-        """Run a reading statement on a reader thread. Raises StoreUnavailable, also when the store is closed."""
+    async def read(self, statement: Statement, values: Mapping[str, Any], *, until: float | None = None) -> Rows:
+        """Run a reading statement on a reader thread.
+
+        Args:
+            until: a time of the running loop after which the caller no longer waits; by default in 10 seconds.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time, or the store is closed.
+        """
         if self._closed:
             raise StoreUnavailable("the store is closed")
         if self._readers is None:
             self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, statement, values)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        until = now + READ_FOR_S if until is None else until
+        over = time.monotonic() + until - now
+        try:
+            async with asyncio.timeout_at(until):
+                return await loop.run_in_executor(self._readers, self.read_blocking, statement, values, over)
+        except TimeoutError:
+            raise StoreUnavailable("the database did not answer in time") from None
 
-    def read_blocking(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
-        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again."""
+    def read_blocking(self, statement: Statement, values: Mapping[str, Any], until: float | None = None) -> Rows:
+        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again.
+
+        `until` (of time.monotonic) ends the waits for a PostgreSQL server; by default in 10 seconds.
+        """
+        until = time.monotonic() + READ_FOR_S if until is None else until
         bound = statement.from_mapping(self.dialect, values)
         for last_try in (False, True):
             session = getattr(self._local, "session", None)
             if session is None:
-                session = self._local.session = self._connect_reader()
+                session = self._local.session = self._connect_reader(until - time.monotonic())
             try:
-                return session.query(statement.sql[self.dialect], bound)
+                return session.read(statement.sql[self.dialect], bound, until)
             except apsw.Error as error:
                 raise StoreUnavailable(str(error)) from error
             except StoreUnavailable:
                 raise
             except Exception as error:
                 self._local.session = None
-                if last_try:
+                if last_try or time.monotonic() >= until:
                     raise StoreUnavailable(f"the database cannot be read: {type(error).__name__}") from error
         raise AssertionError("unreachable")
 
-    def _connect_reader(self) -> Any:
+    def _connect_reader(self, within: float) -> Any:
         """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
         and must not close connections there, within locks that nobody will ever release."""
         thread = threading.current_thread()
         if (before := self._held.pop(thread, None)) is not None:
             before.close()
-        session = self._held[thread] = self._database.connect(readonly=True)
+        session = self._held[thread] = self._database.connect(readonly=True, within=within)
         for thread in list(self._held):
             if not thread.is_alive() and (left := self._held.pop(thread, None)) is not None:
                 left.close()

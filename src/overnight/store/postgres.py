@@ -252,6 +252,14 @@ class PostgresSession:
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         return self._connection.execute(cast(LiteralString, sql), values, binary=True).fetchall()
 
+    def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:
+        """As `query`, on a connection for reading, with an end."""
+        self._connection.until = until
+        try:
+            return self.query(sql, values)
+        finally:
+            self._connection.until = None
+
     def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
         sql = cast(LiteralString, statement.sql["postgres"])
         if statement.bulk is not None and len(values) >= BULK_FROM:

@@ -46,11 +46,11 @@ class SqliteDatabase:
                 f"{path.parent}: the folder for the ledger cannot be made: {error.strerror}. {WAY_OUT}"
             ) from None
 
-    def connect(self, *, readonly: bool = False) -> "SqliteSession":
+    def connect(self, *, readonly: bool = False, within: float = READ_BUSY_MS / 1000) -> "SqliteSession":
         try:
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
-            connection.set_busy_timeout(READ_BUSY_MS)
+            connection.set_busy_timeout(max(1, int(within * 1000)))
             if not readonly:
                 # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
                 with session.alone():
@@ -178,6 +178,10 @@ class SqliteSession:
             return self._cursor.execute(sql, values).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
+
+    def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:  # noqa: ARG002
+        """As `query`; nobody's writing keeps readers waiting."""
+        return self.query(sql, values)
 
     def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
         self._cursor.executemany(statement.sql["sqlite"], values)
