@@ -43,6 +43,7 @@ class Batches:
     def __init__(self, callers: Callers, clock: Callable[[], int], stripe: str) -> None:
         self._callers, self._clock, self._stripe = callers, clock, stripe
         self.flush_s = QUICK_FLUSH_S
+        self.last_failure = (float("-inf"), "")
         self._next_probe = 0.0
 
     def fit_the_loop(self, session: Session) -> bool:
@@ -93,12 +94,16 @@ class Batches:
                 outcomes = for_all(batch, BadInput(f"the database cannot keep this: {refusal}"))
                 break
             except OvernightError as error:
-                outcomes = for_all(batch, error)
+                outcomes = self._failed(batch, error)
                 break
             except BaseException as error:
-                outcomes = for_all(batch, StoreUnavailable(f"{type(error).__name__}: {error}"))
+                outcomes = self._failed(batch, StoreUnavailable(f"{type(error).__name__}: {error}"))
                 break
         self._callers.resolve(batch, outcomes)
+
+    def _failed(self, batch: list[Entry], error: OvernightError) -> list[Outcome]:
+        self.last_failure = (time.monotonic(), str(error))
+        return for_all(batch, error)
 
     def finish(self, session: Session, batch: list[Entry], later: Later | None) -> None:
         """Write a batch whose transaction broke off, unless that was committed after all."""
@@ -113,7 +118,7 @@ class Batches:
         try:
             committed = session.was_committed(later.lost, tell)
         except OvernightError as error:
-            self._callers.resolve(batch, for_all(batch, error))
+            self._callers.resolve(batch, self._failed(batch, error))
             return
         if committed:
             self._callers.resolve(batch, later.outcomes)

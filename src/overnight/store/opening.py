@@ -129,6 +129,10 @@ class Store:
                 left.close()
         return session
 
+    def lacks_room(self) -> bool:
+        """Whether the disk is full, as far as this machine knows."""
+        return self._database.lacks_room()
+
     def enable_vectors(self) -> None:
         """From now on reading statements may compare vectors. Raises StoreUnavailable, saying what is missing."""
         self._database.enable_vectors()

@@ -131,6 +131,10 @@ class PostgresDatabase:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
         return PostgresSession(self, connection)
 
+    def lacks_room(self) -> bool:
+        """The disk is the server's business."""
+        return False
+
     def enable_vectors(self) -> None:
         """Make pgvector's type and operators known to this database. Raises StoreUnavailable where there are none."""
         session = self.connect()

@@ -26,6 +26,7 @@ from .unit import Later, Rows, Unwritable
 DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError, OverflowError)
 BUSY_S = 30.0
 READ_BUSY_MS = 10_000
+LEAST_ROOM = 16_000_000
 PATIENCE_S = 0.002
 """About as long as another process holds the locks for one commit: the event loop waits for that, and for nothing longer."""
 WAY_OUT = "Set OVERNIGHT_HOME to a folder that can be written"
@@ -69,6 +70,11 @@ class SqliteDatabase:
             why = error.strerror if isinstance(error, OSError) else error
             raise StoreUnavailable(f"{self.path}: {why}. {WAY_OUT}") from error
         return session
+
+    def lacks_room(self) -> bool:
+        """Whether less is left than a checkpoint and a batch of large calls may need."""
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize < LEAST_ROOM
 
     def enable_vectors(self) -> None:
         """Readers opened from now on have sqlite-vec. Raises StoreUnavailable where it cannot be loaded."""

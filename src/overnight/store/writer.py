@@ -102,6 +102,11 @@ class Writer:
                 timer.cancel()
 
     @property
+    def last_failure(self) -> tuple[float, str]:
+        """When the database last refused or lost a batch (of time.monotonic), and its words."""
+        return self._batches.last_failure
+
+    @property
     def waiting(self) -> int:
         """How many commands are in line."""
         return self._waiting
