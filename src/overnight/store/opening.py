@@ -1,6 +1,7 @@
 """Open a store by its URL: a path is SQLite, `postgresql://…` is PostgreSQL."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
 
-from .migrating import migrate
+from .migrating import is_current, migrate
 from .statements import Dialect, Statement
 from .unit import Command, Rows
 from .writer import Writer
@@ -34,7 +35,7 @@ class Store:
     `clock` gives microseconds since the epoch; tests may hand in their own. Close it, or use it as a context manager.
     """
 
-    def __init__(self, database: Any, clock: Callable[[], int]) -> None:
+    def __init__(self, database: Any, clock: Callable[[], int], *, to_read: bool = False) -> None:
         self.dialect: Dialect = database.dialect
         self.clock = clock
         self._database = database
@@ -42,12 +43,27 @@ class Store:
         self._held: dict[threading.Thread, Any] = {}
         self._readers: ThreadPoolExecutor | None = None
         self._closed = False
-        session = database.connect()
+        if not (to_read and self._is_current()):
+            self._migrate()
+        self._writer: Writer | None = None
+
+    def _is_current(self) -> bool:
+        session = self._database.connect(readonly=True)
         try:
-            migrate(session, self.dialect, clock())
+            return is_current(session, self.dialect, self._database.name)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explained(error)) from error
         finally:
             session.close()
-        self._writer: Writer | None = None
+
+    def _migrate(self) -> None:
+        session = self._database.connect()
+        try:
+            migrate(session, self.dialect, self.clock(), self._database.name)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explained(error)) from error
+        finally:
+            session.close()
 
     @property
     def writer(self) -> Writer:
@@ -155,15 +171,24 @@ class Store:
         self.close()
 
 
-def open_store(url: str, clock: Callable[[], int] = wall_clock_us) -> Store:
-    """`postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file. Migrates on opening."""
+def open_store(url: str, clock: Callable[[], int] = wall_clock_us, *, to_read: bool = False) -> Store:
+    """Open a database and bring its schema to this program's version.
+
+    Args:
+        url: `postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file.
+        clock: microseconds since the epoch.
+        to_read: write nothing on opening where the schema is current; a database that cannot be written can be read.
+    """
     if url.startswith(("postgresql://", "postgres://")):
         from .postgres import PostgresDatabase
 
-        return Store(PostgresDatabase(url), clock)
-    if "://" in url and not url.startswith("sqlite:///"):
-        scheme = url.split("://", 1)[0]
-        raise BadInput(f"DATABASE_URL: {scheme}:// is not known; use postgresql://… or sqlite:///PATH")
+        return Store(PostgresDatabase(url), clock, to_read=to_read)
+    scheme = _SCHEME.match(url)
+    if scheme and not url.startswith("sqlite:///"):
+        raise BadInput(f"DATABASE_URL: {scheme[0]} is not known; use postgresql://… or sqlite:///PATH")
     from .sqlite import SqliteDatabase
 
-    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock)
+    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock, to_read=to_read)
+
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(sqlite|postgres|postgresql)(\+[a-z0-9]+)?:/?", re.IGNORECASE)

@@ -93,6 +93,7 @@ class PostgresDatabase:
     """One database by its URL."""
 
     dialect: Dialect = "postgres"
+    name = "DATABASE_URL"
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -130,6 +131,18 @@ class PostgresDatabase:
                 connection.close()
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
         return PostgresSession(self, connection)
+
+    def explained(self, error: Exception) -> str:
+        """Why the ledger cannot be opened, and what to do."""
+        if isinstance(error, errors.ReadOnlySqlTransaction):
+            way_out = "It is a standby or read-only: set DATABASE_URL to the primary server"
+        elif isinstance(error, errors.InsufficientPrivilege):
+            way_out = "Grant its user USAGE and CREATE on the schema and the rights on overnight's tables"
+        elif isinstance(error, errors.DiskFull):
+            way_out = "Make room on the server's disk"
+        else:
+            way_out = "Check DATABASE_URL"
+        return f"PostgreSQL refused: {scrub(error)}. {way_out}"
 
     def lacks_room(self) -> bool:
         """The disk is the server's business."""

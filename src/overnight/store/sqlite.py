@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -38,7 +39,7 @@ class SqliteDatabase:
     dialect: Dialect = "sqlite"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.name = path, str(path)
         self._vectors: str | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,27 +50,52 @@ class SqliteDatabase:
 
     def connect(self, *, readonly: bool = False, within: float = READ_BUSY_MS / 1000) -> "SqliteSession":
         try:
+            if readonly:
+                return SqliteSession(self._open_to_read(within), self.path)
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
-            connection.set_busy_timeout(max(1, int(within * 1000)))
-            if not readonly:
-                # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
-                with session.alone():
-                    [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
-                connection.execute("PRAGMA wal_autocheckpoint=1000")
-                if mode == "wal":  # else (no shared memory there) a COMMIT has to wait for readers
-                    connection.set_busy_timeout(0)
+            connection.set_busy_timeout(int(within * 1000))
+            # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
+            with session.alone():
+                [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            connection.execute("PRAGMA wal_autocheckpoint=1000")
+            if mode == "wal":  # else (no shared memory there) a COMMIT has to wait for readers
+                connection.set_busy_timeout(0)
             connection.execute("PRAGMA synchronous=FULL")
-            # Small for readers: every reading thread has a cache of its own, and parked jobs are read once.
-            connection.execute(f"PRAGMA cache_size={-2000 if readonly else -8000}")
-            if readonly:
-                connection.execute("PRAGMA query_only=ON")
-                if self._vectors is not None:
-                    _load(connection, self._vectors)
+            connection.execute("PRAGMA cache_size=-8000")
         except (apsw.Error, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise StoreUnavailable(f"{self.path}: {why}. {WAY_OUT}") from error
+            raise StoreUnavailable(explained(error, self.path)) from error
         return session
+
+    def _open_to_read(self, within: float) -> apsw.Connection:
+        """Open the file for reading. In a folder that cannot be written, SQLite cannot make the files that it shares with
+        writers. Where there are none, there is no writer either, and it can do without."""
+        name = f"file:{quote(str(self.path))}"
+        alone = f"{name}?mode=ro&vfs=unix-none" if _has_content(Path(f"{self.path}-wal")) else f"{name}?immutable=1"
+        try:
+            connection = self._reader(name, within)
+        except (apsw.ReadOnlyError, apsw.CantOpenError):
+            if os.access(self.path.parent, os.W_OK) or not os.access(self.path, os.R_OK):
+                raise
+            connection = self._reader(alone, within)
+        if self._vectors is not None:
+            _load(connection, self._vectors)
+        return connection
+
+    def _reader(self, name: str, within: float) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI  # read-only where the file is
+        connection = apsw.Connection(name, flags=flags, statementcachesize=200)
+        connection.set_busy_timeout(max(1, int(within * 1000)))
+        if "unix-none" in name:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # the index of the WAL in memory
+        # Small for readers: every reading thread has a cache of its own, and parked jobs are read once.
+        connection.execute("PRAGMA cache_size=-2000")
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        return connection
+
+    def explained(self, error: Exception) -> str:
+        return explained(error, self.path)
 
     def lacks_room(self) -> bool:
         """Whether less is left than a checkpoint and a batch of large calls may need."""
@@ -87,6 +113,27 @@ class SqliteDatabase:
                 " `pip install sqlite-vec`, or use PostgreSQL with pgvector"
             ) from None
         self._vectors = path
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def explained(error: Exception, path: Path) -> str:
+    """What is wrong with the file, and what to do."""
+    if isinstance(error, apsw.NotADBError):
+        return f"{path}: this is no SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to where the ledger is"
+    if isinstance(error, apsw.CorruptError):
+        return f"{path}: {error}. Restore a backup, or save what can be read with `sqlite3 {path} .recover`"
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return f"{path}: another process has locked it. `fuser {path}` names it"
+    if isinstance(error, apsw.FullError):
+        return f"{path}: {error}. Make room on the disk of {path.parent}"
+    why = error.strerror if isinstance(error, OSError) else error
+    return f"{path}: {why}. {WAY_OUT}"
 
 
 def _load(connection: apsw.Connection, path: str) -> None:
@@ -148,7 +195,10 @@ class SqliteSession:
             if until is not None and now >= until:
                 raise Later
             if now - began > BUSY_S:
-                raise StoreUnavailable(f"{self._connection.filename}: another process has locked it for {BUSY_S:g} s")
+                path = self._connection.filename
+                raise StoreUnavailable(
+                    f"{path}: another process has locked it for {BUSY_S:g} s. `fuser {path} {self._lock_path}` names it"
+                )
             time.sleep(0.0003 if now - began < 0.01 else 0.001 if now - began < 1 else 0.005)
             if taken():
                 return
@@ -171,7 +221,7 @@ class SqliteSession:
         except DATA as error:
             raise Unwritable(str(error)) from error
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
+            raise StoreUnavailable(explained(error, Path(self._connection.filename))) from error
 
     def was_committed(self, lost: str, tell: object) -> bool:
         raise NotImplementedError  # a COMMIT within this process is never lost
@@ -183,7 +233,7 @@ class SqliteSession:
         try:
             return self._cursor.execute(sql, values).fetchall()
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._connection.filename}: {error}") from error
+            raise StoreUnavailable(explained(error, Path(self._connection.filename))) from error
 
     def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:  # noqa: ARG002
         """As `query`; nobody's writing keeps readers waiting."""
