@@ -57,6 +57,7 @@ def test_the_document_names_every_route_and_no_other(served_gateway: Any) -> Non
     calls = {(f"/v1{codec.path}", "post") for codec in CODECS.values()}
     others = {
         ("/healthz", "get"),
+        ("/readyz", "get"),
         ("/openapi.json", "get"),
         ("/v1/messages/count_tokens", "post"),
         ("/v1/models", "get"),

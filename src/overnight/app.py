@@ -35,7 +35,7 @@ def open_ledger(settings: Settings) -> "Ledger":
         raise BadInput(
             f"{file}: there is no ledger yet. `overnight demo` or `overnight run` makes one; OVERNIGHT_HOME names another place"
         )
-    return Ledger(open_store(settings.database_url))
+    return Ledger(open_store(settings.database_url, to_read=True))
 
 
 def load_settings_brain(settings: Settings) -> "Brain":

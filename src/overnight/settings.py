@@ -29,10 +29,11 @@ class Settings(msgspec.Struct, frozen=True):
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
-        if "://" in url and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
-            scheme = url.split("://", 1)[0]
+        addressed = "://" in url or url.startswith(("sqlite:", "postgres:", "postgresql:"))
+        if addressed and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
+            scheme = url.partition(":")[0] + (":" + "//" * ("://" in url))
             raise BadInput(
-                f"DATABASE_URL: {scheme}:// is not known. Set it to postgresql://… or sqlite:///PATH, or set"
+                f"DATABASE_URL: {scheme} is not known. Set it to postgresql://… or sqlite:///PATH, or set"
                 " OVERNIGHT_DATABASE_URL, which is read first"
             )
         brain = Path(os.environ.get("OVERNIGHT_BRAIN") or "brain").absolute()

@@ -20,6 +20,7 @@ from .jobs import Jobs
 from .keys import KeysApi
 from .openai import OpenAI
 from .problems import MethodNotAllowed, problem, problem_of
+from .readiness import ReadyApi
 from .responses import ResponsesApi
 
 log = logging.getLogger("overnight.api")
@@ -36,6 +37,7 @@ class Application:
     def __init__(self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None, auth: str) -> None:
         self._openai = OpenAI(gateway)
         self._responses = ResponsesApi(gateway)
+        self._ready = ReadyApi(ledger.store)
         self._door = Door(gateway.keys, loopback=hosts is not None, auth=auth)
         jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), Budgets(gateway, ledger)
         self._hosts = None if hosts is None else frozenset(host.encode() for host in hosts)
@@ -82,6 +84,8 @@ class Application:
             return problem_of(403, "this is not for web pages of other origins", foreign)
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
+        if path == "/readyz":
+            return await self._ready.answer()
         if path == "/openapi.json" and method == "GET":
             return await asyncio.to_thread(openapi.answer)
         form, headers, parts = _CALLS.get(path), scope["headers"], parts_of(scope)

@@ -6,12 +6,14 @@ Never: knows what a row means; rooms bring their tables, statements and commands
 
 from .crash_points import crash_point
 from .opening import Store, open_store
+from .readiness import Readiness
 from .statements import Dialect, Statement, statements
 from .unit import Command, Rows, Table, Unit
 
 __all__ = [
     "Command",
     "Dialect",
+    "Readiness",
     "Rows",
     "Statement",
     "Store",

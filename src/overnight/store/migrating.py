@@ -3,7 +3,7 @@
 from importlib import resources
 from typing import Any
 
-from overnight.domain import StoreUnavailable
+from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect
 
@@ -15,22 +15,44 @@ def migrations(dialect: Dialect) -> list[tuple[int, str]]:
     return [(int(name.split("_", 1)[0]), (folder / name).read_text("utf-8")) for name in files]
 
 
-def migrate(session: Any, dialect: Dialect, now: int) -> None:
-    """Bring the schema to this program's version; refuse a schema from a newer one."""
-    known = migrations(dialect)
+_TABLES: dict[Dialect, str] = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+    "postgres": "SELECT 'schema_migration' WHERE to_regclass('schema_migration') IS NOT NULL",
+}
+
+
+def applied(session: Any, dialect: Dialect, name: str) -> set[int]:
+    """The numbers of the migrations applied. Refuses a schema of a newer program, and a SQLite file of another program."""
+    tables = sorted(row[0] for row in session.query(_TABLES[dialect], ()))
+    if "schema_migration" not in tables:
+        if tables:
+            raise BadInput(
+                f"{name}: this is the database of another program (it has {', '.join(tables[:3])})."
+                " Set DATABASE_URL or OVERNIGHT_HOME to where the ledger is"
+            )
+        return set()
+    found = {row[0] for row in session.query("SELECT version FROM schema_migration", ())}
+    newest = migrations(dialect)[-1][0]
+    if found and max(found) > newest:
+        raise StoreUnavailable(f"the database has schema {max(found)}, this program knows {newest}: upgrade overnight")
+    return found
+
+
+def is_current(session: Any, dialect: Dialect, name: str) -> bool:
+    """Whether the schema is this program's."""
+    return applied(session, dialect, name) == {number for number, _ in migrations(dialect)}
+
+
+def migrate(session: Any, dialect: Dialect, now: int, name: str) -> None:
+    """Bring the schema to this program's version."""
     with session.schema_change():
         if dialect == "postgres":
             session.query("SELECT pg_advisory_xact_lock(72160)::text", ())
+        before = applied(session, dialect, name)
         session.script(
             "CREATE TABLE IF NOT EXISTS schema_migration (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL)"
         )
-        applied = {row[0] for row in session.query("SELECT version FROM schema_migration", ())}
-        newest = known[-1][0]
-        if applied and max(applied) > newest:
-            raise StoreUnavailable(
-                f"the database has schema {max(applied)}, this program knows {newest}: upgrade overnight"
-            )
-        for number, sql in known:
-            if number not in applied:
+        for number, sql in migrations(dialect):
+            if number not in before:
                 session.script(sql)
                 session.script(f"INSERT INTO schema_migration VALUES ({number:d}, {now:d})")

@@ -1,6 +1,7 @@
 """Open a store by its URL: a path is SQLite, `postgresql://…` is PostgreSQL."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +13,15 @@ import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
 
-from .migrating import migrate
+from .migrating import is_current, migrate
 from .statements import Dialect, Statement
 from .unit import Command, Rows
 from .writer import Writer
 
 T = TypeVar("T")
 READERS = 4
+READ_FOR_S = 10.0
+"""How long a read may take whose caller says nothing of it."""
 
 
 def wall_clock_us() -> int:
@@ -32,7 +35,7 @@ class Store:
     `clock` gives microseconds since the epoch; tests may hand in their own. Close it, or use it as a context manager.
     """
 
-    def __init__(self, database: Any, clock: Callable[[], int]) -> None:
+    def __init__(self, database: Any, clock: Callable[[], int], *, to_read: bool = False) -> None:
         self.dialect: Dialect = database.dialect
         self.clock = clock
         self._database = database
@@ -40,12 +43,27 @@ class Store:
         self._held: dict[threading.Thread, Any] = {}
         self._readers: ThreadPoolExecutor | None = None
         self._closed = False
-        session = database.connect()
+        if not (to_read and self._is_current()):
+            self._migrate()
+        self._writer: Writer | None = None
+
+    def _is_current(self) -> bool:
+        session = self._database.connect(readonly=True)
         try:
-            migrate(session, self.dialect, clock())
+            return is_current(session, self.dialect, self._database.name)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explained(error)) from error
         finally:
             session.close()
-        self._writer: Writer | None = None
+
+    def _migrate(self) -> None:
+        session = self._database.connect()
+        try:
+            migrate(session, self.dialect, self.clock(), self._database.name)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explained(error)) from error
+        finally:
+            session.close()
 
     @property
     def writer(self) -> Writer:
@@ -69,44 +87,67 @@ class Store:
     def commit_blocking(self, command: Command[T]) -> T:
         return self.writer.commit_blocking(command)
 
-    async def read(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
-        """Run a reading statement on a reader thread. Raises StoreUnavailable, also when the store is closed."""
+    async def read(self, statement: Statement, values: Mapping[str, Any], *, until: float | None = None) -> Rows:
+        """Run a reading statement on a reader thread.
+
+        Args:
+            until: a time of the running loop after which the caller no longer waits; by default in 10 seconds.
+
+        Raises:
+            StoreUnavailable: the database did not answer in time, or the store is closed.
+        """
         if self._closed:
             raise StoreUnavailable("the store is closed")
         if self._readers is None:
             self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, statement, values)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        until = now + READ_FOR_S if until is None else until
+        over = time.monotonic() + until - now
+        try:
+            async with asyncio.timeout_at(until):
+                return await loop.run_in_executor(self._readers, self.read_blocking, statement, values, over)
+        except TimeoutError:
+            raise StoreUnavailable("the database did not answer in time") from None
 
-    def read_blocking(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
-        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again."""
+    def read_blocking(self, statement: Statement, values: Mapping[str, Any], until: float | None = None) -> Rows:
+        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again.
+
+        `until` (of time.monotonic) ends the waits for a PostgreSQL server; by default in 10 seconds.
+        """
+        until = time.monotonic() + READ_FOR_S if until is None else until
         bound = statement.from_mapping(self.dialect, values)
         for last_try in (False, True):
             session = getattr(self._local, "session", None)
             if session is None:
-                session = self._local.session = self._connect_reader()
+                session = self._local.session = self._connect_reader(until - time.monotonic())
             try:
-                return session.query(statement.sql[self.dialect], bound)
+                return session.read(statement.sql[self.dialect], bound, until)
             except apsw.Error as error:
                 raise StoreUnavailable(str(error)) from error
             except StoreUnavailable:
                 raise
             except Exception as error:
                 self._local.session = None
-                if last_try:
+                if last_try or time.monotonic() >= until:
                     raise StoreUnavailable(f"the database cannot be read: {type(error).__name__}") from error
         raise AssertionError("unreachable")
 
-    def _connect_reader(self) -> Any:
+    def _connect_reader(self, within: float) -> Any:
         """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
         and must not close connections there, within locks that nobody will ever release."""
         thread = threading.current_thread()
         if (before := self._held.pop(thread, None)) is not None:
             before.close()
-        session = self._held[thread] = self._database.connect(readonly=True)
+        session = self._held[thread] = self._database.connect(readonly=True, within=within)
         for thread in list(self._held):
             if not thread.is_alive() and (left := self._held.pop(thread, None)) is not None:
                 left.close()
         return session
+
+    def lacks_room(self) -> bool:
+        """Whether the disk is full, as far as this machine knows."""
+        return self._database.lacks_room()
 
     def enable_vectors(self) -> None:
         """From now on reading statements may compare vectors. Raises StoreUnavailable, saying what is missing."""
@@ -130,15 +171,24 @@ class Store:
         self.close()
 
 
-def open_store(url: str, clock: Callable[[], int] = wall_clock_us) -> Store:
-    """`postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file. Migrates on opening."""
+def open_store(url: str, clock: Callable[[], int] = wall_clock_us, *, to_read: bool = False) -> Store:
+    """Open a database and bring its schema to this program's version.
+
+    Args:
+        url: `postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file.
+        clock: microseconds since the epoch.
+        to_read: write nothing on opening where the schema is current; a database that cannot be written can be read.
+    """
     if url.startswith(("postgresql://", "postgres://")):
         from .postgres import PostgresDatabase
 
-        return Store(PostgresDatabase(url), clock)
-    if "://" in url and not url.startswith("sqlite:///"):
-        scheme = url.split("://", 1)[0]
-        raise BadInput(f"DATABASE_URL: {scheme}:// is not known; use postgresql://… or sqlite:///PATH")
+        return Store(PostgresDatabase(url), clock, to_read=to_read)
+    scheme = _SCHEME.match(url)
+    if scheme and not url.startswith("sqlite:///"):
+        raise BadInput(f"DATABASE_URL: {scheme[0]} is not known; use postgresql://… or sqlite:///PATH")
     from .sqlite import SqliteDatabase
 
-    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock)
+    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock, to_read=to_read)
+
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(sqlite|postgres|postgresql)(\+[a-z0-9]+)?:/?", re.IGNORECASE)

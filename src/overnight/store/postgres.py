@@ -5,25 +5,39 @@ outcome is asked of the server (`pg_xact_status`) before anything is decided aga
 """
 
 import contextlib
+import logging
+import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg import errors
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect, Statement
-from .unit import Redo, Rows, Unwritable
+from .unit import Later, Redo, Rows, Unwritable
 
+T = TypeVar("T")
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
 DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
 LOSSES = ("57P", "08")  # the server or the way to it went down, perhaps just after the COMMIT
 RECONNECT_FOR_S = 30.0
+CONNECT_S, RECONNECT_S = 10, 5
+PATIENCE_S = 0.05
 BULK_FROM = 5
+# A way to the server that is gone without a word: known after about 25 s, also while data is on its way.
+NETWORK = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 
 def scrub(error: BaseException) -> str:
@@ -31,10 +45,55 @@ def scrub(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0][:300]
 
 
+class Late(psycopg.OperationalError):
+    """The server did not answer in time. The connection is in the middle of something and can only be closed."""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection whose waits end at `until` (of time.monotonic), or when `stop` is set."""
+
+    until: float | None = None
+    stop: threading.Event | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ARG002
+        if self.until is not None:
+            interval = min(interval, max(0.001, self.until - time.monotonic()))
+        try:
+            return super().wait(self._bounded(gen), interval)
+        except Late:
+            self.close()
+            raise
+
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
+        """The same exchange with the server, given up when nothing comes in time."""
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and self._is_over():
+                    raise Late("the server did not answer in time")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return cast(T, done.value)
+
+    def _is_over(self) -> bool:
+        late = self.until is not None and time.monotonic() >= self.until
+        return late or (self.stop is not None and self.stop.is_set())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A pipeline on a lost connection cannot end properly: of the loss we tell ourselves."""
+    return not str(record.msg).startswith("error ignored")
+
+
+logging.getLogger("psycopg").addFilter(_is_news)
+
+
 class PostgresDatabase:
     """One database by its URL."""
 
     dialect: Dialect = "postgres"
+    name = "DATABASE_URL"
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,15 +108,45 @@ class PostgresDatabase:
                 " write special characters of the password percent-encoded (@ is %40)"
             )
 
-    def connect(self, *, readonly: bool = False) -> "PostgresSession":
+        self._network: dict[str, Any] = {name: value for name, value in NETWORK.items() if name not in parts}
+        own = str(parts.get("connect_timeout", ""))
+        self._connect_s = int(own) if own.isdigit() and int(own) else CONNECT_S
+
+    def connect(self, *, readonly: bool = False, within: float = CONNECT_S) -> "PostgresSession":
         setting = "default_transaction_read_only" if readonly else "synchronous_commit"
+        connection: _Connection | None = None
         try:
-            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            connection = _Connection.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=max(2, int(min(within, self._connect_s))),
+                **self._network,
+            )
             connection.prepare_threshold = 1
+            connection.until = time.monotonic() + within
             connection.execute(f"SET {setting} = on")
+            connection.until = None
         except psycopg.Error as error:
+            if connection is not None:
+                connection.close()
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
         return PostgresSession(self, connection)
+
+    def explained(self, error: Exception) -> str:
+        """Why the ledger cannot be opened, and what to do."""
+        if isinstance(error, errors.ReadOnlySqlTransaction):
+            way_out = "It is a standby or read-only: set DATABASE_URL to the primary server"
+        elif isinstance(error, errors.InsufficientPrivilege):
+            way_out = "Grant its user USAGE and CREATE on the schema and the rights on overnight's tables"
+        elif isinstance(error, errors.DiskFull):
+            way_out = "Make room on the server's disk"
+        else:
+            way_out = "Check DATABASE_URL"
+        return f"PostgreSQL refused: {scrub(error)}. {way_out}"
+
+    def lacks_room(self) -> bool:
+        """The disk is the server's business."""
+        return False
 
     def enable_vectors(self) -> None:
         """Make pgvector's type and operators known to this database. Raises StoreUnavailable where there are none."""
@@ -74,24 +163,30 @@ class PostgresSession:
     dialect: Dialect = "postgres"
     Error: type[Exception] = psycopg.Error
 
-    def __init__(self, database: PostgresDatabase, connection: psycopg.Connection[Any]) -> None:
+    patience_s = PATIENCE_S
+
+    def __init__(self, database: PostgresDatabase, connection: _Connection) -> None:
         self.flush_s = 0.0
         self._database = database
         self._connection = connection
         self._months: set[int] = set()
+        self._stop = connection.stop = threading.Event()
 
     @contextmanager
-    def transaction(self) -> Generator["PostgresSession"]:
+    def transaction(self, until: float | None = None) -> Generator["PostgresSession"]:
         if self._connection.closed:
+            if until is not None:
+                raise Later
             self._reconnect()
         connection, xid = self._connection, None
+        connection.until = until
         try:
             with connection.pipeline():
                 connection.execute("BEGIN")
                 asked = connection.execute("SELECT pg_current_xact_id()::text")
                 yield self
                 # Known before COMMIT is sent; asked for first and fetched last, it costs no round trip of its own.
-                xid = asked.fetchone()
+                xid = cast(tuple[str], asked.fetchone())[0]
                 began = time.perf_counter()
                 connection.execute("COMMIT")
             self.flush_s = time.perf_counter() - began
@@ -102,13 +197,15 @@ class PostgresSession:
             self._rollback()
             raise Unwritable(scrub(error)) from error
         except psycopg.OperationalError as error:
-            self._after_loss(xid, error)
+            self._after_loss(xid, error, may_wait=until is None)
         except psycopg.Error as error:
             self._rollback()
             raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
         except BaseException:
             self._rollback()
             raise
+        finally:
+            connection.until = None
 
     def _rollback(self) -> None:
         if not self._connection.closed:
@@ -117,46 +214,68 @@ class PostgresSession:
                 # the word does not once it is a prepared statement itself.
                 self._connection.rollback()
 
-    def _after_loss(self, xid: tuple[str] | None, error: psycopg.OperationalError) -> None:
-        """Return when the lost transaction is known to be committed; raise Redo when it is known not to be."""
+    def _after_loss(self, xid: str | None, error: psycopg.OperationalError, *, may_wait: bool) -> None:
+        """Raise Later where the thread has to find out what became of the transaction, or Redo where it left nothing behind."""
         refused = error.sqlstate is not None and not error.sqlstate.startswith(LOSSES)
         if refused and not self._connection.closed:
             self._rollback()
             raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
         self._connection.close()
+        if xid is not None or not may_wait:
+            raise Later(xid) from error
+        self._reconnect()
+        raise Redo from error
+
+    def was_committed(self, lost: str, tell: Callable[[StoreUnavailable], None]) -> bool:
         while True:
             if self._connection.closed:
-                self._reconnect()
-            if xid is None:
-                raise Redo from error
+                self._reconnect(tell)
             try:
-                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (xid[0],)).fetchone()
+                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (lost,)).fetchone()
             except psycopg.OperationalError:
                 self._connection.close()  # lost once more
                 continue
             status = row[0] if row else None
-            if status == "committed":
-                return
             if status != "in progress":
-                raise Redo from error
+                return status == "committed"
+            if self._stop.is_set():
+                raise StoreUnavailable("closed while PostgreSQL did not answer: the outcome of the write is not known")
             time.sleep(0.05)
 
-    def _reconnect(self) -> None:
+    def _reconnect(self, tell: Callable[[StoreUnavailable], None] | None = None) -> None:
+        """Connect again. Fails after a while; with `tell`, that is called instead, and only `stop` ends it."""
         give_up = time.monotonic() + RECONNECT_FOR_S
         pause = 0.05
         while True:
+            if self._stop.is_set():
+                raise StoreUnavailable("closed while PostgreSQL could not be reached")
             try:
-                self._connection = self._database.connect()._connection
-            except StoreUnavailable:
+                self._connection = self._database.connect(within=RECONNECT_S)._connection
+                self._connection.stop = self._stop
+            except StoreUnavailable as error:
                 if time.monotonic() > give_up:
-                    raise
+                    if tell is None:
+                        raise
+                    tell(StoreUnavailable(f"whether the write was kept is not known yet: {error}"))
+                    give_up = float("inf")
                 time.sleep(pause)
                 pause = min(1.0, pause * 2)
             else:
                 return
 
+    def stop(self) -> None:
+        self._stop.set()
+
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         return self._connection.execute(cast(LiteralString, sql), values, binary=True).fetchall()
+
+    def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:
+        """As `query`, on a connection for reading, with an end."""
+        self._connection.until = until
+        try:
+            return self.query(sql, values)
+        finally:
+            self._connection.until = None
 
     def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
         sql = cast(LiteralString, statement.sql["postgres"])
@@ -173,6 +292,7 @@ class PostgresSession:
         if month in self._months:
             return
         with self._database.connect()._connection as connection, connection.transaction():
+            connection.until = time.monotonic() + RECONNECT_FOR_S
             connection.execute("SELECT pg_advisory_xact_lock(72161)")
             for table in ("event", "message", "node", "blob"):
                 connection.execute(
@@ -182,6 +302,9 @@ class PostgresSession:
                     )
                 )
         self._months.add(month)
+
+    def has_month(self, month: int) -> bool:
+        return month in self._months
 
     def enable_vectors(self) -> None:
         try:

@@ -6,8 +6,11 @@ tested against a model without a database.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, Protocol, TypeVar
+
+from overnight.domain import StoreUnavailable
 
 from .statements import Dialect, Statement
 
@@ -20,21 +23,57 @@ class Redo(Exception):
     """The transaction left nothing behind and may be decided again."""
 
 
+class Later(Exception):
+    """The database did not answer within the time that an event loop may stand still; a thread takes the batch over.
+
+    `lost` names the transaction whose COMMIT was under way, for `Session.was_committed`; without it nothing was kept.
+    `outcomes` are those of the commands it had decided.
+    """
+
+    def __init__(self, lost: str | None = None) -> None:
+        super().__init__(lost)
+        self.lost = lost
+        self.outcomes: list[tuple[Any, BaseException | None]] = []
+
+
 class Unwritable(Exception):
     """Some row of the transaction holds what the database has no form for; nothing was kept."""
 
 
 class Session(Protocol):
-    """One open transaction on one connection, used by one thread. `Error` is the root of its driver's errors."""
+    """One open transaction on one connection, used by one thread at a time. `Error` is the root of its driver's errors.
+
+    `patience_s`: how long an event loop may stand still for it. `flush_s`: how long the last COMMIT took.
+    """
 
     dialect: Dialect
     Error: type[Exception]
+    patience_s: float
+    flush_s: float
+
+    def transaction(self, until: float | None = None) -> AbstractContextManager[object]:
+        """One transaction. With `until` (of time.monotonic) it raises Later instead of waiting longer for the database."""
+        ...
+
+    def was_committed(self, lost: str, tell: Callable[[StoreUnavailable], None]) -> bool:
+        """Whether a lost transaction was committed. Waits until that is known; `tell` is called when that takes long."""
+        ...
+
+    def stop(self) -> None:
+        """From another thread: whatever is waited for ends soon, with StoreUnavailable."""
+        ...
+
+    def close(self) -> None: ...
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows: ...
 
     def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None: ...
 
     def month(self, month: int) -> None: ...
+
+    def has_month(self, month: int) -> bool:
+        """Whether `month` has nothing to do for this month."""
+        ...
 
 
 class Table(Generic[R]):
