@@ -156,6 +156,7 @@ def play(page: Path, folder: Path, replacements: Mapping[str, str] | None = None
         "HOME": str(folder),
         "USER": "ann",
         "LOGNAME": "ann",
+        "TZ": "UTC",
         "SERVED_LOGS": str(logs),
         "PYTHONUNBUFFERED": "1",  # as on a terminal
     }

@@ -1,6 +1,7 @@
 """Budgets as people see and change them: on the command line and over HTTP, each within its own tenant."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,14 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(
 
 
 def test_an_empty_ledger_is_not_made_by_looking(shell: Shell) -> None:
-    shell("budget", code=1)
+    shown = shell("budget")
+    assert re.search(r"each job +total +llm calls +2\n", shown)
+    assert re.search(r"tenant default +day +cost +\$5", shown)
+    assert re.search(r"agent r\* +total +llm calls +3\n", shown)
+    assert "nothing is spent yet" in shown
+    assert shell.json("budget") == []
+    assert len(shell.json("budget", "--limits")) == 4
+    shell("budget", "--job", "last", code=1)
     assert "there is no ledger yet" in shell.errors
     assert not (shell.folder / ".overnight").exists()
 

@@ -335,7 +335,7 @@ def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
 
 MISTAKES = [
     (["explain", "nope"], 1, "no such job"),
-    (["explain", "job_"], 1, "is the beginning of several jobs"),
+    (["explain", "job_"], 1, "fits several jobs"),
     (["jobs", "--state", "done"], 2, "a job is queued, running"),
     (["jobs", "--before", "zzz"], 2, "--before zzz"),
     (["jobs", "-n", "0"], 2, ""),

@@ -19,9 +19,11 @@ Run it with `overnight run module:triage`; afterwards `overnight explain last` t
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it; `typing` itself would be half of the time that this module takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from .app import attach as attach
     from .app import run as run
     from .domain import BadInput as BadInput
@@ -84,7 +86,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME_OF:
         raise AttributeError(f"module 'overnight' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

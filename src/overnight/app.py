@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from overnight.reviews import ReviewRow
     from overnight.store import Store
 
+T = TypeVar("T")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
+_OTHER_BRAIN = "OVERNIGHT_BRAIN names another folder; `overnight init` writes a starter"
 
 
 def open_ledger(settings: Settings) -> "Ledger":
@@ -39,10 +41,19 @@ def open_ledger(settings: Settings) -> "Ledger":
 
 
 def load_settings_brain(settings: Settings) -> "Brain":
-    """The brain folder, or the built-in routing where the folder does not exist."""
-    from overnight.brain import Brain, load_brain
+    """The brain folder, or the built-in routing where none was named and the default folder does not exist.
 
-    return load_brain(settings.brain) if settings.brain.is_dir() else Brain.from_files({})
+    Raises BrainError for a named folder that is missing, and for a folder without routing.yaml: to go on without budgets and
+    limits that somebody wrote down would spend their money.
+    """
+    from overnight.brain import Brain, BrainError, load_brain
+
+    if not settings.has_brain:
+        return Brain.from_files({})
+    brain = load_brain(settings.brain)
+    if not brain.has_routing:
+        raise BrainError(f"{settings.brain}: there is no routing.yaml in this folder. {_OTHER_BRAIN}")
+    return brain
 
 
 def has_provider_key(brain: "Brain") -> bool:
@@ -225,13 +236,13 @@ async def open_app(
         await app.close()
 
 
-def run_loop(main: Any) -> Any:
-    """asyncio.run on uvloop where it is installed."""
+def run_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """asyncio.run(main()) on uvloop where it is installed. The coroutine is made last: an interrupt leaves none behind."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
+        return asyncio.run(main())
+    return uvloop.run(main())
 
 
 def _why_not(job: "JobRow") -> str:
@@ -258,7 +269,7 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
                 raise JobFailed(_why_not(job), job.state)
             return msgspec.json.decode(job.result or b"null")
 
-    return run_loop(main())
+    return run_loop(main)
 
 
 def _policy(settings: Settings) -> "Policy":

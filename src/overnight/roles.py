@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -15,10 +17,12 @@ from typing import Any
 import msgspec
 
 from overnight.app import has_provider_key, load_settings_brain, open_app
+from overnight.brain import Brain
 from overnight.domain import BadInput, new_id
 from overnight.settings import Settings
-from overnight.supervisor import Child, ProcessTree, stdin_closed
+from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 
+log = logging.getLogger(__name__)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -37,6 +41,7 @@ async def serve_gateway(
     owner: str | None = None,
 ) -> None:
     """The gateway and the API on one port, until `until` is done. Prints one JSON line when it listens."""
+    set_up_log("gateway")
     _allow_files()
     from overnight.api import LOOPBACK as NAMES
     from overnight.api import Server, application
@@ -49,14 +54,24 @@ async def serve_gateway(
         server = Server(application(gateway, app.ledger, hosts=NAMES if host in LOOPBACK else None, auth=settings.auth))
         try:
             bound_host, bound_port = await server.start(host, port)
-        except OSError as error:
-            raise BadInput(f"{host}:{port}: {error.strerror}; choose another with --host and --port") from None
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(host, port, error) from None
+        _warn_unlimited(settings, app.brain)
         _settle_memory()
         _announce({"role": "gateway", "owner": gateway.owner, "host": bound_host, "port": bound_port})
         try:
             await until
         finally:
             await server.stop()
+
+
+def _warn_unlimited(settings: Settings, brain: Brain) -> None:
+    """Say that nothing limits what is spent here; under `up` its first lines say so."""
+    if not brain.limits_spending and not os.environ.get("OVERNIGHT_CHILD"):
+        why = (
+            f"{settings.brain}/routing.yaml sets none" if brain.has_routing else f"there is no folder {settings.brain}"
+        )
+        log.warning("no budgets, no limits: %s", why)
 
 
 def _settle_memory() -> None:
@@ -80,9 +95,13 @@ async def serve_worker(
     settings: Settings, worker_id: str, modules: Sequence[str], *, offline_base_url: str | None, until: Awaitable[Any]
 ) -> None:
     """A worker until `until` is done. `modules` are imported first, so that mistakes in them show at once."""
+    set_up_log("worker")
     sys.path.insert(0, os.getcwd())
     for module in modules:
-        importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
+        try:
+            importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
+        except Exception as error:
+            raise BadInput(f"--jobs {module}: cannot be imported: {type(error).__name__}: {error}") from error
     async with open_app(settings, offline_base_url=offline_base_url) as app, app.working(worker_id):
         _announce({"role": "worker", "owner": worker_id})
         await until
@@ -128,7 +147,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         elif not has_provider_key(brain):
             provider = await stack.enter_async_context(start_scripted_provider())
             offline = ["--offline-base-url", provider.base_url]
-        tree = ProcessTree(say)
+        tree = ProcessTree(log.warning)
         stack.push_async_callback(tree.stop)
         worker_id, owner = new_id("worker"), new_id("gateway")
 
@@ -138,19 +157,22 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         gateway = child_command("gateway", "--host", host, "--port", str(port), "--owner", owner, *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
-            say(f"{host}:{port}: the gateway could not start; is the port taken? Choose another with --port")
-            return 1
+            raise BadInput(f"{host}:{port}: the gateway could not start; the lines before this one say why")
         options = [option for module in jobs for option in ("--jobs", module)]
         worker = child_command("worker", "--worker-id", worker_id, *options, *offline)
         await tree.start(Child("worker", worker, worker_died, environment=environment))
-        _welcome(settings, host, port, offline, brain.version, say)
+        _welcome(settings, host, port, offline, brain, say)
         await stopped()
-        say("stopping …")
+        log.info("stopping")
     return 0
 
 
 def _check_auth(settings: Settings, host: str) -> None:
-    """Raises BadInput for a gateway that would serve other machines without a key."""
+    """Raises BadInput for a gateway that would serve other machines without a key, or on no address that was named."""
+    if not host.strip():
+        raise BadInput(
+            "--host is empty: name an address, 127.0.0.1 for this machine alone, 0.0.0.0 for all that reach it"
+        )
     if settings.auth == "off" and host not in LOOPBACK:
         raise BadInput(
             f"OVERNIGHT_AUTH=off is for loopback alone, and {host} can be reached from other machines; unset it"
@@ -163,8 +185,17 @@ def _check_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise BadInput(f"{host}:{port}: {error.strerror}; choose another with --host and --port") from None
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(host, port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> BadInput:
+    why = (error.strerror if isinstance(error, OSError) else None) or "this is no name of a host"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        why = "the port is in use, perhaps by another `overnight up`; stop that, or"
+    return BadInput(
+        f"{host[:100]}:{port}: {why}{'' if why.endswith('or') else ';'} choose another with --host and --port"
+    )
 
 
 async def _listens(host: str, port: int, tree: ProcessTree) -> bool:
@@ -179,9 +210,13 @@ async def _listens(host: str, port: int, tree: ProcessTree) -> bool:
     return False
 
 
-def _welcome(settings: Settings, host: str, port: int, offline: list[str], version: str, say: Any) -> None:
+def _welcome(settings: Settings, host: str, port: int, offline: list[str], brain: Brain, say: Any) -> None:
     place = settings.ledger_file or "PostgreSQL"
-    say(f"Overnight is up.   ledger {place}   brain {version[:12]}")
+    say(f"Overnight is up.   ledger {place}   brain {brain.version[:12]}")
+    if not brain.has_routing:
+        say(f"  no budgets, no limits: there is no folder {settings.brain}; `overnight init` writes a starter")
+    elif not brain.limits_spending:
+        say(f"  no budgets, no limits: {settings.brain}/routing.yaml sets none")
     say(f"  export OPENAI_BASE_URL=http://{host}:{port}/v1")
     if offline:
         say("  export OPENAI_API_KEY=none    # no provider key is set: a scripted offline provider plays the model")
@@ -201,5 +236,6 @@ def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any =
     missing = [module for module in jobs if module.endswith(".py") and not Path(module).is_file()]
     if missing:
         raise BadInput(f"--jobs {missing[0]}: no such file")
+    set_up_log("up")
     # Plain asyncio: it starts processes without running Python in the forked child, where other threads' locks stay held.
     return asyncio.run(_up(settings, host, port, jobs, say))

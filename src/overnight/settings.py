@@ -11,7 +11,10 @@ AUTH_MODES = ("auto", "required", "off")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files."""
+    """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files.
+
+    A brain folder that was named must exist; the default one may be absent, and then there are no budgets and no limits.
+    """
 
     home: Path
     database_url: str
@@ -19,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True):
     tenant_id: str = "default"
     offline_base_url: str | None = None
     auth: str = "auto"
+    brain_named: bool = False
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -36,21 +40,28 @@ class Settings(msgspec.Struct, frozen=True):
                 f"DATABASE_URL: {scheme} is not known. Set it to postgresql://… or sqlite:///PATH, or set"
                 " OVERNIGHT_DATABASE_URL, which is read first"
             )
-        brain = Path(os.environ.get("OVERNIGHT_BRAIN") or "brain").absolute()
+        named = os.environ.get("OVERNIGHT_BRAIN")
+        brain = Path(named or "brain").absolute()
         tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")
         auth = os.environ.get("OVERNIGHT_AUTH") or "auto"
         if auth not in AUTH_MODES:
             raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
-        return Settings(home, url, brain, tenant, os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None, auth)
+        offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
+        return Settings(home, url, brain, tenant, offline, auth, bool(named))
 
     def environment(self) -> dict[str, str]:
-        """The same settings for a child process."""
-        return {
+        """The same settings for a child process. A brain folder that is used is named, so that no child goes on without it."""
+        found = {
             "OVERNIGHT_HOME": str(self.home),
             "OVERNIGHT_DATABASE_URL": self.database_url,
-            "OVERNIGHT_BRAIN": str(self.brain),
             "OVERNIGHT_TENANT": self.tenant_id,
         }
+        return found | ({"OVERNIGHT_BRAIN": str(self.brain)} if self.has_brain else {})
+
+    @property
+    def has_brain(self) -> bool:
+        """Whether there is a brain folder to load, or one was named and must be there."""
+        return self.brain_named or self.brain.exists()
 
     @property
     def ledger_file(self) -> Path | None:

@@ -1,16 +1,19 @@
 """What a routing.yaml may say and hardly means: warnings that need more than one section to be seen."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from overnight.brain.fields import Reader
 from overnight.brain.limits import PERIODS, Budgets
 from overnight.brain.names import Names, is_glob
 from overnight.brain.nodes import Node
-from overnight.brain.problems import clipped, did_you_mean
+from overnight.brain.problems import clipped, did_you_mean, likeness, nearest
 from overnight.brain.routes_section import Model, Rule
 from overnight.brain.routing import Routing
 from overnight.brain.rules import FORMATS, When
+
+ALIKE = 0.8
+"""From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
 
 
 def doubt_routes(
@@ -41,10 +44,17 @@ class Book(Protocol):
     def price(self, model: str, provider_hint: str | None = None, /) -> object:
         """Raises LookupError where nobody knows."""
 
+    def names(self, provider: str | None = None, /) -> Sequence[str]:
+        """Models with a list price."""
+        ...
 
-def doubt_prices(reader: Reader, models: Iterable[Model], routing: Routing, book: Book) -> None:
-    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused."""
-    seen: set[str] = set()
+
+def doubt_prices(
+    reader: Reader, models: Iterable[Model], routing: Routing, book: Book, stated: Collection[str]
+) -> None:
+    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused. A model
+    that is `stated` under prices has one, even if it was wrong there and is reported."""
+    seen = set(stated)
     for model in models:
         provider = routing.provider_for(model.name)
         if provider is None or model.name in seen:
@@ -54,8 +64,27 @@ def doubt_prices(reader: Reader, models: Iterable[Model], routing: Routing, book
             book.price(model.name, provider.name)
         except LookupError:
             message = f"no price is known for the model {clipped(model.name)} at {provider.name}: its calls are refused"
-            entry = f"prices: {{{model.name!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
-            reader.problem(model.node, message, f"state it, 0 where nobody sends a bill: {entry}")
+            reader.problem(model.node, message, _price_hint(model.name, provider.name, routing, book))
+
+
+def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
+    """A mistyped name needs the right one; only a model that really has no price needs an entry."""
+    entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
+    if near := nearest_model(model, routing, book, provider):
+        return f"did you mean {near!r}? If the name is right, state its price under `prices`"
+    return f"state it, 0 where nobody sends a bill: {entry}"
+
+
+def nearest_model(model: str, routing: Routing, book: Book | None, provider: str | None = None) -> str | None:
+    """The known model whose name is most like this one, with the prefix `provider/` that it was given."""
+    prefix, slash, rest = model.rpartition("/")
+    served = (name for name, by in routing.served.items() if by is not None)
+    known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
+    known = {name for name in known if not is_glob(name) and name not in {model, rest}}
+    found = nearest(model, known) or nearest(rest, known)
+    if not found or likeness(rest, found[0].rpartition("/")[2]) < ALIKE:
+        return None
+    return found[0] if found[0].startswith(prefix) else f"{prefix}{slash}{found[0]}"
 
 
 def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:

@@ -50,6 +50,18 @@ class Brain(msgspec.Struct, frozen=True):
         """The content hash of `prompts/` alone: it stays when only the routing changes."""
         return version_of({path: body for path, body in self.files.items() if path.startswith("prompts/")})
 
+    @property
+    def has_routing(self) -> bool:
+        """Whether there is a routing.yaml; without one the built-in routing holds: no budgets, no limits."""
+        return ROUTING in self.files
+
+    @property
+    def limits_spending(self) -> bool:
+        """Whether any budget or rate limit is set."""
+        budgets = self.routing.budgets
+        per_job = (budgets.max_cost_per_job_microusd, budgets.max_llm_calls_per_job)
+        return bool(budgets.limits or self.routing.rate_limits) or per_job != (None, None)
+
     @staticmethod
     def from_files(files: Mapping[str, bytes]) -> "Brain":
         """The brain of these files (path relative to the folder, with `/`). Raises `BrainError` with all problems."""
@@ -86,6 +98,8 @@ def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
     if not folder.is_dir():
         return [Problem(str(folder), 1, 1, _missing(folder))]
     files, problems = _read(folder)
+    if ROUTING not in files and not any(problem.file == ROUTING for problem in problems):
+        problems.append(Problem(ROUTING, 1, 1, "the file is missing", "`overnight init FOLDER` writes a starter"))
     return _in_order([*problems, *_definitions(files, books)[2]])
 
 

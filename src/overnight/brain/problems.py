@@ -48,6 +48,13 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     return difflib.get_close_matches(name[:128], known, n=count)
 
 
+def likeness(one: str, other: str) -> float:
+    """How like two names are: 1 for equal ones."""
+    import difflib
+
+    return difflib.SequenceMatcher(None, one[:128], other[:128]).ratio()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint with the nearest known name, else with all of them when they are few."""
     names = sorted(set(known))

@@ -7,7 +7,7 @@ import msgspec
 
 from overnight.brain.cache_section import read_cache
 from overnight.brain.complexity import Complexity
-from overnight.brain.doubts import Book, doubt_prices, doubt_routes
+from overnight.brain.doubts import Book, doubt_prices, doubt_routes, nearest_model
 from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number, text
 from overnight.brain.limits_section import (
     read_alarms,
@@ -114,10 +114,11 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     models = [each for rule in rules.values() for each in rule.models()]
     models += [each for tier in tiers.values() for each in tier]
     listed = {*draft.served, *(each.name for each in models)}
-    fallbacks = _fallbacks(reader, top.get("fallbacks"), draft, listed)
+    book = books(draft.prices) if books is not None else None
+    fallbacks = _fallbacks(reader, top.get("fallbacks"), draft, listed, book)
     for name, rule in rules.items():
         for each in rule.fallbacks or ():
-            _must_be_known(reader, f"routes.{name}.fallbacks", each, draft, listed)
+            _must_be_known(reader, f"routes.{name}.fallbacks", each, draft, listed, book)
         same_model(rule, f"routes.{name}", reader)
         if rule.cache.mode not in (None, "off") and cache.semantic is None:
             reader.problem(
@@ -125,7 +126,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
             )
     for each in (default, *models, embedder):
         if each is not None:
-            _warn_unserved(reader, each, draft, listed)
+            _warn_unserved(reader, each, draft, listed, book)
     levels = {name: tuple(each.name for each in tier) for name, tier in tiers.items()}
     routing = msgspec.structs.replace(
         draft,
@@ -138,12 +139,14 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     )
     if not any(problem.severity == "error" for problem in reader.problems):
         doubt_routes(reader, rules, tiers, routing)
-        if books is not None:
-            models += [each for rule in rules.values() for each in rule.fallbacks or ()]
-            named = (*(each for each in (default, embedder) if each is not None), *models)
-            doubt_prices(
-                reader, (*named, *_listed(top.get("fallbacks"), top.get("providers"))), routing, books(routing.prices)
-            )
+    if book is not None:
+        models += [each for rule in rules.values() for each in rule.fallbacks or ()]
+        named = (*(each for each in (default, embedder) if each is not None), *models)
+        prices = top.get("prices")
+        stated = prices.entries if isinstance(prices, Entries) else ()
+        doubt_prices(
+            reader, (*named, *_listed(top.get("fallbacks"), top.get("providers"))), routing, book, frozenset(stated)
+        )
     return routing
 
 
@@ -251,14 +254,16 @@ def _deadlines(
     return routing, found
 
 
-def _fallbacks(reader: Reader, node: Node | None, draft: Routing, listed: set[str]) -> dict[str, tuple[str, ...]]:
+def _fallbacks(
+    reader: Reader, node: Node | None, draft: Routing, listed: set[str], book: Book | None
+) -> dict[str, tuple[str, ...]]:
     fallbacks: dict[str, tuple[str, ...]] = {}
     for index, item in enumerate(reader.items(node, "fallbacks")):
         where = f"fallbacks[{index}]"
         found = reader.section(item, where, _FALLBACK, ("from", "to"))
         for key, attribute in (("from", "source"), ("to", "target")):
             if attribute in found:
-                _must_be_known(reader, f"{where}.{key}", found[attribute], draft, listed)
+                _must_be_known(reader, f"{where}.{key}", found[attribute], draft, listed, book)
         if len(found) < 2:
             continue
         source, target = found["source"].name, found["target"].name
@@ -278,13 +283,22 @@ def _fallbacks(reader: Reader, node: Node | None, draft: Routing, listed: set[st
     return fallbacks
 
 
-def _must_be_known(reader: Reader, where: str, model: Model, draft: Routing, listed: set[str]) -> None:
-    if model.name not in listed and draft.provider_for(model.name) is None:
-        reader.unknown(model.node, f"{where} names the unknown model {clipped(model.name)}", model.name, listed)
+def _must_be_known(
+    reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: Book | None
+) -> None:
+    if model.name not in listed and draft.provider_for(model.name) is None and not reader.full:
+        near = nearest_model(model.name, draft, book)
+        hint = f"did you mean {near!r}?" if near else did_you_mean(model.name, listed)
+        reader.problem(model.node, f"{where} names the unknown model {clipped(model.name)}", hint)
 
 
-def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str]) -> None:
+def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: Book | None) -> None:
     if draft.provider_for(model.name) is None and not reader.full:
-        near = did_you_mean(model.name, (name for name in listed if draft.provider_for(name) is not None))
-        hint = near if near.startswith("did") else "list it under providers.<name>.models"
+        near = nearest_model(model.name, draft, book)
+        said = (
+            f"did you mean {near!r}?"
+            if near
+            else did_you_mean(model.name, (name for name in listed if draft.provider_for(name) is not None))
+        )
+        hint = said if said.startswith("did") else "list it under providers.<name>.models"
         reader.problem(model.node, f"no provider serves the model {clipped(model.name)}", hint, "warning")

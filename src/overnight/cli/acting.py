@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .finding import Tenant, find_job, for_tenant, tenant_of
 from .reading import JobName, Json
 from .reviewing import By, operator
+from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
     from overnight.app import App
     from overnight.domain import Recorded
     from overnight.ledger import JobRow
+    from overnight.settings import Settings
 
 PARKED = 3
 QUEUED_S, LOST_S = 0.5, 2.5
@@ -33,11 +36,12 @@ def run(
         str | None,
         typer.Option("--input", "-i", metavar="JSON", help="All arguments as a JSON object, or as a list by position."),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Whose job it is.")] = None,
+    tenant: Tenant = None,
     external_id: Annotated[
         str | None, typer.Option(metavar="ID", help="Your own id: asked for twice, the job runs once.")
     ] = None,
     detach: Detach = False,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
     """Run a job in the foreground; its events are shown as they come. Exit code 3 when it parks for a person.
@@ -55,12 +59,12 @@ def run(
     args, kwargs = _arguments(arguments or [], input_)
     if external_id is not None:
         check_identifier(external_id, "--external-id")
-    if tenant is not None:
-        check_identifier(tenant, "--tenant")
+    use_zone(tz, json=json)
     load_code(target)
 
     async def work(app: "App", seen: "_Seen") -> "JobRow":
-        job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=tenant)
+        whose = tenant_of(tenant, app.settings)
+        job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=whose)
         if not detach:
             seen.begin(job)
         return job if detach else await app.operations.work_until_rest(job.job_id, seen.event)
@@ -99,7 +103,9 @@ def _arguments(pairs: list[str], text: str | None) -> tuple[tuple[Any, ...], dic
     return args, kwargs
 
 
-def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = False) -> None:
+def resume(
+    job: JobName, tenant: Tenant = None, by: By = None, detach: Detach = False, tz: Tz = None, json: Json = False
+) -> None:
     """Go on with a job that was interrupted, parked or failed: what is recorded is not paid or done again.
 
     A running worker takes it; where there is none it is worked in this process.
@@ -109,14 +115,14 @@ def resume(job: JobName, by: By = None, detach: Detach = False, json: Json = Fal
       overnight resume last
       overnight resume job_01a1b2c3 --detach
     """
+    use_zone(tz, json=json)
 
     async def work(app: "App", seen: "_Seen") -> "JobRow":
         from overnight.domain import FINISHED, Conflict
 
-        from .finding import find_job
         from .loading import load_code
 
-        found = await find_job(app.ledger, job, app.settings.tenant_id)
+        found = await find_job(app.ledger, job, tenant_of(tenant, app.settings))
         if found.state in {"succeeded", "cancelled"}:
             raise Conflict(
                 f"{found.job_id} has {found.state} already: there is nothing to resume. `overnight explain` tells it"
@@ -157,27 +163,26 @@ async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
         await asyncio.sleep(0.05)
 
 
-def cancel(job: JobName, by: By = None, json: Json = False) -> None:
-    """Stop a job and its child jobs. What is under way is recorded before it stops.
+def cancel(job: JobName, tenant: Tenant = None, by: By = None, json: Json = False) -> None:
+    """Stop a job and its child jobs. What is under way is recorded before it stops. Needs no brain folder.
 
     \b
     Example:
       overnight cancel job_01a1b2c3
     """
-    from overnight.app import open_app, open_ledger
+    from overnight.app import open_ledger
+    from overnight.jobs import Operations
     from overnight.settings import Settings
 
-    from .finding import find_job
-
     settings = Settings.from_environment()
-    open_ledger(settings).store.close()  # nothing is made for it
+    ledger = open_ledger(settings)
 
     async def work() -> tuple[str, str]:
-        async with open_app(settings) as app:
-            found = await find_job(app.ledger, job, settings.tenant_id)
-            return found.job_id, await app.operations.cancel(found.job_id, operator(by))
+        found = await find_job(ledger, job, tenant_of(tenant, settings))
+        return found.job_id, await Operations(ledger.store).cancel(found.job_id, operator(by))
 
-    job_id, state = asyncio.run(work())
+    with ledger.store:
+        job_id, state = asyncio.run(work())
     if json:
         from .printing import print_json
 
@@ -185,23 +190,24 @@ def cancel(job: JobName, by: By = None, json: Json = False) -> None:
     elif state == "cancelled":
         typer.echo(f"{job_id} is cancelled")
     else:
-        typer.echo(
-            f"{job_id} is asked to stop; its worker stops it at its next boundary. overnight events {job_id} --follow"
-        )
+        follow = for_tenant(f"overnight events {job_id} --follow", tenant_of(tenant, settings), settings)
+        typer.echo(f"{job_id} is asked to stop; its worker stops it at its next boundary. {follow}")
 
 
 class _Seen:
     """What a foreground command has seen of its job, and shows: the id at once, then events, on standard error."""
 
     def __init__(self, json: bool) -> None:
-        self.json, self.job_id, self.after = json, "", 0
+        self.json, self.job_id, self.after, self.tenant_id = json, "", 0, ""
 
     def begin(self, job: "JobRow", after: int = 0) -> None:
-        self.job_id, self.after = job.job_id, after
+        self.job_id, self.after, self.tenant_id = job.job_id, after, job.tenant_id
         if not self.json:
+            from overnight.story import clean
+
             from .printing import console
 
-            console(stderr=True).print(f"{job.name}  {job.job_id}", style="bold")
+            console(stderr=True).print(f"{clean(job.name, 100)}  {job.job_id}", style="bold")
 
     def held_by(self, owner: str) -> None:
         if not self.json:
@@ -230,24 +236,25 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     from overnight.settings import Settings
     from overnight.story import tree_costs
 
-    seen = _Seen(json)
+    seen, settings = _Seen(json), Settings.from_environment()
 
     async def main() -> "tuple[JobRow, tuple[int, int]]":
-        async with open_app(Settings.from_environment()) as app:
+        async with open_app(settings) as app:
             coroutine: Coroutine[Any, Any, JobRow] = work(app, seen)
             job = await coroutine
             return job, (await tree_costs(app.ledger, [job.job_id])).get(job.job_id, (0, 0))
 
     try:
-        job, cost = run_loop(main())
+        job, cost = run_loop(main)
     except KeyboardInterrupt:
         if seen.job_id:
-            typer.echo(f"\nInterrupted. Nothing is lost; go on with: overnight resume {seen.job_id}", err=True)
+            again = for_tenant(f"overnight resume {seen.job_id}", seen.tenant_id, settings)
+            typer.echo(f"\nInterrupted. Nothing is lost; go on with: {again}", err=True)
         raise typer.Exit(130) from None
-    raise typer.Exit(_show_end(job, cost, json=json, detached=detached))
+    raise typer.Exit(_show_end(job, cost, settings, json=json, detached=detached))
 
 
-def _show_end(job: "JobRow", cost: tuple[int, int], *, json: bool, detached: bool) -> int:
+def _show_end(job: "JobRow", cost: tuple[int, int], settings: "Settings", *, json: bool, detached: bool) -> int:
     """Print how the job stands; the exit code."""
     import time
 
@@ -265,11 +272,12 @@ def _show_end(job: "JobRow", cost: tuple[int, int], *, json: bool, detached: boo
         return 0 if detached else code
     if detached:
         typer.echo(job.job_id)
-        typer.echo(f"{job.state}; follow it with: overnight events {job.job_id} --follow", err=True)
+        follow = for_tenant(f"overnight events {job.job_id} --follow", job.tenant_id, settings)
+        typer.echo(f"{job.state}; follow it with: {follow}", err=True)
         return 0
     from .job_view import show_end
 
-    show_end(job, *cost, now)
+    show_end(job, *cost, now, for_tenant(f"overnight explain {job.job_id}", job.tenant_id, settings))
     return code
 
 

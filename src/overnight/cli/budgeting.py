@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .finding import AllTenants, Tenant, find_job, refuse_early_options, tenant_of, tenants_of
 from .reading import Json, read
 from .reviewing import LONGEST_NOTE, By, operator
+from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
     from overnight.budgets import BudgetLine, Policy, TopUp
@@ -16,20 +18,22 @@ if TYPE_CHECKING:
 program = typer.Typer(invoke_without_command=True)
 MOST = 1_000_000_000_000
 Amount = Annotated[int, typer.Option(min=0, max=MOST, show_default=False)]
-Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Whose it is (default: OVERNIGHT_TENANT).")]
 _HEADS = ("budget", "per", "measure", "limit", "spent", "reserved", "left")
 
 
 @program.callback()
 def _default(  # pyright: ignore[reportUnusedFunction]
     context: typer.Context,
-    tenant: Annotated[str, typer.Option(help="Only this tenant's (default: all).", metavar="TENANT")] = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     job: Annotated[str, typer.Option(help="Only this job's.", metavar="JOB")] = "",
+    limits: Annotated[bool, typer.Option("--limits", help="Only the limits, as routing.yaml sets them.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Those without a limit too.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many jobs.")] = 50,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """What may be spent and what is left of it. Without a further word: the budgets in force.
+    """What may be spent and what is left of it. Without a further word: the limits, and the budgets that are in use.
 
     \b
     Examples:
@@ -38,16 +42,20 @@ def _default(  # pyright: ignore[reportUnusedFunction]
       overnight budget top-up tenant acme --per day --usd 10 --why "month end"
     """
     if context.invoked_subcommand is not None:
-        return
+        return refuse_early_options(context)
+    use_zone(tz, json=json)
+    if (limits or not json) and not job:
+        _show_limits(tenant, all_tenants, json)
+    if limits:
+        return None
 
     async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.budgets import list_budgets
 
-        from .finding import find_job
-
-        job_id = (await find_job(ledger, job, settings.tenant_id)).job_id if job else ""
+        whose = tenants_of(tenant, all_tenants, settings)
+        job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
         found = await list_budgets(
-            ledger.store, _policy(settings), tenant_id=tenant, job_id=job_id, everything=everything, most=limit
+            ledger.store, _policy(settings), tenant_id=whose, job_id=job_id, everything=everything, most=limit
         )
         if json:
             from .printing import print_json
@@ -56,7 +64,38 @@ def _default(  # pyright: ignore[reportUnusedFunction]
         else:
             _show(found)
 
-    read(work)
+    return None if not job and not _spends(json) else read(work)
+
+
+def _show_limits(tenant: str | None, all_tenants: bool, json: bool) -> None:
+    from overnight.app import load_settings_brain
+    from overnight.settings import Settings
+
+    from .limits_view import limits_in_force, show_limits
+
+    settings = Settings.from_environment()
+    brain = load_settings_brain(settings)
+    found = limits_in_force(brain, tenants_of(tenant, all_tenants, settings))
+    if json:
+        from .printing import print_json
+
+        print_json(found)
+    else:
+        show_limits(found, brain, settings)
+
+
+def _spends(json: bool) -> bool:
+    """Whether there is a ledger, in which something can be spent; says so where there is none."""
+    from overnight.settings import Settings
+
+    file = Settings.from_environment().ledger_file
+    if file is None or file.exists():
+        return True
+    if json:
+        typer.echo("[]")
+    else:
+        typer.echo(f"nothing is spent yet: there is no ledger at {file}")
+    return False
 
 
 def _policy(settings: "Settings") -> "Policy":
@@ -68,19 +107,20 @@ def _policy(settings: "Settings") -> "Policy":
 
 
 def _show(found: "list[BudgetLine]") -> None:
-    from overnight.domain import iso_utc
+    from overnight.story import moment_text
 
     from .printing import print_rows
 
     if not found:
-        typer.echo("no budget has a limit in force; routing.yaml sets them under budgets")
+        typer.echo("nothing is spent yet of any limit that is still running")
         return
+    typer.echo("")
     rows: list[list[tuple[str, str]]] = []
     for line in found:
         whose = f"{line.scope} {line.name}"
         per = line.window or "total"
         if line.resets_at is not None:
-            per += f" until {iso_utc(line.resets_at)[:16]}Z"
+            per += f" until {moment_text(line.resets_at)}"
         for name, each in line.measures.items():
             if each.allowed is None:
                 continue
@@ -151,19 +191,14 @@ def _commit(wanted: "TopUp", per: str | None, tenant: str | None) -> "tuple[Budg
 
     from overnight.app import open_ledger
     from overnight.budgets import addressed, line_of, top_up_budget
-    from overnight.domain import check_identifier
     from overnight.settings import Settings
-
-    from .finding import find_job
 
     settings = Settings.from_environment()
     ledger, policy = open_ledger(settings), _policy(settings)
 
     async def work() -> "tuple[BudgetLine, list[str]]":
-        job = await find_job(ledger, wanted.scope_id, settings.tenant_id) if wanted.scope == "job" else None
-        owner = check_identifier(tenant, "--tenant") if tenant is not None else settings.tenant_id
-        if wanted.scope == "tenant":
-            owner = wanted.scope_id
+        owner = _owner(wanted, tenant, settings)
+        job = await find_job(ledger, wanted.scope_id, owner) if wanted.scope == "job" else None
         named = msgspec.structs.replace(wanted, tenant_id=owner)
         if job is not None:
             named = msgspec.structs.replace(wanted, tenant_id=job.tenant_id, scope_id=job.job_id)
@@ -172,6 +207,18 @@ def _commit(wanted: "TopUp", per: str | None, tenant: str | None) -> "tuple[Budg
 
     with ledger.store:
         return asyncio.run(work())
+
+
+def _owner(wanted: "TopUp", tenant: str | None, settings: "Settings") -> str:
+    """The tenant whose budget is meant; of `budget top-up tenant NAME`, NAME itself. Raises WrongUsage where the two differ."""
+    from .finding import WrongUsage
+
+    owner = tenant_of(tenant, settings)
+    if wanted.scope != "tenant" or wanted.scope_id == owner:
+        return owner
+    if tenant is not None:
+        raise WrongUsage(f"tenant {wanted.scope_id[:60]} and --tenant {tenant[:60]}: name one tenant")
+    return wanted.scope_id
 
 
 def _micro(usd: str | None) -> int:

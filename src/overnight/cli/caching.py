@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .finding import AllTenants, Tenant, tenants_of
 from .reading import Json, read
 
 if TYPE_CHECKING:
     from overnight.gateway import CacheUsage
     from overnight.ledger import Ledger
+    from overnight.settings import Settings
 
 DAY_US = 86_400_000_000
 SHADOW = "In shadow nothing is answered: hits are answers it would have given, saved is what they would have saved."
 
 
 def cache(
-    tenant: Annotated[str, typer.Option(help="Only this tenant (default: all).", metavar="TENANT")] = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     days: Annotated[int, typer.Option(min=1, max=3660, help="So many days back, today included.")] = 30,
     json: Json = False,
 ) -> None:
@@ -29,12 +32,13 @@ def cache(
       overnight cache --json | jq '.[] | select(.kind == "shadow") | {agent_id, agreement_rate, saved_usd}'
     """
 
-    async def work(ledger: "Ledger", _: Any) -> None:
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.domain import day_of
         from overnight.gateway import cache_usage
 
         now = ledger.store.clock()
-        found = await cache_usage(ledger.store, tenant, day_of(now - (days - 1) * DAY_US), day_of(now))
+        whose = tenants_of(tenant, all_tenants, settings)
+        found = await cache_usage(ledger.store, whose, day_of(now - (days - 1) * DAY_US), day_of(now))
         if json:
             from .printing import print_json
 

@@ -1,23 +1,34 @@
 """Circuits: which targets failed lately, which are not asked for now, and a way to let calls through at once."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .finding import AllTenants, Tenant, refuse_early_options, tenants_of
 from .reading import Json, read
+from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
     from overnight.gateway import Circuit
     from overnight.ledger import Ledger
+    from overnight.settings import Settings
 
-program = typer.Typer(help="Targets that failed lately, and those that are not asked for now.")
+program = typer.Typer()
 TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="As listed: PROVIDER/MODEL.")]
 STYLES = {"closed": "", "open": "red", "half_open": "yellow"}
 
 
 @program.callback(invoke_without_command=True)
-def circuits(context: typer.Context, json: Json = False) -> None:
+def circuits(
+    context: typer.Context,
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
+    tz: Tz = None,
+    json: Json = False,
+) -> None:
     """List the circuits of targets that failed lately; a target that is not listed has a closed one without failures.
+
+    Tenants share a circuit, except one that calls the provider with a key of its own: its circuit is listed for it alone.
 
     \b
     Examples:
@@ -26,12 +37,13 @@ def circuits(context: typer.Context, json: Json = False) -> None:
       overnight circuits close openai/gpt-5.4
     """
     if context.invoked_subcommand is not None:
-        return
+        return refuse_early_options(context)
+    use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", _: Any) -> None:
-        from overnight.gateway import list_circuits, public_circuit
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
+        from overnight.gateway import public_circuit
 
-        found, now = await list_circuits(ledger.store), ledger.store.clock()
+        found, now = await _visible(ledger, tenants_of(tenant, all_tenants, settings)), ledger.store.clock()
         if json:
             from .printing import print_json
 
@@ -39,24 +51,32 @@ def circuits(context: typer.Context, json: Json = False) -> None:
         else:
             _show(found, now)
 
-    read(work)
+    return read(work)
+
+
+async def _visible(ledger: "Ledger", tenant_id: str) -> "list[Circuit]":
+    """The shared circuits and those of the tenant's own keys; with no tenant, all."""
+    from overnight.gateway import list_circuits
+
+    found = await list_circuits(ledger.store)
+    return [each for each in found if not tenant_id or each.account.partition("@")[2] in {"", tenant_id}]
 
 
 def _show(found: "list[Circuit]", now: int) -> None:
-    from overnight.domain import iso_utc
-
     from .printing import console, print_rows
 
     if not found:
         console().print("All circuits are closed, and no target failed lately.")
         return
     heads = ["target", "state", "failures", "open until", "openings", "why"]
-    print_rows(heads, [_row(circuit, now, iso_utc) for circuit in found], frozenset({"failures", "openings"}))
+    print_rows(heads, [_row(circuit, now) for circuit in found], frozenset({"failures", "openings"}))
 
 
-def _row(circuit: "Circuit", now: int, iso_utc: Any) -> list[tuple[str, str]]:
+def _row(circuit: "Circuit", now: int) -> list[tuple[str, str]]:
+    from overnight.story import moment_text
+
     state = circuit.state(now)
-    until = iso_utc(circuit.open_until) if circuit.opened_at is not None else ""
+    until = moment_text(circuit.open_until) if circuit.opened_at is not None else ""
     return [
         (circuit.target, ""),
         (state.replace("_", "-"), STYLES[state]),
@@ -68,7 +88,7 @@ def _row(circuit: "Circuit", now: int, iso_utc: Any) -> list[tuple[str, str]]:
 
 
 @program.command("close")
-def close(target: TargetName) -> None:
+def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = False) -> None:
     """Let all calls through again at once, as if the target had answered. Gateways hear of it within a second.
 
     \b
@@ -76,17 +96,18 @@ def close(target: TargetName) -> None:
       overnight circuits close openai/gpt-5.4
     """
 
-    async def work(ledger: "Ledger", _: Any) -> None:
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.domain import BadInput
-        from overnight.gateway import CloseCircuit, list_circuits
+        from overnight.gateway import CloseCircuit
 
         from .printing import console
 
-        found = [circuit for circuit in await list_circuits(ledger.store) if circuit.target == target]
+        visible = await _visible(ledger, tenants_of(tenant, all_tenants, settings))
+        found = [circuit for circuit in visible if circuit.target == target]
         if not found:
             raise BadInput(f"{target}: no such circuit; `overnight circuits` lists those there are")
         was = found[0].state(ledger.store.clock()).replace("_", "-")
         await ledger.store.commit(CloseCircuit((found[0].account, found[0].model)))
-        console().print(f"{target} was {was}; it is closed now.")
+        console().print(f"{target} was {was}; it is closed now.", soft_wrap=True)
 
     read(work)

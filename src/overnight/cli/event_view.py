@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from overnight.domain import Recorded
-from overnight.story import clean, clock_text, content_text, cost_text, span_text, who
+from overnight.story import clean, content_text, cost_text, moment_text, span_text, until_text, who
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,13 +17,13 @@ QUIET = frozenset({"value_recorded", "answers_dropped", "scheduled"})
 
 
 def event_line(event: Recorded, *, with_content: bool = False) -> "Text":
-    """`seq  time  event  what and why`; content, shortened, only when asked for."""
+    """`seq  date time zone  event  what and why`; content, shortened, only when asked for."""
     from rich.text import Text
 
     name = event.facts.event
     style = "green" if name in GOOD else "red" if name in BAD else "dim" if name in QUIET else "cyan"
     text = Text.assemble(
-        (f"{event.seq:>5}  {clock_text(event.at)}  ", "dim"), (f"{name:<17}", style), "  ", " · ".join(_what(event))
+        (f"{event.seq:>5}  {moment_text(event.at)}  ", "dim"), (f"{name:<17}", style), "  ", " · ".join(_what(event))
     )
     if with_content and event.content is not None:
         text.append(f"  {content_text(event.content)}", "dim")
@@ -46,7 +46,7 @@ def _what(event: Recorded) -> list[str]:
         said.append(cost_text(facts.cost_microusd))
     if facts.latency_ms is not None:
         said.append(span_text(facts.latency_ms * 1000))
-    said += _of_detail(detail)
+    said += _of_detail(detail, event.at)
     if facts.error is not None:
         said.append(clean(f"{facts.error.error_class}: {facts.error.message}", 200))
     if decision.get("from"):
@@ -61,7 +61,7 @@ def _what(event: Recorded) -> list[str]:
     return said
 
 
-def _of_detail(detail: dict[str, Any]) -> list[str]:
+def _of_detail(detail: dict[str, Any], at_us: int) -> list[str]:
     shown = ("name", "child_job_id", "state", "review_id", "answers", "lease_epoch", "mode", "of")
     said = [
         f"{key.removesuffix('_job_id').replace('_', ' ')} {clean(detail[key], 80)}" for key in shown if key in detail
@@ -69,5 +69,5 @@ def _of_detail(detail: dict[str, Any]) -> list[str]:
     if provider_id := detail.get("provider_id"):
         said.append(f"provider id {clean(provider_id, 120)}")
     if isinstance(due := detail.get("due_at"), int):
-        said.append(f"due {clock_text(due)} UTC")
+        said.append(f"due {until_text(due, at_us)}")
     return said

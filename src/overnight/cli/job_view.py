@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from overnight.story import clean, content_text, cost_text, count_text, span_text, span_us
+from overnight.story import clean, content_text, cost_text, count_text, moment_text, span_text, span_us
 
-from .finding import SHORT_ID
+from .finding import SHORT_ID, for_tenant
 from .printing import STATE_STYLES, console, print_rows
 
 if TYPE_CHECKING:
     from overnight.ledger import JobRow
     from overnight.reviews import ReviewRow
+    from overnight.settings import Settings
 
 
 def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], now_us: int) -> None:
@@ -29,7 +29,7 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
         "took",
         "cost",
         "calls",
-        "created (UTC)",
+        "created",
         "",
     ]
     rows: list[list[tuple[str, str]]] = []
@@ -39,12 +39,12 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
         row = [(job.job_id[:SHORT_ID], ""), (job.state, STATE_STYLES.get(job.state, "")), (name, "")]
         row += [(clean(job.tenant_id, 30), "")] if tenants else []
         row += [(span_text(span_us(job, now_us)), ""), (cost_text(cost) if calls else "-", ""), (str(calls or "-"), "")]
-        rows.append([*row, (when(job.created_at), ""), (_remark(job), "dim")])
+        rows.append([*row, (moment_text(job.created_at), ""), (_remark(job), "dim")])
     print_rows(heads, rows, frozenset({"took", "calls", "cost"}))
 
 
-def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int) -> None:
-    """How a job stands after a foreground command, and what to type next."""
+def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, following: str) -> None:
+    """How a job stands after a foreground command, and the command to type next."""
     from rich.text import Text
 
     facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'paid model call')} · {cost_text(cost_microusd)}"
@@ -57,11 +57,7 @@ def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int) -> None
         out.print(remark, soft_wrap=True)
     if job.state == "succeeded" and job.result not in {None, b"null"}:
         out.print(f"result  {content_text(job.result)}", soft_wrap=True)
-    out.print(f"overnight explain {job.job_id}", style="cyan", soft_wrap=True)
-
-
-def when(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1_000_000, UTC).strftime("%m-%d %H:%M:%S")
+    out.print(following, style="cyan", soft_wrap=True)
 
 
 def _remark(job: "JobRow") -> str:
@@ -73,7 +69,7 @@ def _remark(job: "JobRow") -> str:
     return f"crashes survived: {job.recoveries}" if job.recoveries else ""
 
 
-def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int) -> None:
+def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Settings") -> None:
     """Every open question with the commands that answer it."""
     if not reviews:
         console().print("No open reviews: nothing waits for a person.")
@@ -87,7 +83,7 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int) -> None:
                 shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 out.print(f"  {clean(name, 40)}: {clean(shown)}", style="dim")
         for command in _commands(review):
-            out.print("    " + command, style="cyan", soft_wrap=True)
+            out.print("    " + for_tenant(command, review.tenant_id, settings), style="cyan", soft_wrap=True)
         out.print()
 
 

@@ -5,13 +5,16 @@ Secrets come in by standard input, never as words of the command line, which oth
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from .finding import AllTenants, Tenant, tenant_of, tenants_of
+from .keys_view import show_keys, show_rows, show_secret, value_text
 from .reading import Json
 from .reviewing import By, operator
+from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
     from overnight.keys import KeyRow, Keys
@@ -26,8 +29,6 @@ program.add_typer(provider, name="provider")
 KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="A key's id, its name, or how its secret begins (on_ and 12 digits).")
 ]
-Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Whose (default: OVERNIGHT_TENANT, else default).")]
-AnyTenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's (default: all).")]
 Expires = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="How long it lives from now, such as 90d, 12h or 30m (default: until revoked)."),
@@ -96,6 +97,7 @@ def create(
     ] = None,
     expires_in: Expires = None,
     by: By = None,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
     """Make a key. Its secret is shown once, on standard output.
@@ -108,6 +110,7 @@ def create(
     """
     from overnight.keys import NewKey
 
+    use_zone(tz, json=json)
     new = NewKey(
         name=name,
         scopes=tuple(scope or ("call",)),
@@ -120,19 +123,21 @@ def create(
 
     async def work(keys: "Keys", store: "Store", settings: "Settings") -> "tuple[KeyRow, str, int, bool]":
         first = not await keys.list(most=1)
-        row, secret = await keys.create(tenant or settings.tenant_id, new, operator(by))
+        row, secret = await keys.create(tenant_of(tenant, settings), new, operator(by))
         return row, secret, store.clock(), first
 
     row, secret, now, first = _with_keys(work)
-    _show_secret(row, secret, now, json=json)
+    show_secret(row, secret, now, json=json)
     if first and not json:
         typer.echo("This is the first key: from now on a gateway on this store answers nobody without one", err=True)
 
 
 @program.command("list")
 def list_keys(
-    tenant: AnyTenant = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     everything: Annotated[bool, typer.Option("--all", help="Expired and revoked ones too.")] = False,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
     """List keys, newest first; never their secrets.
@@ -144,9 +149,12 @@ def list_keys(
     """
     from overnight.keys import public_key
 
-    async def work(keys: "Keys", store: "Store", _: Any) -> list[dict[str, Any]]:
-        rows = await keys.list(tenant)
-        while rows and (more := await keys.list(tenant, rows[-1].key_id)):
+    use_zone(tz, json=json)
+
+    async def work(keys: "Keys", store: "Store", settings: "Settings") -> list[dict[str, Any]]:
+        whose = tenants_of(tenant, all_tenants, settings)
+        rows = await keys.list(whose)
+        while rows and (more := await keys.list(whose, rows[-1].key_id)):
             rows += more
         shown = [public_key(row, store.clock()) for row in rows]
         return [key for key in shown if everything or key["state"] == "active"]
@@ -157,11 +165,11 @@ def list_keys(
 
         print_json(shown)
     else:
-        _show_keys(shown)
+        show_keys(shown)
 
 
 @program.command()
-def show(key: KeyName, tenant: AnyTenant = "", json: Json = False) -> None:
+def show(key: KeyName, tenant: Tenant = None, tz: Tz = None, json: Json = False) -> None:
     """Show one key: what it may do, who made, rotated or revoked it, and when it was last used.
 
     \b
@@ -170,8 +178,10 @@ def show(key: KeyName, tenant: AnyTenant = "", json: Json = False) -> None:
     """
     from overnight.keys import public_key
 
-    async def work(keys: "Keys", store: "Store", _: Any) -> dict[str, Any]:
-        return public_key(await keys.one(key, tenant), store.clock())
+    use_zone(tz, json=json)
+
+    async def work(keys: "Keys", store: "Store", settings: "Settings") -> dict[str, Any]:
+        return public_key(await keys.one(key, tenant_of(tenant, settings)), store.clock())
 
     shown = _with_keys(work)
     if json:
@@ -181,18 +191,19 @@ def show(key: KeyName, tenant: AnyTenant = "", json: Json = False) -> None:
         return
     for name, value in shown.items():
         if value:
-            typer.echo(f"{name:<22}{', '.join(value) if isinstance(value, (list, tuple)) else value}")  # pyright: ignore[reportUnknownArgumentType]
+            typer.echo(f"{name:<22}{value_text(value, ', ')}")
 
 
 @program.command()
 def rotate(
     key: KeyName,
-    tenant: AnyTenant = "",
+    tenant: Tenant = None,
     overlap: Annotated[
         str, typer.Option(metavar="TIME", help="How long the old secret stays valid; 0: not at all.")
     ] = "24h",
     expires_in: Expires = None,
     by: By = None,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
     """Give a key a new secret. The old one stays valid for a while, so that nothing has to stop; one before that ends at once.
@@ -204,16 +215,17 @@ def rotate(
     """
     from overnight.keys import Rotation
 
+    use_zone(tz, json=json)
     how = Rotation(overlap_ms=_ms(overlap, "--overlap", 90), expires_in_ms=_lifetime(expires_in))
 
-    async def work(keys: "Keys", store: "Store", _: Any) -> "tuple[KeyRow, str, int]":
-        return *await keys.rotate(key, tenant, how, operator(by)), store.clock()
+    async def work(keys: "Keys", store: "Store", settings: "Settings") -> "tuple[KeyRow, str, int]":
+        return *await keys.rotate(key, tenant_of(tenant, settings), how, operator(by)), store.clock()
 
-    _show_secret(*_with_keys(work), json=json)
+    show_secret(*_with_keys(work), json=json)
 
 
 @program.command()
-def revoke(key: KeyName, tenant: AnyTenant = "", by: By = None, json: Json = False) -> None:
+def revoke(key: KeyName, tenant: Tenant = None, by: By = None, json: Json = False) -> None:
     """End a key for good; every process refuses it within two seconds.
 
     \b
@@ -222,8 +234,8 @@ def revoke(key: KeyName, tenant: AnyTenant = "", by: By = None, json: Json = Fal
     """
     from overnight.keys import public_key
 
-    async def work(keys: "Keys", store: "Store", _: Any) -> dict[str, Any]:
-        return public_key(await keys.revoke(key, tenant, operator(by)), store.clock())
+    async def work(keys: "Keys", store: "Store", settings: "Settings") -> dict[str, Any]:
+        return public_key(await keys.revoke(key, tenant_of(tenant, settings), operator(by)), store.clock())
 
     shown = _with_keys(work)
     if json:
@@ -283,9 +295,7 @@ def set_provider(
 
         known_provider(name, [each.name for each in load_settings_brain(settings).routing.providers])
         secret = _secret(name, from_env)
-        return public_provider_key(
-            await keys.set_provider_key(tenant or settings.tenant_id, name, secret, operator(by))
-        )
+        return public_provider_key(await keys.set_provider_key(tenant_of(tenant, settings), name, secret, operator(by)))
 
     shown = _with_keys(work)
     if json:
@@ -311,8 +321,8 @@ def _secret(name: str, from_env: str | None) -> str:
 
 
 @provider.command("list")
-def list_providers(tenant: AnyTenant = "", json: Json = False) -> None:
-    """List which tenants have keys of their own where; never the keys.
+def list_providers(tenant: Tenant = None, all_tenants: AllTenants = False, tz: Tz = None, json: Json = False) -> None:
+    """List at which providers a tenant has keys of its own; never the keys.
 
     \b
     Example:
@@ -320,8 +330,11 @@ def list_providers(tenant: AnyTenant = "", json: Json = False) -> None:
     """
     from overnight.keys import public_provider_key
 
-    async def work(keys: "Keys", *_: Any) -> list[dict[str, Any]]:
-        return [public_provider_key(row) for row in await keys.provider_keys(tenant)]
+    use_zone(tz, json=json)
+
+    async def work(keys: "Keys", _: Any, settings: "Settings") -> list[dict[str, Any]]:
+        whose = tenants_of(tenant, all_tenants, settings)
+        return [public_provider_key(row) for row in await keys.provider_keys(whose)]
 
     shown = _with_keys(work)
     if json:
@@ -329,7 +342,7 @@ def list_providers(tenant: AnyTenant = "", json: Json = False) -> None:
 
         print_json(shown)
         return
-    _rows(("provider", "tenant_id", "set_at", "set_by", "master_id"), shown, "no tenant has a key of its own")
+    show_rows(("provider", "tenant_id", "set_at", "set_by", "master_id"), shown, "no key of a provider's own is kept")
 
 
 @provider.command("delete")
@@ -342,7 +355,7 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
     """
 
     async def work(keys: "Keys", _: Any, settings: "Settings") -> str:
-        whose = tenant or settings.tenant_id
+        whose = tenant_of(tenant, settings)
         await keys.drop_provider_key(whose, name, operator(by))
         return whose
 
@@ -353,39 +366,3 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
         print_json({"provider": name, "tenant_id": whose, "deleted": True})
     else:
         typer.echo(f"{whose} has no key of its own for {name} any more")
-
-
-def _show_secret(row: "KeyRow", secret: str, now: int, *, json: bool) -> None:
-    from overnight.keys import public_key
-
-    shown = public_key(row, now)
-    if json:
-        from .printing import print_json
-
-        print_json({"key": secret, **shown})
-        return
-    typer.echo(secret)
-    until = f", until {shown['expires_at']}" if shown["expires_at"] else ""
-    old = f"; the old secret works until {shown['previous_expires_at']}" if shown["previous_expires_at"] else ""
-    typer.echo(
-        f"{row.name} of {row.tenant_id} may {', '.join(shown['scopes'])}{until}{old}. This secret is not shown again",
-        err=True,
-    )
-
-
-def _show_keys(shown: Sequence[dict[str, Any]]) -> None:
-    heads = ("name", "tenant_id", "state", "scopes", "starts_with", "last_used_at", "expires_at", "key_id")
-    _rows(heads, shown, "no keys; `overnight keys create NAME` makes one")
-
-
-def _rows(heads: Sequence[str], shown: Sequence[dict[str, Any]], nothing: str) -> None:
-    from .printing import print_rows
-
-    if not shown:
-        typer.echo(nothing)
-        return
-
-    def text(value: Any) -> str:
-        return " ".join(value) if isinstance(value, (list, tuple)) else str(value or "")  # pyright: ignore[reportUnknownArgumentType]
-
-    print_rows(heads, [[(text(each[head]), "") for head in heads] for each in shown], frozenset())

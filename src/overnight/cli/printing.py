@@ -1,6 +1,7 @@
 """What every command prints with: a console that is plain where nobody looks, and JSON."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -18,6 +19,8 @@ STATE_STYLES = {
     "running": "cyan",
     "queued": "blue",
 }
+_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 @cache
@@ -30,6 +33,13 @@ def console(stderr: bool = False) -> "Console":
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
+def json_text(value: Any) -> str:
+    """One JSON document in one line. What a terminal would act on, and what the output cannot encode, is escaped."""
+    import msgspec
+
+    return _escaped(msgspec.json.encode(value).decode("utf-8", "replace"))
+
+
 def print_json(value: Any) -> None:
     """One JSON document; on several lines for eyes, on one for programs."""
     import msgspec
@@ -37,19 +47,35 @@ def print_json(value: Any) -> None:
     body = msgspec.json.encode(value)
     if sys.stdout.isatty():
         body = msgspec.json.format(body, indent=2)
-    sys.stdout.write(body.decode("utf-8", "replace") + "\n")
+    sys.stdout.write(_escaped(body.decode("utf-8", "replace")) + "\n")
+
+
+def _escaped(body: str) -> str:
+    # Outside of its strings JSON is ASCII, so that an escape is right wherever one of these characters stands.
+    plain = _UNPRINTABLE if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else _NOT_ASCII
+    return plain.sub(_escape, body)
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def print_rows(heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], right: frozenset[str]) -> None:
     """Rows of (text, style) in columns as wide as they need; a terminal cuts what stands last, a pipe cuts nothing."""
+    from rich.cells import cell_len
     from rich.text import Text
 
+    from overnight.story import clean
+
     out = console()
-    widths = [max(len(head), *(len(row[at][0]) for row in rows)) for at, head in enumerate(heads)]
-    for row in [[(head, "dim") for head in heads], *rows]:
+    safe = [[(clean(text, PIPE_WIDTH), style) for text, style in row] for row in rows]
+    widths = [max(len(head), *(cell_len(row[at][0]) for row in safe)) for at, head in enumerate(heads)]
+    for row in [[(head, "dim") for head in heads], *safe]:
         line = Text()
         for (text, style), width, head in zip(row, widths, heads, strict=True):
-            line.append(text.rjust(width) if head in right else text.ljust(width), style)
+            room = " " * (width - cell_len(text))
+            line.append(room + text if head in right else text + room, style)
             line.append("  ")
         line.rstrip()
         out.print(line, no_wrap=True, overflow="ellipsis", crop=out.is_terminal)

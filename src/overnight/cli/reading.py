@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .finding import AllTenants, Tenant, find_job, for_tenant, tenant_of, tenants_of
+from .time_zone import Tz, use_zone
+
 if TYPE_CHECKING:
     from overnight.domain import Recorded
     from overnight.ledger import JobRow, Ledger
@@ -34,10 +37,12 @@ def read(work: "Callable[[Ledger, Settings], Coroutine[Any, Any, None]]") -> Non
 
 def jobs(
     state: Annotated[str, typer.Option(help="Only jobs in this state.", metavar="STATE")] = "",
-    tenant: Annotated[str, typer.Option(help="Only this tenant's jobs (default: all).", metavar="TENANT")] = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
     before: Annotated[str, typer.Option(help="The job id that the page before ended with.", metavar="JOB")] = "",
     children: Annotated[bool, typer.Option("--children", help="Child jobs too.")] = False,
+    tz: Tz = None,
     json: Json = False,
 ) -> None:
     """List jobs, newest first.
@@ -45,7 +50,7 @@ def jobs(
     \b
     Examples:
       overnight jobs
-      overnight jobs --state parked
+      overnight jobs --state parked --tenant acme
       overnight jobs -n 500 --json | jq '.[].cost_usd'
     """
     from overnight.domain import job_states
@@ -56,11 +61,13 @@ def jobs(
         raise WrongUsage(f"--state {state}: no such state; a job is {', '.join(job_states)}")
     if before and not is_job_id(before):
         raise WrongUsage(f"--before {before[:40]}: no id of a job; give the one that the page before ended with")
+    use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", _: Any) -> None:
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.story import public_job, tree_costs
 
-        found = await _page(ledger, tenant, state, before, limit, children)
+        whose = tenants_of(tenant, all_tenants, settings)
+        found = await _page(ledger, whose, state, before, limit, children)
         costs = await tree_costs(ledger, [job.job_id for job in found])
         if json:
             from .printing import print_json
@@ -86,25 +93,27 @@ async def _page(ledger: "Ledger", tenant: str, state: str, before: str, limit: i
     return found[:limit]
 
 
-def explain(job: JobName, content: Content = False, json: Json = False) -> None:
+def explain(job: JobName, tenant: Tenant = None, content: Content = False, tz: Tz = None, json: Json = False) -> None:
     """Tell what a job did, and why: a story, with what to do next when it failed or waits.
 
     \b
     Examples:
       overnight explain last
-      overnight explain job_01a1b2c3 --content
+      overnight explain job_01a1b2c3 --content --tz Europe/Berlin
       overnight explain nightly-2026-01-31 --json | jq .header
     """
 
-    async def work(ledger: "Ledger", settings: Any) -> None:
+    use_zone(tz, json=json)
+
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.story import gather, public_story, tell
 
-        from .finding import find_job
-
-        found = await find_job(ledger, job, settings.tenant_id)
+        found = await find_job(ledger, job, tenant_of(tenant, settings))
         chapter = await gather(ledger, found, with_content=content)
         now = ledger.store.clock()
         story = tell(chapter, now, with_content=content)
+        for advice in story.advice:
+            advice.commands = tuple(for_tenant(each, found.tenant_id, settings) for each in advice.commands)
         if json:
             from .printing import print_json
 
@@ -119,9 +128,11 @@ def explain(job: JobName, content: Content = False, json: Json = False) -> None:
 
 def events(
     job: JobName,
+    tenant: Tenant = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events after this seq.")] = 0,
     content: Content = False,
+    tz: Tz = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with stable public names.")] = False,
 ) -> None:
     """Show a job's events as they were recorded.
@@ -133,10 +144,10 @@ def events(
       overnight events job_01a1b2c3 --json | jq 'select(.event == "model_succeeded").cost_usd_est'
     """
 
-    async def work(ledger: "Ledger", settings: Any) -> None:
-        from .finding import find_job
+    use_zone(tz, json=json)
 
-        found = await find_job(ledger, job, settings.tenant_id)
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
+        found = await find_job(ledger, job, tenant_of(tenant, settings))
         show = _shower(json, content)
         if follow:
             async for event in ledger.follow(found.job_id, after):
@@ -161,11 +172,10 @@ def _shower(json: bool, content: bool) -> "Callable[[Recorded], None]":
             console().print(event_line(event, with_content=content), soft_wrap=True)
 
         return show
-    import msgspec
+    from .printing import json_text
 
     def write(event: "Recorded") -> None:
-        body = msgspec.json.encode(public_event(event, with_content=content))
-        sys.stdout.write(body.decode("utf-8", "replace") + "\n")
+        sys.stdout.write(json_text(public_event(event, with_content=content)) + "\n")
         sys.stdout.flush()  # a follower reads as they come
 
     return write

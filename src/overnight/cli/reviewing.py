@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .finding import AllTenants, Tenant, for_tenant, refuse_early_options, tenant_of, tenants_of
 from .reading import Json, read
 
 if TYPE_CHECKING:
     from overnight.ledger import Ledger
     from overnight.reviews import ReviewRow
+    from overnight.settings import Settings
 
 program = typer.Typer(invoke_without_command=True)
 
@@ -35,6 +37,8 @@ def operator(by: str | None = None) -> str:
 @program.callback()
 def _default(  # pyright: ignore[reportUnusedFunction]
     context: typer.Context,
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
     json: Json = False,
 ) -> None:
@@ -48,20 +52,31 @@ def _default(  # pyright: ignore[reportUnusedFunction]
       overnight reviews approve rev_01a1b2c3 --not-done
       overnight reviews reject rev_01a1b2c3
     """
-    if context.invoked_subcommand is None:
-        list_open(everything=everything, json=json)
+    if context.invoked_subcommand is not None:
+        return refuse_early_options(context)
+    return list_open(tenant, all_tenants, everything, json)
 
 
 @program.command("list")
 def list_open(
-    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False, json: Json = False
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
+    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
+    json: Json = False,
 ) -> None:
-    """List the open reviews, oldest first."""
+    """List the open reviews, oldest first.
 
-    async def work(ledger: "Ledger", _: Any) -> None:
+    \b
+    Examples:
+      overnight reviews list
+      overnight reviews list --all --tenant acme --json
+    """
+
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         from overnight.reviews import list_reviews
 
-        found = await list_reviews(ledger.store, state="" if everything else "open", most=1000)
+        whose, state = tenants_of(tenant, all_tenants, settings), "" if everything else "open"
+        found = await list_reviews(ledger.store, tenant_id=whose, state=state, most=1000)
         if json:
             from .printing import print_json
 
@@ -69,7 +84,7 @@ def list_open(
         else:
             from .job_view import show_reviews
 
-            show_reviews(found, ledger.store.clock())
+            show_reviews(found, ledger.store.clock(), settings)
 
     read(work)
 
@@ -107,6 +122,7 @@ def approve(
         str | None, typer.Option(help="With --done: the provider's own id of it.", metavar="ID")
     ] = None,
     result: Annotated[str | None, typer.Option(help="With --done: what the effect returns.", metavar="JSON")] = None,
+    tenant: Tenant = None,
     by: By = None,
     json: Json = False,
 ) -> None:
@@ -118,22 +134,23 @@ def approve(
       overnight reviews approve rev_01a1b2c3 --done --provider-id MSG-17 --result '"MSG-17"'
       overnight reviews approve rev_01a1b2c3 --not-done
     """
-    _decide(review, True, note, done, provider_id, result, by, json)
+    _decide(review, tenant, True, note, done, provider_id, result, by, json)
 
 
 @program.command()
-def reject(review: ReviewName, note: Note = None, by: By = None, json: Json = False) -> None:
+def reject(review: ReviewName, note: Note = None, tenant: Tenant = None, by: By = None, json: Json = False) -> None:
     """Reject a review: the approval is denied, or the effect counts as not done and fails.
 
     \b
     Example:
       overnight reviews reject rev_01a1b2c3 --note "wrong customer"
     """
-    _decide(review, False, note, None, None, None, by, json)
+    _decide(review, tenant, False, note, None, None, None, by, json)
 
 
 def _decide(
     name: str,
+    tenant: str | None,
     approved: bool,
     note: str | None,
     done: bool | None,
@@ -142,7 +159,8 @@ def _decide(
     by: str | None,
     json: bool,
 ) -> None:
-    from overnight.app import open_app, open_ledger
+    from overnight.app import open_ledger
+    from overnight.jobs import Decision, Operations
     from overnight.settings import Settings
 
     from .finding import WrongUsage, find_review
@@ -153,24 +171,24 @@ def _decide(
         raise WrongUsage(f"--note: {len(note):,} characters; the most is {LONGEST_NOTE:,}")
     answer = _json_of(result)
     settings = Settings.from_environment()
-    open_ledger(settings).store.close()  # a decision never makes a ledger
+    ledger = open_ledger(settings)
 
     async def work() -> "tuple[ReviewRow, str]":
-        async with open_app(settings) as app:
-            review = await find_review(app.ledger, name)
-            if review.kind != "quarantine" and done is not None:
-                raise WrongUsage(
-                    f"{review.review_id} asks for an approval, not about an effect: leave --done and --not-done out"
-                )
-            decided = await app.operations.decide_review(
-                review.review_id, approved, operator(by), note, done, provider_id, answer
+        review = await find_review(ledger, name, tenant_of(tenant, settings))
+        if review.kind != "quarantine" and done is not None:
+            raise WrongUsage(
+                f"{review.review_id} asks for an approval, not about an effect: leave --done and --not-done out"
             )
-            job = await app.ledger.job(review.job_id)
-            if job.runtime == "foreign":
-                return decided, "is run by a program of its own: start that again"
-            return decided, f"goes on with the next free worker, or here: overnight resume {job.job_id}"
+        decision = Decision(approved, operator(by), note, done, provider_id, answer, review.tenant_id)
+        decided = await Operations(ledger.store).decide(review.review_id, decision)
+        job = await ledger.job(review.job_id)
+        if job.runtime == "foreign":
+            return decided, "is run by a program of its own: start that again"
+        here = for_tenant(f"overnight resume {job.job_id}", job.tenant_id, settings)
+        return decided, f"goes on with the next free worker, or here: {here}"
 
-    decided, follows = asyncio.run(work())
+    with ledger.store:
+        decided, follows = asyncio.run(work())
     if json:
         from .printing import print_json
 

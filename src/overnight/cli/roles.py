@@ -30,7 +30,7 @@ def gateway(
     async def serve() -> None:
         await serve_gateway(settings, host, port, offline_base_url=offline_base_url, until=stopped(), owner=owner)
 
-    run_loop(serve())
+    run_loop(serve)
 
 
 def worker(
@@ -59,4 +59,4 @@ def worker(
     async def serve() -> None:
         await serve_worker(settings, name, jobs or [], offline_base_url=offline_base_url, until=stopped())
 
-    run_loop(serve())
+    run_loop(serve)

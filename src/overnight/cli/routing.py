@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .finding import AllTenants, Tenant, find_job, tenant_of, tenants_of
 from .reading import PAGE, Json, read
 
 if TYPE_CHECKING:
     from overnight.brain import RouteDecision, Routing
     from overnight.domain import Attribution, CallFacts
     from overnight.ledger import JobRow, Ledger
+    from overnight.settings import Settings
 
 program = typer.Typer(no_args_is_help=True, help="See which rule routes a call, and what other rules would cost.")
 RoutingFile = Annotated[
@@ -171,7 +173,8 @@ def replay(
         str, typer.Option(metavar="TIME", help="Only calls since then: 7d, 12h, 2026-01-31 or 2026-01-31T02:00 (UTC).")
     ] = "",
     job: Annotated[str, typer.Option(metavar="JOB", help="Only this job and its child jobs.")] = "",
-    tenant: Annotated[str, typer.Option(metavar="TENANT", help="Only this tenant's calls (default: all).")] = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
     json: Json = False,
 ) -> None:
     """Route the recorded calls again by another routing.yaml: which would move, and what they would have cost.
@@ -195,8 +198,10 @@ def replay(
 
     other, present = load_routing(routing), _chosen(None)
 
-    async def work(ledger: "Ledger", settings: Any) -> None:
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
         begin = _since(since, ledger.store.clock())
+        whose = tenants_of(tenant, all_tenants, settings)
+        named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
         rerouting = Rerouting(
             ledger,
             other,
@@ -206,7 +211,7 @@ def replay(
             present=present,
             present_prices=PriceBook(present.prices),
         )
-        async for row in _jobs(ledger, job, tenant, begin, settings.tenant_id):
+        async for row in _jobs(ledger, named, whose, begin):
             for call in past_calls(row, await ledger.events(row.job_id)):
                 if call.at >= begin:
                     await rerouting.take(call)
@@ -221,19 +226,17 @@ def replay(
     read(work)
 
 
-async def _jobs(ledger: "Ledger", name: str, tenant: str, since_us: int, own: str) -> "AsyncIterator[JobRow]":
-    """The jobs asked for, of those that were active since then."""
-    from .finding import find_job
-
-    if name:
-        waiting = [await find_job(ledger, name, tenant or own)]
+async def _jobs(ledger: "Ledger", named: "JobRow | None", tenant_id: str, since_us: int) -> "AsyncIterator[JobRow]":
+    """The job that was named and its children; else the tenant's jobs that were active since then."""
+    if named is not None:
+        waiting = [named]
         while waiting:
             job = waiting.pop()
             waiting += await ledger.children(job.job_id)
             yield job
         return
     before = ""
-    while page := await ledger.jobs(tenant_id=tenant, before=before, most=PAGE):
+    while page := await ledger.jobs(tenant_id=tenant_id, before=before, most=PAGE):
         for job in page:
             if (job.active_at or job.created_at) >= since_us:
                 yield job

@@ -3,7 +3,18 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from overnight.story import Header, Line, Story, clean, clock_text, cost_text, count_text, moment_text, span_text
+from overnight.story import (
+    Header,
+    Line,
+    Story,
+    clean,
+    clock_text,
+    cost_text,
+    count_text,
+    local_time,
+    moment_text,
+    span_text,
+)
 
 from .printing import STATE_STYLES, console
 
@@ -46,7 +57,10 @@ def show_story(story: Story) -> None:
     for text in _header(story.header):
         out.print(text)
     out.print()
+    days = _Days(story.header.created_at)
     for line in story.lines:
+        if day := days.begins(line):
+            out.print(_styled((" " * MARGIN + day, "dim italic")))
         for text in _line(line, out.width):
             out.print(text, soft_wrap=True)
     if story.advice:
@@ -56,6 +70,27 @@ def show_story(story: Story) -> None:
             out.print(_styled(("  " + advice.text, "")))
             for command in advice.commands:
                 out.print(_styled(("    " + command, "bold cyan")), soft_wrap=True)
+
+
+class _Days:
+    """Says the day and the zone wherever a line's clock means another one than the line before."""
+
+    def __init__(self, began_at: int) -> None:
+        self.said = self._day(began_at)
+
+    def begins(self, line: Line) -> str:
+        """The words that go before the line; empty where the day and the zone stay."""
+        if line.kind == "gap":
+            if (told := line.text.rpartition(", on ")[2]) != line.text:
+                self.said = told + self.said[len(told) :]
+            return ""
+        day, before = self._day(line.at), self.said
+        self.said = day
+        return day if day != before else ""
+
+    @staticmethod
+    def _day(at_us: int) -> str:
+        return local_time(at_us).strftime("%Y-%m-%d %Z")
 
 
 def _styled(*pieces: tuple[str, str]) -> "Text":

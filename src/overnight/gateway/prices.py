@@ -280,6 +280,14 @@ class PriceBook:
         """Import the price data now rather than at the first look-up (about 0.2 s)."""
         import genai_prices.data  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
+    def names(self, provider: str | None = None) -> list[str]:
+        """The models that the list names, at one provider (where the list has it) or at all of them."""
+        from genai_prices.data import providers
+        from genai_prices.data_snapshot import find_provider_by_id
+
+        found = find_provider_by_id(providers, provider) if provider else None
+        return sorted({info.id for one in ([found] if found else providers) for info in one.models})
+
     def _of_ones_own(self, *names: str) -> ModelPrice | None:
         exact = (self._own[name] for name in names if name in self._own)
         by_glob = (price for glob, price in self._own_globs for name in names if fnmatchcase(name, glob))

@@ -1,16 +1,19 @@
 """What a job needs from rooms it may not import; the wiring hands it in."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from overnight.budgets import Policy
-from overnight.domain import Recorded
+from overnight.domain import Recorded, StoreUnavailable
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
 
 from .metering import ToolLimits
+
+log = logging.getLogger(__name__)
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
@@ -62,6 +65,8 @@ class Services:
     def report(self, job_id: str, error: BaseException | None) -> None:
         if error is not None:
             self.problems[job_id] = f"{type(error).__name__}: {error}"
+            if isinstance(error, StoreUnavailable):
+                log.warning("%s cannot reach the store: %s", job_id, error)
 
     def nudge(self) -> None:
         """Replaced by the worker."""

@@ -22,6 +22,7 @@ from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, error_facts
 from .history import ANSWERS
+from .job_log import log_end
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services
@@ -231,7 +232,9 @@ class Worker:
             self._running[job.job_id] = (execution, self._running[job.job_id][1])
             root = await execution.run(body)
             if root is not None:
-                await self.store.commit(_ending(job, execution, root))
+                ending = _ending(job, execution, root)
+                await self.store.commit(ending)
+                log_end(job, ending.state, ending.error)
                 if execution.cancelling:
                     await Operations(self.store).cancel_children(job.job_id, "its parent was cancelled")
         except (OvernightError, JobEvicted) as error:

@@ -10,7 +10,19 @@ from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
 from .public import public_job, public_story
 from .telling import tell
-from .words import clean, clock_text, content_text, cost_text, count_text, moment_text, span_text, who
+from .words import (
+    clean,
+    clock_text,
+    content_text,
+    cost_text,
+    count_text,
+    local_time,
+    moment_text,
+    show_times_in,
+    span_text,
+    until_text,
+    who,
+)
 
 __all__ = [
     "Advice",
@@ -25,12 +37,15 @@ __all__ = [
     "cost_text",
     "count_text",
     "gather",
+    "local_time",
     "moment_text",
     "public_job",
     "public_story",
+    "show_times_in",
     "span_text",
     "span_us",
     "tell",
     "tree_costs",
+    "until_text",
     "who",
 ]

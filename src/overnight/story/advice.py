@@ -8,13 +8,13 @@ import msgspec
 
 from overnight.ledger import JobRow
 
-from .words import clean, clock_text, moment_text, span_text
+from .words import clean, moment_text, span_text, until_text
 
 MOST_ALIKE = 3
 MOST_ADVICE = 6
 
 
-class Advice(msgspec.Struct, frozen=True):
+class Advice(msgspec.Struct):
     """One thing to do, or to know. `commands` are ready to be pasted; none where nothing has to be done."""
 
     text: str
@@ -37,7 +37,7 @@ def waiting_words(wait: dict[str, Any], now_us: int) -> str:
             if not isinstance(due, int):
                 return what
             left = f", in {span_text(due - now_us)}" if due > now_us else ""
-            return f"the clock: {clock_text(due)} UTC{left}"
+            return f"the clock: {until_text(due, now_us)}{left}"
         case "child":
             return f"child job {wait.get('child_job_id')}"
         case "divergence":

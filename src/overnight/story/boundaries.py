@@ -4,7 +4,7 @@ from overnight.domain import FINISHED, Recorded
 
 from .milestones import error_words
 from .tale import Tale
-from .words import clean, clock_text, span_text, who
+from .words import clean, span_text, until_text, who
 
 LONG_SLEEP_US = 5_000_000
 
@@ -55,7 +55,7 @@ def _step_failed(tale: Tale, event: Recorded) -> None:
 
 def _timer_set(tale: Tale, event: Recorded) -> None:
     due_at = (event.facts.detail or {}).get("due_at", event.at)
-    until = f", until {clock_text(due_at)} UTC" if due_at - event.at > LONG_SLEEP_US else ""
+    until = f", until {until_text(due_at, event.at)}" if due_at - event.at > LONG_SLEEP_US else ""
     node = tale.node(event, "timer", f"sleeps {span_text(due_at - event.at)}{until}")
     if event.facts.name != "sleep":
         node.text = f"a time limit of {span_text(due_at - event.at)} runs"
@@ -71,7 +71,7 @@ def _timer_fired(tale: Tale, event: Recorded) -> None:
         return
     struck = tale.place(tale.node(event, "timer", "the time limit struck: timed out", "failed"), event.path)
     if node is not None:
-        struck.why = f"set for {clock_text(node.at)} UTC and {span_text(event.at - node.at)} more"
+        struck.why = f"set for {until_text(node.at, event.at)} and {span_text(event.at - node.at)} more"
 
 
 def _child_started(tale: Tale, event: Recorded) -> None:

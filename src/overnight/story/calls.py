@@ -9,7 +9,7 @@ from overnight.domain import Event, Recorded
 from .lines import Node
 from .milestones import error_words, reason
 from .tale import Tale
-from .words import clean, clock_text, cost_text, span_text, who
+from .words import clean, cost_text, span_text, until_text, who
 
 MOST_NAMES = 6
 
@@ -136,7 +136,7 @@ def _fallback_taken(tale: Tale, event: Recorded) -> None:
 
 def _circuit_opened(tale: Tale, event: Recorded) -> None:
     decision = event.facts.decision or {}
-    until = f"; no calls until {clock_text(decision['open_until_at'])}" if "open_until_at" in decision else ""
+    until = f"; no calls until {until_text(decision['open_until_at'], event.at)}" if "open_until_at" in decision else ""
     text = f"the circuit of {clean(decision.get('target'), 120)} opened{until}"
     tale.note(model_node(tale, event), event, text, "failed", "circuit").why = reason(event)
 

@@ -14,7 +14,7 @@ from .lines import Line, Node, Story
 from .milestones import MILESTONES
 from .stopping import STOPS
 from .tale import Tale
-from .words import clean, moment_text, span_text
+from .words import clean, local_time, span_text
 
 GAP_US = 5_000_000
 Handler = Callable[[Tale, Recorded], None]
@@ -87,9 +87,9 @@ class _Flow:
     def _gap(self, node: Node, depth: int) -> Iterator[Line]:
         if self.reached and node.at - self.reached > GAP_US:
             text = f"… {span_text(node.at - self.reached)} later"
-            day = moment_text(node.at)
-            if day[:10] != moment_text(self.reached)[:10]:
-                text += f", on {day[:10]}"
+            day = local_time(node.at)
+            if day.date() != local_time(self.reached).date():
+                text += f", on {day:%Y-%m-%d}"
             yield Line(node.job_id, self.reached, depth, "gap", "note", text)
 
 

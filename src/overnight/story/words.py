@@ -1,6 +1,7 @@
 """Small words of the story: durations, moments, shortened ids and contents."""
 
-from datetime import UTC, datetime
+from contextvars import ContextVar
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -35,14 +36,35 @@ def span_text(span_us: float) -> str:
     raise AssertionError("unreachable: a minute is the smallest size")
 
 
+_zone: ContextVar[tzinfo | None] = ContextVar("zone", default=UTC)
+
+
+def show_times_in(zone: tzinfo | None) -> None:
+    """From now on this context shows times in `zone`; None is the local zone. Without this call they are shown in UTC."""
+    _zone.set(zone)
+
+
+def local_time(at_us: int) -> datetime:
+    """The moment in the zone that times are shown in."""
+    moment, zone = datetime.fromtimestamp(at_us / SECOND, UTC), _zone.get()
+    return moment if zone is UTC else moment.astimezone(zone)
+
+
 def clock_text(at_us: int) -> str:
-    """The time of day in UTC."""
-    return datetime.fromtimestamp(at_us / SECOND, UTC).strftime("%H:%M:%S")
+    """The time of day, without its zone: for lines below a moment that has one."""
+    return local_time(at_us).strftime("%H:%M:%S")
 
 
 def moment_text(at_us: int) -> str:
-    """Day and time in UTC."""
-    return datetime.fromtimestamp(at_us / SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """Day, time and zone."""
+    return local_time(at_us).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def until_text(due_us: int, from_us: int) -> str:
+    """A moment as seen from another one: time and zone, and the day where it is another day."""
+    due = local_time(due_us)
+    same_day = due.date() == local_time(from_us).date()
+    return due.strftime("%H:%M:%S %Z") if same_day else moment_text(due_us)
 
 
 def who(actor: str | None) -> str:

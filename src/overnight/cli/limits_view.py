@@ -1,0 +1,87 @@
+"""The limits in force, as routing.yaml sets them: what holds before anything is spent."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from overnight.brain import Brain
+    from overnight.settings import Settings
+
+_BUDGETS = {
+    "cost": "max_cost_microusd",
+    "tokens": "max_tokens",
+    "llm_calls": "max_llm_calls",
+    "tool_calls": "max_tool_calls",
+    "wall_clock_s": "max_wall_clock_s",
+}
+_RATES = {
+    "requests": ("requests_per_minute", "minute"),
+    "tokens": ("tokens_per_minute", "minute"),
+    "calls at once": ("concurrency", ""),
+}
+_HEADS = ("limit of", "per", "measure", "limit")
+
+
+def limits_in_force(brain: "Brain", tenant_id: str) -> list[dict[str, Any]]:
+    """Every limit of the brain as public JSON; without those that name other tenants, where one is asked about ("": all)."""
+    found: list[dict[str, Any]] = []
+    for each in _all(brain):
+        covers = each.pop("covers")
+        if not tenant_id or each["scope"] != "tenant" or covers(tenant_id):
+            if tenant_id and each["scope"] == "tenant":
+                each["only"] = [tenant_id]  # what else the rule names are other tenants
+            found.append(each)
+    return found
+
+
+def _all(brain: "Brain") -> Iterator[dict[str, Any]]:
+    budgets = brain.routing.budgets
+    of_jobs = {"cost": budgets.max_cost_per_job_microusd, "llm_calls": budgets.max_llm_calls_per_job}
+    for measure, limit in of_jobs.items():
+        if limit is not None:
+            yield _public("job", None, "total", measure, limit)
+    for rule in budgets.limits:
+        for measure, attribute in _BUDGETS.items():
+            if (limit := getattr(rule, attribute)) is not None:
+                yield _public(rule.scope, rule, rule.per, measure, limit)
+    for rate in brain.routing.rate_limits:
+        for measure, (attribute, per) in _RATES.items():
+            if (limit := getattr(rate, attribute)) is not None:
+                yield _public(rate.scope, rate, per, measure, limit)
+
+
+def _public(scope: str, rule: Any, per: str, measure: str, limit: int) -> dict[str, Any]:
+    from overnight.domain import micro_to_usd
+
+    name, value = ("cost_usd", micro_to_usd(limit)) if measure == "cost" else (measure, limit)
+    only = list(rule.only.patterns) if rule is not None and rule.only is not None else []
+    covers = rule.covers if rule is not None else bool
+    return {"scope": scope, "only": only, "per": per, "measure": name, "limit": value, "covers": covers}
+
+
+def show_limits(limits: list[dict[str, Any]], brain: "Brain", settings: "Settings") -> None:
+    """One line a limit; without any, why there are none and what follows from it."""
+    from overnight.domain import usd_text
+
+    from .printing import print_rows
+
+    if not limits:
+        typer.echo(no_limits(brain, settings))
+        return
+    rows: list[list[tuple[str, str]]] = []
+    for each in limits:
+        whose = f"{each['scope']} {', '.join(each['only'])}" if each["only"] else f"each {each['scope']}"
+        money = each["measure"] == "cost_usd"
+        limit = usd_text(round(each["limit"] * 1_000_000)) if money else f"{each['limit']:,}"
+        measure = "cost" if money else each["measure"].replace("_", " ")
+        rows.append([(text, "") for text in (whose, each["per"], measure, limit)])
+    print_rows(_HEADS, rows, frozenset({"limit"}))
+
+
+def no_limits(brain: "Brain", settings: "Settings") -> str:
+    """Plain words for a brain that stops nothing."""
+    if not brain.has_routing:
+        return f"no budgets, no limits: there is no folder {settings.brain}; `overnight init` writes a starter"
+    return f"no budgets, no limits: {settings.brain}/routing.yaml sets none under budgets and rate_limits"
