@@ -4,12 +4,15 @@ Depends on: nothing of ours.
 Never: repeats a request that a provider may have received, or knows what a model call is.
 """
 
-from .connection import (
+from .errors import (
     AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
+    NotHttp,
+    PoolBusy,
     ResponseTooLarge,
+    Unreachable,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -25,7 +28,10 @@ __all__ = [
     "LibraryStream",
     "MalformedResponse",
     "NeverSent",
+    "NotHttp",
+    "PoolBusy",
     "ResponseTooLarge",
+    "Unreachable",
     "UpstreamError",
     "UpstreamPool",
     "UpstreamResponse",
