@@ -93,8 +93,8 @@ def _cap(flight: Flight) -> int:
     request, target = flight.request, flight.target
     if not request.cap_field:
         return NO_OUTPUT
-    most = flight.decision.max_output_tokens
-    return output_cap(request.cap, most, target.model, target.price, request.prompt_bytes)
+    usual, route = flight.decision.max_output_tokens, flight.decision.output_cap
+    return output_cap(request.cap, usual, route, target.model, target.price, request.prompt_bytes)
 
 
 def reservation_of(flight: Flight) -> Reservation:
@@ -106,6 +106,7 @@ def reservation_of(flight: Flight) -> Reservation:
     called.detail |= told_facts(who, flight.request.format)
     if tokens < (flight.request.cap or 0):
         called.detail["asked_max_output_tokens"] = flight.request.cap
+        called.detail["capped_by"] = "route" if tokens == decision.output_cap else "model"
     if who.trace_id:
         called.span_id = span_of(called.call_id)
         called.detail["parent_span_id"] = who.span_id
