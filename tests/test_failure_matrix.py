@@ -87,7 +87,8 @@ ACTS: dict[str, Act] = {
     "content_filter": refuses(400, "invalid_request_error", "blocked by content filtering policy", "content_filter"),
     "context_length": refuses(400, "invalid_request_error", "prompt is too long: 9 > 8", "context_length_exceeded"),
 }
-# class: how a stream that has begun goes wrong. All of it is billed, none of it is asked again.
+# class: how a stream that has begun goes wrong. None of it is asked again. What breaks off is booked in full, what a provider
+# ends with an error of its own at the prompt and what came.
 MIDSTREAM: dict[str, Any] = {
     "cut": breaks_off(0.5),
     "timeout": begins(None),
@@ -98,6 +99,7 @@ MIDSTREAM: dict[str, Any] = {
     ),
     "rate_limited": lambda form: begins(b"data: " + error_of(form, "slow", "rate_limit_error", "slow_down") + b"\n\n"),
 }
+REPORTED = {"server_error", "overloaded", "rate_limited"}
 NEVER_IN_A_STREAM = {  # they are found out before a provider begins to answer
     "quota", "connection", "lost", "invalid_request", "auth", "not_found", "content_filter", "context_length",
 }  # fmt: skip
@@ -196,7 +198,7 @@ async def booked(served: Served, job_id: str) -> dict[str, int]:
 
 
 async def problems_of_money(served: Served, name: str, expected: Expected | None) -> list[str]:
-    """Each failed try at nothing or at all that was reserved, the sums alike, nothing left reserved."""
+    """Each failed try at nothing, at what came or at all that was reserved; the sums alike, nothing left reserved."""
     events = await served.events(name)
     job_id = events[0].job_id
     reserved = {e.facts.call_id: e.facts.detail["reserved_microusd"] for e in events if e.facts.event == "model_called"}
@@ -205,6 +207,14 @@ async def problems_of_money(served: Served, name: str, expected: Expected | None
         facts = event.facts
         if facts.event == "model_failed":
             owed = reserved[facts.call_id] if expected is None or expected.billed else 0
+            if expected is None and name in REPORTED:
+                owed = facts.input_tokens + facts.output_tokens  # at a dollar a million
+                if not 0 < owed < reserved[facts.call_id]:
+                    found.append(f"{name}: {owed} tokens of {reserved[facts.call_id]}")
+            elif expected is None:
+                bound = owed - facts.input_tokens - facts.output_tokens
+                if facts.detail.get("bound_microusd") != bound:
+                    found.append(f"{name}: the bound is {facts.detail} of {owed}, not {bound}")
             if facts.cost_microusd != owed:
                 found.append(
                     f"{name}: a failed try cost {facts.cost_microusd}, reserved were {reserved[facts.call_id]}"

@@ -26,7 +26,10 @@ from overnight.gateway.upstream import (
     BodyCut,
     MalformedResponse,
     NeverSent,
+    NotHttp,
+    PoolBusy,
     ResponseTooLarge,
+    Unreachable,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -128,7 +131,7 @@ def test_what_a_refusal_is(status, body, error_class, code):
     failure = response_failure(status, {}, json.dumps(body).encode())
     assert (failure.error_class, failure.code, failure.status) == (error_class, code, status)
     rule = CLASSES[error_class]
-    assert (failure.retryable, failure.fallback) == (rule.retryable, rule.fallback)
+    assert (failure.retryable, failure.fallback) == (rule.retryable and status != 302, rule.fallback)
     assert failure.message
     assert failure.error.error_class == error_class
 
@@ -172,7 +175,13 @@ EXCEPTIONS = [
     (UpstreamTimeout("h:1", "body", "x"), "timeout", "body_timeout", True, True),
     (AnswerLost("h:1", "x"), "lost", "answer_lost", True, True),
     (BodyCut("h:1", "x"), "cut", "body_cut", True, True),
-    (MalformedResponse("h:1", "x"), "malformed", "malformed_response", True, True),
+    (Unreachable("h:1", "unknown_host", "x"), "connection", "unknown_host", False, False),
+    (Unreachable("h:1", "certificate_invalid", "x"), "connection", "certificate_invalid", False, False),
+    (PoolBusy("h:1", "x"), "connection", "pool_busy", True, False),
+    (UpstreamTimeout("h:1", "queue", "x"), "connection", "queue_timeout", True, False),
+    (UpstreamTimeout("h:1", "send", "x"), "connection", "send_timeout", True, False),
+    (MalformedResponse("h:1", "x"), "malformed", "malformed_response", False, True),
+    (NotHttp("h:1", "x"), "malformed", "not_http", False, False),
     (ResponseTooLarge("h:1", "x"), "malformed", "response_too_large", False, True),
 ]
 
@@ -187,12 +196,55 @@ def test_what_an_exception_is(error, error_class, code, retryable, may_have_cost
 
 
 def test_every_exception_is_in_the_table():
-    assert {type(error) for error, *_ in EXCEPTIONS} == set(UpstreamError.__subclasses__())
+    def below(kind):
+        return {kind}.union(*(below(each) for each in kind.__subclasses__()))
+
+    assert {type(error) for error, *_ in EXCEPTIONS} == below(UpstreamError) - {UpstreamError}
 
 
 def test_an_error_inside_an_answer_may_have_cost():
     assert error_failure(anthropic("overloaded_error")).may_have_cost
     assert not error_failure(anthropic("overloaded_error"), 529).may_have_cost
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "code", "may_have_cost"),
+    [
+        (301, {b"location": b"https://h/v1/?token=abc"}, b"", "http_301", False),
+        (304, {}, b"", "http_304", False),
+        (307, {b"location": b"https://h/v2"}, b"{}", "http_307", False),
+        (204, {}, b"", "http_204", False),
+        (205, {}, b"", "http_205", False),
+        (200, {}, b"", "empty_body", True),
+        (200, {}, b" \r\n", "empty_body", True),
+        (200, {}, b"<html>hello", "invalid_json", True),
+        (400, {}, b"<center>The plain HTTP request was sent to HTTPS port</center>", "wrong_scheme", False),
+        (400, {}, b"Client sent an HTTP request to an HTTPS server.\n", "wrong_scheme", False),
+    ],
+)
+def test_deterministic_answers_are_not_retried(status, headers, body, code, may_have_cost):
+    failure = response_failure(status, {**headers, b"x-should-retry": b"true"}, body)
+    assert (failure.code, failure.retryable, failure.fallback, failure.may_have_cost) == (
+        code,
+        False,
+        True,
+        may_have_cost,
+    )
+    assert "abc" not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "may_have_cost"),
+    [
+        (408, None, False),
+        (429, None, False),
+        (400, "tool_use_failed", True),
+        (404, "timeout_error", False),
+        (504, None, True),
+    ],
+)
+def test_a_refusal_is_not_billed(status, code, may_have_cost):
+    assert response_failure(status, {}, json.dumps(openai(code=code)).encode()).may_have_cost is may_have_cost
 
 
 def test_a_class_named_in_a_header_alone():

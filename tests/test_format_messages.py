@@ -251,9 +251,10 @@ async def test_thoughts_that_another_model_signed_are_left_out_once_they_are_ref
 
 
 async def test_a_budget_of_thinking_stays_below_a_cap_that_was_lowered(store: Store, provider: SpawnedProvider) -> None:
-    async with serving(store, provider, routed("limits: {default_max_output_tokens: 3000}\n")) as served:
+    short = routed().replace("heartbeat_check: gpt-5.4-mini", f"short: {{model: {NATIVE}, max_output_tokens: 3000}}")
+    async with serving(store, provider, short) as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
-        asked = asking(max_tokens=16_000, thinking={"type": "enabled", "budget_tokens": 10_000})
+        asked = asking(model="short", max_tokens=16_000, thinking={"type": "enabled", "budget_tokens": 10_000})
         raw = await client.messages.with_raw_response.create(**asked)
         assert raw.headers["x-overnight-dropped"] == "thinking.budget_tokens"
         assert said(await raw.parse())[0]["text"] == "hello yourself"

@@ -1,16 +1,20 @@
-"""The output cap of a call is the least of what client, route and model allow; a lower one is told, and all tries are counted."""
+"""The output cap that a client names holds, up to what route, model and budget allow; a lower one is told, and all tries are
+counted."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from overnight.gateway.output_limits import LEAST_OUTPUT, UNLIMITED, most_output
+from faulty_upstream import FaultyUpstream, faulty_upstream
+from overnight.gateway.output_limits import LEAST_OUTPUT, most_output
 from overnight.gateway.prices import PriceBook
 from overnight.store import Store
+from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from serving import routed, serving
+from serving import Served, routed, serving
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +41,48 @@ async def cap(served: Any, job: str) -> dict[str, Any]:
         ("claude-3-haiku-20240307", 4096),
         ("openrouter/anthropic/claude-3-opus", 4096),
         ("claude-3.5-sonnet", 8192),
+        ("claude-3-7-sonnet-20250219", 128_000),
+        ("claude-opus-4-20250514", 32_000),
+        ("claude-opus-4.1", 32_000),
+        ("claude-opus-4-5-20251101", 64_000),
+        ("claude-opus-4.6", 128_000),
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", 64_000),
+        ("claude-sonnet-4-20250514", 64_000),
+        ("claude-haiku-4-5", 64_000),
+        ("claude-sonnet-5", 128_000),
+        ("claude-haiku-5-5", 128_000),
+        ("claude-opus-7", None),
         ("gpt-3.5-turbo", 4096),
-        ("gpt-4", 4096),
+        ("gpt-4", 8192),
+        ("gpt-4-0613", 8192),
         ("gpt-4-turbo", 4096),
-        ("gpt-4.1", UNLIMITED),
+        ("gpt-4.1-mini", 32_768),
         ("gpt-4o", 16_384),
-        ("claude-opus-4.6", UNLIMITED),
-        ("gpt-5.4-mini", UNLIMITED),
+        ("gpt-4o-2024-05-13", 4096),
+        ("gpt-5-chat-latest", 16_384),
+        ("gpt-5.4-mini", 128_000),
+        ("openrouter/openai/gpt-5", 128_000),
+        ("gpt-5-pro", 272_000),
+        ("gpt-6.1-sol", 128_000),
+        ("o1-mini", 65_536),
+        ("o3", 100_000),
+        ("o4-mini-2025-04-16", 100_000),
+        ("gemini-2.0-flash", 8192),
+        ("gemini-2.5-pro", 65_536),
+        ("gemini-3-flash-preview", 65_536),
+        ("gemini-4-argon", None),
+        ("deepseek-chat", 384_000),
+        ("together/deepseek-ai/deepseek-v4-pro", None),
+        ("glm-4.6", 131_072),
+        ("openrouter/z-ai/glm-4.6", None),
+        ("qwen3-max", 65_536),
+        ("grok-4.20", None),
+        ("mistral-large-latest", None),
+        ("kimi-k2.5", None),
+        ("house-model", None),
     ],
 )
-def test_what_models_can_put_out(model: str, most: int) -> None:
+def test_what_models_can_put_out(model: str, most: int | None) -> None:
     assert most_output(model) == most
 
 
@@ -55,6 +91,14 @@ async def test_a_model_is_not_asked_for_more_than_it_can(store: Store, scripted:
         said = await served.ask(model="gpt-3.5-turbo", headers={"x-job-id": "small"})
         assert (said.status_code, "x-overnight-output-cap" in said.headers) == (200, False)
         assert (await cap(served, "small"))["max_output_tokens"] == 4096
+        asked = await served.ask(model="gpt-3.5-turbo", headers={"x-job-id": "asked"}, max_tokens=32_000)
+        assert asked.headers["x-overnight-output-cap"] == "4096"
+        told = await cap(served, "asked")
+        assert (told["max_output_tokens"], told["asked_max_output_tokens"], told["capped_by"]) == (
+            4096,
+            32_000,
+            "model",
+        )
         window = PriceBook({}).price("gpt-4", "openai", ()).context_window
         assert window is not None
         for size, least, most in ((20_000, 1, window - 5000), (200_000, LEAST_OUTPUT, LEAST_OUTPUT)):
@@ -62,21 +106,135 @@ async def test_a_model_is_not_asked_for_more_than_it_can(store: Store, scripted:
             assert least <= (await cap(served, f"window-{size}"))["max_output_tokens"] <= most
 
 
-@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
-async def test_a_lowered_cap_is_told(store: Store, scripted: SpawnedProvider, path: str) -> None:
-    field = {"chat/completions": "max_completion_tokens", "responses": "max_output_tokens", "messages": "max_tokens"}[
-        path
-    ]
-    said = {"input": "hello"} if path == "responses" else {"messages": [{"role": "user", "content": "hello"}]}
-    async with serving(store, scripted, routed()) as served:
-        body = {"model": "gpt-5.4-mini", field: 32_000, **said}
+# path, the client's name of the cap, the format that the target speaks, the target's name of the cap
+CAPS = [
+    ("chat/completions", "max_tokens", "chat", "max_tokens"),
+    ("chat/completions", "max_completion_tokens", "chat", "max_completion_tokens"),
+    ("chat/completions", "max_completion_tokens", "messages", "max_tokens"),
+    ("responses", "max_output_tokens", "responses", "max_output_tokens"),
+    ("responses", "max_output_tokens", "chat", "max_tokens"),
+    ("messages", "max_tokens", "messages", "max_tokens"),
+    ("messages", "max_tokens", "chat", "max_tokens"),
+]
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def said(path: str) -> dict[str, Any]:
+    return {"input": "hello"} if path in ("responses", "embeddings") else HELLO
+
+
+@asynccontextmanager
+async def house(
+    store: Store, spoken: str, more: str = "", price: str = "{input_usd_per_mtok: 1, output_usd_per_mtok: 2}"
+) -> AsyncIterator[tuple[Served, FaultyUpstream]]:
+    """A gateway before a provider whose models nobody knows; the route `short` has a cap of its own."""
+    async with faulty_upstream() as upstream:
+        routing = f"""
+default_model: m
+routes: {{short: {{model: m, max_output_tokens: 4000}}, tiny: {{model: m, max_output_tokens: 900}}}}
+providers: {{house: {{base_url: '{upstream.base_url}', models: [m], apis: [{spoken}]}}}}
+prices: {{m: {price}}}
+{more}"""
+        async with serving(store, upstream, routing) as served:  # type: ignore[arg-type]
+            yield served, upstream
+
+
+@pytest.mark.parametrize(("path", "field", "spoken", "sent"), CAPS)
+async def test_the_cap_that_a_client_names_holds(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
+    async with house(store, spoken) as (served, upstream):
+        for asked in (50, 32_000, 1_000_000):
+            headers = {"x-job-id": f"j{asked}"}
+            answer = await served.http.post(
+                f"/v1/{path}", json={"model": "m", field: asked, **said(path)}, headers=headers
+            )
+            assert (answer.status_code, "x-overnight-output-cap" in answer.headers) == (200, False)
+            detail = await cap(served, f"j{asked}")
+            assert (detail["max_output_tokens"], "asked_max_output_tokens" in detail) == (asked, False)
+            assert upstream.bodies[-1][sent] == asked
+            # What is sent is what is reserved.
+            assert asked * 2 < detail["reserved_microusd"] < asked * 2 + 2000
+        await served.http.post(f"/v1/{path}", json={"model": "m", **said(path)}, headers={"x-job-id": "none"})
+        assert (await cap(served, "none"))["max_output_tokens"] == 8192
+        assert upstream.bodies[-1].get(sent, upstream.bodies[-1].get("max_tokens")) == 8192
+
+
+@pytest.mark.parametrize(("path", "field", "spoken", "sent"), CAPS)
+async def test_a_cap_that_a_route_lowers_is_told(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
+    async with house(store, spoken) as (served, upstream):
+        body = {"model": "short", field: 32_000, **said(path)}
         answer = await served.http.post(f"/v1/{path}", json=body, headers={"x-job-id": "high"})
-        assert (answer.status_code, answer.headers["x-overnight-output-cap"]) == (200, "8192")
+        assert (answer.status_code, answer.headers["x-overnight-output-cap"]) == (200, "4000")
         detail = await cap(served, "high")
-        assert (detail["max_output_tokens"], detail["asked_max_output_tokens"]) == (8192, 32_000)
+        told = (detail["max_output_tokens"], detail["asked_max_output_tokens"], detail["capped_by"])
+        assert told == (upstream.bodies[-1][sent], 32_000, "route") == (4000, 32_000, "route")
+        job = await served.ledger.job("high", "default")
+        chapter = await gather(served.ledger, job)
+        notes = [line.text for line in tell(chapter, store.clock()).lines]
+        assert "asked for 32,000 output tokens; the route short allows 4,000" in notes
         low = await served.http.post(f"/v1/{path}", json=body | {field: 50}, headers={"x-job-id": "low"})
         assert "x-overnight-output-cap" not in low.headers
         assert "asked_max_output_tokens" not in await cap(served, "low")
+
+
+async def test_a_cap_that_the_budget_lowers_is_told(store: Store) -> None:
+    async with house(store, "chat", "budgets: {max_cost_per_job_usd: 0.01}") as (served, upstream):
+        answer = await served.ask(model="m", headers={"x-job-id": "j"}, max_tokens=32_000)
+        detail = await cap(served, "j")
+        assert detail["lowered"]
+        assert 4000 < detail["max_output_tokens"] < 5000
+        assert int(answer.headers["x-overnight-output-cap"]) == detail["max_output_tokens"]
+        assert upstream.bodies[-1]["max_tokens"] == detail["max_output_tokens"]
+        assert detail["reserved_microusd"] <= 10_000
+
+
+async def test_every_choice_may_use_the_cap(store: Store) -> None:
+    async with house(store, "chat") as (served, upstream):
+        await served.ask(model="m", headers={"x-job-id": "three"}, max_tokens=20_000, n=3)
+        assert (upstream.bodies[-1]["max_tokens"], upstream.bodies[-1]["n"]) == (20_000, 3)
+        assert 120_000 < (await cap(served, "three"))["reserved_microusd"] < 121_000
+    async with house(store, "chat", "budgets: {max_cost_per_job_usd: 0.03}") as (served, upstream):
+        await served.ask(model="m", headers={"x-job-id": "poor"}, max_tokens=20_000, n=3)
+        assert 4500 < upstream.bodies[-1]["max_tokens"] < 5000
+
+
+async def test_embeddings_have_no_cap(store: Store) -> None:
+    async with house(store, "embeddings") as (served, upstream):
+        body = {"model": "short", **said("embeddings")}
+        answer = await served.http.post("/v1/embeddings", json=body, headers={"x-job-id": "e"})
+        assert (answer.status_code, "x-overnight-output-cap" in answer.headers) == (200, False)
+        assert not {"max_tokens", "max_output_tokens", "max_completion_tokens"}.intersection(upstream.bodies[-1])
+        assert (await cap(served, "e"))["reserved_microusd"] < 100
+
+
+ENABLED = {"type": "enabled", "budget_tokens": 10_000}
+
+
+@pytest.mark.parametrize(
+    ("path", "spoken", "asked"),
+    [
+        ("messages", "messages", {"max_tokens": 16_000, "thinking": ENABLED}),
+        ("chat/completions", "messages", {"max_tokens": 16_000, "reasoning": {"max_tokens": 10_000}}),
+        ("chat/completions", "chat", {"max_tokens": 16_000, "reasoning": {"max_tokens": 10_000}}),
+        ("chat/completions", "chat", {"max_tokens": 16_000, "thinking": ENABLED}),
+    ],
+)
+async def test_a_budget_of_thinking_stays_below_the_cap(
+    store: Store, path: str, spoken: str, asked: dict[str, Any]
+) -> None:
+    def budget() -> int | None:
+        body = upstream.bodies[-1]
+        found = body.get("thinking") or body.get("reasoning") or {}
+        return found.get("budget_tokens", found.get("max_tokens"))
+
+    async with house(store, spoken) as (served, upstream):
+        answer = await served.http.post(f"/v1/{path}", json={"model": "m", **asked, **HELLO})
+        assert (upstream.bodies[-1]["max_tokens"], budget()) == (16_000, 10_000)
+        assert "x-overnight-dropped" not in answer.headers
+        answer = await served.http.post(f"/v1/{path}", json={"model": "short", **asked, **HELLO})
+        assert (upstream.bodies[-1]["max_tokens"], budget()) == (4000, 2000)
+        assert "x-overnight-dropped" in answer.headers
+        await served.http.post(f"/v1/{path}", json={"model": "tiny", **asked, **HELLO})
+        assert (upstream.bodies[-1]["max_tokens"], budget()) == (900, None)
 
 
 FAILING = """

@@ -247,12 +247,21 @@ STREAMED: dict[str, tuple[Act, str | None, bool]] = {
 }
 
 
-async def checked(served: Served, upstream: FaultyUpstream, job: str, error_class: str | None) -> None:
+# What the provider cannot have served is not booked.
+UNBILLED = {
+    "an overload with a 200", "a limit with a 200", "a redirect", "no content", "no HTTP", "busy",
+    "a refusal that is no JSON", "an error first",
+}  # fmt: skip
+# The provider ended these itself: the prompt and what came are booked.
+REPORTED = {"an error with a 200", "an error as a body", "an error later"}
+
+
+async def checked(served: Served, upstream: FaultyUpstream, name: str, error_class: str | None) -> None:
     """One call, one end, and booked what it may have cost."""
     names, odd, cost = await open_ends(served.store)
     assert (names[CALLED], odd) == (1, 0)
     assert await budgets(served.store) == (0, cost)
-    events = await served.events(job)
+    events = await served.events("j")
     end, reserved = events[-1].facts, events[1].facts.detail["reserved_microusd"]
     assert upstream.asked["m"] == 1
     if error_class is None:
@@ -262,8 +271,10 @@ async def checked(served: Served, upstream: FaultyUpstream, job: str, error_clas
         )
     else:
         assert (end.event, end.error.error_class) == ("model_failed", error_class)
-        sent_nothing = end.error.code in ("http_503", "http_500", "server_error", "http_302")
-        assert end.cost_microusd in ((0, reserved) if sent_nothing else (reserved,)), end
+        if name in REPORTED:
+            assert 0 < end.cost_microusd == end.input_tokens + end.output_tokens < reserved, end
+        else:
+            assert end.cost_microusd == (0 if name in UNBILLED else reserved), end
 
 
 @pytest.fixture
@@ -282,7 +293,7 @@ async def test_plain_answers_however_odd(store: Store, name: str) -> None:
         else:
             assert answer.status_code in (429, 502, 503, 504)
             assert error_class in answer.json()["error"]["message"]
-        await checked(served, upstream, "j", error_class)
+        await checked(served, upstream, name, error_class)
 
 
 @pytest.mark.parametrize("name", STREAMED)
@@ -300,7 +311,7 @@ async def test_streamed_answers_however_odd(store: Store, name: str) -> None:
             last = answer.text.rpartition("data: ")[2] if had_a_part else answer.text
             assert error_class in json.loads(last)["error"]["message"]
             assert "[DONE]" not in answer.text
-        await checked(served, upstream, "j", error_class)
+        await checked(served, upstream, name, error_class)
 
 
 async def test_a_provider_that_stalls_once_does_not_hold_the_connections_of_others(store: Store) -> None:

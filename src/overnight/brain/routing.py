@@ -251,6 +251,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             way.name if way is not None and route.kind == "tier" else None,
             complexity,
             self.time_limits,
+            route.output_cap,
         )
 
     def _without_rule(self, name: str, model: str, facts: CallFacts, why: str, rejected: Rejected) -> RouteDecision:

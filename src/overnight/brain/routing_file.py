@@ -196,6 +196,7 @@ def _route(
         deadline_ms=deadline_ms or draft.deadline_ms,
         embeddings_ms=deadline_ms or draft.embeddings_ms,
         max_output_tokens=rule.max_output_tokens or draft.limits.default_max_output_tokens,
+        output_cap=rule.max_output_tokens,
         when=rule.when,
         sticky=rule.sticky,
         residency=rule.residency,

@@ -75,6 +75,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     One way; or with `kind` "weights" several of which each session (`sticky`) keeps one; or with "tier" its tier and the
     one above. `residency`: only targets whose provider has one of these. A deadline of its own holds for embeddings too.
+    `max_output_tokens` holds for calls that name no cap, `output_cap` (the route's own) for all.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     degraded: Degraded | None = None
     when_all_open: str = "last_resort"
     cache: CachePolicy = CachePolicy()
+    output_cap: int | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -105,7 +107,8 @@ class RouteDecision(msgspec.Struct, frozen=True):
 
     `deadline_ms` bounds a whole answer, or a stream until its first piece, without time in queues; `time_limits` are the others.
     `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
-    route; `cache` the policy with the route's own words in it.
+    route; `cache` the policy with the route's own words in it. `max_output_tokens` is the cap of a call that names none,
+    `output_cap` that of the route, for all calls.
     """
 
     route: str
@@ -121,3 +124,4 @@ class RouteDecision(msgspec.Struct, frozen=True):
     tier: str | None = None
     complexity: float | None = None
     time_limits: TimeLimits = TimeLimits()
+    output_cap: int | None = None

@@ -27,12 +27,18 @@ def show_decision(decision: "RouteDecision", ways: Sequence[Mapping[str, Any]]) 
         _line("targets", "none is left: the call is refused", "red")
     for number, (name, why) in enumerate(decision.rejected):
         _line("rejected" if number == 0 else "", f"{clean(name, 100)}: {clean(why, 200)}", "dim")
-    _line("within", f"{span_text(decision.deadline_ms * 1000)}, at most {decision.max_output_tokens:,} output tokens")
+    _line("within", f"{span_text(decision.deadline_ms * 1000)}, {_cap_text(decision)}")
     _line("cache", _cache_text(decision.cache))
     if decision.degraded is not None:
         ends = (decision.degraded.cache and "an older answer", decision.degraded.answer and "a fixed answer")
         _line("degraded", ", then ".join(end for end in ends if end))
     _line("all open", decision.when_all_open.replace("_", " "))
+
+
+def _cap_text(decision: "RouteDecision") -> str:
+    if decision.output_cap is None:
+        return f"{decision.max_output_tokens:,} output tokens where the call names no cap"
+    return f"at most {decision.output_cap:,} output tokens"
 
 
 def _line(label: str, text: str, style: str = "") -> None:

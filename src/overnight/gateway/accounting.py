@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -10,7 +10,7 @@ from overnight.domain import ErrorFacts, Event, new_id, span_of
 
 from .asking import told, told_facts
 from .commands import Reservation, Spent
-from .failures import Failure, is_error
+from .failures import OURS, ErrorClass, Failure, is_error, usage_in
 from .formats import Json
 from .hosted_tools import bound_microusd, fees_of
 from .kept import kept_by
@@ -25,6 +25,13 @@ OK = 200
 NO_OUTPUT = 1
 """Tokens reserved for formats whose answers are not text."""
 NOT_CARRIED, UNREAD = "not_carried", "internal_fault"
+_NO_SIGN = OURS | {NOT_CARRIED, UNREAD}
+"""Codes of failures that say nothing about the target."""
+_REFUSED: frozenset[ErrorClass] = frozenset({
+    "rate_limited", "quota", "overloaded", "auth", "not_found", "invalid_request", "context_length",
+})  # fmt: skip
+"""Reported before an answer began, these say that the provider did not take the request."""
+_ESTIMATED = "the provider ended the answer with an error; what it did not tell of the usage is estimated from the text"
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -85,8 +92,8 @@ def _cap(flight: Flight) -> int:
     request, target = flight.request, flight.target
     if not request.cap_field:
         return NO_OUTPUT
-    most = flight.decision.max_output_tokens
-    return output_cap(request.cap, most, target.model, target.price, request.prompt_bytes)
+    usual, route = flight.decision.max_output_tokens, flight.decision.output_cap
+    return output_cap(request.cap, usual, route, target.model, target.price, request.prompt_bytes)
 
 
 def reservation_of(flight: Flight) -> Reservation:
@@ -98,6 +105,7 @@ def reservation_of(flight: Flight) -> Reservation:
     called.detail |= told_facts(who, flight.request.format)
     if tokens < (flight.request.cap or 0):
         called.detail["asked_max_output_tokens"] = flight.request.cap
+        called.detail["capped_by"] = "route" if tokens == decision.output_cap else "model"
     if who.trace_id:
         called.span_id = span_of(called.call_id)
         called.detail["parent_span_id"] = who.span_id
@@ -107,40 +115,89 @@ def reservation_of(flight: Flight) -> Reservation:
     return Reservation(called.call_id, flight.gateway.owner, demand, called)
 
 
-def spent_on_failure(flight: Flight, failure: Failure, received_characters: int = 0) -> Spent:
-    """A failed try: at no cost where the provider cannot have billed it, at what it told where it told that. Else nobody knows,
-    so all that was reserved counts as spent."""
+class Received(NamedTuple):
+    """What of a streamed answer came before its try failed: whether it had begun, its characters of output, and the usage as the
+    provider told it, if it did."""
+
+    begun: bool = False
+    characters: int = 0
+    usage: Json | None = None
+
+
+class _Share(NamedTuple):
+    """What a failed try is settled at (see `Spent`), what was used, and why that is an estimate."""
+
+    cost_microusd: int | None = 0
+    bound_microusd: int = 0
+    usage: Usage | None = None
+    why: str = ""
+
+
+def spent_on_failure(flight: Flight, failure: Failure) -> Spent:
+    """A failed try. What the provider cannot have served costs nothing; what it told costs that. After an error of the provider's
+    own, what it sent by then is estimated. Where it may bill what nobody saw, all that was reserved counts, as a bound."""
     event = event_of(flight, "model_failed")
     event.call_id, event.latency_ms = flight.call_id, flight.latency_ms()
     event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
-    cost: int | None = 0
+    share = _share(flight, failure) if failure.may_have_cost else _Share()
     tokens = (0, 0, 0)
-    if failure.may_have_cost:
-        usage = _told_usage(flight, failure)
-        cost = _cost(flight, usage) if usage and not flight.request.hosted else None
-        if usage is None:
-            usage = estimated_usage(flight.request.prompt_bytes, received_characters)
-            event.detail = {
-                "estimated": True,
-                "why": "the provider may have billed this try; all that was reserved counts",
-            }
+    if (usage := share.usage) is not None:
         tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
         event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-    mark = flight.mark(failure) if failure.code not in (NOT_CARRIED, UNREAD) else None
-    return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark)
+    detail: dict[str, Any] = {}
+    if share.why:
+        detail["estimated"], detail["why"] = True, share.why
+    if share.bound_microusd:
+        detail["bound_microusd"] = share.bound_microusd
+    event.detail = detail or None
+    mark = None if failure.code in _NO_SIGN else flight.mark(failure)
+    cost, bound = share.cost_microusd, share.bound_microusd
+    return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark, bound_microusd=bound)
+
+
+def _share(flight: Flight, failure: Failure) -> _Share:
+    received = flight.received()
+    estimate = estimated_usage(flight.request.prompt_bytes, received.characters)
+    told = _told_usage(flight, failure, received, estimate)
+    if told is not None and (failure.reported or received.usage is None):
+        return _with_fees(flight, _Share(_cost(flight, told), usage=told, why=_ESTIMATED if told.estimated else ""))
+    if failure.reported:
+        if not received.begun and failure.error_class in _REFUSED:
+            return _Share()
+        return _with_fees(flight, _Share(_cost(flight, estimate), usage=estimate, why=_ESTIMATED))
+    usage = told or estimate
+    cost = min(_cost(flight, usage), flight.reserved_microusd) if told or received.begun else 0
+    if 0 < cost < flight.reserved_microusd:
+        why = "the answer broke off: the provider may have billed more than came; the rest of what was reserved is a bound"
+        return _Share(cost, flight.reserved_microusd - cost, usage, why)
+    return _Share(None, 0, usage, "the provider may have billed this try; all that was reserved counts")
+
+
+def _with_fees(flight: Flight, share: _Share) -> _Share:
+    """With the tools that the provider may have run: a failed try does not tell how often."""
+    asked = flight.request.hosted
+    return share._replace(bound_microusd=bound_microusd(asked, flight.gateway.fees)) if asked else share
 
 
 def _cost(flight: Flight, usage: Usage) -> int:
     return flight.target.price.cost_of(usage) if flight.target.price else 0
 
 
-def _told_usage(flight: Flight, failure: Failure) -> Usage | None:
-    """What an answer that cannot be used says it used. Errors and broken streams say nothing that is final."""
-    if failure.status != OK or not flight.failure_body:
-        return None
+def _told_usage(flight: Flight, failure: Failure, received: Received, estimate: Usage) -> Usage | None:
+    """What an answer that cannot be used, an error or the events of a broken stream say was used; None where they say nothing."""
+    spoken = flight.wire.spoken
     try:
+        if received.usage:
+            told = spoken.usage_of({"usage": received.usage})
+            if told is not None or spoken.name != "messages":
+                return told
+            # A stream of messages tells its input at the beginning, and its output at the end.
+            told = spoken.usage_of({"usage": {**received.usage, "output_tokens": estimate.output_tokens}})
+            return told and msgspec.structs.replace(told, estimated=True)
+        if failure.status != OK or not flight.failure_body:
+            return None
         answer: Json = _decode_object(flight.failure_body)
-        return None if is_error(answer) else flight.wire.spoken.usage_of(answer)
+        return spoken.usage_of({"usage": usage_in(answer)} if is_error(answer) else answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError, KeyError, AttributeError):
         return None
 
@@ -154,6 +211,12 @@ def unread() -> Failure:
     """An answer that a fault of ours keeps us from reading: the target is not to blame, and may have billed it."""
     message = "the answer could not be read by a fault of the gateway; its log has the details"
     return Failure("malformed", UNREAD, message, retryable=False, fallback=True)
+
+
+def not_sent() -> Failure:
+    """A fault of ours before anything was sent."""
+    message = "the request could not be made by a fault of the gateway; its log has the details"
+    return Failure("malformed", UNREAD, message, retryable=False, fallback=True, unbilled=True)
 
 
 def spent_on_reply(flight: Flight, reply: Reply) -> Spent:

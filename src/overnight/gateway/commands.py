@@ -80,7 +80,8 @@ class Rider(Protocol):
 
 class Spent(msgspec.Struct, frozen=True):
     """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` what it is settled at, None where
-    nobody knows: then all that was reserved. `mark` is what it says of its target."""
+    nobody knows: then all that was reserved. `bound_microusd` is what the provider may bill beyond a known cost. `mark` is
+    what it says of its target."""
 
     call_id: str
     event: Event
@@ -90,6 +91,7 @@ class Spent(msgspec.Struct, frozen=True):
     content: bytes | None = None
     also: Rider | None = None
     mark: Mark | None = None
+    bound_microusd: int = 0
 
     def locks(self) -> Locks:
         reservation = (RESERVATION, self.call_id)
@@ -281,7 +283,7 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     """
     event = msgspec.structs.replace(spent.event)
     try:
-        cost = settle(unit, spent.call_id, spent.cost_microusd, spent.tokens[0] + spent.tokens[2])
+        cost = settle(unit, spent.call_id, *_settled_at(unit, spent))
     except Conflict:
         cost = 0
         event.detail = {**(event.detail or {}), "settled": "as lost, before this was known"}
@@ -299,6 +301,15 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     if spent.mark is not None:
         note(unit, job, spent.mark, event)
     return recorded
+
+
+def _settled_at(unit: Unit, spent: Spent) -> tuple[int | None, int]:
+    """Money and tokens: the known cost with what may come to it. Tokens that nobody saw are bounded by the reservation."""
+    used = spent.tokens[0] + spent.tokens[2]
+    if spent.cost_microusd is None or not spent.bound_microusd:
+        return spent.cost_microusd, used
+    row: ReservationRow | None = unit.get(RESERVATION, spent.call_id)
+    return spent.cost_microusd + spent.bound_microusd, max(used, row.tokens if row is not None else 0)
 
 
 class Settle(msgspec.Struct):

@@ -6,13 +6,12 @@ providers call it, in ``failure_words``.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from math import isnan
 from random import Random
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -29,15 +28,21 @@ from .failure_words import (
     VAGUE,
     ErrorClass,
 )
+from .redaction import MAX_MESSAGE, scrubbed
 from .upstream import (
     AnswerLost,
     BodyCut,
-    GatewayBusy,
+    MalformedResponse,
     NeverSent,
+    NotHttp,
+    PoolBusy,
     ResponseTooLarge,
+    Unreachable,
     UpstreamError,
     UpstreamTimeout,
 )
+
+Json = dict[str, Any]
 
 
 class Rule(NamedTuple):
@@ -77,32 +82,35 @@ _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})
 
 _BY_EXCEPTION: Mapping[type[UpstreamError], tuple[ErrorClass, str]] = {
     NeverSent: ("connection", "connect_failed"),
+    PoolBusy: ("gateway_busy", "pool_busy"),
     AnswerLost: ("lost", "answer_lost"),
     BodyCut: ("cut", "body_cut"),
     ResponseTooLarge: ("malformed", "response_too_large"),
+    NotHttp: ("malformed", "not_http"),
 }
+# Of these the same request would get the same again.
+_DETERMINISTIC = (Unreachable, MalformedResponse, ResponseTooLarge)
+EMPTY = frozenset({204, 205})
+"""Statuses of answers without a body."""
+OURS = frozenset({"pool_busy", "queue_timeout"})
+"""Codes of tries that this process cut short: they say nothing about the target."""
+_WANTS_TLS = (
+    b"HTTP request was sent to HTTPS port",
+    b"HTTP request to an HTTPS server",
+    b"HTTP to an SSL-enabled server",
+)
 
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
-_MAX_MESSAGE = 500
 _MAX_READ = 1024 * 1024
 _MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
-_SECRET = re.compile(
-    r"""\b(?:api[\s_-]?key|authorization|password|secret|access[\s_-]?token)\b
-      (?:\s+(?:provided|is))?["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?[^\s"',;&}]{4,}
-    | \b(?:bearer|basic)\s+[^\s"',;]{8,}
-    | [?&](?:key|api[_-]?key|token|access_token|sig|signature)=[^\s"'&]+
-    | \b(?:(?:sk|rk|pk|csk|xai|pplx|nvapi)-|(?:sk|rk|pk|gsk|ghp|gho|hf|r8|tgp|fw)_)[\w*.-]{6,}
-    | \bAIza[\w*-]{10,} | \bAKIA\w{12,} | \beyJ[\w-]{8,}(?:\.[\w-]*){1,2}
-    | \b[\w-]{40,}""",
-    re.VERBOSE | re.IGNORECASE | re.ASCII,
-)
 
 
 class Failure(msgspec.Struct, frozen=True):
     """Why a call has no usable answer. ``code`` is the provider's word, else ours; ``message`` is bounded and scrubbed.
 
     ``retryable``: ask the same target again, no sooner than ``retry_after_ms``. ``fallback``: the next target may answer.
-    ``status`` is the HTTP status, None without an answer.
+    ``status`` is the HTTP status, None without an answer. ``unbilled``: whatever its class says, the provider cannot have
+    served the request. ``reported``: the provider's own error, inside a 2xx answer or a stream; nothing comes after it.
     """
 
     error_class: ErrorClass
@@ -112,6 +120,8 @@ class Failure(msgspec.Struct, frozen=True):
     fallback: bool
     retry_after_ms: int | None = None
     status: int | None = None
+    unbilled: bool = False
+    reported: bool = False
 
     @property
     def error(self) -> ErrorFacts:
@@ -120,9 +130,9 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def may_have_cost(self) -> bool:
-        """May the provider bill this? Then its reservation is settled as spent (estimated), never released."""
+        """May the provider bill this? Then its reservation is not released."""
         answered = self.status is not None and 200 <= self.status < 300
-        return answered or CLASSES[self.error_class].may_have_cost
+        return not self.unbilled and (answered or CLASSES[self.error_class].may_have_cost)
 
 
 def response_failure(status: int, headers: Mapping[bytes, bytes], body: bytes, now: float | None = None) -> Failure:
@@ -130,6 +140,8 @@ def response_failure(status: int, headers: Mapping[bytes, bytes], body: bytes, n
 
     ``headers`` by lower-case name; ``now`` is Unix seconds, for a ``retry-after`` that is a date.
     """
+    if (contentless := _contentless(status, headers, body)) is not None:
+        return contentless
     try:
         decoded: object = msgspec.json.decode(body) if len(body) <= _MAX_READ else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -144,7 +156,7 @@ def error_failure(
 ) -> Failure:
     """Of a decoded error: a body, or an event inside a stream (whose status is 200)."""
     headers = headers or {}
-    told = _told(decoded)
+    told, reported = _told(decoded), False
     codes = told.codes
     if (named := headers.get(b"x-amzn-errortype")) is not None:
         codes.insert(0, named.decode("latin-1").partition(":")[0])
@@ -154,12 +166,37 @@ def error_failure(
         # A status inside the body, as some routers send; else a code that speaks for itself.
         meant = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
         error_class = _class(meant, codes, told.message) if meant else _coded(codes) or _inside(codes, told.message)
+        reported = True
     else:
         return _failure(
             "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers, now
         )
     code = next((code for code in codes if not code.isdecimal()), "")
-    return _failure(error_class, code, told.message, status, headers, now, told.wait_ms)
+    failure = _failure(error_class, code, told.message, status, headers, now, told.wait_ms)
+    # A refusal is not billed, unless it is of what the model wrote: that one was served.
+    unbilled = 400 <= status < 500 and error_class != "malformed"
+    return msgspec.structs.replace(failure, unbilled=unbilled, reported=reported) if unbilled or reported else failure
+
+
+def _contentless(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Failure | None:
+    """Of an answer that holds none of a model, as its status or the first bytes of its body show. A retry would get the same."""
+    error_class: ErrorClass = "malformed"
+    if 300 <= status < 400:
+        place = headers.get(b"location", b"").decode("latin-1").partition("?")[0]
+        code, where = f"http_{status}", f" to {place}" if place else ""
+        problem = f"the upstream redirects{where}; redirects are not followed: correct base_url"
+    elif status in EMPTY:
+        code, problem = f"http_{status}", f"the upstream answered {status}, without content"
+    elif status == 400 and any(phrase in body[:4096] for phrase in _WANTS_TLS):
+        error_class, code, problem = "connection", "wrong_scheme", "the upstream wants TLS: use https in base_url"
+    elif 200 <= status < 300 and not body.strip():
+        code, problem = "empty_body", "the upstream's answer is empty"
+    elif 200 <= status < 300 and body[:64].lstrip()[:1] == b"<":
+        code, problem = "invalid_json", "the upstream's answer is a page, not JSON; correct base_url"
+    else:
+        return None
+    unbilled = code not in ("empty_body", "invalid_json")
+    return Failure(error_class, code, scrubbed(problem), False, True, None, status, unbilled)
 
 
 def is_error(decoded: object) -> bool:
@@ -170,19 +207,30 @@ def is_error(decoded: object) -> bool:
     return bool(body.get("error")) or body.get("type") in ("error", "response.failed")
 
 
+def usage_in(error: object) -> Json | None:
+    """The usage that an error's body or event tells, as it stands there."""
+    body = cast("Json", error) if isinstance(error, dict) else {}
+    response = body.get("response")
+    for place in (body, cast("Json", response) if isinstance(response, dict) else {}):
+        if isinstance(usage := place.get("usage"), dict):
+            return cast("Json", usage)
+    return None
+
+
 def exception_failure(error: UpstreamError) -> Failure:
     """Of a call without a whole answer."""
-    if isinstance(error, GatewayBusy):
-        named: tuple[ErrorClass, str] = ("gateway_busy", "gateway_busy")
-    elif isinstance(error, UpstreamTimeout):
-        # While connecting nothing was sent, so nothing can be billed: not the same as a timeout.
-        named = ("timeout" if error.sent else "connection", f"{error.phase}_timeout")
+    if isinstance(error, UpstreamTimeout):
+        # Before the request had left whole nothing can be billed: not the same as a timeout.
+        classes: dict[str, ErrorClass] = {"queue": "gateway_busy", "connect": "connection"}
+        error_class: ErrorClass = classes.get(error.phase, "timeout" if error.sent else "connection")
+        named: tuple[ErrorClass, str] = (error_class, f"{error.phase}_timeout")
+    elif isinstance(error, Unreachable):
+        named = ("connection", error.code)
     else:
         named = _BY_EXCEPTION.get(type(error), ("malformed", "malformed_response"))
     rule = CLASSES[named[0]]
-    # The same question would get an answer of the same size.
-    retryable = rule.retryable and not isinstance(error, ResponseTooLarge)
-    return Failure(*named, scrubbed(str(error)), retryable, rule.fallback)
+    retryable = rule.retryable and not isinstance(error, _DETERMINISTIC)
+    return Failure(*named, scrubbed(str(error)), retryable, rule.fallback, unbilled=not error.sent)
 
 
 class Backoff(Protocol):
@@ -205,13 +253,6 @@ def backoff_ms(attempt: int, policy: Backoff, retry_after_ms: int | None, rng: R
     ceiling = min(policy.max_backoff_ms, policy.backoff_ms << min(attempt - 1, 30))
     wait = rng.randint(0, ceiling) if policy.jitter == "full" else ceiling
     return wait + (retry_after_ms or 0)
-
-
-def scrubbed(text: str, limit: int = _MAX_MESSAGE) -> str:
-    """One printable line of at most ``limit`` characters, without anything that looks like a key."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 8 * limit]).split())
-    line = _SECRET.sub("[secret]", line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _failure(
@@ -290,9 +331,9 @@ def _told(decoded: object) -> _Told:
         wait_ms = wait_ms or _seconds_ms(part.get("retryDelay"))
         text = part.get("message") or part.get("detail")
         if isinstance(text, str):
-            message = message or text[: 8 * _MAX_MESSAGE]
+            message = message or text[: 8 * MAX_MESSAGE]
         if isinstance(part.get("raw"), str):
-            raw = str(part["raw"])[: 8 * _MAX_MESSAGE]
+            raw = str(part["raw"])[: 8 * MAX_MESSAGE]
     # A router's own sentence ("Provider returned error") says less than what it was told.
     return _Told(codes, f"{message}: {raw}" if message and raw else message or raw, wait_ms)
 

@@ -20,7 +20,17 @@ import msgspec
 from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
-from .accounting import Reply, event_of, not_carried, reservation_of, spent_on_failure, spent_on_reply, unread
+from .accounting import (
+    Received,
+    Reply,
+    event_of,
+    not_carried,
+    not_sent,
+    reservation_of,
+    spent_on_failure,
+    spent_on_reply,
+    unread,
+)
 from .admission import Admission
 from .caches import Visit, placed
 from .choosing import Way
@@ -96,6 +106,7 @@ class Flight:
         self.call_id = ""
         self.called_seq = 0
         self.tokens = 0
+        self.reserved_microusd = 0
         self.lowered = False
         self.losses: tuple[str, ...] = ()
         self.markers = 0
@@ -109,6 +120,7 @@ class Flight:
         self.visit: Visit | None = None
         self.reply: Reply | None = None
         self._tries_here = 0
+        self._prepared = False
         self._entered = time.perf_counter()
         self._upstream_s = 0.0
         self._began = 0.0
@@ -295,12 +307,12 @@ class Flight:
                     raise
                 except Exception:
                     log.exception("an answer could not be read by a fault of the gateway")
-                    result = unread()
+                    result = unread() if self._prepared else not_sent()
                 if not isinstance(result, Failure):
                     self.failure = None
                     return result
                 self.failure = result
-                self._unsettled = spent = spent_on_failure(self, result, len(self.failure_body))
+                self._unsettled = spent = spent_on_failure(self, result)
                 if not await self._advance(result):
                     self.ending = await self._ending(result)
                     if self.ending is None:
@@ -391,6 +403,7 @@ class Flight:
         if outcome.granted is not None:
             self.admission.granted(outcome)
             self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
+            self.reserved_microusd = outcome.granted.amount_microusd
             self.lowered, self.called_seq = outcome.granted.lowered, outcome.called_seq
             gateway.settlements.opened(self.call_id)
             self.tries += 1
@@ -453,6 +466,7 @@ class Flight:
 
     def _prepare(self) -> tuple[Prepared, float]:
         """What goes to the target, and until when this try may take."""
+        self._prepared = False
         self._began = time.perf_counter()
         self.failure_body = b""
         now = self.loop.time()
@@ -461,6 +475,7 @@ class Flight:
         self.losses = sent.losses
         if self.decision.cache.prompt_markers:
             sent, self.markers = placed(sent, self.wire.spoken.name, target.model, target.dialect, self.subject)
+        self._prepared = True
         self._try_s, self.sent_at = self._time_here(self.deadline - now), now
         return sent, now + self._try_s
 
@@ -497,6 +512,10 @@ class Flight:
             return None
         usage = received.usage or estimated_usage(self.request.prompt_bytes, received.characters)
         return Reply(received.body, usage, request_id)
+
+    def received(self) -> Received:
+        """What of an answer came before the try failed."""
+        return Received()
 
     def _is_written(self, spent: Spent) -> None:
         self.gateway.settlements.closed(spent.call_id)

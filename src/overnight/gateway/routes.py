@@ -27,7 +27,7 @@ MOST_READY = 4096
 
 class Decision(Protocol):
     """Which targets, in order, and why; none when residency leaves none. `route` is the rule's name, `rejected` are
-    (rule or target, why not)."""
+    (rule or target, why not). `max_output_tokens` is the cap of a call that names none, `output_cap` one for all calls."""
 
     @property
     def route(self) -> str: ...
@@ -43,6 +43,8 @@ class Decision(Protocol):
     def time_limits(self) -> TimeLimits: ...
     @property
     def max_output_tokens(self) -> int: ...
+    @property
+    def output_cap(self) -> int | None: ...
     @property
     def rejected(self) -> tuple[tuple[str, str], ...]: ...
     @property

@@ -13,9 +13,9 @@ import msgspec
 from overnight.domain import OvernightError, StoreUnavailable, micro_to_usd
 from overnight.store import crash_point
 
-from .accounting import Reply, event_of, spent_on_failure, spent_on_reply, unread
+from .accounting import Received, Reply, event_of, spent_on_failure, spent_on_reply, unread
 from .circuits import Note
-from .failures import Failure, error_failure, exception_failure, is_error, response_failure
+from .failures import EMPTY, Failure, error_failure, exception_failure, is_error, response_failure, usage_in
 from .feed import Feed
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
@@ -55,6 +55,8 @@ class StreamedFlight(Flight):
     _broken: Failure | None = None
     _opened = False
     _keeps_alive = False
+    _begun = False
+    _last_usage: dict[str, Any] | None = None
 
     def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
         super().__init__(gateway, subject, request, decision)
@@ -106,6 +108,7 @@ class StreamedFlight(Flight):
 
     async def _ask_stream(self) -> bool | Failure:
         self._ready, self._held, self._holding, self._done = [], [], False, False
+        self._begun, self._last_usage = False, None
         sent, no_later = self._prepare()
         self._no_later, now = no_later, self.loop.time()
         limits, self._silence_s = (
@@ -138,10 +141,11 @@ class StreamedFlight(Flight):
         return True
 
     async def _first_pieces(self, stream: Stream) -> Failure | None:
-        if not 200 <= stream.status < 300:
+        if stream.status in EMPTY or not 200 <= stream.status < 300:
             self.failure_body = self.target.without_key(await _bounded(stream))
             return response_failure(stream.status, stream.headers, self.failure_body)
-        if b"json" in stream.headers.get(b"content-type", b""):
+        content_type = stream.headers.get(b"content-type", b"")
+        if b"json" in content_type or b"html" in content_type:
             return await self._unstreamed(stream)
         self._extend(stream)
         async for chunk in stream:
@@ -175,8 +179,10 @@ class StreamedFlight(Flight):
             try:
                 piece: Any = _decode(payload)
                 if is_error(piece):
+                    self._last_usage = usage_in(piece)
                     return error_failure(_decode(self.target.without_key(payload)))
                 shown, telling = self._reader.take(piece, payload)
+                self._begun = True
                 is_last = bool(last) and cast("dict[str, Any]", piece).get("type") in last
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _malformed("a piece of the stream is not JSON")
@@ -206,7 +212,7 @@ class StreamedFlight(Flight):
             self._end_with_error(fault(self.wire.client).body)
             if self.ended is None:
                 with suppress(OvernightError):  # then it is written later
-                    await self.settle(spent_on_failure(self, unread(), self._reader.assembly.characters))
+                    await self.settle(spent_on_failure(self, unread()))
         finally:
             self.feed.end()
             self.landed()
@@ -252,7 +258,6 @@ class StreamedFlight(Flight):
     async def _finish(self, failure: Failure | None) -> None:
         """Make the end durable, then let the client have it."""
         crash_point("model_answered")
-        characters = self._reader.assembly.characters
         reply = (
             self._whole()
             if self._reader.assembly.whole
@@ -260,13 +265,17 @@ class StreamedFlight(Flight):
         )
         if isinstance(reply, Failure):
             self.failure = reply
-            await self.settle(spent_on_failure(self, reply, characters))
+            await self.settle(spent_on_failure(self, reply))
             where = f"{self.target.provider} {self.target.model}"
             self._end_with_error(failed(reply, where, self.tries, b"", self.wire.client).body)
             return
         self.reply = reply
         await self.settle(spent_on_reply(self, reply))
         self.feed.push([*self._held, *self._reader.end(micro_to_usd(self.cost), reply.usage)])
+
+    def received(self) -> Received:
+        assembly = self._reader.assembly
+        return Received(self._begun, assembly.characters, self._last_usage or assembly.usage)
 
     def _whole(self) -> Reply | Failure:
         """The answer that the stream amounts to."""

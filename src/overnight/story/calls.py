@@ -65,7 +65,13 @@ def _model_called(tale: Tale, event: Recorded) -> None:
     if detail.get("lowered"):
         tale.note(node, event, f"the budget left room for {tokens} output tokens; the answer was capped there")
     elif asked:
-        tale.note(node, event, f"asked for {asked} output tokens; {tokens} is what the route and the model allow")
+        tale.note(node, event, f"asked for {asked:,} output tokens; {_cap_text(facts, tokens)}")
+
+
+def _cap_text(facts: Event, tokens: Any) -> str:
+    if (facts.detail or {}).get("capped_by") == "model":
+        return f"{facts.model} puts out {tokens:,} at most"
+    return f"the route {facts.route} allows {tokens:,}"
 
 
 def last_message(tale: Tale, reference: str | None) -> bytes | None:
@@ -112,7 +118,9 @@ def _model_failed(tale: Tale, event: Recorded) -> None:
     node = model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "failed")
     node.outcome = error_words(facts.error)
-    cost = f", {cost_text(facts.cost_microusd)} booked" if facts.cost_microusd else ""
+    bound = (facts.detail or {}).get("bound_microusd")
+    rest = f", {cost_text(bound)} of it a bound" if bound else ""
+    cost = f", {cost_text(facts.cost_microusd)} booked{rest}" if facts.cost_microusd else ""
     target = f" at {facts.model}" if facts.model else ""
     text = f"failed{target}: {node.outcome}{cost}"
     latency = span_text(facts.latency_ms * 1000) if facts.latency_ms is not None else ""

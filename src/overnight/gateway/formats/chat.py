@@ -114,6 +114,27 @@ def passed_on(request: Request, model: msgspec.Raw, tokens: int, dialect: Dialec
     return _encode(fields)
 
 
+_BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
+_LEAST_BUDGET = 1024
+
+
+def fit_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
+    """Make the budgets of reasoning fit a cap that is not the client's, in place: they count among the output, and a target
+    refuses one that is not below its cap. Returns the names of what was changed. Raises as a decoder."""
+    changed: list[str] = []
+    for name, field in _BUDGETS:
+        told = _any(fields[name]) if name in fields else None
+        budget = cast("Json", told).get(field) if isinstance(told, dict) else None
+        if type(budget) is int and budget >= tokens:
+            changed.append(f"{name}.{field}")
+            if tokens > _LEAST_BUDGET:
+                fitting = {**cast("Json", told), field: max(tokens // 2, _LEAST_BUDGET)}
+                fields[name] = msgspec.Raw(_encode(fitting))
+            else:
+                del fields[name]
+    return changed
+
+
 def usage_of(answer: Json) -> Usage | None:
     return openai_usage(answer.get("usage"))
 

@@ -104,6 +104,9 @@ class ChatPassed:
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
         try:
             fields, losses = fitted(request.fields, dialect, model)
+            if tokens != request.cap and not fields.keys().isdisjoint(("reasoning", "thinking")):
+                fields = dict(fields)
+                losses = [*losses, *chat.fit_budgets(fields, tokens)]
         except RecursionError:
             raise _too_deep() from None
         if fields is not request.fields:

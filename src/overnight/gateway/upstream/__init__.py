@@ -4,13 +4,15 @@ Depends on: nothing of ours.
 Never: repeats a request that a provider may have received, or knows what a model call is.
 """
 
-from .connection import (
+from .errors import (
     AnswerLost,
     BodyCut,
-    GatewayBusy,
     MalformedResponse,
     NeverSent,
+    NotHttp,
+    PoolBusy,
     ResponseTooLarge,
+    Unreachable,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -21,13 +23,15 @@ __all__ = [
     "INSTALL",
     "AnswerLost",
     "BodyCut",
-    "GatewayBusy",
     "Headers",
     "LibraryPool",
     "LibraryStream",
     "MalformedResponse",
     "NeverSent",
+    "NotHttp",
+    "PoolBusy",
     "ResponseTooLarge",
+    "Unreachable",
     "UpstreamError",
     "UpstreamPool",
     "UpstreamResponse",

@@ -1,79 +1,35 @@
-"""One upstream connection and one exchange on it: httptools under asyncio.Protocol.
-
-A failed call says whether the upstream may have acted on it and charged for it (``sent``):
-
-    UpstreamError
-    ├── NeverSent          sent=False  no connection, or the request did not leave whole: free to repeat
-    │   └── GatewayBusy    sent=False  no connection was free, or no time was left: nothing about the upstream
-    ├── UpstreamTimeout    sent=False in phase "connect"; True in "first_byte" and "body"
-    ├── AnswerLost         sent=True   connection lost before a whole response head: outcome unknown
-    ├── BodyCut            sent=True   connection lost inside the body
-    ├── MalformedResponse  sent=True   not HTTP/1.1, or compressed although identity was asked for
-    └── ResponseTooLarge   sent=True   head over 64 KiB, or body over its bound
-
-No message names a header value.
-"""
+"""One upstream connection and one exchange on it: httptools under asyncio.Protocol. What a failed call means: ``errors``."""
 
 from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import httptools
 
-Phase = Literal["connect", "first_byte", "body"]
+from .errors import (
+    AnswerLost,
+    BodyCut,
+    MalformedResponse,
+    NeverSent,
+    NotHttp,
+    Phase,
+    ResponseTooLarge,
+    Unreachable,
+    UpstreamError,
+    UpstreamTimeout,
+    spoken,
+)
 
 MAX_HEAD_BYTES = 64 * 1024
 # A stream that nobody reads holds at most this much plus one read of the event loop (256 KiB).
 STREAM_BUFFER_BYTES = 256 * 1024
+_HTTP = b"HTTP/"
 # Below this size one copy is cheaper than a second system call.
 _JOIN_BYTES = 64 * 1024
-
-
-class UpstreamError(Exception):
-    """A call without a whole answer. ``sent``: may the upstream have received the whole request?"""
-
-    sent = True
-
-    def __init__(self, origin: str, problem: str) -> None:
-        super().__init__(f"upstream {origin}: {problem}")
-
-
-class NeverSent(UpstreamError):
-    """No connection, or the request did not leave this process whole. Repeating it is safe and free."""
-
-    sent = False
-
-
-class GatewayBusy(NeverSent):
-    """This process had no connection or no time left for the call. It says nothing about the upstream."""
-
-
-class AnswerLost(UpstreamError):
-    """Sent, then the connection was lost before a whole response head. Whether it was processed is unknown."""
-
-
-class BodyCut(UpstreamError):
-    """The connection was lost inside the response body (fewer bytes than ``content-length``, no final chunk)."""
-
-
-class MalformedResponse(UpstreamError):
-    """The upstream answered with something that is not plain HTTP/1.1."""
-
-
-class ResponseTooLarge(UpstreamError):
-    """The response head is over ``MAX_HEAD_BYTES`` or the body over the pool's bound."""
-
-
-class UpstreamTimeout(UpstreamError):
-    """The deadline passed. ``phase``: ``connect`` (never sent), ``first_byte`` (no response head yet), ``body``."""
-
-    def __init__(self, origin: str, phase: Phase, problem: str) -> None:
-        super().__init__(origin, problem)
-        self.phase: Phase = phase
-        self.sent = phase != "connect"
 
 
 class Exchange:
@@ -223,9 +179,16 @@ class Exchange:
         if self._deadline > self._loop.time():
             self._timer = self._loop.call_at(self._deadline, self._expire)
         elif self.connection is not None:
-            phase: Phase = "body" if self.status else "first_byte"
-            what = "the body did not end" if self.status else "no answer came"
+            phase: Phase = "body" if self.status else "send" if self.connection.is_sending() else "first_byte"
+            what = _UNFINISHED[phase]
             self.fail(UpstreamTimeout(self.connection.origin, phase, f"{what} before the deadline"))
+
+
+_UNFINISHED = {
+    "send": "the request had not left whole",
+    "first_byte": "no answer came",
+    "body": "the body did not end",
+}
 
 
 class Connection(asyncio.Protocol):
@@ -247,7 +210,9 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._quiet_bytes = 0
+        self._first_bytes = b""
         self._until_close = False
+        self._unreadable = False
         self._complete = False
         self._reusable = False
         self._unsent = False
@@ -274,14 +239,19 @@ class Connection(asyncio.Protocol):
 
     def begin(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         self._exchange = exchange
-        self._complete = self._reusable = self._until_close = False
+        self._complete = self._reusable = self._until_close = self._unreadable = False
         self._quiet_bytes = self._head_bytes = 0
+        self._first_bytes = b""
         self._headers = {}
         if len(body) <= _JOIN_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.write(head)
             self.transport.write(body)
+
+    def is_sending(self) -> bool:
+        """Is a part of the request still here, and nothing answered yet?"""
+        return self._unsent and not self._quiet_bytes
 
     def abandon(self) -> None:
         """Close at once; whatever is under way has its error already."""
@@ -308,12 +278,13 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         self._quiet_bytes += len(data)
+        if len(self._first_bytes) < len(_HTTP):
+            self._first_bytes += data[: len(_HTTP)]
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:
-                problem = "an upgrade nobody asked for" if isinstance(error, httptools.HttpParserUpgrade) else error
-                exchange.fail(MalformedResponse(self.origin, f"the response is not HTTP/1.1: {problem}"))
+                exchange.fail(self._malformed(error))
                 return
             self._reusable = False
         if self._complete and self._exchange is exchange:
@@ -321,6 +292,13 @@ class Connection(asyncio.Protocol):
         elif self._quiet_bytes > MAX_HEAD_BYTES:
             # Bytes that are no body: a head, a trailer or chunk extensions without end.
             self._too_much_head(exchange)
+
+    def _malformed(self, error: Exception) -> MalformedResponse:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            return NotHttp(self.origin, "the response is not HTTP/1.1: an upgrade nobody asked for")
+        if not self._first_bytes.startswith(_HTTP[: len(self._first_bytes)]):
+            return NotHttp(self.origin, f"the response is not HTTP/1.1{spoken(self._first_bytes)}")
+        return MalformedResponse(self.origin, f"the response is not HTTP/1.1: {error}")
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchange = None
@@ -336,8 +314,11 @@ class Connection(asyncio.Protocol):
         self.lost = True
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            if not exchange.status and self._unsent and not self._quiet_bytes:
+            if not exchange.status and self.is_sending():
                 exchange.fail(NeverSent(self.origin, "the connection was lost before the request had left whole"))
+            elif not self._quiet_bytes and isinstance(exc, ssl.SSLError) and "CERTIFICATE" in str(exc.reason).upper():
+                # TLS 1.3 refuses a client after its handshake, and then reads nothing that it sent.
+                exchange.fail(Unreachable(self.origin, "tls_failed", f"the upstream refused TLS: {exc.reason}"))
             elif not exchange.status:
                 exchange.fail(AnswerLost(self.origin, "the connection was lost after sending, without an answer"))
             elif self._until_close and exc is None:
@@ -372,8 +353,10 @@ class Connection(asyncio.Protocol):
             return
         headers = self._headers
         if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
-            exchange.fail(MalformedResponse(self.origin, "the body is compressed although identity was asked for"))
-            return
+            if status < 300:
+                exchange.fail(MalformedResponse(self.origin, "the body is compressed although identity was asked for"))
+                return
+            self._unreadable = True  # its status says enough
         self._until_close = (
             b"content-length" not in headers and b"chunked" not in headers.get(b"transfer-encoding", b"").lower()
         )
@@ -382,7 +365,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         if self._exchange is not None and not self._complete:
             self._quiet_bytes = 0
-            self._exchange.body(chunk, self)
+            if not self._unreadable:
+                self._exchange.body(chunk, self)
 
     def on_message_complete(self) -> None:
         if self._exchange is not None and self._exchange.status and not self._complete:

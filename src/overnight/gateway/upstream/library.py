@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from .connection import AnswerLost, NeverSent, UpstreamTimeout
+from .errors import AnswerLost, NeverSent, UpstreamTimeout, no_connection
 from .pool import Headers, UpstreamResponse
 
 INSTALL = "pip install 'overnight[providers]'"
@@ -119,6 +119,8 @@ class LibraryPool:
             # Its faults of its own come under this name too; such a call never left.
             if isinstance(error.__context__, ImportError):
                 raise NeverSent(self.origin, f"the library lacks a package: {error.__context__}") from None
+            if (cause := _unconnected(error)) is not None:
+                raise no_connection(self.origin, cause) from None
             raise AnswerLost(self.origin, "the connection was lost, or never made") from None
         except Exception as error:
             status = getattr(error, "status_code", None)
@@ -127,6 +129,27 @@ class LibraryPool:
             # The provider's words; keys and the like are taken out of them where failures are read.
             said = {"message": str(getattr(error, "message", error)), "type": type(error).__name__}
             return UpstreamResponse(status, _JSON, _encode({"error": said}))
+
+
+_NO_CONNECTION = frozenset({
+    "ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorCertificateError",
+    "ClientConnectorDNSError", "ClientConnectorSSLError",
+})  # fmt: skip
+"""What the HTTP clients under the library raise before anything was sent."""
+
+
+def _unconnected(error: BaseException) -> OSError | None:
+    """The reason for which no connection was made; None where one was, or may have been."""
+    cause: BaseException | None = error
+    before_sending = False
+    for _ in range(10):
+        cause = cause and (cause.__cause__ or cause.__context__)
+        if cause is None:
+            break
+        before_sending = before_sending or type(cause).__name__ in _NO_CONNECTION
+        if before_sending and isinstance(cause, OSError) and type(cause).__name__ not in _NO_CONNECTION:
+            return cause
+    return OSError("no connection was made") if before_sending else None
 
 
 def installed() -> bool:

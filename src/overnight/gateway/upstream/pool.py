@@ -1,4 +1,4 @@
-"""A keep-alive HTTP/1.1 client for one upstream origin; what a failed call means stands in ``connection.py``.
+"""A keep-alive HTTP/1.1 client for one upstream origin; what a failed call means stands in ``errors.py``.
 
 A request is repeated here in one case only: a reused connection went away while part of the request was still in our own
 buffer, so the upstream never had it whole. That happens once, on a fresh connection. A request that may have been
@@ -18,13 +18,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .connection import (
-    Connection,
-    Exchange,
-    GatewayBusy,
-    NeverSent,
-    UpstreamTimeout,
-)
+from .connection import Connection, Exchange
+from .errors import NeverSent, PoolBusy, UpstreamTimeout, no_connection
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -148,7 +143,7 @@ class UpstreamPool:
             self._sweeper.cancel()
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(GatewayBusy(self.origin, "the pool was closed"))
+                waiter.set_exception(NeverSent(self.origin, "the pool was closed"))
         self._waiters.clear()
         self._idle.clear()
         for connection in tuple(self._connections):
@@ -199,7 +194,7 @@ class UpstreamPool:
         while not self._closed:
             now = loop.time()
             if deadline <= now:
-                raise GatewayBusy(self.origin, "the deadline had passed before anything was sent")
+                raise UpstreamTimeout(self.origin, "queue", "the deadline had passed before anything was sent")
             while self._idle and not fresh:
                 connection = self._idle.pop()
                 if connection.usable(now - self._idle_timeout):
@@ -216,12 +211,12 @@ class UpstreamPool:
             if not fresh and found.usable(now - self._idle_timeout):
                 return found
             found.transport.abort()
-        raise GatewayBusy(self.origin, "the pool was closed")
+        raise NeverSent(self.origin, "the pool was closed")
 
     async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection | None:
         """Wait for a connection, or for None: a free place, already counted in ``_connecting``."""
         if len(self._waiters) >= self._max_waiting:
-            raise GatewayBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
+            raise PoolBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
         waiter: asyncio.Future[Connection | None] = loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -235,7 +230,7 @@ class UpstreamPool:
                     self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 busy = f"all {self._max_connections} connections stayed busy until the deadline"
-                raise GatewayBusy(self.origin, busy) from None
+                raise UpstreamTimeout(self.origin, "queue", busy) from None
             raise
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
@@ -253,7 +248,7 @@ class UpstreamPool:
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout(self.origin, "connect", "no connection in time") from None
             if isinstance(error, OSError):
-                raise NeverSent(self.origin, f"cannot connect: {str(error)[:200]}") from None
+                raise no_connection(self.origin, error) from None
             raise
         self._connecting -= 1
         self._connections.add(connection)
