@@ -119,7 +119,7 @@ def gateway_process(
     store_url: str, provider: SpawnedProvider, folder: Path, routing: str = ROUTING, crash_at: str = ""
 ) -> Iterator[GatewayProcess]:
     brain = folder / "brain"
-    brain.mkdir(exist_ok=True)
+    brain.mkdir(parents=True, exist_ok=True)
     (brain / "routing.yaml").write_text(routing)
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     env |= {"OVERNIGHT_HOME": str(folder), "OVERNIGHT_BRAIN": str(brain), "DATABASE_URL": store_url}
