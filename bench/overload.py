@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import httpx2
 from flush_delay import environment
+from measure import figure
 from two_processes import store
 
 from overnight.ledger import Ledger
@@ -413,11 +413,9 @@ def main() -> int:
                         print(f"    FAULT: {fault}")
                     broken += bool(faults)
                     used.append(outcome.used)
-                title = f"overload, {kind}, {count} gateway(s), {scenario.name}: used of the limit"
+                title = f"overload, {kind}, {count} gateway(s), {scenario.name}: used"
                 if scenario.budget_usd is None:
-                    line = {"bench": title, "value": round(statistics.median(used), 3), "unit": "", "runs": len(used)}
-                    line |= {"spread": [round(min(used), 3), round(max(used), 3)], "goal": f"≥ {LEAST_USED:g}"}
-                    print(json.dumps(line | {"met": statistics.median(used) >= LEAST_USED}, ensure_ascii=False))
+                    figure(title, "of the limit", used, at_least=LEAST_USED)
     return 1 if broken else 0
 
 
