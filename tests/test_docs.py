@@ -20,7 +20,7 @@ import typer
 
 import overnight
 import overnight.testing
-from doc_pages import Played, blocks_of, missing_line, play
+from doc_pages import FENCE, SERVES, Block, Played, blocks_of, missing_line, play
 from overnight.api.openapi import document
 from overnight.brain import Routing, check_brain
 from overnight.brain.providers import well_known
@@ -105,6 +105,48 @@ def test_what_a_page_shows_is_what_one_gets(
         elif block.language == "text" and at:
             line = missing_line(block.body, played.shown[at - 1])
             assert line is None, f"{place}: was not shown: {line}\n--- shown was\n{played.shown[at - 1]}"
+
+
+def typed_by_hand() -> Iterator[tuple[str, Block, str]]:
+    """Every block that a reader types or writes, with its place and with what stands between it and the block before it."""
+    for page in PAGES:
+        text, end = page.read_text(encoding="utf-8"), 0
+        for match, block in zip(FENCE.finditer(text), blocks_of(text), strict=True):
+            yield f"{name_of(page)}:{block.line}", block, text[end : match.start()]
+            end = match.end()
+
+
+def test_the_name_of_a_file_is_said_before_it() -> None:
+    """A rendered page does not show what stands beside the fence."""
+    titled = [each for each in typed_by_hand() if "title" in each[1].options]
+    assert [place for place, block, before in titled if f"`{block.options['title']}`" not in before] == []
+
+
+def test_a_server_is_the_last_of_its_block_and_has_a_terminal_of_its_own() -> None:
+    """Lines pasted after a server are not typed into the shell before it ends."""
+    for place, block, before in typed_by_hand():
+        if block.language == "sh":
+            lines = [line.replace(".venv/bin/", "") for line in block.body.splitlines()]
+            servers = [number for number, line in enumerate(lines) if SERVES.match(line)]
+            assert servers in ([], [len(lines) - 1]), place
+            assert not servers or "terminal" in before or "second one" in before or "another one" in before, place
+
+
+def test_what_a_page_imports_it_says_how_to_install() -> None:
+    installed: dict[str, set[str]] = {}
+    for place, block, _ in typed_by_hand():
+        page = installed.setdefault(place.partition(":")[0], set())
+        page |= {Path(block.options.get("title", "")).stem}  # a file of the page itself
+        if block.language == "sh":
+            lines = re.findall(r"^python -m pip install (.+)$", block.body, re.MULTILINE)
+            page |= {name.replace("-", "_") for line in lines for name in line.split()}
+        if block.language == "python":
+            needed = set(re.findall(r"^(?:from|import) (\w+)", block.body, re.MULTILINE))
+            needed -= {*sys.stdlib_module_names, "overnight"} | COMES_ALONG
+            assert needed <= page, f"{place}: {needed - page}"
+
+
+COMES_ALONG = {"langchain_core"}  # with langchain-openai
 
 
 def test_json_on_the_pages_is_json() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from faulty_upstream import Asked, answers, faulty_upstream, refuses
 from overnight.domain import Event
 from overnight.gateway import JobCalls
 from overnight.gateway.circuits import CloseCircuit, Note, list_circuits
@@ -20,7 +21,7 @@ from overnight.gateway.upstream import NeverSent
 from overnight.store import Store
 from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from serving import Served, serving
+from serving import Served, deadlines, serving
 from test_gateway_port import leased, request
 
 HOUSE = "{base_url: '%s', models: [%s]}"
@@ -504,3 +505,32 @@ async def test_a_probe_that_its_target_has_no_form_for_makes_room_for_another(
             while (await list_circuits(store))[0].probe is not None:
                 await asyncio.sleep(0.01)
         assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
+
+
+async def test_a_probe_that_failed_is_settled_before_its_call_waits_for_anything_else(store: Store) -> None:
+    """Its call goes on at a target where others stand in line; all others wait to hear how the probe came out."""
+    room = asyncio.Event()
+
+    async def holds(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await room.wait()
+        await answers(asked, reader, writer)
+
+    plan: dict[str, Any] = {"a": refuses(500, "server_error"), "b": answers}
+    text = routing(SHORT, more="rate_limits: [{scope: target, concurrency: 1}]")
+    text = text.replace("deadlines: {default_ms: 5000}", deadlines(20_000))
+    async with faulty_upstream(plan) as upstream, house(store, upstream, text) as served:  # type: ignore[arg-type]
+        await fail_three(served)
+        upstream.plan["b"] = holds
+        calls = [asyncio.create_task(served.ask(model="b", headers={"x-job-id": "holds"}))]
+        await served.until("holds", "model_called")
+        calls.append(asyncio.create_task(served.ask(model="b")))
+        await asyncio.sleep(0.2)
+        calls.append(asyncio.create_task(served.ask("x", model="r", headers={"x-job-id": "probe"})))
+        found = await served.until("probe", "circuit_opened")
+        [again] = [each.facts for each in found if each.facts.event == "circuit_opened"]
+        assert again.decision["opening"] == 2
+        [row] = await list_circuits(store)
+        assert (row.openings, row.probe) == (2, None)
+        room.set()
+        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+        assert (await served.story("probe"))[-1] == "model_succeeded"

@@ -1,0 +1,33 @@
+"""More calls than the limits allow: the limits are used, no call is refused in vain, nothing is paid that was not answered, and
+no circuit opens. `bench/overload.py` says it at length, with gateways as processes of their own."""
+
+import asyncio
+
+import pytest
+from overload import Scenario, audit, run, scenarios, upstream_of
+
+from overnight.store import Store
+from serving import serving
+
+CHOSEN = {
+    "places: eager",
+    "places: three times as many",
+    "requests a minute",
+    "budget",
+    "budget: one try in four fails",
+}
+
+
+@pytest.mark.xfail(reason="the wait for our own limits still counts as the provider's time")
+@pytest.mark.timeout(120)
+async def test_three_times_as_many_calls_as_a_limit_allows(store: Store) -> None:
+    """All at once: each limit has a model, tenants and a gateway of its own, and they share the store."""
+    chosen = [each for each in scenarios(seconds=5.0, service_s=0.4, crowd=20) if each.name in CHOSEN]
+    async with upstream_of(chosen) as upstream:
+
+        async def one(scenario: Scenario) -> list[str]:
+            async with serving(store, upstream, scenario.routing(upstream.base_url)) as served:  # type: ignore[arg-type]
+                outcome = await audit(await run(scenario, [served.url], upstream), store)
+            return [f"{scenario.name}: {fault}" for fault in outcome.faults()]
+
+        assert [fault for faults in await asyncio.gather(*map(one, chosen)) for fault in faults] == []
