@@ -5,9 +5,23 @@ from pathlib import Path
 
 import msgspec
 
-from overnight.domain import BadInput, check_identifier
+from overnight.domain import BadInput, check_identifier, parse_whole
 
 AUTH_MODES = ("auto", "required", "off")
+
+
+_CONNECTIONS = {"max_connections": 16_384, "max_connections_per_address": 4_096, "max_connections_per_key": 2_048}
+MOST_CONNECTIONS = 1_000_000
+
+
+def _count(name: str, default: int) -> int:
+    """A number of connections from the environment. Raises BadInput."""
+    variable = f"OVERNIGHT_{name.upper()}"
+    text = os.environ.get(variable)
+    number = parse_whole(text, MOST_CONNECTIONS) if text else default
+    if not number:
+        raise BadInput(f"{variable}: must be a whole number from 1 to {MOST_CONNECTIONS:,}")
+    return number
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -19,6 +33,9 @@ class Settings(msgspec.Struct, frozen=True):
     tenant_id: str = "default"
     offline_base_url: str | None = None
     auth: str = "auto"
+    max_connections: int = 16_384
+    max_connections_per_address: int = 4_096
+    max_connections_per_key: int = 2_048
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -26,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True):
 
         OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there. OVERNIGHT_AUTH says
         whether calls need a key: auto (except on loopback while there is none), required, or off (on loopback alone).
+        OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) bound what a gateway serves at once.
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -40,7 +58,9 @@ class Settings(msgspec.Struct, frozen=True):
         auth = os.environ.get("OVERNIGHT_AUTH") or "auto"
         if auth not in AUTH_MODES:
             raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
-        return Settings(home, url, brain, tenant, os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None, auth)
+        offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
+        connections = {name: _count(name, default) for name, default in _CONNECTIONS.items()}
+        return Settings(home, url, brain, tenant, offline, auth, **connections)
 
     def environment(self) -> dict[str, str]:
         """The same settings for a child process."""
