@@ -10,17 +10,14 @@ from overnight.domain import BadInput, check_identifier, parse_whole
 AUTH_MODES = ("auto", "required", "off")
 
 
-_CONNECTIONS = {"max_connections": 16_384, "max_connections_per_address": 4_096, "max_connections_per_key": 2_048}
-MOST_CONNECTIONS = 1_000_000
+MAX_CONNECTIONS = 1_000_000
 
 
-def _count(name: str, default: int) -> int:
+def _count(variable: str, text: str | None, default: int) -> int:
     """A number of connections from the environment. Raises BadInput."""
-    variable = f"OVERNIGHT_{name.upper()}"
-    text = os.environ.get(variable)
-    number = parse_whole(text, MOST_CONNECTIONS) if text else default
+    number = parse_whole(text, MAX_CONNECTIONS) if text else default
     if not number:
-        raise BadInput(f"{variable}: must be a whole number from 1 to {MOST_CONNECTIONS:,}")
+        raise BadInput(f"{variable}: must be a whole number from 1 to {MAX_CONNECTIONS:,}")
     return number
 
 
@@ -59,8 +56,20 @@ class Settings(msgspec.Struct, frozen=True):
         if auth not in AUTH_MODES:
             raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
         offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
-        connections = {name: _count(name, default) for name, default in _CONNECTIONS.items()}
-        return Settings(home, url, brain, tenant, offline, auth, **connections)
+        total = _count("OVERNIGHT_MAX_CONNECTIONS", os.environ.get("OVERNIGHT_MAX_CONNECTIONS"), 16_384)
+        per_address = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS")
+        per_key = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_KEY")
+        return Settings(
+            home,
+            url,
+            brain,
+            tenant,
+            offline,
+            auth,
+            total,
+            _count("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS", per_address, 4_096),
+            _count("OVERNIGHT_MAX_CONNECTIONS_PER_KEY", per_key, 2_048),
+        )
 
     def environment(self) -> dict[str, str]:
         """The same settings for a child process."""
