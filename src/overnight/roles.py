@@ -44,14 +44,19 @@ async def serve_gateway(
     set_up_log("gateway")
     _allow_files()
     from overnight.api import LOOPBACK as NAMES
-    from overnight.api import Server, application
+    from overnight.api import ConnectionLimits, Server, application
 
     _check_auth(settings, host)
     async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
         gateway = await app.gateway()
         # Whatever is reserved under this name was left in flight by an earlier process that bore it.
         await gateway.settle_owner(gateway.owner)
-        server = Server(application(gateway, app.ledger, hosts=NAMES if host in LOOPBACK else None, auth=settings.auth))
+        limits = ConnectionLimits(
+            settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
+        )
+        names = NAMES if host in LOOPBACK else None
+        served = application(gateway, app.ledger, hosts=names, auth=settings.auth, requests_per_key=limits.per_key)
+        server = Server(served, limits=limits)
         try:
             bound_host, bound_port = await server.start(host, port)
         except (OSError, UnicodeError) as error:

@@ -5,9 +5,20 @@ from pathlib import Path
 
 import msgspec
 
-from overnight.domain import BadInput, check_identifier
+from overnight.domain import BadInput, check_identifier, parse_whole
 
 AUTH_MODES = ("auto", "required", "off")
+
+
+MAX_CONNECTIONS = 1_000_000
+
+
+def _count(variable: str, text: str | None, default: int) -> int:
+    """A number of connections from the environment. Raises BadInput."""
+    number = parse_whole(text, MAX_CONNECTIONS) if text else default
+    if not number:
+        raise BadInput(f"{variable}: must be a whole number from 1 to {MAX_CONNECTIONS:,}")
+    return number
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -23,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True):
     offline_base_url: str | None = None
     auth: str = "auto"
     brain_named: bool = False
+    max_connections: int = 16_384
+    max_connections_per_address: int = 4_096
+    max_connections_per_key: int = 2_048
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -30,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
 
         OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there. OVERNIGHT_AUTH says
         whether calls need a key: auto (except on loopback while there is none), required, or off (on loopback alone).
+        OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) bound what a gateway serves at once.
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -47,7 +62,21 @@ class Settings(msgspec.Struct, frozen=True):
         if auth not in AUTH_MODES:
             raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
         offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
-        return Settings(home, url, brain, tenant, offline, auth, bool(named))
+        total = _count("OVERNIGHT_MAX_CONNECTIONS", os.environ.get("OVERNIGHT_MAX_CONNECTIONS"), 16_384)
+        per_address = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS")
+        per_key = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_KEY")
+        return Settings(
+            home=home,
+            database_url=url,
+            brain=brain,
+            tenant_id=tenant,
+            offline_base_url=offline,
+            auth=auth,
+            brain_named=bool(named),
+            max_connections=total,
+            max_connections_per_address=_count("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS", per_address, 4_096),
+            max_connections_per_key=_count("OVERNIGHT_MAX_CONNECTIONS_PER_KEY", per_key, 2_048),
+        )
 
     def environment(self) -> dict[str, str]:
         """The same settings for a child process. A brain folder that is used is named, so that no child goes on without it."""

@@ -5,6 +5,7 @@ Never: decides about a job or a call itself, or shows one tenant what is another
 """
 
 from .application import LOOPBACK, Application, application
+from .connection_limits import ConnectionLimits
 from .serving import Server
 
-__all__ = ["LOOPBACK", "Application", "Server", "application"]
+__all__ = ["LOOPBACK", "Application", "ConnectionLimits", "Server", "application"]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 from overnight.domain import BadInput, Forbidden, OvernightError
-from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, UnknownPath, fault, refusal
+from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, RateLimited, UnknownPath, fault, refusal
+from overnight.keys import VirtualKey
 from overnight.ledger import Ledger
 
 from . import openapi
 from .attributing import tenant_of
 from .authenticating import Door, scope_of
+from .body_memory import BodyMemory
+from .browser_guard import BrowserGuard, check_content_type
 from .budgets import Budgets
 from .circuits import Circuits
+from .connection_limits import ConnectionLimits
 from .http import DIRECT, ClientLeft, Direct, Receive, Request, Scope, Send, parts_of, send_answer
 from .jobs import Jobs
 from .keys import KeysApi
@@ -25,6 +30,8 @@ from .responses import ResponsesApi
 
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_KEY = "overnight.key"
+"""Where a request's scope holds its key while it is counted."""
 Handler = Callable[[Request], Awaitable[Answer]]
 _COUNT = "/v1/messages/count_tokens"
 _CALLS = {f"/v1{codec.path}": codec for codec in CODECS.values()}
@@ -34,13 +41,17 @@ class Application:
     """Raw ASGI. `hosts` are the names it may be called by (None: any): a web page that makes its own name point here
     must not be able to spend money or read jobs."""
 
-    def __init__(self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None, auth: str) -> None:
-        self._openai = OpenAI(gateway)
+    def __init__(
+        self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None, auth: str, requests_per_key: int
+    ) -> None:
+        self._memory = BodyMemory(lambda: gateway.routing.limits.max_body_bytes)
+        self._requests, self._requests_per_key = dict[str, int](), requests_per_key
+        self._openai = OpenAI(gateway, self._memory)
         self._responses = ResponsesApi(gateway)
         self._ready = ReadyApi(ledger.store)
         self._door = Door(gateway.keys, loopback=hosts is not None, auth=auth)
         jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), Budgets(gateway, ledger)
-        self._hosts = None if hosts is None else frozenset(host.encode() for host in hosts)
+        self._guard = None if hosts is None else BrowserGuard(hosts)
         # Below /api/v1, the second part stands for any name.
         self.routes: dict[tuple[str, ...], dict[str, Handler]] = {
             ("jobs",): {"GET": jobs.list},
@@ -64,6 +75,12 @@ class Application:
             await _other(scope, receive, send)
             return
         try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._release(scope)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             answer = await self._answer(scope, receive)
         except ClientLeft:
             return
@@ -77,7 +94,7 @@ class Application:
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path: str = scope["path"]
         method: str = scope["method"]
-        foreign = self._foreign(scope)
+        foreign = self._guard.foreign(method, scope["headers"]) if self._guard else None
         if foreign is not None:
             if path.startswith("/v1/"):
                 return refusal(Forbidden(f"this is not for web pages of other origins: {foreign}"), _spoken(path))
@@ -91,13 +108,18 @@ class Application:
         form, headers, parts = _CALLS.get(path), scope["headers"], parts_of(scope)
         own = len(parts) > 1 and parts[0] == "api"
         try:
+            check_content_type(method, headers)
             if form is not None and method == "POST":
                 key = await self._door.enter(headers, "call")
+                self._count(scope, key)
                 direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
                 return await self._openai.call(form, headers, receive, key, direct.has_left if direct else None)
-            request = Request(method, path, parts, scope["query_string"], headers, receive)
+            needed = scope_of(path, method)
+            again = partial(self._door.enter, headers, needed)
+            request = Request(method, path, parts, scope["query_string"], headers, receive, self._memory, again)
             handler = self._handler(request) if own else self._v1
-            key = request.key = await self._door.enter(headers, scope_of(path, method))
+            key = request.key = await self._door.enter(headers, needed)
+            self._count(scope, key)
             request.tenant_id = tenant_of(headers, key)
             return await handler(request)
         except OvernightError as error:
@@ -111,7 +133,7 @@ class Application:
         if parts[:2] == ["v1", "responses"] and (len(parts) == 3 or parts[3:] == ["input_items"]):
             return await self._responses.answer(request)
         if request.path == _COUNT and request.method == "POST":
-            return await self._openai.count_tokens(request.headers, request.receive)
+            return await self._openai.count_tokens(request.headers, request.receive, request.key)
         if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
             allowed = "GET" if request.path == "/v1/models" else "POST"
             answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _spoken(request.path))
@@ -129,26 +151,28 @@ class Application:
             raise MethodNotAllowed(request.method, ", ".join(methods))
         return handler
 
-    def _foreign(self, scope: Scope) -> str | None:
-        """Why this request is not one of a program that knows where it is; None when it is."""
-        if self._hosts is None:
-            return None
-        for name, value in scope["headers"]:
-            if name == b"host" and _without_port(value) not in self._hosts:
-                return "the Host header names another machine; call this by 127.0.0.1 or localhost"
-            if name == b"origin" and _without_port(value.rpartition(b"//")[2]) not in self._hosts:
-                return "the Origin header names another site"
-        return None
+    def _count(self, scope: Scope, key: VirtualKey | None) -> None:
+        """Count a request of a key until it is answered. Raises RateLimited."""
+        if key is None:
+            return
+        count = self._requests.get(key.key_id, 0)
+        if count >= self._requests_per_key:
+            most = f"{self._requests_per_key:,} requests of the key {key.name} are being answered, the most"
+            raise RateLimited(f"{most} (OVERNIGHT_MAX_CONNECTIONS_PER_KEY)", 1)
+        self._requests[key.key_id] = count + 1
+        scope[_KEY] = key.key_id
+
+    def _release(self, scope: Scope) -> None:
+        key_id = scope.get(_KEY)
+        if key_id is not None:
+            self._requests[key_id] -= 1
+            if not self._requests[key_id]:
+                del self._requests[key_id]
 
 
 def _spoken(path: str) -> Codec:
     """The format whose words the errors of a path have."""
     return _CALLS.get(path) or (CODECS["messages"] if path.startswith("/v1/messages/") else CHAT)
-
-
-def _without_port(host: bytes) -> bytes:
-    name, colon, port = host.rpartition(b":")
-    return name if colon and port.isdigit() else host
 
 
 def _no_such(path: str) -> UnknownPath:
@@ -169,8 +193,13 @@ async def _other(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def application(
-    gateway: Gateway, ledger: Ledger, *, hosts: Collection[str] | None = LOOPBACK, auth: str = "auto"
+    gateway: Gateway,
+    ledger: Ledger,
+    *,
+    hosts: Collection[str] | None = LOOPBACK,
+    auth: str = "auto",
+    requests_per_key: int = ConnectionLimits().per_key,
 ) -> Application:
     """Serve it with `Server`, started gateway inside. `hosts`: the names it answers to, None for any, which always wants keys.
     `auth` is OVERNIGHT_AUTH: auto, required or off."""
-    return Application(gateway, ledger, hosts, auth)
+    return Application(gateway, ledger, hosts, auth, requests_per_key)

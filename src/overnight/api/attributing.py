@@ -8,7 +8,16 @@ from urllib.parse import unquote
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, Attribution, BadInput, Forbidden, Reach, check_identifier, read_traceparent
+from overnight.domain import (
+    EVERYWHERE,
+    Attribution,
+    BadInput,
+    Forbidden,
+    Reach,
+    check_identifier,
+    parse_whole,
+    read_traceparent,
+)
 from overnight.gateway import MOST_ATTEMPTS, named_job, tags_of
 from overnight.keys import VirtualKey
 
@@ -126,8 +135,9 @@ def _read_odd(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, 
 
 
 def _attempt(value: bytes) -> int:
-    if value.isdigit() and len(value) <= 7 and 1 <= int(value) <= MOST_ATTEMPTS:
-        return int(value)
+    number = parse_whole(value, MOST_ATTEMPTS)
+    if number:
+        return number
     raise BadInput(f"x-job-attempt: must be a whole number from 1 to {MOST_ATTEMPTS}; 1 is the first attempt of a job")
 
 

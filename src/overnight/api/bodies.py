@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from overnight.domain import BadInput
+from overnight.domain import BadInput, parse_whole
 from overnight.gateway import Answer
 
 from .http import Request, read_body
@@ -25,7 +25,7 @@ def json_answer(status: int, body: Any) -> Answer:
 
 async def body_of(request: Request, kind: type[T]) -> T:
     """The body as `kind`; an empty one is its defaults. Raises BadInput that names the field."""
-    body = await read_body(request.receive, MOST_BODY, request.headers) or b"{}"
+    body = await read_body(request.receive, MOST_BODY, request.headers, request.memory, request.key) or b"{}"
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -54,6 +54,7 @@ def whole(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     text = query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and int(text) <= most):
+    number = parse_whole(text, most)
+    if number is None:
         raise BadInput(f"{name}: must be a whole number from 0 to {most:,}")
-    return int(text)
+    return number

@@ -1,160 +1,32 @@
 """One client's connection: HTTP/1.1 requests in, answers of the ASGI application out, one at a time and in order.
 
 httptools under asyncio.Protocol, since every call of the gateway passes here. What is kept of a client is bounded: its head,
-what nobody has read yet of its body, and how long it may say nothing while it is its turn.
+what nobody has read yet of its body, every byte that is neither, and how long it may take or say nothing while it is its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from .http import DIRECT, Headers, Message
+from .exchange import MOST_UNREAD_BYTES, STATUS_LINES, Exchange
+from .http import Headers
+from .request_head import FRAMING_FIELDS, MAX_FIELDS, MAX_HEAD_BYTES, RequestRefused, check_framing, split_target
 
 if TYPE_CHECKING:
     from .serving import Server
 
-MOST_HEAD_BYTES = 64 * 1024
-MOST_HEADERS = 256
-MOST_UNREAD_BYTES = 256 * 1024
-"""Of a body; beyond it the client is held back."""
+__all__ = ["LINGER_S", "MOST_HEAD_BYTES", "MOST_UNREAD_BYTES", "Connection", "Exchange"]
+MOST_HEAD_BYTES = MAX_HEAD_BYTES
+MAX_PIPELINED = 64
+"""Requests sent ahead of their answers. Usual clients send none ahead; one read could hold ten thousand."""
 LINGER_S = 2.0
 """A request refused before it was whole: so long the rest is read and thrown away, or the refusal would be lost in a reset."""
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_STATUS = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
-_BODILESS = (204, 304)
 _OFFERS = (b"connection", b"upgrade", b"http2-settings")
-
-
-class Exchange:
-    """One request and its answer: the `receive` and `send` of the application."""
-
-    __slots__ = (
-        "_chunked", "_chunks", "_expects", "_head", "_mute", "_old", "_told", "_unread", "_waiter",
-        "answered", "connection", "gone", "keep_alive", "scope", "whole",
-    )  # fmt: skip
-
-    def __init__(self, connection: Connection, scope: dict[str, Any], keep_alive: bool, expects: bool) -> None:
-        self.connection, self.scope, self.keep_alive = connection, scope, keep_alive
-        self.whole = self.gone = self.answered = False
-        self._expects = expects
-        self._old, self._mute = scope["http_version"] == "1.0", scope["method"] == "HEAD"
-        self._chunks: list[bytes] = []
-        self._unread = 0
-        self._told = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._head: bytes | None = None
-        self._chunked = False
-        scope["extensions"] = {DIRECT: self}
-
-    # ── the request ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def body(self, chunk: bytes) -> None:
-        if not self.answered:
-            self._chunks.append(chunk)
-            self._unread += len(chunk)
-            self.wake()
-
-    @property
-    def is_full(self) -> bool:
-        return self._unread > MOST_UNREAD_BYTES
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def receive(self) -> Message:
-        while not self.gone and not self.answered and (self._told or not (self._chunks or self.whole)):
-            if self._expects and self._head is None:
-                self._expects = False
-                self.connection.transport.write(_CONTINUE)
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        if self._told or (self.gone and not self.whole):
-            return {"type": "http.disconnect"}
-        self._told = self.whole
-        chunks, self._chunks = self._chunks, []
-        if self._unread > MOST_UNREAD_BYTES:
-            self._unread = 0
-            self.connection.regulate()
-        self._unread = 0
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return {"type": "http.request", "body": body, "more_body": not self._told}
-
-    # ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def begun(self) -> bool:
-        """Has a byte of the answer been sent?"""
-        return self._head == b""
-
-    async def send(self, message: Message) -> None:
-        """Raises ValueError for a header that holds a line break or NUL. What a client that left is told is thrown away."""
-        if message["type"] == "http.response.start":
-            self._head = self._head_of(message["status"], message["headers"])
-            return
-        more = message.get("more_body", False)
-        self._write(message.get("body", b""), more)
-        if more and self.connection.is_behind:
-            await self.connection.caught_up()
-
-    def write(self, piece: bytes) -> bool:
-        """See `Direct`."""
-        self._write(piece, True)
-        return not self.connection.is_behind
-
-    def caught_up(self) -> Awaitable[None]:
-        return self.connection.caught_up()
-
-    def has_left(self) -> bool:
-        """See `Direct`."""
-        return self.gone
-
-    def _write(self, body: bytes, more: bool) -> None:
-        if self.gone or self.answered:
-            return
-        out = body
-        if self._mute:
-            out = b""
-        elif self._chunked:
-            out = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            if not more:
-                out += b"0\r\n\r\n"
-        if self._head:
-            out, self._head = self._head + out, b""
-        if out:
-            self.connection.transport.write(out)
-        if not more:
-            self.answered = True
-            self.connection.over(self)
-
-    def _head_of(self, status: int, headers: Headers) -> bytes:
-        parts = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status, self.connection.server.date]
-        sized, self._chunked = self._mute or status in _BODILESS, False
-        for name, value in headers:
-            parts.append(b"%b: %b\r\n" % (name, value))
-            sized = sized or name == b"content-length"
-        if not sized:
-            self._chunked = not self._old
-            self.keep_alive = self.keep_alive and self._chunked
-            if self._chunked:
-                parts.append(b"transfer-encoding: chunked\r\n")
-        if not self.whole or self.connection.server.is_stopping:
-            self.keep_alive = False
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        elif self._old:
-            parts.append(b"connection: keep-alive\r\n")
-        head = b"".join(parts)
-        if head.count(b"\n") != len(parts) or head.count(b"\r") != len(parts) or b"\0" in head:
-            raise ValueError("a line break or NUL in a header of an answer")
-        return head + b"\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -164,14 +36,21 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.address = ""
         self.heard_at = 0.0
-        self.is_behind = False
+        self.is_behind = self.is_half_closed = False
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: Headers = []
-        self._expects = False
+        self._framing: Headers = []
         self._in_head = False
         self._head_bytes = 0
+        self._refusal: RequestRefused | None = None
+        # Bytes since the last request ended: all, and those that are a body or what its chunks need.
+        self._overhead = self._accounted = self._chunk_bytes = 0
+        self._has_ended = False
+        self._head_since = self._window_since = 0.0
+        self._window_bytes = 0
         self._reading: Exchange | None = None
         self._answering: Exchange | None = None
         self._next: deque[Exchange] = deque()
@@ -184,7 +63,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.heard_at = self.server.now()
-        self.server.connections.add(self)
+        refusal = self.server.entered(self)
+        if refusal is not None:
+            self._is_deaf = True
+            if refusal[0]:
+                self._refuse(*refusal)
+            else:
+                self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.server.left(self)
@@ -196,10 +81,13 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
 
     def eof_received(self) -> bool:
-        """A client that only closes its own side still waits for its answer."""
+        """A client that only closes its own side still waits for its answers."""
         answering = self._answering
-        self._is_closing = True
-        return answering is not None and answering.whole
+        self._is_closing = self.is_half_closed = True
+        if answering is None or not answering.whole:
+            return False
+        answering.wake()
+        return True
 
     def pause_writing(self) -> None:
         self.is_behind, self.heard_at = True, self.server.now()
@@ -221,13 +109,16 @@ class Connection(asyncio.Protocol):
 
     def regulate(self) -> None:
         """Hold the client back while it is ahead of us."""
-        held = bool(self._next) or (self._reading is not None and self._reading.is_full)
+        self._hold(bool(self._next) or (self._reading is not None and self._reading.is_full))
+
+    def _hold(self, held: bool) -> None:
         if held != self._is_held and not self.transport.is_closing():
             self._is_held = held
             if held:
                 self.transport.pause_reading()
             else:
-                self.heard_at = self.server.now()
+                self.heard_at = self._window_since = self.server.now()
+                self._window_bytes = 0
                 self.transport.resume_reading()
 
     def look(self, now: float) -> None:
@@ -236,10 +127,22 @@ class Connection(asyncio.Protocol):
             if now > self._lingers_until:
                 self.transport.abort()
             return
-        answering = self._answering
-        its_turn = self.is_behind or answering is None or (not answering.whole and not answering.is_full)
-        if its_turn and now - self.heard_at > self.server.silence_s:
+        answering, server = self._answering, self.server
+        its_turn = self.is_behind or answering is None or answering.wants_body
+        if its_turn and now - self.heard_at > server.silence_s:
             self.transport.abort()
+        elif self._head_since and now - self._head_since > server.head_s:
+            self._refuse(408, f"the head of the request took over {server.head_s:g} seconds")
+        elif self._reading is not None:
+            self._look_at_body(self._reading, now)
+
+    def _look_at_body(self, reading: Exchange, now: float) -> None:
+        if self._is_held or not reading.wants_body:
+            self._window_since, self._window_bytes = now, 0
+        elif now - self._window_since > (window := self.server.body_window_s):
+            if self._window_bytes < self.server.least_body_bytes_s * window:
+                self._refuse(408, f"the body came at less than {self.server.least_body_bytes_s:,} bytes per second")
+            self._window_since, self._window_bytes = now, 0
 
     def finish(self) -> None:
         """Close once what is being answered has its answer."""
@@ -252,83 +155,122 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        self.heard_at = self.server.now()
+        now = self.heard_at = self.server.now()
+        self._accounted, self._has_ended = 0, False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as error:
-            self._go_on_without(data[error.args[0] :])
-            return
+            self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(400, "this is not an HTTP/1.1 request")
+            self._refuse_bytes()
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse(431, f"the head of the request is over {MOST_HEAD_BYTES:,} bytes")
+        if not self._has_ended:
+            self._overhead += len(data) - self._accounted
+            if self._overhead > MAX_HEAD_BYTES:
+                self._refuse(431, f"the request has over {MAX_HEAD_BYTES:,} bytes that are not its body")
+                return
+        if self._reading is not None or not (self._in_head or self._overhead):
+            self._head_since = 0.0
+        elif not self._head_since:
+            self._head_since = now
 
-    def _go_on_without(self, rest: bytes) -> None:
-        """A client offers another protocol (`Upgrade: h2c`). Its request is one of HTTP/1.1 all the same, body and all."""
-        method = self._parser.get_method()
-        if method == b"CONNECT":
-            self._refuse(405, "this is no proxy")
-            return
-        lines = [b"%b %b HTTP/1.1" % (method, self._url)]
-        lines += [b"%b: %b" % each for each in self._headers if each[0] not in _OFFERS]
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"%b\r\n\r\n%b" % (b"\r\n".join(lines), rest))
+    def _feed(self, data: bytes) -> None:
+        """Parse. A client that offers another protocol (`Upgrade: h2c`) has sent a request of HTTP/1.1 all the same, body and
+        all: its head is read again without the offer."""
+        rest: list[bytes | memoryview] = [data]
+        while rest and not self._is_deaf:
+            piece = rest.pop()
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as error:
+                method = self._parser.get_method()
+                if method == b"CONNECT":
+                    self._refuse(405, "this is no proxy")
+                    return
+                rest.append(memoryview(piece)[error.args[0] :])
+                lines = [b"%b %b HTTP/%b" % (method, self._url, self._parser.get_http_version().encode())]
+                lines += [b"%b: %b" % each for each in self._headers if each[0] not in _OFFERS]
+                rest.append(b"\r\n".join(lines) + b"\r\n\r\n")
+                self._parser = httptools.HttpRequestParser(self)
+
+    def _refuse_bytes(self) -> None:
+        """What a callback refused, or the parser itself."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            self._refuse(refusal.status, refusal.why)
+        elif self._reading is not None:
+            self._refuse(400, "the body is not in the chunks that its head announces")
+        else:
+            self._refuse(400, "this is not an HTTP/1.1 request")
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer what never became a request; no answer may overtake another."""
         self._is_deaf = True
-        answering = self._answering
-        if answering is not None and answering.whole:
+        answering, reading = self._answering, self._reading
+        if answering is not None and answering is not reading:
+            if reading is not None:
+                self._next.remove(reading)
+                self._reading = None
             self.finish()
             return
         if answering is not None:
             if answering.begun:
                 self.transport.abort()
                 return
-            why, self._answering, self._reading = "the body is not in the chunks that its head announces", None, None
+            self._answering = self._reading = None
             answering.gone = True
             answering.wake()
         body = b'{"error":{"message":"%b","type":"invalid_request_error"}}' % why.encode()
         facts = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(_STATUS[status] + facts % (self.server.date, len(body)) + body)
+        self.transport.write(STATUS_LINES[status] + facts % (self.server.date, len(body)) + body)
         self._linger()
 
     def _linger(self) -> None:
         self._is_deaf, self._lingers_until = True, self.server.now() + LINGER_S
+        self._hold(False)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def _stop(self, status: int, why: str) -> RequestRefused:
+        """For callbacks of the parser, which goes no further then."""
+        self._refusal = RequestRefused(status, why)
+        return self._refusal
+
     def on_message_begin(self) -> None:
-        self._url, self._headers, self._expects = b"", [], False
+        self._url, self._headers, self._framing = b"", [], []
         self._in_head, self._head_bytes = True, 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer says nothing that we use
+        """A header, or a trailer, which says nothing that is used here."""
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise self._stop(431, f"the head of the request is over {MAX_HEAD_BYTES:,} bytes")
+        if self._in_head:
             name = name.lower()
             self._headers.append((name, value))
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._expects = True
+            if name in FRAMING_FIELDS:
+                self._framing.append((name, value))
+            if len(self._headers) > MAX_FIELDS:
+                raise self._stop(431, f"the request has over {MAX_FIELDS} headers")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         parser = self._parser
-        if len(self._headers) > MOST_HEADERS:
-            self._refuse(431, f"the request has over {MOST_HEADERS} headers")
-        if self._is_deaf or parser.should_upgrade():
+        if parser.should_upgrade():
             return
-        path, _, query = self._url.partition(b"?")
-        if not path.startswith(b"/"):
-            path = _path_of(path)
+        version = parser.get_http_version()
+        try:
+            check_framing(version, self._framing)
+            path, query = split_target(self._url, self._framing)
+        except RequestRefused as refusal:
+            self._refusal = refusal
+            raise
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0"},
-            "http_version": parser.get_http_version(),
+            "http_version": version,
             "method": parser.get_method().decode(),
             "scheme": "http",
             "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
@@ -336,7 +278,13 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": self._headers,
         }
-        exchange = self._reading = Exchange(self, scope, parser.should_keep_alive(), self._expects)
+        expects = len(self._framing) > 1 and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self._framing
+        )
+        if len(self._next) >= MAX_PIPELINED:
+            raise self._stop(400, f"over {MAX_PIPELINED} requests were sent ahead of their answers")
+        exchange = self._reading = Exchange(self, scope, parser.should_keep_alive(), expects)
+        self._window_since, self._window_bytes, self._chunk_bytes = self.heard_at, 0, 0
         if self._answering is None:
             self._answer(exchange)
         else:
@@ -346,11 +294,22 @@ class Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         exchange = self._reading
         if exchange is not None:
+            size = len(chunk)
+            self._accounted += size
+            self._window_bytes += size
+            self._chunk_bytes += size
             exchange.body(chunk)
             if exchange.is_full:
                 self.regulate()
 
+    def on_chunk_complete(self) -> None:
+        """What the shortest head and the end of this chunk take is no overhead; padding and extensions are."""
+        self._accounted += len(b"%x\r\n\r\n" % self._chunk_bytes)
+        self._chunk_bytes = 0
+
     def on_message_complete(self) -> None:
+        self._overhead = self._accounted = 0
+        self._has_ended = True
         exchange = self._reading
         if exchange is not None:
             exchange.whole, self._reading = True, None
@@ -369,16 +328,10 @@ class Connection(asyncio.Protocol):
         exchange.wake()
         if not exchange.whole:
             self._linger()
-        elif not exchange.keep_alive or self._is_closing:
-            self.transport.close()
-        elif self._next:
+        elif exchange.keep_alive and self._next and (self._next[0].whole or not self._is_closing):
             self._answer(self._next.popleft())
             self.regulate()
-
-
-def _path_of(url: bytes) -> bytes:
-    """Of a URL in absolute form."""
-    try:
-        return httptools.parse_url(url).path or b"/"
-    except httptools.HttpParserInvalidURLError:
-        return b"/"
+        elif self._is_deaf:
+            self._linger()  # what was not taken may still be on its way
+        elif not exchange.keep_alive or self._is_closing:
+            self.transport.close()

@@ -8,9 +8,11 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from overnight.domain import BadInput
+from overnight.domain import BadInput, parse_whole
 from overnight.gateway import Answer, BodyTooLarge, Feed
 from overnight.keys import VirtualKey
+
+from .body_memory import BodyMemory
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,7 +26,8 @@ class ClientLeft(Exception):
 
 
 class Request(msgspec.Struct):
-    """One request. `parts` are the pieces of its path; `tenant_id` is whose things it may see."""
+    """One request. `parts` are the pieces of its path; `tenant_id` is whose things it may see.
+    `authenticate` looks at its key once more, for an answer that goes on for long; it raises as it did at first."""
 
     method: str
     path: str
@@ -32,6 +35,8 @@ class Request(msgspec.Struct):
     query: bytes
     headers: Headers
     receive: Receive
+    memory: BodyMemory
+    authenticate: Callable[[], Awaitable[object]]
     tenant_id: str = "default"
     key: VirtualKey | None = None
 
@@ -52,21 +57,25 @@ def parts_of(scope: Scope) -> list[str]:
     return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
 
-async def read_body(receive: Receive, most: int, headers: Headers) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, ClientLeft."""
+async def read_body(receive: Receive, most: int, headers: Headers, memory: BodyMemory, key: VirtualKey | None) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, RateLimited or Overloaded where too
+    much of other bodies is held at the moment, ClientLeft."""
     for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > most:
+        if name == b"content-length" and parse_whole(value.lstrip(b"0") or b"0", most) is None:
             raise _too_large(most)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         parts, size = [body], len(body)
-        while message.get("more_body") and size <= most:
-            message = await receive()
-            part: bytes = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-        body = b"".join(parts)
+        with memory.reading(key) as count:
+            count(size)
+            while message.get("more_body") and size <= most:
+                message = await receive()
+                part: bytes = message.get("body", b"")
+                count(len(part))
+                parts.append(part)
+                size += len(part)
+            body = b"".join(parts)
     if message["type"] == "http.disconnect":
         raise ClientLeft
     if len(body) > most:
@@ -100,14 +109,19 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
     headers, pieces = answer.headers, answer.pieces
     if pieces is None:
         headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, Feed) else None
-    if isinstance(pieces, Feed) and direct is not None:
-        await pieces.flow(direct.write, direct.caught_up)
-    elif pieces is not None:
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": answer.body})
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, Feed) else None
+        if isinstance(pieces, Feed) and direct is not None:
+            await pieces.flow(direct.write, direct.caught_up)
+        elif pieces is not None:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": answer.body})
+    finally:
+        close: Callable[[], Awaitable[None]] | None = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def text_of(value: bytes, place: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from overnight.domain import (
     Recorded,
     check_identifier,
     job_states,
+    parse_whole,
     public_event,
 )
 from overnight.gateway import Answer, named_job
@@ -24,6 +25,7 @@ from overnight.story import public_job, tree_costs
 
 from .attributing import reach_of
 from .bodies import body_of, json_answer, query_of, whole
+from .event_streams import EventStreams
 from .http import Request
 
 MOST_JOBS, MOST_EVENTS = 200, 1000
@@ -75,6 +77,7 @@ class Jobs:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._operations = ledger, Operations(ledger.store)
+        self._streams = EventStreams(ledger, _live_event)
 
     async def _job(self, request: Request) -> JobRow:
         name = check_identifier(request.parts[3], "the job's id")
@@ -118,17 +121,13 @@ class Jobs:
         query = query_of(request, "after", "limit")
         after = whole(query, "after", 0, 2**53)
         if b"text/event-stream" in request.header(b"accept"):
-            resumed = request.header(b"last-event-id")
-            after = int(resumed) if resumed.isdigit() and len(resumed) < 17 else after
+            resumed = parse_whole(request.header(b"last-event-id"), 2**53)
+            after = after if resumed is None else resumed
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-            return Answer(200, headers, pieces=self._live(job.job_id, after))
+            return Answer(200, headers, pieces=self._streams.open(request, job, after))
         found = await self._ledger.events(job.job_id, after, whole(query, "limit", MOST_EVENTS, MOST_EVENTS))
         last = found[-1].seq if found else after
         return json_answer(200, {"events": [public_event(event) for event in found], "after": last})
-
-    async def _live(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        async for event in self._ledger.follow(job_id, after):
-            yield _live_event(event)
 
     async def attempts(self, request: Request) -> Answer:
         wanted = await body_of(request, NewAttempt)

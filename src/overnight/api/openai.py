@@ -11,6 +11,7 @@ from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted, refusal
 from overnight.keys import VirtualKey, allows
 
 from .attributing import attribution, with_headers
+from .body_memory import BodyMemory
 from .http import Headers, Receive, read_body
 
 _encode = msgspec.json.Encoder().encode
@@ -19,8 +20,8 @@ _encode = msgspec.json.Encoder().encode
 class OpenAI:
     """`/v1`: model calls in every format, and models. Errors have the shape of the format."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway, memory: BodyMemory) -> None:
+        self._gateway, self._memory = gateway, memory
 
     async def call(
         self,
@@ -32,7 +33,7 @@ class OpenAI:
     ) -> Answer:
         """A model call in one of the wire formats. `gone` tells whether the client has left."""
         try:
-            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers)
+            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, self._memory, key)
             who = attribution(headers, key)
             if self._gateway.routing.header_names:
                 who = with_headers(who, headers, self._gateway.routing.header_names)
@@ -40,10 +41,10 @@ class OpenAI:
         except OvernightError as error:
             return refusal(error, form)
 
-    async def count_tokens(self, headers: Headers, receive: Receive) -> Answer:
+    async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
         """What Anthropic's clients ask before they send a long conversation: an estimate, and free."""
         try:
-            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers)
+            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, self._memory, key)
             tokens = self._gateway.count_tokens(body)
         except OvernightError as error:
             return refusal(error, CODECS["messages"])

@@ -14,18 +14,21 @@ from overnight.domain import (
     StoreUnavailable,
     Unauthenticated,
 )
-from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge
+from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge, Overloaded, RateLimited, UnsupportedMediaType
 
 from .http import Headers
 
 _STATUS: tuple[tuple[type[OvernightError], int, str], ...] = (
     (BodyTooLarge, 413, "the body is too large"),
+    (UnsupportedMediaType, 415, "the body is not JSON"),
     (BadInput, 400, "the request cannot be taken as it is"),
     (Unauthenticated, 401, "nobody knows who asks"),
     (Forbidden, 403, "the key does not reach as far as this"),
     (NotFound, 404, "there is no such thing"),
     (Fenced, 409, "a newer attempt has begun"),
     (Conflict, 409, "the present state forbids it"),
+    (RateLimited, 429, "too much at once"),
+    (Overloaded, 503, "the gateway holds as much as it may"),
     (StoreUnavailable, 503, "the store cannot be reached"),
 )
 
@@ -45,6 +48,8 @@ def problem(error: OvernightError) -> Answer:
     found = ((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
     status, title = next(found, (500, "an internal fault"))
     headers: Headers = [WANTS_KEY] if status == 401 else []
+    if isinstance(error, RateLimited | Overloaded):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
     return problem_of(status, title, str(error), headers)
 
 

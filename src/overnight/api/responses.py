@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from overnight.domain import BadInput, Reach
+from overnight.domain import BadInput, Reach, parse_whole
 from overnight.gateway import RESPONSES, Answer, Gateway, refusal
 
 from .attributing import reach_of
@@ -63,9 +63,10 @@ def _number(asked: dict[str, str], name: str, usual: int, most: int) -> int:
     value = asked.get(name)
     if value is None:
         return usual
-    if not (value.isascii() and value.isdigit() and len(value) < 12 and int(value) <= most):
+    number = parse_whole(value, most)
+    if number is None:
         raise BadInput(f"{name}: must be a whole number up to {most}")
-    return int(value)
+    return number
 
 
 async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:

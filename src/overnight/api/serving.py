@@ -8,7 +8,9 @@ from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from .connection import Connection, Exchange
+from .connection import Connection
+from .connection_limits import ConnectionCounts, ConnectionLimits
+from .exchange import Exchange
 from .http import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("overnight.api")
 SILENCE_S = 75.0
 """So long a client may say nothing while we wait for it: above the time after which usual clients give up idle connections."""
+HEAD_S = 20.0
+"""From the first byte of a head to its last."""
+BODY_WINDOW_S, LEAST_BODY_BYTES_S = 30.0, 1024
+"""A body must come at least at this speed, measured over windows of this length. The slowest mobile line brings ten times as
+much, and a client that stalls for half a minute has lost its connection."""
 LOOK_EVERY_S = 1.0
 BACKLOG = 2048
 _FAULT = b'{"error":{"message":"an internal fault; the log has the details","type":"api_error"}}'
@@ -26,9 +33,19 @@ _FAULT_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"
 class Server:
     """Serves one ASGI application over HTTP/1.1. `start` it, `stop` it."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], *, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        *,
+        silence_s: float = SILENCE_S,
+        head_s: float = HEAD_S,
+        body_window_s: float = BODY_WINDOW_S,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         self._app = app
-        self.silence_s = silence_s
+        self.silence_s, self.head_s, self.body_window_s = silence_s, head_s, body_window_s
+        self.least_body_bytes_s = LEAST_BODY_BYTES_S
+        self._counts = ConnectionCounts(limits or ConnectionLimits())
         self.connections: set[Connection] = set()
         self.is_stopping = False
         self.date = b""
@@ -93,8 +110,16 @@ class Server:
                 self._tasks.discard(task)
                 self._left.set()
 
+    def entered(self, connection: Connection) -> tuple[int, str] | None:
+        """Count a new connection; the status and message of its refusal where there are too many."""
+        self.connections.add(connection)
+        peer = connection.transport.get_extra_info("peername")
+        connection.address, refusal = self._counts.add(peer[0] if peer else "")
+        return refusal
+
     def left(self, connection: Connection) -> None:
         """A client is gone."""
+        self._counts.remove(connection.address)
         self.connections.discard(connection)
         self._left.set()
 

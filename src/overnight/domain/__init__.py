@@ -20,7 +20,7 @@ from .errors import (
     Unauthenticated,
 )
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_event
-from .identifiers import check_identifier, day_of, month_of, new_id
+from .identifiers import check_identifier, day_of, month_of, new_id, parse_whole
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .states import FINISHED, Waiting, job_states
 from .time_limits import TimeLimits
@@ -57,6 +57,7 @@ __all__ = [
     "micro_to_usd",
     "month_of",
     "new_id",
+    "parse_whole",
     "public_event",
     "read_traceparent",
     "span_of",

@@ -26,6 +26,22 @@ def check_identifier(value: str, place: str) -> str:
     return value
 
 
+def parse_whole(value: object, most: int) -> int | None:
+    """The whole number from 0 to `most` that a value from outside is, or None.
+
+    Text has ASCII digits alone: `int` takes digits of every script, signs, spaces and underscores too. It has no more digits than
+    `most`, since thousands of them take long, and `int` refuses them with an error of its own.
+    """
+    if isinstance(value, int):
+        return value if not isinstance(value, bool) and 0 <= value <= most else None
+    if isinstance(value, str):
+        value = value.encode() if value.isascii() else b""
+    if not isinstance(value, bytes) or not value.isdigit() or len(value) > len(str(most)):
+        return None
+    number = int(value)
+    return number if number <= most else None
+
+
 def month_of(at_us: int) -> int:
     """The UTC month of a time in microseconds, as the number YYYYMM."""
     return day_of(at_us) // 100

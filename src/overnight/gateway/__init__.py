@@ -15,7 +15,17 @@ from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
 from .permitting import permitted
 from .port import JobCalls
 from .prices import PriceBook, UnknownPrice
-from .refusals import WANTS_KEY, Answer, BodyTooLarge, UnknownPath, fault, refusal
+from .refusals import (
+    WANTS_KEY,
+    Answer,
+    BodyTooLarge,
+    Overloaded,
+    RateLimited,
+    UnknownPath,
+    UnsupportedMediaType,
+    fault,
+    refusal,
+)
 from .rerouting import LeftOut, Move, PastCall, Rerouting, past_calls
 from .routes import Routing, Unavailable
 
@@ -36,13 +46,16 @@ __all__ = [
     "JobCalls",
     "LeftOut",
     "Move",
+    "Overloaded",
     "PastCall",
     "PriceBook",
+    "RateLimited",
     "Rerouting",
     "Routing",
     "Unavailable",
     "UnknownPath",
     "UnknownPrice",
+    "UnsupportedMediaType",
     "cache_usage",
     "facts_of",
     "fault",

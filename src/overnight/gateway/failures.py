@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from overnight.domain import ErrorFacts
+from overnight.domain import ErrorFacts, parse_whole
 
 from .failure_words import (
     BY_CODE,
@@ -164,7 +164,8 @@ def error_failure(
         error_class = _class(status, codes, told.message)
     elif is_error(decoded):
         # A status inside the body, as some routers send; else a code that speaks for itself.
-        meant = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), None)
+        told_status = (parse_whole(code, 599) or 0 for code in codes)
+        meant = next((number for number in told_status if number >= 400), None)
         error_class = _class(meant, codes, told.message) if meant else _coded(codes) or _inside(codes, told.message)
         reported = True
     else:

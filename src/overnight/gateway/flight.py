@@ -505,13 +505,13 @@ class Flight:
     def reply_of(self, body: bytes, request_id: bytes | None) -> Reply | None:
         """The answer in a body, with what it used; None when it is no answer."""
         try:
-            received = self.wire.received(body, self.asked)
+            received = self.wire.received(self.target.cleaned(body), self.asked)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, *UNKNOWN_SHAPE):
             return None
         if received is None:
             return None
         usage = received.usage or estimated_usage(self.request.prompt_bytes, received.characters)
-        return Reply(received.body, usage, request_id)
+        return Reply(received.body, usage, request_id and self.target.cleaned(request_id))
 
     def received(self) -> Received:
         """What of an answer came before the try failed."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from overnight.budgets import Caller, Kin
-from overnight.domain import Attribution, BadInput, check_identifier
+from overnight.domain import Attribution, BadInput, check_identifier, parse_whole
 from overnight.ledger import JobRow
 
 
@@ -127,7 +127,8 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
         found["tags"] = tags_of(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
-        if not str(attempt).isdecimal() or not 1 <= int(attempt) <= MOST_ATTEMPTS:
+        number = parse_whole(attempt, MOST_ATTEMPTS)
+        if not number:
             raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MOST_ATTEMPTS}")
-        found["attempt"] = int(attempt)
+        found["attempt"] = number
     return msgspec.structs.replace(who, **found) if found else who

@@ -51,6 +51,10 @@ class BodyTooLarge(BadInput):
     """The body is over `limits.max_body_bytes`."""
 
 
+class UnsupportedMediaType(BadInput):
+    """The body is not said to be JSON."""
+
+
 class UnknownPath(NotFound):
     """Nothing is served there."""
 
@@ -83,6 +87,12 @@ class RateLimited(OvernightError):
         self.retry_after_s = retry_after_s
 
 
+class Overloaded(OvernightError):
+    """The gateway holds as much for its clients as it may; `retry_after_s` is when to try again."""
+
+    retry_after_s = 1
+
+
 def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
     """An error's body in the client's format. `kind` is OpenAI's word; other formats find theirs by the status."""
     return form.error_body(message, kind, code, param, status)
@@ -91,6 +101,7 @@ def refused(form: Codec, status: int, message: str, kind: str, code: str | None,
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (UnknownModelAsked, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
+    (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),
     (BadInput, 400, "invalid_request_error", None),
     (Unauthenticated, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "not_allowed"),
@@ -103,12 +114,13 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (BudgetStopped, 402, "budget_exceeded", "budget_exceeded"),
     (LoopStopped, 409, "invalid_request_error", "loop_stopped"),
     (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (Overloaded, 503, "server_error", "overloaded"),
     (WaitedTooLong, 503, "server_error", "budget_busy"),
     (Unavailable, 503, "server_error", "no_target"),
     (StoreUnavailable, 503, "server_error", "store_unavailable"),
     (CallerLeft, 408, "invalid_request_error", "client_left"),
 )
-_RETRYABLE = frozenset({"budget_busy", "rate_limit_exceeded", "store_unavailable"})
+_RETRYABLE = frozenset({"budget_busy", "overloaded", "rate_limit_exceeded", "store_unavailable"})
 
 
 def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
@@ -118,7 +130,7 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     named = isinstance(error, InvalidBody | UnknownResponse)
     param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
-    if isinstance(error, RateLimited | WaitedTooLong):
+    if isinstance(error, RateLimited | WaitedTooLong | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     elif code == "store_unavailable":
         headers.append((b"retry-after", b"1"))

@@ -12,6 +12,7 @@ from overnight.domain import CallFacts, OvernightError, TimeLimits
 from overnight.keys import SealedShut
 
 from .dialects import Dialect, dialect_of
+from .key_guard import secret_of, without
 from .policies import BudgetLimit, CachePolicy, Degraded, Policies, Tries
 from .prices import NOTHING, Context, ModelPrice, PriceBook, UnknownPrice
 from .upstream import INSTALL, LibraryPool, UpstreamPool, installed
@@ -153,6 +154,11 @@ class Target(msgspec.Struct, frozen=True):
     speaks: tuple[str, ...] = ("chat",)
     account: str = ""
     key: bytes = b""
+    secret: bytes = b""
+
+    def cleaned(self, said: bytes) -> bytes:
+        """An answer without the key that it was asked with."""
+        return without(self.secret, said)
 
     def without_key(self, said: bytes) -> bytes:
         """What a provider says of a failure is recorded and passed on; some quote the key they were shown."""
@@ -171,6 +177,7 @@ class _Ready(NamedTuple):
     speaks: tuple[str, ...]
     account: str
     key: bytes
+    secret: bytes
 
 
 class Targets:
@@ -212,9 +219,9 @@ class Targets:
             ready = self._prepare(model, owner)
             if len(self._ready) < MOST_READY:
                 self._ready[owner, model] = ready
-        served_by, provider, pool, headers, upstream_model, dialect, speaks, account, key = ready
+        served_by, provider, pool, headers, upstream_model, dialect, speaks, account, key, secret = ready
         price = self._price(model, served_by, provider, context)
-        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key)
+        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key, secret)
 
     def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice:
         try:
@@ -250,7 +257,8 @@ class Targets:
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
         dialect, speaks = dialect_of(base_url), tuple(provider.apis)
-        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, key.encode())
+        kept = key.encode(), secret_of(key)
+        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, *kept)
 
     def _connections_to(self, base_url: str) -> UpstreamPool:
         connect_s = self._routing.time_limits.connect_ms / 1000

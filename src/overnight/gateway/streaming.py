@@ -19,6 +19,7 @@ from .failures import EMPTY, Failure, error_failure, exception_failure, is_error
 from .feed import Feed
 from .flight import UNKNOWN_SHAPE, Flight
 from .formats import Reader
+from .key_guard import KeyGuard
 from .refusals import failed, fault, refusal, refused
 from .sse import EventTooLarge, SseParser
 from .upstream import LibraryStream, UpstreamError, UpstreamStream
@@ -117,6 +118,7 @@ class StreamedFlight(Flight):
         )
         deadline = min(no_later, now + limits.first_byte_ms / 1000)
         self._parser, self._reader = SseParser(), self.wire.reader(self.request, self.asked)
+        self._guard = KeyGuard(self.target.secret)
         stream = self._stream = None
         asked_at = time.perf_counter()
         try:
@@ -159,7 +161,7 @@ class StreamedFlight(Flight):
     async def _unstreamed(self, stream: Stream) -> Failure | None:
         """The provider answered whole although a stream was asked for: take its answer apart."""
         stream.extend(self._no_later)
-        body = b"".join([chunk async for chunk in stream])
+        body = self.target.cleaned(b"".join([chunk async for chunk in stream]))
         reply = self.reply_of(body, None)
         if reply is None:
             self.failure_body = self.target.without_key(body[:LARGEST_ERROR])
@@ -176,6 +178,7 @@ class StreamedFlight(Flight):
             if payload == b"[DONE]":
                 self._done = True
                 return None
+            payload = self.target.cleaned(payload)  # noqa: PLW2901
             try:
                 piece: Any = _decode(payload)
                 if is_error(piece):
@@ -183,6 +186,7 @@ class StreamedFlight(Flight):
                     return error_failure(_decode(self.target.without_key(payload)))
                 shown, telling = self._reader.take(piece, payload)
                 self._begun = True
+                shown = self._guard.take(piece, shown)
                 is_last = bool(last) and cast("dict[str, Any]", piece).get("type") in last
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return _malformed("a piece of the stream is not JSON")
@@ -271,7 +275,13 @@ class StreamedFlight(Flight):
             return
         self.reply = reply
         await self.settle(spent_on_reply(self, reply))
-        self.feed.push([*self._held, *self._reader.end(micro_to_usd(self.cost), reply.usage)])
+        self.feed.push(
+            [
+                *self._held,
+                *self._guard.rest(),
+                *self._guard.cleaned(self._reader.end(micro_to_usd(self.cost), reply.usage)),
+            ]
+        )
 
     def received(self) -> Received:
         assembly = self._reader.assembly
@@ -282,7 +292,7 @@ class StreamedFlight(Flight):
         reader = self._reader
         try:
             usage = reader.usage() or estimated_usage(self.request.prompt_bytes, reader.assembly.characters)
-            return Reply(reader.recorded(), usage)
+            return Reply(self.target.cleaned(reader.recorded()), usage)
         except (*UNKNOWN_SHAPE, RecursionError, msgspec.DecodeError):
             return _malformed("the pieces of the stream do not make an answer")
 

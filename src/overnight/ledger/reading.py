@@ -86,6 +86,11 @@ class Ledger:
             after = rows[-1][0]
         return found
 
+    async def heads(self, job_ids: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """(last seq, state) of each job that exists, in one reading."""
+        values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
+        return {row[0]: (row[1], row[2]) for row in await self.store.read(SQL["list_job_heads"], values)}
+
     async def follow(self, job_id: str, after: int = 0, every_s: float = 0.1) -> AsyncIterator[Recorded]:
         """The job's events as they come, until it is finished."""
         while True:

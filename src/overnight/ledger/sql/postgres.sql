@@ -29,3 +29,6 @@ SELECT node.hash, message.body FROM node
 JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.month AND message.hash = node.message
 WHERE node.tenant_id = :tenant_id AND node.month = :month
     AND node.hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))
+
+-- name: list_job_heads
+SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb))

@@ -15,3 +15,6 @@ WHERE job_id IN (SELECT value FROM json_each(:job_ids)) GROUP BY job_id
 SELECT node.hash, message.body FROM node
 JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.month AND message.hash = node.message
 WHERE node.tenant_id = :tenant_id AND node.month = :month AND node.hash IN (SELECT unhex(value) FROM json_each(:hashes))
+
+-- name: list_job_heads
+SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM json_each(:job_ids))

@@ -1,0 +1,94 @@
+"""What a web page of another origin could make a browser send here is refused before anything else is looked at.
+
+On loopback a gateway may be open to whoever reaches it, and a browser reaches it for every page that its user visits, pages of
+other local servers included. Where keys are asked for on another address, a page has nothing that it could send along.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from overnight.gateway import UnsupportedMediaType
+
+from .http import Headers
+
+_AUTHORITY = re.compile(rb"(\[[0-9a-f:.]+\]|[^][/:@?#\s]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_OTHERS = (b"cross-site", b"same-site")
+_BROWSERS = frozenset({b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+_JSON = re.compile(rb"application/(?:json|[a-z0-9!#$&^_.+-]+\+json)\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+_FORM = b"application/x-www-form-urlencoded"
+
+
+class BrowserGuard:
+    """`hosts` are the names that this gateway is called by, in lower case."""
+
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = frozenset(host.encode() for host in hosts)
+
+    def foreign(self, method: str, headers: Headers) -> str | None:
+        """Why a request comes from a page of another origin, or None.
+
+        `Host` is compared by name, so that a page that makes its own name point here is refused. `Origin` has to be this
+        gateway's by scheme, name and port: the pages of another local server differ in the port alone.
+        """
+        called: tuple[bytes, int] | None = None
+        origins: list[bytes] = []
+        site = mode = dest = b""
+        for name, value in headers:
+            if name == b"host":
+                called = _host_and_port(value)
+                if called is None or called[0] not in self._hosts:
+                    return "the Host header names another machine; call this by 127.0.0.1 or localhost"
+            elif name == b"origin":
+                origins.append(value)
+            elif name == b"sec-fetch-site":
+                site = value
+            elif name == b"sec-fetch-mode":
+                mode = value
+            elif name == b"sec-fetch-dest":
+                dest = value
+        for origin in origins:
+            scheme, _, rest = origin.partition(b"://")
+            page = _host_and_port(rest) if scheme.lower() == b"http" else None
+            if page is None or called is None or page[0] not in self._hosts or page[1] != called[1]:
+                return "the Origin header names another site"
+        followed_link = method in _READING and mode == b"navigate" and dest == b"document"
+        if site in _OTHERS and not followed_link:
+            return "the Sec-Fetch-Site header says that a page of another site asks"
+        return None
+
+
+def _host_and_port(authority: bytes) -> tuple[bytes, int] | None:
+    found = _AUTHORITY.fullmatch(authority)
+    return (found[1].lower(), int(found[2] or 80)) if found else None
+
+
+def check_content_type(method: str, headers: Headers) -> None:
+    """Bodies are JSON and say so. Raises UnsupportedMediaType.
+
+    A browser sends three content types, and none at all, to other origins without asking: of these, `text/plain` and
+    `multipart/form-data` are refused. `curl -d` names the third, a form, and some programs name none. Both are taken where
+    nothing else says that a browser sent the request.
+    """
+    if method in _READING:
+        return
+    kinds: list[bytes] = []
+    from_browser = has_body = False
+    for name, value in headers:
+        if name == b"content-type":
+            kinds.append(value)
+        elif name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            has_body = True
+        elif name in _BROWSERS:
+            from_browser = True
+    for kind in kinds:
+        if not _JSON.fullmatch(kind) and (from_browser or kind.partition(b";")[0].strip().lower() != _FORM):
+            raise UnsupportedMediaType(_unsupported(kind))
+    if has_body and from_browser and not kinds:
+        raise UnsupportedMediaType(_unsupported(b"none"))
+
+
+def _unsupported(kind: bytes) -> str:
+    return f"content-type: {ascii(kind[:80].decode('latin-1'))[1:-1]} is not taken; send the body as application/json"
