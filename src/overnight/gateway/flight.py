@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from overnight.budgets import Booked
 from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
@@ -32,6 +33,7 @@ from .formats.messages_thoughts import are_refused, leave_out
 from .identity import Subject
 from .request import InvalidBody, Request
 from .routes import Decision, Target
+from .settlement import booked_at
 from .upstream import UpstreamError
 from .usage import estimated_usage
 
@@ -68,6 +70,7 @@ class Flight:
         self.markers = 0
         self.tries = 0
         self.cost = 0
+        self.bound = 0
         self.failure: Failure | None = None
         self.failure_body = b""
         self.replayed: Recorded | None = None
@@ -102,6 +105,15 @@ class Flight:
     def given(self) -> Recorded | None:
         """The recorded answer of a call for which nobody was asked."""
         return self.replayed or self.cached or self.degraded
+
+    @property
+    def came_late(self) -> bool:
+        """The call was declared lost before its end: the end is no answer in the log."""
+        return self.ended is not None and self.ended.recorded.facts.event == "cost_corrected"
+
+    def _count(self, booked: Booked) -> None:
+        self.cost += booked.cost_microusd
+        self.bound += booked.bound_microusd
 
     def overhead_ms(self) -> float:
         """What of the time so far was not the providers': waits for the budget and for retries are ours."""
@@ -153,7 +165,7 @@ class Flight:
         tried, self._unsettled = self._unsettled, None
         if tried is not None:
             written = await self.admission.settle(tried, last=False)
-            self.cost += written.recorded.facts.cost_microusd or 0
+            self._count(booked_at(written.recorded))
             self._is_written(tried)
 
     def _time_here(self, left: float) -> float:
@@ -295,7 +307,7 @@ class Flight:
             await gateway.flying.older(subject, self.deadline)
             async with gateway.flying.alone(subject.job_id):
                 outcome = await gateway.store.commit(command)
-        self.cost += outcome.after_microusd
+        self._count(outcome.after_microusd)
         if self._unsettled is not None:
             self._is_written(self._unsettled)
         if probe:
@@ -396,10 +408,10 @@ class Flight:
         self.ended = ended = await self.admission.settle(spent)
         crash_point("model_settled")
         self._is_written(spent)
-        self.cost += ended.recorded.facts.cost_microusd or 0
+        self._count(booked_at(ended.recorded))
         if ended.fenced:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
-        if self.visit is not None and self.reply is not None:
+        if self.visit is not None and self.reply is not None and not self.came_late:
             self.visit.answered(ended.recorded, self.reply.body)
