@@ -27,6 +27,7 @@ from overnight.brain.limits import BudgetLimit, Budgets, RateLimit
 from overnight.budgets import (
     FLOOR_TOKENS,
     RESERVATION,
+    Booked,
     Call,
     Caller,
     Granted,
@@ -95,7 +96,7 @@ class Settle(msgspec.Struct):
     def locks(self) -> list[Any]:
         return [(RESERVATION, self.call_id)]
 
-    def decide(self, unit: Unit) -> int:
+    def decide(self, unit: Unit) -> Booked:
         return settle(unit, self.call_id, self.cost, self.tokens)
 
 
@@ -353,7 +354,8 @@ class Admissions(RuleBasedStateMachine):
     def holds(self) -> None:
         found: dict[tuple[str, ...], tuple[int, ...]] = {}
         names = ", ".join(f"'{self.mine(tenant)}'" for tenant in TENANTS)
-        columns = "tenant_id, scope, scope_id, spent_microusd, reserved_microusd, spent_tokens, reserved_tokens, calls"
+        columns = "tenant_id, scope, scope_id, spent_microusd + bound_microusd, reserved_microusd, spent_tokens,"
+        columns += " reserved_tokens, calls"
         for tenant, scope, row_id, *counts in rows(
             self.url, f"SELECT {columns} FROM budget WHERE tenant_id IN ({names})"
         ):

@@ -19,7 +19,19 @@ from hypothesis.stateful import (
 )
 
 from machine_parts import examples, rows
-from overnight.budgets import BUDGET, FLOOR_TOKENS, RESERVATION, Call, Granted, Limit, Wait, locks, reserve, settle
+from overnight.budgets import (
+    BUDGET,
+    FLOOR_TOKENS,
+    RESERVATION,
+    Booked,
+    Call,
+    Granted,
+    Limit,
+    Wait,
+    locks,
+    reserve,
+    settle,
+)
 from overnight.domain import BudgetStopped, Conflict
 from overnight.store import Store, Unit, open_store
 
@@ -59,13 +71,14 @@ class Settle:
     def locks(self) -> list[Any]:
         return [(RESERVATION, self.call_id)]
 
-    def decide(self, unit: Unit) -> int:
+    def decide(self, unit: Unit) -> Booked:
         return settle(unit, self.call_id, self.cost)
 
 
 def state(url: str, tenant: str) -> dict[str, tuple[int, int, int]]:
-    """(reserved, spent, calls) of each scope."""
-    sql = f"SELECT scope_id, reserved_microusd, spent_microusd, calls FROM budget WHERE tenant_id = '{tenant}'"
+    """(reserved, spent and bound, calls) of each scope: what counts against its limit."""
+    settled = "spent_microusd + bound_microusd"
+    sql = f"SELECT scope_id, reserved_microusd, {settled}, calls FROM budget WHERE tenant_id = '{tenant}'"
     return {row[0]: (row[1], row[2], row[3]) for row in rows(url, sql)}
 
 
@@ -165,7 +178,8 @@ class Budgets(RuleBasedStateMachine):
     def settle(self, call_id: str, share: float | None, mine: bool) -> None:
         amount, lineage = self.open.pop(call_id)
         cost = None if share is None else int(amount * share)
-        assert self.stores[mine].commit_blocking(Settle(call_id, cost)) == (amount if cost is None else cost)
+        booked = Booked(0, amount) if cost is None else Booked(cost)
+        assert self.stores[mine].commit_blocking(Settle(call_id, cost)) == booked
         for name in lineage:
             self.reserved[name] -= amount
             self.spent[name] += amount if cost is None else cost

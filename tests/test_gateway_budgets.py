@@ -160,7 +160,7 @@ async def test_a_money_budget_holds_at_two_processes_and_refuses_nobody_who_fits
     with open_store(store_url) as store:
         ledger = Ledger(store)
         job = await ledger.job("money")
-        [(_, calls, _, _, _, microusd)] = await ledger.usage(job.job_id)
+        [(_, calls, _, _, _, microusd, _)] = await ledger.usage(job.job_id)
         lows = [
             event.facts.detail["max_output_tokens"]
             for event in await ledger.events(job.job_id)

@@ -82,7 +82,7 @@ async def test_the_cost_of_a_job_is_the_sum_of_its_calls(served: Served) -> None
         for number in range(3)
     ]
     job = await served.ledger.job("sum")
-    [(model, calls, _, _, _, microusd)] = await served.ledger.usage(job.job_id)
+    [(model, calls, _, _, _, microusd, _)] = await served.ledger.usage(job.job_id)
     assert (model, calls) == ("gpt-5.4-mini", 3)
     assert microusd == round(sum(costs) * 1_000_000)
 
@@ -239,10 +239,11 @@ async def test_what_may_have_been_billed_is_settled_as_spent(
         assert answer.status_code in (502, 504)
         failed = [event.facts for event in await served.events("lost") if event.facts.event == "model_failed"]
         assert failed
-        assert all(each.cost_microusd > 0 and each.detail["estimated"] for each in failed)
-        [(_, calls, _, _, _, microusd)] = await served.ledger.usage((await served.ledger.job("lost")).job_id)
+        assert all(each.bound_microusd > 0 and each.detail["estimated"] for each in failed)
+        assert {each.cost_microusd for each in failed} == {0}
+        [(_, calls, _, _, _, microusd, bound)] = await served.ledger.usage((await served.ledger.job("lost")).job_id)
         assert calls == len(failed)
-        assert microusd == sum(each.cost_microusd for each in failed)
+        assert (microusd, bound) == (0, sum(each.bound_microusd for each in failed))
 
 
 async def test_a_hanging_model_leaves_time_for_its_fallback(store: Store, provider: SpawnedProvider) -> None:

@@ -137,18 +137,19 @@ async def test_a_call_of_a_live_lease_is_not_lost(served: Served) -> None:
     assert (await asking).facts.event == "model_succeeded"
 
 
-async def test_an_answer_that_was_already_settled_as_lost_costs_nothing_more(served: Served) -> None:
+async def test_an_answer_that_comes_after_model_lost_corrects_its_cost(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
     asking = asyncio.create_task(served.ask(headers={"x-job-id": "late"}))
     await served.until("late", "model_called")
     assert await served.gateway.settle_owner(served.gateway.owner) == 1
     assert (await asking).status_code == 200
     events = await served.events("late")
-    lost, succeeded = events[-2:]
-    assert (lost.facts.event, succeeded.facts.event) == ("model_lost", "model_succeeded")
-    assert succeeded.facts.cost_microusd == 0
-    [(_, _, _, _, _, microusd)] = await served.ledger.usage((await served.ledger.job("late")).job_id)
-    assert microusd == lost.facts.cost_microusd
+    lost, corrected = events[-2:]
+    assert (lost.facts.event, corrected.facts.event) == ("model_lost", "cost_corrected")
+    assert (lost.facts.cost_microusd, corrected.facts.bound_microusd) == (0, 0)
+    assert lost.facts.bound_microusd > corrected.facts.cost_microusd > 0
+    [(_, calls, _, _, _, *booked)] = await served.ledger.usage((await served.ledger.job("late")).job_id)
+    assert (calls, booked) == (1, [corrected.facts.cost_microusd, 0])
 
 
 async def test_a_child_draws_on_the_budget_of_all_its_ancestors(store: Store, provider: SpawnedProvider) -> None:

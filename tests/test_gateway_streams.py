@@ -74,7 +74,7 @@ async def test_the_usage_piece_comes_to_those_who_ask_and_carries_the_cost(serve
     last = (await streamed(served, **options))[-1]
     assert last.choices == []
     assert last.usage.total_tokens > 0
-    [(_, _, _, _, _, microusd)] = await served.ledger.usage((await served.ledger.job("u")).job_id)
+    [(_, _, _, _, _, microusd, _)] = await served.ledger.usage((await served.ledger.job("u")).job_id)
     assert last.usage.cost_usd == microusd / 1_000_000 > 0
 
 

@@ -173,10 +173,10 @@ async def _sums_agree(one: Store, other: Store, at: list[int], said: list[Any]) 
 
     def counted(job_id: str, model: str, agent: str | None, tokens: tuple[int, int, int], cost: int) -> UnderJob:
         def act(unit: Unit, job: JobRow) -> None:
-            event = Event("model_succeeded", model=model, agent_id=agent, cost_microusd=cost)
+            event = Event("model_succeeded", model=model, agent_id=agent, cost_microusd=cost, bound_microusd=cost // 3)
             event.input_tokens, event.cached_tokens, event.output_tokens = tokens
             append(unit, job, event)
-            count_usage(unit, job, agent, model, tokens, cost)
+            count_usage(unit, job, agent, model, tokens, cost, cost // 3)
 
         return UnderJob(job_id, act)
 
@@ -191,20 +191,21 @@ async def _sums_agree(one: Store, other: Store, at: list[int], said: list[Any]) 
         by_model: Counter[Any] = Counter()
         for event in (await ledger.events(job_id))[1:]:
             facts = event.facts
-            amounts = (1, facts.input_tokens, facts.cached_tokens, facts.output_tokens, facts.cost_microusd)
+            amounts = (1, facts.input_tokens, facts.cached_tokens, facts.output_tokens)
+            amounts += (facts.cost_microusd, facts.bound_microusd)
             day = int(f"{event.at // DAY_US}")
             for index, amount in enumerate(amounts):
                 by_model[facts.model, index] += amount or 0
                 by_day[tenant][day, facts.agent_id or "", facts.model, index] += amount or 0
         usage = await ledger.usage(job_id)
-        assert {(row[0], index): row[1 + index] for row in usage for index in range(5)} == by_model
-        total = (sum(row[1] for row in usage), sum(row[5] for row in usage))
-        assert (await ledger.costs([job_id])).get(job_id, (0, 0)) == total
+        assert {(row[0], index): row[1 + index] for row in usage for index in range(6)} == by_model
+        total = (sum(row[1] for row in usage), sum(row[5] for row in usage), sum(row[6] for row in usage))
+        assert (await ledger.costs([job_id])).get(job_id, (0, 0, 0)) == total
     for tenant in set(tenants):
         found = await ledger.usage_days(tenant, 0, 99999999)
         days = sorted({row[0] for row in found})
         wanted_days = sorted({key[0] for key in by_day[tenant]})
         names_of = dict(zip(days, wanted_days, strict=True))
-        sums = {(names_of[row[0]], row[1], row[2], index): row[3 + index] for row in found for index in range(5)}
+        sums = {(names_of[row[0]], row[1], row[2], index): row[3 + index] for row in found for index in range(6)}
         assert sums == by_day[tenant]
     assert await ledger.usage_days(tenants[0], 0, 19990101) == []

@@ -56,7 +56,7 @@ class Change:
         elif kind == "drop" and reservation is not None:
             unit.delete(RESERVATION, reservation)
         elif kind == "count":
-            unit.add(ADD_USAGE, (self.tenant + name, "m"), (1, amount, 0, 0, 0))
+            unit.add(ADD_USAGE, (self.tenant + name, "m"), (1, amount, 0, 0, 0, 0))
 
 
 acts = st.lists(

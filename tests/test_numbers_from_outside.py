@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from faulty_upstream import error_of, faulty_upstream, head, says
-from raw_http import Client
 from overnight.domain import parse_whole
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from raw_http import Client
 from serving import Served, routed, serving
 
 HELLO = [{"role": "user", "content": "hello"}]

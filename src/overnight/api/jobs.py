@@ -113,7 +113,7 @@ class Jobs:
     async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:
         """As `overnight jobs --json` shows them; costs include child jobs."""
         costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
-        return [public_job(job, *costs.get(job.job_id, (0, 0)), now) for job in jobs]
+        return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in jobs]
 
     async def events(self, request: Request) -> Answer:
         """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job is over (`id` is the seq)."""

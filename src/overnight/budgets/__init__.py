@@ -1,9 +1,21 @@
 """What: hard stops on spend, calls and time, reserved before a call and settled after it; speeds; what people add.
-Owns: budget, reservation, rate, top_up.
+Owns: budget, reservation, rate, top_up, booked_bound, booked_bound_scope.
 Depends on: ledger, store, domain. The rules are handed in.
 Never: estimates a price; the caller brings the bound.
 """
 
+from .corrections import (
+    LATE_ANSWER,
+    SOURCES,
+    Correction,
+    Estimate,
+    correct_cost,
+    corrected,
+    decode_estimate,
+    estimate_of,
+    list_bounds,
+    public_bound,
+)
 from .listing import SCOPES, BudgetLine, addressed, line_of, list_budgets
 from .policy import BudgetRule, BudgetRules, Caller, Key, Kin, Limit, Policy, Rate, RateRule
 from .rating import Wait
@@ -12,35 +24,45 @@ from .reserving import (
     Call,
     Demand,
     Granted,
+    bounds_of,
     budget_of,
     count_tool_call,
-    held,
     left_microusd,
     locks,
     reserve,
-    settle,
     stop_facts,
 )
-from .rows import BUDGET, RATE, RESERVATION, BudgetRow, RateRow, ReservationRow
+from .rows import BOUND, BUDGET, RATE, RESERVATION, BoundRow, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
+from .settlement import FAILED, LOST, NO_USAGE, Booked, held, settle
 from .topping import TopUp, hear_top_up, top_up_budget, wake_topped_up
 from .windows import PERIODS, Window, window_of
 
 __all__ = [
+    "BOUND",
     "BUDGET",
     "BUDGET_SQL",
+    "FAILED",
     "FLOOR_TOKENS",
+    "LATE_ANSWER",
+    "LOST",
+    "NO_USAGE",
     "PERIODS",
     "RATE",
     "RESERVATION",
     "SCOPES",
+    "SOURCES",
+    "Booked",
+    "BoundRow",
     "BudgetLine",
     "BudgetRow",
     "BudgetRule",
     "BudgetRules",
     "Call",
     "Caller",
+    "Correction",
     "Demand",
+    "Estimate",
     "Granted",
     "Key",
     "Kin",
@@ -54,14 +76,21 @@ __all__ = [
     "Wait",
     "Window",
     "addressed",
+    "bounds_of",
     "budget_of",
+    "correct_cost",
+    "corrected",
     "count_tool_call",
+    "decode_estimate",
+    "estimate_of",
     "hear_top_up",
     "held",
     "left_microusd",
     "line_of",
+    "list_bounds",
     "list_budgets",
     "locks",
+    "public_bound",
     "reserve",
     "settle",
     "stop_facts",

@@ -20,16 +20,18 @@ MEASURES = ("cost", "tokens", "llm_calls", "tool_calls", "wall_clock_s")
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """One measure of a budget. `allowed` is None without a limit; what people `added` is part of it."""
+    """One measure of a budget. `allowed` is None without a limit; what people `added` is part of it. `bound` is what calls of
+    unknown cost may have cost at most, beside what is `spent`; it counts against the limit."""
 
     allowed: int | None
     added: int
     spent: int
     reserved: int = 0
+    bound: int | None = None
 
     @property
     def left(self) -> int | None:
-        return None if self.allowed is None else max(0, self.allowed - self.spent - self.reserved)
+        return None if self.allowed is None else max(0, self.allowed - self.spent - (self.bound or 0) - self.reserved)
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
@@ -51,6 +53,8 @@ class BudgetLine(msgspec.Struct, frozen=True):
             shown |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
         for name, each in self.measures.items():
             facts = {"limit": each.allowed, "added": each.added, "spent": each.spent, "reserved": each.reserved}
+            if each.bound is not None:
+                facts["bound"] = each.bound
             facts["left"] = each.left
             if name == "cost":
                 name = "cost_usd"  # noqa: PLW2901
@@ -113,6 +117,7 @@ def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) ->
             row.extra_microusd,
             row.spent_microusd,
             row.reserved_microusd,
+            row.bound_microusd,
         ),
         "tokens": Measure(
             allowed(limit.limit_tokens, None, row.extra_tokens), row.extra_tokens, row.spent_tokens, row.reserved_tokens

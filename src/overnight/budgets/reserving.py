@@ -1,20 +1,20 @@
-"""Reserve before the call at an upper bound, settle after at the real cost. With N parallel callers, overspend is 0."""
+"""Reserve before the call at an upper bound; `settlement` settles it after. With N parallel callers, overspend is 0."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from overnight.domain import BudgetStopped, Conflict, micro_to_usd, usd_text
+from overnight.domain import BudgetStopped, micro_to_usd, usd_text
 from overnight.store import Unit
 
 from .policy import Limit, Rate, stricter
-from .rating import Wait, blocked, decode_passed, leave, pass_through
+from .rating import Wait, blocked, pass_through
 from .rows import BUDGET, RATE, RESERVATION, BudgetRow, ReservationRow
+from .settlement import LOST, OpenBound, open_bounds
 
 FLOOR_TOKENS = 256
 _encode = msgspec.json.Encoder().encode
-_decode_scopes = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
 
 class Demand(Protocol):
@@ -76,13 +76,21 @@ def allowed(limit: int | None, own: int | None, extra: int) -> int | None:
     return None if most is None else most + extra
 
 
-def _stop(limit: Limit, row: BudgetRow, measure: str, words: str, spent: int, most: int) -> BudgetStopped:
+def _stop(
+    limit: Limit,
+    row: BudgetRow,
+    measure: str,
+    words: str,
+    spent: int,
+    most: int,
+    bounds: Sequence[OpenBound] = (),
+) -> BudgetStopped:
     of_job = limit.scope == "job" and limit.per == "total"
     names = {"max_cost_usd": "max_cost_per_job_usd", "max_llm_calls": "max_llm_calls_per_job"} if of_job else {}
     name = names.get(measure, measure)
     per = "" if limit.per == "total" else f" per {limit.per}"
     return BudgetStopped(
-        f"{limit.scope} {limit.name} {words} ({name}{per})",
+        f"{limit.scope} {limit.name} {words} ({name}{per}){_way_out(bounds)}",
         scope=limit.scope,
         limit=name,
         spent=spent,
@@ -92,6 +100,25 @@ def _stop(limit: Limit, row: BudgetRow, measure: str, words: str, spent: int, mo
         per=limit.per,
         resets_at=limit.resets_at,
         top_ups=row.top_ups,
+        bound_microusd=row.bound_microusd,
+        bounds=tuple((each.call_id, each.job_id, each.bound_microusd, each.why) for each in bounds),
+        corrections=row.corrections,
+    )
+
+
+_BOOKED_FOR = {LOST: "lost", "failed": "failed", "no_usage": "answered without usage"}
+
+
+def _way_out(bounds: Sequence[OpenBound]) -> str:
+    """Which calls of unknown cost count against the budget, and how to book what they really cost."""
+    if not bounds:
+        return ""
+    named = ", ".join(
+        f"{each.call_id} (at most {usd_text(each.bound_microusd)}, {_BOOKED_FOR.get(each.why, each.why)})"
+        for each in bounds
+    )
+    return (
+        f". Counted at their bound: {named}; book a known cost with: overnight budget settle CALL --usd COST --why TEXT"
     )
 
 
@@ -111,7 +138,7 @@ def _check_time(unit: Unit, limit: Limit, row: BudgetRow) -> None:
             raise _stop(limit, row, "max_wall_clock_s", f"has taken {took} of {most} seconds", took, most)
 
 
-def _affordable(limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tuple[int, bool]:
+def _affordable(unit: Unit, limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tuple[int, bool]:
     """The output cap that the budget has room for, and whether reservations alone make it less than the floor.
 
     Raises BudgetStopped when what is settled leaves less than the floor.
@@ -119,11 +146,14 @@ def _affordable(limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tup
     tokens = demand.wanted_tokens
     most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd)
     if most is not None:
-        tokens = min(tokens, demand.affordable_tokens(most - row.spent_microusd - row.reserved_microusd))
-        if tokens < floor and demand.affordable_tokens(most - row.spent_microusd) < floor:
+        left = most - row.settled_microusd
+        tokens = min(tokens, demand.affordable_tokens(left - row.reserved_microusd))
+        if tokens < floor and demand.affordable_tokens(left) < floor:
             words = f"has spent {usd_text(row.spent_microusd)} of {usd_text(most)}"
-            cost = usd_text(demand.bound_microusd(floor))
-            raise _stop(limit, row, "max_cost_usd", f"{words}; this call could cost {cost}", row.spent_microusd, most)
+            if row.bound_microusd:
+                words += f", and calls of unknown cost are booked at {usd_text(row.bound_microusd)} at most"
+            words += f"; this call could cost {usd_text(demand.bound_microusd(floor))}"
+            raise _stop(limit, row, "max_cost_usd", words, row.spent_microusd, most, _bounds(unit, limit, row))
     most = allowed(limit.limit_tokens, None, row.extra_tokens)
     if most is not None:
         settled = most - row.spent_tokens - demand.prompt_tokens
@@ -131,8 +161,12 @@ def _affordable(limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tup
         if tokens < floor and settled // demand.choices < floor:
             bound = demand.prompt_tokens + floor * demand.choices
             words = f"has used {row.spent_tokens:,} of {most:,} tokens; this call could use {bound:,}"
-            raise _stop(limit, row, "max_tokens", words, row.spent_tokens, most)
+            raise _stop(limit, row, "max_tokens", words, row.spent_tokens, most, _bounds(unit, limit, row))
     return tokens, tokens < floor
+
+
+def _bounds(unit: Unit, limit: Limit, row: BudgetRow) -> Sequence[OpenBound]:
+    return open_bounds(unit, row.tenant_id, limit) if row.bound_microusd else ()
 
 
 def reserve(
@@ -148,7 +182,7 @@ def reserve(
     wait: Wait | None = None
     for limit, row in zip(limits, rows, strict=True):
         _check_counts(unit, limit, row)
-        affordable, busy = _affordable(limit, row, demand, floor)
+        affordable, busy = _affordable(unit, limit, row, demand, floor)
         if busy:
             wait = wait or Wait(limit.scope, limit.scope_id, call.tenant_id)
         tokens = min(tokens, affordable)
@@ -188,37 +222,6 @@ def reserve(
     return Granted(tokens, amount, tokens < demand.wanted_tokens)
 
 
-def held(unit: Unit, call_id: str) -> ReservationRow:
-    """The locked reservation; its budgets and rates are locked with it. Conflict when it was settled already."""
-    row = unit.get(RESERVATION, call_id)
-    if row is None:
-        raise Conflict(f"{call_id} was settled already")
-    rows: list[tuple[Any, Any]] = [(BUDGET, (row.tenant_id, *scope)) for scope in _decode_scopes(row.scopes)]
-    if row.rates != "[]":
-        rows += [(RATE, (each.tenant_id, each.scope, each.scope_id)) for each in decode_passed(row.rates)]
-    unit.lock(rows)
-    return row
-
-
-def settle(unit: Unit, call_id: str, cost_microusd: int | None, tokens: int = 0) -> int:
-    """Turn a reservation into spend; the amount spent. A cost of None spends all of it: nobody knows what it was, so nothing
-    is released. `tokens` are those of input and output together."""
-    row = held(unit, call_id)
-    spent, used = (row.amount_microusd, row.tokens) if cost_microusd is None else (cost_microusd, tokens)
-    for scope, scope_id in _decode_scopes(row.scopes):
-        budget = unit.get(BUDGET, (row.tenant_id, scope, scope_id))
-        if budget is not None:
-            budget.reserved_microusd -= row.amount_microusd
-            budget.spent_microusd += spent
-            budget.reserved_tokens -= row.tokens
-            budget.spent_tokens += used
-            unit.touch(BUDGET, budget)
-    if row.rates != "[]":
-        leave(unit, decode_passed(row.rates), None if cost_microusd is None else used)
-    unit.delete(RESERVATION, row)
-    return spent
-
-
 def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
     """What is left of the budget that has least left, in money; None where none is limited in money. The rows are locked."""
     least: int | None = None
@@ -226,7 +229,7 @@ def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | 
         row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id)) if limit.limit_microusd is not None else None
         if row is not None:
             most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd) or 0
-            least = stricter(least, max(0, most - row.spent_microusd - row.reserved_microusd))
+            least = stricter(least, max(0, most - row.settled_microusd - row.reserved_microusd))
     return least
 
 
@@ -234,7 +237,7 @@ def stop_facts(stop: BudgetStopped) -> dict[str, Any]:
     """What `budget_stopped` says of a stop: its decision."""
     money = stop.limit.endswith("_usd")
     measure = "usd" if money else _MEASURES.get(stop.limit, "calls")
-    return {
+    facts: dict[str, Any] = {
         "why": str(stop),
         "scope": stop.scope,
         "name": stop.name,
@@ -243,6 +246,18 @@ def stop_facts(stop: BudgetStopped) -> dict[str, Any]:
         f"spent_{measure}": micro_to_usd(stop.spent) if money else stop.spent,
         f"allowed_{measure}": micro_to_usd(stop.allowed) if money else stop.allowed,
     }
+    if stop.bound_microusd:
+        facts |= {"bound_usd": micro_to_usd(stop.bound_microusd), "bounds": bounds_of(stop)}
+    return facts
+
+
+def bounds_of(stop: BudgetStopped) -> list[dict[str, Any]]:
+    """The calls of unknown cost that count against the budget, in public names."""
+    names = ("call_id", "job_id", "bound_usd", "why")
+    return [
+        dict(zip(names, (call_id, job_id, micro_to_usd(bound), why), strict=True))
+        for call_id, job_id, bound, why in stop.bounds
+    ]
 
 
 _MEASURES = {"max_tokens": "tokens", "max_wall_clock_s": "seconds", "max_tool_calls": "tool_calls"}

@@ -1,4 +1,5 @@
-"""Budgets and rates are single rows; a reservation exists only while its call is in flight."""
+"""Budgets and rates are single rows; a reservation exists only while its call is in flight; a call that was booked at a bound
+keeps a row, so that its cost can be corrected."""
 
 import msgspec
 
@@ -10,6 +11,9 @@ SQL = statements("overnight.budgets")
 class BudgetRow(msgspec.Struct):
     """What a scope has reserved and spent: micro-dollars, model calls, tokens, tool calls. A limit here was set for this scope
     alone; `extra_…` is what people added to whatever limit holds, in `top_ups` steps.
+
+    `spent_microusd` is known cost. `bound_microusd` is booked for calls whose cost is not known; the hard stop counts both.
+    `corrections` rises with each correction of such a call.
 
     `scope_id` of a day or a month ends with it in brackets, and `resets_at` is when it is over (microseconds).
     """
@@ -33,10 +37,17 @@ class BudgetRow(msgspec.Struct):
     top_ups: int = 0
     resets_at: int | None = None
     alarmed_at: int | None = None
+    bound_microusd: int = 0
+    corrections: int = 0
 
     @property
     def key(self) -> tuple[str, str, str]:
         return (self.tenant_id, self.scope, self.scope_id)
+
+    @property
+    def settled_microusd(self) -> int:
+        """All that is no longer available, whatever the calls in flight come to. For comparison with the limit only."""
+        return self.spent_microusd + self.bound_microusd
 
 
 class ReservationRow(msgspec.Struct):
@@ -56,6 +67,29 @@ class ReservationRow(msgspec.Struct):
     rates: str = "[]"
     fingerprint: str | None = None
     attempt: int = 0
+
+
+class BoundRow(msgspec.Struct):
+    """A call that was settled at a bound. `booked_microusd` is the bound at settlement; `cost_microusd`, `bound_microusd` and
+    `tokens` are what is booked now. `scopes` is JSON of its budgets, `call` JSON of its attribution, `day` that of its rollup.
+
+    `why` is `lost`, `failed` or `no_usage`. `source` and `corrected_at` (microseconds) are those of the last correction.
+    """
+
+    call_id: str
+    tenant_id: str
+    job_id: str
+    scopes: str
+    call: str
+    why: str
+    day: int
+    cost_microusd: int
+    bound_microusd: int
+    tokens: int
+    booked_microusd: int
+    booked_at: int
+    source: str | None = None
+    corrected_at: int | None = None
 
 
 class RateRow(msgspec.Struct):
@@ -86,6 +120,10 @@ def _reservation_key(row: ReservationRow) -> str:
     return row.call_id
 
 
+def _bound_key(row: BoundRow) -> str:
+    return row.call_id
+
+
 BUDGET: Table[BudgetRow] = Table(
     20,
     BudgetRow,
@@ -111,4 +149,12 @@ RESERVATION: Table[ReservationRow] = Table(
     insert=SQL["insert_reservation"],
     update=SQL["insert_reservation"],
     delete=SQL["delete_reservation"],
+)
+BOUND: Table[BoundRow] = Table(
+    35,
+    BoundRow,
+    _bound_key,
+    lock=SQL["lock_bound"],
+    insert=SQL["insert_bound"],
+    update=SQL["update_bound"],
 )

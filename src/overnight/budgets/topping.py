@@ -1,5 +1,7 @@
-"""Add to a budget, and wake the jobs that wait for it; wake them too when their day or month is over (that is their timer)."""
+"""Add to a budget, and wake the jobs that wait for it; wake them too when a call that it counted at a bound is corrected, and
+when their day or month is over (that is their timer)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,10 +12,11 @@ from overnight.store import Store, Unit
 
 from .policy import Limit, bare
 from .reserving import budget_of
-from .rows import BUDGET, SQL, BudgetRow
+from .rows import BUDGET, SQL, BoundRow, BudgetRow
+from .settlement import decode_scopes
 
 RECENT_US = 30_000_000
-"""For so long after a top-up jobs are looked for that parked while it was made."""
+"""For so long after a top-up or a correction jobs are looked for that parked while it was made."""
 
 
 class TopUp(msgspec.Struct):
@@ -86,19 +89,38 @@ class TopUp(msgspec.Struct):
         return msgspec.structs.replace(row)
 
 
+class Room(msgspec.Struct, frozen=True):
+    """A call that a budget counted at a bound was corrected: there may be room in it."""
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    call_id: str
+    job_id: str
+    """The job of the call. Its log holds the correction; those of other jobs are told when it wakes them."""
+
+    def tell(self, unit: Unit, job: JobRow) -> None:
+        """Write the fact to the log of a job. It says nothing of the cost, which is another job's."""
+        event = Event("cost_corrected", call_id=self.call_id, kind="budget", name=self.scope, attempt=job.attempt)
+        event.detail = {"of_job_id": self.job_id, "scope": self.scope, "row": self.scope_id}
+        append(unit, job, event)
+
+
 class Wake(msgspec.Struct):
-    """A command: queue a job that was parked on a budget before the `top_ups`-th addition to it. Whether it was."""
+    """A command: queue a job that was parked on a budget before the `top_ups`-th addition to it, or the `corrections`-th
+    correction. Whether it was."""
 
     job_id: str
-    top_up: TopUp
+    top_up: TopUp | Room
     top_ups: int
+    corrections: int
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.job_id)]
 
     def decide(self, unit: Unit) -> bool:
         job = unit.get(JOB, self.job_id)
-        if job is None or job.state != "parked" or not _waits_for(job.waits, self.top_up, self.top_ups):
+        if job is None or job.state != "parked" or not _waits_for(job.waits, self):
             return False
         if job.job_id != self.top_up.job_id:
             self.top_up.tell(unit, job)
@@ -108,10 +130,10 @@ class Wake(msgspec.Struct):
 
 
 class Hear(msgspec.Struct):
-    """A command: a job that has not parked hears of what was added to another's budget that stopped it."""
+    """A command: a job that has not parked hears of what was added to another's budget that stopped it, or corrected in it."""
 
     job_id: str
-    top_up: TopUp
+    top_up: TopUp | Room
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.job_id)]
@@ -122,11 +144,11 @@ class Hear(msgspec.Struct):
             self.top_up.tell(unit, job)
 
 
-def _waits_for(waits: list[dict[str, Any]], top_up: TopUp, top_ups: int) -> bool:
+def _waits_for(waits: list[dict[str, Any]], wake: Wake) -> bool:
     return any(
         wait.get("for") == "budget"
-        and (wait.get("scope"), wait.get("row")) == (top_up.scope, top_up.scope_id)
-        and wait.get("top_ups", 0) < top_ups
+        and (wait.get("scope"), wait.get("row")) == (wake.top_up.scope, wake.top_up.scope_id)
+        and (wait.get("top_ups", 0) < wake.top_ups or wait.get("corrections", 0) < wake.corrections)
         for wait in waits
     )
 
@@ -134,35 +156,66 @@ def _waits_for(waits: list[dict[str, Any]], top_up: TopUp, top_ups: int) -> bool
 async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[str]]:
     """Add, and wake who waits for it: the row afterwards, and the jobs that were woken. Raises BadInput, NotFound."""
     row = await store.commit(top_up)
-    return row, await _wake(store, top_up, row.top_ups)
+    return row, await _wake(store, top_up, row)
 
 
-async def _wake(store: Store, top_up: TopUp, top_ups: int) -> list[str]:
+async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
+    """Wake the jobs that wait for a budget which counted a call that is corrected now; which these are."""
+    return [job_id for room in _rooms([bound]) for job_id in await _wake_in(store, room)]
+
+
+def _rooms(bounds: Iterable[BoundRow]) -> Iterable[Room]:
+    """One for each budget, of its last correction."""
+    found = {
+        (bound.tenant_id, scope, scope_id): Room(bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id)
+        for bound in bounds
+        for scope, scope_id in decode_scopes(bound.scopes)
+    }
+    return found.values()
+
+
+async def _wake_in(store: Store, top_up: TopUp | Room) -> list[str]:
+    row = await _row(store, top_up.tenant_id, top_up.scope, top_up.scope_id)
+    return await _wake(store, top_up, row) if row is not None else []
+
+
+async def _wake(store: Store, top_up: TopUp | Room, row: BudgetRow) -> list[str]:
     woken: list[str] = []
     after = ""
     while rows := await store.read(SQL["list_stopped_jobs"], {"tenant_id": top_up.tenant_id, "after": after}):
         after = rows[-1][0]
         for job_id, waiting in rows:
-            waits = _waits_for(msgspec.json.decode(waiting), top_up, top_ups)
-            if waits and await store.commit(Wake(job_id, top_up, top_ups)):
+            wake = Wake(job_id, top_up, row.top_ups, row.corrections)
+            if _waits_for(msgspec.json.decode(waiting), wake) and await store.commit(wake):
                 woken.append(job_id)
     return woken
 
 
 async def wake_topped_up(store: Store) -> None:
-    """Wake the jobs that parked while somebody added to their budget: they were not there yet when it was looked for them."""
-    for top_up in await _recent(store, store.clock() - RECENT_US):
-        row = await _row(store, top_up.tenant_id, top_up.scope, top_up.scope_id)
-        if row is not None:
-            await _wake(store, top_up, row.top_ups)
+    """Wake the jobs that parked while somebody added to their budget, or corrected a call in it: they were not there yet when it
+    was looked for them."""
+    after = store.clock() - RECENT_US
+    corrected = [
+        BoundRow(*row) for row in await store.read(SQL["list_corrected_bounds"], {"after": after, "tenant_id": ""})
+    ]
+    for each in [*_rooms(corrected), *await _recent(store, after)]:
+        await _wake_in(store, each)
 
 
-async def hear_top_up(store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int) -> bool:
-    """Was something added to a budget since it stopped this job, when there had been `top_ups`? Then its log says so, which
-    that of the job whose budget it is does already."""
+async def hear_top_up(
+    store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int, corrections: int = 0
+) -> bool:
+    """Was something added to a budget since it stopped this job, when there had been `top_ups`, or a call in it corrected, when
+    there had been `corrections`? Then its log says so, which that of the job that it happened in does already."""
     row = await _row(store, tenant_id, scope, scope_id)
-    if row is None or row.top_ups <= top_ups:
+    if row is None or (row.top_ups <= top_ups and row.corrections <= corrections):
         return False
+    if row.top_ups <= top_ups:
+        bounds = await store.read(SQL["list_corrected_bounds"], {"after": 0, "tenant_id": tenant_id})
+        for room in _rooms(BoundRow(*each) for each in bounds):
+            if (room.scope, room.scope_id) == (scope, scope_id) and room.job_id != job_id:
+                await store.commit(Hear(job_id, room))
+        return True
     made = [each for each in await _recent(store, 0, scope_id) if (each.tenant_id, each.scope) == (tenant_id, scope)]
     if made and made[-1].job_id != job_id:
         await store.commit(Hear(job_id, made[-1]))

@@ -238,11 +238,11 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
 
     seen, settings = _Seen(json), Settings.from_environment()
 
-    async def main() -> "tuple[JobRow, tuple[int, int]]":
+    async def main() -> "tuple[JobRow, tuple[int, int, int]]":
         async with open_app(settings) as app:
             coroutine: Coroutine[Any, Any, JobRow] = work(app, seen)
             job = await coroutine
-            return job, (await tree_costs(app.ledger, [job.job_id])).get(job.job_id, (0, 0))
+            return job, (await tree_costs(app.ledger, [job.job_id])).get(job.job_id, (0, 0, 0))
 
     try:
         job, cost = run_loop(main)
@@ -254,7 +254,7 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     raise typer.Exit(_show_end(job, cost, settings, json=json, detached=detached))
 
 
-def _show_end(job: "JobRow", cost: tuple[int, int], settings: "Settings", *, json: bool, detached: bool) -> int:
+def _show_end(job: "JobRow", cost: tuple[int, int, int], settings: "Settings", *, json: bool, detached: bool) -> int:
     """Print how the job stands; the exit code."""
     import time
 

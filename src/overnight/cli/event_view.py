@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from overnight.domain import Recorded
+from overnight.domain import Recorded, booked
 from overnight.story import clean, content_text, cost_text, moment_text, span_text, until_text, who
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ def _what(event: Recorded) -> list[str]:
         said.append(f"attempt {facts.attempt}")
     if facts.input_tokens is not None:
         said.append(f"{facts.input_tokens:,} in, {facts.output_tokens or 0:,} out")
-    if facts.cost_microusd is not None:
-        said.append(cost_text(facts.cost_microusd))
+    cost, bound = booked(facts)
+    if cost is not None and (cost or not bound):
+        said.append(cost_text(cost))
+    if bound:
+        said.append(f"at most {cost_text(bound)}, cost unknown")
     if facts.latency_ms is not None:
         said.append(span_text(facts.latency_ms * 1000))
     said += _of_detail(detail, event.at)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from overnight.settings import Settings
 
 
-def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], now_us: int) -> None:
+def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int, int]], now_us: int) -> None:
     """One line a job; the last column says why it waits or failed."""
     if not jobs:
         console().print("No jobs. `overnight demo` or `overnight run module:function` makes one.")
@@ -28,26 +28,30 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int]], no
         *(["tenant"] if tenants else []),
         "took",
         "cost",
+        "bound",
         "calls",
         "created",
         "",
     ]
     rows: list[list[tuple[str, str]]] = []
     for job in jobs:
-        calls, cost = costs.get(job.job_id, (0, 0))
+        calls, cost, bound = costs.get(job.job_id, (0, 0, 0))
         name = clean(job.name, 32) if job.parent_job_id is None else f"└ {clean(job.name, 30)}"
         row = [(job.job_id[:SHORT_ID], ""), (job.state, STATE_STYLES.get(job.state, "")), (name, "")]
         row += [(clean(job.tenant_id, 30), "")] if tenants else []
-        row += [(span_text(span_us(job, now_us)), ""), (cost_text(cost) if calls else "-", ""), (str(calls or "-"), "")]
+        row += [(span_text(span_us(job, now_us)), ""), (cost_text(cost) if calls else "-", "")]
+        row += [(cost_text(bound) if bound else "-", ""), (str(calls or "-"), "")]
         rows.append([*row, (moment_text(job.created_at), ""), (_remark(job), "dim")])
-    print_rows(heads, rows, frozenset({"took", "calls", "cost"}))
+    print_rows(heads, rows, frozenset({"took", "calls", "cost", "bound"}))
 
 
-def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, following: str) -> None:
+def show_end(job: "JobRow", calls: int, cost_microusd: int, bound_microusd: int, now_us: int, following: str) -> None:
     """How a job stands after a foreground command, and the command to type next."""
     from rich.text import Text
 
     facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'paid model call')} · {cost_text(cost_microusd)}"
+    if bound_microusd:
+        facts += f" · calls of unknown cost: at most {cost_text(bound_microusd)}"
     out = console()
     out.print(
         Text.assemble((job.state, STATE_STYLES.get(job.state, "")), f"  {clean(job.name, 60)}  {facts}"), soft_wrap=True
@@ -62,11 +66,18 @@ def show_end(job: "JobRow", calls: int, cost_microusd: int, now_us: int, followi
 
 def _remark(job: "JobRow") -> str:
     if job.state == "parked":
-        return "waits for " + ", ".join(sorted({str(wait.get("for")) for wait in job.waits}))
+        return "waits for " + ", ".join(sorted({_wait_text(wait) for wait in job.waits}))
     if job.state == "failed" and job.error:
         error: dict[str, Any] = json.loads(job.error)
         return clean(f"{error.get('class')}: {error.get('message')}", 120)
     return f"crashes survived: {job.recoveries}" if job.recoveries else ""
+
+
+def _wait_text(wait: Mapping[str, Any]) -> str:
+    """What a job waits for; of a budget that calls of unknown cost use up, which these are."""
+    bounds = [f"{clean(each['call_id'], 60)} ≤ ${each['bound_usd']:.4f}" for each in wait.get("bounds", ())]
+    booked = f" (booked at a bound: {', '.join(bounds)})" if bounds else ""
+    return f"{wait.get('for')}{booked}"
 
 
 def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Settings") -> None:

@@ -73,7 +73,7 @@ def jobs(
             from .printing import print_json
 
             now = ledger.store.clock()
-            print_json([public_job(job, *costs.get(job.job_id, (0, 0)), now) for job in found])
+            print_json([public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in found])
         else:
             from .job_view import show_jobs
 

@@ -99,7 +99,12 @@ def public_rerouting(rerouting: "Rerouting", file: str, unseen_headers: Sequence
             for move in moves
         ],
         "left_out": [
-            {"why": left.why, "calls": left.calls, "cost_then_usd": left.cost_microusd / 1_000_000}
+            {
+                "why": left.why,
+                "calls": left.calls,
+                "cost_then_usd": left.cost_microusd / 1_000_000,
+                "bound_then_usd": left.bound_microusd / 1_000_000,
+            }
             for left in rerouting.left_out()
         ],
         "unknown_prices": dict(sorted(rerouting.unpriced.items())),
@@ -153,7 +158,8 @@ def _remarks(public: Mapping[str, Any]) -> Iterable[str]:
         yield f"no price is known for {clean(model, 100)}: {count_text(calls, 'call')} in no sum; state it in `prices`"
     for left in public["left_out"]:
         cost = _cost(left["cost_then_usd"])
-        yield f"not compared: {count_text(left['calls'], 'call')} at {cost}, {clean(left['why'], 300)}"
+        bound = f" and at most {_cost(left['bound_then_usd'])} unknown" if left["bound_then_usd"] else ""
+        yield f"not compared: {count_text(left['calls'], 'call')} at {cost}{bound}, {clean(left['why'], 300)}"
     if public["prompts_not_kept"]:
         yield f"{count_text(public['prompts_not_kept'], 'prompt')} no longer kept: weighed as simple"
     for header in public["headers_not_recorded"]:

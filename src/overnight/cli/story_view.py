@@ -107,9 +107,8 @@ def _header(header: Header) -> Iterator["Text"]:
     if header.parked_us:
         facts[1] += f" (parked {span_text(header.parked_us)} of it)"
     facts.append(f"cost {cost_text(header.cost_microusd)}")
-    if header.lost_microusd:
-        lost = count_text(header.lost_calls, "call")
-        facts[-1] += f" ({cost_text(header.lost_microusd)} of it for {lost} lost in flight, at the upper bound)"
+    if header.bound_microusd:
+        facts.append(f"calls of unknown cost: at most {cost_text(header.bound_microusd)}")
     yield _styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
     if header.error:
         yield _styled((header.error, "red"))
@@ -118,12 +117,18 @@ def _header(header: Header) -> Iterator["Text"]:
     yield _counts(header)
     if header.models:
         models = sorted(header.models.items(), key=lambda item: -item[1])
-        yield _styled(("models: " + ", ".join(f"{clean(name, 60)} {cost_text(cost)}" for name, cost in models), "dim"))
+        said = [_model_text(name, cost, header.model_bounds.get(name, 0)) for name, cost in models]
+        yield _styled(("models: " + ", ".join(said), "dim"))
     about = [("tenant", header.tenant_id if header.tenant_id != "default" else None), ("agent", header.agent_id)]
     about += [("outside id", header.external_id), ("child of", header.parent_job_id)]
     known = [f"{what} {clean(value, 100)}" for what, value in about if value]
     if known:
         yield _styled((" · ".join(known), "dim"))
+
+
+def _model_text(name: str, cost: int, bound: int) -> str:
+    unknown = f" (unknown: at most {cost_text(bound)})" if bound else ""
+    return f"{clean(name, 60)} {cost_text(cost)}{unknown}"
 
 
 def _counts(header: Header) -> "Text":

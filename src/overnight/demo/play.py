@@ -169,8 +169,8 @@ async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) ->
     mailbox = count_mailbox(stage.received, ought)
     events = await ledger.events(job.job_id)
     calls = count_calls(await stage.provider.calls() if stage.provider is not None else None, events)
-    cost = sum(usage[-1] for usage in await ledger.usage(job.job_id))
-    lost = sum(event.facts.cost_microusd or 0 for event in events if event.facts.event == "model_lost")
+    usage = await ledger.usage(job.job_id)
+    cost, bound = sum(each[-2] for each in usage), sum(each[-1] for each in usage)
     return {
         "job_id": job.job_id,
         "mails_handled": len(outcomes),
@@ -183,7 +183,7 @@ async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) ->
         "model_calls_replayed": calls.replayed,
         "fallbacks": sum(event.facts.event == "fallback_taken" for event in events),
         "cost_usd": cost / 1_000_000,
-        "cost_lost_usd": lost / 1_000_000,
+        "bound_usd": bound / 1_000_000,
         "unexpected": mailbox.unexpected,
         "duration_s": round(((job.finished_at or job.created_at) - job.created_at) / 1e6, 2),
     }
@@ -231,7 +231,7 @@ def _command() -> str:
 
 def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
     cost = usd_text(round(facts["cost_usd"] * 1_000_000))
-    lost = usd_text(round(facts["cost_lost_usd"] * 1_000_000))
+    bound = usd_text(round(facts["bound_usd"] * 1_000_000))
     counted = "at the provider" if not stage.live else "in the ledger (a real provider cannot be asked)"
     lines = [
         f"mails handled     {facts['mails_handled']}",
@@ -242,8 +242,8 @@ def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
         f"model calls       {facts['model_calls_paid']} paid, counted {counted}; {facts['model_calls_lost']} of them repeated"
         f" because in flight at a kill; {facts['model_calls_replayed']} answers replayed unpaid",
         f"fallbacks         {facts['fallbacks']}",
-        f"cost              {cost}, of which {lost} stands for the calls lost in flight, at their upper bound"
-        f"{'' if stage.live else '; list prices, nothing was paid'}",
+        f"cost              {cost}     known{'' if stage.live else '; list prices, nothing was paid'}",
+        f"cost unknown      {bound}     at most, beside it: the bounds of the calls lost in flight",
         "",
         "SMTP cannot be asked what became of a mail: after a crash the status check looked into the receiving mailbox,",
         "which stands for the API of a mail provider.",

@@ -19,7 +19,7 @@ from .errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, iso_utc, public_event
+from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, booked, iso_utc, public_event
 from .identifiers import check_identifier, day_of, month_of, new_id, parse_whole
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .states import FINISHED, Waiting, job_states
@@ -50,6 +50,7 @@ __all__ = [
     "TraceParent",
     "Unauthenticated",
     "Waiting",
+    "booked",
     "check_identifier",
     "day_of",
     "iso_utc",

@@ -53,7 +53,8 @@ class StoreUnavailable(OvernightError):
 class BudgetStopped(OvernightError):
     """A hard stop. `scope`, `name` and `per` say whose budget it is and for how long (`scope_id` is its row), `limit` which of
     its limits; money is in micro-dollars. `resets_at`: when its day or month is over (microseconds). `top_ups`: how often
-    people had added to it.
+    people had added to it. `bound_microusd`: what calls of unknown cost are booked at, beside `spent`; `bounds`: the largest
+    of them (call, job, micro-dollars, why). `corrections`: how often such calls had been corrected.
     """
 
     def __init__(
@@ -69,8 +70,12 @@ class BudgetStopped(OvernightError):
         per: str = "total",
         resets_at: int | None = None,
         top_ups: int = 0,
+        bound_microusd: int = 0,
+        bounds: tuple[tuple[str, str, int, str], ...] = (),
+        corrections: int = 0,
     ) -> None:
         super().__init__(message)
+        self.bound_microusd, self.bounds, self.corrections = bound_microusd, bounds, corrections
         self.scope, self.scope_id, self.name, self.per = scope, scope_id, name, per
         self.limit, self.spent, self.allowed = limit, spent, allowed
         self.resets_at, self.top_ups = resets_at, top_ups

@@ -19,6 +19,8 @@ Lifecycle names follow the design; the few beyond it are one small fact each:
     diverged         the code asked something else than its history answers; `detail.diff`
     budget_topped_up somebody added to the budget of the job, or to one that it waits for; `detail` says to which, and how much
     loop_stopped     the job asked the same again and again; a person is asked whether it goes on
+    cost_corrected   a call that was booked at a bound has a known cost: what it is booked at now; `detail.source` is
+                     late_answer, operator or invoice. In the log of another job that it woke, `detail.of_job_id` says whose it is
     cost_alarm       the job has cost much more than its like usually do; told once
     worker_lost      the lease ran out or its worker was seen to die
     replay_ended     recovery has used up the history; the job goes on live
@@ -80,6 +82,7 @@ FURTHER = (
     "budget_topped_up",
     "loop_stopped",
     "cost_alarm",
+    "cost_corrected",
     "worker_lost",
     "replay_ended",
 )
@@ -100,6 +103,7 @@ class Event(msgspec.Struct, omit_defaults=True):
 
     `content` is inline JSON (parameters, arguments, a result): it is kept beside the event, outside of what will be
     sealed, so that it can be erased while the fact stays. `path` and `ordinal` are set when the event answers a boundary.
+    `cost_microusd` is known cost; `bound_microusd` is what a call may have cost beyond it, at most. Read both by `booked`.
     """
 
     event: str
@@ -120,6 +124,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_microusd: int | None = None
+    bound_microusd: int | None = None
     latency_ms: float | None = None
     input_ref: str | None = None
     output_ref: str | None = None
@@ -132,6 +137,15 @@ class Event(msgspec.Struct, omit_defaults=True):
     trace_id: str | None = None
     span_id: str | None = None
     brain_version: str | None = None
+
+
+def booked(event: Event) -> tuple[int | None, int | None]:
+    """(known cost, bound) of an event, in micro-dollars; None where it says nothing. What earlier versions called an estimated
+    cost was a bound."""
+    cost, bound = event.cost_microusd, event.bound_microusd
+    if bound is None and cost and (event.detail or {}).get("estimated"):
+        return 0, cost
+    return cost, bound
 
 
 class Recorded(msgspec.Struct):
@@ -172,7 +186,9 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     """The event in its public JSON names (design, section 4). Content only on request: it may be personal."""
     facts = {key: value for key, value in msgspec.to_builtins(recorded.facts).items() if value is not None}
     name = facts.pop("event")
-    cost = facts.pop("cost_microusd", None)
+    for money in ("cost_microusd", "bound_microusd"):
+        facts.pop(money, None)
+    cost, bound = booked(recorded.facts)
     public: dict[str, Any] = {
         "seq": recorded.seq,
         "event": name,
@@ -186,6 +202,8 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     public |= {key: _outside(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
     if cost is not None:
         public["cost_usd_est"] = cost / 1_000_000
+    if bound is not None:
+        public["bound_usd"] = bound / 1_000_000
     if recorded.path is not None:
         public["position"] = {"path": recorded.path, "ordinal": recorded.ordinal}
     if recorded.fingerprint:

@@ -432,6 +432,8 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
     if flight.reply is not None or flight.failure is not None or given is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
+        if flight.bound:
+            headers.append((b"x-overnight-cost-bound-usd", b"%d.%06d" % divmod(flight.bound, 1_000_000)))
     headers.append((b"x-overnight-overhead-ms", b"%.2f" % flight.overhead_ms()))
     if (left := flight.admission.left_microusd) is not None:
         headers.append((b"x-overnight-budget-left-usd", b"%d.%06d" % divmod(max(left, 0), 1_000_000)))

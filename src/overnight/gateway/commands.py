@@ -13,7 +13,9 @@ import msgspec
 
 from overnight.budgets import (
     BUDGET,
+    LOST,
     RESERVATION,
+    Booked,
     Call,
     Granted,
     Limit,
@@ -21,6 +23,8 @@ from overnight.budgets import (
     Rate,
     ReservationRow,
     Wait,
+    decode_estimate,
+    estimate_of,
     left_microusd,
     locks,
     reserve,
@@ -30,7 +34,6 @@ from overnight.budgets import (
 from overnight.domain import (
     FINISHED,
     BudgetStopped,
-    Conflict,
     ErrorFacts,
     Event,
     Recorded,
@@ -38,25 +41,24 @@ from overnight.domain import (
 from overnight.ledger import (
     EXTERNAL,
     JOB,
-    LARGEST_CONTENT,
     JobRow,
     KnownContent,
     append,
     count_usage,
     locked_job,
-    store_blob,
 )
 from overnight.store import Unit
 
 from .alarms import Alarm, sound
 from .caches.hits import Ticket
-from .circuits import CIRCUIT, Mark, note
+from .circuits import CIRCUIT, Mark
 from .degrading import Ending
 from .entering import close_unattributed, enter, find_job
-from .identity import Place, Subject, caller_of
-from .recording import append_asked, append_at
+from .identity import Subject, caller_of
+from .recording import append_asked
 from .replaying import give_again, is_in_flight, note_divergence
 from .request import Request
+from .settlement import booked_at, write_spent
 
 Locks = list[tuple[Any, Any]]
 Tokens = tuple[int, int, int]
@@ -79,9 +81,9 @@ class Rider(Protocol):
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` what it is settled at, None where
-    nobody knows: then all that was reserved. `bound_microusd` is what the provider may bill beyond a known cost. `mark` is
-    what it says of its target."""
+    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` its known cost, None where nothing is
+    known: then all that was reserved is booked as a bound. `bound_microusd` is what it may have cost beyond a known cost.
+    `mark` is what it says of its target."""
 
     call_id: str
     event: Event
@@ -128,7 +130,7 @@ class Outcome(msgspec.Struct):
     """Of the budget with least left in money, after the reservation."""
     ended: Recorded | None = None
     """The end of a call that no target could be asked for."""
-    after_microusd: int = 0
+    after_microusd: Booked = Booked()
     """What the failed try before it came to."""
 
 
@@ -171,7 +173,7 @@ class Admit(msgspec.Struct):
         return found
 
     def decide(self, unit: Unit) -> Outcome:
-        subject, after = self.subject, 0
+        subject, after = self.subject, Booked()
         held, is_new = find_job(unit, subject)
         if held.parent_job_id is not None and subject.ancestors[-1] != held.job_id:
             return Outcome(held.job_id, kin=True)
@@ -181,7 +183,7 @@ class Admit(msgspec.Struct):
         if not is_new:
             enter(unit, held, subject)
         if self.after is not None:
-            after = write_spent(unit, held, self.after, subject).facts.cost_microusd or 0
+            after = booked_at(write_spent(unit, held, self.after, subject))
         elif subject.fingerprint is not None and held.attempt > 1 and held.runtime == "foreign" and not is_new:
             if not self.serial:
                 return Outcome(held.job_id, held.attempt, serial=True)
@@ -218,14 +220,13 @@ class Admit(msgspec.Struct):
         return None
 
     def _reserve(self, unit: Unit, job: JobRow, limits: Sequence[Limit], rates: Sequence[Rate]) -> Outcome:
-        mine, who = self.reservation, self.subject.who
-        estimate = Estimate(mine.called.model or "", mine.called.provider or "", mine.called.route or "", who.agent_id)
+        mine = self.reservation
         call = Call(
             mine.call_id,
             job.tenant_id,
             job.job_id,
             mine.owner,
-            _encode(estimate).decode(),
+            estimate_of(mine.called),
             job.lease_epoch,
             self.subject.fingerprint if job.runtime == "foreign" else None,
             job.attempt,
@@ -261,55 +262,6 @@ class Admit(msgspec.Struct):
         append(unit, job, event)
         if not self.subject.aside:
             close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
-
-
-class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What to write of a call should it be lost."""
-
-    model: str
-    provider: str
-    route: str
-    agent_id: str | None = None
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_estimate = msgspec.json.Decoder(Estimate).decode
-
-
-def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
-    """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
-
-    A try that was settled as lost meanwhile is recorded at no further cost.
-    """
-    event = msgspec.structs.replace(spent.event)
-    try:
-        cost = settle(unit, spent.call_id, *_settled_at(unit, spent))
-    except Conflict:
-        cost = 0
-        event.detail = {**(event.detail or {}), "settled": "as lost, before this was known"}
-    event.cost_microusd = cost
-    event.attempt = job.attempt if place else (subject.attempt or job.attempt)
-    content = spent.content
-    if content is not None and len(content) > LARGEST_CONTENT:
-        event.output_ref, content = store_blob(unit, job.tenant_id, content), None
-    fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
-    if event.event == "model_succeeded" or cost:
-        count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost)
-    recorded = append_at(unit, job, event, place, content, fingerprint)
-    if spent.also is not None:
-        spent.also.write(unit, recorded)
-    if spent.mark is not None:
-        note(unit, job, spent.mark, event)
-    return recorded
-
-
-def _settled_at(unit: Unit, spent: Spent) -> tuple[int | None, int]:
-    """Money and tokens: the known cost with what may come to it. Tokens that nobody saw are bounded by the reservation."""
-    used = spent.tokens[0] + spent.tokens[2]
-    if spent.cost_microusd is None or not spent.bound_microusd:
-        return spent.cost_microusd, used
-    row: ReservationRow | None = unit.get(RESERVATION, spent.call_id)
-    return spent.cost_microusd + spent.bound_microusd, max(used, row.tokens if row is not None else 0)
 
 
 class Settle(msgspec.Struct):
@@ -354,7 +306,7 @@ class Ended(msgspec.Struct):
 
 
 class Lose(msgspec.Struct):
-    """Nobody will hear of this call again: its whole reservation counts as spent, or nothing where it was never `sent`.
+    """Nobody will hear of this call again: its whole reservation is booked as a bound, or nothing where it was never `sent`.
     The outcome tells whether it still was open."""
 
     call_id: str
@@ -369,15 +321,15 @@ class Lose(msgspec.Struct):
         row: ReservationRow | None = unit.get(RESERVATION, self.call_id)
         if row is None:
             return False
-        estimate = _decode_estimate(row.estimate)
+        estimate = decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
-        cost = settle(unit, self.call_id, None if self.sent else 0)
-        event = Event("model_lost", attempt=job.attempt, call_id=self.call_id, cost_microusd=cost, kind="model")
-        event.model, event.provider, event.route = estimate.model, estimate.provider, estimate.route
-        event.agent_id = estimate.agent_id
+        booked = settle(unit, self.call_id, None if self.sent else 0, why=LOST)
+        bound = booked.bound_microusd
+        event = estimate.event("model_lost", self.call_id)
+        event.attempt, event.cost_microusd, event.bound_microusd = job.attempt, 0, bound
         event.decision = {"why": self.why}
         event.detail = {"estimated": True} if self.sent else {"sent": False}
         append(unit, job, event)
-        count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), cost)
+        count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), 0, bound)
         close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))
         return True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from overnight.budgets import Booked
 from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
@@ -45,6 +46,7 @@ from .identity import Subject
 from .refusals import CallerLeft, WaitedTooLong
 from .request import InvalidBody, Request
 from .routes import Decision, Target
+from .settlement import booked_at
 from .upstream import UpstreamError
 from .usage import estimated_usage
 
@@ -112,6 +114,7 @@ class Flight:
         self.markers = 0
         self.tries = 0
         self.cost = 0
+        self.bound = 0
         self.failure: Failure | None = None
         self.failure_body = b""
         self.replayed: Recorded | None = None
@@ -147,6 +150,15 @@ class Flight:
     def given(self) -> Recorded | None:
         """The recorded answer of a call for which nobody was asked."""
         return self.replayed or self.cached or self.degraded
+
+    @property
+    def came_late(self) -> bool:
+        """The call was declared lost before its end: the end is no answer in the log."""
+        return self.ended is not None and self.ended.recorded.facts.event == "cost_corrected"
+
+    def _count(self, booked: Booked) -> None:
+        self.cost += booked.cost_microusd
+        self.bound += booked.bound_microusd
 
     def overhead_ms(self) -> float:
         """What of the time so far was not the providers': waits for the budget and for retries are ours."""
@@ -231,7 +243,7 @@ class Flight:
         tried, self._unsettled = self._unsettled, None
         if tried is not None:
             written = await self.admission.settle(tried, last=False)
-            self.cost += written.recorded.facts.cost_microusd or 0
+            self._count(booked_at(written.recorded))
             self._is_written(tried)
 
     def _time_here(self, left: float) -> float:
@@ -390,7 +402,7 @@ class Flight:
         gateway.learn(subject, outcome)
         if outcome.serial:
             outcome = await self._replay(command)
-        self.cost += outcome.after_microusd
+        self._count(outcome.after_microusd)
         if self._unsettled is not None:
             self._is_written(self._unsettled)
         if probe:
@@ -530,10 +542,10 @@ class Flight:
         self.ended = ended = await self.admission.settle(spent)
         crash_point("model_settled")
         self._is_written(spent)
-        self.cost += ended.recorded.facts.cost_microusd or 0
+        self._count(booked_at(ended.recorded))
         if ended.fenced:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
-        if self.visit is not None and self.reply is not None:
+        if self.visit is not None and self.reply is not None and not self.came_late:
             self.visit.answered(ended.recorded, self.reply.body)

@@ -75,14 +75,17 @@ class JobCalls:
         subject = Subject(
             who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place, lineage=gateway.lineage
         )
-        flight = Flight(gateway, subject, asked, decision)
-        try:
-            await flight.run()
-        finally:
-            flight.landed()
-        if flight.ended is None:
-            raise RuntimeError("a call of job code ended without a record")
-        return flight.ended.recorded
+        while True:
+            flight = Flight(gateway, subject, asked, decision)
+            try:
+                await flight.run()
+            finally:
+                flight.landed()
+            if flight.ended is None:
+                raise RuntimeError("a call of job code ended without a record")
+            if not flight.came_late:
+                return flight.ended.recorded
+            # It was declared lost, so no answer stands at this position of the job: ask again, as a recovery would.
 
     async def settle_lost(self, job: JobRow) -> int:
         """Settle the calls that older leases of this job left in flight as lost; how many there were."""

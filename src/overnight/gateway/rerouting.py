@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import CallFacts, NotFound, Recorded
+from overnight.domain import CallFacts, Event, NotFound, Recorded, booked
 from overnight.ledger import JobRow, Ledger
 
 from .asking import asked_text
@@ -41,7 +41,14 @@ class PastCall(msgspec.Struct):
     cached_tokens: int = 0
     output_tokens: int = 0
     cost_microusd: int = 0
+    bound_microusd: int = 0
     left_out: str = UNDER_WAY
+
+    def book(self, facts: Event) -> None:
+        """Add what a try of it was booked at."""
+        cost, bound = booked(facts)
+        self.cost_microusd += cost or 0
+        self.bound_microusd += bound or 0
 
     def passed_over(self) -> tuple[str, ...]:
         """The targets before the one that answered: they had failed, or could not be called."""
@@ -73,7 +80,7 @@ def past_calls(job: JobRow, events: Iterable[Recorded]) -> list[PastCall]:
             given.left_out = FROM_CACHE if "cache" in detail else DEGRADED
         elif facts.event in ("model_failed", "model_lost") and call_id in flying:
             call = flying.pop(call_id)
-            call.cost_microusd += facts.cost_microusd or 0
+            call.book(facts)
             call.left_out = FAILED if facts.event == "model_failed" else LOST
             failed.append(call)
     return calls
@@ -118,8 +125,8 @@ def _answered(call: PastCall, event: Recorded) -> None:
     said = event.facts
     call.model, call.provider = said.model or "", said.provider or ""
     # What it was settled at is a bound, and its tokens a guess: no move would compare like with like.
-    call.left_out = UNMETERED if said.cost_microusd and (said.detail or {}).get("estimated") else ""
-    call.cost_microusd += said.cost_microusd or 0
+    call.book(said)
+    call.left_out = UNMETERED if booked(said)[1] else ""
     call.input_tokens, call.cached_tokens = said.input_tokens or 0, said.cached_tokens or 0
     call.output_tokens = said.output_tokens or 0
 
@@ -145,11 +152,12 @@ class Move(msgspec.Struct):
 
 
 class LeftOut(msgspec.Struct):
-    """Calls that are in no sum, and what they cost then."""
+    """Calls that are in no sum, and what they cost then; beside that, what those of unknown cost may have cost at most."""
 
     why: str
     calls: int = 0
     cost_microusd: int = 0
+    bound_microusd: int = 0
 
 
 class _TextNeeded(Exception):
@@ -224,6 +232,7 @@ class Rerouting:
         left = self._left_out.setdefault(why, LeftOut(why))
         left.calls += 1
         left.cost_microusd += call.cost_microusd
+        left.bound_microusd += call.bound_microusd
 
     def _compare(self, call: PastCall, route: str, model: str, provider: str) -> None:
         key = (call.route, call.model, call.provider, route, model, provider)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, BudgetStopped, Event, LoopStopped, Recorded, new_id
+from overnight.domain import BadInput, BudgetStopped, Event, LoopStopped, Recorded, booked, new_id
 from overnight.ledger import JOB, JobRow, NewJob, locked_job
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
@@ -46,10 +46,11 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 class ChatAnswer:
-    """A model's answer. `raw` is the whole chat completion as the provider sent it."""
+    """A model's answer. `raw` is the whole chat completion as the provider sent it. `cost_microusd` is its known cost;
+    `bound_microusd` what it may have cost beyond that at most, where the provider told no usage."""
 
-    def __init__(self, raw: dict[str, Any], cost_microusd: int, model: str | None) -> None:
-        self.raw, self.cost_microusd, self.model = raw, cost_microusd, model
+    def __init__(self, raw: dict[str, Any], cost_microusd: int, model: str | None, bound_microusd: int = 0) -> None:
+        self.raw, self.cost_microusd, self.model, self.bound_microusd = raw, cost_microusd, model, bound_microusd
 
     @property
     def message(self) -> dict[str, Any]:
@@ -120,7 +121,8 @@ async def chat(
         error = answer.facts.error
         raise ModelFailed(error.message if error else "the model call failed", error.error_class if error else "failed")
     content = await execution.content(answer)
-    return ChatAnswer(msgspec.json.decode(content or b"{}"), answer.facts.cost_microusd or 0, answer.facts.model)
+    cost, bound = booked(answer.facts)
+    return ChatAnswer(msgspec.json.decode(content or b"{}"), cost or 0, answer.facts.model, bound or 0)
 
 
 async def approval(question: str, **detail: Any) -> Approval:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from overnight.budgets import hear_top_up
+from overnight.budgets import bounds_of, hear_top_up
 from overnight.domain import BudgetStopped, Event, LoopStopped, Recorded
 
 from .execution import Execution
@@ -22,8 +22,11 @@ def budget_wait(stop: BudgetStopped) -> dict[str, Any]:
         "row": stop.scope_id,
         "limit": stop.limit,
         "top_ups": stop.top_ups,
+        "corrections": stop.corrections,
         "why": str(stop),
     }
+    if stop.bounds:
+        facts["bounds"] = bounds_of(stop)
     return facts if stop.resets_at is None else facts | {"due_at": stop.resets_at}
 
 
@@ -42,7 +45,8 @@ async def _watch(execution: Execution, position: Position, stop: BudgetStopped) 
     """For as long as other branches keep the job from parking."""
     store, job = execution.store, execution.job
     while stop.resets_at is None or store.clock() < stop.resets_at:
-        if await hear_top_up(store, job.job_id, job.tenant_id, stop.scope, stop.scope_id, stop.top_ups):
+        row = (job.tenant_id, stop.scope, stop.scope_id)
+        if await hear_top_up(store, job.job_id, *row, stop.top_ups, stop.corrections):
             break
         left_s = (stop.resets_at - store.clock()) / 1_000_000 if stop.resets_at is not None else LOOK_EVERY_S
         await asyncio.sleep(max(0.001, min(LOOK_EVERY_S, left_s)))

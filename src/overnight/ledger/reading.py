@@ -60,17 +60,17 @@ class Ledger:
     async def children(self, job_id: str) -> list[JobRow]:
         return [JobRow(*row) for row in await self.store.read(SQL["list_children"], {"job_id": job_id})]
 
-    async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """(model calls, micro-dollars) of each job."""
+    async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+        """(model calls, known cost, bound) of each job, in micro-dollars."""
         values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
-        return {row[0]: (row[1], row[2]) for row in await self.store.read(SQL["list_jobs_cost"], values)}
+        return {row[0]: (row[1], row[2], row[3]) for row in await self.store.read(SQL["list_jobs_cost"], values)}
 
-    async def usage(self, job_id: str) -> list[tuple[str, int, int, int, int, int]]:
-        """(model, calls, input, cached, output tokens, micro-dollars) per model of a job."""
+    async def usage(self, job_id: str) -> list[tuple[str, int, int, int, int, int, int]]:
+        """(model, calls, input, cached, output tokens, known cost, bound) per model of a job, in micro-dollars."""
         return [tuple(row) for row in await self.store.read(SQL["sum_usage_jobs"], {"job_id": job_id})]  # type: ignore[misc]
 
     async def usage_days(self, tenant_id: str, first: int, last: int) -> list[tuple[Any, ...]]:
-        """(day, agent, model, calls, input, cached, output, micro-dollars), days as YYYYMMDD."""
+        """(day, agent, model, calls, input, cached, output, known cost, bound), days as YYYYMMDD, in micro-dollars."""
         return await self.store.read(SQL["sum_usage_days"], {"tenant_id": tenant_id, "first": first, "last": last})
 
     async def events(self, job_id: str, after: int = 0, most: int | None = None) -> list[Recorded]:

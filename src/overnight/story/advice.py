@@ -125,6 +125,17 @@ def _for_budget(resume: str, wait: dict[str, Any], now_us: int) -> Advice:
     top_up = f"overnight budget top-up {wait['scope']} {shlex.quote(str(wait['name']))}{per} {amount} --why TEXT"
     due = wait.get("due_at")
     waits = f"; or wait, it goes on at {moment_text(due)}" if isinstance(due, int) and due > now_us else ""
+    bounds = wait.get("bounds", ())
+    if bounds:
+        named = ", ".join(f"{clean(each['call_id'], 60)} (at most ${each['bound_usd']:.4f})" for each in bounds)
+        settle = tuple(
+            f"overnight budget settle {shlex.quote(str(each['call_id']))} --usd COST --why TEXT" for each in bounds
+        )
+        return Advice(
+            f"Calls of unknown cost count against it at their bound: {named}. Book what they cost, as the provider's invoice"
+            f" says, or add to this budget; it goes on by itself{waits}:",
+            (*settle, top_up),
+        )
     return Advice(
         f"Add to this budget, and it goes on by itself; or raise {limit} in the brain's routing.yaml (`overnight check`)"
         f" and resume it{waits}:",

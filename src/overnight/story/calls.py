@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain import Event, Recorded
+from overnight.domain import Event, Recorded, booked
 
 from .lines import Node
 from .milestones import error_words, reason
@@ -104,8 +104,11 @@ def _call_facts(facts: Event) -> list[str]:
     if facts.input_tokens is not None or facts.output_tokens is not None:
         cached = f" ({facts.cached_tokens:,} cached)" if facts.cached_tokens else ""
         shown.append(f"{about}{facts.input_tokens or 0:,}{cached} in, {facts.output_tokens or 0:,} out")
-    if facts.cost_microusd is not None:
-        shown.append(("at most " if about else "") + cost_text(facts.cost_microusd))
+    cost, bound = booked(facts)
+    if cost is not None and (cost or not bound):
+        shown.append(cost_text(cost))
+    if bound:
+        shown.append(f"{'' if not cost else 'and '}at most {cost_text(bound)}{' more' if cost else ''}, cost unknown")
     if facts.latency_ms is not None:
         shown.append(span_text(facts.latency_ms * 1000))
     if facts.provider == "scripted":
@@ -118,9 +121,7 @@ def _model_failed(tale: Tale, event: Recorded) -> None:
     node = model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "failed")
     node.outcome = error_words(facts.error)
-    bound = (facts.detail or {}).get("bound_microusd")
-    rest = f", {cost_text(bound)} of it a bound" if bound else ""
-    cost = f", {cost_text(facts.cost_microusd)} booked{rest}" if facts.cost_microusd else ""
+    cost = _booked_text(facts)
     target = f" at {facts.model}" if facts.model else ""
     text = f"failed{target}: {node.outcome}{cost}"
     latency = span_text(facts.latency_ms * 1000) if facts.latency_ms is not None else ""
@@ -181,17 +182,24 @@ def _just_failed(tale: Tale, event: Recorded) -> Node | None:
 
 def _model_lost(tale: Tale, event: Recorded) -> None:
     facts = event.facts
-    cost = cost_text(facts.cost_microusd or 0)
+    cost = _booked_text(facts)
     node = model_node(tale, event)
-    why = reason(event) or "nobody knows what it cost, so its whole reservation counts as spent"
+    why = reason(event) or "its cost is unknown, so its whole reservation is booked as a bound"
     if node is not None:
         node.end(event.at, "lost")
-        node.outcome, node.why = f"no answer came back; {cost} booked", why
+        node.outcome, node.why = f"no answer came back{cost}", why
         node.seqs.append(event.seq)
         return
     was = tale.calls.get(facts.call_id or "")
     name = was.text if was is not None else model_text(facts)
-    tale.note(None, event, f"{name}: its answer was lost in the crash; {cost} booked", "unknown").why = why
+    tale.note(None, event, f"{name}: its answer was lost in the crash{cost}", "unknown").why = why
+
+
+def _booked_text(facts: Event) -> str:
+    """What the end of a call that brought no answer was booked at."""
+    cost, bound = booked(facts)
+    known = f", {cost_text(cost)} booked" if cost else ""
+    return known + (f", booked at a bound of {cost_text(bound)}" if bound else "")
 
 
 def _model_replayed(tale: Tale, event: Recorded) -> None:

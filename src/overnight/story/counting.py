@@ -1,6 +1,6 @@
 """The sums in a story's header, from the events themselves."""
 
-from overnight.domain import FINISHED, Recorded
+from overnight.domain import FINISHED, Recorded, booked
 from overnight.ledger import JobRow
 
 from .gathering import Chapter
@@ -9,7 +9,7 @@ from .milestones import row_error
 
 ADDED = (
     "cost_microusd",
-    "lost_microusd",
+    "bound_microusd",
     "lost_calls",
     "input_tokens",
     "output_tokens",
@@ -33,8 +33,11 @@ def count(chapter: Chapter, now_us: int) -> Header:
     header.parked_us = _parked_us(chapter.events, now_us)
     lively = True
     moved = False
+    calls: dict[str, tuple[int, int]] = {}
     for event in chapter.events:
         lively = _add(header, event, lively)
+        if event.facts.event in {"model_succeeded", "model_failed", "model_lost", "cost_corrected"}:
+            _add_cost(header, event, calls)
         # A try that follows a fallback is the fallback, not a retry.
         header.retries -= moved and event.facts.event == "model_called" and _is_again(event)
         moved = event.facts.event == "fallback_taken"
@@ -44,6 +47,8 @@ def count(chapter: Chapter, now_us: int) -> Header:
             setattr(header, name, getattr(header, name) + getattr(of_child, name))
         for model, cost in of_child.models.items():
             header.models[model] = header.models.get(model, 0) + cost
+        for model, bound in of_child.model_bounds.items():
+            header.model_bounds[model] = header.model_bounds.get(model, 0) + bound
         header.child_jobs += 1
     return header
 
@@ -80,8 +85,6 @@ def _add(header: Header, event: Recorded, lively: bool) -> bool:
         case "model_called":
             header.model_calls += 1
             header.retries += _is_again(event)
-        case "model_succeeded" | "model_failed" | "model_lost":
-            _add_cost(header, event)
         case "cache_hit":
             header.cached_calls += 1
         case "model_replayed":
@@ -117,19 +120,28 @@ def _is_again(event: Recorded) -> bool:
     return (event.facts.detail or {}).get("try", 1) != 1
 
 
-def _add_cost(header: Header, event: Recorded) -> None:
+def _add_cost(header: Header, event: Recorded, calls: dict[str, tuple[int, int]]) -> None:
+    """Count the end of a call, or its correction: that replaces what the call was booked at before, in `calls`."""
     facts = event.facts
-    cost = facts.cost_microusd or 0
-    free = facts.event == "model_failed" or not {"cache", "degraded"}.isdisjoint(facts.detail or {})
-    header.paid_calls += cost > 0 or not free
-    header.cost_microusd += cost
-    if facts.event == "model_lost":
-        header.lost_calls += 1
-        header.lost_microusd += cost
+    cost, bound = (each or 0 for each in booked(facts))
+    was_cost, was_bound = 0, 0
+    if facts.event == "cost_corrected":
+        if facts.cost_microusd is None:  # it says nothing of a call of this job
+            return
+        was_cost, was_bound = calls.get(facts.call_id or "", (0, 0))
+    else:
+        free = facts.event == "model_failed" or not {"cache", "degraded"}.isdisjoint(facts.detail or {})
+        header.paid_calls += cost + bound > 0 or not free
+        header.lost_calls += facts.event == "model_lost"
+    if facts.call_id is not None:
+        calls[facts.call_id] = cost, bound
+    header.cost_microusd += cost - was_cost
+    header.bound_microusd += bound - was_bound
     header.input_tokens += facts.input_tokens or 0
     header.output_tokens += facts.output_tokens or 0
-    if facts.model and (cost or facts.event == "model_succeeded"):
-        header.models[facts.model] = header.models.get(facts.model, 0) + cost
+    if facts.model and (cost or bound or was_bound or facts.event == "model_succeeded"):
+        header.models[facts.model] = header.models.get(facts.model, 0) + cost - was_cost
+        header.model_bounds[facts.model] = header.model_bounds.get(facts.model, 0) + bound - was_bound
 
 
 def _parked_us(events: list[Recorded], now_us: int) -> int:

@@ -46,10 +46,10 @@ async def gather(ledger: Ledger, job: JobRow, *, with_content: bool = False) -> 
     return chapter
 
 
-async def tree_costs(ledger: Ledger, job_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(paid model calls, micro-dollars) of each job together with its child jobs and theirs."""
+async def tree_costs(ledger: Ledger, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """(paid model calls, known cost, bound) of each job together with its child jobs and theirs, in micro-dollars."""
     values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
-    return {row[0]: (row[1], row[2]) for row in await ledger.store.read(SQL["sum_usage_trees"], values)}
+    return {row[0]: (row[1], row[2], row[3]) for row in await ledger.store.read(SQL["sum_usage_trees"], values)}
 
 
 async def _read_contents(ledger: Ledger, chapter: Chapter, with_content: bool) -> None:

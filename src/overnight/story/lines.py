@@ -32,7 +32,8 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Header(msgspec.Struct):
-    """The sums of a job and of the child jobs told with it. Times in microseconds UTC, spans in microseconds."""
+    """The sums of a job and of the child jobs told with it. `bound_microusd` is what calls of unknown cost may have cost at
+    most, beside the known cost; so are `model_bounds` beside `models`. Times in microseconds UTC, spans in microseconds."""
 
     job_id: str
     name: str
@@ -49,7 +50,7 @@ class Header(msgspec.Struct):
     span_us: int
     parked_us: int = 0
     cost_microusd: int = 0
-    lost_microusd: int = 0
+    bound_microusd: int = 0
     lost_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -65,6 +66,7 @@ class Header(msgspec.Struct):
     crashes: int = 0
     child_jobs: int = 0
     models: dict[str, int] = {}
+    model_bounds: dict[str, int] = {}
 
 
 class Story(msgspec.Struct):

@@ -12,8 +12,9 @@ from .gathering import Chapter
 from .lines import Header, Line, Story
 
 
-def public_job(job: JobRow, calls: int, cost_microusd: int, now_us: int) -> dict[str, Any]:
-    """A job for JSON; content (input, result) is not in it. `calls` (paid ones) and `cost_microusd` include its child jobs.
+def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int) -> dict[str, Any]:
+    """A job for JSON; content (input, result) is not in it. `calls` (paid ones), `cost_microusd` and `bound_microusd` include its
+    child jobs; the bound is what calls of unknown cost may have cost at most, beside the cost.
 
     Spans are in milliseconds, money in dollars, times in UTC.
     """
@@ -35,6 +36,7 @@ def public_job(job: JobRow, calls: int, cost_microusd: int, now_us: int) -> dict
         "recoveries": job.recoveries,
         "paid_calls": calls,
         "cost_usd": micro_to_usd(cost_microusd),
+        "bound_usd": micro_to_usd(bound_microusd),
         "created_at": iso_utc(job.created_at),
         "started_at": _iso(job.started_at),
         "finished_at": _iso(job.finished_at),
@@ -63,7 +65,7 @@ def public_story(chapter: Chapter, story: Story, now_us: int, *, with_content: b
     """`{job, header, lines, next, events}`; the events are those of the job and of the child jobs told with it."""
     header = story.header
     return {
-        "job": public_job(chapter.job, header.paid_calls, header.cost_microusd, now_us),
+        "job": public_job(chapter.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us),
         "header": _public_header(header),
         "lines": [_public_line(line) for line in story.lines],
         "next": [msgspec.to_builtins(advice) for advice in story.advice],
@@ -83,8 +85,10 @@ def _public_header(header: Header) -> dict[str, Any]:
     public["created_at"], public["finished_at"] = iso_utc(header.created_at), _iso(header.finished_at)
     public["duration_ms"], public["parked_ms"] = public.pop("span_us") / 1000, public.pop("parked_us") / 1000
     public["cost_usd"] = micro_to_usd(public.pop("cost_microusd"))
-    public["lost_cost_usd"] = micro_to_usd(public.pop("lost_microusd"))
+    public["bound_usd"] = micro_to_usd(public.pop("bound_microusd"))
     public["cost_usd_by_model"] = {model: micro_to_usd(cost) for model, cost in public.pop("models").items()}
+    bounds = {model: micro_to_usd(bound) for model, bound in public.pop("model_bounds").items() if bound}
+    public["bound_usd_by_model"] = bounds
     return public
 
 

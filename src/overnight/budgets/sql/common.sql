@@ -1,22 +1,22 @@
 -- name: insert_budget
 INSERT INTO budget (tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
     reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
-    extra_wall_clock_s, top_ups, resets_at, alarmed_at)
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at, bound_microusd, corrections)
 VALUES (:tenant_id, :scope, :scope_id, :limit_microusd, :limit_calls, :reserved_microusd, :spent_microusd, :calls,
     :reserved_tokens, :spent_tokens, :tool_calls, :extra_microusd, :extra_tokens, :extra_calls, :extra_tool_calls,
-    :extra_wall_clock_s, :top_ups, :resets_at, :alarmed_at)
+    :extra_wall_clock_s, :top_ups, :resets_at, :alarmed_at, :bound_microusd, :corrections)
 
 -- name: update_budget
 UPDATE budget SET limit_microusd = :limit_microusd, limit_calls = :limit_calls, reserved_microusd = :reserved_microusd,
     spent_microusd = :spent_microusd, calls = :calls, reserved_tokens = :reserved_tokens, spent_tokens = :spent_tokens,
     tool_calls = :tool_calls, extra_microusd = :extra_microusd, extra_tokens = :extra_tokens, extra_calls = :extra_calls,
     extra_tool_calls = :extra_tool_calls, extra_wall_clock_s = :extra_wall_clock_s, top_ups = :top_ups,
-    alarmed_at = :alarmed_at
+    alarmed_at = :alarmed_at, bound_microusd = :bound_microusd, corrections = :corrections
 WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: touch_budget
 UPDATE budget SET reserved_microusd = :reserved_microusd, spent_microusd = :spent_microusd, calls = :calls,
-    reserved_tokens = :reserved_tokens, spent_tokens = :spent_tokens
+    reserved_tokens = :reserved_tokens, spent_tokens = :spent_tokens, bound_microusd = :bound_microusd
 WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: insert_rate
@@ -39,7 +39,7 @@ DELETE FROM reservation WHERE call_id = :call_id
 -- name: read_budget
 SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
     reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
-    extra_wall_clock_s, top_ups, resets_at, alarmed_at
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at, bound_microusd, corrections
 FROM budget WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: list_reservations
@@ -73,7 +73,7 @@ ORDER BY job_id LIMIT 500
 -- name: list_budgets
 SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
     reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
-    extra_wall_clock_s, top_ups, resets_at, alarmed_at
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at, bound_microusd, corrections
 FROM budget
 WHERE scope IN ('agent', 'key', 'session', 'tenant', 'workflow') AND (:tenant_id = '' OR tenant_id = :tenant_id)
     AND (resets_at IS NULL OR resets_at > :now)
@@ -84,6 +84,7 @@ SELECT budget.tenant_id, budget.scope, budget.scope_id, budget.limit_microusd, b
     budget.reserved_microusd, budget.spent_microusd, budget.calls, budget.reserved_tokens, budget.spent_tokens,
     budget.tool_calls, budget.extra_microusd, budget.extra_tokens, budget.extra_calls, budget.extra_tool_calls,
     budget.extra_wall_clock_s, budget.top_ups, budget.resets_at, budget.alarmed_at,
+    budget.bound_microusd, budget.corrections,
     coalesce(job.workflow, job.name), job.started_at
 FROM (
     SELECT job_id, tenant_id, workflow, name, started_at FROM job
@@ -96,3 +97,48 @@ JOIN budget ON budget.tenant_id = job.tenant_id
     AND (budget.scope = 'job' OR budget.scope = 'step') AND budget.scope_id >= job.job_id AND budget.scope_id < job.job_id || 'z'
 WHERE budget.resets_at IS NULL OR budget.resets_at > :now
 ORDER BY job.job_id DESC, budget.scope, budget.scope_id
+
+-- name: insert_bound
+INSERT INTO booked_bound (call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens,
+    booked_microusd, booked_at, source, corrected_at)
+VALUES (:call_id, :tenant_id, :job_id, :scopes, :call, :why, :day, :cost_microusd, :bound_microusd, :tokens,
+    :booked_microusd, :booked_at, :source, :corrected_at)
+
+-- name: update_bound
+UPDATE booked_bound SET cost_microusd = :cost_microusd, bound_microusd = :bound_microusd, tokens = :tokens,
+    source = :source, corrected_at = :corrected_at
+WHERE call_id = :call_id
+
+-- name: insert_bound_scope
+INSERT INTO booked_bound_scope (tenant_id, scope, scope_id, call_id) VALUES (:tenant_id, :scope, :scope_id, :call_id)
+
+-- name: delete_bound_scope
+DELETE FROM booked_bound_scope
+WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id AND call_id = :call_id
+
+-- name: read_bound
+SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
+    source, corrected_at
+FROM booked_bound WHERE call_id = :call_id AND tenant_id = :tenant_id
+
+-- name: read_reservation
+SELECT call_id FROM reservation WHERE call_id = :call_id AND tenant_id = :tenant_id
+
+-- name: list_bounds
+SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
+    source, corrected_at
+FROM booked_bound
+WHERE bound_microusd > 0 AND (:tenant_id = '' OR tenant_id = :tenant_id) AND (:job_id = '' OR job_id = :job_id)
+ORDER BY booked_at DESC, call_id LIMIT :most
+
+-- name: list_bounds_of_budget
+SELECT booked_bound.call_id, booked_bound.job_id, booked_bound.bound_microusd, booked_bound.why
+FROM booked_bound_scope JOIN booked_bound ON booked_bound.call_id = booked_bound_scope.call_id
+WHERE booked_bound_scope.tenant_id = :tenant_id AND booked_bound_scope.scope = :scope
+    AND booked_bound_scope.scope_id = :scope_id AND booked_bound.bound_microusd > 0
+ORDER BY booked_bound.bound_microusd DESC, booked_bound.call_id LIMIT :most
+
+-- name: list_corrected_bounds
+SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
+    source, corrected_at
+FROM booked_bound WHERE corrected_at > :after AND (:tenant_id = '' OR tenant_id = :tenant_id) ORDER BY corrected_at

@@ -1,7 +1,7 @@
 -- name: lock_budget
 SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microusd, spent_microusd, calls,
     reserved_tokens, spent_tokens, tool_calls, extra_microusd, extra_tokens, extra_calls, extra_tool_calls,
-    extra_wall_clock_s, top_ups, resets_at, alarmed_at
+    extra_wall_clock_s, top_ups, resets_at, alarmed_at, bound_microusd, corrections
 FROM budget
 WHERE (tenant_id, scope, scope_id) IN (SELECT * FROM unnest(:tenant_id::text[], :scope::text[], :scope_id::text[]))
 ORDER BY tenant_id, scope, scope_id FOR UPDATE
@@ -15,3 +15,8 @@ ORDER BY tenant_id, scope, scope_id FOR UPDATE
 SELECT call_id, tenant_id, job_id, owner, lease_epoch, amount_microusd, estimate, scopes, tokens, rates,
     fingerprint, attempt
 FROM reservation WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE
+
+-- name: lock_bound
+SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
+    source, corrected_at
+FROM booked_bound WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE

@@ -33,24 +33,30 @@ VALUES (:tenant_id, :month, :hash, :parent, :message) ON CONFLICT DO NOTHING
 INSERT INTO blob (tenant_id, month, hash, body) VALUES (:tenant_id, :month, :hash, :body) ON CONFLICT DO NOTHING
 
 -- name: add_usage_day
-INSERT INTO usage_day (tenant_id, day, agent_id, model, stripe, calls, input_tokens, cached_tokens, output_tokens, cost_microusd)
-VALUES (:tenant_id, :day, :agent_id, :model, :stripe, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd)
+INSERT INTO usage_day (tenant_id, day, agent_id, model, stripe, calls, input_tokens, cached_tokens, output_tokens, cost_microusd,
+    bound_microusd)
+VALUES (:tenant_id, :day, :agent_id, :model, :stripe, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd,
+    :bound_microusd)
 ON CONFLICT (tenant_id, day, agent_id, model, stripe) DO UPDATE SET
     calls = usage_day.calls + excluded.calls,
     input_tokens = usage_day.input_tokens + excluded.input_tokens,
     cached_tokens = usage_day.cached_tokens + excluded.cached_tokens,
     output_tokens = usage_day.output_tokens + excluded.output_tokens,
-    cost_microusd = usage_day.cost_microusd + excluded.cost_microusd
+    cost_microusd = usage_day.cost_microusd + excluded.cost_microusd,
+    bound_microusd = usage_day.bound_microusd + excluded.bound_microusd
 
 -- name: add_usage_job
-INSERT INTO usage_job (job_id, model, calls, input_tokens, cached_tokens, output_tokens, cost_microusd)
-VALUES (:job_id, :model, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd)
+INSERT INTO usage_job (job_id, model, calls, input_tokens, cached_tokens, output_tokens, cost_microusd,
+    bound_microusd)
+VALUES (:job_id, :model, :calls, :input_tokens, :cached_tokens, :output_tokens, :cost_microusd,
+    :bound_microusd)
 ON CONFLICT (job_id, model) DO UPDATE SET
     calls = usage_job.calls + excluded.calls,
     input_tokens = usage_job.input_tokens + excluded.input_tokens,
     cached_tokens = usage_job.cached_tokens + excluded.cached_tokens,
     output_tokens = usage_job.output_tokens + excluded.output_tokens,
-    cost_microusd = usage_job.cost_microusd + excluded.cost_microusd
+    cost_microusd = usage_job.cost_microusd + excluded.cost_microusd,
+    bound_microusd = usage_job.bound_microusd + excluded.bound_microusd
 
 -- name: read_job
 SELECT * FROM job WHERE job_id = :job_id AND (:tenant_id = '' OR tenant_id = :tenant_id)
@@ -94,15 +100,17 @@ JOIN message ON message.tenant_id = :tenant_id AND message.month = :month AND me
 ORDER BY chain.depth DESC
 
 -- name: sum_usage_jobs
-SELECT model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT)
+SELECT model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT),
+    CAST(sum(bound_microusd) AS BIGINT)
 FROM usage_job WHERE job_id = :job_id GROUP BY model ORDER BY model
 
 -- name: sum_usage_tree
-SELECT usage_job.job_id, CAST(sum(calls) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT) FROM usage_job
+SELECT usage_job.job_id, CAST(sum(calls) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT), CAST(sum(bound_microusd) AS BIGINT) FROM usage_job
 JOIN job ON job.job_id = usage_job.job_id WHERE job.root_job_id = :root_job_id GROUP BY usage_job.job_id
 
 -- name: sum_usage_days
-SELECT day, agent_id, model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT)
+SELECT day, agent_id, model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT),
+    CAST(sum(bound_microusd) AS BIGINT)
 FROM usage_day WHERE tenant_id = :tenant_id AND day BETWEEN :first AND :last
 GROUP BY day, agent_id, model ORDER BY day, agent_id, model
 

@@ -21,7 +21,7 @@ SELECT hash FROM node WHERE tenant_id = :tenant_id AND month = :month
     AND hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))
 
 -- name: list_jobs_cost
-SELECT job_id, sum(calls)::bigint, sum(cost_microusd)::bigint FROM usage_job
+SELECT job_id, sum(calls)::bigint, sum(cost_microusd)::bigint, sum(bound_microusd)::bigint FROM usage_job
 WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb)) GROUP BY job_id
 
 -- name: list_last_messages

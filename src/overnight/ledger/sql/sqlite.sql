@@ -8,7 +8,7 @@ SELECT tenant_id, external_id, job_id FROM job WHERE tenant_id = :tenant_id AND 
 SELECT hash FROM node WHERE tenant_id = :tenant_id AND month = :month AND hash IN (SELECT unhex(value) FROM json_each(:hashes))
 
 -- name: list_jobs_cost
-SELECT job_id, sum(calls), sum(cost_microusd) FROM usage_job
+SELECT job_id, sum(calls), sum(cost_microusd), sum(bound_microusd) FROM usage_job
 WHERE job_id IN (SELECT value FROM json_each(:job_ids)) GROUP BY job_id
 
 -- name: list_last_messages

@@ -4,5 +4,6 @@ WITH RECURSIVE tree (top_job_id, job_id) AS (
     UNION ALL
     SELECT tree.top_job_id, job.job_id FROM tree JOIN job ON job.parent_job_id = tree.job_id
 )
-SELECT tree.top_job_id, sum(usage_job.calls)::bigint, sum(usage_job.cost_microusd)::bigint
+SELECT tree.top_job_id, sum(usage_job.calls)::bigint, sum(usage_job.cost_microusd)::bigint,
+    sum(usage_job.bound_microusd)::bigint
 FROM tree JOIN usage_job ON usage_job.job_id = tree.job_id GROUP BY tree.top_job_id

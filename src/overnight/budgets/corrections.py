@@ -1,0 +1,205 @@
+"""Correct the cost of a call that was booked at a bound, and wake the jobs that its budgets stopped."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput, Conflict, Event, NotFound, iso_utc, micro_to_usd
+from overnight.ledger import JOB, JobRow, append, count_usage, locked_job
+from overnight.store import Store, Unit
+
+from .rows import BOUND, SQL, BoundRow
+from .settlement import Booked, budget_locks, decode_scopes, rebook
+from .topping import wake_corrected
+
+LATE_ANSWER, OPERATOR, INVOICE = "late_answer", "operator", "invoice"
+SOURCES = (OPERATOR, INVOICE)
+"""What a person may name as the source of a cost."""
+MOST_LISTED = 1000
+
+
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call's attribution, kept with its reservation for events that are written about it later."""
+
+    model: str
+    provider: str
+    route: str
+    agent_id: str | None = None
+    step: str | None = None
+    task_id: str | None = None
+    session_id: str | None = None
+    workflow: str | None = None
+    name: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+
+    def event(self, name: str, call_id: str) -> Event:
+        """An event of the call, attributed as its `model_called` was."""
+        event = Event(name, call_id=call_id, kind="model", model=self.model, provider=self.provider, route=self.route)
+        event.agent_id, event.step, event.task_id = self.agent_id, self.step, self.task_id
+        event.session_id, event.workflow, event.name = self.session_id, self.workflow, self.name
+        event.trace_id, event.span_id = self.trace_id, self.span_id
+        return event
+
+
+FIELDS = tuple(name for name in Estimate.__struct_fields__ if name not in {"model", "provider", "route"})
+_encode = msgspec.json.Encoder().encode
+decode_estimate = msgspec.json.Decoder(Estimate).decode
+
+
+def estimate_of(called: Event) -> str:
+    """The attribution of a `model_called`, as JSON."""
+    fields = {name: getattr(called, name) for name in FIELDS}
+    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", **fields)).decode()
+
+
+def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int | None, source: str) -> Event:
+    """Rebook a call in its budgets and rollups; the event `cost_corrected`, not yet appended.
+
+    `tokens` (input and output together) of None leaves them as they were booked.
+    """
+    was = Booked(row.cost_microusd, row.bound_microusd)
+    change = rebook(unit, row, now, row.tokens if tokens is None else tokens, source)
+    estimate = decode_estimate(row.call)
+    count_usage(
+        unit,
+        job,
+        estimate.agent_id,
+        estimate.model,
+        (0, 0, 0),
+        change.cost_microusd,
+        change.bound_microusd,
+        calls=0,
+        day=row.day,
+    )
+    event = estimate.event("cost_corrected", row.call_id)
+    event.cost_microusd, event.bound_microusd = row.cost_microusd, row.bound_microusd
+    event.detail = {
+        "source": source,
+        "was_cost_microusd": was.cost_microusd,
+        "was_bound_microusd": was.bound_microusd,
+        "booked_at": row.booked_at,
+    }
+    return event
+
+
+class Correction(msgspec.Struct, frozen=True):
+    """What a correction came to. `changed` is False when the call was booked so already."""
+
+    call_id: str
+    job_id: str
+    tenant_id: str
+    source: str
+    cost_microusd: int
+    was: Booked
+    booked_microusd: int
+    changed: bool = True
+    woken: list[str] = []
+
+    def public(self) -> dict[str, Any]:
+        """In public JSON names."""
+        return {
+            "call_id": self.call_id,
+            "job_id": self.job_id,
+            "tenant_id": self.tenant_id,
+            "source": self.source,
+            "cost_usd": micro_to_usd(self.cost_microusd),
+            "was_cost_usd": micro_to_usd(self.was.cost_microusd),
+            "was_bound_usd": micro_to_usd(self.was.bound_microusd),
+            "above_bound": self.cost_microusd > self.booked_microusd,
+            "changed": self.changed,
+            "woken": self.woken,
+        }
+
+
+class CorrectCost(msgspec.Struct):
+    """A command: book what a call really cost, as a person knows it. A later correction replaces an earlier one; the same
+    one again changes nothing."""
+
+    row: BoundRow
+    cost_microusd: int
+    tokens: int | None
+    source: str
+    actor: str
+    why: str
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        row = self.row
+        return [(JOB, row.job_id), *budget_locks(row.tenant_id, row.scopes), (BOUND, row.call_id)]
+
+    def decide(self, unit: Unit) -> Correction:
+        row = unit.get(BOUND, self.row.call_id)
+        if row is None:
+            raise NotFound(f"{self.row.call_id}: no call of this tenant is booked at a bound under this id")
+        was = Booked(row.cost_microusd, row.bound_microusd)
+        same = (row.source, row.cost_microusd, row.bound_microusd) == (self.source, self.cost_microusd, 0)
+        if not same or self.tokens not in {None, row.tokens}:
+            job = locked_job(unit, row.job_id)
+            event = corrected(unit, job, row, Booked(self.cost_microusd, 0), self.tokens, self.source)
+            event.actor, event.attempt, event.decision = self.actor, job.attempt, {"why": self.why}
+            append(unit, job, event)
+            same = False
+        return Correction(
+            row.call_id, row.job_id, row.tenant_id, self.source, row.cost_microusd, was, row.booked_microusd, not same
+        )
+
+
+async def correct_cost(
+    store: Store,
+    tenant_id: str,
+    call_id: str,
+    cost_microusd: int,
+    *,
+    actor: str,
+    why: str,
+    source: str = OPERATOR,
+    tokens: int | None = None,
+) -> Correction:
+    """Book the known cost of a call that was booked at a bound, and wake the jobs that wait for its budgets.
+
+    `tokens`: input and output together; None leaves them. Raises BadInput for a negative cost or an unknown source, Conflict
+    for a call that is still under way, NotFound for every other call: also for one that was settled at a known cost.
+    """
+    if cost_microusd < 0 or (tokens or 0) < 0:
+        raise BadInput("a cost and a number of tokens are not below 0")
+    if source not in SOURCES:
+        raise BadInput(f"source: {source[:40]!r} is none of {', '.join(SOURCES)}")
+    row = await _read(store, tenant_id, call_id)
+    if row is None:
+        if await store.read(SQL["read_reservation"], {"call_id": call_id, "tenant_id": tenant_id}):
+            raise Conflict(f"{call_id} is still under way: it is settled when its answer comes, or when it is lost")
+        raise NotFound(
+            f"{call_id}: no call of tenant {tenant_id} is booked at a bound under this id. It is unknown, or was settled at a"
+            " known cost already; `overnight budget bounds` lists the calls of unknown cost"
+        )
+    done = await store.commit(CorrectCost(row, cost_microusd, tokens, source, actor, why))
+    return msgspec.structs.replace(done, woken=await wake_corrected(store, row)) if done.changed else done
+
+
+async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
+    rows = await store.read(SQL["read_bound"], {"call_id": call_id, "tenant_id": tenant_id})
+    return BoundRow(*rows[0]) if rows else None
+
+
+async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
+    """The calls that are booked at a bound and not corrected yet, newest first. An empty tenant lists all tenants'."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MOST_LISTED)}
+    return [BoundRow(*row) for row in await store.read(SQL["list_bounds"], values)]
+
+
+def public_bound(row: BoundRow) -> dict[str, Any]:
+    """A call that is booked at a bound, in public JSON names."""
+    estimate = decode_estimate(row.call)
+    return {
+        "call_id": row.call_id,
+        "job_id": row.job_id,
+        "tenant_id": row.tenant_id,
+        "agent_id": estimate.agent_id,
+        "model": estimate.model,
+        "provider": estimate.provider,
+        "why": row.why,
+        "cost_usd": micro_to_usd(row.cost_microusd),
+        "bound_usd": micro_to_usd(row.bound_microusd),
+        "booked_at": iso_utc(row.booked_at),
+        "budgets": [{"scope": scope, "row": scope_id} for scope, scope_id in decode_scopes(row.scopes)],
+    }
