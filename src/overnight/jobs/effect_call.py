@@ -15,13 +15,14 @@ import msgspec
 
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, locks, stop_facts
-from overnight.domain import BudgetStopped, Conflict, ErrorFacts, Event
+from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Event
 from overnight.ledger import JOB, JobRow, append
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
 from .encoding import encode, fingerprint
 from .execution import error_facts
+from .tracebacks import traceback_content
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -118,7 +119,10 @@ class EffectCall:
                 unknown_since = row.settled_at or row.claimed_at
             found = await self._find_out(unknown_since)
             if isinstance(found, Done):
-                return await self._commit(found, why="the status check found it done")
+                try:
+                    return await self._commit(found, why="the status check found it done")
+                except BadInput:
+                    found = CANNOT_TELL  # a person can say what came of it
             if found == CANNOT_TELL:
                 return None
             await self._write(self._released)
@@ -150,15 +154,18 @@ class EffectCall:
         except self.tool.not_done as error:
             return await self._fail(error_facts(error))
         except Exception as error:  # a timeout or a fault: nobody knows what happened
-            why = f"{type(error).__name__}: {str(error)[:200]}"
-
-            def unknown(unit: Unit, job: JobRow) -> None:
-                effects.mark_unknown(unit, job, self._row(unit, job), why, self.position)
-
-            await self._write(unknown)
-            return None
+            return await self._unknown(f"{type(error).__name__}: {str(error)[:200]}", traceback_content(error))
         crash_point("effect_called")
-        return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
+        try:
+            return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
+        except BadInput as refused:
+            return await self._unknown(f"it was done, and its result cannot be kept: {refused}")
+
+    async def _unknown(self, why: str, trace: bytes | None = None) -> None:
+        def unknown(unit: Unit, job: JobRow) -> None:
+            effects.mark_unknown(unit, job, self._row(unit, job), why, self.position, trace)
+
+        await self._write(unknown)
 
     async def _fail(self, facts: ErrorFacts) -> Known:
         def failed(unit: Unit, job: JobRow) -> int:

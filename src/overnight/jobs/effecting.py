@@ -67,9 +67,11 @@ class Effect(Generic[P, T]):
             known = await foreign_effect(self, named)
             return self.outcome(known.event, known.content, known.error)
         print_ = fingerprint(self.tool)
+        # Before the boundary is asked for: what is refused here is refused in every replay.
+        arguments = encode(named, f"the arguments of effect {self.tool}")
 
         def digest() -> str:
-            return hashlib.sha256(encode(named, f"the arguments of effect {self.tool}")).hexdigest()
+            return hashlib.sha256(arguments).hexdigest()
 
         async def live(position: Position) -> Recorded:
             if scope.steps:  # a retry of the step may need it

@@ -31,6 +31,7 @@ from .encoding import fingerprint
 from .execution import error_facts
 from .metering import ToolLimits
 from .stopping import budget_wait
+from .tracebacks import traceback_content
 
 if TYPE_CHECKING:
     from .effecting import Effect
@@ -116,6 +117,7 @@ class ForeignJob:
             self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
             failed = Complete(self.job_id, "failed", error=error_facts(raised), attempt=self.attempt)
+            failed.trace = traceback_content(raised)
             self.store.commit_blocking(failed)
 
     def occurrence(self, tool: str, digest: str) -> int:

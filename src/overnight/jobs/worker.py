@@ -26,6 +26,7 @@ from .liveness import is_dead, this_host
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services
+from .tracebacks import traceback_content
 
 SQL = statements("overnight.jobs")
 log = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Fin
     if error is not None:
         if execution.cancelling and isinstance(error, JobEvicted):
             return end("cancelled")
-        return end("failed", error=error_facts(error))
+        return end("failed", error=error_facts(error), trace=traceback_content(error))
     try:
         return end("succeeded", result=encode(root.result(), f"the result of job {job.name}"))
     except BadInput as refused:

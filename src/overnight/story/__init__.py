@@ -8,7 +8,7 @@ from .advice import Advice
 from .counting import span_us
 from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
-from .public import public_job, public_story
+from .public import public_job, public_story, read_traceback
 from .telling import tell
 from .words import clean, clock_text, content_text, cost_text, count_text, moment_text, span_text, who
 
@@ -28,6 +28,7 @@ __all__ = [
     "moment_text",
     "public_job",
     "public_story",
+    "read_traceback",
     "span_text",
     "span_us",
     "tell",

@@ -348,7 +348,8 @@ def _tool_unknown(tale: Tale, event: Recorded) -> None:
     node = _tool(tale, event)
     node.end(event.at, "unknown")
     tale.stretch["unknown"] = node
-    tale.note(node, event, f"unknown whether it was done: {reason(event)}", "unknown", "verdict")
+    verdict = tale.note(node, event, f"unknown whether it was done: {reason(event)}", "unknown", "verdict")
+    tale.trace(verdict, event.content)
 
 
 CALLS = {

@@ -8,7 +8,7 @@ from overnight.domain import Recorded
 
 from .gathering import Chapter
 from .lines import Node, Shown
-from .words import content_text
+from .words import content_text, trace_text
 
 UNFINISHED = {"lost": "under way when it was lost", "stopped": "left unfinished"}
 
@@ -74,6 +74,11 @@ class Tale:
     def show(self, node: Node, what: str, content: bytes | list[bytes] | None) -> None:
         if self.with_content and content is not None:
             node.content.append(Shown(what, content_text(content)))
+
+    def trace(self, node: Node, content: bytes | None) -> None:
+        """Where a failure was raised."""
+        if self.with_content and (where := trace_text(content)):
+            node.content.append(Shown("raised at", where))
 
     def _inside(self, path: str, child: Node) -> list[Node]:
         if not path:
