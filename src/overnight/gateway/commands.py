@@ -265,7 +265,7 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_estimate = msgspec.json.Decoder(Estimate).decode
+decode_estimate = msgspec.json.Decoder(Estimate).decode
 
 
 def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
@@ -350,7 +350,7 @@ class Lose(msgspec.Struct):
         row: ReservationRow | None = unit.get(RESERVATION, self.call_id)
         if row is None:
             return False
-        estimate = _decode_estimate(row.estimate)
+        estimate = decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
         cost = settle(unit, self.call_id, None)
         event = Event("model_lost", attempt=job.attempt, call_id=self.call_id, cost_microusd=cost, kind="model")

@@ -360,7 +360,8 @@ class Flight:
         sent, deadline = await self._prepare()
         asked_at = time.perf_counter()
         try:
-            response = await self.target.pool.request("POST", sent.path, self._headers(sent), sent.body, deadline)
+            headers, check = self._headers(sent), self.subject.check
+            response = await self.target.pool.request("POST", sent.path, headers, sent.body, deadline, check)
         except UpstreamError as error:
             return exception_failure(error)
         finally:

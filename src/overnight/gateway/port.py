@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from overnight.domain import Attribution, BadInput, Recorded
+from overnight.domain import Attribution, BadInput, Fenced, Recorded
 from overnight.ledger import JobRow
 
 from .asking import facts_of
@@ -15,6 +15,7 @@ from .calling import Gateway
 from .flight import Flight
 from .formats import CHAT
 from .identity import Place, Subject
+from .never_sent import NeverSent
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,6 +37,8 @@ class JobRequest(Protocol):
     def ordinal(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def check(self) -> Callable[[], None] | None: ...
 
 
 class JobCalls:
@@ -75,9 +78,25 @@ class JobCalls:
         subject = Subject(
             who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place, lineage=gateway.lineage
         )
+        held_back: list[Fenced] = []
+
+        def check() -> None:
+            try:
+                if request.check is not None:
+                    request.check()
+            except Fenced as gone:
+                held_back.append(gone)
+                raise
+
+        subject.check = check
         flight = Flight(gateway, subject, asked, decision)
         try:
             await flight.run()
+        except Fenced as gone:
+            if gone in held_back:
+                await gateway.store.commit(NeverSent(flight.call_id, job.job_id, str(gone)))
+                flight.admission.settled()
+            raise
         finally:
             flight.landed()
         if flight.ended is None:

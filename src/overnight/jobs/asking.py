@@ -99,7 +99,8 @@ async def chat(
     async def live(position: Position) -> Recorded:
         from .services import ModelRequest
 
-        request = ModelRequest(body, execution.job, task, scope.name, position[0], position[1], print_)
+        place = (position[0], position[1], print_)
+        request = ModelRequest(body, execution.job, task, scope.name, *place, execution.check_lease)
         while True:
             try:
                 answer = await execution.branches.protect(

@@ -22,6 +22,7 @@ from overnight.store import Unit, crash_point
 
 from .encoding import encode, fingerprint
 from .execution import error_facts
+from .lease import LeaseLost
 from .tracebacks import traceback_content
 
 
@@ -43,9 +44,13 @@ class Tool(Protocol):
     not_done: tuple[type[Exception], ...]
     settle_after_s: float
 
-    async def call(self, key: str, named: dict[str, Any]) -> Done: ...
+    async def call(self, key: str, named: dict[str, Any], check: "Check") -> Done: ...
 
-    async def ask_status(self, key: str, named: dict[str, Any]) -> Done | str: ...
+    async def ask_status(self, key: str, named: dict[str, Any], check: "Check") -> Done | str: ...
+
+
+Check = Callable[[], None]
+"""Raises LeaseLost when the caller may not act any more."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -79,13 +84,14 @@ class EffectCall:
         clock: Callable[[], int],
         owner: str,
         *,
+        check: Check,
         step: str | None = None,
         position: effects.Position | None = None,
         limits: Callable[[], Awaitable[Sequence[Limit]]] | None = None,
     ) -> None:
         self._find_limits, self._limits = limits, tuple[Limit, ...]()
         self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
-        self.position = position
+        self.position, self._check = position, check
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
@@ -150,7 +156,9 @@ class EffectCall:
     async def _call(self) -> Known | None:
         began = time.perf_counter()
         try:
-            done = await self.tool.call(self.key, self.named)
+            done = await self.tool.call(self.key, self.named, self._check)
+        except LeaseLost:
+            raise  # the claim stays, and whoever has the job next finds out
         except self.tool.not_done as error:
             return await self._fail(error_facts(error))
         except Exception as error:  # a timeout or a fault: nobody knows what happened
@@ -189,11 +197,11 @@ class EffectCall:
     async def _find_out(self, unknown_since: int) -> Done | str:
         """Ask the status check. That nothing was done counts only once `settle_after` has passed since the caller was cut
         off; since the claim would not do, a slow caller makes its call long after."""
-        found = await self.tool.ask_status(self.key, self.named)
+        found = await self.tool.ask_status(self.key, self.named, self._check)
         left_us = unknown_since + round(self.tool.settle_after_s * 1_000_000) - self._clock()
         if found == NOT_DONE and left_us > 0:
             await asyncio.sleep(left_us / 1_000_000)
-            found = await self.tool.ask_status(self.key, self.named)
+            found = await self.tool.ask_status(self.key, self.named, self._check)
         return found
 
     async def request_review(self) -> str:

@@ -14,6 +14,7 @@ from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
 from .history import fold
+from .liveness import is_dead
 from .retrying import stale_for_retry
 
 SQL = statements("overnight.jobs")
@@ -100,6 +101,11 @@ class Operations:
         """The worker of this id is known to be dead: its jobs may be taken at once. How many it held."""
         rows = await self.store.read(SQL["list_owned"], {"owner": owner})
         return sum([await self.store.commit(ExpireLease(row[0], owner)) for row in rows])
+
+    async def lose_dead(self) -> int:
+        """Workers of this host whose process is gone: their jobs may be taken at once. How many they held."""
+        rows = await self.store.read(SQL["list_leasing_workers"], {})
+        return sum([await self.lose(worker_id) for worker_id, host, pid in rows if is_dead(host, pid)])
 
     async def workers_alive(self) -> int:
         """Workers seen in the last half minute."""

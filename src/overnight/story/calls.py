@@ -79,6 +79,9 @@ def _fresh_model(tale: Tale, event: Recorded) -> Node:
 
 def _model_succeeded(tale: Tale, event: Recorded) -> None:
     facts = event.facts
+    if "degraded" in (facts.detail or {}):
+        _answered_without_a_model(tale, event)
+        return
     node = model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "replayed" if "cache" in (facts.detail or {}) else "done")
     node.seqs.append(event.seq)
@@ -163,6 +166,21 @@ def _degraded(tale: Tale, event: Recorded) -> None:
     tale.note(node, event, f"degraded: no provider answered, so {instead} was given", kind="degraded").why = reason(
         event
     )
+
+
+def _answered_without_a_model(tale: Tale, event: Recorded) -> None:
+    """The degraded answer of a call: no model said it, so none is named as having answered."""
+    facts = event.facts
+    node = model_node(tale, event)
+    if node is None:
+        node = tale.node(event, "model", model_text(msgspec.structs.replace(facts, model=None)))
+        tale.place(node, event.path, (event.path, event.ordinal))
+    node.end(event.at, "degraded")
+    node.seqs.append(event.seq)
+    kind = ((facts.detail or {}).get("degraded") or {}).get("kind", "")
+    node.outcome = f"no model answered; {_INSTEAD.get(kind, 'another answer')} was given"
+    content = event.content if event.content is not None else tale.chapter.contents.get(facts.output_ref or "")
+    tale.show(node, "answer", _answer_text(content if isinstance(content, bytes) else None))
 
 
 def _just_failed(tale: Tale, event: Recorded) -> Node | None:

@@ -128,7 +128,8 @@ def _add_cost(header: Header, event: Recorded) -> None:
         header.lost_microusd += cost
     header.input_tokens += facts.input_tokens or 0
     header.output_tokens += facts.output_tokens or 0
-    if facts.model and (cost or facts.event == "model_succeeded"):
+    answered = facts.event == "model_succeeded" and "degraded" not in (facts.detail or {})
+    if facts.model and (cost or answered):
         header.models[facts.model] = header.models.get(facts.model, 0) + cost
 
 
