@@ -4,7 +4,7 @@ Depends on: ledger, store, domain.
 Never: writes, or shows content (prompts, answers, arguments) unless it was asked to.
 """
 
-from .advice import Advice
+from .advice import Advice, advise, needs_person, waiting_list
 from .counting import span_us
 from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
@@ -19,6 +19,7 @@ __all__ = [
     "Line",
     "Shown",
     "Story",
+    "advise",
     "clean",
     "clock_text",
     "content_text",
@@ -26,6 +27,7 @@ __all__ = [
     "count_text",
     "gather",
     "moment_text",
+    "needs_person",
     "public_job",
     "public_story",
     "read_traceback",
@@ -33,5 +35,6 @@ __all__ = [
     "span_us",
     "tell",
     "tree_costs",
+    "waiting_list",
     "who",
 ]

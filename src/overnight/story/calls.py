@@ -177,8 +177,8 @@ def _answered_without_a_model(tale: Tale, event: Recorded) -> None:
         tale.place(node, event.path, (event.path, event.ordinal))
     node.end(event.at, "degraded")
     node.seqs.append(event.seq)
-    kind = ((facts.detail or {}).get("degraded") or {}).get("kind", "")
-    node.outcome = f"no model answered; {_INSTEAD.get(kind, 'another answer')} was given"
+    node.outcome = "no model answered"
+    tale.degraded.add(event.seq)
     content = event.content if event.content is not None else tale.chapter.contents.get(facts.output_ref or "")
     tale.show(node, "answer", _answer_text(content if isinstance(content, bytes) else None))
 
@@ -208,7 +208,8 @@ def _model_replayed(tale: Tale, event: Recorded) -> None:
     facts = event.facts
     of = (facts.detail or {}).get("of")
     node = tale.place(tale.node(event, "model", model_text(facts), "replayed"), event.path)
-    node.outcome = f"answered from the record (event {of}), unpaid"
+    what = "the degraded answer was given again" if of in tale.degraded else "answered"
+    node.outcome = f"{what} from the record (event {of}), unpaid"
 
 
 def _budget_stopped(tale: Tale, event: Recorded) -> None:
