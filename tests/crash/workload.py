@@ -44,7 +44,7 @@ async def ask_outside(**question: Any) -> dict[str, Any]:
 
 
 async def _do(subject: str, value: str, key: str) -> overnight.Done:
-    answer = await ask_outside(op="do", subject=subject, value=value, key=key)
+    answer = await ask_outside(op="do", subject=subject, value=value, key=key, pid=os.getpid())
     if answer["refused"]:
         raise overnight.NotDone(f"{subject}: the other side is busy")
     return overnight.Done(str(answer["id"]), value)
