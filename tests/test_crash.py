@@ -38,6 +38,23 @@ async def test_nothing_is_lost_repeated_or_stuck_in_a_storm(store_url: str, tmp_
         storm.close()
 
 
+async def test_nothing_is_done_twice_by_workers_that_were_stopped(store_url: str, tmp_path: Path) -> None:
+    """SIGSTOP for longer than the lease, between a claim and its call and anywhere else; the vendor keeps every arrival."""
+    storm = Storm(store_url, tmp_path, Terms(0, 1, [], workers=2, jobs_at_once=7, settle_s=45, stops=3, lease_s=4.0))
+    try:
+        await storm.run()
+        evidence = Evidence(storm)
+        wrong = broken(evidence)
+        facts = figures(storm, evidence, wrong, 0)
+        assert not wrong, table(facts, storm, wrong)
+        assert facts["stops_past_the_lease"] == 3
+        assert facts["stops_after_a_claim"] > 0
+        assert facts["workers_lost"] > 0
+        assert facts["effects_unknown"] > 0
+    finally:
+        storm.close()
+
+
 NOTICED = {
     "no_acknowledged_event_is_lost",
     "no_effect_is_repeated_or_missing",

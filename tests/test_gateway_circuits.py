@@ -373,9 +373,10 @@ async def test_a_chain_may_end_in_a_fixed_answer(
         assert said.decision["kind"] == "answer"
         assert "server_error" in said.decision["why"]
         assert (succeeded.provider, succeeded.model, succeeded.cost_microusd) == ("degraded", "degraded", 0)
-        assert "degraded: no provider answered, so the fixed answer of its route was given" in await story(
-            served, "sorry"
-        )
+        shown = await story(served, "sorry")
+        assert "degraded: no provider answered, so the fixed answer of its route was given" in shown
+        assert "no model answered" in shown
+        assert "answered in text" not in shown
         again = await served.http.post(
             path,
             json={"model": "r", "stream": streamed, **body},

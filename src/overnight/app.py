@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from overnight.domain import FINISHED, BadInput, Recorded
+from overnight.domain import FINISHED, BadInput, Recorded, new_id
 from overnight.settings import Settings
 
 if TYPE_CHECKING:
@@ -202,13 +202,18 @@ class App:
         return provider.base_url
 
     @asynccontextmanager
-    async def working(self, worker_id: str | None = None, root: str = "") -> "AsyncGenerator[Worker]":
+    async def working(
+        self, worker_id: str | None = None, root: str = "", lease_s: float = 15.0
+    ) -> "AsyncGenerator[Worker]":
         """A worker in this process for the length of the block; with `root`, for that job and its children alone."""
         from overnight.gateway import JobCalls
         from overnight.jobs import Worker
 
+        worker_id = worker_id or new_id("worker")
+        self._owner = self._owner or worker_id
         gateway = await self.gateway()
-        worker = Worker(self.store, JobCalls(gateway), worker_id=worker_id, root=root, policy=gateway.policy)
+        options: dict[str, Any] = {"worker_id": worker_id, "root": root, "lease_s": lease_s, "policy": gateway.policy}
+        worker = Worker(self.store, JobCalls(gateway), **options)
         await worker.start()
         try:
             yield worker

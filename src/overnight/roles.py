@@ -97,7 +97,13 @@ def _allow_files() -> None:
 
 
 async def serve_worker(
-    settings: Settings, worker_id: str, modules: Sequence[str], *, offline_base_url: str | None, until: Awaitable[Any]
+    settings: Settings,
+    worker_id: str,
+    modules: Sequence[str],
+    *,
+    offline_base_url: str | None,
+    until: Awaitable[Any],
+    lease_s: float = 15.0,
 ) -> None:
     """A worker until `until` is done. `modules` are imported first, so that mistakes in them show at once."""
     set_up_log("worker")
@@ -107,7 +113,8 @@ async def serve_worker(
             importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
         except Exception as error:
             raise BadInput(f"--jobs {module}: cannot be imported: {type(error).__name__}: {error}") from error
-    async with open_app(settings, offline_base_url=offline_base_url) as app, app.working(worker_id):
+    opened = open_app(settings, offline_base_url=offline_base_url, owner=worker_id)
+    async with opened as app, app.working(worker_id, lease_s=lease_s):
         _announce({"role": "worker", "owner": worker_id})
         await until
 
@@ -154,17 +161,17 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
             offline = ["--offline-base-url", provider.base_url]
         tree = ProcessTree(log.warning)
         stack.push_async_callback(tree.stop)
-        worker_id, owner = new_id("worker"), new_id("gateway")
+        owner = new_id("gateway")
 
         async def worker_died(_: int) -> None:
-            await Operations(store).lose(worker_id)
+            await Operations(store).lose_dead()
 
         gateway = child_command("gateway", "--host", host, "--port", str(port), "--owner", owner, *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
             raise BadInput(f"{host}:{port}: the gateway could not start; the lines before this one say why")
         options = [option for module in jobs for option in ("--jobs", module)]
-        worker = child_command("worker", "--worker-id", worker_id, *options, *offline)
+        worker = child_command("worker", *options, *offline)
         await tree.start(Child("worker", worker, worker_died, environment=environment))
         _welcome(settings, host, port, offline, brain, say)
         await stopped()

@@ -39,12 +39,31 @@ class Process:
     log: Path
     started: float = field(default_factory=time.monotonic)
     doomed: bool = False
+    stopped: bool = False
 
     def kill(self) -> None:
         self.doomed = True
         # Not through the handle: that would look for its end first, and take it away from who waits for it.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.handle.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.stopped = True
+        os.kill(self.handle.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.stopped = False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.handle.pid, signal.SIGCONT)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it is stopped, by itself or by us."""
+        try:
+            stat = Path(f"/proc/{self.handle.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     @property
     def alive(self) -> bool:
@@ -97,10 +116,11 @@ class Fleet:
         self.processes.append(process)
         return process
 
-    async def worker(self, armed: Armed | None = None) -> Process:
+    async def worker(self, armed: Armed | None = None, *, lease_s: float = 15.0, stop_at: str = "") -> Process:
         owner = f"worker-{next(self._numbers)}"
         command = ["overnight", "worker", "--worker-id", owner, "--jobs", f"{PACKAGE}.workload"]
-        return await self._start("worker", owner, [*command, "--offline-base-url", self._provider_url], armed)
+        command += ["--lease-s", str(lease_s), "--offline-base-url", self._provider_url]
+        return await self._start("worker", owner, command, armed, **({"OVERNIGHT_STOP_AT": stop_at} if stop_at else {}))
 
     async def gateway(self, role: str, port: int, armed: Armed | None = None) -> Process:
         owner = f"{role}-{next(self._numbers)}"
@@ -130,10 +150,10 @@ class Fleet:
             return await process.handle.wait()
 
 
-async def line_of(process: Process) -> object:
+async def line_of(process: Process, within_s: float = STARTED_WITHIN_S) -> object:
     """The next line of JSON that it prints (plain text as it is); None when it ended without one."""
     assert process.handle.stdout is not None
-    async with asyncio.timeout(STARTED_WITHIN_S):
+    async with asyncio.timeout(within_s):
         line = await process.handle.stdout.readline()
     if not line:
         return None

@@ -28,8 +28,9 @@ Found = Iterator[tuple[str, str | None]]
 def nothing_went_wrong_on_the_way(evidence: Evidence) -> Found:
     for fault in evidence.seen.faults:
         yield fault, None
-    for subject in evidence.outside.unclaimed:
-        yield f"{subject} was asked of the outside world before its claim was durable", None
+    for arrival in evidence.outside.unclaimed:
+        if arrival.pid not in _stopped_in_the_midst(evidence):
+            yield f"{arrival.subject} was asked of the outside world before its claim was durable", None
 
 
 def no_acknowledged_event_is_lost(evidence: Evidence) -> Found:
@@ -68,6 +69,17 @@ def no_recorded_value_changes(evidence: Evidence) -> Found:
                 yield f"{position} was answered {len(final)} times: seqs {[answer.seq for answer in final]}", job_id
 
 
+def _stopped_in_the_midst(evidence: Evidence) -> set[int]:
+    """The processes that may have been stopped in the midst of a call: nothing can keep such a call from arriving late."""
+    return {stop.pid for stop in evidence.seen.stops if not stop.claimed}
+
+
+def _came_late(evidence: Evidence) -> set[str]:
+    """The keys under which those may have done something after a decision about it."""
+    midst = _stopped_in_the_midst(evidence)
+    return {arrival.key for arrival in evidence.outside.arrived if arrival.pid in midst}
+
+
 def no_effect_is_repeated_or_missing(evidence: Evidence) -> Found:
     counted = Counter(deed.subject for deed in evidence.outside.done)
     keys = defaultdict[str, set[str]](set)
@@ -82,16 +94,22 @@ def no_effect_is_repeated_or_missing(evidence: Evidence) -> Found:
             may |= at_most
     for label, result in evidence.seen.programs.items():
         must |= dict.fromkeys(program.deeds(label, evidence.seen.rejected), None) if result is not None else {}
+    midst = _stopped_in_the_midst(evidence)
+    came_late = _came_late(evidence)
+    for arrival in evidence.outside.arrived:
+        if arrival.again and arrival.pid not in midst:
+            yield f"{arrival.subject} reached the vendor again, by pid {arrival.pid}", must.get(arrival.subject)
     for subject, count in counted.items():
         if count > 1:
             yield f"{subject} was done {count} times, under keys {keys[subject]}", must.get(subject)
-        if subject in evidence.seen.rejected:
+        if subject in evidence.seen.rejected and not keys[subject] & came_late:
             yield f"{subject} was done although a person had said no", None
     for subject in must.keys() - counted.keys():
         yield f"{subject} was never done", must[subject]
     if all(job["state"] == "succeeded" for job in evidence.jobs.values() if job["parent_job_id"] is None):
         for subject in counted.keys() - must.keys() - may:
-            yield f"{subject} was done, and nobody wanted it", None
+            if not keys[subject] & came_late:
+                yield f"{subject} was done, and nobody wanted it", None
 
 
 def every_effect_is_known(evidence: Evidence) -> Found:
@@ -102,7 +120,7 @@ def every_effect_is_known(evidence: Evidence) -> Found:
             yield f"{tool} {key} is still {state}", job_id
         if state == "committed" and (key not in by_key or str(by_key[key].number) != provider_id):
             yield f"{tool} {key} is committed as {provider_id}, outside as {by_key.get(key)}", job_id
-        if state != "committed" and key in by_key:
+        if state != "committed" and key in by_key and key not in _came_late(evidence):
             yield f"{tool} {key} is {state}, and was done as {by_key[key]}", job_id
 
 
@@ -112,9 +130,11 @@ def nothing_recorded_is_paid_twice(evidence: Evidence) -> Found:
     for call in evidence.calls.values():
         owner[call.asked] = call.job_id
         called[call.asked] += 1
-        if len(call.ends) != 1:
-            yield f"{call.call_id} has the ends {[end.name for end in call.ends]}", call.job_id
-        succeeded[call.asked] += any(end.name == "model_succeeded" for end in call.ends)
+        # An answer that comes after its call was settled as lost is told, and is no end.
+        call_ends = [end for end in call.ends if "settled" not in end.facts.get("detail", {})]
+        if len(call_ends) != 1:
+            yield f"{call.call_id} has the ends {[end.name for end in call_ends]}", call.job_id
+        succeeded[call.asked] += any(end.name == "model_succeeded" for end in call_ends)
         lost[call.asked] += any(end.name == "model_lost" for end in call.ends)
     for asked, paid in evidence.paid.items():
         job_id = owner.get(asked)
@@ -142,7 +162,8 @@ def only_calls_in_flight_are_lost(evidence: Evidence) -> Found:
                 open_calls.add(call_id)
             elif fact.name == "worker_lost":
                 in_flight |= open_calls
-                if fact.facts["actor"] not in killed:
+                # A process that is stopped while it holds SQLite's write lock keeps all others from renewing their leases.
+                if fact.facts["actor"] not in killed and not evidence.seen.stops:
                     yield f"{fact.facts['actor']} was given up for lost at {fact.seq}, but nobody had killed it", job_id
             elif fact.name in ("model_succeeded", "model_failed"):
                 open_calls.discard(call_id)

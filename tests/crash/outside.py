@@ -1,9 +1,10 @@
-"""The world outside, played by the harness: it keeps what is done to it and never asks whether it was done before."""
+"""The world outside, played by the harness: a vendor that honours keys, and keeps every arrival all the same."""
 
 import asyncio
 import contextlib
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -24,14 +25,26 @@ class Deed:
     key: str
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A deed that was asked for, whenever it came. `again`: under a key that was done or is being done already."""
+
+    at: float
+    subject: str
+    key: str
+    pid: int
+    again: bool
+
+
 class Outside:
     """`claimed` says whether a key's claim is durable; it is asked the moment the deed is asked for."""
 
     def __init__(self, chance: random.Random, claimed: Callable[[str], Awaitable[bool]]) -> None:
         self._chance, self._claimed = chance, claimed
         self.done: list[Deed] = []
+        self.arrived: list[Arrival] = []
         self.heard: set[str] = set()
-        self.unclaimed: list[str] = []
+        self.unclaimed: list[Arrival] = []
         self._tries: Counter[str] = Counter()
         self._pending: Counter[str] = Counter()
 
@@ -66,7 +79,7 @@ class Outside:
     async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         match asked["op"]:
             case "do":
-                return await self._do(asked["subject"], asked["value"], asked["key"])
+                return await self._do(asked["subject"], asked["value"], asked["key"], asked["pid"])
             case "look":
                 found = self.found(asked["key"])
                 return {"id": found.number if found else None}
@@ -79,17 +92,21 @@ class Outside:
             case unknown:
                 raise ValueError(f"the outside world does not know {unknown!r}")
 
-    async def _do(self, subject: str, value: str, key: str) -> dict[str, Any]:
+    async def _do(self, subject: str, value: str, key: str, pid: int) -> dict[str, Any]:
+        again = self.found(key) is not None or self._pending[key] > 0
+        arrival = Arrival(time.monotonic(), subject, key, pid, again)
+        self.arrived.append(arrival)
         self._pending[key] += 1
         try:
             if not await self._claimed(key):
-                self.unclaimed.append(subject)
+                self.unclaimed.append(arrival)
             await asyncio.sleep(self._chance.uniform(0, LONGEST_BEFORE_S))
             if subject.endswith("/moody") and not self._tries[subject]:
                 self._tries[subject] += 1
                 return {"id": None, "refused": True}
-            deed = Deed(len(self.done) + 1, subject, value, key)
-            self.done.append(deed)
+            if (deed := self.found(key)) is None:
+                deed = Deed(len(self.done) + 1, subject, value, key)
+                self.done.append(deed)
         finally:
             self._pending[key] -= 1
         await asyncio.sleep(self._chance.uniform(0, LONGEST_AFTER_S))

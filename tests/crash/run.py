@@ -54,6 +54,7 @@ def storm_on(database_url: str, folder: Path, terms: Terms) -> tuple[dict[str, A
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.run", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="per store")
+    parser.add_argument("--stops", type=int, default=8, help="workers stopped past their lease, per store")
     parser.add_argument("--seed", type=int, default=None, help="repeats the same choices; timing differs all the same")
     parser.add_argument("--store", choices=("sqlite", "postgres", "both"), default="both")
     parser.add_argument(
@@ -71,7 +72,7 @@ def main() -> int:
     stores = ("sqlite", "postgres") if options.store == "both" else (options.store,)
     results: list[dict[str, Any]] = []
     for name in stores:
-        terms = Terms(options.kills, seed)
+        terms = Terms(options.kills, seed, stops=options.stops)
         place = folder / name
         with contextlib.nullcontext(str(place / "ledger.db")) if name == "sqlite" else postgres() as url:
             facts, shown, written = storm_on(url, place, terms)

@@ -45,6 +45,9 @@ class Terms:
     jobs_at_once: int = 10
     longest_pause_s: float = 1.0
     settle_s: float = 120.0
+    stops: int = 0
+    """How many workers are stopped (SIGSTOP) for longer than their lease: each second one between a claim and its call."""
+    lease_s: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,22 @@ class Kill:
     after_s: float
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A worker that was stopped past its lease and went on. `claimed`: between a claim and its call, else anywhere."""
+
+    owner: str
+    pid: int
+    claimed: bool
+
+
 @dataclass
 class Seen:
     """What the storm knows from outside of the product."""
 
     cases: dict[str, tuple[str, Case]] = field(default_factory=dict)
     kills: list[Kill] = field(default_factory=list)
+    stops: list[Stop] = field(default_factory=list)
     rejected: set[str] = field(default_factory=set)
     programs: dict[str, Any] = field(default_factory=dict)
     persons: Counter[str] = field(default_factory=Counter)
@@ -87,6 +100,8 @@ class Storm:
         prices = PriceBook(self.brain.routing.prices)
         self.settling = Gateway(self.store, self.brain.routing, prices, owner="harness", environment={})
         self.calm = self.over = False
+        self._stops_left = terms.stops
+        self._stops_begun = 0
         self.fleet: Fleet
         self._began = time.monotonic()
 
@@ -105,7 +120,8 @@ class Storm:
             self.fleet = Fleet(self.url, self.folder, provider.base_url, place)
             tail = await self.fleet.tail(self.url, self.tailed)
             ports = {GATEWAY: free_port(), STREAMS: free_port()}
-            slots = [self._keep(WORKER, self.fleet.worker) for _ in range(self.terms.workers)]
+            slots = [self._keep(WORKER, self._worker) for _ in range(self.terms.workers)]
+            slots += [self._stop(stop % 2 == 0) for stop in range(min(2, self.terms.stops))]
             slots += [self._keep_gateway(role, port) for role, port in ports.items()]
             slots += [self._keep_programs("plain", ports[GATEWAY]), self._keep_programs("stream", ports[STREAMS])]
             tasks = [asyncio.create_task(slot) for slot in (*slots, self._feed(), self._person(), self._kill())]
@@ -131,7 +147,7 @@ class Storm:
         self.store.close()
 
     async def _until_rest(self) -> None:
-        while len(self.seen.kills) < self.terms.kills or self.plan.missing:
+        while len(self.seen.kills) < self.terms.kills or self.plan.missing or self._stops_left > 0:
             await asyncio.sleep(0.05)
         self.calm = True
         until = time.monotonic() + self.terms.settle_s
@@ -201,6 +217,46 @@ class Storm:
             self.seen.faults.append(f"{job_id} diverged: {wait}")
             await self.operations.cancel(job_id, "ann")
 
+    # ── stops ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _worker(self, armed: Any) -> Process:
+        return await self.fleet.worker(armed, lease_s=self.terms.lease_s)
+
+    async def _stop(self, claimed: bool) -> None:
+        """One worker after another is stopped for longer than its lease, and goes on where it stood."""
+        while self._stops_begun < self.terms.stops:
+            self._stops_begun += 1
+            process = await (self._stopped_at_its_claim() if claimed else self._stopped_anywhere())
+            self.seen.stops.append(Stop(process.owner, process.handle.pid, claimed))
+            await asyncio.sleep(self.terms.lease_s * 1.27)
+            process.go_on()
+            await asyncio.sleep(1.0)
+            if claimed:
+                process.kill()
+                await process.handle.wait()
+                await self.operations.lose(process.owner)
+            self._stops_left -= 1
+
+    async def _stopped_at_its_claim(self) -> Process:
+        """A further worker, which stops itself as soon as a claim of its own is durable."""
+        # At its first claim: at a later one, calls that it began before would be in their midst.
+        process = await self.fleet.worker(lease_s=self.terms.lease_s, stop_at="effect_claimed:1")
+        process.stopped = True  # not to be killed meanwhile
+        while not process.stands_still:
+            await asyncio.sleep(0.01)
+        return process
+
+    async def _stopped_anywhere(self) -> Process:
+        while True:
+            await asyncio.sleep(self.chance.uniform(0.5, 1.5))
+            working = {row[0] for row in self.rows.ask("SELECT lease_owner FROM job WHERE state = 'running'")}
+            free = [each for each in self.fleet.processes if each.alive and each.owner in working and not each.stopped]
+            free = [each for each in free if each.armed is None]
+            if free:
+                process = self.chance.choice(free)
+                process.stop()
+                return process
+
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _next_armed(self, role: str) -> Any:
@@ -247,7 +303,7 @@ class Storm:
             self.seen.programs[label] = None
             while self.seen.programs[label] is None:
                 process = await self.fleet.program(PROGRAM, label, form, port, self._next_armed(PROGRAM))
-                said = asyncio.create_task(line_of(process))
+                said = asyncio.create_task(line_of(process, 120.0))
                 code = await self._ended(process)
                 if code == 0:
                     self.seen.programs[label] = await said
@@ -263,7 +319,7 @@ class Storm:
         """At random moments: one process, or two workers at once; and armed ones that do not come to their point."""
         while len(self.seen.kills) < self.terms.kills or self.plan.missing:
             await asyncio.sleep(self.chance.uniform(0.05, self.terms.longest_pause_s))
-            alive = [process for process in self.fleet.processes if process.alive and process.role != "tail"]
+            alive = [each for each in self.fleet.processes if each.alive and each.role != "tail" and not each.stopped]
             late = [each for each in alive if each.armed and time.monotonic() - each.started > PATIENCE_S]
             free = [process for process in alive if process.armed is None]
             workers = [process for process in alive if process.role == WORKER]

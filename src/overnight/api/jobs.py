@@ -21,7 +21,7 @@ from overnight.gateway import Answer, named_job
 from overnight.jobs import Complete, Operations
 from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
 from overnight.store import Unit
-from overnight.story import public_job, tree_costs
+from overnight.story import public_job, read_traceback, tree_costs
 
 from .attributing import reach_of
 from .bodies import body_of, json_answer, query_of, whole
@@ -108,6 +108,7 @@ class Jobs:
         job = await self._job(request)
         (shown,) = await self._public([job])
         shown["result"] = msgspec.Raw(job.result) if job.result else None
+        shown["traceback"] = await read_traceback(self._ledger, job)
         return json_answer(200, shown)
 
     async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:

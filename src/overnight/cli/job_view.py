@@ -82,9 +82,6 @@ def _wait_text(wait: Mapping[str, Any]) -> str:
 
 def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Settings") -> None:
     """Every open question with the commands that answer it."""
-    if not reviews:
-        console().print("No open reviews: nothing waits for a person.")
-        return
     out = console()
     for review in reviews:
         out.print(_styled_review(review, now_us))
@@ -96,6 +93,26 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Setting
         for command in _commands(review):
             out.print("    " + for_tenant(command, review.tenant_id, settings), style="cyan", soft_wrap=True)
         out.print()
+
+
+def show_stuck(jobs: "Sequence[JobRow]", by_themselves: int, now_us: int) -> None:
+    """Parked jobs that wait for a person without a review, with what to do; and how many others go on by themselves."""
+    from rich.text import Text
+
+    from overnight.story import advise, waiting_list
+
+    out = console()
+    for job in jobs:
+        waits = "; ".join(waiting_list(job.waits, now_us))
+        out.print(
+            Text.assemble((clean(job.name, 80), "bold"), f"\n  {job.job_id}  parked: waits for {waits}"), soft_wrap=True
+        )
+        for advice in advise(job, {}, now_us):
+            for command in advice.commands:
+                out.print("    " + command, style="cyan", soft_wrap=True)
+        out.print()
+    if by_themselves:
+        out.print(f"Parked jobs that go on without a person, by the clock or another job: {by_themselves:,}.")
 
 
 def _styled_review(review: "ReviewRow", now_us: int) -> Any:

@@ -10,7 +10,7 @@ from .finding import AllTenants, Tenant, for_tenant, refuse_early_options, tenan
 from .reading import Json, read
 
 if TYPE_CHECKING:
-    from overnight.ledger import Ledger
+    from overnight.ledger import JobRow, Ledger
     from overnight.reviews import ReviewRow
     from overnight.settings import Settings
 
@@ -82,11 +82,32 @@ def list_open(
 
             print_json([_public_review(review) for review in found])
         else:
-            from .job_view import show_reviews
+            from .job_view import show_reviews, show_stuck
 
-            show_reviews(found, ledger.store.clock(), settings)
+            stuck, others = await _parked(ledger, {review.review_id for review in found})
+            now = ledger.store.clock()
+            if not found and not stuck:
+                typer.echo("No open reviews: nothing waits for a person.")
+            show_reviews(found, now, settings)
+            show_stuck(stuck, others, now)
 
     read(work)
+
+
+async def _parked(ledger: "Ledger", shown: set[str]) -> tuple[list["JobRow"], int]:
+    """Parked jobs that wait for a person and for none of the reviews `shown`, and how many wait for no person."""
+    from overnight.story import needs_person
+
+    stuck: list[JobRow] = []
+    others, before = 0, ""
+    while page := await ledger.jobs(state="parked", before=before, most=500):
+        before = page[-1].job_id
+        for job in page:
+            asked = [wait for wait in job.waits if needs_person(wait)]
+            if any(wait.get("review_id") not in shown for wait in asked):
+                stuck.append(job)
+            others += not asked
+    return stuck, others
 
 
 def _public_review(review: "ReviewRow") -> dict[str, Any]:

@@ -38,6 +38,7 @@ def worker(
         list[str] | None, typer.Option("--jobs", help="A module or file of jobs to import first.", metavar="MODULE")
     ] = None,
     worker_id: Annotated[str | None, typer.Option("--worker-id", hidden=True)] = None,
+    lease_s: Annotated[float, typer.Option("--lease-s", min=0.5, hidden=True)] = 15.0,
     offline_base_url: Offline = None,
 ) -> None:
     """Work jobs in this process.
@@ -57,6 +58,7 @@ def worker(
     settings, name = Settings.from_environment(), worker_id or new_id("worker")
 
     async def serve() -> None:
-        await serve_worker(settings, name, jobs or [], offline_base_url=offline_base_url, until=stopped())
+        until = stopped()
+        await serve_worker(settings, name, jobs or [], offline_base_url=offline_base_url, until=until, lease_s=lease_s)
 
     run_loop(serve)

@@ -30,6 +30,7 @@ MARKS = {
     "lost": ("✗", "dim"),
     "stopped": ("–", "dim"),
     "replayed": ("↻", "blue"),
+    "degraded": ("!", "yellow"),
     "note": ("·", "dim"),
 }
 KIND_MARKS = {

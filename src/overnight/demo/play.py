@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import FINISHED, BadInput, Recorded, new_id, usd_text
+from overnight.domain import FINISHED, BadInput, Recorded, usd_text
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.roles import child_command, child_environment
@@ -42,7 +42,6 @@ class Stage:
         self.random = random.Random(seed)  # noqa: S311 it chooses when to kill, nothing secret
         self.inbox, self.received = folder / "inbox", folder / "received"
         self.crashes = 0
-        self.worker_id = new_id("worker")
         self.tree = ProcessTree(lambda _: None)
         self.provider: ScriptedProvider | None = None
         self.mail_server: asyncio.subprocess.Process | None = None
@@ -64,9 +63,9 @@ class Stage:
             offline = ["--offline-base-url", self.provider.base_url]
 
         async def died(_: int) -> None:
-            await Operations(store).lose(self.worker_id)
+            await Operations(store).lose_dead()
 
-        worker = [*child_command("worker"), "--worker-id", self.worker_id, *offline]
+        worker = [*child_command("worker"), *offline]
         stack.push_async_callback(self.tree.stop)
         await self.tree.start(Child("worker", worker, died, environment=child_environment(self.settings)))
         return Desk(str(self.inbox), place["host"], place["port"], str(self.received))

@@ -168,10 +168,17 @@ def release(unit: Unit, job: JobRow, row: EffectRow, why: str, actor: str | None
     append(unit, job, event)
 
 
-def mark_unknown(unit: Unit, job: JobRow, row: EffectRow, why: str, position: Position | None = None) -> None:
-    """Nobody knows whether it was done."""
+def mark_unknown(
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow,
+    why: str,
+    position: Position | None = None,
+    trace: bytes | None = None,
+) -> None:
+    """Nobody knows whether it was done. `trace` is the traceback of what the call raised, as content."""
     row.state, row.settled_at = "unknown", unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_unknown", row, job)
     event.decision = {"why": why}
-    append(unit, job, event, **_at(position))
+    append(unit, job, event, content=trace, **_at(position))

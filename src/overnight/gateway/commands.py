@@ -306,13 +306,11 @@ class Ended(msgspec.Struct):
 
 
 class Lose(msgspec.Struct):
-    """Nobody will hear of this call again: its whole reservation is booked as a bound, or nothing where it was never `sent`.
-    The outcome tells whether it still was open."""
+    """Nobody will hear of this call again: its whole reservation is booked as a bound. The outcome tells whether it was open."""
 
     call_id: str
     job_id: str
     why: str
-    sent: bool = True
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id), (RESERVATION, self.call_id)]
@@ -323,12 +321,11 @@ class Lose(msgspec.Struct):
             return False
         estimate = decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
-        booked = settle(unit, self.call_id, None if self.sent else 0, why=LOST)
-        bound = booked.bound_microusd
+        bound = settle(unit, self.call_id, None, why=LOST).bound_microusd
         event = estimate.event("model_lost", self.call_id)
         event.attempt, event.cost_microusd, event.bound_microusd = job.attempt, 0, bound
         event.decision = {"why": self.why}
-        event.detail = {"estimated": True} if self.sent else {"sent": False}
+        event.detail = {"estimated": True}
         append(unit, job, event)
         count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), 0, bound)
         close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))

@@ -43,6 +43,7 @@ from .failures import Failure, backoff_ms, exception_failure, response_failure
 from .formats import Asked, Prepared, Wire, client_body
 from .formats.messages_thoughts import are_refused, leave_out
 from .identity import Subject
+from .never_sent import NeverSent
 from .refusals import CallerLeft, WaitedTooLong
 from .request import InvalidBody, Request
 from .routes import Decision, Target
@@ -167,9 +168,10 @@ class Flight:
     def landed(self) -> None:
         """The call has come to its end, whichever it was. Say so exactly once."""
         if self.call_id and self.gateway.settlements.is_open(self.call_id):
-            # It was cancelled between its admission and its settlement.
-            lost = Lose(self.call_id, self.subject.job_id, "it was ended while it was under way", sent=self.was_sent)
-            self.gateway.settlements.owe(self.call_id, lost)
+            # It was ended between its admission and its settlement.
+            end = Lose if self.was_sent else NeverSent
+            why = "it was ended while it was under way" if self.was_sent else "it was ended before it was sent"
+            self.gateway.settlements.owe(self.call_id, end(self.call_id, self.subject.job_id, why))
         self.gateway.flying.leave(self.subject)
         if self.visit is not None:
             self.visit.left()
@@ -433,8 +435,8 @@ class Flight:
         """The admission was committed after its caller had given up: settle it at 0."""
         if outcome.granted is not None:
             call_id = command.reservation.call_id
-            why = "it was admitted after its caller had given up; it was never sent"
-            self.gateway.settlements.owe(call_id, Lose(call_id, outcome.job_id, why, sent=False))
+            why = "it was admitted after its caller had given up"
+            self.gateway.settlements.owe(call_id, NeverSent(call_id, outcome.job_id, why))
 
     async def _replay(self, command: Admit) -> Outcome:
         """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
@@ -501,7 +503,8 @@ class Flight:
         sent, deadline = self._prepare()
         asked_at = time.perf_counter()
         try:
-            response = await self.target.pool.request("POST", sent.path, self._headers(sent), sent.body, deadline)
+            headers, check = self._headers(sent), self.subject.check
+            response = await self.target.pool.request("POST", sent.path, headers, sent.body, deadline, check)
         except UpstreamError as error:
             return exception_failure(error)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ class Subject(msgspec.Struct):
     `label` names the call in its events.
     `lineage` tells what jobs with children are called and when they began, for those that are known.
     `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
+    `check` is called last before a request is sent, and raises Fenced when the caller may not act for the job any more.
     A call `aside` serves another call of the job, so that a job made for that one does not end with it.
     """
 
@@ -44,6 +45,7 @@ class Subject(msgspec.Struct):
     fingerprint: str | None = None
     aside: bool = False
     lineage: Mapping[str, Kin] = {}
+    check: Callable[[], None] | None = None
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from overnight.domain import Attribution, BadInput, Recorded
+from overnight.domain import Attribution, BadInput, Fenced, Recorded
 from overnight.ledger import JobRow
 
 from .asking import facts_of
@@ -36,6 +36,8 @@ class JobRequest(Protocol):
     def ordinal(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def check(self) -> Callable[[], None] | None: ...
 
 
 class JobCalls:
@@ -75,10 +77,25 @@ class JobCalls:
         subject = Subject(
             who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place, lineage=gateway.lineage
         )
+        held_back: list[Fenced] = []
+
+        def check() -> None:
+            try:
+                if request.check is not None:
+                    request.check()
+            except Fenced as gone:
+                held_back.append(gone)
+                raise
+
+        subject.check = check
         while True:
             flight = Flight(gateway, subject, asked, decision)
             try:
                 await flight.run()
+            except Fenced as gone:
+                if gone in held_back:
+                    flight.sent_at = None  # the lease was gone before anything was sent
+                raise
             finally:
                 flight.landed()
             if flight.ended is None:

@@ -10,9 +10,10 @@ from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Store
 
 from .commands import Ended, Lose, Settle
+from .never_sent import NeverSent
 
 log = logging.getLogger("overnight.gateway")
-Closing = Settle | Lose
+Closing = Settle | Lose | NeverSent
 """A command that ends a reservation."""
 
 

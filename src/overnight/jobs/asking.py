@@ -11,7 +11,7 @@ from overnight.store import Unit, crash_point
 
 from .children import StartChild, take_up
 from .definitions import JobFunction, input_of
-from .encoding import decode, fingerprint
+from .encoding import decode, encode, fingerprint
 from .execution import Asked
 from .positions import Position, Scope, here
 from .stopping import room_in_budget, word_from_a_person
@@ -90,6 +90,8 @@ async def chat(
     if params.pop("stream", False):
         raise BadInput("chat(stream=True): a job gets the whole answer; streams are for clients of the gateway")
     body: dict[str, Any] = {"model": model or "auto", "messages": said, **params}
+    # Before the boundary is asked for: what is refused here is refused in every replay.
+    encode(body, "chat()", largest=None)
     # As the gateway names it: "auto" is no model of its own.
     label = task or (model if model != "auto" else None) or "default"
     print_ = fingerprint(label, body)
@@ -98,7 +100,8 @@ async def chat(
     async def live(position: Position) -> Recorded:
         from .services import ModelRequest
 
-        request = ModelRequest(body, execution.job, task, scope.name, position[0], position[1], print_)
+        place = (position[0], position[1], print_)
+        request = ModelRequest(body, execution.job, task, scope.name, *place, execution.check_lease)
         while True:
             try:
                 answer = await execution.branches.protect(
@@ -129,6 +132,7 @@ async def approval(question: str, **detail: Any) -> Approval:
     """Ask a person and park until they decide (`overnight reviews`)."""
     scope = in_job("approval()")
     execution = scope.execution
+    encode(detail, "approval()")
     print_ = fingerprint(question, detail)
 
     async def live(position: Position) -> Recorded:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import math
 import os
 import random as _random
 import time
@@ -18,10 +19,11 @@ from overnight.ledger import Append
 from overnight.store import crash_point
 
 from .branches import JobEvicted
-from .encoding import decode, encode, fingerprint, through_json
+from .encoding import decode, encode, fingerprint
 from .execution import Asked, Execution, error_facts
 from .positions import Position, Scope, here
 from .retrying import stale_in_step
+from .tracebacks import traceback_content
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,17 +80,16 @@ def step(
             answer = await scope.execution.ask(scope, Asked("step", label, print_, live))
             if answer.facts.event == "step_failed":
                 raise _as_raised(answer)
-            return answer.value if isinstance(answer, LiveAnswer) else decode(answer.content, inner)
+            return decode(answer.content, inner)
 
         return run
 
     return wrap(function) if function is not None else wrap
 
 
-class LiveAnswer(Recorded):
-    """An answer that was made just now: with the value itself, or the exception itself."""
+class LiveFailure(Recorded):
+    """A failure that was recorded just now, with the exception itself."""
 
-    value: Any = None
     raised: Exception | None = None
 
 
@@ -96,7 +97,7 @@ def _as_raised(answer: Recorded) -> StepFailed:
     error = answer.facts.error
     name, message = (error.error_class, error.message) if error else ("Exception", "the step failed")
     failed = StepFailed(f"{name}: {message}", name)
-    if isinstance(answer, LiveAnswer):
+    if isinstance(answer, LiveFailure):
         failed.__cause__ = answer.raised
     return failed
 
@@ -120,7 +121,8 @@ async def _run_step(
         began = time.perf_counter()
         body = scope.inside(position[1], label)
         try:
-            value = await _in_scope(body, inner, args, kwargs)
+            # A result that cannot be kept is the step's failure: recorded, so that a replay comes to the same.
+            result = encode(await _in_scope(body, inner, args, kwargs), f"step {label}")
         except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:
@@ -132,45 +134,37 @@ async def _run_step(
             if attempt >= policy.attempts:
                 if asked_inside:
                     failed.detail = {"unhandled": execution.unhandled(position)}
-                answer = await execution.record(failed, position, print_)
+                answer = await execution.record(failed, position, print_, traceback_content(error))
                 await execution.turn(answer.seq)
                 execution.remember(scope, answer)
-                return _live(answer, raised=error)
-            await _again(execution, position, failed, policy.pause_s(attempt), body if asked_inside else None)
+                return LiveFailure(answer.job_id, answer.seq, answer.at, answer.facts, raised=error)
+            pause_s = policy.pause_s(attempt)
+            trace = traceback_content(error)
+            await _again(execution, position, failed, trace, pause_s, body if asked_inside else None)
             attempt += 1
         else:
             crash_point("step_ran")
-            return await _commit_step(scope, position, label, print_, attempt, began, value, inner)
+            done = Event("step_committed", kind="step", name=label, step=label, attempt=attempt)
+            done.latency_ms = _ms_since(began)
+            answer = await execution.record(done, position, print_, result)
+            crash_point("step_committed")
+            await execution.turn(answer.seq)
+            execution.remember(scope, answer)
+            return answer
 
 
-async def _commit_step(
-    scope: Scope,
+async def _again(
+    execution: Execution,
     position: Position,
-    label: str,
-    print_: str,
-    attempt: int,
-    began: float,
-    value: Any,
-    inner: Callable[..., Any],
-) -> Recorded:
-    body = encode(value, f"step {label}")
-    done = Event("step_committed", kind="step", name=label, step=label, attempt=attempt, latency_ms=_ms_since(began))
-    answer = await scope.execution.record(done, position, print_, body)
-    crash_point("step_committed")
-    await scope.execution.turn(answer.seq)
-    scope.execution.remember(scope, answer)
-    return _live(answer, value=through_json(value, body, inner))
-
-
-def _live(answer: Recorded, *, value: Any = None, raised: Exception | None = None) -> LiveAnswer:
-    return LiveAnswer(answer.job_id, answer.seq, answer.at, answer.facts, value=value, raised=raised)
-
-
-async def _again(execution: Execution, position: Position, failed: Event, pause_s: float, body: Scope | None) -> None:
+    failed: Event,
+    trace: bytes | None,
+    pause_s: float,
+    body: Scope | None,
+) -> None:
     """Record the failure and what the retry must ask afresh, then pause."""
     failed.detail = {"position": {"path": position[0], "ordinal": position[1]}, "retry_in_ms": round(pause_s * 1000)}
     job = execution.job
-    await execution.commit(Append(job.job_id, failed, None, job.lease_epoch))
+    await execution.commit(Append(job.job_id, failed, trace, job.lease_epoch))
     if body is not None:
         unhandled = execution.unhandled(position)
         await execution.branches.stop(body)
@@ -244,6 +238,8 @@ async def sleep(seconds: float) -> None:
     if scope is None:
         await asyncio.sleep(seconds)
         return
+    if not math.isfinite(seconds):
+        raise BadInput(f"sleep({seconds}): give a number of seconds")
     execution = scope.execution
     print_ = fingerprint("sleep")
 
@@ -276,7 +272,7 @@ class timeout:
     """`async with overnight.timeout(30): …` raises TimeoutError inside the block; that it fired is recorded."""
 
     def __init__(self, seconds: float) -> None:
-        if not seconds > 0:
+        if not 0 < seconds < math.inf:
             raise BadInput(f"timeout({seconds}): give a positive number of seconds")
         self._seconds = seconds
         self._inner = asyncio.timeout(None)

@@ -157,14 +157,21 @@ class Park(msgspec.Struct):
 
 
 def finish(
-    unit: Unit, job: JobRow, state: str, event: Event, *, result: bytes | None, error: ErrorFacts | None
+    unit: Unit,
+    job: JobRow,
+    state: str,
+    event: Event,
+    *,
+    result: bytes | None,
+    error: ErrorFacts | None,
+    trace: bytes | None = None,
 ) -> None:
-    """End a job; its parent, which must be locked too, gets the answer."""
+    """End a job; its parent, which must be locked too, gets the answer. `trace` is the traceback of a failure as content."""
     job.state, job.result, job.finished_at = state, result, unit.now
     job.error = msgspec.json.encode(error).decode() if error else None
     job.lease_owner, job.lease_expires_at, job.wake_at, job.waiting = None, None, None, "[]"
     unit.change(JOB, job)
-    append(unit, job, event, content=result)
+    append(unit, job, event, content=trace if result is None else result)
     parent = unit.get(JOB, job.parent_job_id) if job.parent_job_id is not None else None
     # One that is over hears of it when it is tried again, see `children.py`.
     if parent is not None and parent.state not in FINISHED:
@@ -189,6 +196,7 @@ class Finish(msgspec.Struct):
     result: bytes | None = None
     error: ErrorFacts | None = None
     unhandled: list[int] = []
+    trace: bytes | None = None
 
     def locks(self) -> Locks:
         return _with_parent(self.job_id, self.parent_job_id)
@@ -199,7 +207,7 @@ class Finish(msgspec.Struct):
         event = Event(name, attempt=job.attempt, error=self.error)
         if self.unhandled:
             event.detail = {"unhandled": self.unhandled}
-        finish(unit, job, self.state, event, result=self.result, error=self.error)
+        finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
 
 
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
@@ -303,6 +311,7 @@ class Complete(msgspec.Struct):
     why: str | None = None
     idle_since: int | None = None
     attempt: int | None = None
+    trace: bytes | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id)]
@@ -320,7 +329,7 @@ class Complete(msgspec.Struct):
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
             if self.why:
                 event.decision = {"why": self.why}
-            finish(unit, job, self.state, event, result=self.result, error=self.error)
+            finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
         return msgspec.structs.replace(job)
 
 

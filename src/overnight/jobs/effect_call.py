@@ -15,13 +15,15 @@ import msgspec
 
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, locks, stop_facts
-from overnight.domain import BudgetStopped, Conflict, ErrorFacts, Event
+from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Event
 from overnight.ledger import JOB, JobRow, append
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
 from .encoding import encode, fingerprint
 from .execution import error_facts
+from .lease import LeaseLost
+from .tracebacks import traceback_content
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -42,9 +44,13 @@ class Tool(Protocol):
     not_done: tuple[type[Exception], ...]
     settle_after_s: float
 
-    async def call(self, key: str, named: dict[str, Any]) -> Done: ...
+    async def call(self, key: str, named: dict[str, Any], check: "Check") -> Done: ...
 
-    async def ask_status(self, key: str, named: dict[str, Any]) -> Done | str: ...
+    async def ask_status(self, key: str, named: dict[str, Any], check: "Check") -> Done | str: ...
+
+
+Check = Callable[[], None]
+"""Raises LeaseLost when the caller may not act any more."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -78,13 +84,14 @@ class EffectCall:
         clock: Callable[[], int],
         owner: str,
         *,
+        check: Check,
         step: str | None = None,
         position: effects.Position | None = None,
         limits: Callable[[], Awaitable[Sequence[Limit]]] | None = None,
     ) -> None:
         self._find_limits, self._limits = limits, tuple[Limit, ...]()
         self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
-        self.position = position
+        self.position, self._check = position, check
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
@@ -118,7 +125,10 @@ class EffectCall:
                 unknown_since = row.settled_at or row.claimed_at
             found = await self._find_out(unknown_since)
             if isinstance(found, Done):
-                return await self._commit(found, why="the status check found it done")
+                try:
+                    return await self._commit(found, why="the status check found it done")
+                except BadInput:
+                    found = CANNOT_TELL  # a person can say what came of it
             if found == CANNOT_TELL:
                 return None
             await self._write(self._released)
@@ -146,19 +156,24 @@ class EffectCall:
     async def _call(self) -> Known | None:
         began = time.perf_counter()
         try:
-            done = await self.tool.call(self.key, self.named)
+            done = await self.tool.call(self.key, self.named, self._check)
+        except LeaseLost:
+            raise  # the claim stays, and whoever has the job next finds out
         except self.tool.not_done as error:
             return await self._fail(error_facts(error))
         except Exception as error:  # a timeout or a fault: nobody knows what happened
-            why = f"{type(error).__name__}: {str(error)[:200]}"
-
-            def unknown(unit: Unit, job: JobRow) -> None:
-                effects.mark_unknown(unit, job, self._row(unit, job), why, self.position)
-
-            await self._write(unknown)
-            return None
+            return await self._unknown(f"{type(error).__name__}: {str(error)[:200]}", traceback_content(error))
         crash_point("effect_called")
-        return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
+        try:
+            return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
+        except BadInput as refused:
+            return await self._unknown(f"it was done, and its result cannot be kept: {refused}")
+
+    async def _unknown(self, why: str, trace: bytes | None = None) -> None:
+        def unknown(unit: Unit, job: JobRow) -> None:
+            effects.mark_unknown(unit, job, self._row(unit, job), why, self.position, trace)
+
+        await self._write(unknown)
 
     async def _fail(self, facts: ErrorFacts) -> Known:
         def failed(unit: Unit, job: JobRow) -> int:
@@ -182,11 +197,11 @@ class EffectCall:
     async def _find_out(self, unknown_since: int) -> Done | str:
         """Ask the status check. That nothing was done counts only once `settle_after` has passed since the caller was cut
         off; since the claim would not do, a slow caller makes its call long after."""
-        found = await self.tool.ask_status(self.key, self.named)
+        found = await self.tool.ask_status(self.key, self.named, self._check)
         left_us = unknown_since + round(self.tool.settle_after_s * 1_000_000) - self._clock()
         if found == NOT_DONE and left_us > 0:
             await asyncio.sleep(left_us / 1_000_000)
-            found = await self.tool.ask_status(self.key, self.named)
+            found = await self.tool.ask_status(self.key, self.named, self._check)
         return found
 
     async def request_review(self) -> str:

@@ -1,6 +1,7 @@
 """The effect decorator: a tool call that changes the world, done once. See `effect_call.py` for how."""
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -13,9 +14,10 @@ from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Even
 from overnight.ledger import JobRow, locked_job
 from overnight.store import Unit
 
-from .effect_call import CANNOT_TELL, Act, Done, EffectCall, Known, UnderJob
+from .effect_call import CANNOT_TELL, Act, Check, Done, EffectCall, Known, UnderJob
 from .encoding import decode, encode, fingerprint
 from .execution import Asked
+from .lease import LeaseLost
 from .positions import Position, Scope, here
 from .stopping import room_in_budget
 
@@ -67,9 +69,11 @@ class Effect(Generic[P, T]):
             known = await foreign_effect(self, named)
             return self.outcome(known.event, known.content, known.error)
         print_ = fingerprint(self.tool)
+        # Before the boundary is asked for: what is refused here is refused in every replay.
+        arguments = encode(named, f"the arguments of effect {self.tool}")
 
         def digest() -> str:
-            return hashlib.sha256(encode(named, f"the arguments of effect {self.tool}")).hexdigest()
+            return hashlib.sha256(arguments).hexdigest()
 
         async def live(position: Position) -> Recorded:
             if scope.steps:  # a retry of the step may need it
@@ -103,28 +107,45 @@ class Effect(Generic[P, T]):
         bound.arguments.pop("idempotency_key", None)
         return dict(bound.arguments)
 
-    async def call(self, key: str, named: dict[str, Any]) -> Done:
-        """Call the function itself, sync ones in a thread; bounded by `timeout_s`."""
+    async def call(self, key: str, named: dict[str, Any], check: Check) -> Done:
+        """Call the function itself, sync ones in a thread; bounded by `timeout_s`. `check` is the last thing done before."""
         options = {**named, "idempotency_key": key} if self._takes_key else named
-        async with asyncio.timeout(self.timeout_s):
-            result = await _called(self.function, options)
+        result = await _called(self.function, options, check, self.timeout_s)
         return result if isinstance(result, Done) else Done(None, result)
 
-    async def ask_status(self, key: str, named: dict[str, Any]) -> Done | str:
+    async def ask_status(self, key: str, named: dict[str, Any], check: Check) -> Done | str:
         """What became of the call. A check that fails cannot tell."""
         if self.check is None:
             return CANNOT_TELL
         try:
-            async with asyncio.timeout(self.timeout_s):
-                return await _called(self.check, {**named, "idempotency_key": key})
+            return await _called(self.check, {**named, "idempotency_key": key}, check, self.timeout_s)
+        except LeaseLost:
+            raise
         except Exception:  # whatever it raised, nobody knows more than before
             return CANNOT_TELL
 
 
-async def _called(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+async def _called(function: Callable[..., Any], options: dict[str, Any], check: Check, timeout_s: float | None) -> Any:
+    """The function's result. The time limit begins with the call: waiting for a thread is not part of it, since a call that
+    has not begun is not unknown."""
     if inspect.iscoroutinefunction(function):
-        return await function(**options)
-    return await asyncio.to_thread(function, **options)
+        async with asyncio.timeout(timeout_s):
+            check()
+            return await function(**options)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        def begin() -> None:
+            if timeout_s is not None:
+                with contextlib.suppress(RuntimeError):  # nobody waits for the call any more
+                    limit.reschedule(loop.time() + timeout_s)
+
+        def work() -> Any:
+            loop.call_soon_threadsafe(begin)
+            check()
+            return function(**options)
+
+        return await asyncio.to_thread(work)
 
 
 def _work(
@@ -151,6 +172,7 @@ def _work(
         write,
         execution.store.clock,
         services.owner,
+        check=execution.check_lease,
         step=scope.name,
         position=at,
         limits=lambda: services.tool_limits.of(job, scope.name),
@@ -159,7 +181,7 @@ def _work(
     async def work() -> Known | str:
         asked = execution.begun(scope, position)
         try:
-            known = await call.run()
+            known = await execution.unless_gone(call.run())
         except Conflict as conflict:
             changed = {"arguments": {"recorded": "others under the same key", "asked": str(conflict)}}
             place = {"path": at.path, "ordinal": at.ordinal}

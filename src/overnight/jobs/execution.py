@@ -22,6 +22,7 @@ from .branches import Branches, JobEvicted
 from .commands import Park
 from .history import History, fold, is_failure, position_of, within
 from .keeping import Keeping, kept
+from .lease import Lease, LeaseLost
 from .news import News
 from .positions import Position, Scope, here
 from .replay import Replay, missing
@@ -55,8 +56,8 @@ class Waiting(msgspec.Struct):
 class Execution:
     """Runs one leased job to its end, or until it parks. `outcome` is set by `run`."""
 
-    def __init__(self, services: Services, job: JobRow, events: list[Recorded]) -> None:
-        self.services, self.job = services, job
+    def __init__(self, services: Services, job: JobRow, events: list[Recorded], lease: Lease) -> None:
+        self.services, self.job, self.lease = services, job, lease
         self.store: Store = services.store
         self.ledger = Ledger(self.store)
         self.history: History = fold(events)
@@ -120,6 +121,13 @@ class Execution:
     def refuse_if_evicted(self) -> None:
         if self.evicted:
             raise JobEvicted(self.job.job_id)
+
+    def check_lease(self) -> None:
+        """Raise LeaseLost when the job has left, or its lease may have run out. To be the last statement before a call that
+        changes or costs something outside, in the thread that makes the call."""
+        if self.evicted:
+            raise LeaseLost(f"{self.job.job_id} has left this worker")
+        self.lease.check()
 
     async def ask(self, scope: Scope, asked: Asked) -> Recorded:
         """The answer to the next boundary of this scope: the recorded one, or what `live` commits."""

@@ -31,6 +31,7 @@ from .encoding import fingerprint
 from .execution import error_facts
 from .metering import ToolLimits
 from .stopping import budget_wait
+from .tracebacks import traceback_content
 
 if TYPE_CHECKING:
     from .effecting import Effect
@@ -116,6 +117,7 @@ class ForeignJob:
             self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
             failed = Complete(self.job_id, "failed", error=error_facts(raised), attempt=self.attempt)
+            failed.trace = traceback_content(raised)
             self.store.commit_blocking(failed)
 
     def occurrence(self, tool: str, digest: str) -> int:
@@ -151,7 +153,7 @@ async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Kno
         return await foreign.store.commit(UnderJob(foreign.job_id, foreign.tenant_id, key, fence, act, limits))
 
     limits = partial(foreign.tool_limits.of, foreign.job, None) if foreign.job is not None else None
-    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner, limits=limits)
+    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner, check=_no_lease, limits=limits)
     try:
         known = await call.run()
     except BudgetStopped as stop:
@@ -163,6 +165,10 @@ async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Kno
     if known.again:
         await write(lambda unit, job: _given_again(unit, job, tool.tool, key))
     return known
+
+
+def _no_lease() -> None:
+    """A foreign program holds no lease: its attempt lasts until the next one is announced."""
 
 
 def _given_again(unit: Unit, job: JobRow, tool: str, key: str) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from overnight import effects
 from overnight.domain import FINISHED, BadInput, Conflict, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, locked_job
+from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, locked_job
 from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
 from overnight.store import Store, Unit, statements
 
@@ -100,6 +100,11 @@ class Operations:
         """The worker of this id is known to be dead: its jobs may be taken at once. How many it held."""
         rows = await self.store.read(SQL["list_owned"], {"owner": owner})
         return sum([await self.store.commit(ExpireLease(row[0], owner)) for row in rows])
+
+    async def lose_dead(self) -> int:
+        """Workers of this host whose process is gone: their jobs may be taken at once. How many they held."""
+        rows = await self.store.read(SQL["list_leasing_workers"], {})
+        return sum([await self.lose(worker_id) for worker_id, host, pid in rows if is_dead(host, pid)])
 
     async def workers_alive(self) -> int:
         """Workers seen in the last half minute."""

@@ -1,7 +1,7 @@
 """What a job needs from rooms it may not import; the wiring hands it in."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +26,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     path: str
     ordinal: int
     fingerprint: str
+    check: Callable[[], None] | None = None
+    """The last statement before the request is sent; raises when the job's lease may have run out."""
 
 
 class ModelPort(Protocol):

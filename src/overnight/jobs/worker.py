@@ -9,11 +9,12 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
-from overnight.ledger import JobRow, Ledger, is_dead, this_host
+from overnight.ledger import JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
 from .branches import JobEvicted
@@ -23,9 +24,11 @@ from .encoding import encode
 from .execution import Execution, error_facts
 from .history import ANSWERS
 from .job_log import log_end
+from .lease import Clocks, Lease, LeaseLost, Moment, uptime_us
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services
+from .tracebacks import traceback_content
 
 SQL = statements("overnight.jobs")
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Worker:
         lease_s: float = LEASE_S,
         root: str = "",
         policy: Policy | None = None,
+        uptime: Callable[[], int] = uptime_us,
     ) -> None:
         self._root = root
         self.store, self.ledger = store, Ledger(store)
@@ -57,9 +61,12 @@ class Worker:
         self.services = Services(store, model, self.worker_id, policy)
         self.services.nudge = self.nudge
         self._lease_us = round(lease_s * 1_000_000)
+        self._clocks = Clocks(store.clock, uptime)
+        self._leases: dict[str, Lease] = {}
         self._running: dict[str, tuple[Execution | None, asyncio.Task[None]]] = {}
         self._nudged = asyncio.Event()
         self._stopping = False
+        self._started_at = store.clock()
         self._loop_task: asyncio.Task[None] | None = None
         self._beat = threading.Event()
         self._definitions: dict[str, JobFunction[..., Any]] = {}
@@ -105,11 +112,11 @@ class Worker:
 
     async def run_now(self, job_id: str) -> bool:
         """Take a due job at once and return when it finished or left this worker; False when it was not to be had."""
-        now = self.store.clock()
-        job = await self.store.commit(TakeLease(job_id, self.worker_id, now + self._lease_us))
+        sent = self._clocks.read()
+        job = await self.store.commit(TakeLease(job_id, self.worker_id, sent.wall_us + self._lease_us))
         if job is None:
             return False
-        await asyncio.wait([self._begin(job)])
+        await asyncio.wait([self._begin(job, sent)])
         return True
 
     @property
@@ -122,7 +129,7 @@ class Worker:
             "worker",
             this_host(),
             os.getpid(),
-            self.store.clock(),
+            self._started_at,
             self._lease_us,
             SQL["upsert_worker"],
             SQL["extend_leases"],
@@ -131,10 +138,15 @@ class Worker:
     def _heartbeat(self) -> None:
         """On its own thread, so that job code that blocks the loop does not cost the lease."""
         while not self._beat.wait(self._lease_us / 3_000_000):
+            # Those that are taken meanwhile may have come too late to be extended; and the clocks before the command is sent.
+            held, sent = list(self._leases.values()), self._clocks.read()
             try:
                 self.store.commit_blocking(self._refresh())
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
+                continue
+            for lease in held:
+                lease.renewed(sent)
 
     # ── dispatch ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -144,6 +156,8 @@ class Worker:
         while not self._stopping:
             self._nudged.clear()
             try:
+                if loop.time() >= next_lost:
+                    self._leave_lapsed()
                 await self._take_due(include_lost=loop.time() >= next_lost)
                 if loop.time() >= next_lost:
                     next_lost = loop.time() + LOST_EVERY_S
@@ -164,7 +178,8 @@ class Worker:
         room = MOST_RUNNING - len(self._running)
         if room <= 0:
             return
-        now = self.store.clock()
+        sent = self._clocks.read()
+        now = sent.wall_us
         ids: list[str] = []
         for name in ("list_due", "list_timers", *(["list_lost"] if include_lost else [])):
             ids += [row[0] for row in await self.store.read(SQL[name], {"now": now, "most": room, "root": self._root})]
@@ -172,7 +187,14 @@ class Worker:
         leases = [self.store.submit(TakeLease(job_id, self.worker_id, now + self._lease_us)) for job_id in wanted]
         for job in await asyncio.gather(*leases):
             if job is not None:
-                self._begin(job)
+                self._begin(job, sent)
+
+    def _leave_lapsed(self) -> None:
+        """Jobs whose lease may have run out leave at once; the next worker finds out what they had under way."""
+        for execution, _ in list(self._running.values()):
+            if execution is not None and not execution.evicted and execution.lease.is_lost():
+                self.services.report(execution.job.job_id, LeaseLost("its lease ran out while it was running here"))
+                execution.leave()
 
     async def _let_go(self) -> None:
         """Give up leases of jobs that left this worker without saying so, as they do when the store fails under them."""
@@ -183,9 +205,7 @@ class Worker:
 
     async def _bury_the_dead(self) -> None:
         """Take over at once from workers of this machine whose process is gone."""
-        for worker_id, host, pid in await self.store.read(SQL["list_leasing_workers"], {}):
-            if worker_id != self.worker_id and is_dead(host, pid):
-                await Operations(self.store).lose(worker_id)
+        await Operations(self.store).lose_dead()
 
     async def _close_idle(self) -> None:
         """End foreign jobs that nothing was heard of for half an hour; a further call opens them again."""
@@ -193,14 +213,16 @@ class Worker:
         for (job_id,) in await self.store.read(SQL["list_idle"], {"before": before}):
             await self.store.commit(Complete(job_id, why="no call for 30 minutes", idle_since=before))
 
-    def _begin(self, job: JobRow) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(self._run(job))
+    def _begin(self, job: JobRow, sent: Moment) -> "asyncio.Task[None]":
+        lease = self._leases[job.job_id] = Lease(self._clocks, self._lease_us, sent)
+        task = asyncio.get_running_loop().create_task(self._run(job, lease))
         self._running[job.job_id] = (None, task)
         task.add_done_callback(lambda _: self._ended(job.job_id))
         return task
 
     def _ended(self, job_id: str) -> None:
         self._running.pop(job_id, None)
+        self._leases.pop(job_id, None)
         self.jobs_run += 1
         self.nudge()
 
@@ -218,7 +240,7 @@ class Worker:
 
     # ── one job ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, job: JobRow) -> None:
+    async def _run(self, job: JobRow, lease: Lease) -> None:
         try:
             events = await self.ledger.events(job.job_id) if job.last_seq > 2 else []
             if job.lease_epoch > 1:
@@ -228,7 +250,7 @@ class Worker:
             body = await self._body(job)
             if body is None:
                 return
-            execution = Execution(self.services, job, events)
+            execution = Execution(self.services, job, events, lease)
             self._running[job.job_id] = (execution, self._running[job.job_id][1])
             root = await execution.run(body)
             if root is not None:
@@ -292,7 +314,7 @@ def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Fin
     if error is not None:
         if execution.cancelling and isinstance(error, JobEvicted):
             return end("cancelled")
-        return end("failed", error=error_facts(error))
+        return end("failed", error=error_facts(error), trace=traceback_content(error))
     try:
         return end("succeeded", result=encode(root.result(), f"the result of job {job.name}"))
     except BadInput as refused:

@@ -1,4 +1,5 @@
-"""Named points at which a test can kill the process: `OVERNIGHT_CRASH_AT=effect_called:3` is SIGKILL at the third pass.
+"""Named points at which a test can kill or stop the process: `OVERNIGHT_CRASH_AT=effect_called:3` is SIGKILL at the third pass,
+`OVERNIGHT_STOP_AT` the same with SIGSTOP: the process goes on from there when it gets SIGCONT.
 
 They stand in the product's own code, because a crash that a test simulates elsewhere proves nothing about this code.
 """
@@ -7,19 +8,23 @@ import os
 import signal
 from collections import Counter
 
-_armed = os.environ.get("OVERNIGHT_CRASH_AT", "")
-_name, _, _count = _armed.partition(":")
+_armed = {
+    name: os.environ[variable].partition(":")
+    for name, variable in ((signal.SIGKILL, "OVERNIGHT_CRASH_AT"), (signal.SIGSTOP, "OVERNIGHT_STOP_AT"))
+    if os.environ.get(variable)
+}
 _passes: Counter[str] = Counter()
 
 
-def _kill_at(name: str) -> None:
+def _signal_at(name: str) -> None:
     _passes[name] += 1
-    if name == _name and _passes[name] == int(_count or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    for number, (point, _, count) in _armed.items():
+        if name == point and _passes[name] == int(count or 1):
+            os.kill(os.getpid(), number)
 
 
 def _nothing(_: str) -> None:
     return
 
 
-crash_point = _kill_at if _armed else _nothing
+crash_point = _signal_at if _armed else _nothing

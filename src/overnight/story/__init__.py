@@ -4,11 +4,11 @@ Depends on: ledger, store, domain.
 Never: writes, or shows content (prompts, answers, arguments) unless it was asked to.
 """
 
-from .advice import Advice
+from .advice import Advice, advise, needs_person, waiting_list
 from .counting import span_us
 from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
-from .public import public_job, public_story
+from .public import public_job, public_story, read_traceback
 from .telling import tell
 from .words import (
     clean,
@@ -31,6 +31,7 @@ __all__ = [
     "Line",
     "Shown",
     "Story",
+    "advise",
     "clean",
     "clock_text",
     "content_text",
@@ -39,13 +40,16 @@ __all__ = [
     "gather",
     "local_time",
     "moment_text",
+    "needs_person",
     "public_job",
     "public_story",
+    "read_traceback",
     "show_times_in",
     "span_text",
     "span_us",
     "tell",
     "tree_costs",
     "until_text",
+    "waiting_list",
     "who",
 ]

@@ -47,6 +47,12 @@ def waiting_words(wait: dict[str, Any], now_us: int) -> str:
             return f"{other}{name}"
 
 
+def needs_person(wait: dict[str, Any]) -> bool:
+    """Whether only a person can end this wait: time, a child job or the next day's budget ends the others."""
+    kind = wait.get("for")
+    return kind in {"approval", "quarantine", "divergence"} or (kind == "budget" and wait.get("due_at") is None)
+
+
 def waiting_list(waits: list[dict[str, Any]], now_us: int) -> list[str]:
     """All that a job waits for; of many of one kind the first few, and how many more."""
     words: list[str] = []

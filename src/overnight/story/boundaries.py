@@ -43,6 +43,7 @@ def _step_failed(tale: Tale, event: Recorded) -> None:
         node.end(event.at, "failed")
         node.outcome = error_words(facts.error)
         node.seqs.append(event.seq)
+        tale.trace(node, event.content)
         return
     detail = facts.detail or {}
     place: dict[str, object] = detail.get("position") or {}
@@ -50,7 +51,8 @@ def _step_failed(tale: Tale, event: Recorded) -> None:
     pause = detail.get("retry_in_ms")
     again = f"; tries again after {span_text(pause * 1000)}" if isinstance(pause, (int, float)) else ""
     text = f"try {facts.attempt} of {facts.name} failed: {error_words(facts.error)}{again}"
-    tale.stretch["retried"] = tale.note(node, event, text, "failed", "retry")
+    tale.stretch["retried"] = retried = tale.note(node, event, text, "failed", "retry")
+    tale.trace(retried, event.content)
 
 
 def _timer_set(tale: Tale, event: Recorded) -> None:

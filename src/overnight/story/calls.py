@@ -85,6 +85,9 @@ def _fresh_model(tale: Tale, event: Recorded) -> Node:
 
 def _model_succeeded(tale: Tale, event: Recorded) -> None:
     facts = event.facts
+    if "degraded" in (facts.detail or {}):
+        _answered_without_a_model(tale, event)
+        return
     node = model_node(tale, event) or _fresh_model(tale, event)
     node.end(event.at, "replayed" if "cache" in (facts.detail or {}) else "done")
     node.seqs.append(event.seq)
@@ -174,6 +177,21 @@ def _degraded(tale: Tale, event: Recorded) -> None:
     )
 
 
+def _answered_without_a_model(tale: Tale, event: Recorded) -> None:
+    """The degraded answer of a call: no model said it, so none is named as having answered."""
+    facts = event.facts
+    node = model_node(tale, event)
+    if node is None:
+        node = tale.node(event, "model", model_text(msgspec.structs.replace(facts, model=None)))
+        tale.place(node, event.path, (event.path, event.ordinal))
+    node.end(event.at, "degraded")
+    node.seqs.append(event.seq)
+    node.outcome = "no model answered"
+    tale.degraded.add(event.seq)
+    content = event.content if event.content is not None else tale.chapter.contents.get(facts.output_ref or "")
+    tale.show(node, "answer", _answer_text(content if isinstance(content, bytes) else None))
+
+
 def _just_failed(tale: Tale, event: Recorded) -> Node | None:
     """The call whose failed try was settled in the same transaction; events about what follows from it name no call."""
     seq, node = tale.failed
@@ -206,7 +224,8 @@ def _model_replayed(tale: Tale, event: Recorded) -> None:
     facts = event.facts
     of = (facts.detail or {}).get("of")
     node = tale.place(tale.node(event, "model", model_text(facts), "replayed"), event.path)
-    node.outcome = f"answered from the record (event {of}), unpaid"
+    what = "the degraded answer was given again" if of in tale.degraded else "answered"
+    node.outcome = f"{what} from the record (event {of}), unpaid"
 
 
 def _budget_stopped(tale: Tale, event: Recorded) -> None:
@@ -364,7 +383,8 @@ def _tool_unknown(tale: Tale, event: Recorded) -> None:
     node = _tool(tale, event)
     node.end(event.at, "unknown")
     tale.stretch["unknown"] = node
-    tale.note(node, event, f"unknown whether it was done: {reason(event)}", "unknown", "verdict")
+    verdict = tale.note(node, event, f"unknown whether it was done: {reason(event)}", "unknown", "verdict")
+    tale.trace(verdict, event.content)
 
 
 CALLS = {

@@ -139,7 +139,8 @@ def _add_cost(header: Header, event: Recorded, calls: dict[str, tuple[int, int]]
     header.bound_microusd += bound - was_bound
     header.input_tokens += facts.input_tokens or 0
     header.output_tokens += facts.output_tokens or 0
-    if facts.model and (cost or bound or was_bound or facts.event == "model_succeeded"):
+    answered = facts.event == "model_succeeded" and "degraded" not in (facts.detail or {})
+    if facts.model and (cost or bound or was_bound or answered):
         header.models[facts.model] = header.models.get(facts.model, 0) + cost - was_cost
         header.model_bounds[facts.model] = header.model_bounds.get(facts.model, 0) + bound - was_bound
 

@@ -16,7 +16,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     """One line. `at` is when it began, in microseconds; `depth` how far it is indented; `seqs` the events it tells of.
 
     `kind`: start, step, branch, model, tool, ask, decision, timer, child, crash, resume, park, end, note or gap.
-    `status`: done, failed, unknown, waiting, running, lost, replayed or note.
+    `status`: done, failed, unknown, waiting, running, lost, replayed, degraded or note.
     """
 
     job_id: str

@@ -8,8 +8,9 @@ from overnight.domain import ErrorFacts, Recorded
 from overnight.ledger import JobRow
 
 from .advice import waiting_list
+from .lines import Shown
 from .tale import Tale
-from .words import clean, count_text, span_text, who
+from .words import clean, count_text, span_text, trace_text, who
 
 LONG_IN_LINE_US = 1_000_000
 
@@ -156,6 +157,8 @@ def _completed(tale: Tale, event: Recorded) -> None:
 def _failed(tale: Tale, event: Recorded) -> None:
     node = tale.milestone(event, "end", "failed", leaving="stopped", status="failed")
     node.outcome, node.why = error_words(event.facts.error), reason(event)
+    if (where := trace_text(event.content)) and not tale.is_child:
+        node.content.append(Shown("raised at", where))  # it holds no values, so nobody has to ask for it
 
 
 def _cancelled(tale: Tale, event: Recorded) -> None:

@@ -1,15 +1,18 @@
 """Jobs and stories in their public JSON names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from overnight.domain import iso_utc, micro_to_usd, public_event
-from overnight.ledger import JobRow
+from overnight.domain import Recorded, iso_utc, micro_to_usd, public_event
+from overnight.ledger import JobRow, Ledger
 
 from .counting import span_us
 from .gathering import Chapter
 from .lines import Header, Line, Story
+
+LAST_EVENTS = 50
 
 
 def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int) -> dict[str, Any]:
@@ -48,6 +51,25 @@ def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int,
     }
 
 
+def public_traceback(job: JobRow, events: Sequence[Recorded]) -> msgspec.Raw | None:
+    """Where the code of a failed job raised, by its last events: `[{class, frames: [{file, line, function}]}]`, no values."""
+    if job.state != "failed":
+        return None
+    ended = next((event for event in reversed(events) if event.facts.event == "failed"), None)
+    return msgspec.Raw(ended.content) if ended is not None and ended.content else None
+
+
+async def read_traceback(ledger: Ledger, job: JobRow) -> msgspec.Raw | None:
+    """The same, read from the end of the job's log."""
+    after = job.last_seq
+    while job.state == "failed" and after > 0:
+        after = max(0, after - LAST_EVENTS)
+        events = await ledger.events(job.job_id, after, LAST_EVENTS)
+        if any(event.facts.event == "failed" for event in events):
+            return public_traceback(job, events)
+    return None
+
+
 def _iso(at_us: int | None) -> str | None:
     return iso_utc(at_us) if at_us else None
 
@@ -65,7 +87,8 @@ def public_story(chapter: Chapter, story: Story, now_us: int, *, with_content: b
     """`{job, header, lines, next, events}`; the events are those of the job and of the child jobs told with it."""
     header = story.header
     return {
-        "job": public_job(chapter.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us),
+        "job": public_job(chapter.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us)
+        | {"traceback": public_traceback(chapter.job, chapter.events)},
         "header": _public_header(header),
         "lines": [_public_line(line) for line in story.lines],
         "next": [msgspec.to_builtins(advice) for advice in story.advice],

@@ -8,7 +8,7 @@ from overnight.domain import Recorded
 
 from .gathering import Chapter
 from .lines import Node, Shown
-from .words import content_text
+from .words import content_text, trace_text
 
 UNFINISHED = {"lost": "under way when it was lost", "stopped": "left unfinished"}
 
@@ -18,8 +18,8 @@ class Tale:
 
     `stretch` holds this lease's nodes by position or key, `calls` all model calls by id, `children` the nodes of each child job
     by its id, one for each attempt that came to it, `turning` the latest milestone,
-    `failed` the latest failed model try by its seq, `moved` a fallback whose call is still to come, `reasons` why calls
-    went where they went, each told once.
+    `degraded` the answers that no model gave, `failed` the latest failed model try by its seq, `moved` a fallback whose call is
+    still to come, `reasons` why calls went where they went, each told once.
     """
 
     def __init__(self, chapter: Chapter, *, with_content: bool, is_child: bool) -> None:
@@ -30,6 +30,7 @@ class Tale:
         self.calls: dict[str, Node] = {}
         self.children: dict[str, list[Node]] = {}
         self.turning: Node | None = None
+        self.degraded: set[int] = set()
         self.failed: tuple[int, Node | None] = (0, None)
         self.moved: Node | None = None
         self.reasons: set[tuple[str | None, str]] = set()
@@ -74,6 +75,11 @@ class Tale:
     def show(self, node: Node, what: str, content: bytes | list[bytes] | None) -> None:
         if self.with_content and content is not None:
             node.content.append(Shown(what, content_text(content)))
+
+    def trace(self, node: Node, content: bytes | None) -> None:
+        """Where a failure was raised."""
+        if self.with_content and (where := trace_text(content)):
+            node.content.append(Shown("raised at", where))
 
     def _inside(self, path: str, child: Node) -> list[Node]:
         if not path:

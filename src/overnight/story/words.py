@@ -89,6 +89,21 @@ def content_text(content: bytes | list[bytes] | None, most: int = MOST_CHARACTER
     return clean(value if isinstance(value, str) else content.decode("utf-8", "replace"), most)
 
 
+def trace_text(content: bytes | None, most: int = 6) -> str:
+    """A recorded traceback in one line: where it was raised first, then who called that; what was raised inside stands first."""
+    try:
+        errors: Any = msgspec.json.decode(content or b"[]")
+        places = [
+            f"{frame['file']}:{frame['line']} in {frame['function']}"
+            for error in reversed(errors)
+            for frame in reversed(error["frames"])
+        ]
+    except (msgspec.DecodeError, TypeError, KeyError):
+        return ""  # as earlier versions wrote it: another content, or none
+    shown = list(dict.fromkeys(places))
+    return clean(" ← ".join(shown[:most]) + (" ← …" if len(shown) > most else ""), 2000)
+
+
 def cost_text(cost_microusd: int) -> str:
     """A sum for people; what is too small to show is said to be small, not nothing."""
     return "<$0.0001" if 0 < cost_microusd < 50 else usd_text(cost_microusd)

@@ -15,8 +15,10 @@ from typing import Any, Self, cast
 
 import msgspec
 
+from overnight.domain import OvernightError
+
 from .errors import AnswerLost, NeverSent, UpstreamTimeout, no_connection
-from .pool import Headers, UpstreamResponse
+from .pool import Check, Headers, UpstreamResponse
 
 INSTALL = "pip install 'overnight[providers]'"
 _QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DO_NOT_TRACK": "1"}
@@ -80,9 +82,11 @@ class LibraryPool:
         self.origin, self._base_url = provider, base_url
         self._library: Any = None
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes, deadline: float) -> UpstreamResponse:
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
+    ) -> UpstreamResponse:
         """As `UpstreamPool.request`; a refusal of the provider is an answer with its status."""
-        answer = await self._ask(method, path, headers, body, deadline)
+        answer = await self._ask(method, path, headers, body, deadline, check)
         if isinstance(answer, UpstreamResponse):
             return answer
         return UpstreamResponse(200, _JSON, answer.model_dump_json(exclude_none=True).encode())
@@ -97,7 +101,9 @@ class LibraryPool:
     async def close(self) -> None:
         """Nothing is held open here."""
 
-    async def _ask(self, _method: str, _path: str, headers: Headers, body: bytes, deadline: float) -> Any:
+    async def _ask(
+        self, _method: str, _path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
+    ) -> Any:
         """The library's answer, or the provider's refusal. Raises UpstreamError."""
         library = self._library = self._library or await asyncio.to_thread(_load, self.origin)
         fields = cast("dict[str, Any]", _decode(body))
@@ -108,6 +114,8 @@ class LibraryPool:
         key = next((value[7:].decode() for name, value in headers if name == b"authorization"), None)
         try:
             async with asyncio.timeout_at(deadline):
+                if check is not None:
+                    check()
                 return await library.acompletion(
                     **fields, api_key=key, api_base=self._base_url or None, num_retries=0, max_retries=0
                 )
@@ -122,6 +130,8 @@ class LibraryPool:
             if (cause := _unconnected(error)) is not None:
                 raise no_connection(self.origin, cause) from None
             raise AnswerLost(self.origin, "the connection was lost, or never made") from None
+        except OvernightError:
+            raise
         except Exception as error:
             status = getattr(error, "status_code", None)
             if not isinstance(status, int) or status < 400:

@@ -22,6 +22,7 @@ from .connection import Connection, Exchange
 from .errors import NeverSent, PoolBusy, UpstreamTimeout, no_connection
 
 Headers = Sequence[tuple[bytes, bytes]]
+Check = Callable[[], None] | None
 
 _OWN_HEADERS = frozenset(
     {b"host", b"accept-encoding", b"content-length", b"transfer-encoding", b"connection", b"expect"}
@@ -127,9 +128,12 @@ class UpstreamPool:
         self._header_names: set[bytes] = set()
         self._closed = False
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes, deadline: float) -> UpstreamResponse:
-        """Send, and return the whole answer. Raises UpstreamError (any status is an answer), ValueError for a bad request."""
-        answer = await self._open(method, path, headers, body, deadline, whole=True)
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
+    ) -> UpstreamResponse:
+        """Send, and return the whole answer. Raises UpstreamError (any status is an answer), ValueError for a bad request, and
+        what `check` raises: it is called once the connection stands, last before anything is sent."""
+        answer = await self._open(method, path, headers, body, deadline, check, whole=True)
         return UpstreamResponse(answer.status, answer.headers, answer.take())
 
     async def stream(self, method: str, path: str, headers: Headers, body: bytes, deadline: float) -> UpstreamStream:
@@ -151,7 +155,15 @@ class UpstreamPool:
         await asyncio.sleep(0)
 
     async def _open(
-        self, method: str, path: str, headers: Headers, body: bytes, deadline: float, *, whole: bool
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        deadline: float,
+        check: Check = None,
+        *,
+        whole: bool,
     ) -> Exchange:
         head = self._head(method, path, headers, body)
         loop = asyncio.get_running_loop()
@@ -160,6 +172,12 @@ class UpstreamPool:
             connection = await self._acquire(loop, deadline, fresh=fresh)
             reused = connection.answered > 0
             answer = Exchange(connection, loop, deadline, self._max_body, whole=whole)
+            if check is not None:
+                try:
+                    check()
+                except BaseException:
+                    self._give(connection)
+                    raise
             connection.begin(answer, head, body)
             error = await answer.opened()
             if error is None:

@@ -32,10 +32,11 @@ UPDATE job SET lease_expires_at = :expires_at WHERE lease_owner = :owner AND lea
 -- name: upsert_worker
 INSERT INTO worker (worker_id, role, host, pid, started_at, seen_at)
 VALUES (:worker_id, :role, :host, :pid, :started_at, :seen_at)
-ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
+ON CONFLICT (worker_id) DO UPDATE SET
+    host = excluded.host, pid = excluded.pid, started_at = excluded.started_at, seen_at = excluded.seen_at
 
 -- name: delete_worker
 DELETE FROM worker WHERE worker_id = :worker_id
 
 -- name: list_workers
-SELECT worker_id, role, host, pid, started_at, seen_at FROM worker WHERE seen_at > :since
+SELECT worker_id, role, host, pid, started_at, seen_at FROM worker WHERE role = 'worker' AND seen_at > :since

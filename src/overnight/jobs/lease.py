@@ -1,0 +1,81 @@
+"""How long a worker may act on a lease: one duration from the moment its last acknowledged renewal was sent.
+
+The database's fence keeps a lost worker from writing. Only the worker's own clocks can keep it from calling: a process that was
+stopped, or a machine that slept, goes on in the middle of a function and does not know it. Nothing can stop a process between
+the check and the call, so the check is the last statement before the call, in the thread that makes it.
+"""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from overnight.domain import Fenced
+
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", None) or getattr(time, "CLOCK_MONOTONIC", None)
+
+
+class LeaseLost(Fenced):
+    """The lease of a job may have run out; nothing may be done for the job here any more."""
+
+
+def uptime_us() -> int:
+    """Microseconds since the machine was started, its sleep included: CLOCK_BOOTTIME. Elsewhere than on Linux the monotonic
+    clock, which leaves sleep out on some systems; there only the wall clock tells of it."""
+    return (time.monotonic_ns() if _UPTIME is None else time.clock_gettime_ns(_UPTIME)) // 1000
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A reading of both clocks in microseconds. `setbacks`: how often the wall clock had been seen to go back by then."""
+
+    wall_us: int
+    uptime_us: int
+    setbacks: int
+
+
+class Clocks:
+    """Both clocks of a worker. May be read in any thread."""
+
+    def __init__(self, wall: Callable[[], int], uptime: Callable[[], int] = uptime_us) -> None:
+        self._wall, self._uptime = wall, uptime
+        self._latest = wall()
+        self._setbacks = 0
+
+    def read(self) -> Moment:
+        # The earlier reading first: one that another thread makes meanwhile is no sign that the clock went back.
+        before = self._latest
+        wall = self._wall()
+        if wall < before:
+            self._setbacks += 1
+        self._latest = wall
+        return Moment(wall, self._uptime(), self._setbacks)
+
+
+class Lease:
+    """One job's lease. `sent`: when the command that took it was sent, read before it was."""
+
+    def __init__(self, clocks: Clocks, duration_us: int, sent: Moment) -> None:
+        self._clocks, self._duration_us, self._sent = clocks, duration_us, sent
+        self._lost = False
+
+    def renewed(self, sent: Moment) -> None:
+        """A renewal that was sent then is acknowledged now. One that comes too late renews nothing: the database extends no
+        lease that has run out, and another worker may hold the job by now."""
+        if not self.is_lost():
+            self._sent = sent
+
+    def is_lost(self) -> bool:
+        """Whether it may have run out by either clock. Once lost it stays so; a wall clock that went back counts as lost."""
+        sent, now = self._sent, self._clocks.read()
+        by_wall, by_uptime = now.wall_us - sent.wall_us, now.uptime_us - sent.uptime_us
+        went_back = by_wall < 0 or now.setbacks != sent.setbacks
+        if went_back or max(by_wall, by_uptime) >= self._duration_us:
+            self._lost = True
+        return self._lost
+
+    def check(self) -> None:
+        """Raise LeaseLost when it may have run out."""
+        if self.is_lost():
+            raise LeaseLost(
+                "its lease has run out, or the wall clock went back: another worker may have the job by now"
+            )

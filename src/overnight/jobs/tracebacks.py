@@ -1,0 +1,72 @@
+"""The traceback of a failure as content: files, lines and functions of the job's own code, and no values."""
+
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+MOST_ERRORS, MOST_FRAMES = 10, 40
+_HERE = str(Path(__file__).parents[1]) + "/"
+_PYTHON = tuple(sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib"))
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A line of code that was under way."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Failure(msgspec.Struct, frozen=True, rename={"error_class": "class"}):
+    """One exception and where it was raised: its frames, the outermost first, the newest `MOST_FRAMES` of them."""
+
+    error_class: str
+    frames: list[Frame]
+
+
+def traceback_content(error: BaseException) -> bytes | None:
+    """The exception, then what it was raised from, as JSON: a list of `Failure`. None where no frame is the job's own.
+
+    Frames of Overnight and of Python's own library are left out, and so are messages and source lines: they may hold values.
+    """
+    found: list[Failure] = []
+    _collect(error, found, set())
+    return msgspec.json.encode(found) if found else None
+
+
+def _collect(error: BaseException, found: list[Failure], seen: set[int]) -> None:
+    if id(error) in seen or len(found) == MOST_ERRORS:
+        return
+    seen.add(id(error))
+    frames = _own_frames(error.__traceback__)
+    if frames:
+        found.append(Failure(type(error).__name__, frames))
+    inner: list[Any] = []
+    if isinstance(error, BaseExceptionGroup):
+        inner += error.exceptions  # pyright: ignore[reportUnknownMemberType]
+    earlier = error.__cause__ if error.__cause__ is not None or error.__suppress_context__ else error.__context__
+    for each in (*inner, earlier):
+        if each is not None:
+            _collect(each, found, seen)
+
+
+def _own_frames(trace: TracebackType | None) -> list[Frame]:
+    frames: list[Frame] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if _is_own(code.co_filename, str(trace.tb_frame.f_globals.get("__name__", ""))):
+            frames.append(Frame(code.co_filename, trace.tb_lineno or code.co_firstlineno, code.co_qualname))
+        trace = trace.tb_next
+    return frames[-MOST_FRAMES:]
+
+
+def _is_own(file: str, module: str) -> bool:
+    if file.startswith(_HERE):
+        return module.startswith("overnight.demo.")  # its jobs are jobs like any other
+    if file.startswith("<frozen "):
+        return False
+    return not file.startswith(_PYTHON) or any(place in file for place in _INSTALLED)
