@@ -169,6 +169,8 @@ class App:
         self._offline_base_url, self._owner = offline_base_url or settings.offline_base_url, owner
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
+        # A worker registers for the whole process.
+        self._registers = True
 
     async def gateway(self) -> "Gateway":
         """The gateway of this process. Without any provider key it calls the scripted provider, plainly labelled."""
@@ -189,6 +191,7 @@ class App:
                 owner=self._owner,
                 brain_version=self.brain.version,
                 prompts_version=self.brain.prompts_version,
+                registers=self._registers,
                 keys=keys,
             )
             await self._gateway.start()
@@ -210,7 +213,7 @@ class App:
         from overnight.jobs import Worker
 
         worker_id = worker_id or new_id("worker")
-        self._owner = self._owner or worker_id
+        self._owner, self._registers = self._owner or worker_id, False
         gateway = await self.gateway()
         options: dict[str, Any] = {"worker_id": worker_id, "root": root, "lease_s": lease_s, "policy": gateway.policy}
         worker = Worker(self.store, JobCalls(gateway), **options)

@@ -18,7 +18,7 @@ import msgspec
 
 from overnight.app import has_provider_key, load_settings_brain, open_app
 from overnight.brain import Brain
-from overnight.domain import BadInput, new_id
+from overnight.domain import BadInput
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 
@@ -161,12 +161,11 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
             offline = ["--offline-base-url", provider.base_url]
         tree = ProcessTree(log.warning)
         stack.push_async_callback(tree.stop)
-        owner = new_id("gateway")
 
         async def worker_died(_: int) -> None:
             await Operations(store).lose_dead()
 
-        gateway = child_command("gateway", "--host", host, "--port", str(port), "--owner", owner, *offline)
+        gateway = child_command("gateway", "--host", host, "--port", str(port), *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
             raise BadInput(f"{host}:{port}: the gateway could not start; the lines before this one say why")
