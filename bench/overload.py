@@ -248,16 +248,16 @@ class Outcome:
                 found.append(call)
         return found
 
-    def faults(self) -> list[str]:
-        """What should not be, in words."""
+    def faults(self, least_used: float = LEAST_USED) -> list[str]:
+        """What should not be, in words. `least_used` is the share of the limit that must have been used."""
         scenario, found = self.scenario, list[str]()
         fewest, most = self.shares
         expected = {200, 402} if scenario.budget_usd is not None else {200, 429, 503}
         strange = Counter((call.status, call.code) for call in self.calls if call.status not in expected)
         if strange:
             found.append(f"answers nobody should get: {dict(strange)}")
-        if self.used < LEAST_USED:
-            found.append(f"{self.used:.0%} of the limit was used, at least {LEAST_USED:.0%} are wanted")
+        if self.used < least_used:
+            found.append(f"{self.used:.0%} of the limit was used, at least {least_used:.0%} are wanted")
         if wrong := self.wrongly_refused():
             found.append(f"{len(wrong)} calls were refused whose turn would have come")
         if self.longest_wait_s > scenario.queue_ms / 1000 + SLACK_S:
@@ -272,7 +272,7 @@ class Outcome:
             found.append(f"the circuit of a healthy provider was opened {self.circuits_opened} times")
         if self.odd_ends:
             found.append(f"{self.odd_ends} calls have not exactly one end")
-        if scenario.budget_usd is not None:
+        if scenario.budget_usd is not None and any(call.status == 402 for call in self.calls):
             left = scenario.budget_usd * 1e6 - self.booked_microusd
             bound = 2 * scenario.max_tokens + 400  # the prompt is counted by its bytes
             if not 0 <= left < bound:
