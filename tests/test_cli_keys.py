@@ -67,6 +67,8 @@ def test_a_key_is_made_shown_turned_and_ended(shell: Shell) -> None:
     assert secret.startswith("on_")
     assert "not shown again" in told
     assert "first key" in told
+    assert shell.json("list") == [], "it is another tenant's"
+    shell.environment["OVERNIGHT_TENANT"] = "acme"
     (listed,) = shell.json("list")
     assert (listed["name"], listed["tenant_id"], listed["models"], listed["agent_id"]) == (
         "triage",
@@ -103,17 +105,17 @@ def test_a_providers_key_comes_in_by_standard_input_or_the_environment_and_never
     master = {"OVERNIGHT_MASTER_KEY": "11" * 32}
     shell("provider", "set", "openai", "--tenant", "acme", stdin=f"{OWN}\n", **master)
     shell("provider", "set", "anthropic", "--from-env", "MINE", MINE=OWN, **master)
-    listed = shell.json("provider", "list")
+    listed = shell.json("provider", "list", "--all-tenants")
     assert [(key["provider"], key["tenant_id"], key["set_by"]) for key in listed] == [
         ("openai", "acme", "ann"),
         ("anthropic", "default", "ann"),
     ]
     turned = shell.json("rotate-master", OVERNIGHT_MASTER_KEY=f"{'22' * 32},{'11' * 32}")
     assert turned["sealed_anew"] == 2
-    assert {key["master_id"] for key in shell.json("provider", "list")} == {turned["master_id"]}
+    assert {key["master_id"] for key in shell.json("provider", "list", "--all-tenants")} == {turned["master_id"]}
     assert OWN not in shell("provider", "list")[0] + str(listed)
     shell("provider", "delete", "openai", "--tenant", "acme")
-    assert len(shell.json("provider", "list")) == 1
+    assert len(shell.json("provider", "list", "--all-tenants")) == 1
 
 
 @pytest.mark.parametrize(

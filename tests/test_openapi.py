@@ -26,7 +26,6 @@ def served() -> Iterator[tuple[str, str]]:
         env = {key: value for key, value in os.environ.items() if not key.endswith(("_API_KEY", "_BASE_URL"))}
         env |= {
             "OVERNIGHT_HOME": home,
-            "OVERNIGHT_BRAIN": f"{home}/none",
             "OVERNIGHT_OFFLINE_BASE_URL": provider.base_url,
         }
         command = [sys.executable, "-m", "overnight", "gateway", "--port", "0"]
