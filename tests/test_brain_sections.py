@@ -146,8 +146,8 @@ def test_left_empty_they_are_the_defaults():
 
 
 def test_the_failure_classes_are_the_gateways():
-    assert set(FAILURE_CLASSES) == set(CLASSES) - {"circuit_open"}, (
-        "at an open circuit nothing is tried, so nothing tried again"
+    assert set(FAILURE_CLASSES) == set(CLASSES) - {"circuit_open", "gateway_busy"}, (
+        "nothing was tried, so nothing is tried again"
     )
 
 

@@ -256,7 +256,7 @@ async def test_a_budget_of_thinking_stays_below_a_cap_that_was_lowered(store: St
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
         asked = asking(model="short", max_tokens=16_000, thinking={"type": "enabled", "budget_tokens": 10_000})
         raw = await client.messages.with_raw_response.create(**asked)
-        assert raw.headers["x-overnight-dropped"] == "thinking.budget_tokens"
+        assert raw.headers["x-overnight-dropped"] == "thinking (budget)"
         assert said(await raw.parse())[0]["text"] == "hello yourself"
 
 

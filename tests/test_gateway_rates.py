@@ -68,6 +68,37 @@ async def test_over_the_limit_is_a_429_that_says_when_to_come_back(store: Store,
         assert other.status_code == 200
 
 
+async def test_a_wait_that_is_in_vain_is_refused_at_once(store: Store, provider: SpawnedProvider) -> None:
+    """The next request fits in a minute, the queue time ends in 50 seconds: nobody waits for that."""
+    routing = routed(
+        "rate_limits: [{scope: tenant, requests_per_minute: 1}]\ndeadlines: {queue_ms: 50000, default_ms: 50000}\n"
+    )
+    async with serving(store, provider, routing) as served:
+        assert (await served.ask(headers={"x-job-id": "j"})).status_code == 200
+        async with asyncio.timeout(25):
+            refused = await served.ask(headers={"x-job-id": "j"})
+        assert (refused.status_code, provider.stats()["requests"]) == (429, 1)
+        assert 25 < int(refused.headers["retry-after"]) <= 60
+        [event] = await facts(served, "j", "rate_limited")
+        assert (event.detail["refused"], event.detail["waited_ms"] < 25_000) == (True, True)
+
+
+async def test_the_overhead_is_the_wait_and_not_the_providers_time(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 400}}]")
+
+    async def overhead() -> tuple[float, float]:
+        """As the answer tells it, and how long the client waited for that; in milliseconds."""
+        began = time.perf_counter()
+        answer = await served.ask()
+        return float(answer.headers["x-overnight-overhead-ms"]), (time.perf_counter() - began) * 1000
+
+    async with serving(store, provider, limited("scope: tenant, concurrency: 1")) as served:
+        found = sorted(await asyncio.gather(overhead(), overhead()))
+        for told, waited in found:
+            assert 0 < told < waited - 390  # the provider took 400 of it
+        assert found[1][0] > 390  # it waited for the other one's place
+
+
 async def test_a_client_waits_its_turn_and_its_job_says_so_once(store_url: str, provider: SpawnedProvider) -> None:
     now = [1_790_000_000_000_000]
     with open_store(store_url, clock=lambda: now[0]) as store:

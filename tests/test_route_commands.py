@@ -347,7 +347,7 @@ def test_explain_says_who_wins_who_does_not_and_where_it_goes(command: Commands)
     )
     assert "gold: needs header x-plan: gold" in out
     assert "gpt-5.4: its provider openai is not in eu" in out
-    assert lines["within"] == "30.0 s, 8,192 output tokens where the call names no cap"
+    assert lines["within"] == "10 min, 8,192 output tokens where the call names no cap"
     assert lines["cache"] == "off"
 
 

@@ -355,7 +355,7 @@ async def test_the_queue_is_bounded_and_waits_no_longer_than_the_deadline():
             await ask(pool)
         with pytest.raises(UpstreamTimeout) as caught:
             await waiting
-        assert (caught.value.phase, caught.value.sent) == ("connect", False)
+        assert (caught.value.phase, caught.value.sent) == ("queue", False)
         busy.cancel()
         with suppress(asyncio.CancelledError):
             await busy
@@ -642,7 +642,7 @@ async def test_nothing_is_sent_after_the_deadline():
         await ask(pool)
         with pytest.raises(UpstreamTimeout) as caught:
             await ask(pool, seconds=-1)
-        assert caught.value.phase == "connect"
+        assert caught.value.phase == "queue"
         await ask(pool)
         assert len(server.requests) == 2
 
