@@ -84,7 +84,8 @@ def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int |
 
 
 class Correction(msgspec.Struct, frozen=True):
-    """What a correction came to. `most_microusd` is what the call was thought to cost at most; `changed` is False when the call was booked so already."""
+    """What a correction came to. `most_microusd` is what the call was thought to cost at most; `changed` is False when the
+    call was booked so already."""
 
     call_id: str
     job_id: str

@@ -243,4 +243,4 @@ def dollars(usd: str | None) -> int:
         found = Decimal(-1)
     if not found.is_finite() or not 0 <= found <= 1_000_000:
         raise WrongUsage(f"--usd {usd[:40]}: give dollars, such as 2.50, up to a million")
-    return usd_todollars(found)
+    return usd_to_micro(found)
