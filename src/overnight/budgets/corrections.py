@@ -84,7 +84,8 @@ def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int |
 
 
 class Correction(msgspec.Struct, frozen=True):
-    """What a correction came to. `changed` is False when the call was booked so already."""
+    """What a correction came to. `most_microusd` is what the call was thought to cost at most; `changed` is False when the
+    call was booked so already."""
 
     call_id: str
     job_id: str
@@ -92,7 +93,7 @@ class Correction(msgspec.Struct, frozen=True):
     source: str
     cost_microusd: int
     was: Booked
-    booked_microusd: int
+    most_microusd: int
     changed: bool = True
     woken: list[str] = []
 
@@ -106,7 +107,7 @@ class Correction(msgspec.Struct, frozen=True):
             "cost_usd": micro_to_usd(self.cost_microusd),
             "was_cost_usd": micro_to_usd(self.was.cost_microusd),
             "was_bound_usd": micro_to_usd(self.was.bound_microusd),
-            "above_bound": self.cost_microusd > self.booked_microusd,
+            "above_bound": self.cost_microusd > self.most_microusd,
             "changed": self.changed,
             "woken": self.woken,
         }

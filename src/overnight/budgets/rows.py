@@ -70,8 +70,8 @@ class ReservationRow(msgspec.Struct):
 
 
 class BoundRow(msgspec.Struct):
-    """A call that was settled at a bound. `booked_microusd` is the bound at settlement; `cost_microusd`, `bound_microusd` and
-    `tokens` are what is booked now. `scopes` is JSON of its budgets, `call` JSON of its attribution, `day` that of its rollup.
+    """A call that was settled at a bound. `booked_microusd` is the most it was thought to cost; `cost_microusd`, `bound_microusd`
+    and `tokens` are what is booked now. `scopes` is JSON of its budgets, `call` JSON of its attribution, `day` its rollup's.
 
     `why` is `lost`, `failed` or `no_usage`. `source` and `corrected_at` (microseconds) are those of the last correction.
     """

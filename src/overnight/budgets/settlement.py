@@ -113,7 +113,7 @@ def _keep(unit: Unit, row: ReservationRow, booked: Booked, tokens: int, why: str
         cost_microusd=booked.cost_microusd,
         bound_microusd=booked.bound_microusd,
         tokens=tokens,
-        booked_microusd=booked.bound_microusd,
+        booked_microusd=booked.cost_microusd + booked.bound_microusd,
         booked_at=unit.now,
     )
     unit.insert(BOUND, kept)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import bounds
 from .finding import AllTenants, Tenant, find_job, refuse_early_options, tenant_of, tenants_of
 from .reading import Json, read
 from .reviewing import LONGEST_NOTE, By, operator
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from overnight.settings import Settings
 
 program = typer.Typer(invoke_without_command=True)
+program.command("bounds")(bounds.list_them)
+program.command("settle")(bounds.settle)
 MOST = 1_000_000_000_000
 Amount = Annotated[int, typer.Option(min=0, max=MOST, show_default=False)]
-_HEADS = ("budget", "per", "measure", "limit", "spent", "reserved", "left")
+_HEADS = ("budget", "per", "measure", "limit", "spent", "bound", "reserved", "left")
 
 
 @program.callback()
@@ -40,6 +43,9 @@ def _default(  # pyright: ignore[reportUnusedFunction]
       overnight budget
       overnight budget --tenant acme --json
       overnight budget top-up tenant acme --per day --usd 10 --why "month end"
+      overnight budget bounds
+
+    `spent` is known cost; `bound` is what calls of unknown cost may have cost at most, and counts against the limit too.
     """
     if context.invoked_subcommand is not None:
         return refuse_early_options(context)
@@ -125,11 +131,12 @@ def _show(found: "list[BudgetLine]") -> None:
             if each.allowed is None:
                 continue
             used_up = "red" if each.left == 0 else ""
-            texts = [_amount(name, value) for value in (each.allowed, each.spent, each.reserved, each.left or 0)]
+            texts = [_amount(name, value) for value in (each.allowed, each.spent, each.bound or 0, each.reserved)]
+            texts.append(_amount(name, each.left or 0))
             tenant = "" if line.scope == "tenant" or line.tenant_id == "default" else f" of {line.tenant_id}"
             cells = [f"{whose}{tenant}", per, name.replace("_", " "), *texts]
             rows.append([(text, used_up if head == "left" else "") for head, text in zip(_HEADS, cells, strict=True)])
-    print_rows(_HEADS, rows, frozenset({"limit", "spent", "reserved", "left"}))
+    print_rows(_HEADS, rows, frozenset({"limit", "spent", "bound", "reserved", "left"}))
 
 
 def _amount(measure: str, value: int) -> str:
@@ -174,7 +181,7 @@ def top_up(
 
     if len(why) > LONGEST_NOTE:
         raise WrongUsage(f"--why: {len(why):,} characters; the most is {LONGEST_NOTE:,}")
-    wanted = TopUp("", scope, name, operator(by), why, _micro(usd), tokens, calls, tool_calls, seconds)
+    wanted = TopUp("", scope, name, operator(by), why, dollars(usd), tokens, calls, tool_calls, seconds)
     line, woken = _commit(wanted, per, tenant)
     if json:
         from .printing import print_json
@@ -221,7 +228,7 @@ def _owner(wanted: "TopUp", tenant: str | None, settings: "Settings") -> str:
     return wanted.scope_id
 
 
-def _micro(usd: str | None) -> int:
+def dollars(usd: str | None) -> int:
     from decimal import Decimal, InvalidOperation
 
     from overnight.domain import usd_to_micro

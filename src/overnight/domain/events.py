@@ -143,7 +143,7 @@ def booked(event: Event) -> tuple[int | None, int | None]:
     """(known cost, bound) of an event, in micro-dollars; None where it says nothing. What earlier versions called an estimated
     cost was a bound."""
     cost, bound = event.cost_microusd, event.bound_microusd
-    if bound is None and cost and (event.detail or {}).get("estimated"):
+    if bound is None and cost and (event.event == "model_lost" or (event.detail or {}).get("estimated")):
         return 0, cost
     return cost, bound
 
