@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         if answering is None or not answering.whole:
             return False
         answering.wake()
+        answering.has_left()  # a client that is gone altogether answers this with a reset
         return True
 
     def pause_writing(self) -> None:

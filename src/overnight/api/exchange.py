@@ -19,6 +19,9 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = (204, 304)
 
 
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
 class Exchange:
     """One request and its answer: the `receive` and `send` of the application."""
 
@@ -114,8 +117,11 @@ class Exchange:
         return self.connection.caught_up()
 
     def has_left(self) -> bool:
-        """See `Direct`."""
-        return self.gone
+        """See `Direct`. A client that closed its side may still read: an interim response finds out, since writing to one that
+        closed both sides fails."""
+        if self.connection.is_half_closed and self._head is None and not self._old:
+            self.connection.transport.write(PROCESSING)
+        return self.gone or self.connection.transport.is_closing()
 
     def _write(self, body: bytes, more: bool) -> None:
         if self.gone or self.answered:
