@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, waiting
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.waiting import Wait
 
 from overnight.domain import BadInput, StoreUnavailable
 
@@ -28,7 +29,7 @@ DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
 LOSSES = ("57P", "08")  # the server or the way to it went down, perhaps just after the COMMIT
 RECONNECT_FOR_S = 30.0
 CONNECT_S, RECONNECT_S = 10, 5
-PATIENCE_S = 0.05
+PATIENCE_S = 0.03
 BULK_FROM = 5
 # A way to the server that is gone without a word: known after about 25 s, also while data is on its way.
 NETWORK = {
@@ -56,18 +57,21 @@ class _Connection(psycopg.Connection[Any]):
     stop: threading.Event | None = None
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ARG002
+        try:
+            wanted = next(gen)
+        except StopIteration as done:  # most statements of a pipeline wait for nothing
+            return cast(T, done.value)
         if self.until is not None:
             interval = min(interval, max(0.001, self.until - time.monotonic()))
         try:
-            return super().wait(self._bounded(gen), interval)
+            return waiting.wait(self._bounded(gen, wanted), self.pgconn.socket, interval)
         except Late:
             self.close()
             raise
 
-    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
-        """The same exchange with the server, given up when nothing comes in time."""
+    def _bounded(self, gen: PQGen[T], wanted: Wait) -> PQGen[T]:
+        """The rest of an exchange with the server, given up when nothing comes in time."""
         try:
-            wanted = next(gen)
             while True:
                 ready = yield wanted
                 if not ready and self._is_over():
