@@ -277,7 +277,7 @@ class Admissions(RuleBasedStateMachine):
         who = self.caller(tenant, agent, job)
         wanted = self.verdict(who, demand)
         call_id = f"call-{next(self.numbers)}"
-        call = Call(call_id, who.tenant_id, who.jobs[-1].job_id, "process", 0, "{}")
+        call = Call(call_id, who.tenant_id, who.jobs[-1].job_id, "process", "{}")
         command = Reserve(call, self.policy, who, demand, self.clock.now)
         try:
             outcome = self.stores[mine].commit_blocking(command)
@@ -382,7 +382,7 @@ def test_a_rate_is_a_bucket_that_fills_at_an_even_pace(store_url: str) -> None:
     with open_store(store_url, clock) as store:
 
         def ask(name: str) -> Granted | Wait:
-            call = Call(name, "t", "job", "process", 0, "{}")
+            call = Call(name, "t", "job", "process", "{}")
             return store.commit_blocking(Reserve(call, policy, Caller("t", agent="a"), Priced(0, 0, 1), clock.now))
 
         assert all(isinstance(ask(f"at once {number}"), Granted) for number in range(3))

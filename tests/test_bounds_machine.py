@@ -163,7 +163,7 @@ class Bounds(RuleBasedStateMachine):
         called = Event("model_called", call_id=f"call-{next(self.numbers)}", model="m", provider="p", route="r")
         called.agent_id, called.step, called.session_id = agent, "draft", "chat"
         call_id = called.call_id or ""
-        call = Call(call_id, self.tenant, self.id(job), "process", 0, estimate_of(called))
+        call = Call(call_id, self.tenant, self.id(job), "process", estimate_of(called))
 
         def act(unit: Unit) -> Granted | Wait:
             granted = reserve(unit, call, limits, Tokens(wanted))

@@ -54,7 +54,7 @@ class Priced:
 
 class Reserve:
     def __init__(self, call_id: str, tenant: str, limits: list[Limit], demand: Priced) -> None:
-        self.call = Call(call_id, tenant, "job", "process", 0, "{}")
+        self.call = Call(call_id, tenant, "job", "process", "{}")
         self.limits, self.demand = limits, demand
 
     def locks(self) -> list[Any]:
