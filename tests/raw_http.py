@@ -48,7 +48,9 @@ class Client:
     async def answer(self) -> tuple[int, bytes]:
         """Status and body of the next answer that has a length."""
         head = await self.head()
-        while head.startswith(b"http/1.1 102"):  # interim: a client that closed its side is asked whether it still reads
+        while head.startswith(
+            b"http/1.1 102"
+        ):  # interim: a client that closed its side is asked whether it still reads
             head = await self.head()
         length = re.search(rb"content-length: (\d+)", head)
         assert length, head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,15 +13,19 @@ from overnight.domain import ErrorFacts, Event, month_of
 from overnight.ledger import EXTERNAL, JOB, append
 from overnight.store import Unit
 
-from .accounting import event_of
+from .accounting import event_of, reservation_of
 from .alarms import warn
-from .commands import Ended, Outcome, Settle, Spent
+from .commands import Admit, Ended, Outcome, Settle, Spent
 from .entering import close_unattributed, find_job
 from .identity import Subject, caller_of
+from .never_sent import NeverSent
 from .refusals import CallerLeft, RateLimited, WaitedTooLong
 
 if TYPE_CHECKING:
     from .flight import Flight
+
+LEAST_STORE_S = 1.0
+"""How long the store may take, also when the queue time is used up."""
 
 _WORDS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
@@ -51,7 +56,7 @@ class Admission:
         may_be = subject.place is None and subject.fingerprint is not None and not subject.unattributed
         if may_be and flight.tries == 0 and not self._looked:
             self._looked = True
-            outcome = await flight.try_to_admit(probe=True)
+            outcome = await self.admit_once(probe=True)
             self._recalled = outcome if outcome.answer is not None else None
         return self._recalled is not None
 
@@ -75,7 +80,7 @@ class Admission:
             while True:
                 if flight.gone():
                     raise CallerLeft("the client left while its call was queued")
-                outcome = await flight.try_to_admit()
+                outcome = await self.admit_once()
                 if outcome.wait is None:
                     return outcome
                 wait = outcome.wait
@@ -138,6 +143,89 @@ class Admission:
         if refused:
             event.detail["refused"] = True
         return event
+
+    # ── one admission ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def admit_once(self, *, probe: bool = False) -> Outcome:
+        """Ask the store once, whoever waits."""
+        flight = self._flight
+        gateway, subject, request = flight.gateway, flight.subject, flight.request
+        reservation = reservation_of(flight)
+        command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
+        command.after, command.moved, command.ending = flight.unsettled, self._moved(), flight.ending
+        command.waited, command.probe = self.waited(), probe
+        if flight.visit is not None:
+            command.ticket = flight.visit.ticket
+        outcome = await self._commit(command)
+        if outcome.kin:
+            await gateway.find_kin(subject, outcome.job_id)
+            outcome = await self._commit(command)
+        gateway.learn(subject, outcome)
+        if outcome.serial:
+            outcome = await self._replay(command)
+        flight.count(outcome.after_microusd)
+        if flight.unsettled is not None:
+            flight.is_written(flight.unsettled)
+        if probe:
+            return outcome
+        flight.way.moved = flight.unsettled = None
+        if flight.visit is not None:
+            flight.visit.ticket = None
+        if outcome.granted is not None or outcome.cached:
+            self.learn(outcome.at)
+        if outcome.granted is not None:
+            self.granted(outcome)
+            flight.call_id, flight.tokens = reservation.call_id, outcome.granted.tokens
+            flight.reserved_microusd = outcome.granted.amount_microusd
+            flight.lowered, flight.called_seq = outcome.granted.lowered, outcome.called_seq
+            gateway.settlements.opened(flight.call_id)
+            flight.tries += 1
+            flight.tries_here += 1
+            if flight.tries == 1:
+                gateway.flying.enter(subject)
+        return outcome
+
+    async def _commit(self, command: Admit) -> Outcome:
+        """Raises StoreUnavailable when the store is not back within the queue time."""
+        flight = self._flight
+        until = max(flight.queue_deadline(), flight.loop.time() + LEAST_STORE_S)
+        return await flight.gateway.store.commit(command, until=until, left=partial(self._never_sent, command))
+
+    def _never_sent(self, command: Admit, outcome: Outcome) -> None:
+        """The admission was committed after its caller had given up: settle it at 0."""
+        if outcome.granted is not None:
+            call_id = command.reservation.call_id
+            why = "it was admitted after its caller had given up"
+            self._flight.gateway.settlements.owe(call_id, NeverSent(call_id, outcome.job_id, why))
+
+    async def _replay(self, command: Admit) -> Outcome:
+        """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
+
+        Raises WaitedTooLong when that one does not end in the time that this call may take.
+        """
+        flight = self._flight
+        gateway, subject, until = flight.gateway, flight.subject, flight.loop.time() + flight.total_s
+        command.serial = True
+        while True:
+            async with gateway.flying.alone(subject.job_id):
+                outcome = await self._commit(command)
+            if not outcome.in_flight:
+                return outcome
+            if flight.gone():
+                raise CallerLeft("the client left while an older attempt was still being answered")
+            if not await gateway.flying.older_ends(gateway.store, subject, until):
+                raise WaitedTooLong(
+                    f"{subject.job_id}: an older attempt is still being answered the same request; its answer will be this"
+                    " call's answer, so ask again"
+                )
+            flight.queued_at = flight.loop.time()  # this wait was for a provider
+
+    def _moved(self) -> Event | None:
+        if self._flight.way.moved is None:
+            return None
+        moved = event_of(self._flight, "fallback_taken")
+        moved.decision = dict(self._flight.way.moved)
+        return moved
 
     # ── let in, and over ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,11 +9,10 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-from overnight.budgets import BUDGET_SQL, Kin, Policy, wake_topped_up
+from overnight.budgets import Kin, Policy, wake_topped_up
 from overnight.domain import (
     EVERYWHERE,
     Attribution,
-    BadInput,
     CallFacts,
     OvernightError,
     Reach,
@@ -29,7 +28,7 @@ from .alarms import Costs
 from .asking import facts_of
 from .caches import Caches
 from .circuits import Circuits
-from .commands import Lose, Outcome
+from .commands import Outcome
 from .flight import Flight
 from .flying import Flying
 from .formats import MESSAGES, RESPONSES, Codec, client_body, counted
@@ -37,11 +36,12 @@ from .hosted_tools import FEES
 from .identity import METADATA_NAMES, Subject, session_name, with_cache_key, with_metadata
 from .kept import Responses
 from .looping import LoopGuard
-from .orphaned_calls import OrphanWatch
+from .orphaned_calls import OrphanedCalls
 from .permitting import permitted
 from .prices import PriceBook
-from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, failed, fault, refusal
+from .refusals import JSON, Answer, BodyTooLarge, UnknownModelAsked, fault, refusal
 from .request import Request
+from .response_headers import answer_of, call_headers
 from .routes import Decision, Routing, Targets, Unavailable
 from .settlements import Settlements
 from .streaming import StreamedFlight
@@ -51,17 +51,9 @@ log = logging.getLogger("overnight.gateway")
 KinKey = tuple[str, str, Reach]
 """Tenant, a job's name, and a reach that it is within."""
 MOST_KNOWN_JOBS = 50_000
-MOST_HEADER = 1000
-_PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
-"""Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
-UNSERVED_EVERY = 5
-LOOK_AGAIN_S = (0.05, 0.5)
-"""How often another process' call is looked at: at first, and later."""
 GRACE_S = 5.0
-REQUEST_ID = {"messages": b"request-id"}
-"""Where the clients of a format look for the request's id, if not in `x-request-id`."""
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
@@ -99,7 +91,7 @@ class Gateway:
         self.known_content = KnownContent()
         self.lines = Lines()
         self.settlements = Settlements(store, self._settled_late)
-        self.orphans = OrphanWatch(store, self.owner)
+        self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.lines.stir)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.fees = {**FEES, **routing.hosted_tools}
@@ -333,135 +325,32 @@ class Gateway:
             self.lineage.popitem(last=False)
         return tuple(reversed(found))
 
-    async def older_call_ends(self, subject: Subject, until: float) -> bool:
-        """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
-        at `until`, a time of the loop."""
-        loop, pause_s = asyncio.get_running_loop(), LOOK_AGAIN_S[0]
-        values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
-        while loop.time() < until:
-            await self.flying.older(subject, min(until, loop.time() + pause_s))
-            if not (await self.store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
-                return True
-            pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
-        return False
-
-    # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settled_late(self) -> None:
         self.lines.stir()
         self.circuits.written()
 
-    async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
-        values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
-        rows = await self.store.read(BUDGET_SQL["list_reservations"], values)
-        return await self._lose([tuple(row) for row in rows], "its worker was lost while the call was in flight")
-
-    async def settle_owner(self, owner: str) -> int:
-        """Settle what a process that is known to be dead left in flight; how many calls there were."""
-        count = 0
-        while rows := await self.store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner}):
-            count += await self._lose([tuple(row) for row in rows], "its gateway died while the call was in flight")
-        return count
-
-    async def _lose(self, calls: list[tuple[str, ...]], why: str) -> int:
-        lost = await asyncio.gather(*(self.store.commit(Lose(call_id, job_id, why)) for call_id, job_id in calls))
-        if calls:
-            self.lines.stir()
-        return sum(lost)
-
-    async def _lose_unserved(self, before: set[str]) -> set[str]:
-        """Settle reservations of this process that no call of it holds: seen twice, so that none is just being settled."""
-        rows = await self.store.read(BUDGET_SQL["list_owned_reservations"], {"owner": self.owner})
-        unserved = {row[0]: row for row in rows if not self.settlements.holds(row[0])}
-        await self._lose([tuple(unserved[each]) for each in before & unserved.keys()], "no call of its process held it")
-        return set(unserved) - before
-
     async def _sweep(self) -> None:
-        unserved: set[str] = set()
         for turn in itertools.count():
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
-                await self.settlements.write_due()
-                for owner in await self.orphans.dead_owners():
-                    count = await self.settle_owner(owner)
-                    log.warning("%s has died; %d of its calls in flight were settled as lost", owner, count)
-                if turn % UNSERVED_EVERY == 0:
-                    unserved = await self._lose_unserved(unserved)
+                await self.lost_calls.sweep()
                 await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.costs.look()
             except StoreUnavailable as error:
                 log.warning("lost calls and topped-up jobs could not be looked after, trying again: %s", error)
             except Exception:
-                log.exception(
-                    "lost calls and topped-up jobs could not be looked after by a fault of ours, trying again"
-                )
+                log.exception("the sweep failed by a fault of ours, trying again")
 
+    async def settle_lost(self, job: JobRow) -> int:
+        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        return await self.lost_calls.settle_lost(job)
 
-def answer_of(flight: Flight) -> Answer:
-    """The HTTP answer of a call that has ended."""
-    target, reply = flight.target, flight.reply
-    if reply is not None:
-        answer = Answer(200, [JSON], reply.body)
-    elif flight.failure is not None:
-        where = f"{target.provider} {target.model}"
-        wire = flight.wire
-        said = wire.client is wire.spoken
-        answer = failed(flight.failure, where, flight.tries, flight.failure_body, wire.client, own_words=said)
-    else:
-        raise BadInput("the call has no end yet")
-    answer.headers += call_headers(flight)
-    return answer
-
-
-def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
-    """What every answer says about its call."""
-    given = flight.given
-    call_id, model = flight.call_id, flight.target.model
-    if given is not None:
-        call_id, model = given.facts.call_id or "", given.facts.model or ""
-    request_id = flight.reply.request_id if flight.reply else None
-    told_model = _listed((model,))
-    headers = [
-        (b"x-job-id", flight.subject.job_id.encode()),
-        (b"x-overnight-call-id", call_id.encode()),
-        (b"x-overnight-model", told_model),
-        (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
-    ]
-    # What a stream costs is not known when its headers go out; it stands in the usage piece.
-    if flight.reply is not None or flight.failure is not None or given is not None:
-        headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
-        if flight.bound:
-            headers.append((b"x-overnight-cost-bound-usd", b"%d.%06d" % divmod(flight.bound, 1_000_000)))
-    headers.append((b"x-overnight-overhead-ms", b"%.2f" % flight.overhead_ms()))
-    if (left := flight.admission.left_microusd) is not None:
-        headers.append((b"x-overnight-budget-left-usd", b"%d.%06d" % divmod(max(left, 0), 1_000_000)))
-    if flight.losses:
-        headers.append((b"x-overnight-dropped", _listed(flight.losses)))
-    if flight.lowered or 0 < flight.tokens < (flight.request.cap or 0):
-        headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
-    cache = flight.visit.told(flight.cached) if flight.visit is not None else None
-    if cache is not None and flight.replayed is None and flight.degraded is None:
-        headers.append((b"x-overnight-cache", cache.encode()))
-    if given is not None and (degraded := (given.facts.detail or {}).get("degraded")):
-        headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
-    if flight.way.passed:
-        headers.append((b"x-overnight-circuit-open", _listed(flight.way.passed)))
-    if flight.replayed is not None:
-        headers.append((b"x-overnight-replayed", b"true"))
-    elif flight.fell_back and flight.tries:
-        headers.append((b"x-overnight-fallback", told_model))
-    return headers
-
-
-def _listed(names: Iterable[str]) -> bytes:
-    """As much as a header may hold; three dots at its end say that there was more."""
-    text = ", ".join(names)
-    if len(text) > MOST_HEADER:
-        whole = text[: MOST_HEADER - 3].rpartition(", ")[0]
-        text = f"{whole}, ..." if whole else f"{text[: MOST_HEADER - 3]}..."
-    return text.encode("latin-1", "replace").translate(_PLAIN)
+    async def settle_owner(self, owner: str) -> int:
+        """Settle what a process that is known to be dead left in flight; how many calls there were."""
+        return await self.lost_calls.settle_owner(owner)
 
 
 async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:

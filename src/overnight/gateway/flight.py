@@ -10,33 +10,30 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from overnight.budgets import Booked
-from overnight.domain import Event, Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
+from overnight.domain import Fenced, OvernightError, Recorded, StoreUnavailable, traceparent_of
 from overnight.store import crash_point
 
 from .accounting import (
     Received,
     Reply,
-    event_of,
     not_carried,
     not_sent,
-    reservation_of,
     spent_on_failure,
     spent_on_reply,
     unread,
 )
 from .admission import Admission
 from .caches import Visit, placed
+from .call_time import LEAST_TRY, CallTime
 from .choosing import Way
 from .circuits import Mark
-from .commands import Admit, Ended, Lose, Outcome, Spent
+from .commands import Ended, Lose, Outcome, Spent
 from .concluding import ending_of
 from .degrading import Ending
 from .failures import Failure, backoff_ms, exception_failure, response_failure
@@ -44,7 +41,6 @@ from .formats import Asked, Prepared, Wire, client_body
 from .formats.messages_thoughts import are_refused, leave_out
 from .identity import Subject
 from .never_sent import NeverSent
-from .refusals import CallerLeft, WaitedTooLong
 from .request import InvalidBody, Request
 from .routes import Decision, Target
 from .settlement import booked_at
@@ -57,20 +53,8 @@ if TYPE_CHECKING:
 SHARE_OF_A_TRY = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
 
-LEAST_TRY = 1 / 20
-"""Of the call's total. With less left, a further try could not get an answer, so none is made or paid."""
-
-TELLING_TRY = 1 / 4
-"""Of the call's total. A try that had less and timed out says nothing about its target."""
-
 LONGEST_BACKOFF_HELD_S = 0.02
 """A longer wait settles the failed try first: its reservation must not stand in the way of others."""
-
-LONGEST_PATIENCE_S = 3600.0
-"""Queue time of job code: nobody waits for it at the other end of a socket."""
-
-LEAST_STORE_S = 1.0
-"""How long the store may take, also when the queue time is used up."""
 
 log = logging.getLogger("overnight.gateway")
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
@@ -87,24 +71,16 @@ def _stays() -> bool:
     return False
 
 
-class Flight:
+class Flight(CallTime):
     """One call. `run` brings it to its end; afterwards the attributes tell what became of it.
 
-    `deadline` (a time of the loop) is the providers' time: it moves on by what the call spends in queues and in the store.
-    `queue_left` is what is left of its queue time, in seconds. `gone` tells whether the client has left.
+    `gone` tells whether the client has left.
     """
 
     def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
         self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
-        self.loop = asyncio.get_running_loop()
-        self.total_s = decision.deadline_ms / 1000
-        self.deadline = self.loop.time() + self.total_s
-        self.queue_s = decision.time_limits.queue_ms / 1000
-        self.queue_left = self.queue_s if subject.place is None else LONGEST_PATIENCE_S
+        super().__init__(decision, waits_long=subject.place is not None)
         self.gone: Callable[[], bool] = _stays
-        self.sent_at: float | None = None
-        self._queued_at = 0.0
-        self._try_s = 0.0
         self.ended: Ended | None = None
         self.call_id = ""
         self.called_seq = 0
@@ -123,13 +99,13 @@ class Flight:
         self.degraded: Recorded | None = None
         self.visit: Visit | None = None
         self.reply: Reply | None = None
-        self._tries_here = 0
+        self.tries_here = 0
         self._prepared = False
         self._entered = time.perf_counter()
         self._upstream_s = 0.0
         self._began = 0.0
         self._backoff_s = 0.0
-        self._unsettled: Spent | None = None
+        self.unsettled: Spent | None = None
         self.ending: Ending | None = None
         self.admission = Admission(self)
         self.way = Way(gateway, request, decision, subject.who.tenant_id)
@@ -157,7 +133,7 @@ class Flight:
         """The call was declared lost before its end: the end is no answer in the log."""
         return self.ended is not None and self.ended.recorded.facts.event == "cost_corrected"
 
-    def _count(self, booked: Booked) -> None:
+    def count(self, booked: Booked) -> None:
         self.cost += booked.cost_microusd
         self.bound += booked.bound_microusd
 
@@ -175,33 +151,6 @@ class Flight:
         self.gateway.flying.leave(self.subject)
         if self.visit is not None:
             self.visit.left()
-
-    # ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @contextmanager
-    def queueing(self, *, counts: bool = True) -> Generator[None]:
-        """Time in queues and in the store is not the providers': it moves the deadline on, and `counts` as queue time."""
-        began = self._queued_at = self.loop.time()
-        try:
-            yield
-        finally:
-            spent = self.loop.time() - began
-            self.deadline += spent
-            if counts:
-                self.queue_left -= spent
-
-    def queue_deadline(self) -> float:
-        """Until when the present stay in a queue may last, a time of the loop."""
-        return self._queued_at + self.queue_left
-
-    def circuit_deadline(self) -> float:
-        """Until when the call may wait for a circuit: a provider is to blame for it, so this is within the deadline."""
-        return min(self.deadline, self.loop.time() + self.queue_s)
-
-    @property
-    def was_sent(self) -> bool:
-        """Whether the present try has gone out to its provider."""
-        return self.sent_at is not None
 
     # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,8 +173,8 @@ class Flight:
         left = self.deadline - self.loop.time()
         tries = self.gateway.routing.retries.of(failure.error_class)
         self._backoff_s = 0.0
-        if failure.retryable and self._tries_here < tries.max_attempts:
-            wait_s = backoff_ms(self._tries_here, tries, failure.retry_after_ms, _random) / 1000
+        if failure.retryable and self.tries_here < tries.max_attempts:
+            wait_s = backoff_ms(self.tries_here, tries, failure.retry_after_ms, _random) / 1000
             if self.way.is_open():
                 self.way.comes_back()
             elif wait_s + self.total_s * LEAST_TRY < self._time_here(left) and wait_s < self._time_here(self.queue_s):
@@ -233,7 +182,7 @@ class Flight:
                 return True
         if not failure.fallback or left <= self.total_s * LEAST_TRY:
             return False
-        self._tries_here = 0
+        self.tries_here = 0
         if self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.circuit_deadline()):
             return True
         if self.way.will_wait:
@@ -242,18 +191,18 @@ class Flight:
 
     async def settle_try(self) -> None:
         """Write a failed try before the call waits for anything: others may wait for what it holds."""
-        tried, self._unsettled = self._unsettled, None
+        tried, self.unsettled = self.unsettled, None
         if tried is not None:
             written = await self.admission.settle(tried, last=False)
-            self._count(booked_at(written.recorded))
-            self._is_written(tried)
+            self.count(booked_at(written.recorded))
+            self.is_written(tried)
 
     def _time_here(self, left: float) -> float:
         return left * SHARE_OF_A_TRY if self.way.has_more else left
 
     def mark(self, failure: Failure | None = None) -> Mark | None:
         """Tell the circuits how the try came out: an answer, or a failure. What they want written is written with it."""
-        if failure is not None and self._says_nothing(failure):
+        if failure is not None and self.says_nothing(failure):
             return None
         target, call = self.target, self.way.call
         self.way.call = None
@@ -261,11 +210,6 @@ class Flight:
         if failure is None:
             return circuits.answered(target.account, target.model, call)
         return circuits.failed(target.account, target.model, failure, call)
-
-    def _says_nothing(self, failure: Failure) -> bool:
-        """Whether the failure is ours: no connection was free, or too little time was left for an answer."""
-        timed_out = failure.error_class == "timeout" or failure.code == "connect_timeout"
-        return failure.error_class == "gateway_busy" or (timed_out and self._try_s < self.total_s * TELLING_TRY)
 
     def _give_back(self) -> None:
         """A probe that came to nothing must not keep others from trying."""
@@ -279,7 +223,7 @@ class Flight:
         """What a call comes to when no target is left. None where that is its last `failure`."""
         if failure is not None and not failure.fallback:
             return None
-        return await ending_of(self, failure, settled=self._unsettled is None)
+        return await ending_of(self, failure, settled=self.unsettled is None)
 
     def latency_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 3)
@@ -303,7 +247,7 @@ class Flight:
         if self.gateway.caches.serve(self.decision) and not self.subject.aside:
             self.visit = Visit(self.gateway, self)
             with self.queueing(counts=False):
-                if await self.visit.comes_again() and self._given(await self.try_to_admit(probe=True)):
+                if await self.visit.comes_again() and self._given(await self.admission.admit_once(probe=True)):
                     return None
                 await self.visit.look()
         if not await self._find_first():
@@ -326,12 +270,12 @@ class Flight:
                     self.failure = None
                     return result
                 self.failure = result
-                self._unsettled = spent = spent_on_failure(self, result)
+                self.unsettled = spent = spent_on_failure(self, result)
                 if not await self._advance(result):
                     self.ending = await self._ending(result)
                     if self.ending is None:
                         crash_point("model_answered")
-                        self._unsettled = None
+                        self.unsettled = None
                         await self.settle(spent)
                         return None
                 elif spent.mark is not None and spent.mark.call is not None:
@@ -371,12 +315,12 @@ class Flight:
             with self.queueing():
                 outcome = await self.admission.in_turn()
         except StoreUnavailable:
-            if self._unsettled is not None:
-                self.gateway.settlements.owe(self._unsettled.call_id, self.admission.settlement(self._unsettled))
+            if self.unsettled is not None:
+                self.gateway.settlements.owe(self.unsettled.call_id, self.admission.settlement(self.unsettled))
             raise
         except OvernightError:
-            if self._unsettled is not None:
-                await self.settle(self._unsettled)
+            if self.unsettled is not None:
+                await self.settle(self.unsettled)
             raise
         if outcome.stopped is not None:
             raise outcome.stopped
@@ -387,84 +331,6 @@ class Flight:
     def is_free(self) -> bool:
         """A cache has the answer, or nobody is left to be asked: no budget and no rate stands in its way."""
         return self.ending is not None or (self.visit is not None and self.visit.found)
-
-    async def try_to_admit(self, *, probe: bool = False) -> Outcome:
-        """Ask the store once, whoever waits."""
-        gateway, subject, request = self.gateway, self.subject, self.request
-        reservation = reservation_of(self)
-        command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
-        command.after, command.moved, command.ending = self._unsettled, self._moved(), self.ending
-        command.waited, command.probe = self.admission.waited(), probe
-        if self.visit is not None:
-            command.ticket = self.visit.ticket
-        outcome = await self._commit(command)
-        if outcome.kin:
-            await gateway.find_kin(subject, outcome.job_id)
-            outcome = await self._commit(command)
-        gateway.learn(subject, outcome)
-        if outcome.serial:
-            outcome = await self._replay(command)
-        self._count(outcome.after_microusd)
-        if self._unsettled is not None:
-            self._is_written(self._unsettled)
-        if probe:
-            return outcome
-        self.way.moved = self._unsettled = None
-        if self.visit is not None:
-            self.visit.ticket = None
-        if outcome.granted is not None or outcome.cached:
-            self.admission.learn(outcome.at)
-        if outcome.granted is not None:
-            self.admission.granted(outcome)
-            self.call_id, self.tokens = reservation.call_id, outcome.granted.tokens
-            self.reserved_microusd = outcome.granted.amount_microusd
-            self.lowered, self.called_seq = outcome.granted.lowered, outcome.called_seq
-            gateway.settlements.opened(self.call_id)
-            self.tries += 1
-            self._tries_here += 1
-            if self.tries == 1:
-                gateway.flying.enter(subject)
-        return outcome
-
-    async def _commit(self, command: Admit) -> Outcome:
-        """Raises StoreUnavailable when the store is not back within the queue time."""
-        until = max(self.queue_deadline(), self.loop.time() + LEAST_STORE_S)
-        return await self.gateway.store.commit(command, until=until, left=partial(self._never_sent, command))
-
-    def _never_sent(self, command: Admit, outcome: Outcome) -> None:
-        """The admission was committed after its caller had given up: settle it at 0."""
-        if outcome.granted is not None:
-            call_id = command.reservation.call_id
-            why = "it was admitted after its caller had given up"
-            self.gateway.settlements.owe(call_id, NeverSent(call_id, outcome.job_id, why))
-
-    async def _replay(self, command: Admit) -> Outcome:
-        """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
-
-        Raises WaitedTooLong when that one does not end in the time that this call may take.
-        """
-        gateway, subject, until = self.gateway, self.subject, self.loop.time() + self.total_s
-        command.serial = True
-        while True:
-            async with gateway.flying.alone(subject.job_id):
-                outcome = await self._commit(command)
-            if not outcome.in_flight:
-                return outcome
-            if self.gone():
-                raise CallerLeft("the client left while an older attempt was still being answered")
-            if not await gateway.older_call_ends(subject, until):
-                raise WaitedTooLong(
-                    f"{subject.job_id}: an older attempt is still being answered the same request; its answer will be this"
-                    " call's answer, so ask again"
-                )
-            self._queued_at = self.loop.time()  # this wait was for a provider
-
-    def _moved(self) -> Event | None:
-        if self.way.moved is None:
-            return None
-        moved = event_of(self, "fallback_taken")
-        moved.decision = dict(self.way.moved)
-        return moved
 
     def asked(self) -> Asked:
         """What the answer of this try must agree with."""
@@ -490,8 +356,8 @@ class Flight:
         if self.decision.cache.prompt_markers:
             sent, self.markers = placed(sent, self.wire.spoken.name, target.model, target.dialect, self.subject)
         self._prepared = True
-        self._try_s, self.sent_at = self._time_here(self.deadline - now), now
-        return sent, now + self._try_s
+        self.try_s, self.sent_at = self._time_here(self.deadline - now), now
+        return sent, now + self.try_s
 
     def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:
         who, headers = self.subject.who, self.target.headers + sent.headers
@@ -532,7 +398,7 @@ class Flight:
         """What of an answer came before the try failed."""
         return Received()
 
-    def _is_written(self, spent: Spent) -> None:
+    def is_written(self, spent: Spent) -> None:
         self.gateway.settlements.closed(spent.call_id)
         self.admission.settled()
         if spent.mark is not None:
@@ -544,8 +410,8 @@ class Flight:
             self.visit.compare(spent)
         self.ended = ended = await self.admission.settle(spent)
         crash_point("model_settled")
-        self._is_written(spent)
-        self._count(booked_at(ended.recorded))
+        self.is_written(spent)
+        self.count(booked_at(ended.recorded))
         if ended.fenced:
             raise Fenced(
                 f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"

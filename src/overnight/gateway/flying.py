@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
+from overnight.budgets import BUDGET_SQL
+from overnight.store import Store
+
 from .identity import Subject
 
 Key = tuple[str, str | None]
+LOOK_AGAIN_S = (0.05, 0.5)
+"""How often another process' call is looked at: at first, and later."""
 
 
 class Flying:
@@ -53,3 +58,15 @@ class Flying:
                     await landing
             except TimeoutError:
                 return
+
+    async def older_ends(self, store: Store, subject: Subject, until: float) -> bool:
+        """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
+        at `until`, a time of the loop."""
+        loop, pause_s = asyncio.get_running_loop(), LOOK_AGAIN_S[0]
+        values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
+        while loop.time() < until:
+            await self.older(subject, min(until, loop.time() + pause_s))
+            if not (await store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
+                return True
+            pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
+        return False

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 
 from overnight.budgets import BUDGET_SQL
-from overnight.ledger import is_dead
+from overnight.ledger import JobRow, is_dead
 from overnight.store import Store
+
+from .commands import Lose
+from .settlements import Settlements
+
+log = logging.getLogger("overnight.gateway")
+UNSERVED_EVERY = 5
+"""Sweeps between two looks for reservations of this process that no call of it holds."""
 
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
@@ -45,3 +54,50 @@ class OrphanWatch:
             if now - since >= SILENT_AFTER_S or (host is not None and is_dead(host, pid)):
                 dead.append(owner)
         return dead
+
+
+class OrphanedCalls:
+    """Settle calls as lost. `freed` is called after some were: others may have room now."""
+
+    def __init__(self, store: Store, owner: str, settlements: Settlements, freed: Callable[[], None]) -> None:
+        self._store, self._owner, self._settlements, self._freed = store, owner, settlements, freed
+        self._watch = OrphanWatch(store, owner)
+        self._unserved: set[str] = set()
+        self._sweeps = 0
+
+    async def sweep(self) -> None:
+        """Write what is due, and settle the calls of dead processes; call it about every second. Raises StoreUnavailable."""
+        await self._settlements.write_due()
+        for owner in await self._watch.dead_owners():
+            count = await self.settle_owner(owner)
+            log.warning("%s has died; %d of its calls in flight were settled as lost", owner, count)
+        if self._sweeps % UNSERVED_EVERY == 0:
+            await self._lose_unserved()
+        self._sweeps += 1
+
+    async def settle_lost(self, job: JobRow) -> int:
+        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
+        rows = await self._store.read(BUDGET_SQL["list_reservations"], values)
+        return await self._lose([tuple(row) for row in rows], "its worker was lost while the call was in flight")
+
+    async def settle_owner(self, owner: str) -> int:
+        """Settle what a process that is known to be dead left in flight; how many calls there were."""
+        count = 0
+        while rows := await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner}):
+            count += await self._lose([tuple(row) for row in rows], "its gateway died while the call was in flight")
+        return count
+
+    async def _lose(self, calls: list[tuple[str, ...]], why: str) -> int:
+        lost = await asyncio.gather(*(self._store.commit(Lose(call_id, job_id, why)) for call_id, job_id in calls))
+        if calls:
+            self._freed()
+        return sum(lost)
+
+    async def _lose_unserved(self) -> None:
+        """Settle reservations of this process that no call of it holds: seen twice, so that none is just being settled."""
+        rows = await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": self._owner})
+        unserved = {row[0]: row for row in rows if not self._settlements.holds(row[0])}
+        seen_twice = self._unserved & unserved.keys()
+        await self._lose([tuple(unserved[each]) for each in seen_twice], "no call of its process held it")
+        self._unserved = set(unserved) - seen_twice
