@@ -28,8 +28,9 @@ from .rows import Rows
 from .workload import JOBS, Case, approves, rejects
 
 HERE = Path(__file__).parent
-PATIENCE_S = 6.0
-"""An armed process that has not come to its point by then is killed where it stands."""
+PATIENCE_S, MOST_PATIENCE_S = 6.0, 40.0
+"""An armed process that has not come to its point by then is killed where it stands. Each time the next ones get longer: a busy
+machine takes that long to start them."""
 PAIRS = 0.15
 """The share of moments at which two workers are killed at once."""
 
@@ -100,6 +101,7 @@ class Storm:
         prices = PriceBook(self.brain.routing.prices)
         self.settling = Gateway(self.store, self.brain.routing, prices, owner="harness", environment={})
         self.calm = self.over = False
+        self._patience_s = PATIENCE_S
         self._stops_left = terms.stops
         self._stops_begun = 0
         self.fleet: Fleet
@@ -320,7 +322,7 @@ class Storm:
         while len(self.seen.kills) < self.terms.kills or self.plan.missing:
             await asyncio.sleep(self.chance.uniform(0.05, self.terms.longest_pause_s))
             alive = [each for each in self.fleet.processes if each.alive and each.role != "tail" and not each.stopped]
-            late = [each for each in alive if each.armed and time.monotonic() - each.started > PATIENCE_S]
+            late = [each for each in alive if each.armed and time.monotonic() - each.started > self._patience_s]
             free = [process for process in alive if process.armed is None]
             workers = [process for process in alive if process.role == WORKER]
             if len(self.seen.kills) >= self.terms.kills:
@@ -328,6 +330,7 @@ class Storm:
                 waiting = {role for _, role in self.plan.waiting}
                 free, workers = [process for process in free if process.role in waiting], []
             if late:
+                self._patience_s = min(MOST_PATIENCE_S, self._patience_s * 1.1)
                 self._strike(late, "random")
             elif len(workers) > 1 and self.chance.random() < PAIRS:
                 self._strike(self.chance.sample(workers, 2), "pair")
