@@ -138,6 +138,7 @@ def test_until_is_never_earlier_than_it_was(steps: list[tuple[int, int | None]])
 
 def test_which_classes_speak_of_the_target_is_a_decision() -> None:
     silent = {"rate_limited", "invalid_request", "not_found", "content_filter", "context_length", "circuit_open"}
+    silent |= {"gateway_busy"}
     assert {name for name in CLASSES if not speaks_of_target(failure(name), POLICY)} == silent
     assert speaks_of_target(failure("rate_limited", POLICY.cool_down_ms), POLICY)
     assert not speaks_of_target(failure("rate_limited", POLICY.cool_down_ms - 1), POLICY)
