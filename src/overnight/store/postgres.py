@@ -65,8 +65,11 @@ class _Connection(psycopg.Connection[Any]):
             interval = min(interval, max(0.001, self.until - time.monotonic()))
         try:
             return waiting.wait(self._bounded(gen, wanted), self.pgconn.socket, interval)
-        except Late:
-            self.close()
+        except psycopg.Error as error:
+            if isinstance(error, Late):
+                self.close()
+            with contextlib.suppress(psycopg.Error, RuntimeError):
+                gen.close()  # the end of a pipeline would talk to the server once more, and Python print that it cannot
             raise
 
     def _bounded(self, gen: PQGen[T], wanted: Wait) -> PQGen[T]:
