@@ -150,7 +150,7 @@ async def test_a_reported_error_costs_the_prompt_and_what_came(store: Store, for
         assert 75 <= facts.input_tokens < 120
         assert facts.cost_microusd == facts.input_tokens + 2 * facts.output_tokens < reserved
         assert facts.detail["estimated"]
-        assert "bound_microusd" not in facts.detail
+        assert facts.bound_microusd == 0
         assert upstream.asked.total() == 1
 
 
@@ -174,8 +174,7 @@ async def test_a_broken_stream_has_a_bound_beside_what_came(store: Store, form: 
         facts, reserved = await broken(served, form, "hasty" if then == "silence" else "m")
         assert facts.error.error_class == ("timeout" if then == "silence" else "cut")
         known = facts.input_tokens + 2 * facts.output_tokens
-        assert (facts.output_tokens, facts.detail["bound_microusd"]) == (7, reserved - known)
-        assert facts.cost_microusd == reserved
+        assert (facts.output_tokens, facts.cost_microusd, facts.bound_microusd) == (7, known, reserved - known)
 
 
 @FORMATS
@@ -185,7 +184,7 @@ async def test_a_broken_stream_keeps_the_usage_that_was_told(store: Store, form:
         if form != "responses":  # which tells none before its end
             assert facts.input_tokens == TOLD[0]
         known = facts.input_tokens + 2 * facts.output_tokens
-        assert facts.cost_microusd == reserved == known + facts.detail["bound_microusd"]
+        assert (facts.cost_microusd, facts.bound_microusd) == (known, reserved - known)
 
 
 @FORMATS

@@ -158,7 +158,7 @@ async def tries(served: Served, job: str) -> Tries:
     reserved = {facts.call_id: facts.detail["reserved_microusd"] for facts in events if facts.event == "model_called"}
     return Tries(
         [f"{facts.error.error_class}: {facts.error.code}" for facts in failed],
-        [facts.cost_microusd or 0 for facts in failed],
+        [(facts.cost_microusd or 0) + (facts.bound_microusd or 0) for facts in failed],
         [reserved[facts.call_id] for facts in failed],
     )
 

@@ -213,9 +213,9 @@ async def problems_of_money(served: Served, name: str, expected: Expected | None
                     found.append(f"{name}: {owed} tokens of {reserved[facts.call_id]}")
             elif expected is None:
                 bound = owed - facts.input_tokens - facts.output_tokens
-                if facts.detail.get("bound_microusd") != bound:
-                    found.append(f"{name}: the bound is {facts.detail} of {owed}, not {bound}")
-            if facts.cost_microusd != owed:
+                if facts.bound_microusd != bound:
+                    found.append(f"{name}: the bound is {facts.bound_microusd} of {owed}, not {bound}")
+            if facts.cost_microusd + (facts.bound_microusd or 0) != owed:
                 found.append(
                     f"{name}: a failed try cost {facts.cost_microusd}, reserved were {reserved[facts.call_id]}"
                 )

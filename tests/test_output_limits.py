@@ -246,10 +246,11 @@ rules:
 """
 
 
-async def spent(served: Any, job: str) -> tuple[int, int]:
-    """Of the job: micro-dollars, and tries."""
+async def spent(served: Any, job: str) -> tuple[int, int, int]:
+    """Of the job: micro-dollars of known cost and of bounds, and tries."""
     ends = [e.facts for e in await served.events(job) if e.facts.event in ("model_succeeded", "model_failed")]
-    return sum(each.cost_microusd or 0 for each in ends), len(ends)
+    known, bounds = (each.cost_microusd or 0 for each in ends), (each.bound_microusd or 0 for each in ends)
+    return sum(known), sum(bounds), len(ends)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -262,8 +263,8 @@ async def test_the_cost_of_an_answer_is_that_of_all_its_tries(
     async with serving(store, scripted, routed("breakers: {failures: 0}\n")) as served:
         more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         answer = await served.ask(text, headers={"x-job-id": "tried"}, max_tokens=50, **more)
-        cost, tries = await spent(served, "tried")
-        assert (cost > 0) == (text == "hello" or fault != "status: 500")
+        cost, bound, tries = await spent(served, "tried")
+        assert (cost + bound > 0) == (text == "hello" or fault != "status: 500")
         # A stream that breaks after its first piece is not tried again.
         assert tries == 2 or (stream and fault != "status: 500")
         if stream and answer.status_code == 200:
@@ -273,3 +274,4 @@ async def test_the_cost_of_an_answer_is_that_of_all_its_tries(
                 assert round(pieces[-1]["usage"]["cost_usd"] * 1e6) == cost
         else:
             assert round(float(answer.headers["x-overnight-cost-usd"]) * 1e6) == cost
+            assert round(float(answer.headers.get("x-overnight-cost-bound-usd", 0)) * 1e6) == bound

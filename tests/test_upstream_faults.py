@@ -81,7 +81,7 @@ async def open_ends(store: Store) -> tuple[Counter[str], int, int]:
                 called[facts.call_id or ""] += 1
             elif facts.event in ENDS:
                 ended[facts.call_id or ""] += 1
-                cost += facts.cost_microusd or 0
+                cost += (facts.cost_microusd or 0) + (facts.bound_microusd or 0)
         odd += sum(1 for call in called.keys() | ended.keys() if (called[call], ended[call]) != (1, 1))
     return names, odd, cost
 
@@ -90,7 +90,7 @@ async def budgets(store: Store) -> tuple[int, int]:
     """What all jobs have reserved and spent."""
     from overnight.budgets import BUDGET
 
-    columns = "sum(reserved_microusd), sum(spent_microusd)"
+    columns = "sum(reserved_microusd), sum(spent_microusd + bound_microusd)"
     assert BUDGET.rank
     if store.dialect == "postgres":
         import psycopg
@@ -274,7 +274,7 @@ async def checked(served: Served, upstream: FaultyUpstream, name: str, error_cla
         if name in REPORTED:
             assert 0 < end.cost_microusd == end.input_tokens + end.output_tokens < reserved, end
         else:
-            assert end.cost_microusd == (0 if name in UNBILLED else reserved), end
+            assert end.cost_microusd + (end.bound_microusd or 0) == (0 if name in UNBILLED else reserved), end
 
 
 @pytest.fixture

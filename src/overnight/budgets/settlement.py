@@ -83,7 +83,8 @@ def settle(
         booked, used = Booked(0, row.amount_microusd), row.tokens
     else:
         most = max(0, row.amount_microusd - cost_microusd)
-        booked, used = Booked(cost_microusd, min(bound_microusd, most)), tokens
+        booked = Booked(cost_microusd, min(bound_microusd, most))
+        used = max(tokens, row.tokens) if booked.bound_microusd else tokens  # what nobody saw has tokens too
     for scope, scope_id in decode_scopes(row.scopes):
         budget = unit.get(BUDGET, (row.tenant_id, scope, scope_id))
         if budget is not None:

@@ -144,12 +144,8 @@ def spent_on_failure(flight: Flight, failure: Failure) -> Spent:
     if (usage := share.usage) is not None:
         tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
         event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-    detail: dict[str, Any] = {}
     if share.why:
-        detail["estimated"], detail["why"] = True, share.why
-    if share.bound_microusd:
-        detail["bound_microusd"] = share.bound_microusd
-    event.detail = detail or None
+        event.detail = {"estimated": True, "why": share.why}
     mark = None if failure.code in _NO_SIGN else flight.mark(failure)
     cost, bound = share.cost_microusd, share.bound_microusd
     return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark, bound_microusd=bound)

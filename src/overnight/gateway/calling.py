@@ -191,12 +191,12 @@ class Gateway:
                 await asyncio.wait((opening,), timeout=flight.keep_alive_due())
                 if not opening.done() and flight.is_silent():
                     self.keep(asyncio.get_running_loop().create_task(self._open_late(flight, opening)))
-                    return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed)
+                    return Answer(200, [*_STREAM, *call_headers(flight, streams=True)], pieces=flight.feed)
         except BaseException:
             opening.cancel()
             raise
         if opening.result():
-            return Answer(200, [*_STREAM, *call_headers(flight)], pieces=flight.feed)
+            return Answer(200, [*_STREAM, *call_headers(flight, streams=True)], pieces=flight.feed)
         given = flight.given
         if given is not None:
             return await self._given(flight, given)

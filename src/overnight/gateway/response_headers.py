@@ -36,8 +36,8 @@ def answer_of(flight: Flight) -> Answer:
     return answer
 
 
-def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
-    """What every answer says about its call."""
+def call_headers(flight: Flight, *, streams: bool = False) -> list[tuple[bytes, bytes]]:
+    """What every answer says about its call; `streams`: its pieces are still to come, though the provider may be done."""
     given = flight.given
     call_id, model = flight.call_id, flight.target.model
     if given is not None:
@@ -51,7 +51,7 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
     # What a stream costs is not known when its headers go out; it stands in the usage piece.
-    if flight.reply is not None or flight.failure is not None or given is not None:
+    if not streams and (flight.reply is not None or flight.failure is not None or given is not None):
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
         if flight.bound:
             headers.append((b"x-overnight-cost-bound-usd", b"%d.%06d" % divmod(flight.bound, 1_000_000)))
