@@ -66,7 +66,7 @@ async def test_the_embedding_is_a_call_of_the_job_metered_like_any_other(cached:
     job = (await cached.served.ledger.job("a")).job_id
     assert {row[0] for row in await cached.served.ledger.usage(job)} == {embedding.model, chat.model}
     budget = await cached.served.ledger.costs([job])
-    assert budget[job] == (2, embedding.cost_microusd + chat.cost_microusd)
+    assert budget[job] == (2, embedding.cost_microusd + chat.cost_microusd, 0)
 
 
 ALL_BUDGETS = """

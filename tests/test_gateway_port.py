@@ -122,7 +122,7 @@ async def test_what_an_older_lease_left_in_flight_is_settled_as_lost_once(served
     assert await calls.settle_lost(newer) == 0
     lost = (await served.ledger.events(job.job_id))[-1]
     assert (lost.facts.event, lost.path) == ("model_lost", None)
-    assert (lost.facts.cost_microusd or 0) > 0
+    assert (lost.facts.bound_microusd or 0) > 0
     answer = await calls.call(request(newer))
     assert answer.facts.event == "model_succeeded"
 

@@ -249,7 +249,7 @@ rules:
 async def spent(served: Any, job: str) -> tuple[int, int]:
     """Of the job: micro-dollars, and tries."""
     ends = [e.facts for e in await served.events(job) if e.facts.event in ("model_succeeded", "model_failed")]
-    return sum(each.cost_microusd or 0 for each in ends), len(ends)
+    return sum((each.cost_microusd or 0) + (each.bound_microusd or 0) for each in ends), len(ends)
 
 
 @pytest.mark.parametrize("stream", [False, True])

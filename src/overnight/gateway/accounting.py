@@ -147,8 +147,6 @@ def spent_on_failure(flight: Flight, failure: Failure) -> Spent:
     detail: dict[str, Any] = {}
     if share.why:
         detail["estimated"], detail["why"] = True, share.why
-    if share.bound_microusd:
-        detail["bound_microusd"] = share.bound_microusd
     event.detail = detail or None
     mark = None if failure.code in _NO_SIGN else flight.mark(failure)
     cost, bound = share.cost_microusd, share.bound_microusd

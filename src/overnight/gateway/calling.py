@@ -429,8 +429,8 @@ def call_headers(flight: Flight) -> list[tuple[bytes, bytes]]:
         (b"x-overnight-model", told_model),
         (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
-    # What a stream costs is not known when its headers go out; it stands in the usage piece.
-    if flight.reply is not None or flight.failure is not None or given is not None:
+    # What a stream costs is not known before it is settled, often after its headers went out: it stands in the usage piece.
+    if flight.ended is not None or given is not None:
         headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
         if flight.bound:
             headers.append((b"x-overnight-cost-bound-usd", b"%d.%06d" % divmod(flight.bound, 1_000_000)))

@@ -42,7 +42,7 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     except Conflict:
         return _write_late(unit, job, spent, event)
     event.cost_microusd = booked.cost_microusd
-    if booked.bound_microusd or spent.cost_microusd is None or spent.bound_microusd:
+    if booked.bound_microusd or spent.cost_microusd is None or (event.detail or {}).get("estimated"):
         event.bound_microusd = booked.bound_microusd
     fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
     if event.event == "model_succeeded" or booked != Booked():
