@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 
-from machine_parts import rows
-
 ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
 
 
@@ -36,6 +34,8 @@ def check_ends(bodies: Iterable[Mapping[str, Any]], in_flight: Collection[str] =
 
 def check_all_ends(url: str) -> int:
     """Assert it of every job of a store; how many calls there were."""
+    from machine_parts import rows
+
     by_job: dict[str, list[Any]] = {}
     for job_id, body in rows(url, "SELECT job_id, body FROM event ORDER BY job_id, seq"):
         by_job.setdefault(job_id, []).append(msgspec.json.decode(bytes(body)))

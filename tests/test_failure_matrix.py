@@ -189,7 +189,7 @@ async def ask(served: Served, client: str, route: str, streamed: bool, attempt: 
 async def booked(served: Served, job_id: str) -> dict[str, int]:
     values = {"tenant_id": "default", "scope": "job", "scope_id": job_id}
     [row] = await served.store.read(BUDGET_SQL["read_budget"], values)
-    fields = ("reserved_microusd", "spent_microusd", "calls")
+    fields = ("reserved_microusd", "spent_microusd", "bound_microusd", "calls")
     names = (
         BUDGET_SQL["read_budget"].sql["sqlite"].split("FROM")[0].removeprefix("SELECT").replace("\n", " ").split(",")
     )
@@ -217,12 +217,14 @@ async def problems_of_money(served: Served, name: str, expected: Expected | None
                     found.append(f"{name}: the bound is {facts.bound_microusd} of {owed}, not {bound}")
             if facts.cost_microusd + (facts.bound_microusd or 0) != owed:
                 found.append(
-                    f"{name}: a failed try cost {facts.cost_microusd}, reserved were {reserved[facts.call_id]}"
+                    f"{name}: a failed try cost {facts.cost_microusd} and at most {facts.bound_microusd} more,"
+                    f" reserved were {reserved[facts.call_id]}"
                 )
-    spent = sum(event.facts.cost_microusd or 0 for event in events if event.facts.cost_microusd)
+    spent = sum(event.facts.cost_microusd or 0 for event in events)
+    bounds = sum(event.facts.bound_microusd or 0 for event in events)
     row = await booked(served, job_id)
-    if (row["reserved_microusd"], row["spent_microusd"], row["calls"]) != (0, spent, len(reserved)):
-        found.append(f"{name}: the budget says {row}, the events {spent} in {len(reserved)} calls")
+    if row != {"reserved_microusd": 0, "spent_microusd": spent, "bound_microusd": bounds, "calls": len(reserved)}:
+        found.append(f"{name}: the budget says {row}, the events {spent} and {bounds} in {len(reserved)} calls")
     return found
 
 

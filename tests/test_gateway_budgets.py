@@ -37,7 +37,7 @@ async def budget(served: Served, job: str) -> dict[str, int]:
 
     values = {"tenant_id": "default", "scope": "job", "scope_id": (await served.ledger.job(job)).job_id}
     [row] = await served.store.read(BUDGET_SQL["read_budget"], values)
-    return {"reserved": row[5], "spent": row[6], "calls": row[7]}
+    return {"reserved": row[5], "spent": row[6], "bound": row[19], "calls": row[7]}
 
 
 async def test_the_call_over_the_limit_is_a_402_that_sdks_do_not_retry(store: Store, provider: SpawnedProvider) -> None:
@@ -76,7 +76,7 @@ async def test_retries_and_fallbacks_count_as_calls(store: Store, provider: Spaw
         assert answer.status_code == 402
         story = await served.story("r")
         assert (story.count("model_called"), story.count("model_failed"), story[-1]) == (3, 3, "budget_stopped")
-        assert await budget(served, "r") == {"reserved": 0, "spent": 0, "calls": 3}
+        assert await budget(served, "r") == {"reserved": 0, "spent": 0, "bound": 0, "calls": 3}
         assert provider.stats()["requests"] == 3
 
 
@@ -91,7 +91,7 @@ async def test_a_job_cancelled_between_two_tries_keeps_nothing_reserved(
         assert (await asking).status_code == 409
         assert provider.stats()["requests"] == 1
         assert (await served.story("c"))[-1] == "model_failed"
-        assert await budget(served, "c") == {"reserved": 0, "spent": 0, "calls": 1}
+        assert await budget(served, "c") == {"reserved": 0, "spent": 0, "bound": 0, "calls": 1}
 
 
 async def test_an_output_cap_is_lowered_to_what_the_budget_affords(store: Store, provider: SpawnedProvider) -> None:
@@ -236,11 +236,11 @@ async def test_what_a_dead_gateway_reserved_is_spent_not_released(
             assert before["reserved"] > 0
             assert await served.gateway.settle_owner(gateway.owner) == 1
             assert await served.gateway.settle_owner(gateway.owner) == 0
-            assert await budget(served, "dead") == {"reserved": 0, "spent": before["reserved"], "calls": 1}
+            assert await budget(served, "dead") == {"reserved": 0, "spent": 0, "bound": before["reserved"], "calls": 1}
             lost = (await served.events("dead"))[-1].facts
-            assert (lost.event, lost.cost_microusd) == ("model_lost", before["reserved"])
+            assert (lost.event, lost.cost_microusd, lost.bound_microusd) == ("model_lost", 0, before["reserved"])
             job = await served.ledger.job("dead")
-            assert (await served.ledger.usage(job.job_id))[0][5] == before["reserved"]
+            assert (await served.ledger.usage(job.job_id))[0][5:] == (0, before["reserved"])
 
 
 async def test_a_dead_process_of_this_host_is_swept_at_once(

@@ -187,7 +187,7 @@ async def test_a_cut_stream_is_told_billed_and_never_replayed(served: Served, fa
     events = await served.events("c")
     assert [event.facts.event for event in events] == ["created", "model_called", "model_failed"]
     assert events[-1].facts.error.error_class == "cut"
-    assert events[-1].facts.cost_microusd > 0
+    assert events[-1].facts.bound_microusd > 0
     assert events[-1].facts.detail["estimated"]
     served.provider.set_rules("rules: []")
     await streamed(served, extra_headers={"x-job-id": "c", "x-job-attempt": "2"})
@@ -200,7 +200,7 @@ async def test_broken_json_in_mid_stream_ends_it_with_an_error(served: Served) -
         await streamed(served, extra_headers={"x-job-id": "j"})
     failed = (await served.events("j"))[-1].facts
     assert (failed.event, failed.error.error_class) == ("model_failed", "malformed")
-    assert failed.cost_microusd > 0
+    assert failed.bound_microusd > 0
 
 
 async def test_a_client_that_leaves_does_not_stop_the_recording(served: Served) -> None:
@@ -299,4 +299,4 @@ async def test_a_crash_before_the_settlement_releases_nothing_of_a_streamed_tool
             assert await served.gateway.settle_owner(gateway.owner) == 1
         lost = (await Ledger(store).events((await Ledger(store).job("k")).job_id))[-1].facts
         assert lost.event == "model_lost"
-        assert lost.cost_microusd > 0
+        assert (lost.cost_microusd, lost.bound_microusd > 0) == (0, True)

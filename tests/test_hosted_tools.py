@@ -107,11 +107,15 @@ async def searching(store: Store, more: str = "") -> AsyncIterator[Any]:
 
 
 async def ended(served: Any, job: str) -> tuple[int, dict[str, Any], int]:
-    """Cost, detail, and what was reserved."""
+    """Cost at most, detail, and what was reserved."""
     events = await served.events(job)
     [called] = [event.facts for event in events if event.facts.event == "model_called"]
     [answered] = [event.facts for event in events if event.facts.event == "model_succeeded"]
-    return answered.cost_microusd, answered.detail or {}, called.detail["reserved_microusd"]
+    return (
+        answered.cost_microusd + (answered.bound_microusd or 0),
+        answered.detail or {},
+        called.detail["reserved_microusd"],
+    )
 
 
 async def asked(served: Any, job: str, *, stream: bool = False, **more: Any) -> Any:

@@ -171,7 +171,7 @@ async def test_a_turn_says_what_was_decided_and_why(app: App, provider: SpawnedP
     header = story.header
     assert (header.model_calls, header.paid_calls, header.retries, header.fallbacks) == (5, 3, 1, 1)
     assert header.cost_microusd > 0
-    assert (await tree_costs(app.ledger, [header.job_id]))[header.job_id] == (3, header.cost_microusd)
+    assert (await tree_costs(app.ledger, [header.job_id]))[header.job_id] == (3, header.cost_microusd, 0)
 
 
 async def test_prompts_and_answers_are_shown_with_content(app: App) -> None:
@@ -207,7 +207,7 @@ async def test_the_cost_of_a_job_holds_that_of_its_children(app: App) -> None:
     job = await play(app, parent_of_asks)
     story = await told(app, job)
     assert story.header.model_calls == 2
-    assert (await tree_costs(app.ledger, [job.job_id]))[job.job_id] == (2, story.header.cost_microusd)
+    assert (await tree_costs(app.ledger, [job.job_id]))[job.job_id] == (2, story.header.cost_microusd, 0)
 
 
 @overnight.job
@@ -436,10 +436,13 @@ def test_a_model_call_in_flight_at_a_crash_is_told_with_its_booked_cost() -> Non
         ),
         10 * SECOND,
     )
-    assert line(story, "model draft → gpt-5.4: its answer was lost in the crash; $0.0123 booked").why == "lost"
+    assert (
+        line(story, "model draft → gpt-5.4: its answer was lost in the crash, booked at a bound of $0.0123").why
+        == "lost"
+    )
     header = story.header
-    assert (header.model_calls, header.lost_calls, header.lost_microusd) == (2, 1, 12_300)
-    assert header.cost_microusd == 12_400
+    assert (header.model_calls, header.lost_calls, header.bound_microusd) == (2, 1, 12_300)
+    assert header.cost_microusd == 100
 
 
 def test_gaps_are_shown() -> None:

@@ -100,24 +100,26 @@ async def silent(
 
 
 async def spent(served: Served, job: str) -> int:
-    """What the job's budget says is spent, once nothing is reserved."""
+    """What the job's budget books as a bound, once nothing is reserved; nothing else is spent."""
     values = {"tenant_id": "default", "scope": "job", "scope_id": (await served.ledger.job(job)).job_id}
     [row] = await served.store.read(BUDGET_SQL["read_budget"], values)
     columns = BUDGET_SQL["read_budget"].sql["sqlite"].split("FROM")[0].removeprefix("SELECT").split(",")
     found = dict(zip((name.strip() for name in columns), row, strict=True))
-    assert found["reserved_microusd"] == 0
-    return found["spent_microusd"]
+    assert (found["reserved_microusd"], found["spent_microusd"]) == (0, 0)
+    return found["bound_microusd"]
 
 
 def told_cost(answer: Any) -> float | None:
-    """What the client is told that it cost: by a header, or in the usage of a stream."""
+    """What the client is told that it may have cost: by a header, or in the usage of a stream. That it cost so much is said
+    nowhere."""
     if "x-overnight-cost-usd" in answer.headers:
-        return float(answer.headers["x-overnight-cost-usd"])
+        assert float(answer.headers["x-overnight-cost-usd"]) == 0
+        return float(answer.headers["x-overnight-cost-bound-usd"])
     costs: list[float] = []
 
     def look(value: Any) -> None:
         if isinstance(value, dict):
-            costs.extend([value["cost_usd"]] if "cost_usd" in value else [])
+            costs.extend([value["bound_usd"]] if value.get("cost_usd") == 0 else [])
             for each in value.values():
                 look(each)
 
@@ -143,17 +145,18 @@ async def test_all_that_was_reserved_is_spent(
         assert upstream.answered["m"] == 1
         assert ended.event == "model_succeeded", ended
         assert called.detail["reserved_microusd"] >= 30
-        assert ended.cost_microusd == called.detail["reserved_microusd"]
+        assert (ended.cost_microusd, ended.bound_microusd) == (0, called.detail["reserved_microusd"])
         assert ended.detail["estimated"] is True
         assert "no usage" in ended.detail["why"]
-        [(_, calls, taken, _, given, microusd)] = await served.ledger.usage((await served.ledger.job("j")).job_id)
-        assert (calls, taken, given, microusd) == (1, ended.input_tokens, ended.output_tokens, ended.cost_microusd)
+        [(_, calls, taken, _, given, *money)] = await served.ledger.usage((await served.ledger.job("j")).job_id)
+        assert (calls, taken, given) == (1, ended.input_tokens, ended.output_tokens)
+        assert money == [0, ended.bound_microusd]
         assert 0 < ended.input_tokens < called.detail["reserved_microusd"] / 2, (
             "the columns of tokens keep the estimate"
         )
         assert ended.output_tokens < 200
-        assert await spent(served, "j") == ended.cost_microusd
-        assert told_cost(answer) == ended.cost_microusd / 1_000_000
+        assert await spent(served, "j") == ended.bound_microusd
+        assert told_cost(answer) == ended.bound_microusd / 1_000_000
 
 
 @pytest.mark.parametrize("spoken", ["messages", "chat"])
@@ -171,7 +174,8 @@ async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
         told_at_the_start = spoken == "messages" and act in (tells_half_of_it, answers_half_of_it_whole)
         assert message.usage.input_tokens == (5 if told_at_the_start else ended.input_tokens) > 0
         assert message.usage.output_tokens == last.usage.output_tokens == ended.output_tokens > 0
-        assert last.usage.to_dict()["cost_usd"] == ended.cost_microusd / 1_000_000
+        usage = last.usage.to_dict()
+        assert (usage["cost_usd"], usage["bound_usd"]) == (0, ended.bound_microusd / 1_000_000)
         again = {"x-job-id": "j", "x-job-attempt": "2"}
         async with client.messages.stream(**asked, extra_headers=again) as replayed:
             assert (await replayed.get_final_message()).content == message.content
@@ -184,11 +188,12 @@ async def test_what_costs_nothing_costs_nothing_without_usage_too(one_store: Sto
     async with silent(one_store, price=price) as (served, _):
         answer = await served.ask(model="m", headers={"x-job-id": "j"})
         free = price == "0"
-        assert (float(answer.headers["x-overnight-cost-usd"]) == 0) == free
+        assert float(answer.headers["x-overnight-cost-usd"]) == 0
+        assert ("x-overnight-cost-bound-usd" not in answer.headers) == free
         ended = (await served.events("j"))[-1].facts
         [call] = past_calls(await served.ledger.job("j"), await served.events("j"))
         assert call.left_out == ("" if free else "its provider told no usage then"), "no other routing saves a bound"
-        assert ((ended.cost_microusd == 0) == free, ended.detail["estimated"]) == (True, True)
+        assert ((ended.bound_microusd == 0) == free, ended.detail["estimated"]) == (True, True)
 
 
 async def test_hidden_output_never_passes_the_budget(store: Store) -> None:

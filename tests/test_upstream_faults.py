@@ -70,7 +70,7 @@ async def all_events(store: Store) -> list[Any]:
 
 
 async def open_ends(store: Store) -> tuple[Counter[str], int, int]:
-    """All events of all jobs by name, how many calls have not exactly one end, and what all ends cost."""
+    """All events of all jobs by name, how many calls have not exactly one end, and what all ends cost at most."""
     ledger, names, odd, cost = Ledger(store), Counter[str](), 0, 0
     for job in await jobs_of(store):
         called, ended = Counter[str](), Counter[str]()
@@ -87,7 +87,7 @@ async def open_ends(store: Store) -> tuple[Counter[str], int, int]:
 
 
 async def budgets(store: Store) -> tuple[int, int]:
-    """What all jobs have reserved and spent."""
+    """What all jobs have reserved, and spent at most."""
     from overnight.budgets import BUDGET
 
     columns = "sum(reserved_microusd), sum(spent_microusd + bound_microusd)"

@@ -74,9 +74,13 @@ class Evidence:
         self.effects = rows.ask("SELECT job_id, effect_key, tool, state, provider_id FROM effect")
         self.reservations = rows.ask("SELECT call_id, job_id, owner FROM reservation")
         self.budgets = rows.ask(
-            "SELECT scope_id, reserved_microusd, spent_microusd, calls FROM budget WHERE scope = 'job'"
+            "SELECT scope_id, reserved_microusd, spent_microusd + bound_microusd, calls FROM budget WHERE scope = 'job'"
         )
-        self.usage = dict(rows.ask("SELECT job_id, CAST(sum(cost_microusd) AS BIGINT) FROM usage_job GROUP BY job_id"))
+        self.usage = dict(
+            rows.ask(
+                "SELECT job_id, CAST(sum(cost_microusd + bound_microusd) AS BIGINT) FROM usage_job GROUP BY job_id"
+            )
+        )
         self.calls = {call.call_id: call for call in self._calls()}
 
     def all_events(self) -> Iterator[Fact]:

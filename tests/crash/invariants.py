@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ends import check_ends
+
 from . import program
 from .evidence import ANSWERS, Evidence, Fact, Position
 from .tail import digest
@@ -206,7 +208,7 @@ def budgets_add_up(evidence: Evidence) -> Found:
         yield f"{call_id} of {owner} is still reserved", job_id
     spent, calls = Counter[str](), Counter[str]()
     for job_id, events in evidence.events.items():
-        own = sum(fact.facts.get("cost_microusd", 0) for fact in events if fact.name != "model_replayed")
+        own = sum(map(_booked, events))
         made = sum(fact.name == "model_called" for fact in events)
         if own != evidence.usage.get(job_id, 0):
             yield f"its events cost {own}, its usage says {evidence.usage.get(job_id, 0)}", job_id
@@ -221,6 +223,24 @@ def budgets_add_up(evidence: Evidence) -> Found:
             yield f"its budget says {reserved} reserved, {booked} spent, {counted} calls instead of {want}", job_id
 
 
+def _booked(fact: Fact) -> int:
+    """What an event adds to the cost of its job, and to what it may have cost at most."""
+    facts, detail = fact.facts, fact.facts.get("detail") or {}
+    if fact.name == "model_replayed":
+        return 0
+    was = detail.get("was_cost_microusd", 0) + detail.get("was_bound_microusd", 0)  # of a correction: it replaces these
+    return facts.get("cost_microusd", 0) + facts.get("bound_microusd", 0) - was
+
+
+def calls_end_once(evidence: Evidence) -> Found:
+    """Each model call has exactly one end."""
+    for job_id, events in evidence.events.items():
+        try:
+            check_ends(fact.facts for fact in events)
+        except AssertionError as problem:
+            yield str(problem), job_id
+
+
 RULES: list[Callable[[Evidence], Found]] = [
     nothing_went_wrong_on_the_way,
     no_acknowledged_event_is_lost,
@@ -232,6 +252,7 @@ RULES: list[Callable[[Evidence], Found]] = [
     every_job_comes_to_its_end,
     values_are_those_recorded,
     budgets_add_up,
+    calls_end_once,
 ]
 
 

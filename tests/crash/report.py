@@ -46,10 +46,19 @@ def figures(storm: Storm, evidence: Evidence, wrong: list[Wrong], took_s: float)
         "model_calls_lost_in_flight": ends["model_lost"],
         "model_calls_paid_again": sum(count - 1 for count in evidence.paid.values()),
         "model_calls_replayed": names["model_replayed"],
-        "cost_usd": sum(fact.facts.get("cost_microusd", 0) for fact in evidence.all_events()) / MILLIONS,
+        "cost_usd": _sum(evidence, "cost_microusd") / MILLIONS,
+        "bound_usd": _sum(evidence, "bound_microusd") / MILLIONS,
         "violations": len(wrong),
         "took_s": round(took_s, 1),
     }
+
+
+def _sum(evidence: Evidence, field: str) -> int:
+    """Of all calls; a correction replaces what its call was booked at before."""
+    return sum(
+        fact.facts.get(field, 0) - (fact.facts.get("detail") or {}).get(f"was_{field}", 0)
+        for fact in evidence.all_events()
+    )
 
 
 def table(facts: dict[str, Any], storm: Storm, wrong: list[Wrong]) -> str:

@@ -23,7 +23,7 @@ from .key_guard import KeyGuard
 from .refusals import failed, fault, refusal, refused
 from .sse import EventTooLarge, SseParser
 from .upstream import LibraryStream, UpstreamError, UpstreamStream
-from .usage import estimated_usage
+from .usage import Cost, estimated_usage
 
 if TYPE_CHECKING:
     from .calling import Gateway
@@ -279,9 +279,13 @@ class StreamedFlight(Flight):
             [
                 *self._held,
                 *self._guard.rest(),
-                *self._guard.cleaned(self._reader.end(micro_to_usd(self.cost), reply.usage)),
+                *self._guard.cleaned(self._reader.end(self._told_cost(), reply.usage)),
             ]
         )
+
+    def _told_cost(self) -> Cost:
+        cost = micro_to_usd(self.cost)
+        return {"cost_usd": cost, "bound_usd": micro_to_usd(self.bound)} if self.bound else cost
 
     def received(self) -> Received:
         assembly = self._reader.assembly

@@ -13,6 +13,15 @@ _CHARACTERS_PER_TOKEN = 4
 _CHAT_COUNTS, _COUNTS = ("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")
 
 
+Cost = float | Mapping[str, float]
+"""What a stream tells of its cost: dollars, or fields by name where part of it is not known."""
+
+
+def cost_fields(cost: Cost) -> dict[str, float]:
+    """The fields in a stream's usage: `cost_usd` is known cost, `bound_usd` what the call may have cost beyond it."""
+    return dict(cost) if isinstance(cost, Mapping) else {"cost_usd": cost}
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Token counts of one call. ``input_tokens`` and ``output_tokens`` are totals.
 

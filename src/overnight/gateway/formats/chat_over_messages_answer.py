@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..usage import Usage, anthropic_usage
+from ..usage import Cost, Usage, anthropic_usage, cost_fields
 from .any_json import Json, dict_of, dicts_of, list_of, text_of
 from .messages_names import MESSAGES_NAME, way_back
 from .wire import Asked
@@ -156,10 +156,10 @@ class Pieces:
             case _:
                 return []
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if cost_usd is None:
             return []
-        return [{**self._head, "choices": [], "usage": {**chat_usage(usage), "cost_usd": cost_usd}}]
+        return [{**self._head, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
 
     def _start(self, block: Json) -> list[Json]:
         self._block, self._said_input = block, False

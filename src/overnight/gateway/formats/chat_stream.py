@@ -12,6 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from ..sse import DONE
+from ..usage import Cost, cost_fields
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
@@ -173,9 +174,9 @@ class Assembly:
             body["usage"] = self.usage
         return _encode(body)
 
-    def usage_piece(self, cost_usd: float, estimate: Json) -> bytes:
+    def usage_piece(self, cost_usd: Cost, estimate: Json) -> bytes:
         """The last piece, with what the call cost; `estimate` stands in where the provider told no usage."""
-        usage: Json = {**(self.usage or estimate), "cost_usd": cost_usd}
+        usage: Json = {**(self.usage or estimate), **cost_fields(cost_usd)}
         body: Json = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
         return b"data: %b\n\n" % _encode(body)
 
@@ -235,7 +236,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def taken_apart(completion: bytes, cost_usd: float | None) -> Iterator[bytes]:
+def taken_apart(completion: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """A recorded chat completion as the events of a stream; with `cost_usd`, the usage piece too. Ends with the end mark."""
     body: Json = msgspec.json.decode(completion)
     head = {key: value for key, value in body.items() if key not in ("choices", "usage", "object")}
@@ -254,6 +255,6 @@ def taken_apart(completion: bytes, cost_usd: float | None) -> Iterator[bytes]:
         yield piece(index, delta, None, choice.get("logprobs"))
         yield piece(index, {}, choice.get("finish_reason") or "stop")
     if cost_usd is not None:
-        usage: Json = {**(body.get("usage") or {}), "cost_usd": cost_usd}
+        usage: Json = {**(body.get("usage") or {}), **cost_fields(cost_usd)}
         yield b"data: %b\n\n" % _encode({**head, "choices": [], "usage": usage})
     yield DONE

@@ -10,7 +10,7 @@ import msgspec
 from overnight.ledger import address_chain
 
 from ..request import NOT_FINGERPRINTED, InvalidBody, Request, canonical, invalid_body
-from ..usage import Usage, openai_usage
+from ..usage import Cost, Usage, openai_usage
 from .chat import encode, error_body, error_event
 from .wire import Json
 
@@ -107,6 +107,6 @@ class Assembly:
         raise ValueError("embeddings are not streamed")
 
 
-def taken_apart(body: bytes, cost_usd: float | None) -> Iterator[bytes]:  # noqa: ARG001 - the form of all formats
+def taken_apart(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:  # noqa: ARG001 - the form of all formats
     """The answer as it is: embeddings are not streamed."""
     yield body

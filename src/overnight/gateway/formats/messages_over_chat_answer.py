@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..usage import Usage, estimated_usage, openai_usage
+from ..usage import Cost, Usage, cost_fields, estimated_usage, openai_usage
 from .any_json import Json, dict_of, dicts_of, list_of, text_of
 from .chat_over_messages_turns import UNSIGNED
 from .messages import counted
@@ -161,11 +161,11 @@ class Pieces:
                 events += self._close()
         return events
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         events = [*self._begin(), *self._close()]
         told = messages_usage(usage)
         if cost_usd is not None:
-            told["cost_usd"] = cost_usd
+            told |= cost_fields(cost_usd)
         ended = _ended(self._choice, self._asked, called=bool(self._calls), refusal=self._refusal)
         return [*events, {"type": "message_delta", "delta": ended, "usage": told}, {"type": "message_stop"}]
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ..dialects import Dialect
 from ..request import Request
-from ..usage import Usage, estimated_usage
+from ..usage import Cost, Usage, cost_fields, estimated_usage
 from .any_json import Json, dict_of, dicts_of, text_of
 from .chat_over_messages_thinking import LEAST_BUDGET, MESSAGES_SAMPLING, set_sampling, set_thinking
 from .chat_over_messages_turns import UNSIGNED
@@ -69,13 +69,13 @@ class _Reader:
     def usage(self) -> Usage | None:
         return self.assembly.told()
 
-    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:
+    def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         known = self.assembly.usage or {}
         estimate = {} if self.usage() else messages_usage(usage)
         missing = {name: count for name, count in estimate.items() if known.get(name) is None}
         for event in self._last:
             if event["type"] == "message_delta":
-                event["usage"] = {**dict_of(event.get("usage")), **missing, "cost_usd": cost_usd}
+                event["usage"] = {**dict_of(event.get("usage")), **missing, **cost_fields(cost_usd)}
         return [encode(event) for event in self._last]
 
 

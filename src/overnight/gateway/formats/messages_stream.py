@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..usage import Usage, anthropic_usage
+from ..usage import Cost, Usage, anthropic_usage, cost_fields
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
@@ -170,13 +170,13 @@ def decoded(message: bytes) -> Any:
     return cast("Any", whole)
 
 
-def taken_apart(message: bytes, cost_usd: float | None) -> Iterator[bytes]:
+def taken_apart(message: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """A recorded message as the events of a stream; with `cost_usd`, it stands in the usage."""
     for event in events_of(_decode(message), cost_usd):
         yield encode(event)
 
 
-def events_of(message: Json, cost_usd: float | None = None) -> Iterator[Json]:
+def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
     usage: Json = message.get("usage") or {}
     ended = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
     if message.get("stop_details"):
@@ -192,7 +192,7 @@ def events_of(message: Json, cost_usd: float | None = None) -> Iterator[Json]:
     told = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
     told.setdefault("output_tokens", None)  # 0 would be a count that nobody told
     if cost_usd is not None:
-        told["cost_usd"] = cost_usd
+        told |= cost_fields(cost_usd)
     yield {"type": "message_delta", "delta": ended, "usage": told}
     yield {"type": "message_stop"}
 

@@ -11,7 +11,7 @@ import msgspec
 from ..dialects import Dialect, fit, fitted
 from ..request import InvalidBody, Request
 from ..sse import DONE, encode_event
-from ..usage import Usage, openai_usage
+from ..usage import Cost, Usage, openai_usage
 from . import chat
 from .wire import Asked, Assembly, Codec, Json, Losses, Pieces, Prepared, Translation
 
@@ -63,7 +63,7 @@ class Reader(Protocol):
 
     def usage(self) -> Usage | None: ...
 
-    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:
+    def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         """What closes the stream, once the answer is durable."""
         ...
 
@@ -145,7 +145,7 @@ class _ChatReader:
     def usage(self) -> Usage | None:
         return openai_usage(self.assembly.usage)
 
-    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:
+    def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         if not self._wants_usage:
             return [DONE]
         return [self.assembly.usage_piece(cost_usd, chat.told(usage)), DONE]
@@ -265,7 +265,7 @@ class _Reader:
     def usage(self) -> Usage | None:
         return self._spoken.usage_of({"usage": self.assembly.usage})
 
-    def end(self, cost_usd: float, usage: Usage) -> list[bytes]:
+    def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         last = [] if self._translation is None else self._pieces.end(cost_usd if self._told else None, usage)
         pieces = [self._client.encode(each) for each in last]
         return [*pieces, DONE] if self._client.name == "chat" else pieces
@@ -310,6 +310,6 @@ class _ComposedPieces:
     def take(self, event: Json) -> list[Json]:
         return [piece for middle in self._second.take(event) for piece in self._first.take(middle)]
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         last = [piece for middle in self._second.end(cost_usd, usage) for piece in self._first.take(middle)]
         return [*last, *self._first.end(cost_usd, usage)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from ..usage import Usage
+from ..usage import Cost, Usage
 from .responses_answer import OWN_REASONING, told_usage
 from .responses_stream import LAST, with_cost
 from .wire import Asked, Json, Losses, Pieces
@@ -106,7 +106,7 @@ class _Pieces:
                 ours = {**ours, "item_id": self._ids[index]}
         return [ours]
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if self._last is None:
             return []
         whole = answer(self._last["response"], self._asked)

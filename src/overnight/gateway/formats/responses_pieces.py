@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..usage import Usage
+from ..usage import Cost, Usage
 from .chat_stream import Assembly
 from .responses_answer import begun, told_usage
 from .responses_over_chat import answer, call_item, custom_names, logprobs_of, reasoning_of, text_of
@@ -123,7 +123,7 @@ class _Pieces:
             told.append(events.call_done(at, item))
         told.append(events.event("output_item.done", output_index=index, item=item))
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         events, told = self._events, list[Json]()
         if events is None:
             events = Events()

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from ..sse import encode_event
+from ..usage import Cost, cost_fields
 from .wire import Json
 
 _encode = msgspec.json.Encoder().encode
@@ -194,7 +195,7 @@ def emptied(item: Json) -> Json:
     return item
 
 
-def taken_apart(body: bytes, cost_usd: float | None) -> Iterator[bytes]:
+def taken_apart(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """A recorded response as the events of a stream; with `cost_usd`, the usage in the last one tells it."""
     answer: Json = _decode(body)
     events = Events()
@@ -206,7 +207,7 @@ def taken_apart(body: bytes, cost_usd: float | None) -> Iterator[bytes]:
     yield encode(events.last(with_cost(answer, cost_usd)))
 
 
-def with_cost(answer: Json, cost_usd: float | None) -> Json:
+def with_cost(answer: Json, cost_usd: Cost | None) -> Json:
     if cost_usd is None or not answer.get("usage"):
         return answer
-    return {**answer, "usage": {**answer["usage"], "cost_usd": cost_usd}}
+    return {**answer, "usage": {**answer["usage"], **cost_fields(cost_usd)}}

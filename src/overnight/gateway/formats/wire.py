@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ..request import InvalidBody, Request
-from ..usage import Usage
+from ..usage import Cost, Usage
 
 __all__ = [
     "Asked",
@@ -77,7 +77,7 @@ class Pieces(Protocol):
 
     def take(self, event: Json) -> list[Json]: ...
 
-    def end(self, cost_usd: float | None, usage: Usage) -> list[Json]:
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         """What closes the stream, once the answer is durable. Of chat, usage is told only with a cost."""
         ...
 
