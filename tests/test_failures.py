@@ -161,6 +161,7 @@ RULES = {  # class: the same target again, the next target, may have cost, speak
     "content_filter": (False, False, False, False),
     "context_length": (False, True, False, False),
     "circuit_open": (False, False, False, False),
+    "gateway_busy": (False, True, False, False),
 }
 
 
@@ -177,8 +178,8 @@ EXCEPTIONS = [
     (BodyCut("h:1", "x"), "cut", "body_cut", True, True),
     (Unreachable("h:1", "unknown_host", "x"), "connection", "unknown_host", False, False),
     (Unreachable("h:1", "certificate_invalid", "x"), "connection", "certificate_invalid", False, False),
-    (PoolBusy("h:1", "x"), "connection", "pool_busy", True, False),
-    (UpstreamTimeout("h:1", "queue", "x"), "connection", "queue_timeout", True, False),
+    (PoolBusy("h:1", "x"), "gateway_busy", "pool_busy", False, False),
+    (UpstreamTimeout("h:1", "queue", "x"), "gateway_busy", "queue_timeout", False, False),
     (UpstreamTimeout("h:1", "send", "x"), "connection", "send_timeout", True, False),
     (MalformedResponse("h:1", "x"), "malformed", "malformed_response", False, True),
     (NotHttp("h:1", "x"), "malformed", "not_http", False, False),
