@@ -296,7 +296,8 @@ async def test_what_was_reserved_yesterday_is_settled_in_yesterdays_budget(
             clock.now += 120_000_000
             assert (await asking).status_code == 200
             assert (await served.ask()).status_code == 200
-            sql = "SELECT scope_id, spent_microusd + bound_microusd, reserved_microusd FROM budget WHERE scope = 'tenant' ORDER BY scope_id"
+            columns = "scope_id, spent_microusd + bound_microusd, reserved_microusd"
+            sql = f"SELECT {columns} FROM budget WHERE scope = 'tenant' ORDER BY scope_id"
             from machine_parts import rows
 
             yesterday, today = rows(store_url, sql)
