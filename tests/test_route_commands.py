@@ -156,7 +156,7 @@ async def test_the_same_rules_move_nothing_and_cost_the_same(served: Served, pro
     assert sum(move.calls for move in moves) == 6
     assert all(move.now_microusd == move.then_microusd > 0 for move in moves)
     costs = await served.ledger.costs([job.job_id for job in await served.ledger.jobs()])
-    assert sum(move.then_microusd for move in moves) == sum(cost for _, cost in costs.values())
+    assert sum(move.then_microusd for move in moves) == sum(cost for _, cost, _ in costs.values())
     assert (found.left_out(), found.unpriced, found.erased) == ([], {}, 0)
 
 
@@ -292,10 +292,11 @@ async def test_tries_are_told_apart_by_what_they_are_called_and_cost_all_that_th
     happened("model_called", "b", 2)
     happened("model_succeeded", "b", 2, 13)
     happened("model_called", "c", 1)
-    assert [(call.name, call.tries, call.cost_microusd, call.left_out) for call in past_calls(row, events)] == [
-        ("a", 2, 16, "lost then"),
-        ("b", 2, 20, ""),
-        ("c", 1, 0, "under way"),
+    found = past_calls(row, events)
+    assert [(call.name, call.tries, call.cost_microusd, call.bound_microusd, call.left_out) for call in found] == [
+        ("a", 2, 5, 11, "lost then"),
+        ("b", 2, 20, 0, ""),
+        ("c", 1, 0, 0, "under way"),
     ]
 
 
