@@ -152,9 +152,7 @@ prices:
 
 
 @pytest.mark.parametrize("way", ["run", "up"])
-def test_code_of_jobs_and_its_children_inherit_no_keys(
-    tmp_path: Path, provider: SpawnedProvider, way: str
-) -> None:
+def test_code_of_jobs_and_its_children_inherit_no_keys(tmp_path: Path, provider: SpawnedProvider, way: str) -> None:
     (tmp_path / "brain").mkdir()
     (tmp_path / "brain" / "routing.yaml").write_text(OWN_PROVIDER.format(url=provider.base_url))
     (tmp_path / "leak.py").write_text(LEAKS)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,8 @@ def play(
         raise BadInput(
             "--live needs OPENAI_API_KEY in the environment; without it leave --live out and a script plays the model"
         )
+    if find_spec("aiosmtpd") is None:
+        raise BadInput("the demo's mail server is an extra: pip install 'overnight[demo]'")
     chosen = settings or Settings.from_environment()
     if not os.environ.get("OVERNIGHT_BRAIN"):
         chosen = msgspec.structs.replace(chosen, brain=Path(__file__).with_name("brain"))
