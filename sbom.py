@@ -1,6 +1,6 @@
 """The bill of materials of a gateway, from the lock: CycloneDX 1.6, one component for each package, with the hashes of its files.
 
-    python sbom.py > sbom.cdx.json
+python sbom.py > sbom.cdx.json
 """
 
 import json

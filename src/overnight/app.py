@@ -64,8 +64,11 @@ def has_provider_key(secrets: Mapping[str, str]) -> bool:
 
 def secrets_of(brain: "Brain") -> dict[str, str]:
     """The variables of the environment that hold a provider's key or the master keys."""
-    names = {MASTER_KEY, *(provider.api_key_env for provider in brain.routing.providers if provider.api_key_env)}
-    return {name: os.environ[name] for name in names if name in os.environ}
+    names = {provider.api_key_env for provider in brain.routing.providers if provider.api_key_env}
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if (master := os.environ.get("OVERNIGHT_MASTER_KEY")) is not None:
+        found[MASTER_KEY] = master
+    return found
 
 
 def take_secrets(brain: "Brain") -> dict[str, str]:

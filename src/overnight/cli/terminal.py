@@ -48,7 +48,8 @@ def set_up_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         plain = not _is_utf8(stream.encoding) or not says_utf8(os.environ)
         # A terminal that cannot show a character gets another one, not a traceback.
-        cast(Any, stream).reconfigure(encoding="ascii" if plain else None, errors="overnight")
+        if hasattr(stream, "reconfigure"):  # a stream in memory has no encoding
+            cast(Any, stream).reconfigure(encoding="ascii" if plain else None, errors="overnight")
         _guard(stream)
 
 
