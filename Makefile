@@ -32,25 +32,34 @@ bench: .venv/dev
 soak: .venv/dev
 	$(BIN)/python bench/soak.py
 
-lock: .venv/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check pip-tools
-	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras -o requirements.lock pyproject.toml
-	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+# `make lock` keeps the versions that stand in the locks; delete one to take the newest.
+COMPILE := $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+lock: .venv/dev
+	$(COMPILE) -o requirements.lock pyproject.toml
+	$(COMPILE) --only-build-deps --all-build-deps -o requirements-build.lock pyproject.toml
+	$(COMPILE) --extra demo -c requirements.lock -o requirements-demo.lock pyproject.toml
+	$(COMPILE) --extra dev -c requirements.lock -c requirements-demo.lock -o requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra providers -c requirements.lock -o requirements-providers.lock pyproject.toml
+	$(BIN)/python sbom.py > sbom.cdx.json
 
 .venv/python: $(MAKEFILE_LIST)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Overnight needs Python 3.11 or newer: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/ready: .venv/python requirements.lock pyproject.toml
+# Each file that pip takes is in a lock by its hash. The project itself is built by what the first line installs.
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+.venv/ready: .venv/python requirements-build.lock requirements-demo.lock pyproject.toml
 	@echo "setting up .venv (once) …"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	$(INSTALL) --require-hashes -r requirements-build.lock
+	$(INSTALL) --require-hashes -r requirements-demo.lock
+	$(INSTALL) --no-index --no-build-isolation --no-deps -e .
 	@touch $@
 
 .venv/dev: .venv/ready requirements-dev.lock
 	@echo "setting up the development tools (once) …"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 clean:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from overnight.store import Store
 
 T = TypeVar("T")
+MASTER_KEY = "OVERNIGHT_MASTER_KEY"
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
 _OTHER_BRAIN = "OVERNIGHT_BRAIN names another folder; `overnight init` writes a starter"
 
@@ -56,16 +57,37 @@ def load_settings_brain(settings: Settings) -> "Brain":
     return brain
 
 
-def has_provider_key(brain: "Brain") -> bool:
-    """Whether the environment holds the key of any provider, the brain's own or a well-known one."""
-    return any(provider.api_key_env and os.environ.get(provider.api_key_env) for provider in brain.routing.providers)
+def has_provider_key(secrets: Mapping[str, str]) -> bool:
+    """Whether `secrets_of` found the key of any provider, the brain's own or a well-known one."""
+    return any(value for name, value in secrets.items() if name != MASTER_KEY)
 
 
-def masters_of(settings: Settings) -> "Masters":
+def secrets_of(brain: "Brain") -> dict[str, str]:
+    """The variables of the environment that hold a provider's key or the master keys."""
+    names = {provider.api_key_env for provider in brain.routing.providers if provider.api_key_env}
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if (master := os.environ.get("OVERNIGHT_MASTER_KEY")) is not None:
+        found[MASTER_KEY] = master
+    return found
+
+
+def take_secrets(brain: "Brain") -> dict[str, str]:
+    """`secrets_of`, and out of the environment of this process: what runs in it, or is started by it, inherits none.
+
+    For processes of our own commands, before any code of jobs is imported. A program that calls `overnight.run` keeps its
+    environment.
+    """
+    secrets = secrets_of(brain)
+    for name in secrets:
+        del os.environ[name]
+    return secrets
+
+
+def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "Masters":
     """OVERNIGHT_MASTER_KEY, else the file in the home, which is made on first use where the ledger is a file too."""
     from overnight.keys import Masters
 
-    given = os.environ.get("OVERNIGHT_MASTER_KEY") or None
+    given = secrets.get(MASTER_KEY) or None
     return Masters(given, settings.home, makes_file=settings.ledger_file is not None)
 
 
@@ -159,7 +181,13 @@ class App:
     """One process's rooms. The gateway and the worker are started when first asked for."""
 
     def __init__(
-        self, settings: Settings, store: "Store", brain: "Brain", offline_base_url: str | None, owner: str | None
+        self,
+        settings: Settings,
+        store: "Store",
+        brain: "Brain",
+        offline_base_url: str | None,
+        owner: str | None,
+        secrets: Mapping[str, str],
     ) -> None:
         from overnight.ledger import Ledger
 
@@ -167,6 +195,7 @@ class App:
         self.ledger = Ledger(store)
         self.operations = Operating(self)
         self._offline_base_url, self._owner = offline_base_url or settings.offline_base_url, owner
+        self._secrets = secrets
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
         # A worker registers for the whole process.
@@ -179,13 +208,14 @@ class App:
             from overnight.keys import Keyring
 
             offline = self._offline_base_url
-            if offline is None and not has_provider_key(self.brain):
+            if offline is None and not has_provider_key(self._secrets):
                 offline = await self._start_offline_provider()
-            keys = Keyring(self.store, masters_of(self.settings))
+            keys = Keyring(self.store, masters_of(self.settings, self._secrets))
             self._gateway = Gateway(
                 self.store,
                 self.brain.routing,
                 PriceBook(self.brain.routing.prices),
+                environment=self._secrets,
                 offline_base_url=offline,
                 offline_was_asked_for=self.settings.offline_base_url is not None,
                 owner=self._owner,
@@ -230,14 +260,19 @@ class App:
 
 @asynccontextmanager
 async def open_app(
-    settings: Settings, *, offline_base_url: str | None = None, owner: str | None = None
+    settings: Settings,
+    *,
+    offline_base_url: str | None = None,
+    owner: str | None = None,
+    secrets: Mapping[str, str] | None = None,
 ) -> "AsyncGenerator[App]":
     """The wired rooms of one process. `offline_base_url`: where a scripted provider listens already; `owner` names this
-    process in the reservations of its gateway."""
+    process in the reservations of its gateway; `secrets` were taken out of the environment before."""
     from overnight.store import open_store
 
     brain = load_settings_brain(settings)
-    app = App(settings, open_store(settings.database_url), brain, offline_base_url, owner)
+    found = secrets_of(brain) if secrets is None else secrets
+    app = App(settings, open_store(settings.database_url), brain, offline_base_url, owner, found)
     try:
         yield app
     finally:

@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
-from overnight.app import has_provider_key, load_settings_brain, open_app
+from overnight.app import has_provider_key, load_settings_brain, open_app, take_secrets
 from overnight.brain import Brain
 from overnight.domain import BadInput
+from overnight.files import is_open_to_others
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 
@@ -47,7 +48,9 @@ async def serve_gateway(
     from overnight.api import ConnectionLimits, Server, application
 
     _check_auth(settings, host)
-    async with open_app(settings, offline_base_url=offline_base_url, owner=owner) as app:
+    secrets = take_secrets(load_settings_brain(settings))
+    _warn_open(settings)
+    async with open_app(settings, offline_base_url=offline_base_url, owner=owner, secrets=secrets) as app:
         gateway = await app.gateway()
         # Whatever is reserved under this name was left in flight by an earlier process that bore it.
         await gateway.settle_owner(gateway.owner)
@@ -79,6 +82,17 @@ def _warn_unlimited(settings: Settings, brain: Brain) -> None:
         log.warning("no budgets, no limits: %s", why)
 
 
+def _warn_open(settings: Settings) -> None:
+    """Say that other users of this machine can reach what is ours; under `up` its own line says so."""
+    if os.environ.get("OVERNIGHT_CHILD"):
+        return
+    ledger = settings.ledger_file
+    for place in {settings.home, *([ledger.parent, ledger] if ledger is not None else [])}:
+        if is_open_to_others(place):
+            what, mode = ("enter this folder", "700") if place.is_dir() else ("read this file", "600")
+            log.warning("%s: others on this machine can %s; chmod %s %s", place, what, mode, place)
+
+
 def _settle_memory() -> None:
     """What is loaded by now stays: the collector need not look at it again. Calls leave few cycles behind, so it looks
     less often; with its defaults it takes 8 % of the gateway's time."""
@@ -106,14 +120,19 @@ async def serve_worker(
     lease_s: float = 15.0,
 ) -> None:
     """A worker until `until` is done. `modules` are imported first, so that mistakes in them show at once."""
+    from overnight.jobs import add_folder
+
     set_up_log("worker")
-    sys.path.insert(0, os.getcwd())
+    secrets = take_secrets(load_settings_brain(settings))
+    _warn_open(settings)
+    if modules:
+        add_folder(os.getcwd())
     for module in modules:
         try:
             importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
         except Exception as error:
             raise BadInput(f"--jobs {module}: cannot be imported: {type(error).__name__}: {error}") from error
-    opened = open_app(settings, offline_base_url=offline_base_url, owner=worker_id)
+    opened = open_app(settings, offline_base_url=offline_base_url, owner=worker_id, secrets=secrets)
     async with opened as app, app.working(worker_id, lease_s=lease_s):
         _announce({"role": "worker", "owner": worker_id})
         await until
@@ -132,8 +151,8 @@ async def stopped() -> None:
 
 
 def child_command(role: str, *options: str) -> list[str]:
-    """How this program starts itself in another role."""
-    return [sys.executable, "-m", "overnight", role, *options]
+    """How this program starts itself in another role. -P: the working folder is not on the path of the child."""
+    return [sys.executable, "-P", "-m", "overnight", role, *options]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -147,16 +166,18 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
     from overnight.store import open_store
     from overnight.testing import start_scripted_provider
 
-    environment = child_environment(settings)
     _check_auth(settings, host)
     _check_free(host, port)
     brain = load_settings_brain(settings)
+    secrets = take_secrets(brain)
+    environment = child_environment(settings) | secrets
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(open_store(settings.database_url))
+        _warn_open(settings)
         offline: list[str] = []
         if settings.offline_base_url:
             offline = ["--offline-base-url", settings.offline_base_url]
-        elif not has_provider_key(brain):
+        elif not has_provider_key(secrets):
             provider = await stack.enter_async_context(start_scripted_provider())
             offline = ["--offline-base-url", provider.base_url]
         tree = ProcessTree(log.warning)

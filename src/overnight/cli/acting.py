@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .finding import Tenant, find_job, for_tenant, tenant_of
+from .printing import say
 from .reading import JobName, Json
 from .reviewing import By, operator
 from .time_zone import Tz, use_zone
@@ -60,6 +61,7 @@ def run(
     if external_id is not None:
         check_identifier(external_id, "--external-id")
     use_zone(tz, json=json)
+    secrets = _secrets()
     load_code(target)
 
     async def work(app: "App", seen: "_Seen") -> "JobRow":
@@ -69,7 +71,7 @@ def run(
             seen.begin(job)
         return job if detach else await app.operations.work_until_rest(job.job_id, seen.event)
 
-    _act(work, json=json, detached=detach)
+    _act(work, secrets, json=json, detached=detach)
 
 
 def _arguments(pairs: list[str], text: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -141,7 +143,7 @@ def resume(
             load_code(found.code_ref or "")  # it is worked here, so it must be found here
         return await app.operations.work_until_rest(found.job_id, seen.event)
 
-    _act(work, json=json, detached=detach)
+    _act(work, _secrets(), json=json, detached=detach)
 
 
 async def _taken(app: "App", job: "JobRow", seen: "_Seen") -> "JobRow | None":
@@ -188,10 +190,10 @@ def cancel(job: JobName, tenant: Tenant = None, by: By = None, json: Json = Fals
 
         print_json({"job_id": job_id, "state": state})
     elif state == "cancelled":
-        typer.echo(f"{job_id} is cancelled")
+        say(f"{job_id} is cancelled")
     else:
         follow = for_tenant(f"overnight events {job_id} --follow", tenant_of(tenant, settings), settings)
-        typer.echo(f"{job_id} is asked to stop; its worker stops it at its next boundary. {follow}")
+        say(f"{job_id} is asked to stop; its worker stops it at its next boundary. {follow}")
 
 
 class _Seen:
@@ -230,7 +232,15 @@ class _Seen:
                 console(stderr=True).print(event_line(event), soft_wrap=True)
 
 
-def _act(work: Any, *, json: bool, detached: bool) -> None:
+def _secrets() -> dict[str, str]:
+    """Taken out of the environment before code of jobs is imported."""
+    from overnight.app import load_settings_brain, take_secrets
+    from overnight.settings import Settings
+
+    return take_secrets(load_settings_brain(Settings.from_environment()))
+
+
+def _act(work: Any, secrets: dict[str, str], *, json: bool, detached: bool) -> None:
     """Run `work(app, seen)`, show the job it returns, and exit with what became of it."""
     from overnight.app import open_app, run_loop
     from overnight.settings import Settings
@@ -239,7 +249,7 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     seen, settings = _Seen(json), Settings.from_environment()
 
     async def main() -> "tuple[JobRow, tuple[int, int, int]]":
-        async with open_app(settings) as app:
+        async with open_app(settings, secrets=secrets) as app:
             coroutine: Coroutine[Any, Any, JobRow] = work(app, seen)
             job = await coroutine
             return job, (await tree_costs(app.ledger, [job.job_id])).get(job.job_id, (0, 0, 0))
@@ -249,7 +259,7 @@ def _act(work: Any, *, json: bool, detached: bool) -> None:
     except KeyboardInterrupt:
         if seen.job_id:
             again = for_tenant(f"overnight resume {seen.job_id}", seen.tenant_id, settings)
-            typer.echo(f"\nInterrupted. Nothing is lost; go on with: {again}", err=True)
+            say(f"\nInterrupted. Nothing is lost; go on with: {again}", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(_show_end(job, cost, settings, json=json, detached=detached))
 
@@ -271,9 +281,9 @@ def _show_end(job: "JobRow", cost: tuple[int, int, int], settings: "Settings", *
         print_json(public_job(job, *cost, now) | {"result": result})
         return 0 if detached else code
     if detached:
-        typer.echo(job.job_id)
+        say(job.job_id)
         follow = for_tenant(f"overnight events {job.job_id} --follow", job.tenant_id, settings)
-        typer.echo(f"{job.state}; follow it with: {follow}", err=True)
+        say(f"{job.state}; follow it with: {follow}", err=True)
         return 0
     from .job_view import show_end
 

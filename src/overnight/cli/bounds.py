@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .finding import SHORT_ID, AllTenants, Tenant, WrongUsage, find_job, tenant_of, tenants_of
+from .printing import say
 from .reading import Json, read
 from .reviewing import LONGEST_NOTE, By, operator
 from .time_zone import Tz, use_zone
@@ -58,7 +59,7 @@ def _show(found: "list[BoundRow]") -> None:
     from .printing import print_rows
 
     if not found:
-        typer.echo("no call of unknown cost: every call is booked at what it cost")
+        say("no call of unknown cost: every call is booked at what it cost")
         return
     heads = ("call", "job", "model", "why", "cost", "bound", "booked")
     rows: list[list[tuple[str, str]]] = []
@@ -67,7 +68,7 @@ def _show(found: "list[BoundRow]") -> None:
         sums = (cost_text(row.cost_microusd), cost_text(row.bound_microusd), moment_text(row.booked_at))
         rows.append([(text, "") for text in (row.call_id, row.job_id[:SHORT_ID], model, why, *sums)])
     print_rows(heads, rows, frozenset({"cost", "bound"}))
-    typer.echo("book what one cost: overnight budget settle CALL --usd COST --why TEXT")
+    say("book what one cost: overnight budget settle CALL --usd COST --why TEXT")
 
 
 def settle(
@@ -119,18 +120,18 @@ def _show_correction(done: "Correction") -> None:
 
     cost = usd_text(done.cost_microusd)
     if not done.changed:
-        typer.echo(f"{done.call_id} is booked at {cost} already; nothing was changed")
+        say(f"{done.call_id} is booked at {cost} already; nothing was changed")
         return
     was = usd_text(done.was.cost_microusd)
     if done.was.bound_microusd:
         unknown = f"a bound of {usd_text(done.was.bound_microusd)}"
         was = f"{was} and {unknown}" if done.was.cost_microusd else unknown
-    typer.echo(f"{done.call_id} of {done.job_id} is booked at {cost} now; before, at {was}")
+    say(f"{done.call_id} of {done.job_id} is booked at {cost} now; before, at {was}")
     if done.cost_microusd > done.most_microusd:
-        typer.echo(
+        say(
             f"warning: that is more than the {usd_text(done.most_microusd)} that it was thought to cost at most; the limits"
             " of its budgets may be passed",
             err=True,
         )
     for job_id in done.woken:
-        typer.echo(f"{job_id} goes on")
+        say(f"{job_id} goes on")

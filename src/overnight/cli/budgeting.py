@@ -7,6 +7,7 @@ import typer
 
 from . import bounds
 from .finding import AllTenants, Tenant, find_job, refuse_early_options, tenant_of, tenants_of
+from .printing import say
 from .reading import Json, read
 from .reviewing import LONGEST_NOTE, By, operator
 from .time_zone import Tz, use_zone
@@ -98,9 +99,9 @@ def _spends(json: bool) -> bool:
     if file is None or file.exists():
         return True
     if json:
-        typer.echo("[]")
+        say("[]")
     else:
-        typer.echo(f"nothing is spent yet: there is no ledger at {file}")
+        say(f"nothing is spent yet: there is no ledger at {file}")
     return False
 
 
@@ -118,9 +119,9 @@ def _show(found: "list[BudgetLine]") -> None:
     from .printing import print_rows
 
     if not found:
-        typer.echo("nothing is spent yet of any limit that is still running")
+        say("nothing is spent yet of any limit that is still running")
         return
-    typer.echo("")
+    say("")
     rows: list[list[tuple[str, str]]] = []
     for line in found:
         whose = f"{line.scope} {line.name}"
@@ -189,8 +190,8 @@ def top_up(
         print_json(line.public() | {"woken": woken})
         return
     added = ", ".join(_added(name, amount) for name, amount in wanted.amounts().items())
-    typer.echo(f"{line.scope} {line.name} ({line.window or 'total'}) has more now: {added}")
-    typer.echo(f"{len(woken)} jobs that waited for it go on" if len(woken) != 1 else f"{woken[0]} goes on")
+    say(f"{line.scope} {line.name} ({line.window or 'total'}) has more now: {added}")
+    say(f"{len(woken)} jobs that waited for it go on" if len(woken) != 1 else f"{woken[0]} goes on")
 
 
 def _commit(wanted: "TopUp", per: str | None, tenant: str | None) -> "tuple[BudgetLine, list[str]]":

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .printing import say
 from .reading import Json
 
 Folder = Annotated[
@@ -43,8 +44,8 @@ def init(folder: Folder = None) -> None:
         )
         raise BadInput(str(told)) from None
     for path in written:
-        typer.echo(f"wrote {path}")
-    typer.echo("Next: read routing.yaml, then `overnight check` and `overnight up`")
+        say(f"wrote {path}")
+    say("Next: read routing.yaml, then `overnight check` and `overnight up`")
 
 
 def check(folder: Folder = None, json: Json = False) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from .finding import AllTenants, Tenant, tenant_of, tenants_of
 from .keys_view import show_keys, show_rows, show_secret, value_text
+from .printing import say
 from .reading import Json
 from .reviewing import By, operator
 from .time_zone import Tz, use_zone
@@ -129,7 +130,7 @@ def create(
     row, secret, now, first = _with_keys(work)
     show_secret(row, secret, now, json=json)
     if first and not json:
-        typer.echo("This is the first key: from now on a gateway on this store answers nobody without one", err=True)
+        say("This is the first key: from now on a gateway on this store answers nobody without one", err=True)
 
 
 @program.command("list")
@@ -191,7 +192,7 @@ def show(key: KeyName, tenant: Tenant = None, tz: Tz = None, json: Json = False)
         return
     for name, value in shown.items():
         if value:
-            typer.echo(f"{name:<22}{value_text(value, ', ')}")
+            say(f"{name:<22}{value_text(value, ', ')}")
 
 
 @program.command()
@@ -243,7 +244,7 @@ def revoke(key: KeyName, tenant: Tenant = None, by: By = None, json: Json = Fals
 
         print_json(shown)
     else:
-        typer.echo(f"{shown['name']} ({shown['key_id']}) is revoked")
+        say(f"{shown['name']} ({shown['key_id']}) is revoked")
 
 
 @program.command("rotate-master")
@@ -267,7 +268,7 @@ def rotate_master(json: Json = False) -> None:
 
         print_json({"master_id": master_id, "sealed_anew": count})
     else:
-        typer.echo(f"master key {master_id} seals now; {count} sealed anew")
+        say(f"master key {master_id} seals now; {count} sealed anew")
 
 
 @provider.command("set")
@@ -303,7 +304,7 @@ def set_provider(
 
         print_json(shown)
     else:
-        typer.echo(f"{shown['tenant_id']} calls {name} with a key of its own from now on")
+        say(f"{shown['tenant_id']} calls {name} with a key of its own from now on")
 
 
 def _secret(name: str, from_env: str | None) -> str:
@@ -365,4 +366,4 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
 
         print_json({"provider": name, "tenant_id": whose, "deleted": True})
     else:
-        typer.echo(f"{whose} has no key of its own for {name} any more")
+        say(f"{whose} has no key of its own for {name} any more")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import typer
+from .printing import say
 
 if TYPE_CHECKING:
     from overnight.keys import KeyRow
@@ -22,11 +22,11 @@ def show_secret(row: "KeyRow", secret: str, now: int, *, json: bool) -> None:
 
         print_json({"key": secret, **shown})
         return
-    typer.echo(secret)
+    say(secret)
     until = f", until {value_text(shown['expires_at'])}" if shown["expires_at"] else ""
     previous = shown["previous_expires_at"]
     old = f"; the old secret works until {value_text(previous)}" if previous else ""
-    typer.echo(
+    say(
         f"{row.name} of {row.tenant_id} may {', '.join(shown['scopes'])}{until}{old}. This secret is not shown again",
         err=True,
     )
@@ -41,7 +41,7 @@ def show_rows(heads: Sequence[str], shown: Sequence[dict[str, Any]], nothing: st
     from .printing import print_rows
 
     if not shown:
-        typer.echo(nothing)
+        say(nothing)
         return
 
     print_rows(heads, [[(value_text(each[head]), "") for head in heads] for each in shown], frozenset())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
+from .printing import say
 
 if TYPE_CHECKING:
     from overnight.brain import Brain
@@ -68,7 +68,7 @@ def show_limits(limits: list[dict[str, Any]], brain: "Brain", settings: "Setting
     from .printing import print_rows
 
     if not limits:
-        typer.echo(no_limits(brain, settings))
+        say(no_limits(brain, settings))
         return
     rows: list[list[tuple[str, str]]] = []
     for each in limits:

@@ -33,6 +33,13 @@ def console(stderr: bool = False) -> "Console":
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """A line as it is. It goes to the standard stream itself: `typer.echo` would open another one where that is ASCII."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
 def json_text(value: Any) -> str:
     """One JSON document in one line. What a terminal would act on, and what the output cannot encode, is escaped."""
     import msgspec

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from . import acting, budgeting, caching, circuits, folders, keys, reading, reviewing, roles, routing
+from .printing import say
 
 program = typer.Typer(
     name="overnight",
@@ -22,7 +23,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from overnight import __version__
 
-        typer.echo(f"overnight {__version__}")
+        say(f"overnight {__version__}")
         raise typer.Exit
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .finding import AllTenants, Tenant, for_tenant, refuse_early_options, tenant_of, tenants_of
+from .printing import say
 from .reading import Json, read
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def list_open(
             stuck, others = await _parked(ledger, {review.review_id for review in found})
             now = ledger.store.clock()
             if not found and not stuck:
-                typer.echo("No open reviews: nothing waits for a person.")
+                say("No open reviews: nothing waits for a person.")
             show_reviews(found, now, settings)
             show_stuck(stuck, others, now)
 
@@ -215,8 +216,8 @@ def _decide(
 
         print_json(_public_review(decided))
         return
-    typer.echo(f"{decided.review_id} {decided.state} by {decided.decided_by}")
-    typer.echo(f"{decided.job_id} {follows}")
+    say(f"{decided.review_id} {decided.state} by {decided.decided_by}")
+    say(f"{decided.job_id} {follows}")
 
 
 def _json_of(result: str | None) -> bytes | None:

@@ -1,9 +1,11 @@
 """Standard input, output and error as this program finds them: closed, a pipe whose reader leaves, a terminal without UTF-8."""
 
 import codecs
+import contextlib
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 MARKS = {
@@ -29,6 +31,15 @@ MARKS = {
 }
 """Our marks in ASCII: of the same width, and each as different from the others as it was."""
 
+_ESCAPE = "\\x00-\\x08\\x0b-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u206f"
+_ACTS = re.compile(f"[{_ESCAPE}\\x1b]")
+_COLOUR = r"[34]8;5;\d+|[34]8;2;\d+;\d+;\d+|[1-9]\d+|[0-79]"
+_COLOURED = re.compile(rf"[{_ESCAPE}]|\x1b(?!\[(?:(?:{_COLOUR})(?:;|(?=m)))*m)")
+"""Controls of both sets but for tab and line feed, and what changes the direction of text. An escape that sets a colour or a
+weight may stand on a terminal; one that hides text (8) may not."""
+_FORCES = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE")
+"""With one of these the libraries that print show colours in a pipe too."""
+
 
 def set_up_streams() -> None:
     """Make the three standard streams usable whatever they are, before anything is opened."""
@@ -37,7 +48,36 @@ def set_up_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         plain = not _is_utf8(stream.encoding) or not says_utf8(os.environ)
         # A terminal that cannot show a character gets another one, not a traceback.
-        cast(Any, stream).reconfigure(encoding="ascii" if plain else None, errors="overnight")
+        if hasattr(stream, "reconfigure"):  # a stream in memory has no encoding
+            cast(Any, stream).reconfigure(encoding="ascii" if plain else None, errors="overnight")
+        _guard(stream)
+
+
+def _guard(stream: Any) -> None:
+    """Let nothing through `stream` that moves a terminal or reorders what it shows, whoever writes it: `print`, a log, the
+    interpreter's own traceback. What is taken out is shown as an escape. Colours pass where colours are shown."""
+    if isinstance(getattr(stream.write, "__self__", stream), _Door):
+        return
+    door = _Door(stream.write, _COLOURED if _shows_colours(stream) else _ACTS)
+    with contextlib.suppress(AttributeError):  # a stream in memory
+        stream.write = door.write
+
+
+class _Door:
+    def __init__(self, write: Callable[[str], int], acts: re.Pattern[str]) -> None:
+        self._write, self._acts = write, acts
+
+    def write(self, text: str) -> int:
+        return self._write(self._acts.sub(_shown, text) if self._acts.search(text) else text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    point = ord(found[0])
+    return f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}"
+
+
+def _shows_colours(stream: Any) -> bool:
+    return stream.isatty() or any(os.environ.get(name) for name in _FORCES)
 
 
 def _open_closed() -> None:

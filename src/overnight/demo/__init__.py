@@ -1,6 +1,6 @@
 """What: the demo, one night in the mailbox of a small shop.
 Owns: its mails and what is right for each, the Maildir on disk, the local mail server, the replies that are sent.
-Depends on: the standard library's mail code and aiosmtpd; nothing else of Overnight.
+Depends on: the standard library's mail code, aiosmtpd (the extra `demo`), files.
 Never: lets a mail decide a header, a path or a recipient, or sends anywhere but to the server it is given.
 """
 

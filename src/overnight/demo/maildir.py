@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from overnight.files import make_folder, new_file, open_file
+
 from .incoming import MAX_MAIL_BYTES, MESSAGE_ID, IncomingMail, one_line, read_mail
 
 MAX_MAILS: Final = 10_000
@@ -30,7 +32,7 @@ class MaildirError(Exception):
 def create_maildir(path: Path) -> None:
     """Make `path` a Maildir; what exists already stays."""
     for name in _SUBFOLDERS:
-        (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path / name)
 
 
 def read_maildir(path: str | os.PathLike[str], *, limit: int = 1_000) -> list[IncomingMail]:
@@ -64,7 +66,7 @@ def file_into(path: str | os.PathLike[str], key: str, folder: str) -> bool:
     target = maildir / f".{folder}"
     if not (target / "cur").is_dir():
         create_maildir(target)
-        (target / "maildirfolder").touch()
+        os.close(open_file(target / "maildirfolder", os.O_WRONLY | os.O_CREAT))
         _sync(target)
         _sync(maildir)
     while (place := _inbox(maildir).get(key)) is not None:
@@ -90,7 +92,7 @@ def deliver(path: str | os.PathLike[str], data: bytes, *, unique: str | None = N
     name = unique or f"{int(time.time())}.P{os.getpid()}R{secrets.token_hex(8)}.local"
     waiting, delivered = maildir / "tmp" / name, maildir / "new" / name
     try:
-        with waiting.open("xb") as file:
+        with new_file(waiting) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -9,12 +9,15 @@ import shutil
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from overnight.app import load_settings_brain, take_secrets
 from overnight.domain import FINISHED, BadInput, Recorded, usd_text
+from overnight.files import copy_file, make_folder
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.roles import child_command, child_environment
@@ -37,8 +40,11 @@ GIVE_UP_S = 170.0
 class Stage:
     """One showing: its folder, its processes, and the kills."""
 
-    def __init__(self, settings: Settings, folder: Path, live: bool, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, secrets: dict[str, str], folder: Path, live: bool, seed: int, progress: Progress
+    ) -> None:
         self.settings, self.folder, self.live, self.progress = settings, folder, live, progress
+        self.environment = child_environment(settings) | secrets
         self.random = random.Random(seed)  # noqa: S311 it chooses when to kill, nothing secret
         self.inbox, self.received = folder / "inbox", folder / "received"
         self.crashes = 0
@@ -49,7 +55,7 @@ class Stage:
     async def open(self, stack: contextlib.AsyncExitStack, store: Store) -> Desk:
         """Start the mail server, the provider and the worker; the desk they stand around."""
         create_maildir(self.received)
-        command = [sys.executable, "-m", "overnight.demo.mail_server", "--maildir", str(self.received)]
+        command = [sys.executable, "-P", "-m", "overnight.demo.mail_server", "--maildir", str(self.received)]
         command += ["--pause-after", str(KILL_AFTER_MAIL), "--pause-ms", str(PAUSE_MS)]
         pipe = asyncio.subprocess.PIPE
         self.mail_server = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
@@ -67,7 +73,7 @@ class Stage:
 
         worker = [*child_command("worker"), *offline]
         stack.push_async_callback(self.tree.stop)
-        await self.tree.start(Child("worker", worker, died, environment=child_environment(self.settings)))
+        await self.tree.start(Child("worker", worker, died, environment=self.environment))
         return Desk(str(self.inbox), place["host"], place["port"], str(self.received))
 
     def kill_worker(self, why: str) -> None:
@@ -133,8 +139,10 @@ def _lay_out(stage: Stage, maildir: Path | None) -> int:
     count = len(read_maildir(maildir))
     if count == 0:
         raise BadInput(f"{maildir}: there is no mail in new/ or cur/ of this Maildir")
-    shutil.copytree(maildir, stage.inbox, ignore=shutil.ignore_patterns(".*", "tmp"))
     create_maildir(stage.inbox)
+    for place in (*(maildir / "new").iterdir(), *(maildir / "cur").iterdir()):
+        if not place.name.startswith(".") and place.is_file():
+            copy_file(place, stage.inbox / place.parent.name / place.name)
     return count
 
 
@@ -203,14 +211,18 @@ def play(
         raise BadInput(
             "--live needs OPENAI_API_KEY in the environment; without it leave --live out and a script plays the model"
         )
+    if find_spec("aiosmtpd") is None:
+        raise BadInput("the demo's mail server is an extra: pip install 'overnight[demo]'")
     chosen = settings or Settings.from_environment()
     if not os.environ.get("OVERNIGHT_BRAIN"):
         chosen = msgspec.structs.replace(chosen, brain=Path(__file__).with_name("brain"))
     seed = random.SystemRandom().randrange(10_000) if seed is None else seed
     folder = chosen.home / "demo" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
-    folder.mkdir(parents=True)
+    make_folder(folder)
     progress = Progress(quiet=json_output)
-    stage = Stage(chosen, folder, live, seed, progress)
+    # The mail server and the provider need no key; the worker is given what it takes.
+    secrets = take_secrets(load_settings_brain(chosen))
+    stage = Stage(chosen, secrets, folder, live, seed, progress)
     facts = asyncio.run(_show(stage, maildir))  # plain asyncio: see `roles.up`
     progress.end()
     if json_output:

@@ -8,7 +8,7 @@ from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, appr
 from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
 from .branches import JobEvicted
 from .commands import Announce, Complete, CreateJob
-from .definitions import JobFunction, job, load_job
+from .definitions import JobFunction, add_folder, job, load_job
 from .effect_call import CANNOT_TELL, NOT_DONE, Done
 from .effecting import Effect, EffectFailed, NotDone, effect
 from .encoding import fingerprint
@@ -44,6 +44,7 @@ __all__ = [
     "Retry",
     "StepFailed",
     "Worker",
+    "add_folder",
     "approval",
     "chat",
     "checked",

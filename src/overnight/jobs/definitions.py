@@ -141,7 +141,7 @@ def load_job(reference: str) -> JobFunction[..., Any]:
     try:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise BadInput(f"{reference}: {error}. Start the worker where that module can be imported") from None
+        raise BadInput(f"{reference}: {error}. Name the module with --jobs where the worker starts") from None
     found: Any = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
@@ -149,6 +149,13 @@ def load_job(reference: str) -> JobFunction[..., Any]:
         jobs = sorted(name for name, value in vars(module).items() if isinstance(value, JobFunction))
         raise BadInput(f"{reference}: no @job of that name; {module_name} has {', '.join(jobs) or 'none'}")
     return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def add_folder(folder: str) -> None:
+    """Let modules of jobs be imported from there. It stands last: none of its files takes the place of an installed package,
+    which this program itself may import at any later moment."""
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def _load_file(path: Path) -> Any:
@@ -163,7 +170,7 @@ def _load_file(path: Path) -> Any:
         raise BadInput(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
+    add_folder(str(path.parent))
     spec.loader.exec_module(module)
     for value in vars(module).values():
         if isinstance(value, JobFunction) and value.code_ref.startswith(name):

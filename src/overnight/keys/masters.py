@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from overnight.domain import BadInput, OvernightError
+from overnight.files import make_folder, new_file, open_file
 
 FILE = "master.key"
 KEY_BYTES, NONCE_BYTES = 32, 12
@@ -119,7 +120,7 @@ class Masters:
             yield self.first()
             return
         self.first()
-        lock = os.open(self._file.with_name(f"{FILE}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_file(self._file.with_name(f"{FILE}.lock"), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             present = self._from_file()
@@ -171,9 +172,9 @@ def _draft(file: Path, masters: tuple[Master, ...]) -> Path:
     """The whole text in a file beside it, on the disk, for its owner alone."""
     draft = file.with_name(f"{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(draft, "x", encoding="ascii", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-            out.write("".join(base64.b64encode(master.key).decode() + "\n" for master in masters))
+        make_folder(file.parent)
+        with new_file(draft) as out:
+            out.write(b"".join(base64.b64encode(master.key) + b"\n" for master in masters))
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
+from overnight.files import make_database_file, make_folder, open_file
 
 from .statements import Dialect, Statement
 from .unit import Later, Rows, Unwritable
@@ -42,7 +43,7 @@ class SqliteDatabase:
         self.path, self.name = path, str(path)
         self._vectors: str | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent)
         except OSError as error:
             raise BadInput(
                 f"{path.parent}: the folder for the ledger cannot be made: {error.strerror}. {WAY_OUT}"
@@ -52,6 +53,7 @@ class SqliteDatabase:
         try:
             if readonly:
                 return SqliteSession(self._open_to_read(within), self.path)
+            make_database_file(self.path)
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
             connection.set_busy_timeout(int(within * 1000))
@@ -163,7 +165,7 @@ class SqliteSession:
     def alone(self, until: float | None = None) -> Generator[None]:
         """Hold the file lock: no other process writes meanwhile. Readers never open it."""
         if self._lock_file < 0:
-            self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
         self._wait_for(self._take_file_lock, until)
         try:
             yield

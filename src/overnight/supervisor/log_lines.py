@@ -24,9 +24,11 @@ _CHANGING = re.compile(r"[0-9a-f]{8,}|\d+(\.\d+)?")
 def line_of(at: float, level: str, name: str, message: str) -> str:
     """One line of the log. What would begin another line, or would act on a terminal, is taken out of the message."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    shown = " ".join(message.split())[:LONGEST]
-    shown = "".join(each if each.isprintable() else "?" for each in shown)
-    return f"{moment} {level} {name}: {shown}"
+    return f"{moment} {level} {name}: {_printable(' '.join(message.split())[:LONGEST])}"
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 class Trouble(msgspec.Struct):
@@ -76,7 +78,8 @@ class LogLines(logging.Handler):
             self._troubles[key] = Trouble(record.levelname, self._role, message, now, now, now)
         self._write(line_of(now, record.levelname, self._role, message))
         if record.exc_info and os.environ.get("OVERNIGHT_DEBUG"):
-            self._write(logging.Formatter().formatException(record.exc_info))
+            trace = logging.Formatter().formatException(record.exc_info)
+            self._write("\n".join(_printable(line) for line in trace.splitlines()))
 
     def look(self, now: float | None = None) -> None:
         """Tell what went on and what is over. Called with every record, and once a second by `set_up_log`."""

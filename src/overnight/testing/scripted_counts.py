@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from overnight.files import open_file
+
 MAX_CALLS = 10_000
 MAX_MODELS = 1_000
 OTHER_MODELS = "(other models)"
@@ -44,7 +46,7 @@ class Counts:
     and read again at the next start, so a killed provider forgets nothing it charged for."""
 
     def __init__(self, file: Path | None) -> None:
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600) if file else None
+        self._fd = open_file(file, os.O_RDWR | os.O_CREAT | os.O_APPEND) if file else None
         self.in_flight = 0
         self._clear()
         if file:

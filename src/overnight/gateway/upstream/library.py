@@ -21,7 +21,13 @@ from .errors import AnswerLost, NeverSent, UpstreamTimeout, no_connection
 from .pool import Check, Headers, UpstreamResponse
 
 INSTALL = "pip install 'overnight[providers]'"
-_QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DO_NOT_TRACK": "1"}
+_QUIET = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOG": "ERROR",
+    "DO_NOT_TRACK": "1",
+    "LITELLM_MODE": "PRODUCTION",
+}
+"""In its other mode the library reads a file `.env` of the folders around it into the environment of this process."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _TAKEN = frozenset({

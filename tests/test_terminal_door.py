@@ -1,0 +1,131 @@
+"""Nothing from outside acts on a terminal: tables, JSON, stories, logs, and tracebacks on a real pseudo-terminal."""
+
+import io
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overnight.supervisor import LogLines
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from test_cli import ROUTING
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x1b[8mhidden\u202eesrever\u2066\rover"
+ACTS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\x1b(?!\\[[0-7;]*m)|\r(?!\n)"
+)
+"""What no output may hold. A terminal turns line feeds into CR LF; colours are ours."""
+CODE = f"""
+import logging, os, sys, threading, warnings
+import overnight
+
+EVIL = {EVIL!r}
+
+async def evil() -> str:
+    logging.getLogger("own").warning(EVIL)
+    print(EVIL)
+    sys.stderr.writelines([EVIL, "\\n"])
+    warnings.warn(EVIL)
+    thread = threading.Thread(target=lambda: 1 / 0 if not EVIL else exec("raise ValueError(EVIL)", globals()))
+    thread.start()
+    thread.join()
+    if os.environ.get("FAILS"):
+        raise RuntimeError(EVIL)
+    return EVIL
+
+nightly = overnight.job(evil, name="night" + EVIL)
+evil = nightly
+"""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as spawned:
+        yield spawned
+
+
+@pytest.fixture
+def folder(tmp_path: Path, provider: SpawnedProvider) -> Path:
+    (tmp_path / "brain").mkdir()
+    (tmp_path / "brain" / "routing.yaml").write_text(ROUTING.format(url=provider.base_url))
+    (tmp_path / "odd.py").write_text(CODE)
+    return tmp_path
+
+
+def on_terminal(folder: Path, *words: str, **more: str) -> str:
+    """What a terminal is sent by `overnight WORDS`, both outputs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "DATABASE_"))}
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from overnight.cli import main; main()", *words]
+    settings = kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | more
+    process = subprocess.Popen(command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the terminal is closed on the other side
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(ours)
+    process.wait(60)
+    return written.decode("utf-8", "surrogateescape")
+
+
+def test_nothing_from_outside_acts_on_a_terminal(folder: Path) -> None:
+    shown = {
+        "run": on_terminal(folder, "run", "odd.py:evil"),
+        "fails": on_terminal(folder, "run", "odd.py:evil", FAILS="1"),
+        "debug": on_terminal(folder, "run", "odd.py:evil", "--json", FAILS="1", OVERNIGHT_DEBUG="1"),
+        "jobs": on_terminal(folder, "jobs"),
+        "json": on_terminal(folder, "jobs", "--json"),
+        "explain": on_terminal(folder, "explain", "last", "--content"),
+        "explain json": on_terminal(folder, "explain", "last", "--json", "--content"),
+        "events": on_terminal(folder, "events", "last", "--content"),
+        "events json": on_terminal(folder, "events", "last", "--json", "--content"),
+        "words": on_terminal(folder, "explain", EVIL.replace("\x00", "")),
+        "no latin": on_terminal(folder, "run", "odd.py:evil", LC_ALL="C"),
+    }
+    for name, text in shown.items():
+        found = ACTS.search(text)
+        assert found is None, (name, found, text)
+    assert "owned" in shown["run"], "it is shown, as text"
+    assert "\x1b[" in shown["jobs"], "our own colours are left"
+
+
+def test_a_traceback_that_was_asked_for_does_not_act_on_a_terminal(folder: Path) -> None:
+    (folder / "sitecustomize.py").write_text(
+        "import overnight.settings as s\n"
+        f"def broken(): raise ZeroDivisionError({EVIL!r})\n"
+        "s.Settings.from_environment = staticmethod(broken)\n"
+    )
+    for debug in ("", "1"):
+        text = on_terminal(folder, "jobs", PYTHONPATH=str(folder), OVERNIGHT_DEBUG=debug)
+        assert "ZeroDivisionError" in text
+        assert ("Traceback" in text) == bool(debug)
+        assert ACTS.search(text) is None, text
+
+
+def test_help_and_the_demo_keep_what_moves_a_terminal(folder: Path) -> None:
+    assert "\x1b[1m" in on_terminal(folder, "jobs", "--help")
+
+
+def test_the_log_takes_it_out_of_tracebacks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERNIGHT_DEBUG", "1")
+    stream = io.StringIO()
+    log = logging.Logger("night")
+    log.addHandler(LogLines("worker", stream))
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        log.exception("a fault %s", EVIL)
+    assert "Traceback" in stream.getvalue()
+    assert ACTS.search(stream.getvalue()) is None, stream.getvalue()
