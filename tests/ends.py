@@ -1,41 +1,17 @@
-"""What every log must show of its model calls: each has exactly one end, and is corrected only after it."""
+"""What every log must show of its model calls, of a whole store."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
+from crash.ends import ENDS, check_ends
+from machine_parts import rows
 
-
-def check_ends(bodies: Iterable[Mapping[str, Any]], in_flight: Collection[str] = ()) -> int:
-    """Assert it of the events of one job, in order, as JSON bodies; how many calls there were. `in_flight`: calls that still
-    hold a reservation."""
-    called: set[str] = set()
-    ended: Counter[str] = Counter()
-    for body in bodies:
-        name, call_id = body["event"], body.get("call_id", "")
-        detail = body.get("detail") or {}
-        if name == "model_called":
-            assert call_id not in called, f"{call_id} was called twice"
-            called.add(call_id)
-        elif name in ENDS and call_id and not {"cache", "degraded"} & detail.keys():
-            assert call_id in called, f"{name} of {call_id}, which was never called"
-            ended[call_id] += 1
-        elif name == "cost_corrected" and "of_job_id" not in detail:
-            assert ended[call_id], f"{call_id} was corrected before it ended"
-    twice = [call_id for call_id, times in ended.items() if times > 1]
-    assert not twice, f"ended more than once: {twice}"
-    open_calls = called - ended.keys()
-    assert open_calls == set(in_flight) & called, f"without an end: {open_calls}; reserved: {set(in_flight) & called}"
-    return len(called)
+__all__ = ["ENDS", "check_all_ends", "check_ends"]
 
 
 def check_all_ends(url: str) -> int:
     """Assert it of every job of a store; how many calls there were."""
-    from machine_parts import rows
-
     by_job: dict[str, list[Any]] = {}
     for job_id, body in rows(url, "SELECT job_id, body FROM event ORDER BY job_id, seq"):
         by_job.setdefault(job_id, []).append(msgspec.json.decode(bytes(body)))

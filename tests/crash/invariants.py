@@ -5,9 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ends import check_ends
-
 from . import program
+from .ends import check_ends
 from .evidence import ANSWERS, Evidence, Fact, Position
 from .tail import digest
 from .workload import EXPECTED, deeds, same

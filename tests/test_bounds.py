@@ -1,0 +1,264 @@
+"""Calls of unknown cost: told apart from cost, in the way of a budget by name, and corrected where they were booked."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+import pytest
+
+import overnight
+from ends import check_all_ends
+from machine_parts import rows
+from overnight.jobs import ModelFailed
+from overnight.ledger import Ledger
+from overnight.store import Store, open_store
+from overnight.store.migrating import migrations
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, routed, serving
+from test_stopped_jobs import rest, start, told, working
+
+CUT = "rules: [{match: {times: 1}, fault: {cut_after_chunks: 0}}]"
+PRICES = (
+    "prices: {gpt-5.4-mini: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}}\n"
+    "retries: {max_attempts: 1}\nbreakers: {failures: 0}\n"
+)
+ONE_CALL = routed().replace("retries: {max_attempts: 2, backoff_ms: 1}\n", "") + PRICES
+"""A request of 512 tokens of output reserves a tenth of a cent."""
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: []")
+    return scripted
+
+
+def command(store_url: str, folder: Path, *words: str, code: int = 0, **more: str) -> str:
+    """What the real command says, on both channels."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")}
+    url = store_url if "://" in store_url else f"sqlite:///{store_url}"
+    environment = kept | {"DATABASE_URL": url, "OVERNIGHT_HOME": str(folder), "USER": "zoe", "LOGNAME": "zoe"} | more
+    ran = subprocess.run(
+        [sys.executable, "-m", "overnight", *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == code, ran.stdout
+    return ran.stdout
+
+
+async def run(store_url: str, folder: Path, *words: str, code: int = 0) -> str:
+    return await asyncio.to_thread(command, store_url, folder, *words, code=code)
+
+
+async def failed_call(served: Served, job: str) -> Any:
+    """The end of a call whose answer broke off: nobody knows what it cost."""
+    served.provider.set_rules(CUT)
+    answer = await served.ask(max_tokens=512, headers={"x-job-id": job})
+    assert answer.status_code == 502, answer.text
+    assert float(answer.headers["x-overnight-cost-usd"]) == 0
+    [failed] = [event.facts for event in await served.events(job) if event.facts.event == "model_failed"]
+    assert float(answer.headers["x-overnight-cost-bound-usd"]) == failed.bound_microusd / 1_000_000 > 0
+    assert failed.cost_microusd == 0
+    return failed
+
+
+async def cost_of(served: Served, job: str) -> dict[str, float]:
+    found: dict[str, Any] = (await served.http.get("/api/v1/budgets", params={"job": job, "all": "true"})).json()
+    return found["budgets"][0]["cost_usd"]
+
+
+# ── corrections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_budget_names_the_call_in_its_way_and_settling_it_makes_room(
+    store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
+) -> None:
+    async with serving(store, provider, ONE_CALL + "budgets: {max_cost_per_job_usd: 0.0015}") as served:
+        failed = await failed_call(served, "b")
+        bound = failed.bound_microusd
+        assert await cost_of(served, "b") == {
+            "limit": 0.0015, "added": 0, "spent": 0, "bound": bound / 1e6, "reserved": 0,
+            "left": (1500 - bound) / 1e6,
+        }  # fmt: skip
+        refused = await served.ask(max_tokens=512, headers={"x-job-id": "b"})
+        said = refused.json()["error"]["message"]
+        assert refused.status_code == 402
+        assert failed.call_id in said
+        assert "overnight budget settle CALL --usd COST" in said
+        assert "has spent $0 of $0.0015" in said
+
+        listed = json.loads(await run(store_url, tmp_path, "budget", "bounds", "--job", "b", "--json"))
+        assert [(each["call_id"], each["why"], each["bound_usd"]) for each in listed] == [
+            (failed.call_id, "failed", bound / 1e6)
+        ]
+        settle = ("budget", "settle", failed.call_id, "--usd", "0.0002", "--why", "invoice", "--by", "ann")
+        done = json.loads(await run(store_url, tmp_path, *settle, "--json"))
+        assert (done["cost_usd"], done["was_bound_usd"], done["changed"]) == (0.0002, bound / 1e6, True)
+        assert "nothing was changed" in await run(store_url, tmp_path, *settle)
+        assert (await served.ask(max_tokens=512, headers={"x-job-id": "b"})).status_code == 200
+        now = await cost_of(served, "b")
+        assert now["bound"] == 0
+        [corrected] = [e.facts for e in await served.events("b") if e.facts.event == "cost_corrected"]
+        assert (corrected.cost_microusd, corrected.bound_microusd, corrected.actor) == (200, 0, "ann")
+        assert corrected.detail["source"] == "operator"
+        shown = (await served.http.get("/api/v1/jobs/b")).json()
+        assert (shown["cost_usd"], shown["bound_usd"]) == (pytest.approx(now["spent"]), 0)
+        assert "it cost $0.0002, as an operator says" in await run(store_url, tmp_path, "explain", "b")
+    assert check_all_ends(store_url) == 2
+
+
+@overnight.job
+async def fails_then_asks() -> str:
+    with contextlib.suppress(ModelFailed):
+        await overnight.chat("first", max_tokens=512)
+    return (await overnight.chat("second", max_tokens=512)).text
+
+
+async def test_a_job_parked_for_lost_calls_says_which_and_goes_on_once_they_are_settled(
+    store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
+) -> None:
+    provider.set_rules(CUT)
+    routing = ONE_CALL + "budgets: {max_cost_per_job_usd: 0.0015}"
+    async with serving(store, provider, routing) as served, working(served):
+        job_id = await start(served, fails_then_asks)
+        job = await rest(served, job_id)
+        [failed] = [event.facts for event in await served.events(job_id) if event.facts.event == "model_failed"]
+        assert [each["call_id"] for each in job.waits[0]["bounds"]] == [failed.call_id]
+        story = await told(served, job_id)
+        assert f"overnight budget settle {failed.call_id} --usd COST --why TEXT" in story
+        assert failed.call_id in await run(store_url, tmp_path, "jobs")
+        done = await run(store_url, tmp_path, "budget", "settle", failed.call_id, "--usd", "0", "--why", "not billed")
+        assert f"{job_id} goes on" in done
+        assert (await rest(served, job_id, "succeeded")).state == "succeeded"
+    assert check_all_ends(store_url) == 2
+
+
+async def test_a_late_answer_corrects_the_bound_and_is_not_given_to_a_later_attempt(
+    store: Store, store_url: str, provider: SpawnedProvider
+) -> None:
+    provider.set_rules("rules: [{match: {times: 1}, fault: {delay_ms: 300}}]")
+    async with serving(store, provider, ONE_CALL) as served:
+        body = {
+            "headers": {"x-job-id": "late", "x-session-id": "s", "x-task": "t", "x-step": "draft", "x-workflow": "w"},
+            "max_tokens": 512,
+        }
+        asking = asyncio.create_task(served.ask(**body))
+        await served.until("late", "model_called")
+        assert await served.gateway.settle_owner(served.gateway.owner) == 1
+        answer = await asking
+        assert (answer.status_code, "choices" in answer.json()) == (200, True)
+        called, lost, corrected = [event.facts for event in (await served.events("late"))[1:]]
+        assert (lost.event, corrected.event) == ("model_lost", "cost_corrected")
+        attributed = ("step", "task_id", "session_id", "workflow", "agent_id", "name", "model", "route")
+        for each in (lost, corrected):
+            assert [getattr(each, name) for name in attributed] == [getattr(called, name) for name in attributed]
+        assert (lost.session_id, lost.task_id, lost.step, lost.workflow) == ("s", "t", "draft", "w")
+        assert lost.bound_microusd == called.detail["reserved_microusd"] > corrected.cost_microusd > 0
+        assert corrected.detail["source"] == "late_answer"
+        assert corrected.input_tokens > 0
+        assert float(answer.headers["x-overnight-cost-usd"]) == corrected.cost_microusd / 1e6
+        assert "x-overnight-cost-bound-usd" not in answer.headers
+        assert await cost_of(served, "late") == {
+            "limit": None, "added": 0, "spent": corrected.cost_microusd / 1e6, "bound": 0, "reserved": 0, "left": None,
+        }  # fmt: skip
+        body["headers"]["x-job-attempt"] = "2"
+        assert "x-overnight-replayed" not in (await served.ask(**body)).headers
+    assert check_all_ends(store_url) == 2
+    assert rows(store_url, "SELECT count(*) FROM reservation") == [(0,)]
+
+
+async def test_settling_by_hand_says_plainly_what_it_cannot_do(
+    store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
+) -> None:
+    async with serving(store, provider, ONE_CALL) as served:
+        failed = await failed_call(served, "b")
+
+        async def settle(call: str, usd: str, *words: str, code: int = 1) -> str:
+            return await run(
+                store_url, tmp_path, "budget", "settle", call, "--usd", usd, "--why", "x", *words, code=code
+            )
+
+        assert "no call of tenant default" in await settle("call_nobody", "0.1")
+        assert "no call of tenant other" in await settle(failed.call_id, "0.1", "--tenant", "other")
+        assert "none of operator, invoice" in await settle(failed.call_id, "0.1", "--source", "rumour")
+        assert "give dollars" in await settle(failed.call_id, "lots", code=2)
+        await served.ask(headers={"x-job-id": "known"})
+        known = (await served.events("known"))[-1].facts.call_id
+        assert "settled at a known cost already" in await settle(known, "0.1")
+        provider.set_rules("rules: [{fault: {stall: true}}]")
+        asking = asyncio.create_task(served.ask(headers={"x-job-id": "flying"}))
+        flying = (await served.until("flying", "model_called"))[-1].facts.call_id
+        assert "still under way" in await settle(flying, "0.1")
+        asking.cancel()
+        assert "that is more than" in await settle(failed.call_id, "0.5", code=0)
+        assert "before, at $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
+        assert (await cost_of(served, "b"))["spent"] == 0.25
+
+
+# ── ledgers from before ──────────────────────────────────────────────────────────────────────────────────────────────
+
+BEFORE = 202610
+EVENTS = [
+    {"event": "model_called", "model": "m", "call_id": "c1"},
+    {"event": "model_lost", "model": "m", "call_id": "c1", "cost_microusd": 700, "detail": {"estimated": True}},
+    {"event": "model_called", "model": "m", "call_id": "c2"},
+    {"event": "model_succeeded", "model": "m", "call_id": "c2", "cost_microusd": 50, "agent_id": "a"},
+]
+
+
+def older(store_url: str) -> None:
+    """A ledger of the schema before bounds had a column."""
+    at = 1_792_000_000_000_000
+    statements = [text for number, text in migrations("postgres" if "://" in store_url else "sqlite") if number < 7]
+    numbers = [number for number, _ in migrations("sqlite") if number < 7]
+    statements.append("CREATE TABLE schema_migration (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL)")
+    statements += [f"INSERT INTO schema_migration VALUES ({number}, 0)" for number in numbers]
+    if "://" in store_url:
+        statements.append(f"CREATE TABLE event_{BEFORE} PARTITION OF event FOR VALUES IN ({BEFORE})")
+    for seq, event in enumerate(EVENTS):
+        body = json.dumps(event, separators=(",", ":")).encode().hex()
+        binary = f"'\\x{body}'::bytea" if "://" in store_url else f"x'{body}'"
+        columns = "job_id, seq, tenant_id, month, at, body"
+        statements.append(f"INSERT INTO event ({columns}) VALUES ('job', {seq}, 't', {BEFORE}, {at}, {binary})")
+    statements.append("INSERT INTO usage_job VALUES ('job', 'm', 2, 0, 0, 0, 750)")
+    statements.append("INSERT INTO usage_day VALUES ('t', 20261014, '', 'm', 's', 1, 0, 0, 0, 700)")
+    statements.append("INSERT INTO usage_day VALUES ('t', 20261014, 'a', 'm', 's', 1, 0, 0, 0, 50)")
+    if "://" in store_url:
+        with psycopg.connect(store_url, autocommit=True) as connection:
+            for each in statements:
+                connection.execute(each)  # type: ignore[arg-type]
+    else:
+        with apsw.Connection(store_url) as connection:
+            for each in statements:
+                connection.execute(each)
+
+
+async def test_rollups_from_before_are_parted_as_their_events_say(store_url: str) -> None:
+    older(store_url)
+    with open_store(store_url) as store:
+        ledger = Ledger(store)
+        assert await ledger.usage("job") == [("m", 2, 0, 0, 0, 50, 700)]
+        assert [row[1:] for row in await ledger.usage_days("t", 0, 99999999)] == [
+            ("", "m", 1, 0, 0, 0, 0, 700),
+            ("a", "m", 1, 0, 0, 0, 50, 0),
+        ]
