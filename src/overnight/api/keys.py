@@ -51,7 +51,9 @@ class KeysApi:
     async def create(self, request: Request) -> Answer:
         new = await body_of(request, NewKey)
         if INSTANCE_ADMIN in new.scopes:
-            raise Forbidden(f"scopes: {INSTANCE_ADMIN} is given by `overnight keys create` alone, which the operator runs")
+            raise Forbidden(
+                f"scopes: {INSTANCE_ADMIN} is given by `overnight keys create` alone, which the operator runs"
+            )
         row, secret = await self._keys.create(request.tenant_id, new, request.actor)
         return self._with_secret(201, row, secret)
 

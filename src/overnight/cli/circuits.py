@@ -59,7 +59,7 @@ async def _visible(ledger: "Ledger", tenant_id: str) -> "list[Circuit]":
     from overnight.gateway import list_circuits
 
     found = await list_circuits(ledger.store)
-    return [each for each in found if not tenant_id or each.account.partition("@")[2] in {"", tenant_id}]
+    return [each for each in found if not tenant_id or each.tenant_id in {None, tenant_id}]
 
 
 def _show(found: "list[Circuit]", now: int) -> None:
@@ -106,8 +106,11 @@ def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = F
         found = [circuit for circuit in visible if circuit.target == target]
         if not found:
             raise BadInput(f"{target}: no such circuit; `overnight circuits` lists those there are")
-        was = found[0].state(ledger.store.clock()).replace("_", "-")
-        await ledger.store.commit(CloseCircuit((found[0].account, found[0].model)))
+        now = ledger.store.clock()
+        states = [circuit.state(now).replace("_", "-") for circuit in found]
+        was = next((state for state in states if state != "closed"), "closed")
+        for circuit in found:  # the one of all callers, and callers' own
+            await ledger.store.commit(CloseCircuit((circuit.account, circuit.model)))
         console().print(f"{target} was {was}; it is closed now.", soft_wrap=True)
 
     read(work)

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from overnight.budgets import BOUND, FAILED, LATE_ANSWER, LOST, NO_USAGE, OVER_BOUND, Booked, BoundRow, corrected, settle
+from overnight.budgets import (
+    BOUND,
+    FAILED,
+    LATE_ANSWER,
+    LOST,
+    NO_USAGE,
+    OVER_BOUND,
+    Booked,
+    BoundRow,
+    corrected,
+    settle,
+)
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import LARGEST_CONTENT, JobRow, count_usage, recorded, store_blob
 from overnight.store import Unit, statements

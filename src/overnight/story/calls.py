@@ -106,7 +106,7 @@ def _tell_excess(tale: Tale, node: Node, event: Recorded) -> None:
     facts = event.facts
     if told := (facts.detail or {}).get("told"):
         said = f"{told['input_tokens']:,} tokens in, {told['output_tokens']:,} out, {cost_text(told['cost_microusd'])}"
-        way_out = f"if the bill says so, `overnight budget correct {facts.call_id}` books it"
+        way_out = f"if the bill says so, `overnight budget settle {facts.call_id}` books it"
         tale.note(node, event, f"{facts.provider} told {said}: more than the request could use, not booked; {way_out}")
 
 
