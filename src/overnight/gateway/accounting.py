@@ -200,7 +200,7 @@ def within_bound(flight: Flight, usage: Usage, cost: int | None) -> tuple[Usage,
     if usage.estimated:
         return usage, cost, None
     most_input, most_output, most_cost = request.prompt_bytes, flight.tokens * request.choices, flight.reserved_microusd
-    if request.open_ended and price is not None and (window := price.context_window or USUAL_WINDOW) > most_input:
+    if request.open_ended and (window := price.context_window or USUAL_WINDOW) > most_input:
         # The bytes do not tell the length of a picture, a file or the results of a search: the model's window does.
         fees = bound_microusd(request.hosted, flight.gateway.fees) if request.hosted else 0
         most_input, most_cost = window, max(most_cost, fees + price.upper_bound_microusd(window, most_output))
