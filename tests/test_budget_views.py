@@ -116,7 +116,7 @@ async def key_for(served: Served, tenant: str, *scopes: str, **more: Any) -> tup
     return row.key_id, {"authorization": f"Bearer {secret}"}
 
 
-async def test_a_tenant_reads_its_own_budgets_and_adds_to_them_with_an_admin_key(
+async def test_a_tenant_reads_its_own_budgets_and_the_operators_key_adds_to_them(
     store: Store, provider: SpawnedProvider
 ) -> None:
     async with serving(store, provider, routed(LIMITS)) as served:
@@ -127,7 +127,7 @@ async def test_a_tenant_reads_its_own_budgets_and_adds_to_them_with_an_admin_key
         assert (await served.http.post("/api/v1/budgets", json={"scope": "agent", "id": "reader"})).status_code == 401
 
         _, reader = await key_for(served, "acme", "read")
-        _, admin = await key_for(served, "acme", "admin")
+        _, admin = await key_for(served, "acme", "instance.admin")
         mine = (await served.http.get("/api/v1/budgets", headers=reader)).json()["budgets"]
         assert {each["tenant_id"] for each in mine} == {"acme"}
         assert {(each["scope"], each["per"]) for each in mine} == {

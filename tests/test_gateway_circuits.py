@@ -15,7 +15,7 @@ import pytest
 from faulty_upstream import Asked, answers, faulty_upstream, refuses
 from overnight.domain import Event
 from overnight.gateway import JobCalls
-from overnight.gateway.circuits import CloseCircuit, Note, list_circuits
+from overnight.gateway.circuits import CloseCircuit, Note, caller_account, list_circuits
 from overnight.gateway.failures import exception_failure
 from overnight.gateway.upstream import NeverSent
 from overnight.store import Store
@@ -40,6 +40,10 @@ def provider(scripted: SpawnedProvider) -> SpawnedProvider:
     scripted.reset()
     scripted.set_rules("rules: []")
     return scripted
+
+
+OWN = caller_account("house", "default", None)
+"""Of the caller of these tests, who shows no key."""
 
 
 def routing(cool_down: str = LONG, route: str = "", more: str = "") -> str:
@@ -148,7 +152,7 @@ async def test_a_probe_that_fails_keeps_it_open_twice_as_long(store: Store, prov
         assert (await served.ask(model="r", headers={"x-job-id": "probe"})).headers["x-overnight-model"] == "b"
         [again] = await events(served, "probe", "circuit_opened")
         assert (again.decision["opening"], "probe failed" in again.decision["why"]) == (2, True)
-        [row] = await list_circuits(store)
+        [row] = await list_circuits(store, only_open=True)
         assert row.openings == 2
         assert row.probe is None
 
@@ -176,7 +180,7 @@ async def test_a_probe_that_is_stopped_by_its_budget_makes_room_for_another(
         await asyncio.sleep(0.2)
         assert (await served.ask(model="r", headers={"x-job-id": "before"})).status_code == 402
         async with asyncio.timeout(5):
-            while (await list_circuits(store))[0].probe is not None:
+            while (await list_circuits(store, only_open=True))[0].probe is not None:
                 await asyncio.sleep(0.01)
         assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
 
@@ -187,15 +191,17 @@ async def test_processes_hear_of_each_others_circuits(store: Store, provider: Sp
         one, other = [await stack.enter_async_context(house(store, provider, routing())) for _ in range(2)]
         await one.ask(model="r")
         await one.ask(model="r")
-        assert one.gateway.circuits.allows("house", "a")
+        assert one.gateway.circuits.allows("house", "a", OWN)
         await other.ask(model="r", headers={"x-job-id": "third"})
         assert len(await events(other, "third", "circuit_opened")) == 1
         async with asyncio.timeout(10):
-            while one.gateway.circuits.allows("house", "a") or other.gateway.circuits.allows("house", "a"):
+            while one.gateway.circuits.allows("house", "a", OWN) or other.gateway.circuits.allows("house", "a", OWN):
                 await asyncio.sleep(0.01)
-        await store.commit(CloseCircuit(("house", "a")))
+        await store.commit(CloseCircuit((OWN, "a")))
         async with asyncio.timeout(10):
-            while not (one.gateway.circuits.allows("house", "a") and other.gateway.circuits.allows("house", "a")):
+            while not (
+                one.gateway.circuits.allows("house", "a", OWN) and other.gateway.circuits.allows("house", "a", OWN)
+            ):
                 await asyncio.sleep(0.01)
 
 
@@ -220,11 +226,12 @@ async def test_circuits_are_listed_and_closed_by_people(
     async with house(store, provider, routing()) as served:
         assert "All circuits are closed" in await overnight()
         await fail_three(served)
-        [shown] = (await served.http.get("/api/v1/circuits")).json()["circuits"]
+        listing = (await served.http.get("/api/v1/circuits")).json()["circuits"]
+        [shown] = [each for each in listing if not each["for_all"]]
         assert (shown["target"], shown["state"], shown["failures"]) == ("house/a", "open", 3)
         assert shown["open_until_at"] > shown["opened_at"] > "2026"
-        assert shown["tenant_id"] is None
-        assert json.loads(await overnight("--json")) == [shown]
+        assert (shown["tenant_id"], shown["key_id"]) == ("default", None)
+        assert json.loads(await overnight("--json")) == listing
         listed = await overnight()
         assert "house/a" in listed
         assert "server_error" in listed
@@ -337,7 +344,7 @@ async def test_a_last_resort_is_asked_once_and_its_answer_closes_the_circuit(
         answer = await served.ask(model="r", headers={"x-job-id": "back"})
         assert answer.status_code == 200
         assert "circuit_closed" in await served.story("back")
-        assert len(await list_circuits(store)) == 1  # the other one
+        assert len(await list_circuits(store, only_open=True)) == 1  # the other one
 
 
 # ── degraded ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -433,7 +440,7 @@ async def test_an_older_answer_from_the_cache_comes_before_the_fixed_one(
         assert unknown.headers["x-overnight-degraded"] == "answer"
         # A degraded answer never enters the cache: the provider is asked as soon as it answers again.
         provider.set_rules("rules: [{answer: the real answer}]")
-        await store.commit(CloseCircuit(("house", "a")))
+        await store.commit(CloseCircuit((OWN, "a")))
         await served.gateway.circuits.refresh()
         real = await served.ask("two", model="alone", headers={"x-job-id": "j4"})
         assert real.json()["choices"][0]["message"]["content"] == "the real answer"
@@ -503,7 +510,7 @@ async def test_a_probe_that_its_target_has_no_form_for_makes_room_for_another(
         assert (answer.status_code, answer.headers["x-overnight-model"]) == (200, "b")
         assert (await events(served, "hosted", "model_failed"))[0].error.code == "not_carried"
         async with asyncio.timeout(5):
-            while (await list_circuits(store))[0].probe is not None:
+            while (await list_circuits(store, only_open=True))[0].probe is not None:
                 await asyncio.sleep(0.01)
         assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
 
@@ -530,7 +537,7 @@ async def test_a_probe_that_failed_is_settled_before_its_call_waits_for_anything
         found = await served.until("probe", "circuit_opened")
         [again] = [each.facts for each in found if each.facts.event == "circuit_opened"]
         assert again.decision["opening"] == 2
-        [row] = await list_circuits(store)
+        [row] = await list_circuits(store, only_open=True)
         assert (row.openings, row.probe) == (2, None)
         room.set()
         assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}

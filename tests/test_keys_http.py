@@ -17,7 +17,7 @@ from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, gateway_process, routed, serving
 
-EVERYTHING = ("call", "read", "operate", "admin")
+EVERYTHING = ("call", "read", "operate", "admin", "instance.admin")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +164,7 @@ async def test_each_scope_opens_its_own_paths_and_no_others(guarded: Served, sco
         ("operate", "POST", "/api/v1/jobs/j/complete"),
         ("admin", "GET", "/api/v1/keys"),
         ("admin", "GET", "/api/v1/provider-keys"),
+        ("instance.admin", "POST", "/api/v1/budgets"),
     ]
     for needed, method, path in paths:
         answer = await guarded.http.request(method, path, headers=headers)

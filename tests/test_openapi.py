@@ -30,7 +30,7 @@ def served() -> Iterator[tuple[str, str]]:
         }
         command = [sys.executable, "-m", "overnight", "gateway", "--port", "0"]
         make = [sys.executable, "-m", "overnight", "keys", "create", "tester", "--json"]
-        for scope in ("call", "read", "operate", "admin"):
+        for scope in ("call", "read", "operate", "admin", "instance.admin"):
             make += ["--scope", scope]
         made = subprocess.run(make, env=env, cwd=home, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr

@@ -156,3 +156,4 @@ def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None
         found[field] = mine
     found["actor"], found["key_id"] = key.name, key.key_id
     found["models"], found["routes"], found["reach"] = key.models, key.routes, key.reach
+    found["operates"] = "operate" in key.scopes

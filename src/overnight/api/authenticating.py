@@ -6,14 +6,15 @@ Open is only what listens on loopback, and only until the first key is made. A k
 from __future__ import annotations
 
 from overnight.domain import Forbidden, Unauthenticated
-from overnight.keys import PREFIX, Keyring, VirtualKey
+from overnight.keys import INSTANCE_ADMIN, PREFIX, Keyring, VirtualKey
 
 from .http import Headers
 
 _PLACES = (b"authorization", b"x-api-key", b"api-key")
 _PREFIX = PREFIX.encode()
 _WAY_OUT = "send Authorization: Bearer on_…; `overnight keys create NAME` makes one"
-_ADMIN = _WAY_OUT.replace("NAME", "NAME --scope admin")
+_NEVER_OPEN = ("admin", INSTANCE_ADMIN)
+"""What wants a key even where calls want none."""
 
 
 def token_of(headers: Headers) -> str | None:
@@ -35,8 +36,8 @@ def scope_of(path: str, method: str) -> str:
         return "call"
     if path in ("/api/v1/jobs", "/api/v1/circuits") or path.startswith("/api/v1/jobs/"):
         return "read" if method in ("GET", "HEAD") else "operate"
-    if path == "/api/v1/budgets" and method in ("GET", "HEAD"):
-        return "read"
+    if path == "/api/v1/budgets":
+        return "read" if method in ("GET", "HEAD") else INSTANCE_ADMIN
     return "admin"
 
 
@@ -55,8 +56,9 @@ class Door:
             await keyring.refresh()
         token = token_of(headers)
         if token is None:
-            if scope == "admin":
-                raise Unauthenticated(f"this path wants a key with the scope admin, from anywhere: {_ADMIN}")
+            if scope in _NEVER_OPEN:
+                way_out = _WAY_OUT.replace("NAME", f"NAME --scope {scope}")
+                raise Unauthenticated(f"this path wants a key with the scope {scope}, from anywhere: {way_out}")
             if self._always or (keyring.exist and not self._never):
                 raise Unauthenticated(f"this gateway wants a key: {_WAY_OUT}")
             return None

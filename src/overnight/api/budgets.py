@@ -1,4 +1,4 @@
-"""`/api/v1/budgets`: what the tenant may spend and what is left of it; adding to it wants an admin key."""
+"""`/api/v1/budgets`: what the tenant may spend and what is left of it; adding to it is the operator's (`instance.admin`)."""
 
 from __future__ import annotations
 

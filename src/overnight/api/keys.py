@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
+from overnight.domain import Forbidden
 from overnight.gateway import Answer, Gateway
-from overnight.keys import KeyRow, Keys, NewKey, Rotation, known_provider, public_key, public_provider_key
+from overnight.keys import (
+    INSTANCE_ADMIN,
+    KeyRow,
+    Keys,
+    NewKey,
+    Rotation,
+    known_provider,
+    public_key,
+    public_provider_key,
+    virtual_key,
+)
 
 from .bodies import body_of, json_answer, query_of, whole
 from .http import Request
@@ -38,7 +49,12 @@ class KeysApi:
         return json_answer(200, {"keys": [self._shown(row) for row in rows]})
 
     async def create(self, request: Request) -> Answer:
-        row, secret = await self._keys.create(request.tenant_id, await body_of(request, NewKey), request.actor)
+        new = await body_of(request, NewKey)
+        if INSTANCE_ADMIN in new.scopes:
+            raise Forbidden(
+                f"scopes: {INSTANCE_ADMIN} is given by `overnight keys create` alone, which the operator runs"
+            )
+        row, secret = await self._keys.create(request.tenant_id, new, request.actor)
         return self._with_secret(201, row, secret)
 
     async def one(self, request: Request) -> Answer:
@@ -46,12 +62,13 @@ class KeysApi:
 
     async def rotate(self, request: Request) -> Answer:
         how = await body_of(request, Rotation)
-        row, secret = await self._keys.rotate(request.parts[3], request.tenant_id, how, request.actor)
+        key_id = await self._key_within_rights(request)
+        row, secret = await self._keys.rotate(key_id, request.tenant_id, how, request.actor)
         return self._with_secret(200, row, secret)
 
     async def revoke(self, request: Request) -> Answer:
         await body_of(request, Nothing)
-        row = await self._keys.revoke(request.parts[3], request.tenant_id, request.actor)
+        row = await self._keys.revoke(await self._key_within_rights(request), request.tenant_id, request.actor)
         self._ring.expire()
         return json_answer(200, self._shown(row))
 
@@ -70,6 +87,15 @@ class KeysApi:
         await self._keys.drop_provider_key(request.tenant_id, request.parts[3], request.actor)
         self._ring.expire()
         return Answer(204, [])
+
+    async def _key_within_rights(self, request: Request) -> str:
+        """The id of the key in the path. Whoever gets its new secret gets its scopes, so a key of the operator's is not for a
+        tenant's admin to rotate, nor to end. Raises Forbidden, NotFound."""
+        row = await self._keys.one(request.parts[3], request.tenant_id)
+        theirs = request.key.scopes if request.key is not None else frozenset[str]()
+        if INSTANCE_ADMIN in virtual_key(row).scopes and INSTANCE_ADMIN not in theirs:
+            raise Forbidden(f"{row.name} has the scope {INSTANCE_ADMIN}: the operator rotates and revokes it")
+        return row.key_id
 
     def _shown(self, row: KeyRow) -> dict[str, object]:
         return public_key(row, self._gateway.store.clock())

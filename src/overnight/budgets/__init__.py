@@ -34,7 +34,7 @@ from .reserving import (
 )
 from .rows import BOUND, BUDGET, RATE, RESERVATION, BoundRow, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
-from .settlement import FAILED, LOST, NO_USAGE, Booked, held, settle
+from .settlement import FAILED, LOST, NO_USAGE, OVER_BOUND, Booked, held, settle
 from .topping import TopUp, hear_top_up, top_up_budget, wake_topped_up
 from .windows import PERIODS, Window, window_of
 
@@ -47,6 +47,7 @@ __all__ = [
     "LATE_ANSWER",
     "LOST",
     "NO_USAGE",
+    "OVER_BOUND",
     "PERIODS",
     "RATE",
     "RESERVATION",

@@ -106,7 +106,7 @@ def _stop(
     )
 
 
-_BOOKED_FOR = {LOST: "lost", "failed": "failed", "no_usage": "answered without usage"}
+_BOOKED_FOR = {LOST: "lost", "failed": "failed", "no_usage": "answered without usage", "over_bound": "told too much"}
 
 
 def _way_out(bounds: Sequence[OpenBound]) -> str:

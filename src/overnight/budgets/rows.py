@@ -73,7 +73,7 @@ class BoundRow(msgspec.Struct):
     """A call that was settled at a bound. `booked_microusd` is the most it was thought to cost; `cost_microusd`, `bound_microusd`
     and `tokens` are what is booked now. `scopes` is JSON of its budgets, `call` JSON of its attribution, `day` its rollup's.
 
-    `why` is `lost`, `failed` or `no_usage`. `source` and `corrected_at` (microseconds) are those of the last correction.
+    `why` is one of the reasons in `settlement`. `source` and `corrected_at` (microseconds) are those of the last correction.
     """
 
     call_id: str

@@ -16,8 +16,9 @@ from .policy import Limit
 from .rating import decode_passed, leave
 from .rows import BOUND, BUDGET, RATE, RESERVATION, SQL, BoundRow, ReservationRow
 
-LOST, FAILED, NO_USAGE = "lost", "failed", "no_usage"
-"""Why a call was booked at a bound: no answer came, a failed try may be billed, an answer told no usage."""
+LOST, FAILED, NO_USAGE, OVER_BOUND = "lost", "failed", "no_usage", "over_bound"
+"""Why a call was booked at a bound: no answer came, a failed try may be billed, an answer told no usage, or told more than the
+request could use, of which nothing is booked."""
 MOST_NAMED = 5
 Scopes = list[tuple[str, str]]
 decode_scopes = msgspec.json.Decoder(Scopes).decode
@@ -97,7 +98,7 @@ def settle(
     if row.rates != "[]":
         leave(unit, decode_passed(row.rates), None if cost_microusd is None else used)
     unit.delete(RESERVATION, row)
-    if booked.bound_microusd or why == LOST:
+    if booked.bound_microusd or why in (LOST, OVER_BOUND):
         _keep(unit, row, booked, used, why)
     return booked
 

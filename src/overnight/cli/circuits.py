@@ -28,7 +28,8 @@ def circuits(
 ) -> None:
     """List the circuits of targets that failed lately; a target that is not listed has a closed one without failures.
 
-    Tenants share a circuit, except one that calls the provider with a key of its own: its circuit is listed for it alone.
+    Each caller (a tenant's key) has a circuit of its own, which its failures alone open and which is listed for its tenant alone.
+    Failures of several callers open the one of all.
 
     \b
     Examples:
@@ -59,7 +60,7 @@ async def _visible(ledger: "Ledger", tenant_id: str) -> "list[Circuit]":
     from overnight.gateway import list_circuits
 
     found = await list_circuits(ledger.store)
-    return [each for each in found if not tenant_id or each.account.partition("@")[2] in {"", tenant_id}]
+    return [each for each in found if not tenant_id or each.tenant_id in {None, tenant_id}]
 
 
 def _show(found: "list[Circuit]", now: int) -> None:
@@ -68,8 +69,17 @@ def _show(found: "list[Circuit]", now: int) -> None:
     if not found:
         console().print("All circuits are closed, and no target failed lately.")
         return
-    heads = ["target", "state", "failures", "open until", "openings", "why"]
+    # What counts for all stands in a caller's own circuit too, which says more as long as the one of all is closed.
+    own = {circuit.target for circuit in found if circuit.caller is not None}
+    found = [each for each in found if each.caller or each.opened_at is not None or each.target not in own]
+    heads = ["target", "for", "state", "failures", "open until", "openings", "why"]
     print_rows(heads, [_row(circuit, now) for circuit in found], frozenset({"failures", "openings"}))
+
+
+def _whom(circuit: "Circuit") -> str:
+    """Whose calls it keeps out."""
+    tenant_id, key_id = circuit.caller or ("", "")
+    return "all" if circuit.caller is None else f"{tenant_id}, {key_id}" if key_id else tenant_id
 
 
 def _row(circuit: "Circuit", now: int) -> list[tuple[str, str]]:
@@ -79,6 +89,7 @@ def _row(circuit: "Circuit", now: int) -> list[tuple[str, str]]:
     until = moment_text(circuit.open_until) if circuit.opened_at is not None else ""
     return [
         (circuit.target, ""),
+        (_whom(circuit), ""),
         (state.replace("_", "-"), STYLES[state]),
         (str(circuit.failures), ""),
         (until, ""),
@@ -106,8 +117,11 @@ def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = F
         found = [circuit for circuit in visible if circuit.target == target]
         if not found:
             raise BadInput(f"{target}: no such circuit; `overnight circuits` lists those there are")
-        was = found[0].state(ledger.store.clock()).replace("_", "-")
-        await ledger.store.commit(CloseCircuit((found[0].account, found[0].model)))
+        now = ledger.store.clock()
+        states = [circuit.state(now).replace("_", "-") for circuit in found]
+        was = next((state for state in states if state != "closed"), "closed")
+        for circuit in found:  # the one of all callers, and callers' own
+            await ledger.store.commit(CloseCircuit((circuit.account, circuit.model)))
         console().print(f"{target} was {was}; it is closed now.", soft_wrap=True)
 
     read(work)

@@ -84,7 +84,11 @@ def create(
     tenant: Tenant = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="SCOPE", help="call (the default), read, operate or admin; may be repeated."),
+        typer.Option(
+            "--scope",
+            metavar="SCOPE",
+            help="call (the default), read, operate, admin or instance.admin; repeat it.",
+        ),
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only calls and jobs of this agent.")] = None,
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls and jobs of this workflow.")] = None,

@@ -24,7 +24,8 @@ class Attribution(msgspec.Struct, frozen=True):
     """The identifiers a call carries. All are checked text; `tenant_id` is never taken from another tenant's request.
 
     `span_id` is the caller's span, `trace_flags` its flags. `key_id` is the key it was asked with; `models` and `routes` are the
-    globs of what that key may use (empty: everything), `reach` tells the jobs that are there for it. A session that
+    globs of what that key may use (empty: everything), `reach` tells the jobs that are there for it, and `operates`
+    whether it may begin attempts and reopen jobs. A session that
     `only_marks` is recorded, but its calls form no job.
     `headers` are those that routing rules look at, by their names in lower case; the values are bounded, not checked.
     """
@@ -47,5 +48,6 @@ class Attribution(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     reach: Reach = EVERYWHERE
+    operates: bool = True
     only_marks: bool = False
     headers: Mapping[str, str] = {}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .flight import Flight
 
 OK = 200
+USUAL_WINDOW = 1_000_000
+"""Tokens of a model whose window nobody states."""
 NO_OUTPUT = 1
 """Tokens reserved for formats whose answers are not text."""
 NOT_CARRIED, UNREAD = "not_carried", "internal_fault"
@@ -141,11 +143,19 @@ def spent_on_failure(flight: Flight, failure: Failure) -> Spent:
     event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
     share = _share(flight, failure) if failure.may_have_cost else _Share()
     tokens = (0, 0, 0)
+    over: dict[str, int] | None = None
+    if share.usage is not None:
+        usage, cost, over = within_bound(flight, share.usage, share.cost_microusd)
+        share = share._replace(usage=usage, cost_microusd=cost)
     if (usage := share.usage) is not None:
         tokens = (usage.input_tokens, usage.cached_tokens, usage.output_tokens)
         event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
+    detail: dict[str, Any] = {}
     if share.why:
-        event.detail = {"estimated": True, "why": share.why}
+        detail["estimated"], detail["why"] = True, share.why
+    if over is not None:
+        detail["told"] = over
+    event.detail = detail or None
     mark = None if failure.code in _NO_SIGN else flight.mark(failure)
     cost, bound = share.cost_microusd, share.bound_microusd
     return Spent(flight.call_id, event, flight.target.model, tokens, cost, mark=mark, bound_microusd=bound)
@@ -177,6 +187,29 @@ def _with_fees(flight: Flight, share: _Share) -> _Share:
 
 def _cost(flight: Flight, usage: Usage) -> int:
     return flight.target.price.cost_of(usage) if flight.target.price else 0
+
+
+def within_bound(flight: Flight, usage: Usage, cost: int | None) -> tuple[Usage, int | None, dict[str, int] | None]:
+    """(usage, cost) as far as the request could use them, and what its provider told where that is more.
+
+    A hard stop holds by the bound of each call, so no provider's word may go beyond it; nor may what was told get lost.
+    """
+    request, price = flight.request, flight.target.price
+    if usage.estimated:
+        return usage, cost, None
+    most_input, most_output, most_cost = request.prompt_bytes, flight.tokens * request.choices, flight.reserved_microusd
+    if request.open_ended and (window := price.context_window or USUAL_WINDOW) > most_input:
+        # The bytes do not tell the length of a picture, a file or the results of a search: the model's window does.
+        fees = bound_microusd(request.hosted, flight.gateway.fees) if request.hosted else 0
+        most_input, most_cost = window, max(most_cost, fees + price.upper_bound_microusd(window, most_output))
+    if (cost or 0) <= most_cost and usage.input_tokens + usage.output_tokens <= most_input + most_output:
+        return usage, cost, None
+    told = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost_microusd": cost or 0}
+    booked = None if cost is None else min(cost, most_cost)
+    flight.gateway.untenable.warn(
+        f"{flight.target.provider}/{flight.target.model}", flight.subject.job_id, told, booked or 0
+    )
+    return usage.at_most(most_input, most_output), booked, told
 
 
 def _told_usage(flight: Flight, failure: Failure, received: Received, estimate: Usage) -> Usage | None:
@@ -221,14 +254,17 @@ def spent_on_reply(flight: Flight, reply: Reply) -> Spent:
     cost = None if usage.estimated else _cost(flight, usage)
     event = event_of(flight, "model_succeeded")
     event.call_id, event.latency_ms = flight.call_id, flight.latency_ms()
-    event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
-    event.cached_tokens = usage.cached_tokens
     detail: dict[str, Any] = {}
     if flight.request.hosted:
         used, fees = fees_of(flight.request.hosted, flight.gateway.fees, reply.body)
         if used:
             detail["hosted_tools"], detail["hosted_tools_microusd"] = used, fees
         cost = None if cost is None else cost + fees
+    usage, cost, over = within_bound(flight, usage, cost)
+    event.input_tokens, event.output_tokens = usage.input_tokens, usage.output_tokens
+    event.cached_tokens = usage.cached_tokens
+    if over is not None:
+        detail["told"] = over
     if usage.estimated:
         detail["estimated"], detail["why"] = True, "the provider told no usage; all that was reserved counts"
     elif usage.adjusted:

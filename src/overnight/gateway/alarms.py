@@ -7,8 +7,9 @@ finished since it last looked. Nothing is written for it, so no row is hot.
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +29,7 @@ OVERLAP_US = 5_000_000
 PAGE, MOST_PAGES = 2_000, 10
 KEPT_JOBS = 200
 MOST_TASKS = 10_000
+WARN_EVERY_S, MOST_TARGETS = 60.0, 1024
 _decode_task = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -142,6 +144,31 @@ class Costs:
 def _task_in(body: bytes | None) -> str | None:
     """The task that the first call of a foreign job named."""
     return _decode_task(bytes(body)).get("task_id") if body is not None else None
+
+
+class Untenable:
+    """Warn of targets that tell more usage than their requests could have: once a minute for each."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._warned: dict[str, float] = {}
+
+    def warn(self, target: str, job_id: str, told: Mapping[str, int], booked_microusd: int) -> None:
+        now = self._clock()
+        if now - self._warned.get(target, float("-inf")) < WARN_EVERY_S:
+            return
+        if len(self._warned) >= MOST_TARGETS:
+            self._warned.clear()
+        self._warned[target] = now
+        log.warning(
+            "%s told more usage than the request could have: %s tokens in, %s out, %s; %s is booked: `overnight explain %s`",
+            target,
+            f"{told['input_tokens']:,}",
+            f"{told['output_tokens']:,}",
+            usd_text(told["cost_microusd"]),
+            usd_text(booked_microusd),
+            job_id,
+        )
 
 
 def warn(alarmed: Sequence[Alarm]) -> None:

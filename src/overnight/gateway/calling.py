@@ -24,7 +24,7 @@ from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger, Registration
 from overnight.store import Store
 
-from .alarms import Costs
+from .alarms import Costs, Untenable
 from .asking import facts_of
 from .caches import Caches
 from .circuits import Circuits
@@ -97,6 +97,7 @@ class Gateway:
         self.fees = {**FEES, **routing.hosted_tools}
         self.loops = LoopGuard(store, routing.guards)
         self.costs = Costs(store, routing.alarms)
+        self.untenable = Untenable()
         self.lineage: OrderedDict[str, Kin] = OrderedDict()
         self.flying = Flying()
         self.circuits = Circuits(store, routing.breakers)

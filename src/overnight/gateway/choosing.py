@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from overnight.domain import iso_utc, new_id
+from overnight.domain import Attribution, iso_utc, new_id
 
-from .circuits import Circuit
+from .circuits import Circuit, caller_account
 from .formats import Wire, wire_between
 from .routes import Target, Unavailable
 
@@ -30,9 +30,9 @@ class Way:
     target: Target
     wire: Wire
 
-    def __init__(self, gateway: Gateway, request: Request, decision: Decision, tenant_id: str) -> None:
+    def __init__(self, gateway: Gateway, request: Request, decision: Decision, who: Attribution) -> None:
         self._targets, self._circuits, self._clock = gateway.targets, gateway.circuits, gateway.store.clock
-        self._request, self._decision, self._tenant_id = request, decision, tenant_id
+        self._request, self._decision, self._who = request, decision, who
         self._left = list(decision.targets)
         self._closed_off: dict[str, str] = {}  # model → account
         self._claim: Circuit | None = None
@@ -62,7 +62,7 @@ class Way:
                 reasons.append(str(error))
                 unavailable = error
                 continue
-            circuit = self._circuits.open_circuit(self.target.account, model)
+            circuit = self._circuits.open_circuit(self.target.account, model, self.own)
             if circuit is not None and circuit.blocked_until > self._clock():
                 reasons.append(self._pass_over(circuit))
                 continue
@@ -88,7 +88,7 @@ class Way:
         return self.next(self._pass_over(circuit)) and await self.ready(deadline)
 
     def is_open(self) -> bool:
-        return not self._circuits.allows(self.target.account, self.target.model)
+        return not self._circuits.allows(self.target.account, self.target.model, self.own)
 
     def comes_back(self) -> None:
         """The target was left because its circuit opened, not because it had its tries: wait for it too."""
@@ -129,7 +129,7 @@ class Way:
                 if self.next("waited until its circuit let a call through") and await self.ready(deadline):
                     return True
                 continue
-            circuits = [self._circuits.open_circuit(account, model) for model, account in self._closed_off.items()]
+            circuits = [self._open_circuit(model) for model in self._closed_off]
             await self._circuits.change([each for each in circuits if each is not None], deadline)
         return False
 
@@ -139,7 +139,7 @@ class Way:
         return max(soonest - self._clock(), 0) // 1000
 
     def _head_for(self, model: str) -> None:
-        target = self._targets.target(model, self._request.price_context, self._tenant_id)
+        target = self._targets.target(model, self._request.price_context, self._who.tenant_id)
         wire = wire_between(self._request.format, target.speaks)
         if wire is None:
             spoken = ", ".join(target.speaks)
@@ -148,8 +148,20 @@ class Way:
             )
         self.target, self.wire = target, wire
 
+    @property
+    def own(self) -> str:
+        """The account of the caller's own circuit at the target."""
+        return self._own_at(self.target.account)
+
+    def _own_at(self, account: str) -> str:
+        return caller_account(account, self._who.tenant_id, self._who.key_id)
+
+    def _open_circuit(self, model: str) -> Circuit | None:
+        account = self._closed_off[model]
+        return self._circuits.open_circuit(account, model, self._own_at(account))
+
     def _blocked_until(self, model: str) -> int:
-        circuit = self._circuits.open_circuit(self._closed_off[model], model)
+        circuit = self._open_circuit(model)
         return circuit.blocked_until if circuit is not None else 0
 
     def _pass_over(self, circuit: Circuit) -> str:

@@ -97,7 +97,7 @@ class Spent(msgspec.Struct, frozen=True):
 
     def locks(self) -> Locks:
         reservation = (RESERVATION, self.call_id)
-        return [reservation] if self.mark is None else [reservation, (CIRCUIT, self.mark.key)]
+        return [reservation] if self.mark is None else [reservation, *((CIRCUIT, key) for key in self.mark.keys)]
 
 
 class Outcome(msgspec.Struct):

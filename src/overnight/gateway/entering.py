@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from overnight.domain import FINISHED, Conflict, ErrorFacts, Event, Fenced, NotFound
+from overnight.domain import FINISHED, Conflict, ErrorFacts, Event, Fenced, Forbidden, NotFound
 from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, open_job
 from overnight.store import Unit
 
@@ -54,7 +54,8 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
 def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
     """Let a call into a job that exists; begin the attempt it names, or reopen the job, where that is due.
 
-    Raises Fenced for an attempt or lease that is over, Conflict for a job that takes no more calls.
+    Raises Fenced for an attempt or lease that is over, Conflict for a job that takes no more calls, Forbidden where the caller's
+    key may not begin an attempt.
     """
     place, wanted = subject.place, subject.who.attempt
     if place is not None:
@@ -70,10 +71,23 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
                 f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
             )
         return
+    if not subject.who.operates:
+        _check_right(job, wanted)
     if wanted is not None:
         announce(unit, job, "recover", wanted, subject.who.actor)
     if job.state in FINISHED:
         reopen(unit, job)
+
+
+def _check_right(job: JobRow, wanted: int | None) -> None:
+    """What the routes of jobs refuse without the scope `operate` cannot be had by a header or metadata of a call: to fence the
+    attempt under way, and to undo the completion of a job. A job that ended with its one call was completed by nobody."""
+    if wanted == job.attempt + 1:
+        raise Forbidden(
+            f"x-job-attempt: attempt {wanted} of {job.job_id} has not begun, and beginning it wants a key with the scope operate"
+        )
+    if job.state in FINISHED and not job.unattributed:
+        raise Forbidden(f"{job.job_id} has {job.state}: going on with it wants a key with the scope operate")
 
 
 def reopen(unit: Unit, job: JobRow) -> None:

@@ -108,7 +108,7 @@ class Flight(CallTime):
         self.unsettled: Spent | None = None
         self.ending: Ending | None = None
         self.admission = Admission(self)
-        self.way = Way(gateway, request, decision, subject.who.tenant_id)
+        self.way = Way(gateway, request, decision, subject.who)
         self._found = self.way.next()
 
     @property
@@ -208,15 +208,15 @@ class Flight(CallTime):
         self.way.call = None
         circuits = self.gateway.circuits
         if failure is None:
-            return circuits.answered(target.account, target.model, call)
-        return circuits.failed(target.account, target.model, failure, call)
+            return circuits.answered(target.account, target.model, call, self.way.own)
+        return circuits.failed(target.account, target.model, failure, call, self.way.own)
 
     def _give_back(self) -> None:
         """A probe that came to nothing must not keep others from trying."""
         call, target = self.way.call, self.target
         if call is not None:
             self.way.call = None
-            giving = self.gateway.circuits.give_back(target.account, target.model, call)
+            giving = self.gateway.circuits.give_back(target.account, target.model, call, self.way.own)
             self.gateway.keep(self.loop.create_task(giving))
 
     async def _ending(self, failure: Failure | None) -> Ending | None:

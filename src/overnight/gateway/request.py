@@ -43,6 +43,7 @@ class Request(msgspec.Struct):
     client's own limit of output tokens, `choices` the number of answers asked for, `prompt_bytes` what bounds the input.
     `pass_headers` are the client's headers that a target of the same format gets too. `left_out` names what was taken out of the
     body because a target refused it. `hosted` are the tools that the provider runs itself.
+    An `open_ended` request may use input that its bytes do not bound: what it points to, and what such tools bring.
     """
 
     format: str
@@ -64,6 +65,7 @@ class Request(msgspec.Struct):
     pass_headers: tuple[tuple[bytes, bytes], ...] = ()
     left_out: tuple[str, ...] = ()
     hosted: Hosted = ()
+    open_ended: bool = False
 
     def forget_metadata(self, names: Iterable[str]) -> None:
         """Leave what was meant for the gateway out of the body that goes upstream."""

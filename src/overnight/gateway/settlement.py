@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from overnight.budgets import BOUND, FAILED, LATE_ANSWER, LOST, NO_USAGE, Booked, BoundRow, corrected, settle
+from overnight.budgets import (
+    BOUND,
+    FAILED,
+    LATE_ANSWER,
+    LOST,
+    NO_USAGE,
+    OVER_BOUND,
+    Booked,
+    BoundRow,
+    corrected,
+    settle,
+)
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import LARGEST_CONTENT, JobRow, count_usage, recorded, store_blob
 from overnight.store import Unit, statements
@@ -36,6 +47,8 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
     event = msgspec.structs.replace(spent.event)
     event.attempt = job.attempt if place else (subject.attempt or job.attempt)
     why = FAILED if event.event == "model_failed" else NO_USAGE
+    if "told" in (event.detail or {}):
+        why = OVER_BOUND  # keeps a row of the call, so that a person can book what it really cost
     used = spent.tokens[0] + spent.tokens[2]
     try:
         booked = settle(unit, spent.call_id, spent.cost_microusd, used, bound_microusd=spent.bound_microusd, why=why)

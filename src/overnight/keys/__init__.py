@@ -8,10 +8,21 @@ from .allowing import allows
 from .keyring import Keyring
 from .masters import Masters, SealedShut
 from .operations import Keys, NewKey, Rotation, bound_to, known_provider
-from .rows import SCOPES, KeyRow, ProviderKeyRow, VirtualKey, public_key, public_provider_key, state_of
+from .rows import (
+    INSTANCE_ADMIN,
+    SCOPES,
+    KeyRow,
+    ProviderKeyRow,
+    VirtualKey,
+    public_key,
+    public_provider_key,
+    state_of,
+    virtual_key,
+)
 from .tokens import PREFIX
 
 __all__ = [
+    "INSTANCE_ADMIN",
     "PREFIX",
     "SCOPES",
     "KeyRow",
@@ -29,4 +40,5 @@ __all__ = [
     "public_key",
     "public_provider_key",
     "state_of",
+    "virtual_key",
 ]

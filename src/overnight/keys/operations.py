@@ -13,7 +13,7 @@ from overnight.store import Store
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
 from .masters import Masters
-from .rows import SCOPES, SQL, KeyRow, ProviderKeyRow, virtual_key
+from .rows import INSTANCE_ADMIN, SCOPES, SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 
 DAY_MS = 86_400_000
@@ -174,10 +174,13 @@ def _check(new: NewKey) -> None:
         raise BadInput(f"scopes: {what}; the scopes are {', '.join(SCOPES)}")
     for field in ("models", "routes"):
         _check_globs(field, getattr(new, field))
-    if "admin" in new.scopes and (new.agent_id or new.workflow or new.models or new.routes):
+    bound = new.agent_id or new.workflow or new.models or new.routes
+    if "admin" in new.scopes and bound:
         raise BadInput(
             "scopes: a key with admin can make any key of its tenant, so limits on it would hold nothing; leave them out"
         )
+    if INSTANCE_ADMIN in new.scopes and bound:
+        raise BadInput(f"scopes: a key with {INSTANCE_ADMIN} reaches all of its tenant; leave the limits on it out")
 
 
 def _check_globs(field: str, globs: Sequence[str]) -> None:

@@ -8,8 +8,10 @@ from overnight.domain import Reach, iso_utc
 from overnight.store import Table, statements
 
 SQL = statements("overnight.keys")
-SCOPES = ("call", "read", "operate", "admin")
-"""`call`: model calls. `read`: jobs and their events. `operate`: attempts, completion, cancelling. `admin`: the tenant's keys."""
+INSTANCE_ADMIN = "instance.admin"
+SCOPES = ("call", "read", "operate", "admin", INSTANCE_ADMIN)
+"""`call`: model calls. `read`: jobs and their events. `operate`: attempts, completion, cancelling. `admin`: the tenant's keys.
+`instance.admin`: what the operator decides for a tenant, such as adding to its budgets; the command line alone gives it."""
 
 
 class KeyRow(msgspec.Struct):

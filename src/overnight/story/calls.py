@@ -97,7 +97,17 @@ def _model_succeeded(tale: Tale, event: Recorded) -> None:
     node.facts += _call_facts(facts)
     if dropped := (facts.detail or {}).get("dropped"):
         tale.note(node, event, f"left out, because {facts.provider} does not take it: {clean(', '.join(dropped), 300)}")
+    _tell_excess(tale, node, event)
     tale.show(node, "answer", _answer_text(answer))
+
+
+def _tell_excess(tale: Tale, node: Node, event: Recorded) -> None:
+    """What a provider told beyond what the request could use."""
+    facts = event.facts
+    if told := (facts.detail or {}).get("told"):
+        said = f"{told['input_tokens']:,} tokens in, {told['output_tokens']:,} out, {cost_text(told['cost_microusd'])}"
+        way_out = f"if the bill says so, `overnight budget settle {facts.call_id}` books it"
+        tale.note(node, event, f"{facts.provider} told {said}: more than the request could use, not booked; {way_out}")
 
 
 def _call_facts(facts: Event) -> list[str]:

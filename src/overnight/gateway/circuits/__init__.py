@@ -6,7 +6,7 @@ Never: asks a target, or decides where a call goes instead.
 
 from .picture import Circuits
 from .rows import CIRCUIT, CloseCircuit, Mark, Note, list_circuits, note
-from .state import Circuit, public_circuit
+from .state import Circuit, caller_account, public_circuit
 
 __all__ = [
     "CIRCUIT",
@@ -15,6 +15,7 @@ __all__ = [
     "CloseCircuit",
     "Mark",
     "Note",
+    "caller_account",
     "list_circuits",
     "note",
     "public_circuit",

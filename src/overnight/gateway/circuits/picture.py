@@ -18,7 +18,7 @@ from overnight.store import Store
 
 from ..failures import CLASSES, Failure
 from .rows import Claim, Key, Mark, Release, forget_circuits, key_of, list_circuits
-from .state import Breaker, Circuit, claim, fail, release
+from .state import Breaker, Circuit, claim, counts_for_all, fail, release, shared_breaker
 
 log = logging.getLogger("overnight.gateway")
 POLL_S = 1.0
@@ -28,7 +28,7 @@ CONFIRMED_WITHIN_US = 2_000_000
 
 STALE_AFTER_US = 60_000_000
 STALE_OPEN_AFTER_US = 24 * 3600 * 1_000_000
-MOST_TARGETS = 1024
+MOST_TARGETS = 4096
 """Names that only a glob covers come from outside."""
 
 LEAST_SHARE = 0.5
@@ -89,13 +89,16 @@ class Circuits:
 
     # ── before a call ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def allows(self, account: str, model: str) -> bool:
-        """May any call go there? The hot path: no I/O."""
-        return not self._open or (account, model) not in self._open
+    def allows(self, account: str, model: str, own: str | None = None) -> bool:
+        """May any call go there, of this caller (see `caller_account`)? The hot path: no I/O."""
+        return not self._open or self.open_circuit(account, model, own) is None
 
-    def open_circuit(self, account: str, model: str) -> Circuit | None:
-        """The circuit where it is not closed. `blocked_until` tells when a call may ask to be its probe."""
-        return self._open.get((account, model))
+    def open_circuit(self, account: str, model: str, own: str | None = None) -> Circuit | None:
+        """The circuit where it is not closed: of all, else the caller's own. `blocked_until` tells when a call may ask to be its
+        probe."""
+        if not self._open:
+            return None
+        return self._open.get((account, model)) or (self._open.get((own, model)) if own is not None else None)
 
     async def probe(self, circuit: Circuit, call: str, until: int) -> bool:
         """May this call be the one that tries? Only one may, over all processes; until `until` no other may."""
@@ -118,13 +121,14 @@ class Circuits:
             self._open[key] = self._seen[key].circuit = shared
         return granted
 
-    async def give_back(self, account: str, model: str, call: str) -> None:
+    async def give_back(self, account: str, model: str, call: str, own: str | None = None) -> None:
         """The probe came to nothing that speaks of its target: it was stopped, or its caller left."""
-        held = self._open.get((account, model))
-        if held is not None and release(held, call):
-            self._news()
-            with suppress(StoreUnavailable):  # then its claim ends by itself
-                await self._store.commit(Release((account, model), call))
+        for key in _keys(account, model, own):
+            held = self._open.get(key)
+            if held is not None and release(held, call):
+                self._news()
+                with suppress(StoreUnavailable):  # then its claim ends by itself
+                    await self._store.commit(Release(key, call))
 
     async def change(self, circuits: Iterable[Circuit], deadline: float) -> None:
         """Wait until one of these may have closed, or wants a probe; at most until `deadline`, a time of the loop."""
@@ -142,49 +146,72 @@ class Circuits:
 
     # ── after a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answered(self, account: str, model: str, call: str | None = None) -> Mark | None:
+    def answered(self, account: str, model: str, call: str | None = None, own: str | None = None) -> Mark | None:
         """A call came to an answer. `call` names it where its circuit was open. The mark belongs into its settlement."""
         if not self._seen:
             return None
-        key = (account, model)
-        seen = self._seen.get(key)
-        if seen is None:
+        seen = {key: each for key in _keys(account, model, own) if (each := self._seen.get(key)) is not None}
+        for each in seen.values():
+            each.answered += 1
+        if call is None or all(each.circuit.opened_at is None for each in seen.values()):
             return None
-        seen.answered += 1
-        if call is None or seen.circuit.opened_at is None:
-            return None
-        self._forget(key)
-        self._closed_at[key] = now = self._store.clock()
-        return Mark(account, model, now, self._breaker, call=call)
+        now = self._store.clock()
+        for key in seen:
+            self._forget(key)
+            self._closed_at[key] = now
+        return Mark(account, model, now, self._breaker, call=call, own=own)
 
-    def failed(self, account: str, model: str, failure: Failure, call: str | None = None) -> Mark | None:
-        """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works."""
+    def failed(
+        self, account: str, model: str, failure: Failure, call: str | None = None, own: str | None = None
+    ) -> Mark | None:
+        """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works.
+
+        It counts in the caller's own circuit, and there alone once it has failed half as often as opens one: a caller whose
+        requests fail does not keep the others out."""
         if not self._breaker.failures:
             return None
         if not speaks_of_target(failure, self._breaker, probing=call is not None):
-            return self.answered(account, model, call)
-        now, key = self._store.clock(), (account, model)
-        seen = self._seen.get(key)
-        if seen is None:
-            if len(self._seen) >= MOST_TARGETS:
-                return None
-            seen = self._seen[key] = _Seen(Circuit(account, model), now)
-        seen.turn(now, self._breaker.window_ms * 1000)
-        seen.failed += 1
-        if call is None and not seen.mostly_fails:
+            return self.answered(account, model, call, own)
+        now, first = self._store.clock(), self._seen_of(_keys(account, model, own)[0])
+        if first is None:
             return None
-        if call is None and seen.circuit.opened_at is not None and not failure.retry_after_ms:
-            return None  # it was under way when the circuit opened, and says nothing new
+        shared = self._seen_of((account, model)) if own is not None else None
+        if shared is not None:
+            shared.turn(now, self._breaker.window_ms * 1000)
+            shared.failed += 1
         why = f"{failure.error_class}: {failure.code}"
-        mark = Mark(account, model, now, self._breaker, why, failure.retry_after_ms, call)
-        until = seen.circuit.open_until
-        opened = fail(seen.circuit, now, self._breaker, why, failure.retry_after_ms, call)
-        if seen.circuit.open_until > until:
-            seen.own_at = now
-        if opened:
-            self._open[key] = seen.circuit
-            self._news()
+        mark = Mark(account, model, now, self._breaker, why, failure.retry_after_ms, call, own)
+        shared_open = (account, model) in self._open
+        if not self._counts(first, mark) or (shared_open and call is None and not failure.retry_after_ms):
+            return None
+        self._fail(first, mark, self._breaker)
+        if shared is not None and (shared_open or counts_for_all(first.circuit, now, self._breaker)):
+            self._fail(shared, mark, shared_breaker(self._breaker))
         return mark
+
+    def _seen_of(self, key: Key) -> _Seen | None:
+        seen = self._seen.get(key)
+        if seen is None and len(self._seen) < MOST_TARGETS:
+            seen = self._seen[key] = _Seen(Circuit(*key), self._store.clock())
+        return seen
+
+    def _counts(self, seen: _Seen, mark: Mark) -> bool:
+        """Whether the failure says something new of the target."""
+        seen.turn(mark.at, self._breaker.window_ms * 1000)
+        seen.failed += 1
+        if mark.call is not None:
+            return True
+        # Else it was under way when the circuit opened, and says nothing new.
+        return seen.mostly_fails and (seen.circuit.opened_at is None or bool(mark.retry_after_ms))
+
+    def _fail(self, seen: _Seen, mark: Mark, breaker: Breaker) -> None:
+        until = seen.circuit.open_until
+        opened = fail(seen.circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
+        if seen.circuit.open_until > until:
+            seen.own_at = mark.at
+        if opened:
+            self._open[key_of(seen.circuit)] = seen.circuit
+            self._news()
 
     def written(self) -> None:
         """A mark is durable: look what the others have made of it."""
@@ -257,6 +284,11 @@ class Circuits:
             self._swept_at = now
             closed_before = now - max(STALE_AFTER_US, 2000 * self._breaker.window_ms)
             await forget_circuits(self._store, closed_before, now - STALE_OPEN_AFTER_US)
+
+
+def _keys(account: str, model: str, own: str | None) -> list[Key]:
+    """The circuits that stand in a caller's way, its own first."""
+    return [(account, model)] if own is None else [(own, model), (account, model)]
 
 
 def speaks_of_target(failure: Failure, breaker: Breaker, *, probing: bool = False) -> bool:

@@ -10,7 +10,7 @@ from overnight.domain import Event
 from overnight.ledger import JOB, JobRow, append, locked_job
 from overnight.store import Store, Table, Unit, statements
 
-from .state import Breaker, Circuit, claim, fail, release
+from .state import Breaker, Circuit, claim, counts_for_all, fail, release, shared_breaker
 
 SQL = statements("overnight.gateway")
 Key = tuple[str, str]
@@ -35,7 +35,8 @@ CIRCUIT: Table[Circuit] = Table(
 class Mark(msgspec.Struct, frozen=True):
     """What a call says of its target. `why` is None when it answered; `at` is when, in microseconds.
 
-    `call` names it where it was made while the circuit was open: as its probe, or as a last resort.
+    `call` names it where it was made while the circuit was open: as its probe, or as a last resort. `own` is the account of the
+    caller's own circuit (see `caller_account`); without one, the mark is for the circuit of all alone.
     """
 
     account: str
@@ -45,31 +46,53 @@ class Mark(msgspec.Struct, frozen=True):
     why: str | None = None
     retry_after_ms: int | None = None
     call: str | None = None
+    own: str | None = None
 
     @property
-    def key(self) -> Key:
-        return (self.account, self.model)
+    def keys(self) -> list[Key]:
+        """The circuits that it may change, the caller's own first."""
+        shared = (self.account, self.model)
+        return [shared] if self.own is None else [(self.own, self.model), shared]
 
 
 def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
     """Count the mark, under the locks of job and circuit; `circuit_opened` and `circuit_closed` go into the job's log.
     `said` is the event of the call, which these name."""
-    circuit = unit.get(CIRCUIT, mark.key)
     if mark.why is None:
-        if circuit is not None and circuit.opened_at is not None:
-            unit.delete(CIRCUIT, circuit)
-            decision = {"why": "the provider answered", "open_for_ms": (unit.now - circuit.opened_at) // 1000}
-            append(unit, job, _event("circuit_closed", mark, said, decision))
+        _close(unit, job, mark, said)
         return
+    if mark.own is None:
+        _count(unit, job, mark, said, (mark.account, mark.model), mark.breaker)
+        return
+    own = _count(unit, job, mark, said, (mark.own, mark.model), mark.breaker)
+    shared = unit.get(CIRCUIT, (mark.account, mark.model))
+    if counts_for_all(own, mark.at, mark.breaker) or (shared is not None and shared.opened_at is not None):
+        _count(unit, job, mark, said, (mark.account, mark.model), shared_breaker(mark.breaker))
+
+
+def _close(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
+    """The target answered: nobody need be kept from it."""
+    found = [circuit for key in mark.keys if (circuit := unit.get(CIRCUIT, key)) is not None]
+    since = min((each.opened_at for each in found if each.opened_at is not None), default=None)
+    if since is not None:
+        for circuit in found:  # with what a caller's own has counted, what it has counted for all is void
+            unit.delete(CIRCUIT, circuit)
+        decision = {"why": "the provider answered", "open_for_ms": (unit.now - since) // 1000}
+        append(unit, job, _event("circuit_closed", mark, said, decision))
+
+
+def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: Breaker) -> Circuit:
+    circuit = unit.get(CIRCUIT, key)
     is_new = circuit is None
-    circuit = circuit or Circuit(mark.account, mark.model)
-    opened = fail(circuit, mark.at, mark.breaker, mark.why, mark.retry_after_ms, mark.call)
+    circuit = circuit or Circuit(*key)
+    opened = fail(circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
     if is_new:
         unit.insert(CIRCUIT, circuit)
     else:
         unit.change(CIRCUIT, circuit)
     if opened:
         append(unit, job, _event("circuit_opened", mark, said, _opening(circuit, mark.breaker)))
+    return circuit
 
 
 def _opening(circuit: Circuit, breaker: Breaker) -> dict[str, Any]:
@@ -80,6 +103,7 @@ def _opening(circuit: Circuit, breaker: Breaker) -> dict[str, Any]:
         "why": f"{why}; the last one: {circuit.why}",
         "open_until_at": circuit.open_until,
         "opening": circuit.openings,
+        "for": "all" if circuit.caller is None else circuit.caller[1] or f"tenant {circuit.caller[0]}",
     }
 
 
@@ -98,7 +122,7 @@ class Note(msgspec.Struct):
     said: Event
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id), (CIRCUIT, self.mark.key)]
+        return [(JOB, self.job_id), *((CIRCUIT, key) for key in self.mark.keys)]
 
     def decide(self, unit: Unit) -> None:
         note(unit, locked_job(unit, self.job_id), self.mark, self.said)

@@ -21,6 +21,9 @@ State = Literal["closed", "open", "half_open"]
 LONGEST_WAIT_MS = 3_600_000
 """Of what a provider asks for, unless `max_cool_down_ms` is longer: a mistaken header must not switch a target off for a day."""
 
+MARK_OF_CALLER = "&"
+"""No identifier has it."""
+
 _times = msgspec.json.Decoder(list[int]).decode
 
 
@@ -41,7 +44,8 @@ class Circuit(msgspec.Struct):
     """As it is stored. `failed_at` is JSON: the times of the failures that count; `not_before` is what the provider asked for.
 
     `opened_at` is None while closed. `openings` counts since it was last closed. `probe` is the call that may try.
-    `account` is the provider, `provider@tenant` where a tenant calls with a key of its own.
+    `account` is the provider, `provider@tenant` where a tenant calls with a key of its own. After an `&` comes the caller whose
+    failures alone the row counts, and whom alone it keeps out: its tenant and its key (see `caller_account`).
     """
 
     account: str
@@ -58,7 +62,20 @@ class Circuit(msgspec.Struct):
 
     @property
     def target(self) -> str:
-        return f"{self.account}/{self.model}"
+        return f"{self.account.partition(MARK_OF_CALLER)[0]}/{self.model}"
+
+    @property
+    def caller(self) -> tuple[str, str] | None:
+        """The tenant and the key (empty: without one) that it is for; None where it is for all."""
+        _, mark, caller = self.account.partition(MARK_OF_CALLER)
+        tenant_id, _, key_id = caller.partition(MARK_OF_CALLER)
+        return (tenant_id, key_id) if mark else None
+
+    @property
+    def tenant_id(self) -> str | None:
+        """Whose it is; None where it is of the house."""
+        shared = self.account.partition(MARK_OF_CALLER)[0]
+        return self.caller[0] if self.caller else shared.partition("@")[2] or None
 
     @property
     def failures(self) -> int:
@@ -73,6 +90,33 @@ class Circuit(msgspec.Struct):
     def blocked_until(self) -> int:
         """From when on a call may try; 0 while closed."""
         return 0 if self.opened_at is None else max(self.open_until, self.probe_until)
+
+
+def caller_account(account: str, tenant_id: str, key_id: str | None) -> str:
+    """The account of a caller's own circuit: what one caller's requests run into need not be the target's fault."""
+    return f"{account}{MARK_OF_CALLER}{tenant_id}{MARK_OF_CALLER}{key_id or ''}"
+
+
+class SharedBreaker(msgspec.Struct, frozen=True):
+    """When the circuit of all callers opens: as a caller's own, but never by one caller alone."""
+
+    failures: int
+    window_ms: int
+    cool_down_ms: int
+    max_cool_down_ms: int
+
+
+def shared_breaker(breaker: Breaker) -> SharedBreaker:
+    return SharedBreaker(max(breaker.failures, 2), breaker.window_ms, breaker.cool_down_ms, breaker.max_cool_down_ms)
+
+
+def counts_for_all(own: Circuit, now: int, breaker: Breaker) -> bool:
+    """Does a failure at `now`, counted in its caller's own circuit already, count for the circuit of all too? The first ones
+    within the window do, up to half of those that open it: the others must be other callers'. Probes of its own never do."""
+    if own.openings > 1 or own.opened_at not in (None, now):
+        return False
+    since = now - breaker.window_ms * 1000
+    return sum(since < each <= now for each in _times(own.failed_at)) <= (breaker.failures + 1) // 2
 
 
 def fail(
@@ -131,8 +175,10 @@ def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
     state = circuit.state(now)
     return {
         "target": circuit.target,
-        "provider": circuit.account.partition("@")[0],
-        "tenant_id": circuit.account.partition("@")[2] or None,
+        "provider": circuit.account.partition(MARK_OF_CALLER)[0].partition("@")[0],
+        "tenant_id": circuit.tenant_id,
+        "for_all": circuit.caller is None,
+        "key_id": (circuit.caller[1] or None) if circuit.caller else None,
         "model": circuit.model,
         "state": state,
         "failures": circuit.failures,

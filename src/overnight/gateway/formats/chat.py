@@ -97,6 +97,7 @@ def read(body: bytes) -> Request:
         known.n or 1,
         known.metadata,
         (("service_tier", known.service_tier),) if known.service_tier else (),
+        open_ended=pointed > 0,
     )
 
 

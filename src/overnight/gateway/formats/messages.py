@@ -126,6 +126,7 @@ def read(body: bytes) -> Request:
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),
         hosted=hosted(run_there),
+        open_ended=pointed > 0 or bool(run_there),
     )
 
 

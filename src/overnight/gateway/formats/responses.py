@@ -132,6 +132,7 @@ def read(body: bytes) -> Request:
         known.metadata,
         (("service_tier", known.service_tier),) if known.service_tier else (),
         hosted=given,
+        open_ended=pointed > 0 or bool(run_there),
     )
 
 
@@ -150,6 +151,7 @@ def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]
     added = [*earlier, *named.values()]
     pointed = sum(item.count(mark) for item in added for mark in _POINTERS)
     request.prompt_bytes += sum(map(len, added)) + pointed * POINTED_TO_BYTES
+    request.open_ended = request.open_ended or pointed > 0
 
 
 def references(request: Request) -> list[str]:

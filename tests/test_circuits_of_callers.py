@@ -1,0 +1,120 @@
+"""Circuits and who asks: what one caller's requests run into keeps no other caller from the target."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from overnight.keys import Keys, NewKey
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, serving
+
+SLOW = 'rules: [{match: {model: a, user_contains: "slow"}, fault: {status: 500}}]'
+DOWN = "rules: [{match: {model: a}, fault: {status: 500}}]"
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.set_rules("rules: []")
+    return scripted
+
+
+@asynccontextmanager
+async def house(
+    store: Store, provider: SpawnedProvider, failures: int = 4, cool_down_ms: int = 300_000
+) -> AsyncIterator[Served]:
+    routing = f"""
+default_model: a
+routes: {{r: {{model: a, fallbacks: [b]}}}}
+retries: {{max_attempts: 1, backoff_ms: 1}}
+breakers: {{failures: {failures}, window_ms: 600000, cool_down_ms: {cool_down_ms}, max_cool_down_ms: 600000}}
+providers: {{house: {{base_url: "{provider.base_url}", models: [a, b]}}}}
+prices: {{a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}, b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+"""
+    async with serving(store, provider, routing) as served:
+        yield served
+
+
+async def key(served: Served, tenant: str, name: str) -> dict[str, str]:
+    _, secret = await Keys(served.store).create(tenant, NewKey(name=name), "ann")
+    return {"authorization": f"Bearer {secret}"}
+
+
+async def models(served: Served, headers: dict[str, str], text: str, count: int) -> list[str]:
+    """Which model answered each of so many calls."""
+    answers = [await served.ask(f"{text} {n}", model="r", headers=headers) for n in range(count)]
+    return [answer.headers["x-overnight-model"] for answer in answers]
+
+
+async def shown(served: Served, headers: dict[str, str]) -> dict[bool, Any]:
+    listed = (await served.http.get("/api/v1/circuits", headers=headers)).json()["circuits"]
+    return {each["for_all"]: each["state"] for each in listed}
+
+
+@pytest.mark.parametrize("failures", [1, 2, 4])
+@pytest.mark.parametrize("by", ["tenant", "key"])
+async def test_the_failures_of_one_caller_do_not_move_the_others(
+    store: Store, provider: SpawnedProvider, by: str, failures: int
+) -> None:
+    provider.set_rules(SLOW)
+    async with house(store, provider, failures) as served:
+        if by == "tenant":  # without keys, on loopback
+            one, other = {"x-tenant-id": "one"}, {"x-tenant-id": "other"}
+            readers = [one, other]
+        else:
+            one, other = await key(served, "acme", "one"), await key(served, "acme", "other")
+            readers = []
+        assert await models(served, one, "slow", failures + 3) == ["b"] * (failures + 3)
+        asked = provider.stats()["requests"]
+        assert await models(served, one, "quick", 2) == ["b"] * 2  # its own circuit is open: it does not try
+        assert provider.stats()["requests"] == asked + 2
+        assert await models(served, other, "quick", 3) == ["a"] * 3
+        for reader, expected in zip(readers, ("open", None), strict=False):
+            found = await shown(served, reader)
+            assert (found.get(False), found.get(True, "closed")) == (expected, "closed")
+
+
+async def test_failures_of_several_callers_open_it_for_all(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules(DOWN)
+    async with house(store, provider) as served:
+        for name in ("one", "two"):
+            assert await models(served, {"x-tenant-id": name}, "hello", 2) == ["b"] * 2
+        assert (await shown(served, {"x-tenant-id": "third"})) == {True: "open"}
+        asked = provider.stats()["requests"]
+        assert await models(served, {"x-tenant-id": "third"}, "hello", 2) == ["b"] * 2
+        assert provider.stats()["requests"] == asked + 2  # a was not asked
+
+
+async def test_a_sole_caller_has_a_circuit_that_works(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules(DOWN)
+    async with house(store, provider) as served:
+        assert await models(served, {"x-job-id": "j"}, "hello", 6) == ["b"] * 6
+        assert (await served.story("j")).count("model_failed") == 4
+        opened = next(each.facts for each in await served.events("j") if each.facts.event == "circuit_opened")
+        assert (opened.decision or {})["for"] == "tenant default"
+
+
+async def test_one_caller_does_not_open_it_for_all_in_time_whatever_comes_of_its_probes(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with house(store, provider, cool_down_ms=100) as served:
+        one, other = {"x-tenant-id": "one"}, {"x-tenant-id": "other"}
+        for _ in range(2):
+            provider.set_rules(SLOW)
+            assert await models(served, one, "slow", 4) == ["b"] * 4
+            await asyncio.sleep(0.15)
+            assert await models(served, one, "slow", 1) == ["b"]  # the probe fails
+            async with asyncio.timeout(10):
+                while await models(served, one, "quick", 1) != ["a"]:  # the next one closes it
+                    await asyncio.sleep(0.05)
+        assert await models(served, other, "quick", 1) == ["a"]
+        assert (await shown(served, other)).get(True, "closed") == "closed"

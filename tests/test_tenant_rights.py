@@ -1,0 +1,134 @@
+"""What a tenant's keys cannot do: add to what the operator limits, and by a header what a route refuses them."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from overnight.keys import Keys, NewKey
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, routed, serving
+
+LIMITS = "budgets: {limits: [{scope: tenant, per: total, max_llm_calls: 1}]}\n"
+TOP_UP = {"scope": "tenant", "id": "acme", "calls": 100}
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as running:
+        yield running
+
+
+@pytest.fixture
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider, hosts=None) as running:
+        yield running
+
+
+async def key(served: Served, name: str, *scopes: str) -> dict[str, str]:
+    _, secret = await Keys(served.store).create("acme", NewKey(name=name, scopes=scopes), "ann")
+    return {"authorization": f"Bearer {secret}"}
+
+
+# ── budgets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_tenants_admin_key_does_not_lift_the_limit_that_the_operator_set(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with serving(store, provider, routed(LIMITS), hosts=None) as served:
+        admin = await key(served, "root", "call", "read", "operate", "admin")
+        operator = await key(served, "operator", "instance.admin")
+        assert [(await served.ask(f"{n}", headers=admin)).status_code for n in range(2)] == [200, 402]
+        refused = await served.http.post("/api/v1/budgets", json=TOP_UP, headers=admin)
+        assert refused.status_code == 403
+        assert "instance.admin" in refused.text
+        assert (await served.ask("2", headers=admin)).status_code == 402
+        assert (await served.http.post("/api/v1/budgets", json=TOP_UP, headers=operator)).status_code == 201
+        assert (await served.ask("3", headers=admin)).status_code == 200
+
+
+async def test_a_tenants_admin_key_neither_makes_nor_takes_over_a_key_of_the_operators(served: Served) -> None:
+    admin = await key(served, "root", "admin")
+    operator = await key(served, "operator", "instance.admin")
+    own = await key(served, "both", "admin", "instance.admin")
+
+    async def post(path: str, body: Any, headers: dict[str, str]) -> Any:
+        return await served.http.post(f"/api/v1/keys{path}", json=body, headers=headers)
+
+    for scopes in (["instance.admin"], ["admin", "instance.admin"]):
+        for asker in (admin, own):  # the command line alone gives it
+            answer = await post("", {"name": "mine", "scopes": scopes}, asker)
+            assert answer.status_code == 403, answer.text
+    for path in ("/operator/rotate", "/operator/revoke"):
+        answer = await post(path, {}, admin)
+        assert answer.status_code == 403, answer.text
+        assert '"key"' not in answer.text
+    assert (await served.http.get("/api/v1/keys/operator", headers=admin)).json()["state"] == "active"
+    assert (await post("", {"name": "x"}, operator)).status_code == 403  # each scope stands for itself
+    assert (await post("/both/rotate", {}, own)).status_code == 200
+    assert (await served.http.post("/api/v1/budgets", json=TOP_UP)).status_code == 401
+
+
+# ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _headers(job: str, attempt: int) -> dict[str, Any]:
+    return {"headers": {"x-job-id": job, "x-job-attempt": str(attempt)}}
+
+
+def _metadata(job: str, attempt: int) -> dict[str, Any]:
+    return {"metadata": {"job_id": job, "job_attempt": str(attempt)}}
+
+
+def _mixed(job: str, attempt: int) -> dict[str, Any]:
+    return {"headers": {"baggage": f"job={job}"}, "metadata": {"job_attempt": attempt}}
+
+
+@pytest.mark.parametrize("naming", [_headers, _metadata, _mixed])
+async def test_a_key_for_calls_does_not_begin_an_attempt_by_any_way_of_naming_it(served: Served, naming: Any) -> None:
+    caller, operator = await key(served, "caller", "call"), await key(served, "ops", "call", "read", "operate")
+    assert (await served.ask("1", headers=operator | {"x-job-id": "j"})).status_code == 200
+    assert (await served.http.post("/api/v1/jobs/j/attempts", headers=caller)).status_code == 403
+
+    async def ask(headers: dict[str, str], attempt: int) -> Any:
+        said = naming("j", attempt)
+        return await served.ask("2", headers=headers | said.pop("headers", {}), **said)
+
+    refused = await ask(caller, 2)
+    assert (refused.status_code, "operate" in refused.text) == (403, True), refused.text
+    job = (await served.http.get("/api/v1/jobs/j", headers=operator)).json()
+    assert job["attempt"] == 1
+    assert "attempt_started" not in await served.story("j", "acme")
+    assert (await ask(caller, 1)).status_code == 200  # into the attempt under way it may call
+    assert (await ask(operator, 2)).status_code == 200
+    assert (await ask(caller, 2)).status_code == 200
+    assert (await ask(caller, 1)).status_code == 409  # fenced as before
+
+
+async def test_a_key_for_calls_does_not_undo_the_completion_of_a_job(served: Served) -> None:
+    caller, operator = await key(served, "caller", "call"), await key(served, "ops", "call", "read", "operate")
+    assert (await served.ask("1", headers=caller | {"x-job-id": "j"})).status_code == 200
+    done = {"state": "succeeded", "result": {"answer": 42}}
+    assert (await served.http.post("/api/v1/jobs/j/complete", json=done, headers=operator)).status_code == 200
+    refused = await served.ask("2", headers=caller | {"x-job-id": "j"})
+    assert (refused.status_code, "operate" in refused.text) == (403, True), refused.text
+    job = (await served.http.get("/api/v1/jobs/j", headers=operator)).json()
+    assert (job["state"], job["result"]) == ("succeeded", {"answer": 42})
+    assert (await served.ask("3", headers=operator | {"x-job-id": "j"})).status_code == 200  # it goes on
+
+
+async def test_a_job_that_ended_with_its_one_call_goes_on_by_another(served: Served) -> None:
+    caller = await key(served, "caller", "call")
+    job = (await served.ask("1", headers=caller)).headers["x-job-id"]
+    assert (await served.ask("2", headers=caller | {"x-job-id": job})).status_code == 200
+
+
+async def test_no_header_and_no_metadata_leads_out_of_the_keys_tenant(served: Served) -> None:
+    caller = await key(served, "caller", "call")
+    assert (await served.ask(headers=caller | {"x-tenant-id": "other"})).status_code == 403
+    said = {"tenant_id": "other", "x-tenant-id": "other", "tenant": "other"}
+    answer = await served.ask(headers=caller | {"baggage": "tenant=other,tenant_id=other"}, metadata=said)
+    job = await served.ledger.job(answer.headers["x-job-id"], "acme")
+    assert job.tenant_id == "acme"
