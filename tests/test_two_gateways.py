@@ -1,0 +1,41 @@
+"""Two gateways on one store: a newer attempt waits for what an older one is still being answered elsewhere."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from overnight.store import Store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, serving
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[SpawnedProvider]:
+    with spawn_scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(scripted: SpawnedProvider) -> SpawnedProvider:
+    scripted.reset()
+    scripted.set_rules("rules: [{answer: 'answer {count}', fault: {delay_ms: 700}}]")
+    return scripted
+
+
+async def ask(served: Served, attempt: int) -> tuple[int, str, bool]:
+    answer = await served.ask("same", headers={"x-job-id": "n", "x-job-attempt": str(attempt)})
+    text = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else ""
+    return answer.status_code, text, answer.headers.get("x-overnight-replayed") == "true"
+
+
+async def test_a_new_attempt_elsewhere_gets_the_answer_under_way(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider) as one, serving(store, provider) as other:
+        first = asyncio.create_task(ask(one, 1))
+        await one.until("n", "model_called")
+        assert await ask(other, 2) == (200, "answer 1", True)
+        assert (await first)[0] == 409  # its attempt is over
+        assert await ask(one, 3) == (200, "answer 1", True)
+        assert provider.stats()["paid_calls"] == 1
+        names = await one.story("n")
+        assert (names.count("model_called"), names.count("model_succeeded"), "diverged" in names) == (1, 1, False)
