@@ -127,6 +127,7 @@ def test_what_a_key_is_bound_to_holds_against_everything_else() -> None:
         models=("m",),
         routes=("r",),
         reach=Reach("bot", "nightly"),
+        operates=False,
     )
     assert said(key, x_tenant_id="acme", x_agent_name="bot", x_workflow="nightly") == found
     for header in ("x_tenant_id", "x_agent_name", "x_workflow"):
