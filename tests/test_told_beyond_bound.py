@@ -25,10 +25,12 @@ def provider() -> Iterator[SpawnedProvider]:
 
 
 @asynccontextmanager
-async def lied_to(store: Store, provider: SpawnedProvider, usage: dict[str, Any]) -> AsyncIterator[Served]:
+async def lied_to(
+    store: Store, provider: SpawnedProvider, usage: dict[str, Any], more: dict[str, Any] | None = None
+) -> AsyncIterator[Served]:
     async def lies(asked: Asked, _reader: Any, writer: Any) -> None:
         if not asked.streamed:
-            body = json.dumps({**WHOLE[asked.form], "usage": usage}).encode()
+            body = json.dumps({**WHOLE[asked.form], "usage": usage} | (more or {})).encode()
             writer.write(head(200, "application/json", f"content-length: {len(body)}") + body)
             return
         writer.write(STREAM)
@@ -95,3 +97,15 @@ async def test_what_a_request_points_to_may_cost_more_than_its_bytes_show(
         assert (await served.http.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
         ended = next(each.facts for each in await served.events("j") if each.facts.event == "model_succeeded")
         assert (ended.cost_microusd, "told" in (ended.detail or {})) == (90_007, False)
+
+
+async def test_a_failed_try_is_booked_within_its_bound_too(store: Store, provider: SpawnedProvider) -> None:
+    async with lied_to(store, provider, HUGE, {"choices": []}) as served:
+        for _ in range(2):  # no budget is used up by it
+            assert (await served.ask(headers={"x-job-id": "j"}, max_tokens=8000)).status_code == 502
+        events = [each.facts for each in await served.events("j")]
+        called = next(each for each in events if each.event == "model_called")
+        failed = next(each for each in events if each.event == "model_failed")
+        assert (failed.cost_microusd or 0) + (failed.bound_microusd or 0) <= (called.detail or {})["reserved_microusd"]
+        assert (failed.output_tokens or 0) <= 8000
+        assert (failed.detail or {})["told"]["cost_microusd"] == 2_000 * A_DOLLAR

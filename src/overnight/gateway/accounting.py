@@ -195,8 +195,6 @@ def within_bound(flight: Flight, usage: Usage, cost: int | None) -> tuple[Usage,
     A hard stop holds by the bound of each call, so no provider's word may go beyond it; nor may what was told get lost.
     """
     request, price = flight.request, flight.target.price
-    if usage.estimated:
-        return usage, cost, None
     most_input, most_output, most_cost = request.prompt_bytes, flight.tokens * request.choices, flight.reserved_microusd
     if request.open_ended and (window := price.context_window or USUAL_WINDOW) > most_input:
         # The bytes do not tell the length of a picture, a file or the results of a search: the model's window does.
@@ -204,12 +202,17 @@ def within_bound(flight: Flight, usage: Usage, cost: int | None) -> tuple[Usage,
         most_input, most_cost = window, max(most_cost, fees + price.upper_bound_microusd(window, most_output))
     if (cost or 0) <= most_cost and usage.input_tokens + usage.output_tokens <= most_input + most_output:
         return usage, cost, None
-    told = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost_microusd": cost or 0}
+    within = usage.at_most(most_input, most_output)
+    if cost is None and usage.estimated:
+        return within, None, None  # from the text; nobody told it
+    worth = max(cost or 0, _cost(flight, usage))
+    told = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "cost_microusd": worth}
     booked = None if cost is None else min(cost, most_cost)
+    target = f"{flight.target.provider}/{flight.target.model}"
     flight.gateway.untenable.warn(
-        f"{flight.target.provider}/{flight.target.model}", flight.subject.job_id, told, booked or 0
+        target, flight.subject.job_id, told, flight.reserved_microusd if booked is None else booked
     )
-    return usage.at_most(most_input, most_output), booked, told
+    return within, booked, told
 
 
 def _told_usage(flight: Flight, failure: Failure, received: Received, estimate: Usage) -> Usage | None:

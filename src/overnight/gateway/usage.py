@@ -44,13 +44,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def at_most(self, input_tokens: int, output_tokens: int) -> Usage:
         """The same where no total is larger than these."""
-        return _consistent(
+        kept = _consistent(
             self.adjusted,
             min(self.input_tokens, input_tokens),
             min(self.output_tokens, output_tokens),
             (self.cached_tokens, self.cache_write_tokens, self.cache_write_1h_tokens, self.audio_input_tokens),
             (self.reasoning_tokens, self.audio_output_tokens),
         )
+        return msgspec.structs.replace(kept, estimated=self.estimated)
 
 
 def estimated_usage(prompt_characters: int, output_characters: int) -> Usage:
