@@ -204,6 +204,7 @@ def test_commands_and_options() -> None:
 
 def test_environment_variables() -> None:
     read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", source()))
+    read |= set(re.findall(r"signal\.SIG\w+, \"(OVERNIGHT_\w+)\"", source()))
     read |= {provider.api_key_env for provider in well_known().values() if provider.api_key_env}
     documented = [name for name in first_column(reference("environment")) if name.isupper()]
     assert sorted(documented) == sorted(read)
