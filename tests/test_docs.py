@@ -232,7 +232,7 @@ def test_event_names() -> None:
 
 
 def test_event_fields() -> None:
-    inner = set(Event.__struct_fields__) - {"cost_microusd"} | {"cost_usd_est"}
+    inner = set(Event.__struct_fields__) - {"cost_microusd", "bound_microusd"} | {"cost_usd_est", "bound_usd"}
     outer = {"seq", "ts", "job_id", "run_id", "tenant_id", "parent_job_id", "position", "fingerprint", "content"}
     assert sorted(first_column(section(reference("events"), "Fields"))) == sorted(inner | outer)
 
