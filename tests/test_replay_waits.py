@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.gateway.flight import Flight
+from overnight.gateway.admission import Admission
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
@@ -102,13 +102,13 @@ async def test_a_call_that_waits_for_nothing_looks_for_nothing(
 ) -> None:
     """Its admission finds what was recorded, in the same transaction."""
     looks: list[bool] = []
-    admit = Flight.try_to_admit
+    admit = Admission.admit_once
 
-    async def counted(flight: Flight, *, probe: bool = False) -> Any:
+    async def counted(admission: Admission, *, probe: bool = False) -> Any:
         looks.append(probe)
-        return await admit(flight, probe=probe)
+        return await admit(admission, probe=probe)
 
-    monkeypatch.setattr(Flight, "try_to_admit", counted)
+    monkeypatch.setattr(Admission, "admit_once", counted)
     async with serving(store, provider) as served:
         for attempt in ("1", "2", "2"):
             assert (await served.ask(headers={"x-job-id": "n", "x-job-attempt": attempt})).status_code == 200
