@@ -79,7 +79,7 @@ async def test_whoever_retries_a_job_asks_again_for_what_was_rejected(store: Sto
 
 
 async def test_a_persons_no_holds_for_a_foreign_program_that_starts_again(store: Store, store_url: str) -> None:
-    settings = Settings(Path(), store_url, Path())
+    settings = Settings(Path(), store_url, Path("no-brain"))
     with pytest.raises(JobParked), overnight.attach("nightly", settings=settings):
         await send("cem")
     review = (await list_reviews(store))[0]

@@ -70,7 +70,8 @@ def doubt_prices(
 def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
     """A mistyped name needs the right one; only a model that really has no price needs an entry."""
     entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
-    if near := nearest_model(model, routing, book, provider):
+    near = nearest_model(model, routing, book, provider)
+    if near is not None and (near in routing.prices or near.rpartition("/")[2] in set(book.names(provider))):
         return f"did you mean {near!r}? If the name is right, state its price under `prices`"
     return f"state it, 0 where nobody sends a bill: {entry}"
 
