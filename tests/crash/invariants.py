@@ -157,19 +157,25 @@ def only_calls_in_flight_are_lost(evidence: Evidence) -> Found:
             continue
         open_calls: set[str] = set()
         in_flight: set[str] = set()
+        # A survivor may settle the calls of a dead worker before another one takes the job over.
+        early: dict[str, int] = {}
         for fact in events:
             call_id = fact.facts.get("call_id", "")
             if fact.name == "model_called":
                 open_calls.add(call_id)
             elif fact.name == "worker_lost":
                 in_flight |= open_calls
+                early.clear()
                 # A process that is stopped while it holds SQLite's write lock keeps all others from renewing their leases.
                 if fact.facts["actor"] not in killed and not evidence.seen.stops:
                     yield f"{fact.facts['actor']} was given up for lost at {fact.seq}, but nobody had killed it", job_id
             elif fact.name in ("model_succeeded", "model_failed"):
                 open_calls.discard(call_id)
             elif fact.name == "model_lost" and call_id not in in_flight:
-                yield f"{call_id} was lost at {fact.seq} without a kill", job_id
+                early[call_id] = fact.seq
+        if not evidence.seen.stops:
+            for call_id, seq in early.items():
+                yield f"{call_id} was lost at {seq} without a kill", job_id
 
 
 def every_job_comes_to_its_end(evidence: Evidence) -> Found:
