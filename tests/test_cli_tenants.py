@@ -37,6 +37,7 @@ READS: dict[str, list[list[str]]] = {
     "circuits": [[]],
     "reviews": [[], ["--all"]],
     "reviews list": [[], ["--all"]],
+    "budget bounds": [[]],
     "budget": [[], ["--all"], ["--job", "asks"], ["--limits"]],
     "route replay": [["--routing", "brain/routing.yaml"], ["--routing", "brain/routing.yaml", "--job", "nightly"]],
     "keys list": [[], ["--all"]],
@@ -48,6 +49,7 @@ ACTS: dict[str, list[list[str]]] = {
     "resume": [["fails"], ["queued"], ["nightly"]],
     "reviews approve": [["REVIEW", "--note", "fine"]],
     "reviews reject": [["QUARANTINE"]],
+    "budget settle": [["call_unknown", "--usd", "1", "--why", "x"]],
     "budget top-up": [
         ["job", "pays", "--calls", "3", "--why", "x"],
         ["tenant", "TENANT", "--per", "day", "--usd", "1"],
@@ -227,6 +229,7 @@ def test_what_one_tenant_does_changes_nothing_of_another(house: House) -> None:
                 ("run", "night.py:fails"),
                 ("resume", "nightly"),
                 ("cancel", "queued"),
+                ("budget settle", "call_unknown"),
             }
             mine = now
 

@@ -95,7 +95,7 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Setting
         out.print()
 
 
-def show_stuck(jobs: "Sequence[JobRow]", by_themselves: int, now_us: int) -> None:
+def show_stuck(jobs: "Sequence[JobRow]", by_themselves: int, now_us: int, settings: "Settings") -> None:
     """Parked jobs that wait for a person without a review, with what to do; and how many others go on by themselves."""
     from rich.text import Text
 
@@ -109,7 +109,7 @@ def show_stuck(jobs: "Sequence[JobRow]", by_themselves: int, now_us: int) -> Non
         )
         for advice in advise(job, {}, now_us):
             for command in advice.commands:
-                out.print("    " + command, style="cyan", soft_wrap=True)
+                out.print("    " + for_tenant(command, job.tenant_id, settings), style="cyan", soft_wrap=True)
         out.print()
     if by_themselves:
         out.print(f"Parked jobs that go on without a person, by the clock or another job: {by_themselves:,}.")

@@ -85,23 +85,24 @@ def list_open(
         else:
             from .job_view import show_reviews, show_stuck
 
-            stuck, others = await _parked(ledger, {review.review_id for review in found})
+            stuck, others = await _parked(ledger, whose, {review.review_id for review in found})
             now = ledger.store.clock()
             if not found and not stuck:
                 say("No open reviews: nothing waits for a person.")
             show_reviews(found, now, settings)
-            show_stuck(stuck, others, now)
+            show_stuck(stuck, others, now, settings)
 
     read(work)
 
 
-async def _parked(ledger: "Ledger", shown: set[str]) -> tuple[list["JobRow"], int]:
-    """Parked jobs that wait for a person and for none of the reviews `shown`, and how many wait for no person."""
+async def _parked(ledger: "Ledger", tenant_id: str, shown: set[str]) -> tuple[list["JobRow"], int]:
+    """Parked jobs of a tenant (empty: of all) that wait for a person and for none of the reviews `shown`, and how many wait for
+    no person."""
     from overnight.story import needs_person
 
     stuck: list[JobRow] = []
     others, before = 0, ""
-    while page := await ledger.jobs(state="parked", before=before, most=500):
+    while page := await ledger.jobs(state="parked", tenant_id=tenant_id, before=before, most=500):
         before = page[-1].job_id
         for job in page:
             asked = [wait for wait in job.waits if needs_person(wait)]
