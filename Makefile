@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/overnight demo
 
+# Most tests wait more than they compute: four processes on two cores, each with database servers of its own.
 test: .venv/dev
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 4 --dist loadfile
 
 # Real agent frameworks, each in an environment of its own, which the first run installs.
 clients: .venv/dev

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -17,6 +19,7 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 """128 and the number of the signal, as shells report it."""
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s@]*@")
 LONGEST_LINE = 600
+REPEAT_AFTER_S = 0.02
 
 
 def end_of(command: Callable[[], int], interrupt: Callable[[object], None]) -> int:
@@ -30,6 +33,7 @@ def end_of(command: Callable[[], int], interrupt: Callable[[object], None]) -> i
     if not debug:
         # An interrupt between the making of a coroutine and its first step is no news for whoever pressed Ctrl-C.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _deliver_again
     try:
         interrupt(True)
         return command()
@@ -40,6 +44,16 @@ def end_of(command: Callable[[], int], interrupt: Callable[[object], None]) -> i
         return _told(error)
     finally:
         interrupt(False)
+
+
+def _deliver_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send an interrupt again that arrived where Python discards exceptions: in a finalizer or a callback of an import."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(REPEAT_AFTER_S, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _told(error: BaseException) -> int:
