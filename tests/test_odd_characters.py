@@ -25,7 +25,8 @@ def scripted() -> Iterator[SpawnedProvider]:
 @pytest.fixture
 async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
     async with serving(store, scripted) as running:
-        _, secret = await Keys(store).create("default", NewKey(name="root", scopes=("read", "operate", "admin", "instance.admin")), "ann")
+        root = NewKey(name="root", scopes=("read", "operate", "admin", "instance.admin"))
+        _, secret = await Keys(store).create("default", root, "ann")
         running.http.headers["authorization"] = f"Bearer {secret}"
         yield running
 
