@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from overnight.domain import new_id
-from overnight.gateway.caches.rows import SQL
+from overnight.gateway.cache.rows import SQL
 from overnight.store import Statement, Store
 from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving

@@ -13,7 +13,7 @@ _FORKING: Any = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
     [
         "overnight.cli.program",
-        "overnight.cli.failing",
+        "overnight.cli.errors",
         "overnight.app",
         "overnight.api",
         "overnight.budgets",

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
-from overnight.gateway.formats import CODECS
+from overnight.wire_formats import CODECS
 
 Json = dict[str, Any]
 TEXT = "one two three"

@@ -12,7 +12,7 @@ import machine_programs
 from overnight.jobs import NoModel, Operations, Worker
 from overnight.jobs.positions import task_factory
 from overnight.store import Statement, Store, open_store
-from overnight.store.opening import wall_clock_us
+from overnight.store.store import wall_clock_us
 
 STATES = "SELECT state, count(*) FROM job GROUP BY state"
 DUE = "SELECT job_id FROM job WHERE state = 'parked' AND wake_at <= :now LIMIT 1"

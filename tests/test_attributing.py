@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.api.attributing import attribution
+from overnight.api.attribution import attribution
 from overnight.domain import Attribution, BadInput, Forbidden, Reach, read_traceparent, span_of, traceparent_of
 from overnight.keys import Keyring, VirtualKey
 from overnight.store import Store

@@ -20,7 +20,7 @@ from machine_parts import rows
 from overnight.jobs import ModelFailed
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
-from overnight.store.migrating import migrations
+from overnight.store.migration_runner import migrations
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
 from test_stopped_jobs import rest, start, told, working

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from overnight.brain import Brain, BrainError, Problem
 from overnight.brain.limits import FAILURE_CLASSES
-from overnight.gateway.failures import CLASSES
+from overnight.providers.error_classes import CLASSES
 
 WHOLE = """\
 tiers: {cheap: gpt-5.4-mini, standard: [gpt-5.4, grok-4.20]}

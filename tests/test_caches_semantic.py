@@ -9,7 +9,7 @@ import pytest
 
 from caching import CACHE, EXACT, SEMANTIC, Caching, caching
 from overnight.gateway import JobCalls
-from overnight.gateway.caches import cache_usage
+from overnight.gateway.cache import cache_usage
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider

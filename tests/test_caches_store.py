@@ -8,9 +8,24 @@ import pytest
 from caching import Change
 from machine_parts import Open
 from overnight.domain import Event, Recorded, month_of, new_id
-from overnight.gateway.caches.entries import KEPT_US, LEASE_US, Claim, Claimed, Forget, Keep, LetGo, StayAlive
-from overnight.gateway.caches.rows import SQL, VectorRow
-from overnight.gateway.caches.vectors import SEARCHED, AddVector, nearest, packed, read_vector
+from overnight.gateway.cache.commands import (
+    KEPT_US,
+    LEASE_US,
+    Claim,
+    Claimed,
+    Forget,
+    Keep,
+    LetGo,
+    StayAlive,
+)
+from overnight.gateway.cache.rows import SQL, VectorRow
+from overnight.gateway.cache.vectors import (
+    SEARCHED,
+    AddVector,
+    nearest,
+    packed,
+    read_vector,
+)
 from overnight.ledger import Append, NewJob
 from overnight.store import Store, open_store
 

@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from machine_parts import Open, examples, rows
-from overnight.domain import Event, new_id
-from overnight.gateway.circuits.picture import LEAST_SHARE, Circuits, speaks_of_target
-from overnight.gateway.circuits.rows import CloseCircuit, Mark, Note, forget_circuits, list_circuits
-from overnight.gateway.circuits.state import (
+from overnight.circuit_breakers.local_view import LEAST_SHARE, Circuits, speaks_of_target
+from overnight.circuit_breakers.rows import (
+    CloseCircuit,
+    Mark,
+    Note,
+    forget_circuits,
+    list_circuits,
+)
+from overnight.circuit_breakers.state import (
     LONGEST_WAIT_MS,
     Circuit,
     claim,
@@ -23,8 +28,9 @@ from overnight.gateway.circuits.state import (
     public_circuit,
     release,
 )
-from overnight.gateway.failures import CLASSES, Failure
+from overnight.domain import Event, new_id
 from overnight.ledger import Ledger, NewJob
+from overnight.providers.error_classes import CLASSES, Failure
 from overnight.store import Store, open_store
 
 MS = 1000

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.gateway.dialects import THOUGHTS, USUAL, dialect_of, fit, fitted, short_id
-from overnight.gateway.formats import CHAT, wire_between
+from overnight.wire_formats import CHAT, wire_between
+from overnight.wire_formats.dialects import (
+    THOUGHTS,
+    USUAL,
+    dialect_of,
+    fit,
+    fitted,
+    short_id,
+)
 
 HOSTS = {
     "openai": "https://api.openai.com/v1",

@@ -26,7 +26,7 @@ from overnight.brain import Routing, check_brain
 from overnight.brain.providers import well_known
 from overnight.cli.program import program
 from overnight.domain import EVENT_NAMES, Event, Waiting, job_states
-from overnight.gateway.failures import CLASSES
+from overnight.providers.error_classes import CLASSES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "overnight"

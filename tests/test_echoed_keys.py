@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from faulty_upstream import STREAM, WHOLE, Act, Asked, FaultyUpstream, chunk, faulty_upstream, head
-from overnight.gateway.key_guard import HEAD, KeyGuard, secret_of
+from overnight.providers.key_redaction import HEAD, KeyGuard, secret_of
 from overnight.store import Store
 from serving import Served, routed, serving
 

@@ -25,9 +25,9 @@ from faulty_upstream import (
 )
 from overnight.api.application import _CALLS
 from overnight.budgets import BUDGET_SQL
-from overnight.gateway.failures import CLASSES
-from overnight.gateway.formats import _WIRES, CODECS
+from overnight.providers.error_classes import CLASSES
 from overnight.store import Store, open_store
+from overnight.wire_formats import _WIRES, CODECS
 from serving import Served, serving
 
 # client format: path, body

@@ -12,16 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from overnight.gateway.failures import (
-    CLASSES,
-    backoff_ms,
-    error_failure,
-    exception_failure,
-    is_error,
-    response_failure,
-    scrubbed,
-)
-from overnight.gateway.upstream import (
+from overnight.providers import (
     AnswerLost,
     BodyCut,
     MalformedResponse,
@@ -32,6 +23,15 @@ from overnight.gateway.upstream import (
     Unreachable,
     UpstreamError,
     UpstreamTimeout,
+)
+from overnight.providers.error_classes import (
+    CLASSES,
+    backoff_ms,
+    error_failure,
+    exception_failure,
+    is_error,
+    response_failure,
+    scrubbed,
 )
 
 NOW = 1_795_000_000.0

@@ -14,8 +14,8 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from overnight.gateway.dialects import USUAL
-from overnight.gateway.formats import (
+from overnight.pricing.usage import Usage
+from overnight.wire_formats import (
     CODECS,
     Asked,
     Losses,
@@ -24,11 +24,11 @@ from overnight.gateway.formats import (
     responses_over_chat,
     wire_between,
 )
-from overnight.gateway.formats.responses import continued, input_items, references
-from overnight.gateway.formats.responses_pieces import pieces as over_chat_pieces
-from overnight.gateway.request import InvalidBody
-from overnight.gateway.sse import SseParser
-from overnight.gateway.usage import Usage
+from overnight.wire_formats.dialects import USUAL
+from overnight.wire_formats.request import InvalidBody
+from overnight.wire_formats.responses import continued, input_items, references
+from overnight.wire_formats.responses_chunks import pieces as over_chat_pieces
+from overnight.wire_formats.sse import SseParser
 
 RESPONSES, CHAT = CODECS["responses"], CODECS["chat"]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)

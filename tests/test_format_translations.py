@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 from openai.lib.streaming._deltas import accumulate_delta
 from pydantic import TypeAdapter
 
-from overnight.gateway.formats import chat_over_messages, messages_over_chat
-from overnight.gateway.formats.chat_stream import Assembly as ChatAssembly
-from overnight.gateway.formats.messages_stream import Assembly, decoded, encode, events_of, taken_apart
-from overnight.gateway.formats.wire import Asked, InvalidBody, Losses
-from overnight.gateway.sse import SseParser
-from overnight.gateway.usage import anthropic_usage, openai_usage
+from overnight.pricing.usage import anthropic_usage, openai_usage
 from overnight.testing.scripted_messages import read, signature
+from overnight.wire_formats import chat_over_messages, messages_over_chat
+from overnight.wire_formats.chat_stream import Assembly as ChatAssembly
+from overnight.wire_formats.contract import Asked, InvalidBody, Losses
+from overnight.wire_formats.messages_stream import (
+    Assembly,
+    decoded,
+    encode,
+    events_of,
+    taken_apart,
+)
+from overnight.wire_formats.sse import SseParser
 
 Json = dict[str, Any]
 VERSION = [(b"anthropic-version", b"2023-06-01")]

@@ -13,11 +13,16 @@ from typing import Any
 import pytest
 
 from faulty_upstream import Asked, answers, faulty_upstream, refuses
+from overnight.circuit_breakers import (
+    CloseCircuit,
+    Note,
+    caller_account,
+    list_circuits,
+)
 from overnight.domain import Event
 from overnight.gateway import JobCalls
-from overnight.gateway.circuits import CloseCircuit, Note, caller_account, list_circuits
-from overnight.gateway.failures import exception_failure
-from overnight.gateway.upstream import NeverSent
+from overnight.providers import NeverSent
+from overnight.providers.error_classes import exception_failure
 from overnight.store import Store
 from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider

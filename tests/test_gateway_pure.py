@@ -9,15 +9,15 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from overnight.gateway.admission.call_admission.foreign_replay import unused
 
 from overnight.domain import Event, Recorded
-from overnight.gateway.dialects import dialect_of
-from overnight.gateway.formats.chat import passed_on
-from overnight.gateway.formats.chat import read as read_request
-from overnight.gateway.formats.chat_stream import Assembly, taken_apart
-from overnight.gateway.replaying import unused
-from overnight.gateway.request import InvalidBody
-from overnight.gateway.sse import DONE, SseParser
+from overnight.wire_formats.chat import passed_on
+from overnight.wire_formats.chat import read as read_request
+from overnight.wire_formats.chat_stream import Assembly, taken_apart
+from overnight.wire_formats.dialects import dialect_of
+from overnight.wire_formats.request import InvalidBody
+from overnight.wire_formats.sse import DONE, SseParser
 
 texts = st.text(max_size=40)
 json_values = st.recursive(

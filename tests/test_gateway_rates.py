@@ -328,7 +328,7 @@ async def test_kill_minus_9_frees_the_places(store_url: str, provider: SpawnedPr
 async def test_a_place_is_free_once_its_reservation_has_expired(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
-    from overnight.store.opening import wall_clock_us
+    from overnight.store.store import wall_clock_us
 
     routing = limited("scope: tenant, concurrency: 1", 3000)
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.gateway.formats import CODECS
+from overnight.wire_formats import CODECS
 
 URL = "https://example.com/a.png"
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {

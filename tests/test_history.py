@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from overnight.domain import ErrorFacts, Event, Recorded
 from overnight.jobs.history import ANSWERS, FAILURES, FROM_OUTSIDE, History, Kept, fold
 from overnight.jobs.positions import Position, enclosing
-from overnight.jobs.retrying import Drop, stale_for_retry, stale_in_step
+from overnight.jobs.retry_plan import Drop, stale_for_retry, stale_in_step
 
 segments = st.lists(st.tuples(st.sampled_from("/#"), st.integers(0, 12)), max_size=6)
 

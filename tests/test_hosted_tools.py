@@ -9,7 +9,13 @@ import pytest
 
 from overnight.api import Server
 from overnight.brain import Brain
-from overnight.gateway.hosted_tools import FEES, MOST_USES, bound_microusd, fees_of, hosted
+from overnight.pricing.provider_tools import (
+    FEES,
+    MOST_USES,
+    bound_microusd,
+    fees_of,
+    hosted,
+)
 from overnight.store import Store
 from serving import routed, serving
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.api.connection import MAX_PIPELINED, MOST_HEAD_BYTES
+from overnight.http_server.connection import MAX_PIPELINED, MOST_HEAD_BYTES
 from raw_http import POST, Client, answer, body_of, echo, served
 
 CHUNKED = b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -214,7 +214,7 @@ SLOW = {
 
 @pytest.mark.parametrize("name", SLOW)
 async def test_drips_are_not_waited_for_without_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.api.serving.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
     start, drip = SLOW[name]
     async with served(echo, head_s=0.1, body_window_s=0.1) as (_, connect):
         client = await connect()
@@ -236,7 +236,7 @@ async def test_drips_are_not_waited_for_without_end(name: str, monkeypatch: pyte
 
 
 async def test_a_body_that_we_do_not_read_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.api.serving.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from overnight.api import ConnectionLimits
-from overnight.api.connection_limits import MAX_REFUSALS, holder_of
+from overnight.http_server.connection_limits import MAX_REFUSALS, holder_of
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from raw_http import Client, answer, echo, served

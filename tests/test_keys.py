@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from overnight.domain import BadInput, Conflict, NotFound, StoreUnavailable
 from overnight.keys import Keyring, Keys, Masters, NewKey, Rotation, public_key
 from overnight.store import Store, open_store
-from overnight.store.opening import wall_clock_us
+from overnight.store.store import wall_clock_us
 
 HOUR_MS = 3_600_000
 MASTER = "11" * 32

@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from overnight.api.authenticating import token_of
+from overnight.api.authentication import token_of
 from overnight.keys import Keys, NewKey, Rotation
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider

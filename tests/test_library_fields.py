@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from overnight.gateway.upstream import LibraryPool
+from overnight.providers import LibraryPool
 
 BODY = {"model": "odd/model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "top_k": 3}
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from overnight.gateway.admission.call_admission.commands import Spent
+from overnight.gateway.admission.call_admission.loop_guard import LoopGuard
 
 from caching import SEMANTIC
 from overnight.brain import Brain
 from overnight.domain import Attribution, Event
-from overnight.gateway import looping
-from overnight.gateway.commands import Spent
-from overnight.gateway.formats import CHAT
+from overnight.gateway.admission.call_admission import loop_guard as looping
 from overnight.gateway.identity import Subject
-from overnight.gateway.looping import LoopGuard
 from overnight.jobs import Decision, Operations
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.wire_formats import CHAT
 from serving import routed, serving
 
 GUARDED = routed("guards: {same_call: 3}\n")

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from overnight.gateway.formats import CODECS, counted, wire_between
-from overnight.gateway.formats.wire import Asked
-from overnight.gateway.request import InvalidBody
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.wire_formats import CODECS, counted, wire_between
+from overnight.wire_formats.contract import Asked
+from overnight.wire_formats.request import InvalidBody
 from serving import Served, serving
 
 Json = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from faulty_upstream import FaultyUpstream, faulty_upstream
-from overnight.gateway.output_limits import LEAST_OUTPUT, most_output
-from overnight.gateway.prices import PriceBook
+from overnight.pricing.output_limits import LEAST_OUTPUT, most_output
+from overnight.pricing.price_book import PriceBook
 from overnight.store import Store
 from overnight.story import gather, tell
 from overnight.testing import SpawnedProvider, spawn_scripted_provider

@@ -15,8 +15,18 @@ from genai_prices.types import Tier, TieredPrices, TimeOfDateConstraint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.gateway.prices import UNLIMITED_TOKENS, ModelPrice, PriceBook, UnknownPrice
-from overnight.gateway.usage import Usage, anthropic_usage, estimated_usage, openai_usage
+from overnight.pricing.price_book import (
+    UNLIMITED_TOKENS,
+    ModelPrice,
+    PriceBook,
+    UnknownPrice,
+)
+from overnight.pricing.usage import (
+    Usage,
+    anthropic_usage,
+    estimated_usage,
+    openai_usage,
+)
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 

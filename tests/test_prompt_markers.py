@@ -8,12 +8,12 @@ import pytest
 
 from caching import Caching
 from overnight.domain import Attribution
-from overnight.gateway.caches.markers import placed, with_cache_key, with_markers
-from overnight.gateway.dialects import dialect_of
-from overnight.gateway.formats import Prepared
+from overnight.gateway.cache.prompt_markers import placed, with_cache_key, with_markers
 from overnight.gateway.identity import Subject
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.wire_formats import Prepared
+from overnight.wire_formats.dialects import dialect_of
 from serving import serving
 
 LONG = "word " * 2000

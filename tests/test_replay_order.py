@@ -11,7 +11,7 @@ import overnight
 from overnight.app import open_app
 from overnight.domain import new_id
 from overnight.jobs import CreateJob, Decision, JobFunction, Operations
-from overnight.jobs.turns import Turns
+from overnight.jobs.delivery_order import Turns
 from overnight.ledger import NewJob
 from overnight.reviews import list_reviews
 from overnight.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from overnight.brain import Brain, Routing
-from overnight.cli.printing import console
+from overnight.cli.output import console
 from overnight.cli.program import program
 from overnight.domain import CallFacts, Event, Recorded
 from overnight.gateway import PastCall, PriceBook, Rerouting, past_calls

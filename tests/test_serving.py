@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.api.connection import LINGER_S, MOST_HEAD_BYTES, MOST_UNREAD_BYTES
+from overnight.http_server.connection import LINGER_S, MOST_HEAD_BYTES, MOST_UNREAD_BYTES
 from raw_http import POST, Client, answer, body_of, echo, served
 
 
@@ -219,7 +219,7 @@ async def test_a_refusal_before_the_body_is_whole_can_be_read() -> None:
 
 @pytest.mark.parametrize("said", [b"", b"GET /x HT", b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf"])
 async def test_silence_is_not_waited_for_without_end(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.api.serving.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
     left = asyncio.Event()
 
     async def reader(scope: Any, receive: Any, send: Any) -> None:
@@ -238,7 +238,7 @@ async def test_silence_is_not_waited_for_without_end(said: bytes, monkeypatch: p
 
 
 async def test_work_of_ours_is_no_silence_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.api.serving.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from overnight.gateway.sse import DONE, KEEP_ALIVE, EventTooLarge, SseParser, encode_event
+from overnight.wire_formats.sse import (
+    DONE,
+    KEEP_ALIVE,
+    EventTooLarge,
+    SseParser,
+    encode_event,
+)
 
 
 def parse(raw, cuts=()):

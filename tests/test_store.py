@@ -23,7 +23,7 @@ from machine_parts import Open, UnderJob, all_of, half_a_change, make_job, names
 from overnight.domain import BadInput, Conflict, Event, Fenced, NotFound, StoreUnavailable, new_id
 from overnight.ledger import EXTERNAL, JOB, LEDGER_SQL, JobRow, Ledger, append
 from overnight.store import Store, Unit, open_store
-from overnight.store.migrating import migrations
+from overnight.store.migration_runner import migrations
 from overnight.store.writer import LARGEST_BATCH, LONGEST_QUEUE
 
 # ── durability ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -141,7 +141,7 @@ async def test_closing_a_locked_store_ends(trouble: str, url: str, monkeypatch: 
 
 
 async def test_reading_a_stopped_server_ends_in_time(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.store.opening.READ_FOR_S", 0.5)
+    monkeypatch.setattr("overnight.store.store.READ_FOR_S", 0.5)
     loop = asyncio.get_running_loop()
     with open_store(postgres_url) as store:
         job_id = make_job(store)

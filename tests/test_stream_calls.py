@@ -13,11 +13,11 @@ from anthropic.lib.streaming._messages import accumulate_event
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from pydantic import TypeAdapter
 
-from overnight.gateway.formats import CODECS, wire_between
-from overnight.gateway.formats.chat_stream import Assembly
-from overnight.gateway.formats.wire import Asked
-from overnight.gateway.sse import SseParser
-from overnight.gateway.usage import Usage
+from overnight.pricing.usage import Usage
+from overnight.wire_formats import CODECS, wire_between
+from overnight.wire_formats.chat_stream import Assembly
+from overnight.wire_formats.contract import Asked
+from overnight.wire_formats.sse import SseParser
 
 Json = dict[str, Any]
 RESPONSES_EVENT: TypeAdapter[Any] = TypeAdapter(openai.types.responses.ResponseStreamEvent)

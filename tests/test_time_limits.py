@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from faulty_upstream import STREAM, Act, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
-from overnight.gateway import streaming
+from overnight.gateway.call import streaming
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from serving import Served, serving
@@ -89,7 +89,7 @@ async def test_a_stream_longer_than_its_deadline_is_settled_once(store: Store) -
 
 
 async def test_a_live_call_is_never_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.gateway.calling.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr("overnight.gateway.orphaned_calls.UNSERVED_EVERY", 1)
     limit = "rate_limits: [{scope: target, concurrency: 1}]"
     async with house(store, paced(0.2, repeat=6), "default_ms: 400, queue_ms: 100", limit) as (served, _):

@@ -12,7 +12,7 @@ import pytest
 
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
 from overnight.budgets import BUDGET_SQL
-from overnight.gateway.rerouting import past_calls
+from overnight.gateway.routing_simulation import past_calls
 from overnight.store import Statement, Store, open_store
 from serving import Served, serving
 from test_failure_matrix import ENDPOINTS, MODES

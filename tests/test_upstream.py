@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvloop
 
-from overnight.gateway.upstream import (
+from overnight.providers import (
     AnswerLost,
     BodyCut,
     MalformedResponse,

@@ -4,8 +4,8 @@ Depends on: gateway, keys, jobs, ledger, domain.
 Never: decides about a job or a call itself, or shows one tenant what is another's.
 """
 
+from overnight.http_server import ConnectionLimits, Server
+
 from .application import LOOPBACK, Application, application
-from .connection_limits import ConnectionLimits
-from .serving import Server
 
 __all__ = ["LOOPBACK", "Application", "ConnectionLimits", "Server", "application"]

@@ -9,23 +9,24 @@ from functools import partial
 
 from overnight.domain import BadInput, Forbidden, OvernightError
 from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, RateLimited, UnknownPath, fault, refusal
+from overnight.http_server import DIRECT, Direct, Receive, Scope, Send
+from overnight.http_server.connection_limits import ConnectionLimits
 from overnight.keys import VirtualKey
 from overnight.ledger import Ledger
 
 from . import openapi
-from .attributing import tenant_of
-from .authenticating import Door, scope_of
+from .attribution import tenant_of
+from .authentication import Door, scope_of
 from .body_memory import BodyMemory
 from .browser_guard import BrowserGuard, check_content_type
 from .budgets import Budgets
 from .circuits import Circuits
-from .connection_limits import ConnectionLimits
-from .http import DIRECT, ClientLeft, Direct, Receive, Request, Scope, Send, parts_of, send_answer
 from .jobs import Jobs
 from .keys import KeysApi
 from .openai import OpenAI
 from .problems import MethodNotAllowed, problem, problem_of
 from .readiness import ReadyApi
+from .requests import ClientLeft, Request, parts_of, send_answer
 from .responses import ResponsesApi
 
 log = logging.getLogger("overnight.api")

@@ -10,8 +10,7 @@ import re
 from collections.abc import Collection
 
 from overnight.gateway import UnsupportedMediaType
-
-from .http import Headers
+from overnight.http_server import Headers
 
 _AUTHORITY = re.compile(rb"(\[[0-9a-f:.]+\]|[^][/:@?#\s]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -11,9 +11,14 @@ from overnight.domain import BadInput, check_identifier, usd_to_micro
 from overnight.gateway import Answer, Gateway
 from overnight.ledger import Ledger
 
-from .attributing import reach_of
-from .bodies import body_of, json_answer, query_of, whole
-from .http import Request
+from .attribution import reach_of
+from .json_bodies import (
+    body_of,
+    json_answer,
+    query_of,
+    whole,
+)
+from .requests import Request
 
 MOST_JOBS = 1000
 MOST_USD = 1_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from overnight.gateway import Answer, list_circuits, public_circuit
 from overnight.store import Store
 
-from .bodies import json_answer, query_of
-from .http import Request
+from .json_bodies import json_answer, query_of
+from .requests import Request
 
 
 class Circuits:

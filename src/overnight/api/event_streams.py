@@ -13,9 +13,10 @@ from contextlib import suppress
 
 from overnight.domain import FINISHED, OvernightError, Recorded
 from overnight.gateway import Overloaded, RateLimited
+from overnight.http_server import Receive
 from overnight.ledger import JobRow, Ledger
 
-from .http import Receive, Request
+from .requests import Request
 
 log = logging.getLogger("overnight.api")
 MAX_PER_KEY, MAX_IN_ALL = 256, 2048

@@ -23,10 +23,15 @@ from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
-from .attributing import reach_of
-from .bodies import body_of, json_answer, query_of, whole
+from .attribution import reach_of
 from .event_streams import EventStreams
-from .http import Request
+from .json_bodies import (
+    body_of,
+    json_answer,
+    query_of,
+    whole,
+)
+from .requests import Request
 
 MOST_JOBS, MOST_EVENTS = 200, 1000
 _encode = msgspec.json.Encoder().encode

@@ -18,8 +18,13 @@ from overnight.keys import (
     virtual_key,
 )
 
-from .bodies import body_of, json_answer, query_of, whole
-from .http import Request
+from .json_bodies import (
+    body_of,
+    json_answer,
+    query_of,
+    whole,
+)
+from .requests import Request
 
 MOST_KEYS = 200
 

@@ -8,11 +8,12 @@ import msgspec
 
 from overnight.domain import CallFacts, OvernightError
 from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted, refusal
+from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey, allows
 
-from .attributing import attribution, with_headers
+from .attribution import attribution, with_headers
 from .body_memory import BodyMemory
-from .http import Headers, Receive, read_body
+from .requests import read_body
 
 _encode = msgspec.json.Encoder().encode
 

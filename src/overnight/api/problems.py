@@ -15,8 +15,7 @@ from overnight.domain import (
     Unauthenticated,
 )
 from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge, Overloaded, RateLimited, UnsupportedMediaType
-
-from .http import Headers
+from overnight.http_server import Headers
 
 _STATUS: tuple[tuple[type[OvernightError], int, str], ...] = (
     (BodyTooLarge, 413, "the body is too large"),

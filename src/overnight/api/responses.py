@@ -11,9 +11,9 @@ import msgspec
 from overnight.domain import BadInput, Reach, parse_whole
 from overnight.gateway import RESPONSES, Answer, Gateway, refusal
 
-from .attributing import reach_of
-from .http import Request
+from .attribution import reach_of
 from .problems import MethodNotAllowed
+from .requests import Request
 
 _JSON = (b"content-type", b"application/json")
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]

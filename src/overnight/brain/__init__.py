@@ -4,7 +4,6 @@ Depends on: domain.
 Never: writes into an existing brain, holds a secret, calls a provider, or lets an unknown key pass.
 """
 
-from overnight.brain.caching import AgentCache, CachePolicy, SemanticCache
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, version_of
 from overnight.brain.limits import (
@@ -24,6 +23,8 @@ from overnight.brain.providers import ProviderDef
 from overnight.brain.routing import Price, Routing, UnknownModel
 from overnight.brain.rules import Degraded, Route, RouteDecision, Way, When
 from overnight.brain.starter import write_starter
+
+from .cache_policies import AgentCache, CachePolicy, SemanticCache
 
 __all__ = [
     "AgentCache",

@@ -4,11 +4,17 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.caching import MODES, AgentCache, CachePolicy, SemanticCache
 from overnight.brain.fields import Fields, Reader, as_node, choice, flag, number, text, whole
-from overnight.brain.names import Names
 from overnight.brain.nodes import Node, Scalar
 from overnight.brain.routes_section import YEAR_S, Model, key_name, model
+
+from .cache_policies import (
+    MODES,
+    AgentCache,
+    CachePolicy,
+    SemanticCache,
+)
+from .globs import Names
 
 _ttl = whole(1, YEAR_S)
 _threshold = number(0, 1)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
-from overnight.brain.names import Names
 from overnight.brain.nodes import Entries, Items, Node, Scalar
 from overnight.brain.problems import Problem, Severity, clipped, did_you_mean
+
+from .globs import Names
 
 MAX_PROBLEMS = 100  # per file; a file with more is not the file somebody meant
 MAX_ENTRIES = 1_000  # per list or mapping

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from overnight.brain.names import Names
+from .globs import Names
 
 BUDGET_SCOPES = ("job", "step", "agent", "session", "tenant", "workflow", "key")
 RATE_SCOPES = ("key", "agent", "tenant", "target")

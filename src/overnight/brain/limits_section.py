@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from overnight.brain.doubts import doubt_limits
 from overnight.brain.fields import Fields, Reader, as_node, choice, money, names, number, text, whole
 from overnight.brain.limits import (
     BUDGET_SCOPES,
@@ -23,6 +22,8 @@ from overnight.brain.limits import (
 )
 from overnight.brain.nodes import Entries, Node
 from overnight.brain.problems import clipped
+
+from .lint import doubt_limits
 
 _DAY_MS = 86_400_000
 _count = whole(0, 1_000_000_000)

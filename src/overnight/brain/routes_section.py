@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.caching import MODES
 from overnight.brain.fields import (
     ROUTE_NAME,
     Fields,
@@ -20,11 +19,13 @@ from overnight.brain.fields import (
     whole,
 )
 from overnight.brain.limits import WHEN_ALL_OPEN
-from overnight.brain.names import Names
 from overnight.brain.nodes import Entries, Node, Scalar
 from overnight.brain.problems import clipped
 from overnight.brain.providers import RESIDENCY
 from overnight.brain.rules import FORMATS, STICKY, Degraded, When
+
+from .cache_policies import MODES
+from .globs import Names
 
 DAY_MS = 86_400_000
 MOST_TOKENS = 10_000_000

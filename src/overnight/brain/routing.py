@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from overnight.brain.caching import CachePolicy
 from overnight.brain.complexity import Complexity, score
 from overnight.brain.limits import Alarms, Breakers, Budgets, Guards, Limits, RateLimit, Retries
-from overnight.brain.names import is_glob
 from overnight.brain.problems import clipped, nearest
 from overnight.brain.providers import ProviderDef
 from overnight.brain.rules import Route, RouteDecision, Way
 from overnight.domain import CallFacts, TimeLimits
+
+from .cache_policies import CachePolicy
+from .globs import is_glob
 
 DEFAULT_MODEL = "gpt-5.4-mini"
 DEFAULT_ROUTE = "default"

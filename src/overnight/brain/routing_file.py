@@ -7,7 +7,6 @@ import msgspec
 
 from overnight.brain.cache_section import read_cache
 from overnight.brain.complexity import Complexity
-from overnight.brain.doubts import Book, doubt_prices, doubt_routes, nearest_model
 from overnight.brain.fields import Fields, Reader, as_node, model_name, money, number, text
 from overnight.brain.limits_section import (
     read_alarms,
@@ -18,7 +17,6 @@ from overnight.brain.limits_section import (
     read_rate_limits,
     read_retries,
 )
-from overnight.brain.names import is_glob
 from overnight.brain.nodes import Entries, Items, Node, Scalar, parse_yaml
 from overnight.brain.problems import Problem, clipped, did_you_mean
 from overnight.brain.providers import read_providers, well_known
@@ -36,6 +34,14 @@ from overnight.brain.routes_section import (
 from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
 from overnight.brain.rules import Route, Way
 from overnight.domain import TimeLimits
+
+from .globs import is_glob
+from .lint import (
+    Book,
+    doubt_prices,
+    doubt_routes,
+    nearest_model,
+)
 
 _TOP: Fields = {
     "default_model": ("default_model", model),

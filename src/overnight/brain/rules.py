@@ -5,9 +5,10 @@ from typing import Literal
 
 import msgspec
 
-from overnight.brain.caching import CachePolicy
-from overnight.brain.names import Names
 from overnight.domain import CallFacts, TimeLimits
+
+from .cache_policies import CachePolicy
+from .globs import Names
 
 FORMATS = ("chat", "responses", "messages", "embeddings")
 STICKY = ("session", "job", "none")

@@ -16,10 +16,16 @@ from .corrections import (
     list_bounds,
     public_bound,
 )
-from .listing import SCOPES, BudgetLine, addressed, line_of, list_budgets
 from .policy import BudgetRule, BudgetRules, Caller, Key, Kin, Limit, Policy, Rate, RateRule
-from .rating import Wait
-from .reserving import (
+from .queries import (
+    SCOPES,
+    BudgetLine,
+    addressed,
+    line_of,
+    list_budgets,
+)
+from .rate_limits import Wait
+from .reservations import (
     FLOOR_TOKENS,
     Call,
     Demand,
@@ -35,7 +41,12 @@ from .reserving import (
 from .rows import BOUND, BUDGET, RATE, RESERVATION, BoundRow, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
 from .settlement import FAILED, LOST, NO_USAGE, OVER_BOUND, Booked, held, settle
-from .topping import TopUp, hear_top_up, top_up_budget, wake_topped_up
+from .top_ups import (
+    TopUp,
+    hear_top_up,
+    top_up_budget,
+    wake_topped_up,
+)
 from .windows import PERIODS, Window, window_of
 
 __all__ = [

@@ -10,7 +10,7 @@ from overnight.store import Store, Unit
 
 from .rows import BOUND, SQL, BoundRow
 from .settlement import Booked, budget_locks, decode_scopes, rebook
-from .topping import wake_corrected
+from .top_ups import wake_corrected
 
 LATE_ANSWER, OPERATOR, INVOICE = "late_answer", "operator", "invoice"
 SOURCES = (OPERATOR, INVOICE)

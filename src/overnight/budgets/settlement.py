@@ -13,7 +13,7 @@ from overnight.domain import Conflict, day_of
 from overnight.store import Unit
 
 from .policy import Limit
-from .rating import decode_passed, leave
+from .rate_limits import decode_passed, leave
 from .rows import BOUND, BUDGET, RATE, RESERVATION, SQL, BoundRow, ReservationRow
 
 LOST, FAILED, NO_USAGE, OVER_BOUND = "lost", "failed", "no_usage", "over_bound"

@@ -22,7 +22,7 @@ def main() -> None:
     from .terminal import flush, give_up_output, set_up_streams
 
     set_up_streams()
-    from .failing import PIPE_CLOSED, end_of
+    from .errors import PIPE_CLOSED, end_of
 
     def interrupt(command: object) -> None:
         if quiet:

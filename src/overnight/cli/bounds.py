@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .finding import SHORT_ID, AllTenants, Tenant, WrongUsage, find_job, tenant_of, tenants_of
-from .printing import say
-from .reading import Json, read
-from .reviewing import LONGEST_NOTE, By, operator
+from .jobs import Json, read
+from .lookup import (
+    SHORT_ID,
+    AllTenants,
+    Tenant,
+    WrongUsage,
+    find_job,
+    tenant_of,
+    tenants_of,
+)
+from .output import say
+from .reviews import LONGEST_NOTE, By, operator
 from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ def list_them(
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
         found = await list_bounds(ledger.store, tenant_id=whose, job_id=job_id, most=limit)
         if json:
-            from .printing import print_json
+            from .output import print_json
 
             print_json([public_bound(row) for row in found])
         else:
@@ -56,7 +64,7 @@ def _show(found: "list[BoundRow]") -> None:
     from overnight.budgets import public_bound
     from overnight.story import clean, cost_text, moment_text
 
-    from .printing import print_rows
+    from .output import print_rows
 
     if not found:
         say("no call of unknown cost: every call is booked at what it cost")
@@ -97,7 +105,7 @@ def settle(
     from overnight.domain import check_identifier
     from overnight.settings import Settings
 
-    from .budgeting import dollars
+    from .budget import dollars
 
     if len(why) > LONGEST_NOTE:
         raise WrongUsage(f"--why: {len(why):,} characters; the most is {LONGEST_NOTE:,}")
@@ -108,7 +116,7 @@ def settle(
     with ledger.store:
         done = asyncio.run(correct_cost(ledger.store, owner, call_id, cost, **facts))
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(done.public())
     else:

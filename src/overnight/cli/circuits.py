@@ -4,8 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .finding import AllTenants, Tenant, refuse_early_options, tenants_of
-from .reading import Json, read
+from .jobs import Json, read
+from .lookup import (
+    AllTenants,
+    Tenant,
+    refuse_early_options,
+    tenants_of,
+)
 from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
@@ -46,7 +51,7 @@ def circuits(
 
         found, now = await _visible(ledger, tenants_of(tenant, all_tenants, settings)), ledger.store.clock()
         if json:
-            from .printing import print_json
+            from .output import print_json
 
             print_json([public_circuit(circuit, now) for circuit in found])
         else:
@@ -64,7 +69,7 @@ async def _visible(ledger: "Ledger", tenant_id: str) -> "list[Circuit]":
 
 
 def _show(found: "list[Circuit]", now: int) -> None:
-    from .printing import console, print_rows
+    from .output import console, print_rows
 
     if not found:
         console().print("All circuits are closed, and no target failed lately.")
@@ -111,7 +116,7 @@ def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = F
         from overnight.domain import BadInput
         from overnight.gateway import CloseCircuit
 
-        from .printing import console
+        from .output import console
 
         visible = await _visible(ledger, tenants_of(tenant, all_tenants, settings))
         found = [circuit for circuit in visible if circuit.target == target]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from overnight.story import clean, content_text, cost_text, count_text, moment_text, span_text, span_us
 
-from .finding import SHORT_ID, for_tenant
-from .printing import STATE_STYLES, console, print_rows
+from .lookup import SHORT_ID, for_tenant
+from .output import STATE_STYLES, console, print_rows
 
 if TYPE_CHECKING:
     from overnight.ledger import JobRow

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .finding import AllTenants, Tenant, tenant_of, tenants_of
+from .jobs import Json
 from .keys_view import show_keys, show_rows, show_secret, value_text
-from .printing import say
-from .reading import Json
-from .reviewing import By, operator
+from .lookup import (
+    AllTenants,
+    Tenant,
+    tenant_of,
+    tenants_of,
+)
+from .output import say
+from .reviews import By, operator
 from .time_zone import Tz, use_zone
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 def _ms(text: str, option: str, most_days: int, *, none_is: str = "") -> int:
     """90d, 12h, 30m, 45s, and where that means something 0, in milliseconds. Raises WrongUsage."""
-    from .finding import WrongUsage
+    from .lookup import WrongUsage
 
     number, unit = (text[:-1], text[-1:]) if text != "0" else ("0", "s")
     if not (number.isascii() and number.isdigit() and len(number) < 10) or unit not in _UNITS:
@@ -166,7 +171,7 @@ def list_keys(
 
     shown = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(shown)
     else:
@@ -190,7 +195,7 @@ def show(key: KeyName, tenant: Tenant = None, tz: Tz = None, json: Json = False)
 
     shown = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(shown)
         return
@@ -244,7 +249,7 @@ def revoke(key: KeyName, tenant: Tenant = None, by: By = None, json: Json = Fals
 
     shown = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(shown)
     else:
@@ -268,7 +273,7 @@ def rotate_master(json: Json = False) -> None:
 
     master_id, count = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json({"master_id": master_id, "sealed_anew": count})
     else:
@@ -304,7 +309,7 @@ def set_provider(
 
     shown = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(shown)
     else:
@@ -316,7 +321,7 @@ def _secret(name: str, from_env: str | None) -> str:
     import getpass
     import os
 
-    from .finding import WrongUsage
+    from .lookup import WrongUsage
 
     if from_env is not None:
         if not os.environ.get(from_env):
@@ -343,7 +348,7 @@ def list_providers(tenant: Tenant = None, all_tenants: AllTenants = False, tz: T
 
     shown = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json(shown)
         return
@@ -366,7 +371,7 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
 
     whose = _with_keys(work)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json({"provider": name, "tenant_id": whose, "deleted": True})
     else:

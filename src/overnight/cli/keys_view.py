@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .printing import say
+from .output import say
 
 if TYPE_CHECKING:
     from overnight.keys import KeyRow
@@ -18,7 +18,7 @@ def show_secret(row: "KeyRow", secret: str, now: int, *, json: bool) -> None:
 
     shown = public_key(row, now)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         print_json({"key": secret, **shown})
         return
@@ -38,7 +38,7 @@ def show_keys(shown: Sequence[dict[str, Any]]) -> None:
 
 
 def show_rows(heads: Sequence[str], shown: Sequence[dict[str, Any]], nothing: str) -> None:
-    from .printing import print_rows
+    from .output import print_rows
 
     if not shown:
         say(nothing)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .printing import say
+from .output import say
 
 if TYPE_CHECKING:
     from overnight.brain import Brain
@@ -65,7 +65,7 @@ def show_limits(limits: list[dict[str, Any]], brain: "Brain", settings: "Setting
     """One line a limit; without any, why there are none and what follows from it."""
     from overnight.domain import usd_text
 
-    from .printing import print_rows
+    from .output import print_rows
 
     if not limits:
         say(no_limits(brain, settings))

@@ -4,8 +4,31 @@ from typing import Annotated
 
 import typer
 
-from . import acting, budgeting, caching, circuits, folders, keys, reading, reviewing, roles, routing
-from .printing import say
+from . import (
+    brain as folders,
+)
+from . import (
+    budget as budgeting,
+)
+from . import (
+    cache as caching,
+)
+from . import (
+    circuits,
+    keys,
+    roles,
+    routing,
+)
+from . import (
+    jobs as reading,
+)
+from . import (
+    reviews as reviewing,
+)
+from . import (
+    run as acting,
+)
+from .output import say
 
 program = typer.Typer(
     name="overnight",

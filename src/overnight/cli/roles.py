@@ -52,7 +52,7 @@ def worker(
     from overnight.roles import serve_worker, stopped
     from overnight.settings import Settings
 
-    from .loading import check_modules
+    from .job_code import check_modules
 
     check_modules(jobs or [])
     settings, name = Settings.from_environment(), worker_id or new_id("worker")

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .finding import AllTenants, Tenant, find_job, tenant_of, tenants_of
-from .reading import PAGE, Json, read
+from .jobs import PAGE, Json, read
+from .lookup import (
+    AllTenants,
+    Tenant,
+    find_job,
+    tenant_of,
+    tenants_of,
+)
 
 if TYPE_CHECKING:
     from overnight.brain import RouteDecision, Routing
@@ -97,7 +103,7 @@ def _tell(routing: "Routing", decision: "RouteDecision", json: bool) -> None:
 
     ways = _ways(routing, PriceBook(routing.prices), decision)
     if json:
-        from .printing import print_json
+        from .output import print_json
 
         public: dict[str, Any] = msgspec.to_builtins(decision) | {"targets": ways}
         public["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
@@ -109,7 +115,7 @@ def _tell(routing: "Routing", decision: "RouteDecision", json: bool) -> None:
 
 
 def _headers(given: "tuple[str, ...] | list[str]") -> dict[str, str]:
-    from .finding import WrongUsage
+    from .lookup import WrongUsage
 
     found: dict[str, str] = {}
     for each in given:
@@ -127,7 +133,7 @@ def _facts(who: "Attribution", form: str, model: str, prompt: str, file: Path | 
     from overnight.domain import BadInput
     from overnight.gateway import CODECS, facts_of, with_metadata
 
-    from .finding import WrongUsage
+    from .lookup import WrongUsage
 
     if form not in CODECS:
         raise WrongUsage(f"--format {form[:40]}: one of {', '.join(CODECS)}")
@@ -217,7 +223,7 @@ def replay(
                     await rerouting.take(call)
         public = public_rerouting(rerouting, str(routing), sorted(other.header_names - present.header_names))
         if json:
-            from .printing import print_json
+            from .output import print_json
 
             print_json(public)
         else:
@@ -248,7 +254,7 @@ def _since(text: str, now_us: int) -> int:
     """A moment in microseconds: so long ago, or a date or time in UTC; 0 for none. Raises WrongUsage."""
     from datetime import UTC, datetime
 
-    from .finding import WrongUsage
+    from .lookup import WrongUsage
 
     if not text:
         return 0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from overnight.story import clean, cost_text, count_text, span_text
 
-from .printing import console, print_rows
+from .output import console, print_rows
 
 if TYPE_CHECKING:
     from overnight.brain import CachePolicy, RouteDecision

@@ -16,7 +16,7 @@ from overnight.story import (
     span_text,
 )
 
-from .printing import STATE_STYLES, console
+from .output import STATE_STYLES, console
 
 if TYPE_CHECKING:
     from rich.text import Text

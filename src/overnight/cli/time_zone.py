@@ -7,7 +7,7 @@ import typer
 
 from overnight.story import show_times_in
 
-from .finding import WrongUsage
+from .lookup import WrongUsage
 
 Tz = Annotated[
     str | None,

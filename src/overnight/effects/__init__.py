@@ -4,7 +4,18 @@ Depends on: ledger, store, domain.
 Never: calls a tool; it only says whether the caller may.
 """
 
-from .claiming import Claim, Claimed, Position, begins, claim, commit, fail, mark_unknown, reject, release
+from .claims import (
+    Claim,
+    Claimed,
+    Position,
+    begins,
+    claim,
+    commit,
+    fail,
+    mark_unknown,
+    reject,
+    release,
+)
 from .rows import EFFECT, EffectRow, effect_key
 from .rows import SQL as EFFECT_SQL
 

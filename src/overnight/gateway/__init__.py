@@ -4,18 +4,26 @@ Depends on: budgets, keys, ledger, store, domain. The routing is handed in.
 Never: hands on an answer that is not recorded, or calls a provider without a reservation.
 """
 
-from .asking import facts_of
-from .caches import Usage as CacheUsage
-from .caches import cache_usage
-from .calling import Gateway
-from .circuits import Circuit, CloseCircuit, list_circuits, public_circuit
-from .feed import Feed
-from .formats import CHAT, CODECS, RESPONSES, Codec
-from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
-from .permitting import permitted
-from .port import JobCalls
-from .prices import PriceBook, UnknownPrice
-from .refusals import (
+from overnight.circuit_breakers import (
+    Circuit,
+    CloseCircuit,
+    list_circuits,
+    public_circuit,
+)
+from overnight.pricing.price_book import PriceBook, UnknownPrice
+from overnight.providers.targets import Routing, Unavailable
+from overnight.wire_formats import (
+    CHAT,
+    CODECS,
+    RESPONSES,
+    Codec,
+)
+
+from .admission.key_permissions import permitted
+from .cache import Usage as CacheUsage
+from .cache import cache_usage
+from .call.stream_buffer import Feed
+from .error_responses import (
     WANTS_KEY,
     Answer,
     BodyTooLarge,
@@ -26,8 +34,17 @@ from .refusals import (
     fault,
     refusal,
 )
-from .rerouting import LeftOut, Move, PastCall, Rerouting, past_calls
-from .routes import Routing, Unavailable
+from .gateway import Gateway
+from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
+from .job_calls import JobCalls
+from .routing_facts import facts_of
+from .routing_simulation import (
+    LeftOut,
+    Move,
+    PastCall,
+    Rerouting,
+    past_calls,
+)
 
 __all__ = [
     "CHAT",

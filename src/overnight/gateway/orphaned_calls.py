@@ -11,8 +11,8 @@ from overnight.budgets import BUDGET_SQL
 from overnight.ledger import JobRow, is_dead
 from overnight.store import Store
 
-from .commands import Lose
-from .settlements import Settlements
+from .admission.commands import Lose
+from .admission.due_settlements import Settlements
 
 log = logging.getLogger("overnight.gateway")
 UNSERVED_EVERY = 5

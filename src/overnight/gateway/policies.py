@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from .circuits.state import Breaker
+from overnight.circuit_breakers.state import Breaker
 
 
 class BudgetLimit(Protocol):

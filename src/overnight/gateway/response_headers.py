@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from overnight.domain import BadInput
 
-from .refusals import JSON, Answer, failed
+from .error_responses import JSON, Answer, failed
 
 if TYPE_CHECKING:
-    from .flight import Flight
+    from .call.pipeline import Flight
 
 MOST_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))

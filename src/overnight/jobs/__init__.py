@@ -4,17 +4,39 @@ Depends on: effects, budgets, reviews, ledger, store, domain.
 Never: calls a model or a tool itself; the gateway is handed in, tools are the effects of job code.
 """
 
-from .asking import Approval, ChatAnswer, JobFailed, ModelFailed, NotInJob, approval, chat
-from .boundaries import Retry, StepFailed, now, random, sleep, step, timeout, uuid
-from .branches import JobEvicted
 from .commands import Announce, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
-from .effect_call import CANNOT_TELL, NOT_DONE, Done
-from .effecting import Effect, EffectFailed, NotDone, effect
+from .effect_decorator import (
+    Effect,
+    EffectFailed,
+    NotDone,
+    effect,
+)
+from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
-from .foreign import ForeignJob, JobParked, checked
+from .external_boundaries import (
+    Approval,
+    ChatAnswer,
+    JobFailed,
+    ModelFailed,
+    NotInJob,
+    approval,
+    chat,
+)
+from .external_programs import ForeignJob, JobParked, checked
 from .operations import Decision, Operations
 from .services import ModelPort, ModelRequest, NoModel
+from .steps_and_timers import (
+    Retry,
+    StepFailed,
+    now,
+    random,
+    sleep,
+    step,
+    timeout,
+    uuid,
+)
+from .task_registry import JobEvicted
 from .worker import Worker
 
 __all__ = [

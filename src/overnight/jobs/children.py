@@ -14,9 +14,9 @@ from overnight.store import Unit
 
 from .commands import Locks, retry, tell_parent
 from .history import fold
-from .keeping import kept
 from .positions import Position, Scope
-from .retrying import Drop, stale_for_retry
+from .retained_answers import kept
+from .retry_plan import Drop, stale_for_retry
 
 if TYPE_CHECKING:
     from .execution import Execution

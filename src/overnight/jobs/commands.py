@@ -8,7 +8,7 @@ from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
 from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, open_job
 from overnight.store import Unit
 
-from .retrying import Drop
+from .retry_plan import Drop
 
 Locks = list[tuple[Any, Any]]
 

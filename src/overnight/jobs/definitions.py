@@ -36,7 +36,7 @@ class JobFunction(Generic[P, T]):
         self.code_fingerprint = _fingerprint(function)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        from .asking import run_child
+        from .external_boundaries import run_child
 
         return await run_child(self, args, kwargs)
 

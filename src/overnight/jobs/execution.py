@@ -18,16 +18,16 @@ from overnight.domain import ErrorFacts, Event, Fenced, Recorded, StoreUnavailab
 from overnight.ledger import Append, JobRow, Ledger
 from overnight.store import Command, Store
 
-from .branches import Branches, JobEvicted
 from .commands import Park
+from .delivery_order import Turns
+from .external_events import News
 from .history import History, fold, is_failure, position_of, within
-from .keeping import Keeping, kept
 from .lease import Lease, LeaseLost
-from .news import News
 from .positions import Position, Scope, here
-from .replay import Replay, missing
+from .recovery import Replay, missing
+from .retained_answers import Keeping, kept
 from .services import Services
-from .turns import Turns
+from .task_registry import Branches, JobEvicted
 
 HOT_WAIT_US = 1_000_000
 

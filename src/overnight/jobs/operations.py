@@ -14,7 +14,7 @@ from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
 from .history import fold
-from .retrying import stale_for_retry
+from .retry_plan import stale_for_retry
 
 SQL = statements("overnight.jobs")
 ALIVE_US = 30_000_000

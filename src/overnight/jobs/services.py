@@ -11,7 +11,7 @@ from overnight.domain import Recorded, StoreUnavailable
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
 
-from .metering import ToolLimits
+from .tool_call_limits import ToolLimits
 
 log = logging.getLogger(__name__)
 

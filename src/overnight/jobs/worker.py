@@ -17,7 +17,6 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
-from .branches import JobEvicted
 from .commands import Complete, ExpireLease, Finish, Forget, GiveBack, Park, Refresh, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
@@ -28,6 +27,7 @@ from .lease import Clocks, Lease, LeaseLost, Moment, uptime_us
 from .operations import Operations
 from .positions import task_factory
 from .services import ModelPort, Services
+from .task_registry import JobEvicted
 from .tracebacks import traceback_content
 
 SQL = statements("overnight.jobs")

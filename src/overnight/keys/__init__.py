@@ -4,10 +4,10 @@ Depends on: store, domain.
 Never: stores, shows or logs a secret; `create` and `rotate` give one back, once.
 """
 
-from .allowing import allows
 from .keyring import Keyring
-from .masters import Masters, SealedShut
+from .master_keys import Masters, SealedShut
 from .operations import Keys, NewKey, Rotation, bound_to, known_provider
+from .permissions import allows
 from .rows import (
     INSTANCE_ADMIN,
     SCOPES,

@@ -10,7 +10,7 @@ import msgspec
 from overnight.domain import BadInput, Conflict, NotFound
 from overnight.store import Unit
 
-from .masters import Masters
+from .master_keys import Masters
 from .rows import CHANGE, KEY, NAME, PROVIDER_KEY, KeyRow, NameRow, ProviderKeyRow
 from .tokens import Minted
 

@@ -18,7 +18,7 @@ from overnight.domain import OvernightError
 from overnight.store import Store
 
 from .commands import NoteUses
-from .masters import Masters, SealedShut
+from .master_keys import Masters, SealedShut
 from .rows import SQL, KeyRow, ProviderKeyRow, VirtualKey, virtual_key
 from .tokens import digest_of, handle_of
 

@@ -12,7 +12,7 @@ from overnight.domain import EVERYWHERE, BadInput, NotFound, Reach, check_identi
 from overnight.store import Store
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
-from .masters import Masters
+from .master_keys import Masters
 from .rows import INSTANCE_ADMIN, SCOPES, SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 

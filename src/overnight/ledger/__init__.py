@@ -8,7 +8,7 @@ from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .processes import Registration, is_dead, this_host
-from .reading import Ledger, recorded
+from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
 from .usage import count_usage

@@ -5,9 +5,9 @@ Never: knows what a row means; rooms bring their tables, statements and commands
 """
 
 from .crash_points import crash_point
-from .opening import Store, open_store
 from .readiness import Readiness
 from .statements import Dialect, Statement, statements
+from .store import Store, open_store
 from .unit import Command, Rows, Table, Unit
 
 __all__ = [

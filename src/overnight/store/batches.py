@@ -6,7 +6,14 @@ from typing import Protocol
 
 from overnight.domain import BadInput, OvernightError, StoreUnavailable, month_of
 
-from .callers import TOO_LATE, Entry, Outcome, Pending, for_all, has_left
+from .pending_commands import (
+    TOO_LATE,
+    Entry,
+    Outcome,
+    Pending,
+    for_all,
+    has_left,
+)
 from .unit import Later, Redo, Session, Unit, Unwritable
 
 MOST_REDOS = 8

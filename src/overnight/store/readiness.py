@@ -10,7 +10,7 @@ from .statements import Statement
 from .unit import Unit
 
 if TYPE_CHECKING:
-    from .opening import Store
+    from .store import Store
 
 GOOD_FOR_S = 2.0
 """How long a finding holds: more often the store is not written to, whoever asks."""

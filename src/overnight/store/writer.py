@@ -19,7 +19,18 @@ from typing import Any, TypeVar
 from overnight.domain import OvernightError, StoreUnavailable
 
 from .batches import QUICK_FLUSH_S, Batches
-from .callers import TOO_LATE, Answer, Entry, Outcome, Pending, Resolver, for_all, give_up, resolver, thread_resolver
+from .pending_commands import (
+    TOO_LATE,
+    Answer,
+    Entry,
+    Outcome,
+    Pending,
+    Resolver,
+    for_all,
+    give_up,
+    resolver,
+    thread_resolver,
+)
 from .unit import Command, Session
 
 T = TypeVar("T")

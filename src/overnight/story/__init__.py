@@ -5,12 +5,11 @@ Never: writes, or shows content (prompts, answers, arguments) unless it was aske
 """
 
 from .advice import Advice, advise, needs_person, waiting_list
-from .counting import span_us
-from .gathering import Chapter, gather, tree_costs
 from .lines import Header, Line, Shown, Story
+from .loader import Chapter, gather, tree_costs
 from .public import public_job, public_story, read_traceback
-from .telling import tell
-from .words import (
+from .render import tell
+from .text import (
     clean,
     clock_text,
     content_text,
@@ -23,6 +22,7 @@ from .words import (
     until_text,
     who,
 )
+from .totals import span_us
 
 __all__ = [
     "Advice",

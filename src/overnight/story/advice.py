@@ -8,7 +8,12 @@ import msgspec
 
 from overnight.ledger import JobRow
 
-from .words import clean, moment_text, span_text, until_text
+from .text import (
+    clean,
+    moment_text,
+    span_text,
+    until_text,
+)
 
 MOST_ALIKE = 3
 MOST_ADVICE = 6

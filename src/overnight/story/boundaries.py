@@ -2,9 +2,14 @@
 
 from overnight.domain import FINISHED, Recorded
 
-from .milestones import error_words
-from .tale import Tale
-from .words import clean, span_text, until_text, who
+from .lifecycle_events import error_words
+from .text import (
+    clean,
+    span_text,
+    until_text,
+    who,
+)
+from .timeline import Tale
 
 LONG_SLEEP_US = 5_000_000
 

@@ -6,10 +6,16 @@ import msgspec
 
 from overnight.domain import Event, Recorded, booked
 
+from .lifecycle_events import error_words, reason
 from .lines import Node
-from .milestones import error_words, reason
-from .tale import Tale
-from .words import clean, cost_text, span_text, until_text, who
+from .text import (
+    clean,
+    cost_text,
+    span_text,
+    until_text,
+    who,
+)
+from .timeline import Tale
 
 MOST_NAMES = 6
 

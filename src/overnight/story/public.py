@@ -8,9 +8,9 @@ import msgspec
 from overnight.domain import Recorded, iso_utc, micro_to_usd, public_event
 from overnight.ledger import JobRow, Ledger
 
-from .counting import span_us
-from .gathering import Chapter
 from .lines import Header, Line, Story
+from .loader import Chapter
+from .totals import span_us
 
 LAST_EVENTS = 50
 

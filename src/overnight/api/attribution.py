@@ -1,0 +1,160 @@
+"""Whose request this is, from its headers: our own, W3C baggage and trace context, and what other products call the same."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from overnight.domain import (
+    EVERYWHERE,
+    Attribution,
+    BadInput,
+    Forbidden,
+    Reach,
+    check_identifier,
+    parse_whole,
+    read_traceparent,
+)
+from overnight.gateway import MOST_ATTEMPTS, named_job, tags_of
+from overnight.http_server import Headers
+from overnight.keys import VirtualKey
+
+from .requests import text_of
+
+MOST_BAGGAGE = 64
+LONGEST_VALUE = 200
+OWN, BAGGAGE, OTHERS, ODD = 0, 1, 2, 9
+
+
+class _Place(NamedTuple):
+    """Which field a header fills; the lower rank wins. ODD ones are read in their own way."""
+
+    field: str
+    rank: int
+
+
+_PLACES: dict[bytes, _Place] = {
+    b"x-job-id": _Place("job", OWN),
+    b"x-agent-name": _Place("agent_id", OWN),
+    b"x-tenant-id": _Place("tenant_id", OWN),
+    b"x-session-id": _Place("session_id", OWN),
+    b"x-task": _Place("task_id", OWN),
+    b"x-step": _Place("step", OWN),
+    b"x-workflow": _Place("workflow", OWN),
+    b"x-litellm-trace-id": _Place("job", OTHERS),
+    b"x-portkey-trace-id": _Place("job", OTHERS + 1),
+    b"x-litellm-session-id": _Place("session_id", OTHERS),
+    b"helicone-session-id": _Place("session_id", OTHERS + 1),
+    b"x-claude-code-session-id": _Place("session_id", OTHERS + 2),
+    b"x-job-attempt": _Place("attempt", ODD),
+    b"x-tags": _Place("tags", ODD),
+    b"traceparent": _Place("trace", ODD),
+    b"baggage": _Place("baggage", ODD),
+}
+_IN_BAGGAGE = {
+    "job": "job",
+    "job_id": "job",
+    "agent": "agent_id",
+    "session": "session_id",
+    "session.id": "session_id",
+    "gen_ai.agent.name": "agent_id",
+    "gen_ai.conversation.id": "session_id",
+}
+
+
+def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
+    """What a request says of itself, within what its key is bound to.
+
+    Raises BadInput, naming the header, and Forbidden where a header contradicts the key. What is not meant for us alone
+    (`traceparent`, `baggage`, other products' headers) is passed over where it makes no sense here.
+    """
+    found: dict[str, Any] = {}
+    ranks: dict[str, int] = {}
+    for name, value in headers:
+        place = _PLACES.get(name)
+        if place is None:
+            continue
+        field, rank = place
+        if rank == OWN:
+            label = name.decode()
+            found[field], ranks[field] = check_identifier(text_of(value, label), label), OWN
+        elif rank == ODD:
+            _read_odd(field, value, found, ranks)
+        else:
+            _take(field, rank, value.decode("latin-1"), found, ranks)
+    if "job" in found:
+        found["job_id"], found["external_id"] = named_job(found.pop("job"), "x-job-id")
+    if key is not None:
+        _bind(key, found, ranks)
+    return Attribution(**found)
+
+
+def with_headers(who: Attribution, headers: Headers, names: Set[str]) -> Attribution:
+    """With those headers that routing rules look at, cut where they are longer than any rule's value."""
+    texts = ((name.decode("latin-1"), value.decode("latin-1")[:LONGEST_VALUE]) for name, value in headers)
+    return msgspec.structs.replace(who, headers={name: text for name, text in texts if name in names})
+
+
+def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:
+    """The tenant alone. Raises BadInput, Forbidden."""
+    return attribution([each for each in headers if each[0] == b"x-tenant-id"], key).tenant_id
+
+
+def reach_of(key: VirtualKey | None) -> Reach:
+    """Whose jobs, and what belongs to them, are there for who asks; within the tenant."""
+    return key.reach if key is not None else EVERYWHERE
+
+
+def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[str, int]) -> None:
+    """Others' words for a thing, where nobody better has named it and they can be one of our identifiers."""
+    if ranks.get(field, ODD) > rank:
+        try:
+            found[field] = check_identifier(value, field)
+        except BadInput:
+            return
+        ranks[field] = rank
+
+
+def _read_odd(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, int]) -> None:
+    if field == "attempt":
+        found["attempt"] = _attempt(value)
+    elif field == "tags":
+        found["tags"] = tags_of(text_of(value, "x-tags"), "x-tags")
+    elif field == "trace":
+        trace = read_traceparent(value.decode("latin-1").strip())
+        if trace is not None:
+            found["trace_id"], found["span_id"], found["trace_flags"] = trace
+    else:
+        for member in value.decode("latin-1").split(",", MOST_BAGGAGE)[:MOST_BAGGAGE]:
+            name, _, rest = member.partition("=")
+            known = _IN_BAGGAGE.get(name.strip())
+            if known is not None:
+                _take(known, BAGGAGE, unquote(rest.partition(";")[0].strip()), found, ranks)
+
+
+def _attempt(value: bytes) -> int:
+    number = parse_whole(value, MOST_ATTEMPTS)
+    if number:
+        return number
+    raise BadInput(f"x-job-attempt: must be a whole number from 1 to {MOST_ATTEMPTS}; 1 is the first attempt of a job")
+
+
+def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None:
+    """What the key is bound to holds; our own header may say the same, and nothing else."""
+    bound = (
+        ("tenant_id", "x-tenant-id", key.tenant_id),
+        ("agent_id", "x-agent-name", key.agent_id),
+        ("workflow", "x-workflow", key.workflow),
+    )
+    for field, header, mine in bound:
+        if mine is None:
+            continue
+        if ranks.get(field) == OWN and found[field] != mine:
+            raise Forbidden(f"{header}: the key {key.name} is bound to {mine}; send that, or leave the header out")
+        found[field] = mine
+    found["actor"], found["key_id"] = key.name, key.key_id
+    found["models"], found["routes"], found["reach"] = key.models, key.routes, key.reach
+    found["operates"] = "operate" in key.scopes

@@ -1,0 +1,60 @@
+"""Reading and writing the JSON of our own routes. Unknown fields and parameters are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from overnight.domain import BadInput, parse_whole
+from overnight.gateway import Answer
+
+from .requests import Request, read_body
+
+T = TypeVar("T")
+MOST_BODY = 8 * 1024 * 1024
+_encode = msgspec.json.Encoder().encode
+
+
+def json_answer(status: int, body: Any) -> Answer:
+    return Answer(status, [(b"content-type", b"application/json")], _encode(body))
+
+
+async def body_of(request: Request, kind: type[T]) -> T:
+    """The body as `kind`; an empty one is its defaults. Raises BadInput that names the field."""
+    body = await read_body(request.receive, MOST_BODY, request.headers, request.memory, request.key) or b"{}"
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = ", ".join(getattr(kind, "__struct_fields__", ())) or "none"
+        raise BadInput(f"the body: {error}; its fields are: {fields}") from None
+
+
+def query_of(request: Request, *names: str) -> Mapping[str, str]:
+    """The query's parameters. Raises BadInput for one that is not known here, or that no value of ours can be."""
+    try:
+        pairs = parse_qsl(request.query.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        raise BadInput("the query string cannot be read; send name=value pairs, percent-encoded") from None
+    for name, value in pairs:
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+            raise BadInput(f"the query parameter {name[:40]!r} is not known; {meant}")
+        if not value.isprintable():
+            raise BadInput(f"{name}: {value[:40]!r} holds a character that cannot stand there; leave it out")
+    return dict(pairs)
+
+
+def whole(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A parameter that is a whole number. Raises BadInput."""
+    text = query.get(name)
+    if text is None:
+        return default
+    number = parse_whole(text, most)
+    if number is None:
+        raise BadInput(f"{name}: must be a whole number from 0 to {most:,}")
+    return number

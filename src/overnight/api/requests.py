@@ -1,0 +1,108 @@
+"""ASGI by hand: read a bounded body, send an answer. No framework stands on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from overnight.domain import BadInput, parse_whole
+from overnight.gateway import Answer, BodyTooLarge, Feed
+from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
+from overnight.keys import VirtualKey
+
+from .body_memory import BodyMemory
+
+
+class ClientLeft(Exception):
+    """The client went away before its request was whole; nobody waits for an answer."""
+
+
+class Request(msgspec.Struct):
+    """One request. `parts` are the pieces of its path; `tenant_id` is whose things it may see.
+    `authenticate` looks at its key once more, for an answer that goes on for long; it raises as it did at first."""
+
+    method: str
+    path: str
+    parts: list[str]
+    query: bytes
+    headers: Headers
+    receive: Receive
+    memory: BodyMemory
+    authenticate: Callable[[], Awaitable[object]]
+    tenant_id: str = "default"
+    key: VirtualKey | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who does what is asked for, as its events say."""
+        return self.key.name if self.key else "api"
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+def parts_of(scope: Scope) -> list[str]:
+    """The pieces of the path. A slash that is percent-encoded belongs to a piece, as in the id of a job."""
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" not in raw:
+        return scope["path"].split("/")[1:]
+    return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
+
+
+async def read_body(receive: Receive, most: int, headers: Headers, memory: BodyMemory, key: VirtualKey | None) -> bytes:
+    """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, RateLimited or Overloaded where too
+    much of other bodies is held at the moment, ClientLeft."""
+    for name, value in headers:
+        if name == b"content-length" and parse_whole(value.lstrip(b"0") or b"0", most) is None:
+            raise _too_large(most)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        parts, size = [body], len(body)
+        with memory.reading(key) as count:
+            count(size)
+            while message.get("more_body") and size <= most:
+                message = await receive()
+                part: bytes = message.get("body", b"")
+                count(len(part))
+                parts.append(part)
+                size += len(part)
+            body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    if len(body) > most:
+        raise _too_large(most)
+    return body
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is over {most:,} bytes, the most that is taken (limits.max_body_bytes)")
+
+
+async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+    headers, pieces = answer.headers, answer.pieces
+    if pieces is None:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, Feed) else None
+        if isinstance(pieces, Feed) and direct is not None:
+            await pieces.flow(direct.write, direct.caught_up)
+        elif pieces is not None:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": answer.body})
+    finally:
+        close: Callable[[], Awaitable[None]] | None = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def text_of(value: bytes, place: str) -> str:
+    """A header's value as text. Raises BadInput."""
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        raise BadInput(f"{place}: only ASCII text can stand here") from None

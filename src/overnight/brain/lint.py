@@ -1,0 +1,206 @@
+"""What a routing.yaml may say and hardly means: warnings that need more than one section to be seen."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from overnight.brain.fields import Reader
+from overnight.brain.limits import PERIODS, Budgets
+from overnight.brain.nodes import Node
+from overnight.brain.problems import clipped, did_you_mean, likeness, nearest
+from overnight.brain.routes_section import Model, Rule
+from overnight.brain.routing import Routing
+from overnight.brain.rules import FORMATS, When
+
+from .globs import Names, is_glob
+
+ALIKE = 0.8
+"""From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
+
+
+def doubt_routes(
+    reader: Reader, rules: Mapping[str, Rule], tiers: Mapping[str, Sequence[Model]], routing: Routing
+) -> None:
+    """Rules that no call reaches, tiers that no route uses, residency that nobody has."""
+    _unreached(reader, rules)
+    named = next((models[0].node for models in tiers.values() if models), None)
+    if named is not None and not any(route.kind == "tier" for route in routing.routes.values()):
+        reader.problem(named, "no route uses these tiers", "name the one to begin with as a route's tier", "warning")
+    places = {place for provider in routing.providers for place in provider.residency}
+    for name, rule in rules.items():
+        plan = routing.plans.get(name)
+        if plan is None:
+            continue
+        for place in rule.residency:
+            if place not in places:
+                hint = did_you_mean(place, places) or "say where a provider keeps data in providers.<name>.residency"
+                reader.problem(rule.node, f"no provider has the residency {clipped(place)}", hint, "warning")
+        if not plan.ways:
+            message = f"routes.{name} has no target in {' or '.join(rule.residency)}: its calls are refused"
+            reader.problem(rule.node, message, "add a model whose provider is there", "warning")
+
+
+class Book(Protocol):
+    """What models cost."""
+
+    def price(self, model: str, provider_hint: str | None = None, /) -> object:
+        """Raises LookupError where nobody knows."""
+
+    def names(self, provider: str | None = None, /) -> Sequence[str]:
+        """Models with a list price."""
+        ...
+
+
+def doubt_prices(
+    reader: Reader, models: Iterable[Model], routing: Routing, book: Book, stated: Collection[str]
+) -> None:
+    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused. A model
+    that is `stated` under prices has one, even if it was wrong there and is reported."""
+    seen = set(stated)
+    for model in models:
+        provider = routing.provider_for(model.name)
+        if provider is None or model.name in seen:
+            continue
+        seen.add(model.name)
+        try:
+            book.price(model.name, provider.name)
+        except LookupError:
+            message = f"no price is known for the model {clipped(model.name)} at {provider.name}: its calls are refused"
+            reader.problem(model.node, message, _price_hint(model.name, provider.name, routing, book))
+
+
+def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
+    """A mistyped name needs the right one; only a model that really has no price needs an entry."""
+    entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
+    near = nearest_model(model, routing, book, provider)
+    if near is not None and (near in routing.prices or near.rpartition("/")[2] in set(book.names(provider))):
+        return f"did you mean {near!r}? If the name is right, state its price under `prices`"
+    return f"state it, 0 where nobody sends a bill: {entry}"
+
+
+def nearest_model(model: str, routing: Routing, book: Book | None, provider: str | None = None) -> str | None:
+    """The known model whose name is most like this one, with the prefix `provider/` that it was given."""
+    prefix, slash, rest = model.rpartition("/")
+    served = (name for name, by in routing.served.items() if by is not None)
+    known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
+    known = {name for name in known if not is_glob(name) and name not in {model, rest}}
+    found = nearest(model, known) or nearest(rest, known)
+    if not found or likeness(rest, found[0].rpartition("/")[2]) < ALIKE:
+        return None
+    return found[0] if found[0].startswith(prefix) else f"{prefix}{slash}{found[0]}"
+
+
+def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
+    earlier: list[tuple[str, When]] = []
+    for name, rule in rules.items():
+        when = rule.when
+        if when is None:
+            continue
+        first = next((before for before, other in earlier if _takes_all(other, when)), None)
+        named = _always_named(when, rules)
+        if named:
+            message = f"the conditions of routes.{name} are never asked: {named} names a route, which goes first"
+            reader.problem(rule.node, message, severity="warning")
+        elif first is not None:
+            message = f"the conditions of routes.{name} are never asked: routes.{first} takes all of its calls before"
+            reader.problem(rule.node, message, "put the narrower rule first", "warning")
+        earlier.append((name, when))
+
+
+def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
+    """The condition that only calls can meet which name a route, and so never come to conditions."""
+    if when.format is None or not when.format.fit("embeddings"):
+        for field, names in (("task", when.task), ("model", when.model)):
+            if names is not None and all(not is_glob(each) and each in rules for each in names.patterns):
+                return f"{field} {names}"
+    return None
+
+
+def _takes_all(wider: When, narrower: When) -> bool:
+    """Does every call that meets `narrower` meet `wider`? Only where that is plain to see."""
+    formats = [form for form in FORMATS if _format_fits(narrower, form)]
+    return (
+        all(_format_fits(wider, form) for form in formats)
+        and all(
+            _covers(getattr(wider, field), getattr(narrower, field))
+            for field in ("task", "agent", "workflow", "tag", "model")
+        )
+        and all(_covers(names, narrower.headers.get(header)) for header, names in wider.headers.items())
+    )
+
+
+def _format_fits(when: When, form: str) -> bool:
+    return when.format.fit(form) if when.format is not None else form != "embeddings"
+
+
+def _covers(wider: Names | None, narrower: Names | None) -> bool:
+    if wider is None:
+        return True
+    if narrower is None:
+        return False
+    return all(any(_covers_one(pattern, wider, each) for pattern in wider.patterns) for each in narrower.patterns)
+
+
+def _covers_one(pattern: str, wider: Names, each: str) -> bool:
+    if not is_glob(each):
+        return wider.fit(each)
+    # Of globs, only a beginning that stays open is compared: what "a?" and "[ab]*" share is not plain to see.
+    start = pattern.removesuffix("*")
+    return each == pattern or (start != pattern and not is_glob(start) and each.startswith(start))
+
+
+class _Limit(Protocol):
+    @property
+    def scope(self) -> str: ...
+    @property
+    def only(self) -> Names | None: ...
+
+
+def doubt_limits(
+    reader: Reader, listed: Iterable[tuple[_Limit, Node]], measures: Mapping[str, str], budgets: Budgets | None = None
+) -> None:
+    """Limits that can never be the one that holds. `measures` is key in the file → attribute."""
+    seen: dict[tuple[str, str, tuple[str, ...], str], tuple[int, str]] = {}
+    if budgets is not None:
+        for measure, per_job in _PER_JOB.items():
+            if (value := getattr(budgets, per_job[0])) is not None:
+                seen["job", "total", (), measure] = (value, f"budgets.{per_job[1]}")
+    for index, (limit, node) in enumerate(listed):
+        per: str = getattr(limit, "per", "total")
+        whom = limit.only.patterns if limit.only is not None else ()
+        place: str = getattr(limit, "place", f"[{index}]")
+        for measure, attribute in measures.items():
+            value: int | None = getattr(limit, attribute)
+            if value is None:
+                continue
+            _doubt_limit(reader, node, seen, (limit.scope, per, whom, measure), value, place)
+            seen.setdefault((limit.scope, per, whom, measure), (value, place))
+
+
+def _doubt_limit(
+    reader: Reader,
+    node: Node,
+    seen: Mapping[tuple[str, str, tuple[str, ...], str], tuple[int, str]],
+    what: tuple[str, str, tuple[str, ...], str],
+    value: int,
+    place: str,
+) -> None:
+    scope, per, whom, measure = what
+    if what in seen:
+        before = seen[what][1]
+        reader.problem(node, f"{place} and {before} both limit {measure}: the lower holds", "keep one", "warning")
+    for other in PERIODS:
+        limited, where = seen.get((scope, other, whom, measure), (None, ""))
+        if limited is None or other == per:
+            continue
+        longer, shorter = (per, other) if _LENGTHS[per] > _LENGTHS[other] else (other, per)
+        of_longer, of_shorter = (value, limited) if longer == per else (limited, value)
+        if of_shorter > of_longer:
+            message = f"{place} and {where}: {measure} per {shorter} is above that per {longer}, and so never reached"
+            reader.problem(node, message, "lower the one, or raise the other", "warning")
+
+
+_LENGTHS = {"day": 0, "month": 1, "total": 2}
+_PER_JOB = {
+    "max_cost_usd": ("max_cost_per_job_microusd", "max_cost_per_job_usd"),
+    "max_llm_calls": ("max_llm_calls_per_job", "max_llm_calls_per_job"),
+}

@@ -1,0 +1,153 @@
+"""The budgets in force, as people read them, and the row that a person means."""
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import EVERYWHERE, BadInput, Reach, check_identifier, iso_utc, micro_to_usd
+from overnight.ledger import JobRow
+from overnight.store import Store
+
+from .policy import Limit, Policy, bare, scope_id
+from .reservations import allowed
+from .rows import SQL, BudgetRow
+from .top_ups import TopUp
+from .windows import PERIODS, window_of
+
+SCOPES = ("job", "step", "session", "agent", "workflow", "key", "tenant")
+_PER = {0: "total", 7: "month", 10: "day"}
+MEASURES = ("cost", "tokens", "llm_calls", "tool_calls", "wall_clock_s")
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """One measure of a budget. `allowed` is None without a limit; what people `added` is part of it. `bound` is what calls of
+    unknown cost may have cost at most, beside what is `spent`; it counts against the limit."""
+
+    allowed: int | None
+    added: int
+    spent: int
+    reserved: int = 0
+    bound: int | None = None
+
+    @property
+    def left(self) -> int | None:
+        return None if self.allowed is None else max(0, self.allowed - self.spent - (self.bound or 0) - self.reserved)
+
+
+class BudgetLine(msgspec.Struct, frozen=True):
+    """One budget. `window` is its day or month, `resets_at` when that is over (microseconds). Costs are in micro-dollars."""
+
+    tenant_id: str
+    scope: str
+    name: str
+    per: str
+    window: str
+    resets_at: int | None
+    top_ups: int
+    measures: dict[str, Measure]
+
+    def public(self) -> dict[str, Any]:
+        """In public JSON names: measures with a limit, or with something spent; costs in dollars."""
+        shown: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
+        if self.resets_at is not None:
+            shown |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
+        for name, each in self.measures.items():
+            facts = {"limit": each.allowed, "added": each.added, "spent": each.spent, "reserved": each.reserved}
+            if each.bound is not None:
+                facts["bound"] = each.bound
+            facts["left"] = each.left
+            if name == "cost":
+                name = "cost_usd"  # noqa: PLW2901
+                facts = {key: None if value is None else micro_to_usd(value) for key, value in facts.items()}
+            shown[name] = facts
+        return shown | {"top_ups": self.top_ups}
+
+
+async def list_budgets(
+    store: Store,
+    policy: Policy,
+    *,
+    tenant_id: str = "",
+    job_id: str = "",
+    reach: Reach = EVERYWHERE,
+    key_id: str = "",
+    everything: bool = False,
+    most: int = 50,
+) -> list[BudgetLine]:
+    """Budgets with a limit in force, or all that count anything: of tenants, keys, agents, … and of the newest unfinished jobs
+    (with a `job_id`: of that one alone). Within a `reach` there are those of the tenant, of the agent, the workflow and the jobs
+    that it names, and of `key_id`."""
+    now = store.clock()
+    found: list[BudgetLine] = []
+    if not job_id:
+        for row in await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now}):
+            found.append(_line(policy, BudgetRow(*row), None, None, now))
+    if reach != EVERYWHERE:
+        mine = {("tenant", tenant_id), ("agent", reach.agent_id), ("workflow", reach.workflow), ("key", key_id)}
+        found = [line for line in found if (line.scope, line.name) in mine]
+    values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
+    values |= {"agent_id": reach.agent_id or "", "workflow": reach.workflow or ""}
+    for *row, name, started_at in await store.read(SQL["list_job_budgets"], values):
+        found.append(_line(policy, BudgetRow(*row), name, started_at, now))
+    limited = [line for line in found if any(each.allowed is not None for each in line.measures.values())]
+    return found if everything else limited
+
+
+def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int | None, now: int) -> BudgetLine:
+    name = bare(row.scope_id)
+    window = row.scope_id[len(name) + 1 : -1]
+    per = _PER[len(window)]
+    asked = job_name if row.scope == "job" else name.partition("/")[2] if row.scope == "step" else name
+    limit = policy.in_force(row.scope, per, asked)
+    return BudgetLine(
+        row.tenant_id, row.scope, name, per, window, row.resets_at, row.top_ups, _measures(limit, row, started_at, now)
+    )
+
+
+def line_of(policy: Policy, row: BudgetRow, job: JobRow | None, now: int) -> BudgetLine:
+    """One row as a line; with its job, where it is a job's."""
+    return _line(policy, row, (job.workflow or job.name) if job else None, job.started_at if job else None, now)
+
+
+def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) -> dict[str, Measure]:
+    took = (now - started_at) // 1_000_000 if started_at is not None else 0
+    found = {
+        "cost": Measure(
+            allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd),
+            row.extra_microusd,
+            row.spent_microusd,
+            row.reserved_microusd,
+            row.bound_microusd,
+        ),
+        "tokens": Measure(
+            allowed(limit.limit_tokens, None, row.extra_tokens), row.extra_tokens, row.spent_tokens, row.reserved_tokens
+        ),
+        "llm_calls": Measure(allowed(limit.limit_calls, row.limit_calls, row.extra_calls), row.extra_calls, row.calls),
+        "tool_calls": Measure(
+            allowed(limit.limit_tool_calls, None, row.extra_tool_calls), row.extra_tool_calls, row.tool_calls
+        ),
+    }
+    if limit.wall_clock_s is not None:
+        most = limit.wall_clock_s + row.extra_wall_clock_s
+        found["wall_clock_s"] = Measure(most, row.extra_wall_clock_s, took)
+    return found
+
+
+def addressed(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
+    """The top-up with the row that is meant: `scope_id` is a name, and of a day or a month the present one. Without `per`, the
+    only one that is limited. Raises BadInput, naming the choices."""
+    if top_up.scope not in SCOPES:
+        raise BadInput(f"scope: {top_up.scope[:40]!r} is none of {', '.join(SCOPES)}")
+    name = check_identifier(top_up.scope_id, "the id of the budget")
+    if top_up.wall_clock_s and top_up.scope != "job":
+        raise BadInput("seconds are a job's: top up the job that ran out of time, scope job")
+    if per is not None and per not in PERIODS:
+        raise BadInput(f"per: {per[:40]!r} is none of {', '.join(PERIODS)}")
+    if per is None:
+        choices = policy.periods(top_up.scope, name) if top_up.scope not in {"job", "step"} else ["total"]
+        if len(choices) != 1:
+            said = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
+            raise BadInput(f"{top_up.scope} {name} {said}: say which is meant, --per total, day or month")
+        per = choices[0]
+    window = window_of(per, policy.zone(top_up.tenant_id), now)
+    return msgspec.structs.replace(top_up, scope_id=scope_id(name, window), resets_at=window.ends_at)

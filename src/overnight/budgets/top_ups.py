@@ -1,0 +1,232 @@
+"""Add to a budget, and wake the jobs that wait for it; wake them too when a call that it counted at a bound is corrected, and
+when their day or month is over (that is their timer)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from overnight.domain import BadInput, Event, NotFound, new_id
+from overnight.ledger import JOB, JobRow, append
+from overnight.store import Store, Unit
+
+from .policy import Limit, bare
+from .reservations import budget_of
+from .rows import BUDGET, SQL, BoundRow, BudgetRow
+from .settlement import decode_scopes
+
+RECENT_US = 30_000_000
+"""For so long after a top-up or a correction jobs are looked for that parked while it was made."""
+
+
+class TopUp(msgspec.Struct):
+    """What is added to one row, by whom and why. The outcome of the command is the row.
+
+    `scope_id` is the row's: of a day or a month it ends with that in brackets.
+    """
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    actor: str
+    why: str
+    microusd: int = 0
+    tokens: int = 0
+    calls: int = 0
+    tool_calls: int = 0
+    wall_clock_s: int = 0
+    resets_at: int | None = None
+    top_up_id: str = ""
+    at: int = 0
+
+    def amounts(self) -> dict[str, int]:
+        """What is added, by its name in events; nothing that is 0."""
+        named = {
+            "microusd": self.microusd,
+            "tokens": self.tokens,
+            "calls": self.calls,
+            "tool_calls": self.tool_calls,
+            "seconds": self.wall_clock_s,
+        }
+        return {f"added_{name}": amount for name, amount in named.items() if amount}
+
+    @property
+    def job_id(self) -> str | None:
+        """The job whose budget it is. Its log is told of what is added, those of other jobs when it wakes them."""
+        return bare(self.scope_id) if self.scope == "job" else None
+
+    def tell(self, unit: Unit, job: JobRow) -> None:
+        """Write the fact to the log of a job."""
+        event = Event("budget_topped_up", actor=self.actor, kind="budget", name=self.scope, attempt=job.attempt)
+        event.decision = {"why": self.why}
+        event.detail = {"scope": self.scope, "row": self.scope_id, **self.amounts()}
+        append(unit, job, event)
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        budget = (BUDGET, (self.tenant_id, self.scope, self.scope_id))
+        return [(JOB, self.job_id), budget] if self.job_id else [budget]
+
+    def decide(self, unit: Unit) -> BudgetRow:
+        if not self.amounts() or min(self.amounts().values()) < 0:
+            raise BadInput(
+                "a top-up adds something: give an amount above 0, of money, tokens, calls, tool calls or seconds"
+            )
+        job: JobRow | None = unit.get(JOB, self.job_id) if self.job_id else None
+        if self.job_id and (job is None or job.tenant_id != self.tenant_id):
+            raise NotFound(f"{self.job_id}: no such job for this tenant")
+        row = budget_of(unit, self.tenant_id, Limit(self.scope, self.scope_id, resets_at=self.resets_at))
+        row.extra_microusd += self.microusd
+        row.extra_tokens += self.tokens
+        row.extra_calls += self.calls
+        row.extra_tool_calls += self.tool_calls
+        row.extra_wall_clock_s += self.wall_clock_s
+        row.top_ups += 1
+        unit.change(BUDGET, row)
+        self.top_up_id, self.at = new_id("topup"), unit.now
+        unit.append(SQL["insert_top_up"], self)
+        if job is not None:
+            self.tell(unit, job)
+        return msgspec.structs.replace(row)
+
+
+class Room(msgspec.Struct, frozen=True):
+    """A call that a budget counted at a bound was corrected: there may be room in it."""
+
+    tenant_id: str
+    scope: str
+    scope_id: str
+    call_id: str
+    job_id: str
+    """The job of the call. Its log holds the correction; those of other jobs are told when it wakes them."""
+
+    def tell(self, unit: Unit, job: JobRow) -> None:
+        """Write the fact to the log of a job. It says nothing of the cost, which is another job's."""
+        event = Event("cost_corrected", call_id=self.call_id, kind="budget", name=self.scope, attempt=job.attempt)
+        event.detail = {"of_job_id": self.job_id, "scope": self.scope, "row": self.scope_id}
+        append(unit, job, event)
+
+
+class Wake(msgspec.Struct):
+    """A command: queue a job that was parked on a budget before the `top_ups`-th addition to it, or the `corrections`-th
+    correction. Whether it was."""
+
+    job_id: str
+    top_up: TopUp | Room
+    top_ups: int
+    corrections: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> bool:
+        job = unit.get(JOB, self.job_id)
+        if job is None or job.state != "parked" or not _waits_for(job.waits, self):
+            return False
+        if job.job_id != self.top_up.job_id:
+            self.top_up.tell(unit, job)
+        job.state, job.wake_at, job.waiting = "queued", None, "[]"
+        unit.change(JOB, job)
+        return True
+
+
+class Hear(msgspec.Struct):
+    """A command: a job that has not parked hears of what was added to another's budget that stopped it, or corrected in it."""
+
+    job_id: str
+    top_up: TopUp | Room
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> None:
+        job: JobRow | None = unit.get(JOB, self.job_id)
+        if job is not None:
+            self.top_up.tell(unit, job)
+
+
+def _waits_for(waits: list[dict[str, Any]], wake: Wake) -> bool:
+    return any(
+        wait.get("for") == "budget"
+        and (wait.get("scope"), wait.get("row")) == (wake.top_up.scope, wake.top_up.scope_id)
+        and (wait.get("top_ups", 0) < wake.top_ups or wait.get("corrections", 0) < wake.corrections)
+        for wait in waits
+    )
+
+
+async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[str]]:
+    """Add, and wake who waits for it: the row afterwards, and the jobs that were woken. Raises BadInput, NotFound."""
+    row = await store.commit(top_up)
+    return row, await _wake(store, top_up, row)
+
+
+async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
+    """Wake the jobs that wait for a budget which counted a call that is corrected now; which these are."""
+    return [job_id for room in _rooms([bound]) for job_id in await _wake_in(store, room)]
+
+
+def _rooms(bounds: Iterable[BoundRow]) -> Iterable[Room]:
+    """One for each budget, of its last correction."""
+    found = {
+        (bound.tenant_id, scope, scope_id): Room(bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id)
+        for bound in bounds
+        for scope, scope_id in decode_scopes(bound.scopes)
+    }
+    return found.values()
+
+
+async def _wake_in(store: Store, top_up: TopUp | Room) -> list[str]:
+    row = await _row(store, top_up.tenant_id, top_up.scope, top_up.scope_id)
+    return await _wake(store, top_up, row) if row is not None else []
+
+
+async def _wake(store: Store, top_up: TopUp | Room, row: BudgetRow) -> list[str]:
+    woken: list[str] = []
+    after = ""
+    while rows := await store.read(SQL["list_stopped_jobs"], {"tenant_id": top_up.tenant_id, "after": after}):
+        after = rows[-1][0]
+        for job_id, waiting in rows:
+            wake = Wake(job_id, top_up, row.top_ups, row.corrections)
+            if _waits_for(msgspec.json.decode(waiting), wake) and await store.commit(wake):
+                woken.append(job_id)
+    return woken
+
+
+async def wake_topped_up(store: Store) -> None:
+    """Wake the jobs that parked while somebody added to their budget, or corrected a call in it: they were not there yet when it
+    was looked for them."""
+    after = store.clock() - RECENT_US
+    corrected = [
+        BoundRow(*row) for row in await store.read(SQL["list_corrected_bounds"], {"after": after, "tenant_id": ""})
+    ]
+    for each in [*_rooms(corrected), *await _recent(store, after)]:
+        await _wake_in(store, each)
+
+
+async def hear_top_up(
+    store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int, corrections: int = 0
+) -> bool:
+    """Was something added to a budget since it stopped this job, when there had been `top_ups`, or a call in it corrected, when
+    there had been `corrections`? Then its log says so, which that of the job that it happened in does already."""
+    row = await _row(store, tenant_id, scope, scope_id)
+    if row is None or (row.top_ups <= top_ups and row.corrections <= corrections):
+        return False
+    if row.top_ups <= top_ups:
+        bounds = await store.read(SQL["list_corrected_bounds"], {"after": 0, "tenant_id": tenant_id})
+        for room in _rooms(BoundRow(*each) for each in bounds):
+            if (room.scope, room.scope_id) == (scope, scope_id) and room.job_id != job_id:
+                await store.commit(Hear(job_id, room))
+        return True
+    made = [each for each in await _recent(store, 0, scope_id) if (each.tenant_id, each.scope) == (tenant_id, scope)]
+    if made and made[-1].job_id != job_id:
+        await store.commit(Hear(job_id, made[-1]))
+    return True
+
+
+async def _recent(store: Store, after: int, scope_id: str = "") -> list[TopUp]:
+    rows = await store.read(SQL["list_top_ups"], {"after": after, "scope_id": scope_id})
+    return [TopUp(*row[:5], *row[5:10], at=row[10]) for row in rows]
+
+
+async def _row(store: Store, tenant_id: str, scope: str, scope_id: str) -> BudgetRow | None:
+    rows = await store.read(SQL["read_budget"], {"tenant_id": tenant_id, "scope": scope, "scope_id": scope_id})
+    return BudgetRow(*rows[0]) if rows else None

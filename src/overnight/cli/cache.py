@@ -1,0 +1,103 @@
+"""What the caches did, and what the semantic one would have done in shadow."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .jobs import Json, read
+from .lookup import AllTenants, Tenant, tenants_of
+
+if TYPE_CHECKING:
+    from overnight.gateway import CacheUsage
+    from overnight.ledger import Ledger
+    from overnight.settings import Settings
+
+DAY_US = 86_400_000_000
+SHADOW = "In shadow nothing is answered: hits are answers it would have given, saved is what they would have saved."
+
+
+def cache(
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="So many days back, today included.")] = 30,
+    json: Json = False,
+) -> None:
+    """Show per agent how often the caches answered, what that saved, and how well the shadow agrees with the model.
+
+    \b
+    Examples:
+      overnight cache
+      overnight cache --tenant acme --days 7
+      overnight cache --json | jq '.[] | select(.kind == "shadow") | {agent_id, agreement_rate, saved_usd}'
+    """
+
+    async def work(ledger: "Ledger", settings: "Settings") -> None:
+        from overnight.domain import day_of
+        from overnight.gateway import cache_usage
+
+        now = ledger.store.clock()
+        whose = tenants_of(tenant, all_tenants, settings)
+        found = await cache_usage(ledger.store, whose, day_of(now - (days - 1) * DAY_US), day_of(now))
+        if json:
+            from .output import print_json
+
+            print_json([_public(each) for each in found])
+        else:
+            _show(found, days)
+
+    read(work)
+
+
+def _public(used: "CacheUsage") -> dict[str, Any]:
+    return {
+        "tenant_id": used.tenant_id,
+        "agent_id": used.agent_id or None,
+        "kind": used.kind,
+        "asked": used.asked,
+        "hits": used.hits,
+        "hit_rate": used.hit_rate,
+        "same": used.same if used.kind == "shadow" else None,
+        "agreement_rate": used.agreement_rate,
+        "mean_overlap": used.mean_overlap,
+        "saved_usd": used.saved_microusd / 1_000_000,
+        "embeddings_usd": used.spent_microusd / 1_000_000,
+    }
+
+
+def _show(found: "Sequence[CacheUsage]", days: int) -> None:
+    from overnight.story import clean, cost_text
+
+    from .output import console, print_rows
+
+    if not found:
+        console().print(
+            f"No call has asked a cache in {days} days. The section `cache` of routing.yaml switches them on."
+        )
+        return
+    several = len({each.tenant_id for each in found}) > 1
+    heads = ["agent", "cache", "asked", "hits", "rate", "agree", "overlap", "saved", "embeddings"]
+    rows = [
+        [
+            (clean(each.agent_id or "(none)", 40), ""),
+            (each.kind.replace("_", " "), "dim" if each.kind == "shadow" else ""),
+            (f"{each.asked:,}", ""),
+            (f"{each.hits:,}", ""),
+            (_percent(each.hit_rate), ""),
+            (_percent(each.agreement_rate), ""),
+            (_percent(each.mean_overlap), ""),
+            (cost_text(each.saved_microusd), ""),
+            (cost_text(each.spent_microusd) if each.spent_microusd else "", ""),
+        ]
+        for each in found
+    ]
+    if several:
+        heads.insert(0, "tenant")
+        rows = [[(clean(each.tenant_id, 40), ""), *row] for each, row in zip(found, rows, strict=True)]
+    print_rows(heads, rows, frozenset(heads[-7:]))
+    if any(each.kind == "shadow" for each in found):
+        console().print(SHADOW, style="dim")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"

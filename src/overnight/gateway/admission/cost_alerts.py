@@ -1,0 +1,183 @@
+"""Alarms of cost: a job that has cost much more than its like usually do.
+
+What is usual is the mean of the last jobs of a task that finished, kept in memory: every process reads the few jobs that
+finished since it last looked. Nothing is written for it, so no row is hot.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from overnight.budgets import BUDGET, Limit
+from overnight.domain import Event, usd_text
+from overnight.ledger import JobRow, append
+from overnight.store import Store, Unit, statements
+
+from ..identity import Subject
+
+SQL = statements("overnight.gateway.admission")
+log = logging.getLogger("overnight.gateway")
+LOOK_BACK_US = 7 * 86_400_000_000
+OVERLAP_US = 5_000_000
+"""Read again each time: a job may become visible a little after the moment that it finished at."""
+PAGE, MOST_PAGES = 2_000, 10
+KEPT_JOBS = 200
+MOST_TASKS = 10_000
+WARN_EVERY_S, MOST_TARGETS = 60.0, 1024
+_decode_task = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Alarms(Protocol):
+    """A job that costs `cost_factor` times what its like do, once `least_jobs` of them are known. 0 is off."""
+
+    @property
+    def cost_factor(self) -> float: ...
+    @property
+    def least_jobs(self) -> int: ...
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """What a job may cost before the alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
+
+    job_id: str
+    task: str
+    jobs: int
+    usual_microusd: int
+    threshold_microusd: int
+
+
+def sound(unit: Unit, job: JobRow, alarm: Alarm) -> bool:
+    """Write `cost_alarm` into the log of the job whose call passed the threshold; once for each job."""
+    key = (job.tenant_id, "job", alarm.job_id)
+    row = unit.get(BUDGET, key) if unit.known(BUDGET, key) else None
+    if row is None or row.alarmed_at is not None or row.spent_microusd <= alarm.threshold_microusd:
+        return False
+    row.alarmed_at = unit.now
+    unit.change(BUDGET, row)
+    event = Event("cost_alarm", attempt=job.attempt, name=alarm.task, kind="model")
+    event.decision = {
+        "why": f"it has cost {usd_text(row.spent_microusd)}; the last {alarm.jobs} jobs of {alarm.task} cost"
+        f" {usd_text(alarm.usual_microusd)} on average"
+    }
+    event.detail = {
+        "of_job_id": alarm.job_id,
+        "spent_microusd": row.spent_microusd,
+        "usual_microusd": alarm.usual_microusd,
+        "jobs": alarm.jobs,
+    }
+    append(unit, job, event)
+    return True
+
+
+class _Task:
+    """The last jobs of one task: what each cost, and all of them."""
+
+    __slots__ = ("costs", "total")
+
+    def __init__(self) -> None:
+        self.costs: deque[int] = deque()
+        self.total = 0
+
+    def add(self, cost: int) -> None:
+        self.costs.append(cost)
+        self.total += cost
+        if len(self.costs) > KEPT_JOBS:
+            self.total -= self.costs.popleft()
+
+
+class Costs:
+    """What jobs usually cost, by tenant and task."""
+
+    def __init__(self, store: Store, alarms: Alarms) -> None:
+        self._store, self._factor, self._least = store, alarms.cost_factor, alarms.least_jobs
+        self._tasks: OrderedDict[tuple[str, str], _Task] = OrderedDict()
+        self._seen: dict[str, int] = {}
+        self._until = 0
+
+    async def look(self) -> None:
+        """Take in the jobs that have finished since the last look, a bounded number of them."""
+        if not self._factor:
+            return
+        after = max(self._until - OVERLAP_US, self._store.clock() - LOOK_BACK_US)
+        for _ in range(MOST_PAGES):
+            rows = await self._store.read(SQL["list_ended_jobs"], {"after": after, "most": PAGE})
+            for job_id, tenant_id, name, ended_at, cost, first in rows:
+                after = ended_at
+                if job_id not in self._seen:
+                    self._seen[job_id] = ended_at
+                    self._take(tenant_id, _task_in(first) or name, cost)
+            if len(rows) < PAGE:
+                break
+        self._until = max(after, self._until)
+        self._seen = {job_id: at for job_id, at in self._seen.items() if at >= self._until - OVERLAP_US}
+
+    def _take(self, tenant_id: str, task: str, cost: int) -> None:
+        self._tasks.setdefault((tenant_id, task), _Task()).add(cost)
+        self._tasks.move_to_end((tenant_id, task))
+        if len(self._tasks) > MOST_TASKS:
+            self._tasks.popitem(last=False)
+
+    def alarms(self, subject: Subject, limits: Sequence[Limit]) -> list[Alarm]:
+        """Those that this call may set off: of its job, and of the jobs above it."""
+        found: list[Alarm] = []
+        if not self._tasks or subject.unattributed:
+            return found
+        who = subject.who
+        for limit in limits:
+            if limit.scope != "job" or limit.per != "total":
+                continue
+            named = limit.name == subject.job_id and subject.place is None and who.workflow is None
+            name = (who.task_id if named else None) or limit.task or ""
+            task = self._tasks.get((who.tenant_id, name))
+            if task is not None and len(task.costs) >= self._least:
+                usual = task.total // len(task.costs)
+                found.append(Alarm(limit.name, name, len(task.costs), usual, round(usual * self._factor)))
+        return found
+
+
+def _task_in(body: bytes | None) -> str | None:
+    """The task that the first call of a foreign job named."""
+    return _decode_task(bytes(body)).get("task_id") if body is not None else None
+
+
+class Untenable:
+    """Warn of targets that tell more usage than their requests could have: once a minute for each."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._warned: dict[str, float] = {}
+
+    def warn(self, target: str, job_id: str, told: Mapping[str, int], booked_microusd: int) -> None:
+        now = self._clock()
+        if now - self._warned.get(target, float("-inf")) < WARN_EVERY_S:
+            return
+        if len(self._warned) >= MOST_TARGETS:
+            self._warned.clear()
+        self._warned[target] = now
+        log.warning(
+            "%s told more usage than the request could have: %s tokens in, %s out, %s; %s is booked: `overnight explain %s`",
+            target,
+            f"{told['input_tokens']:,}",
+            f"{told['output_tokens']:,}",
+            usd_text(told["cost_microusd"]),
+            usd_text(booked_microusd),
+            job_id,
+        )
+
+
+def warn(alarmed: Sequence[Alarm]) -> None:
+    for alarm in alarmed:
+        log.warning(
+            "%s has cost more than %s, and %s costs %s on average: `overnight explain %s`",
+            alarm.job_id,
+            usd_text(alarm.threshold_microusd),
+            alarm.task,
+            usd_text(alarm.usual_microusd),
+            alarm.job_id,
+        )

@@ -1,0 +1,81 @@
+"""Settlements that must be written whatever the store is doing, and the calls of this process that still need one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from overnight.domain import OvernightError, StoreUnavailable
+from overnight.store import Store
+
+from .commands import Ended, Lose, Settle
+from .unsent_calls import NeverSent
+
+log = logging.getLogger("overnight.gateway")
+Closing = Settle | Lose | NeverSent
+"""A command that ends a reservation."""
+
+
+class Settlements:
+    """The open calls of this process, each with a reservation in the store.
+
+    A settlement that the store cannot take in time is kept and written as soon as it can: `write_due` tries. It is idempotent,
+    so a first attempt whose outcome is unknown does no harm. `wrote` is called after each such late settlement.
+    """
+
+    def __init__(self, store: Store, wrote: Callable[[], None]) -> None:
+        self._store, self._wrote = store, wrote
+        self._open: set[str] = set()
+        self._due: dict[str, Closing] = {}
+
+    def opened(self, call_id: str) -> None:
+        """A reservation of this process is durable."""
+        self._open.add(call_id)
+
+    def is_open(self, call_id: str) -> bool:
+        """Whether a call has a reservation and no settlement, neither written nor due."""
+        return call_id in self._open
+
+    def holds(self, call_id: str) -> bool:
+        """Whether this process still answers for the reservation."""
+        return call_id in self._open or call_id in self._due
+
+    def closed(self, call_id: str) -> None:
+        """The call was settled within another command."""
+        self._open.discard(call_id)
+
+    async def write(self, command: Settle, until: float) -> Ended:
+        """Settle a call; wait for the store until `until` (a time of the loop).
+
+        Raises StoreUnavailable after that; the settlement is then due and is written later.
+        """
+        call_id = command.spent.call_id
+        try:
+            ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
+        except StoreUnavailable:
+            self.owe(call_id, command)
+            raise
+        self._open.discard(call_id)
+        return ended
+
+    def owe(self, call_id: str, command: Closing) -> None:
+        """Write the command when the store is back."""
+        self._open.discard(call_id)
+        self._due[call_id] = command
+
+    def _written_late(self, call_id: str, _: object) -> None:
+        self._due.pop(call_id, None)
+        self._wrote()
+
+    async def write_due(self) -> None:
+        """Try all that is due. Raises StoreUnavailable at the first that the store cannot take."""
+        for call_id, command in list(self._due.items()):
+            try:
+                await self._store.commit(command)
+            except StoreUnavailable:
+                raise
+            except OvernightError as error:
+                log.error("the settlement of %s was refused and is given up: %s", call_id, error)
+            if self._due.pop(call_id, None) is not None:
+                self._wrote()

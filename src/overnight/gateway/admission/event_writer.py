@@ -1,0 +1,58 @@
+"""What every fact of a call says in the same way: what it was asked, and where in its job it stands."""
+
+from __future__ import annotations
+
+from overnight.domain import Event, Recorded
+from overnight.ledger import (
+    LARGEST_CONTENT,
+    JobRow,
+    KnownContent,
+    append,
+    store_blob,
+    store_chain,
+)
+from overnight.store import Unit
+from overnight.wire_formats.request import Request
+
+from ..identity import Place
+
+
+def append_asked(
+    unit: Unit,
+    job: JobRow,
+    event: Event,
+    request: Request,
+    known: KnownContent,
+    *,
+    place: Place | None = None,
+    fingerprint: str | None = None,
+) -> int:
+    """Append an event with what the call was asked: its conversation, tools and parameters; the event's seq. Its `detail` is
+    there, and is added to."""
+    detail = event.detail = event.detail if event.detail is not None else {}
+    event.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
+    if request.tools is not None:
+        detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
+    params = request.params if len(request.params) <= LARGEST_CONTENT else None
+    if params is None:
+        detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
+    return append_at(unit, job, event, place, params, fingerprint).seq
+
+
+def append_at(
+    unit: Unit,
+    job: JobRow,
+    event: Event,
+    place: Place | None,
+    content: bytes | None = None,
+    fingerprint: str | None = None,
+) -> Recorded:
+    """Append an event where the call stands: at its place in job code, else with the fingerprint of a foreign request. As it is
+    read back."""
+    path, ordinal = None, None
+    if place is not None:
+        path, ordinal, fingerprint = place.path, place.ordinal, place.fingerprint
+    seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
+    return Recorded(
+        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
+    )

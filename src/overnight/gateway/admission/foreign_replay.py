@@ -1,0 +1,117 @@
+"""Recorded answers given again to a foreign runtime that began anew. It has no positions, so it is matched by request.
+
+The k-th request with a fingerprint in this attempt gets what the k-th one was answered in the newest older attempt that had
+one. Where no attempt was given a k-th answer, it gets the first recorded answer that nobody was given.
+
+Read under the job's lock, and by one admission of a job at a time in each process, so that no answer is given out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from overnight.budgets import BUDGET_SQL
+from overnight.domain import Event, Recorded
+from overnight.ledger import (
+    ATTEMPT_MARK,
+    LEDGER_SQL,
+    JobRow,
+    append,
+    recorded,
+)
+from overnight.store import Unit, statements
+
+SQL = statements("overnight.gateway.admission")
+_READ_ANSWERS, _LIST_MARKED = LEDGER_SQL["read_answers"], SQL["list_marked"]
+_COUNT_IN_FLIGHT = BUDGET_SQL["count_in_flight"]
+
+
+def give_again(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
+    """The recorded answer to this request, with `event` (`model_replayed`) written; None when there is none left."""
+    marked = [*_marked(unit, job, ATTEMPT_MARK), *_marked(unit, job, fingerprint)]
+    answer = next(iter(unused(marked, job.attempt)), None)
+    if answer is None:
+        return None
+    event.attempt, event.cost_microusd = job.attempt, 0
+    event.model, event.provider, event.call_id = answer.facts.model, answer.facts.provider, answer.facts.call_id
+    event.detail = {"of": answer.seq}
+    append(unit, job, event, fingerprint=fingerprint)
+    return answer
+
+
+def is_in_flight(unit: Unit, job: JobRow, fingerprint: str) -> bool:
+    """Whether an older attempt is still being answered the same request, in whatever process."""
+    values = {"job_id": job.job_id, "fingerprint": fingerprint, "attempt": job.attempt}
+    return unit.query(_COUNT_IN_FLIGHT, values)[0][0] > 0
+
+
+def note_divergence(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> None:
+    """The first request of an attempt that no recorded answer fits, while others are left, is an event (`diverged`)."""
+    rows = unit.query(_LIST_MARKED, {"job_id": job.job_id})
+    marked = [recorded(job.job_id, row) for row in rows]
+    if any(each.facts.event == "diverged" and each.facts.attempt == job.attempt for each in marked):
+        return
+    attempts = [each for each in marked if each.fingerprint == ATTEMPT_MARK]
+    fingerprints = dict.fromkeys(each.fingerprint for each in marked if each.fingerprint != ATTEMPT_MARK)
+    left = sum(
+        len(unused([*attempts, *(each for each in marked if each.fingerprint == known)], job.attempt))
+        for known in fingerprints
+    )
+    if left:
+        event.attempt = job.attempt
+        event.decision = {"why": "no recorded answer fits this request; it is asked live"}
+        event.detail = {"unconsumed": left}
+        append(unit, job, event, fingerprint=fingerprint)
+
+
+def _marked(unit: Unit, job: JobRow, fingerprint: str) -> list[Recorded]:
+    rows = unit.query(_READ_ANSWERS, {"job_id": job.job_id, "fingerprint": fingerprint})
+    return [recorded(job.job_id, row) for row in rows]
+
+
+class _Given:
+    """What each attempt was given for one fingerprint, in order, and what was recorded too late for anybody."""
+
+    def __init__(self, marked: Iterable[Recorded]) -> None:
+        self.by_attempt: dict[int, list[Recorded]] = {}
+        self.by_nobody: list[Recorded] = []
+        self.cuts: list[tuple[int, int]] = []
+        answers: dict[int, Recorded] = {}
+        newest = 0
+        for each in sorted(marked, key=lambda one: one.seq):
+            facts, of_attempt = each.facts, each.facts.attempt or 1
+            detail: dict[str, Any] = facts.detail or {}
+            if facts.event == "attempt_started":
+                newest = of_attempt
+                if "answers_until" in detail:
+                    self.cuts.append((of_attempt, detail["answers_until"]))
+            elif facts.event == "model_succeeded" and (each.content or facts.output_ref):
+                answers[each.seq] = each
+                # An attempt that is over was refused the answer of a call that ended after it.
+                found = self.by_nobody if of_attempt < newest else self.by_attempt.setdefault(of_attempt, [])
+                found.append(each)
+            elif facts.event == "model_replayed" and (answer := answers.get(detail["of"])) is not None:
+                self.by_attempt.setdefault(of_attempt, []).append(answer)
+
+    def holds(self, answer: Recorded) -> bool:
+        """A `retry` attempt lets go of all answers after its `answers_until`, for itself and those after it."""
+        of_attempt = answer.facts.attempt or 1
+        return not any(of_attempt < began and answer.seq > until for began, until in self.cuts)
+
+
+def unused(marked: Sequence[Recorded], attempt: int) -> list[Recorded]:
+    """The answers that this attempt may still be given, in order. Pure; `marked` are the attempts of a job and the events
+    of one fingerprint."""
+    given = _Given(marked)
+    own = given.by_attempt.pop(attempt, [])
+    older = [
+        [answer for answer in given.by_attempt[each] if given.holds(answer)]
+        for each in sorted(given.by_attempt, reverse=True)
+        if each < attempt
+    ]
+    found: list[Recorded] = []
+    for occurrence in range(len(own), max(map(len, older), default=0)):
+        found.append(next(answers[occurrence] for answers in older if occurrence < len(answers)))
+    handed = {answer.seq for answers in (own, *older) for answer in answers}
+    return found + [answer for answer in given.by_nobody if answer.seq not in handed and given.holds(answer)]

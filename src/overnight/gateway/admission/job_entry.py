@@ -1,0 +1,126 @@
+"""Which job a call goes into, and whether it may: made, begun anew, reopened, or refused. Under the job's lock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from overnight.domain import (
+    FINISHED,
+    Conflict,
+    ErrorFacts,
+    Event,
+    Fenced,
+    Forbidden,
+    NotFound,
+)
+from overnight.ledger import (
+    EXTERNAL,
+    JOB,
+    JobRow,
+    NewJob,
+    announce,
+    append,
+    open_job,
+)
+from overnight.store import Unit
+
+from ..identity import Subject
+
+_encode = msgspec.json.Encoder().encode
+
+
+def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
+    """The locked job of a call, made where it is the first, and whether it was. Raises NotFound: also for a job that is there,
+    and out of the caller's reach."""
+    who = subject.who
+    job_id = subject.job_id
+    if subject.external_id is not None and not subject.known:
+        mapped = unit.get(EXTERNAL, (who.tenant_id, subject.external_id))
+        if mapped is not None:
+            job_id = mapped.job_id
+            unit.lock([(JOB, job_id)])
+    job = unit.get(JOB, job_id)
+    if job is not None and job.tenant_id == who.tenant_id and who.reach.covers(job.agent_id, job.workflow):
+        return job, False
+    if job is not None and subject.external_id is not None:
+        # Names are the tenant's: it cannot be given to two jobs.
+        raise NotFound(f"{subject.external_id}: no such job within reach of this key; choose another name for your own")
+    if subject.known or job is not None:
+        raise NotFound(f"{job_id}: no such job. `overnight jobs` lists them")
+    new = NewJob(
+        job_id,
+        who.tenant_id,
+        "foreign",
+        who.workflow or who.agent_id or "foreign job",
+        external_id=subject.external_id,
+        agent_id=who.agent_id,
+        workflow=who.workflow,
+        session_id=who.session_id,
+        brain_version=subject.brain_version,
+        state="running",
+        unattributed=subject.unattributed,
+        actor=who.actor,
+    )
+    made, is_new = open_job(unit, new)
+    # Attempts that ended before their first call were never heard of here: there is nothing to fence.
+    made.attempt = who.attempt or 1
+    return made, is_new
+
+
+def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
+    """Let a call into a job that exists; begin the attempt it names, or reopen the job, where that is due.
+
+    Raises Fenced for an attempt or lease that is over, Conflict for a job that takes no more calls, Forbidden where the caller's
+    key may not begin an attempt.
+    """
+    place, wanted = subject.place, subject.who.attempt
+    if place is not None:
+        # A job that parked meanwhile keeps its epoch, and nobody there waits for the answer any more.
+        if job.lease_epoch != place.lease_epoch or job.state != "running":
+            raise Fenced(f"{job.job_id} is at lease epoch {job.lease_epoch} ({job.state}): this worker must stop")
+        return
+    if job.state == "cancelled":
+        raise Conflict(f"{job.job_id} was cancelled; start another job, under another x-job-id")
+    if job.runtime != "foreign":
+        if job.state in FINISHED:
+            raise Conflict(
+                f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
+            )
+        return
+    if not subject.who.operates:
+        _check_right(job, wanted)
+    if wanted is not None:
+        announce(unit, job, "recover", wanted, subject.who.actor)
+    if job.state in FINISHED:
+        reopen(unit, job)
+
+
+def _check_right(job: JobRow, wanted: int | None) -> None:
+    """What the routes of jobs refuse without the scope `operate` cannot be had by a header or metadata of a call: to fence the
+    attempt under way, and to undo the completion of a job. A job that ended with its one call was completed by nobody."""
+    if wanted == job.attempt + 1:
+        raise Forbidden(
+            f"x-job-attempt: attempt {wanted} of {job.job_id} has not begun, and beginning it wants a key with the scope operate"
+        )
+    if job.state in FINISHED and not job.unattributed:
+        raise Forbidden(f"{job.job_id} has {job.state}: going on with it wants a key with the scope operate")
+
+
+def reopen(unit: Unit, job: JobRow) -> None:
+    """A foreign job that was over goes on."""
+    was = job.state
+    job.state, job.finished_at, job.result, job.error = "running", None, None, None
+    unit.change(JOB, job)
+    append(unit, job, Event("started", attempt=job.attempt, decision={"why": f"reopened: it had {was}"}))
+
+
+def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:
+    """A job that was made for one call ends with it."""
+    if not job.unattributed or job.state in FINISHED:
+        return
+    job.state, job.finished_at = ("failed" if error else "succeeded"), unit.now
+    job.error = _encode(error).decode() if error else None
+    unit.change(JOB, job)
+    event = Event("failed" if error else "completed", attempt=job.attempt, error=error)
+    event.decision = {"why": "unattributed: a job for one call"}
+    append(unit, job, event)

@@ -1,0 +1,319 @@
+"""Guard against loops: a job that asks the same again and again, or turns in circles, stops until a person says go on.
+
+What is cheap is watched in memory, call by call: the same request, or an answer as long as one before. Only a job that looks
+suspicious there has its log read, which is what decides; so it holds across processes, and an honest job pays nothing.
+
+A turn makes progress when the job has not yet been told the same and answered the same (ids aside), or when a step, an effect or
+a child job was finished, a signal or a person's decision came in since the turn before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from overnight.domain import Event, LoopStopped, Recorded
+from overnight.ledger import (
+    JOB,
+    Ledger,
+    append,
+    locked_job,
+    recorded,
+)
+from overnight.reviews import ReviewRow, list_reviews, request_review
+from overnight.store import (
+    Store,
+    Table,
+    Unit,
+    statements,
+)
+from overnight.wire_formats.request import Request
+
+from ..identity import Subject
+from .reservation import event_of
+
+if TYPE_CHECKING:
+    from ..call.pipeline import Flight
+    from ..policies import Guards
+    from .commands import Spent
+
+SQL = statements("overnight.gateway.admission")
+MOST_JOBS, MOST_REQUESTS, MOST_TURNS = 10_000, 256, 64
+MOST_REMEMBERED = 200_000
+"""Requests and turns, over all jobs: some 20 MB. The job that was quiet for longest is forgotten first."""
+
+EVENTS_PER_TURN = 8
+_VOLATILE = frozenset(
+    {
+        "id",
+        "tool_call_id",
+        "tool_use_id",
+        "call_id",
+        "item_id",
+        "created",
+        "created_at",
+        "completed_at",
+        "model",
+        "usage",
+    }
+    | {"system_fingerprint", "service_tier", "signature", "encrypted_content", "previous_response_id"}
+)
+_CALL_IDS = (b'"tool_call_id"', b'"tool_use_id"', b'"call_id"')
+_PROGRESS = frozenset({"step_committed", "tool_succeeded", "child_finished", "signal_received", "review_decided"})
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class _Watch:
+    """What was seen of one job here, by 64-bit hashes. `due` and `stale_due` are the counts at which its log is read."""
+
+    __slots__ = ("calls", "due", "since", "stale", "stale_due", "turns")
+
+    def __init__(self, since: int, stale_due: int) -> None:
+        self.since = since
+        self.calls: Counter[int] = Counter()
+        self.due: dict[int, int] = {}
+        self.turns: OrderedDict[int, None] = OrderedDict()
+        self.stale, self.stale_due = 0, stale_due
+
+    @property
+    def size(self) -> int:
+        return len(self.calls) + len(self.turns)
+
+
+class LoopGuard:
+    """`asked` and `answered` are told of every call; `suspects` says whether `check` is worth its time."""
+
+    def __init__(self, store: Store, guards: Guards) -> None:
+        self._store, self._ledger = store, Ledger(store)
+        self._same, self._turns = guards.same_call, guards.no_progress_turns
+        self._off = not self._same and not self._turns
+        self._watches: OrderedDict[str, _Watch] = OrderedDict()
+        self._remembered = 0
+
+    def asked(self, subject: Subject) -> None:
+        """A call of the job was let in."""
+        if self._off or subject.unattributed or subject.aside:
+            return
+        watch = self._watches.get(subject.job_id)
+        if watch is None:
+            watch = self._watches[subject.job_id] = self._fresh(0)
+        else:
+            self._watches.move_to_end(subject.job_id)
+        print_ = hash(_fingerprint(subject))
+        if print_ not in watch.calls:
+            if len(watch.calls) >= MOST_REQUESTS:
+                self._remembered -= len(watch.calls)
+                watch.calls.clear()  # what is asked again and again comes back
+                watch.due.clear()
+            self._remembers_more()
+        watch.calls[print_] += 1
+
+    def answered(self, subject: Subject, request: Request, spent: Spent) -> None:
+        """A call of the job has ended."""
+        watch = self._watches.get(subject.job_id)
+        if watch is None or spent.content is None or subject.aside:
+            return
+        turn = hash((_told(request), spent.tokens[2]))
+        if turn in watch.turns:
+            watch.stale += 1
+            return
+        watch.stale, watch.stale_due = 0, self._first_due()
+        watch.turns[turn] = None
+        if len(watch.turns) > MOST_TURNS:
+            watch.turns.popitem(last=False)
+        else:
+            self._remembers_more()
+
+    def _remembers_more(self) -> None:
+        self._remembered += 1
+        while len(self._watches) > MOST_JOBS or (self._remembered > MOST_REMEMBERED and len(self._watches) > 1):
+            _, quiet = self._watches.popitem(last=False)
+            self._remembered -= quiet.size
+
+    def suspects(self, subject: Subject) -> bool:
+        """Whether the job may be in a loop, as far as this process has seen."""
+        watch = self._watches.get(subject.job_id)
+        if watch is None or subject.aside:
+            return False
+        print_ = hash(_fingerprint(subject))
+        again = self._same > 0 and watch.calls[print_] >= watch.due.get(print_, 1)
+        return again or (self._turns > 0 and watch.stale >= watch.stale_due)
+
+    def _fresh(self, since: int) -> _Watch:
+        return _Watch(since, self._first_due())
+
+    def _first_due(self) -> int:
+        return max(1, self._turns // 8)
+
+    async def check(self, flight: Flight) -> None:
+        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once."""
+        subject = flight.subject
+        async with flight.gateway.flying.alone(subject.job_id):
+            await self._check(flight, subject)
+
+    async def _check(self, flight: Flight, subject: Subject) -> None:
+        reviews = await list_reviews(self._store, state="", job_id=subject.job_id, most=1000)
+        last = next((review for review in reversed(reviews) if review.kind == "loop"), None)
+        if last is not None:
+            _refuse_if_asked(subject, last)
+        since = last.decided_at or 0 if last is not None else 0
+        watch = self._watches.get(subject.job_id)
+        if watch is None or watch.since != since:
+            self._remembered -= watch.size if watch is not None else 0
+            watch = self._watches[subject.job_id] = self._fresh(since)
+        why = await self._same_call(subject, watch) or await self._no_progress(subject, watch)
+        if why is None:
+            return
+        seen = last.review_id if last is not None else ""
+        _refuse_if_asked(
+            subject, await self._store.commit(StopLoop(subject, event_of(flight, "loop_stopped"), why, seen))
+        )
+
+    async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
+        if not self._same:
+            return None
+        fingerprint = _fingerprint(subject)
+        print_ = hash(fingerprint)
+        name = "count_same_at" if subject.place is not None else "count_same"
+        values = {"job_id": subject.job_id, "fingerprint": fingerprint, "since": watch.since, "most": self._same * 4}
+        rows = await self._store.read(SQL[name], values)
+        answers = sum(_event(row[0]).event == "model_succeeded" for row in rows)
+        count = max(answers, watch.calls[print_])
+        if count >= self._same:
+            return f"it has asked the same {count} times (guards.same_call: {self._same})"
+        watch.due[print_] = watch.calls[print_] + max(1, (self._same - count) // 4)
+        return None
+
+    async def _no_progress(self, subject: Subject, watch: _Watch) -> str | None:
+        if not self._turns or watch.stale < watch.stale_due:
+            return None
+        values = {"job_id": subject.job_id, "since": watch.since, "most": self._turns * EVENTS_PER_TURN}
+        rows = await self._store.read(SQL["list_latest"], values)
+        events = [recorded(subject.job_id, row) for row in reversed(rows)]
+        refs = [each.facts.input_ref for each in events if each.facts.event == "model_called" and each.facts.input_ref]
+        stale = stale_turns(events, await self._ledger.last_messages(subject.who.tenant_id, refs))
+        if stale >= self._turns:
+            return (
+                f"{stale} turns in a row only repeated earlier ones, without a step or an effect in between"
+                f" (guards.no_progress_turns: {self._turns})"
+            )
+        watch.stale_due = watch.stale + max(1, (self._turns - stale) // 2)
+        return None
+
+
+def _fingerprint(subject: Subject) -> str:
+    return subject.place.fingerprint if subject.place is not None else subject.fingerprint or ""
+
+
+def _told(request: Request) -> bytes | int:
+    """What the job was told last, as far as two of these can be compared at no cost: ids of tool calls change by themselves."""
+    if not request.links:
+        return 0
+    last = request.links[-1]
+    named = any(name in last.body for name in _CALL_IDS)
+    return len(last.body) if named else last.message
+
+
+def _event(body: Any) -> Event:
+    return msgspec.json.decode(bytes(body), type=Event)
+
+
+def _refuse_if_asked(subject: Subject, review: ReviewRow) -> None:
+    """Raises LoopStopped while the question is open, and after a no for as long as this attempt of the job lasts."""
+    if review.state == "open":
+        raise _stopped(subject, review)
+    attempt = _decode(review.detail).get("attempt")
+    if review.state == "rejected" and attempt == subject.attempt:
+        note = f": {review.note}" if review.note else ""
+        raise LoopStopped(
+            f"{subject.job_id}: {review.decided_by} said that it does not go on{note} ({review.review_id})",
+            review_id=review.review_id,
+            rejected=True,
+        )
+
+
+def _stopped(subject: Subject, review: ReviewRow) -> LoopStopped:
+    return LoopStopped(
+        f"{subject.job_id}: {review.question} Look with `overnight explain {subject.job_id}`; it goes on after"
+        f" `overnight reviews approve {review.review_id}`",
+        review_id=review.review_id,
+    )
+
+
+def _job_of(review: ReviewRow) -> str:
+    return review.job_id
+
+
+_READ = SQL["read_last_loop"]
+LAST_LOOP: Table[ReviewRow] = Table(51, ReviewRow, _job_of, lock=_READ, insert=_READ, update=_READ)
+"""The newest question about a loop of a job, read under the job's lock; reviews write it."""
+
+
+class StopLoop(msgspec.Struct):
+    """A command: write `loop_stopped` and ask a person. The outcome is the review: where another process has asked since the
+    one that was `seen`, that one, and nothing is written."""
+
+    subject: Subject
+    event: Event
+    why: str
+    seen: str = ""
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(JOB, self.subject.job_id), (LAST_LOOP, self.subject.job_id)]
+
+    def decide(self, unit: Unit) -> ReviewRow:
+        job = locked_job(unit, self.subject.job_id)
+        last = unit.get(LAST_LOOP, job.job_id)
+        if last is not None and last.review_id != self.seen:
+            return last
+        event = msgspec.structs.replace(self.event, attempt=job.attempt)
+        event.decision = {"why": self.why}
+        append(unit, job, event)
+        detail = {"attempt": job.attempt, "call": self.subject.label}
+        question = f"May it go on? {self.why[0].upper()}{self.why[1:]}."
+        review = request_review(unit, job, "loop", question, detail, None)
+        unit.remember(LAST_LOOP, review)
+        return review
+
+
+def stale_turns(events: Sequence[Recorded], heads: Mapping[str, bytes]) -> int:
+    """How many turns at the end only repeated earlier ones. Pure; `heads` is the last message of each input reference."""
+    asked: dict[str, str | None] = {}
+    seen: set[bytes] = set()
+    stale = 0
+    for each in events:
+        facts = each.facts
+        if facts.event == "model_called" and facts.call_id is not None:
+            asked[facts.call_id] = facts.input_ref
+        elif facts.event in _PROGRESS:
+            stale = 0
+        elif facts.event == "model_succeeded":
+            told = heads.get(asked.get(facts.call_id or "") or "", b"")
+            answer = each.content if each.content is not None else (facts.output_ref or "").encode()
+            turn = _digest(told) + _digest(answer)
+            stale = stale + 1 if turn in seen else 0
+            seen.add(turn)
+    return stale
+
+
+def _digest(body: bytes) -> bytes:
+    # What is not JSON is a reference, which stands for its content.
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = _encode(_stable(_decode(body)))
+    return hashlib.sha256(body).digest()
+
+
+def _stable(value: Any) -> Any:
+    """Without what changes by itself: ids, times, counts of tokens."""
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value)
+        return {name: _stable(each) for name, each in entries.items() if name not in _VOLATILE}
+    if isinstance(value, list):
+        return [_stable(each) for each in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,129 @@
+"""The settlement of a try in the log: its one end, or the correction of a call that was declared lost meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from overnight.budgets import (
+    BOUND,
+    FAILED,
+    LATE_ANSWER,
+    LOST,
+    NO_USAGE,
+    OVER_BOUND,
+    Booked,
+    BoundRow,
+    corrected,
+    settle,
+)
+from overnight.circuit_breakers import note
+from overnight.domain import Conflict, Event, Recorded
+from overnight.ledger import (
+    LARGEST_CONTENT,
+    JobRow,
+    count_usage,
+    recorded,
+    store_blob,
+)
+from overnight.store import Unit, statements
+
+from ..identity import Place, Subject
+from .event_writer import append_at
+
+if TYPE_CHECKING:
+    from .commands import Spent
+
+
+_LIST_LATEST = statements("overnight.gateway.admission")["list_latest"]
+_ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
+
+
+def booked_at(recorded: Recorded) -> Booked:
+    """What an end of a call was booked at."""
+    return Booked(recorded.facts.cost_microusd or 0, recorded.facts.bound_microusd or 0)
+
+
+def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
+    """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
+
+    A call has one end: where it was declared lost meanwhile, what came late corrects its cost and is no answer in the log.
+    """
+    event = msgspec.structs.replace(spent.event)
+    event.attempt = job.attempt if place else (subject.attempt or job.attempt)
+    why = FAILED if event.event == "model_failed" else NO_USAGE
+    if "told" in (event.detail or {}):
+        why = OVER_BOUND  # keeps a row of the call, so that a person can book what it really cost
+    used = spent.tokens[0] + spent.tokens[2]
+    try:
+        booked = settle(unit, spent.call_id, spent.cost_microusd, used, bound_microusd=spent.bound_microusd, why=why)
+    except Conflict:
+        return _write_late(unit, job, spent, event)
+    event.cost_microusd = booked.cost_microusd
+    # A known cost that was estimated says that nothing comes to it: in older logs an estimate alone was a bound.
+    estimated = bool((event.detail or {}).get("estimated"))
+    if booked.bound_microusd or spent.cost_microusd is None or spent.bound_microusd or estimated:
+        event.bound_microusd = booked.bound_microusd
+    fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
+    if event.event == "model_succeeded" or booked != Booked():
+        cost, bound = booked.cost_microusd, booked.bound_microusd
+        count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost, bound)
+    return _write_end(unit, job, spent, event, place, fingerprint)
+
+
+def _write_end(
+    unit: Unit, job: JobRow, spent: Spent, event: Event, place: Place | None, fingerprint: str | None
+) -> Recorded:
+    """Append the event with the answer, and what is written with it."""
+    content = spent.content
+    if content is not None and len(content) > LARGEST_CONTENT:
+        event.output_ref, content = store_blob(unit, job.tenant_id, content), None
+    written = append_at(unit, job, event, place, content, fingerprint)
+    if spent.also is not None:
+        spent.also.write(unit, written)
+    if spent.mark is not None:
+        note(unit, job, spent.mark, event)
+    return written
+
+
+def _end_of(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
+    """The recorded end of a call, looked for among the latest events of its job."""
+    rows = unit.query(_LIST_LATEST, {"job_id": job.job_id, "since": 0, "most": 2000})
+    found = (recorded(job.job_id, row) for row in rows)
+    return next((each for each in found if each.facts.call_id == call_id and each.facts.event in _ENDS), None)
+
+
+def _write_late(unit: Unit, job: JobRow, spent: Spent, ended: Event) -> Recorded:
+    """Write `cost_corrected` for an end that comes after the call was settled: at the usage it tells. What a person has booked
+    stays, and a cost that is still unknown leaves the bound."""
+    unit.lock([(BOUND, spent.call_id)])
+    row: BoundRow | None = unit.get(BOUND, spent.call_id)
+    known = Booked(spent.cost_microusd or 0, spent.bound_microusd)
+    if row is None:
+        before = _end_of(unit, job, spent.call_id)
+        if before is not None and before.facts.event != "model_lost":
+            return before  # this settlement was written already
+        # Lost by a version that kept no row of it, whose bound is in what was spent; or declared as never sent.
+        event = msgspec.structs.replace(ended, event="cost_corrected", cost_microusd=None, bound_microusd=None)
+        event.detail = {**(ended.detail or {}), "source": LATE_ANSWER}
+        event.decision = {"why": "it was settled before this was known; what is booked stays"}
+        return _write_end(unit, job, spent, event, None, None)
+    used: int | None = spent.tokens[0] + spent.tokens[2]
+    why = "its answer came after it was declared lost"
+    if row.source not in {None, LATE_ANSWER}:
+        known, used = Booked(row.cost_microusd, row.bound_microusd), None
+        why += "; what was booked by hand stays"
+    elif spent.cost_microusd is None:
+        known, used = Booked(row.cost_microusd, row.bound_microusd), None
+        why += ", and does not tell what it cost"
+    source = row.source if row.source not in {None, LATE_ANSWER} else LATE_ANSWER
+    event = corrected(unit, job, row, known, used, source or LATE_ANSWER)
+    if row.why == LOST:  # its tokens are counted nowhere yet
+        count_usage(unit, job, ended.agent_id, spent.model, spent.tokens, 0, calls=0, day=row.day)
+    event.attempt, event.latency_ms, event.error = ended.attempt, ended.latency_ms, ended.error
+    event.input_tokens, event.output_tokens = ended.input_tokens, ended.output_tokens
+    event.cached_tokens, event.actor = ended.cached_tokens, ended.actor
+    event.decision = {"why": why}
+    event.detail = {**(ended.detail or {}), **(event.detail or {}), "source": LATE_ANSWER}
+    return _write_end(unit, job, spent, event, None, None)

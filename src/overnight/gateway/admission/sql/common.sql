@@ -1,0 +1,23 @@
+-- name: list_marked
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND fingerprint IS NOT NULL AND path IS NULL ORDER BY seq
+
+-- name: list_ended_jobs
+SELECT job.job_id, job.tenant_id, coalesce(job.workflow, job.name), job.finished_at, budget.spent_microusd,
+    CASE WHEN job.runtime = 'foreign' AND job.workflow IS NULL
+        THEN (SELECT event.body FROM event WHERE event.job_id = job.job_id AND event.seq = 2) END
+FROM job JOIN budget ON budget.tenant_id = job.tenant_id AND budget.scope = 'job' AND budget.scope_id = job.job_id
+WHERE job.finished_at >= :after AND job.finished_at IS NOT NULL AND job.unattributed = 0
+ORDER BY job.finished_at LIMIT :most
+
+-- name: count_same
+SELECT body FROM event WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NULL AND at > :since
+ORDER BY seq DESC LIMIT :most
+
+-- name: count_same_at
+SELECT body FROM event WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NOT NULL AND at > :since
+ORDER BY seq DESC LIMIT :most
+
+-- name: list_latest
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+WHERE job_id = :job_id AND at > :since ORDER BY seq DESC LIMIT :most

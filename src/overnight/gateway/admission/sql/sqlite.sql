@@ -1,0 +1,4 @@
+-- name: read_last_loop
+SELECT review_id, tenant_id, job_id, kind, path, ordinal, question, detail, digest, state, decided_by, note, requested_at,
+    decided_at
+FROM review WHERE job_id = :job_id AND kind = 'loop' ORDER BY requested_at DESC, review_id DESC LIMIT 1

@@ -1,0 +1,12 @@
+"""What: answers given again: to the very same question, to a like one, and to all who ask the same at once.
+Owns: cache_entry, semantic_entry, cache_day; the events cache_hit, cache_missed, cache_shadow.
+Depends on: ledger, store, domain; the gateway's requests, and its path for embeddings.
+Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to another.
+"""
+
+from .cache_result import Candidate, Ticket
+from .lookup import Caches, Visit
+from .prompt_markers import placed
+from .statistics import Usage, cache_usage
+
+__all__ = ["Caches", "Candidate", "Ticket", "Usage", "Visit", "cache_usage", "placed"]

@@ -1,0 +1,146 @@
+"""Markers for the provider's own prompt cache, placed on what is sent where the client placed none.
+
+They are put on the finished body for a target, so that nothing that is recorded, compared or hashed ever has one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain import Attribution
+from overnight.wire_formats import Prepared
+from overnight.wire_formats.dialects import Dialect
+
+from ..identity import Subject
+
+Json = dict[str, Any]
+BYTES_PER_TOKEN = 4
+USUAL_LEAST = 1024
+"""Tokens of a prefix from which it is worth a marker; a provider ignores the marker of a shorter one."""
+
+_LEAST = (
+    (re.compile(r"opus-4[-.][5-9]|haiku-4"), 4096),
+    (re.compile(r"sonnet-4[-.][6-9]|haiku"), 2048),
+)
+_EPHEMERAL = {"type": "ephemeral"}
+_UNMARKABLE = frozenset({"thinking", "redacted_thinking"})
+_KEYED = frozenset({"chat", "responses"})
+_ANSWERED = b'"assistant"'
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def placed(sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject) -> tuple[Prepared, int]:
+    """What goes to a target, with markers for its prompt cache as its format has them; and how many were placed."""
+    body, count = sent.body, 0
+    if spoken == "messages":
+        body, count = with_markers(body, model)
+    elif dialect.cache_key and spoken in _KEYED and not subject.unattributed:
+        body, count = with_cache_key(body, subject.who, subject.job_id)
+    return (msgspec.structs.replace(sent, body=body), count) if count else (sent, 0)
+
+
+def least_bytes(model: str) -> int:
+    """From how many bytes on a prefix is worth a marker at this model, going by a token's usual length."""
+    tokens = next((least for pattern, least in _LEAST if pattern.search(model)), USUAL_LEAST)
+    return tokens * BYTES_PER_TOKEN
+
+
+def with_markers(body: bytes, model: str) -> tuple[bytes, int]:
+    """A body of Anthropic messages with up to three markers, and how many: on the last tool, the system prompt, and the last
+    turn of a conversation that goes on. As it is where it is short, or where the client placed a marker itself."""
+    least = least_bytes(model)
+    if len(body) < least or b"cache_control" in body:
+        return body, 0
+    try:
+        return _with_markers(body, least)
+    except (msgspec.DecodeError, RecursionError, OverflowError):
+        return body, 0  # what cannot be read here is between the client and its provider
+
+
+def _with_markers(body: bytes, least: int) -> tuple[bytes, int]:
+    fields = _fields(body)
+    length = placed = 0
+    for name, mark in (("tools", _last_tool), ("system", _system), ("messages", _last_turn)):
+        part = fields.get(name)
+        if part is None:
+            continue
+        # The prefix that a marker covers begins with the tools.
+        length += len(bytes(part))
+        if length < least or (name == "messages" and not _goes_on(fields)):
+            continue
+        marked = mark(bytes(part))
+        if marked is not None:
+            fields[name] = msgspec.Raw(marked)
+            placed += 1
+    return (_encode(fields), placed) if placed else (body, 0)
+
+
+def _goes_on(fields: dict[str, msgspec.Raw]) -> bool:
+    """Will the same turns be sent again? A single question is not worth writing to a cache."""
+    return _ANSWERED in bytes(fields["messages"]) or len(bytes(fields.get("tools", b""))) > len(b"[]")
+
+
+def _last_tool(tools: bytes) -> bytes | None:
+    kept = _items(tools)
+    for at in range(len(kept) - 1, -1, -1):
+        tool: Any = _any(kept[at])
+        # A tool that is looked up when it is needed stands in no prefix.
+        if isinstance(tool, dict) and not cast("Json", tool).get("defer_loading"):
+            kept[at] = _marked(cast("Json", tool))
+            return _encode(kept)
+    return None
+
+
+def _system(system: bytes) -> bytes | None:
+    blocks = _last_block(_any(system))
+    return None if blocks is None else _encode(blocks)
+
+
+def _last_turn(messages: bytes) -> bytes | None:
+    turns = _items(messages)
+    for at in range(len(turns) - 1, -1, -1):
+        turn: Any = _any(turns[at])
+        if not isinstance(turn, dict) or cast("Json", turn).get("role") != "user":
+            continue  # the beginning of an answer, to be gone on from
+        blocks = _last_block(cast("Json", turn).get("content"))
+        if blocks is None:
+            return None
+        turns[at] = msgspec.Raw(_encode({**cast("Json", turn), "content": blocks}))
+        return _encode(turns)
+    return None
+
+
+def _last_block(content: Any) -> list[Any] | None:
+    """The content as blocks, the last one that can have a marker with it; None where none can."""
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    blocks = list(cast("list[Any]", content)) if isinstance(content, list) else []
+    for at in range(len(blocks) - 1, -1, -1):
+        block = cast("Json", blocks[at]) if isinstance(blocks[at], dict) else {"type": "thinking"}
+        empty = block.get("type") == "text" and not str(block.get("text", "")).strip()
+        if block.get("type") not in _UNMARKABLE and not empty:
+            blocks[at] = {**block, "cache_control": _EPHEMERAL}
+            return blocks
+    return None
+
+
+def _marked(block: Json) -> msgspec.Raw:
+    return msgspec.Raw(_encode({**block, "cache_control": _EPHEMERAL}))
+
+
+def with_cache_key(body: bytes, who: Attribution, job_id: str) -> tuple[bytes, int]:
+    """A body for OpenAI with a `prompt_cache_key` that keeps a session's or job's calls together, unless it has one. The key is a
+    hash: neither the tenant nor its names go to the provider."""
+    if b'"prompt_cache_key"' in body:
+        return body, 0
+    kept_by = f"{who.tenant_id}\0{who.session_id or job_id}"
+    key = hashlib.blake2b(kept_by.encode(), digest_size=16).hexdigest().encode()
+    return b'%b,"prompt_cache_key":"%b"}' % (body[:-1], key), 1

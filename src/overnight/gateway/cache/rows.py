@@ -1,0 +1,71 @@
+"""The rows of the caches."""
+
+from __future__ import annotations
+
+import msgspec
+
+from overnight.store import Table, statements
+
+SQL = statements("overnight.gateway.cache")
+
+
+class EntryRow(msgspec.Struct):
+    """Where the answer to a question stands (`job_id`, `seq`, `month`; None while nobody has one), and who asks it now.
+
+    Good as an answer until `expires_at`; kept until `kept_until`, for whom an older answer is better than none. `leader` is one
+    call of the job `leader_job`; without a sign of life it is taken for lost at `lease_until`. Times in microseconds.
+    """
+
+    tenant_id: str
+    key: bytes
+    job_id: str | None = None
+    seq: int | None = None
+    month: int | None = None
+    expires_at: int = 0
+    kept_until: int = 0
+    leader: str | None = None
+    leader_job: str | None = None
+    lease_until: int = 0
+
+
+class AskedRow(msgspec.Struct, frozen=True):
+    """That a job has come to a cache with this question; read from the job's own log."""
+
+    job_id: str
+    fingerprint: str
+
+
+class VectorRow(msgspec.Struct, frozen=True):
+    """A question's vector beside the place of its answer; `vector` and `numbers` are the same in two forms."""
+
+    tenant_id: str
+    realm: bytes
+    added_at: int
+    job_id: str
+    seq: int
+    month: int
+    expires_at: int
+    vector: bytes
+    numbers: list[float]
+
+
+def _entry_key(row: EntryRow) -> tuple[str, bytes]:
+    return (row.tenant_id, row.key)
+
+
+def _asked_key(row: AskedRow) -> tuple[str, str]:
+    return (row.job_id, row.fingerprint)
+
+
+ASKED: Table[AskedRow] = Table(
+    65, AskedRow, _asked_key, lock=SQL["lock_asked"], insert=SQL["lock_asked"], update=SQL["lock_asked"]
+)
+ENTRY: Table[EntryRow] = Table(
+    70,
+    EntryRow,
+    _entry_key,
+    lock=SQL["lock_entry"],
+    insert=SQL["insert_entry"],
+    update=SQL["update_entry"],
+    delete=SQL["delete_entry"],
+)

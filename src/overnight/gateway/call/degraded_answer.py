@@ -1,0 +1,102 @@
+"""The end of a chain that no provider answers: an older answer from the cache, a fixed one, or the failure that says so.
+
+A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same, at no cost and marked
+as what it is. It never enters a cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import ErrorFacts, Event, Recorded
+from overnight.ledger import (
+    LARGEST_CONTENT,
+    JobRow,
+    KnownContent,
+    store_blob,
+)
+from overnight.providers.error_classes import Failure
+from overnight.store import Unit
+from overnight.wire_formats import Asked, wire_between
+from overnight.wire_formats.request import Request
+
+from ..admission.event_writer import append_asked, append_at
+from ..admission.job_entry import close_unattributed
+from ..identity import Subject
+from ..stored_responses import kept_by
+
+DEGRADED = "degraded"
+_encode = msgspec.json.Encoder().encode
+
+
+def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
+    """The text as a whole answer in a client's format; None where an answer is not text (embeddings)."""
+    wire = wire_between(form, ("chat",))
+    if wire is None or wire.client.cap_field is None:
+        return None
+    message = {"role": "assistant", "content": text, "refusal": None}
+    completion = {
+        "id": asked.answer_id,
+        "object": "chat.completion",
+        "created": asked.created_at,
+        "model": asked.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+    received = wire.received(_encode(completion), lambda: asked)
+    return received.body if received else None
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What a call comes to without a further try. `said` is an event of the call with what all of them say.
+
+    With a `body`, its answer in the client's format; `kind` is `answer` or `cache`, `of` where a cached one was recorded.
+    Else its `failure`.
+    """
+
+    said: Event
+    why: str
+    body: bytes | None = None
+    kind: str = ""
+    of: dict[str, Any] | None = None
+    failure: Failure | None = None
+    answer_id: str = ""
+    """Of an answer that is made here."""
+
+    def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
+        """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
+        if self.body is None:
+            return self._fail(unit, job, subject)
+        asked = self._event(DEGRADED, job)
+        asked.decision = {"why": self.why, "kind": self.kind}
+        asked.detail = {"of": self.of} if self.of else {}
+        asked_seq = append_asked(unit, job, asked, request, known)
+        answered = self._event("model_succeeded", job)
+        answered.model = answered.provider = DEGRADED
+        answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
+        answered.cost_microusd = 0
+        content = self.body if len(self.body) <= LARGEST_CONTENT else None
+        if content is None:
+            answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
+        ended = append_at(unit, job, answered, subject.place, content, subject.fingerprint)
+        if self.answer_id and (kept := kept_by(request, self.answer_id, asked_seq)):
+            kept.write(unit, ended)
+        close_unattributed(unit, job, None)
+        return ended
+
+    def _fail(self, unit: Unit, job: JobRow, subject: Subject) -> Recorded:
+        failure = self.failure
+        event = self._event("model_failed", job)
+        event.cost_microusd, event.decision = 0, {"why": self.why}
+        if failure is not None:
+            event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
+        ended = append_at(unit, job, event, subject.place)
+        close_unattributed(unit, job, event.error)
+        return ended
+
+    def _event(self, name: str, job: JobRow) -> Event:
+        event = msgspec.structs.replace(self.said, event=name, decision=None, detail=None)
+        event.attempt = job.attempt
+        return event

@@ -1,0 +1,186 @@
+"""Answers that are no model's answer, in the shape of the wire format spoken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+
+import msgspec
+
+from overnight.domain import (
+    BadInput,
+    BudgetStopped,
+    Conflict,
+    Fenced,
+    Forbidden,
+    LoopStopped,
+    NotFound,
+    OvernightError,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from overnight.providers.error_classes import ErrorClass, Failure
+from overnight.providers.targets import Unavailable
+from overnight.wire_formats import CHAT, Codec
+from overnight.wire_formats.request import InvalidBody
+
+Headers = list[tuple[bytes, bytes]]
+NO_RETRY = (b"x-should-retry", b"false")
+JSON = (b"content-type", b"application/json")
+WANTS_KEY = (b"www-authenticate", b'Bearer realm="overnight"')
+
+
+class Answer(msgspec.Struct):
+    """What goes back to the client: `body`, or of a stream its `pieces`. Header names are lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+    pieces: AsyncIterable[bytes] | None = None
+
+
+class CallerLeft(OvernightError):
+    """The client closed its connection while its call was queued; nothing was sent, and nobody reads this."""
+
+
+class UnknownModelAsked(BadInput):
+    """The model asked for is not known to the brain."""
+
+
+class BodyTooLarge(BadInput):
+    """The body is over `limits.max_body_bytes`."""
+
+
+class UnsupportedMediaType(BadInput):
+    """The body is not said to be JSON."""
+
+
+class UnknownPath(NotFound):
+    """Nothing is served there."""
+
+
+class UnknownResponse(NotFound):
+    """No response of that id is kept for this tenant; `param` names where the id stood."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownPrevious(UnknownResponse):
+    """What a request wants to go on from is not kept for this tenant."""
+
+
+class WaitedTooLong(OvernightError):
+    """Calls under way held what this call needs for all of its queue time; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(OvernightError):
+    """The call is over a rate limit, and its queue time leaves no time to wait; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(OvernightError):
+    """The gateway holds as much for its clients as it may; `retry_after_s` is when to try again."""
+
+    retry_after_s = 1
+
+
+def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
+    """An error's body in the client's format. `kind` is OpenAI's word; other formats find theirs by the status."""
+    return form.error_body(message, kind, code, param, status)
+
+
+_SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
+    (UnknownModelAsked, 404, "invalid_request_error", "model_not_found"),
+    (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
+    (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),
+    (BadInput, 400, "invalid_request_error", None),
+    (Unauthenticated, 401, "authentication_error", "invalid_api_key"),
+    (Forbidden, 403, "permission_error", "not_allowed"),
+    (UnknownPrevious, 404, "invalid_request_error", "previous_response_not_found"),
+    (UnknownResponse, 404, "invalid_request_error", "response_not_found"),
+    (UnknownPath, 404, "invalid_request_error", "not_found"),
+    (NotFound, 404, "invalid_request_error", "job_not_found"),
+    (Fenced, 409, "invalid_request_error", "attempt_is_over"),
+    (Conflict, 409, "invalid_request_error", "conflict"),
+    (BudgetStopped, 402, "budget_exceeded", "budget_exceeded"),
+    (LoopStopped, 409, "invalid_request_error", "loop_stopped"),
+    (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (Overloaded, 503, "server_error", "overloaded"),
+    (WaitedTooLong, 503, "server_error", "budget_busy"),
+    (Unavailable, 503, "server_error", "no_target"),
+    (StoreUnavailable, 503, "server_error", "store_unavailable"),
+    (CallerLeft, 408, "invalid_request_error", "client_left"),
+)
+_RETRYABLE = frozenset({"budget_busy", "overloaded", "rate_limit_exceeded", "store_unavailable"})
+
+
+def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
+    """The answer for an error raised on purpose. SDKs are told not to retry what would fail again."""
+    shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
+    status, name, code = next(shapes, (500, "server_error", "internal_error"))
+    named = isinstance(error, InvalidBody | UnknownResponse)
+    param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
+    headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
+    if isinstance(error, RateLimited | WaitedTooLong | Overloaded):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    elif code == "store_unavailable":
+        headers.append((b"retry-after", b"1"))
+    if status == 401:
+        headers.append(WANTS_KEY)
+    return Answer(status, headers, refused(form, status, str(error), name, code, param))
+
+
+def fault(form: Codec = CHAT) -> Answer:
+    """For a fault of ours: no detail, which may hold what is not the client's."""
+    message = "an internal fault; the log of the gateway has the details"
+    return Answer(500, [JSON], refused(form, 500, message, "server_error", "internal_error"))
+
+
+_STATUS: Mapping[ErrorClass, int] = {
+    "rate_limited": 429,
+    "quota": 429,
+    "overloaded": 503,
+    "server_error": 502,
+    "timeout": 504,
+    "connection": 502,
+    "lost": 502,
+    "cut": 502,
+    "malformed": 502,
+    "invalid_request": 400,
+    "auth": 502,
+    "not_found": 404,
+    "content_filter": 400,
+    "context_length": 400,
+    "circuit_open": 503,
+    "gateway_busy": 503,
+}
+_PASSING = frozenset({"circuit_open", "gateway_busy"})
+"""Clients may repeat these: no provider was asked."""
+_OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
+
+
+def failed(
+    failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, own_words: bool = True
+) -> Answer:
+    """The last failure of a call. What the provider says about the request itself is passed on in its own words: as it came, or
+    where it speaks another format than the client, in the client's."""
+    status = _STATUS[failure.error_class]
+    said = failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500
+    if said and failure.status and (not own_words or body[:1] == b"{"):
+        told = refused(form, failure.status, failure.message, "invalid_request_error", failure.code)
+        return Answer(failure.status, [JSON, NO_RETRY], body if own_words else told)
+    again = f" (tried {tries} times)" if tries > 1 else ""
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    headers: Headers = [JSON] if failure.error_class in _PASSING else [JSON, NO_RETRY]
+    if failure.retry_after_ms is not None:
+        headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
+    message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message
+    return Answer(status, headers, refused(form, status, message, kind, failure.code))

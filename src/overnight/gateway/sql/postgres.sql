@@ -1,9 +1,0 @@
--- name: lock_circuit
-SELECT account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
-FROM circuit WHERE (account, model) IN (SELECT * FROM unnest(:account::text[], :model::text[]))
-ORDER BY account, model FOR UPDATE
-
--- name: read_last_loop
-SELECT DISTINCT ON (job_id) review_id, tenant_id, job_id, kind, path, ordinal, question, detail, digest, state, decided_by, note,
-    requested_at, decided_at
-FROM review WHERE job_id = ANY(:job_id) AND kind = 'loop' ORDER BY job_id, requested_at DESC, review_id DESC

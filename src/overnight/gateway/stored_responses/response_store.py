@@ -1,0 +1,140 @@
+"""Responses by their ids: what a request goes on from, and what a client asks to see again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import (
+    EVERYWHERE,
+    Attribution,
+    Event,
+    NotFound,
+    Reach,
+    Recorded,
+)
+from overnight.ledger import Ledger, recorded
+from overnight.wire_formats import responses as form
+from overnight.wire_formats.request import Request
+
+from ..error_responses import BodyTooLarge, UnknownPrevious, UnknownResponse
+from .input_items import listed
+from .rows import SQL, Forget
+
+Json = dict[str, Any]
+MOST_REFERENCES = 1_000
+_event = msgspec.json.Decoder(Event).decode
+_name = msgspec.json.Decoder(str).decode
+_decode = msgspec.json.Decoder().decode
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder().encode
+
+
+class Responses:
+    """Kept responses, each within its tenant and its job: what is out of a caller's reach does not exist for it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def go_on(self, request: Request, who: Attribution, most_bytes: int) -> None:
+        """Put before the request what it goes on from, by `previous_response_id` or by references to items.
+
+        Raises UnknownPrevious, BodyTooLarge.
+        """
+        previous = request.fields.get("previous_response_id")
+        wanted = form.references(request)
+        if previous is None and not wanted:
+            return
+        earlier: list[bytes] = []
+        if previous is not None and bytes(previous) != b"null":
+            earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
+        named = await self._named(wanted, who.tenant_id, who.reach)
+        form.continued(request, earlier, named)
+        size = len(bytes(request.fields["input"]))
+        if size > most_bytes:
+            raise BodyTooLarge(
+                f"with what it goes on from, the input has {size:,} bytes; the most is {most_bytes:,}"
+                " (limits.max_body_bytes): begin a new conversation with a summary of this one"
+            )
+
+    async def _earlier(self, response_id: str, tenant_id: str, reach: Reach) -> list[bytes]:
+        """The items a response was made from, and then its own."""
+        try:
+            called, answer = await self._find(response_id, tenant_id, reach)
+            output: list[Json] = (await self._body(answer, response_id))["output"]
+            return [*await self._input(called, response_id, tenant_id), *map(_canonical, output)]
+        except UnknownResponse:
+            raise UnknownPrevious(
+                f"Previous response with id {response_id!r} not found: it was never kept here (store: false), it was"
+                " deleted, or it is out of reach of this key; send the earlier items as input",
+                "previous_response_id",
+            ) from None
+
+    async def _named(self, wanted: list[str], tenant_id: str, reach: Reach) -> dict[str, bytes]:
+        """The items of kept responses by the ids that our answers gave them."""
+        if len(wanted) > MOST_REFERENCES:
+            raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MOST_REFERENCES:,}")
+        named: dict[str, bytes] = {}
+        for item_id in dict.fromkeys(wanted):
+            if item_id in named:
+                continue
+            # prefix_KEY or prefix_KEY_n; the response is resp_KEY.
+            response_id = f"resp_{item_id.partition('_')[2].partition('_')[0]}"
+            try:
+                _, answer = await self._find(response_id, tenant_id, reach)
+                output: list[Json] = (await self._body(answer, response_id))["output"]
+            except UnknownResponse:
+                output = []
+            named |= {str(item.get("id")): _canonical(item) for item in output}
+            if item_id not in named:
+                raise UnknownPrevious(f"Item with id {item_id!r} not found: send the item itself", "input")
+        return named
+
+    async def one(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> bytes:
+        """The response as it was recorded. Raises UnknownResponse."""
+        _, answer = await self._find(response_id, tenant_id, reach)
+        return _encode(await self._body(answer, response_id))
+
+    async def items(
+        self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE, *, order: str, after: str | None, most: int
+    ) -> bytes:
+        """A page of the items a response was made from, newest first (`order` desc) or oldest first. Raises UnknownResponse."""
+        called, _ = await self._find(response_id, tenant_id, reach)
+        items: list[Json] = [_decode(each) for each in await self._input(called, response_id, tenant_id)]
+        return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
+
+    async def forget(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> None:
+        """Its id is gone; the log of its job stays as it is. Raises UnknownResponse."""
+        if not response_id.isprintable() or not await self._ledger.store.commit(Forget(tenant_id, response_id, reach)):
+            raise _unknown(response_id)
+
+    async def _find(self, response_id: str, tenant_id: str, reach: Reach) -> tuple[Event, Recorded]:
+        if not response_id.isprintable():
+            raise _unknown(response_id)  # none of ours; and a store may not take it
+        values = {"tenant_id": tenant_id, "response_id": response_id}
+        rows = await self._ledger.store.read(SQL["read_response"], values)
+        if not rows or not reach.covers(*rows[0][:2]):
+            raise _unknown(response_id)
+        _, _, job_id, called, *answered = rows[0]
+        return _event(called), recorded(job_id, answered)
+
+    async def _body(self, answer: Recorded, response_id: str) -> Json:
+        try:
+            body = await self._ledger.answer(answer)
+        except NotFound:
+            body = None
+        if body is None:
+            raise _unknown(response_id)
+        return _decode(body)
+
+    async def _input(self, called: Event, response_id: str, tenant_id: str) -> list[bytes]:
+        try:
+            chain = await self._ledger.content(tenant_id, called.input_ref or "")
+        except NotFound:
+            raise _unknown(response_id) from None
+        return form.input_items(chain if isinstance(chain, list) else [])
+
+
+def _unknown(response_id: str) -> UnknownResponse:
+    return UnknownResponse(f"Response with id {response_id!r} not found.", "response_id")

@@ -1,0 +1,62 @@
+"""Where a response stands. Its row is written with the settlement of its call, so neither is ever without the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.domain import Reach, Recorded
+from overnight.store import Table, Unit, statements
+from overnight.wire_formats.request import Request
+
+SQL = statements("overnight.gateway.stored_responses")
+_INSERT, _DELETE, _FIND = SQL["insert_response"], SQL["delete_response"], SQL["find_response"]
+
+
+class ResponseRow(msgspec.Struct):
+    tenant_id: str
+    response_id: str
+    job_id: str
+    called_seq: int
+    answered_seq: int
+    created_at: int
+
+
+class KeptResponse(msgspec.Struct, frozen=True):
+    """Rides on the settlement of a call: its answer is to be found by this id. `called_seq` is where the call began."""
+
+    response_id: str
+    called_seq: int
+
+    def write(self, unit: Unit, answer: Recorded) -> None:
+        row = ResponseRow(
+            answer.tenant_id, self.response_id, answer.job_id, self.called_seq, answer.seq, created_at=unit.now
+        )
+        unit.append(_INSERT, row)
+
+
+def kept_by(request: Request, response_id: str, called_seq: int) -> KeptResponse | None:
+    """What to keep of a call; nothing of other formats, and nothing with `store: false`."""
+    store = request.fields.get("store")
+    if request.format != "responses" or (store is not None and bytes(store) == b"false"):
+        return None
+    return KeptResponse(response_id, called_seq)
+
+
+class Forget(msgspec.Struct):
+    """The id is forgotten; what the job's log holds stays. The outcome tells whether there was one within reach."""
+
+    tenant_id: str
+    response_id: str
+    reach: Reach
+
+    def locks(self) -> list[tuple[Table[Any], Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> bool:
+        values = {"tenant_id": self.tenant_id, "response_id": self.response_id}
+        if not any(self.reach.covers(*row) for row in unit.query(_FIND, values)):
+            return False
+        unit.append(_DELETE, self)
+        return True

@@ -1,0 +1,11 @@
+"""What: a small HTTP/1.1 server for ASGI applications: framing, limits of connections and heads, streams without extra turns.
+Owns: the connections of its clients.
+Depends on: httptools.
+Never: knows what the application serves.
+"""
+
+from .asgi import DIRECT, Direct, Headers, Message, Receive, Scope, Send
+from .connection_limits import ConnectionLimits
+from .server import Server
+
+__all__ = ["DIRECT", "ConnectionLimits", "Direct", "Headers", "Message", "Receive", "Scope", "Send", "Server"]

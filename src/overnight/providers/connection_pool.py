@@ -1,0 +1,315 @@
+"""A keep-alive HTTP/1.1 client for one upstream origin; what a failed call means stands in ``errors.py``.
+
+A request is repeated here in one case only: a reused connection went away while part of the request was still in our own
+buffer, so the upstream never had it whole. That happens once, on a fresh connection. A request that may have been
+received is never repeated; the typed error goes to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .connection import Connection, Exchange
+from .transport_errors import (
+    NeverSent,
+    PoolBusy,
+    UpstreamTimeout,
+    no_connection,
+)
+
+Headers = Sequence[tuple[bytes, bytes]]
+Check = Callable[[], None] | None
+
+_OWN_HEADERS = frozenset(
+    {b"host", b"accept-encoding", b"content-length", b"transfer-encoding", b"connection", b"expect"}
+)
+_HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+
+
+class UpstreamResponse(msgspec.Struct, frozen=True):
+    """A whole answer. Header names are lower case; repeated headers are joined with ``", "``."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class UpstreamStream:
+    """An answer whose head has arrived. Iterate for the body's chunks (bytes, as they come); iterating raises UpstreamError.
+
+    At most ``STREAM_BUFFER_BYTES`` and one read wait here; then the upstream is held back. ``close()`` before the end (also
+    by leaving ``async with``, or by cancelling a read) closes the connection. Header names are lower case.
+    """
+
+    __slots__ = ("_exchange", "headers", "status")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.status: int = exchange.status
+        self.headers: Mapping[bytes, bytes] = exchange.headers
+        self._exchange = exchange
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self._exchange.read()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def follow(self, take: Callable[[bytes], bool]) -> bool:
+        """Call `take` with each chunk the moment it is here, until it returns True (then True), or to the end of the body
+        (then False). Raises UpstreamError, and what `take` raises."""
+        return await self._exchange.follow(take)
+
+    def extend(self, deadline: float) -> None:
+        """Another deadline (a time of the running loop), in place of the one before."""
+        self._exchange.extend(deadline)
+
+    def close(self) -> None:
+        """Let go of the answer. Calling twice is harmless."""
+        self._exchange.close()
+
+
+class UpstreamPool:
+    """At most ``max_connections`` to the origin of ``base_url``; further calls queue, first come first served.
+
+    ``base_url``: ``http(s)://host[:port][/prefix]``, no user, no query. ``max_body_bytes`` bounds each response body.
+    Idle connections close after ``idle_timeout_s``, below the five seconds after which many servers close theirs.
+    ``ssl_context`` defaults to the system's trust. Deadlines are times of the running loop, finite. Not thread-safe: one loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        max_connections: int = 128,
+        max_waiting: int = 10_000,
+        max_body_bytes: int = 64 * 1024 * 1024,
+        connect_timeout_s: float = 10.0,
+        idle_timeout_s: float = 4.5,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        url = urlsplit(base_url)
+        if (
+            url.scheme not in ("http", "https")
+            or not url.hostname
+            or url.username is not None
+            or url.query
+            or url.fragment
+        ):
+            raise ValueError("base_url must be http(s)://host[:port][/prefix] without user, query or fragment")
+        secure = url.scheme == "https"
+        self._host = url.hostname if ":" in url.hostname else url.hostname.encode("idna").decode("ascii")
+        self._port = url.port or (443 if secure else 80)
+        shown_host = f"[{self._host}]" if ":" in self._host else self._host
+        self.origin = f"{shown_host}:{self._port}"
+        host = shown_host if self._port == (443 if secure else 80) else self.origin
+        self._prefix = url.path.rstrip("/")
+        self._fixed = f"host: {host}\r\naccept-encoding: identity\r\n".encode("ascii")
+        self._ssl = (ssl_context or ssl.create_default_context()) if secure else None
+        self._max_connections, self._max_waiting, self._max_body = max_connections, max_waiting, max_body_bytes
+        self._connect_timeout, self._idle_timeout = connect_timeout_s, idle_timeout_s
+        self._connections: set[Connection] = set()
+        self._connecting = 0
+        self._idle: deque[Connection] = deque()
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._header_names: set[bytes] = set()
+        self._closed = False
+
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
+    ) -> UpstreamResponse:
+        """Send, and return the whole answer. Raises UpstreamError (any status is an answer), ValueError for a bad request, and
+        what `check` raises: it is called once the connection stands, last before anything is sent."""
+        answer = await self._open(method, path, headers, body, deadline, check, whole=True)
+        return UpstreamResponse(answer.status, answer.headers, answer.take())
+
+    async def stream(self, method: str, path: str, headers: Headers, body: bytes, deadline: float) -> UpstreamStream:
+        """Send, and return once the response head is here. Close the stream, or read it to its end."""
+        return UpstreamStream(await self._open(method, path, headers, body, deadline, whole=False))
+
+    async def close(self) -> None:
+        """Close every connection; calls under way and waiting fail."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(NeverSent(self.origin, "the pool was closed"))
+        self._waiters.clear()
+        self._idle.clear()
+        for connection in tuple(self._connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        deadline: float,
+        check: Check = None,
+        *,
+        whole: bool,
+    ) -> Exchange:
+        head = self._head(method, path, headers, body)
+        loop = asyncio.get_running_loop()
+        fresh = False
+        while True:
+            connection = await self._acquire(loop, deadline, fresh=fresh)
+            reused = connection.answered > 0
+            answer = Exchange(connection, loop, deadline, self._max_body, whole=whole)
+            if check is not None:
+                try:
+                    check()
+                except BaseException:
+                    self._give(connection)
+                    raise
+            connection.begin(answer, head, body)
+            error = await answer.opened()
+            if error is None:
+                return answer
+            if fresh or not reused or not isinstance(error, NeverSent):
+                raise error
+            fresh = True
+
+    def _head(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
+        request_line = f"{method} {self._prefix}{path} HTTP/1.1\r\n"
+        parts = [request_line.encode("ascii"), self._fixed]
+        for name, value in headers:
+            if name not in self._header_names:
+                self._admit_header(name)
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(body) if body or method != "GET" else b"\r\n")
+        head = b"".join(parts)
+        lines = len(headers) + (5 if body or method != "GET" else 4)
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head or request_line.count(" ") != 2:
+            raise ValueError(f"upstream {self.origin}: a space in method or path, or a line break or NUL in the head")
+        return head
+
+    def _admit_header(self, name: bytes) -> None:
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
+            raise ValueError(
+                f"upstream {self.origin}: header name {name[:128]!r} is invalid or set by the client itself"
+            )
+        if len(self._header_names) < 1024:
+            self._header_names.add(name)
+
+    async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float, *, fresh: bool) -> Connection:
+        while not self._closed:
+            now = loop.time()
+            if deadline <= now:
+                raise UpstreamTimeout(self.origin, "queue", "the deadline had passed before anything was sent")
+            while self._idle and not fresh:
+                connection = self._idle.pop()
+                if connection.usable(now - self._idle_timeout):
+                    return connection
+                connection.transport.abort()
+            if len(self._connections) + self._connecting < self._max_connections:
+                self._connecting += 1
+                return await self._connect(loop, deadline)
+            if self._idle:  # a fresh one is wanted: make room for it
+                self._idle.popleft().transport.abort()
+            found = await self._queue(loop, deadline)
+            if found is None:
+                return await self._connect(loop, deadline)
+            if not fresh and found.usable(now - self._idle_timeout):
+                return found
+            found.transport.abort()
+        raise NeverSent(self.origin, "the pool was closed")
+
+    async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection | None:
+        """Wait for a connection, or for None: a free place, already counted in ``_connecting``."""
+        if len(self._waiters) >= self._max_waiting:
+            raise PoolBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
+        waiter: asyncio.Future[Connection | None] = loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give(waiter.result())
+            else:
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)
+            if isinstance(error, TimeoutError):
+                busy = f"all {self._max_connections} connections stayed busy until the deadline"
+                raise UpstreamTimeout(self.origin, "queue", busy) from None
+            raise
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+        """Open a connection in a place already counted in ``_connecting``."""
+        try:
+            async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self.origin, self._give, self._forget), self._host, self._port, ssl=self._ssl
+                )
+            if connection.lost or self._closed:
+                connection.transport.abort()
+                raise NeverSent(self.origin, "the connection was closed as soon as it was open")
+        except BaseException as error:
+            self._give(None)
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout(self.origin, "connect", "no connection in time") from None
+            if isinstance(error, OSError):
+                raise no_connection(self.origin, error) from None
+            raise
+        self._connecting -= 1
+        self._connections.add(connection)
+        return connection
+
+    def _give(self, connection: Connection | None) -> None:
+        """Hand a free connection, or a free place (None), to the first in the queue; else keep it, or give it up."""
+        loop = asyncio.get_running_loop()
+        if connection is not None:
+            connection.idle_since = loop.time()
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if connection is None:
+            self._connecting -= 1
+        elif self._closed:
+            connection.transport.abort()
+        else:
+            self._idle.append(connection)
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(self._idle_timeout, self._sweep)
+
+    def _forget(self, connection: Connection) -> None:
+        """A connection is gone; its place goes to the queue."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            with suppress(ValueError):
+                self._idle.remove(connection)
+            self._connecting += 1
+            self._give(None)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        idle_after = loop.time() - self._idle_timeout
+        while self._idle and self._idle[0].idle_since <= idle_after:
+            self._idle.popleft().transport.abort()
+        if self._idle:
+            self._sweeper = loop.call_at(self._idle[0].idle_since + self._idle_timeout, self._sweep)

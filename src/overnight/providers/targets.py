@@ -1,0 +1,298 @@
+"""Where a call can go: what the gateway needs of the routing, and each target made ready for calling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from overnight.domain import CallFacts, OvernightError, TimeLimits
+from overnight.gateway.policies import (
+    BudgetLimit,
+    CachePolicy,
+    Degraded,
+    Policies,
+    Tries,
+)
+from overnight.keys import SealedShut
+from overnight.pricing.price_book import (
+    NOTHING,
+    Context,
+    ModelPrice,
+    PriceBook,
+    UnknownPrice,
+)
+from overnight.wire_formats.dialects import Dialect, dialect_of
+
+from . import (
+    INSTALL,
+    LibraryPool,
+    UpstreamPool,
+    installed,
+)
+from .key_redaction import secret_of, without
+
+Pool = UpstreamPool | LibraryPool
+
+SCRIPTED = "scripted"
+MOST_CONNECTIONS = 4096
+"""To one provider. An open stream holds one, so this bounds the streams of a process."""
+MOST_READY = 4096
+"""Names that only a glob covers come from outside."""
+
+
+class Decision(Protocol):
+    """Which targets, in order, and why; none when residency leaves none. `route` is the rule's name, `rejected` are
+    (rule or target, why not). `max_output_tokens` is the cap of a call that names none, `output_cap` one for all calls."""
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def requested_model(self) -> str: ...
+    @property
+    def deadline_ms(self) -> int: ...
+    @property
+    def time_limits(self) -> TimeLimits: ...
+    @property
+    def max_output_tokens(self) -> int: ...
+    @property
+    def output_cap(self) -> int | None: ...
+    @property
+    def rejected(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def degraded(self) -> Degraded | None: ...
+    @property
+    def when_all_open(self) -> str: ...
+    @property
+    def cache(self) -> CachePolicy: ...
+    @property
+    def tier(self) -> str | None: ...
+    @property
+    def complexity(self) -> float | None: ...
+
+
+class Provider(Protocol):
+    """Who serves a model, at `base_url`: the environment variable that holds its key, how it wants to be
+    greeted (`kind`), and the wire formats that it speaks (`apis`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key_env(self) -> str | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def apis(self) -> Sequence[str]: ...
+
+    def upstream_name(self, model: str) -> str: ...
+
+
+class Budgets(Protocol):
+    """Limits per job, None is no limit; and the further `limits`, in the time zones of their tenants."""
+
+    @property
+    def max_cost_per_job_microusd(self) -> int | None: ...
+    @property
+    def max_llm_calls_per_job(self) -> int | None: ...
+    @property
+    def limits(self) -> Sequence[BudgetLimit]: ...
+
+    def time_zone_of(self, tenant_id: str) -> str: ...
+
+
+class Retries(Tries, Protocol):
+    """The usual tries; `of` gives those of one class of failure."""
+
+    def of(self, error_class: str) -> Tries: ...
+
+
+class Limits(Protocol):
+    @property
+    def max_body_bytes(self) -> int: ...
+
+
+class Routing(Policies, Protocol):
+    """The routing as the brain gives it. `decide` raises LookupError for a model nobody knows, naming the way out.
+    `header_names` are the request headers that its rules look at, in lower case."""
+
+    @property
+    def providers(self) -> Sequence[Provider]: ...
+    @property
+    def budgets(self) -> Budgets: ...
+    @property
+    def retries(self) -> Retries: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def header_names(self) -> frozenset[str]: ...
+    @property
+    def time_limits(self) -> TimeLimits: ...
+
+    def decide(self, facts: CallFacts, /) -> Decision: ...
+    def provider_for(self, model: str) -> Provider | None: ...
+    def known_models(self) -> list[str]: ...
+
+
+class OwnKeys(Protocol):
+    """Providers' keys that single tenants have of their own. `owners` are those tenants; `version` changes with any key."""
+
+    @property
+    def owners(self) -> Container[str]: ...
+    @property
+    def version(self) -> int: ...
+
+    def provider_key(self, tenant_id: str, provider: str, /) -> str | None: ...
+
+
+class Unavailable(OvernightError):
+    """A target that cannot be called as things stand: nobody serves it, its key is missing, or its price is unknown."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One provider and model, ready: `upstream_model` is the name sent, as JSON. `speaks` are the wire formats
+    that it takes. `account` is the provider, and the tenant where that calls with a key of its own:
+    what an account runs into is no other's."""
+
+    model: str
+    provider: str
+    upstream_model: msgspec.Raw
+    pool: Pool
+    headers: tuple[tuple[bytes, bytes], ...]
+    price: ModelPrice
+    dialect: Dialect
+    speaks: tuple[str, ...] = ("chat",)
+    account: str = ""
+    key: bytes = b""
+    secret: bytes = b""
+
+    def cleaned(self, said: bytes) -> bytes:
+        """An answer without the key that it was asked with."""
+        return without(self.secret, said)
+
+    def without_key(self, said: bytes) -> bytes:
+        """What a provider says of a failure is recorded and passed on; some quote the key they were shown."""
+        return said.replace(self.key, b"[key]") if self.key and self.key in said else said
+
+
+class _Ready(NamedTuple):
+    """What does not change about a target."""
+
+    served_by: Provider
+    provider: str
+    pool: Pool
+    headers: tuple[tuple[bytes, bytes], ...]
+    upstream_model: msgspec.Raw
+    dialect: Dialect
+    speaks: tuple[str, ...]
+    account: str
+    key: bytes
+    secret: bytes
+
+
+class Targets:
+    """Targets by model name, made on first use. One upstream pool per base URL.
+
+    Keys are read from `environment` once. With an `offline_base_url`, the models of all providers that want a key are played
+    by the scripted provider there, and are named so: a key that happens to be set changes nothing. A tenant with
+    a key of its own goes to the provider with that; where offline `was_asked_for`, not even then.
+    """
+
+    def __init__(
+        self,
+        routing: Routing,
+        prices: PriceBook,
+        environment: Mapping[str, str] | None,
+        offline_base_url: str | None,
+        own_keys: OwnKeys,
+        *,
+        was_asked_for: bool = True,
+    ) -> None:
+        self._routing, self._prices = routing, prices
+        self._environment = os.environ if environment is None else environment
+        self._offline, self._was_asked_for = offline_base_url, was_asked_for
+        self._own_keys, self._version = own_keys, 0
+        self._pools: dict[str, Pool] = {}
+        self._ready: dict[tuple[str, str], _Ready] = {}
+
+    @property
+    def offline(self) -> bool:
+        return self._offline is not None
+
+    def target(self, model: str, context: Context = (), tenant_id: str = "") -> Target:
+        """Raises Unavailable, saying what is missing."""
+        owner = tenant_id if tenant_id in self._own_keys.owners else ""
+        if self._version != self._own_keys.version:
+            self._version, self._ready = self._own_keys.version, {}
+        ready = self._ready.get((owner, model))
+        if ready is None:
+            ready = self._prepare(model, owner)
+            if len(self._ready) < MOST_READY:
+                self._ready[owner, model] = ready
+        served_by, provider, pool, headers, upstream_model, dialect, speaks, account, key, secret = ready
+        price = self._price(model, served_by, provider, context)
+        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key, secret)
+
+    def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice:
+        try:
+            return self._prices.price(model, provider.name, context)
+        except UnknownPrice as error:
+            if name == SCRIPTED:
+                return NOTHING
+            raise Unavailable(str(error)) from None
+
+    def _prepare(self, model: str, owner: str) -> _Ready:
+        provider = self._routing.provider_for(model)
+        if provider is None:
+            raise Unavailable(f"no provider serves {model}; list it under providers.<name>.models in routing.yaml")
+        headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+        name, base_url, upstream_name = provider.name, provider.base_url, provider.upstream_name(model)
+        own = self._own_key(owner, name) if owner and not (self._offline and self._was_asked_for) else None
+        key = own or ""
+        if own is None and provider.api_key_env is not None:
+            key = self._environment.get(provider.api_key_env) or ""
+            if self._offline is not None:
+                name, base_url, upstream_name, key = SCRIPTED, self._offline, model, ""
+            elif not key:
+                raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
+        if key:
+            headers += _greeting(provider.kind, key)
+        library = provider.kind == "library" and name != SCRIPTED
+        if library and not installed():
+            raise Unavailable(f"{model} is served by {name} through a library that is not installed: {INSTALL}")
+        place = f"{name} {base_url}" if library else base_url
+        pool = self._pools.get(place)
+        if pool is None:
+            pool = self._pools[place] = LibraryPool(name, base_url) if library else self._connections_to(base_url)
+        sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
+        account = name if own is None else f"{name}@{owner}"
+        dialect, speaks = dialect_of(base_url), tuple(provider.apis)
+        kept = key.encode(), secret_of(key)
+        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, *kept)
+
+    def _connections_to(self, base_url: str) -> UpstreamPool:
+        connect_s = self._routing.time_limits.connect_ms / 1000
+        return UpstreamPool(base_url, max_connections=MOST_CONNECTIONS, connect_timeout_s=connect_s)
+
+    def _own_key(self, owner: str, provider: str) -> str | None:
+        try:
+            return self._own_keys.provider_key(owner, provider)
+        except SealedShut as error:
+            raise Unavailable(str(error)) from None
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+
+
+def _greeting(kind: str, key: str) -> list[tuple[bytes, bytes]]:
+    if kind == "anthropic":
+        return [(b"x-api-key", key.encode())]
+    return [(b"authorization", b"Bearer " + key.encode())]

@@ -1,0 +1,257 @@
+"""The client speaks chat, the target Anthropic messages.
+
+A JSON Schema for the answer becomes `output_config.format` where the model takes one, else a tool that must be called and whose
+input is the answer; where neither can be, it is asked for in words. Reasoning effort becomes `output_config.effort` with adaptive
+thinking, or a budget of thinking for older models. Thoughts come back as `reasoning_content` and, signed, as `thinking_blocks`: a
+client that sends these along keeps the model's train of thought.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .chat_over_messages_answer import ANSWER_TOOL, Pieces, answer
+from .chat_over_messages_thinking import MESSAGES_SAMPLING, set_sampling, set_thinking
+from .chat_over_messages_turns import Conversation
+from .contract import Losses
+from .identifiers import MESSAGES_NAME, fitting
+from .lenient_json import (
+    Json,
+    dict_of,
+    dicts_of,
+    text_of,
+)
+from .messages_models import Traits, traits_of
+from .messages_schemas import closed
+from .validation import check, objects_of, texts_of
+
+__all__ = ["ANSWER_TOOL", "Pieces", "answer", "request"]
+
+USUAL_CAP = 8_192
+MOST_MARKERS = 4
+MOST_STRICT_TOOLS = 20
+LONGEST_USER = 256
+_encode = msgspec.json.Encoder().encode
+# Anthropic's own names, which clients send beside those of chat.
+_NATIVE = ("cache_control", "container", "context_management", "inference_geo", "mcp_servers", "speed")
+_HANDLED = frozenset({
+    "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "user", "tools", "functions",
+    "tool_choice", "function_call", "parallel_tool_calls", "response_format", "reasoning_effort", "reasoning", "thinking",
+    "output_config", "service_tier", "metadata", *_NATIVE, *MESSAGES_SAMPLING,
+})  # fmt: skip
+# What these say is what would be done anyway.
+_NEUTRAL: Json = {
+    "n": 1,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "store": False,
+    "modalities": ["text"],
+    "verbosity": "medium",
+}
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "stop": (str, list),
+    "user": (str,),
+    "functions": (list,),
+    "tool_choice": (str, dict),
+    "function_call": (str, dict),
+    "response_format": (dict,),
+    "reasoning_effort": (str,),
+    "reasoning": (dict,),
+    "thinking": (dict,),
+    "output_config": (dict,),
+}
+_IN_WORDS = "Answer with one JSON object and nothing else."
+
+
+def request(body: Json, losses: Losses) -> Json:
+    """`model` is the target's own name; `max_tokens` or `max_completion_tokens` the cap. Raises InvalidBody."""
+    check(body, _SHAPES)
+    model = text_of(body.get("model"))
+    traits = traits_of(model)
+    losses += [
+        name
+        for name, value in body.items()
+        if name not in _HANDLED and value is not None and value != _NEUTRAL.get(name)
+    ]
+    talk = Conversation(model, traits, losses)
+    for at, message in enumerate(dicts_of(body.get("messages"))):
+        talk.add(message, f"messages[{at}]")
+    talk.end("messages")
+    cap = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_CAP
+    out: Json = {"model": model, "max_tokens": cap, "messages": talk.turns}
+    out |= {name: body[name] for name in _NATIVE if body.get(name) is not None}
+    if body.get("stream"):
+        out["stream"] = True
+    _set_stops(body, out, losses)
+    _set_user(body, out, losses)
+    _set_tools(body, out, talk, traits, losses)
+    _set_format(body, out, talk, traits, losses)
+    set_thinking(body, out, traits, losses)
+    set_sampling(body, out, traits, losses)
+    if talk.system:
+        out["system"] = talk.system
+    _thin_markers(out, losses)
+    return out
+
+
+def _set_stops(body: Json, out: Json, losses: Losses) -> None:
+    stop = body.get("stop")
+    stops = [stop] if isinstance(stop, str) else texts_of(stop, "stop")
+    kept = [each for each in stops if each.strip()]
+    losses += [f"stop[{at}]" for at, each in enumerate(stops) if each not in kept]
+    if kept:
+        out["stop_sequences"] = kept
+
+
+def _set_user(body: Json, out: Json, losses: Losses) -> None:
+    user = text_of(body.get("user")) or text_of(dict_of(body.get("metadata")).get("user_id"))
+    # What looks like a person's address is refused.
+    if user and len(user) <= LONGEST_USER and "@" not in user:
+        out["metadata"] = {"user_id": user}
+    elif user:
+        losses.append("user")
+    losses += [f"metadata.{name}" for name in dict_of(body.get("metadata")) if name != "user_id"]
+    tier = body.get("service_tier")
+    if tier == "default":
+        out["service_tier"] = "standard_only"
+    elif tier not in (None, "auto"):
+        losses.append("service_tier")
+
+
+# ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
+    given = dicts_of(body.get("tools"))
+    strict = (
+        traits.schemas and sum(bool(dict_of(tool.get("function")).get("strict")) for tool in given) <= MOST_STRICT_TOOLS
+    )
+    tools = [
+        made
+        for at, tool in enumerate(given)
+        if (made := _tool(tool, f"tools[{at}]", losses, strict=strict)) is not None
+    ]
+    for at, function in enumerate(objects_of(body.get("functions"), "functions")):
+        tools.append(_function(function, f"functions[{at}]", losses, strict=False))
+    asked = body.get("function_call") if body.get("tool_choice") is None else body["tool_choice"]
+    if tools:
+        out["tools"] = tools
+        _set_choice(asked, body, out, losses)
+    elif asked not in (None, "auto", "none"):
+        losses.append("tool_choice")
+    if not tools and talk.tools_used:
+        # Calls in the conversation are only understood beside the tools they called.
+        out["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in talk.tools_used]
+        out["tool_choice"] = {"type": "none"}
+
+
+def _tool(tool: Json, place: str, losses: Losses, *, strict: bool) -> Json | None:
+    function = dict_of(tool.get("function"))
+    if tool.get("type", "function") == "function" and function:
+        made = _function(function, f"{place}.function", losses, strict=strict)
+        marker = dict_of(tool.get("cache_control")) or dict_of(function.get("cache_control"))
+        return {**made, "cache_control": marker} if marker else made
+    if "input_schema" in tool and tool.get("type", "custom") == "custom":
+        return tool
+    losses.append(place)
+    return None
+
+
+def _function(function: Json, place: str, losses: Losses, *, strict: bool) -> Json:
+    name = text_of(function.get("name"))
+    fits = fitting(name, MESSAGES_NAME)
+    if fits != name:
+        losses.append(f"{place}.name")
+    schema = dict_of(function.get("parameters"))
+    made: Json = {"name": fits, "input_schema": {"type": "object", **schema}}
+    if text_of(function.get("description")):
+        made["description"] = function["description"]
+    if function.get("strict") and strict:
+        made["strict"] = True
+        made["input_schema"] = {"type": "object", **closed(schema, f"{place}.parameters", losses)}
+    elif function.get("strict"):
+        losses.append(f"{place}.strict")
+    return made
+
+
+def _set_choice(asked: Any, body: Json, out: Json, losses: Losses) -> None:
+    named = dict_of(asked)
+    choice: Json | None = None
+    if isinstance(asked, str):
+        choice = {"type": {"required": "any"}.get(asked, asked)}
+    elif name := text_of((dict_of(named.get("function")) or named).get("name")):
+        choice = {"type": "tool", "name": fitting(name, MESSAGES_NAME)}
+    elif allowed := dict_of(named.get("allowed_tools")):
+        choice = _allow_only(allowed, out, losses)
+    elif asked is not None:
+        losses.append("tool_choice")
+    if choice and (
+        choice["type"] not in ("auto", "any", "tool", "none")
+        or (choice["type"] == "tool" and all(tool.get("name") != choice["name"] for tool in out["tools"]))
+    ):
+        losses.append("tool_choice")
+        choice = None
+    if body.get("parallel_tool_calls") is False and (choice or {}).get("type") != "none":
+        choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
+    if choice:
+        out["tool_choice"] = choice
+
+
+def _allow_only(allowed: Json, out: Json, losses: Losses) -> Json:
+    """Leave the tools that may be called. Where these are none, none is called."""
+    tools = objects_of(allowed.get("tools"), "tool_choice.allowed_tools.tools")
+    names = {fitting(text_of((dict_of(each.get("function")) or each).get("name")), MESSAGES_NAME) for each in tools}
+    kept = [tool for tool in out["tools"] if tool.get("name") in names]
+    if not kept:
+        losses.append("tool_choice")
+        return {"type": "none"}
+    out["tools"] = kept
+    return {"type": "any" if allowed.get("mode") == "required" else "auto"}
+
+
+# ── the form of the answer ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
+    asked = dict_of(body.get("response_format"))
+    kind = asked.get("type")
+    if kind == "text" or not asked:
+        return
+    if kind not in ("json_schema", "json_object"):
+        losses.append("response_format")
+        return
+    described = dict_of(asked.get("json_schema"))
+    schema = dict_of(described.get("schema"))
+    if kind == "json_schema" and schema and traits.schemas:
+        place = "response_format.json_schema.schema"
+        out["output_config"] = {"format": {"type": "json_schema", "schema": closed(schema, place, losses)}}
+    elif schema.get("type") == "object" and "tools" not in out and not _thinks(body):
+        about = text_of(described.get("description")) or "The answer."
+        out["tools"] = [{"name": ANSWER_TOOL, "description": about, "input_schema": schema}]
+        out["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL}
+    else:
+        losses.append("response_format")
+        words = f"{_IN_WORDS} It must be valid by this JSON Schema: {_encode(schema).decode()}" if schema else _IN_WORDS
+        talk.system.append({"type": "text", "text": words})
+
+
+def _thinks(body: Json) -> bool:
+    return any(body.get(name) not in (None, "none") for name in ("reasoning_effort", "reasoning", "thinking"))
+
+
+def _thin_markers(out: Json, losses: Losses) -> None:
+    """Keep the last markers, which cover the most."""
+    places: list[tuple[str, Json]] = [(f"tools[{at}]", each) for at, each in enumerate(out.get("tools") or ())]
+    places += [(f"system[{at}]", each) for at, each in enumerate(out.get("system") or ())]
+    for turn in out["messages"]:
+        for block in turn["content"]:
+            places += [("messages", each) for each in (*dicts_of(block.get("content")), block)]
+    marked = [(place, each) for place, each in places if "cache_control" in each]
+    for place, each in marked[: -(MOST_MARKERS - ("cache_control" in out))]:
+        del each["cache_control"]
+        losses.append(f"{place}.cache_control")

@@ -1,0 +1,245 @@
+"""Anthropic's answer as a chat client wants it, whole and in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from overnight.pricing.usage import (
+    Cost,
+    Usage,
+    anthropic_usage,
+    cost_fields,
+)
+
+from .contract import Asked
+from .identifiers import MESSAGES_NAME, way_back
+from .lenient_json import (
+    Json,
+    dict_of,
+    dicts_of,
+    list_of,
+    text_of,
+)
+
+ANSWER_TOOL = "structured_answer"
+"""The tool that a model without schemas of its own is made to call; its input is the answer."""
+
+_FINISHED = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+_encode = msgspec.json.Encoder().encode
+
+
+def names_back(body: Json) -> Mapping[str, str]:
+    """The client's names of tools, by what they became."""
+    functions = [dict_of(tool.get("function")) for tool in dicts_of(body.get("tools"))]
+    functions += dicts_of(body.get("functions"))
+    return way_back((text_of(each.get("name")) for each in functions), MESSAGES_NAME)
+
+
+def answer(message: Json, asked: Asked) -> Json:
+    """The chat completion. Thoughts, which only their own model takes back, are marked with its name."""
+    names = names_back(asked.body)
+    texts: list[str] = []
+    thoughts: list[Json] = []
+    calls: list[Json] = []
+    said = 0
+    notes: list[Json] = []
+    for block in dicts_of(message["content"]):
+        match block["type"]:
+            case "text":
+                texts.append(block["text"])
+                notes += _notes(block.get("citations"), said, said + len(block["text"]))
+                said += len(block["text"])
+            case "thinking" | "redacted_thinking":
+                thoughts.append(_thought(block, len(thoughts), asked))
+            case "tool_use" if block["name"] == ANSWER_TOOL:
+                texts.append(_arguments(block.get("input")))
+            case "tool_use":
+                call = {"name": names.get(block["name"], block["name"]), "arguments": _arguments(block.get("input"))}
+                calls.append({"id": block["id"], "type": "function", "function": call})
+            case _:
+                pass
+    spoken: Json = {"role": "assistant", "content": "".join(texts) or None, "refusal": _refusal(message)}
+    if thoughts:
+        spoken["thinking_blocks"] = thoughts
+    if reasoning := "".join(text_of(each.get("thinking")) for each in thoughts):
+        spoken["reasoning_content"] = reasoning
+    if calls:
+        spoken["tool_calls"] = calls
+    if notes:
+        spoken["annotations"] = notes
+    choice = {"index": 0, "message": spoken, "logprobs": None, "finish_reason": _finish(message, calls=bool(calls))}
+    told: Json = {"id": asked.answer_id, "object": "chat.completion", "created": asked.created_at, "model": asked.model}
+    told["choices"] = [choice]
+    usage = anthropic_usage(message.get("usage"))
+    if usage is not None:
+        told["usage"] = chat_usage(usage)
+    return told
+
+
+def chat_usage(usage: Usage) -> Json:
+    """Usage as chat tells it, with the parts that prices differ for."""
+    told: Json = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    if written := usage.cache_write_tokens + usage.cache_write_1h_tokens:
+        told["prompt_tokens_details"]["cache_write_tokens"] = written
+    return told
+
+
+def _finish(message: Json, *, calls: bool) -> str:
+    reason = _FINISHED.get(text_of(message.get("stop_reason")), "stop")
+    # A tool that was our own way to get the answer is none of the client's.
+    return "stop" if reason == "tool_calls" and not calls else reason
+
+
+def _refusal(message: Json) -> str | None:
+    if message.get("stop_reason") != "refusal":
+        return None
+    return text_of(dict_of(message.get("stop_details")).get("explanation")) or None
+
+
+def _arguments(given: Any) -> str:
+    return given if isinstance(given, str) else _encode(given or {}).decode()
+
+
+def _thought(block: Json, index: int, asked: Asked) -> Json:
+    # The index is what clients put pieces of a list together by.
+    return {**block, "index": index, "model": asked.model}
+
+
+def _notes(citations: Any, start: int, end: int) -> list[Json]:
+    """Sources of a text. Those that are no address are passed on as they are."""
+    notes: list[Json] = []
+    for each in dicts_of(citations):
+        if url := text_of(each.get("url")):
+            told = {"url": url, "title": text_of(each.get("title")), "start_index": start, "end_index": end}
+            notes.append({"type": "url_citation", "url_citation": told})
+        else:
+            notes.append({**each, "start_index": start, "end_index": end})
+    return notes
+
+
+class Pieces:
+    """Events of messages in, chunks of chat out."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._names = names_back(asked.body)
+        self._head = {
+            "id": asked.answer_id,
+            "object": "chat.completion.chunk",
+            "created": asked.created_at,
+            "model": asked.model,
+        }
+        self._block: Json = {}
+        self._said_input = False
+        self._thoughts = self._calls = self._characters = 0
+        self._notes: list[Json] = []
+        self._ended: Json = {}
+
+    def take(self, event: Json) -> list[Json]:
+        match event["type"]:
+            case "content_block_delta":
+                return self._piece(event["delta"])
+            case "message_start":
+                return [self._chunk({"role": "assistant", "content": None, "refusal": None})]
+            case "content_block_start":
+                return self._start(dict(event["content_block"]))
+            case "content_block_stop":
+                return self._stop()
+            case "message_delta" if dict_of(event["delta"]).get("stop_reason"):
+                self._ended = event["delta"]
+                return self._finish()
+            case _:
+                return []
+
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
+        if cost_usd is None:
+            return []
+        return [{**self._head, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
+
+    def _start(self, block: Json) -> list[Json]:
+        self._block, self._said_input = block, False
+        if block["type"] == "text":
+            block["start"] = self._characters
+            return self._text(block["text"])
+        if block["type"] == "thinking":
+            return [self._chunk({"reasoning_content": block["thinking"]})] if block["thinking"] else []
+        if block["type"] == "tool_use" and block["name"] != ANSWER_TOOL:
+            function = {"name": self._names.get(block["name"], block["name"]), "arguments": ""}
+            call = {"index": self._calls, "id": block["id"], "type": "function", "function": function}
+            return [self._chunk({"tool_calls": [call]})]
+        return []
+
+    def _piece(self, delta: Json) -> list[Json]:
+        block = self._block
+        match delta["type"]:
+            case "text_delta":
+                return self._text(delta["text"])
+            case "thinking_delta":
+                block["thinking"] += delta["thinking"]
+                return [self._chunk({"reasoning_content": delta["thinking"]})]
+            case "signature_delta":
+                block["signature"] = text_of(block.get("signature")) + delta["signature"]
+            case "input_json_delta" if block["type"] == "tool_use":
+                return self._input(delta["partial_json"])
+            case "citations_delta":
+                block["citations"] = [*list_of(block.get("citations")), delta["citation"]]
+            case _:
+                pass
+        return []
+
+    def _text(self, text: str) -> list[Json]:
+        self._characters += len(text)
+        return [self._chunk({"content": text})] if text else []
+
+    def _input(self, piece: str) -> list[Json]:
+        if not piece:
+            return []
+        self._said_input = True
+        if self._block["name"] == ANSWER_TOOL:
+            return [self._chunk({"content": piece})]
+        return [self._chunk({"tool_calls": [{"index": self._calls, "function": {"arguments": piece}}]})]
+
+    def _stop(self) -> list[Json]:
+        block, self._block = self._block, {}
+        match block["type"]:
+            case "thinking" | "redacted_thinking":
+                thought = _thought(block, self._thoughts, self._asked)
+                self._thoughts += 1
+                return [self._chunk({"thinking_blocks": [thought]})]
+            case "tool_use":
+                self._block = block
+                last = [] if self._said_input else self._input(_arguments(block.get("input")))
+                self._calls += block["name"] != ANSWER_TOOL
+                return last
+            case "text":
+                self._notes += _notes(block.get("citations"), block["start"], self._characters)
+            case _:
+                pass
+        return []
+
+    def _finish(self) -> list[Json]:
+        delta: Json = {"annotations": self._notes} if self._notes else {}
+        if refusal := _refusal(self._ended):
+            delta["refusal"] = refusal
+        return [self._chunk(delta, _finish(self._ended, calls=self._calls > 0))]
+
+    def _chunk(self, delta: Json, reason: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {**self._head, "choices": [choice]}

@@ -1,0 +1,258 @@
+"""A chat answer as a client of Anthropic messages wants it, whole and in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from overnight.pricing.usage import (
+    Cost,
+    Usage,
+    cost_fields,
+    estimated_usage,
+    openai_usage,
+)
+
+from .chat_over_messages_turns import UNSIGNED
+from .contract import Asked
+from .identifiers import (
+    CHAT_NAME,
+    MESSAGES_ID,
+    fitting,
+    way_back,
+)
+from .lenient_json import (
+    Json,
+    dict_of,
+    dicts_of,
+    list_of,
+    text_of,
+)
+from .messages import counted
+
+_STOPPED = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+_REASONING = ("reasoning_content", "reasoning")
+_decode = msgspec.json.Decoder().decode
+
+
+def names_back(body: Json) -> Mapping[str, str]:
+    """The client's names of tools, by what they became."""
+    return way_back((text_of(tool.get("name")) for tool in dicts_of(body.get("tools"))), CHAT_NAME)
+
+
+def answer(completion: Json, asked: Asked) -> Json:
+    """The message. Its thoughts are signed with the model's name."""
+    choices = dicts_of(completion["choices"])
+    choice = choices[0] if choices else dict_of(None)
+    said = dict_of(choice.get("message"))
+    names = names_back(asked.body)
+    content: list[Json] = []
+    if thought := _reasoning(said):
+        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED + asked.model})
+    text = _text(said)
+    # Text of nothing but space could not be sent back: it is refused.
+    if text.strip():
+        content.append({"type": "text", "text": text})
+    calls = dicts_of(said.get("tool_calls"))
+    if function := dict_of(said.get("function_call")):
+        calls.append({"function": function})
+    for at, call in enumerate(calls):
+        function = dict_of(call.get("function"))
+        name = text_of(function.get("name"))
+        call_id = _call_id(text_of(call.get("id")), at, asked)
+        made = {"type": "tool_use", "id": call_id, "name": names.get(name, name)}
+        content.append({**made, "input": _input(function.get("arguments"))})
+    usage = openai_usage(completion.get("usage")) or estimated_usage(4 * counted(asked.body), len(text) + len(thought))
+    ended = _ended(choice, asked, called=bool(calls), refusal=text_of(said.get("refusal")))
+    return {**_head(asked), "content": content, **ended, "usage": messages_usage(usage)}
+
+
+def messages_usage(usage: Usage) -> Json:
+    """Usage as Anthropic tells it: what was read from a cache, or written to it, is not counted among the input."""
+    written = usage.cache_write_tokens + usage.cache_write_1h_tokens
+    told: Json = {
+        "input_tokens": usage.input_tokens - usage.cached_tokens - written,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if usage.reasoning_tokens:
+        told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return told
+
+
+def _head(asked: Asked) -> Json:
+    return {"id": asked.answer_id, "type": "message", "role": "assistant", "model": asked.model}
+
+
+def _reasoning(said: Json) -> str:
+    return next((text for name in _REASONING if (text := text_of(said.get(name)))), "")
+
+
+def _text(said: Json) -> str:
+    content = said.get("content")
+    if not isinstance(content, str):
+        content = "".join(text_of(part.get("text")) for part in dicts_of(content))
+    return content + text_of(said.get("refusal"))
+
+
+def _call_id(given: str, at: int, asked: Asked) -> str:
+    return fitting(given, MESSAGES_ID) if given else f"toolu_{asked.answer_id.removeprefix('msg_')}_{at}"
+
+
+def _input(arguments: Any) -> Json:
+    if not isinstance(arguments, str):
+        return dict_of(arguments)
+    if not arguments.strip():
+        return {}
+    try:
+        found: Any = _decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        found = None
+    return dict_of(found) if isinstance(found, dict) else {"unparsed_input": arguments}
+
+
+def _ended(choice: Json, asked: Asked, *, called: bool, refusal: str) -> Json:
+    reason = _STOPPED.get(text_of(choice.get("finish_reason")), "end_turn")
+    if called and reason == "end_turn":
+        reason = "tool_use"
+    # Some servers tell which of the client's own ends it was.
+    stop = choice.get("stop_reason")
+    stop = stop if reason == "end_turn" and stop in list_of(asked.body.get("stop_sequences")) else None
+    ended: Json = {"stop_reason": "stop_sequence" if stop else reason, "stop_sequence": stop}
+    if refusal or reason == "refusal":
+        details = {"type": "refusal", "category": None, "explanation": refusal or None}
+        ended |= {"stop_reason": "refusal", "stop_details": details}
+    return ended
+
+
+class _Call:
+    """A tool call that grows: `index` is its block's once it was begun; `kept` what came before it could be."""
+
+    __slots__ = ("call_id", "index", "kept", "name")
+
+    def __init__(self) -> None:
+        self.call_id = self.name = ""
+        self.index = -1
+        self.kept = ""
+
+
+class Pieces:
+    """Chunks of chat in, events of messages out. The end waits for `end`: only then is the usage known. The chunks come through
+    an `Assembly` of chat, which numbers their tool calls."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._names = names_back(asked.body)
+        self._begun = False
+        self._kind = self._space = ""
+        self._index = -1
+        self._grown: dict[str, int] = {}
+        self._calls: dict[int, _Call] = {}
+        self._choice: Json = {}
+        self._refusal = ""
+
+    def take(self, event: Json) -> list[Json]:
+        events = self._begin()
+        for choice in dicts_of(event.get("choices"))[:1]:
+            delta = dict_of(choice.get("delta"))
+            if thought := _reasoning(delta):
+                events += self._grow("thinking", {"type": "thinking_delta", "thinking": thought})
+            self._refusal += text_of(delta.get("refusal"))
+            if text := _text(delta):
+                events += self._grow_text(text)
+            calls = list_of(delta.get("tool_calls"))
+            if function := dict_of(delta.get("function_call")):
+                calls = [*calls, {"index": 0, "function": function}]
+            for position, call in enumerate(calls):
+                events += self._grow_call(dict_of(call), position)
+            if choice.get("finish_reason"):
+                self._choice = choice
+                events += self._close()
+        return events
+
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
+        events = [*self._begin(), *self._close()]
+        told = messages_usage(usage)
+        if cost_usd is not None:
+            told |= cost_fields(cost_usd)
+        ended = _ended(self._choice, self._asked, called=bool(self._calls), refusal=self._refusal)
+        return [*events, {"type": "message_delta", "delta": ended, "usage": told}, {"type": "message_stop"}]
+
+    def _begin(self) -> list[Json]:
+        if self._begun:
+            return []
+        self._begun = True
+        usage = messages_usage(estimated_usage(4 * counted(self._asked.body), 0))
+        message: Json = {
+            **_head(self._asked),
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+        return [{"type": "message_start", "message": message}]
+
+    def _open(self, kind: str, block: Json) -> list[Json]:
+        events = self._close()
+        self._kind = kind
+        self._index += 1
+        return [*events, {"type": "content_block_start", "index": self._index, "content_block": block}]
+
+    def _close(self) -> list[Json]:
+        kind, self._kind = self._kind, ""
+        if not kind:
+            return []
+        events: list[Json] = []
+        if kind == "thinking":
+            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED + self._asked.model}))
+        return [*events, {"type": "content_block_stop", "index": self._index}]
+
+    def _grow_text(self, text: str) -> list[Json]:
+        text = self._space + text
+        self._space = ""
+        if "text" not in self._grown and not text.strip():
+            self._space = text
+            return []
+        return self._grow("text", {"type": "text_delta", "text": text})
+
+    def _grow(self, kind: str, delta: Json) -> list[Json]:
+        index = self._grown.get(kind)
+        if index is not None:
+            # Told in between something else: it still belongs to the one block that the whole answer has of its kind.
+            return [self._delta(delta, index)]
+        empty = {"thinking": "", "signature": ""} if kind == "thinking" else {"text": ""}
+        events = self._open(kind, {"type": kind, **empty})
+        self._grown[kind] = self._index
+        return [*events, self._delta(delta)]
+
+    def _grow_call(self, part: Json, position: int) -> list[Json]:
+        at = part.get("index")
+        call = self._calls.setdefault(at if isinstance(at, int) else position, _Call())
+        function = dict_of(part.get("function"))
+        call.call_id = call.call_id or text_of(part.get("id"))
+        call.name = call.name or text_of(function.get("name"))
+        piece = call.kept + text_of(function.get("arguments"))
+        if not call.name:
+            call.kept = piece
+            return []
+        events: list[Json] = []
+        if call.index < 0:
+            call_id = _call_id(call.call_id, len(self._calls) - 1, self._asked)
+            name = self._names.get(call.name, call.name)
+            events = self._open("tool_use", {"type": "tool_use", "id": call_id, "name": name, "input": {}})
+            call.index, call.kept = self._index, ""
+        if piece:
+            events.append(self._delta({"type": "input_json_delta", "partial_json": piece}, call.index))
+        return events
+
+    def _delta(self, delta: Json, index: int | None = None) -> Json:
+        return {"type": "content_block_delta", "index": self._index if index is None else index, "delta": delta}

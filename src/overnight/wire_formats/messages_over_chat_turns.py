@@ -1,0 +1,228 @@
+"""The conversation of a messages request as chat has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .chat_over_messages_turns import UNSIGNED
+from .contract import Losses
+from .dialects import is_of
+from .identifiers import CHAT_ID, CHAT_NAME, fitting
+from .lenient_json import (
+    Json,
+    dict_of,
+    dicts_of,
+    text_of,
+)
+from .validation import (
+    blocks_of,
+    nothing_left,
+    role_of,
+    said_in,
+)
+
+_encode = msgspec.json.Encoder().encode
+_SEEN = frozenset({"type", "text", "cache_control"})
+_ROLES = ("user", "assistant", "system")
+_FAILED = "Error: "
+SHOWN = "What the tool showed:"
+"""What stands before pictures from a tool's result, in the user's message after it."""
+
+
+class Conversation:
+    """`messages` grow with each one added. `markers`: does the target take `cache_control`?
+
+    Raises InvalidBody for what cannot be read, and by `end` where nothing is left of all, or of what the user last said.
+    """
+
+    def __init__(self, model: str, losses: Losses, *, markers: bool) -> None:
+        self.messages: list[Json] = []
+        self.markers = markers
+        self._model, self._losses = model, losses
+        self._unread = ""
+
+    def begin(self, system: Any) -> None:
+        parts = self._texts(blocks_of(system, "system", may_lack=True), "system")
+        if parts:
+            self.messages.append({"role": "system", "content": self._content(parts)})
+
+    def add(self, message: Json, place: str) -> None:
+        role = role_of(message, _ROLES, place)
+        blocks = blocks_of(message.get("content"), f"{place}.content")
+        self._unread = ""
+        match role:
+            case "assistant":
+                self._add_answer(blocks, place)
+            case "system":
+                if parts := self._texts(blocks, f"{place}.content"):
+                    self.messages.append({"role": "system", "content": self._content(parts)})
+            case _:
+                self._add_user(blocks, place)
+
+    def end(self, place: str) -> None:
+        """All messages are in."""
+        if self._unread or all(message["role"] == "system" for message in self.messages):
+            raise nothing_left(self._unread or place)
+
+    # ── the user's ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _add_user(self, blocks: list[Json], place: str) -> None:
+        """Results first: they must follow the calls. What a tool showed goes with what the user says, for pictures have no
+        place in a result."""
+        shown: list[Json] = []
+        said: list[Json] = []
+        before, lost = len(self.messages), len(self._losses)
+        for at, block in enumerate(blocks):
+            where = f"{place}.content[{at}]"
+            if block.get("type") == "tool_result":
+                shown += self._add_result(block, where)
+            else:
+                said += self._parts(block, where)
+        if shown:
+            said = [{"type": "text", "text": SHOWN}, *shown, *said]
+        if said:
+            self.messages.append({"role": "user", "content": self._content(said)})
+        elif len(self.messages) == before and len(self._losses) > lost:
+            self._unread = f"{place}.content"
+
+    def _add_result(self, block: Json, place: str) -> list[Json]:
+        texts: list[str] = []
+        shown: list[Json] = []
+        for at, inner in enumerate(blocks_of(block.get("content"), f"{place}.content", may_lack=True)):
+            for part in self._parts(inner, f"{place}.content[{at}]"):
+                if part["type"] == "text":
+                    texts.append(part["text"])
+                else:
+                    shown.append(part)
+        text = "\n".join(texts)
+        if block.get("is_error") and not text.lower().startswith("error"):
+            text = _FAILED + text
+        self._drop_marker(block, place)
+        call_id = self._fits(text_of(block.get("tool_use_id")), CHAT_ID, "")
+        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        return shown
+
+    def _parts(self, block: Json, place: str) -> list[Json]:
+        """A block as parts of a message; what cannot be one is named."""
+        kind = block.get("type")
+        source = dict_of(block.get("source"))
+        found: list[Json] = []
+        match kind:
+            case "text":
+                if block.get("citations"):
+                    self._losses.append(f"{place}.citations")
+                text = said_in(block, "text", place)
+                found = [{"type": "text", "text": text}] if text else []
+            case "image" if source.get("type") == "url":
+                found = [{"type": "image_url", "image_url": {"url": text_of(source.get("url"))}}]
+            case "image" if source.get("type") == "base64":
+                found = [{"type": "image_url", "image_url": {"url": _data_url(source)}}]
+            case "document":
+                found = self._paper(block, source, place)
+            case "search_result":
+                head = "\n".join(filter(None, (text_of(block.get("title")), text_of(block.get("source")))))
+                texts = [text_of(each.get("text")) for each in dicts_of(block.get("content"))]
+                found = [{"type": "text", "text": "\n".join([head, *texts])}]
+            case _:
+                self._losses.append(place)
+                return []
+        if not found and kind != "text":
+            self._losses.append(place)
+        if found and self.markers and dict_of(block.get("cache_control")):
+            found[-1]["cache_control"] = block["cache_control"]
+        else:
+            self._drop_marker(block, place)
+        return found
+
+    def _paper(self, block: Json, source: Json, place: str) -> list[Json]:
+        head = "\n".join(filter(None, (text_of(block.get("title")), text_of(block.get("context")))))
+        titled = [{"type": "text", "text": head}] if head else []
+        match source.get("type"):
+            case "text":
+                return [{"type": "text", "text": "\n".join(filter(None, (head, text_of(source.get("data")))))}]
+            case "base64":
+                name = text_of(block.get("title")) or "document.pdf"
+                return [{"type": "file", "file": {"filename": name, "file_data": _data_url(source)}}]
+            case "content":
+                inner = blocks_of(source.get("content"), f"{place}.source.content")
+                parts = [self._parts(each, f"{place}.source.content[{at}]") for at, each in enumerate(inner)]
+                return [*titled, *(part for each in parts for part in each)]
+            case _:
+                return []
+
+    # ── the model's ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _add_answer(self, blocks: list[Json], place: str) -> None:
+        texts: list[Json] = []
+        calls: list[Json] = []
+        thoughts: list[str] = []
+        for at, block in enumerate(blocks):
+            where = f"{place}.content[{at}]"
+            match block.get("type"):
+                case "text":
+                    texts += self._parts(block, where)
+                case "tool_use":
+                    self._drop_marker(block, where)
+                    calls.append(self._call(block, where))
+                case "thinking" if _is_of(text_of(block.get("signature")), self._model):
+                    thoughts.append(text_of(block.get("thinking")))
+                case _:
+                    self._losses.append(where)
+        if not texts and not calls:
+            return
+        # Blocks of one answer are one text that was cut where something was cited.
+        marked = any("cache_control" in each for each in texts)
+        text: Any = texts if marked else "".join(each["text"] for each in texts)
+        message: Json = {"role": "assistant", "content": text or None}
+        if thoughts:
+            message["reasoning_content"] = "".join(thoughts)
+        if calls:
+            message["tool_calls"] = calls
+        self.messages.append(message)
+
+    def _call(self, block: Json, place: str) -> Json:
+        name = self._fits(text_of(block.get("name")), CHAT_NAME, f"{place}.name")
+        if not isinstance(block.get("input"), dict):
+            self._losses.append(f"{place}.input")
+        arguments = _encode(dict_of(block.get("input"))).decode()
+        call_id = self._fits(text_of(block.get("id")), CHAT_ID, f"{place}.id")
+        return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _texts(self, blocks: list[Json], place: str) -> list[Json]:
+        """Text is all that instructions may hold."""
+        parts: list[Json] = []
+        for at, block in enumerate(blocks):
+            found = self._parts(block, f"{place}[{at}]")
+            parts += [each for each in found if each["type"] == "text"]
+            if any(each["type"] != "text" for each in found):
+                self._losses.append(f"{place}[{at}]")
+        return parts
+
+    def _content(self, parts: list[Json]) -> Any:
+        """One text where it can be: not everyone who speaks chat takes parts."""
+        if all(each.keys() == {"type", "text"} for each in parts):
+            return "\n".join(each["text"] for each in parts)
+        return parts
+
+    def _drop_marker(self, block: Json, place: str) -> None:
+        if dict_of(block.get("cache_control")):
+            self._losses.append(f"{place}.cache_control")
+
+    def _fits(self, name: str, most: int, place: str) -> str:
+        fits = fitting(name, most)
+        if fits != name and place:
+            self._losses.append(place)
+        return fits
+
+
+def _data_url(source: Json) -> str:
+    return f"data:{text_of(source.get('media_type'))};base64,{text_of(source.get('data'))}"
+
+
+def _is_of(signature: str, model: str) -> bool:
+    """Was the thought had by this model, and told by chat?"""
+    return signature.startswith(UNSIGNED) and is_of(signature.removeprefix(UNSIGNED), model)

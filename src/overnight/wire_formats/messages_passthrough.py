@@ -1,0 +1,157 @@
+"""Messages to a target that speaks messages: the client's bytes, but for what this target would refuse.
+
+That is a budget of thinking over an output cap that was lowered, thoughts that were told by chat and are signed by nobody, and,
+where the client did not name this very model, ways to think and to sample that it does not take.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from overnight.pricing.usage import (
+    Cost,
+    Usage,
+    cost_fields,
+    estimated_usage,
+)
+
+from .chat_over_messages_thinking import (
+    LEAST_BUDGET,
+    MESSAGES_SAMPLING,
+    set_sampling,
+    set_thinking,
+)
+from .chat_over_messages_turns import UNSIGNED
+from .contract import Losses, Prepared
+from .dialects import Dialect
+from .lenient_json import (
+    Json,
+    dict_of,
+    dicts_of,
+    text_of,
+)
+from .messages_models import traits_of
+from .messages_over_chat_answer import messages_usage
+from .messages_stream import Assembly, encode
+from .request import Request
+from .transports import (
+    Asking,
+    Passed,
+    Reader,
+    carried,
+    headers_for,
+)
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_UNSIGNED = b'"' + UNSIGNED.encode()
+_SUITED = ("thinking", "output_config", *MESSAGES_SAMPLING)
+_LAST = frozenset({"message_delta", "message_stop"})
+
+
+class MessagesPassed(Passed):
+    def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
+        losses = Losses(request.left_out)
+        fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
+        if not fields.keys().isdisjoint(_SUITED) or _UNSIGNED in bytes(fields["messages"]):
+            carried(lambda: _fit(fields, request.model, tokens, losses))
+        return Prepared(self.spoken.path, _encode(fields), headers_for(self.spoken, request), tuple(losses))
+
+    def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
+        return _Reader(request.prompt_bytes)
+
+
+class _Reader:
+    """The events as they came; the last ones wait for what the call cost. Where no usage is told, an estimate stands in: clients
+    put their totals together from both ends of the stream, and break where there is nothing."""
+
+    __slots__ = ("_last", "_prompt_bytes", "assembly")
+
+    def __init__(self, prompt_bytes: int) -> None:
+        self.assembly = Assembly()
+        self._last: list[Json] = []
+        self._prompt_bytes = prompt_bytes
+
+    def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
+        telling = self.assembly.take(event)
+        kind = event["type"]
+        if kind in _LAST:
+            self._last.append(event)
+            return [], telling
+        if kind == "message_start" and not self.assembly.usage:
+            usage = messages_usage(estimated_usage(self._prompt_bytes, 0))
+            return [encode({**event, "message": {**event["message"], "usage": usage}})], telling
+        return [b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)], telling
+
+    def recorded(self) -> bytes:
+        return self.assembly.completion()
+
+    def usage(self) -> Usage | None:
+        return self.assembly.told()
+
+    def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
+        known = self.assembly.usage or {}
+        estimate = {} if self.usage() else messages_usage(usage)
+        missing = {name: count for name, count in estimate.items() if known.get(name) is None}
+        for event in self._last:
+            if event["type"] == "message_delta":
+                event["usage"] = {**dict_of(event.get("usage")), **missing, **cost_fields(cost_usd)}
+        return [encode(event) for event in self._last]
+
+
+def _fit(fields: dict[str, msgspec.Raw], asked_for: str, tokens: int, losses: Losses) -> None:
+    if _UNSIGNED in bytes(fields["messages"]):
+        fields["messages"] = _signed_only(_decode(fields["messages"]), losses)
+    if not fields.keys().isdisjoint(_SUITED):
+        target = text_of(_decode(fields["model"]))
+        if asked_for == target:
+            _fit_budget(fields, tokens, losses)
+        else:
+            _suit(fields, target, tokens, losses)
+
+
+def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
+    """Without the thoughts of models that sign nothing."""
+    kept: list[Json] = []
+    for at, message in enumerate(dicts_of(messages)):
+        content = message.get("content")
+        if isinstance(content, list):
+            blocks = dicts_of(content)
+            signed = [each for each in blocks if not text_of(each.get("signature")).startswith(UNSIGNED)]
+            if len(signed) < len(blocks):
+                losses += [f"messages[{at}].content[{n}]" for n, each in enumerate(blocks) if each not in signed]
+                if not signed:
+                    continue
+                message["content"] = signed
+        kept.append(message)
+    return msgspec.Raw(_encode(kept))
+
+
+def _fit_budget(fields: dict[str, msgspec.Raw], tokens: int, losses: Losses) -> None:
+    """Thinking counts among the output: its budget must be less than the cap, which may be lower than the client's."""
+    thinking = dict_of(_decode(fields["thinking"])) if "thinking" in fields else {}
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or budget < tokens:
+        return
+    losses.append("thinking.budget_tokens")
+    least = tokens <= LEAST_BUDGET
+    fitting: Json = {"type": "disabled"} if least else {**thinking, "budget_tokens": max(tokens // 2, LEAST_BUDGET)}
+    fields["thinking"] = msgspec.Raw(_encode(fitting))
+
+
+def _suit(fields: dict[str, msgspec.Raw], model: str, tokens: int, losses: Losses) -> None:
+    body: Json = {name: _decode(fields[name]) for name in (*_SUITED, "tool_choice", "messages") if name in fields}
+    out: Json = {
+        "max_tokens": tokens,
+        "messages": dicts_of(body.get("messages")),
+        "tool_choice": body.get("tool_choice"),
+    }
+    traits = traits_of(model)
+    set_thinking(body, out, traits, losses)
+    set_sampling(body, out, traits, losses)
+    for name in _SUITED:
+        fields.pop(name, None)
+        if name in out:
+            fields[name] = msgspec.Raw(_encode(out[name]))

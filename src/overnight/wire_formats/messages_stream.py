@@ -1,0 +1,223 @@
+"""The answer of a stream of Anthropic messages, put together from its events, and taken apart again. Pure.
+
+An event is *telling* when a client could act on it: the end of a tool's block, the piece that completes its input, and the one
+with the stop reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from overnight.pricing.usage import (
+    Cost,
+    Usage,
+    anthropic_usage,
+    cost_fields,
+)
+
+Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_complete = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# What a message_delta may tell of the usage; its counts are totals.
+_DELTA_USAGE = (
+    "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens",
+    "server_tool_use", "output_tokens_details",
+)  # fmt: skip
+
+
+def is_tool(block: Json) -> bool:
+    """Does the block call a tool, the client's or the provider's?"""
+    return str(block["type"]).endswith("tool_use")
+
+
+class _Growing:
+    """One block: what it began with, and the pieces that came, by the name of their field."""
+
+    __slots__ = ("block", "open", "pieces")
+
+    def __init__(self, block: Json) -> None:
+        self.block = block
+        self.pieces: dict[str, list[str]] = {}
+        self.open = True
+
+    def take(self, delta: Json) -> int:
+        """Put a delta in; how many characters it brought."""
+        if delta["type"] == "citations_delta":
+            self.block["citations"] = [*(self.block.get("citations") or ()), delta["citation"]]
+            return 0
+        came = 0
+        # Any kind of delta, also one that is not known yet, says how its fields grow.
+        for name, value in delta.items():
+            if name == "type":
+                continue
+            if isinstance(value, str):
+                self.pieces.setdefault(name, []).append(value)
+                came += len(value)
+            else:
+                self.block[name] = value
+        return came
+
+    def completes(self, delta: Json) -> bool:
+        """Is the tool's input complete with this delta?"""
+        piece: str = delta.get("partial_json") or ""
+        return piece.rstrip()[-1:] == "}" and _is_object("".join(self.pieces["partial_json"]))
+
+    def whole(self) -> Json:
+        block = dict(self.block)
+        for name, pieces in self.pieces.items():
+            if name != "partial_json":
+                block[name] = str(block.get(name) or "") + "".join(pieces)
+        text = "".join(self.pieces.get("partial_json", ()))
+        if text.strip():
+            block["input"] = msgspec.Raw(text.encode()) if _is_object(text) else {"unparsed_input": text}
+        return block
+
+
+class Assembly:
+    """Feed it the decoded events in order. `characters` counts what was received; `usage` is the last one told."""
+
+    __slots__ = ("_blocks", "_head", "_stopped", "characters", "usage")
+
+    def __init__(self) -> None:
+        self._head: Json = {}
+        self._blocks: dict[int, _Growing] = {}
+        self._stopped = False
+        self.characters = 0
+        self.usage: Json | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Has it come to its stop reason, with all blocks ended?"""
+        return self._stopped and not any(each.open for each in self._blocks.values())
+
+    def take(self, event: Json) -> bool:
+        """Put an event in its place. True when it is telling. Raises TypeError, ValueError, KeyError or AttributeError for a
+        shape unknown; a *type* unknown is left alone."""
+        kind = event["type"]
+        if not isinstance(kind, str):
+            raise TypeError("the type of an event is no text")
+        match kind:
+            case "content_block_delta":
+                growing = self._blocks[event["index"]]
+                delta: Json = event["delta"]
+                self.characters += growing.take(delta)
+                return growing.completes(delta)
+            case "content_block_start":
+                self._blocks[event["index"]] = _Growing(dict(event["content_block"]))
+            case "content_block_stop":
+                growing = self._blocks[event["index"]]
+                growing.open = False
+                return is_tool(growing.block)
+            case "message_start":
+                message: Json = event["message"]
+                self._head = {name: value for name, value in message.items() if name not in ("content", "usage")}
+                self.usage = dict(message.get("usage") or {})
+                self.usage.pop("output_tokens", None)  # what was written by then, not what it will come to
+            case "message_delta":
+                return self._take_end(event)
+            case _:
+                pass
+        return False
+
+    def _take_end(self, event: Json) -> bool:
+        delta: Json = event["delta"]
+        further = {name: value for name, value in event.items() if name not in ("type", "delta", "usage")}
+        self._head |= {**delta, **further}
+        told: Json = event.get("usage") or {}
+        self.usage = {**(self.usage or {}), **{name: value for name, value in told.items() if value is not None}}
+        if not delta.get("stop_reason"):
+            return False
+        self._stopped = True
+        return True
+
+    def told(self) -> Usage | None:
+        return anthropic_usage(self.usage)
+
+    def completion(self) -> bytes:
+        """The message that the stream amounts to, as JSON."""
+        content = [self._blocks[index].whole() for index in sorted(self._blocks)]
+        return _encode({**self._head, "content": content, "usage": self.usage or {}})
+
+
+def _is_object(text: str) -> bool:
+    try:
+        _complete(text)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+class _Block(msgspec.Struct):
+    type: str
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Content(msgspec.Struct):
+    content: list[msgspec.Raw]
+
+
+_content = msgspec.json.Decoder(_Content).decode
+_block = msgspec.json.Decoder(_Block).decode
+
+
+def decoded(message: bytes) -> Any:
+    """A whole message, with the `input` of tool calls as the text that it is: other formats carry it as text, and a client that
+    saw it streamed must find it so again."""
+    whole: Any = _decode(message)
+    if isinstance(whole, dict) and isinstance(blocks := cast("Json", whole).get("content"), list):
+        for block, raw in zip(cast("list[Any]", blocks), _content(message).content, strict=True):
+            if isinstance(block, dict) and "input" in block:
+                block["input"] = bytes(_block(raw).input).decode()
+    return cast("Any", whole)
+
+
+def taken_apart(message: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
+    """A recorded message as the events of a stream; with `cost_usd`, it stands in the usage."""
+    for event in events_of(_decode(message), cost_usd):
+        yield encode(event)
+
+
+def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
+    usage: Json = message.get("usage") or {}
+    ended = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
+    if message.get("stop_details"):
+        ended["stop_details"] = message["stop_details"]
+    begun: Json = {**message, "content": [], **dict.fromkeys(ended), "usage": {**usage, "output_tokens": 0}}
+    yield {"type": "message_start", "message": begun}
+    for index, block in enumerate(cast("list[Json]", message["content"])):
+        start, deltas = _apart(block)
+        yield {"type": "content_block_start", "index": index, "content_block": start}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    told = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
+    told.setdefault("output_tokens", None)  # 0 would be a count that nobody told
+    if cost_usd is not None:
+        told |= cost_fields(cost_usd)
+    yield {"type": "message_delta", "delta": ended, "usage": told}
+    yield {"type": "message_stop"}
+
+
+def _apart(block: Json) -> tuple[Json, list[Json]]:
+    """How a block begins, and what then comes to it. Blocks that do not grow come whole."""
+    kind = block["type"]
+    if kind == "text":
+        deltas = [{"type": "text_delta", "text": block["text"]}] if block["text"] else []
+        cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations") or ()]
+        return {**block, "text": "", **({"citations": []} if cited else {})}, deltas + cited
+    if kind == "thinking":
+        deltas = [{"type": "thinking_delta", "thinking": block["thinking"]}] if block["thinking"] else []
+        deltas.append({"type": "signature_delta", "signature": block.get("signature") or ""})
+        return {**block, "thinking": "", "signature": ""}, deltas
+    if is_tool(block):
+        said = _encode(block.get("input") or {}).decode()
+        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": said}]
+    return block, []
+
+
+def encode(event: Json) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), _encode(event))

@@ -1,0 +1,267 @@
+"""OpenAI Responses. What is recorded of a request: `instructions` as the first link of the chain, then each input item, as
+canonical JSON. Nothing is left with the provider: what `previous_response_id` names is put in front of the input here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+import msgspec
+
+from overnight.ledger import address_chain
+from overnight.pricing.provider_tools import hosted
+from overnight.pricing.usage import Usage, openai_usage
+
+from .contract import Json
+from .request import (
+    NOT_FINGERPRINTED,
+    POINTED_TO_BYTES,
+    TOOLS_BYTES,
+    InvalidBody,
+    Request,
+    canonical,
+    invalid_body,
+    spelled_out,
+    tools_of,
+)
+from .responses_stream import Assembly, encode, taken_apart
+from .sse import encode_event
+
+__all__ = [
+    "Assembly",
+    "continued",
+    "encode",
+    "error_body",
+    "error_event",
+    "input_items",
+    "is_answer",
+    "read",
+    "references",
+    "taken_apart",
+    "usage_of",
+]
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+Name = Annotated[str, msgspec.Meta(max_length=200)]
+
+HOSTED_TOOL_BYTES = 65_536
+"""Counted for each tool that the provider runs itself: what it reads there is billed as input."""
+INSTRUCTIONS = "instructions"
+"""The type of the link that `instructions` become; no input item has it."""
+
+_POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
+_NOT_PARAMETERS = frozenset({"input", "instructions", "tools", "stream", "stream_options"})
+_OWN_TOOLS = frozenset({"function", "custom"})
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
+_MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')
+_SECRETS = frozenset({"authorization", "headers"})
+_ANSWERED = frozenset({"completed", "incomplete"})
+_SAYS = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
+_ELSEWHERE = {
+    "background": "leave it out; an answer is read to its end and recorded even when its client has left",
+    "conversation": "conversations are not kept here: send previous_response_id, or the earlier items as input",
+    "prompt": "prompt templates lie with the provider, where their size cannot be known: send instructions and input",
+}
+
+
+class _Known(msgspec.Struct):
+    """The parts of the body that the gateway itself looks at."""
+
+    input: str | list[Json]
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: Name | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    max_output_tokens: Positive | None = None
+    max_tool_calls: Positive | None = None
+    metadata: Json | None = None
+    service_tier: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    include: list[str] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Json | None = None
+    text: Json | None = None
+    tool_choice: str | Json | None = None
+    background: bool | None = None
+    conversation: Any = None
+    prompt: Any = None
+
+
+_known = msgspec.json.Decoder(_Known).decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_any = msgspec.json.Decoder().decode
+_objects = msgspec.json.Decoder(list[Json]).decode
+_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def read(body: bytes) -> Request:
+    """Raises InvalidBody, naming the part and what it should be."""
+    try:
+        known = _known(body)
+        fields = _fields(body)
+        params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
+        said = _said(known, marked=any(mark in body for mark in _MARKS))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_body(error, says="input", example=_SAYS, called="Responses") from None
+    for name, way_out in _ELSEWHERE.items():
+        if getattr(known, name):
+            raise InvalidBody(f"{name}: {way_out}", name)
+    tools, tools_sha256, run_there = _tools(fields.get("tools"))
+    given = hosted(run_there, known.max_tool_calls)
+    aside = NOT_FINGERPRINTED | {"previous_response_id"}
+    spelled = spelled_out(body)
+    pointed = sum(spelled.count(mark) for mark in _POINTERS)
+    return Request(
+        "responses",
+        fields,
+        known.model or "",
+        address_chain(said),
+        tools,
+        tools_sha256,
+        canonical(params),
+        canonical({name: value for name, value in params.items() if name not in aside}),
+        bool(known.stream),
+        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0) + len(run_there) * HOSTED_TOOL_BYTES,
+        known.max_output_tokens,
+        "max_output_tokens",
+        True,
+        1,
+        known.metadata,
+        (("service_tier", known.service_tier),) if known.service_tier else (),
+        hosted=given,
+        open_ended=pointed > 0 or bool(run_there),
+    )
+
+
+def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]) -> None:
+    """Put earlier items before the request's own, and the items that it only refers to (`named`, by id) in their places: in the
+    chain and in the body that goes upstream."""
+    said = [link.body for link in request.links]
+    head = 1 if said and _is_instructions(said[0]) else 0
+    sent = _sent(request.fields["input"]) or said[head:]
+    for place, body in enumerate(said[head:]):
+        reference = _reference(body)
+        if reference is not None:
+            said[head + place] = sent[place] = named[reference]
+    request.links = address_chain([*said[:head], *earlier, *said[head:]])
+    request.fields["input"] = msgspec.Raw(b"[%b]" % b",".join([*earlier, *sent]))
+    added = [*earlier, *named.values()]
+    pointed = sum(item.count(mark) for item in added for mark in _POINTERS)
+    request.prompt_bytes += sum(map(len, added)) + pointed * POINTED_TO_BYTES
+    request.open_ended = request.open_ended or pointed > 0
+
+
+def references(request: Request) -> list[str]:
+    """The ids of the items that the input only refers to."""
+    return [name for name in (_reference(link.body) for link in request.links) if name is not None]
+
+
+def input_items(chain: list[bytes]) -> list[bytes]:
+    """The input items of a recorded request's chain, without the instructions."""
+    return chain[1:] if chain and _is_instructions(chain[0]) else chain
+
+
+def usage_of(answer: Json) -> Usage | None:
+    return openai_usage(answer.get("usage"))
+
+
+def is_answer(answer: Json) -> bool:
+    return answer.get("object") == "response" and answer.get("status") in _ANSWERED and not answer.get("error")
+
+
+def error_body(message: str, kind: str, code: str | None, param: str | None, _status: int) -> bytes:
+    return _encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def error_event(body: bytes) -> bytes:
+    """The end of a stream that failed: the fields of the `error` event, and the error as clients raise it."""
+    error: Json = _any(body).get("error") or {}
+    told = {
+        "code": error.get("code"),
+        "message": error.get("message") or "the call failed",
+        "param": error.get("param"),
+    }
+    return encode_event(_encode({"type": "error", "sequence_number": 0, **told, "error": error}), "error")
+
+
+def _said(known: _Known, *, marked: bool) -> list[bytes]:
+    """The links of the request's own chain. Raises InvalidBody."""
+    items = [{"role": "user", "content": known.input}] if isinstance(known.input, str) else known.input
+    if not items and known.previous_response_id is None:
+        raise InvalidBody(f"`input` is empty: send {_SAYS}", "input")
+    for place, item in enumerate(items):
+        _check(item, place)
+    said = [canonical(_unmarked(item) if marked else item) for item in items]
+    if known.instructions:
+        said.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
+    return said
+
+
+def _check(item: Json, place: int) -> None:
+    """Raises InvalidBody for an item that no target could make sense of."""
+    kind, role = item.get("type"), item.get("role")
+    where = f"input[{place}]"
+    if kind is None and role is None:
+        kind = "item_reference" if "id" in item and len(item) == 1 else None
+        if kind is None:
+            raise InvalidBody(f"{where}: has neither `role` nor `type`; send a message or another item", where)
+        item["type"] = kind
+    if kind in (None, "message"):
+        if role == "tool":
+            raise InvalidBody(f"{where}: the result of a tool is an item of type function_call_output", f"{where}.role")
+        if not isinstance(role, str) or role not in _ROLES:
+            raise InvalidBody(f"{where}: the role is one of {', '.join(sorted(_ROLES))}", f"{where}.role")
+        if not isinstance(item.get("content"), str | list):
+            raise InvalidBody(f"{where}: content is a text or a list of parts", f"{where}.content")
+    elif not isinstance(kind, str) or kind == INSTRUCTIONS:
+        raise InvalidBody(f"{where}: unknown type; see the Responses reference", f"{where}.type")
+    elif kind == "item_reference" and not isinstance(item.get("id"), str):
+        raise InvalidBody(f"{where}: a reference needs the id of an item", f"{where}.id")
+    elif kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str):
+        raise InvalidBody(f"{where}: call_id is missing; it ties a call to its output", f"{where}.call_id")
+
+
+def _sent(raw: msgspec.Raw) -> list[bytes]:
+    """The items as the client sent them; none of a text."""
+    return [] if bytes(raw)[:1] == b'"' else [bytes(each) for each in _raws(raw)]
+
+
+def _reference(body: bytes) -> str | None:
+    if not body.endswith(b'"type":"item_reference"}'):
+        return None
+    item: Json = _any(body)
+    return item["id"] if item.get("type") == "item_reference" else None
+
+
+def _is_instructions(body: bytes) -> bool:
+    # Canonical JSON has its keys in order, and the decoder has let no other item of that type in.
+    return body.endswith(b'"type":"instructions"}') and _any(body).get("type") == INSTRUCTIONS
+
+
+def _tools(raw: msgspec.Raw | None) -> tuple[bytes | None, str, list[Json]]:
+    """The tools as they are recorded, their hash, and those of them that the provider runs. Raises InvalidBody."""
+    tools, digest = tools_of(raw)
+    if tools is None:
+        return None, "", []
+    decoded: list[Json] = _objects(tools)
+    for place, tool in enumerate(decoded):
+        if not isinstance(tool.get("type"), str | None):
+            raise InvalidBody(f"tools[{place}]: the type is a text, such as function", f"tools[{place}].type")
+    if any(_SECRETS & tool.keys() for tool in decoded):
+        # What a provider needs to reach a server of tools is a secret: it goes upstream and nowhere else.
+        kept = [{name: value for name, value in tool.items() if name not in _SECRETS} for tool in decoded]
+        tools, digest = tools_of(msgspec.Raw(canonical(kept)))
+    return tools, digest, [tool for tool in decoded if tool.get("type") not in _OWN_TOOLS]
+
+
+def _unmarked(value: Any) -> Any:
+    """Without cache markers: they steer the provider's cache and say nothing."""
+    if isinstance(value, dict):
+        entries = cast("Json", value)
+        return {key: _unmarked(each) for key, each in entries.items() if key not in _MARKERS}
+    if isinstance(value, list):
+        return [_unmarked(each) for each in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,125 @@
+"""Responses to a target that speaks Responses. Nothing is kept there: the answer and its items carry our ids, the provider's are
+forgotten, and what an item needs to be understood again (encrypted reasoning) travels in the item."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from overnight.pricing.usage import Cost, Usage
+
+from .contract import (
+    Asked,
+    Json,
+    Losses,
+    Pieces,
+)
+from .responses_answer import OWN_REASONING, told_usage
+from .responses_stream import LAST, with_cost
+
+_KEPT_HERE = ("previous_response_id", "background", "conversation")
+# The provider looks an id up, and has kept nothing to find.
+_WITHOUT_ID = frozenset({
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "web_search_call",
+})  # fmt: skip
+
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "web_search_call": "ws",
+}
+
+
+def request(body: Json, losses: Losses) -> Json:
+    """The body for the target."""
+    sent: Json = {name: value for name, value in body.items() if name not in _KEPT_HERE}
+    sent["store"] = False
+    if isinstance(body["input"], list):
+        sent["input"] = _items(cast("list[Json]", body["input"]), losses)
+    return sent
+
+
+def _items(items: list[Json], losses: Losses) -> list[Json]:
+    sent: list[Json] = []
+    for place, item in enumerate(items):
+        kind = item.get("type") or "message"
+        if kind == "reasoning":
+            sealed: Any = item.get("encrypted_content")
+            if not sealed or sealed.startswith(OWN_REASONING):
+                losses.append(f"input[{place}] (reasoning)")
+                continue
+        sent.append({name: value for name, value in item.items() if name != "id"} if kind in _WITHOUT_ID else item)
+    return sent
+
+
+def answer(response: Json, asked: Asked) -> Json:
+    """The provider's answer as ours."""
+    items: list[Json] = response["output"]
+    return {**_ours(response, asked), "output": [_our_item(item, at, asked) for at, item in enumerate(items)]}
+
+
+def _ours(response: Json, asked: Asked) -> Json:
+    body = asked.body
+    return {
+        **response,
+        "id": asked.answer_id,
+        "previous_response_id": body.get("previous_response_id"),
+        "store": body.get("store") is not False,
+        # They stand in the record of the request, once; here each answer would repeat them.
+        "instructions": None,
+        "tools": [],
+    }
+
+
+def _our_item(item: Json, index: int, asked: Asked) -> Json:
+    kind = item.get("type") or "message"
+    if kind not in _WITHOUT_ID:
+        return item
+    prefix = _PREFIXES.get(kind) or str(item.get("id")).partition("_")[0]
+    return {**item, "id": f"{prefix}_{asked.answer_id.partition('_')[2]}_{index}"}
+
+
+class _Pieces:
+    __slots__ = ("_asked", "_ids", "_last")
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._ids: dict[int, Any] = {}
+        self._last: Json | None = None
+
+    def take(self, event: Json) -> list[Json]:
+        if event["type"] in LAST:
+            self._last = event
+            return []
+        ours = event
+        if "response" in event:
+            ours = {**event, "response": _ours(event["response"], self._asked)}
+        index: Any = event.get("output_index")
+        if isinstance(index, int):
+            item: Any = event.get("item")
+            if isinstance(item, dict):
+                mine = _our_item(cast("Json", item), index, self._asked)
+                self._ids[index] = mine.get("id")
+                ours = {**ours, "item": mine}
+            if "item_id" in event and index in self._ids:
+                ours = {**ours, "item_id": self._ids[index]}
+        return [ours]
+
+    def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
+        if self._last is None:
+            return []
+        whole = answer(self._last["response"], self._asked)
+        if not whole.get("usage"):
+            whole["usage"] = told_usage(usage)
+        return [{**self._last, "response": with_cost(whole, cost_usd)}]
+
+
+def pieces(asked: Asked) -> Pieces:
+    return _Pieces(asked)

@@ -1,0 +1,293 @@
+"""Responses over a target that speaks chat completions.
+
+A tool that the provider would run itself (web search and the like) is named in the losses; where `tool_choice` demands it, the
+request is refused. A custom tool becomes a function with one text, and back. Reasoning travels as `reasoning_content` and
+`thinking_blocks`, sealed into the reasoning item's `encrypted_content`, so that signatures survive.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from overnight.pricing.usage import openai_usage
+
+from .contract import (
+    Asked,
+    InvalidBody,
+    Json,
+    Losses,
+)
+from .responses_answer import begun, sealed, told_usage
+from .responses_input import messages, showing
+
+__all__ = ["answer", "custom_names", "logprobs_of", "pivot", "request"]
+
+_decode = msgspec.json.Decoder().decode
+_SAME = (
+    "model",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "temperature",
+    "top_p",
+    "user",
+)
+_HANDLED = frozenset({
+    *_SAME,
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
+    "store",
+    "stream",
+    "stream_options",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+})  # fmt: skip
+_NOTHING_ASKED: tuple[tuple[str, Any], ...] = (("truncation", "disabled"), ("background", False))
+_LOGPROBS = "message.output_text.logprobs"
+# Ours come sealed whether or not they are asked for.
+_GIVEN_ANYWAY = frozenset({_LOGPROBS, "reasoning.encrypted_content"})
+_ONE_TEXT: Json = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+
+
+def request(body: Json, losses: Losses) -> Json:
+    """The chat request. Raises InvalidBody for what a chat cannot hold, and for a tool demanded that it cannot run."""
+    sent = pivot(body, losses)
+    sent["messages"] = showing(sent["messages"])
+    return sent
+
+
+def pivot(body: Json, losses: Losses) -> Json:
+    """The same on its way to another format, which may take pictures in the result of a tool: they are where they were."""
+    sent: Json = {name: body[name] for name in _SAME if body.get(name) is not None}
+    sent["messages"] = messages(body, losses)
+    if body.get("max_output_tokens") is not None:
+        sent["max_tokens"] = body["max_output_tokens"]
+    if body.get("stream"):
+        sent["stream"] = True
+    _tools(body, sent, losses)
+    _text(body.get("text") or {}, sent, losses)
+    reasoning: Json = body.get("reasoning") or {}
+    if reasoning.get("effort"):
+        sent["reasoning_effort"] = reasoning["effort"]
+    losses += [f"reasoning.{name}" for name, value in reasoning.items() if name != "effort" and value is not None]
+    include: list[str] = body.get("include") or []
+    if _LOGPROBS in include or body.get("top_logprobs"):
+        sent["logprobs"] = True
+        if body.get("top_logprobs"):
+            sent["top_logprobs"] = body["top_logprobs"]
+    losses += [f"include ({name})" for name in include if name not in _GIVEN_ANYWAY]
+    losses += [
+        name
+        for name, value in body.items()
+        if name not in _HANDLED and value is not None and (name, value) not in _NOTHING_ASKED
+    ]
+    return sent
+
+
+def _text(text: Json, sent: Json, losses: Losses) -> None:
+    form: Json = text.get("format") or {}
+    if form.get("type") == "json_schema":
+        schema = {
+            name: form[name] for name in ("name", "schema", "strict", "description") if form.get(name) is not None
+        }
+        sent["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form.get("type") == "json_object":
+        sent["response_format"] = {"type": "json_object"}
+    if text.get("verbosity"):
+        sent["verbosity"] = text["verbosity"]
+    losses += [f"text.{name}" for name in text if name not in ("format", "verbosity")]
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tools(body: Json, sent: Json, losses: Losses) -> None:
+    choice: Any = body.get("tool_choice")
+    offered: list[Json] = body.get("tools") or []
+    tools: list[Json] = []
+    for place, tool in enumerate(offered):
+        kind = tool.get("type")
+        if kind == "function":
+            tools.append(_function(tool, losses, f"tools[{place}]"))
+        elif kind == "custom":
+            tools.append(_custom(tool, losses, f"tools[{place}]"))
+        else:
+            losses.append(f"tools[{place}] ({kind})")
+    names = {tool["function"]["name"] for tool in tools}
+    if isinstance(choice, dict):
+        choice, names = _chosen(cast("Json", choice), names)
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
+    if choice == "required" and not tools:
+        raise InvalidBody(
+            "tool_choice: no tool that this model's API can call is left; offer a function", "tool_choice"
+        )
+    if not tools:
+        return
+    sent["tools"] = tools
+    if choice is not None:
+        sent["tool_choice"] = choice
+    if body.get("parallel_tool_calls") is not None:
+        sent["parallel_tool_calls"] = body["parallel_tool_calls"]
+
+
+def _function(tool: Json, losses: Losses, where: str) -> Json:
+    if not isinstance(tool.get("name"), str):
+        raise InvalidBody(f"{where}: a function has a name beside its type", f"{where}.name")
+    function: Json = {
+        "name": tool["name"],
+        "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
+    }
+    function |= {name: tool[name] for name in ("description", "strict") if tool.get(name) is not None}
+    known = {"type", "name", "parameters", "description", "strict"}
+    losses += [f"{where}.{name}" for name, value in tool.items() if name not in known and value is not None]
+    return {"type": "function", "function": function}
+
+
+def _custom(tool: Json, losses: Losses, where: str) -> Json:
+    if not isinstance(tool.get("name"), str):
+        raise InvalidBody(f"{where}: a custom tool has a name beside its type", f"{where}.name")
+    said: str = tool.get("description") or ""
+    form: Json = tool.get("format") or {}
+    if form.get("type") == "grammar":
+        losses.append(f"{where}.format")
+        said += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
+    function: Json = {"name": tool["name"], "description": said.strip(), "parameters": _ONE_TEXT}
+    return {"type": "function", "function": function}
+
+
+def _chosen(choice: Json, names: set[str]) -> tuple[Any, set[str]]:
+    """The choice as chat says it, and the names of the tools that stay."""
+    kind = choice.get("type")
+    if kind in ("function", "custom") and choice.get("name") in names:
+        return {"type": "function", "function": {"name": choice["name"]}}, names
+    if kind == "allowed_tools":
+        allowed: list[Json] = choice.get("tools") or []
+        return choice.get("mode") or "auto", names & {str(tool.get("name")) for tool in allowed}
+    wanted = choice.get("name") or kind
+    raise InvalidBody(
+        f"tool_choice: {wanted} is no tool that this model's API can call; offer a function", "tool_choice"
+    )
+
+
+def custom_names(body: Json) -> frozenset[str]:
+    """The tools whose calls go back as custom ones."""
+    tools: list[Json] = body.get("tools") or []
+    return frozenset(tool["name"] for tool in tools if tool.get("type") == "custom")
+
+
+# ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer(completion: Json, asked: Asked) -> Json:
+    """The response that a chat completion amounts to."""
+    choice: Json = completion["choices"][0]
+    message: Json = choice.get("message") or {}
+    response = begun(asked)
+    response["output"] = output = _output(message, choice.get("logprobs"), asked)
+    reason = _CUT.get(choice.get("finish_reason") or "")
+    response["status"] = "incomplete" if reason else "completed"
+    if reason:
+        response["incomplete_details"] = {"reason": reason}
+        if output and "status" in output[-1]:
+            output[-1]["status"] = "incomplete"
+    if isinstance(completion.get("service_tier"), str):
+        response["service_tier"] = completion["service_tier"]
+    usage = openai_usage(completion.get("usage"))
+    response["usage"] = told_usage(usage) if usage else None
+    return response
+
+
+_URL = "url_citation"
+_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+def _output(message: Json, logprobs: Any, asked: Asked) -> list[Json]:
+    key = asked.answer_id.partition("_")[2]
+    output: list[Json] = []
+    thought = reasoning_of(message)
+    blocks: list[Json] = message.get("thinking_blocks") or []
+    if thought or blocks:
+        item: Json = {"id": f"rs_{key}", "type": "reasoning", "summary": []}
+        item["content"] = [{"type": "reasoning_text", "text": thought}] if thought else []
+        if blocks:
+            item["encrypted_content"] = sealed(blocks)
+        output.append(item)
+    parts = _parts(message, logprobs)
+    if parts:
+        said: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
+        output.append({**said, "content": parts})
+    custom = custom_names(asked.body)
+    for place, call in enumerate(cast("list[Json]", message.get("tool_calls") or ())):
+        output.append(call_item(call, place, key, custom))
+    return output
+
+
+def _parts(message: Json, logprobs: Any) -> list[Json]:
+    parts: list[Json] = []
+    if text := text_of(message.get("content")):
+        notes: list[Json] = message.get("annotations") or []
+        annotations = [{"type": _URL, **note[_URL]} for note in notes if note.get("type") == _URL]
+        parts.append(
+            {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs_of(logprobs)}
+        )
+    if message.get("refusal"):
+        parts.append({"type": "refusal", "refusal": message["refusal"]})
+    return parts
+
+
+def call_item(call: Json, place: int, key: str, custom: frozenset[str]) -> Json:
+    """The item of a tool call."""
+    function: Json = call["function"]
+    name, arguments = function["name"], function.get("arguments") or ""
+    call_id = call.get("id") or f"call_{key}_{place}"
+    if name in custom:
+        told: Json = {"id": f"ctc_{key}_{place}", "type": "custom_tool_call", "call_id": call_id, "name": name}
+        return {**told, "input": _one_text(arguments)}
+    item: Json = {"id": f"fc_{key}_{place}", "type": "function_call", "call_id": call_id, "name": name}
+    return {**item, "arguments": arguments, "status": "completed"}
+
+
+def _one_text(arguments: str) -> str:
+    try:
+        said: Any = _decode(arguments)
+        return said["input"] if isinstance(said["input"], str) else arguments
+    except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
+        return arguments
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, or of a piece of it."""
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(part["text"] for part in cast("list[Json]", content) if part.get("type") == "text")
+
+
+def reasoning_of(message: Json) -> str:
+    """What the model thought, by the two names that servers have for it."""
+    thought: Any = message.get("reasoning_content") or message.get("reasoning")
+    return thought if isinstance(thought, str) else ""
+
+
+def logprobs_of(logprobs: Json | None) -> list[Json]:
+    told: list[Json] = (logprobs or {}).get("content") or []
+    return [{**each, "bytes": each.get("bytes") or [], "top_logprobs": _top(each)} for each in told]
+
+
+def _top(told: Json) -> list[Json]:
+    return [{**each, "bytes": each.get("bytes") or []} for each in cast("list[Json]", told.get("top_logprobs") or ())]

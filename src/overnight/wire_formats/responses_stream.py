@@ -1,0 +1,214 @@
+"""The events of a Responses stream: the answer put together from them, and a whole answer taken apart into them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from overnight.pricing.usage import Cost, cost_fields
+
+from .contract import Json
+from .sse import encode_event
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_complete = msgspec.json.Decoder(msgspec.Raw).decode
+
+_LAST = {"completed": "response.completed", "incomplete": "response.incomplete"}
+LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""The events that end a stream."""
+_CALLS = frozenset({"function_call", "custom_tool_call"})
+_ARGUMENTS = "response.function_call_arguments.delta"
+_TOLD = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
+_FOR_THE_CLIENT = _CALLS | {
+    "computer_call",
+    "local_shell_call",
+    "shell_call",
+    "apply_patch_call",
+    "tool_search_call",
+    "mcp_approval_request",
+}
+"""Items that ask the client to act. Other calls are the provider's own."""
+
+
+def encode(event: Json) -> bytes:
+    return encode_event(_encode(event), event["type"])
+
+
+class Assembly:
+    """Of a target that speaks Responses: its last event carries the whole answer."""
+
+    __slots__ = ("_answer", "_arguments", "characters", "usage")
+
+    def __init__(self) -> None:
+        self._answer: Json | None = None
+        self._arguments: dict[int, list[str]] = {}
+        self.characters = 0
+        self.usage: Json | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self._answer is not None
+
+    def take(self, event: Json) -> bool:
+        kind: str = event["type"]
+        if kind.endswith(".delta"):
+            if not isinstance(event["delta"], str):
+                return False
+            self.characters += len(event["delta"])
+            return kind == _ARGUMENTS and self._completes(event["output_index"], event["delta"])
+        if kind in LAST:
+            answer: Json = event["response"]
+            if kind != "response.failed":
+                if not isinstance(answer["output"], list):
+                    raise TypeError("the whole answer has no output")
+                self._answer = answer
+            if isinstance(answer.get("usage"), dict):
+                self.usage = answer["usage"]
+            return True
+        if kind == "response.output_item.done":
+            return event["item"]["type"] in _FOR_THE_CLIENT
+        return kind in _TOLD
+
+    def _completes(self, index: int, piece: str) -> bool:
+        """Are the arguments of the call at this place complete with this piece?"""
+        pieces = self._arguments.setdefault(index, [])
+        pieces.append(piece)
+        if piece.rstrip()[-1:] != "}":
+            return False
+        try:
+            _complete("".join(pieces))
+        except msgspec.DecodeError:
+            return False
+        except RecursionError:
+            return True  # nested too deep to know: it waits
+        return True
+
+    def completion(self) -> bytes:
+        return _encode(self._answer)
+
+
+class Events:
+    """Events in their order, each with its number."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def event(self, kind: str, **fields: Any) -> Json:
+        number, self._next = self._next, self._next + 1
+        return {"type": f"response.{kind}", "sequence_number": number, **fields}
+
+    def begin(self, answer: Json) -> list[Json]:
+        """The answer as it is before anything was said."""
+        empty: Json = {**answer, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+        empty.pop("completed_at", None)
+        return [self.event("created", response=empty), self.event("in_progress", response=empty)]
+
+    def last(self, answer: Json) -> Json:
+        return self.event(_LAST[answer["status"]].removeprefix("response."), response=answer)
+
+    # ── a whole item ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def item(self, index: int, item: Json) -> Iterator[Json]:
+        """Everything that tells an item."""
+        at: Json = {"item_id": item.get("id"), "output_index": index}
+        kind = item.get("type")
+        yield self.event("output_item.added", output_index=index, item=emptied(item))
+        if kind in ("message", "reasoning"):
+            for place, part in enumerate(cast("list[Json]", item.get("summary") or ())):
+                yield from self._summary({**at, "summary_index": place}, part)
+            for place, part in enumerate(cast("list[Json]", item.get("content") or ())):
+                yield self.part_added(at, place, part)
+                yield from self.delta(at, place, part)
+                yield from self.part_done(at, place, part)
+        elif kind in _CALLS:
+            yield from self.call_delta(at, item)
+            yield self.call_done(at, item)
+        yield self.event("output_item.done", output_index=index, item=item)
+
+    def _summary(self, at: Json, part: Json) -> Iterator[Json]:
+        yield self.event("reasoning_summary_part.added", **at, part={**part, "text": ""})
+        yield self.event("reasoning_summary_text.delta", **at, delta=part["text"])
+        yield self.event("reasoning_summary_text.done", **at, text=part["text"])
+        yield self.event("reasoning_summary_part.done", **at, part=part)
+
+    # ── its parts ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def part_added(self, at: Json, place: int, part: Json) -> Json:
+        field = _FIELDS[part["type"]]
+        empty: Json = {**part, field: ""}
+        if "annotations" in part:
+            empty["annotations"] = []
+        if "logprobs" in part:
+            empty["logprobs"] = []
+        return self.event("content_part.added", **at, content_index=place, part=empty)
+
+    def delta(self, at: Json, place: int, part: Json) -> Iterator[Json]:
+        """What is said in a part, or a piece of it."""
+        kind = part["type"]
+        if said := part[_FIELDS[kind]]:
+            more: Json = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
+            yield self.event(f"{kind}.delta", **at, content_index=place, delta=said, **more)
+
+    def part_done(self, at: Json, place: int, part: Json) -> Iterator[Json]:
+        kind = part["type"]
+        field = _FIELDS[kind]
+        more: Json = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
+        for number, annotation in enumerate(cast("list[Json]", part.get("annotations") or ())):
+            numbered = {"annotation_index": number, "annotation": annotation}
+            yield self.event("output_text.annotation.added", **at, content_index=place, **numbered)
+        yield self.event(f"{kind}.done", **at, content_index=place, **{field: part[field]}, **more)
+        yield self.event("content_part.done", **at, content_index=place, part=part)
+
+    def call_delta(self, at: Json, item: Json) -> Iterator[Json]:
+        name, field = _CALL_FIELDS[item["type"]]
+        if item[field]:
+            yield self.event(f"{name}.delta", **at, delta=item[field])
+
+    def call_done(self, at: Json, item: Json) -> Json:
+        name, field = _CALL_FIELDS[item["type"]]
+        more: Json = {"name": item["name"]} if field == "arguments" else {}
+        return self.event(f"{name}.done", **at, **{field: item[field]}, **more)
+
+
+_FIELDS = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text"}
+_CALL_FIELDS = {
+    "function_call": ("function_call_arguments", "arguments"),
+    "custom_tool_call": ("custom_tool_call_input", "input"),
+}
+
+
+def emptied(item: Json) -> Json:
+    """An item as it is announced, before what it holds."""
+    kind = item.get("type")
+    if kind == "message":
+        return {**item, "content": [], "status": "in_progress"}
+    if kind == "reasoning":
+        bare = {name: value for name, value in item.items() if name not in ("content", "encrypted_content", "status")}
+        return {**bare, "summary": []}
+    if kind in _CALLS:
+        empty: Json = {**item, _CALL_FIELDS[kind][1]: ""}
+        return {**empty, "status": "in_progress"} if "status" in item else empty
+    return item
+
+
+def taken_apart(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
+    """A recorded response as the events of a stream; with `cost_usd`, the usage in the last one tells it."""
+    answer: Json = _decode(body)
+    events = Events()
+    for event in events.begin(answer):
+        yield encode(event)
+    for index, item in enumerate(cast("list[Json]", answer.get("output") or ())):
+        for event in events.item(index, item):
+            yield encode(event)
+    yield encode(events.last(with_cost(answer, cost_usd)))
+
+
+def with_cost(answer: Json, cost_usd: Cost | None) -> Json:
+    if cost_usd is None or not answer.get("usage"):
+        return answer
+    return {**answer, "usage": {**answer["usage"], **cost_fields(cost_usd)}}
