@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from overnight.gateway.admission.call_admission.commands import Lose, Spent
-from overnight.gateway.admission.call_admission.settlement import write_spent
+from overnight.gateway.admission.commands import Lose, Spent
+from overnight.gateway.admission.settlement import write_spent
 
 from ends import check_ends
 from machine_parts import examples, rows

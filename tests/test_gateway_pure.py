@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from overnight.gateway.admission.call_admission.foreign_replay import unused
+from overnight.gateway.admission.foreign_replay import unused
 
 from overnight.domain import Event, Recorded
 from overnight.wire_formats.chat import passed_on

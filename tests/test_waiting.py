@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from overnight.gateway.admission.call_admission.admission_queue import Lines, Turn
+from overnight.gateway.admission.admission_queue import Lines, Turn
 
 from machine_parts import examples
 
