@@ -38,8 +38,9 @@ from ..identity import Subject
 from .reservation import event_of
 
 if TYPE_CHECKING:
+    from overnight.domain.policies import Guards
+
     from ..call.pipeline import Flight
-    from ..policies import Guards
     from .commands import Spent
 
 SQL = statements("overnight.gateway.admission")

@@ -15,11 +15,10 @@ from overnight.domain import (
     StoreUnavailable,
     month_of,
 )
+from overnight.domain.policies import AgentCache, CachePolicy, RouteDecision, SemanticCache
 from overnight.ledger import Ledger, parse_reference, recorded
-from overnight.providers.targets import Decision
 from overnight.store import Store
 
-from ..policies import AgentCache, CachePolicy, SemanticCache
 from .answer_comparison import Said, compare, read_answer
 from .cache_keys import (
     Caller,
@@ -69,7 +68,7 @@ class Caches:
         self._sweeper: asyncio.Task[None] | None = None
 
     @staticmethod
-    def serve(decision: Decision) -> bool:
+    def serve(decision: RouteDecision) -> bool:
         """Has this call anything to do with a cache?"""
         policy, degraded = decision.cache, decision.degraded
         return policy.exact_ttl_s > 0 or policy.semantic is not None or (degraded is not None and degraded.cache)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from overnight.domain.policies import RouteDecision
 from overnight.providers.error_classes import Failure
-from overnight.providers.targets import Decision
 
 LEAST_TRY = 1 / 20
 """Of the call's total. With less left, a further try could not get an answer, so none is made or paid."""
@@ -26,7 +26,7 @@ class CallTime:
     present try went out, None before. `try_s`: how long it may take. A call that `waits_long` has an hour of queue time.
     """
 
-    def __init__(self, decision: Decision, *, waits_long: bool) -> None:
+    def __init__(self, decision: RouteDecision, *, waits_long: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self.total_s = decision.deadline_ms / 1000
         self.deadline = self.loop.time() + self.total_s

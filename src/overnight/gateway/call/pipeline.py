@@ -24,6 +24,7 @@ from overnight.domain import (
     StoreUnavailable,
     traceparent_of,
 )
+from overnight.domain.policies import RouteDecision
 from overnight.pricing.usage import estimated_usage
 from overnight.providers import UpstreamError
 from overnight.providers.error_classes import (
@@ -32,7 +33,7 @@ from overnight.providers.error_classes import (
     exception_failure,
     response_failure,
 )
-from overnight.providers.targets import Decision, Target
+from overnight.providers.targets import Target
 from overnight.store import crash_point
 from overnight.wire_formats import (
     Asked,
@@ -98,7 +99,7 @@ class Flight(CallTime):
     `gone` tells whether the client has left.
     """
 
-    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
+    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: RouteDecision) -> None:
         self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
         super().__init__(decision, waits_long=subject.place is not None)
         self.gone: Callable[[], bool] = _stays

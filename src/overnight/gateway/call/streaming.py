@@ -46,7 +46,7 @@ from .pipeline import UNKNOWN_SHAPE, Flight
 from .stream_buffer import Feed
 
 if TYPE_CHECKING:
-    from overnight.providers.targets import Decision
+    from overnight.domain.policies import RouteDecision
     from overnight.wire_formats.request import Request
 
     from ..gateway import Gateway
@@ -80,7 +80,7 @@ class StreamedFlight(Flight):
     _begun = False
     _last_usage: dict[str, Any] | None = None
 
-    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: Decision) -> None:
+    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: RouteDecision) -> None:
         super().__init__(gateway, subject, request, decision)
         self.feed = Feed()
 

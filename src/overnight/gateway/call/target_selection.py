@@ -11,7 +11,7 @@ from overnight.providers.targets import Target, Unavailable
 from overnight.wire_formats import Wire, wire_between
 
 if TYPE_CHECKING:
-    from overnight.providers.targets import Decision
+    from overnight.domain.policies import RouteDecision
     from overnight.wire_formats.request import Request
 
     from ..gateway import Gateway
@@ -30,7 +30,7 @@ class Way:
     target: Target
     wire: Wire
 
-    def __init__(self, gateway: Gateway, request: Request, decision: Decision, who: Attribution) -> None:
+    def __init__(self, gateway: Gateway, request: Request, decision: RouteDecision, who: Attribution) -> None:
         self._targets, self._circuits, self._clock = gateway.targets, gateway.circuits, gateway.store.clock
         self._request, self._decision, self._who = request, decision, who
         self._left = list(decision.targets)
