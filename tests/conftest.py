@@ -10,6 +10,10 @@ from hypothesis import HealthCheck, settings
 from databases import ReusedDatabase, new_database
 from overnight.store import Store, open_store
 
+# A parallel run gives its processes the size of a terminal, which the commands under test would take for the user's wish.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 # An ordinary run tries the same examples each time, so that it fails only where something was changed. OVERNIGHT_EXPLORE=1
 # looks for new ones, and for many more; what it finds becomes a plain example in the test.
 settings.register_profile(
