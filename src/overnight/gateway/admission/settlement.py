@@ -22,22 +22,21 @@ from overnight.circuit_breakers import note
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import (
     LARGEST_CONTENT,
-    LEDGER_SQL,
     JobRow,
     count_usage,
-    recorded,
     store_blob,
 )
-from overnight.store import Unit, statements
+from overnight.store import Unit
 
 from ..identity import Place, Subject
 from .event_writer import append_at
+from .log_search import search_log
 
 if TYPE_CHECKING:
     from .commands import Spent
 
-
-_LIST_OF_CALL = statements("overnight.gateway.admission")["list_of_call"]
+MAX_EVENTS_OF_CALL = 1000
+"""A call has a handful: its admission, its end, corrections, and what its circuit and budgets said of it."""
 
 
 def booked_at(recorded: Recorded) -> Booked:
@@ -89,15 +88,8 @@ def _write_end(
 
 
 def _written_before(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
-    """What an earlier settlement of the call wrote, if there was one: its end, or the correction that came after `model_lost`.
-    The whole log of the job is searched, and what the present batch has added to it."""
-    values = {"job_id": job.job_id, "call_id": call_id.encode()}
-    rows = [
-        (row.seq, row.at, row.path, row.ordinal, row.fingerprint, row.body, row.content, row.tenant_id)
-        for row in reversed(unit.appended(LEDGER_SQL["insert_event"]))
-        if row.job_id == job.job_id and values["call_id"] in row.body
-    ]
-    found = (recorded(job.job_id, row) for row in [*rows, *unit.query(_LIST_OF_CALL, values)])
+    """What an earlier settlement of the call wrote, if there was one: its end, or the correction that came after `model_lost`."""
+    found = search_log(unit, job, call_id, MAX_EVENTS_OF_CALL)
     return next((each for each in found if each.facts.call_id == call_id and _settles(each.facts)), None)
 
 
