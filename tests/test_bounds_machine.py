@@ -19,8 +19,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from overnight.gateway.admission.commands import Lose, Spent
-from overnight.gateway.admission.settlement import write_spent
 
 from ends import check_ends
 from machine_parts import examples, rows
@@ -42,6 +40,8 @@ from overnight.budgets import (
 )
 from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
+from overnight.gateway.admission.commands import Lose, Spent
+from overnight.gateway.admission.settlement import write_spent
 from overnight.ledger import JOB, Ledger, NewJob, append, locked_job, open_job
 from overnight.store import Store, Unit, open_store
 from overnight.story import gather, tell

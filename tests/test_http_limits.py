@@ -118,9 +118,7 @@ async def test_unfinished_bodies_of_a_key_are_bounded_and_another_key_goes_on(ga
             await asyncio.sleep(0.05)
 
 
-async def test_bodies_of_a_key_count_until_their_calls_are_answered(
-    gateway: Served, scripted: SpawnedProvider
-) -> None:
+async def test_bodies_of_a_key_count_until_their_calls_are_answered(gateway: Served, scripted: SpawnedProvider) -> None:
     scripted.set_rules("rules: [{match: {times: 2}, fault: {delay_ms: 2500}}]")
     mine, others = await key_for(gateway), await key_for(gateway, tenant="other")
     waiting = [asyncio.create_task(gateway.ask(text="x" * 900_000, headers=mine)) for _ in range(2)]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overnight.gateway.admission.commands import Spent
-from overnight.gateway.admission.loop_guard import LoopGuard
 
 from caching import SEMANTIC
 from overnight.brain import Brain
 from overnight.domain import Attribution, Event
 from overnight.gateway.admission import loop_guard as looping
+from overnight.gateway.admission.commands import Spent
+from overnight.gateway.admission.loop_guard import LoopGuard
 from overnight.gateway.identity import Subject
 from overnight.jobs import Decision, Operations
 from overnight.reviews import list_reviews

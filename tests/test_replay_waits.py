@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from overnight.gateway.admission.call_admission import Admission
 
+from overnight.gateway.admission.call_admission import Admission
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving

@@ -204,5 +204,8 @@ def test_a_ledger_on_a_full_disk_can_be_read_and_says_what_to_do(small_disk: Pat
     for command in (("jobs",), ("explain", job_id), ("events", job_id)):
         code, _, errors = _overnight(small_disk, *command)
         assert (code, errors) == (0, ""), command
-    for command in (("keys", "create", "mine"), ("budget", "top-up", "tenant", "default", "--usd", "1")):
+    for command in (
+        ("keys", "create", "mine"),
+        ("budget", "top-up", "tenant", "default", "--usd", "1", "--per", "total"),
+    ):
         _told(small_disk, "The disk is full: make room", command=command)
