@@ -147,7 +147,7 @@ async def test_streams_are_bounded_per_key_and_a_closed_one_makes_room(
     refused = await served.http.get("/api/v1/jobs/n1/events", headers={**LIVE, **mine})
     assert (refused.status_code, refused.json()["title"], refused.headers["retry-after"]) == (
         429,
-        "too much at once",
+        "Too many requests",
         "1",
     )
     third, begun = await opened(served, "n1", others)

@@ -241,9 +241,9 @@ async def test_what_a_key_is_not_let_to_is_refused_with_what_it_is(chained: Serv
     headers = await key_for(chained, models=("gpt-5.4-n*", "mistral*"), routes=("cheap", "as_asked"))
     before = chained.provider.stats()["requests"]
     message = refused(await chained.ask(model="gpt-5.4", headers=headers), 403, "not_allowed")
-    assert message == "the key may not use the model gpt-5.4; it may use: gpt-5.4-n*, mistral*"
+    assert message == "Forbidden: the key does not permit model gpt-5.4; permitted: gpt-5.4-n*, mistral*"
     message = refused(await chained.ask(headers=headers | {"x-task": "support"}), 403, "not_allowed")
-    assert message == "the key may not use the route support; it may use: cheap, as_asked"
+    assert message == "Forbidden: the key does not permit route support; permitted: cheap, as_asked"
     refused(await chained.ask(headers=headers, metadata={"task": "support"}), 403, "not_allowed")
     refused(await chained.ask(headers=headers), 403, "not_allowed")
     for path, body in (

@@ -82,7 +82,7 @@ class Caches:
                 self._vectors = True
             except StoreUnavailable as error:
                 self._vectors = False
-                log.warning("the semantic cache is off in this process, the exact one works: %s", error)
+                log.warning("semantic cache disabled in this process (the exact cache works): %s", error)
         return self._vectors
 
     async def look_up(
@@ -123,7 +123,7 @@ class Caches:
                     more = await self.store.commit(Forget(tenants, MOST_ENTRIES, MOST_VECTORS))
             except OvernightError as error:
                 self._tenants.update(tenants)
-                log.warning("what is over could not be dropped from the caches, trying again: %s", error)
+                log.warning("expired cache entries could not be deleted, will retry: %s", error)
 
     def close(self) -> None:
         self.single_flight.close()
@@ -172,7 +172,7 @@ class Visit:
             with self._flight.asking_store():
                 return await self._stands_again()
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
             return False
 
@@ -197,7 +197,7 @@ class Visit:
         try:
             found = None if self._trouble else await self._look()
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
@@ -345,7 +345,7 @@ class Visit:
             until = self._flight.store_deadline()
             return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older", until=until)
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             return None
 
     def left(self) -> None:

@@ -286,7 +286,7 @@ class Flight(CallTime):
                 except OvernightError:
                     raise
                 except Exception:
-                    log.exception("an answer could not be read by a fault of the gateway")
+                    log.exception("internal error while reading a response")
                     result = unread() if self._prepared else not_sent()
                 if not isinstance(result, Failure):
                     self.failure = None

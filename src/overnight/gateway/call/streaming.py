@@ -234,7 +234,7 @@ class StreamedFlight(Flight):
             self._end_with_error(refused(self.wire.client, 503, message, "server_error", "shutting_down"))
             raise
         except Exception:
-            log.exception("a streamed call failed by a fault of the gateway")
+            log.exception("internal error in a streamed call")
             self._end_with_error(fault(self.wire.client).body)
             if self.ended is None:
                 with suppress(OvernightError):  # then it is written later
