@@ -293,7 +293,7 @@ def test_a_circle_of_fallbacks_is_found_where_it_closes():
     text = "fallbacks:\n- {from: gpt-1, to: gpt-2}\n- {from: gpt-2, to: gpt-3}\n- {from: gpt-3, to: gpt-1}\n"
     found = one(text)
     assert (found.line, found.severity) == (4, "error")
-    assert "circle" in found.message
+    assert "cycle" in found.message
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path):

@@ -47,9 +47,9 @@ def list_them(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose = tenants_of(tenant, all_tenants, settings)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
-        found = await list_bounds(ledger.store, tenant_id=whose, job_id=job_id, most=limit)
+        found = await list_bounds(ledger.store, tenant_id=tenant_id, job_id=job_id, most=limit)
         if json:
             print_json([public_bound(row) for row in found])
         else:

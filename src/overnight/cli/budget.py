@@ -67,10 +67,10 @@ def _default(  # pyright: ignore[reportUnusedFunction]
 
     async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose = tenants_of(tenant, all_tenants, settings)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
         found = await list_budgets(
-            ledger.store, _policy(settings), tenant_id=whose, job_id=job_id, everything=everything, most=limit
+            ledger.store, _policy(settings), tenant_id=tenant_id, job_id=job_id, everything=everything, most=limit
         )
         if json:
             print_json([line.public() for line in found])
@@ -118,7 +118,7 @@ def _show(found: list[BudgetLine]) -> None:
     say("")
     rows: list[list[tuple[str, str]]] = []
     for line in found:
-        whose = f"{line.scope} {line.name}"
+        owner = f"{line.scope} {line.name}"
         per = line.window or "total"
         if line.resets_at is not None:
             per += f" until {moment_text(line.resets_at)}"
@@ -129,7 +129,7 @@ def _show(found: list[BudgetLine]) -> None:
             texts = [_amount(name, value) for value in (each.allowed, each.spent, each.bound or 0, each.reserved)]
             texts.append(_amount(name, each.left or 0))
             tenant = "" if line.scope == "tenant" or line.tenant_id == "default" else f" of {line.tenant_id}"
-            cells = [f"{whose}{tenant}", per, name.replace("_", " "), *texts]
+            cells = [f"{owner}{tenant}", per, name.replace("_", " "), *texts]
             rows.append([(text, used_up if head == "left" else "") for head, text in zip(_HEADS, cells, strict=True)])
     print_rows(_HEADS, rows, frozenset({"limit", "spent", "bound", "reserved", "left"}))
 

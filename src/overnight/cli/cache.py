@@ -38,8 +38,8 @@ def cache(
     async def work(ledger: Ledger, settings: Settings) -> None:
 
         now = ledger.store.clock()
-        whose = tenants_of(tenant, all_tenants, settings)
-        found = await cache_usage(ledger.store, whose, day_of(now - (days - 1) * DAY_US), day_of(now))
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        found = await cache_usage(ledger.store, tenant_id, day_of(now - (days - 1) * DAY_US), day_of(now))
         if json:
             print_json([_public(each) for each in found])
         else:

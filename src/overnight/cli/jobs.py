@@ -56,8 +56,8 @@ def jobs(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose = tenants_of(tenant, all_tenants, settings)
-        found = await _page(ledger, whose, state, before, limit, children)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        found = await _page(ledger, tenant_id, state, before, limit, children)
         costs = await tree_costs(ledger, [job.job_id for job in found])
         if json:
             now = ledger.store.clock()

@@ -162,9 +162,9 @@ def list_keys(
     use_zone(tz, json=json)
 
     async def work(keys: Keys, store: Store, settings: Settings) -> list[dict[str, Any]]:
-        whose = tenants_of(tenant, all_tenants, settings)
-        rows = await keys.list(whose)
-        while rows and (more := await keys.list(whose, rows[-1].key_id)):
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        rows = await keys.list(tenant_id)
+        while rows and (more := await keys.list(tenant_id, rows[-1].key_id)):
             rows += more
         shown = [public_key(row, store.clock()) for row in rows]
         return [key for key in shown if everything or key["state"] == "active"]
@@ -324,8 +324,8 @@ def list_providers(tenant: Tenant = None, all_tenants: AllTenants = False, tz: T
     use_zone(tz, json=json)
 
     async def work(keys: Keys, _: Any, settings: Settings) -> list[dict[str, Any]]:
-        whose = tenants_of(tenant, all_tenants, settings)
-        return [public_provider_key(row) for row in await keys.provider_keys(whose)]
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        return [public_provider_key(row) for row in await keys.provider_keys(tenant_id)]
 
     shown = _with_keys(work)
     if json:
@@ -344,12 +344,12 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
     """
 
     async def work(keys: Keys, _: Any, settings: Settings) -> str:
-        whose = tenant_of(tenant, settings)
-        await keys.drop_provider_key(whose, name, operator(by))
-        return whose
+        tenant_id = tenant_of(tenant, settings)
+        await keys.drop_provider_key(tenant_id, name, operator(by))
+        return tenant_id
 
-    whose = _with_keys(work)
+    tenant_id = _with_keys(work)
     if json:
-        print_json({"provider": name, "tenant_id": whose, "deleted": True})
+        print_json({"provider": name, "tenant_id": tenant_id, "deleted": True})
     else:
-        say(f"Provider key deleted: calls of {whose} to {name} use the key of the environment")
+        say(f"Provider key deleted: calls of {tenant_id} to {name} use the key of the environment")

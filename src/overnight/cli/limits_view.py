@@ -68,11 +68,11 @@ def show_limits(limits: list[dict[str, Any]], brain: Brain, settings: Settings) 
         return
     rows: list[list[tuple[str, str]]] = []
     for each in limits:
-        whose = f"{each['scope']} {', '.join(each['only'])}" if each["only"] else f"each {each['scope']}"
+        owner = f"{each['scope']} {', '.join(each['only'])}" if each["only"] else f"each {each['scope']}"
         money = each["measure"] == "cost_usd"
         limit = usd_text(round(each["limit"] * 1_000_000)) if money else f"{each['limit']:,}"
         measure = "cost" if money else each["measure"].replace("_", " ")
-        rows.append([(text, "") for text in (whose, each["per"], measure, limit)])
+        rows.append([(text, "") for text in (owner, each["per"], measure, limit)])
     print_rows(_HEADS, rows, frozenset({"limit"}))
 
 

@@ -68,12 +68,12 @@ def list_open(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose, state = tenants_of(tenant, all_tenants, settings), "" if everything else "open"
-        found = await list_reviews(ledger.store, tenant_id=whose, state=state, most=1000)
+        tenant_id, state = tenants_of(tenant, all_tenants, settings), "" if everything else "open"
+        found = await list_reviews(ledger.store, tenant_id=tenant_id, state=state, most=1000)
         if json:
             print_json([_public_review(review) for review in found])
         else:
-            stuck, others = await _parked(ledger, whose, {review.review_id for review in found})
+            stuck, others = await _parked(ledger, tenant_id, {review.review_id for review in found})
             now = ledger.store.clock()
             if not found and not stuck:
                 say("No open reviews.")

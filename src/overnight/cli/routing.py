@@ -192,7 +192,7 @@ def replay(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
         begin = _since(since, ledger.store.clock())
-        whose = tenants_of(tenant, all_tenants, settings)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
         named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
         rerouting = Rerouting(
             ledger,
@@ -203,7 +203,7 @@ def replay(
             present=present,
             present_prices=PriceBook(present.prices),
         )
-        async for row in _jobs(ledger, named, whose, begin):
+        async for row in _jobs(ledger, named, tenant_id, begin):
             for call in past_calls(row, await ledger.events(row.job_id)):
                 if call.at >= begin:
                     await rerouting.take(call)

@@ -72,8 +72,8 @@ def run(
     load_code(target)
 
     async def work(app: App, progress: _Progress) -> JobRow:
-        whose = tenant_of(tenant, app.settings)
-        job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=whose)
+        tenant_id = tenant_of(tenant, app.settings)
+        job = await app.operations.run(target, args, kwargs, external_id=external_id, tenant_id=tenant_id)
         if not detach:
             progress.begin(job)
         return job if detach else await app.operations.work_until_rest(job.job_id, progress.event)

@@ -28,7 +28,7 @@ ADDED = (
 
 
 def count(tree: JobTree, now_us: int) -> Header:
-    """The header of a job, with the sums of the children told with it."""
+    """The header of a job, with the sums of the children loaded with it."""
     header = _header(tree.job, now_us)
     header.parked_us = _parked_us(tree.events, now_us)
     running = True
