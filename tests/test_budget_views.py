@@ -82,7 +82,7 @@ def test_a_night_with_a_budget_from_the_stop_to_the_end(shell: Shell) -> None:
         (["agent", "reader", "--usd", "inf"], 2, "give dollars"),
         (["agent", "reader"], 1, "an amount above 0"),
         (["agent", "reader[2026-11-21]", "--calls", "1"], 1, "is not allowed"),
-        (["job", "job_0123", "--calls", "1"], 1, "no such job"),
+        (["job", "job_0123", "--calls", "1"], 1, "Not found: job job_0123"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_way_out(

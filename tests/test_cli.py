@@ -335,9 +335,9 @@ def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
 # ── mistakes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MISTAKES = [
-    (["explain", "nope"], 1, "no such job"),
+    (["explain", "nope"], 1, "Not found: job nope"),
     (["explain", "job_"], 1, "matches several jobs"),
-    (["jobs", "--state", "done"], 2, "a job is queued, running"),
+    (["jobs", "--state", "done"], 2, "expected one of queued, running"),
     (["jobs", "--before", "zzz"], 2, "--before zzz"),
     (["jobs", "-n", "0"], 2, ""),
     (["jobs", "--stat", "x"], 2, ""),
@@ -353,7 +353,7 @@ MISTAKES = [
     (["run", "night.py:adds", "what=1"], 1, "what"),
     (["run", "night.py:adds", "--external-id", "a\nb"], 1, "--external-id"),
     (["run", "night.py:adds", "--tenant", ""], 1, "--tenant"),
-    (["reviews", "approve", "rev_nope"], 1, "no such review"),
+    (["reviews", "approve", "rev_nope"], 1, "Not found: review rev_nope"),
     (["reviews", "reject", "rev_nope", "--note", "x" * 3000], 2, "--note"),
     (["reviews", "reject", "rev_nope", "--by", ""], 1, "rev_nope"),
     (["up", "--port", "0"], 2, ""),

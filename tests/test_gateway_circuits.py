@@ -240,7 +240,7 @@ async def test_circuits_are_listed_and_closed_by_people(
         listed = await overnight()
         assert "house/a" in listed
         assert "server_error" in listed
-        assert "no such circuit" in await overnight("close", "house/b")
+        assert "circuit not found" in await overnight("close", "house/b")
         assert "circuit closed (was" in await overnight("close", "house/a")
         assert (await served.http.get("/api/v1/circuits")).json() == {"circuits": []}
         provider.set_rules("rules: []")

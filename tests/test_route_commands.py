@@ -103,7 +103,7 @@ async def test_residency_without_a_target_refuses_and_says_why(served: Served, p
     assert answer.status_code == 503
     message = answer.json()["error"]["message"]
     assert "route moon has no target left" in message
-    assert "its provider openai is not in moon" in message
+    assert "provider openai has residency none, not moon" in message
     assert provider.calls() == []
     assert answer.headers["x-should-retry"] == "false"
 
@@ -372,13 +372,13 @@ def test_explain_reads_a_body_with_its_metadata(command: Commands) -> None:
     assert json.loads(command("explain", "-f", str(file), "--model", "deep", "--json"))["route"] == "deep"
     file.write_text("{}")
     assert "`messages` is missing" in command("explain", "-f", str(file), code=1)
-    assert "cannot be read" in command("explain", "-f", str(command.folder / "none.json"), code=1)
+    assert "cannot read" in command("explain", "-f", str(command.folder / "none.json"), code=1)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--model", "gtp-5.4"], "Nearest known: gpt-5.4"),
+        (["--model", "gtp-5.4"], "Similar: gpt-5.4"),
         (["--format", "soap"], "one of chat, "),
         (["--header", "x-plan"], "expected NAME=VALUE"),
         (["--tag", "a;b"], "--tag"),
@@ -427,7 +427,7 @@ async def test_replay_prints_what_moves_and_what_is_in_no_sum(tmp_path: Path, pr
     assert said["cost_then_usd"] == pytest.approx(summed)
 
     shown = await asyncio.to_thread(run)
-    assert "4 of 4 calls would move" in shown
+    assert "4 of 4 calls would change target" in shown
     assert "deep · claude-opus-4.6" in shown
     assert "unknown price of house-1: 1 call not in the sums" in shown
     assert "header x-colour is not recorded" in shown
