@@ -249,10 +249,10 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
         assert "of tenant default with an upper bound" in await settle("call_nobody", "0.1")
         assert "of tenant other with an upper bound" in await settle(failed.call_id, "0.1", "--tenant", "other")
         assert "none of operator, invoice" in await settle(failed.call_id, "0.1", "--source", "rumour")
-        assert "give dollars" in await settle(failed.call_id, "lots", code=2)
+        assert "expected an amount in dollars" in await settle(failed.call_id, "lots", code=2)
         await served.ask(headers={"x-job-id": "known"})
         known = (await served.events("known"))[-1].facts.call_id
-        assert "settled at a known cost already" in await settle(known, "0.1")
+        assert "already settled at a known cost" in await settle(known, "0.1")
         provider.set_rules("rules: [{fault: {stall: true}}]")
         asking = asyncio.create_task(served.ask(headers={"x-job-id": "flying"}))
         flying = (await served.until("flying", "model_called"))[-1].facts.call_id

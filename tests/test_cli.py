@@ -235,7 +235,7 @@ def test_an_unknown_effect_needs_to_be_told_apart(shell: Shell) -> None:
     assert "--done" in shell.errors
     assert "--not-done" in shell.errors
     shell("reviews", "approve", review, "--provider-id", "B-7", code=2)
-    assert "give --done" in shell.errors
+    assert "require --done" in shell.errors
     shell("reviews", "approve", review, "--done", "--result", "paid", code=2)
     assert "--result is not JSON" in shell.errors
     decided = shell.json("reviews", "approve", review[:20], "--done", "--provider-id", "B-7", "--result", '"paid"')
@@ -263,7 +263,7 @@ def test_cancel(shell: Shell) -> None:
     assert "cancelled by anna" in shell("explain", "last")
     shell("cancel", "last", code=1)
     shell("resume", "last", code=1)
-    assert "nothing to resume" in shell.errors
+    assert "cannot be resumed" in shell.errors
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -126,7 +126,7 @@ def test_a_providers_key_comes_in_by_standard_input_or_the_environment_and_never
         (["create", "k", "--expires-in", "soon"], "", 2, "such as 90d"),
         (["create", "k", "--expires-in", "0d"], "", 2, "would expire at once"),
         (["create", "k", "--expires-in", "3651d"], "", 2, "3650d"),
-        (["create", "k", "--scope", "admin", "--model", "x"], "", 1, "hold nothing"),
+        (["create", "k", "--scope", "admin", "--model", "x"], "", 1, "cannot be limited"),
         (["show", "none"], "", 1, "overnight keys list"),
         (["rotate", "none"], "", 1, "none"),
         (["rotate", "none", "--expires-in", "0s"], "", 2, "would expire at once"),

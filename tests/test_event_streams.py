@@ -75,7 +75,7 @@ async def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
     async with asyncio.timeout(20):
         said = await reading
     served.store.clock = clock
-    assert "unknown, expired or revoked" in said.rpartition(": the stream ends here")[2]
+    assert "unknown, expired or revoked" in said.rpartition(": stream closed")[2]
     assert (await served.ask(headers={"x-job-id": "n1", **reads})).status_code == (401 if how == "revoked" else 200)
 
 

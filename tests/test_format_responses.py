@@ -483,7 +483,12 @@ async def test_the_story_tells_what_was_decided(served: Served, model: str) -> N
     await served.openai.embeddings.create(model="text-embedding-3-small", input=["a", "b"], extra_headers=headers)
     chapter = await load_job_tree(served.ledger, await served.ledger.job("told"), with_content=True)
     story = msgspec.json.encode(build_timeline(chapter, served.store.clock(), with_content=True).lines).decode()
-    for said in ("requested 2 tools: look, look", "answered in text", "cut at the output cap", "embedded 2 texts"):
+    for said in (
+        "requested 2 tools: look, look",
+        "answered in text",
+        "truncated at the output limit",
+        "embedded 2 texts",
+    ):
         assert said in story, said
     assert "saw sea" in story
     assert "embedding\\" not in story

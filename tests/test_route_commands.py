@@ -436,6 +436,6 @@ async def test_replay_prints_what_moves_and_what_is_in_no_sum(tmp_path: Path, pr
     assert json.loads(await asyncio.to_thread(run, "--since", "1h", "--json"))["calls"] == 4
     assert json.loads(await asyncio.to_thread(run, "--since", "2999-01-31", "--json"))["calls"] == 0
     assert json.loads(await asyncio.to_thread(run, "--tenant", "nobody", "--json"))["calls"] == 0
-    assert "give 7d" in await asyncio.to_thread(
+    assert "expected 7d" in await asyncio.to_thread(
         lambda: command("replay", "--routing", str(other), "--since", "soon", code=1)
     )

@@ -39,7 +39,7 @@ def test_a_parked_job_without_a_review_waits_for_a_person_too(shell: Shell) -> N
     shell("resume", job_id, code=3)
     assert shell.json("jobs")[0]["waiting"][0]["for"] == "divergence"
     shown = shell("reviews")
-    assert "nothing waits" not in shown
+    assert "No open reviews" not in shown
     assert job_id in shown
     assert f"overnight resume {job_id}" in shown
     shell("cancel", job_id)
