@@ -221,7 +221,7 @@ def test_approve_and_go_on(shell: Shell) -> None:
     assert "is an approval" in shell.errors
     assert "or here: overnight resume job_" in shell("reviews", "approve", review["review_id"], "--note", "fine")
     shell("reviews", "reject", review["review_id"], code=1)
-    assert "approved already by" in shell.errors
+    assert "already approved by" in shell.errors
     assert "result  true" in shell("resume", "last")
     assert "“fine”" in shell("explain", "last")
     assert shell("reviews").startswith("No open reviews")

@@ -549,7 +549,7 @@ async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
         # At the first call that passed it: not before, and not at the end.
         assert 6 <= story[: story.index("cost_alarm")].count("model_called") < 12
         assert sum("costs" in record.message and dear in record.message for record in caplog.records) == 1
-        assert "cost alarm: it has cost" in await told(served, dear)
+        assert "cost alert: it has cost" in await told(served, dear)
 
 
 async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provider: SpawnedProvider) -> None:
