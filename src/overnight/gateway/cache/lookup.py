@@ -54,7 +54,7 @@ MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
 """Per tenant. What is more goes by and by, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
-COULD_NOT_ASK = "the cache could not be asked"
+COULD_NOT_ASK = "cache lookup failed"
 NO_VECTORS = "vectors cannot be compared here"
 
 
