@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from overnight.domain import ErrorFacts, Event, Recorded
 from overnight.jobs.history import ANSWERS, FAILURES, FROM_OUTSIDE, History, Kept, fold
 from overnight.jobs.positions import Position, enclosing
-from overnight.jobs.retry_plan import Drop, stale_for_retry, stale_in_step
+from overnight.jobs.retry_plan import RetryPlan, stale_for_retry, stale_in_step
 
 segments = st.lists(st.tuples(st.sampled_from("/#"), st.integers(0, 12)), max_size=6)
 
@@ -224,26 +224,26 @@ def plain(*said: tuple[str, str, int]) -> list[Recorded]:
 
 
 Said = list[tuple[str, str, int]]
-RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
+RETRIES: dict[str, tuple[Said, list[int], RetryPlan]] = {
     "the failed step, nothing else": (
         [("step_committed", "", 0), ("step_failed", "", 1)],
         [2],
-        Drop([2], 2),
+        RetryPlan([2], 2),
     ),
     "a failure that the code went on from stays": (
         [("step_failed", "", 0), ("step_committed", "", 1), ("step_failed", "", 2)],
         [3],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
     "all that failed side by side": (
         [("step_failed", "/0", 0), ("step_committed", "/1", 0), ("step_failed", "/2", 0)],
         [1, 3],
-        Drop([1, 3], 1),
+        RetryPlan([1, 3], 1),
     ),
     "the last failure, where the code raised by itself": (
         [("step_failed", "", 0), ("step_committed", "", 1), ("tool_failed", "", 2), ("step_committed", "", 3)],
         [],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
     "inside the step, from its last effect on": (
         [
@@ -254,12 +254,12 @@ RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
             ("step_failed", "", 0),
         ],
         [5],
-        Drop([1, 4, 5], 5),
+        RetryPlan([1, 4, 5], 5),
     ),
     "inside the step, all of it when it had no effect": (
         [("step_started", "", 0), ("model_succeeded", "#0", 0), ("value_recorded", "#0", 1), ("step_failed", "", 0)],
         [4],
-        Drop([1, 2, 3, 4], 4),
+        RetryPlan([1, 2, 3, 4], 4),
     ),
     "inside the step, nothing that a child job has led to": (
         [
@@ -271,14 +271,14 @@ RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
             ("step_failed", "", 0),
         ],
         [6],
-        Drop([1, 5, 6], 6),
+        RetryPlan([1, 5, 6], 6),
     ),
     "a child that failed, but not that it was started": (
         [("step_committed", "", 0), ("child_started", "", 1), ("child_finished", "", 1)],
         [3],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
-    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], [], Drop([], 4)),
+    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], [], RetryPlan([], 4)),
 }
 
 

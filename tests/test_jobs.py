@@ -619,12 +619,12 @@ async def test_arguments_of_the_wrong_type_are_refused_before_anything_is_writte
 
 
 async def test_the_end_of_an_old_attempt_does_not_end_the_new_one(store: Store) -> None:
-    from overnight.jobs import Announce, Complete, CreateJob
+    from overnight.jobs import BeginAttempt, Complete, CreateJob
     from overnight.ledger import NewJob
 
     new = NewJob("job_" + "1" * 32, "default", "foreign", "agent", external_id="c-1", state="running")
     job, _ = await store.commit(CreateJob(new))
-    await store.commit(Announce(job.job_id))
+    await store.commit(BeginAttempt(job.job_id))
     await store.commit(Complete(job.job_id, attempt=1))
     assert (await Ledger(store).job(job.job_id)).state == "running"
     await store.commit(Complete(job.job_id, attempt=2))

@@ -4,7 +4,7 @@ Depends on: effects, budgets, reviews, ledger, store, domain.
 Never: calls a model or a tool itself; the gateway is handed in, tools are the effects of job code.
 """
 
-from .commands import Announce, Complete, CreateJob
+from .commands import BeginAttempt, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
 from .effect_decorator import (
     Effect,
@@ -42,8 +42,8 @@ from .worker import Worker
 __all__ = [
     "CANNOT_TELL",
     "NOT_DONE",
-    "Announce",
     "Approval",
+    "BeginAttempt",
     "ChatAnswer",
     "Complete",
     "CreateJob",

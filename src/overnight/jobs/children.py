@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from overnight.domain import FINISHED, ErrorFacts, Event, Recorded
-from overnight.ledger import JOB, JobRow, NewJob, append, locked_job, open_job
+from overnight.ledger import JOB, JobRow, NewJob, append, lifecycle, locked_job, open_job
 from overnight.store import Unit
 
-from .commands import Locks, retry, tell_parent
+from .commands import Locks
 from .history import fold
 from .positions import Position, Scope
 from .retained_answers import kept
-from .retry_plan import Drop, stale_for_retry
+from .retry_plan import RetryPlan, stale_for_retry
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -52,7 +52,7 @@ class TakeUpChild(msgspec.Struct):
     saw: JobRow
     event: Event
     position: Position
-    drop: Drop | None
+    plan: RetryPlan | None
 
     def locks(self) -> Locks:
         return [(JOB, self.parent.job_id), (JOB, self.saw.job_id)]
@@ -66,11 +66,11 @@ class TakeUpChild(msgspec.Struct):
         append(unit, parent, self.event, path=self.position[0], ordinal=self.position[1])
         child.parent_path, child.parent_ordinal = self.position
         unit.change(JOB, child)
-        if self.drop is not None:
-            retry(unit, child, self.drop, parent.job_id)
+        if self.plan is not None:
+            lifecycle.retry(unit, child, msgspec.structs.asdict(self.plan), parent.job_id)
         elif child.state in FINISHED:
             error = msgspec.json.decode(child.error, type=ErrorFacts) if child.error else None
-            tell_parent(unit, parent, child, error)
+            lifecycle.notify_parent(unit, parent, child, error)
         return True
 
 
@@ -92,11 +92,11 @@ async def take_up(execution: "Execution", scope: Scope, position: Position) -> R
             return aside.answer
         if child.state == "cancelled":
             break
-        drop = None
+        plan = None
         if child.state == "failed":
-            drop = stale_for_retry(fold(await execution.unless_gone(execution.ledger.events(child_id))))
+            plan = stale_for_retry(fold(await execution.unless_gone(execution.ledger.events(child_id))))
         event = kept(execution, scope, aside, begun=True)
-        if await execution.commit(TakeUpChild(execution.job, child, event, position, drop)):
+        if await execution.commit(TakeUpChild(execution.job, child, event, position, plan)):
             execution.history.keep(position, None)
             return None
     return None

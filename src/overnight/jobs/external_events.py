@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from overnight.domain import Recorded
 
-from .commands import Hear
+from .commands import ClearWakeSignal
 from .history import FROM_OUTSIDE, position_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class News:
             return
         self._hearing += 1
         try:
-            await execution.commit(Hear(execution.job.job_id, execution.job.lease_epoch))
+            await execution.commit(ClearWakeSignal(execution.job.job_id, execution.job.lease_epoch))
             await self.read()
         finally:
             self._hearing -= 1

@@ -24,7 +24,7 @@ from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
-from .commands import Announce, Complete, CreateJob, ParkForeign
+from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
 from .effect_execution import (
     Act,
     EffectCall,
@@ -105,7 +105,7 @@ class ForeignJob:
         if not fresh:
             if job.runtime != "foreign":
                 raise Conflict(f"{self.external_id} is a job that Overnight runs itself; choose another id")
-            job = self.store.commit_blocking(Announce(job.job_id, actor=f"pid {os.getpid()}"))
+            job = self.store.commit_blocking(BeginAttempt(job.job_id, actor=f"pid {os.getpid()}"))
         self.job, self.job_id, self.attempt = job, job.job_id, job.attempt
         self._token = _attached.set(self)
         _latest.append(self)
@@ -117,7 +117,7 @@ class ForeignJob:
         _attached.reset(self._token)
         _latest.remove(self)
         if isinstance(raised, JobParked):
-            self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, [raised.wait]))
+            self.store.commit_blocking(ParkExternal(self.job_id, self.attempt, [raised.wait]))
         if raised is None:
             self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):

@@ -6,11 +6,11 @@ import msgspec
 
 from overnight import effects
 from overnight.domain import FINISHED, BadInput, Conflict, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, locked_job
+from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, lifecycle, locked_job
 from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
 from overnight.store import Store, Unit, statements
 
-from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
+from .commands import Cancel, CreateJob, ExpireLease, Resume
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
 from .history import fold
@@ -61,8 +61,8 @@ class Operations:
         job = await self.ledger.job(job_id)
         if job.runtime == "foreign":
             raise Conflict(f"{job_id} is run by a program of its own: start that again as a new attempt")
-        drop = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
-        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, drop))
+        plan = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
+        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, plan))
 
     async def cancel(self, job_id: str, actor: str) -> str:
         """Stop a job and its children. The state it is in now: `running` until its worker has stopped it."""
@@ -154,7 +154,7 @@ class Decide(msgspec.Struct):
             append(unit, job, event)
             if self.effect_key is not None:
                 self._settle_effect(unit, job, row)
-        wake(unit, job)
+        lifecycle.wake(unit, job)
         return msgspec.structs.replace(row)
 
     def _settle_effect(self, unit: Unit, job: JobRow, review: ReviewRow) -> None:

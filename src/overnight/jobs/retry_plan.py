@@ -14,7 +14,7 @@ LASTING = frozenset({"effect", "child", "approval"})
 question is still open."""
 
 
-class Drop(msgspec.Struct, frozen=True):
+class RetryPlan(msgspec.Struct, frozen=True):
     """What the retry of a job does not replay: `seqs` are given to nobody any more. What was answered from the seq `loose` on
     is replayed only as far as the code comes there again, because it may have come there by one of those."""
 
@@ -22,7 +22,7 @@ class Drop(msgspec.Struct, frozen=True):
     loose: int
 
 
-def stale_for_retry(history: History) -> Drop:
+def stale_for_retry(history: History) -> RetryPlan:
     """For the job: the failures that its end came of (the last one, when it came of none), and what is stale inside of those
     steps. A failure that the code went on from stays an answer."""
     failures = [answer for answer in history.order if is_failure(answer)]
@@ -33,7 +33,7 @@ def stale_for_retry(history: History) -> Drop:
         entry = history.entries.get(place)
         dropped |= {answer.seq} if entry is None or _is_child(entry) else {answer.seq, entry.seq}
         dropped.update(stale_in_step(history, place, (answer.facts.detail or {}).get("unhandled", ())))
-    return Drop(sorted(dropped), min((answer.seq for answer in failures), default=history.last_seq + 1))
+    return RetryPlan(sorted(dropped), min((answer.seq for answer in failures), default=history.last_seq + 1))
 
 
 def stale_in_step(history: History, step: Position, unhandled: Collection[int]) -> list[int]:

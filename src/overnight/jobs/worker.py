@@ -17,7 +17,7 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
-from .commands import Complete, ExpireLease, Finish, Forget, GiveBack, Park, Refresh, TakeLease
+from .commands import Complete, ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, error_facts
@@ -98,11 +98,11 @@ class Worker:
             if execution is not None and not task.cancelled():
                 await self._give_back(job_id, execution)
         with contextlib.suppress(OvernightError):
-            await self.store.commit(Forget(self.worker_id, SQL["delete_worker"]))
+            await self.store.commit(RemoveWorker(self.worker_id, SQL["delete_worker"]))
 
     async def _give_back(self, job_id: str, execution: Execution) -> None:
         try:
-            await self.store.commit(GiveBack(job_id, execution.job.lease_epoch))
+            await self.store.commit(ReleaseLease(job_id, execution.job.lease_epoch))
         except OvernightError:
             return  # it finished, parked or was taken over meanwhile
 
@@ -123,8 +123,8 @@ class Worker:
     def running(self) -> int:
         return len(self._running)
 
-    def _refresh(self) -> Refresh:
-        return Refresh(
+    def _refresh(self) -> RefreshWorker:
+        return RefreshWorker(
             self.worker_id,
             "worker",
             this_host(),

@@ -4,8 +4,8 @@ Depends on: store, domain.
 Never: decides what may happen next; it writes what a room above has decided, in that room's transaction.
 """
 
-from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
+from .lifecycle import ATTEMPT_MARK, TRANSITIONS, begin_attempt
 from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .processes import Registration, is_dead, this_host
 from .queries import Ledger, recorded
@@ -19,6 +19,7 @@ __all__ = [
     "JOB",
     "LARGEST_CONTENT",
     "LEDGER_SQL",
+    "TRANSITIONS",
     "Append",
     "JobRow",
     "KnownContent",
@@ -27,8 +28,8 @@ __all__ = [
     "NewJob",
     "Registration",
     "address_chain",
-    "announce",
     "append",
+    "begin_attempt",
     "count_usage",
     "is_dead",
     "locked_job",

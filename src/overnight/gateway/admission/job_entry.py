@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from overnight.domain import (
     FINISHED,
     Conflict,
@@ -18,15 +16,13 @@ from overnight.ledger import (
     JOB,
     JobRow,
     NewJob,
-    announce,
-    append,
+    begin_attempt,
+    lifecycle,
     open_job,
 )
 from overnight.store import Unit
 
 from ..identity import Subject
-
-_encode = msgspec.json.Encoder().encode
 
 
 def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
@@ -90,9 +86,9 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
     if not subject.who.operates:
         _check_right(job, wanted)
     if wanted is not None:
-        announce(unit, job, "recover", wanted, subject.who.actor)
+        begin_attempt(unit, job, "recover", wanted, subject.who.actor)
     if job.state in FINISHED:
-        reopen(unit, job)
+        lifecycle.reopen(unit, job)
 
 
 def _check_right(job: JobRow, wanted: int | None) -> None:
@@ -106,21 +102,10 @@ def _check_right(job: JobRow, wanted: int | None) -> None:
         raise Forbidden(f"{job.job_id} has {job.state}: going on with it wants a key with the scope operate")
 
 
-def reopen(unit: Unit, job: JobRow) -> None:
-    """A foreign job that was over goes on."""
-    was = job.state
-    job.state, job.finished_at, job.result, job.error = "running", None, None, None
-    unit.change(JOB, job)
-    append(unit, job, Event("started", attempt=job.attempt, decision={"why": f"reopened: it had {was}"}))
-
-
 def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:
     """A job that was made for one call ends with it."""
     if not job.unattributed or job.state in FINISHED:
         return
-    job.state, job.finished_at = ("failed" if error else "succeeded"), unit.now
-    job.error = _encode(error).decode() if error else None
-    unit.change(JOB, job)
     event = Event("failed" if error else "completed", attempt=job.attempt, error=error)
     event.decision = {"why": "unattributed: a job for one call"}
-    append(unit, job, event)
+    lifecycle.finish(unit, job, "failed" if error else "succeeded", event, error=error)
