@@ -370,7 +370,7 @@ async def test_a_lost_worker_is_recovered_and_fenced(store: Store) -> None:
     await lost.start()
     await rest(store, other.job_id, "running")
     await asyncio.sleep(0.1)
-    assert await operations.lose("lost") == 1
+    assert await operations.expire_leases("lost") == 1
     async with working(store, worker_id="second"):
         async with asyncio.timeout(10):
             while "worker_lost" not in await story(store, other.job_id):

@@ -332,12 +332,12 @@ def attach(
     base_url: str | None = None,
     settings: Settings | None = None,
 ) -> Any:
-    """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ForeignJob.
+    """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ExternalJob.
 
     `base_url` is the gateway's (default: OPENAI_BASE_URL, else where `overnight up` listens). Where it wants a key, that is
     OVERNIGHT_API_KEY, else OPENAI_API_KEY.
     """
-    from overnight.jobs import ForeignJob, checked
+    from overnight.jobs import ExternalJob, checked
     from overnight.store import open_store
 
     chosen = settings or Settings.from_environment()
@@ -346,6 +346,6 @@ def attach(
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     with (
         open_store(chosen.database_url) as store,
-        ForeignJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as foreign,
+        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as foreign,
     ):
         yield foreign

@@ -6,8 +6,8 @@ Never: calls a tool; it only says whether the caller may.
 
 from .claims import (
     Claim,
-    Claimed,
-    Position,
+    ClaimResult,
+    EffectPosition,
     begins,
     claim,
     commit,
@@ -23,9 +23,9 @@ __all__ = [
     "EFFECT",
     "EFFECT_SQL",
     "Claim",
-    "Claimed",
+    "ClaimResult",
+    "EffectPosition",
     "EffectRow",
-    "Position",
     "begins",
     "claim",
     "commit",

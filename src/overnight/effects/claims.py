@@ -23,7 +23,7 @@ class Claim(msgspec.Struct, frozen=True):
     call_id: str | None = None
 
 
-class Position(msgspec.Struct, frozen=True):
+class EffectPosition(msgspec.Struct, frozen=True):
     """Where in the job's code the effect stands; None for foreign runtimes."""
 
     path: str
@@ -31,7 +31,7 @@ class Position(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class ClaimResult(msgspec.Struct, frozen=True):
     """`verdict`: run (do it now), committed (here is the result), in_progress (another caller does it), unknown, or
     rejected (a person said no: neither is it done nor will it be)."""
 
@@ -49,7 +49,7 @@ def begins(job: JobRow, row: EffectRow | None) -> bool:
     return row.state not in {"claimed", "committed", "unknown"}
 
 
-def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> Claimed:
+def claim(unit: Unit, job: JobRow, wanted: Claim, position: EffectPosition | None) -> ClaimResult:
     """Decide whether the effect may be done now, and write the claim before it is.
 
     Raises Conflict when the key was used with other arguments for something that has begun.
@@ -74,7 +74,7 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> 
         )
         unit.insert(EFFECT, row)
         _called(unit, job, wanted, position)
-        return Claimed("run", row)
+        return ClaimResult("run", row)
     begun = row.state in {"claimed", "committed", "unknown"}
     if begun and row.arguments_sha256 != wanted.arguments_sha256:
         raise Conflict(
@@ -82,30 +82,30 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> 
             " a key stands for one intention"
         )
     if row.state == "committed":
-        return Claimed("committed", row)
+        return ClaimResult("committed", row)
     if row.state == "unknown":
-        return Claimed("unknown", row)
+        return ClaimResult("unknown", row)
     if row.state == "rejected" and not begins(job, row):
-        return Claimed("rejected", row)
+        return ClaimResult("rejected", row)
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
-            return Claimed("in_progress", row)
+            return ClaimResult("in_progress", row)
         mark_unknown(unit, job, row, "its worker was lost between the claim and the commit", position)
-        return Claimed("unknown", row)
+        return ClaimResult("unknown", row)
     row.state, row.owner, row.attempt, row.lease_epoch = "claimed", wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.claimed_at, row.settled_at, row.error = wanted.arguments_sha256, unit.now, None, None
     unit.change(EFFECT, row)
     _called(unit, job, wanted, position)
-    return Claimed("run", row)
+    return ClaimResult("run", row)
 
 
-def _called(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> None:
+def _called(unit: Unit, job: JobRow, wanted: Claim, position: EffectPosition | None) -> None:
     event = Event("tool_called", name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
     event.attempt, event.call_id = job.attempt, wanted.call_id
     append(unit, job, event, content=wanted.arguments, **_at(position))
 
 
-def _at(position: Position | None) -> dict[str, Any]:
+def _at(position: EffectPosition | None) -> dict[str, Any]:
     if position is None:
         return {}
     return {"path": position.path, "ordinal": position.ordinal, "fingerprint": position.fingerprint}
@@ -121,7 +121,7 @@ def commit(
     row: EffectRow,
     result: bytes,
     provider_id: str | None,
-    position: Position | None,
+    position: EffectPosition | None,
     *,
     why: str | None = None,
     latency_ms: float | None = None,
@@ -138,19 +138,25 @@ def commit(
     return append(unit, job, event, content=result, **_at(position))
 
 
-def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: Position | None) -> int:
+def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: EffectPosition | None) -> int:
     """It was not done, and that is known."""
     return _not_done(unit, job, row, "failed", error, position, None)
 
 
-def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: Position | None, actor: str) -> int:
+def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: EffectPosition | None, actor: str) -> int:
     """A person says that it shall not be done: this attempt of the job, or this foreign job, does not ask again."""
     row.attempt = job.attempt
     return _not_done(unit, job, row, "rejected", ErrorFacts("rejected", why), position, actor)
 
 
 def _not_done(
-    unit: Unit, job: JobRow, row: EffectRow, state: str, error: ErrorFacts, position: Position | None, actor: str | None
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow,
+    state: str,
+    error: ErrorFacts,
+    position: EffectPosition | None,
+    actor: str | None,
 ) -> int:
     row.state, row.error, row.settled_at = state, error.message[:500], unit.now
     unit.change(EFFECT, row)
@@ -173,7 +179,7 @@ def mark_unknown(
     job: JobRow,
     row: EffectRow,
     why: str,
-    position: Position | None = None,
+    position: EffectPosition | None = None,
     trace: bytes | None = None,
 ) -> None:
     """Nobody knows whether it was done. `trace` is the traceback of what the call raised, as content."""

@@ -1,9 +1,10 @@
-"""What: durable execution: jobs that survive their workers, wait for people and time, and never act twice.
-Owns: the transitions of a job, worker.
+"""What: durable execution: jobs that survive their workers, wait for people and time, and never repeat an effect.
+Owns: the table worker, with the ledger.
 Depends on: effects, budgets, reviews, ledger, store, domain.
-Never: calls a model or a tool itself; the gateway is handed in, tools are the effects of job code.
+Never: calls a model or a tool itself; the gateway is passed in, tools are the effects of job code.
 """
 
+from .child_jobs import JobFailed
 from .commands import BeginAttempt, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
 from .effect_decorator import (
@@ -14,17 +15,17 @@ from .effect_decorator import (
 )
 from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
+from .execution import NotInJob
 from .external_boundaries import (
     Approval,
     ChatAnswer,
-    JobFailed,
     ModelFailed,
-    NotInJob,
     approval,
     chat,
 )
-from .external_programs import ForeignJob, JobParked, checked
+from .external_programs import ExternalJob, JobParked, checked
 from .operations import Decision, Operations
+from .run_state import JobEvicted
 from .services import ModelPort, ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
@@ -36,7 +37,6 @@ from .steps_and_timers import (
     timeout,
     uuid,
 )
-from .task_registry import JobEvicted
 from .worker import Worker
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "Done",
     "Effect",
     "EffectFailed",
-    "ForeignJob",
+    "ExternalJob",
     "JobEvicted",
     "JobFailed",
     "JobFunction",

@@ -8,7 +8,7 @@ from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
 from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, append, begin_attempt, lifecycle, locked_job, open_job
 from overnight.store import Unit
 
-from .retry_plan import RetryPlan
+from .replay.retry_plan import RetryPlan
 
 Locks = list[tuple[Any, Any]]
 
