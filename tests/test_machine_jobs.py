@@ -63,7 +63,7 @@ class Jobs(RuleBasedStateMachine):
 
         async def lose(jobs: Operations) -> None:
             for each in life.ids:
-                await jobs.lose(each)
+                await jobs.expire_leases(each)
 
         outside(self.url, self.clock, lose)
 
