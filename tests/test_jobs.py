@@ -499,7 +499,7 @@ async def test_a_job_that_left_its_worker_in_silence_is_taken_again(store: Store
         async with asyncio.timeout(5):
             while (execution := worker._running.get(job.job_id, (None, None))[0]) is None:
                 await asyncio.sleep(0.01)
-        execution.leave()  # what a failing store does to it
+        execution.state.evict()  # what a failing store does to it
         async with asyncio.timeout(10):
             while "worker_lost" not in await story(store, job.job_id):
                 await asyncio.sleep(0.05)

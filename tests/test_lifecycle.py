@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from overnight.domain import Conflict, Event, job_states, new_id
-from overnight.ledger import TRANSITIONS, JobRow, NewJob, begin_attempt, lifecycle, open_job
+from overnight.ledger import JobRow, NewJob, begin_attempt, lifecycle, open_job
+from overnight.ledger.lifecycle import INITIAL_STATES, TRANSITIONS
 from overnight.store import Store, Unit
 
 SRC = Path(__file__).parents[1] / "src" / "overnight"
@@ -41,7 +42,7 @@ class Try(msgspec.Struct):
         job, _ = open_job(unit, NewJob(new_id("job"), "default", "foreign", "demo", state=first))
         if self.state == "parked":
             lifecycle.park(unit, job, WAITS, None)
-        elif self.state not in lifecycle.INITIAL_STATES:
+        elif self.state not in INITIAL_STATES:
             lifecycle.finish(unit, job, self.state, Event("failed"))
         assert job.state == self.state
         seq = job.last_seq

@@ -8,14 +8,12 @@ from .child_jobs import JobFailed
 from .commands import BeginAttempt, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
 from .effect_decorator import (
-    Effect,
     EffectFailed,
     NotDone,
     effect,
 )
 from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
-from .execution import NotInJob
 from .external_boundaries import (
     Approval,
     ChatAnswer,
@@ -25,8 +23,7 @@ from .external_boundaries import (
 )
 from .external_programs import ExternalJob, JobParked, checked
 from .operations import Decision, Operations
-from .run_state import JobEvicted
-from .services import ModelPort, ModelRequest, NoModel
+from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
     StepFailed,
@@ -49,19 +46,15 @@ __all__ = [
     "CreateJob",
     "Decision",
     "Done",
-    "Effect",
     "EffectFailed",
     "ExternalJob",
-    "JobEvicted",
     "JobFailed",
     "JobFunction",
     "JobParked",
     "ModelFailed",
-    "ModelPort",
     "ModelRequest",
     "NoModel",
     "NotDone",
-    "NotInJob",
     "Operations",
     "Retry",
     "StepFailed",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 
 import msgspec
 
@@ -109,8 +109,6 @@ def _check_types(function: JobFunction[..., Any], payload: bytes) -> None:
 
 def _annotations(function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
     """The annotated types, and the names of the parameters that take one value by position."""
-    from typing import get_type_hints
-
     try:
         hints = get_type_hints(function)
     except (NameError, TypeError):

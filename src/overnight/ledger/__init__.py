@@ -1,11 +1,11 @@
-"""What: the log of every job: append, read, follow; content by its hash; rollups of cost.
-Owns: job, event, message, node, blob, usage_day, usage_job, seal.
+"""What: the log of every job: append, read, follow; the state of a job; content by its hash; rollups of cost.
+Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal.
 Depends on: store, domain.
-Never: decides what may happen next; it writes what a room above has decided, in that room's transaction.
+Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
 """
 
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
-from .lifecycle import ATTEMPT_MARK, TRANSITIONS, begin_attempt
+from .lifecycle import ATTEMPT_MARK, begin_attempt
 from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .processes import Registration, is_dead, this_host
 from .queries import Ledger, recorded
@@ -19,7 +19,6 @@ __all__ = [
     "JOB",
     "LARGEST_CONTENT",
     "LEDGER_SQL",
-    "TRANSITIONS",
     "Append",
     "JobRow",
     "KnownContent",

@@ -41,7 +41,7 @@ def model_text(facts: Event) -> str:
         label = str(asked) if asked not in {None, "", "auto"} else ""
     target = facts.model or ""
     words = f"{label} → {target}" if label and target and label != target else target or label
-    return (f"turn {facts.turn}: " if facts.turn else "") + f"model {words}"
+    return f"model {words}"
 
 
 def _model_called(tale: Tale, event: Recorded) -> None:
