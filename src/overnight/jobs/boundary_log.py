@@ -57,10 +57,31 @@ class BoundaryLog:
         content: bytes | None = None,
     ) -> Recorded:
         """Commit an event at a position. Returns it as it will be read back."""
-        job_id = self.job.job_id
-        command = Append(job_id, event, content, self.job.lease_epoch, position[0], position[1], fingerprint)
-        seq = await self.commit(command)
-        return Recorded(job_id, seq, 0, event, position[0], position[1], fingerprint, content, self.job.tenant_id)
+        seq = await self.commit(self._append(event, position, fingerprint, content))
+        return Recorded(
+            job_id=self.job.job_id,
+            seq=seq,
+            at=0,
+            facts=event,
+            path=position[0],
+            ordinal=position[1],
+            fingerprint=fingerprint,
+            content=content,
+            tenant_id=self.job.tenant_id,
+        )
+
+    def _append(
+        self, event: Event, position: Position, fingerprint: str | None = None, content: bytes | None = None
+    ) -> Append:
+        return Append(
+            job_id=self.job.job_id,
+            event=event,
+            content=content,
+            lease_epoch=self.job.lease_epoch,
+            path=position[0],
+            ordinal=position[1],
+            fingerprint=fingerprint,
+        )
 
     def defer(
         self,
@@ -72,8 +93,7 @@ class BoundaryLog:
     ) -> None:
         """Write an event no later than the next commit of this worker; `then` is called with its seq."""
         self._state.check()
-        epoch = self.job.lease_epoch
-        self._ride(Append(self.job.job_id, event, content, epoch, position[0], position[1], fingerprint), then)
+        self._ride(self._append(event, position, fingerprint, content), then)
 
     def defer_fact(self, event: Event) -> None:
         """As `defer`, for an event without a position. Written even while the job leaves."""

@@ -107,7 +107,15 @@ class StartChild(msgspec.Struct):
         event.detail = {"child_job_id": new.job_id}
         path, ordinal, digest = new.parent_path, new.parent_ordinal, self.fingerprint
         seq = append(unit, parent, event, path=path, ordinal=ordinal, fingerprint=digest)
-        return Recorded(parent.job_id, seq, unit.now, event, path, ordinal, digest)
+        return Recorded(
+            job_id=parent.job_id,
+            seq=seq,
+            at=unit.now,
+            facts=event,
+            path=path,
+            ordinal=ordinal,
+            fingerprint=digest,
+        )
 
 
 # ── continuing a child of an earlier attempt ─────────────────────────────────────────────────────────────────────────

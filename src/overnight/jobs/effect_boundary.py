@@ -35,11 +35,11 @@ class EffectBoundary:
         self._key = effects.effect_key(job.tenant_id, workflow, scope.path, job.root_job_id, tool.tool, occurrence)
         self._call = EffectCall(
             tool,
-            self._key,
-            named,
-            self._write,
-            execution.log.store.clock,
-            execution.services.owner,
+            key=self._key,
+            named=named,
+            write=self._write,
+            clock=execution.log.store.clock,
+            owner=execution.services.owner,
             check=execution.log.check_lease,
             step=scope.name,
             position=effects.EffectPosition(position[0], position[1], digest),
@@ -50,7 +50,14 @@ class EffectBoundary:
         return locked_job(unit, self._job.job_id, lease_epoch=self._job.lease_epoch)
 
     async def _write(self, act: Act, limits: Sequence[Limit] = ()) -> Any:
-        command = UnderJob(self._job.job_id, self._job.tenant_id, self._key, self._fence, act, limits)
+        command = UnderJob(
+            job_id=self._job.job_id,
+            tenant_id=self._job.tenant_id,
+            key=self._key,
+            fence=self._fence,
+            act=act,
+            limits=limits,
+        )
         return await self._execution.log.commit(command)
 
     async def find_outcome(self) -> EffectOutcome | str:
@@ -96,8 +103,17 @@ class EffectBoundary:
                 outcome = None
         event = Event(outcome.event, kind="effect", name=self._tool.tool, error=outcome.error)
         if outcome.seq:
-            job, digest = self._job, self._digest
-            answer = Recorded(job.job_id, outcome.seq, 0, event, *position, digest, outcome.content, job.tenant_id)
+            answer = Recorded(
+                job_id=self._job.job_id,
+                seq=outcome.seq,
+                at=0,
+                facts=event,
+                path=position[0],
+                ordinal=position[1],
+                fingerprint=self._digest,
+                content=outcome.content,
+                tenant_id=self._job.tenant_id,
+            )
             return await scheduler.deliver(scope, answer)
         return await self._replay(outcome, event)
 

@@ -86,12 +86,12 @@ class EffectCall:
     def __init__(
         self,
         tool: Tool,
+        *,
         key: str,
         named: dict[str, Any],
         write: Write,
         clock: Callable[[], int],
         owner: str,
-        *,
         check: Check,
         step: str | None = None,
         position: effects.EffectPosition | None = None,
@@ -103,7 +103,14 @@ class EffectCall:
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
-        self._claim = effects.Claim(key, tool.tool, self.arguments, digest, owner, step)
+        self._claim = effects.Claim(
+            effect_key=key,
+            tool=tool.tool,
+            arguments=self.arguments,
+            arguments_sha256=digest,
+            owner=owner,
+            step=step,
+        )
 
     async def run(self) -> EffectOutcome | None:
         """The durable outcome; None if only a person can tell.

@@ -157,4 +157,12 @@ class _RequestApproval(msgspec.Struct):
         boundary = Boundary("approval", self.question[:200], *self.position, self.fingerprint)
         review = request_review(unit, job, "approval", self.question, self.detail, boundary)
         asked = Event("review_requested", kind="approval", name=boundary.name, detail={"review_id": review.review_id})
-        return Recorded(job.job_id, job.last_seq, unit.now, asked, *self.position, self.fingerprint)
+        return Recorded(
+            job_id=job.job_id,
+            seq=job.last_seq,
+            at=unit.now,
+            facts=asked,
+            path=self.position[0],
+            ordinal=self.position[1],
+            fingerprint=self.fingerprint,
+        )

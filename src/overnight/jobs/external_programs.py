@@ -86,10 +86,10 @@ class ExternalJob:
     def __enter__(self) -> "ExternalJob":
         agent_id, workflow = bound_to(self.store, self.api_key)  # the attribution of its calls
         new = NewJob(
-            new_id("job"),
-            self.tenant_id,
-            "foreign",
-            self.name,
+            job_id=new_id("job"),
+            tenant_id=self.tenant_id,
+            runtime="foreign",
+            name=self.name,
             external_id=self.external_id,
             agent_id=agent_id,
             workflow=workflow,
@@ -149,17 +149,34 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
         return job
 
     async def write(act: Act, limits: Sequence[Limit] = ()) -> Any:
-        return await attached.store.commit(UnderJob(attached.job_id, attached.tenant_id, key, fence, act, limits))
+        command = UnderJob(
+            job_id=attached.job_id,
+            tenant_id=attached.tenant_id,
+            key=key,
+            fence=fence,
+            act=act,
+            limits=limits,
+        )
+        return await attached.store.commit(command)
 
     limits = partial(attached.tool_limits.of, attached.job, None) if attached.job is not None else None
-    call = EffectCall(tool, key, named, write, attached.store.clock, attached.owner, check=_no_lease, limits=limits)
+    call = EffectCall(
+        tool,
+        key=key,
+        named=named,
+        write=write,
+        clock=attached.store.clock,
+        owner=attached.owner,
+        check=_no_lease,
+        limits=limits,
+    )
     try:
         outcome = await call.run()
     except BudgetStopped as stop:
         raise JobParked(f"{stop}: `overnight budget` shows it", "", budget_wait(stop)) from None
     if outcome is None:
         review_id = await call.request_review()
-        message = f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
+        message = f"it is unknown whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
         raise JobParked(message, review_id)
     if outcome.replayed:
         await write(lambda unit, job: _record_replay(unit, job, tool.tool, key))

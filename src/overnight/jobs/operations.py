@@ -99,7 +99,13 @@ class Operations:
                 " or --not-done (it will be done again)"
             )
         return await self.store.commit(
-            Decide(review_id, review.job_id, detail.get("effect_key"), review.tenant_id, decision)
+            Decide(
+                review_id=review_id,
+                job_id=review.job_id,
+                effect_key=detail.get("effect_key"),
+                tenant_id=review.tenant_id,
+                decision=decision,
+            )
         )
 
     async def expire_leases(self, owner: str) -> int:

@@ -129,14 +129,14 @@ class Worker:
 
     def _refresh(self) -> RefreshWorker:
         return RefreshWorker(
-            self.worker_id,
-            "worker",
-            this_host(),
-            os.getpid(),
-            self._started_at,
-            self._lease_us,
-            SQL["upsert_worker"],
-            SQL["extend_leases"],
+            worker_id=self.worker_id,
+            role="worker",
+            host=this_host(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            lease_us=self._lease_us,
+            upsert=SQL["upsert_worker"],
+            extend=SQL["extend_leases"],
         )
 
     def _heartbeat(self) -> None:
@@ -305,7 +305,14 @@ class Worker:
 def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Finish:
     def end(state: str, **facts: Any) -> Finish:
         unhandled = execution.failures.seqs() if state == "failed" else []
-        return Finish(job.job_id, job.parent_job_id, job.lease_epoch, state, unhandled=unhandled, **facts)
+        return Finish(
+            job_id=job.job_id,
+            parent_job_id=job.parent_job_id,
+            lease_epoch=job.lease_epoch,
+            state=state,
+            unhandled=unhandled,
+            **facts,
+        )
 
     if root.cancelled():
         if execution.state.cancelling:
