@@ -5,8 +5,8 @@ Never: calls a tool; it only decides whether the caller may.
 """
 
 from .claims import (
-    Claim,
     ClaimResult,
+    EffectClaim,
     EffectPosition,
     begins,
     claim,
@@ -20,8 +20,8 @@ from .rows import EFFECT, EffectRow, effect_key
 
 __all__ = [
     "EFFECT",
-    "Claim",
     "ClaimResult",
+    "EffectClaim",
     "EffectPosition",
     "EffectRow",
     "begins",

@@ -11,7 +11,7 @@ from overnight.store import Unit
 from .rows import EFFECT, EffectRow
 
 
-class Claim(msgspec.Struct, frozen=True):
+class EffectClaim(msgspec.Struct, frozen=True):
     """The request to execute an effect. `arguments`: canonical JSON; `arguments_sha256`: its digest; `owner`: the process."""
 
     effect_key: str
@@ -55,7 +55,7 @@ def begins(job: JobRow, row: EffectRow | None) -> bool:
     return row.state not in {"claimed", "committed", "unknown"}
 
 
-def claim(unit: Unit, job: JobRow, wanted: Claim, position: EffectPosition | None) -> ClaimResult:
+def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> ClaimResult:
     """Decide whether the effect may be executed now, and write the claim before it is.
 
     Raises Conflict if the key was used with other arguments for an effect that has begun.
@@ -105,7 +105,7 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: EffectPosition | Non
     return ClaimResult("run", row)
 
 
-def _called(unit: Unit, job: JobRow, wanted: Claim, position: EffectPosition | None) -> None:
+def _called(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> None:
     event = Event("tool_called", name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
     event.attempt, event.call_id = job.attempt, wanted.call_id
     append(unit, job, event, content=wanted.arguments, **_at(position))

@@ -103,7 +103,7 @@ class EffectCall:
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
-        self._claim = effects.Claim(
+        self._claim = effects.EffectClaim(
             effect_key=key,
             tool=tool.tool,
             arguments=self.arguments,

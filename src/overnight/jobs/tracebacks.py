@@ -23,7 +23,7 @@ class Frame(msgspec.Struct, frozen=True):
     function: str
 
 
-class Failure(msgspec.Struct, frozen=True, rename={"error_class": "class"}):
+class TracedException(msgspec.Struct, frozen=True, rename={"error_class": "class"}):
     """One exception and its newest `MAX_FRAMES` frames, the outermost first."""
 
     error_class: str
@@ -36,23 +36,23 @@ def error_facts(error: BaseException) -> ErrorFacts:
 
 
 def traceback_content(error: BaseException) -> bytes | None:
-    """The exception and its causes as JSON: a list of `Failure`. None if no frame is the job's own.
+    """The exception and its causes as JSON: a list of `TracedException`. None if no frame is the job's own.
 
     Frames of Overnight and of Python's standard library are left out, and so are messages and source lines: they may hold
     values.
     """
-    found: list[Failure] = []
+    found: list[TracedException] = []
     _collect(error, found, set())
     return msgspec.json.encode(found) if found else None
 
 
-def _collect(error: BaseException, found: list[Failure], seen: set[int]) -> None:
+def _collect(error: BaseException, found: list[TracedException], seen: set[int]) -> None:
     if id(error) in seen or len(found) == MAX_ERRORS:
         return
     seen.add(id(error))
     frames = _own_frames(error.__traceback__)
     if frames:
-        found.append(Failure(type(error).__name__, frames))
+        found.append(TracedException(type(error).__name__, frames))
     inner: list[Any] = []
     if isinstance(error, BaseExceptionGroup):
         inner += error.exceptions  # pyright: ignore[reportUnknownMemberType]
