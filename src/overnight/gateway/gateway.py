@@ -120,6 +120,7 @@ class Gateway:
         self.prompts_version = prompts_version or brain_version
         self._kin: OrderedDict[KinKey, tuple[str, ...]] = OrderedDict()
         self._sweeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -129,6 +130,7 @@ class Gateway:
             await self._registration.start()
         await self.circuits.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        self._watcher = asyncio.get_running_loop().create_task(self.lost_calls.watch())
         if self.routing.cache.semantic is not None:
             await self.caches.vectors()  # if they are missing, say so at once
 
@@ -143,9 +145,10 @@ class Gateway:
             await asyncio.wait(self._pumps, timeout=GRACE_S)
             for pump in list(self._pumps):
                 pump.cancel()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
+        if tasks := [each for each in (self._sweeper, self._watcher) if each is not None]:
+            for each in tasks:
+                each.cancel()
+            await asyncio.wait(tasks)
         self.caches.close()
         await self.circuits.close()
         try:

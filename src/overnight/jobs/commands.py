@@ -5,7 +5,18 @@ from typing import Any
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
-from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, append, begin_attempt, lifecycle, locked_job, open_job
+from overnight.ledger import (
+    EXTERNAL,
+    JOB,
+    JobRow,
+    NewJob,
+    append,
+    begin_attempt,
+    lifecycle,
+    locked_job,
+    mark_idle,
+    open_job,
+)
 from overnight.store import Unit
 
 from .replay.retry_plan import RetryPlan
@@ -261,7 +272,8 @@ class BeginAttempt(msgspec.Struct):
 class Complete(msgspec.Struct):
     """End an external job. Outcome: its row.
 
-    With `attempt`, only while that attempt is the current one; with `idle_since`, only if nothing was recorded since.
+    With `attempt`, only while that attempt is the current one. With `idle_since`, only if nothing was recorded since; the
+    event says that the job was idle.
     """
 
     job_id: str
@@ -269,7 +281,6 @@ class Complete(msgspec.Struct):
     result: bytes | None = None
     error: ErrorFacts | None = None
     actor: str | None = None
-    why: str | None = None
     idle_since: int | None = None
     attempt: int | None = None
     trace: bytes | None = None
@@ -288,8 +299,8 @@ class Complete(msgspec.Struct):
         if job.state not in FINISHED:
             name = "completed" if self.state == "succeeded" else self.state
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
-            if self.why:
-                event.decision = {"why": self.why}
+            if self.idle_since is not None:
+                mark_idle(event)
             lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
         return msgspec.structs.replace(job)
 
