@@ -46,6 +46,7 @@ from .admission.in_flight import Flying
 from .admission.key_permissions import permitted
 from .admission.loop_guard import LoopGuard
 from .cache import Caches
+from .call.deadlines import LEAST_STORE_S, store_answers_by
 from .call.pipeline import Flight
 from .call.streaming import StreamedFlight
 from .error_responses import (
@@ -98,6 +99,7 @@ class Gateway:
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.brain_version = brain_version
         self.keys = keys or Keyring(store)
+        self.keys.patience_s = self._patience_s
         self.targets = Targets(
             routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
         )
@@ -184,7 +186,7 @@ class Gateway:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
         if form is RESPONSES:
-            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes)
+            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes, self._store_deadline())
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
         decision = permitted(self.decide(facts_of(who, request)), who)
@@ -248,7 +250,7 @@ class Gateway:
 
     async def _given(self, flight: Flight, answer: Recorded) -> Answer:
         """A recorded answer, an older attempt's, from a cache or degraded, in the form that is asked for now."""
-        body = await self.ledger.answer(answer) or b"{}"
+        body = await self.ledger.answer(answer, until=flight.store_deadline()) or b"{}"
         headers = call_headers(flight)
         if not flight.request.stream:
             return Answer(200, [JSON, *headers], body)
@@ -286,7 +288,8 @@ class Gateway:
         name = job_id or external_id
         kin = self._kin.get((who.tenant_id, name, who.reach)) if name is not None else None
         if kin is None and job_id is not None:
-            found = await self._ancestors(job_id, who.tenant_id, who.reach)
+            async with store_answers_by(self._store_deadline()):
+                found = await self._ancestors(job_id, who.tenant_id, who.reach)
             kin = self._remember((who.tenant_id, job_id, who.reach), found)
         fresh = new_id("job") if kin is None else kin[-1]
         return Subject(
@@ -302,6 +305,14 @@ class Gateway:
             lineage=self.lineage,
             fingerprint=request.fingerprint(who.task_id),
         )
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a call whose route is not known yet may wait for the store."""
+        return max(self.routing.time_limits.queue_ms / 1000, LEAST_STORE_S)
+
+    def _store_deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience_s
 
     async def find_kin(self, subject: Subject, job_id: str) -> None:
         """The job exists and has a parent: its budgets are its ancestors' too."""

@@ -7,7 +7,7 @@ Never: decides when a job changes its state; it writes what a package above has 
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .lifecycle import ATTEMPT_MARK, begin_attempt
 from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
-from .processes import BEAT_S, Registration, is_dead, this_host
+from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
 from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
@@ -32,6 +32,7 @@ __all__ = [
     "begin_attempt",
     "closed_idle",
     "count_usage",
+    "forget_dead_processes",
     "is_dead",
     "locked_job",
     "mark_idle",

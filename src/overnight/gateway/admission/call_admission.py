@@ -18,6 +18,7 @@ from overnight.domain import ErrorFacts, Event, month_of
 from overnight.ledger import EXTERNAL, JOB, append
 from overnight.store import Unit
 
+from ..call.deadlines import LEAST_STORE_S, store_answers_by
 from ..error_responses import CallerLeft, RateLimited, WaitedTooLong
 from ..identity import Subject, caller_of
 from .commands import (
@@ -34,9 +35,6 @@ from .unsent_calls import NeverSent
 
 if TYPE_CHECKING:
     from ..call.pipeline import Flight
-
-LEAST_STORE_S = 1.0
-"""How long the store may take, also when the queue time is used up."""
 
 _WORDS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
@@ -131,7 +129,8 @@ class Admission:
                 " calls at once, or raise the budget in routing.yaml"
             )
         if not self._told:
-            await flight.gateway.store.commit(Refuse(subject, self._rate_limited(wait, refused=True)))
+            refuse = Refuse(subject, self._rate_limited(wait, refused=True))
+            await flight.gateway.settlements.note(refuse, flight.loop.time() + LEAST_STORE_S)
         left_us = wait.until - flight.gateway.store.clock() if wait.until is not None else 0
         retry_s = max(1, -(-left_us // 1_000_000))
         return RateLimited(
@@ -169,7 +168,8 @@ class Admission:
             command.ticket = flight.visit.ticket
         outcome = await self._commit(command)
         if outcome.kin:
-            await gateway.find_kin(subject, outcome.job_id)
+            async with store_answers_by(flight.store_deadline()):
+                await gateway.find_kin(subject, outcome.job_id)
             outcome = await self._commit(command)
         gateway.learn(subject, outcome)
         if outcome.serial:
@@ -199,7 +199,7 @@ class Admission:
     async def _commit(self, command: Admit) -> Outcome:
         """Raises StoreUnavailable when the store is not back within the queue time."""
         flight = self._flight
-        until = max(flight.queue_deadline(), flight.loop.time() + LEAST_STORE_S)
+        until = flight.store_deadline()
         return await flight.gateway.store.commit(command, until=until, left=partial(self._never_sent, command))
 
     def _never_sent(self, command: Admit, outcome: Outcome) -> None:
@@ -218,7 +218,7 @@ class Admission:
         gateway, subject, until = flight.gateway, flight.subject, flight.loop.time() + flight.total_s
         command.serial = True
         while True:
-            async with gateway.flying.alone(subject.job_id):
+            async with gateway.flying.alone(subject.job_id, flight.store_deadline()):
                 outcome = await self._commit(command)
             if not outcome.in_flight:
                 return outcome

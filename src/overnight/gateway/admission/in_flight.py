@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from overnight.budgets import BUDGET_SQL
 from overnight.store import Store
 
+from ..call.deadlines import LEAST_STORE_S, store_answers_by
 from ..identity import Subject
 
 Key = tuple[str, str | None]
@@ -40,12 +43,19 @@ class Flying:
             if not landing.done():
                 landing.set_result(None)
 
-    def alone(self, job_id: str) -> asyncio.Lock:
-        """The job's lock; it lives as long as somebody holds or awaits it."""
+    @asynccontextmanager
+    async def alone(self, job_id: str, until: float) -> AsyncGenerator[None]:
+        """Hold the job's lock, under which callers wait for the store alone. Raises StoreUnavailable at `until`, a time of the
+        loop. The lock lives as long as somebody holds or awaits it."""
         lock = self._locks.get(job_id)
         if lock is None:
             lock = self._locks[job_id] = asyncio.Lock()
-        return lock
+        async with store_answers_by(until):
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def older(self, subject: Subject, deadline: float) -> None:
         """Wait while the same request of an older attempt is under way, until the deadline (a time of the loop)."""
@@ -66,7 +76,8 @@ class Flying:
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
         while loop.time() < until:
             await self.older(subject, min(until, loop.time() + pause_s))
-            if not (await store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
+            by = max(until, loop.time() + LEAST_STORE_S)
+            if not (await store.read(BUDGET_SQL["count_in_flight"], values, until=by))[0][0]:
                 return True
             pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
         return False

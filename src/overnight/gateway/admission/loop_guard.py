@@ -34,6 +34,7 @@ from overnight.store import (
 )
 from overnight.wire_formats.request import Request
 
+from ..call.deadlines import store_answers_by
 from ..identity import Subject
 from .reservation import event_of
 
@@ -155,10 +156,15 @@ class LoopGuard:
     async def check(self, flight: Flight) -> None:
         """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once."""
         subject = flight.subject
-        async with flight.gateway.flying.alone(subject.job_id):
-            await self._check(flight, subject)
+        async with flight.gateway.flying.alone(subject.job_id, flight.store_deadline()):
+            async with store_answers_by(flight.store_deadline()):
+                why, seen = await self._verdict(subject)
+            if why is not None:
+                stop = StopLoop(subject, event_of(flight, "loop_stopped"), why, seen)
+                _refuse_if_asked(subject, await self._store.commit(stop, until=flight.store_deadline()))
 
-    async def _check(self, flight: Flight, subject: Subject) -> None:
+    async def _verdict(self, subject: Subject) -> tuple[str | None, str]:
+        """Why the job is in a loop, None where it is not; and the last question about it. Raises LoopStopped."""
         reviews = await list_reviews(self._store, state="", job_id=subject.job_id, most=1000)
         last = next((review for review in reversed(reviews) if review.kind == "loop"), None)
         if last is not None:
@@ -169,12 +175,7 @@ class LoopGuard:
             self._remembered -= watch.size if watch is not None else 0
             watch = self._watches[subject.job_id] = self._fresh(since)
         why = await self._same_call(subject, watch) or await self._no_progress(subject, watch)
-        if why is None:
-            return
-        seen = last.review_id if last is not None else ""
-        _refuse_if_asked(
-            subject, await self._store.commit(StopLoop(subject, event_of(flight, "loop_stopped"), why, seen))
-        )
+        return why, last.review_id if last is not None else ""
 
     async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
         if not self._same:

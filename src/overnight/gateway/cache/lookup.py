@@ -54,6 +54,7 @@ MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
 """Per tenant. What is more goes by and by, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
+COULD_NOT_ASK = "the cache could not be asked"
 NO_VECTORS = "vectors cannot be compared here"
 
 
@@ -84,18 +85,22 @@ class Caches:
                 log.warning("the semantic cache is off in this process, the exact one works: %s", error)
         return self._vectors
 
-    async def look_up(self, tenant_id: str, key: bytes, statement: str = "look_up") -> Candidate | None:
+    async def look_up(
+        self, tenant_id: str, key: bytes, statement: str = "look_up", *, until: float | None = None
+    ) -> Candidate | None:
         values: dict[str, Any] = {"tenant_id": tenant_id, "key": key, "now": self.store.clock()}
-        rows = await self.store.read(SQL[statement], values)
+        rows = await self.store.read(SQL[statement], values, until=until)
         if not rows:
             return None
         job_id, *answer = rows[0]
-        return await self.candidate("exact", recorded(job_id, answer))
+        return await self.candidate("exact", recorded(job_id, answer), until=until)
 
-    async def candidate(self, kind: str, answer: Recorded, similarity: float | None = None) -> Candidate | None:
+    async def candidate(
+        self, kind: str, answer: Recorded, similarity: float | None = None, *, until: float | None = None
+    ) -> Candidate | None:
         """The answer with its body; None when it was erased."""
         try:
-            body = await self.ledger.answer(answer)
+            body = await self.ledger.answer(answer, until=until)
         except StoreUnavailable:
             raise
         except OvernightError:
@@ -164,9 +169,11 @@ class Visit:
     async def comes_again(self) -> bool:
         """May recorded answers of older attempts fit this call? They are given before any cache is asked."""
         try:
-            return await self._stands_again()
+            with self._flight.asking_store():
+                return await self._stands_again()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
+            self._trouble = COULD_NOT_ASK
             return False
 
     async def _stands_again(self) -> bool:
@@ -177,7 +184,8 @@ class Visit:
         by_name = not subject.known
         values = {"mark": self._mark, "tenant_id": who.tenant_id, "job_id": subject.job_id}
         statement = SQL["read_standing_external" if by_name else "read_standing"]
-        rows = await self._caches.store.read(statement, values | {"external_id": subject.external_id})
+        values |= {"external_id": subject.external_id}
+        rows = await self._caches.store.read(statement, values, until=self._flight.store_deadline())
         _, runtime, attempt, asked_at = rows[0] if rows else (None, "foreign", 1, None)
         self._asked = asked_at is not None
         again = max(attempt, who.attempt or 1) > 1
@@ -187,10 +195,10 @@ class Visit:
         """Set `ticket`: what the call brings to its admission; None where no cache is for such calls."""
         found = None
         try:
-            found = await self._look()
+            found = None if self._trouble else await self._look()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
-            self._trouble = "the cache could not be asked"
+            self._trouble = COULD_NOT_ASK
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
             self.ticket = Ticket(self._mark, tuple(self._looked), found, self._trouble, self._spent)
@@ -203,10 +211,11 @@ class Visit:
 
     async def _look_exact(self) -> Candidate | None:
         self._looked.append("exact")
-        caches, tenant_id = self._caches, self._caller.tenant_id
+        caches, tenant_id, flight = self._caches, self._caller.tenant_id, self._flight
 
         async def look_up() -> Candidate | None:
-            return await caches.look_up(tenant_id, self._key)
+            with flight.asking_store():
+                return await caches.look_up(tenant_id, self._key, until=flight.store_deadline())
 
         found = await look_up()
         if found is not None:
@@ -214,7 +223,7 @@ class Visit:
         try:
             until = self._until(SHARE_OF_A_WAIT)
             joined = await caches.single_flight.join(
-                (tenant_id, self._key), self._flight.subject.job_id, until, look_up
+                (tenant_id, self._key), flight.subject.job_id, until, flight, look_up
             )
         except TimeoutError:
             self._trouble = "whoever asks the same just now took too long"
@@ -234,7 +243,9 @@ class Visit:
         self._looked.append("semantic" if own.mode == "on" else "shadow")
         if near is None or near.similarity < own.threshold:
             return None
-        found = await self._caches.candidate("semantic", near.answer, near.similarity)
+        until = self._flight.store_deadline()
+        with self._flight.asking_store():
+            found = await self._caches.candidate("semantic", near.answer, near.similarity, until=until)
         if own.mode == "on":
             return found
         self._would_be = found
@@ -251,8 +262,11 @@ class Visit:
         model = f"{semantic.model}/{len(embedded.numbers)}"
         self._realm = semantic_realm(self._caller, route, self._model, request, prompts, model)
         self._semantic, self._numbers = semantic, embedded.numbers
-        tenant_id = self._caller.tenant_id
-        near = await nearest(self._caches.store, tenant_id, self._realm, embedded.numbers, subject.job_id)
+        tenant_id, until = self._caller.tenant_id, flight.store_deadline()
+        with flight.asking_store():
+            near = await nearest(
+                self._caches.store, tenant_id, self._realm, embedded.numbers, subject.job_id, until=until
+            )
         self._known = near is not None and near.similarity >= ALREADY_KNOWN
         return near
 
@@ -328,7 +342,8 @@ class Visit:
     async def older(self) -> Candidate | None:
         """An answer whose time is over, for a chain that ends in one. None without one, or without the store."""
         try:
-            return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older")
+            until = self._flight.store_deadline()
+            return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older", until=until)
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             return None

@@ -51,7 +51,9 @@ def packed(numbers: list[float]) -> bytes:
     return array("f", numbers).tobytes()
 
 
-async def nearest(store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str) -> Near | None:
+async def nearest(
+    store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str, *, until: float | None = None
+) -> Near | None:
     """The most like question of this tenant and realm that has an answer, from another job. Raises StoreUnavailable."""
     values: dict[str, Any] = {
         "tenant_id": tenant_id,
@@ -62,7 +64,7 @@ async def nearest(store: Store, tenant_id: str, realm: bytes, numbers: list[floa
         "now": store.clock(),
         "most": SEARCHED,
     }
-    rows = await store.read(SQL["find_nearest"], values)
+    rows = await store.read(SQL["find_nearest"], values, until=until)
     if not rows:
         return None
     distance, job_id, *answer = rows[0]

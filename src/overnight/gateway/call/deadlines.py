@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
+from overnight.domain import StoreUnavailable
 from overnight.domain.policies import RouteDecision
 from overnight.providers.error_classes import Failure
 
@@ -15,8 +16,21 @@ LEAST_TRY = 1 / 20
 TELLING_TRY = 1 / 4
 """Of the call's total. A try that had less and timed out says nothing about its target."""
 
+LEAST_STORE_S = 1.0
+"""How long the store may take, also when the queue time is used up."""
+
 LONGEST_PATIENCE_S = 3600.0
 """Queue time of job code: nobody waits for it at the other end of a socket."""
+
+
+@asynccontextmanager
+async def store_answers_by(until: float) -> AsyncGenerator[None]:
+    """Bound a stage of a call that waits for nothing but the store. Raises StoreUnavailable at `until`, a time of the loop."""
+    try:
+        async with asyncio.timeout_at(until):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable("the store did not answer in time") from None
 
 
 class CallTime:
@@ -34,15 +48,18 @@ class CallTime:
         self.queue_left = LONGEST_PATIENCE_S if waits_long else self.queue_s
         self.sent_at: float | None = None
         self.queued_at = 0.0
+        self._is_queueing = False
         self.try_s = 0.0
 
     @contextmanager
     def queueing(self, *, counts: bool = True) -> Generator[None]:
         """Time in queues and in the store is not the providers': it moves the deadline on, and `counts` as queue time."""
         began = self.queued_at = self.loop.time()
+        self._is_queueing = True
         try:
             yield
         finally:
+            self._is_queueing = False
             spent = self.loop.time() - began
             self.deadline += spent
             if counts:
@@ -51,6 +68,21 @@ class CallTime:
     def queue_deadline(self) -> float:
         """Until when the present stay in a queue may last, a time of the loop."""
         return self.queued_at + self.queue_left
+
+    def store_deadline(self) -> float:
+        """Until when the call may wait for the store, a time of the loop: its queue time, and a second at least."""
+        now = self.loop.time()
+        return max((self.queued_at if self._is_queueing else now) + self.queue_left, now + LEAST_STORE_S)
+
+    @contextmanager
+    def asking_store(self) -> Generator[None]:
+        """Within queue time that does not count, the time in which the store did not answer counts all the same."""
+        began = self.loop.time()
+        try:
+            yield
+        except StoreUnavailable:
+            self.queue_left -= self.loop.time() - began
+            raise
 
     def circuit_deadline(self) -> float:
         """Until when the call may wait for a circuit: a provider is to blame for it, so this is within the deadline."""

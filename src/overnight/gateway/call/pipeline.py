@@ -130,7 +130,7 @@ class Flight(CallTime):
         self.unsettled: Spent | None = None
         self.ending: Ending | None = None
         self.admission = Admission(self)
-        self.way = Way(gateway, request, decision, subject.who)
+        self.way = Way(gateway, request, decision, subject.who, self.queueing)
         self._found = self.way.next()
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from overnight.circuit_breakers import Note
-from overnight.domain import OvernightError, StoreUnavailable, micro_to_usd
+from overnight.domain import OvernightError, micro_to_usd
 from overnight.pricing.usage import Cost, estimated_usage
 from overnight.providers import LibraryStream, UpstreamError, UpstreamStream
 from overnight.providers.error_classes import (
@@ -42,6 +42,7 @@ from ..error_responses import (
     refusal,
     refused,
 )
+from .deadlines import LEAST_STORE_S
 from .pipeline import UNKNOWN_SHAPE, Flight
 from .stream_buffer import Feed
 
@@ -158,9 +159,9 @@ class StreamedFlight(Flight):
         self._stream = stream
         if self.way.call is not None and (mark := self.mark()) is not None:
             # The target answers; its circuit need not stay open until this stream has come to its end.
-            with suppress(StoreUnavailable):  # the picture of this process has it
-                await self.gateway.store.commit(Note(self.subject.job_id, mark, event_of(self, "model_called")))
-                self.gateway.circuits.written()
+            note = Note(self.subject.job_id, mark, event_of(self, "model_called"))
+            await self.gateway.settlements.note(note, self.loop.time() + LEAST_STORE_S)
+            self.gateway.circuits.written()
         return True
 
     async def _first_pieces(self, stream: Stream) -> Failure | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from overnight.circuit_breakers import Circuit, caller_account
 from overnight.domain import Attribution, iso_utc, new_id
 from overnight.providers.targets import Target, Unavailable
 from overnight.wire_formats import Wire, wire_between
+
+from .deadlines import LEAST_STORE_S
 
 if TYPE_CHECKING:
     from overnight.domain.policies import RouteDecision
@@ -30,7 +34,15 @@ class Way:
     target: Target
     wire: Wire
 
-    def __init__(self, gateway: Gateway, request: Request, decision: RouteDecision, who: Attribution) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: Request,
+        decision: RouteDecision,
+        who: Attribution,
+        queueing: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._queueing = queueing
         self._targets, self._circuits, self._clock = gateway.targets, gateway.circuits, gateway.store.clock
         self._request, self._decision, self._who = request, decision, who
         self._left = list(decision.targets)
@@ -80,9 +92,13 @@ class Way:
         if circuit is None:
             return True
         self._claim = None
-        left_us = int(max(deadline - asyncio.get_running_loop().time(), 0) * 1_000_000)
+        loop = asyncio.get_running_loop()
+        left_us = int(max(deadline - loop.time(), 0) * 1_000_000)
         call = new_id("probe")
-        if await self._circuits.probe(circuit, call, self._clock() + left_us + PROBE_GRACE_US):
+        until = self._clock() + left_us + PROBE_GRACE_US
+        with self._queueing():  # the store's time is not the providers'
+            granted = await self._circuits.probe(circuit, call, until, max(deadline, loop.time() + LEAST_STORE_S))
+        if granted:
             self.call = call
             return True
         return self.next(self._pass_over(circuit)) and await self.ready(deadline)
