@@ -10,7 +10,7 @@ import msgspec
 
 import machine_programs
 from overnight.jobs import NoModel, Operations, Worker
-from overnight.jobs.positions import task_factory
+from overnight.jobs.execution import task_factory
 from overnight.store import Statement, Store, open_store
 from overnight.store.store import wall_clock_us
 

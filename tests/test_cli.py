@@ -288,7 +288,7 @@ def lose_the_worker(shell: Shell) -> None:
     with open_store(str(shell.folder / ".overnight" / "ledger.db")) as store:
         (job,) = asyncio.run(Ledger(store).jobs())
         assert job.lease_owner is not None
-        assert asyncio.run(Operations(store).lose(job.lease_owner)) == 1
+        assert asyncio.run(Operations(store).expire_leases(job.lease_owner)) == 1
 
 
 def test_kill_9_is_survived_and_told(shell: Shell, provider: SpawnedProvider) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.domain import ErrorFacts, Event, Recorded
-from overnight.jobs.history import ANSWERS, FAILURES, FROM_OUTSIDE, History, Kept, fold
 from overnight.jobs.positions import Position, enclosing
-from overnight.jobs.retry_plan import Drop, stale_for_retry, stale_in_step
+from overnight.jobs.replay.history import ANSWERS, FAILURES, FROM_OUTSIDE, History, ReplayedAnswer, fold
+from overnight.jobs.replay.retry_plan import RetryPlan, stale_for_retry, stale_in_step
 
 segments = st.lists(st.tuples(st.sampled_from("/#"), st.integers(0, 12)), max_size=6)
 
@@ -139,7 +139,7 @@ def failures_of(history: History) -> list[int]:
 
 @given(logs, paths, st.integers(0, 2), st.sets(st.integers(1, 25)))
 def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordinal: int, unhandled: set[int]) -> None:
-    """Up to the last thing it has done a step's answers stand aside, but for what it failed of; after it nothing does."""
+    """Up to the last thing it has done a step's answers are retained, but for what it failed of; after it nothing does."""
     events = log_of(said)
     before, step = fold(events), (path, ordinal)
     unhandled &= {*failures_of(before)}
@@ -148,7 +148,7 @@ def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordin
     last = max((answer.seq for answer in inside.values() if done(answer)), default=0)
     assert after.answers == {place: answer for place, answer in before.answers.items() if place not in inside}
     stand = {place: answer for place, answer in inside.items() if answer.seq <= last and answer.seq not in unhandled}
-    assert {place: each.answer for place, each in after.aside.items() if each.answer} == stand
+    assert {place: each.answer for place, each in after.retained.items() if each.answer} == stand
     outside = {place: entry for place, entry in before.entries.items() if step not in enclosing(place[0])}
     assert after.entries == outside
 
@@ -176,11 +176,11 @@ def test_a_retried_job_asks_afresh_what_it_failed_of(said: list[Any], unhandled:
     for place, known in before.known().items():
         assert known.answer is None or not done(known.answer) or after.at(place).answer is known.answer
         if known.answer is None and known.entry is not None and known.entry.facts.kind in {"child", "effect"}:
-            assert after.aside[place].entry is known.entry, "what an earlier attempt began outside is known"
+            assert after.retained[place].entry is known.entry, "what an earlier attempt began outside is known"
 
 
 @given(logs, st.integers(1, 26))
-def test_what_a_retry_does_not_come_to_stands_aside(said: list[Any], since: int) -> None:
+def test_what_a_retry_does_not_come_to_is_retained(said: list[Any], since: int) -> None:
     """What is replayed is what stood before, so that the code comes there as it did."""
     events = log_of(said)
     before = fold(events)
@@ -188,7 +188,7 @@ def test_what_a_retry_does_not_come_to_stands_aside(said: list[Any], since: int)
     late = {place for place, answer in before.answers.items() if answer.seq >= since}
     stay = {place for place in before.answers if place not in late and not late & {*enclosing(place[0])}}
     assert after.answers.keys() == stay
-    assert all(after.aside[place].answer is before.answers[place] for place in before.answers.keys() - stay)
+    assert all(after.retained[place].answer is before.answers[place] for place in before.answers.keys() - stay)
 
 
 @given(logs, paths, st.integers(0, 2))
@@ -196,7 +196,7 @@ def test_what_was_given_again_is_as_old_as_it_was(said: list[Any], path: str, or
     """A step that is tried a third time knows what its first try led up to, though the second gave it again in another order."""
     step = (path, ordinal)
     second = retried_step(log_of(said), step)
-    stand = {place: each.answer for place, each in fold(second).aside.items() if each.answer is not None}
+    stand = {place: each.answer for place, each in fold(second).retained.items() if each.answer is not None}
     third = second
     for place in sorted(stand, reverse=True):
         third = with_event(third, "boundary_kept", place, of=stand[place].seq)
@@ -204,9 +204,9 @@ def test_what_was_given_again_is_as_old_as_it_was(said: list[Any], path: str, or
     for event in third[len(second) :]:
         place = (event.path or "", event.ordinal or 0)
         answer = again.answers[place]
-        assert isinstance(answer, Kept)
+        assert isinstance(answer, ReplayedAnswer)
         assert (answer.seq, answer.first, answer.facts) == (event.seq, stand[place].seq, stand[place].facts)
-    assert not {answer.seq for answer in again.answers.values() if isinstance(answer, Kept)} & {
+    assert not {answer.seq for answer in again.answers.values() if isinstance(answer, ReplayedAnswer)} & {
         *stale_in_step(again, step, ())
     }
 
@@ -224,26 +224,26 @@ def plain(*said: tuple[str, str, int]) -> list[Recorded]:
 
 
 Said = list[tuple[str, str, int]]
-RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
+RETRIES: dict[str, tuple[Said, list[int], RetryPlan]] = {
     "the failed step, nothing else": (
         [("step_committed", "", 0), ("step_failed", "", 1)],
         [2],
-        Drop([2], 2),
+        RetryPlan([2], 2),
     ),
     "a failure that the code went on from stays": (
         [("step_failed", "", 0), ("step_committed", "", 1), ("step_failed", "", 2)],
         [3],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
     "all that failed side by side": (
         [("step_failed", "/0", 0), ("step_committed", "/1", 0), ("step_failed", "/2", 0)],
         [1, 3],
-        Drop([1, 3], 1),
+        RetryPlan([1, 3], 1),
     ),
     "the last failure, where the code raised by itself": (
         [("step_failed", "", 0), ("step_committed", "", 1), ("tool_failed", "", 2), ("step_committed", "", 3)],
         [],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
     "inside the step, from its last effect on": (
         [
@@ -254,12 +254,12 @@ RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
             ("step_failed", "", 0),
         ],
         [5],
-        Drop([1, 4, 5], 5),
+        RetryPlan([1, 4, 5], 5),
     ),
     "inside the step, all of it when it had no effect": (
         [("step_started", "", 0), ("model_succeeded", "#0", 0), ("value_recorded", "#0", 1), ("step_failed", "", 0)],
         [4],
-        Drop([1, 2, 3, 4], 4),
+        RetryPlan([1, 2, 3, 4], 4),
     ),
     "inside the step, nothing that a child job has led to": (
         [
@@ -271,14 +271,14 @@ RETRIES: dict[str, tuple[Said, list[int], Drop]] = {
             ("step_failed", "", 0),
         ],
         [6],
-        Drop([1, 5, 6], 6),
+        RetryPlan([1, 5, 6], 6),
     ),
     "a child that failed, but not that it was started": (
         [("step_committed", "", 0), ("child_started", "", 1), ("child_finished", "", 1)],
         [3],
-        Drop([3], 3),
+        RetryPlan([3], 3),
     ),
-    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], [], Drop([], 4)),
+    "nothing without a failure": ([("step_committed", "", 0), ("tool_succeeded", "", 1)], [], RetryPlan([], 4)),
 }
 
 
@@ -301,7 +301,7 @@ def test_a_log_that_grew_is_folded_as_one(said: list[Any], cut: int) -> None:
             assert (event.path, event.ordinal) not in untouched
 
 
-# ── what stands aside ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── retained boundaries ────────────────────────────────────────────────────────────────────────────────────────────────
 
 ASKED = {"kind": "step", "name": "x"}
 
@@ -314,13 +314,13 @@ def retried() -> list[Recorded]:
     return with_event(events, "answers_dropped", seqs=[], since=2)
 
 
-def test_what_stands_aside_counts_for_who_asks_the_same() -> None:
+def test_what_is_retained_counts_for_who_asks_the_same() -> None:
     events = retried()
     history = fold(events)
     assert (history.answers, history.entries) == ({}, {})
     assert history.recall(("/1", 0), ASKED) is events[1]
     assert history.recall(("/1", 0), ASKED | {"name": "y"}) is None
-    assert ("/1", 0) not in history.aside, "asked otherwise it is forgotten"
+    assert ("/1", 0) not in history.retained, "asked otherwise it is forgotten"
     kept = fold(with_event(events, "boundary_kept", ("/1", 0), of=2))
     assert (kept.answers["/1", 0].seq, kept.answers["/1", 0].facts) == (6, events[1].facts)
 
@@ -331,7 +331,7 @@ def test_what_ends_meanwhile_counts_with_what_began_it() -> None:
     events[-1].facts.kind = "child"
     history = fold(events)
     assert ("/2", 0) not in history.answers
-    assert history.aside["/2", 0].answer is events[-1]
+    assert history.retained["/2", 0].answer is events[-1]
     begun = fold(with_event(events, "boundary_kept", ("/2", 0)))
     assert (begun.answers["/2", 0], begun.entries["/2", 0]) == (events[-1], events[2])
 
@@ -343,7 +343,7 @@ def test_what_nobody_waits_for_any_more_answers_nothing(place: Position, kind: s
     events[-1].facts.kind = kind
     history = fold(events)
     assert place not in history.answers
-    assert history.aside[place].answer is None
+    assert history.retained[place].answer is None
 
 
 def test_a_boundary_is_answered_once() -> None:

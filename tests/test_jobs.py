@@ -370,7 +370,7 @@ async def test_a_lost_worker_is_recovered_and_fenced(store: Store) -> None:
     await lost.start()
     await rest(store, other.job_id, "running")
     await asyncio.sleep(0.1)
-    assert await operations.lose("lost") == 1
+    assert await operations.expire_leases("lost") == 1
     async with working(store, worker_id="second"):
         async with asyncio.timeout(10):
             while "worker_lost" not in await story(store, other.job_id):
@@ -499,7 +499,7 @@ async def test_a_job_that_left_its_worker_in_silence_is_taken_again(store: Store
         async with asyncio.timeout(5):
             while (execution := worker._running.get(job.job_id, (None, None))[0]) is None:
                 await asyncio.sleep(0.01)
-        execution.leave()  # what a failing store does to it
+        execution.state.evict()  # what a failing store does to it
         async with asyncio.timeout(10):
             while "worker_lost" not in await story(store, job.job_id):
                 await asyncio.sleep(0.05)
@@ -619,12 +619,12 @@ async def test_arguments_of_the_wrong_type_are_refused_before_anything_is_writte
 
 
 async def test_the_end_of_an_old_attempt_does_not_end_the_new_one(store: Store) -> None:
-    from overnight.jobs import Announce, Complete, CreateJob
+    from overnight.jobs import BeginAttempt, Complete, CreateJob
     from overnight.ledger import NewJob
 
     new = NewJob("job_" + "1" * 32, "default", "foreign", "agent", external_id="c-1", state="running")
     job, _ = await store.commit(CreateJob(new))
-    await store.commit(Announce(job.job_id))
+    await store.commit(BeginAttempt(job.job_id))
     await store.commit(Complete(job.job_id, attempt=1))
     assert (await Ledger(store).job(job.job_id)).state == "running"
     await store.commit(Complete(job.job_id, attempt=2))

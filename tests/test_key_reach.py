@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from overnight.jobs import ForeignJob
+from overnight.jobs import ExternalJob
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -171,7 +171,7 @@ async def test_a_program_that_attaches_with_a_bound_key_works_in_a_job_of_its_ag
 
     def run() -> Any:
         with (
-            ForeignJob(served.store, "night", "acme", "night", f"{served.url}/v1", secret) as job,
+            ExternalJob(served.store, "night", "acme", "night", f"{served.url}/v1", secret) as job,
             httpx2.Client(headers=job.headers, timeout=30) as client,
         ):
             body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}

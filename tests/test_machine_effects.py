@@ -56,7 +56,7 @@ class Effects(RuleBasedStateMachine):
 
     @rule(key=keys, owner=st.sampled_from(OWNERS), digest=st.sampled_from(["a", "a", "a", "b"]), mine=st.booleans())
     def claim(self, key: str, owner: str, digest: str, mine: bool) -> None:
-        wanted = effects.Claim(key, "send", b"{}", digest, owner)
+        wanted = effects.EffectClaim(key, "send", b"{}", digest, owner)
         held = self.model.get(key)
         holder = (owner, self.attempt, self.epoch)
 
@@ -168,7 +168,7 @@ def test_parallel_claims_of_one_key_run_it_once(store: Store, store_url: str) ->
             job_id = make_job(store, "t")
 
             def claim(owner: str, job_id: str = job_id, key: str = f"key-{n}") -> UnderJob:
-                wanted = effects.Claim(key, "send", b"{}", "a", owner)
+                wanted = effects.EffectClaim(key, "send", b"{}", "a", owner)
                 return UnderJob(
                     job_id,
                     lambda unit, job: effects.claim(unit, job, wanted, None).verdict,

@@ -18,8 +18,8 @@ from machine_parts import examples, rows
 from machine_programs import BODIES, CROWDS, KINDS, Body, acts, bodies, matches, plain, program, without_nonces
 from overnight.domain import FINISHED, Event
 from overnight.jobs import Decision, NoModel, Operations, Worker
-from overnight.jobs.history import ANSWERS
 from overnight.jobs.positions import Position, enclosing
+from overnight.jobs.replay.history import ANSWERS
 from overnight.ledger import JobRow, Ledger
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
@@ -63,7 +63,7 @@ class Jobs(RuleBasedStateMachine):
 
         async def lose(jobs: Operations) -> None:
             for each in life.ids:
-                await jobs.lose(each)
+                await jobs.expire_leases(each)
 
         outside(self.url, self.clock, lose)
 

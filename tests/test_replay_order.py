@@ -11,7 +11,7 @@ import overnight
 from overnight.app import open_app
 from overnight.domain import new_id
 from overnight.jobs import CreateJob, Decision, JobFunction, Operations
-from overnight.jobs.delivery_order import Turns
+from overnight.jobs.replay.delivery_order import DeliveryOrder
 from overnight.ledger import NewJob
 from overnight.reviews import list_reviews
 from overnight.settings import Settings
@@ -44,17 +44,17 @@ async def turns_of_the_loop(count: int) -> None:
 async def test_an_answer_that_is_longer_on_its_way_keeps_its_turn() -> None:
     """An effect's answer comes a few turns of the loop after the step's that was committed with it, whenever that is."""
 
-    async def take(turns: Turns, seq: int, given: list[int]) -> None:
-        await turns.enter(seq)
+    async def take(order: DeliveryOrder, seq: int, given: list[int]) -> None:
+        await order.enqueue(seq)
         given.append(seq)
 
     for pause in range(25):
         given: list[int] = []
-        turns = Turns(asyncio.ensure_future, no_news, lambda: None)
+        order = DeliveryOrder(asyncio.ensure_future, no_news, lambda: None)
         async with asyncio.TaskGroup() as branches:
             for seq, turns_before in ((1, 0), (3, pause), (2, 3)):
                 await turns_of_the_loop(turns_before)
-                branches.create_task(take(turns, seq, given))
+                branches.create_task(take(order, seq, given))
         assert given[-2:] == [2, 3], pause
 
 

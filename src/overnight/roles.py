@@ -186,7 +186,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         stack.push_async_callback(tree.stop)
 
         async def worker_died(_: int) -> None:
-            await Operations(store).lose_dead()
+            await Operations(store).expire_dead_workers()
 
         gateway = child_command("gateway", "--host", host, "--port", str(port), *offline)
         await tree.start(Child("gateway", gateway, environment=environment))

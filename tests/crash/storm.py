@@ -236,7 +236,7 @@ class Storm:
             if claimed:
                 process.kill()
                 await process.handle.wait()
-                await self.operations.lose(process.owner)
+                await self.operations.expire_leases(process.owner)
             self._stops_left -= 1
 
     async def _stopped_at_its_claim(self) -> Process:
@@ -286,7 +286,7 @@ class Storm:
             if code != -9:
                 self.seen.faults.append(f"{process.owner} ended by itself ({code}): {process.last_words()}")
                 await asyncio.sleep(0.5)
-            await self.operations.lose(process.owner)
+            await self.operations.expire_leases(process.owner)
 
     async def _keep_gateway(self, role: str, port: int) -> None:
         while True:

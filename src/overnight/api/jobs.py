@@ -19,7 +19,7 @@ from overnight.domain import (
 )
 from overnight.gateway import Answer, named_job
 from overnight.jobs import Complete, Operations
-from overnight.ledger import JOB, JobRow, Ledger, announce, locked_job
+from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
@@ -72,8 +72,8 @@ class Announced(msgspec.Struct):
         if job.runtime != "foreign":
             raise Conflict(f"{self.job_id} is run by Overnight; use `overnight resume` to start a new attempt")
         if self.answers_until is not None and job.last_seq != self.seen_seq:
-            raise Conflict(f"{self.job_id} changed during the request; try again")
-        return announce(unit, job, self.mode, None, self.actor, self.answers_until).attempt
+            raise Conflict(f"{self.job_id} changed meanwhile; try again")
+        return begin_attempt(unit, job, self.mode, None, self.actor, self.answers_until).attempt
 
 
 class Jobs:

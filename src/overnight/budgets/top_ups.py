@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import BadInput, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, append
+from overnight.ledger import JOB, JobRow, append, lifecycle
 from overnight.store import Store, Unit
 
 from .policy import Limit, bare
@@ -122,8 +122,7 @@ class Wake(msgspec.Struct):
             return False
         if job.job_id != self.top_up.job_id:
             self.top_up.tell(unit, job)
-        job.state, job.wake_at, job.waiting = "queued", None, "[]"
-        unit.change(JOB, job)
+        lifecycle.wake(unit, job)
         return True
 
 

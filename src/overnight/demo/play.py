@@ -69,7 +69,7 @@ class Stage:
             offline = ["--offline-base-url", self.provider.base_url]
 
         async def died(_: int) -> None:
-            await Operations(store).lose_dead()
+            await Operations(store).expire_dead_workers()
 
         worker = [*child_command("worker"), *offline]
         stack.push_async_callback(self.tree.stop)

@@ -56,8 +56,6 @@ MODEL = (
     "circuit_opened",
     "circuit_closed",
     "cache_hit",
-    "budget_reserved",
-    "budget_settled",
     "budget_stopped",
     "rate_limited",
 )
@@ -110,7 +108,6 @@ class Event(msgspec.Struct, omit_defaults=True):
     step: str | None = None
     task_id: str | None = None
     session_id: str | None = None
-    turn: int | None = None
     agent_id: str | None = None
     workflow: str | None = None
     attempt: int | None = None

@@ -1,13 +1,13 @@
-"""What: tool calls that change the world, each done once: claim, commit, reconcile.
-Owns: effect.
+"""What: tool calls that change something outside, each done once: claim, commit, reconcile.
+Owns: the table effect.
 Depends on: ledger, store, domain.
-Never: calls a tool; it only says whether the caller may.
+Never: calls a tool; it only decides whether the caller may.
 """
 
 from .claims import (
-    Claim,
-    Claimed,
-    Position,
+    ClaimResult,
+    EffectClaim,
+    EffectPosition,
     begins,
     claim,
     commit,
@@ -17,15 +17,13 @@ from .claims import (
     release,
 )
 from .rows import EFFECT, EffectRow, effect_key
-from .rows import SQL as EFFECT_SQL
 
 __all__ = [
     "EFFECT",
-    "EFFECT_SQL",
-    "Claim",
-    "Claimed",
+    "ClaimResult",
+    "EffectClaim",
+    "EffectPosition",
     "EffectRow",
-    "Position",
     "begins",
     "claim",
     "commit",

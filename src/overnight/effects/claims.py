@@ -1,6 +1,6 @@
-"""Claim → call → commit. A claim without a commit is unknown: never success, never blindly repeated."""
+"""Claims of effects: claim → call → commit. A claim without a commit is unknown: it is neither a success nor repeated."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,8 +11,8 @@ from overnight.store import Unit
 from .rows import EFFECT, EffectRow
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """What is about to be done, by whom. `arguments` is canonical JSON, `arguments_sha256` its digest."""
+class EffectClaim(msgspec.Struct, frozen=True):
+    """The request to execute an effect. `arguments`: canonical JSON; `arguments_sha256`: its digest; `owner`: the process."""
 
     effect_key: str
     tool: str
@@ -23,58 +23,64 @@ class Claim(msgspec.Struct, frozen=True):
     call_id: str | None = None
 
 
-class Position(msgspec.Struct, frozen=True):
-    """Where in the job's code the effect stands; None for foreign runtimes."""
+class EffectPosition(msgspec.Struct, frozen=True):
+    """The position of an effect in the job's code, and the fingerprint of its request."""
 
     path: str
     ordinal: int
     fingerprint: str
 
 
-class Claimed(msgspec.Struct, frozen=True):
-    """`verdict`: run (do it now), committed (here is the result), in_progress (another caller does it), unknown, or
-    rejected (a person said no: neither is it done nor will it be)."""
+Verdict = Literal["run", "committed", "in_progress", "unknown", "rejected"]
 
-    verdict: str
+
+class ClaimResult(msgspec.Struct, frozen=True):
+    """The answer to a claim, and the effect's row. `verdict` is one of
+
+    - run: execute it now. committed: the row has its result. in_progress: another caller executes it.
+    - unknown: its outcome has to be found out. rejected: a person decided that it is not to be done.
+    """
+
+    verdict: Verdict
     row: EffectRow
 
 
 def begins(job: JobRow, row: EffectRow | None) -> bool:
-    """Whether a claim would let the effect be done now: it never began, or what began is known not to be done."""
+    """Whether a claim would be granted now: the effect never began, or is known not to be done."""
     if row is None:
         return True
-    # A foreign program counts a new attempt at every start; nobody's no may end with its process.
+    # An external program begins a new attempt at every start; a rejection must outlast its process.
     if row.state == "rejected":
         return row.attempt != job.attempt and job.runtime != "foreign"
     return row.state not in {"claimed", "committed", "unknown"}
 
 
-def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> Claimed:
-    """Decide whether the effect may be done now, and write the claim before it is.
+def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> ClaimResult:
+    """Decide whether the effect may be executed now, and write the claim before it is.
 
-    Raises Conflict when the key was used with other arguments for something that has begun.
+    Raises Conflict if the key was used with other arguments for an effect that has begun.
     """
     row = unit.get(EFFECT, (job.tenant_id, wanted.effect_key))
     if row is None:
         row = EffectRow(
-            job.tenant_id,
-            wanted.effect_key,
-            job.job_id,
-            wanted.tool,
-            "claimed",
-            wanted.arguments_sha256,
-            wanted.owner,
-            job.attempt,
-            job.lease_epoch,
-            None,
-            None,
-            None,
-            unit.now,
-            None,
+            tenant_id=job.tenant_id,
+            effect_key=wanted.effect_key,
+            job_id=job.job_id,
+            tool=wanted.tool,
+            state="claimed",
+            arguments_sha256=wanted.arguments_sha256,
+            owner=wanted.owner,
+            attempt=job.attempt,
+            lease_epoch=job.lease_epoch,
+            provider_id=None,
+            result=None,
+            error=None,
+            claimed_at=unit.now,
+            settled_at=None,
         )
         unit.insert(EFFECT, row)
         _called(unit, job, wanted, position)
-        return Claimed("run", row)
+        return ClaimResult("run", row)
     begun = row.state in {"claimed", "committed", "unknown"}
     if begun and row.arguments_sha256 != wanted.arguments_sha256:
         raise Conflict(
@@ -82,30 +88,30 @@ def claim(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> 
             " a key stands for one intention"
         )
     if row.state == "committed":
-        return Claimed("committed", row)
+        return ClaimResult("committed", row)
     if row.state == "unknown":
-        return Claimed("unknown", row)
+        return ClaimResult("unknown", row)
     if row.state == "rejected" and not begins(job, row):
-        return Claimed("rejected", row)
+        return ClaimResult("rejected", row)
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
-            return Claimed("in_progress", row)
+            return ClaimResult("in_progress", row)
         mark_unknown(unit, job, row, "its worker was lost between the claim and the commit", position)
-        return Claimed("unknown", row)
+        return ClaimResult("unknown", row)
     row.state, row.owner, row.attempt, row.lease_epoch = "claimed", wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.claimed_at, row.settled_at, row.error = wanted.arguments_sha256, unit.now, None, None
     unit.change(EFFECT, row)
     _called(unit, job, wanted, position)
-    return Claimed("run", row)
+    return ClaimResult("run", row)
 
 
-def _called(unit: Unit, job: JobRow, wanted: Claim, position: Position | None) -> None:
+def _called(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> None:
     event = Event("tool_called", name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
     event.attempt, event.call_id = job.attempt, wanted.call_id
     append(unit, job, event, content=wanted.arguments, **_at(position))
 
 
-def _at(position: Position | None) -> dict[str, Any]:
+def _at(position: EffectPosition | None) -> dict[str, Any]:
     if position is None:
         return {}
     return {"path": position.path, "ordinal": position.ordinal, "fingerprint": position.fingerprint}
@@ -121,12 +127,15 @@ def commit(
     row: EffectRow,
     result: bytes,
     provider_id: str | None,
-    position: Position | None,
+    position: EffectPosition | None,
     *,
     why: str | None = None,
     latency_ms: float | None = None,
 ) -> int:
-    """The effect is true from now on, with the provider's id. `why` tells when it was found out rather than done."""
+    """Commit the effect: it was done. Returns the seq of `tool_succeeded`.
+
+    `result`: JSON. `provider_id`: its id at the provider. `why`: how it was found done, if not by its call.
+    """
     row.state, row.result, row.provider_id, row.settled_at = "committed", result, provider_id, unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_succeeded", row, job)
@@ -138,19 +147,28 @@ def commit(
     return append(unit, job, event, content=result, **_at(position))
 
 
-def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: Position | None) -> int:
-    """It was not done, and that is known."""
+def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: EffectPosition | None) -> int:
+    """Record that the effect was certainly not done. Returns the seq of `tool_failed`."""
     return _not_done(unit, job, row, "failed", error, position, None)
 
 
-def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: Position | None, actor: str) -> int:
-    """A person says that it shall not be done: this attempt of the job, or this foreign job, does not ask again."""
+def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: EffectPosition | None, actor: str) -> int:
+    """Record a person's decision that the effect is not to be done, in this attempt or, if external, in this job.
+
+    Returns the seq of `tool_failed`.
+    """
     row.attempt = job.attempt
     return _not_done(unit, job, row, "rejected", ErrorFacts("rejected", why), position, actor)
 
 
 def _not_done(
-    unit: Unit, job: JobRow, row: EffectRow, state: str, error: ErrorFacts, position: Position | None, actor: str | None
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow,
+    state: str,
+    error: ErrorFacts,
+    position: EffectPosition | None,
+    actor: str | None,
 ) -> int:
     row.state, row.error, row.settled_at = state, error.message[:500], unit.now
     unit.change(EFFECT, row)
@@ -160,7 +178,7 @@ def _not_done(
 
 
 def release(unit: Unit, job: JobRow, row: EffectRow, why: str, actor: str | None = None) -> None:
-    """A status check or a person says that it was not done: it may be claimed again."""
+    """Record that a status check or a person found the effect not done: it may be claimed again."""
     row.state, row.settled_at = "released", unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_failed", row, job)
@@ -173,10 +191,10 @@ def mark_unknown(
     job: JobRow,
     row: EffectRow,
     why: str,
-    position: Position | None = None,
+    position: EffectPosition | None = None,
     trace: bytes | None = None,
 ) -> None:
-    """Nobody knows whether it was done. `trace` is the traceback of what the call raised, as content."""
+    """Record that the outcome is unknown. `trace`: the traceback of the exception of the call, as JSON."""
     row.state, row.settled_at = "unknown", unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_unknown", row, job)

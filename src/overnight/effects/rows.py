@@ -10,8 +10,12 @@ SQL = statements("overnight.effects")
 
 
 class EffectRow(msgspec.Struct):
-    """`state` is claimed, committed, failed, unknown, released (a person or a check said it was not done) or rejected
-    (a person said that it shall not be)."""
+    """One effect. `state` is one of
+
+    - claimed: it may be in progress. committed: it was done. failed: it was certainly not done.
+    - unknown: its outcome is unknown. released: a status check or a person found it not done.
+    - rejected: a person decided that it is not to be done.
+    """
 
     tenant_id: str
     effect_key: str
@@ -44,7 +48,10 @@ EFFECT: Table[EffectRow] = Table(
 
 
 def effect_key(tenant_id: str, workflow: str, step_path: str, subject: str, tool: str, occurrence: str) -> str:
-    """`tenant|workflow|step path|subject|sha256(tool, occurrence)`. Neither the attempt, the model's tool_call_id nor the
-    arguments are in it: a rewritten draft of the same mail is the same effect."""
+    """The idempotency key: `tenant|workflow|step path|subject|sha256(tool, occurrence)`.
+
+    It contains neither the attempt, the model's tool_call_id nor the arguments: a rewritten draft of the same mail is the
+    same effect.
+    """
     digest = hashlib.sha256(f"{tool}\0{occurrence}".encode()).hexdigest()
     return "|".join((tenant_id, workflow, step_path, subject, digest))

@@ -1,13 +1,13 @@
-"""What: durable execution: jobs that survive their workers, wait for people and time, and never act twice.
-Owns: the transitions of a job, worker.
+"""What: durable execution: jobs that survive their workers, wait for people and time, and never repeat an effect.
+Owns: the table worker, with the ledger.
 Depends on: effects, budgets, reviews, ledger, store, domain.
-Never: calls a model or a tool itself; the gateway is handed in, tools are the effects of job code.
+Never: calls a model or a tool itself; the gateway is passed in, tools are the effects of job code.
 """
 
-from .commands import Announce, Complete, CreateJob
+from .child_jobs import JobFailed
+from .commands import BeginAttempt, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
 from .effect_decorator import (
-    Effect,
     EffectFailed,
     NotDone,
     effect,
@@ -17,15 +17,13 @@ from .encoding import fingerprint
 from .external_boundaries import (
     Approval,
     ChatAnswer,
-    JobFailed,
     ModelFailed,
-    NotInJob,
     approval,
     chat,
 )
-from .external_programs import ForeignJob, JobParked, checked
+from .external_programs import ExternalJob, JobParked, checked
 from .operations import Decision, Operations
-from .services import ModelPort, ModelRequest, NoModel
+from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
     StepFailed,
@@ -36,32 +34,27 @@ from .steps_and_timers import (
     timeout,
     uuid,
 )
-from .task_registry import JobEvicted
 from .worker import Worker
 
 __all__ = [
     "CANNOT_TELL",
     "NOT_DONE",
-    "Announce",
     "Approval",
+    "BeginAttempt",
     "ChatAnswer",
     "Complete",
     "CreateJob",
     "Decision",
     "Done",
-    "Effect",
     "EffectFailed",
-    "ForeignJob",
-    "JobEvicted",
+    "ExternalJob",
     "JobFailed",
     "JobFunction",
     "JobParked",
     "ModelFailed",
-    "ModelPort",
     "ModelRequest",
     "NoModel",
     "NotDone",
-    "NotInJob",
     "Operations",
     "Retry",
     "StepFailed",

@@ -1,29 +1,31 @@
-"""The transitions of a job, each one transaction with its events."""
+"""Commands on jobs, each one transaction. Changes of state are those of `ledger/lifecycle.py`."""
 
 from typing import Any
 
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
-from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, mark_idle, open_job
+from overnight.ledger import (
+    EXTERNAL,
+    JOB,
+    JobRow,
+    NewJob,
+    append,
+    begin_attempt,
+    lifecycle,
+    locked_job,
+    mark_idle,
+    open_job,
+)
 from overnight.store import Unit
 
-from .retry_plan import Drop
+from .replay.retry_plan import RetryPlan
 
 Locks = list[tuple[Any, Any]]
 
 
-def wake(unit: Unit, job: JobRow) -> None:
-    """Something from outside arrived: a parked job is queued, a running one is called."""
-    if job.state == "parked":
-        job.state, job.wake_at, job.waiting = "queued", None, "[]"
-    elif job.state == "running":
-        job.wake_at = unit.now
-    unit.change(JOB, job)
-
-
 class CreateJob(msgspec.Struct):
-    """Make a job, or find the one with this external id. The outcome is its row and whether it is new."""
+    """Create a job, or find the one with this external id. Outcome: its row, and whether it is new."""
 
     new: NewJob
 
@@ -33,12 +35,15 @@ class CreateJob(msgspec.Struct):
         return [(JOB, self.new.job_id)]
 
     def decide(self, unit: Unit) -> tuple[JobRow, bool]:
-        job, fresh = open_job(unit, self.new)
-        return msgspec.structs.replace(job), fresh
+        job, is_new = open_job(unit, self.new)
+        return msgspec.structs.replace(job), is_new
+
+
+# ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class TakeLease(msgspec.Struct):
-    """Take a job that is due, or whose worker is lost. The outcome is its row, or None when another worker was faster."""
+    """Take a job that is due, or whose worker is lost. Outcome: its row, or None if another worker was faster."""
 
     job_id: str
     owner: str
@@ -55,31 +60,12 @@ class TakeLease(msgspec.Struct):
         lost = job.state == "running" and (job.lease_expires_at or 0) < unit.now
         if not due and not lost:
             return None
-        first = job.started_at is None
-        if lost:
-            _lost(unit, job)
-        job.state, job.lease_owner, job.lease_expires_at = "running", self.owner, self.expires_at
-        job.lease_epoch += 1
-        job.wake_at, job.waiting = None, "[]"
-        job.started_at = job.started_at or unit.now
-        unit.change(JOB, job)
-        event = Event("started" if first else "resumed", attempt=job.attempt, actor=self.owner)
-        event.detail = {"lease_epoch": job.lease_epoch}
-        if lost:
-            event.decision = {"why": "recovery: its worker was lost"}
-        append(unit, job, event)
+        lifecycle.start(unit, job, self.owner, self.expires_at)
         return msgspec.structs.replace(job)
 
 
-def _lost(unit: Unit, job: JobRow) -> None:
-    job.recoveries += 1
-    event = Event("worker_lost", attempt=job.attempt, actor=job.lease_owner)
-    event.detail = {"lease_epoch": job.lease_epoch, "recoveries": job.recoveries}
-    append(unit, job, event)
-
-
 class ExpireLease(msgspec.Struct):
-    """The worker is known to be dead: its job may be taken at once. The outcome tells whether it held the job."""
+    """End the lease of a worker that is known to be dead. Outcome: whether it held the job."""
 
     job_id: str
     owner: str
@@ -96,8 +82,8 @@ class ExpireLease(msgspec.Struct):
         return True
 
 
-class GiveBack(msgspec.Struct):
-    """A worker that stops in good order queues what it was running."""
+class ReleaseLease(msgspec.Struct):
+    """Queue a running job whose worker stops."""
 
     job_id: str
     lease_epoch: int
@@ -106,16 +92,11 @@ class GiveBack(msgspec.Struct):
         return [(JOB, self.job_id)]
 
     def decide(self, unit: Unit) -> None:
-        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
-        job.state, job.lease_owner, job.lease_expires_at, job.wake_at = "queued", None, None, None
-        unit.change(JOB, job)
-        event = Event("scheduled", attempt=job.attempt)
-        event.decision = {"why": "its worker was stopped"}
-        append(unit, job, event)
+        lifecycle.release(unit, locked_job(unit, self.job_id, lease_epoch=self.lease_epoch))
 
 
-class Hear(msgspec.Struct):
-    """Clear the call of a running job before its news is read, so that no later call is missed."""
+class ClearWakeSignal(msgspec.Struct):
+    """Clear the wake signal of a running job before its log is read, so that no later signal is missed."""
 
     job_id: str
     lease_epoch: int
@@ -129,245 +110,8 @@ class Hear(msgspec.Struct):
         unit.change(JOB, job)
 
 
-class Park(msgspec.Struct):
-    """No branch can run. The outcome is False when news from outside came first: then the job stays."""
-
-    job_id: str
-    lease_epoch: int
-    waits: list[dict[str, Any]]
-    events: list[Event] = []
-
-    def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
-
-    def decide(self, unit: Unit) -> bool:
-        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
-        if job.wake_at is not None or job.cancel_requested_at is not None:
-            return False
-        for event in self.events:
-            append(unit, job, event)
-        due = [wait["due_at"] for wait in self.waits if wait.get("due_at") is not None]
-        job.state, job.waiting = "parked", msgspec.json.encode(self.waits).decode()
-        job.lease_owner, job.lease_expires_at, job.wake_at = None, None, min(due) if due else None
-        unit.change(JOB, job)
-        event = Event("parked", attempt=job.attempt, detail={"waiting": self.waits})
-        event.decision = {"why": "waits for " + ", ".join(sorted({str(wait["for"]) for wait in self.waits}))}
-        append(unit, job, event)
-        return True
-
-
-def finish(
-    unit: Unit,
-    job: JobRow,
-    state: str,
-    event: Event,
-    *,
-    result: bytes | None,
-    error: ErrorFacts | None,
-    trace: bytes | None = None,
-) -> None:
-    """End a job; its parent, which must be locked too, gets the answer. `trace` is the traceback of a failure as content."""
-    job.state, job.result, job.finished_at = state, result, unit.now
-    job.error = msgspec.json.encode(error).decode() if error else None
-    job.lease_owner, job.lease_expires_at, job.wake_at, job.waiting = None, None, None, "[]"
-    unit.change(JOB, job)
-    append(unit, job, event, content=trace if result is None else result)
-    parent = unit.get(JOB, job.parent_job_id) if job.parent_job_id is not None else None
-    # One that is over hears of it when it is tried again, see `children.py`.
-    if parent is not None and parent.state not in FINISHED:
-        tell_parent(unit, parent, job, error)
-
-
-def tell_parent(unit: Unit, parent: JobRow, child: JobRow, error: ErrorFacts | None) -> None:
-    """The parent gets the answer of its child that has ended."""
-    answer = Event("child_finished", kind="child", name=child.name, error=error, attempt=parent.attempt)
-    answer.detail = {"child_job_id": child.job_id, "state": child.state}
-    append(unit, parent, answer, content=child.result, path=child.parent_path, ordinal=child.parent_ordinal)
-    wake(unit, parent)
-
-
-class Finish(msgspec.Struct):
-    """The job function returned, raised, or was stopped. `unhandled` are the failures that it did not go on from."""
-
-    job_id: str
-    parent_job_id: str | None
-    lease_epoch: int
-    state: str
-    result: bytes | None = None
-    error: ErrorFacts | None = None
-    unhandled: list[int] = []
-    trace: bytes | None = None
-
-    def locks(self) -> Locks:
-        return _with_parent(self.job_id, self.parent_job_id)
-
-    def decide(self, unit: Unit) -> None:
-        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
-        name = "completed" if self.state == "succeeded" else self.state
-        event = Event(name, attempt=job.attempt, error=self.error)
-        if self.unhandled:
-            event.detail = {"unhandled": self.unhandled}
-        finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
-
-
-def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
-    return [(JOB, job_id)] if parent_job_id is None else [(JOB, job_id), (JOB, parent_job_id)]
-
-
-class Cancel(msgspec.Struct):
-    """Ask for a job to stop: at once when nothing of it runs. The outcome is its state afterwards."""
-
-    job_id: str
-    parent_job_id: str | None
-    actor: str
-
-    def locks(self) -> Locks:
-        return _with_parent(self.job_id, self.parent_job_id)
-
-    def decide(self, unit: Unit) -> str:
-        job = locked_job(unit, self.job_id)
-        if job.state in FINISHED:
-            raise Conflict(f"{self.job_id} is already {job.state}")
-        if job.cancel_requested_at is None:
-            job.cancel_requested_at = unit.now
-            unit.change(JOB, job)
-            append(unit, job, Event("cancel_requested", actor=self.actor, attempt=job.attempt))
-        if job.state != "running" or job.runtime == "foreign":
-            event = Event("cancelled", actor=self.actor, attempt=job.attempt)
-            finish(unit, job, "cancelled", event, result=None, error=None)
-        return job.state
-
-
-def retry(unit: Unit, job: JobRow, drop: Drop, actor: str) -> None:
-    """Start a new attempt of a failed job, and put it in line."""
-    job.attempt += 1
-    append(unit, job, Event("attempt_started", attempt=job.attempt, actor=actor, detail={"mode": "retry"}))
-    append(unit, job, Event("answers_dropped", attempt=job.attempt, detail=msgspec.structs.asdict(drop)))
-    put_in_line(unit, job, actor)
-
-
-def put_in_line(unit: Unit, job: JobRow, actor: str) -> None:
-    """Queue a job that is not running."""
-    job.state, job.waiting, job.wake_at, job.error, job.finished_at = "queued", "[]", None, None, None
-    job.cancel_requested_at = None
-    unit.change(JOB, job)
-    append(unit, job, Event("scheduled", actor=actor, attempt=job.attempt))
-
-
-class Resume(msgspec.Struct):
-    """Put a parked or failed job back in line. A failed one starts a new attempt without what is to `drop`, which was chosen
-    from the history up to `last_seq`. The outcome is its state."""
-
-    job_id: str
-    actor: str
-    last_seq: int
-    drop: Drop | None = None
-
-    def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
-
-    def decide(self, unit: Unit) -> str:
-        job = locked_job(unit, self.job_id)
-        if job.state not in {"parked", "failed"}:
-            raise Conflict(f"{self.job_id} is {job.state}; only parked or failed jobs can be resumed")
-        if job.state == "parked":
-            put_in_line(unit, job, self.actor)
-        elif self.drop is None or job.last_seq != self.last_seq:
-            raise Conflict(f"{self.job_id} changed meanwhile; try again")
-        else:
-            retry(unit, job, self.drop, self.actor)
-        return job.state
-
-
-class Announce(msgspec.Struct):
-    """A foreign runtime starts a new attempt of its job: the old one is fenced, recorded calls become answers.
-
-    `number` names the attempt wanted; without it, the next one. Announcing the present attempt again changes nothing.
-    """
-
-    job_id: str
-    mode: str = "recover"
-    number: int | None = None
-    actor: str | None = None
-    answers_until: int | None = None
-
-    def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
-
-    def decide(self, unit: Unit) -> JobRow:
-        return msgspec.structs.replace(
-            announce(unit, locked_job(unit, self.job_id), self.mode, self.number, self.actor)
-        )
-
-
-class Complete(msgspec.Struct):
-    """A foreign runtime says that its job is over; or, with `idle_since`, nothing was heard of the job since then."""
-
-    job_id: str
-    state: str = "succeeded"
-    result: bytes | None = None
-    error: ErrorFacts | None = None
-    actor: str | None = None
-    idle_since: int | None = None
-    attempt: int | None = None
-    trace: bytes | None = None
-
-    def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
-
-    def decide(self, unit: Unit) -> JobRow:
-        job = locked_job(unit, self.job_id)
-        still_busy = self.idle_since is not None and job.active_at >= self.idle_since
-        # An attempt that is over cannot end the job of the one that has begun.
-        if still_busy or self.attempt not in {None, job.attempt}:
-            return msgspec.structs.replace(job)
-        if job.runtime != "foreign":
-            raise Conflict(f"{self.job_id} is run by Overnight itself and ends with its function")
-        if job.state not in FINISHED:
-            name = "completed" if self.state == "succeeded" else self.state
-            event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
-            if self.idle_since is not None:
-                mark_idle(event)
-            finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
-        return msgspec.structs.replace(job)
-
-
-class ParkForeign(msgspec.Struct):
-    """A foreign program stops until a person has decided; its next start is a new attempt."""
-
-    job_id: str
-    attempt: int
-    waits: list[dict[str, Any]]
-
-    def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
-
-    def decide(self, unit: Unit) -> None:
-        job = locked_job(unit, self.job_id)
-        if job.attempt != self.attempt or job.state != "running":
-            return
-        job.state, job.waiting = "parked", msgspec.json.encode(self.waits).decode()
-        unit.change(JOB, job)
-        event = Event("parked", attempt=job.attempt, detail={"waiting": self.waits})
-        event.decision = {"why": "waits for " + ", ".join(sorted({str(wait["for"]) for wait in self.waits}))}
-        append(unit, job, event)
-
-
-class Forget(msgspec.Struct):
-    """A worker that stops in good order is not counted as alive any more."""
-
-    worker_id: str
-    statement: Any
-
-    def locks(self) -> Locks:
-        return []
-
-    def decide(self, unit: Unit) -> None:
-        unit.append(self.statement, self)
-
-
-class Refresh(msgspec.Struct):
-    """Write a worker's sign of life and extend its leases, in one statement each."""
+class RefreshWorker(msgspec.Struct):
+    """Write a worker's heartbeat and extend its leases, in one statement each."""
 
     worker_id: str
     role: str
@@ -388,3 +132,190 @@ class Refresh(msgspec.Struct):
         self.owner, self.seen_at, self.expires_at = self.worker_id, unit.now, unit.now + self.lease_us
         unit.append(self.upsert, self)
         unit.append(self.extend, self)
+
+
+class RemoveWorker(msgspec.Struct):
+    """Delete the row of a worker that stops."""
+
+    worker_id: str
+    statement: Any
+
+    def locks(self) -> Locks:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        unit.append(self.statement, self)
+
+
+# ── parking, ending, retrying ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Park(msgspec.Struct):
+    """Park a job of which no branch can run. Outcome: False if an external event or a cancellation came first."""
+
+    job_id: str
+    lease_epoch: int
+    waits: list[dict[str, Any]]
+    events: list[Event] = []
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> bool:
+        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
+        if job.wake_at is not None or job.cancel_requested_at is not None:
+            return False
+        for event in self.events:
+            append(unit, job, event)
+        due = [wait["due_at"] for wait in self.waits if wait.get("due_at") is not None]
+        lifecycle.park(unit, job, self.waits, min(due) if due else None)
+        return True
+
+
+class Finish(msgspec.Struct):
+    """End a job whose function returned, raised or was stopped. `unhandled`: the seqs of the failures that ended it."""
+
+    job_id: str
+    parent_job_id: str | None
+    lease_epoch: int
+    state: str
+    result: bytes | None = None
+    error: ErrorFacts | None = None
+    unhandled: list[int] = []
+    trace: bytes | None = None
+
+    def locks(self) -> Locks:
+        return _with_parent(self.job_id, self.parent_job_id)
+
+    def decide(self, unit: Unit) -> None:
+        job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
+        name = "completed" if self.state == "succeeded" else self.state
+        event = Event(name, attempt=job.attempt, error=self.error)
+        if self.unhandled:
+            event.detail = {"unhandled": self.unhandled}
+        lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+
+
+def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
+    return [(JOB, job_id)] if parent_job_id is None else [(JOB, job_id), (JOB, parent_job_id)]
+
+
+class Cancel(msgspec.Struct):
+    """Request the cancellation of a job, and end it if nothing of it runs. Outcome: its state afterwards."""
+
+    job_id: str
+    parent_job_id: str | None
+    actor: str
+
+    def locks(self) -> Locks:
+        return _with_parent(self.job_id, self.parent_job_id)
+
+    def decide(self, unit: Unit) -> str:
+        job = locked_job(unit, self.job_id)
+        if job.state in FINISHED:
+            raise Conflict(f"{self.job_id} is already {job.state}")
+        if job.cancel_requested_at is None:
+            job.cancel_requested_at = unit.now
+            unit.change(JOB, job)
+            append(unit, job, Event("cancel_requested", actor=self.actor, attempt=job.attempt))
+        if job.state != "running" or job.runtime == "foreign":
+            lifecycle.finish(unit, job, "cancelled", Event("cancelled", actor=self.actor, attempt=job.attempt))
+        return job.state
+
+
+class Resume(msgspec.Struct):
+    """Queue a parked job, or retry a failed one by a `plan` made from its history up to `last_seq`. Outcome: its state."""
+
+    job_id: str
+    actor: str
+    last_seq: int
+    plan: RetryPlan | None = None
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> str:
+        job = locked_job(unit, self.job_id)
+        if job.state not in {"parked", "failed"}:
+            raise Conflict(f"{self.job_id} is {job.state}; only parked or failed jobs can be resumed")
+        if job.state == "parked":
+            lifecycle.queue(unit, job, self.actor)
+        elif self.plan is None or job.last_seq != self.last_seq:
+            raise Conflict(f"{self.job_id} changed meanwhile; try again")
+        else:
+            lifecycle.retry(unit, job, msgspec.structs.asdict(self.plan), self.actor)
+        return job.state
+
+
+# ── jobs of external programs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class BeginAttempt(msgspec.Struct):
+    """Begin an attempt of an external job. The previous attempt is fenced, and recorded calls are replayed.
+
+    `number` names the attempt; None is the next one. Beginning the current attempt again changes nothing.
+    """
+
+    job_id: str
+    mode: str = "recover"
+    number: int | None = None
+    actor: str | None = None
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> JobRow:
+        job = locked_job(unit, self.job_id)
+        return msgspec.structs.replace(begin_attempt(unit, job, self.mode, self.number, self.actor))
+
+
+class Complete(msgspec.Struct):
+    """End an external job. Outcome: its row.
+
+    With `attempt`, only while that attempt is the current one. With `idle_since`, only if nothing was recorded since; the
+    event says that the job was idle.
+    """
+
+    job_id: str
+    state: str = "succeeded"
+    result: bytes | None = None
+    error: ErrorFacts | None = None
+    actor: str | None = None
+    idle_since: int | None = None
+    attempt: int | None = None
+    trace: bytes | None = None
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> JobRow:
+        job = locked_job(unit, self.job_id)
+        still_busy = self.idle_since is not None and job.active_at >= self.idle_since
+        # A previous attempt cannot end the job of the current one.
+        if still_busy or self.attempt not in {None, job.attempt}:
+            return msgspec.structs.replace(job)
+        if job.runtime != "foreign":
+            raise Conflict(f"{self.job_id} is run by Overnight itself and ends with its function")
+        if job.state not in FINISHED:
+            name = "completed" if self.state == "succeeded" else self.state
+            event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
+            if self.idle_since is not None:
+                mark_idle(event)
+            lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+        return msgspec.structs.replace(job)
+
+
+class ParkExternal(msgspec.Struct):
+    """Park an external job until a person decides or its budget has room. Its next start is a new attempt."""
+
+    job_id: str
+    attempt: int
+    waits: list[dict[str, Any]]
+
+    def locks(self) -> Locks:
+        return [(JOB, self.job_id)]
+
+    def decide(self, unit: Unit) -> None:
+        job = locked_job(unit, self.job_id)
+        if job.attempt == self.attempt and job.state == "running":
+            lifecycle.park(unit, job, self.waits, job.wake_at)

@@ -1,4 +1,4 @@
-"""Job functions by name. A job's row names its function by `code_ref`, so that any worker can find it again."""
+"""Job functions by name. A job's row names its function by `code_ref`, so that any worker finds it."""
 
 import functools
 import hashlib
@@ -9,11 +9,15 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 
 import msgspec
 
 from overnight.domain import BadInput
+
+from .child_jobs import ChildCode, run_child
+from .encoding import encode
+from .execution import in_job
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +28,7 @@ _defined: "dict[str, JobFunction[..., Any]]" = {}
 
 
 class JobFunction(Generic[P, T]):
-    """An async function that can be run as a job. Called inside of another job, it runs as a child job."""
+    """An async function that runs as a job. Called inside of another job, it runs as a child job."""
 
     def __init__(self, function: Callable[P, Awaitable[T]], name: str, agent: str | None) -> None:
         if not inspect.iscoroutinefunction(function):
@@ -36,12 +40,13 @@ class JobFunction(Generic[P, T]):
         self.code_fingerprint = _fingerprint(function)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        from .external_boundaries import run_child
-
-        return await run_child(self, args, kwargs)
+        execution, scope = in_job(f"calling job {self.name}")
+        payload = input_of(self, args, kwargs)
+        code = ChildCode(self.name, self.code_ref, self.agent, self.function)
+        return await run_child(execution, scope, code, payload)
 
     def body(self, payload: bytes | None) -> Callable[[], Coroutine[Any, Any, Any]]:
-        """The coroutine function of one run with this input."""
+        """The coroutine function of one run. `payload`: its input as JSON."""
         function: Any = self.function
         args, kwargs = arguments_of(function, payload)
         return lambda: function(*args, **kwargs)
@@ -67,7 +72,8 @@ def _fingerprint(function: Callable[..., Any]) -> str:
 def job(function: Callable[P, Awaitable[T]] | None = None, *, name: str | None = None, agent: str | None = None) -> Any:
     """Make an async function a durable job.
 
-    `name` is what people see (default: the function's name); `agent` the agent it is billed to.
+    `name`: its display name; default: the function's name. `agent`: the agent it is billed to. Raises BadInput for a
+    function that is not async.
     """
 
     def wrap(inner: Callable[P, Awaitable[T]]) -> JobFunction[P, T]:
@@ -77,20 +83,18 @@ def job(function: Callable[P, Awaitable[T]] | None = None, *, name: str | None =
 
 
 def input_of(function: JobFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """The arguments as the JSON a job keeps. Raises BadInput when they do not fit the function or have no JSON form."""
+    """The arguments as the JSON input of a job. Raises BadInput if they do not fit the function or have no JSON form."""
     try:
         inspect.signature(function.function).bind(*args, **kwargs)
     except TypeError as error:
         raise BadInput(f"job {function.name}: {error}") from None
-    from .encoding import encode
-
     payload = encode({"args": list(args), "kwargs": kwargs}, f"the input of job {function.name}")
     _check_types(function, payload)
     return payload
 
 
 def _check_types(function: JobFunction[..., Any], payload: bytes) -> None:
-    """Refuse what the annotations cannot take, before anything is written."""
+    """Raise BadInput for values that the annotations cannot take, before anything is written."""
     hints, names = _annotations(function.function)
     data = msgspec.json.decode(payload)
     given = [*zip(names, data["args"], strict=False), *data["kwargs"].items()]
@@ -100,13 +104,11 @@ def _check_types(function: JobFunction[..., Any], payload: bytes) -> None:
         except msgspec.ValidationError as error:
             raise BadInput(f"job {function.name}, argument {name}: {error}") from None
         except (TypeError, NotImplementedError):
-            continue  # a type that msgspec does not know is handed over as JSON gives it
+            continue  # a type that msgspec does not know: the value is passed as JSON has it
 
 
 def _annotations(function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
     """The annotated types, and the names of the parameters that take one value by position."""
-    from typing import get_type_hints
-
     try:
         hints = get_type_hints(function)
     except (NameError, TypeError):
@@ -116,7 +118,7 @@ def _annotations(function: Callable[..., Any]) -> tuple[dict[str, Any], list[str
 
 
 def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments back, converted to the annotated types where msgspec knows them."""
+    """Decode the arguments, converted to the annotated types where msgspec knows them."""
     data = msgspec.json.decode(payload or b"{}")
     args, kwargs = list(data.get("args", [])), dict(data.get("kwargs", {}))
     hints, names = _annotations(function)
@@ -132,7 +134,7 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def load_job(reference: str) -> JobFunction[..., Any]:
-    """The job function behind `package.module:name` or `path/to/file.py:name`. Raises BadInput that says what is wrong."""
+    """Import the job function `package.module:name` or `path/to/file.py:name`. Raises BadInput if there is none."""
     if reference in _defined:
         return _defined[reference]
     module_name, _, attribute = reference.rpartition(":")
@@ -152,8 +154,10 @@ def load_job(reference: str) -> JobFunction[..., Any]:
 
 
 def add_folder(folder: str) -> None:
-    """Let modules of jobs be imported from there. It stands last: none of its files takes the place of an installed package,
-    which this program itself may import at any later moment."""
+    """Let job modules be imported from a folder.
+
+    It is searched last: none of its files may replace an installed package that this program imports later.
+    """
     if folder not in sys.path:
         sys.path.append(folder)
 

@@ -1,9 +1,9 @@
-"""One effect, from the claim to what is known of it: the same for job code and for foreign programs.
+"""The execution of one effect, from the claim to its outcome: the same for job code and external programs.
 
     claim (durable) → call → commit (durable)
 
-What raised or timed out is *unknown* unless the function says that nothing was done. Unknown is never repeated blindly: the
-status check is asked, and without a certain answer only a person can tell.
+After an exception or a timeout the outcome is *unknown*, unless the function says that nothing was done. An unknown effect
+is never simply repeated: the status check is asked, and if it cannot tell, a person is.
 """
 
 import asyncio
@@ -21,13 +21,12 @@ from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
 
 from .encoding import encode, fingerprint
-from .execution import error_facts
 from .lease import LeaseLost
-from .tracebacks import traceback_content
+from .tracebacks import error_facts, traceback_content
 
 
 class Done(msgspec.Struct, frozen=True):
-    """From an effect or its status check: it was done; the provider's authoritative id, and the result."""
+    """Returned by an effect or its status check: it was done. `provider_id`: its id at the provider; `result`: its result."""
 
     provider_id: str | None = None
     result: Any = None
@@ -38,7 +37,7 @@ CANNOT_TELL = "cannot_tell"
 
 
 class Tool(Protocol):
-    """What a call needs of an effect function."""
+    """An effect function, as its execution needs it."""
 
     tool: str
     not_done: tuple[type[Exception], ...]
@@ -50,43 +49,52 @@ class Tool(Protocol):
 
 
 Check = Callable[[], None]
-"""Raises LeaseLost when the caller may not act any more."""
+"""Raises LeaseLost if the caller may no longer act."""
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What became of an effect: `tool_succeeded` with its result as JSON, or `tool_failed`. `again`: an earlier caller did it."""
+class EffectOutcome(msgspec.Struct, frozen=True):
+    """The outcome of an effect: `tool_succeeded` with its result as JSON, or `tool_failed`.
+
+    `seq`: its event; 0 if it was not written by this call. `replayed`: an earlier caller executed the effect.
+    """
 
     event: str
     seq: int
     content: bytes | None = None
     error: ErrorFacts | None = None
-    again: bool = False
+    replayed: bool = False
 
 
 Act = Callable[[Unit, JobRow], Any]
 
 
 class Write(Protocol):
-    """Commit an act; with the budgets that it counts against."""
+    """Commit an act, counted in the budgets of `limits`."""
 
     def __call__(self, act: Act, limits: Sequence[Limit] = ()) -> Awaitable[Any]: ...
 
 
 class EffectCall:
-    """`write` commits an act under the job's lock and the effect's, fenced for whoever calls."""
+    """One call of an effect.
+
+    - `key`: its idempotency key. `named`: its arguments by name.
+    - `write`: commits an act under the locks of the job and the effect; raises Fenced once the caller has lost the job.
+    - `clock`: the time in microseconds. `owner`: the process. `check`: runs directly before the function.
+    - `limits`: finds the limits that the call counts in. `position`: None for external programs.
+    """
 
     def __init__(
         self,
         tool: Tool,
+        *,
         key: str,
         named: dict[str, Any],
         write: Write,
         clock: Callable[[], int],
         owner: str,
-        *,
         check: Check,
         step: str | None = None,
-        position: effects.Position | None = None,
+        position: effects.EffectPosition | None = None,
         limits: Callable[[], Awaitable[Sequence[Limit]]] | None = None,
     ) -> None:
         self._find_limits, self._limits = limits, tuple[Limit, ...]()
@@ -95,22 +103,33 @@ class EffectCall:
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
-        self._claim = effects.Claim(key, tool.tool, self.arguments, digest, owner, step)
+        self._claim = effects.EffectClaim(
+            effect_key=key,
+            tool=tool.tool,
+            arguments=self.arguments,
+            arguments_sha256=digest,
+            owner=owner,
+            step=step,
+        )
 
-    async def run(self) -> Known | None:
-        """What is known, durable; None when only a person can tell. Raises Conflict for a key used with other arguments,
-        BudgetStopped when no further tool call may be made."""
+    async def run(self) -> EffectOutcome | None:
+        """The durable outcome; None if only a person can tell.
+
+        Raises Conflict for a key used with other arguments, BudgetStopped if no further tool call may be made.
+        """
         while True:
             if self._find_limits is not None:
                 self._limits = tuple(await self._find_limits())
-            claimed: effects.Claimed | BudgetStopped = await self._write(self._claimed, self._limits)
+            claimed: effects.ClaimResult | BudgetStopped = await self._write(self._claimed, self._limits)
             if isinstance(claimed, BudgetStopped):
                 raise claimed
             row = claimed.row
             if claimed.verdict == "committed":
-                return Known("tool_succeeded", 0, row.result, again=True)
+                return EffectOutcome("tool_succeeded", 0, row.result, replayed=True)
             if claimed.verdict == "rejected":
-                return Known("tool_failed", 0, error=ErrorFacts("rejected", row.error or "a person rejected it"))
+                return EffectOutcome(
+                    "tool_failed", 0, error=ErrorFacts("rejected", row.error or "a person rejected it")
+                )
             if claimed.verdict == "in_progress":
                 await asyncio.sleep(0.05)
                 continue
@@ -128,12 +147,12 @@ class EffectCall:
                 try:
                     return await self._commit(found, why="confirmed by the status check")
                 except BadInput:
-                    found = CANNOT_TELL  # a person can say what came of it
+                    found = CANNOT_TELL  # a person can tell the result
             if found == CANNOT_TELL:
                 return None
             await self._write(self._released)
 
-    def _claimed(self, unit: Unit, job: JobRow) -> effects.Claimed | BudgetStopped:
+    def _claimed(self, unit: Unit, job: JobRow) -> effects.ClaimResult | BudgetStopped:
         if self._limits and effects.begins(job, unit.get(effects.EFFECT, (job.tenant_id, self.key))):
             try:
                 count_tool_call(unit, job.tenant_id, self._limits)
@@ -153,15 +172,15 @@ class EffectCall:
             raise Conflict(f"effect {self.key} is gone")
         return row
 
-    async def _call(self) -> Known | None:
+    async def _call(self) -> EffectOutcome | None:
         began = time.perf_counter()
         try:
             done = await self.tool.call(self.key, self.named, self._check)
         except LeaseLost:
-            raise  # the claim stays, and whoever has the job next finds out
+            raise  # the claim stays, and the next lease finds out the outcome
         except self.tool.not_done as error:
             return await self._fail(error_facts(error))
-        except Exception as error:  # a timeout or a fault: nobody knows what happened
+        except Exception as error:  # a timeout or a fault: the outcome is unknown
             return await self._unknown(f"{type(error).__name__}: {str(error)[:200]}", traceback_content(error))
         crash_point("effect_called")
         try:
@@ -175,13 +194,13 @@ class EffectCall:
 
         await self._write(unknown)
 
-    async def _fail(self, facts: ErrorFacts) -> Known:
+    async def _fail(self, facts: ErrorFacts) -> EffectOutcome:
         def failed(unit: Unit, job: JobRow) -> int:
             return effects.fail(unit, job, self._row(unit, job), facts, self.position)
 
-        return Known("tool_failed", await self._write(failed), error=facts)
+        return EffectOutcome("tool_failed", await self._write(failed), error=facts)
 
-    async def _commit(self, done: Done, *, why: str | None = None, latency_ms: float | None = None) -> Known:
+    async def _commit(self, done: Done, *, why: str | None = None, latency_ms: float | None = None) -> EffectOutcome:
         result = encode(done.result, f"the result of effect {self.tool.tool}")
 
         def committed(unit: Unit, job: JobRow) -> int:
@@ -192,11 +211,13 @@ class EffectCall:
 
         seq = await self._write(committed)
         crash_point("effect_committed")
-        return Known("tool_succeeded", seq, result)
+        return EffectOutcome("tool_succeeded", seq, result)
 
     async def _find_out(self, unknown_since: int) -> Done | str:
-        """Ask the status check. That nothing was done counts only once `settle_after` has passed since the caller was cut
-        off; since the claim would not do, a slow caller makes its call long after."""
+        """Ask the status check. NOT_DONE is accepted only once `settle_after_s` has passed since the outcome became unknown.
+
+        The time of the claim would be too early: a slow caller makes its call long after it.
+        """
         found = await self.tool.ask_status(self.key, self.named, self._check)
         left_us = unknown_since + round(self.tool.settle_after_s * 1_000_000) - self._clock()
         if found == NOT_DONE and left_us > 0:
@@ -205,7 +226,7 @@ class EffectCall:
         return found
 
     async def request_review(self) -> str:
-        """Ask a person whether it was done; the review's id."""
+        """Ask a person whether it was done. Returns the review's id."""
         question = f"Was effect {self.tool.tool} done? Its outcome is unknown, and no status check can determine it."
         detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.arguments)}
         at = self.position
@@ -218,7 +239,7 @@ class EffectCall:
 
 
 class UnderJob(msgspec.Struct):
-    """A command: an act under a job's lock and an effect's. `fence` raises when the caller's time is over."""
+    """An act under the locks of a job and an effect. `fence` raises if the caller may no longer write."""
 
     job_id: str
     tenant_id: str

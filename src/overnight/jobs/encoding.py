@@ -1,18 +1,18 @@
-"""Results and arguments as JSON, and the fingerprint of a request."""
+"""The JSON encoding of results and arguments, and the fingerprint of a request."""
 
 import hashlib
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import msgspec
 
 from overnight.domain import BadInput
 
-LARGEST_RESULT = 4 * 1024 * 1024
+MAX_RESULT_BYTES = 4 * 1024 * 1024
 _MAY_HIDE_A_NUMBER = (b"null", b"nan", b"inf")
-"""What NaN and the infinities become in JSON: null as values, these words as keys and as decimals."""
+"""NaN and the infinities as JSON: null as values, these words as keys and as decimals."""
 
 
 def _name_of(value: object) -> Any:
@@ -24,13 +24,16 @@ _strict_encoder = msgspec.json.Encoder()
 
 
 def fingerprint(*parts: Any) -> str:
-    """32 hex digits over the parts as JSON; what has no JSON form counts by its type's name alone."""
+    """32 hex digits of a hash of the parts as JSON. A value without a JSON form counts by the name of its type."""
     return hashlib.sha256(_fingerprint_encoder.encode(parts)).hexdigest()[:32]
 
 
-def encode(value: Any, place: str, *, largest: int | None = LARGEST_RESULT) -> bytes:
-    """The value as JSON. Raises BadInput naming `place` when it has no JSON form, is larger than `largest` bytes, or holds NaN
-    or an infinity: JSON has no such numbers, so a replay would give another value than was committed."""
+def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) -> bytes:
+    """Encode a value as JSON. `place` names it in errors.
+
+    Raises BadInput if it has no JSON form, is larger than `largest` bytes (default 4 MiB; None is no limit), or contains
+    NaN or an infinity: JSON has no such numbers, so a replay would return another value than was committed.
+    """
     try:
         body = _strict_encoder.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -47,7 +50,7 @@ def encode(value: Any, place: str, *, largest: int | None = LARGEST_RESULT) -> b
 
 
 def _not_finite(value: Any, where: str) -> str:
-    """Where a number that is not finite stands in it, in words; empty when all are finite."""
+    """The place of a number in it that is not finite, in words; empty if there is none."""
     if isinstance(value, float | Decimal):
         finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
         return "" if finite else f"{where} is {value}"
@@ -62,9 +65,9 @@ def _not_finite(value: Any, where: str) -> str:
 
 
 def decode(body: bytes | None, function: Callable[..., Any] | None = None) -> Any:
-    """The JSON back as the function's annotated return type, where msgspec knows that type.
+    """Decode JSON as the function's annotated return type, where msgspec knows that type.
 
-    Code is given this and never the object that was returned, so that it sees the same value live and in a replay: `0` of a
+    Code receives this and never the returned object itself, so that it sees the same value live and in a replay: `0` of a
     `-> float` is 0.0 in both.
     """
     decoder = _decoder(function) if function is not None else _plain
@@ -79,14 +82,12 @@ _decoders: dict[Callable[..., Any], msgspec.json.Decoder[Any]] = {}
 
 
 def _decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any]:
-    """Of the function's annotated return type; a plain one where there is none that msgspec takes."""
+    """The decoder of the function's annotated return type; a plain one if msgspec does not know that type."""
     found = _decoders.get(function)
     if found is None:
-        from typing import get_type_hints
-
         try:
             found = msgspec.json.Decoder(get_type_hints(function).get("return", Any))
-        except Exception:  # annotations are any code at all
+        except Exception:  # annotations may be any code
             found = _plain
         _decoders[function] = found
     return found

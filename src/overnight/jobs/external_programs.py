@@ -1,11 +1,11 @@
-"""Jobs whose code runs in somebody else's program: a LangGraph process, a script.
+"""External programs: jobs whose code runs in another process, such as a LangGraph program or a script.
 
     with overnight.attach("nightly-2026-01-31") as job:
         model = ChatOpenAI(base_url=job.base_url, default_headers=job.headers, …)
 
-The first start makes the job; each further start announces a new attempt, which fences the old one: recorded model calls are
-then answered by the gateway from the ledger, and committed effects are given back instead of done again. There are no
-positions here, so effects match on (tool, arguments, occurrence).
+The first start creates the job. Each further start begins a new attempt, which fences the previous one: the gateway then
+replays recorded model calls, and committed effects are replayed instead of executed again. There are no positions here, so
+effects match on (tool, arguments, occurrence).
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from overnight import effects
 from overnight.budgets import Limit, Policy
@@ -24,29 +24,20 @@ from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
-from .commands import Announce, Complete, CreateJob, ParkForeign
-from .effect_execution import (
-    Act,
-    EffectCall,
-    Known,
-    UnderJob,
-)
+from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
+from .effect_execution import Act, EffectCall, EffectOutcome, Tool, UnderJob
 from .encoding import fingerprint
-from .execution import error_facts
-from .external_boundaries import NotInJob
+from .execution import NotInJob
 from .tool_call_limits import ToolLimits
-from .tracebacks import traceback_content
+from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
 
-if TYPE_CHECKING:
-    from .effect_decorator import Effect
-
-_attached: ContextVar["ForeignJob | None"] = ContextVar("overnight_foreign_job", default=None)
-_latest: list["ForeignJob"] = []
+_attached: ContextVar["ExternalJob | None"] = ContextVar("overnight_external_job", default=None)
+_latest: list["ExternalJob"] = []
 
 
 class JobParked(BaseException):
-    """The job waits for a person, or for room in a budget; the program should end and be started again afterwards.
+    """The job waits for a person, or for room in a budget. The program should end, and be started again afterwards.
 
     Not an Exception, so that an agent framework does not hand it to the model as a tool error.
     """
@@ -57,9 +48,12 @@ class JobParked(BaseException):
         self.wait = wait or {"for": "quarantine", "review_id": review_id}
 
 
-class ForeignJob:
-    """One attempt of a foreign job in this process. `headers` go on every model call; `base_url` is the gateway's, and
-    `api_key` the key for it: "none" where none is set, as clients want some."""
+class ExternalJob:
+    """One attempt of an external job in this process.
+
+    - `headers`: to be sent with every model call. `base_url`: the gateway's.
+    - `api_key`: the key for the gateway; "none" without one, since clients require a key.
+    """
 
     def __init__(
         self,
@@ -83,19 +77,19 @@ class ForeignJob:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Attribution and the fence."""
+        """The headers that attribute a model call to this attempt."""
         headers = {"x-job-id": self.job_id, "x-job-attempt": str(self.attempt), "x-tenant-id": self.tenant_id}
         if self.api_key.startswith(PREFIX):
-            headers["x-api-key"] = self.api_key  # whatever key the client itself was given
+            headers["x-api-key"] = self.api_key  # takes precedence over the key of the client itself
         return headers
 
-    def __enter__(self) -> "ForeignJob":
-        agent_id, workflow = bound_to(self.store, self.api_key)  # whose calls these will be
+    def __enter__(self) -> "ExternalJob":
+        agent_id, workflow = bound_to(self.store, self.api_key)  # the attribution of its calls
         new = NewJob(
-            new_id("job"),
-            self.tenant_id,
-            "foreign",
-            self.name,
+            job_id=new_id("job"),
+            tenant_id=self.tenant_id,
+            runtime="foreign",
+            name=self.name,
             external_id=self.external_id,
             agent_id=agent_id,
             workflow=workflow,
@@ -105,7 +99,7 @@ class ForeignJob:
         if not fresh:
             if job.runtime != "foreign":
                 raise Conflict(f"{self.external_id} is a job that Overnight runs itself; choose another id")
-            job = self.store.commit_blocking(Announce(job.job_id, actor=f"pid {os.getpid()}"))
+            job = self.store.commit_blocking(BeginAttempt(job.job_id, actor=f"pid {os.getpid()}"))
         self.job, self.job_id, self.attempt = job, job.job_id, job.attempt
         self._token = _attached.set(self)
         _latest.append(self)
@@ -117,7 +111,7 @@ class ForeignJob:
         _attached.reset(self._token)
         _latest.remove(self)
         if isinstance(raised, JobParked):
-            self.store.commit_blocking(ParkForeign(self.job_id, self.attempt, [raised.wait]))
+            self.store.commit_blocking(ParkExternal(self.job_id, self.attempt, [raised.wait]))
         if raised is None:
             self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
@@ -126,57 +120,74 @@ class ForeignJob:
             self.store.commit_blocking(failed)
 
     def occurrence(self, tool: str, digest: str) -> int:
-        """How many times this attempt has asked for the same effect with the same arguments before."""
+        """How often this attempt has requested the same effect with the same arguments before."""
         with self._seen_lock:
             self._seen[tool, digest] += 1
             return self._seen[tool, digest] - 1
 
 
-def present() -> ForeignJob | None:
-    """The attached job of this context, or of this process when a framework's threads have lost the context."""
+def attached_job() -> ExternalJob | None:
+    """The attached job of this context, or of this process if a framework's threads have lost the context."""
     return _attached.get() or (_latest[-1] if _latest else None)
 
 
-async def foreign_effect(tool: "Effect[..., Any]", named: dict[str, Any]) -> Known:
-    """Do the effect for the attached job, or give back what an earlier attempt committed. Raises JobParked, NotInJob."""
-    foreign = present()
-    if foreign is None:
+async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
+    """Execute an effect for the attached job, or replay what an earlier attempt committed. Raises JobParked, NotInJob."""
+    attached = attached_job()
+    if attached is None:
         raise NotInJob(f"effect {tool.tool} needs a job: call it inside of one, or under `with overnight.attach(…)`")
     digest = fingerprint(named)
-    occurrence = f"{digest}:{foreign.occurrence(tool.tool, digest)}"
-    key = effects.effect_key(foreign.tenant_id, foreign.name, "", foreign.job_id, tool.tool, occurrence)
+    occurrence = f"{digest}:{attached.occurrence(tool.tool, digest)}"
+    key = effects.effect_key(attached.tenant_id, attached.name, "", attached.job_id, tool.tool, occurrence)
 
     def fence(unit: Unit) -> JobRow:
-        job = locked_job(unit, foreign.job_id)
-        if job.attempt != foreign.attempt or job.state == "cancelled":
+        job = locked_job(unit, attached.job_id)
+        if job.attempt != attached.attempt or job.state == "cancelled":
             raise Fenced(
-                f"attempt {foreign.attempt} of {job.job_id} is over: it is {job.state} at attempt {job.attempt}"
+                f"attempt {attached.attempt} of {job.job_id} is over: it is {job.state} at attempt {job.attempt}"
             )
         return job
 
     async def write(act: Act, limits: Sequence[Limit] = ()) -> Any:
-        return await foreign.store.commit(UnderJob(foreign.job_id, foreign.tenant_id, key, fence, act, limits))
+        command = UnderJob(
+            job_id=attached.job_id,
+            tenant_id=attached.tenant_id,
+            key=key,
+            fence=fence,
+            act=act,
+            limits=limits,
+        )
+        return await attached.store.commit(command)
 
-    limits = partial(foreign.tool_limits.of, foreign.job, None) if foreign.job is not None else None
-    call = EffectCall(tool, key, named, write, foreign.store.clock, foreign.owner, check=_no_lease, limits=limits)
+    limits = partial(attached.tool_limits.of, attached.job, None) if attached.job is not None else None
+    call = EffectCall(
+        tool,
+        key=key,
+        named=named,
+        write=write,
+        clock=attached.store.clock,
+        owner=attached.owner,
+        check=_no_lease,
+        limits=limits,
+    )
     try:
-        known = await call.run()
+        outcome = await call.run()
     except BudgetStopped as stop:
         raise JobParked(f"{stop}: `overnight budget` shows it", "", budget_wait(stop)) from None
-    if known is None:
+    if outcome is None:
         review_id = await call.request_review()
-        message = f"nobody knows whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
+        message = f"it is unknown whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
         raise JobParked(message, review_id)
-    if known.again:
-        await write(lambda unit, job: _given_again(unit, job, tool.tool, key))
-    return known
+    if outcome.replayed:
+        await write(lambda unit, job: _record_replay(unit, job, tool.tool, key))
+    return outcome
 
 
 def _no_lease() -> None:
-    """A foreign program holds no lease: its attempt lasts until the next one is announced."""
+    """An external program holds no lease: its attempt lasts until the next one begins."""
 
 
-def _given_again(unit: Unit, job: JobRow, tool: str, key: str) -> None:
+def _record_replay(unit: Unit, job: JobRow, tool: str, key: str) -> None:
     event = Event("tool_succeeded", name=tool, kind="effect", idempotency_key=key, attempt=job.attempt)
     event.decision = {"why": "replayed from an earlier attempt"}
     event.detail = {"replayed": True}
@@ -184,5 +195,5 @@ def _given_again(unit: Unit, job: JobRow, tool: str, key: str) -> None:
 
 
 def checked(external_id: str, tenant_id: str) -> tuple[str, str]:
-    """The identifiers as given. Raises BadInput."""
+    """Check both identifiers, and return them. Raises BadInput."""
     return check_identifier(external_id, "external_id"), check_identifier(tenant_id, "tenant_id")

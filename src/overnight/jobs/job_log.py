@@ -1,4 +1,4 @@
-"""The end of a job as a line of its worker's log."""
+"""Failed jobs as lines of the worker's log."""
 
 import logging
 
@@ -7,11 +7,11 @@ from overnight.ledger import JobRow
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # a command in the foreground shows the end itself
-LONGEST = 300
+MAX_MESSAGE = 300
 
 
 def log_end(job: JobRow, state: str, error: ErrorFacts | None) -> None:
-    """One line per job that failed, with its id and why."""
+    """Log one line for a job that failed: its id and its error."""
     if state == "failed":
-        why = f"{error.error_class}: {error.message[:LONGEST]}" if error is not None else "for no reason that it gave"
+        why = f"{error.error_class}: {error.message[:MAX_MESSAGE]}" if error is not None else "no error given"
         log.error("job %s (%s) failed: %s", job.job_id, job.name, why, extra={"each": True})

@@ -1,8 +1,8 @@
-"""How long a worker may act on a lease: one duration from the moment its last acknowledged renewal was sent.
+"""Leases: a worker may act on one for a fixed time after its last acknowledged renewal was sent.
 
-The database's fence keeps a lost worker from writing. Only the worker's own clocks can keep it from calling: a process that was
-stopped, or a machine that slept, goes on in the middle of a function and does not know it. Nothing can stop a process between
-the check and the call, so the check is the last statement before the call, in the thread that makes it.
+The fence in the database keeps a lost worker from writing. Only the worker's own clocks can keep it from calling: a process
+that was stopped, or a machine that slept, continues in the middle of a function without notice. Nothing can stop a process
+between the check and the call, so the check is the last statement before the call, in the thread that makes it.
 """
 
 import time
@@ -16,17 +16,19 @@ _UPTIME = getattr(time, "CLOCK_BOOTTIME", None) or getattr(time, "CLOCK_MONOTONI
 
 
 class LeaseLost(Fenced):
-    """The lease of a job may have run out; nothing may be done for the job here any more."""
+    """The lease of a job may have run out: this worker may not act for the job."""
 
 
 def uptime_us() -> int:
-    """Microseconds since the machine was started, its sleep included: CLOCK_BOOTTIME. Elsewhere than on Linux the monotonic
-    clock, which leaves sleep out on some systems; there only the wall clock tells of it."""
+    """Microseconds since the machine was started, its sleep included: CLOCK_BOOTTIME.
+
+    Systems without that clock use the monotonic one. Some of these leave sleep out; there only the wall clock shows it.
+    """
     return (time.monotonic_ns() if _UPTIME is None else time.clock_gettime_ns(_UPTIME)) // 1000
 
 
-class Moment(msgspec.Struct, frozen=True):
-    """A reading of both clocks in microseconds. `setbacks`: how often the wall clock had been seen to go back by then."""
+class ClockReading(msgspec.Struct, frozen=True):
+    """A reading of both clocks in microseconds. `setbacks`: how often the wall clock was seen to go back before."""
 
     wall_us: int
     uptime_us: int
@@ -34,38 +36,40 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Clocks:
-    """Both clocks of a worker. May be read in any thread."""
+    """The wall clock and the uptime clock of a worker. May be read in any thread."""
 
     def __init__(self, wall: Callable[[], int], uptime: Callable[[], int] = uptime_us) -> None:
         self._wall, self._uptime = wall, uptime
         self._latest = wall()
         self._setbacks = 0
 
-    def read(self) -> Moment:
+    def read(self) -> ClockReading:
         # The earlier reading first: one that another thread makes meanwhile is no sign that the clock went back.
         before = self._latest
         wall = self._wall()
         if wall < before:
             self._setbacks += 1
         self._latest = wall
-        return Moment(wall, self._uptime(), self._setbacks)
+        return ClockReading(wall, self._uptime(), self._setbacks)
 
 
 class Lease:
-    """One job's lease. `sent`: when the command that took it was sent, read before it was."""
+    """One job's lease for `duration_us` microseconds. `sent`: the clocks before the command that took it was sent."""
 
-    def __init__(self, clocks: Clocks, duration_us: int, sent: Moment) -> None:
+    def __init__(self, clocks: Clocks, duration_us: int, sent: ClockReading) -> None:
         self._clocks, self._duration_us, self._sent = clocks, duration_us, sent
         self._lost = False
 
-    def renewed(self, sent: Moment) -> None:
-        """A renewal that was sent then is acknowledged now. One that comes too late renews nothing: the database extends no
-        lease that has run out, and another worker may hold the job by now."""
+    def renewed(self, sent: ClockReading) -> None:
+        """Take the acknowledgement of a renewal sent at `sent`. One that comes too late renews nothing.
+
+        The database extends no lease that has run out, and another worker may hold the job by now.
+        """
         if not self.is_lost():
             self._sent = sent
 
     def is_lost(self) -> bool:
-        """Whether it may have run out by either clock. Once lost it stays so; a wall clock that went back counts as lost."""
+        """Whether it may have run out by either clock. A wall clock that went back counts as lost; a lost lease stays lost."""
         sent, now = self._sent, self._clocks.read()
         by_wall, by_uptime = now.wall_us - sent.wall_us, now.uptime_us - sent.uptime_us
         went_back = by_wall < 0 or now.setbacks != sent.setbacks
@@ -74,7 +78,7 @@ class Lease:
         return self._lost
 
     def check(self) -> None:
-        """Raise LeaseLost when it may have run out."""
+        """Raise LeaseLost if it may have run out."""
         if self.is_lost():
             raise LeaseLost(
                 "its lease has run out, or the wall clock went back: another worker may have the job by now"

@@ -1,4 +1,4 @@
-"""What people and programs do to jobs from outside: start, resume, cancel, decide."""
+"""Operations on jobs by people and programs: create, resume, cancel, decide a review."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ import msgspec
 
 from overnight import effects
 from overnight.domain import FINISHED, BadInput, Conflict, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, locked_job
+from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, lifecycle, locked_job
 from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
 from overnight.store import Store, Unit, statements
 
-from .commands import Cancel, CreateJob, ExpireLease, Resume, wake
+from .commands import Cancel, CreateJob, ExpireLease, Resume
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
-from .history import fold
-from .retry_plan import stale_for_retry
+from .replay.history import fold
+from .replay.retry_plan import stale_for_retry
 
 SQL = statements("overnight.jobs")
 ALIVE_US = 30_000_000
 
 
 class Operations:
-    """The acting side of jobs. Everything is one transaction with its events."""
+    """Operations on jobs. Each change is one transaction with its events."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.ledger = store, Ledger(store)
@@ -38,12 +38,18 @@ class Operations:
         brain_version: str | None = None,
         session_id: str | None = None,
     ) -> JobRow:
-        """Queue a run of the function. With an `external_id` that is known, its job is returned; Conflict if it differs."""
+        """Queue a run of a job function. Returns its row.
+
+        - `args`, `kwargs`: its arguments. Raises BadInput if they do not fit, or have no JSON form.
+        - `external_id`: the caller's own identifier. If a job has it, that job is returned; Conflict if its function or
+          input differs.
+        - `actor`: who asked; `brain_version`, `session_id`: recorded with the job.
+        """
         new = NewJob(
-            new_id("job"),
-            tenant_id,
-            "python",
-            function.name,
+            job_id=new_id("job"),
+            tenant_id=tenant_id,
+            runtime="python",
+            name=function.name,
             external_id=external_id,
             agent_id=function.agent,
             workflow=function.name,
@@ -57,15 +63,15 @@ class Operations:
         return job
 
     async def resume(self, job_id: str, actor: str) -> str:
-        """Queue a parked job, or retry a failed one. The new state; Conflict when it is neither."""
+        """Queue a parked job, or retry a failed one. Returns the new state. Raises Conflict in any other state."""
         job = await self.ledger.job(job_id)
         if job.runtime == "foreign":
             raise Conflict(f"{job_id} is run by an external program; start that program again as a new attempt")
-        drop = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
-        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, drop))
+        plan = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
+        return await self.store.commit(Resume(job.job_id, actor, job.last_seq, plan))
 
     async def cancel(self, job_id: str, actor: str) -> str:
-        """Stop a job and its children. The state it is in now: `running` until its worker has stopped it."""
+        """Cancel a job and its children. Returns its state now: `running` until its worker has stopped it."""
         job = await self.ledger.job(job_id)
         state = await self.store.commit(Cancel(job.job_id, job.parent_job_id, actor))
         if state == "cancelled":
@@ -73,7 +79,7 @@ class Operations:
         return state
 
     async def cancel_children(self, job_id: str, actor: str) -> None:
-        """Cancel every unfinished child, and theirs."""
+        """Cancel every unfinished child, and their children."""
         for child in await self.ledger.children(job_id):
             if child.state not in FINISHED:
                 try:
@@ -82,7 +88,7 @@ class Operations:
                     continue  # it finished meanwhile
 
     async def decide(self, review_id: str, decision: "Decision") -> ReviewRow:
-        """Answer a review; the job goes on. BadInput when the decision does not fit the question."""
+        """Decide a review, and wake its job. Raises BadInput if the decision does not fit the question."""
         review = await read_review(self.store, review_id)
         if decision.tenant_id and review.tenant_id != decision.tenant_id:
             raise NotFound(f"review {review_id}")
@@ -93,26 +99,36 @@ class Operations:
                 " or --not-done (the effect is repeated)"
             )
         return await self.store.commit(
-            Decide(review_id, review.job_id, detail.get("effect_key"), review.tenant_id, decision)
+            Decide(
+                review_id=review_id,
+                job_id=review.job_id,
+                effect_key=detail.get("effect_key"),
+                tenant_id=review.tenant_id,
+                decision=decision,
+            )
         )
 
-    async def lose(self, owner: str) -> int:
-        """The worker of this id is known to be dead: its jobs may be taken at once. How many it held."""
+    async def expire_leases(self, owner: str) -> int:
+        """End the leases of a worker that is known to be dead. Returns how many it held."""
         rows = await self.store.read(SQL["list_owned"], {"owner": owner})
         return sum([await self.store.commit(ExpireLease(row[0], owner)) for row in rows])
 
-    async def lose_dead(self) -> int:
-        """Workers of this host whose process is gone: their jobs may be taken at once. How many they held."""
+    async def expire_dead_workers(self) -> int:
+        """End the leases of all workers of this host whose process is dead. Returns how many they held."""
         rows = await self.store.read(SQL["list_leasing_workers"], {})
-        return sum([await self.lose(worker_id) for worker_id, host, pid in rows if is_dead(host, pid)])
+        return sum([await self.expire_leases(worker_id) for worker_id, host, pid in rows if is_dead(host, pid)])
 
     async def workers_alive(self) -> int:
-        """Workers seen in the last half minute."""
+        """The number of workers whose heartbeat is at most half a minute old."""
         return len(await self.store.read(SQL["list_workers"], {"since": self.store.clock() - ALIVE_US}))
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a person says. `done`, `provider_id` and `result` (JSON) are for effects whose outcome was unknown."""
+    """The decision of a person on a review.
+
+    `done`, `provider_id` and `result` (JSON) are for effects whose outcome was unknown; with `tenant_id`, reviews of other
+    tenants are not found.
+    """
 
     approved: bool
     by: str
@@ -124,7 +140,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Decide(msgspec.Struct):
-    """A command: close the review, write what follows from it, wake the job."""
+    """Close a review, write its consequences, and wake the job. Outcome: the review."""
 
     review_id: str
     job_id: str
@@ -139,14 +155,18 @@ class Decide(msgspec.Struct):
         return wanted
 
     def decide(self, unit: Unit) -> ReviewRow:
-        said = self.decision
+        decision = self.decision
         job = locked_job(unit, self.job_id)
         row = decide_review(
-            unit.get(REVIEW, self.review_id), approved=said.approved, by=said.by, note=said.note, now=unit.now
+            unit.get(REVIEW, self.review_id),
+            approved=decision.approved,
+            by=decision.by,
+            note=decision.note,
+            now=unit.now,
         )
         unit.change(REVIEW, row)
-        event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=said.by, attempt=job.attempt)
-        event.decision = {"approved": said.approved} | ({"note": said.note} if said.note else {})
+        event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=decision.by, attempt=job.attempt)
+        event.decision = {"approved": decision.approved} | ({"note": decision.note} if decision.note else {})
         event.detail = {"review_id": row.review_id, "review": row.kind, "digest": row.digest}
         if row.kind == "approval":
             append(unit, job, event, path=row.path, ordinal=row.ordinal)
@@ -154,21 +174,21 @@ class Decide(msgspec.Struct):
             append(unit, job, event)
             if self.effect_key is not None:
                 self._settle_effect(unit, job, row)
-        wake(unit, job)
+        lifecycle.wake(unit, job)
         return msgspec.structs.replace(row)
 
     def _settle_effect(self, unit: Unit, job: JobRow, review: ReviewRow) -> None:
-        said = self.decision
+        decision = self.decision
         effect = unit.get(effects.EFFECT, (self.tenant_id, self.effect_key))
         if effect is None or effect.state != "unknown":
             return
         position = None
         if job.runtime == "python":
-            position = effects.Position(review.path, review.ordinal, fingerprint(effect.tool))
-        if not said.approved:
-            effects.reject(unit, job, effect, said.note or f"{said.by} rejected it", position, said.by)
-        elif said.done:
-            why = f"confirmed by {said.by}"
-            effects.commit(unit, job, effect, said.result or b"null", said.provider_id, position, why=why)
+            position = effects.EffectPosition(review.path, review.ordinal, fingerprint(effect.tool))
+        if not decision.approved:
+            effects.reject(unit, job, effect, decision.note or f"{decision.by} rejected it", position, decision.by)
+        elif decision.done:
+            why = f"confirmed by {decision.by}"
+            effects.commit(unit, job, effect, decision.result or b"null", decision.provider_id, position, why=why)
         else:
-            effects.release(unit, job, effect, f"{said.by} reports that it was not done", said.by)
+            effects.release(unit, job, effect, f"{decision.by} reports that it was not done", decision.by)

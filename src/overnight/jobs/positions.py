@@ -1,32 +1,27 @@
-"""Where in a job's code a boundary stands: a path of branches and steps, and an ordinal on that path.
+"""Positions: where a boundary stands in a job's code, as a path of branches and steps and an ordinal on that path.
 
     ""          the job function             "/2"      the third branch (task) it spawned
     "#5"        inside its sixth boundary, a step      "/2#0/1"  a branch of a step of a branch
 
-A branch's path is fixed when it is spawned, so it does not depend on how branches interleave.
+A branch's path is fixed when it is spawned, so it does not depend on how branches interleave. Pure.
 """
 
-import asyncio
-from collections.abc import Coroutine, Generator
-from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .execution import Execution
+from contextvars import ContextVar
 
 Position = tuple[str, int]
 
 
 class Scope:
-    """The place that the running code has reached. `steps` are the steps it stands in, outermost first; `trunk` is the path that
-    a branch was spawned from."""
+    """The place that running code has reached.
 
-    __slots__ = ("branches", "execution", "name", "ordinal", "path", "steps", "trunk")
+    `steps`: the steps it is inside of, outermost first. `trunk`: the scope that a branch was spawned from. `name`: the
+    innermost step.
+    """
 
-    def __init__(
-        self, execution: "Execution", path: str, steps: tuple["Scope", ...] = (), name: str | None = None
-    ) -> None:
-        self.execution, self.path, self.steps, self.name = execution, path, steps, name
+    __slots__ = ("branches", "name", "ordinal", "path", "steps", "trunk")
+
+    def __init__(self, path: str, steps: tuple["Scope", ...] = (), name: str | None = None) -> None:
+        self.path, self.steps, self.name = path, steps, name
         self.trunk: Scope | None = None
         self.ordinal = 0
         self.branches = 0
@@ -39,13 +34,13 @@ class Scope:
 
     def branch(self) -> "Scope":
         """The scope of the next task spawned from here."""
-        scope = Scope(self.execution, f"{self.path}/{self.branches}", self.steps, self.name)
+        scope = Scope(f"{self.path}/{self.branches}", self.steps, self.name)
         scope.trunk = self
         self.branches += 1
         return scope
 
     def reached(self) -> list[tuple[str, int, int]]:
-        """How far the code has come on this path and on those it branched off from, up to the step it stands in."""
+        """How far the code has come on this path and on those it branched off from, up to the enclosing step."""
         found: list[tuple[str, int, int]] = []
         scope: Scope | None = self
         while scope is not None:
@@ -55,12 +50,13 @@ class Scope:
 
     def inside(self, ordinal: int, name: str) -> "Scope":
         """The scope of the body of the step at `ordinal`."""
-        scope = Scope(self.execution, f"{self.path}#{ordinal}", (), name)
+        scope = Scope(f"{self.path}#{ordinal}", (), name)
         scope.steps = (*self.steps, scope)
         return scope
 
 
-here: ContextVar[Scope | None] = ContextVar("overnight_scope", default=None)
+current_scope: ContextVar[Scope | None] = ContextVar("overnight_scope", default=None)
+"""The scope of the running job code; None outside of jobs."""
 
 
 def enclosing(path: str) -> list[Position]:
@@ -74,19 +70,7 @@ def enclosing(path: str) -> list[Position]:
     return found
 
 
-def task_factory(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
-    context: Context | None = None,
-    **options: Any,
-) -> "asyncio.Task[Any]":
-    """Give every task that job code spawns its path. Tasks outside of jobs are made as usual."""
-    scope = here.get() if context is None else context.get(here, None)
-    if scope is None:
-        return asyncio.Task(coroutine, loop=loop, context=context, **options)  # type: ignore[arg-type]
-    branch = scope.branch()
-    context = context.copy() if context is not None else copy_context()
-    context.run(here.set, branch)
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)  # type: ignore[arg-type]
-    scope.execution.branches.spawned(task, branch)
-    return task
+def within(path: str, step: Position) -> bool:
+    """Whether a path lies in the step."""
+    inside = f"{step[0]}#{step[1]}"
+    return path.startswith(inside) and path[len(inside) : len(inside) + 1] in {"", "/", "#"}

@@ -1,7 +1,7 @@
-"""What a job needs from rooms it may not import; the wiring hands it in."""
+"""Services that a worker hands to its executions: the store, the gateway, and what `app.py` wires in."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
-    """A model call by job code: the OpenAI chat-completions body, its task, and where it stands in the job."""
+    """A model call by job code: the OpenAI chat-completions body, its task, and its position in the job."""
 
     body: dict[str, Any]
     job: JobRow
@@ -27,26 +27,26 @@ class ModelRequest(msgspec.Struct, frozen=True):
     ordinal: int
     fingerprint: str
     check: Callable[[], None] | None = None
-    """The last statement before the request is sent; raises when the job's lease may have run out."""
+    """The last statement before the request is sent; raises if the job's lease may have run out."""
 
 
 class ModelPort(Protocol):
     """The gateway, as job code sees it."""
 
     async def call(self, request: ModelRequest) -> Recorded:
-        """The durable answer: a `model_succeeded` or, when every target failed, `model_failed` event at that position.
+        """The durable answer: a `model_succeeded` or, if every target failed, `model_failed` event at that position.
 
-        Raises BudgetStopped when a hard stop blocks the call.
+        Raises BudgetStopped if a hard limit blocks the call, LoopStopped if the loop guard does.
         """
         ...
 
     async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        """Settle the calls that earlier leases of this job left in flight as lost. Returns their number."""
         ...
 
 
 class NoModel:
-    """Stands where no gateway is wired."""
+    """The model port of a worker without a gateway."""
 
     async def call(self, request: ModelRequest) -> Recorded:  # noqa: ARG002
         raise RuntimeError("no gateway is wired to this worker; open the worker through overnight.app")
@@ -56,19 +56,21 @@ class NoModel:
 
 
 class Services:
-    """Handed to every execution. `report` hears of what made a job leave; `nudge` tells the worker of new work."""
+    """Shared by all executions of a worker.
 
-    def __init__(self, store: Store, model: ModelPort, owner: str, policy: Policy | None = None) -> None:
-        self.store, self.model, self.owner = store, model, owner
+    `notify` tells the worker that a new job may be due. `problems` holds the last error of each job, for diagnosis.
+    """
+
+    def __init__(
+        self, store: Store, model: ModelPort, owner: str, policy: Policy | None, notify: Callable[[], None]
+    ) -> None:
+        self.store, self.model, self.owner, self.notify = store, model, owner, notify
         self.tool_limits = ToolLimits(policy, Ledger(store))
         self.problems: dict[str, str] = {}
-        self.definitions: Mapping[str, Any] = {}
 
     def report(self, job_id: str, error: BaseException | None) -> None:
+        """Keep the error that made a job leave; None is no error."""
         if error is not None:
             self.problems[job_id] = f"{type(error).__name__}: {error}"
             if isinstance(error, StoreUnavailable):
                 log.warning("%s cannot reach the store: %s", job_id, error)
-
-    def nudge(self) -> None:
-        """Replaced by the worker."""

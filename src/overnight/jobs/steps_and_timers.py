@@ -19,20 +19,21 @@ from overnight.ledger import Append
 from overnight.store import crash_point
 
 from .encoding import decode, encode, fingerprint
-from .execution import Asked, Execution, error_facts
-from .positions import Position, Scope, here
-from .retry_plan import stale_in_step
-from .task_registry import JobEvicted
-from .tracebacks import traceback_content
+from .execution import BoundaryRequest, Execution, current
+from .positions import Position, Scope, current_scope
+from .replay.retry_plan import stale_in_step
+from .run_state import JobEvicted
+from .tracebacks import error_facts, traceback_content
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SHORT_RESULT = 64
 
 
 class StepFailed(Exception):
-    """A step failed for good. `error_class` names what it raised; after a recovery nothing more is left of that, so that job
-    code sees the same in every life of the job."""
+    """A step failed for good. `error_class` names the exception it raised.
+
+    The exception itself is the `__cause__` only where it was raised: a recovered job has no more than its class and message.
+    """
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -40,23 +41,32 @@ class StepFailed(Exception):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """How often a failed step is tried: `attempts` in all, pauses in seconds doubling from `backoff_s` up to `max_backoff_s`."""
+    """The retry policy of a step.
+
+    - `attempts`: how often it is tried in all; default 1, no retry.
+    - `backoff_s`: the pause before the second attempt in seconds; it doubles with each attempt. Default 0.5.
+    - `max_backoff_s`: the longest pause in seconds; default 60.
+    """
 
     attempts: int = 1
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
 
     def pause_s(self, attempt: int) -> float:
+        """The pause after a failed attempt (1 is the first), in seconds."""
         return min(self.max_backoff_s, self.backoff_s * 2 ** (attempt - 1))
 
 
 def step(
     function: Callable[P, Awaitable[T]] | None = None, *, name: str | None = None, retry: Retry | None = None
 ) -> Any:
-    """Make an async function a step: its result is committed once, and a recovered job is given that result.
+    """Make an async function a step: its result is committed once, and a recovered job receives that result.
 
-    The body may run more than once when its worker is killed before the commit; what must not happen twice belongs into
-    an effect. Outside of a job the function runs as it is.
+    - `name`: the name of the boundary; default: the function's name.
+    - `retry`: the retry policy; default: no retry. When the last attempt fails, the call raises StepFailed.
+
+    The body may run again if its worker is killed before the commit; what must not happen twice belongs in an effect.
+    Outside of a job the function runs as it is. Raises BadInput for a function that is not async.
     """
 
     def wrap(inner: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -67,17 +77,19 @@ def step(
 
         @functools.wraps(inner)
         async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-            scope = here.get()
-            if scope is None:
+            here = current()
+            if here is None:
                 return await inner(*args, **kwargs)
-            print_ = fingerprint(label, args, kwargs)
+            execution, scope = here
+            digest = fingerprint(label, args, kwargs)
 
             async def live(position: Position) -> Recorded:
-                # Until its answer is handed on, not only while the body runs: the job must not park in between.
-                with scope.execution.flight():
-                    return await _run_step(scope, position, label, print_, policy, inner, args, kwargs)
+                body = functools.partial(inner, *args, **kwargs)
+                # Until its answer is delivered, not only while the body runs: the job must not park in between.
+                with execution.scheduler.in_progress():
+                    return await _StepRun(execution, scope, position, label, digest, policy).run(body)
 
-            answer = await scope.execution.ask(scope, Asked("step", label, print_, live))
+            answer = await execution.resolve(scope, BoundaryRequest("step", label, digest, live))
             if answer.facts.event == "step_failed":
                 raise _as_raised(answer)
             return decode(answer.content, inner)
@@ -102,84 +114,81 @@ def _as_raised(answer: Recorded) -> StepFailed:
     return failed
 
 
-async def _run_step(
-    scope: Scope,
-    position: Position,
-    label: str,
-    print_: str,
-    policy: Retry,
-    inner: Callable[..., Awaitable[Any]],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Recorded:
-    execution = scope.execution
-    attempt = 1 + execution.history.failures.get(position, 0)
-    while True:
-        started = Event("step_started", kind="step", name=label, step=label, attempt=attempt)
-        execution.ride(started, position, print_)
-        crash_point("step_started")
-        began = time.perf_counter()
-        body = scope.inside(position[1], label)
-        try:
-            # A result that cannot be kept is the step's failure: recorded, so that a replay comes to the same.
-            result = encode(await _in_scope(body, inner, args, kwargs), f"step {label}")
-        except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            raise
-        except Exception as error:
-            failed = Event(
-                "step_failed", kind="step", name=label, step=label, attempt=attempt, error=error_facts(error)
-            )
-            failed.latency_ms = _ms_since(began)
-            asked_inside = body.ordinal > 0 or body.branches > 0
-            if attempt >= policy.attempts:
-                if asked_inside:
-                    failed.detail = {"unhandled": execution.unhandled(position)}
-                answer = await execution.record(failed, position, print_, traceback_content(error))
-                await execution.turn(answer.seq)
-                execution.remember(scope, answer)
-                return LiveFailure(answer.job_id, answer.seq, answer.at, answer.facts, raised=error)
-            pause_s = policy.pause_s(attempt)
-            trace = traceback_content(error)
-            await _again(execution, position, failed, trace, pause_s, body if asked_inside else None)
-            attempt += 1
-        else:
-            crash_point("step_ran")
-            done = Event("step_committed", kind="step", name=label, step=label, attempt=attempt)
-            done.latency_ms = _ms_since(began)
-            answer = await execution.record(done, position, print_, result)
-            crash_point("step_committed")
-            await execution.turn(answer.seq)
-            execution.remember(scope, answer)
-            return answer
+class _StepRun:
+    """One step at its position: its attempts until it is committed or has failed for good."""
+
+    def __init__(
+        self, execution: Execution, scope: Scope, position: Position, label: str, digest: str, policy: Retry
+    ) -> None:
+        self._execution, self._scope, self._position = execution, scope, position
+        self._label, self._digest, self._policy = label, digest, policy
+
+    async def run(self, body: Callable[[], Awaitable[Any]]) -> Recorded:
+        """The committed answer: `step_committed`, or `step_failed` after the last attempt."""
+        log = self._execution.log
+        attempt = 1 + log.history.failures.get(self._position, 0)
+        while True:
+            log.defer(self._event("step_started", attempt), self._position, self._digest)
+            crash_point("step_started")
+            began = time.perf_counter()
+            inside = self._scope.inside(self._position[1], self._label)
+            try:
+                # A result that has no JSON form is the step's failure: recorded, so that a replay raises the same.
+                result = encode(await _in_scope(inside, body), f"step {self._label}")
+            except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except Exception as error:
+                failed = self._event("step_failed", attempt)
+                failed.error, failed.latency_ms = error_facts(error), _ms_since(began)
+                if attempt >= self._policy.attempts:
+                    return await self._fail(failed, error, inside)
+                await self._prepare_retry(failed, error, inside, self._policy.pause_s(attempt))
+                attempt += 1
+            else:
+                crash_point("step_ran")
+                done = self._event("step_committed", attempt)
+                done.latency_ms = _ms_since(began)
+                answer = await log.record(done, self._position, self._digest, result)
+                crash_point("step_committed")
+                return await self._execution.scheduler.deliver(self._scope, answer)
+
+    def _event(self, name: str, attempt: int) -> Event:
+        return Event(name, kind="step", name=self._label, step=self._label, attempt=attempt)
+
+    async def _fail(self, failed: Event, error: Exception, inside: Scope) -> Recorded:
+        execution = self._execution
+        if _has_boundaries(inside):
+            failed.detail = {"unhandled": execution.failures.seqs(self._position)}
+        answer = await execution.log.record(failed, self._position, self._digest, traceback_content(error))
+        await execution.scheduler.deliver(self._scope, answer)
+        return LiveFailure(answer.job_id, answer.seq, answer.at, answer.facts, raised=error)
+
+    async def _prepare_retry(self, failed: Event, error: Exception, inside: Scope, pause_s: float) -> None:
+        """Record the failure and which boundaries inside the retry re-runs, then pause."""
+        execution, position, job = self._execution, self._position, self._execution.job
+        place = {"path": position[0], "ordinal": position[1]}
+        failed.detail = {"position": place, "retry_in_ms": round(pause_s * 1000)}
+        await execution.log.commit(Append(job.job_id, failed, traceback_content(error), job.lease_epoch))
+        if _has_boundaries(inside):
+            unhandled = execution.failures.seqs(position)
+            await execution.tasks.stop_step(inside)
+            # A failure during the stopping counts too, even if the code went on from another because of it.
+            unhandled += execution.failures.seqs(position)
+            stale = stale_in_step(execution.log.history, position, set(unhandled))
+            await execution.recovery.retain(0, stale, position)
+        await asyncio.sleep(pause_s)
 
 
-async def _again(
-    execution: Execution,
-    position: Position,
-    failed: Event,
-    trace: bytes | None,
-    pause_s: float,
-    body: Scope | None,
-) -> None:
-    """Record the failure and what the retry must ask afresh, then pause."""
-    failed.detail = {"position": {"path": position[0], "ordinal": position[1]}, "retry_in_ms": round(pause_s * 1000)}
-    job = execution.job
-    await execution.commit(Append(job.job_id, failed, trace, job.lease_epoch))
-    if body is not None:
-        unhandled = execution.unhandled(position)
-        await execution.branches.stop(body)
-        # One that has failed meanwhile counts too, even where the stopping let the code go on from another.
-        stale = stale_in_step(execution.history, position, {*unhandled, *execution.unhandled(position)})
-        await execution.set_aside(0, stale, position)
-    await asyncio.sleep(pause_s)
+def _has_boundaries(inside: Scope) -> bool:
+    return inside.ordinal > 0 or inside.branches > 0
 
 
-async def _in_scope(scope: Scope, inner: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
-    token = here.set(scope)
+async def _in_scope(scope: Scope, body: Callable[[], Awaitable[Any]]) -> Any:
+    token = current_scope.set(scope)
     try:
-        return await inner(*args, **kwargs)
+        return await body()
     finally:
-        here.reset(token)
+        current_scope.reset(token)
 
 
 def _ms_since(began: float) -> float:
@@ -190,19 +199,19 @@ def _ms_since(began: float) -> float:
 
 
 def _value(name: str, make: Callable[[], Any]) -> Any:
-    scope = here.get()
-    return make() if scope is None else scope.execution.value(scope, name, make)
+    here = current()
+    return make() if here is None else here[0].record_value(here[1], name, make)
 
 
 def now() -> datetime:
-    """The time in UTC, recorded: a recovered job sees the same moment again."""
-    scope = here.get()
-    clock = scope.execution.store.clock if scope is not None else lambda: time.time_ns() // 1000
+    """The time in UTC, recorded: a recovered job receives the same time."""
+    here = current()
+    clock = here[0].log.store.clock if here is not None else lambda: time.time_ns() // 1000
     return datetime.fromtimestamp(_value("now", clock) / 1_000_000, UTC)
 
 
 def random() -> float:
-    """A number in [0, 1), recorded."""
+    """A random number in [0, 1), recorded."""
     return _value("random", lambda: _random.SystemRandom().random())
 
 
@@ -214,62 +223,71 @@ def uuid() -> str:
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _due(execution: Execution, scope: Scope, position: Position, seconds: float) -> tuple[int, bool]:
-    """When the timer at this position is due, and whether that was recorded before."""
-    entry = execution.begun(scope, position)
-    if entry is not None and entry.facts.detail:
-        return entry.facts.detail["due_at"], True
-    return execution.store.clock() + round(seconds * 1_000_000), False
+class _Timer:
+    """A timer at its position: its recorded due time, and the event of its firing."""
 
+    def __init__(self, execution: Execution, scope: Scope, position: Position, name: str, digest: str) -> None:
+        self._execution, self._scope, self._position = execution, scope, position
+        self._name, self._digest = name, digest
 
-def _timer_set(execution: Execution, scope: Scope, position: Position, name: str, due_at: int, print_: str) -> None:
-    event = Event("timer_set", kind="timer", name=name, step=scope.name, attempt=execution.job.attempt)
-    event.detail = {"due_at": due_at}
-    execution.ride(event, position, print_)
+    def set(self, seconds: float) -> int:
+        """When the timer is due, in microseconds: as recorded before, or `seconds` from now and recorded now."""
+        log = self._execution.log
+        entry = log.find_entry(self._scope, self._position)
+        if entry is not None and entry.facts.detail:
+            return entry.facts.detail["due_at"]
+        due_at = log.store.clock() + round(seconds * 1_000_000)
+        event = self._event("timer_set")
+        event.detail = {"due_at": due_at}
+        log.defer(event, self._position, self._digest)
+        return due_at
 
+    async def fire(self) -> Recorded:
+        """Record that the timer has fired, and wait for its turn."""
+        execution = self._execution
+        with execution.scheduler.in_progress():
+            answer = await execution.log.record(self._event("timer_fired"), self._position, self._digest)
+        return await execution.scheduler.deliver(self._scope, answer)
 
-def _fired(execution: Execution, scope: Scope, name: str) -> Event:
-    return Event("timer_fired", kind="timer", name=name, step=scope.name, attempt=execution.job.attempt)
+    def _event(self, name: str) -> Event:
+        attempt = self._execution.job.attempt
+        return Event(name, kind="timer", name=self._name, step=self._scope.name, attempt=attempt)
 
 
 async def sleep(seconds: float) -> None:
-    """Sleep durably: the moment to wake is recorded, and a long sleep parks the job, which then costs one row."""
-    scope = here.get()
-    if scope is None:
+    """Sleep durably: the due time is recorded, and a long sleep parks the job.
+
+    Raises BadInput if `seconds` is not finite. Outside of a job this is `asyncio.sleep`.
+    """
+    here = current()
+    if here is None:
         await asyncio.sleep(seconds)
         return
     if not math.isfinite(seconds):
         raise BadInput(f"sleep({seconds}): give a number of seconds")
-    execution = scope.execution
-    print_ = fingerprint("sleep")
+    execution, scope = here
+    digest = fingerprint("sleep")
 
     async def live(position: Position) -> Recorded:
-        due_at, known = _due(execution, scope, position, seconds)
-        if not known:
-            _timer_set(execution, scope, position, "sleep", due_at, print_)
-        loop = asyncio.get_running_loop()
-
-        def ring() -> None:
-            waiting = execution.waits.get(position)
-            if waiting is not None and not waiting.future.done():
-                waiting.future.set_result(Recorded("", 0, 0, Event("timer_fired")))
-
-        handle = loop.call_later(max(0.0, (due_at - execution.store.clock()) / 1_000_000), ring)
+        timer = _Timer(execution, scope, position, "sleep", digest)
+        due_at, scheduler = timer.set(seconds), execution.scheduler
+        fired = Recorded("", 0, 0, Event("timer_fired"))
+        delay_s = max(0.0, (due_at - execution.log.store.clock()) / 1_000_000)
+        handle = asyncio.get_running_loop().call_later(delay_s, scheduler.end_wait, position, fired)
         try:
-            await execution.wait_outside(scope, position, {"for": "timer", "due_at": due_at})
+            await scheduler.wait_outside(scope, position, {"for": "timer", "due_at": due_at})
         finally:
             handle.cancel()
-        with execution.flight():
-            answer = await execution.record(_fired(execution, scope, "sleep"), position, print_)
-        await execution.turn(answer.seq)
-        execution.remember(scope, answer)
-        return answer
+        return await timer.fire()
 
-    await execution.ask(scope, Asked("timer", "sleep", print_, live))
+    await execution.resolve(scope, BoundaryRequest("timer", "sleep", digest, live))
 
 
 class timeout:
-    """`async with overnight.timeout(30): …` raises TimeoutError inside the block; that it fired is recorded."""
+    """`async with overnight.timeout(30): …` raises TimeoutError inside the block after that many seconds, as recorded.
+
+    Raises BadInput if `seconds` is not positive and finite. Outside of a job this is `asyncio.timeout`.
+    """
 
     def __init__(self, seconds: float) -> None:
         if not 0 < seconds < math.inf:
@@ -277,52 +295,46 @@ class timeout:
         self._seconds = seconds
         self._inner = asyncio.timeout(None)
         self._waiter: asyncio.Task[Any] | None = None
-        self._handle: asyncio.TimerHandle | None = None
         self._open = False
         self._at: tuple[Execution, Position] | None = None
 
     async def __aenter__(self) -> "timeout":
-        scope = here.get()
-        if scope is None:
+        here = current()
+        if here is None:
             self._inner = asyncio.timeout(self._seconds)
             await self._inner.__aenter__()
             return self
-        execution, print_ = scope.execution, fingerprint("timeout")
-        execution.refuse_if_evicted()
+        execution, scope = here
+        execution.state.check()
         position = (scope.path, scope.ordinal)
         await self._inner.__aenter__()
         self._open, self._at = True, (execution, position)
-        execution.timeouts += 1
-
-        async def live(_: Position) -> Recorded:
-            due_at, known = _due(execution, scope, position, self._seconds)
-            if not known:
-                _timer_set(execution, scope, position, "timeout", due_at, print_)
-            if self._open:
-                execution.alarms[position] = due_at
-            await asyncio.sleep(max(0.0, (due_at - execution.store.clock()) / 1_000_000))
-            with execution.flight():
-                answer = await execution.record(_fired(execution, scope, "timeout"), position, print_)
-            await execution.turn(answer.seq)
-            execution.remember(scope, answer)
-            return answer
-
-        async def watch() -> None:
-            await execution.ask(scope, Asked("timer", "timeout", print_, live))
-            if self._open:
-                self._inner.reschedule(asyncio.get_running_loop().time())
-
-        self._waiter = execution.branches.chore(watch())
-        # The watcher takes its position in its first turn, before the block can ask for anything.
+        execution.scheduler.open_timeout()
+        self._waiter = execution.background.start(self._watch(execution, scope, position))
+        # The watcher takes its position in its first turn, before the block can reach a boundary.
         await asyncio.sleep(0)
         return self
+
+    async def _watch(self, execution: Execution, scope: Scope, position: Position) -> None:
+        digest = fingerprint("timeout")
+
+        async def live(_: Position) -> Recorded:
+            timer = _Timer(execution, scope, position, "timeout", digest)
+            due_at = timer.set(self._seconds)
+            if self._open:
+                execution.scheduler.set_deadline(position, due_at)
+            await asyncio.sleep(max(0.0, (due_at - execution.log.store.clock()) / 1_000_000))
+            return await timer.fire()
+
+        await execution.resolve(scope, BoundaryRequest("timer", "timeout", digest, live))
+        if self._open:
+            self._inner.reschedule(asyncio.get_running_loop().time())
 
     async def __aexit__(self, *raised: Any) -> bool | None:
         self._open = False
         if self._at is not None:
             execution, position = self._at
-            execution.timeouts -= 1
-            execution.alarms.pop(position, None)
-            if self._waiter is not None and position not in execution.history.answers:
+            execution.scheduler.close_timeout(position)
+            if self._waiter is not None and position not in execution.log.history.answers:
                 self._waiter.cancel()
         return await self._inner.__aexit__(*raised)

@@ -1,120 +1,111 @@
-"""The tasks of a running job: the branches of its code, what goes on although its branch was cancelled, and the execution's own
-chores."""
+"""The tasks of a running job: the branches of its code, and protected work that continues when its branch is cancelled."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .background_tasks import BackgroundTasks
 from .positions import Scope
-from .recovery import Work
+from .run_state import RunState
+from .scheduler import Scheduler
 
-if TYPE_CHECKING:
-    from .execution import Execution
-
-EVICTION_TRIES = 50
-
-
-class JobEvicted(BaseException):
-    """The job leaves this worker. It is not an error, and it cannot be caught by `except Exception`."""
+Work = Callable[[], Coroutine[Any, Any, Any]]
+MAX_CANCELLATIONS = 50
 
 
-class Branches:
-    """`stop` ends those inside of a step, `evict` all of them."""
+class TaskRegistry:
+    """Registers branches and protected work by scope. `stop_step` ends those inside of a step, `evict` all of them."""
 
-    def __init__(self, execution: "Execution") -> None:
-        self._execution = execution
-        self._tasks: dict[asyncio.Task[Any], Scope] = {}
+    def __init__(self, scheduler: Scheduler, background: BackgroundTasks, state: RunState) -> None:
+        self._scheduler, self._background, self._state = scheduler, background, state
+        self._branches: dict[asyncio.Task[Any], Scope] = {}
         self._protected: dict[asyncio.Task[Any], Scope] = {}
-        self._chores: set[asyncio.Task[Any]] = set()
+        self._interrupted: list[tuple[Scope, Work]] = []
 
-    def __len__(self) -> int:
-        return len(self._tasks)
+    # ── branches ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def spawned(self, task: "asyncio.Task[Any]", scope: Scope) -> None:
-        """Job code has a new branch."""
-        self._execution.turns.moved()
-        self._tasks[task] = scope
-        task.add_done_callback(self._ended)
-        if self._execution.evicted:
+    def add_branch(self, task: "asyncio.Task[Any]", scope: Scope) -> None:
+        """Register a task that job code has spawned."""
+        self._scheduler.branch_started()
+        self._branches[task] = scope
+        task.add_done_callback(self._branch_ended)
+        if self._state.evicted:
             task.cancel()
 
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._execution.turns.moved()
-        self._tasks.pop(task, None)
-        self._execution.consider_parking()
+    def _branch_ended(self, task: "asyncio.Task[Any]") -> None:
+        self._branches.pop(task, None)
+        self._scheduler.branch_ended()
 
-    def chore(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Work of the execution itself, outside of the job's own context."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
-        self._chores.add(task)
-        task.add_done_callback(self._chore_ended)
-        return task
+    def cancel(self, reason: str) -> None:
+        """Cancel every branch as asyncio does. Protected work continues."""
+        for task in list(self._branches):
+            task.cancel(reason)
 
-    def _chore_ended(self, task: "asyncio.Task[None]") -> None:
-        self._chores.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, JobEvicted):
-            self._execution.services.report(self._execution.job.job_id, error)
-            self._execution.leave()
+    # ── protected work ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def protect(self, scope: Scope, work: Work) -> Any:
-        """Await work that goes on to its durable end even when the branch that asked for it is cancelled."""
-        task = self._fly(scope, work)
+        """Await work that continues to its durable end even if the branch that asked for it is cancelled."""
+        task = self._start_protected(scope, work)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(_retrieve)
             raise
 
-    def _fly(self, scope: Scope, work: Work) -> "asyncio.Task[Any]":
-        async def flying() -> Any:
-            with self._execution.flight():
+    def _start_protected(self, scope: Scope, work: Work) -> "asyncio.Task[Any]":
+        async def run() -> Any:
+            with self._scheduler.in_progress():
                 return await work()
 
-        task = asyncio.get_running_loop().create_task(flying(), context=Context())
+        task = asyncio.get_running_loop().create_task(run(), context=Context())
         self._protected[task] = scope
         task.add_done_callback(self._protected.pop)
         return task
 
-    def see_through(self, body: Scope | None = None) -> None:
-        """Find out about the effects that an earlier worker had under way when it was lost, and that nobody here awaits; with
-        `body`, about those inside of that step."""
-        replay = self._execution.replay
-        for scope, work in replay.cut_short:
-            if body is None or body in scope.steps:
-                self._fly(scope, work).add_done_callback(_retrieve)
-        replay.cut_short = [each for each in replay.cut_short if body is not None and body not in each[0].steps]
-
-    async def land(self) -> None:
-        """Wait until what was protected has come to its end."""
+    async def wait_protected(self) -> None:
+        """Wait until all protected work has ended."""
         if self._protected:
             await asyncio.wait(list(self._protected))
 
-    def cancel(self, why: str) -> None:
-        for task in list(self._tasks):
-            task.cancel(why)
+    # ── interrupted effects ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def stop(self, body: Scope) -> None:
-        """A step has failed and is tried again: the branches that it left behind end, and what they had under way is recorded."""
-        await _cancel(lambda: [task for task, scope in self._tasks.items() if body in scope.steps], "its step failed")
-        self.see_through(body)
-        if flying := [task for task, scope in self._protected.items() if body in scope.steps]:
-            await asyncio.wait(flying)
+    def add_interrupted(self, scope: Scope, work: Work) -> None:
+        """Remember an effect that an earlier worker had in progress, and whose branch was cancelled in the replay."""
+        self._interrupted.append((scope, work))
+
+    def finish_interrupted_effects(self, step: Scope | None = None) -> None:
+        """Find out the outcome of interrupted effects; with `step`, of those inside of that step."""
+        for scope, work in self._interrupted:
+            if step is None or step in scope.steps:
+                self._start_protected(scope, work).add_done_callback(_retrieve)
+        self._interrupted = [each for each in self._interrupted if step is not None and step not in each[0].steps]
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def stop_step(self, step: Scope) -> None:
+        """End the branches that a failed attempt of a step left behind, once what they have in progress is recorded."""
+        inside = self._branches.items
+        await _cancel(lambda: [task for task, scope in inside() if step in scope.steps], "its step failed")
+        self.finish_interrupted_effects(step)
+        if protected := [task for task, scope in self._protected.items() if step in scope.steps]:
+            await asyncio.wait(protected)
 
     async def evict(self) -> None:
-        await _cancel(lambda: list(self._tasks), "the job leaves this worker")
-        for each in [*self._chores, *self._protected]:
-            each.cancel()
+        """Cancel everything."""
+        await _cancel(lambda: list(self._branches), "the job leaves this worker")
+        self._background.cancel()
+        for task in list(self._protected):
+            task.cancel()
 
 
-async def _cancel(alive: Callable[[], list["asyncio.Task[Any]"]], why: str) -> None:
-    for _ in range(EVICTION_TRIES):
+async def _cancel(alive: Callable[[], list["asyncio.Task[Any]"]], reason: str) -> None:
+    for _ in range(MAX_CANCELLATIONS):
         tasks = [task for task in alive() if not task.done()]
         if not tasks:
             return
         for task in tasks:
-            task.cancel(why)
+            task.cancel(reason)
         await asyncio.wait(tasks, timeout=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The traceback of a failure as content: files, lines and functions of the job's own code, and no values."""
+"""Exceptions as records: their class and message, and the traceback of the job's own code without values."""
 
 import sysconfig
 from pathlib import Path
@@ -7,44 +7,52 @@ from typing import Any
 
 import msgspec
 
-MOST_ERRORS, MOST_FRAMES = 10, 40
+from overnight.domain import ErrorFacts
+
+MAX_ERRORS, MAX_FRAMES = 10, 40
 _HERE = str(Path(__file__).parents[1]) + "/"
 _PYTHON = tuple(sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib"))
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A line of code that was under way."""
+    """A line of code that was running."""
 
     file: str
     line: int
     function: str
 
 
-class Failure(msgspec.Struct, frozen=True, rename={"error_class": "class"}):
-    """One exception and where it was raised: its frames, the outermost first, the newest `MOST_FRAMES` of them."""
+class TracedException(msgspec.Struct, frozen=True, rename={"error_class": "class"}):
+    """One exception and its newest `MAX_FRAMES` frames, the outermost first."""
 
     error_class: str
     frames: list[Frame]
 
 
-def traceback_content(error: BaseException) -> bytes | None:
-    """The exception, then what it was raised from, as JSON: a list of `Failure`. None where no frame is the job's own.
+def error_facts(error: BaseException) -> ErrorFacts:
+    """An exception as facts: its class and the first 500 characters of its message."""
+    return ErrorFacts(type(error).__name__, str(error)[:500] or type(error).__name__)
 
-    Frames of Overnight and of Python's own library are left out, and so are messages and source lines: they may hold values.
+
+def traceback_content(error: BaseException) -> bytes | None:
+    """The exception and its causes as JSON: a list of `TracedException`. None if no frame is the job's own.
+
+    Frames of Overnight and of Python's standard library are left out, and so are messages and source lines: they may hold
+    values.
     """
-    found: list[Failure] = []
+    found: list[TracedException] = []
     _collect(error, found, set())
     return msgspec.json.encode(found) if found else None
 
 
-def _collect(error: BaseException, found: list[Failure], seen: set[int]) -> None:
-    if id(error) in seen or len(found) == MOST_ERRORS:
+def _collect(error: BaseException, found: list[TracedException], seen: set[int]) -> None:
+    if id(error) in seen or len(found) == MAX_ERRORS:
         return
     seen.add(id(error))
     frames = _own_frames(error.__traceback__)
     if frames:
-        found.append(Failure(type(error).__name__, frames))
+        found.append(TracedException(type(error).__name__, frames))
     inner: list[Any] = []
     if isinstance(error, BaseExceptionGroup):
         inner += error.exceptions  # pyright: ignore[reportUnknownMemberType]
@@ -61,7 +69,7 @@ def _own_frames(trace: TracebackType | None) -> list[Frame]:
         if _is_own(code.co_filename, str(trace.tb_frame.f_globals.get("__name__", ""))):
             frames.append(Frame(code.co_filename, trace.tb_lineno or code.co_firstlineno, code.co_qualname))
         trace = trace.tb_next
-    return frames[-MOST_FRAMES:]
+    return frames[-MAX_FRAMES:]
 
 
 def _is_own(file: str, module: str) -> bool:

@@ -1,7 +1,7 @@
-"""The embedded worker: takes leases, runs executions, keeps the leases alive, and gives them back when it stops.
+"""The worker: takes leases, runs executions, renews the leases, and releases them when it stops.
 
-Dispatch carries only job ids and may lose or repeat them: whether a job is run is decided by its row. A worker polls, and is
-nudged by work that is made in its own process.
+Dispatch carries only job ids and may lose or repeat them: the row decides whether a job is run. A worker polls, and is
+notified of jobs that are created in its own process.
 """
 
 import asyncio
@@ -17,32 +17,36 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
-from .commands import Complete, ExpireLease, Finish, Forget, GiveBack, Park, Refresh, TakeLease
+from .commands import Complete, ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
-from .execution import Execution, error_facts
-from .history import ANSWERS
+from .execution import Execution, task_factory
 from .job_log import log_end
-from .lease import Clocks, Lease, LeaseLost, Moment, uptime_us
+from .lease import ClockReading, Clocks, Lease, LeaseLost, uptime_us
 from .operations import Operations
-from .positions import task_factory
+from .replay.history import ANSWERS
+from .run_state import JobEvicted
 from .services import ModelPort, Services
-from .task_registry import JobEvicted
-from .tracebacks import traceback_content
+from .tracebacks import error_facts, traceback_content
 
 SQL = statements("overnight.jobs")
 log = logging.getLogger(__name__)
 POLL_S = 0.025
-LOST_EVERY_S = 1.0
+RECOVERY_INTERVAL_S = 1.0
 LEASE_S = 15.0
-MOST_RUNNING = 1000
-POISON = 5
+MAX_RUNNING = 1000
+MAX_LOST_WORKERS = 5
 PROGRESS = ANSWERS | {"attempt_started", "boundary_kept"}
 IDLE_US = 30 * 60 * 1_000_000
 
 
 class Worker:
-    """Runs due jobs in the present event loop until it is stopped; with `root`, only that job and its children."""
+    """Runs due jobs in the current event loop until it is stopped.
+
+    - `model`: the gateway. `policy`: the budgets that count tool calls; None is no limit.
+    - `worker_id`: default: a new one. `root`: run only this job and its children; default: all jobs.
+    - `lease_s`: how long a lease lasts without renewal, in seconds; default 15.
+    """
 
     def __init__(
         self,
@@ -58,13 +62,12 @@ class Worker:
         self._root = root
         self.store, self.ledger = store, Ledger(store)
         self.worker_id = worker_id or new_id("worker")
-        self.services = Services(store, model, self.worker_id, policy)
-        self.services.nudge = self.nudge
+        self.services = Services(store, model, self.worker_id, policy, self.notify)
         self._lease_us = round(lease_s * 1_000_000)
         self._clocks = Clocks(store.clock, uptime)
         self._leases: dict[str, Lease] = {}
         self._running: dict[str, tuple[Execution | None, asyncio.Task[None]]] = {}
-        self._nudged = asyncio.Event()
+        self._notified = asyncio.Event()
         self._stopping = False
         self._started_at = store.clock()
         self._loop_task: asyncio.Task[None] | None = None
@@ -75,43 +78,43 @@ class Worker:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Register, and begin to take jobs."""
+        """Register the worker, and begin to take jobs."""
         asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]
-        # Whatever stands under this id already was held by an earlier process of that name.
-        await Operations(self.store).lose(self.worker_id)
+        # Leases under this id were held by an earlier process of that name.
+        await Operations(self.store).expire_leases(self.worker_id)
         await self.store.commit(self._refresh())
         threading.Thread(target=self._heartbeat, name="overnight-heartbeat", daemon=True).start()
         self._loop_task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Stop in good order: running jobs leave and are queued again for the next worker."""
+        """Evict the running jobs and queue them again for the next worker."""
         self._stopping = True
         self._beat.set()
-        self.nudge()
+        self.notify()
         if self._loop_task is not None:
-            # Not cancelled: a lease it has just asked for must be begun, to be given back.
+            # Not cancelled: a lease it has just requested must be taken, so that it can be released.
             await asyncio.wait([self._loop_task], timeout=10)
         for job_id, (execution, task) in list(self._running.items()):
             if execution is not None:
-                execution.leave()
+                execution.state.evict()
             await asyncio.wait([task], timeout=5)
             if execution is not None and not task.cancelled():
-                await self._give_back(job_id, execution)
+                await self._release(job_id, execution)
         with contextlib.suppress(OvernightError):
-            await self.store.commit(Forget(self.worker_id, SQL["delete_worker"]))
+            await self.store.commit(RemoveWorker(self.worker_id, SQL["delete_worker"]))
 
-    async def _give_back(self, job_id: str, execution: Execution) -> None:
+    async def _release(self, job_id: str, execution: Execution) -> None:
         try:
-            await self.store.commit(GiveBack(job_id, execution.job.lease_epoch))
+            await self.store.commit(ReleaseLease(job_id, execution.job.lease_epoch))
         except OvernightError:
-            return  # it finished, parked or was taken over meanwhile
+            return  # it has finished, parked or been taken over meanwhile
 
-    def nudge(self) -> None:
-        """There may be a due job now."""
-        self._nudged.set()
+    def notify(self) -> None:
+        """Look for due jobs now."""
+        self._notified.set()
 
     async def run_now(self, job_id: str) -> bool:
-        """Take a due job at once and return when it finished or left this worker; False when it was not to be had."""
+        """Run one due job until it has finished or left this worker. Returns False if it could not be taken."""
         sent = self._clocks.read()
         job = await self.store.commit(TakeLease(job_id, self.worker_id, sent.wall_us + self._lease_us))
         if job is None:
@@ -121,24 +124,25 @@ class Worker:
 
     @property
     def running(self) -> int:
+        """The number of jobs that run on this worker."""
         return len(self._running)
 
-    def _refresh(self) -> Refresh:
-        return Refresh(
-            self.worker_id,
-            "worker",
-            this_host(),
-            os.getpid(),
-            self._started_at,
-            self._lease_us,
-            SQL["upsert_worker"],
-            SQL["extend_leases"],
+    def _refresh(self) -> RefreshWorker:
+        return RefreshWorker(
+            worker_id=self.worker_id,
+            role="worker",
+            host=this_host(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            lease_us=self._lease_us,
+            upsert=SQL["upsert_worker"],
+            extend=SQL["extend_leases"],
         )
 
     def _heartbeat(self) -> None:
-        """On its own thread, so that job code that blocks the loop does not cost the lease."""
+        """Renew the leases, on a thread of its own, so that job code that blocks the loop does not lose its lease."""
         while not self._beat.wait(self._lease_us / 3_000_000):
-            # Those that are taken meanwhile may have come too late to be extended; and the clocks before the command is sent.
+            # Read before the command is sent: a lease that is taken meanwhile may not be extended by it.
             held, sent = list(self._leases.values()), self._clocks.read()
             try:
                 self.store.commit_blocking(self._refresh())
@@ -154,28 +158,28 @@ class Worker:
         loop = asyncio.get_running_loop()
         next_lost = 0.0
         while not self._stopping:
-            self._nudged.clear()
+            self._notified.clear()
             try:
                 if loop.time() >= next_lost:
-                    self._leave_lapsed()
+                    self._evict_expired()
                 await self._take_due(include_lost=loop.time() >= next_lost)
                 if loop.time() >= next_lost:
-                    next_lost = loop.time() + LOST_EVERY_S
-                    await self._let_go()
-                    await self._bury_the_dead()
-                    await self._close_idle()
-                await self._answer_calls()
+                    next_lost = loop.time() + RECOVERY_INTERVAL_S
+                    await self._release_unowned()
+                    await self._expire_dead_workers()
+                    await self._complete_idle()
+                await self._deliver_signals()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
                 await asyncio.sleep(0.5)
             try:
                 async with asyncio.timeout(POLL_S):
-                    await self._nudged.wait()
+                    await self._notified.wait()
             except TimeoutError:
                 continue
 
     async def _take_due(self, *, include_lost: bool) -> None:
-        room = MOST_RUNNING - len(self._running)
+        room = MAX_RUNNING - len(self._running)
         if room <= 0:
             return
         sent = self._clocks.read()
@@ -189,31 +193,30 @@ class Worker:
             if job is not None:
                 self._begin(job, sent)
 
-    def _leave_lapsed(self) -> None:
-        """Jobs whose lease may have run out leave at once; the next worker finds out what they had under way."""
+    def _evict_expired(self) -> None:
+        """Evict jobs whose lease may have run out; the next worker finds out what they had in progress."""
         for execution, _ in list(self._running.values()):
-            if execution is not None and not execution.evicted and execution.lease.is_lost():
-                self.services.report(execution.job.job_id, LeaseLost("its lease ran out while it was running here"))
-                execution.leave()
+            if execution is not None and not execution.state.evicted and execution.log.lease.is_lost():
+                execution.state.evict(LeaseLost("its lease ran out while it was running here"))
 
-    async def _let_go(self) -> None:
-        """Give up leases of jobs that left this worker without saying so, as they do when the store fails under them."""
+    async def _release_unowned(self) -> None:
+        """End leases of jobs that left this worker without a record, as they do if the store fails."""
         rows = await self.store.read(SQL["list_owned"], {"owner": self.worker_id})
         for job_id in [row[0] for row in rows]:
             if job_id not in self._running:
                 await self.store.commit(ExpireLease(job_id, self.worker_id))
 
-    async def _bury_the_dead(self) -> None:
-        """Take over at once from workers of this machine whose process is gone."""
-        await Operations(self.store).lose_dead()
+    async def _expire_dead_workers(self) -> None:
+        """End the leases of workers of this machine whose process is dead."""
+        await Operations(self.store).expire_dead_workers()
 
-    async def _close_idle(self) -> None:
-        """End foreign jobs that nothing was heard of for half an hour; a further call opens them again."""
+    async def _complete_idle(self) -> None:
+        """Complete external jobs without an event for half an hour; a further call reopens them."""
         before = self.store.clock() - IDLE_US
         for (job_id,) in await self.store.read(SQL["list_idle"], {"before": before}):
             await self.store.commit(Complete(job_id, idle_since=before))
 
-    def _begin(self, job: JobRow, sent: Moment) -> "asyncio.Task[None]":
+    def _begin(self, job: JobRow, sent: ClockReading) -> "asyncio.Task[None]":
         lease = self._leases[job.job_id] = Lease(self._clocks, self._lease_us, sent)
         task = asyncio.get_running_loop().create_task(self._run(job, lease))
         self._running[job.job_id] = (None, task)
@@ -224,19 +227,19 @@ class Worker:
         self._running.pop(job_id, None)
         self._leases.pop(job_id, None)
         self.jobs_run += 1
-        self.nudge()
+        self.notify()
 
-    async def _answer_calls(self) -> None:
+    async def _deliver_signals(self) -> None:
         if not self._running:
             return
         for job_id, epoch, cancel_at in await self.store.read(SQL["list_called"], {"owner": self.worker_id}):
             execution = self._running.get(job_id, (None, None))[0]
-            if execution is None or execution.job.lease_epoch != epoch or execution.evicted:
+            if execution is None or execution.job.lease_epoch != epoch or execution.state.evicted:
                 continue
-            if cancel_at is not None and not execution.cancelling:
+            if cancel_at is not None and not execution.state.cancelling:
                 execution.cancel()
             elif cancel_at is None:
-                execution.branches.chore(execution.news.hear())
+                execution.background.start(execution.scheduler.receive_events())
 
     # ── one job ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,12 +260,12 @@ class Worker:
                 ending = _ending(job, execution, root)
                 await self.store.commit(ending)
                 log_end(job, ending.state, ending.error)
-                if execution.cancelling:
+                if execution.state.cancelling:
                     await Operations(self.store).cancel_children(job.job_id, "its parent was cancelled")
         except (OvernightError, JobEvicted) as error:
             self.services.report(job.job_id, error)
         except Exception as error:
-            log.exception("%s left its worker because of an internal error", job.job_id)
+            log.exception("%s left its worker: internal error", job.job_id)
             why = f"internal error of Overnight: {type(error).__name__}: {str(error)[:300]}"
             with contextlib.suppress(OvernightError):
                 await self._park(job, {"for": "quarantine", "why": why})
@@ -279,13 +282,13 @@ class Worker:
             return None
 
     async def _is_poison(self, job: JobRow, events: list[Recorded]) -> bool:
-        """A job that loses worker after worker without getting any further goes to a person."""
+        """Park a job that has lost `MAX_LOST_WORKERS` workers in a row without progress, for a person to look at."""
         lost = 0
         for event in reversed(events):
             if event.facts.event in PROGRESS:
                 break
             lost += event.facts.event == "worker_lost"
-        if lost < POISON:
+        if lost < MAX_LOST_WORKERS:
             return False
         why = (
             f"{lost} workers in a row were lost while they ran it; the last events tell where. Then `overnight resume`"
@@ -301,18 +304,25 @@ class Worker:
 
 def _ending(job: JobRow, execution: Execution, root: "asyncio.Task[Any]") -> Finish:
     def end(state: str, **facts: Any) -> Finish:
-        unhandled = execution.unhandled() if state == "failed" else []
-        return Finish(job.job_id, job.parent_job_id, job.lease_epoch, state, unhandled=unhandled, **facts)
+        unhandled = execution.failures.seqs() if state == "failed" else []
+        return Finish(
+            job_id=job.job_id,
+            parent_job_id=job.parent_job_id,
+            lease_epoch=job.lease_epoch,
+            state=state,
+            unhandled=unhandled,
+            **facts,
+        )
 
     if root.cancelled():
-        if execution.cancelling:
+        if execution.state.cancelling:
             return end("cancelled")
         return end(
             "failed", error=error_facts(asyncio.CancelledError("the job function was cancelled by its own code"))
         )
     error = root.exception()
     if error is not None:
-        if execution.cancelling and isinstance(error, JobEvicted):
+        if execution.state.cancelling and isinstance(error, JobEvicted):
             return end("cancelled")
         return end("failed", error=error_facts(error), trace=traceback_content(error))
     try:

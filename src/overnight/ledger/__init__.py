@@ -1,11 +1,11 @@
-"""What: the log of every job: append, read, follow; content by its hash; rollups of cost.
-Owns: job, event, message, node, blob, usage_day, usage_job, seal.
+"""What: the log of every job: append, read, follow; the state of a job; content by its hash; rollups of cost.
+Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal.
 Depends on: store, domain.
-Never: decides what may happen next; it writes what a room above has decided, in that room's transaction.
+Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
 """
 
-from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
+from .lifecycle import ATTEMPT_MARK, begin_attempt
 from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
 from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
 from .queries import Ledger, recorded
@@ -28,8 +28,8 @@ __all__ = [
     "NewJob",
     "Registration",
     "address_chain",
-    "announce",
     "append",
+    "begin_attempt",
     "closed_idle",
     "count_usage",
     "forget_dead_processes",

@@ -1,8 +1,8 @@
-"""Content by its hash: messages in prefix chains, and blobs. Addressed within (tenant, month).
+"""Content by its hash: messages in prefix chains, and blobs. Addresses are valid within (tenant, month).
 
     node = SHA-256(parent node ‖ message hash);  the first node's parent is 32 zero bytes
 
-A request names one head node, so a turn costs one node, and two requests compare like two commits.
+A request refers to one head node, so each further message costs one node, and two requests compare like two commits.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class NodeRow(msgspec.Struct):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """One message in its place: `node` addresses the whole prefix that ends with it."""
+    """One message of a conversation. `node` addresses the whole prefix that ends with it."""
 
     node: bytes
     parent: bytes
@@ -46,7 +46,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 def address_chain(messages: list[bytes]) -> list[Link]:
-    """The links of a conversation, first message first. Pure; `messages` are their canonical JSON."""
+    """The links of a conversation, first message first. `messages`: their canonical JSON. Pure."""
     links: list[Link] = []
     parent = ROOT
     for body in messages:
@@ -58,7 +58,7 @@ def address_chain(messages: list[bytes]) -> list[Link]:
 
 
 class KnownContent:
-    """What this process has seen durable, so that it is not written again: (tenant, month, node), newest kept."""
+    """The addresses that this process knows to be durable, so that it does not write them again; the newest `most`."""
 
     def __init__(self, most: int = 100_000) -> None:
         self._most = most
@@ -72,11 +72,11 @@ class KnownContent:
         return False
 
     def learn(self, tenant_id: str, month: int, links: list[Link]) -> None:
-        """Call it only once the transaction that stored the links is durable."""
+        """Add links. Call it only once the transaction that stored them is durable."""
         self.learn_hashes(tenant_id, month, [link.node for link in links])
 
     def learn_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
-        """The same for blobs."""
+        """Add blobs, as `learn` does links."""
         for each in hashes:
             self._seen[tenant_id, month, each] = None
         while len(self._seen) > self._most:
@@ -84,7 +84,7 @@ class KnownContent:
 
 
 def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownContent) -> str:
-    """Write the links that are not stored yet; the reference of the head. An empty conversation has no reference."""
+    """Write the links that are not stored yet. Returns the reference of the head; empty for no messages."""
     if not links:
         return ""
     month = month_of(unit.now)
@@ -108,7 +108,7 @@ def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownConte
 
 
 def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | None = None) -> str:
-    """Write the bytes, unless they are known to be stored; their reference."""
+    """Write a blob, unless it is known to be stored. Returns its reference."""
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
     if known is None or not known.has(tenant_id, month, digest):
@@ -117,7 +117,7 @@ def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | No
 
 
 def parse_reference(reference: str) -> tuple[bool, int, bytes]:
-    """(is a chain, month, hash) of `blob://MONTH/[chain/]sha256/HEX`."""
+    """(is a chain, month, hash) of `blob://MONTH/[chain/]sha256/HEX`. Raises BadInput for other texts."""
     parts = reference.removeprefix("blob://").split("/")
     try:
         is_chain = parts[1] == "chain"

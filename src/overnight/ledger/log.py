@@ -1,4 +1,4 @@
-"""Opening a job's log and appending to it. Both happen inside a unit of work, under the job row's lock."""
+"""The log of a job: open it, and append to it. Both inside a unit of work, under the lock of the job's row."""
 
 import hashlib
 from typing import Any
@@ -13,10 +13,11 @@ from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
 _encode = msgspec.json.Encoder().encode
 _INSERT_EVENT = SQL["insert_event"]
 LARGEST_CONTENT = 64 * 1024
+"""The largest content that is stored inline, in bytes."""
 
 
 class NewJob(msgspec.Struct, frozen=True):
-    """What a job starts with. `input` is JSON; `runtime` is `python` or `foreign`."""
+    """The fields of a new job. `input` is JSON; `runtime` is `python`, or `foreign` for external programs."""
 
     job_id: str
     tenant_id: str
@@ -39,9 +40,9 @@ class NewJob(msgspec.Struct, frozen=True):
 
 
 def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
-    """The job's locked row, and whether it was made just now. Asked twice with one id, the second finds the first.
+    """Create a job, or find the one with this id. Returns its locked row, and whether it is new.
 
-    Raises Conflict when the same external id is asked for with another name or input.
+    Raises Conflict if the same id was used with another name or input.
     """
     key = (new.tenant_id, new.external_id)
     held = unit.get(EXTERNAL, key) if new.external_id is not None else None
@@ -53,7 +54,7 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
         if existing.name != new.name or (new.input is not None and existing.input != new.input):
             raise Conflict(f"{new.external_id or new.job_id} exists already as {existing.name} with another input")
         return existing, False
-    job = _fresh(unit, new)
+    job = _new_row(unit, new)
     unit.insert(JOB, job)
     if new.external_id is not None:
         # The mapping is read from the job's row, so nothing more is written; later commands of this batch must see it.
@@ -69,7 +70,7 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
     return job, True
 
 
-def _fresh(unit: Unit, new: NewJob) -> JobRow:
+def _new_row(unit: Unit, new: NewJob) -> JobRow:
     return JobRow(
         job_id=new.job_id,
         tenant_id=new.tenant_id,
@@ -108,7 +109,7 @@ def _fresh(unit: Unit, new: NewJob) -> JobRow:
 
 
 def locked_job(unit: Unit, job_id: str, *, lease_epoch: int | None = None) -> JobRow:
-    """The locked row. With `lease_epoch`, Fenced when that lease is over: taken over, parked or finished."""
+    """The locked row of a job. Raises NotFound; with `lease_epoch`, Fenced if that lease has ended."""
     job = unit.get(JOB, job_id)
     if job is None:
         raise NotFound(f"{job_id} does not exist")
@@ -127,14 +128,23 @@ def append(
     ordinal: int | None = None,
     fingerprint: str | None = None,
 ) -> int:
-    """Write one event as the job's next; its seq. `content` is inline JSON, kept beside the facts."""
+    """Append an event to the log of a job. Returns its seq. `content`: inline JSON, stored beside the facts."""
     job.last_seq += 1
     job.active_at = now = unit.now
     unit.touch(JOB, job)
     if content is not None:
         event.content_sha256 = hashlib.sha256(content).hexdigest()
     row = EventRow(
-        job.job_id, job.last_seq, job.tenant_id, month_of(now), now, path, ordinal, fingerprint, _encode(event), content
+        job_id=job.job_id,
+        seq=job.last_seq,
+        tenant_id=job.tenant_id,
+        month=month_of(now),
+        at=now,
+        path=path,
+        ordinal=ordinal,
+        fingerprint=fingerprint,
+        body=_encode(event),
+        content=content,
     )
     unit.append(_INSERT_EVENT, row)
     return job.last_seq
@@ -144,18 +154,18 @@ _IDLE_WHY = "no call for 30 minutes"
 
 
 def mark_idle(completed: Event) -> None:
-    """Say in a `completed` that the job was closed because no call came for half an hour: a later call may reopen it."""
+    """Mark a `completed` event: the job ended because no call came for half an hour, and a later call may reopen it."""
     completed.decision, completed.detail = {"why": _IDLE_WHY}, {"idle": True}
 
 
 def closed_idle(completed: Event) -> bool:
-    """Whether a `completed` was marked so. Older versions wrote the reason alone."""
+    """Whether a `completed` event is marked as idle. Older versions wrote only the reason."""
     why = (completed.decision or {}).get("why")
     return bool((completed.detail or {}).get("idle")) or (completed.actor is None and why == _IDLE_WHY)
 
 
 class Append(msgspec.Struct):
-    """A command: one event, optionally only while this lease epoch holds. The outcome is its seq."""
+    """Append one event; with `lease_epoch`, only while that lease holds. Outcome: its seq."""
 
     job_id: str
     event: Event

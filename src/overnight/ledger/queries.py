@@ -1,4 +1,4 @@
-"""Reading: jobs, their events, content by reference, and sums of cost. Nothing here writes."""
+"""Queries: jobs, their events, content by reference, and sums of cost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -24,14 +24,16 @@ def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
 
 
 class Ledger:
-    """The reading side of the ledger."""
+    """Reads the ledger; writes nothing."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     async def job(self, name: str, tenant_id: str = "", reach: Reach = EVERYWHERE) -> JobRow:
-        """By our id, or by the id given from outside; an empty tenant reads all. Raises NotFound, and the same for a job that
-        is out of `reach`."""
+        """A job by its job id or external id. Raises NotFound if there is none, or it is outside of `reach`.
+
+        `tenant_id`: empty means every tenant, and `default` for an external id.
+        """
         rows = await self.store.read(SQL["read_job"], {"job_id": name, "tenant_id": tenant_id})
         if not rows:
             rows = await self.store.read(
@@ -52,12 +54,13 @@ class Ledger:
         agent_id: str = "",
         workflow: str = "",
     ) -> list[JobRow]:
-        """Newest first; `before` is the job_id a page ends with."""
+        """A page of at most `most` jobs, newest first. `before`: the job id that the previous page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
         values |= {"agent_id": agent_id, "workflow": workflow}
         return [JobRow(*row) for row in await self.store.read(SQL["list_jobs"], values)]
 
     async def children(self, job_id: str) -> list[JobRow]:
+        """The child jobs of a job, oldest first."""
         return [JobRow(*row) for row in await self.store.read(SQL["list_children"], {"job_id": job_id})]
 
     async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -74,7 +77,7 @@ class Ledger:
         return await self.store.read(SQL["sum_usage_days"], {"tenant_id": tenant_id, "first": first, "last": last})
 
     async def events(self, job_id: str, after: int = 0, most: int | None = None) -> list[Recorded]:
-        """The job's events with seq > `after`, in order."""
+        """The events of a job with seq > `after`, in order; at most `most` of them."""
         found: list[Recorded] = []
         while most is None or len(found) < most:
             page = PAGE if most is None else min(PAGE, most - len(found))
@@ -87,12 +90,12 @@ class Ledger:
         return found
 
     async def heads(self, job_ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-        """(last seq, state) of each job that exists, in one reading."""
+        """(last seq, state) of each job that exists, in one query."""
         values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
         return {row[0]: (row[1], row[2]) for row in await self.store.read(SQL["list_job_heads"], values)}
 
     async def follow(self, job_id: str, after: int = 0, every_s: float = 0.1) -> AsyncIterator[Recorded]:
-        """The job's events as they come, until it is finished."""
+        """The events of a job as they are recorded, until it has ended. Polls every `every_s` seconds."""
         while True:
             job = await self.job(job_id)
             fresh = await self.events(job_id, after)
@@ -105,7 +108,7 @@ class Ledger:
                 await asyncio.sleep(every_s)
 
     async def content(self, tenant_id: str, reference: str, *, until: float | None = None) -> bytes | list[bytes]:
-        """A blob's bytes, or a chain's messages; within the tenant only; `until` as for `Store.read`. Raises NotFound."""
+        """The bytes of a blob, or the messages of a chain, of this tenant; `until` as for `Store.read`. Raises NotFound."""
         is_chain, month, digest = parse_reference(reference)
         values = {"tenant_id": tenant_id, "month": month, "hash": digest}
         rows = await self.store.read(SQL["read_chain" if is_chain else "read_blob"], values, until=until)
@@ -115,7 +118,7 @@ class Ledger:
         return bodies if is_chain else bodies[0]
 
     async def last_messages(self, tenant_id: str, references: Iterable[str]) -> dict[str, bytes]:
-        """The last message of each conversation, by its reference, as canonical JSON; erased ones are left out."""
+        """The last message of each conversation by its reference, as canonical JSON; without erased ones."""
         by_month: dict[int, dict[bytes, str]] = {}
         for reference in references:
             is_chain, month, digest = parse_reference(reference)
@@ -130,7 +133,7 @@ class Ledger:
         return found
 
     async def answer(self, event: Recorded, *, until: float | None = None) -> bytes | None:
-        """The JSON an event answers with: inline, or behind its output reference; `until` as for `Store.read`."""
+        """The JSON content of an answer: inline, or by its output reference; `until` as for `Store.read`."""
         if event.content is not None or event.facts.output_ref is None:
             return event.content
         body = await self.content(event.tenant_id, event.facts.output_ref, until=until)

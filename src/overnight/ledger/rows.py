@@ -1,4 +1,4 @@
-"""The rows of the ledger, and the tables that are locked."""
+"""The rows of the ledger, and its tables with locks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SQL = statements("overnight.ledger")
 
 
 class JobRow(msgspec.Struct):
-    """A job: the header of its log and its state. Times in microseconds UTC; `waiting` is JSON; the order is the table's."""
+    """A job: the header of its log, and its state. Times in microseconds UTC; `waiting` is JSON; columns in the table's order."""
 
     job_id: str
     tenant_id: str
@@ -48,12 +48,12 @@ class JobRow(msgspec.Struct):
 
     @property
     def waits(self) -> list[dict[str, Any]]:
-        """What the parked job waits for: `{"for": …, "path": …, "ordinal": …, …}` each."""
+        """The waits of a parked job: `{"for": …, "path": …, "ordinal": …, …}` each."""
         return msgspec.json.decode(self.waiting)
 
 
 class ExternalRow(msgspec.Struct):
-    """The mapping of an identifier from outside to ours; read from the job's own row."""
+    """The mapping of an external identifier to a job id; read from the job's own row."""
 
     tenant_id: str
     external_id: str
@@ -99,6 +99,6 @@ EXTERNAL: Table[ExternalRow] = Table(
     lock=SQL["lock_external"],
     insert=SQL["lock_external"],
     update=SQL["lock_external"],
-    # Locked only after what it stands for is found out, the job would come behind rows that others lock after it.
+    # The job is locked with it: locked later, it would come behind rows that others lock after it.
     leads=lambda row: (JOB, row.job_id),
 )

@@ -1,4 +1,4 @@
-"""Rollups of cost, written with the event they come from, so that no report scans the log."""
+"""Rollups of usage and cost, written in the transaction of their event, so that no report scans the log."""
 
 from overnight.domain import day_of
 from overnight.store import Unit
@@ -20,10 +20,11 @@ def count_usage(
     calls: int = 1,
     day: int | None = None,
 ) -> None:
-    """One model call: `tokens` are (input, cached, output). Counted by tenant, agent, job, model and day.
+    """Count one model call by tenant, agent, job, model and day.
 
-    `bound_microusd`: what it may have cost beyond `cost_microusd`. A correction adds differences, with `calls` 0, to the
-    `day` in which the call was booked.
+    - `tokens`: (input, cached, output). `cost_microusd`: its known cost in micro-dollars.
+    - `bound_microusd`: the most that it may have cost beyond that.
+    - `calls`, `day`: a correction adds differences, with `calls` 0, to the day (YYYYMMDD) in which the call was booked.
     """
     amounts = (calls, *tokens, cost_microusd, bound_microusd)
     day = day_of(unit.now) if day is None else day

@@ -34,8 +34,8 @@ def model_text(facts: Event) -> str:
     if label in {"", "default"}:
         label = str(requested) if requested not in {None, "", "auto"} else ""
     target = facts.model or ""
-    name = f"{label} → {target}" if label and target and label != target else target or label
-    return (f"turn {facts.turn}: " if facts.turn else "") + f"model {name}"
+    words = f"{label} → {target}" if label and target and label != target else target or label
+    return f"model {words}"
 
 
 def _model_called(builder: TimelineBuilder, event: Recorded) -> None:

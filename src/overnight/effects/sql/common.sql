@@ -9,11 +9,3 @@ UPDATE effect SET state = :state, arguments_sha256 = :arguments_sha256, owner = 
     lease_epoch = :lease_epoch, provider_id = :provider_id, result = :result, error = :error, claimed_at = :claimed_at,
     settled_at = :settled_at
 WHERE tenant_id = :tenant_id AND effect_key = :effect_key
-
--- name: list_open_effects
-SELECT effect_key, tenant_id FROM effect WHERE job_id = :job_id AND state = 'claimed' ORDER BY effect_key
-
--- name: read_effects
-SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id, result, error,
-    claimed_at, settled_at
-FROM effect WHERE job_id = :job_id ORDER BY claimed_at, effect_key

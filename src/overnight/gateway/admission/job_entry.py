@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from overnight.domain import (
     FINISHED,
     Conflict,
@@ -18,17 +16,15 @@ from overnight.ledger import (
     JOB,
     JobRow,
     NewJob,
-    announce,
-    append,
+    begin_attempt,
     closed_idle,
+    lifecycle,
     open_job,
 )
 from overnight.store import Unit
 
 from ..identity import Subject
 from .log_search import search_log
-
-_encode = msgspec.json.Encoder().encode
 
 
 def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
@@ -92,9 +88,9 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
     if not subject.who.operates:
         _check_right(unit, job, wanted)
     if wanted is not None:
-        announce(unit, job, "recover", wanted, subject.who.actor)
+        begin_attempt(unit, job, "recover", wanted, subject.who.actor)
     if job.state in FINISHED:
-        reopen(unit, job)
+        lifecycle.reopen(unit, job)
 
 
 def _check_right(unit: Unit, job: JobRow, wanted: int | None) -> None:
@@ -115,21 +111,10 @@ def _was_idle(unit: Unit, job: JobRow) -> bool:
     return job.state == "succeeded" and completed is not None and closed_idle(completed.facts)
 
 
-def reopen(unit: Unit, job: JobRow) -> None:
-    """A foreign job that was over goes on."""
-    was = job.state
-    job.state, job.finished_at, job.result, job.error = "running", None, None, None
-    unit.change(JOB, job)
-    append(unit, job, Event("started", attempt=job.attempt, decision={"why": f"reopened: it had {was}"}))
-
-
 def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:
     """A job that was made for one call ends with it."""
     if not job.unattributed or job.state in FINISHED:
         return
-    job.state, job.finished_at = ("failed" if error else "succeeded"), unit.now
-    job.error = _encode(error).decode() if error else None
-    unit.change(JOB, job)
     event = Event("failed" if error else "completed", attempt=job.attempt, error=error)
     event.decision = {"why": "unattributed: a job for one call"}
-    append(unit, job, event)
+    lifecycle.finish(unit, job, "failed" if error else "succeeded", event, error=error)

@@ -59,23 +59,36 @@ ON CONFLICT (job_id, model) DO UPDATE SET
     bound_microusd = usage_job.bound_microusd + excluded.bound_microusd
 
 -- name: read_job
-SELECT * FROM job WHERE job_id = :job_id AND (:tenant_id = '' OR tenant_id = :tenant_id)
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job WHERE job_id = :job_id AND (:tenant_id = '' OR tenant_id = :tenant_id)
 
 -- name: read_job_external
-SELECT * FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id
 
 -- name: list_jobs
-SELECT * FROM job
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state)
     AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
     AND (:before = '' OR job_id < :before)
 ORDER BY job_id DESC LIMIT :most
 
 -- name: list_children
-SELECT * FROM job WHERE parent_job_id = :job_id ORDER BY job_id
-
--- name: list_root
-SELECT job_id FROM job WHERE root_job_id = :root_job_id ORDER BY job_id
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job WHERE parent_job_id = :job_id ORDER BY job_id
 
 -- name: read_events
 SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
@@ -103,10 +116,6 @@ ORDER BY chain.depth DESC
 SELECT model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT),
     CAST(sum(bound_microusd) AS BIGINT)
 FROM usage_job WHERE job_id = :job_id GROUP BY model ORDER BY model
-
--- name: sum_usage_tree
-SELECT usage_job.job_id, CAST(sum(calls) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT), CAST(sum(bound_microusd) AS BIGINT) FROM usage_job
-JOIN job ON job.job_id = usage_job.job_id WHERE job.root_job_id = :root_job_id GROUP BY usage_job.job_id
 
 -- name: sum_usage_days
 SELECT day, agent_id, model, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT), CAST(sum(output_tokens) AS BIGINT), CAST(sum(cost_microusd) AS BIGINT),

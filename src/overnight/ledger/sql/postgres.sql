@@ -10,7 +10,11 @@ SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month
     :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[])
 
 -- name: lock_job
-SELECT * FROM job WHERE job_id = ANY(:job_id) ORDER BY job_id FOR UPDATE
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job WHERE job_id = ANY(:job_id) ORDER BY job_id FOR UPDATE
 
 -- name: lock_external
 SELECT tenant_id, external_id, job_id FROM job

@@ -1,5 +1,9 @@
 -- name: lock_job
-SELECT * FROM job WHERE job_id = :job_id
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job WHERE job_id = :job_id
 
 -- name: lock_external
 SELECT tenant_id, external_id, job_id FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id

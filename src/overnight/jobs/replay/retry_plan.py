@@ -1,4 +1,4 @@
-"""What a retry does not answer with: the failures that it is tried again for, and what it asks afresh besides. Pure."""
+"""Retry plans: which recorded answers a retry does not replay, so that their boundaries are re-run. Pure."""
 
 from collections.abc import Collection
 
@@ -6,25 +6,31 @@ import msgspec
 
 from overnight.domain import Recorded
 
+from ..positions import Position
 from .history import History, first_seq, is_failure
-from .positions import Position
 
 LASTING = frozenset({"effect", "child", "approval"})
 """Kinds whose unanswered entry outlives the retry of a step: the effect is known by its key, the child is still running, the
 question is still open."""
 
 
-class Drop(msgspec.Struct, frozen=True):
-    """What the retry of a job does not replay: `seqs` are given to nobody any more. What was answered from the seq `loose` on
-    is replayed only as far as the code comes there again, because it may have come there by one of those."""
+class RetryPlan(msgspec.Struct, frozen=True):
+    """What the retry of a job does not replay, as recorded in `answers_dropped`.
+
+    - `seqs`: answers and entries that are dropped.
+    - `loose`: answers from this seq on are replayed only as far as the code reaches their boundaries again, because it may
+      have reached them through a dropped one.
+    """
 
     seqs: list[int]
     loose: int
 
 
-def stale_for_retry(history: History) -> Drop:
-    """For the job: the failures that its end came of (the last one, when it came of none), and what is stale inside of those
-    steps. A failure that the code went on from stays an answer."""
+def stale_for_retry(history: History) -> RetryPlan:
+    """The plan for a failed job: drop the failures that ended it (the last one, if none did) and what is stale in those steps.
+
+    A failure that the code went on from is replayed.
+    """
     failures = [answer for answer in history.order if is_failure(answer)]
     failures = [answer for answer in failures if answer.seq in history.unhandled] or failures[-1:]
     dropped: set[int] = set()
@@ -33,17 +39,19 @@ def stale_for_retry(history: History) -> Drop:
         entry = history.entries.get(place)
         dropped |= {answer.seq} if entry is None or _is_child(entry) else {answer.seq, entry.seq}
         dropped.update(stale_in_step(history, place, (answer.facts.detail or {}).get("unhandled", ())))
-    return Drop(sorted(dropped), min((answer.seq for answer in failures), default=history.last_seq + 1))
+    return RetryPlan(sorted(dropped), min((answer.seq for answer in failures), default=history.last_seq + 1))
 
 
 def stale_in_step(history: History, step: Position, unhandled: Collection[int]) -> list[int]:
-    """For a step: all inside it after the last thing it has done, and the failures that it failed of. One that it went on from
-    has led up to what it has done."""
+    """The stale seqs inside of a step: all after its last external effect, and the `unhandled` failures that it failed of.
+
+    A failure that the step went on from has led to its last effect, so it is not stale.
+    """
     inside = history.known(step).values()
-    last_done = max((first_seq(each.answer) for each in inside if each.answer and _is_deed(each.answer)), default=0)
+    last_effect = max((first_seq(each.answer) for each in inside if each.answer and _is_effect(each.answer)), default=0)
     found: list[int] = []
     for each in inside:
-        stale = each.answer is not None and (first_seq(each.answer) > last_done or each.answer.seq in unhandled)
+        stale = each.answer is not None and (first_seq(each.answer) > last_effect or each.answer.seq in unhandled)
         if each.answer is not None and stale:
             found.append(each.answer.seq)
         if each.entry is not None and _is_stale(each.entry, answered=each.answer is not None, stale=stale):
@@ -54,7 +62,7 @@ def stale_in_step(history: History, step: Position, unhandled: Collection[int]) 
 def _is_stale(entry: Recorded, *, answered: bool, stale: bool) -> bool:
     if not answered:
         return entry.facts.kind not in LASTING
-    # A child that failed is tried again itself, so that it keeps what it has done.
+    # A child that failed is retried itself, so that it keeps the results of its effects.
     return stale and not _is_child(entry)
 
 
@@ -62,6 +70,6 @@ def _is_child(entry: Recorded) -> bool:
     return entry.facts.kind == "child"
 
 
-def _is_deed(answer: Recorded) -> bool:
-    """Whether it tells that the world was changed: by an effect, or by a child job."""
+def _is_effect(answer: Recorded) -> bool:
+    """Whether the answer says that something outside was changed, by an effect or by a child job."""
     return answer.facts.event == "tool_succeeded" or (answer.facts.event == "child_finished" and not is_failure(answer))
