@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overnight.gateway.admission.commands import Spent
-from overnight.gateway.admission.loop_guard import LoopGuard
 
 from caching import SEMANTIC
 from overnight.brain import Brain
 from overnight.domain import Attribution, Event
 from overnight.gateway.admission import loop_guard as looping
+from overnight.gateway.admission.attempt_result import AttemptResult
+from overnight.gateway.admission.loop_guard import LoopGuard
 from overnight.gateway.identity import Subject
 from overnight.jobs import Decision, Operations
 from overnight.reviews import list_reviews
@@ -127,7 +127,7 @@ def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch
 def bounded(store: Store) -> None:
     routing = GUARDED.replace("same_call: 3", "same_call: 3, no_progress_turns: 8")
     guard = LoopGuard(store, Brain.from_files({"routing.yaml": routing.encode()}).routing.guards)
-    spent = Spent("c", Event("model_succeeded"), "m", (1, 0, 1), 1, b"{}")
+    spent = AttemptResult("c", Event("model_succeeded"), "m", (1, 0, 1), 1, b"{}")
     request = CHAT.read(b'{"messages": [{"role": "user", "content": "x"}]}')
     busy, looping_one = subject("busy", 0), subject("circles", 0)
     gc.collect()
@@ -138,7 +138,7 @@ def bounded(store: Store) -> None:
                 asking = subject(f"job_{job:032x}", job << 16 | each)
                 guard.asked(asking)
                 if each < 64:
-                    length = Spent("c", spent.event, "m", (1, 0, each), 1, b"{}")
+                    length = AttemptResult("c", spent.event, "m", (1, 0, each), 1, b"{}")
                     guard.answered(asking, request, length)
             guard.asked(busy)
             guard.asked(looping_one)

@@ -6,9 +6,9 @@ from collections import defaultdict, deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from overnight.gateway.admission.admission_queue import Lines, Turn
 
 from machine_parts import examples
+from overnight.gateway.admission.admission_queue import Lines, Turn
 
 ROW = ("", "target", "model")
 OTHER = ("", "target", "other model")

@@ -22,7 +22,7 @@ from overnight.wire_formats import (
 from .admission.key_permissions import permitted
 from .cache import Usage as CacheUsage
 from .cache import cache_usage
-from .call.stream_buffer import Feed
+from .call.stream_buffer import BroadcastBuffer
 from .error_responses import (
     WANTS_KEY,
     Answer,
@@ -54,11 +54,11 @@ __all__ = [
     "WANTS_KEY",
     "Answer",
     "BodyTooLarge",
+    "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
     "CloseCircuit",
     "Codec",
-    "Feed",
     "Gateway",
     "JobCalls",
     "LeftOut",

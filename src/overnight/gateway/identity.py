@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,15 +21,23 @@ class Place(msgspec.Struct, frozen=True):
     lease_epoch: int
 
 
-class Subject(msgspec.Struct):
-    """The job a call belongs to. `job_id` is the one to be made where `known` is false.
+class Subject(msgspec.Struct, frozen=True):
+    """The job a call belongs to.
 
-    `ancestors` are the jobs whose budgets it draws on: root first, the job itself last. `attempt` is set on admission.
-    `label` names the call in its events.
-    `lineage` tells what jobs with children are called and when they began, for those that are known.
-    `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
-    `check` is called last before a request is sent, and raises Fenced when the caller may not act for the job any more.
-    A call `aside` serves another call of the job, so that a job made for that one does not end with it.
+    Fields:
+        who: the caller's attribution.
+        job_id: the job, or the one to be made where `known` is false.
+        ancestors: the jobs whose budgets the call draws on: root first, the job itself last.
+        known: whether the job is known to exist.
+        label: the name of the call in its events.
+        external_id: the caller's own name of the job.
+        unattributed: whether a job is made for this call alone.
+        brain_version: recorded in a job that is made for the call.
+        attempt: the attempt of the job, as the last admission found it.
+        place: the position of a call of job code in this process.
+        fingerprint: recognises the repeated request of a foreign runtime.
+        aside: the call serves another call of the job, so that a job made for that one does not end with it.
+        lineage: names and start times of jobs with children, where they are known.
     """
 
     who: Attribution
@@ -45,7 +53,6 @@ class Subject(msgspec.Struct):
     fingerprint: str | None = None
     aside: bool = False
     lineage: Mapping[str, Kin] = {}
-    check: Callable[[], None] | None = None
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:

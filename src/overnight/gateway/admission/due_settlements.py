@@ -9,7 +9,7 @@ from functools import partial
 from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Store
 
-from .commands import Ended, Lose, Settle
+from .commands import Lose, Settle, Settled
 from .unsent_calls import NeverSent
 
 log = logging.getLogger("overnight.gateway")
@@ -45,12 +45,12 @@ class Settlements:
         """The call was settled within another command."""
         self._open.discard(call_id)
 
-    async def write(self, command: Settle, until: float) -> Ended:
+    async def write(self, command: Settle, until: float) -> Settled:
         """Settle a call; wait for the store until `until` (a time of the loop).
 
         Raises StoreUnavailable after that; the settlement is then due and is written later.
         """
-        call_id = command.spent.call_id
+        call_id = command.result.call_id
         try:
             ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
         except StoreUnavailable:

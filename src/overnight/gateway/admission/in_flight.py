@@ -27,6 +27,11 @@ class Flying:
         if subject.fingerprint is not None:
             self._calls.setdefault((subject.job_id, subject.fingerprint), []).append(subject)
 
+    def update(self, subject: Subject, learned: Subject) -> None:
+        """An admission has found out more about a call that may be under way here."""
+        calls = self._calls.get((subject.job_id, subject.fingerprint or ""), [])
+        calls[:] = [learned if call is subject else call for call in calls]
+
     def leave(self, subject: Subject) -> None:
         """A call has landed, however; one that never took off may leave too."""
         key = (subject.job_id, subject.fingerprint)

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -35,12 +35,8 @@ from overnight.store import (
 from overnight.wire_formats.request import Request
 
 from ..identity import Subject
-from .reservation import event_of
-
-if TYPE_CHECKING:
-    from ..call.pipeline import Flight
-    from ..policies import Guards
-    from .commands import Spent
+from ..policies import Guards
+from .attempt_result import AttemptResult
 
 SQL = statements("overnight.gateway.admission")
 MOST_JOBS, MOST_REQUESTS, MOST_TURNS = 10_000, 256, 64
@@ -114,7 +110,7 @@ class LoopGuard:
             self._remembers_more()
         watch.calls[print_] += 1
 
-    def answered(self, subject: Subject, request: Request, spent: Spent) -> None:
+    def answered(self, subject: Subject, request: Request, spent: AttemptResult) -> None:
         """A call of the job has ended."""
         watch = self._watches.get(subject.job_id)
         if watch is None or spent.content is None or subject.aside:
@@ -151,13 +147,11 @@ class LoopGuard:
     def _first_due(self) -> int:
         return max(1, self._turns // 8)
 
-    async def check(self, flight: Flight) -> None:
-        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once."""
-        subject = flight.subject
-        async with flight.gateway.flying.alone(subject.job_id):
-            await self._check(flight, subject)
+    async def check(self, subject: Subject, stopped: Event) -> None:
+        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once.
 
-    async def _check(self, flight: Flight, subject: Subject) -> None:
+        Call it for one call of a job at a time. `stopped` is the `loop_stopped` event of the call.
+        """
         reviews = await list_reviews(self._store, state="", job_id=subject.job_id, most=1000)
         last = next((review for review in reversed(reviews) if review.kind == "loop"), None)
         if last is not None:
@@ -171,9 +165,7 @@ class LoopGuard:
         if why is None:
             return
         seen = last.review_id if last is not None else ""
-        _refuse_if_asked(
-            subject, await self._store.commit(StopLoop(subject, event_of(flight, "loop_stopped"), why, seen))
-        )
+        _refuse_if_asked(subject, await self._store.commit(StopLoop(subject, stopped, why, seen)))
 
     async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
         if not self._same:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from overnight.budgets import (
@@ -30,11 +28,8 @@ from overnight.ledger import (
 from overnight.store import Unit, statements
 
 from ..identity import Place, Subject
+from .attempt_result import AttemptResult
 from .event_writer import append_at
-
-if TYPE_CHECKING:
-    from .commands import Spent
-
 
 _LIST_LATEST = statements("overnight.gateway.admission")["list_latest"]
 _ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
@@ -45,7 +40,9 @@ def booked_at(recorded: Recorded) -> Booked:
     return Booked(recorded.facts.cost_microusd or 0, recorded.facts.bound_microusd or 0)
 
 
-def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
+def write_spent(
+    unit: Unit, job: JobRow, spent: AttemptResult, subject: Subject, *, place: Place | None = None
+) -> Recorded:
     """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
 
     A call has one end: where it was declared lost meanwhile, what came late corrects its cost and is no answer in the log.
@@ -73,7 +70,7 @@ def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, plac
 
 
 def _write_end(
-    unit: Unit, job: JobRow, spent: Spent, event: Event, place: Place | None, fingerprint: str | None
+    unit: Unit, job: JobRow, spent: AttemptResult, event: Event, place: Place | None, fingerprint: str | None
 ) -> Recorded:
     """Append the event with the answer, and what is written with it."""
     content = spent.content
@@ -82,8 +79,8 @@ def _write_end(
     written = append_at(unit, job, event, place, content, fingerprint)
     if spent.also is not None:
         spent.also.write(unit, written)
-    if spent.mark is not None:
-        note(unit, job, spent.mark, event)
+    if spent.breaker_update is not None:
+        note(unit, job, spent.breaker_update, event)
     return written
 
 
@@ -94,7 +91,7 @@ def _end_of(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
     return next((each for each in found if each.facts.call_id == call_id and each.facts.event in _ENDS), None)
 
 
-def _write_late(unit: Unit, job: JobRow, spent: Spent, ended: Event) -> Recorded:
+def _write_late(unit: Unit, job: JobRow, spent: AttemptResult, ended: Event) -> Recorded:
     """Write `cost_corrected` for an end that comes after the call was settled: at the usage it tells. What a person has booked
     stays, and a cost that is still unknown leaves the bound."""
     unit.lock([(BOUND, spent.call_id)])

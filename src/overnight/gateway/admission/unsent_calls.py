@@ -14,7 +14,7 @@ from overnight.domain import ErrorFacts
 from overnight.ledger import JOB, append, locked_job
 from overnight.store import Unit
 
-from .commands import Locks
+from .attempt_result import Locks
 from .job_entry import close_unattributed
 
 

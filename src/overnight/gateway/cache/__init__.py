@@ -4,9 +4,23 @@ Depends on: ledger, store, domain; the gateway's requests, and its path for embe
 Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to another.
 """
 
-from .cache_result import Candidate, Ticket
-from .lookup import Caches, Visit
+from .cache_result import CacheResult, Candidate
+from .lookup import CacheLookup, Caches, LookupServices
 from .prompt_markers import placed
+from .question_embedding import Embed, Embedded
 from .statistics import Usage, cache_usage
+from .vectors import read_vector
 
-__all__ = ["Caches", "Candidate", "Ticket", "Usage", "Visit", "cache_usage", "placed"]
+__all__ = [
+    "CacheLookup",
+    "CacheResult",
+    "Caches",
+    "Candidate",
+    "Embed",
+    "Embedded",
+    "LookupServices",
+    "Usage",
+    "cache_usage",
+    "placed",
+    "read_vector",
+]

@@ -38,7 +38,7 @@ class Candidate(msgspec.Struct, frozen=True):
     single_flight: bool = False
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class CacheResult(msgspec.Struct, frozen=True):
     """What a call brings from the caches to its admission. `looked` are the kinds that were asked, `trouble` is what stood in the
     way, `spent_microusd` what the embedding of the question cost."""
 

@@ -1,13 +1,15 @@
-"""One call's way past the caches: look before it is admitted, learn from its answer, make room however it ends.
+"""Cache lookup and store for one call.
 
-A cache never fails a call: what goes wrong here is logged, told in the job as a miss, and the call is made.
+A cache never fails a call: an error here is logged and recorded in the job as a miss, and the call is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from overnight.domain import (
     OvernightError,
@@ -15,10 +17,15 @@ from overnight.domain import (
     StoreUnavailable,
     month_of,
 )
-from overnight.ledger import Ledger, parse_reference, recorded
-from overnight.providers.targets import Decision
+from overnight.ledger import KnownContent, Ledger, parse_reference, recorded
+from overnight.providers.targets import Decision, Target
 from overnight.store import Store
 
+from ..admission.attempt_result import AttemptResult
+from ..attempt import Attempt
+from ..call_context import CallContext, call_event
+from ..call_deadlines import CallDeadlines
+from ..identity import Subject
 from ..policies import AgentCache, CachePolicy, SemanticCache
 from .answer_comparison import Said, compare, read_answer
 from .cache_keys import (
@@ -28,9 +35,9 @@ from .cache_keys import (
     question_of,
     semantic_realm,
 )
-from .cache_result import Candidate, NoteShadow, Ticket
+from .cache_result import CacheResult, Candidate, NoteShadow
 from .commands import Forget
-from .question_embedding import embed
+from .question_embedding import Embed
 from .rows import SQL
 from .single_flight import Head, SingleFlight
 from .vectors import (
@@ -40,18 +47,13 @@ from .vectors import (
     nearest,
 )
 
-if TYPE_CHECKING:
-    from ..admission.commands import Spent
-    from ..call.pipeline import Flight
-    from ..gateway import Gateway
-
 log = logging.getLogger("overnight.gateway")
 US = 1_000_000
-SHARE_OF_A_WAIT = 2 / 3
+WAIT_SHARE = 2 / 3
 """Of a call's time, for following another: a leader that hangs must leave time for a call of one's own."""
 
-SHARE_OF_AN_EMBEDDING = 1 / 4
-MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
+EMBEDDING_SHARE = 1 / 4
+MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
 """Per tenant. What is more goes by and by, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
@@ -116,7 +118,7 @@ class Caches:
             try:
                 more = True
                 while more:
-                    more = await self.store.commit(Forget(tenants, MOST_ENTRIES, MOST_VECTORS))
+                    more = await self.store.commit(Forget(tenants, MAX_ENTRIES, MAX_VECTORS))
             except OvernightError as error:
                 self._tenants.update(tenants)
                 log.warning("what is over could not be dropped from the caches, trying again: %s", error)
@@ -127,51 +129,69 @@ class Caches:
             self._sweeper.cancel()
 
 
-class Visit:
-    """One call and the caches. Ask `comes_again`, then `look`; tell it what came of the call."""
+class LookupServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache lookups of one gateway need.
 
-    def __init__(self, gateway: Gateway, flight: Flight) -> None:
-        self._gateway, self._caches, self._flight = gateway, gateway.caches, flight
-        policy: CachePolicy = flight.decision.cache
-        subject, request, route = flight.subject, flight.request, flight.decision.route
-        who = subject.who
-        model = flight.decision.targets[0]
+    Fields:
+        caches: the caches.
+        known_content: content that need not be written again.
+        embed: makes the vector of a question.
+        prompts_version: the version of the prompts; another one has other semantic entries.
+    """
+
+    caches: Caches
+    known_content: KnownContent
+    embed: Embed
+    prompts_version: str
+
+
+class CacheLookup:
+    """The caches of one call. First `may_replay`, then `look_up`; then tell it what came of the call.
+
+    Attributes:
+        result: what the lookup brings to the admission of the call; None where no cache is for such calls.
+        subject: whose call it is, as far as the lookup has found out.
+    """
+
+    def __init__(self, services: LookupServices, context: CallContext, deadlines: CallDeadlines) -> None:
+        self._services, self._caches, self._context, self._deadlines = services, services.caches, context, deadlines
+        decision, who = context.decision, context.subject.who
+        policy: CachePolicy = decision.cache
+        model = decision.targets[0]
         self._caller = caller = Caller(who.tenant_id, who.key_id or "", who.agent_id or "")
-        self._key = exact_key(caller, route, model, request)
+        self._key = exact_key(caller, decision.route, model, context.request)
         self._mark = mark_of(self._key)
         self._policy, self._model = policy, model
-        degraded = flight.decision.degraded
+        degraded = decision.degraded
         self._serves = policy.exact_ttl_s > 0
         self._keeps = self._serves or (degraded is not None and degraded.cache)
         self._asked = self._consulted = False
         self._head: Head | None = None
-        self._semantic: SemanticCache | None = None
-        self._realm = b""
-        self._numbers: list[float] | None = None
-        self._known = False
-        self._spent = 0
+        self._vector: _Vector | None = None
+        self._spent_microusd = 0
         self._looked: list[str] = []
         self._trouble = ""
         self._would_be: Candidate | None = None
-        self.ticket: Ticket | None = None
+        self.result: CacheResult | None = None
+        self.subject: Subject = context.subject
 
     # ── before the call ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def found(self) -> bool:
-        """Did the look bring an answer?"""
-        return self.ticket is not None and self.ticket.candidate is not None
+    def has_hit(self) -> bool:
+        """Whether the lookup brought an answer."""
+        return self.result is not None and self.result.candidate is not None
 
-    async def comes_again(self) -> bool:
-        """May recorded answers of older attempts fit this call? They are given before any cache is asked."""
+    async def may_replay(self) -> bool:
+        """Whether recorded answers of older attempts may fit this call. They are replayed before any cache is asked."""
         try:
-            return await self._stands_again()
+            return await self._is_repeated()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             return False
 
-    async def _stands_again(self) -> bool:
-        subject = self._flight.subject
+    async def _is_repeated(self) -> bool:
+        subject = self.subject
         who = subject.who
         if not subject.known and subject.external_id is None:
             return False  # its job is still to be made
@@ -184,25 +204,32 @@ class Visit:
         again = max(attempt, who.attempt or 1) > 1
         return again and runtime == "foreign" and subject.fingerprint is not None and bool(rows)
 
-    async def look(self) -> None:
-        """Set `ticket`: what the call brings to its admission; None where no cache is for such calls."""
+    async def look_up(self, subject: Subject) -> None:
+        """Ask the caches, and set `result` and `subject`."""
+        self.subject = subject
         found = None
         try:
-            found = await self._look()
+            found = await self._look_up()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             self._trouble = "the cache could not be asked"
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
-            self.ticket = Ticket(self._mark, tuple(self._looked), found, self._trouble, self._spent)
+            self.result = CacheResult(
+                mark=self._mark,
+                looked=tuple(self._looked),
+                candidate=found,
+                trouble=self._trouble,
+                spent_microusd=self._spent_microusd,
+            )
 
-    async def _look(self) -> Candidate | None:
+    async def _look_up(self) -> Candidate | None:
         if self._asked:
             return None
-        found = await self._look_exact() if self._serves else None
-        return found or await self._look_semantic()
+        found = await self._look_up_exact() if self._serves else None
+        return found or await self._look_up_semantic()
 
-    async def _look_exact(self) -> Candidate | None:
+    async def _look_up_exact(self) -> Candidate | None:
         self._looked.append("exact")
         caches, tenant_id = self._caches, self._caller.tenant_id
 
@@ -213,18 +240,16 @@ class Visit:
         if found is not None:
             return found
         try:
-            until = self._until(SHARE_OF_A_WAIT)
-            joined = await caches.single_flight.join(
-                (tenant_id, self._key), self._flight.subject.job_id, until, look_up
-            )
+            until = self._until(WAIT_SHARE)
+            joined = await caches.single_flight.join((tenant_id, self._key), self.subject.job_id, until, look_up)
         except TimeoutError:
             self._trouble = "whoever asks the same just now took too long"
             return None
         self._head, found = joined
         return found
 
-    async def _look_semantic(self) -> Candidate | None:
-        semantic, question = self._policy.semantic, question_of(self._flight.request)
+    async def _look_up_semantic(self) -> Candidate | None:
+        semantic, question = self._policy.semantic, question_of(self._context.request)
         own: AgentCache | None = semantic.of(self._caller.agent_id or None) if semantic is not None else None
         if semantic is None or own is None or own.mode == "off" or question is None:
             return None
@@ -242,57 +267,53 @@ class Visit:
         return None
 
     async def _nearest(self, semantic: SemanticCache, question: str) -> Near | None:
-        flight, subject, request = self._flight, self._flight.subject, self._flight.request
-        embedded = await embed(self._gateway, subject, semantic.model, question, self._until(SHARE_OF_AN_EMBEDDING))
-        self._spent = embedded.cost_microusd
+        services, context = self._services, self._context
+        embedded = await services.embed(self.subject, semantic.model, question, self._until(EMBEDDING_SHARE))
+        self._spent_microusd, self.subject = embedded.cost_microusd, embedded.subject
         if embedded.numbers is None:
             self._trouble = embedded.why
             return None
-        prompts, route = self._gateway.prompts_version or "", flight.decision.route
         model = f"{semantic.model}/{len(embedded.numbers)}"
-        self._realm = semantic_realm(self._caller, route, self._model, request, prompts, model)
-        self._semantic, self._numbers = semantic, embedded.numbers
-        tenant_id = self._caller.tenant_id
-        near = await nearest(self._caches.store, tenant_id, self._realm, embedded.numbers, subject.job_id)
-        self._known = near is not None and near.similarity >= ALREADY_KNOWN
+        realm = semantic_realm(
+            self._caller, context.decision.route, self._model, context.request, services.prompts_version, model
+        )
+        self._vector = _Vector(semantic, realm, embedded.numbers)
+        near = await nearest(self._caches.store, self._caller.tenant_id, realm, embedded.numbers, self.subject.job_id)
+        if near is not None and near.similarity >= ALREADY_KNOWN:
+            self._vector = None
         return near
 
     def _until(self, share: float) -> float:
-        now = self._flight.loop.time()
-        return now + max(0.0, self._flight.deadline - now) * share
+        return self._deadlines.loop.time() + max(0.0, self._deadlines.remaining_s()) * share
 
     # ── after the call ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def given(self, hit: Recorded) -> None:
+    def admitted(self) -> None:
+        """The call is admitted: the result of the lookup is written."""
+        self.result = None
+
+    def hit_recorded(self, hit: Recorded) -> None:
         """The hit is durable: the answer it names need not be written again this month."""
         digest = parse_reference(hit.facts.output_ref or "")[2]
-        self._gateway.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
+        self._services.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
 
-    def compare(self, spent: Spent) -> None:
-        """Tell what the shadow would have answered, in the transaction that records what was answered."""
-        would_be, body = self._would_be, spent.content
-        if would_be is None or body is None or spent.event.event != "model_succeeded":
+    def compare(self, subject: Subject, target: Target, result: AttemptResult) -> None:
+        """Record what the shadow would have answered, with the batch that records the answer."""
+        would_be, body = self._would_be, result.content
+        if would_be is None or body is None or result.event.event != "model_succeeded":
             return
-        from ..admission.reservation import event_of
-
-        form = self._flight.request.format
+        form = self._context.request.format
         one, other = read_answer(form, would_be.body), read_answer(form, body)
         if one is None or other is None:
             return
-        event = event_of(self._flight, "cache_shadow")
-        event.call_id = spent.call_id
-        note = NoteShadow(
-            self._flight.subject.job_id,
-            event,
-            would_be,
-            compare(one, other),
-            spent.cost_microusd or 0,
-        )
+        event = call_event(self._context, target, "cache_shadow", result.call_id)
+        event.call_id = result.call_id
+        note = NoteShadow(subject.job_id, event, would_be, compare(one, other), result.cost_microusd or 0)
         self._caches.single_flight.ride(note)
 
-    def answered(self, answer: Recorded, body: bytes) -> None:
-        """The call's answer is durable: keep where it stands, if it may be given again."""
-        said = self._keepable(body)
+    def store_answer(self, attempt: Attempt, answer: Recorded, body: bytes) -> None:
+        """The call's answer is durable: keep its place in the ledger, if it may be given again."""
+        said = self._keepable(attempt, body)
         if said is None:
             if self._head is not None:
                 self._caches.single_flight.gave_up(self._head, kept=False)
@@ -305,36 +326,44 @@ class Visit:
             self._caches.keeps(tenant_id)
         elif self._head is not None:
             self._caches.single_flight.gave_up(self._head, kept=False)
-        semantic, numbers = self._semantic, self._numbers
-        if semantic is None or numbers is None or self._known or (said.tools and not semantic.tool_turns):
+        vector = self._vector
+        if vector is None or (said.tools and not vector.policy.tool_turns):
             return
-        self._caches.single_flight.ride(AddVector(tenant_id, self._realm, numbers, answer, semantic.ttl_s * US))
+        row = AddVector(tenant_id, vector.realm, vector.numbers, answer, vector.policy.ttl_s * US)
+        self._caches.single_flight.ride(row)
         self._caches.keeps(tenant_id)
 
-    def _keepable(self, body: bytes) -> Said | None:
+    def _keepable(self, attempt: Attempt, body: bytes) -> Said | None:
         """The answer, if the first target gave it whole and as it was asked."""
-        flight = self._flight
-        if flight.target.model != self._model or flight.lowered:
+        if attempt.target.model != self._model or attempt.grant.lowered:
             return None
-        return read_answer(flight.request.format, body)
+        return read_answer(self._context.request.format, body)
 
-    def told(self, hit: Recorded | None) -> str | None:
-        """How the answer's header tells what the caches had to do with it: exact, semantic, shadow or miss; None: nothing."""
+    def kind(self, hit: Recorded | None) -> str | None:
+        """What the answer's header says of the caches: exact, semantic, shadow or miss; None where none was asked."""
         if not self._consulted:
             return None
         if hit is not None:
             return (hit.facts.detail or {})["cache"]["kind"]
         return "shadow" if self._would_be is not None else "miss"
 
-    async def older(self) -> Candidate | None:
-        """An answer whose time is over, for a chain that ends in one. None without one, or without the store."""
+    async def expired(self) -> Candidate | None:
+        """An answer whose time is over, for a call that no target answers. None without one, or without the store."""
         try:
             return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older")
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             return None
 
-    def left(self) -> None:
-        """The call is over, whatever came of it: those who wait for it need not."""
+    def release(self) -> None:
+        """The call is over, whatever came of it: the calls that wait for it need not."""
         if self._head is not None:
             self._caches.single_flight.gave_up(self._head, kept=True)
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    """The vector of a question that no entry has yet, and where it belongs."""
+
+    policy: SemanticCache
+    realm: bytes
+    numbers: list[float]

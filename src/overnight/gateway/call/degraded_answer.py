@@ -1,7 +1,7 @@
-"""The end of a chain that no provider answers: an older answer from the cache, a fixed one, or the failure that says so.
+"""The end of a call that no provider answers: an expired answer from the cache, a fixed one, or a failure.
 
-A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same, at no cost and marked
-as what it is. It never enters a cache.
+A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same one, at no cost and
+marked as degraded. It never enters a cache.
 """
 
 from __future__ import annotations
@@ -49,21 +49,26 @@ def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
     return received.body if received else None
 
 
-class Ending(msgspec.Struct, frozen=True):
-    """What a call comes to without a further try. `said` is an event of the call with what all of them say.
+class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a call without a further attempt: a degraded answer, or a failure.
 
-    With a `body`, its answer in the client's format; `kind` is `answer` or `cache`, `of` where a cached one was recorded.
-    Else its `failure`.
+    Fields:
+        event: an event of the call with the fields that all of its events have.
+        why: what failed or was skipped.
+        body: the degraded answer in the client's format; None for a failure.
+        kind: of the degraded answer, `answer` (a fixed one) or `cache` (an expired one).
+        of: where an answer from the cache was recorded.
+        failure: what the client gets where there is no answer.
+        answer_id: the id of a fixed answer.
     """
 
-    said: Event
+    event: Event
     why: str
     body: bytes | None = None
     kind: str = ""
     of: dict[str, Any] | None = None
     failure: Failure | None = None
     answer_id: str = ""
-    """Of an answer that is made here."""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
         """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
@@ -97,6 +102,6 @@ class Ending(msgspec.Struct, frozen=True):
         return ended
 
     def _event(self, name: str, job: JobRow) -> Event:
-        event = msgspec.structs.replace(self.said, event=name, decision=None, detail=None)
+        event = msgspec.structs.replace(self.event, event=name, decision=None, detail=None)
         event.attempt = job.attempt
         return event
