@@ -102,6 +102,7 @@ class Gateway:
         keys: Keyring | None = None,
     ) -> None:
         self.store, self.routing, self.prices = store, routing, prices
+        self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
         self.targets = Targets(

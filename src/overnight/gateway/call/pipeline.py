@@ -33,9 +33,9 @@ from .attempt_results import AttemptResults
 from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
-from .request_preparation import prepare_request, without_thoughts
+from .request_preparation import attempt_state, new_attempt, prepare_request, without_thoughts
 from .result import Answered, CallResult, Degraded, Failed, is_late
-from .retry_decision import AttemptState, GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
+from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
 from .services import CallServices
 from .target_selection import TargetSelection
 from .whole_answer import WHOLE_ANSWER, ProviderTime, Sender
@@ -247,20 +247,11 @@ class CallPipeline:
         return True
 
     def _new_attempt(self, granted: Granted) -> Attempt:
-        before = self.attempt
         self.attempts += 1
         self._attempts_here += 1
         self.call_id = granted.call_id
-        self.attempt = Attempt(
-            call_id=granted.call_id,
-            called_seq=granted.called_seq,
-            target=self.selection.target,
-            wire=self.selection.wire,
-            grant=granted.grant,
-            losses=before.losses if before is not None else (),
-            markers=before.markers if before is not None else 0,
-        )
-        return self.attempt
+        self.attempt = attempt = new_attempt(granted, self.selection, self.attempt)
+        return attempt
 
     # ── attempt ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -317,7 +308,7 @@ class CallPipeline:
         is_probe = update is not None and update.call is not None
         if is_probe or backoff_s > MAX_HELD_BACKOFF_S:
             # Others wait to hear of a probe, and this call may have to queue.
-            await self._settle_held()
+            await self.account.settle_held(self.context.subject, self.context.request)
         if backoff_s:
             await asyncio.sleep(backoff_s)
         return True
@@ -330,14 +321,7 @@ class CallPipeline:
             self.context = changed
             return 0.0
         selection, deadlines = self.selection, self.deadlines
-        state = AttemptState(
-            attempts=self._attempts_here,
-            is_open=selection.is_open(),
-            has_next=selection.has_next,
-            remaining_s=deadlines.remaining_s(),
-            total_s=deadlines.total_s,
-            queue_s=deadlines.queue_s,
-        )
+        state = attempt_state(selection, deadlines, self._attempts_here)
         match retry_decision(failure, self._services.retries.of(failure.error_class), state, _random):
             case RetrySameTarget(delay_s=delay_s):
                 return delay_s
@@ -351,7 +335,8 @@ class CallPipeline:
         if selection.select_next(reason) and await selection.claim_probe(deadlines.circuit_deadline()):
             return 0.0
         if selection.will_wait:
-            await self._settle_held()  # what it says of its target must be written: all wait for that, this call too
+            # What it says of its target must be written: every call waits for that, this one too.
+            await self.account.settle_held(self.context.subject, self.context.request)
         return 0.0 if await selection.select_skipped(deadlines.circuit_deadline()) else None
 
     def _return_probe(self) -> None:
@@ -381,9 +366,6 @@ class CallPipeline:
         if self.attempt is None:
             raise RuntimeError("no attempt was admitted")
         return self.attempt
-
-    async def _settle_held(self) -> None:
-        await self.account.settle_held(self.context.subject, self.context.request)
 
     async def _settle(self, result: AttemptResult, end: Reply | AttemptFailure | None = None) -> None:
         """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable."""

@@ -1,4 +1,4 @@
-"""The request of an attempt, in the format that its target speaks."""
+"""The next attempt and its request, in the format that its target speaks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,38 @@ from overnight.providers.error_classes import Failure
 from overnight.wire_formats import Prepared
 from overnight.wire_formats.reasoning_blocks import are_refused, leave_out
 
+from ..admission.outcomes import Granted
 from ..attempt import Attempt
 from ..cache import placed
 from ..call_context import CallContext
+from ..call_deadlines import CallDeadlines
+from .retry_decision import AttemptState
+from .target_selection import TargetSelection
+
+
+def new_attempt(granted: Granted, selection: TargetSelection, before: Attempt | None) -> Attempt:
+    """The attempt that was admitted at the selected target, after the one `before`."""
+    return Attempt(
+        call_id=granted.call_id,
+        called_seq=granted.called_seq,
+        target=selection.target,
+        wire=selection.wire,
+        grant=granted.grant,
+        losses=before.losses if before is not None else (),
+        markers=before.markers if before is not None else 0,
+    )
+
+
+def attempt_state(selection: TargetSelection, deadlines: CallDeadlines, attempts_here: int) -> AttemptState:
+    """Where a call stands after a failed attempt, the `attempts_here`th at its target."""
+    return AttemptState(
+        attempts=attempts_here,
+        is_open=selection.is_open(),
+        has_next=selection.has_next,
+        remaining_s=deadlines.remaining_s(),
+        total_s=deadlines.total_s,
+        queue_s=deadlines.queue_s,
+    )
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
