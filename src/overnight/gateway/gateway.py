@@ -38,10 +38,10 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
-from .admission.admission_queue import Lines
-from .admission.cost_alerts import Costs, Untenable
+from .admission.admission_queue import AdmissionQueue
+from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
-from .admission.in_flight import Flying
+from .admission.in_flight import InFlightCalls
 from .admission.key_permissions import permitted
 from .admission.loop_guard import LoopGuard
 from .admission.outcomes import CacheHit, Replayed
@@ -111,12 +111,12 @@ class Gateway:
         self.ledger = Ledger(store)
         self.responses = Responses(self.ledger)
         self.known_content = KnownContent()
-        self.lines = Lines()
+        self.queue = AdmissionQueue()
         self.settlements = Settlements(store, self._settled_late)
-        self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.lines.stir)
+        self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
-        self.costs = Costs(store, routing.alarms)
+        self.cost_alerts = CostAlerts(store, routing.alarms)
         self.jobs = JobAncestry(self.ledger, brain_version)
         self.circuits = Circuits(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
@@ -140,12 +140,12 @@ class Gateway:
             fees={**FEES, **self.routing.hosted_tools},
             known_content=self.known_content,
             jobs=self.jobs,
-            queues=self.lines,
-            in_flight=Flying(),
+            queue=self.queue,
+            in_flight=InFlightCalls(),
             settlements=self.settlements,
             loop_guard=LoopGuard(self.store, self.routing.guards),
-            cost_alerts=self.costs,
-            usage_warnings=Untenable(),
+            cost_alerts=self.cost_alerts,
+            usage_warnings=UsageWarnings(),
             breakers_written=self.circuits.written,
         )
         lookup = LookupServices(
@@ -333,7 +333,7 @@ class Gateway:
     # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settled_late(self) -> None:
-        self.lines.stir()
+        self.queue.notify()
         self.circuits.written()
 
     async def _sweep(self) -> None:
@@ -343,7 +343,7 @@ class Gateway:
                 await self.lost_calls.sweep()
                 await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
-                    await self.costs.look()
+                    await self.cost_alerts.poll()
             except StoreUnavailable as error:
                 log.warning("lost calls and topped-up jobs could not be looked after, trying again: %s", error)
             except Exception:

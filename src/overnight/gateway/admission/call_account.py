@@ -108,7 +108,7 @@ class CallAccount:
         """The result is durable: others may have room now."""
         services = self._services
         services.settlements.closed(result.call_id)
-        services.queues.settled(lambda: keys_of(self._tenant_id, self._limits, self._rates))
+        services.queue.settled(lambda: keys_of(self._tenant_id, self._limits, self._rates))
         if result.breaker_update is not None:
             services.breakers_written()
 

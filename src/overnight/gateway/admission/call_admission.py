@@ -98,15 +98,15 @@ class CallAdmission:
                 await guard.check(self.subject, call_event(self._context, plan.target, "loop_stopped"))
         if self._recalled is not None:
             return self._recalled
-        place = None if plan.is_free else services.queues.join_any(partial(self._rows_of, plan.target), tenant_id)
-        wait = place.line.wait if place is not None else None
+        place = None if plan.is_free else services.queue.join_any(partial(self._rows_of, plan.target), tenant_id)
+        wait = place.row.wait if place is not None else None
         try:
             if place is not None:
                 await self.account.settle_held(self.subject, self._context.request)
                 if await self.recall(plan) and self._recalled is not None:
                     return self._recalled
                 self._note_wait(wait)
-                await place.front(self._deadlines.queue_deadline())
+                await place.reach_front(self._deadlines.queue_deadline())
             while True:
                 if self._context.disconnected():
                     raise CallerLeft("the client left while its call was queued")
@@ -120,9 +120,9 @@ class CallAdmission:
                 if place is None or place.key != wait.key:
                     if place is not None:
                         place.leave()
-                    place = services.queues.join(wait.key, tenant_id)
-                place.line.wait = wait
-                await place.news(self._deadlines.queue_deadline(), self._pause_s(wait))
+                    place = services.queue.join(wait.key, tenant_id)
+                place.row.wait = wait
+                await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(wait))
         except TimeoutError:
             raise await self._refusal(wait, plan.target) from None
         finally:

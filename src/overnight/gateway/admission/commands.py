@@ -52,7 +52,7 @@ from overnight.wire_formats.request import Request
 
 from ..identity import Subject, caller_of
 from .attempt_result import AttemptResult, Locks
-from .cost_alerts import Alarm, sound
+from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_asked
 from .foreign_replay import give_again, is_in_flight, note_divergence
@@ -259,7 +259,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     result: AttemptResult
     limits: Sequence[Limit] = ()
     rates: Sequence[Rate] = ()
-    alarms: Sequence[Alarm] = ()
+    alarms: Sequence[CostAlarm] = ()
     last: bool = True
 
     def locks(self) -> Locks:
@@ -277,7 +277,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
         recorded = write_spent(unit, job, self.result, subject, place=None if fenced or not self.last else place)
         if self.last and not subject.aside:
             close_unattributed(unit, job, self.result.event.error)
-        alarmed = [alarm for alarm in self.alarms if sound(unit, job, alarm)]
+        alarmed = [alarm for alarm in self.alarms if raise_alarm(unit, job, alarm)]
         return Settled(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
 
 
@@ -294,7 +294,7 @@ class Settled(msgspec.Struct, frozen=True):
     recorded: Recorded
     fenced: bool
     left_microusd: int | None = None
-    alarmed: Sequence[Alarm] = ()
+    alarmed: Sequence[CostAlarm] = ()
 
 
 class Lose(msgspec.Struct):

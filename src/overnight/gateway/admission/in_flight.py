@@ -11,16 +11,16 @@ from overnight.store import Store
 from ..identity import Subject
 
 Key = tuple[str, str | None]
-LOOK_AGAIN_S = (0.05, 0.5)
+POLL_S = (0.05, 0.5)
 """How often another process' call is looked at: at first, and later."""
 
 
-class Flying:
+class InFlightCalls:
     """Calls by (job, fingerprint), and one lock per job that is being replayed."""
 
     def __init__(self) -> None:
         self._calls: dict[Key, list[Subject]] = {}
-        self._landings: dict[Key, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[Key, list[asyncio.Future[None]]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def enter(self, subject: Subject) -> None:
@@ -41,9 +41,9 @@ class Flying:
         calls[:] = [call for call in calls if call is not subject]
         if not calls:
             del self._calls[key]
-        for landing in self._landings.pop(key, ()):
-            if not landing.done():
-                landing.set_result(None)
+        for waiter in self._waiters.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     def alone(self, job_id: str) -> asyncio.Lock:
         """The job's lock; it lives as long as somebody holds or awaits it."""
@@ -56,22 +56,22 @@ class Flying:
         """Wait while the same request of an older attempt is under way, until the deadline (a time of the loop)."""
         key = (subject.job_id, subject.fingerprint)
         while any(call.attempt < subject.attempt for call in self._calls.get(key, ())):
-            landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._landings.setdefault(key, []).append(landing)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(key, []).append(waiter)
             try:
                 async with asyncio.timeout_at(deadline):
-                    await landing
+                    await waiter
             except TimeoutError:
                 return
 
     async def older_ends(self, store: Store, subject: Subject, until: float) -> bool:
         """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
         at `until`, a time of the loop."""
-        loop, pause_s = asyncio.get_running_loop(), LOOK_AGAIN_S[0]
+        loop, pause_s = asyncio.get_running_loop(), POLL_S[0]
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
         while loop.time() < until:
             await self.older(subject, min(until, loop.time() + pause_s))
             if not (await store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
                 return True
-            pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
+            pause_s = min(pause_s * 1.5, POLL_S[1])
         return False

@@ -11,10 +11,10 @@ from overnight.ledger import KnownContent
 from overnight.store import Store
 
 from ..job_ancestry import JobAncestry
-from .admission_queue import Lines
-from .cost_alerts import Costs, Untenable
+from .admission_queue import AdmissionQueue
+from .cost_alerts import CostAlerts, UsageWarnings
 from .due_settlements import Settlements
-from .in_flight import Flying
+from .in_flight import InFlightCalls
 from .loop_guard import LoopGuard
 
 
@@ -28,7 +28,7 @@ class AdmissionServices(msgspec.Struct, frozen=True, kw_only=True):
         fees: microdollars for one use of a tool that a provider runs.
         known_content: content that need not be written again.
         jobs: jobs and their ancestors.
-        queues: the calls that wait for room.
+        queue: the calls that wait for room.
         in_flight: the calls of foreign jobs that are under way.
         settlements: the reservations of this process that are open or due.
         loop_guard, cost_alerts: what watches jobs.
@@ -42,10 +42,10 @@ class AdmissionServices(msgspec.Struct, frozen=True, kw_only=True):
     fees: Mapping[str, int]
     known_content: KnownContent
     jobs: JobAncestry
-    queues: Lines
-    in_flight: Flying
+    queue: AdmissionQueue
+    in_flight: InFlightCalls
     settlements: Settlements
     loop_guard: LoopGuard
-    cost_alerts: Costs
-    usage_warnings: Untenable
+    cost_alerts: CostAlerts
+    usage_warnings: UsageWarnings
     breakers_written: Callable[[], None]
