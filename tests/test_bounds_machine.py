@@ -42,7 +42,7 @@ from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
 from overnight.gateway.admission.attempt_result import AttemptResult
 from overnight.gateway.admission.commands import Lose
-from overnight.gateway.admission.settlement import write_spent
+from overnight.gateway.admission.settlement import write_result
 from overnight.ledger import JOB, Ledger, NewJob, append, locked_job, open_job
 from overnight.store import Store, Unit, open_store
 from overnight.story import gather, tell
@@ -204,7 +204,7 @@ class Bounds(RuleBasedStateMachine):
         subject: Any = SimpleNamespace(attempt=1, fingerprint=None)
 
         def act(unit: Unit) -> Any:
-            return write_spent(unit, locked_job(unit, self.id(made.job)), spent, subject)
+            return write_result(unit, locked_job(unit, self.id(made.job)), spent, subject)
 
         needs = [(JOB, self.id(made.job)), *spent.locks()]
         return self.stores[mine].commit_blocking(Do(needs, act))

@@ -119,7 +119,7 @@ def subject(job: str, asks: int) -> Subject:
 
 
 def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looping, "MOST_REMEMBERED", 20_000, raising=False)
+    monkeypatch.setattr(looping, "MAX_REMEMBERED", 20_000, raising=False)
     with open_store(str(tmp_path / "ledger.db")) as store:
         bounded(store)
 

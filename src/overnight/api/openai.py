@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted, refusal
+from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted_decision, refusal
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey, allows
 
@@ -63,7 +63,7 @@ class OpenAI:
 
     def model(self, name: str, key: VirtualKey | None) -> Answer:
         """Raises Forbidden, UnknownModelAsked."""
-        permitted(self._gateway.decide(CallFacts(model=name)), key)
+        permitted_decision(self._gateway.decide(CallFacts(model=name)), key)
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:

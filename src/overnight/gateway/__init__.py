@@ -19,9 +19,8 @@ from overnight.wire_formats import (
     Codec,
 )
 
-from .admission.key_permissions import permitted
-from .cache import Usage as CacheUsage
-from .cache import cache_usage
+from .admission.key_permissions import permitted_decision
+from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
 from .error_responses import (
     WANTS_KEY,
@@ -35,7 +34,7 @@ from .error_responses import (
     refusal,
 )
 from .gateway import Gateway
-from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
+from .identity import MAX_ATTEMPTS, named_job, tags_of, with_metadata
 from .job_calls import JobCalls
 from .routing_facts import facts_of
 from .routing_simulation import (
@@ -49,7 +48,7 @@ from .routing_simulation import (
 __all__ = [
     "CHAT",
     "CODECS",
-    "MOST_ATTEMPTS",
+    "MAX_ATTEMPTS",
     "RESPONSES",
     "WANTS_KEY",
     "Answer",
@@ -79,7 +78,7 @@ __all__ = [
     "list_circuits",
     "named_job",
     "past_calls",
-    "permitted",
+    "permitted_decision",
     "public_circuit",
     "refusal",
     "tags_of",

@@ -61,7 +61,7 @@ class Reply(msgspec.Struct, frozen=True):
     request_id: bytes | None = None
 
 
-class Received(NamedTuple):
+class PartialAnswer(NamedTuple):
     """What of a streamed answer came before its attempt failed: whether it had begun, its characters of output, and the usage as
     the provider reported it, if it did."""
 
@@ -75,4 +75,4 @@ class AttemptFailure(msgspec.Struct, frozen=True):
 
     failure: Failure
     body: bytes = b""
-    received: Received = Received()
+    received: PartialAnswer = PartialAnswer()

@@ -42,7 +42,7 @@ from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
 from .admission.in_flight import InFlightCalls
-from .admission.key_permissions import permitted
+from .admission.key_permissions import permitted_decision
 from .admission.loop_guard import LoopGuard
 from .admission.outcomes import CacheHit, Replayed
 from .admission.services import AdmissionServices
@@ -66,7 +66,7 @@ from .job_ancestry import JobAncestry
 from .orphaned_calls import OrphanedCalls
 from .response_headers import answer_of, call_headers
 from .routing_facts import facts_of
-from .stored_responses import Responses
+from .stored_responses import StoredResponses
 
 log = logging.getLogger("overnight.gateway")
 SWEEP_EVERY_S = 1.0
@@ -109,7 +109,7 @@ class Gateway:
             routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
         )
         self.ledger = Ledger(store)
-        self.responses = Responses(self.ledger)
+        self.responses = StoredResponses(self.ledger)
         self.known_content = KnownContent()
         self.queue = AdmissionQueue()
         self.settlements = Settlements(store, self._settled_late)
@@ -236,7 +236,7 @@ class Gateway:
             await self.responses.go_on(request, who, self.routing.limits.max_body_bytes)
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
-        decision = permitted(self.decide(facts_of(who, request)), who)
+        decision = permitted_decision(self.decide(facts_of(who, request)), who)
         subject = await self.jobs.subject_of(who, request)
         context = new_context(subject, request, decision, form, disconnected=gone)
         if request.stream:

@@ -70,7 +70,7 @@ def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -
 
 
 _HEX = frozenset("0123456789abcdef")
-MOST_ATTEMPTS = 1_000_000
+MAX_ATTEMPTS = 1_000_000
 _METADATA = {
     "agent_name": "agent_id",
     "session_id": "session_id",
@@ -80,7 +80,7 @@ _METADATA = {
 }
 
 METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt", "tags"})
-MOST_TAGS = 16
+MAX_TAGS = 16
 
 
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
@@ -93,8 +93,8 @@ def named_job(value: str, place: str) -> tuple[str | None, str | None]:
 def tags_of(value: str, place: str) -> tuple[str, ...]:
     """Separated by commas, each once, in their order. Raises BadInput, naming `place`."""
     tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
-    if len(tags) > MOST_TAGS:
-        raise BadInput(f"{place}: {len(tags)} tags; the most is {MOST_TAGS}")
+    if len(tags) > MAX_TAGS:
+        raise BadInput(f"{place}: {len(tags)} tags; the most is {MAX_TAGS}")
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
@@ -136,8 +136,8 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
         found["tags"] = tags_of(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
-        number = parse_whole(attempt, MOST_ATTEMPTS)
+        number = parse_whole(attempt, MAX_ATTEMPTS)
         if not number:
-            raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MOST_ATTEMPTS}")
+            raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MAX_ATTEMPTS}")
         found["attempt"] = number
     return msgspec.structs.replace(who, **found) if found else who

@@ -21,7 +21,7 @@ UNSERVED_EVERY = 5
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
 
-LONGEST_GAP_S = 3.0
+MAX_GAP_S = 3.0
 """Between two reads. After a longer one this process was asleep or without its store, so it saw nobody being silent."""
 
 
@@ -41,7 +41,7 @@ class OrphanWatch:
         """Read once; call it about every second. Raises StoreUnavailable."""
         rows = await self._store.read(BUDGET_SQL["list_reservation_owners"], {"owner": self._owner})
         now = self._monotonic()
-        if now - self._read_at > LONGEST_GAP_S:
+        if now - self._read_at > MAX_GAP_S:
             self._watched.clear()
         self._read_at = now
         before, self._watched = self._watched, {}

@@ -9,7 +9,7 @@ from .call.pipeline import CallPipeline
 from .call.result import Answered, Degraded, Failed
 from .error_responses import JSON, Answer, Headers, failed
 
-MOST_HEADER = 1000
+MAX_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
 """Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
 
@@ -90,7 +90,7 @@ def _usd(microusd: int) -> bytes:
 def _listed(names: Iterable[str]) -> bytes:
     """As much as a header may hold; three dots at its end say that there was more."""
     text = ", ".join(names)
-    if len(text) > MOST_HEADER:
-        whole = text[: MOST_HEADER - 3].rpartition(", ")[0]
-        text = f"{whole}, ..." if whole else f"{text[: MOST_HEADER - 3]}..."
+    if len(text) > MAX_HEADER:
+        whole = text[: MAX_HEADER - 3].rpartition(", ")[0]
+        text = f"{whole}, ..." if whole else f"{text[: MAX_HEADER - 3]}..."
     return text.encode("latin-1", "replace").translate(_PLAIN)

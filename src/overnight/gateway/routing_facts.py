@@ -56,7 +56,7 @@ def _texts(content: Any) -> Iterable[str]:
                 yield text
 
 
-def told(decision: Decision) -> dict[str, Any]:
+def decision_facts(decision: Decision) -> dict[str, Any]:
     """A decision as its events say it."""
     said: dict[str, Any] = {"route": decision.route, "why": decision.why, "targets": decision.targets}
     if decision.rejected:
@@ -68,7 +68,7 @@ def told(decision: Decision) -> dict[str, Any]:
     return said
 
 
-def told_facts(who: Attribution, request_format: str) -> dict[str, Any]:
+def caller_facts(who: Attribution, request_format: str) -> dict[str, Any]:
     """The facts that no field of an event has a place for."""
     said: dict[str, Any] = {}
     if who.tags:

@@ -14,7 +14,7 @@ from .commands import Settle, Settled
 from .cost_alerts import warn
 from .outcomes import Granted
 from .services import AdmissionServices
-from .settlement import booked_at
+from .settlement import booked_amounts
 
 
 class CallAccount:
@@ -81,7 +81,7 @@ class CallAccount:
         if last:
             services.loop_guard.answered(subject, request, result)
         self._is_written(result)
-        self._count(booked_at(settled.recorded))
+        self._count(booked_amounts(settled.recorded))
         return settled
 
     def owe_held(self, subject: Subject) -> None:

@@ -55,7 +55,7 @@ from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_asked
-from .foreign_replay import give_again, is_in_flight, note_divergence
+from .foreign_replay import is_in_flight, note_divergence, replay_answer
 from .job_entry import close_unattributed, enter, find_job
 from .outcomes import (
     AdmissionOutcome,
@@ -72,7 +72,7 @@ from .outcomes import (
     Stopped,
 )
 from .reservation import Reservation
-from .settlement import booked_at, write_spent
+from .settlement import booked_amounts, write_result
 
 
 class CacheStep(Protocol):
@@ -151,7 +151,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
         if not is_new:
             enter(unit, job, subject)
         if self.unsettled is not None:
-            settled = booked_at(write_spent(unit, job, self.unsettled, subject))
+            settled = booked_amounts(write_result(unit, job, self.unsettled, subject))
         outcome = self._replay(unit, job, is_new=is_new) or self._answer(unit, job)
         if outcome is None:
             outcome = self._reserve(unit, job, limits, rates)
@@ -168,7 +168,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
             return None
         event = msgspec.structs.replace(self.reservation.called, event="model_replayed", call_id=None, detail=None)
         event.decision = {"why": "recorded by an older attempt; given again, not paid again"}
-        answer = give_again(unit, job, fingerprint, event)
+        answer = replay_answer(unit, job, fingerprint, event)
         if answer is not None:
             return Replayed(answer)
         if is_in_flight(unit, job, fingerprint):
@@ -274,7 +274,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
             fenced = job.lease_epoch != place.lease_epoch or job.state in FINISHED
         else:
             fenced = job.attempt > subject.attempt
-        recorded = write_spent(unit, job, self.result, subject, place=None if fenced or not self.last else place)
+        recorded = write_result(unit, job, self.result, subject, place=None if fenced or not self.last else place)
         if self.last and not subject.aside:
             close_unattributed(unit, job, self.result.event.error)
         alarmed = [alarm for alarm in self.alarms if raise_alarm(unit, job, alarm)]

@@ -27,7 +27,7 @@ _READ_ANSWERS, _LIST_MARKED = LEDGER_SQL["read_answers"], SQL["list_marked"]
 _COUNT_IN_FLIGHT = BUDGET_SQL["count_in_flight"]
 
 
-def give_again(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
+def replay_answer(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
     """The recorded answer to this request, with `event` (`model_replayed`) written; None when there is none left."""
     marked = [*_marked(unit, job, ATTEMPT_MARK), *_marked(unit, job, fingerprint)]
     answer = next(iter(unused(marked, job.attempt)), None)

@@ -20,7 +20,7 @@ class Bounds(Protocol):
     def routes(self) -> tuple[str, ...]: ...
 
 
-def permitted(decision: Decision, bounds: Bounds | None) -> Decision:
+def permitted_decision(decision: Decision, bounds: Bounds | None) -> Decision:
     """The decision with those targets left that are allowed; the others are among its `rejected`.
 
     Raises Forbidden, saying what is allowed, where the route is not, no target is, or the very model that was asked for.

@@ -39,8 +39,8 @@ from ..policies import Guards
 from .attempt_result import AttemptResult
 
 SQL = statements("overnight.gateway.admission")
-MOST_JOBS, MOST_REQUESTS, MOST_TURNS = 10_000, 256, 64
-MOST_REMEMBERED = 200_000
+MAX_JOBS, MAX_REQUESTS, MAX_TURNS = 10_000, 256, 64
+MAX_REMEMBERED = 200_000
 """Requests and turns, over all jobs: some 20 MB. The job that was quiet for longest is forgotten first."""
 
 EVENTS_PER_TURN = 8
@@ -103,7 +103,7 @@ class LoopGuard:
             self._watches.move_to_end(subject.job_id)
         print_ = hash(_fingerprint(subject))
         if print_ not in watch.calls:
-            if len(watch.calls) >= MOST_REQUESTS:
+            if len(watch.calls) >= MAX_REQUESTS:
                 self._remembered -= len(watch.calls)
                 watch.calls.clear()  # what is asked again and again comes back
                 watch.due.clear()
@@ -121,14 +121,14 @@ class LoopGuard:
             return
         watch.stale, watch.stale_due = 0, self._first_due()
         watch.turns[turn] = None
-        if len(watch.turns) > MOST_TURNS:
+        if len(watch.turns) > MAX_TURNS:
             watch.turns.popitem(last=False)
         else:
             self._remembers_more()
 
     def _remembers_more(self) -> None:
         self._remembered += 1
-        while len(self._watches) > MOST_JOBS or (self._remembered > MOST_REMEMBERED and len(self._watches) > 1):
+        while len(self._watches) > MAX_JOBS or (self._remembered > MAX_REMEMBERED and len(self._watches) > 1):
             _, quiet = self._watches.popitem(last=False)
             self._remembered -= quiet.size
 

@@ -17,7 +17,7 @@ from overnight.wire_formats.request import Request
 
 from ..attempt import Attempt, AttemptFailure, Reply
 from ..call_context import CallContext, call_event
-from ..stored_responses import kept_by
+from ..stored_responses import stored_response_of
 from .attempt_result import AttemptResult
 
 OK = 200
@@ -128,7 +128,7 @@ def result_of_reply(
         tokens=(usage.input_tokens, usage.cached_tokens, usage.output_tokens),
         cost_microusd=cost,
         content=reply.body,
-        also=kept_by(request, context.answer_id(attempt.call_id), attempt.called_seq),
+        also=stored_response_of(request, context.answer_id(attempt.call_id), attempt.called_seq),
         breaker_update=breaker_update,
     )
 

@@ -13,7 +13,7 @@ from overnight.pricing.provider_tools import bound_microusd
 from overnight.providers.targets import Target
 
 from ..call_context import CallContext, call_event
-from ..routing_facts import told, told_facts
+from ..routing_facts import caller_facts, decision_facts
 
 NO_OUTPUT = 1
 """Tokens reserved for formats whose answers are not text."""
@@ -85,9 +85,9 @@ def reservation_of(
     tokens = _output_cap(context, target)
     called = call_event(context, target, "model_called")
     called.call_id = new_id("call")
-    called.decision = told(decision)
+    called.decision = decision_facts(decision)
     called.detail = {"requested_model": decision.requested_model, "try": number}
-    called.detail |= told_facts(who, request.format)
+    called.detail |= caller_facts(who, request.format)
     if tokens < (request.cap or 0):
         called.detail["asked_max_output_tokens"] = request.cap
         called.detail["capped_by"] = "route" if tokens == decision.output_cap else "model"

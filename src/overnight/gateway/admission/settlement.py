@@ -35,12 +35,12 @@ _LIST_LATEST = statements("overnight.gateway.admission")["list_latest"]
 _ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
 
 
-def booked_at(recorded: Recorded) -> Booked:
+def booked_amounts(recorded: Recorded) -> Booked:
     """What an end of a call was booked at."""
     return Booked(recorded.facts.cost_microusd or 0, recorded.facts.bound_microusd or 0)
 
 
-def write_spent(
+def write_result(
     unit: Unit, job: JobRow, spent: AttemptResult, subject: Subject, *, place: Place | None = None
 ) -> Recorded:
     """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.

@@ -6,21 +6,21 @@ Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to 
 
 from .cache_result import CacheResult, Candidate
 from .lookup import CacheLookup, Caches, LookupServices
-from .prompt_markers import placed
+from .prompt_markers import with_prompt_markers
 from .question_embedding import Embed, Embedded
-from .statistics import Usage, cache_usage
+from .statistics import CacheUsage, cache_usage
 from .vectors import read_vector
 
 __all__ = [
     "CacheLookup",
     "CacheResult",
+    "CacheUsage",
     "Caches",
     "Candidate",
     "Embed",
     "Embedded",
     "LookupServices",
-    "Usage",
     "cache_usage",
-    "placed",
     "read_vector",
+    "with_prompt_markers",
 ]

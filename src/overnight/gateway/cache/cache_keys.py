@@ -13,7 +13,7 @@ import msgspec
 
 from overnight.wire_formats.request import Request
 
-LONGEST_QUESTION = 8_000
+MAX_QUESTION_BYTES = 8_000
 """Characters of the last message. A longer one is a document, and likeness of documents says little about their answers."""
 
 _encode = msgspec.json.Encoder().encode
@@ -21,7 +21,7 @@ _decode = msgspec.json.Decoder().decode
 _TEXT_PARTS = frozenset({"text", "input_text"})
 
 
-class Caller(msgspec.Struct, frozen=True):
+class CacheCaller(msgspec.Struct, frozen=True):
     """Who asks, as far as answers are kept apart: tenant, the scope of the caller's key, and (for likeness) the agent."""
 
     tenant_id: str
@@ -29,7 +29,7 @@ class Caller(msgspec.Struct, frozen=True):
     agent_id: str = ""
 
 
-def exact_key(caller: Caller, route: str, model: str, request: Request) -> bytes:
+def exact_key(caller: CacheCaller, route: str, model: str, request: Request) -> bytes:
     """The key of this very question: 32 bytes. Not in it: stream flags, metadata, cache markers, the agent."""
     head = request.links[-1].node.hex() if request.links else ""
     parts = [caller.tenant_id, caller.key_scope, request.format, route, model, head]
@@ -37,7 +37,7 @@ def exact_key(caller: Caller, route: str, model: str, request: Request) -> bytes
 
 
 def semantic_realm(
-    caller: Caller, route: str, model: str, request: Request, prompt_version: str, embedding_model: str
+    caller: CacheCaller, route: str, model: str, request: Request, prompt_version: str, embedding_model: str
 ) -> bytes:
     """The realm that vectors are compared within: 32 bytes.
 
@@ -68,7 +68,7 @@ def question_of(request: Request) -> str | None:
     if not isinstance(message, dict):
         return None
     said = _text_of(cast("dict[str, Any]", message))
-    return said if said is not None and said.strip() and len(said) <= LONGEST_QUESTION else None
+    return said if said is not None and said.strip() and len(said) <= MAX_QUESTION_BYTES else None
 
 
 def _text_of(message: Mapping[str, Any]) -> str | None:

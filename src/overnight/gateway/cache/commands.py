@@ -25,7 +25,7 @@ Key = tuple[str, bytes]
 """(tenant, key of the question)."""
 
 
-class Claimed(Enum):
+class ClaimOutcome(Enum):
     """What became of a claim: it leads; another call does; another call of the same job does; there is an answer."""
 
     LEADS = 1
@@ -34,7 +34,7 @@ class Claimed(Enum):
     ANSWERED = 4
 
 
-class Claim(msgspec.Struct, frozen=True):
+class ClaimQuestion(msgspec.Struct, frozen=True):
     """Lead a question: ask it for all who would ask it now. `leader` names this call alone."""
 
     key: Key
@@ -44,22 +44,22 @@ class Claim(msgspec.Struct, frozen=True):
     def locks(self) -> list[tuple[Any, Any]]:
         return [(ENTRY, self.key)]
 
-    def decide(self, unit: Unit) -> Claimed:
+    def decide(self, unit: Unit) -> ClaimOutcome:
         row = unit.get(ENTRY, self.key)
         if row is not None:
             if row.expires_at > unit.now:
                 if _stands(unit, row):
-                    return Claimed.ANSWERED
+                    return ClaimOutcome.ANSWERED
                 row.job_id, row.seq, row.month, row.expires_at = None, None, None, 0
             if row.leader is not None and row.lease_until > unit.now:
-                return Claimed.REPEATS if row.leader_job == self.leader_job else Claimed.FOLLOWS
+                return ClaimOutcome.REPEATS if row.leader_job == self.leader_job else ClaimOutcome.FOLLOWS
         lead = row or EntryRow(*self.key)
         lead.leader, lead.leader_job, lead.lease_until = self.leader, self.leader_job, unit.now + LEASE_US
         if row is None:
             unit.insert(ENTRY, lead)
         else:
             unit.change(ENTRY, lead)
-        return Claimed.LEADS
+        return ClaimOutcome.LEADS
 
 
 def _stands(unit: Unit, row: EntryRow) -> bool:
@@ -75,7 +75,7 @@ def _stands(unit: Unit, row: EntryRow) -> bool:
     return bool(unit.query(LEDGER_SQL["read_blob"], {"tenant_id": row.tenant_id, "month": month, "hash": digest}))
 
 
-class Keep(msgspec.Struct, frozen=True):
+class KeepAnswer(msgspec.Struct, frozen=True):
     """The question has its recorded answer. The first answer stays until its time is over."""
 
     key: Key
@@ -105,7 +105,7 @@ class Keep(msgspec.Struct, frozen=True):
             unit.change(ENTRY, entry)
 
 
-class LetGo(msgspec.Struct, frozen=True):
+class ReleaseQuestion(msgspec.Struct, frozen=True):
     """The leader came back without an answer that may be kept: the next one may lead."""
 
     key: Key
@@ -130,7 +130,7 @@ def _let_go(unit: Unit, row: EntryRow, leader: str) -> None:
         unit.change(ENTRY, row)
 
 
-class StayAlive(msgspec.Struct, frozen=True):
+class RenewLeases(msgspec.Struct, frozen=True):
     """A sign of life of all leaders of this process: (question, leader)."""
 
     leads: tuple[tuple[Key, str], ...]
@@ -146,7 +146,7 @@ class StayAlive(msgspec.Struct, frozen=True):
                 unit.change(ENTRY, row)
 
 
-class Forget(msgspec.Struct, frozen=True):
+class ForgetExpired(msgspec.Struct, frozen=True):
     """Drop what is over, and of these tenants what is more than their share. The outcome tells whether there may be more."""
 
     tenants: tuple[str, ...]

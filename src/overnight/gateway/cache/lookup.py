@@ -27,23 +27,23 @@ from ..call_context import CallContext, call_event
 from ..call_deadlines import CallDeadlines
 from ..identity import Subject
 from ..policies import AgentCache, CachePolicy, SemanticCache
-from .answer_comparison import Said, compare, read_answer
+from .answer_comparison import ReadAnswer, compare, read_answer
 from .cache_keys import (
-    Caller,
+    CacheCaller,
     exact_key,
     mark_of,
     question_of,
     semantic_realm,
 )
 from .cache_result import CacheResult, Candidate, NoteShadow
-from .commands import Forget
+from .commands import ForgetExpired
 from .question_embedding import Embed
 from .rows import SQL
 from .single_flight import Head, SingleFlight
 from .vectors import (
     ALREADY_KNOWN,
     AddVector,
-    Near,
+    NearestEntry,
     nearest,
 )
 
@@ -118,7 +118,7 @@ class Caches:
             try:
                 more = True
                 while more:
-                    more = await self.store.commit(Forget(tenants, MAX_ENTRIES, MAX_VECTORS))
+                    more = await self.store.commit(ForgetExpired(tenants, MAX_ENTRIES, MAX_VECTORS))
             except OvernightError as error:
                 self._tenants.update(tenants)
                 log.warning("what is over could not be dropped from the caches, trying again: %s", error)
@@ -158,7 +158,7 @@ class CacheLookup:
         decision, who = context.decision, context.subject.who
         policy: CachePolicy = decision.cache
         model = decision.targets[0]
-        self._caller = caller = Caller(who.tenant_id, who.key_id or "", who.agent_id or "")
+        self._caller = caller = CacheCaller(who.tenant_id, who.key_id or "", who.agent_id or "")
         self._key = exact_key(caller, decision.route, model, context.request)
         self._mark = mark_of(self._key)
         self._policy, self._model = policy, model
@@ -266,7 +266,7 @@ class CacheLookup:
         self._would_be = found
         return None
 
-    async def _nearest(self, semantic: SemanticCache, question: str) -> Near | None:
+    async def _nearest(self, semantic: SemanticCache, question: str) -> NearestEntry | None:
         services, context = self._services, self._context
         embedded = await services.embed(self.subject, semantic.model, question, self._until(EMBEDDING_SHARE))
         self._spent_microusd, self.subject = embedded.cost_microusd, embedded.subject
@@ -333,7 +333,7 @@ class CacheLookup:
         self._caches.single_flight.ride(row)
         self._caches.keeps(tenant_id)
 
-    def _keepable(self, attempt: Attempt, body: bytes) -> Said | None:
+    def _keepable(self, attempt: Attempt, body: bytes) -> ReadAnswer | None:
         """The answer, if the first target gave it whole and as it was asked."""
         if attempt.target.model != self._model or attempt.grant.lowered:
             return None

@@ -37,7 +37,9 @@ _any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-def placed(sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject) -> tuple[Prepared, int]:
+def with_prompt_markers(
+    sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject
+) -> tuple[Prepared, int]:
     """What goes to a target, with markers for its prompt cache as its format has them; and how many were placed."""
     body, count = sent.body, 0
     if spoken == "messages":

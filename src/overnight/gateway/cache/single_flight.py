@@ -23,12 +23,12 @@ from overnight.store import Command, Store
 
 from .cache_result import Candidate
 from .commands import (
-    Claim,
-    Claimed,
-    Keep,
+    ClaimOutcome,
+    ClaimQuestion,
+    KeepAnswer,
     Key,
-    LetGo,
-    StayAlive,
+    ReleaseQuestion,
+    RenewLeases,
 )
 from .rows import SQL
 
@@ -90,21 +90,21 @@ class SingleFlight:
         head = self._heads[key] = Head(key, job)
         with self._ending(head):
             claimed, waited = await self._claim(head, until)
-            if claimed is Claimed.LEADS:
+            if claimed is ClaimOutcome.LEADS:
                 head.leads = True
                 self._stay_alive()
                 return head, None
-            if claimed is Claimed.ANSWERED:
+            if claimed is ClaimOutcome.ANSWERED:
                 head.found = await look_up()
             head.kept = head.found is not None
         return None, _waited_for(head.found) if waited and head.found is not None else head.found
 
-    async def _claim(self, head: Head, until: float) -> tuple[Claimed, bool]:
+    async def _claim(self, head: Head, until: float) -> tuple[ClaimOutcome, bool]:
         """Until this head leads or need not; and whether it waited for another process."""
         loop, waited = asyncio.get_running_loop(), False
         while True:
-            claimed = await self._store.commit(Claim(head.key, head.leader, head.job))
-            if claimed is not Claimed.FOLLOWS:
+            claimed = await self._store.commit(ClaimQuestion(head.key, head.leader, head.job))
+            if claimed is not ClaimOutcome.FOLLOWS:
                 return claimed, waited
             waited = True
             while await self._is_led(head.key):
@@ -136,7 +136,7 @@ class SingleFlight:
         """The answer is durable: it may be given to those who wait, and to others for the time of `ttl_us`."""
         answer: Recorded = found.answer
         leader = head.leader if head is not None else ""
-        self.ride(Keep(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
+        self.ride(KeepAnswer(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
         if head is not None:
             head.found = found if ttl_us else None
             self._end(head)
@@ -146,7 +146,7 @@ class SingleFlight:
         if head.done:
             return
         head.kept = kept
-        self.ride(LetGo(head.key, head.leader))
+        self.ride(ReleaseQuestion(head.key, head.leader))
         self._end(head)
 
     def ride(self, command: Command[None]) -> None:
@@ -168,7 +168,7 @@ class SingleFlight:
             if not leads:
                 return
             try:
-                await self._store.commit(StayAlive(leads))
+                await self._store.commit(RenewLeases(leads))
             except OvernightError as error:
                 log.warning("calls that others wait for could not give a sign of life: %s", error)
 

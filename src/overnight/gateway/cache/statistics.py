@@ -34,7 +34,7 @@ def count(unit: Unit, tenant_id: str, agent_id: str | None, kind: str, tally: Ta
     unit.add(_DAY, key, msgspec.structs.astuple(tally))
 
 
-class Usage(msgspec.Struct, frozen=True):
+class CacheUsage(msgspec.Struct, frozen=True):
     """What one kind of cache did for one agent of a tenant. In `shadow`, hits are answers that it would have given."""
 
     tenant_id: str
@@ -62,10 +62,10 @@ class Usage(msgspec.Struct, frozen=True):
         return round(self.overlap_permille / self.hits / 1000, 3) if self.kind == "shadow" and self.hits else None
 
 
-async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[Usage]:
+async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[CacheUsage]:
     """The sums from day to day (YYYYMMDD, both included), by tenant, agent and kind; an empty tenant reads all."""
     values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
-    found = [Usage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
+    found = [CacheUsage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
     exact = {(each.tenant_id, each.agent_id): each.asked for each in found if each.kind == "exact"}
     # Who followed another call had asked the exact cache first.
     return [

@@ -14,7 +14,7 @@ from overnight.store import Store, Unit
 
 from .rows import SQL, VectorRow
 
-MOST_DIMENSIONS = 16_000
+MAX_DIMENSIONS = 16_000
 SEARCHED = 2_000
 """Vectors of a realm that a search looks at, newest first: some milliseconds."""
 
@@ -24,7 +24,7 @@ ALREADY_KNOWN = 0.9999
 _decode = msgspec.json.Decoder().decode
 
 
-class Near(msgspec.Struct, frozen=True):
+class NearestEntry(msgspec.Struct, frozen=True):
     """The nearest recorded answer. `similarity` is the cosine: 1 is the same direction."""
 
     similarity: float
@@ -37,7 +37,7 @@ def read_vector(body: bytes) -> list[float] | None:
         numbers: Any = _decode(body)["data"][0]["embedding"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, IndexError, TypeError):
         return None
-    if not isinstance(numbers, list) or not 0 < len(cast("list[Any]", numbers)) <= MOST_DIMENSIONS:
+    if not isinstance(numbers, list) or not 0 < len(cast("list[Any]", numbers)) <= MAX_DIMENSIONS:
         return None
     found = cast("list[Any]", numbers)
     if not all(type(each) in (float, int) for each in found):
@@ -47,16 +47,18 @@ def read_vector(body: bytes) -> list[float] | None:
     return [each / length for each in found] if math.isfinite(length) and length > 1e-12 else None
 
 
-def packed(numbers: list[float]) -> bytes:
+def packed_vector(numbers: list[float]) -> bytes:
     return array("f", numbers).tobytes()
 
 
-async def nearest(store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str) -> Near | None:
+async def nearest(
+    store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str
+) -> NearestEntry | None:
     """The most like question of this tenant and realm that has an answer, from another job. Raises StoreUnavailable."""
     values: dict[str, Any] = {
         "tenant_id": tenant_id,
         "realm": realm,
-        "vector": packed(numbers),
+        "vector": packed_vector(numbers),
         "numbers": numbers,
         "job_id": but_of_job,
         "now": store.clock(),
@@ -66,7 +68,7 @@ async def nearest(store: Store, tenant_id: str, realm: bytes, numbers: list[floa
     if not rows:
         return None
     distance, job_id, *answer = rows[0]
-    return Near(round(1.0 - distance, 6), recorded(job_id, answer))
+    return NearestEntry(round(1.0 - distance, 6), recorded(job_id, answer))
 
 
 class AddVector(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ class AddVector(msgspec.Struct, frozen=True):
                 answer.seq,
                 month_of(answer.at),
                 unit.now + self.ttl_us,
-                packed(self.numbers),
+                packed_vector(self.numbers),
                 self.numbers,
             ),
         )

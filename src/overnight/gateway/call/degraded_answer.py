@@ -25,7 +25,7 @@ from overnight.wire_formats.request import Request
 from ..admission.event_writer import append_asked, append_at
 from ..admission.job_entry import close_unattributed
 from ..identity import Subject
-from ..stored_responses import kept_by
+from ..stored_responses import stored_response_of
 
 DEGRADED = "degraded"
 _encode = msgspec.json.Encoder().encode
@@ -86,7 +86,7 @@ class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
         ended = append_at(unit, job, answered, subject.place, content, subject.fingerprint)
-        if self.answer_id and (kept := kept_by(request, self.answer_id, asked_seq)):
+        if self.answer_id and (kept := stored_response_of(request, self.answer_id, asked_seq)):
             kept.write(unit, ended)
         close_unattributed(unit, job, None)
         return ended

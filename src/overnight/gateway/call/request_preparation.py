@@ -11,7 +11,7 @@ from overnight.wire_formats.reasoning_blocks import are_refused, leave_out
 
 from ..admission.outcomes import Granted
 from ..attempt import Attempt
-from ..cache import placed
+from ..cache import with_prompt_markers
 from ..call_context import CallContext
 from ..call_deadlines import CallDeadlines
 from .retry_decision import AttemptState
@@ -44,7 +44,7 @@ def attempt_state(selection: TargetSelection, deadlines: CallDeadlines, attempts
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
-    """What goes to the target, all headers, and how many prompt-cache markers were placed."""
+    """What goes to the target, all headers, and how many prompt-cache markers were with_prompt_markers."""
 
     prepared: Prepared
     headers: tuple[tuple[bytes, bytes], ...]
@@ -57,7 +57,7 @@ def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
     prepared = attempt.wire.prepare(context.request, target.upstream_model, attempt.grant.tokens, target.dialect)
     if context.decision.cache.prompt_markers:
         spoken = attempt.wire.spoken.name
-        prepared, markers = placed(prepared, spoken, target.model, target.dialect, context.subject)
+        prepared, markers = with_prompt_markers(prepared, spoken, target.model, target.dialect, context.subject)
     headers = target.headers + prepared.headers
     if who.trace_id is not None:
         headers = (*headers, (b"traceparent", traceparent_of(who.trace_id, attempt.call_id, who.trace_flags)))

@@ -22,7 +22,7 @@ from overnight.providers.error_classes import (
 from overnight.providers.key_redaction import KeyGuard
 from overnight.wire_formats.sse import EventTooLarge, SseParser
 
-from ..attempt import Attempt, AttemptFailure, Dispatch, Received, Reply
+from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
 from .gateway_failures import cut, malformed
 from .whole_answer import UNKNOWN_SHAPE, ProviderTime, asked_by, read_reply
@@ -204,10 +204,10 @@ class StreamReader:
         end = self._guard.cleaned(self._reader.end(cost, reply.usage))
         return [*self.withheld, *self._guard.rest(), *end]
 
-    def received(self) -> Received:
+    def received(self) -> PartialAnswer:
         """What of the answer has come so far."""
         assembly = self._reader.assembly
-        return Received(self._begun, assembly.characters, self._last_usage or assembly.usage)
+        return PartialAnswer(self._begun, assembly.characters, self._last_usage or assembly.usage)
 
     async def close(self) -> None:
         """Read the last bytes, so that the connection can serve the next call."""
@@ -243,9 +243,9 @@ class StreamSender:
         with provider_time:
             return await reader.open(dispatch) or reader
 
-    def received(self) -> Received:
+    def received(self) -> PartialAnswer:
         """See `Sender.received`."""
-        return Received() if self.reader is None else self.reader.received()
+        return PartialAnswer() if self.reader is None else self.reader.received()
 
 
 async def _read_error(stream: Stream) -> bytes:

@@ -15,7 +15,7 @@ from overnight.providers import UpstreamError
 from overnight.providers.error_classes import exception_failure, response_failure
 from overnight.wire_formats import Asked, client_body
 
-from ..attempt import Attempt, AttemptFailure, Dispatch, Received, Reply
+from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
 
 UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
@@ -58,7 +58,7 @@ class Sender(Protocol[T_co]):
         """
         ...
 
-    def received(self) -> Received:
+    def received(self) -> PartialAnswer:
         """What of an answer came before the attempt failed."""
         ...
 
@@ -93,9 +93,9 @@ class WholeAnswer:
         body = target.without_key(response.body)
         return AttemptFailure(response_failure(response.status, response.headers, body), body)
 
-    def received(self) -> Received:
+    def received(self) -> PartialAnswer:
         """Nothing: the answer comes whole or not at all."""
-        return Received()
+        return PartialAnswer()
 
 
 WHOLE_ANSWER = WholeAnswer()

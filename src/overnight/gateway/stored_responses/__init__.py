@@ -4,7 +4,7 @@ Depends on: formats, ledger, store, domain.
 Never: holds content; a row says where in the log of a job the request and the answer stand.
 """
 
-from .response_store import Responses
-from .rows import KeptResponse, kept_by
+from .response_store import StoredResponses
+from .rows import StoredResponse, stored_response_of
 
-__all__ = ["KeptResponse", "Responses", "kept_by"]
+__all__ = ["StoredResponse", "StoredResponses", "stored_response_of"]

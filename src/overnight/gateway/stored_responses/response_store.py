@@ -1,4 +1,4 @@
-"""Responses by their ids: what a request goes on from, and what a client asks to see again."""
+"""The store of responses: what a request continues, and what a client asks to see again, by their ids."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from overnight.wire_formats.request import Request
 
 from ..error_responses import BodyTooLarge, UnknownPrevious, UnknownResponse
 from .input_items import listed
-from .rows import SQL, Forget
+from .rows import SQL, ForgetResponse
 
 Json = dict[str, Any]
-MOST_REFERENCES = 1_000
+MAX_REFERENCES = 1_000
 _event = msgspec.json.Decoder(Event).decode
 _name = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder().decode
@@ -31,7 +31,7 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 _encode = msgspec.json.Encoder().encode
 
 
-class Responses:
+class StoredResponses:
     """Kept responses, each within its tenant and its job: what is out of a caller's reach does not exist for it."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -73,8 +73,8 @@ class Responses:
 
     async def _named(self, wanted: list[str], tenant_id: str, reach: Reach) -> dict[str, bytes]:
         """The items of kept responses by the ids that our answers gave them."""
-        if len(wanted) > MOST_REFERENCES:
-            raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MOST_REFERENCES:,}")
+        if len(wanted) > MAX_REFERENCES:
+            raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MAX_REFERENCES:,}")
         named: dict[str, bytes] = {}
         for item_id in dict.fromkeys(wanted):
             if item_id in named:
@@ -106,7 +106,9 @@ class Responses:
 
     async def forget(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> None:
         """Its id is gone; the log of its job stays as it is. Raises UnknownResponse."""
-        if not response_id.isprintable() or not await self._ledger.store.commit(Forget(tenant_id, response_id, reach)):
+        if not response_id.isprintable() or not await self._ledger.store.commit(
+            ForgetResponse(tenant_id, response_id, reach)
+        ):
             raise _unknown(response_id)
 
     async def _find(self, response_id: str, tenant_id: str, reach: Reach) -> tuple[Event, Recorded]:

@@ -23,7 +23,7 @@ class ResponseRow(msgspec.Struct):
     created_at: int
 
 
-class KeptResponse(msgspec.Struct, frozen=True):
+class StoredResponse(msgspec.Struct, frozen=True):
     """Rides on the settlement of a call: its answer is to be found by this id. `called_seq` is where the call began."""
 
     response_id: str
@@ -36,15 +36,15 @@ class KeptResponse(msgspec.Struct, frozen=True):
         unit.append(_INSERT, row)
 
 
-def kept_by(request: Request, response_id: str, called_seq: int) -> KeptResponse | None:
+def stored_response_of(request: Request, response_id: str, called_seq: int) -> StoredResponse | None:
     """What to keep of a call; nothing of other formats, and nothing with `store: false`."""
     store = request.fields.get("store")
     if request.format != "responses" or (store is not None and bytes(store) == b"false"):
         return None
-    return KeptResponse(response_id, called_seq)
+    return StoredResponse(response_id, called_seq)
 
 
-class Forget(msgspec.Struct):
+class ForgetResponse(msgspec.Struct):
     """The id is forgotten; what the job's log holds stays. The outcome tells whether there was one within reach."""
 
     tenant_id: str
