@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/overnight demo
 
-# Most tests wait more than they compute: four processes on two cores, each with database servers of its own.
+# Four processes on two cores, each with a database server of its own; then the tests that need the cores for themselves.
 test: .venv/dev
-	$(BIN)/python -m pytest tests -n 4 --dist loadfile
+	$(BIN)/python -m pytest tests -n 4 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest tests -m alone
 
 # Real agent frameworks, each in an environment of its own, which the first run installs.
 clients: .venv/dev

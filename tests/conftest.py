@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from databases import ReusedDatabase, new_database
 from overnight.store import Store, open_store
+
+# A parallel run gives its processes the size of a terminal, which the commands under test would take for the user's wish.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # An ordinary run tries the same examples each time, so that it fails only where something was changed. OVERNIGHT_EXPLORE=1
 # looks for new ones, and for many more; what it finds becomes a plain example in the test.
@@ -23,31 +27,33 @@ settings.load_profile("explore" if os.environ.get("OVERNIGHT_EXPLORE") else "def
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A DSN of a running server; databases are made per test."""
+    """A DSN of a running server; databases are made per test. What is written survives its processes, not the machine."""
     from postgres import running
 
-    with running(max_connections="200") as server:
+    with running(max_connections="200", fsync="off", full_page_writes="off") as server:
         yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def reused_database(postgres_server: str) -> Iterator[ReusedDatabase]:
+    database = ReusedDatabase(postgres_server)
+    yield database
+    database.close()
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    name = f"t_{os.urandom(6).hex()}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    parts = psycopg.conninfo.conninfo_to_dict(postgres_server)
-    host, port, user = parts["host"], parts.get("port", 5432), parts.get("user", "postgres")
-    yield f"postgresql://{user}@/{name}?host={host}&port={port}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    """The URL of a database that has no schema yet."""
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store, once for each dialect."""
+    """The URL of an empty store, once for each dialect. PostgreSQL has its schema already."""
     if request.param == "sqlite":
         return str(tmp_path / "ledger.db")
-    return request.getfixturevalue("postgres_url")
+    return request.getfixturevalue("reused_database").fresh()
 
 
 @pytest.fixture

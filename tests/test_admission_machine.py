@@ -23,7 +23,6 @@ from hypothesis.stateful import (
 )
 
 from machine_parts import examples, rows
-from overnight.brain.limits import BudgetLimit, Budgets, RateLimit
 from overnight.budgets import (
     FLOOR_TOKENS,
     RESERVATION,
@@ -41,6 +40,7 @@ from overnight.budgets import (
 )
 from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped
+from overnight.domain.policies import BudgetLimit, Budgets, RateLimit
 from overnight.store import Store, Unit, open_store
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -22,7 +22,6 @@ from hypothesis.stateful import (
 
 from ends import check_ends
 from machine_parts import examples, rows
-from overnight.brain.limits import BudgetLimit, Budgets
 from overnight.budgets import (
     Booked,
     Call,
@@ -40,6 +39,7 @@ from overnight.budgets import (
 )
 from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
+from overnight.domain.policies import BudgetLimit, Budgets
 from overnight.gateway.admission.attempt_result import AttemptResult
 from overnight.gateway.admission.commands import Lose
 from overnight.gateway.admission.settlement import write_result

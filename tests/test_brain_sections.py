@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.brain import Brain, BrainError, Problem
-from overnight.brain.limits import FAILURE_CLASSES
+from overnight.domain.policies import FAILURE_CLASSES
 from overnight.providers.error_classes import CLASSES
 
 WHOLE = """\

@@ -173,12 +173,27 @@ def test_a_reader_that_leaves_or_an_output_that_is_closed_is_quiet(shell: Shell)
 # ── interrupts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+AFTER_THE_HANDLER = """
+import os, signal, sys
+from overnight.cli import main
+install = signal.signal
+def tell(*handler):
+    before = install(*handler)
+    signal.signal = install
+    os.write(1, b".")
+    return before
+signal.signal = tell
+sys.argv = ["overnight", *sys.argv[1:]]
+main()
+"""
+
+
 def test_ctrl_c_is_quiet_from_the_first_moment_on(shell: Shell) -> None:
     shell("run", "night.py:asks", "--detach")
     started = time.monotonic()
     shell("run", "night.py:adds", code=0)
     whole = time.monotonic() - started
-    ready = "import os, sys; from overnight.cli import main; os.write(1, b'.'); sys.argv = ['overnight', *sys.argv[1:]]; main()"
+    ready = AFTER_THE_HANDLER
     for words in (["run", "night.py:adds", "count=1"], ["explain", "last"], ["gateway", "--port", "0"]):
         for part in range(5):
             process = subprocess.Popen(

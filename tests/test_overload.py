@@ -21,6 +21,7 @@ CHOSEN = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_three_times_as_many_calls_as_a_limit_allows(store: Store) -> None:
     """All at once: each limit has a model, tenants and a gateway of its own, and they share the store."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overnight.domain.policies import ClassRetries
 from overnight.gateway.call.retry_decision import (
     AttemptState,
     GiveUp,
@@ -18,24 +19,15 @@ from overnight.gateway.call.retry_decision import (
 )
 from overnight.providers.error_classes import CLASSES, Failure
 
-
-class Policy(msgspec.Struct, frozen=True):
-    """Tries as routing.yaml states them."""
-
-    max_attempts: int = 3
-    backoff_ms: int = 100
-    max_backoff_ms: int = 2_000
-    jitter: str = "none"
-
-
+POLICY = ClassRetries(max_attempts=3, backoff_ms=100, max_backoff_ms=2_000, jitter="none")
 STATE = AttemptState(attempts=1, is_open=False, has_next=True, remaining_s=30.0, total_s=60.0, queue_s=10.0)
 OVERLOADED = Failure("overloaded", "overloaded", "busy", retryable=True, fallback=True, status=529)
 INVALID = Failure("invalid_request", "bad", "no such field", retryable=False, fallback=False, status=400)
 QUOTA = Failure("quota", "quota", "no money left", retryable=False, fallback=True, status=429)
 
 
-def decide(failure: Failure, policy: Policy | None = None, **state: Any) -> RetrySameTarget | TryNextTarget | GiveUp:
-    return retry_decision(failure, policy or Policy(), msgspec.structs.replace(STATE, **state), Random(0))
+def decide(failure: Failure, **state: Any) -> RetrySameTarget | TryNextTarget | GiveUp:
+    return retry_decision(failure, POLICY, msgspec.structs.replace(STATE, **state), Random(0))
 
 
 def test_a_retryable_failure_is_retried_after_the_backoff() -> None:
@@ -99,7 +91,7 @@ def test_every_decision_keeps_its_promises(
     state = AttemptState(
         attempts=attempts, is_open=is_open, has_next=has_next, remaining_s=remaining_s, total_s=60.0, queue_s=10.0
     )
-    decision = retry_decision(failure, Policy(jitter="full"), state, Random(0))
+    decision = retry_decision(failure, msgspec.structs.replace(POLICY, jitter="full"), state, Random(0))
     match decision:
         case RetrySameTarget(delay_s=delay_s):
             assert failure.retryable

@@ -85,6 +85,7 @@ def wait_for(what: Any) -> Any:
     raise AssertionError("not in time")
 
 
+@pytest.mark.alone
 def test_a_restarted_worker_registers_under_an_id_of_its_own(shell: Shell, provider: SpawnedProvider) -> None:
     ledger = shell.folder / ".overnight" / "ledger.db"
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 700}}]")

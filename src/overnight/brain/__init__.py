@@ -6,25 +6,29 @@ Never: writes into an existing brain, holds a secret, calls a provider, or lets 
 
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, version_of
-from overnight.brain.limits import (
+from overnight.brain.problems import BrainError, Problem
+from overnight.brain.prompts import Prompt
+from overnight.brain.routing import Routing, UnknownModel
+from overnight.brain.rules import Route, Way, When
+from overnight.brain.starter import write_starter
+from overnight.domain.policies import (
+    AgentCache,
     Alarms,
     Breakers,
     BudgetLimit,
     Budgets,
+    CachePolicy,
     ClassRetries,
+    Degraded,
     Guards,
     Limits,
+    Price,
+    ProviderDef,
     RateLimit,
     Retries,
+    RouteDecision,
+    SemanticCache,
 )
-from overnight.brain.problems import BrainError, Problem
-from overnight.brain.prompts import Prompt
-from overnight.brain.providers import ProviderDef
-from overnight.brain.routing import Price, Routing, UnknownModel
-from overnight.brain.rules import Degraded, Route, RouteDecision, Way, When
-from overnight.brain.starter import write_starter
-
-from .cache_policies import AgentCache, CachePolicy, SemanticCache
 
 __all__ = [
     "AgentCache",

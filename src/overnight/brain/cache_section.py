@@ -7,14 +7,13 @@ import msgspec
 from overnight.brain.fields import Fields, Reader, as_node, choice, flag, number, text, whole
 from overnight.brain.nodes import Node, Scalar
 from overnight.brain.routes_section import YEAR_S, Model, key_name, model
-
-from .cache_policies import (
-    MODES,
+from overnight.domain.globs import Names
+from overnight.domain.policies import (
+    CACHE_MODES,
     AgentCache,
     CachePolicy,
     SemanticCache,
 )
-from .globs import Names
 
 _ttl = whole(1, YEAR_S)
 _threshold = number(0, 1)
@@ -27,12 +26,12 @@ _EXACT: Fields = {"ttl_s": ("ttl_s", _ttl), "tool_turns": ("tool_turns", flag)}
 _SEMANTIC: Fields = {
     "model": ("model", model),
     "threshold": ("threshold", _threshold),
-    "mode": ("mode", choice(*MODES)),
+    "mode": ("mode", choice(*CACHE_MODES)),
     "ttl_s": ("ttl_s", _ttl),
     "tool_turns": ("tool_turns", flag),
     "agents": ("agents", as_node),
 }
-_AGENT: Fields = {"mode": ("mode", choice(*MODES)), "threshold": ("threshold", _threshold)}
+_AGENT: Fields = {"mode": ("mode", choice(*CACHE_MODES)), "threshold": ("threshold", _threshold)}
 _agent_name = text(r"[ -~]{1,256}", "an agent's name, or a glob such as support-*")
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from overnight.brain.nodes import Entries, Items, Node, Scalar
 from overnight.brain.problems import Problem, Severity, clipped, did_you_mean
-
-from .globs import Names
+from overnight.domain.globs import Names
 
 MAX_PROBLEMS = 100  # per file; a file with more is not the file somebody meant
 MAX_ENTRIES = 1_000  # per list or mapping

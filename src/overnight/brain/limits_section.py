@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from overnight.brain.fields import Fields, Reader, as_node, choice, money, names, number, text, whole
-from overnight.brain.limits import (
+from overnight.brain.nodes import Entries, Node
+from overnight.brain.problems import clipped
+from overnight.domain.policies import (
     BUDGET_SCOPES,
     FAILURE_CLASSES,
     PERIODS,
@@ -20,8 +22,6 @@ from overnight.brain.limits import (
     RateLimit,
     Retries,
 )
-from overnight.brain.nodes import Entries, Node
-from overnight.brain.problems import clipped
 
 from .lint import doubt_limits
 

@@ -4,14 +4,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from overnight.brain.fields import Reader
-from overnight.brain.limits import PERIODS, Budgets
 from overnight.brain.nodes import Node
 from overnight.brain.problems import clipped, did_you_mean, likeness, nearest
 from overnight.brain.routes_section import Model, Rule
 from overnight.brain.routing import Routing
 from overnight.brain.rules import FORMATS, When
-
-from .globs import Names, is_glob
+from overnight.domain.globs import Names, is_glob
+from overnight.domain.policies import PERIODS, BudgetLimit, Budgets, RateLimit
 
 ALIKE = 0.8
 """From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
@@ -148,15 +147,11 @@ def _covers_one(pattern: str, wider: Names, each: str) -> bool:
     return each == pattern or (start != pattern and not is_glob(start) and each.startswith(start))
 
 
-class _Limit(Protocol):
-    @property
-    def scope(self) -> str: ...
-    @property
-    def only(self) -> Names | None: ...
-
-
 def doubt_limits(
-    reader: Reader, listed: Iterable[tuple[_Limit, Node]], measures: Mapping[str, str], budgets: Budgets | None = None
+    reader: Reader,
+    listed: Iterable[tuple[BudgetLimit | RateLimit, Node]],
+    measures: Mapping[str, str],
+    budgets: Budgets | None = None,
 ) -> None:
     """Limits that can never be the one that holds. `measures` is key in the file → attribute."""
     seen: dict[tuple[str, str, tuple[str, ...], str], tuple[int, str]] = {}

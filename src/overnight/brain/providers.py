@@ -9,32 +9,12 @@ import msgspec
 from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, several, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
+from overnight.domain.policies import ProviderDef
 
 PROVIDER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 RESIDENCY = r"[a-z0-9][a-z0-9_-]{0,63}"
 _APIS = {"openai": ("chat", "embeddings"), "anthropic": ("messages",), "library": ("chat",)}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class ProviderDef(msgspec.Struct, frozen=True):
-    """A provider. `base_url` has no trailing slash; without `api_key_env` it is called without a key.
-
-    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case. `apis` are the formats it speaks (chat,
-    responses, messages, embeddings); `residency` where it keeps data. A `library` may have no base_url: "".
-    """
-
-    name: str
-    base_url: str
-    models: tuple[str, ...]
-    api_key_env: str | None = None
-    kind: str = "openai"
-    model_prefix: str = ""
-    apis: tuple[str, ...] = ("chat", "embeddings")
-    residency: frozenset[str] = frozenset()
-
-    def upstream_name(self, model: str) -> str:
-        """The name the provider itself knows `model` by."""
-        return model.removeprefix(self.model_prefix)
 
 
 def base_url(reader: Reader, node: Node, name: str) -> str | None:

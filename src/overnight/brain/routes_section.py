@@ -18,14 +18,12 @@ from overnight.brain.fields import (
     text,
     whole,
 )
-from overnight.brain.limits import WHEN_ALL_OPEN
 from overnight.brain.nodes import Entries, Node, Scalar
 from overnight.brain.problems import clipped
 from overnight.brain.providers import RESIDENCY
 from overnight.brain.rules import FORMATS, STICKY, Degraded, When
-
-from .cache_policies import MODES
-from .globs import Names
+from overnight.domain.globs import Names
+from overnight.domain.policies import CACHE_MODES, WHEN_ALL_OPEN
 
 DAY_MS = 86_400_000
 MOST_TOKENS = 10_000_000
@@ -156,7 +154,7 @@ def _degraded(reader: Reader, node: Node, name: str) -> Degraded | None:
 
 _CACHE: Fields = {
     "exact": ("exact_ttl_s", whole(0, YEAR_S)),
-    "semantic": ("mode", choice(*MODES)),
+    "semantic": ("mode", choice(*CACHE_MODES)),
 }
 
 

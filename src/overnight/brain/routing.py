@@ -11,14 +11,23 @@ from typing import NamedTuple
 import msgspec
 
 from overnight.brain.complexity import Complexity, score
-from overnight.brain.limits import Alarms, Breakers, Budgets, Guards, Limits, RateLimit, Retries
 from overnight.brain.problems import clipped, nearest
-from overnight.brain.providers import ProviderDef
-from overnight.brain.rules import Route, RouteDecision, Way
+from overnight.brain.rules import Route, Way
 from overnight.domain import CallFacts, TimeLimits
-
-from .cache_policies import CachePolicy
-from .globs import is_glob
+from overnight.domain.globs import is_glob
+from overnight.domain.policies import (
+    Alarms,
+    Breakers,
+    Budgets,
+    CachePolicy,
+    Guards,
+    Limits,
+    Price,
+    ProviderDef,
+    RateLimit,
+    Retries,
+    RouteDecision,
+)
 
 DEFAULT_MODEL = "gpt-5.4-mini"
 DEFAULT_ROUTE = "default"
@@ -29,14 +38,6 @@ _ASKS_FOR_DEFAULT = frozenset({"", "auto", "default"})
 _chance = random.Random().random  # noqa: S311 - spreads calls, hides nothing
 
 Rejected = tuple[tuple[str, str], ...]
-
-
-class Price(msgspec.Struct, frozen=True):
-    """Micro-dollars per million tokens."""
-
-    input_microusd_per_mtok: int
-    cached_input_microusd_per_mtok: int
-    output_microusd_per_mtok: int
 
 
 class Plan(NamedTuple):

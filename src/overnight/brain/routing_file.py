@@ -34,8 +34,8 @@ from overnight.brain.routes_section import (
 from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
 from overnight.brain.rules import Route, Way
 from overnight.domain import TimeLimits
+from overnight.domain.globs import is_glob
 
-from .globs import is_glob
 from .lint import (
     Book,
     doubt_prices,

@@ -5,10 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from overnight.domain import CallFacts, TimeLimits
-
-from .cache_policies import CachePolicy
-from .globs import Names
+from overnight.domain import CallFacts
+from overnight.domain.globs import Names
+from overnight.domain.policies import CachePolicy, Degraded
 
 FORMATS = ("chat", "responses", "messages", "embeddings")
 STICKY = ("session", "job", "none")
@@ -64,13 +63,6 @@ class Way(msgspec.Struct, frozen=True):
     weight: int = 1
 
 
-class Degraded(msgspec.Struct, frozen=True):
-    """How a chain may end instead of in an error: an older answer from the cache, then a fixed one."""
-
-    answer: str | None = None
-    cache: bool = False
-
-
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named rule.
 
@@ -101,28 +93,3 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model(self) -> str:
         return self.targets[0]
-
-
-class RouteDecision(msgspec.Struct, frozen=True):
-    """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came.
-
-    `deadline_ms` bounds a whole answer, or a stream until its first piece, without time in queues; `time_limits` are the others.
-    `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
-    route; `cache` the policy with the route's own words in it. `max_output_tokens` is the cap of a call that names none,
-    `output_cap` that of the route, for all calls.
-    """
-
-    route: str
-    targets: tuple[str, ...]
-    why: str
-    requested_model: str
-    deadline_ms: int
-    max_output_tokens: int
-    rejected: tuple[tuple[str, str], ...] = ()
-    degraded: Degraded | None = None
-    when_all_open: str = "last_resort"
-    cache: CachePolicy = CachePolicy()
-    tier: str | None = None
-    complexity: float | None = None
-    time_limits: TimeLimits = TimeLimits()
-    output_cap: int | None = None

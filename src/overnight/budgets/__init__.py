@@ -16,7 +16,7 @@ from .corrections import (
     list_bounds,
     public_bound,
 )
-from .policy import BudgetRule, BudgetRules, Caller, Key, Kin, Limit, Policy, Rate, RateRule
+from .policy import Caller, Key, Kin, Limit, Policy, Rate
 from .queries import (
     SCOPES,
     BudgetLine,
@@ -68,8 +68,6 @@ __all__ = [
     "BoundRow",
     "BudgetLine",
     "BudgetRow",
-    "BudgetRule",
-    "BudgetRules",
     "Call",
     "Caller",
     "Correction",
@@ -81,7 +79,6 @@ __all__ = [
     "Policy",
     "Rate",
     "RateRow",
-    "RateRule",
     "ReservationGrant",
     "ReservationRow",
     "TopUp",

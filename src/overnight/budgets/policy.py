@@ -1,63 +1,16 @@
 """Which budgets and which speeds hold for a call: the rules of the brain against whose call it is. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
+
+from overnight.domain.policies import BudgetLimit, Budgets, RateLimit
 
 from .windows import ALWAYS, PERIODS, Window, window_of
 
 Key = tuple[str, str, str]
 """Tenant, scope and scope id: a row."""
-
-
-class BudgetRule(Protocol):
-    """One limit as the brain has it: for each scope that it covers, per total, day or month. None is no limit."""
-
-    @property
-    def scope(self) -> str: ...
-    @property
-    def per(self) -> str: ...
-    @property
-    def max_cost_microusd(self) -> int | None: ...
-    @property
-    def max_tokens(self) -> int | None: ...
-    @property
-    def max_llm_calls(self) -> int | None: ...
-    @property
-    def max_tool_calls(self) -> int | None: ...
-    @property
-    def max_wall_clock_s(self) -> int | None: ...
-
-    def covers(self, name: str | None) -> bool: ...
-
-
-class BudgetRules(Protocol):
-    """All of them, the limits of every job, and whose day it is."""
-
-    @property
-    def max_cost_per_job_microusd(self) -> int | None: ...
-    @property
-    def max_llm_calls_per_job(self) -> int | None: ...
-    @property
-    def limits(self) -> Sequence[BudgetRule]: ...
-
-    def time_zone_of(self, tenant_id: str) -> str: ...
-
-
-class RateRule(Protocol):
-    """One speed for each scope that it covers."""
-
-    @property
-    def scope(self) -> str: ...
-    @property
-    def requests_per_minute(self) -> int | None: ...
-    @property
-    def tokens_per_minute(self) -> int | None: ...
-    @property
-    def concurrency(self) -> int | None: ...
-
-    def covers(self, name: str | None) -> bool: ...
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -132,10 +85,10 @@ def bare(row_id: str) -> str:
 class Policy:
     """The rules, sorted for quick asking. `plain`: every job has its limits and nothing else is asked for."""
 
-    def __init__(self, budgets: BudgetRules, rates: Iterable[RateRule] = ()) -> None:
+    def __init__(self, budgets: Budgets, rates: Iterable[RateLimit] = ()) -> None:
         self.budgets = budgets
         self._cost, self._calls = budgets.max_cost_per_job_microusd, budgets.max_llm_calls_per_job
-        self._by_scope: dict[str, list[BudgetRule]] = {}
+        self._by_scope: dict[str, list[BudgetLimit]] = {}
         for rule in budgets.limits:
             self._by_scope.setdefault(rule.scope, []).append(rule)
         self.rate_rules = tuple(rates)
@@ -160,7 +113,7 @@ class Policy:
                     self._add(found, rule, subject, who, now_us)
         return [Limit(scope, row_id, **fields) for (scope, row_id), fields in found.items()]
 
-    def _asked(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetRule]]]:
+    def _asked(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
         """(the name that a rule covers or not, whose row it is, the rules of that scope)."""
         rules = self._by_scope
         for kin in who.jobs:
@@ -178,7 +131,12 @@ class Policy:
                 yield name, name, rules.get(scope, [])
 
     def _add(
-        self, found: dict[tuple[str, str], dict[str, Any]], rule: BudgetRule, subject: str | None, who: Caller, now: int
+        self,
+        found: dict[tuple[str, str], dict[str, Any]],
+        rule: BudgetLimit,
+        subject: str | None,
+        who: Caller,
+        now: int,
     ) -> None:
         window = ALWAYS if rule.per == "total" else window_of(rule.per, self.zone(who.tenant_id), now)
         merged = found.setdefault(
@@ -236,7 +194,7 @@ class Policy:
         return [Rate(*key, **fields) for key, fields in found.items()]
 
 
-def _tighten_all(merged: dict[str, Any], rule: BudgetRule) -> None:
+def _tighten_all(merged: dict[str, Any], rule: BudgetLimit) -> None:
     _tighten(merged, "limit_microusd", rule.max_cost_microusd)
     _tighten(merged, "limit_calls", rule.max_llm_calls)
     _tighten(merged, "limit_tokens", rule.max_tokens)

@@ -14,6 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from overnight.domain import StoreUnavailable
+from overnight.domain.policies import Breakers
 from overnight.providers.error_classes import CLASSES, Failure
 from overnight.store import Store
 
@@ -27,7 +28,6 @@ from .rows import (
     list_circuits,
 )
 from .state import (
-    Breaker,
     Circuit,
     claim,
     counts_for_all,
@@ -85,7 +85,7 @@ class _Seen(msgspec.Struct):
 class Circuits:
     """`start` it before the first call, in the loop of the calls. Times are the store's clock, in microseconds."""
 
-    def __init__(self, store: Store, breaker: Breaker) -> None:
+    def __init__(self, store: Store, breaker: Breakers) -> None:
         self._store, self._breaker = store, breaker
         self._seen: dict[Key, _Seen] = {}
         self._open: dict[Key, Circuit] = {}
@@ -220,7 +220,7 @@ class Circuits:
         # Else it was under way when the circuit opened, and says nothing new.
         return seen.mostly_fails and (seen.circuit.opened_at is None or bool(mark.retry_after_ms))
 
-    def _fail(self, seen: _Seen, mark: Mark, breaker: Breaker) -> None:
+    def _fail(self, seen: _Seen, mark: Mark, breaker: Breakers) -> None:
         until = seen.circuit.open_until
         opened = fail(seen.circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
         if seen.circuit.open_until > until:
@@ -307,7 +307,7 @@ def _keys(account: str, model: str, own: str | None) -> list[Key]:
     return [(account, model)] if own is None else [(own, model), (account, model)]
 
 
-def speaks_of_target(failure: Failure, breaker: Breaker, *, probing: bool = False) -> bool:
+def speaks_of_target(failure: Failure, breaker: Breakers, *, probing: bool = False) -> bool:
     """Does this failure say that the target does not work? A limit of speed does when the provider asks for a long wait;
     for a probe always, since more calls would not help."""
     if failure.error_class == "rate_limited":

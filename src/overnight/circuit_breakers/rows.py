@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import Event
+from overnight.domain.policies import Breakers
 from overnight.ledger import (
     JOB,
     JobRow,
@@ -21,7 +22,6 @@ from overnight.store import (
 )
 
 from .state import (
-    Breaker,
     Circuit,
     claim,
     counts_for_all,
@@ -99,7 +99,7 @@ def _close(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
         append(unit, job, _event("circuit_closed", mark, said, decision))
 
 
-def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: Breaker) -> Circuit:
+def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: Breakers) -> Circuit:
     circuit = unit.get(CIRCUIT, key)
     is_new = circuit is None
     circuit = circuit or Circuit(*key)
@@ -113,7 +113,7 @@ def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: 
     return circuit
 
 
-def _opening(circuit: Circuit, breaker: Breaker) -> dict[str, Any]:
+def _opening(circuit: Circuit, breaker: Breakers) -> dict[str, Any]:
     again = circuit.openings > 1
     seconds = breaker.window_ms / 1000
     why = "the probe failed" if again else f"{circuit.failures} failures within {seconds:g} s"

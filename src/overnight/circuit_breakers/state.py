@@ -11,11 +11,12 @@ Half-open lets one call through, the probe. It is claimed with an end, so that a
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
 from overnight.domain import iso_utc
+from overnight.domain.policies import Breakers
 
 State = Literal["closed", "open", "half_open"]
 LONGEST_WAIT_MS = 3_600_000
@@ -25,19 +26,6 @@ MARK_OF_CALLER = "&"
 """No identifier has it."""
 
 _times = msgspec.json.Decoder(list[int]).decode
-
-
-class Breaker(Protocol):
-    """When a circuit opens, and for how long: doubling from `cool_down_ms` to `max_cool_down_ms`."""
-
-    @property
-    def failures(self) -> int: ...
-    @property
-    def window_ms(self) -> int: ...
-    @property
-    def cool_down_ms(self) -> int: ...
-    @property
-    def max_cool_down_ms(self) -> int: ...
 
 
 class Circuit(msgspec.Struct):
@@ -97,20 +85,11 @@ def caller_account(account: str, tenant_id: str, key_id: str | None) -> str:
     return f"{account}{MARK_OF_CALLER}{tenant_id}{MARK_OF_CALLER}{key_id or ''}"
 
 
-class SharedBreaker(msgspec.Struct, frozen=True):
-    """When the circuit of all callers opens: as a caller's own, but never by one caller alone."""
-
-    failures: int
-    window_ms: int
-    cool_down_ms: int
-    max_cool_down_ms: int
+def shared_breaker(breaker: Breakers) -> Breakers:
+    return msgspec.structs.replace(breaker, failures=max(breaker.failures, 2))
 
 
-def shared_breaker(breaker: Breaker) -> SharedBreaker:
-    return SharedBreaker(max(breaker.failures, 2), breaker.window_ms, breaker.cool_down_ms, breaker.max_cool_down_ms)
-
-
-def counts_for_all(own: Circuit, now: int, breaker: Breaker) -> bool:
+def counts_for_all(own: Circuit, now: int, breaker: Breakers) -> bool:
     """Does a failure at `now`, counted in its caller's own circuit already, count for the circuit of all too? The first ones
     within the window do, up to half of those that open it: the others must be other callers'. Probes of its own never do."""
     if own.openings > 1 or own.opened_at not in (None, now):
@@ -120,7 +99,7 @@ def counts_for_all(own: Circuit, now: int, breaker: Breaker) -> bool:
 
 
 def fail(
-    circuit: Circuit, now: int, breaker: Breaker, why: str, retry_after_ms: int | None = None, call: str | None = None
+    circuit: Circuit, now: int, breaker: Breakers, why: str, retry_after_ms: int | None = None, call: str | None = None
 ) -> bool:
     """A call failed in a way that speaks of the target. `call` is its name if it was the probe. True when this opened the
     circuit, also once more. What the circuit is open for already is never shortened."""
@@ -149,7 +128,7 @@ def fail(
     return True
 
 
-def cool_down_ms(opening: int, breaker: Breaker) -> int:
+def cool_down_ms(opening: int, breaker: Breakers) -> int:
     """How long the circuit stays open the `opening`th time in a row (from 1)."""
     return min(breaker.max_cool_down_ms, breaker.cool_down_ms << min(opening - 1, 40))
 

@@ -11,7 +11,7 @@ from overnight.circuit_breakers import (
     public_circuit,
 )
 from overnight.pricing.price_book import PriceBook, UnknownPrice
-from overnight.providers.targets import Routing, Unavailable
+from overnight.providers.targets import Unavailable
 from overnight.wire_formats import (
     CHAT,
     CODECS,
@@ -67,7 +67,6 @@ __all__ = [
     "PriceBook",
     "RateLimited",
     "Rerouting",
-    "Routing",
     "Unavailable",
     "UnknownPath",
     "UnknownPrice",

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from overnight.domain import Event, span_of
-from overnight.providers.targets import Decision, Target
+from overnight.domain.policies import RouteDecision
+from overnight.providers.targets import Target
 from overnight.wire_formats import Codec
 from overnight.wire_formats.request import Request
 
@@ -36,7 +37,7 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
 
     subject: Subject
     request: Request
-    decision: Decision
+    decision: RouteDecision
     client: Codec
     started: float
     disconnected: Callable[[], bool] = _stays_connected
@@ -50,7 +51,7 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
 def new_context(
     subject: Subject,
     request: Request,
-    decision: Decision,
+    decision: RouteDecision,
     client: Codec,
     *,
     disconnected: Callable[[], bool] | None = None,

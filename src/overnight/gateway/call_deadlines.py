@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
+from overnight.domain.policies import RouteDecision
 from overnight.providers.error_classes import Failure
-from overnight.providers.targets import Decision
 
 MIN_ATTEMPT_SHARE = 1 / 20
 """Of the call's total. With less left, a further attempt could not get an answer, so none is made or paid."""
@@ -31,7 +31,7 @@ class CallDeadlines:
 
     __slots__ = ("deadline", "loop", "queue_left_s", "queue_s", "queued_at", "total_s")
 
-    def __init__(self, decision: Decision, loop: asyncio.AbstractEventLoop, *, waits_long: bool) -> None:
+    def __init__(self, decision: RouteDecision, loop: asyncio.AbstractEventLoop, *, waits_long: bool) -> None:
         self.loop = loop
         self.total_s = decision.deadline_ms / 1000
         self.deadline = loop.time() + self.total_s

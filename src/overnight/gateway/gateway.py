@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from overnight.brain import Routing
 from overnight.budgets import Policy, wake_topped_up
 from overnight.circuit_breakers import Circuits
 from overnight.domain import (
@@ -18,16 +19,12 @@ from overnight.domain import (
     Recorded,
     StoreUnavailable,
 )
+from overnight.domain.policies import RouteDecision
 from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger, Registration
 from overnight.pricing.price_book import PriceBook
 from overnight.pricing.provider_tools import FEES
-from overnight.providers.targets import (
-    Decision,
-    Routing,
-    Targets,
-    Unavailable,
-)
+from overnight.providers.targets import Targets, Unavailable
 from overnight.store import Store
 from overnight.wire_formats import (
     MESSAGES,
@@ -317,7 +314,7 @@ class Gateway:
             raise BodyTooLarge(f"the body has {len(body):,} bytes; the most is {most:,} (limits.max_body_bytes)")
         return form.read(body)
 
-    def decide(self, facts: CallFacts) -> Decision:
+    def decide(self, facts: CallFacts) -> RouteDecision:
         """Raises UnknownModelAsked; Unavailable where residency leaves no target."""
         try:
             decision = self.routing.decide(facts)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from overnight.domain import Attribution, CallFacts
-from overnight.providers.targets import Decision
+from overnight.domain.policies import RouteDecision
 from overnight.wire_formats.request import Request
 
 _decode = msgspec.json.Decoder().decode
@@ -56,7 +56,7 @@ def _texts(content: Any) -> Iterable[str]:
                 yield text
 
 
-def decision_facts(decision: Decision) -> dict[str, Any]:
+def decision_facts(decision: RouteDecision) -> dict[str, Any]:
     """A decision as its events say it."""
     said: dict[str, Any] = {"route": decision.route, "why": decision.why, "targets": decision.targets}
     if decision.rejected:

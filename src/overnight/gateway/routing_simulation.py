@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
+from overnight.brain import Routing
 from overnight.domain import CallFacts, Event, NotFound, Recorded, booked
+from overnight.domain.policies import RouteDecision
 from overnight.ledger import JobRow, Ledger
 from overnight.pricing.price_book import ModelPrice, PriceBook, UnknownPrice
-from overnight.providers.targets import SCRIPTED, Decision, Routing
+from overnight.providers.targets import SCRIPTED
 from overnight.wire_formats import wire_between
 
 from .routing_facts import asked_text
@@ -177,7 +179,7 @@ class Rerouting:
         ledger: Ledger,
         routing: Routing,
         prices: PriceBook,
-        decide: Callable[[CallFacts], Decision] | None = None,
+        decide: Callable[[CallFacts], RouteDecision] | None = None,
         *,
         present: Routing,
         present_prices: PriceBook,
@@ -211,7 +213,7 @@ class Rerouting:
         else:
             self._compare(call, decision.route, model, provider.name)
 
-    async def _decided(self, call: PastCall) -> Decision:
+    async def _decided(self, call: PastCall) -> RouteDecision:
         try:
             return self._decide(msgspec.structs.replace(call.facts, text=_later))
         except _TextNeeded:

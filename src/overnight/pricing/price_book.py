@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider, TieredPrices
+
+    from overnight.domain.policies import Price
 
     from .usage import Usage
 
@@ -45,17 +47,6 @@ class UnknownPrice(LookupError):
             f" routing.yaml, 0 where nobody sends a bill: prices: {{{named!r}: {{input_usd_per_mtok: 0,"
             f" output_usd_per_mtok: 0}}}}{every}"
         )
-
-
-class Price(Protocol):
-    """A price of one's own: micro-dollars per million tokens. Cache writes cost what input does, speech what text does."""
-
-    @property
-    def input_microusd_per_mtok(self) -> int: ...
-    @property
-    def cached_input_microusd_per_mtok(self) -> int: ...
-    @property
-    def output_microusd_per_mtok(self) -> int: ...
 
 
 class _Rates(NamedTuple):

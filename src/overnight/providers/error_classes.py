@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from math import isnan
 from random import Random
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from overnight.domain import ErrorFacts, parse_whole
+from overnight.domain.policies import ClassRetries, Retries
 
 from . import (
     AnswerLost,
@@ -234,18 +235,7 @@ def exception_failure(error: UpstreamError) -> Failure:
     return Failure(*named, scrubbed(str(error)), retryable, rule.fallback, unbilled=not error.sent)
 
 
-class Backoff(Protocol):
-    """How long to wait between attempts, in milliseconds. ``jitter``: ``full`` or ``none``."""
-
-    @property
-    def backoff_ms(self) -> int: ...
-    @property
-    def max_backoff_ms(self) -> int: ...
-    @property
-    def jitter(self) -> str: ...
-
-
-def backoff_ms(attempt: int, policy: Backoff, retry_after_ms: int | None, rng: Random) -> int:
+def backoff_ms(attempt: int, policy: Retries | ClassRetries, retry_after_ms: int | None, rng: Random) -> int:
     """How long to wait after the failed ``attempt`` (from 1): exponential with full jitter, on top of what the server asked for.
 
     On top, so that callers refused at one moment do not come back at one moment. The result can pass the caller's deadline;

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from overnight.domain import CallFacts, OvernightError, TimeLimits
-from overnight.gateway.policies import (
-    BudgetLimit,
-    CachePolicy,
-    Degraded,
-    Policies,
-    Tries,
-)
-from overnight.keys import SealedShut
+from overnight.brain import Routing
+from overnight.domain import OvernightError
+from overnight.domain.policies import ProviderDef
+from overnight.keys import Keyring, SealedShut
 from overnight.pricing.price_book import (
     NOTHING,
     Context,
@@ -41,115 +36,6 @@ MOST_CONNECTIONS = 4096
 """To one provider. An open stream holds one, so this bounds the streams of a process."""
 MOST_READY = 4096
 """Names that only a glob covers come from outside."""
-
-
-class Decision(Protocol):
-    """Which targets, in order, and why; none when residency leaves none. `route` is the rule's name, `rejected` are
-    (rule or target, why not). `max_output_tokens` is the cap of a call that names none, `output_cap` one for all calls."""
-
-    @property
-    def route(self) -> str: ...
-    @property
-    def targets(self) -> tuple[str, ...]: ...
-    @property
-    def why(self) -> str: ...
-    @property
-    def requested_model(self) -> str: ...
-    @property
-    def deadline_ms(self) -> int: ...
-    @property
-    def time_limits(self) -> TimeLimits: ...
-    @property
-    def max_output_tokens(self) -> int: ...
-    @property
-    def output_cap(self) -> int | None: ...
-    @property
-    def rejected(self) -> tuple[tuple[str, str], ...]: ...
-    @property
-    def degraded(self) -> Degraded | None: ...
-    @property
-    def when_all_open(self) -> str: ...
-    @property
-    def cache(self) -> CachePolicy: ...
-    @property
-    def tier(self) -> str | None: ...
-    @property
-    def complexity(self) -> float | None: ...
-
-
-class Provider(Protocol):
-    """Who serves a model, at `base_url`: the environment variable that holds its key, how it wants to be
-    greeted (`kind`), and the wire formats that it speaks (`apis`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def base_url(self) -> str: ...
-    @property
-    def api_key_env(self) -> str | None: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def apis(self) -> Sequence[str]: ...
-
-    def upstream_name(self, model: str) -> str: ...
-
-
-class Budgets(Protocol):
-    """Limits per job, None is no limit; and the further `limits`, in the time zones of their tenants."""
-
-    @property
-    def max_cost_per_job_microusd(self) -> int | None: ...
-    @property
-    def max_llm_calls_per_job(self) -> int | None: ...
-    @property
-    def limits(self) -> Sequence[BudgetLimit]: ...
-
-    def time_zone_of(self, tenant_id: str) -> str: ...
-
-
-class Retries(Tries, Protocol):
-    """The usual tries; `of` gives those of one class of failure."""
-
-    def of(self, error_class: str) -> Tries: ...
-
-
-class Limits(Protocol):
-    @property
-    def max_body_bytes(self) -> int: ...
-
-
-class Routing(Policies, Protocol):
-    """The routing as the brain gives it. `decide` raises LookupError for a model nobody knows, naming the way out.
-    `header_names` are the request headers that its rules look at, in lower case."""
-
-    @property
-    def providers(self) -> Sequence[Provider]: ...
-    @property
-    def budgets(self) -> Budgets: ...
-    @property
-    def retries(self) -> Retries: ...
-    @property
-    def limits(self) -> Limits: ...
-    @property
-    def header_names(self) -> frozenset[str]: ...
-    @property
-    def time_limits(self) -> TimeLimits: ...
-
-    def decide(self, facts: CallFacts, /) -> Decision: ...
-    def provider_for(self, model: str) -> Provider | None: ...
-    def known_models(self) -> list[str]: ...
-
-
-class OwnKeys(Protocol):
-    """Providers' keys that single tenants have of their own. `owners` are those tenants; `version` changes with any key."""
-
-    @property
-    def owners(self) -> Container[str]: ...
-    @property
-    def version(self) -> int: ...
-
-    def provider_key(self, tenant_id: str, provider: str, /) -> str | None: ...
 
 
 class Unavailable(OvernightError):
@@ -185,7 +71,7 @@ class Target(msgspec.Struct, frozen=True):
 class _Ready(NamedTuple):
     """What does not change about a target."""
 
-    served_by: Provider
+    served_by: ProviderDef
     provider: str
     pool: Pool
     headers: tuple[tuple[bytes, bytes], ...]
@@ -211,7 +97,7 @@ class Targets:
         prices: PriceBook,
         environment: Mapping[str, str] | None,
         offline_base_url: str | None,
-        own_keys: OwnKeys,
+        own_keys: Keyring,
         *,
         was_asked_for: bool = True,
     ) -> None:
@@ -240,7 +126,7 @@ class Targets:
         price = self._price(model, served_by, provider, context)
         return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key, secret)
 
-    def _price(self, model: str, provider: Provider, name: str, context: Context) -> ModelPrice:
+    def _price(self, model: str, provider: ProviderDef, name: str, context: Context) -> ModelPrice:
         try:
             return self._prices.price(model, provider.name, context)
         except UnknownPrice as error:

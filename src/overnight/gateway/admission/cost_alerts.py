@@ -10,12 +10,13 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from overnight.budgets import BUDGET, Limit
 from overnight.domain import Event, usd_text
+from overnight.domain.policies import Alarms
 from overnight.ledger import JobRow, append
 from overnight.store import Store, Unit, statements
 
@@ -31,15 +32,6 @@ KEPT_JOBS = 200
 MAX_TASKS = 10_000
 WARN_EVERY_S, MAX_TARGETS = 60.0, 1024
 _decode_task = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-class Alarms(Protocol):
-    """A job that costs `cost_factor` times what its like do, once `least_jobs` of them are known. 0 is off."""
-
-    @property
-    def cost_factor(self) -> float: ...
-    @property
-    def least_jobs(self) -> int: ...
 
 
 class CostAlarm(msgspec.Struct, frozen=True):

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import msgspec
 
-from overnight.domain import Forbidden
-from overnight.keys import allows
-from overnight.providers.targets import Decision
+from overnight.domain import Attribution, Forbidden
+from overnight.domain.policies import RouteDecision
+from overnight.keys import VirtualKey, allows
 
 
-class Bounds(Protocol):
-    """Globs; empty: everything."""
-
-    @property
-    def models(self) -> tuple[str, ...]: ...
-    @property
-    def routes(self) -> tuple[str, ...]: ...
-
-
-def permitted_decision(decision: Decision, bounds: Bounds | None) -> Decision:
+def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | None) -> RouteDecision:
     """The decision with those targets left that are allowed; the others are among its `rejected`.
 
     Raises Forbidden, saying what is allowed, where the route is not, no target is, or the very model that was asked for.
     """
-    if bounds is None or not (bounds.models or bounds.routes):
+    if key is None or not (key.models or key.routes):
         return decision
-    if not allows(bounds.routes, decision.route):
-        raise Forbidden(f"the key may not use the route {decision.route}; it may use: {_listed(bounds.routes)}")
-    targets = tuple(model for model in decision.targets if allows(bounds.models, model))
+    if not allows(key.routes, decision.route):
+        raise Forbidden(f"the key may not use the route {decision.route}; it may use: {_listed(key.routes)}")
+    targets = tuple(model for model in decision.targets if allows(key.models, model))
     if targets == decision.targets:
         return decision
     first = decision.targets[0]
     if not targets or first == decision.requested_model != targets[0]:
-        raise Forbidden(f"the key may not use the model {first}; it may use: {_listed(bounds.models)}")
+        raise Forbidden(f"the key may not use the model {first}; it may use: {_listed(key.models)}")
     closed = tuple((model, "the key may not use it") for model in decision.targets if model not in targets)
     changed: Any = msgspec.structs.replace(cast(Any, decision), targets=targets, rejected=(*decision.rejected, *closed))
     return changed

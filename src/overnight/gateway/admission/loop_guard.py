@@ -18,6 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from overnight.domain import Event, LoopStopped, Recorded
+from overnight.domain.policies import Guards
 from overnight.ledger import (
     JOB,
     Ledger,
@@ -35,7 +36,6 @@ from overnight.store import (
 from overnight.wire_formats.request import Request
 
 from ..identity import Subject
-from ..policies import Guards
 from .attempt_result import AttemptResult
 
 SQL = statements("overnight.gateway.admission")

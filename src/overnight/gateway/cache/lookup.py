@@ -17,8 +17,9 @@ from overnight.domain import (
     StoreUnavailable,
     month_of,
 )
+from overnight.domain.policies import AgentCache, CachePolicy, RouteDecision, SemanticCache
 from overnight.ledger import KnownContent, Ledger, parse_reference, recorded
-from overnight.providers.targets import Decision, Target
+from overnight.providers.targets import Target
 from overnight.store import Store
 
 from ..admission.attempt_result import AttemptResult
@@ -26,7 +27,6 @@ from ..attempt import Attempt
 from ..call_context import CallContext, call_event
 from ..call_deadlines import CallDeadlines
 from ..identity import Subject
-from ..policies import AgentCache, CachePolicy, SemanticCache
 from .answer_comparison import ReadAnswer, compare, read_answer
 from .cache_keys import (
     CacheCaller,
@@ -71,7 +71,7 @@ class Caches:
         self._sweeper: asyncio.Task[None] | None = None
 
     @staticmethod
-    def serve(decision: Decision) -> bool:
+    def serve(decision: RouteDecision) -> bool:
         """Has this call anything to do with a cache?"""
         policy, degraded = decision.cache, decision.degraded
         return policy.exact_ttl_s > 0 or policy.semantic is not None or (degraded is not None and degraded.cache)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.providers.targets import Decision
+from overnight.domain.policies import RouteDecision
 from overnight.wire_formats import CODECS
 
 from ..cache import Embedded, read_vector
@@ -25,7 +25,7 @@ FAILED = "the question could not be embedded"
 
 async def embed(
     services: CallServices,
-    decide: Callable[[CallFacts], Decision],
+    decide: Callable[[CallFacts], RouteDecision],
     subject: Subject,
     model: str,
     text: str,

@@ -6,10 +6,10 @@ from random import Random
 
 import msgspec
 
+from overnight.domain.policies import ClassRetries, Retries
 from overnight.providers.error_classes import Failure, backoff_ms
 
 from ..call_deadlines import MIN_ATTEMPT_SHARE
-from ..policies import Tries
 
 ATTEMPT_SHARE = 2 / 3
 """Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
@@ -59,7 +59,9 @@ def attempt_share(seconds: float, *, has_next: bool) -> float:
     return seconds * ATTEMPT_SHARE if has_next else seconds
 
 
-def retry_decision(failure: Failure, policy: Tries, state: AttemptState, random: Random) -> RetryDecision:
+def retry_decision(
+    failure: Failure, policy: Retries | ClassRetries, state: AttemptState, random: Random
+) -> RetryDecision:
     """What to do after `failure`.
 
     The same target is asked again up to `policy.max_attempts`, where the wait for it leaves time for an attempt and is not

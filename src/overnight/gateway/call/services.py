@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from overnight.circuit_breakers import Circuits
-from overnight.providers.targets import Retries, Targets
+from overnight.domain.policies import Retries
+from overnight.providers.targets import Targets
 
 from ..admission.services import AdmissionServices
 from ..cache import LookupServices

@@ -1,10 +1,11 @@
-"""What is allowed: budgets, rate limits, tries, circuit breakers, guards against loops, alarms."""
+"""The records of routing.yaml that other packages read: limits, retries, circuit breakers, caches, providers, decisions."""
 
 from collections.abc import Mapping
 
 import msgspec
 
 from .globs import Names
+from .time_limits import TimeLimits
 
 BUDGET_SCOPES = ("job", "step", "agent", "session", "tenant", "workflow", "key")
 RATE_SCOPES = ("key", "agent", "tenant", "target")
@@ -130,3 +131,118 @@ class Breakers(msgspec.Struct, frozen=True):
     cool_down_ms: int = 10_000
     max_cool_down_ms: int = 300_000
     when_all_open: str = "last_resort"
+
+
+CACHE_MODES = ("off", "shadow", "on")
+
+
+class AgentCache(msgspec.Struct, frozen=True):
+    """How the semantic cache treats one agent."""
+
+    mode: str
+    threshold: float
+
+
+class SemanticCache(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers to like questions. `model` makes the embeddings; a likeness of `threshold` (0 to 1) or more is a hit.
+
+    `mode`: off, shadow (look and record, answer nothing), on. `tool_turns`: also calls in which tools take part.
+    `agents` are names or globs, in the order in which they are tried.
+    """
+
+    model: str
+    threshold: float = 0.95
+    mode: str = "shadow"
+    ttl_s: int = 86_400
+    tool_turns: bool = False
+    agents: tuple[tuple[Names, AgentCache], ...] = ()
+
+    def of(self, agent_id: str | None) -> AgentCache:
+        """The mode and threshold for this agent."""
+        for names, own in self.agents:
+            if names.fit(agent_id):
+                return own
+        return AgentCache(self.mode, self.threshold)
+
+
+class CachePolicy(msgspec.Struct, frozen=True):
+    """Off unless asked for: `exact_ttl_s` 0 and no `semantic` answer nothing from a cache.
+
+    `exact_tool_turns`: may answers that ask for tools be given again to the very same question?
+    `prompt_markers`: may markers for the provider's own prompt cache be added to what is sent?
+    """
+
+    exact_ttl_s: int = 0
+    semantic: SemanticCache | None = None
+    prompt_markers: bool = False
+    exact_tool_turns: bool = False
+
+    def override(self, exact_ttl_s: int | None, mode: str | None) -> "CachePolicy":
+        """This policy with a route's own words in it; its mode counts for all agents."""
+        semantic = self.semantic
+        if semantic is not None and mode is not None:
+            agents = tuple((names, AgentCache(mode, own.threshold)) for names, own in semantic.agents)
+            semantic = msgspec.structs.replace(semantic, mode=mode, agents=agents)
+        ttl_s = self.exact_ttl_s if exact_ttl_s is None else exact_ttl_s
+        return msgspec.structs.replace(self, exact_ttl_s=ttl_s, semantic=semantic)
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """How a chain may end instead of in an error: an older answer from the cache, then a fixed one."""
+
+    answer: str | None = None
+    cache: bool = False
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Micro-dollars per million tokens."""
+
+    input_microusd_per_mtok: int
+    cached_input_microusd_per_mtok: int
+    output_microusd_per_mtok: int
+
+
+class ProviderDef(msgspec.Struct, frozen=True):
+    """A provider. `base_url` has no trailing slash; without `api_key_env` it is called without a key.
+
+    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case. `apis` are the formats it speaks (chat,
+    responses, messages, embeddings); `residency` where it keeps data. A `library` may have no base_url: "".
+    """
+
+    name: str
+    base_url: str
+    models: tuple[str, ...]
+    api_key_env: str | None = None
+    kind: str = "openai"
+    model_prefix: str = ""
+    apis: tuple[str, ...] = ("chat", "embeddings")
+    residency: frozenset[str] = frozenset()
+
+    def upstream_name(self, model: str) -> str:
+        """The name the provider itself knows `model` by."""
+        return model.removeprefix(self.model_prefix)
+
+
+class RouteDecision(msgspec.Struct, frozen=True):
+    """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came.
+
+    `deadline_ms` bounds a whole answer, or a stream until its first piece, without time in queues; `time_limits` are the others.
+    `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
+    route; `cache` the policy with the route's own words in it. `max_output_tokens` is the cap of a call that names none,
+    `output_cap` that of the route, for all calls.
+    """
+
+    route: str
+    targets: tuple[str, ...]
+    why: str
+    requested_model: str
+    deadline_ms: int
+    max_output_tokens: int
+    rejected: tuple[tuple[str, str], ...] = ()
+    degraded: Degraded | None = None
+    when_all_open: str = "last_resort"
+    cache: CachePolicy = CachePolicy()
+    tier: str | None = None
+    complexity: float | None = None
+    time_limits: TimeLimits = TimeLimits()
+    output_cap: int | None = None
