@@ -1,7 +1,7 @@
-"""What: model calls, from wire format to answer: attribute, route, admit, call, retry, fall back, settle, record.
-Owns: circuit; upstream connections, prices, failure classes, the events of the model boundary.
-Depends on: budgets, keys, ledger, store, domain. The routing is handed in.
-Never: hands on an answer that is not recorded, or calls a provider without a reservation.
+"""What: model calls, from request to response: attribute, route, admit, attempt, retry, fall back, settle, record.
+Owns: the events of the model boundary; the tables of cache and stored_responses.
+Depends on: wire_formats, providers, circuit_breakers, pricing, budgets, keys, ledger, store, domain. The routing is handed in.
+Never: returns an answer that is not recorded, or calls a provider without a reservation.
 """
 
 from overnight.circuit_breakers import (

@@ -1,4 +1,4 @@
-"""Whose call it is."""
+"""The identity of a call: its job, its position and its caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overnight.ledger import JobRow
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where in a job's code a call stands, and the lease it is made under."""
+    """The position of a call in job code, and the lease epoch that it is made under."""
 
     path: str
     ordinal: int
@@ -56,7 +56,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
-    """Whose budgets and rates a call draws on. What its request leaves out is the job's, once that is known."""
+    """The caller whose budgets and rates a call draws on, completed from its job once that is known."""
     who = subject.who
     if job is None:
         kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
@@ -84,14 +84,14 @@ MAX_TAGS = 16
 
 
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
-    """(our job id, an id from outside) of what a caller calls its job."""
+    """(our job id, the caller's own id) for the name that a caller gives its job."""
     check_identifier(value, place)
     ours = len(value) == 36 and value.startswith("job_") and _HEX.issuperset(value[4:])
     return (value, None) if ours else (None, value)
 
 
 def tags_of(value: str, place: str) -> tuple[str, ...]:
-    """Separated by commas, each once, in their order. Raises BadInput, naming `place`."""
+    """The tags in a comma-separated list, each once, in order. Raises BadInput, naming `place`."""
     tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
     if len(tags) > MAX_TAGS:
         raise BadInput(f"{place}: {len(tags)} tags; the most is {MAX_TAGS}")
@@ -99,7 +99,7 @@ def tags_of(value: str, place: str) -> tuple[str, ...]:
 
 
 def session_name(who: Attribution) -> str:
-    """What the job of a session without a job is called from outside. Keys that are bound have sessions of their own: the same
+    """The external id of the job of a session that names no job. Keys with a scope have sessions of their own: the same
     name at another agent's key is another one."""
     return "@".join(filter(None, (f"session:{who.session_id}", *who.reach)))
 
@@ -115,7 +115,7 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
 
 
 def _text(metadata: dict[str, Any], name: str) -> str | None:
-    """A value of ours. Raises BadInput: passed over, the call would be somebody else's than it says."""
+    """A value of ours. Raises BadInput: without it the call would be attributed wrongly."""
     value = metadata.get(name)
     if value is not None and not isinstance(value, str):
         raise BadInput(f"metadata.{name}: must be a string here, as in the headers; leave it out or send it as text")
@@ -123,7 +123,7 @@ def _text(metadata: dict[str, Any], name: str) -> str | None:
 
 
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
-    """The body's `metadata` stands in for headers that were not sent. Other names in it are the client's own. Raises BadInput."""
+    """The attribution, completed from the body's `metadata` where headers were not sent. Raises BadInput."""
     if not metadata:
         return who
     found: dict[str, Any] = {}

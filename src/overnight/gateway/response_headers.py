@@ -1,4 +1,4 @@
-"""The HTTP answer of a call that has ended, and the headers that say what was done for it."""
+"""The HTTP response of a call that has ended, and the headers that explain it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .error_responses import JSON, Answer, Headers, failed
 
 MAX_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
-"""Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
+"""Names come from clients' bodies, ids from providers; a character that a header cannot hold must not break the response."""
 
 REQUEST_ID = {"messages": b"request-id"}
-"""Where the clients of a format look for the request's id, if not in `x-request-id`."""
+"""The header in which the clients of a format look for the request's id, if it is not `x-request-id`."""
 
 
 def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> Answer:
-    """The HTTP answer of a call that was answered or failed."""
+    """The HTTP response of a call that was answered or failed."""
     if isinstance(result, Answered):
         answer = Answer(200, [JSON], result.reply.body)
     else:
@@ -33,7 +33,7 @@ def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> Answer:
 
 
 def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
-    """What every answer says about its call; `streams`: its chunks are still to come, though the provider may be done."""
+    """The headers of every response. `streams`: its chunks are still to come, though the provider may be done."""
     result, context, selection, attempt = pipeline.result, pipeline.context, pipeline.selection, pipeline.attempt
     call_id, model = pipeline.call_id, selection.target.model
     if isinstance(result, Replayed | CacheHit | Degraded):
@@ -88,7 +88,7 @@ def _usd(microusd: int) -> bytes:
 
 
 def _listed(names: Iterable[str]) -> bytes:
-    """As much as a header may hold; three dots at its end say that there was more."""
+    """Names joined up to the length of a header; three dots at the end say that there were more."""
     text = ", ".join(names)
     if len(text) > MAX_HEADER:
         whole = text[: MAX_HEADER - 3].rpartition(", ")[0]

@@ -1,7 +1,7 @@
-"""Alarms of cost: a job that has cost much more than its like usually do.
+"""Cost alerts: a job that costs far more than similar jobs.
 
-What is usual is the mean of the last jobs of a task that finished, kept in memory: every process reads the few jobs that
-finished since it last looked. Nothing is written for it, so no row is hot.
+The usual cost is the mean of the last finished jobs of a task, kept in memory: every process reads the few jobs that
+finished since its last poll. Nothing is written for it, so no row is contended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _decode_task = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class CostAlarm(msgspec.Struct, frozen=True):
-    """What a job may cost before the alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
+    """The cost at which a job sets off an alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
 
     job_id: str
     task: str
@@ -93,7 +93,7 @@ class CostAlerts:
         self._until = 0
 
     async def poll(self) -> None:
-        """Take in the jobs that have finished since the last look, a bounded number of them."""
+        """Read the jobs that have finished since the last poll, a bounded number of them."""
         if not self._factor:
             return
         after = max(self._until - OVERLAP_US, self._store.clock() - LOOK_BACK_US)
@@ -116,7 +116,7 @@ class CostAlerts:
             self._tasks.popitem(last=False)
 
     def alarms(self, subject: Subject, limits: Sequence[Limit]) -> list[CostAlarm]:
-        """Those that this call may set off: of its job, and of the jobs above it."""
+        """The alarms that this call may set off: of its job, and of the job's ancestors."""
         found: list[CostAlarm] = []
         if not self._tasks or subject.unattributed:
             return found
@@ -139,7 +139,7 @@ def _task_in(body: bytes | None) -> str | None:
 
 
 class UsageWarnings:
-    """Warn of targets that tell more usage than their requests could have: once a minute for each."""
+    """Warnings of targets that report more usage than their requests could have: once a minute for each."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

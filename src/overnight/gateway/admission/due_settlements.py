@@ -1,4 +1,4 @@
-"""Settlements that must be written whatever the store is doing, and the calls of this process that still need one."""
+"""The open reservations of this process, and settlements to be written when the store is back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Settlements:
         return call_id in self._open
 
     def holds(self, call_id: str) -> bool:
-        """Whether this process still answers for the reservation."""
+        """Whether this process will still settle the reservation."""
         return call_id in self._open or call_id in self._due
 
     def closed(self, call_id: str) -> None:
@@ -69,7 +69,7 @@ class Settlements:
         self._wrote()
 
     async def write_due(self) -> None:
-        """Try all that is due. Raises StoreUnavailable at the first that the store cannot take."""
+        """Try all settlements that are due. Raises StoreUnavailable at the first one that the store cannot take."""
         for call_id, command in list(self._due.items()):
             try:
                 await self._store.commit(command)

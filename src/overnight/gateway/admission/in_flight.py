@@ -1,4 +1,4 @@
-"""The foreign calls under way in this process, so that a new attempt joins the call its dead predecessor is still paying for."""
+"""The calls of foreign jobs in flight in this process: a new attempt waits for the call of the attempt before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..identity import Subject
 
 Key = tuple[str, str | None]
 POLL_S = (0.05, 0.5)
-"""How often another process' call is looked at: at first, and later."""
+"""How often the call of another process is polled, in seconds: at first, and later."""
 
 
 class InFlightCalls:
@@ -33,7 +33,7 @@ class InFlightCalls:
         calls[:] = [learned if call is subject else call for call in calls]
 
     def leave(self, subject: Subject) -> None:
-        """A call has landed, however; one that never took off may leave too."""
+        """A call is over, whatever its result. A call that was never entered may leave too."""
         key = (subject.job_id, subject.fingerprint)
         calls = self._calls.get(key)
         if calls is None or not any(call is subject for call in calls):
@@ -46,7 +46,7 @@ class InFlightCalls:
                 waiter.set_result(None)
 
     def alone(self, job_id: str) -> asyncio.Lock:
-        """The job's lock; it lives as long as somebody holds or awaits it."""
+        """The job's lock; it exists as long as a call holds or awaits it."""
         lock = self._locks.get(job_id)
         if lock is None:
             lock = self._locks[job_id] = asyncio.Lock()
@@ -65,7 +65,7 @@ class InFlightCalls:
                 return
 
     async def older_ends(self, store: Store, subject: Subject, until: float) -> bool:
-        """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
+        """Wait while the same request of an older attempt is in flight, here or in another process. False when it still is
         at `until`, a time of the loop."""
         loop, pause_s = asyncio.get_running_loop(), POLL_S[0]
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}

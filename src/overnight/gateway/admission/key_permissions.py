@@ -1,4 +1,4 @@
-"""What a key may use of what the routing decided: a route or model that it is not let to is out, as a fallback too."""
+"""Key permissions: routes and models that a key may not use are removed from a routing decision, fallbacks included."""
 
 from __future__ import annotations
 

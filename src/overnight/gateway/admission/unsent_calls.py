@@ -1,4 +1,4 @@
-"""A try that was admitted and never sent: it is settled at nothing, and it is the call's end without being its answer."""
+"""An attempt that was admitted and never sent: it is settled at zero, and ends the call without an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recorded answer is, in any client format: is it whole, does it ask for tools, what does it say. Pure."""
+"""Recorded answers in any client format: whether one is complete, whether it calls tools, and what its text is. Pure."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _WHOLE = {
 
 
 class ReadAnswer(msgspec.Struct, frozen=True):
-    """An answer that came to its own end. `tools`: it asks for tools."""
+    """A complete answer: its text, and whether it calls `tools`."""
 
     text: str
     tools: bool
 
 
 def read_answer(form: str, body: bytes) -> ReadAnswer | None:
-    """The answer in a body of this client format; None for one that was cut, refused, filtered, or is none at all."""
+    """The answer in a body of this client format; None for one that was cut, refused or filtered, and for any other body."""
     try:
         answer: Any = _decode(body)
         return _READERS[form](cast("Json", answer)) if isinstance(answer, dict) else None
@@ -102,7 +102,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def compare(one: ReadAnswer, other: ReadAnswer) -> Difference:
-    """Case and spacing do not count. An answer that asks for tools agrees only with the same text and no tools."""
+    """Compare two answers, without case and spacing. An answer that calls tools agrees only with the same text and no tools."""
     if one.tools or other.tools:
         return Difference(False, 0.0)
     words, others = _words(one), _words(other)

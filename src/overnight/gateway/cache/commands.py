@@ -1,4 +1,4 @@
-"""The transactions of the exact cache: claim a question, keep or give up its answer, stay alive meanwhile, forget in time."""
+"""The transactions of the exact cache: claim a question, keep its answer or release it, renew leases, forget expired entries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from overnight.store import Unit
 from .rows import ENTRY, SQL, EntryRow
 
 LEASE_US = 3_000_000
-"""A leader says every second that it lives; one that was killed is replaced after this time."""
+"""A leader renews its lease every second; one that was killed is replaced after this time."""
 
 KEPT_US = 7 * 86_400_000_000
-"""How long an answer outlives its time: for routes that end a failed chain with an older answer."""
+"""How long an expired answer is kept, for routes whose degraded answer is an expired one."""
 
 BATCH = 500
 
@@ -26,7 +26,7 @@ Key = tuple[str, bytes]
 
 
 class ClaimOutcome(Enum):
-    """What became of a claim: it leads; another call does; another call of the same job does; there is an answer."""
+    """The outcome of a claim: the call leads; another call leads; another call of the same job leads; there is an answer."""
 
     LEADS = 1
     FOLLOWS = 2
@@ -35,7 +35,7 @@ class ClaimOutcome(Enum):
 
 
 class ClaimQuestion(msgspec.Struct, frozen=True):
-    """Lead a question: ask it for all who would ask it now. `leader` names this call alone."""
+    """Claim a question: ask it for all calls that ask the same now. `leader` identifies this call."""
 
     key: Key
     leader: str
@@ -63,7 +63,7 @@ class ClaimQuestion(msgspec.Struct, frozen=True):
 
 
 def _stands(unit: Unit, row: EntryRow) -> bool:
-    """Is the answer still in the ledger, not erased? Asked only where it could not be read just before."""
+    """Whether the answer is still in the ledger. Asked only where it could not be read just before."""
     values = {"job_id": row.job_id, "seq": row.seq, "month": row.month, "tenant_id": row.tenant_id}
     found = unit.query(SQL["read_answer"], values)
     if not found:
@@ -76,7 +76,7 @@ def _stands(unit: Unit, row: EntryRow) -> bool:
 
 
 class KeepAnswer(msgspec.Struct, frozen=True):
-    """The question has its recorded answer. The first answer stays until its time is over."""
+    """Keep the recorded answer of a question. The first answer stays until it expires."""
 
     key: Key
     leader: str
@@ -106,7 +106,7 @@ class KeepAnswer(msgspec.Struct, frozen=True):
 
 
 class ReleaseQuestion(msgspec.Struct, frozen=True):
-    """The leader came back without an answer that may be kept: the next one may lead."""
+    """The leader has no answer that may be kept: the next call may lead."""
 
     key: Key
     leader: str
@@ -131,7 +131,7 @@ def _let_go(unit: Unit, row: EntryRow, leader: str) -> None:
 
 
 class RenewLeases(msgspec.Struct, frozen=True):
-    """A sign of life of all leaders of this process: (question, leader)."""
+    """Renew the leases of all leaders of this process: (question, leader)."""
 
     leads: tuple[tuple[Key, str], ...]
 
@@ -147,7 +147,7 @@ class RenewLeases(msgspec.Struct, frozen=True):
 
 
 class ForgetExpired(msgspec.Struct, frozen=True):
-    """Drop what is over, and of these tenants what is more than their share. The outcome tells whether there may be more."""
+    """Drop expired entries, and entries of these tenants beyond their maximum. The outcome tells whether there may be more."""
 
     tenants: tuple[str, ...]
     most_entries: int

@@ -50,11 +50,11 @@ from .vectors import (
 log = logging.getLogger("overnight.gateway")
 US = 1_000_000
 WAIT_SHARE = 2 / 3
-"""Of a call's time, for following another: a leader that hangs must leave time for a call of one's own."""
+"""Of a call's time, for waiting for the call that leads: if that one hangs, there must be time left to ask the provider."""
 
 EMBEDDING_SHARE = 1 / 4
 MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
-"""Per tenant. What is more goes by and by, the soonest to expire first."""
+"""Per tenant. Entries beyond it are dropped, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
 NO_VECTORS = "vectors cannot be compared here"
@@ -72,12 +72,12 @@ class Caches:
 
     @staticmethod
     def serve(decision: RouteDecision) -> bool:
-        """Has this call anything to do with a cache?"""
+        """Whether calls of this decision use a cache."""
         policy, degraded = decision.cache, decision.degraded
         return policy.exact_ttl_s > 0 or policy.semantic is not None or (degraded is not None and degraded.cache)
 
     async def vectors(self) -> bool:
-        """Can this store compare vectors? Found out once."""
+        """Whether this store can compare vectors. Found out once."""
         if self._vectors is None:
             try:
                 await asyncio.to_thread(self.store.enable_vectors)
@@ -106,7 +106,7 @@ class Caches:
         return None if body is None else Candidate(kind, answer, body, similarity)
 
     def keeps(self, tenant_id: str) -> None:
-        """Something of this tenant was kept: see to it that it goes again."""
+        """An answer of this tenant was kept: drop expired entries from now on."""
         self._tenants.add(tenant_id)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().create_task(self._forget())
@@ -334,7 +334,7 @@ class CacheLookup:
         self._caches.keeps(tenant_id)
 
     def _keepable(self, attempt: Attempt, body: bytes) -> ReadAnswer | None:
-        """The answer, if the first target gave it whole and as it was asked."""
+        """The answer, if the first target gave it complete and with the output cap that was asked for."""
         if attempt.target.model != self._model or attempt.grant.lowered:
             return None
         return read_answer(self._context.request.format, body)
@@ -348,7 +348,7 @@ class CacheLookup:
         return "shadow" if self._would_be is not None else "miss"
 
     async def expired(self) -> Candidate | None:
-        """An answer whose time is over, for a call that no target answers. None without one, or without the store."""
+        """An expired answer, for a call that no target answers. None without one, or without the store."""
         try:
             return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older")
         except StoreUnavailable as error:
@@ -356,7 +356,7 @@ class CacheLookup:
             return None
 
     def release(self) -> None:
-        """The call is over, whatever came of it: the calls that wait for it need not."""
+        """The call is over, whatever its result: calls that wait for it stop waiting."""
         if self._head is not None:
             self._caches.single_flight.gave_up(self._head, kept=True)
 

@@ -1,4 +1,4 @@
-"""Sums of what the caches did, written with the events they come from, so that no report scans the log."""
+"""Daily sums of cache hits and misses, written with the events they come from, so that no report scans the log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def count(unit: Unit, tenant_id: str, agent_id: str | None, kind: str, tally: Ta
 
 
 class CacheUsage(msgspec.Struct, frozen=True):
-    """What one kind of cache did for one agent of a tenant. In `shadow`, hits are answers that it would have given."""
+    """The use of one kind of cache by one agent of a tenant. In `shadow`, hits are answers that it would have given."""
 
     tenant_id: str
     agent_id: str
@@ -54,7 +54,7 @@ class CacheUsage(msgspec.Struct, frozen=True):
 
     @property
     def agreement_rate(self) -> float | None:
-        """Of the answers compared in shadow, those that agree with what the model said."""
+        """The share of answers compared in shadow that agree with the model's."""
         return round(self.agreed / self.hits, 4) if self.kind == "shadow" and self.hits else None
 
     @property

@@ -1,4 +1,4 @@
-"""Vectors of questions: read from an embeddings answer, kept beside the place of the answer, searched within one realm."""
+"""Vectors of questions: read from an embeddings answer, stored with the place of the answer, searched within one realm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEARCHED = 2_000
 """Vectors of a realm that a search looks at, newest first: some milliseconds."""
 
 ALREADY_KNOWN = 0.9999
-"""A likeness from which a question stands in the cache already."""
+"""The similarity from which a question counts as cached already."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -54,7 +54,7 @@ def packed_vector(numbers: list[float]) -> bytes:
 async def nearest(
     store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str
 ) -> NearestEntry | None:
-    """The most like question of this tenant and realm that has an answer, from another job. Raises StoreUnavailable."""
+    """The most similar answered question of this tenant and realm, from another job. Raises StoreUnavailable."""
     values: dict[str, Any] = {
         "tenant_id": tenant_id,
         "realm": realm,
@@ -72,7 +72,7 @@ async def nearest(
 
 
 class AddVector(msgspec.Struct, frozen=True):
-    """The question has its recorded answer: it may be found by likeness until its time is over."""
+    """Add the vector of an answered question: it is found by similarity until it expires."""
 
     tenant_id: str
     realm: bytes

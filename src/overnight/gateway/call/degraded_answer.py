@@ -71,7 +71,7 @@ class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
     answer_id: str = ""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
-        """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
+        """Under the job's lock: record the end of the call, and what it was asked. Nothing is reserved or spent."""
         if self.body is None:
             return self._fail(unit, job, subject)
         asked = self._event(DEGRADED, job)

@@ -1,7 +1,7 @@
-"""What: responses that clients want kept: found again by their id, gone on from, listed, forgotten.
+"""What: stored responses: found by their id, continued, listed, deleted.
 Owns: response.
 Depends on: formats, ledger, store, domain.
-Never: holds content; a row says where in the log of a job the request and the answer stand.
+Never: holds content; a row says where in the log of a job the request and the answer are.
 """
 
 from .response_store import StoredResponses

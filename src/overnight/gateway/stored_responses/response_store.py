@@ -32,13 +32,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StoredResponses:
-    """Kept responses, each within its tenant and its job: what is out of a caller's reach does not exist for it."""
+    """Stored responses, each within its tenant and its job. A response outside the scope of a key does not exist for it."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def go_on(self, request: Request, who: Attribution, most_bytes: int) -> None:
-        """Put before the request what it goes on from, by `previous_response_id` or by references to items.
+        """Put before the request what it continues, by `previous_response_id` or by references to items.
 
         Raises UnknownPrevious, BodyTooLarge.
         """
@@ -72,7 +72,7 @@ class StoredResponses:
             ) from None
 
     async def _named(self, wanted: list[str], tenant_id: str, reach: Reach) -> dict[str, bytes]:
-        """The items of kept responses by the ids that our answers gave them."""
+        """The items of stored responses by their ids."""
         if len(wanted) > MAX_REFERENCES:
             raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MAX_REFERENCES:,}")
         named: dict[str, bytes] = {}
@@ -105,7 +105,7 @@ class StoredResponses:
         return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
 
     async def forget(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> None:
-        """Its id is gone; the log of its job stays as it is. Raises UnknownResponse."""
+        """Delete the response's id; the log of its job stays as it is. Raises UnknownResponse."""
         if not response_id.isprintable() or not await self._ledger.store.commit(
             ForgetResponse(tenant_id, response_id, reach)
         ):
