@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import httpx2
 import psycopg
 import pytest
 
 import overnight
 from ends import check_all_ends
 from machine_parts import rows
+from overnight.budgets import correct_cost
 from overnight.jobs import ModelFailed
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
@@ -185,6 +187,52 @@ async def test_a_late_answer_corrects_the_bound_and_is_not_given_to_a_later_atte
         assert "x-overnight-replayed" not in (await served.ask(**body)).headers
     assert check_all_ends(store_url) == 2
     assert rows(store_url, "SELECT count(*) FROM reservation") == [(0,)]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("how", ["answered", "broken off", "failed", "late", "late after an operator"])
+async def test_a_settlement_that_is_written_twice_counts_once(
+    store: Store, store_url: str, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, how: str, at_once: bool
+) -> None:
+    commit = Store.commit
+
+    async def commit_twice(self: Store, command: Any, **more: Any) -> Any:
+        """As happens where the outcome of a commit stays unknown for longer than its caller waits."""
+        if type(command).__name__ != "Settle":
+            return await commit(self, command, **more)
+        if at_once:
+            return (await asyncio.gather(commit(self, command, **more), commit(self, command)))[0]
+        await commit(self, command)
+        return await commit(self, command, **more)
+
+    faults = {"broken off": "cut_after_chunks: 3", "failed": "cut_after_chunks: 0"}
+    provider.set_rules(f"rules: [{{fault: {{{faults.get(how, 'delay_ms: 300')}}}}}]")
+    limit = "budgets: {limits: [{scope: tenant, per: total, max_tokens: 1000000, max_cost_usd: 1}]}\n"
+    spent = "SELECT spent_microusd, bound_microusd, spent_tokens, corrections FROM budget WHERE scope = 'tenant'"
+    used = "SELECT calls, input_tokens, output_tokens, cost_microusd, bound_microusd FROM usage_job"
+    found = []
+    async with serving(store, provider, ONE_CALL + limit) as served:
+        for job in ("once", "twice"):
+            if job == "twice":
+                monkeypatch.setattr(Store, "commit", commit_twice)
+            before = rows(store_url, spent) or [(0, 0, 0, 0)]
+            asking = asyncio.create_task(
+                served.ask("hello there", headers={"x-job-id": job}, stream=how == "broken off")
+            )
+            if how.startswith("late"):
+                called = await served.until(job, "model_called")
+                assert await served.gateway.settle_owner(served.gateway.owner) == 1
+                if "operator" in how:
+                    call_id = next(each.facts.call_id for each in called if each.facts.event == "model_called")
+                    await correct_cost(store, "default", call_id, 7, actor="ann", why="invoice")
+            with contextlib.suppress(httpx2.HTTPError):
+                await asking
+            names = await served.story(job)
+            job_id = (await served.events(job))[0].job_id
+            booked = [now - then for now, then in zip(rows(store_url, spent)[0], before[0], strict=True)]
+            found.append((names, booked, rows(store_url, f"{used} WHERE job_id = '{job_id}'")))
+    assert found[0] == found[1]
+    assert check_all_ends(store_url) == 2
 
 
 async def test_settling_by_hand_says_plainly_what_it_cannot_do(

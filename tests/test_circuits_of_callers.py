@@ -1,6 +1,7 @@
 """Circuits and who asks: what one caller's requests run into keeps no other caller from the target."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,15 +38,17 @@ default_model: a
 routes: {{r: {{model: a, fallbacks: [b]}}}}
 retries: {{max_attempts: 1, backoff_ms: 1}}
 breakers: {{failures: {failures}, window_ms: 600000, cool_down_ms: {cool_down_ms}, max_cool_down_ms: 600000}}
-providers: {{house: {{base_url: "{provider.base_url}", models: [a, b]}}}}
-prices: {{a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}, b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+providers: {{house: {{base_url: "{provider.base_url}", models: [a, b, "any-*"]}}}}
+prices: {{"any-*": {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}},
+  a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}},
+  b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
 """
     async with serving(store, provider, routing) as served:
         yield served
 
 
-async def key(served: Served, tenant: str, name: str) -> dict[str, str]:
-    _, secret = await Keys(served.store).create(tenant, NewKey(name=name), "ann")
+async def key(served: Served, tenant: str, name: str, *scopes: str) -> dict[str, str]:
+    _, secret = await Keys(served.store).create(tenant, NewKey(name=name, scopes=scopes or ("call",)), "ann")
     return {"authorization": f"Bearer {secret}"}
 
 
@@ -81,6 +84,44 @@ async def test_the_failures_of_one_caller_do_not_move_the_others(
         for reader, expected in zip(readers, ("open", None), strict=False):
             found = await shown(served, reader)
             assert (found.get(False), found.get(True, "closed")) == (expected, "closed")
+
+
+@pytest.mark.parametrize("failures", [2, 4])
+async def test_the_failures_of_one_tenants_keys_do_not_move_the_other_tenants(
+    store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    monkeypatch.setattr("overnight.circuit_breakers.local_view.POLL_S", 0.05)
+    provider.set_rules(SLOW)
+    async with house(store, provider, failures) as served, house(store, provider, failures) as elsewhere:
+        keys = [await key(served, "acme", f"key {n}") for n in range(4)]
+        for number, each in enumerate(keys):
+            assert await models((served, elsewhere)[number % 2], each, "slow", failures + 1) == ["b"] * (failures + 1)
+        other = await key(served, "beta", "x")
+        await asyncio.sleep(0.3)  # each has read what the other one knows
+        for gateway in (served, elsewhere):
+            assert await models(gateway, other, "quick", 2) == ["a"] * 2
+        reader = await key(served, "acme", "reader", "read")
+        listed = (await served.http.get("/api/v1/circuits", headers=reader)).json()["circuits"]
+        assert Counter((each["for_all"], each["key_id"] is None) for each in listed) == {
+            (False, False): 4,
+            (True, True): 1,
+        }
+        assert await models(served, other, "slow", (failures + 1) // 2) == ["b"] * ((failures + 1) // 2)
+        assert (await models(served, await key(served, "gamma", "y"), "quick", 1)) == ["b"]  # two tenants open it
+
+
+async def test_names_that_fail_without_end_do_not_keep_another_target_from_counting(
+    store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.circuit_breakers.local_view.MOST_TARGETS", 6)
+    provider.set_rules("rules: [{match: {model: b}, answer: hi}, {fault: {status: 500}}]")
+    async with house(store, provider) as served:
+        for number in range(10):
+            assert (await served.ask("x", model=f"any-{number}")).status_code >= 500
+        assert await models(served, {}, "hello", 4) == ["b"] * 4
+        asked = provider.stats()["requests"]
+        assert await models(served, {}, "hello", 2) == ["b"] * 2
+        assert provider.stats()["requests"] == asked + 2  # a was not asked
 
 
 async def test_failures_of_several_callers_open_it_for_all(store: Store, provider: SpawnedProvider) -> None:

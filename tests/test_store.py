@@ -24,6 +24,7 @@ from overnight.domain import BadInput, Conflict, Event, Fenced, NotFound, StoreU
 from overnight.ledger import EXTERNAL, JOB, LEDGER_SQL, JobRow, Ledger, append
 from overnight.store import Store, Unit, open_store
 from overnight.store.migration_runner import migrations
+from overnight.store.unit import Later
 from overnight.store.writer import LARGEST_BATCH, LONGEST_QUEUE
 
 # ── durability ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -471,6 +472,60 @@ async def test_lost_connections_lose_and_repeat_nothing(postgres_url: str) -> No
     assert len(acknowledged) >= 16 * 40 - len(refused)
     written = Counter(name for job_id in jobs for name in names(postgres_url, job_id))
     assert written == dict.fromkeys(acknowledged, 1), refused
+
+
+async def test_a_transaction_unknown_to_a_new_primary_is_written_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overnight.store.postgres import PostgresSession
+
+    transaction, lost = PostgresSession.transaction, ["9999999999"]  # the id of a server that is gone
+
+    @contextlib.contextmanager
+    def broken_off(self: PostgresSession, until: float | None = None) -> Iterator[PostgresSession]:
+        if lost:
+            raise Later(lost.pop())
+        with transaction(self, until) as session:
+            yield session
+
+    with open_store(postgres_url) as store:
+        job_id = make_job(store)
+        monkeypatch.setattr(PostgresSession, "transaction", broken_off)
+        async with asyncio.timeout(10):
+            for marker in ("first", "second"):
+                await store.commit(note(job_id, marker))
+        assert names(postgres_url, job_id) == ["first", "second"]
+
+
+@pytest.mark.parametrize("where", ["run", "finish"])
+async def test_a_fault_in_the_writing_thread_fails_its_batch_alone(
+    store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from overnight.store.batches import Batches
+
+    job_id = make_job(store)
+    method, faults = getattr(Batches, where), [ZeroDivisionError("a fault"), RuntimeError("another")]
+
+    def faulty(self: Batches, *args: Any) -> None:
+        if faults:
+            raise faults.pop()
+        method(self, *args)
+
+    monkeypatch.setattr(Batches, where, faulty)
+    if where == "finish":  # as the loop leaves a batch to the thread
+        monkeypatch.setattr("overnight.store.batches.QUICK_FLUSH_S", 10.0)
+        monkeypatch.setattr(
+            Batches, "run", lambda self, session, batch, until=None: self._callers.put_off((batch, None))
+        )
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"fault|another"):
+                await asyncio.to_thread(store.commit_blocking, note(job_id, "failed"))
+        assert store.writer.waiting == 0
+        monkeypatch.undo()
+        await store.commit(note(job_id, "written"))
+    assert names(store_url, job_id) == ["written"]
+    assert store.writer.waiting == 0
 
 
 async def test_reading_survives_a_lost_connection(postgres_url: str) -> None:

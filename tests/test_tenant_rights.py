@@ -1,12 +1,16 @@
 """What a tenant's keys cannot do: add to what the operator limits, and by a header what a route refuses them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from overnight.gateway import JobCalls
+from overnight.jobs.worker import Worker
 from overnight.keys import Keys, NewKey
-from overnight.store import Store
+from overnight.store import Store, open_store
+from overnight.store.store import wall_clock_us
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
 
@@ -123,6 +127,33 @@ async def test_a_job_that_ended_with_its_one_call_goes_on_by_another(served: Ser
     caller = await key(served, "caller", "call")
     job = (await served.ask("1", headers=caller)).headers["x-job-id"]
     assert (await served.ask("2", headers=caller | {"x-job-id": job})).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["x-job-id", "x-session-id"])
+async def test_a_key_for_calls_goes_on_with_its_job_after_an_idle_hour(
+    store_url: str, provider: SpawnedProvider, name: str
+) -> None:
+    ahead_us = [0]
+    with open_store(store_url, lambda: wall_clock_us() + ahead_us[0]) as store:
+        async with serving(store, provider, hosts=None) as served:
+            caller, operator = await key(served, "agent", "call"), await key(served, "operator", "operate")
+            headers = caller | {name: "j"}
+            job = (await served.ask("one", headers=headers)).headers["x-job-id"]
+            for text in ("two", "three"):
+                worker = Worker(store, JobCalls(served.gateway))
+                ahead_us[0] += 3_600_000_000
+                await worker.start()
+                try:
+                    async with asyncio.timeout(10):
+                        while (await served.ledger.job(job)).state != "succeeded":
+                            await asyncio.sleep(0.02)
+                finally:
+                    await worker.stop()
+                again = await served.ask(text, headers=headers)
+                assert (again.status_code, again.headers.get("x-job-id")) == (200, job), again.text
+            done = {"state": "succeeded"}
+            assert (await served.http.post(f"/api/v1/jobs/{job}/complete", json=done, headers=operator)).is_success
+            assert (await served.ask("four", headers=headers)).status_code == 403
 
 
 async def test_no_header_and_no_metadata_leads_out_of_the_keys_tenant(served: Served) -> None:

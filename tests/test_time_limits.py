@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -277,25 +277,31 @@ async def test_a_client_that_leaves_the_queue_is_not_paid_for(store: Store) -> N
 async def test_an_owner_on_another_machine_is_dead_when_its_beat_stops(store: Store) -> None:
     from overnight.gateway.orphaned_calls import OrphanWatch
 
-    now, beat = [100.0], [1]
-    rows: Callable[[], list[tuple[Any, ...]]] = lambda: [("far", "elsewhere", 1, beat[0])]  # noqa: E731
+    now, beat, own = [100.0], [1], [1]
 
     class Rows:
         async def read(self, *_: Any) -> list[tuple[Any, ...]]:
-            return rows()
+            return [("far", "elsewhere", 1, beat[0]), ("me", "here", 2, own[0])]
 
     watch = OrphanWatch(Rows(), "me", lambda: now[0])  # type: ignore[arg-type]
 
-    async def seconds(count: int, *, beats: bool = False) -> list[str]:
+    async def seconds(count: int, *, beats: bool = False, writes: bool = True, every: float = 1.0) -> list[str]:
         dead: list[str] = []
         for _ in range(count):
-            now[0] += 1.0
+            now[0] += every
             beat[0] += beats
-            dead = await watch.dead_owners()
+            own[0] += writes and now[0] % 5 < every
+            dead = [each.owner for each in await watch.dead_owners()]
         return dead
 
     assert await seconds(40, beats=True) == []
     assert await seconds(14) == []
     now[0] += 60  # the watch itself was asleep: it saw nobody being silent
     assert await seconds(14) == []
-    assert await seconds(3) == ["far"]
+    assert await seconds(6) == ["far"]
+    assert await seconds(10, beats=True) == []
+    assert await seconds(60, writes=False) == []  # nobody can write, this process neither: reads tell nothing
+    assert await seconds(14) == []
+    assert await seconds(6) == ["far"]
+    assert await seconds(10, beats=True) == []
+    assert await seconds(8, every=4.0) == ["far"]  # reads that are slow all the time find it too

@@ -11,6 +11,7 @@ def check_ends(bodies: Iterable[Mapping[str, Any]], in_flight: Collection[str] =
     """Assert it of the events of one job, in order, as JSON bodies; how many calls there were. `in_flight`: calls that still
     hold a reservation."""
     called: set[str] = set()
+    late: set[str] = set()
     ended: Counter[str] = Counter()
     for body in bodies:
         name, call_id = body["event"], body.get("call_id", "")
@@ -23,6 +24,9 @@ def check_ends(bodies: Iterable[Mapping[str, Any]], in_flight: Collection[str] =
             ended[call_id] += 1
         elif name == "cost_corrected" and "of_job_id" not in detail:
             assert ended[call_id], f"{call_id} was corrected before it ended"
+            if detail.get("source") == "late_answer":
+                assert call_id not in late, f"the late answer of {call_id} was counted twice"
+                late.add(call_id)
     twice = [call_id for call_id, times in ended.items() if times > 1]
     assert not twice, f"ended more than once: {twice}"
     open_calls = called - ended.keys()

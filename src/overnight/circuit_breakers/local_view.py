@@ -30,10 +30,12 @@ from .rows import (
 from .state import (
     Circuit,
     claim,
+    count_for_tenant,
     counts_for_all,
     fail,
     release,
     shared_breaker,
+    tenant_account,
 )
 
 log = logging.getLogger("overnight.gateway")
@@ -45,7 +47,7 @@ CONFIRMED_WITHIN_US = 2_000_000
 STALE_AFTER_US = 60_000_000
 STALE_OPEN_AFTER_US = 24 * 3600 * 1_000_000
 MOST_TARGETS = 4096
-"""Names that only a glob covers come from outside."""
+"""Closed circuits that are kept; the one that failed longest ago gives way. Names that only a glob covers come from outside."""
 
 LEAST_SHARE = 0.5
 """A failure counts while at least this share of the target's calls fail here, so that one in a hundred does not open the
@@ -175,6 +177,8 @@ class Circuits:
         for key in seen:
             self._forget(key)
             self._closed_at[key] = now
+        if (counted := _tenant_key(account, model, own)) is not None:
+            self._forget(counted)
         return Mark(account, model, now, self._breaker, call=call, own=own)
 
     def failed(
@@ -182,15 +186,13 @@ class Circuits:
     ) -> Mark | None:
         """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works.
 
-        It counts in the caller's own circuit, and there alone once it has failed half as often as opens one: a caller whose
-        requests fail does not keep the others out."""
+        It counts in the caller's own circuit, and there alone once the caller, or its tenant with other keys, has failed half as
+        often as opens one: a caller whose requests fail does not keep the others out."""
         if not self._breaker.failures:
             return None
         if not speaks_of_target(failure, self._breaker, probing=call is not None):
             return self.answered(account, model, call, own)
         now, first = self._store.clock(), self._seen_of(_keys(account, model, own)[0])
-        if first is None:
-            return None
         shared = self._seen_of((account, model)) if own is not None else None
         if shared is not None:
             shared.turn(now, self._breaker.window_ms * 1000)
@@ -201,15 +203,29 @@ class Circuits:
         if not self._counts(first, mark) or (shared_open and call is None and not failure.retry_after_ms):
             return None
         self._fail(first, mark, self._breaker)
-        if shared is not None and (shared_open or counts_for_all(first.circuit, now, self._breaker)):
+        counts = counts_for_all(first.circuit, now, self._breaker)
+        if shared is not None and (shared_open or (counts and self._count_for_tenant(mark))):
             self._fail(shared, mark, shared_breaker(self._breaker))
         return mark
 
-    def _seen_of(self, key: Key) -> _Seen | None:
-        seen = self._seen.get(key)
-        if seen is None and len(self._seen) < MOST_TARGETS:
-            seen = self._seen[key] = _Seen(Circuit(*key), self._store.clock())
+    def _seen_of(self, key: Key) -> _Seen:
+        """What was seen of a target that has just failed; the latest stand at the end."""
+        seen = self._seen.pop(key, None)
+        if seen is None:
+            if len(self._seen) - len(self._open) >= MOST_TARGETS:
+                del self._seen[next(each for each in self._seen if each not in self._open)]
+            seen = _Seen(Circuit(*key), self._store.clock())
+        self._seen[key] = seen
         return seen
+
+    def _count_for_tenant(self, mark: Mark) -> bool:
+        key = _tenant_key(mark.account, mark.model, mark.own)
+        if key is None:
+            return True
+        seen = self._seen_of(key)
+        seen.turn(mark.at, self._breaker.window_ms * 1000)
+        seen.failed += 1
+        return count_for_tenant(seen.circuit, mark.at, self._breaker)
 
     def _counts(self, seen: _Seen, mark: Mark) -> bool:
         """Whether the failure says something new of the target."""
@@ -305,6 +321,12 @@ class Circuits:
 def _keys(account: str, model: str, own: str | None) -> list[Key]:
     """The circuits that stand in a caller's way, its own first."""
     return [(account, model)] if own is None else [(own, model), (account, model)]
+
+
+def _tenant_key(account: str, model: str, own: str | None) -> Key | None:
+    """What counts the failures of the caller's tenant."""
+    counted = tenant_account(account, own) if own is not None else None
+    return (counted, model) if counted is not None else None
 
 
 def speaks_of_target(failure: Failure, breaker: Breakers, *, probing: bool = False) -> bool:

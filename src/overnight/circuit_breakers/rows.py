@@ -24,10 +24,12 @@ from overnight.store import (
 from .state import (
     Circuit,
     claim,
+    count_for_tenant,
     counts_for_all,
     fail,
     release,
     shared_breaker,
+    tenant_account,
 )
 
 SQL = statements("overnight.circuit_breakers")
@@ -68,9 +70,13 @@ class Mark(msgspec.Struct, frozen=True):
 
     @property
     def keys(self) -> list[Key]:
-        """The circuits that it may change, the caller's own first."""
+        """The rows that it may change, the caller's own circuit first."""
         shared = (self.account, self.model)
-        return [shared] if self.own is None else [(self.own, self.model), shared]
+        if self.own is None:
+            return [shared]
+        of_tenant = tenant_account(self.account, self.own)
+        counted = [] if of_tenant is None else [(of_tenant, self.model)]
+        return [(self.own, self.model), shared, *counted]
 
 
 def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
@@ -84,7 +90,8 @@ def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
         return
     own = _count(unit, job, mark, said, (mark.own, mark.model), mark.breaker)
     shared = unit.get(CIRCUIT, (mark.account, mark.model))
-    if counts_for_all(own, mark.at, mark.breaker) or (shared is not None and shared.opened_at is not None):
+    is_open = shared is not None and shared.opened_at is not None
+    if is_open or (counts_for_all(own, mark.at, mark.breaker) and _count_for_tenant(unit, mark)):
         _count(unit, job, mark, said, (mark.account, mark.model), shared_breaker(mark.breaker))
 
 
@@ -111,6 +118,22 @@ def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: 
     if opened:
         append(unit, job, _event("circuit_opened", mark, said, _opening(circuit, mark.breaker)))
     return circuit
+
+
+def _count_for_tenant(unit: Unit, mark: Mark) -> bool:
+    """Whether the failure is within its tenant's part of the circuit of all; counted then."""
+    account = tenant_account(mark.account, mark.own or "")
+    if account is None:
+        return True
+    key = (account, mark.model)
+    found = unit.get(CIRCUIT, key)
+    row = found or Circuit(*key)
+    counts = count_for_tenant(row, mark.at, mark.breaker)
+    if found is None:
+        unit.insert(CIRCUIT, row)
+    else:
+        unit.change(CIRCUIT, row)
+    return counts
 
 
 def _opening(circuit: Circuit, breaker: Breakers) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Circuit(msgspec.Struct):
 
     `opened_at` is None while closed. `openings` counts since it was last closed. `probe` is the call that may try.
     `account` is the provider, `provider@tenant` where a tenant calls with a key of its own. After an `&` comes the caller whose
-    failures alone the row counts, and whom alone it keeps out: its tenant and its key (see `caller_account`).
+    failures alone the row counts, and whom alone it keeps out: its tenant and its key (see `caller_account`). A row with a tenant
+    and no further `&` only counts (see `tenant_account`).
     """
 
     account: str
@@ -85,17 +86,42 @@ def caller_account(account: str, tenant_id: str, key_id: str | None) -> str:
     return f"{account}{MARK_OF_CALLER}{tenant_id}{MARK_OF_CALLER}{key_id or ''}"
 
 
+def tenant_account(account: str, own: str) -> str | None:
+    """The account of the row that counts what a tenant's callers have contributed to the circuit of all. It opens for nobody.
+    None where the target's account is the tenant's own: then all callers are of that tenant."""
+    return None if "@" in account else own.rpartition(MARK_OF_CALLER)[0]
+
+
 def shared_breaker(breaker: Breakers) -> Breakers:
     return msgspec.structs.replace(breaker, failures=max(breaker.failures, 2))
 
 
 def counts_for_all(own: Circuit, now: int, breaker: Breakers) -> bool:
     """Does a failure at `now`, counted in its caller's own circuit already, count for the circuit of all too? The first ones
-    within the window do, up to half of those that open it: the others must be other callers'. Probes of its own never do."""
+    within the window do, up to half of those that open it: the others must be other callers'. Probes of its own never do.
+
+    Where there is a row of its tenant, `count_for_tenant` must agree."""
     if own.openings > 1 or own.opened_at not in (None, now):
         return False
     since = now - breaker.window_ms * 1000
-    return sum(since < each <= now for each in _times(own.failed_at)) <= (breaker.failures + 1) // 2
+    return sum(since < each <= now for each in _times(own.failed_at)) <= most_of_one(breaker)
+
+
+def most_of_one(breaker: Breakers) -> int:
+    """How many failures of one key, and of one tenant, count for all within a window."""
+    return (breaker.failures + 1) // 2
+
+
+def count_for_tenant(row: Circuit, now: int, breaker: Breakers) -> bool:
+    """Count a failure at `now` in the row of its tenant. False where the tenant has contributed its part to the circuit of all
+    within the window, with whatever keys."""
+    since = now - breaker.window_ms * 1000
+    times = [each for each in _times(row.failed_at) if each > since]
+    row.changed_at = max(row.changed_at, now)
+    if len(times) >= most_of_one(breaker):
+        return False
+    row.failed_at = msgspec.json.encode(sorted([*times, now])).decode()
+    return True
 
 
 def fail(

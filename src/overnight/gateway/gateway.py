@@ -120,6 +120,7 @@ class Gateway:
         self._prompts_version = prompts_version or brain_version or ""
         self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -171,6 +172,7 @@ class Gateway:
             await self._registration.start()
         await self.circuits.start()
         self._sweeper = self.services.loop.create_task(self._sweep())
+        self._watcher = self.services.loop.create_task(self.lost_calls.watch())
         if self.routing.cache.semantic is not None:
             await self.caches.vectors()  # if they are missing, say so at once
 
@@ -186,9 +188,10 @@ class Gateway:
             await asyncio.wait(self._background, timeout=GRACE_S)
             for task in list(self._background):
                 task.cancel()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
+        if tasks := [each for each in (self._sweeper, self._watcher) if each is not None]:
+            for each in tasks:
+                each.cancel()
+            await asyncio.wait(tasks)
         self.caches.close()
         await self.circuits.close()
         try:

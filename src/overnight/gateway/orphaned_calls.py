@@ -7,8 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from overnight.budgets import BUDGET_SQL
-from overnight.ledger import JobRow, is_dead
+from overnight.domain import StoreUnavailable
+from overnight.ledger import BEAT_S, JobRow, is_dead
 from overnight.store import Store
 
 from .admission.commands import Lose
@@ -21,38 +24,67 @@ UNSERVED_EVERY = 5
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
 
-MAX_GAP_S = 3.0
-"""Between two reads. After a longer one this process was asleep or without its store, so it saw nobody being silent."""
+LEAST_RENEWALS = 3
+"""Renewals of this process' own row that were seen while another one stood still."""
+
+LONGEST_RENEWAL_S = BEAT_S + 3.0
+"""Between two renewals of this process' own row. After a longer time nobody could write, or this process was asleep."""
+
+LONGEST_GAP_S = 5.0
+"""Between two reads."""
+
+WATCH_EVERY_S = 1.0
+AT_ONCE = 1000
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """An owner that is dead. `silent` where only its silence tells so: its `seen_at`, in a tuple since it may be missing."""
+
+    owner: str
+    silent: tuple[int | None] | None = None
 
 
 class OrphanWatch:
     """Find owners of reservations that are dead.
 
     An owner is dead when its process is gone from this host, or when its row in `worker` has not changed (or is missing)
-    during 15 seconds of this watch's own uninterrupted reads. `monotonic` gives seconds.
+    during 15 seconds in which this process has read without a gap and renewed its own row in time. Where its own renewals
+    are late, the store takes no writes, so nobody's silence means anything. `monotonic` gives seconds.
     """
 
     def __init__(self, store: Store, owner: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store, self._owner, self._monotonic = store, owner, monotonic
-        self._watched: dict[str, tuple[int | None, float]] = {}
+        self._watched: dict[str, tuple[int | None, float, int]] = {}
         self._read_at = 0.0
+        self._own_seen_at: int | None = None
+        self._renewed_at = 0.0
+        self._renewals = 0
 
-    async def dead_owners(self) -> list[str]:
+    async def dead_owners(self) -> list[Dead]:
         """Read once; call it about every second. Raises StoreUnavailable."""
         rows = await self._store.read(BUDGET_SQL["list_reservation_owners"], {"owner": self._owner})
         now = self._monotonic()
-        if now - self._read_at > MAX_GAP_S:
+        own = next((seen_at for owner, _, _, seen_at in rows if owner == self._owner), None)
+        if own is None or now - self._read_at > LONGEST_GAP_S or now - self._renewed_at > LONGEST_RENEWAL_S:
             self._watched.clear()
+            self._renewals = 0
+        if own != self._own_seen_at:
+            self._own_seen_at, self._renewed_at = own, now
+            self._renewals += 1
         self._read_at = now
         before, self._watched = self._watched, {}
-        dead: list[str] = []
+        dead: list[Dead] = []
         for owner, host, pid, seen_at in rows:
-            last, since = before.get(owner, (seen_at, now))
-            if last != seen_at:
-                since = now
-            self._watched[owner] = (seen_at, since)
-            if now - since >= SILENT_AFTER_S or (host is not None and is_dead(host, pid)):
-                dead.append(owner)
+            if owner == self._owner:
+                continue
+            fresh = (seen_at, now, self._renewals)
+            last = before.get(owner, fresh)
+            self._watched[owner] = last = last if last[0] == seen_at else fresh
+            _, since, renewals = last
+            if host is not None and is_dead(host, pid):
+                dead.append(Dead(owner))
+            elif now - since >= SILENT_AFTER_S and self._renewals - renewals >= LEAST_RENEWALS:
+                dead.append(Dead(owner, (seen_at,)))
         return dead
 
 
@@ -62,15 +94,28 @@ class OrphanedCalls:
     def __init__(self, store: Store, owner: str, settlements: Settlements, freed: Callable[[], None]) -> None:
         self._store, self._owner, self._settlements, self._freed = store, owner, settlements, freed
         self._watch = OrphanWatch(store, owner)
+        self._dead: list[Dead] = []
         self._unserved: set[str] = set()
         self._sweeps = 0
+
+    async def watch(self) -> None:
+        """Look for dead processes about every second, whatever else a sweep has to do, until it is cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            try:
+                self._dead = await self._watch.dead_owners()
+            except StoreUnavailable:
+                self._dead = []
+            except Exception:
+                log.exception("dead processes could not be looked for by a fault of ours, trying again")
 
     async def sweep(self) -> None:
         """Write what is due, and settle the calls of dead processes; call it about every second. Raises StoreUnavailable."""
         await self._settlements.write_due()
-        for owner in await self._watch.dead_owners():
-            count = await self.settle_owner(owner)
-            log.warning("%s has died; %d of its calls in flight were settled as lost", owner, count)
+        dead, self._dead = self._dead, []
+        for each in dead:
+            if count := await self.settle_owner(each.owner, each.silent):
+                log.warning("%s has died; %d of its calls in flight were settled as lost", each.owner, count)
         if self._sweeps % UNSERVED_EVERY == 0:
             await self._lose_unserved()
         self._sweeps += 1
@@ -81,23 +126,35 @@ class OrphanedCalls:
         rows = await self._store.read(BUDGET_SQL["list_reservations"], values)
         return await self._lose([tuple(row) for row in rows], "its worker was lost while the call was in flight")
 
-    async def settle_owner(self, owner: str) -> int:
-        """Settle what a process that is known to be dead left in flight; how many calls there were."""
-        count = 0
-        while rows := await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner}):
-            count += await self._lose([tuple(row) for row in rows], "its gateway died while the call was in flight")
-        return count
+    async def settle_owner(self, owner: str, silent: tuple[int | None] | None = None) -> int:
+        """Settle what a dead process has left in flight; how many calls there were.
 
-    async def _lose(self, calls: list[tuple[str, ...]], why: str) -> int:
-        lost = await asyncio.gather(*(self._store.commit(Lose(call_id, job_id, why)) for call_id, job_id in calls))
+        With `silent`, the `seen_at` at which its row stood still, nothing is settled once the process has renewed its row.
+        """
+        calls = await self._owned(owner)  # before any is settled: an owner that wakes meanwhile makes new ones
+        proof = None if silent is None else (owner, silent[0])
+        return await self._lose(calls, "its gateway died while the call was in flight", proof)
+
+    async def _owned(self, owner: str) -> list[tuple[str, ...]]:
+        calls: list[tuple[str, ...]] = []
+        after = ""
+        while rows := await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner, "after": after}):
+            calls += [tuple(row) for row in rows]
+            after = rows[-1][0]
+        return calls
+
+    async def _lose(self, calls: list[tuple[str, ...]], why: str, silent: tuple[str, int | None] | None = None) -> int:
+        lost = 0
+        for first in range(0, len(calls), AT_ONCE):
+            commands = [Lose(call_id, job_id, why, silent) for call_id, job_id in calls[first : first + AT_ONCE]]
+            lost += sum(await asyncio.gather(*map(self._store.commit, commands)))
         if calls:
             self._freed()
-        return sum(lost)
+        return lost
 
     async def _lose_unserved(self) -> None:
         """Settle reservations of this process that no call of it holds: seen twice, so that none is just being settled."""
-        rows = await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": self._owner})
-        unserved = {row[0]: row for row in rows if not self._settlements.holds(row[0])}
+        unserved = {row[0]: row for row in await self._owned(self._owner) if not self._settlements.holds(row[0])}
         seen_twice = self._unserved & unserved.keys()
         await self._lose([tuple(unserved[each]) for each in seen_twice], "no call of its process held it")
         self._unserved = set(unserved) - seen_twice

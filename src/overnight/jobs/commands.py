@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
-from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, open_job
+from overnight.ledger import EXTERNAL, JOB, JobRow, NewJob, announce, append, locked_job, mark_idle, open_job
 from overnight.store import Unit
 
 from .retry_plan import Drop
@@ -301,14 +301,13 @@ class Announce(msgspec.Struct):
 
 
 class Complete(msgspec.Struct):
-    """A foreign runtime says that its job is over."""
+    """A foreign runtime says that its job is over; or, with `idle_since`, nothing was heard of the job since then."""
 
     job_id: str
     state: str = "succeeded"
     result: bytes | None = None
     error: ErrorFacts | None = None
     actor: str | None = None
-    why: str | None = None
     idle_since: int | None = None
     attempt: int | None = None
     trace: bytes | None = None
@@ -327,8 +326,8 @@ class Complete(msgspec.Struct):
         if job.state not in FINISHED:
             name = "completed" if self.state == "succeeded" else self.state
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
-            if self.why:
-                event.decision = {"why": self.why}
+            if self.idle_since is not None:
+                mark_idle(event)
             finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
         return msgspec.structs.replace(job)
 

@@ -211,7 +211,7 @@ class Worker:
         """End foreign jobs that nothing was heard of for half an hour; a further call opens them again."""
         before = self.store.clock() - IDLE_US
         for (job_id,) in await self.store.read(SQL["list_idle"], {"before": before}):
-            await self.store.commit(Complete(job_id, why="no call for 30 minutes", idle_since=before))
+            await self.store.commit(Complete(job_id, idle_since=before))
 
     def _begin(self, job: JobRow, sent: Moment) -> "asyncio.Task[None]":
         lease = self._leases[job.job_id] = Lease(self._clocks, self._lease_us, sent)

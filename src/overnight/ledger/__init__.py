@@ -6,8 +6,8 @@ Never: decides what may happen next; it writes what a room above has decided, in
 
 from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
-from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
-from .processes import Registration, is_dead, this_host
+from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
+from .processes import BEAT_S, Registration, is_dead, this_host
 from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
@@ -15,6 +15,7 @@ from .usage import count_usage
 
 __all__ = [
     "ATTEMPT_MARK",
+    "BEAT_S",
     "EXTERNAL",
     "JOB",
     "LARGEST_CONTENT",
@@ -29,9 +30,11 @@ __all__ = [
     "address_chain",
     "announce",
     "append",
+    "closed_idle",
     "count_usage",
     "is_dead",
     "locked_job",
+    "mark_idle",
     "open_job",
     "parse_reference",
     "recorded",

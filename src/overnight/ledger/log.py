@@ -140,6 +140,20 @@ def append(
     return job.last_seq
 
 
+_IDLE_WHY = "no call for 30 minutes"
+
+
+def mark_idle(completed: Event) -> None:
+    """Say in a `completed` that the job was closed because no call came for half an hour: a later call may reopen it."""
+    completed.decision, completed.detail = {"why": _IDLE_WHY}, {"idle": True}
+
+
+def closed_idle(completed: Event) -> bool:
+    """Whether a `completed` was marked so. Older versions wrote the reason alone."""
+    why = (completed.decision or {}).get("why")
+    return bool((completed.detail or {}).get("idle")) or (completed.actor is None and why == _IDLE_WHY)
+
+
 class Append(msgspec.Struct):
     """A command: one event, optionally only while this lease epoch holds. The outcome is its seq."""
 

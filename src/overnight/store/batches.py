@@ -127,6 +127,10 @@ class Batches:
         except OvernightError as error:
             self._callers.resolve(batch, self._failed(batch, error))
             return
+        except Exception as error:
+            why = f"the outcome of the write is not known: {type(error).__name__}: {error}"
+            self._callers.resolve(batch, self._failed(batch, StoreUnavailable(why)))
+            return
         if committed:
             self._callers.resolve(batch, later.outcomes)
         else:

@@ -242,7 +242,13 @@ class PostgresSession:
             except psycopg.OperationalError:
                 self._connection.close()  # lost once more
                 continue
+            except errors.InvalidParameterValue:
+                return False  # an id in the future: a standby took over that never had the transaction
+            except psycopg.Error as error:
+                raise StoreUnavailable(f"the outcome of the write is not known: {scrub(error)}") from error
             status = row[0] if row else None
+            if status is None:
+                raise StoreUnavailable("the outcome of the write is not known: PostgreSQL has forgotten it")
             if status != "in progress":
                 return status == "committed"
             if self._stop.is_set():

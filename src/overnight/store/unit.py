@@ -195,6 +195,10 @@ class Unit:
         """A row that nobody else writes or locks: an event."""
         self._appends.setdefault(statement, []).append(row)
 
+    def appended(self, statement: Statement) -> Sequence[Any]:
+        """The rows appended so far by this statement: `query` does not see them before the batch is flushed."""
+        return self._appends.get(statement, ())
+
     def add(self, statement: Statement, key: tuple[Any, ...], amounts: Sequence[int]) -> None:
         """Sum into a rollup; one row is written per key and batch."""
         sums = self._sums.setdefault(statement, {})

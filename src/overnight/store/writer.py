@@ -7,6 +7,7 @@ while it flushes. The line is bounded: callers wait, so memory stays flat and no
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,7 @@ from .pending_commands import (
 from .unit import Command, Session
 
 T = TypeVar("T")
+log = logging.getLogger("overnight.store")
 LONGEST_QUEUE = 4096
 LARGEST_BATCH = 512
 LINGER_S = 0.02
@@ -62,6 +64,7 @@ class Writer:
         self._session: Session | None = None
         self._session_turn = threading.Lock()
         self._closed = self._stopped = False
+        self._resolved = 0
         self._batches = Batches(self, clock, stripe=f"{os.getpid()}-{os.urandom(3).hex()}")
         self._thread = threading.Thread(target=self._work, name="overnight-writer", daemon=True)
         self._thread.start()
@@ -282,6 +285,7 @@ class Writer:
         while True:
             batch, pending = self._take()
             with self._session_turn:
+                self._resolved = 0
                 try:
                     if self._session is None:
                         self._session = self._connect_or_stop()
@@ -291,12 +295,23 @@ class Writer:
                     if batch:
                         self._batches.run(self._session, batch)
                 except OvernightError as error:  # there is no connection
-                    entries = self._with_riders([*(pending[0] if pending else []), *batch])
-                    self.resolve(entries, for_all(entries, error))
+                    self._fail_rest(self._with_riders([*(pending[0] if pending else []), *batch]), error)
+                except Exception as error:  # whatever happens, callers hear of it and the next batch is written
+                    log.exception("a batch could not be written by a fault of the store")
+                    failed = StoreUnavailable(f"{type(error).__name__}: {error}")
+                    self._fail_rest(self._with_riders([*(pending[0] if pending else []), *batch]), failed)
                 if self._closed and self._queue.empty() and not self._riders:
                     if self._session is not None:
                         self._session.close()
                     return
+
+    def _fail_rest(self, entries: list[Entry], error: OvernightError) -> None:
+        """Fail the commands of this turn that were not resolved; a resolved one takes no second outcome."""
+        with self._lock:
+            self._waiting -= len(entries) - self._resolved
+        self.hand_on(zip(entries, for_all(entries, error), strict=True))
+        if self._room:
+            self._make_room()
 
     def _connect_or_stop(self) -> Session:
         if self._stopped:
@@ -323,6 +338,7 @@ class Writer:
         """Hand the outcomes on; the caller has the session's turn, so they stand in line in the order of the commits."""
         with self._lock:
             self._waiting -= len(batch)
+            self._resolved += len(batch)
         self.hand_on(zip(batch, outcomes, strict=True))
         if self._room:
             self._make_room()
@@ -330,6 +346,7 @@ class Writer:
     def drop(self, count: int) -> None:
         with self._lock:
             self._waiting -= count
+            self._resolved += count
         if self._room:
             self._make_room()
 

@@ -46,12 +46,15 @@ FROM budget WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scop
 SELECT call_id, job_id FROM reservation WHERE job_id = :job_id AND (lease_epoch IS NULL OR lease_epoch < :lease_epoch)
 
 -- name: list_owned_reservations
-SELECT call_id, job_id FROM reservation WHERE owner = :owner LIMIT 1000
+SELECT call_id, job_id FROM reservation WHERE owner = :owner AND call_id > :after ORDER BY call_id LIMIT 1000
 
 -- name: list_reservation_owners
 SELECT owned.owner, worker.host, worker.pid, worker.seen_at
-FROM (SELECT DISTINCT owner FROM reservation WHERE owner <> :owner) AS owned
+FROM (SELECT owner FROM reservation UNION SELECT CAST(:owner AS TEXT)) AS owned
 LEFT JOIN worker ON worker.worker_id = owned.owner
+
+-- name: read_owner_seen_at
+SELECT seen_at FROM worker WHERE worker_id = :owner
 
 -- name: count_in_flight
 SELECT count(*) FROM reservation

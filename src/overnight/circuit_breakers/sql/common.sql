@@ -12,7 +12,8 @@ DELETE FROM circuit WHERE account = :account AND model = :model
 
 -- name: list_circuits
 SELECT account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at
-FROM circuit ORDER BY account, model LIMIT 10000
+FROM circuit WHERE account NOT LIKE '%&%' OR account LIKE '%&%&%'
+ORDER BY account, model LIMIT 10000
 
 -- name: list_open_circuits
 SELECT account, model, failed_at, not_before, opened_at, open_until, openings, probe, probe_until, why, changed_at

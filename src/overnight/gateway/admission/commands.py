@@ -13,6 +13,7 @@ import msgspec
 
 from overnight.budgets import (
     BUDGET,
+    BUDGET_SQL,
     LOST,
     RESERVATION,
     Booked,
@@ -299,18 +300,22 @@ class Settled(msgspec.Struct, frozen=True):
 
 class Lose(msgspec.Struct):
     """The end of this call will never be known: its whole reservation is booked as a bound. The outcome tells whether it was
-    open."""
+    open.
+
+    `silent` is the owner of the reservation and the `seen_at` at which its row stood still: where the owner has renewed its
+    row meanwhile, it is alive, and nothing is written."""
 
     call_id: str
     job_id: str
     why: str
+    silent: tuple[str, int | None] | None = None
 
     def locks(self) -> Locks:
         return [(JOB, self.job_id), (RESERVATION, self.call_id)]
 
     def decide(self, unit: Unit) -> bool:
         row: ReservationRow | None = unit.get(RESERVATION, self.call_id)
-        if row is None:
+        if row is None or (self.silent is not None and not _is_silent(unit, *self.silent)):
             return False
         estimate = decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
@@ -323,6 +328,11 @@ class Lose(msgspec.Struct):
         count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), 0, bound)
         close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))
         return True
+
+
+def _is_silent(unit: Unit, owner: str, seen_at: int | None) -> bool:
+    rows = unit.query(BUDGET_SQL["read_owner_seen_at"], {"owner": owner})
+    return (rows[0][0] if rows else None) == seen_at
 
 
 class Refuse(msgspec.Struct, frozen=True):

@@ -20,11 +20,13 @@ from overnight.ledger import (
     NewJob,
     announce,
     append,
+    closed_idle,
     open_job,
 )
 from overnight.store import Unit
 
 from ..identity import Subject
+from .log_search import search_log
 
 _encode = msgspec.json.Encoder().encode
 
@@ -88,22 +90,29 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
             )
         return
     if not subject.who.operates:
-        _check_right(job, wanted)
+        _check_right(unit, job, wanted)
     if wanted is not None:
         announce(unit, job, "recover", wanted, subject.who.actor)
     if job.state in FINISHED:
         reopen(unit, job)
 
 
-def _check_right(job: JobRow, wanted: int | None) -> None:
+def _check_right(unit: Unit, job: JobRow, wanted: int | None) -> None:
     """What the routes of jobs refuse without the scope `operate` cannot be had by a header or metadata of a call: to fence the
-    attempt under way, and to undo the completion of a job. A job that ended with its one call was completed by nobody."""
+    attempt under way, and to undo the completion of a job. A job that ended with its one call, or because no call came, was
+    completed by nobody."""
     if wanted == job.attempt + 1:
         raise Forbidden(
             f"x-job-attempt: attempt {wanted} of {job.job_id} has not begun, and beginning it wants a key with the scope operate"
         )
-    if job.state in FINISHED and not job.unattributed:
+    if job.state in FINISHED and not job.unattributed and not _was_idle(unit, job):
         raise Forbidden(f"{job.job_id} has {job.state}: going on with it wants a key with the scope operate")
+
+
+def _was_idle(unit: Unit, job: JobRow) -> bool:
+    """Whether the job was closed because no call came, and not by a program or a person."""
+    completed = next(search_log(unit, job, '"event":"completed"', most=1), None)
+    return job.state == "succeeded" and completed is not None and closed_idle(completed.facts)
 
 
 def reopen(unit: Unit, job: JobRow) -> None:

@@ -22,17 +22,17 @@ from overnight.ledger import (
     LARGEST_CONTENT,
     JobRow,
     count_usage,
-    recorded,
     store_blob,
 )
-from overnight.store import Unit, statements
+from overnight.store import Unit
 
 from ..identity import Place, Subject
 from .attempt_result import AttemptResult
 from .event_writer import append_at
+from .log_search import search_log
 
-_LIST_LATEST = statements("overnight.gateway.admission")["list_latest"]
-_ENDS = frozenset({"model_succeeded", "model_failed", "model_lost"})
+MAX_EVENTS_OF_CALL = 1000
+"""A call has a handful: its admission, its end, corrections, and what its circuit and budgets said of it."""
 
 
 def booked_amounts(recorded: Recorded) -> Booked:
@@ -45,7 +45,8 @@ def write_result(
 ) -> Recorded:
     """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
 
-    A call has one end: where it was declared lost meanwhile, what came late corrects its cost and is no answer in the log.
+    A call has one end: where it was declared lost meanwhile, what came late corrects its cost and is no answer in the log. The
+    same settlement again changes nothing and returns what the first one wrote.
     """
     event = msgspec.structs.replace(spent.event)
     event.attempt = job.attempt if place else (subject.attempt or job.attempt)
@@ -56,7 +57,7 @@ def write_result(
     try:
         booked = settle(unit, spent.call_id, spent.cost_microusd, used, bound_microusd=spent.bound_microusd, why=why)
     except Conflict:
-        return _write_late(unit, job, spent, event)
+        return _written_before(unit, job, spent.call_id) or _write_late(unit, job, spent, event)
     event.cost_microusd = booked.cost_microusd
     # A known cost that was estimated says that nothing comes to it: in older logs an estimate alone was a bound.
     estimated = bool((event.detail or {}).get("estimated"))
@@ -84,11 +85,16 @@ def _write_end(
     return written
 
 
-def _end_of(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
-    """The recorded end of a call, looked for among the latest events of its job."""
-    rows = unit.query(_LIST_LATEST, {"job_id": job.job_id, "since": 0, "most": 2000})
-    found = (recorded(job.job_id, row) for row in rows)
-    return next((each for each in found if each.facts.call_id == call_id and each.facts.event in _ENDS), None)
+def _written_before(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
+    """What an earlier settlement of the call wrote, if there was one: its end, or the correction that came after `model_lost`."""
+    found = search_log(unit, job, call_id, MAX_EVENTS_OF_CALL)
+    return next((each for each in found if each.facts.call_id == call_id and _settles(each.facts)), None)
+
+
+def _settles(event: Event) -> bool:
+    if event.event == "cost_corrected":
+        return (event.detail or {}).get("source") == LATE_ANSWER
+    return event.event in {"model_succeeded", "model_failed"}
 
 
 def _write_late(unit: Unit, job: JobRow, spent: AttemptResult, ended: Event) -> Recorded:
@@ -98,10 +104,7 @@ def _write_late(unit: Unit, job: JobRow, spent: AttemptResult, ended: Event) -> 
     row: BoundRow | None = unit.get(BOUND, spent.call_id)
     known = Booked(spent.cost_microusd or 0, spent.bound_microusd)
     if row is None:
-        before = _end_of(unit, job, spent.call_id)
-        if before is not None and before.facts.event != "model_lost":
-            return before  # this settlement was written already
-        # Lost by a version that kept no row of it, whose bound is in what was spent; or declared as never sent.
+        # Lost by a version that kept no row of it, whose bound is in what was spent.
         event = msgspec.structs.replace(ended, event="cost_corrected", cost_microusd=None, bound_microusd=None)
         event.detail = {**(ended.detail or {}), "source": LATE_ANSWER}
         event.decision = {"why": "it was settled before this was known; what is booked stays"}
