@@ -23,10 +23,18 @@ def saying(form: str, text: str) -> dict[str, Any]:
     return json.loads(json.dumps(WHOLE[form]).replace('"one two three"', json.dumps(text)))
 
 
-def said_whole(text: str, *, slashes: bool = False) -> Act:
+WRITTEN = {
+    "plain": SECRET,
+    "slashes": SECRET.replace("/", "\\/"),
+    "first escaped": f"\\u{ord(SECRET[0]):04x}{SECRET[1:]}",
+    "all escaped": "".join(f"\\u{ord(character):04X}" for character in SECRET),
+}
+"""The key as JSON may write it."""
+
+
+def said_whole(text: str, written: str = SECRET) -> Act:
     async def act(asked: Asked, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        body = json.dumps(saying(asked.form, text)).encode()
-        body = body.replace(b"/", b"\\/") if slashes else body
+        body = json.dumps(saying(asked.form, text)).encode().replace(SECRET.encode(), written.encode())
         length = f"content-length: {len(body)}"
         writer.write(head(200, "application/json", length, f"x-request-id: req-{text[:60]}") + body)
         await writer.drain()
@@ -118,20 +126,61 @@ async def recorded(served: Served) -> str:
     return repr(events) + repr(contents)
 
 
-@pytest.mark.parametrize("slashes", [False, True])
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize(
     ("form", "api"), [("chat", "chat"), ("messages", "messages"), ("responses", "responses"), ("chat", "messages")]
 )
 async def test_a_whole_answer_has_no_key_in_it(
-    store: Store, upstream: FaultyUpstream, form: str, api: str, slashes: bool
+    store: Store, upstream: FaultyUpstream, form: str, api: str, written: str
 ) -> None:
-    upstream.plan = {"m": said_whole(WORDS, slashes=slashes)}
+    upstream.plan = {"m": said_whole(WORDS, written)}
     async with serving(store, upstream, routing(upstream, api), environment={"ODD_KEY": SECRET}) as served:  # type: ignore[arg-type]
         answer = await asked(served, form, stream=False)
         told = answer.text + repr(answer.headers)
         assert (answer.status_code, "Your key [key] is fine, and so is [key]." in told) == (200, True), told
-        assert SECRET not in told.replace("\\/", "/")
-        assert SECRET not in (await recorded(served)).replace("\\/", "/")
+        everything = told + await recorded(served)
+        assert [each for each in (SECRET, written, repr(written)[1:-1]) if each in everything] == []
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+async def test_arguments_of_a_tool_have_no_key_in_them(store: Store, upstream: FaultyUpstream, written: str) -> None:
+    """They are JSON in a string of JSON: a client that reads them undoes two escapes."""
+    answer = saying("chat", "")
+    arguments = f'{{"header": "{written}"}}'
+    call = {"id": "c", "type": "function", "function": {"name": "send", "arguments": arguments}}
+    answer["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    async def act(_asked: Asked, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = json.dumps(answer).encode()
+        writer.write(head(200, "application/json", f"content-length: {len(body)}") + body)
+
+    upstream.plan = {"m": act}
+    async with serving(store, upstream, routing(upstream, "chat"), environment={"ODD_KEY": SECRET}) as served:  # type: ignore[arg-type]
+        told = (await asked(served, "chat", stream=False)).json()["choices"][0]["message"]["tool_calls"][0]
+        assert json.loads(told["function"]["arguments"]) == {"header": "[key]"}
+
+
+@pytest.mark.parametrize(("count", "is_whole"), [(2_000, True), (6_000, False)])
+async def test_pieces_without_text_are_held_up_to_a_bound(
+    store: Store, upstream: FaultyUpstream, count: int, is_whole: bool
+) -> None:
+    """While the beginning of a key is held, they must wait too."""
+    first, *rest = _events("chat", [SECRET[: HEAD + 3], "."])
+    empty = first.replace(json.dumps({"content": SECRET[: HEAD + 3]}).encode(), b"{}")
+
+    async def act(_asked: Asked, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        for piece in (first, empty * count, *rest):
+            writer.write(chunk(piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    upstream.plan = {"m": act}
+    async with serving(store, upstream, routing(upstream, "chat"), environment={"ODD_KEY": SECRET}) as served:  # type: ignore[arg-type]
+        answer = await asked(served, "chat", stream=True)
+        assert (SECRET[: HEAD + 3] in answer.text, "[DONE]" in answer.text) == (is_whole, is_whole), answer.text[-300:]
+        if not is_whole:
+            assert "unknown shape" in answer.text
 
 
 @pytest.mark.parametrize("torn", [False, True])

@@ -118,6 +118,19 @@ async def test_unfinished_bodies_of_a_key_are_bounded_and_another_key_goes_on(ga
             await asyncio.sleep(0.05)
 
 
+async def test_bodies_of_a_key_count_until_their_calls_are_answered(gateway: Served, scripted: SpawnedProvider) -> None:
+    scripted.set_rules("rules: [{match: {times: 2}, fault: {delay_ms: 2500}}]")
+    mine, others = await key_for(gateway), await key_for(gateway, tenant="other")
+    waiting = [asyncio.create_task(gateway.ask(text="x" * 900_000, headers=mine)) for _ in range(2)]
+    await asyncio.sleep(0.7)
+    refused = await gateway.ask(text="x" * 900_000, headers=mine)
+    assert (refused.status_code, "unanswered" in refused.text) == (429, True), refused.text
+    assert (await gateway.ask(headers=mine)).status_code == 200, "a small body is not counted"
+    assert (await gateway.ask(text="x" * 900_000, headers=others)).status_code == 200
+    assert [each.status_code for each in await asyncio.gather(*waiting)] == [200, 200]
+    assert (await gateway.ask(text="x" * 900_000, headers=mine)).status_code == 200
+
+
 async def test_unfinished_bodies_are_bounded_in_all(gateway: Served) -> None:
     assert await until_refused(gateway, {}, 12) == (8, 503)
     async with asyncio.timeout(20):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,3 +167,45 @@ def test_postgres_that_takes_no_writes(postgres_url: str, tmp_path: Path) -> Non
         assert _overnight(tmp_path, "events", job_id, url=other)[0] == 0
         connection.execute("INSERT INTO schema_migration VALUES (999, 0)")
     _told(tmp_path, "999", "upgrade overnight", url=other)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="needs file systems that can be mounted")
+@pytest.mark.parametrize("wal", ["without log", "with log"])
+def test_a_ledger_on_a_full_disk_can_be_read_and_says_what_to_do(small_disk: Path, wal: str) -> None:
+    ledger = small_disk / "ledger.db"
+    store = open_store(str(ledger))
+    job_id = make_job(store)
+    store.commit_blocking(note(job_id, 1))
+    if wal == "with log":  # as a killed process leaves it
+        kept = {name: Path(f"{ledger}{name}").read_bytes() for name in ("", "-wal")}
+        store.close()
+        for name, content in kept.items():
+            Path(f"{ledger}{name}").write_bytes(content)
+    else:
+        store.close()
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"\0" * 4096)
+    for command in (("jobs",), ("explain", job_id), ("events", job_id)):
+        code, _, errors = _overnight(small_disk, *command)
+        assert (code, errors) == (0, ""), command
+    for command in (
+        ("keys", "create", "mine"),
+        ("budget", "top-up", "tenant", "default", "--usd", "1", "--per", "total"),
+    ):
+        _told(small_disk, "The disk is full: make room", command=command)

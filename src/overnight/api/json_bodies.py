@@ -25,7 +25,8 @@ def json_answer(status: int, body: Any) -> Answer:
 
 async def body_of(request: Request, kind: type[T]) -> T:
     """The body as `kind`; an empty one is its defaults. Raises BadInput that names the field."""
-    body = await read_body(request.receive, MOST_BODY, request.headers, request.memory, request.key) or b"{}"
+    with request.memory.holding(request.key) as count:
+        body = await read_body(request.receive, MOST_BODY, request.headers, count) or b"{}"
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -34,19 +34,21 @@ class OpenAI:
     ) -> Answer:
         """A model call in one of the wire formats. `gone` tells whether the client has left."""
         try:
-            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, self._memory, key)
-            who = attribution(headers, key)
-            if self._gateway.routing.header_names:
-                who = with_headers(who, headers, self._gateway.routing.header_names)
-            return await self._gateway.call(form, body, who, headers, gone)
+            with self._memory.holding(key) as count:
+                body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
+                who = attribution(headers, key)
+                if self._gateway.routing.header_names:
+                    who = with_headers(who, headers, self._gateway.routing.header_names)
+                return await self._gateway.call(form, body, who, headers, gone)
         except OvernightError as error:
             return refusal(error, form)
 
     async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
         """What Anthropic's clients ask before they send a long conversation: an estimate, and free."""
         try:
-            body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, self._memory, key)
-            tokens = self._gateway.count_tokens(body)
+            with self._memory.holding(key) as count:
+                body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
+                tokens = self._gateway.count_tokens(body)
         except OvernightError as error:
             return refusal(error, CODECS["messages"])
         return Answer(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))

@@ -12,7 +12,7 @@ from overnight.gateway import Answer, BodyTooLarge, BroadcastBuffer
 from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
 
-from .body_memory import BodyMemory
+from .body_memory import SMALL, BodyMemory, Count
 
 
 class ClientLeft(Exception):
@@ -51,9 +51,9 @@ def parts_of(scope: Scope) -> list[str]:
     return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
 
-async def read_body(receive: Receive, most: int, headers: Headers, memory: BodyMemory, key: VirtualKey | None) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as it is known to be over `most` bytes, RateLimited or Overloaded where too
-    much of other bodies is held at the moment, ClientLeft."""
+async def read_body(receive: Receive, most: int, headers: Headers, count: Count) -> bytes:
+    """The whole body; `count` is told what of it is held (see `BodyMemory.holding`). Raises BodyTooLarge as soon as it is known
+    to be over `most` bytes, RateLimited or Overloaded where too much of other bodies is held at the moment, ClientLeft."""
     for name, value in headers:
         if name == b"content-length" and parse_whole(value.lstrip(b"0") or b"0", most) is None:
             raise _too_large(most)
@@ -61,15 +61,16 @@ async def read_body(receive: Receive, most: int, headers: Headers, memory: BodyM
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         parts, size = [body], len(body)
-        with memory.reading(key) as count:
-            count(size)
-            while message.get("more_body") and size <= most:
-                message = await receive()
-                part: bytes = message.get("body", b"")
-                count(len(part))
-                parts.append(part)
-                size += len(part)
-            body = b"".join(parts)
+        count(size)
+        while message.get("more_body") and size <= most:
+            message = await receive()
+            part: bytes = message.get("body", b"")
+            count(len(part))
+            parts.append(part)
+            size += len(part)
+        body = b"".join(parts)
+    elif SMALL < len(body) <= most:
+        count(len(body))
     if message["type"] == "http.disconnect":
         raise ClientLeft
     if len(body) > most:

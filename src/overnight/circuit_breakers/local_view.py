@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -95,6 +95,7 @@ class Circuits:
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed_at: dict[Key, int] = {}
         self._watcher: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._swept_at = 0
 
     async def start(self) -> None:
@@ -118,19 +119,28 @@ class Circuits:
             return None
         return self._open.get((account, model)) or (self._open.get((own, model)) if own is not None else None)
 
-    async def probe(self, circuit: Circuit, call: str, until: int) -> bool:
-        """May this call be the one that tries? Only one may, over all processes; until `until` no other may."""
+    async def probe(self, circuit: Circuit, call: str, until: int, deadline: float | None = None) -> bool:
+        """May this call be the one that tries? Only one may, over all processes; until `until` no other may.
+
+        `deadline`, a time of the loop, bounds the wait for the store; then this process decides alone."""
         key, now = key_of(circuit), self._store.clock()
         held = self._open.get(key)
         if held is None:
             return True  # closed meanwhile
         if not claim(held, now, call, until):  # before asking the store, so that a thousand callers here ask once
             return False
+        wanted = True
+
+        def claimed_late(outcome: tuple[bool, Circuit | None]) -> None:
+            if not wanted and outcome[0]:
+                self._keep(self._release(key, call))
+
         try:
-            granted, shared = await self._store.commit(Claim(key, call, until))
+            granted, shared = await self._store.commit(Claim(key, call, until), until=deadline, left=claimed_late)
         except StoreUnavailable:
             return True  # alone, the picture of this process has to do
         except BaseException:
+            wanted = False
             release(held, call)
             raise
         if shared is None:
@@ -145,8 +155,16 @@ class Circuits:
             held = self._open.get(key)
             if held is not None and release(held, call):
                 self._news()
-                with suppress(StoreUnavailable):  # then its claim ends by itself
-                    await self._store.commit(Release(key, call))
+                await self._release(key, call)
+
+    async def _release(self, key: Key, call: str) -> None:
+        with suppress(StoreUnavailable):  # then its claim ends by itself
+            await self._store.commit(Release(key, call))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def change(self, circuits: Iterable[Circuit], deadline: float) -> None:
         """Wait until one of these may have closed, or wants a probe; at most until `deadline`, a time of the loop."""

@@ -50,6 +50,7 @@ from .call.result import CallResult, Degraded
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
+from .call_deadlines import MIN_STORE_S
 from .error_responses import (
     JSON,
     Answer,
@@ -102,6 +103,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
+        self.keys.patience_s = self._patience_s
         self.targets = Targets(
             routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
         )
@@ -233,11 +235,11 @@ class Gateway:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
         if form is RESPONSES:
-            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes)
+            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes, self._store_deadline())
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
         decision = permitted_decision(self.decide(facts_of(who, request)), who)
-        subject = await self.jobs.subject_of(who, request)
+        subject = await self.jobs.subject_of(who, request, self._store_deadline())
         context = new_context(subject, request, decision, form, disconnected=gone)
         if request.stream:
             return await self._streamed(context)
@@ -260,7 +262,7 @@ class Gateway:
 
     async def _recorded_answer(self, pipeline: CallPipeline, recorded: Recorded) -> Answer:
         """An older attempt's answer, one from a cache or a degraded one, in the form that is asked for now."""
-        body = await self.ledger.answer(recorded) or b"{}"
+        body = await self.ledger.answer(recorded, until=pipeline.deadlines.store_deadline()) or b"{}"
         context, headers = pipeline.context, call_headers(pipeline)
         if not context.request.stream:
             return Answer(200, [JSON, *headers], body)
@@ -306,6 +308,14 @@ class Gateway:
         finally:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
                 buffer.end()
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a call whose route is not known yet may wait for the store, in seconds."""
+        return max(self.routing.time_limits.queue_ms / 1000, MIN_STORE_S)
+
+    def _store_deadline(self) -> float:
+        return self.services.loop.time() + self._patience_s
 
     def count_tokens(self, body: bytes) -> int:
         """About how many tokens the input of a messages request comes to. Nobody is asked. Raises BodyTooLarge, InvalidBody."""

@@ -11,6 +11,7 @@ from overnight.domain import EVERYWHERE, Attribution, Reach, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.wire_formats.request import Request
 
+from .call_deadlines import store_answers_by
 from .identity import Subject, session_name
 
 AncestryKey = tuple[str, str, Reach]
@@ -30,15 +31,19 @@ class JobAncestry:
         self._known: OrderedDict[AncestryKey, tuple[str, ...]] = OrderedDict()
         self.lineage: OrderedDict[str, Kin] = OrderedDict()
 
-    async def subject_of(self, who: Attribution, request: Request) -> Subject:
-        """Whose call this is: the job named, the session, or a job of its own. Raises NotFound, StoreUnavailable."""
+    async def subject_of(self, who: Attribution, request: Request, until: float) -> Subject:
+        """Whose call this is: the job named, the session, or a job of its own.
+
+        Raises NotFound, and StoreUnavailable at `until`, a time of the loop.
+        """
         external_id, job_id = who.external_id, who.job_id
         if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
             external_id = session_name(who)
         name = job_id or external_id
         ancestors = self._known.get((who.tenant_id, name, who.reach)) if name is not None else None
         if ancestors is None and job_id is not None:
-            found = await self._find_ancestors(job_id, who.tenant_id, who.reach)
+            async with store_answers_by(until):
+                found = await self._find_ancestors(job_id, who.tenant_id, who.reach)
             ancestors = self._remember((who.tenant_id, job_id, who.reach), found)
         job = new_id("job") if ancestors is None else ancestors[-1]
         return Subject(

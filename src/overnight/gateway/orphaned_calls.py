@@ -11,7 +11,7 @@ import msgspec
 
 from overnight.budgets import BUDGET_SQL
 from overnight.domain import StoreUnavailable
-from overnight.ledger import BEAT_S, JobRow, is_dead
+from overnight.ledger import BEAT_S, JobRow, forget_dead_processes, is_dead
 from overnight.store import Store
 
 from .admission.commands import Lose
@@ -20,6 +20,9 @@ from .admission.due_settlements import Settlements
 log = logging.getLogger("overnight.gateway")
 UNSERVED_EVERY = 5
 """Sweeps between two looks for reservations of this process that no call of it holds."""
+
+FORGET_EVERY = 3600
+"""Sweeps between two looks for rows of dead processes."""
 
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
@@ -118,6 +121,8 @@ class OrphanedCalls:
                 log.warning("%s has died; %d of its calls in flight were settled as lost", each.owner, count)
         if self._sweeps % UNSERVED_EVERY == 0:
             await self._lose_unserved()
+        if self._sweeps % FORGET_EVERY == 0:
+            await forget_dead_processes(self._store)
         self._sweeps += 1
 
     async def settle_lost(self, job: JobRow) -> int:

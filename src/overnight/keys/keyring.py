@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from hmac import compare_digest
 from typing import NamedTuple
 
-from overnight.domain import OvernightError
+from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Store
 
 from .commands import NoteUses
@@ -48,6 +48,8 @@ class Keyring:
         self.version = 0
         """Changes whenever a provider's key did."""
         self.masters = masters or Masters()
+        self.patience_s: float | None = None
+        """How long a caller waits for a new copy. A reading of the store ends in time by itself."""
         self._store = store
         self._held: dict[str, _Held] = {}
         self._handles: dict[str, tuple[str, ...]] = {}
@@ -129,8 +131,13 @@ class Keyring:
         return self._next
 
     async def _read_anew(self) -> None:
-        """A copy that is not older than this moment; all who want one meanwhile share a reading."""
-        await asyncio.shield(self._schedule())
+        """A copy that is not older than this moment; all who want one meanwhile share a reading. Raises StoreUnavailable when
+        the store does not answer within `patience_s`."""
+        try:
+            async with asyncio.timeout(self.patience_s):
+                await asyncio.shield(self._schedule())
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time") from None
 
     async def _read_soon(self) -> None:
         async with self._reading:
@@ -143,7 +150,9 @@ class Keyring:
             self._as_of = as_of
         if as_of - self._noted_at > NOTE_USES_EVERY_S:
             self._noted_at = as_of
-            await self._note_uses()
+            noting = asyncio.get_running_loop().create_task(self._note_uses())  # nobody waits for a write here
+            self._tasks.add(noting)
+            noting.add_done_callback(self._noted)
 
     async def _read(self) -> None:
         ((number,),) = await self._store.read(SQL["read_key_change"], {})
@@ -191,6 +200,11 @@ class Keyring:
         self._tasks.discard(reading)
         if not reading.cancelled() and (error := reading.exception()) is not None:
             log.warning("the keys could not be read again: %s", error)
+
+    def _noted(self, noting: asyncio.Task[None]) -> None:
+        self._tasks.discard(noting)
+        if not noting.cancelled() and (error := noting.exception()) is not None:
+            log.warning("the last uses of keys could not be noted: %s", error)
 
     async def _note_uses(self) -> None:
         used, self._used = self._used, {}

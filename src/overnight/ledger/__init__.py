@@ -7,7 +7,7 @@ Never: decides what may happen next; it writes what a room above has decided, in
 from .attempts import ATTEMPT_MARK, announce
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
-from .processes import BEAT_S, Registration, is_dead, this_host
+from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
 from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
@@ -32,6 +32,7 @@ __all__ = [
     "append",
     "closed_idle",
     "count_usage",
+    "forget_dead_processes",
     "is_dead",
     "locked_job",
     "mark_idle",

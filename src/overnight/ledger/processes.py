@@ -19,6 +19,7 @@ from overnight.store import Store, Unit
 from .rows import SQL
 
 BEAT_S = 5.0
+FORGOTTEN_AFTER_US = 24 * 3600 * 1_000_000
 log = logging.getLogger("overnight.ledger")
 
 
@@ -79,6 +80,28 @@ class Withdraw(msgspec.Struct):
 
     def decide(self, unit: Unit) -> None:
         unit.append(SQL["delete_process"], self)
+
+
+class ForgetProcess(msgspec.Struct):
+    """Delete the row of a process that was last seen before `before`, unless it owns a reservation or a lease."""
+
+    worker_id: str
+    before: int
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        unit.append(SQL["delete_old_process"], self)
+
+
+async def forget_dead_processes(store: Store) -> None:
+    """Delete the rows of processes that died without withdrawing: not seen for a day, owners of nothing, and of this host those
+    that are gone. A process of another host that only slept for so long writes its row again. Raises StoreUnavailable."""
+    before = store.clock() - FORGOTTEN_AFTER_US
+    for worker_id, host, pid in await store.read(SQL["list_old_processes"], {"before": before}):
+        if host != this_host() or is_dead(host, pid):
+            await store.commit(ForgetProcess(worker_id, before))
 
 
 class Registration:

@@ -104,11 +104,11 @@ class Ledger:
                     return
                 await asyncio.sleep(every_s)
 
-    async def content(self, tenant_id: str, reference: str) -> bytes | list[bytes]:
-        """A blob's bytes, or a chain's messages; within the tenant only. Raises NotFound."""
+    async def content(self, tenant_id: str, reference: str, *, until: float | None = None) -> bytes | list[bytes]:
+        """A blob's bytes, or a chain's messages; within the tenant only; `until` as for `Store.read`. Raises NotFound."""
         is_chain, month, digest = parse_reference(reference)
         values = {"tenant_id": tenant_id, "month": month, "hash": digest}
-        rows = await self.store.read(SQL["read_chain" if is_chain else "read_blob"], values)
+        rows = await self.store.read(SQL["read_chain" if is_chain else "read_blob"], values, until=until)
         if not rows:
             raise NotFound(f"{reference}: no such content for this tenant, or it was erased")
         bodies = [bytes(row[0]) for row in rows]
@@ -129,9 +129,9 @@ class Ledger:
                 found[named[bytes(digest)]] = bytes(body)
         return found
 
-    async def answer(self, event: Recorded) -> bytes | None:
-        """The JSON an event answers with: inline, or behind its output reference."""
+    async def answer(self, event: Recorded, *, until: float | None = None) -> bytes | None:
+        """The JSON an event answers with: inline, or behind its output reference; `until` as for `Store.read`."""
         if event.content is not None or event.facts.output_ref is None:
             return event.content
-        body = await self.content(event.tenant_id, event.facts.output_ref)
+        body = await self.content(event.tenant_id, event.facts.output_ref, until=until)
         return body if isinstance(body, bytes) else None

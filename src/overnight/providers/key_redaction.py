@@ -19,6 +19,10 @@ MASK = b"[key]"
 SHORTEST_SECRET, SHORTEST_WORD = 8, 16
 HEAD = 8
 """So many characters of a key may pass in a stream before its pieces are held: the beginnings of keys are no secret."""
+MOST_WAITING, LEAST_SIZE = 1024 * 1024, 256
+"""Bytes of pieces without text that wait for one with text, and as how many the smallest counts."""
+MOST_BACKSLASHES = 8
+"""Before an escape: one in JSON, up to eight in JSON within strings of JSON, three strings deep."""
 _NO_TEXT = frozenset({"type", "role", "id", "name", "index", "finish_reason", "item_id", "signature"})
 _encode = msgspec.json.Encoder().encode
 
@@ -30,32 +34,62 @@ def secret_of(key: str) -> bytes:
 
 
 def without(secret: bytes, said: bytes) -> bytes:
-    """`said` with the secret replaced, as it stands or as JSON may write it."""
+    """`said` with the secret replaced, as it stands or as JSON may write it: with escapes, and within strings that hold JSON."""
     if not secret:
         return said
     if secret in said:
         said = said.replace(secret, MASK)
-    if b"/" in secret and (escaped := secret.replace(b"/", b"\\/")) in said:
-        said = said.replace(escaped, MASK)
+    slashes = b"/" in secret and b"\\/" in said and secret.partition(b"/")[0] in said
+    if slashes or (b"\\u00" in said and re.search(_any_escape_of(secret), said)):
+        said = re.sub(b"".join(map(_written, secret.decode())), MASK, said)
     return said
+
+
+def _any_escape_of(secret: bytes) -> bytes:
+    return rb"u00(?i:%b)" % b"|".join(b"%02x" % character for character in sorted(set(secret)))
+
+
+def _written(character: str) -> bytes:
+    """A pattern of all ways in which JSON may write a character."""
+    escaped = rb"\\{1,%d}(?:/|u00(?i:%02x))" if character == "/" else rb"\\{1,%d}u00(?i:%02x)"
+    return b"(?:%b|%b)" % (re.escape(character).encode(), escaped % (MOST_BACKSLASHES, ord(character)))
+
+
+class _Held:
+    """A piece that waits: its text, what may be shown of it, and pieces without text that came after it."""
+
+    __slots__ = ("later", "shown", "text", "waiting")
+
+    def __init__(self, text: str, shown: list[bytes]) -> None:
+        self.text, self.shown = text, shown
+        self.later: list[bytes] = []
+        self.waiting = 0
+        """Bytes of `later`."""
 
 
 class KeyGuard:
     """Pieces of one stream, in which a key may be spread over many. Where one begins, pieces wait until it is clear that it is
     none; where it is one, its characters are taken out."""
 
-    __slots__ = ("_before", "_found", "_head", "_held", "_secret")
+    __slots__ = ("_before", "_found", "_head", "_held", "_joined", "_keys", "_searched", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret.decode()
         self._head = self._secret[:HEAD]
         self._before = ""
         """The end of the text that has passed."""
-        self._held: list[tuple[str, list[bytes]]] = []
+        self._held: list[_Held] = []
+        self._joined = ""
+        """`_before` and the text that is held; keys in it begin at `_keys`, and none but these before `_searched`."""
+        self._keys: list[int] = []
+        self._searched = 0
         self._found = False
 
     def take(self, piece: dict[str, Any], shown: list[bytes]) -> list[bytes]:
-        """What may be shown by now, in order; `shown` is what this piece comes to."""
+        """What may be shown by now, in order; `shown` is what this piece comes to.
+
+        Raises ValueError where too much would have to be held.
+        """
         if not self._secret:
             return shown
         if self._found:
@@ -66,7 +100,13 @@ class KeyGuard:
             if self._head not in joined:
                 self._before = joined[1 - HEAD :]
                 return shown
-        self._held.append((text, shown))
+            self._joined, self._keys, self._searched = joined, [], 0
+        elif not text:
+            self._wait(shown)
+            return []
+        else:
+            self._joined += text
+        self._held.append(_Held(text, shown))
         return self._released()
 
     def cleaned(self, shown: list[bytes]) -> list[bytes]:
@@ -75,30 +115,54 @@ class KeyGuard:
 
     def rest(self) -> list[bytes]:
         """What is still held when the stream is over."""
-        return self._released(is_over=True)
+        return self._released(is_over=True) if self._held else []
+
+    def _wait(self, shown: list[bytes]) -> None:
+        last = self._held[-1]
+        last.later += shown
+        last.waiting += LEAST_SIZE + sum(map(len, shown))
+        if sum(each.waiting for each in self._held) > MOST_WAITING:
+            raise ValueError("too many pieces without text while the beginning of a key is held")
+
+    def _search(self) -> int:
+        """Find the keys in the text that is new; return where a key may begin that is not whole yet."""
+        joined, secret = self._joined, self._secret
+        while (start := joined.find(secret, self._searched)) >= 0:
+            self._keys.append(start)
+            self._searched = start + len(secret)
+        self._searched = at = max(self._searched, len(joined) - len(secret) + 1)
+        while (at := joined.find(self._head, at)) >= 0:
+            if secret.startswith(joined[at:]):
+                return at
+            at += 1
+        return len(joined)
 
     def _released(self, *, is_over: bool = False) -> list[bytes]:
-        joined = self._before + "".join(text for text, _ in self._held)
-        keys = [found.start() for found in re.finditer(re.escape(self._secret), joined)]
-        end = keys[-1] + len(self._secret) if keys else 0
+        unclear = self._search()
+        keys = self._keys
         self._found = self._found or bool(keys)
-        starts = (found.start() for found in re.finditer(f"(?={re.escape(self._head)})", joined))
-        unclear = next((at for at in starts if at >= end and self._secret.startswith(joined[at:])), len(joined))
         if is_over:
-            unclear = len(joined)
-        starts_of_pieces = list(accumulate((len(text) for text, _ in self._held), initial=len(self._before)))
-        hold = self._piece_at(starts_of_pieces, unclear)
+            unclear = len(self._joined)
+        starts = list(accumulate((len(each.text) for each in self._held), initial=len(self._before)))
+        hold = self._piece_at(starts, unclear)
         for start in reversed(keys):
             # A key that ends in a piece which has to wait is taken out together with that piece.
-            if start < starts_of_pieces[hold] < start + len(self._secret):
-                hold = self._piece_at(starts_of_pieces, start)
+            if start < starts[hold] < start + len(self._secret):
+                hold = self._piece_at(starts, start)
         out: list[bytes] = []
-        for (text, shown), at in zip(self._held[:hold], starts_of_pieces, strict=False):
-            out += self._masked(text, shown, at, keys)
+        for each, at in zip(self._held[:hold], starts, strict=False):
+            out += self._masked(each.text, each.shown, at, keys)
+            out += each.later
         del self._held[:hold]
-        at = starts_of_pieces[hold]
-        self._before = joined[max(0, at - HEAD + 1) : at]
+        at = starts[hold]
+        self._cut(max(0, at - HEAD + 1), at)
         return out
+
+    def _cut(self, start: int, at: int) -> None:
+        """The text before `at` has passed; its end from `start` on is kept."""
+        self._before, self._joined = self._joined[start:at], self._joined[start:]
+        self._keys = [key - start for key in self._keys if key + len(self._secret) > at]
+        self._searched = max(0, self._searched - start)
 
     def _piece_at(self, starts: list[int], at: int) -> int:
         """The number of the held piece that holds the character `at`; how many there are, where that is still to come."""

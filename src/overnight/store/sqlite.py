@@ -7,6 +7,7 @@ without, 4 ms with).
 # apsw types its bindings with a Buffer that pyright does not know.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import errno
 import fcntl
 import os
 import time
@@ -70,14 +71,15 @@ class SqliteDatabase:
         return session
 
     def _open_to_read(self, within: float) -> apsw.Connection:
-        """Open the file for reading. In a folder that cannot be written, SQLite cannot make the files that it shares with
-        writers. Where there are none, there is no writer either, and it can do without."""
+        """Open the file for reading. In a folder that cannot be written, or on a full disk, SQLite cannot make the files that it
+        shares with writers. Where there are none, there is no writer either, and it can do without."""
         name = f"file:{quote(str(self.path))}"
         alone = f"{name}?mode=ro&vfs=unix-none" if _has_content(Path(f"{self.path}-wal")) else f"{name}?immutable=1"
         try:
             connection = self._reader(name, within)
-        except (apsw.ReadOnlyError, apsw.CantOpenError):
-            if os.access(self.path.parent, os.W_OK) or not os.access(self.path, os.R_OK):
+        except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.IOError, apsw.FullError):
+            can_be_written = os.access(self.path.parent, os.W_OK) and not self.lacks_room()
+            if can_be_written or not os.access(self.path, os.R_OK):
                 raise
             connection = self._reader(alone, within)
         if self._vectors is not None:
@@ -101,8 +103,7 @@ class SqliteDatabase:
 
     def lacks_room(self) -> bool:
         """Whether less is left than a checkpoint and a batch of large calls may need."""
-        disk = os.statvfs(self.path.parent)
-        return disk.f_bavail * disk.f_frsize < LEAST_ROOM
+        return _lacks_room(self.path)
 
     def enable_vectors(self) -> None:
         """Readers opened from now on have sqlite-vec. Raises StoreUnavailable where it cannot be loaded."""
@@ -115,6 +116,14 @@ class SqliteDatabase:
                 " `pip install sqlite-vec`, or use PostgreSQL with pgvector"
             ) from None
         self._vectors = path
+
+
+def _lacks_room(path: Path) -> bool:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < LEAST_ROOM
 
 
 def _has_content(file: Path) -> bool:
@@ -132,9 +141,11 @@ def explained(error: Exception, path: Path) -> str:
         return f"{path}: {error}. Restore a backup, or save what can be read with `sqlite3 {path} .recover`"
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return f"{path}: another process has locked it. `fuser {path}` names it"
-    if isinstance(error, apsw.FullError):
-        return f"{path}: {error}. Make room on the disk of {path.parent}"
     why = error.strerror if isinstance(error, OSError) else error
+    # Where there is no room for a file that SQLite shares among processes, it says nothing of that.
+    is_full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) == errno.ENOSPC
+    if is_full or (isinstance(error, apsw.IOError | apsw.CantOpenError | OSError) and _lacks_room(path)):
+        return f"{path}: {why}. The disk is full: make room on the disk of {path.parent}"
     return f"{path}: {why}. {WAY_OUT}"
 
 

@@ -91,7 +91,7 @@ class Store:
         """Run a reading statement on a reader thread.
 
         Args:
-            until: a time of the running loop after which the caller no longer waits; by default in 10 seconds.
+            until: a time of the running loop after which the caller no longer waits; in 10 seconds at the latest.
 
         Raises:
             StoreUnavailable: the database did not answer in time, or the store is closed.
@@ -102,7 +102,7 @@ class Store:
             self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
         loop = asyncio.get_running_loop()
         now = loop.time()
-        until = now + READ_FOR_S if until is None else until
+        until = min(now + READ_FOR_S, until) if until is not None else now + READ_FOR_S
         over = time.monotonic() + until - now
         try:
             async with asyncio.timeout_at(until):

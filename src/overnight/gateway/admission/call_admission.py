@@ -12,7 +12,7 @@ from overnight.domain import Event, month_of
 from overnight.providers.targets import Target
 
 from ..call_context import CallContext, call_event
-from ..call_deadlines import CallDeadlines
+from ..call_deadlines import MIN_STORE_S, CallDeadlines, store_answers_by
 from ..error_responses import CallerLeft, RateLimited, WaitedTooLong
 from ..identity import Subject, caller_of
 from .call_account import CallAccount, keys_of
@@ -32,9 +32,6 @@ from .outcomes import (
 from .reservation import reservation_of
 from .services import AdmissionServices
 from .unsent_calls import NeverSent
-
-MIN_STORE_S = 1.0
-"""How long the store may take, also when the queue time is used up."""
 
 _LIMIT_NAMES = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
@@ -94,8 +91,9 @@ class CallAdmission:
         services, tenant_id = self._services, self.subject.who.tenant_id
         guard = services.loop_guard
         if plan.attempts == 0 and guard.suspects(self.subject) and not await self.recall(plan):
-            async with services.in_flight.alone(self.subject.job_id):
-                await guard.check(self.subject, call_event(self._context, plan.target, "loop_stopped"))
+            async with services.in_flight.alone(self.subject.job_id, self._deadlines.store_deadline()):
+                event = call_event(self._context, plan.target, "loop_stopped")
+                await guard.check(self.subject, event, self._deadlines)
         if self._recalled is not None:
             return self._recalled
         place = None if plan.is_free else services.queue.join_any(partial(self._rows_of, plan.target), tenant_id)
@@ -150,10 +148,10 @@ class CallAdmission:
                 f"{subject.job_id}: waited {queue_ms} ms for outstanding calls of its budget (deadlines.queue_ms); make fewer"
                 " calls at once, or raise the budget in routing.yaml"
             )
-        store = self._services.store
         if not self._rate_limit_recorded:
-            await store.commit(Refuse(subject, self._rate_limited(wait, target, refused=True)))
-        retry_s = retry_after_s(wait, store.clock())
+            refuse = Refuse(subject, self._rate_limited(wait, target, refused=True))
+            await self._services.settlements.note(refuse, self._deadlines.loop.time() + MIN_STORE_S)
+        retry_s = retry_after_s(wait, self._services.store.clock())
         return RateLimited(
             f"{wait.scope} {wait.scope_id} is at its limit of {_LIMIT_NAMES[wait.what]} (rate_limits in routing.yaml), and a"
             f" queue time of {queue_ms} ms (deadlines.queue_ms) does not suffice; try again in {retry_s} s",
@@ -226,7 +224,8 @@ class CallAdmission:
         jobs = self._services.jobs
         report = await self._commit(command)
         if isinstance(report.outcome, NeedsAncestors):
-            self.subject = await jobs.with_ancestors(self.subject, report.job_id)
+            async with store_answers_by(self._deadlines.store_deadline()):
+                self.subject = await jobs.with_ancestors(self.subject, report.job_id)
             command = msgspec.structs.replace(command, subject=self.subject)
             report = await self._commit(command)
         learned = jobs.learn(self.subject, report.job_id, report.attempt)
@@ -240,8 +239,7 @@ class CallAdmission:
 
     async def _commit(self, command: Admit) -> AdmissionReport:
         """Raises StoreUnavailable when the store is not back within the queue time."""
-        deadlines = self._deadlines
-        until = max(deadlines.queue_deadline(), deadlines.loop.time() + MIN_STORE_S)
+        until = self._deadlines.store_deadline()
         return await self._services.store.commit(command, until=until, left=self._committed_late)
 
     def _committed_late(self, report: AdmissionReport) -> None:
@@ -259,7 +257,7 @@ class CallAdmission:
         services, deadlines, job_id = self._services, self._deadlines, self.subject.job_id
         until = deadlines.loop.time() + deadlines.total_s
         while True:
-            async with services.in_flight.alone(job_id):
+            async with services.in_flight.alone(job_id, deadlines.store_deadline()):
                 report = await self._commit(command)
             if not isinstance(report.outcome, StillInFlight):
                 return report

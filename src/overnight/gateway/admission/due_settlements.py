@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from overnight.domain import OvernightError, StoreUnavailable
-from overnight.store import Store
+from overnight.store import Command, Store
 
 from .commands import Lose, Settle, Settled
 from .unsent_calls import NeverSent
@@ -15,6 +17,9 @@ from .unsent_calls import NeverSent
 log = logging.getLogger("overnight.gateway")
 Closing = Settle | Lose | NeverSent
 """A command that ends a reservation."""
+
+MOST_LATE = 10_000
+"""Notes that wait for the store. The oldest is dropped for one more."""
 
 
 class Settlements:
@@ -28,6 +33,8 @@ class Settlements:
         self._store, self._wrote = store, wrote
         self._open: set[str] = set()
         self._due: dict[str, Closing] = {}
+        self._late: deque[Command[None]] = deque()
+        self._noting: set[asyncio.Task[None]] = set()
 
     def opened(self, call_id: str) -> None:
         """A reservation of this process is durable."""
@@ -68,6 +75,38 @@ class Settlements:
         self._due.pop(call_id, None)
         self._wrote()
 
+    async def note(self, command: Command[None], until: float) -> None:
+        """Write what no answer depends on: return when it is durable, or at `until`, a time of the loop. It is written all the
+        same, when the store can take it. Raises what deciding the command raises."""
+        loop = asyncio.get_running_loop()
+        noting = loop.create_task(self._note(command))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+        try:
+            await asyncio.wait((noting,), timeout=max(0.0, until - loop.time()))
+        finally:
+            if not noting.done():
+                noting.add_done_callback(self._noted_late)
+        if noting.done():
+            noting.result()
+
+    async def _note(self, command: Command[None]) -> None:
+        try:
+            await self._store.commit(command)
+        except StoreUnavailable as error:
+            if len(self._late) >= MOST_LATE:
+                log.error("an event is dropped, since %d others wait for the store: %s", MOST_LATE, error)
+                self._late.popleft()
+            self._late.append(command)
+
+    def _noted_late(self, noting: asyncio.Task[None]) -> None:
+        if noting.cancelled():
+            return
+        if (error := noting.exception()) is not None:
+            log.error("an event was refused and is given up: %s", error)
+        else:
+            self._wrote()
+
     async def write_due(self) -> None:
         """Try all settlements that are due. Raises StoreUnavailable at the first one that the store cannot take."""
         for call_id, command in list(self._due.items()):
@@ -79,3 +118,16 @@ class Settlements:
                 log.error("the settlement of %s was refused and is given up: %s", call_id, error)
             if self._due.pop(call_id, None) is not None:
                 self._wrote()
+        while self._late:
+            await self._note_due(self._late.popleft())
+
+    async def _note_due(self, command: Command[None]) -> None:
+        try:
+            await self._store.commit(command)
+        except StoreUnavailable:
+            self._late.appendleft(command)
+            raise
+        except OvernightError as error:
+            log.error("an event was refused and is given up: %s", error)
+        else:
+            self._wrote()

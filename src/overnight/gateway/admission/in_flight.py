@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from overnight.budgets import BUDGET_SQL
 from overnight.store import Store
 
+from ..call_deadlines import MIN_STORE_S, store_answers_by
 from ..identity import Subject
 
 Key = tuple[str, str | None]
@@ -45,12 +48,21 @@ class InFlightCalls:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def alone(self, job_id: str) -> asyncio.Lock:
-        """The job's lock; it exists as long as a call holds or awaits it."""
+    @asynccontextmanager
+    async def alone(self, job_id: str, until: float) -> AsyncGenerator[None]:
+        """Hold the job's lock, under which calls wait for the store alone. It exists as long as a call holds or awaits it.
+
+        Raises StoreUnavailable at `until`, a time of the loop.
+        """
         lock = self._locks.get(job_id)
         if lock is None:
             lock = self._locks[job_id] = asyncio.Lock()
-        return lock
+        async with store_answers_by(until):
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def older(self, subject: Subject, deadline: float) -> None:
         """Wait while the same request of an older attempt is under way, until the deadline (a time of the loop)."""
@@ -71,7 +83,8 @@ class InFlightCalls:
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
         while loop.time() < until:
             await self.older(subject, min(until, loop.time() + pause_s))
-            if not (await store.read(BUDGET_SQL["count_in_flight"], values))[0][0]:
+            by = max(until, loop.time() + MIN_STORE_S)
+            if not (await store.read(BUDGET_SQL["count_in_flight"], values, until=by))[0][0]:
                 return True
             pause_s = min(pause_s * 1.5, POLL_S[1])
         return False

@@ -35,6 +35,7 @@ from overnight.store import (
 )
 from overnight.wire_formats.request import Request
 
+from ..call_deadlines import CallDeadlines, store_answers_by
 from ..identity import Subject
 from .attempt_result import AttemptResult
 
@@ -147,11 +148,19 @@ class LoopGuard:
     def _first_due(self) -> int:
         return max(1, self._turns // 8)
 
-    async def check(self, subject: Subject, stopped: Event) -> None:
+    async def check(self, subject: Subject, stopped: Event, deadlines: CallDeadlines) -> None:
         """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once.
 
         Call it for one call of a job at a time. `stopped` is the `loop_stopped` event of the call.
         """
+        async with store_answers_by(deadlines.store_deadline()):
+            why, seen = await self._verdict(subject)
+        if why is not None:
+            stop = StopLoop(subject, stopped, why, seen)
+            _refuse_if_asked(subject, await self._store.commit(stop, until=deadlines.store_deadline()))
+
+    async def _verdict(self, subject: Subject) -> tuple[str | None, str]:
+        """Why the job is in a loop, None where it is not; and the last question about it. Raises LoopStopped."""
         reviews = await list_reviews(self._store, state="", job_id=subject.job_id, most=1000)
         last = next((review for review in reversed(reviews) if review.kind == "loop"), None)
         if last is not None:
@@ -162,10 +171,7 @@ class LoopGuard:
             self._remembered -= watch.size if watch is not None else 0
             watch = self._watches[subject.job_id] = self._fresh(since)
         why = await self._same_call(subject, watch) or await self._no_progress(subject, watch)
-        if why is None:
-            return
-        seen = last.review_id if last is not None else ""
-        _refuse_if_asked(subject, await self._store.commit(StopLoop(subject, stopped, why, seen)))
+        return why, last.review_id if last is not None else ""
 
     async def _same_call(self, subject: Subject, watch: _Watch) -> str | None:
         if not self._same:

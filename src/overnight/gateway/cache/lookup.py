@@ -57,6 +57,7 @@ MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
 """Per tenant. Entries beyond it are dropped, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
+COULD_NOT_ASK = "the cache could not be asked"
 NO_VECTORS = "vectors cannot be compared here"
 
 
@@ -87,18 +88,23 @@ class Caches:
                 log.warning("the semantic cache is off in this process, the exact one works: %s", error)
         return self._vectors
 
-    async def look_up(self, tenant_id: str, key: bytes, statement: str = "look_up") -> Candidate | None:
+    async def look_up(
+        self, tenant_id: str, key: bytes, statement: str = "look_up", *, until: float | None = None
+    ) -> Candidate | None:
+        """The answer to a question; None without one. Raises StoreUnavailable at `until`, a time of the loop."""
         values: dict[str, Any] = {"tenant_id": tenant_id, "key": key, "now": self.store.clock()}
-        rows = await self.store.read(SQL[statement], values)
+        rows = await self.store.read(SQL[statement], values, until=until)
         if not rows:
             return None
         job_id, *answer = rows[0]
-        return await self.candidate("exact", recorded(job_id, answer))
+        return await self.candidate("exact", recorded(job_id, answer), until=until)
 
-    async def candidate(self, kind: str, answer: Recorded, similarity: float | None = None) -> Candidate | None:
+    async def candidate(
+        self, kind: str, answer: Recorded, similarity: float | None = None, *, until: float | None = None
+    ) -> Candidate | None:
         """The answer with its body; None when it was erased."""
         try:
-            body = await self.ledger.answer(answer)
+            body = await self.ledger.answer(answer, until=until)
         except StoreUnavailable:
             raise
         except OvernightError:
@@ -185,9 +191,11 @@ class CacheLookup:
     async def may_replay(self) -> bool:
         """Whether recorded answers of older attempts may fit this call. They are replayed before any cache is asked."""
         try:
-            return await self._is_repeated()
+            with self._deadlines.asking_store():
+                return await self._is_repeated()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
+            self._trouble = COULD_NOT_ASK
             return False
 
     async def _is_repeated(self) -> bool:
@@ -198,7 +206,8 @@ class CacheLookup:
         by_name = not subject.known
         values = {"mark": self._mark, "tenant_id": who.tenant_id, "job_id": subject.job_id}
         statement = SQL["read_standing_external" if by_name else "read_standing"]
-        rows = await self._caches.store.read(statement, values | {"external_id": subject.external_id})
+        values |= {"external_id": subject.external_id}
+        rows = await self._caches.store.read(statement, values, until=self._deadlines.store_deadline())
         _, runtime, attempt, asked_at = rows[0] if rows else (None, "foreign", 1, None)
         self._asked = asked_at is not None
         again = max(attempt, who.attempt or 1) > 1
@@ -209,10 +218,10 @@ class CacheLookup:
         self.subject = subject
         found = None
         try:
-            found = await self._look_up()
+            found = None if self._trouble else await self._look_up()
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
-            self._trouble = "the cache could not be asked"
+            self._trouble = COULD_NOT_ASK
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
             self.result = CacheResult(
@@ -231,17 +240,20 @@ class CacheLookup:
 
     async def _look_up_exact(self) -> Candidate | None:
         self._looked.append("exact")
-        caches, tenant_id = self._caches, self._caller.tenant_id
+        caches, tenant_id, deadlines = self._caches, self._caller.tenant_id, self._deadlines
 
         async def look_up() -> Candidate | None:
-            return await caches.look_up(tenant_id, self._key)
+            with deadlines.asking_store():
+                return await caches.look_up(tenant_id, self._key, until=deadlines.store_deadline())
 
         found = await look_up()
         if found is not None:
             return found
         try:
             until = self._until(WAIT_SHARE)
-            joined = await caches.single_flight.join((tenant_id, self._key), self.subject.job_id, until, look_up)
+            joined = await caches.single_flight.join(
+                (tenant_id, self._key), self.subject.job_id, until, deadlines, look_up
+            )
         except TimeoutError:
             self._trouble = "whoever asks the same just now took too long"
             return None
@@ -260,7 +272,9 @@ class CacheLookup:
         self._looked.append("semantic" if own.mode == "on" else "shadow")
         if near is None or near.similarity < own.threshold:
             return None
-        found = await self._caches.candidate("semantic", near.answer, near.similarity)
+        until = self._deadlines.store_deadline()
+        with self._deadlines.asking_store():
+            found = await self._caches.candidate("semantic", near.answer, near.similarity, until=until)
         if own.mode == "on":
             return found
         self._would_be = found
@@ -278,7 +292,11 @@ class CacheLookup:
             self._caller, context.decision.route, self._model, context.request, services.prompts_version, model
         )
         self._vector = _Vector(semantic, realm, embedded.numbers)
-        near = await nearest(self._caches.store, self._caller.tenant_id, realm, embedded.numbers, self.subject.job_id)
+        store, until = self._caches.store, self._deadlines.store_deadline()
+        with self._deadlines.asking_store():
+            near = await nearest(
+                store, self._caller.tenant_id, realm, embedded.numbers, self.subject.job_id, until=until
+            )
         if near is not None and near.similarity >= ALREADY_KNOWN:
             self._vector = None
         return near
@@ -350,7 +368,9 @@ class CacheLookup:
     async def expired(self) -> Candidate | None:
         """An expired answer, for a call that no target answers. None without one, or without the store."""
         try:
-            return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older")
+            return await self._caches.look_up(
+                self._caller.tenant_id, self._key, "look_up_older", until=self._deadlines.store_deadline()
+            )
         except StoreUnavailable as error:
             log.warning("a cache could not be asked: %s", error)
             return None

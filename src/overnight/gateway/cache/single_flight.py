@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 
@@ -21,6 +22,7 @@ from overnight.domain import (
 )
 from overnight.store import Command, Store
 
+from ..call_deadlines import CallDeadlines
 from .cache_result import Candidate
 from .commands import (
     ClaimOutcome,
@@ -40,11 +42,11 @@ ASK_AGAIN_S = 0.05
 class Head:
     """The call that asks a question for all others of this process that ask it now."""
 
-    __slots__ = ("_followers", "done", "found", "job", "kept", "key", "leader", "leads")
+    __slots__ = ("_followers", "done", "found", "job", "kept", "key", "leader", "leads", "lost_store")
 
     def __init__(self, key: Key, job: str) -> None:
         self.key, self.job, self.leader = key, job, new_id("lead")
-        self.leads = self.done = False
+        self.leads = self.done = self.lost_store = False
         self.kept = True
         self.found: Candidate | None = None
         self._followers: list[asyncio.Future[None]] = []
@@ -75,21 +77,34 @@ class SingleFlight:
         self._beat: asyncio.Task[None] | None = None
 
     async def join(
-        self, key: Key, job: str, until: float, look_up: Callable[[], Awaitable[Candidate | None]]
+        self,
+        key: Key,
+        job: str,
+        until: float,
+        deadlines: CallDeadlines,
+        look_up: Callable[[], Awaitable[Candidate | None]],
     ) -> tuple[Head | None, Candidate | None]:
         """What became of joining those who ask this question: the caller leads (its head), or it has their answer, or neither:
-        then it asks for itself. Raises TimeoutError at `until`, a time of the loop, and StoreUnavailable."""
+        then it asks for itself. Raises TimeoutError at `until`, a time of the loop, and StoreUnavailable when the store does not
+        answer within the `deadlines` of the call."""
         while (head := self._heads.get(key)) is not None:
             if head.job == job:
                 return None, None
-            await head.follow(until)
+            with deadlines.asking_store():
+                await head.follow(until)
+                if head.lost_store:
+                    raise StoreUnavailable("the store did not answer in time")
             if head.found is not None:
                 return None, _waited_for(head.found)
             if not head.kept:
                 return None, None  # its answer is of no use to others, so all of them ask at once
         head = self._heads[key] = Head(key, job)
         with self._ending(head):
-            claimed, waited = await self._claim(head, until)
+            try:
+                claimed, waited = await self._claim(head, until, deadlines)
+            except StoreUnavailable:
+                head.lost_store = True  # else each of those who wait would wait for the store in turn
+                raise
             if claimed is ClaimOutcome.LEADS:
                 head.leads = True
                 self._stay_alive()
@@ -99,21 +114,30 @@ class SingleFlight:
             head.kept = head.found is not None
         return None, _waited_for(head.found) if waited and head.found is not None else head.found
 
-    async def _claim(self, head: Head, until: float) -> tuple[ClaimOutcome, bool]:
+    async def _claim(self, head: Head, until: float, deadlines: CallDeadlines) -> tuple[ClaimOutcome, bool]:
         """Until this head leads or need not; and whether it waited for another process."""
         loop, waited = asyncio.get_running_loop(), False
         while True:
-            claimed = await self._store.commit(ClaimQuestion(head.key, head.leader, head.job))
+            claim, left = ClaimQuestion(head.key, head.leader, head.job), partial(self._claimed_late, head)
+            with deadlines.asking_store():
+                claimed = await self._store.commit(claim, until=deadlines.store_deadline(), left=left)
             if claimed is not ClaimOutcome.FOLLOWS:
                 return claimed, waited
             waited = True
-            while await self._is_led(head.key):
+            while await self._is_led(head.key, deadlines):
                 if loop.time() + ASK_AGAIN_S > until:
                     raise TimeoutError
                 await asyncio.sleep(ASK_AGAIN_S)
 
-    async def _is_led(self, key: Key) -> bool:
-        rows = await self._store.read(SQL["read_claim"], {"tenant_id": key[0], "key": key[1]})
+    def _claimed_late(self, head: Head, claimed: ClaimOutcome) -> None:
+        """The claim was committed after its call had given up."""
+        if claimed is ClaimOutcome.LEADS:
+            self.ride(ReleaseQuestion(head.key, head.leader))
+
+    async def _is_led(self, key: Key, deadlines: CallDeadlines) -> bool:
+        values = {"tenant_id": key[0], "key": key[1]}
+        with deadlines.asking_store():
+            rows = await self._store.read(SQL["read_claim"], values, until=deadlines.store_deadline())
         now = self._store.clock()
         return bool(rows) and rows[0][0] <= now < rows[0][1]
 

@@ -52,7 +52,7 @@ def packed_vector(numbers: list[float]) -> bytes:
 
 
 async def nearest(
-    store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str
+    store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str, *, until: float | None = None
 ) -> NearestEntry | None:
     """The most similar answered question of this tenant and realm, from another job. Raises StoreUnavailable."""
     values: dict[str, Any] = {
@@ -64,7 +64,7 @@ async def nearest(
         "now": store.clock(),
         "most": SEARCHED,
     }
-    rows = await store.read(SQL["find_nearest"], values)
+    rows = await store.read(SQL["find_nearest"], values, until=until)
     if not rows:
         return None
     distance, job_id, *answer = rows[0]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from overnight.circuit_breakers import Note
-from overnight.domain import StoreUnavailable
 
 from ..admission.attempt_result import AttemptResult
 from ..admission.metering import reported_beyond_bound, result_of_failure, result_of_reply
 from ..admission.services import AdmissionServices
 from ..attempt import Attempt, AttemptFailure, Reply
 from ..call_context import CallContext, call_event
-from ..call_deadlines import CallDeadlines
+from ..call_deadlines import MIN_STORE_S, CallDeadlines
 from .gateway_failures import is_of_target
 from .target_selection import TargetSelection
 
@@ -44,10 +43,8 @@ class AttemptResults:
         if self._selection.probe_id is None or (update := self._selection.record_answer()) is None:
             return
         event = call_event(context, attempt.target, "model_called", attempt.call_id)
-        try:
-            await self._services.store.commit(Note(context.subject.job_id, update, event))
-        except StoreUnavailable:
-            return  # this process knows it
+        note = Note(context.subject.job_id, update, event)
+        await self._services.settlements.note(note, self._deadlines.loop.time() + MIN_STORE_S)
         self._services.breakers_written()
 
     def _warn(self, context: CallContext, attempt: Attempt, result: AttemptResult) -> None:

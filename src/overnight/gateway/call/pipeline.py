@@ -71,7 +71,7 @@ class CallPipeline:
         self._admission = CallAdmission(services.admission, context, self.deadlines)
         self.account: CallAccount = self._admission.account
         clock = services.admission.store.clock
-        self.selection = TargetSelection(services.targets, services.circuits, context, clock, services.loop)
+        self.selection = TargetSelection(services.targets, services.circuits, context, clock, self.deadlines)
         self._results = AttemptResults(services.admission, self.selection, self.deadlines)
         self._lookup: CacheLookup | None = None
         self._final: FinalOutcome | None = None

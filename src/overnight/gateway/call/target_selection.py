@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 
 from overnight.circuit_breakers import Circuit, Circuits, Mark, caller_account
@@ -12,6 +11,7 @@ from overnight.providers.targets import Target, Targets, Unavailable
 from overnight.wire_formats import Wire, wire_between
 
 from ..call_context import CallContext
+from ..call_deadlines import MIN_STORE_S, CallDeadlines
 
 PROBE_GRACE_US = 5_000_000
 
@@ -36,9 +36,9 @@ class TargetSelection:
         circuits: Circuits,
         context: CallContext,
         clock: Callable[[], int],
-        loop: asyncio.AbstractEventLoop,
+        deadlines: CallDeadlines,
     ) -> None:
-        self._targets, self._circuits, self._clock, self._loop = targets, circuits, clock, loop
+        self._targets, self._circuits, self._clock, self._deadlines = targets, circuits, clock, deadlines
         self._context, self._decision, self._who = context, context.decision, context.subject.who
         self._left = list(context.decision.targets)
         self._skipped_accounts: dict[str, str] = {}  # model → account
@@ -96,9 +96,13 @@ class TargetSelection:
         if circuit is None:
             return True
         self._claim = None
-        left_us = int(max(deadline - self._loop.time(), 0) * 1_000_000)
+        now = self._deadlines.loop.time()
+        left_us = int(max(deadline - now, 0) * 1_000_000)
         probe_id = new_id("probe")
-        if await self._circuits.probe(circuit, probe_id, self._clock() + left_us + PROBE_GRACE_US):
+        until = self._clock() + left_us + PROBE_GRACE_US
+        with self._deadlines.queueing():  # the store's time is not the providers'
+            granted = await self._circuits.probe(circuit, probe_id, until, max(deadline, now + MIN_STORE_S))
+        if granted:
             self.probe_id = probe_id
             return True
         return self.select_next(self._skip(circuit)) and await self.claim_probe(deadline)
@@ -139,7 +143,7 @@ class TargetSelection:
         return True
 
     async def _wait(self, deadline: float) -> bool:
-        while self._loop.time() < deadline:
+        while self._deadlines.loop.time() < deadline:
             now = self._clock()
             self._left = [model for model in self._skipped_accounts if self._blocked_until(model) <= now]
             if self._left:

@@ -18,6 +18,7 @@ from overnight.ledger import Ledger, recorded
 from overnight.wire_formats import responses as form
 from overnight.wire_formats.request import Request
 
+from ..call_deadlines import store_answers_by
 from ..error_responses import BodyTooLarge, UnknownPrevious, UnknownResponse
 from .input_items import listed
 from .rows import SQL, ForgetResponse
@@ -37,19 +38,20 @@ class StoredResponses:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def go_on(self, request: Request, who: Attribution, most_bytes: int) -> None:
+    async def go_on(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
         """Put before the request what it continues, by `previous_response_id` or by references to items.
 
-        Raises UnknownPrevious, BodyTooLarge.
+        Raises UnknownPrevious, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
         """
         previous = request.fields.get("previous_response_id")
         wanted = form.references(request)
         if previous is None and not wanted:
             return
         earlier: list[bytes] = []
-        if previous is not None and bytes(previous) != b"null":
-            earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
-        named = await self._named(wanted, who.tenant_id, who.reach)
+        async with store_answers_by(until):
+            if previous is not None and bytes(previous) != b"null":
+                earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
+            named = await self._named(wanted, who.tenant_id, who.reach)
         form.continued(request, earlier, named)
         size = len(bytes(request.fields["input"]))
         if size > most_bytes:

@@ -124,3 +124,11 @@ ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
 
 -- name: delete_process
 DELETE FROM worker WHERE worker_id = :worker_id
+
+-- name: list_old_processes
+SELECT worker_id, host, pid FROM worker WHERE seen_at < :before ORDER BY seen_at LIMIT 1000
+
+-- name: delete_old_process
+DELETE FROM worker WHERE worker_id = :worker_id AND seen_at < :before
+    AND NOT EXISTS (SELECT 1 FROM reservation WHERE owner = :worker_id)
+    AND NOT EXISTS (SELECT 1 FROM job WHERE lease_owner = :worker_id)
