@@ -39,9 +39,10 @@ routes: {{r: {{model: a, fallbacks: [b]}}}}
 retries: {{max_attempts: 1, backoff_ms: 1}}
 breakers: {{failures: {failures}, window_ms: 600000, cool_down_ms: {cool_down_ms}, max_cool_down_ms: 600000}}
 providers: {{house: {{base_url: "{provider.base_url}", models: [a, b, "any-*"]}}}}
-prices: {{"any-*": {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}},
-  a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}},
-  b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+prices:
+  "any-*": {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+  a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+  b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
 """
     async with serving(store, provider, routing) as served:
         yield served

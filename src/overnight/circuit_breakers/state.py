@@ -86,14 +86,14 @@ def caller_account(account: str, tenant_id: str, key_id: str | None) -> str:
     return f"{account}{MARK_OF_CALLER}{tenant_id}{MARK_OF_CALLER}{key_id or ''}"
 
 
+def shared_breaker(breaker: Breakers) -> Breakers:
+    return msgspec.structs.replace(breaker, failures=max(breaker.failures, 2))
+
+
 def tenant_account(account: str, own: str) -> str | None:
     """The account of the row that counts what a tenant's callers have contributed to the circuit of all. It opens for nobody.
     None where the target's account is the tenant's own: then all callers are of that tenant."""
     return None if "@" in account else own.rpartition(MARK_OF_CALLER)[0]
-
-
-def shared_breaker(breaker: Breakers) -> Breakers:
-    return msgspec.structs.replace(breaker, failures=max(breaker.failures, 2))
 
 
 def counts_for_all(own: Circuit, now: int, breaker: Breakers) -> bool:
