@@ -11,7 +11,7 @@ from typing import Any
 
 from overnight.brain import Routing
 from overnight.budgets import Policy, wake_topped_up
-from overnight.circuit_breakers import Circuits
+from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
     CallFacts,
@@ -46,7 +46,7 @@ from .admission.services import AdmissionServices
 from .cache import Caches, Embedded, LookupServices
 from .call.embedding_call import embed
 from .call.pipeline import CallPipeline
-from .call.result import CallResult, Degraded
+from .call.result import CallResult, DegradedAnswer
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
@@ -117,7 +117,7 @@ class Gateway:
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.cost_alerts = CostAlerts(store, routing.alarms)
         self.jobs = JobAncestry(self.ledger, brain_version)
-        self.circuits = Circuits(store, routing.breakers)
+        self.circuits = CircuitBreakers(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
         self._prompts_version = prompts_version or brain_version or ""
         self._services: CallServices | None = None
@@ -255,7 +255,7 @@ class Gateway:
         match result:
             case None:
                 raise RuntimeError("a call ended without a result")
-            case Replayed() | CacheHit() | Degraded():
+            case Replayed() | CacheHit() | DegradedAnswer():
                 return await self._recorded_answer(pipeline, result.recorded)
             case _:
                 return answer_of(pipeline, result)

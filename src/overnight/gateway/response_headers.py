@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .admission.outcomes import CacheHit, Replayed
 from .call.pipeline import CallPipeline
-from .call.result import Answered, Degraded, Failed
+from .call.result import Answered, DegradedAnswer, Failed
 from .error_responses import JSON, Answer, Headers, failed
 
 MAX_HEADER = 1000
@@ -36,7 +36,7 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
     """The headers of every response. `streams`: its chunks are still to come, though the provider may be done."""
     result, context, selection, attempt = pipeline.result, pipeline.context, pipeline.selection, pipeline.attempt
     call_id, model = pipeline.call_id, selection.target.model
-    if isinstance(result, Replayed | CacheHit | Degraded):
+    if isinstance(result, Replayed | CacheHit | DegradedAnswer):
         call_id, model = result.recorded.facts.call_id or "", result.recorded.facts.model or ""
     request_id = result.reply.request_id if isinstance(result, Answered) else None
     headers: Headers = [
@@ -68,9 +68,9 @@ def _origin_headers(pipeline: CallPipeline, model: str) -> Headers:
     headers: Headers = []
     result, selection = pipeline.result, pipeline.selection
     cache = pipeline.cache_kind
-    if cache is not None and not isinstance(result, Replayed | Degraded):
+    if cache is not None and not isinstance(result, Replayed | DegradedAnswer):
         headers.append((b"x-overnight-cache", cache.encode()))
-    if isinstance(result, Replayed | CacheHit | Degraded):
+    if isinstance(result, Replayed | CacheHit | DegradedAnswer):
         degraded = (result.recorded.facts.detail or {}).get("degraded")
         if degraded:
             headers.append((b"x-overnight-degraded", degraded["kind"].encode()))

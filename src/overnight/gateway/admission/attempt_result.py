@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from overnight.budgets import RESERVATION
-from overnight.circuit_breakers import CIRCUIT, Mark
+from overnight.circuit_breakers import CIRCUIT, BreakerUpdate
 from overnight.domain import Event, Recorded
 from overnight.store import Unit
 
@@ -44,7 +44,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     cost_microusd: int | None
     content: bytes | None = None
     also: Rider | None = None
-    breaker_update: Mark | None = None
+    breaker_update: BreakerUpdate | None = None
     bound_microusd: int = 0
 
     def locks(self) -> Locks:

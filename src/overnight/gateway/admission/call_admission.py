@@ -31,7 +31,7 @@ from .outcomes import (
 )
 from .reservation import reservation_of
 from .services import AdmissionServices
-from .unsent_calls import NeverSent
+from .unsent_calls import SettleUnsent
 
 _LIMIT_NAMES = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
@@ -247,7 +247,7 @@ class CallAdmission:
         if isinstance(report.outcome, Granted):
             call_id = report.outcome.call_id
             why = "it was admitted after its caller had given up"
-            self._services.settlements.owe(call_id, NeverSent(call_id, report.job_id, why))
+            self._services.settlements.owe(call_id, SettleUnsent(call_id, report.job_id, why))
 
     async def _commit_in_turn(self, command: Admit) -> AdmissionReport:
         """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.

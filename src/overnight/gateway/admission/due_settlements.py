@@ -12,10 +12,10 @@ from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Command, Store
 
 from .commands import Lose, Settle, Settled
-from .unsent_calls import NeverSent
+from .unsent_calls import SettleUnsent
 
 log = logging.getLogger("overnight.gateway")
-Closing = Settle | Lose | NeverSent
+Closing = Settle | Lose | SettleUnsent
 """A command that ends a reservation."""
 
 MOST_LATE = 10_000

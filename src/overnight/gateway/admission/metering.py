@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from overnight.circuit_breakers import Mark
+from overnight.circuit_breakers import BreakerUpdate
 from overnight.domain import ErrorFacts
 from overnight.pricing.provider_tools import bound_microusd, fees_of
 from overnight.pricing.usage import Usage, estimated_usage
@@ -58,7 +58,7 @@ class _Bounded(NamedTuple):
 
 
 def result_of_failure(
-    context: CallContext, attempt: Attempt, failed: AttemptFailure, fees: Fees, breaker_update: Mark | None
+    context: CallContext, attempt: Attempt, failed: AttemptFailure, fees: Fees, breaker_update: BreakerUpdate | None
 ) -> AttemptResult:
     """The result of a failed attempt.
 
@@ -94,7 +94,7 @@ def result_of_failure(
 
 
 def result_of_reply(
-    context: CallContext, attempt: Attempt, reply: Reply, fees: Fees, breaker_update: Mark | None
+    context: CallContext, attempt: Attempt, reply: Reply, fees: Fees, breaker_update: BreakerUpdate | None
 ) -> AttemptResult:
     """The result of an answered attempt, at what its provider reports. Without a report, all that was reserved counts."""
     request, usage = context.request, reply.usage

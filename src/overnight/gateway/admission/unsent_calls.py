@@ -18,7 +18,7 @@ from .attempt_result import Locks
 from .job_entry import close_unattributed
 
 
-class NeverSent(msgspec.Struct):
+class SettleUnsent(msgspec.Struct):
     """The call was given up before anything was sent: its caller left, or may not act for the job any more. The outcome tells
     whether the try was still open: whoever has the job now may have settled it as lost."""
 

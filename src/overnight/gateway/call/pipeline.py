@@ -24,7 +24,7 @@ from ..admission.call_account import CallAccount
 from ..admission.call_admission import AttemptPlan, CallAdmission
 from ..admission.commands import Lose
 from ..admission.outcomes import AdmissionOutcome, CacheHit, Concluded, Granted, Replayed, Stopped
-from ..admission.unsent_calls import NeverSent
+from ..admission.unsent_calls import SettleUnsent
 from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
 from ..cache import CacheLookup
 from ..call_context import CallContext
@@ -34,7 +34,7 @@ from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
 from .request_preparation import attempt_state, new_attempt, prepare_request, without_thoughts
-from .result import Answered, CallResult, Degraded, Failed, is_late
+from .result import Answered, CallResult, DegradedAnswer, Failed, is_late
 from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
 from .services import CallServices
 from .target_selection import TargetSelection
@@ -126,7 +126,7 @@ class CallPipeline:
         if attempt is not None and settlements.is_open(attempt.call_id):
             # It was ended between its admission and its settlement.
             was_sent = self.sent_at is not None
-            end = Lose if was_sent else NeverSent
+            end = Lose if was_sent else SettleUnsent
             why = "it was ended while it was under way" if was_sent else "it was ended before it was sent"
             settlements.owe(attempt.call_id, end(attempt.call_id, subject.job_id, why))
         self._admission.leave()
@@ -235,7 +235,7 @@ class CallPipeline:
             case Concluded(recorded=recorded):
                 failure = self._final.failure if self._final is not None else None
                 self.call_id = recorded.facts.call_id or ""
-                self.result = Degraded(recorded) if failure is None else Failed(failure, recorded)
+                self.result = DegradedAnswer(recorded) if failure is None else Failed(failure, recorded)
             case CacheHit(recorded=recorded):
                 self.result = outcome
                 if self._lookup is not None:

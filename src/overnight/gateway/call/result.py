@@ -26,13 +26,13 @@ class Failed(msgspec.Struct, frozen=True):
     body: bytes = b""
 
 
-class Degraded(msgspec.Struct, frozen=True):
+class DegradedAnswer(msgspec.Struct, frozen=True):
     """The route's degraded answer was recorded in place of a provider's."""
 
     recorded: Recorded
 
 
-CallResult = Answered | Failed | Replayed | CacheHit | Degraded
+CallResult = Answered | Failed | Replayed | CacheHit | DegradedAnswer
 
 
 def is_late(recorded: Recorded) -> bool:

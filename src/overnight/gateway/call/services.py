@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.circuit_breakers import Circuits
+from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain.policies import Retries
 from overnight.providers.targets import Targets
 
@@ -33,6 +33,6 @@ class CallServices(msgspec.Struct, frozen=True, kw_only=True):
     admission: AdmissionServices
     lookup: LookupServices
     targets: Targets
-    circuits: Circuits
+    circuits: CircuitBreakers
     retries: Retries
     run_in_background: Callable[[Coroutine[Any, Any, None]], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 
-from overnight.circuit_breakers import Circuit, Circuits, Mark, caller_account
+from overnight.circuit_breakers import BreakerUpdate, Circuit, CircuitBreakers, caller_account
 from overnight.domain import iso_utc, new_id
 from overnight.providers.error_classes import Failure
 from overnight.providers.targets import Target, Targets, Unavailable
@@ -33,7 +33,7 @@ class TargetSelection:
     def __init__(
         self,
         targets: Targets,
-        circuits: Circuits,
+        circuits: CircuitBreakers,
         context: CallContext,
         clock: Callable[[], int],
         deadlines: CallDeadlines,
@@ -163,12 +163,12 @@ class TargetSelection:
 
     # ── what the attempt says of the target ─────────────────────────────────────────────────────────────────────────
 
-    def record_answer(self) -> Mark | None:
+    def record_answer(self) -> BreakerUpdate | None:
         """The target answered. The update is to be written with the answer."""
         target = self.target
         return self._circuits.answered(target.account, target.model, self._take_probe(), self.caller_account)
 
-    def record_failure(self, failure: Failure) -> Mark | None:
+    def record_failure(self, failure: Failure) -> BreakerUpdate | None:
         """The target failed. The update is to be written with the failure."""
         target = self.target
         return self._circuits.failed(target.account, target.model, failure, self._take_probe(), self.caller_account)
