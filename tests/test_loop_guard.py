@@ -136,13 +136,13 @@ def bounded(store: Store) -> None:
         for job in range(300):
             for each in range(256):
                 asking = subject(f"job_{job:032x}", job << 16 | each)
-                guard.asked(asking)
+                guard.request_admitted(asking)
                 if each < 64:
                     length = AttemptResult("c", spent.event, "m", (1, 0, each), 1, b"{}")
-                    guard.answered(asking, request, length)
-            guard.asked(busy)
-            guard.asked(looping_one)
-            guard.answered(looping_one, request, spent)
+                    guard.request_answered(asking, request, length)
+            guard.request_admitted(busy)
+            guard.request_admitted(looping_one)
+            guard.request_answered(looping_one, request, spent)
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()
     finally:

@@ -79,7 +79,7 @@ class CallAccount:
         self.left_microusd = settled.left_microusd
         warn(settled.alarmed)
         if last:
-            services.loop_guard.answered(subject, request, result)
+            services.loop_guard.request_answered(subject, request, result)
         self._is_written(result)
         self._count(booked_amounts(settled.recorded))
         return settled

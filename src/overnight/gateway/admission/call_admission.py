@@ -276,7 +276,7 @@ class CallAdmission:
         self._waiting_for = None
         self._services.settlements.opened(granted.call_id)
         if attempts == 0:
-            self._services.loop_guard.asked(self.subject)
+            self._services.loop_guard.request_admitted(self.subject)
             self._services.in_flight.enter(self.subject)
 
     def _learn_content(self, at: int) -> None:

@@ -15,10 +15,10 @@ from .commands import Lose, Settle, Settled
 from .unsent_calls import SettleUnsent
 
 log = logging.getLogger("overnight.gateway")
-Closing = Settle | Lose | SettleUnsent
+ClosingCommand = Settle | Lose | SettleUnsent
 """A command that ends a reservation."""
 
-MOST_LATE = 10_000
+MAX_LATE = 10_000
 """Notes that wait for the store. The oldest is dropped for one more."""
 
 
@@ -32,7 +32,7 @@ class Settlements:
     def __init__(self, store: Store, wrote: Callable[[], None]) -> None:
         self._store, self._wrote = store, wrote
         self._open: set[str] = set()
-        self._due: dict[str, Closing] = {}
+        self._due: dict[str, ClosingCommand] = {}
         self._late: deque[Command[None]] = deque()
         self._noting: set[asyncio.Task[None]] = set()
 
@@ -66,7 +66,7 @@ class Settlements:
         self._open.discard(call_id)
         return ended
 
-    def owe(self, call_id: str, command: Closing) -> None:
+    def owe(self, call_id: str, command: ClosingCommand) -> None:
         """Write the command when the store is back."""
         self._open.discard(call_id)
         self._due[call_id] = command
@@ -94,8 +94,8 @@ class Settlements:
         try:
             await self._store.commit(command)
         except StoreUnavailable as error:
-            if len(self._late) >= MOST_LATE:
-                log.error("an event is dropped, since %d others wait for the store: %s", MOST_LATE, error)
+            if len(self._late) >= MAX_LATE:
+                log.error("an event is dropped, since %d others wait for the store: %s", MAX_LATE, error)
                 self._late.popleft()
             self._late.append(command)
 

@@ -1,4 +1,4 @@
-"""Which job a call goes into, and whether it may: made, begun anew, reopened, or refused. Under the job's lock."""
+"""Job entry: the job of a call is made, restarted or reopened, or the call is refused. Under the job's lock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
     """The locked job of a call, made where it is the first, and whether it was. Raises NotFound: also for a job that is there,
-    and out of the caller's reach."""
+    and outside the scope of the caller's key."""
     who = subject.who
     job_id = subject.job_id
     if subject.external_id is not None and not subject.known:
@@ -116,7 +116,7 @@ def _was_idle(unit: Unit, job: JobRow) -> bool:
 
 
 def reopen(unit: Unit, job: JobRow) -> None:
-    """A foreign job that was over goes on."""
+    """Reopen a foreign job that was finished."""
     was = job.state
     job.state, job.finished_at, job.result, job.error = "running", None, None, None
     unit.change(JOB, job)

@@ -93,7 +93,7 @@ class LoopGuard:
         self._watches: OrderedDict[str, _Watch] = OrderedDict()
         self._remembered = 0
 
-    def asked(self, subject: Subject) -> None:
+    def request_admitted(self, subject: Subject) -> None:
         """A call of the job was let in."""
         if self._off or subject.unattributed or subject.aside:
             return
@@ -102,21 +102,21 @@ class LoopGuard:
             watch = self._watches[subject.job_id] = self._fresh(0)
         else:
             self._watches.move_to_end(subject.job_id)
-        print_ = hash(_fingerprint(subject))
-        if print_ not in watch.calls:
+        fingerprint_hash = hash(_fingerprint(subject))
+        if fingerprint_hash not in watch.calls:
             if len(watch.calls) >= MAX_REQUESTS:
                 self._remembered -= len(watch.calls)
                 watch.calls.clear()  # what is asked again and again comes back
                 watch.due.clear()
-            self._remembers_more()
-        watch.calls[print_] += 1
+            self._count_remembered()
+        watch.calls[fingerprint_hash] += 1
 
-    def answered(self, subject: Subject, request: Request, spent: AttemptResult) -> None:
+    def request_answered(self, subject: Subject, request: Request, result: AttemptResult) -> None:
         """A call of the job has ended."""
         watch = self._watches.get(subject.job_id)
-        if watch is None or spent.content is None or subject.aside:
+        if watch is None or result.content is None or subject.aside:
             return
-        turn = hash((_told(request), spent.tokens[2]))
+        turn = hash((_last_message(request), result.tokens[2]))
         if turn in watch.turns:
             watch.stale += 1
             return
@@ -125,9 +125,9 @@ class LoopGuard:
         if len(watch.turns) > MAX_TURNS:
             watch.turns.popitem(last=False)
         else:
-            self._remembers_more()
+            self._count_remembered()
 
-    def _remembers_more(self) -> None:
+    def _count_remembered(self) -> None:
         self._remembered += 1
         while len(self._watches) > MAX_JOBS or (self._remembered > MAX_REMEMBERED and len(self._watches) > 1):
             _, quiet = self._watches.popitem(last=False)
@@ -138,8 +138,8 @@ class LoopGuard:
         watch = self._watches.get(subject.job_id)
         if watch is None or subject.aside:
             return False
-        print_ = hash(_fingerprint(subject))
-        again = self._same > 0 and watch.calls[print_] >= watch.due.get(print_, 1)
+        fingerprint_hash = hash(_fingerprint(subject))
+        again = self._same > 0 and watch.calls[fingerprint_hash] >= watch.due.get(fingerprint_hash, 1)
         return again or (self._turns > 0 and watch.stale >= watch.stale_due)
 
     def _fresh(self, since: int) -> _Watch:
@@ -177,15 +177,15 @@ class LoopGuard:
         if not self._same:
             return None
         fingerprint = _fingerprint(subject)
-        print_ = hash(fingerprint)
+        fingerprint_hash = hash(fingerprint)
         name = "count_same_at" if subject.place is not None else "count_same"
         values = {"job_id": subject.job_id, "fingerprint": fingerprint, "since": watch.since, "most": self._same * 4}
         rows = await self._store.read(SQL[name], values)
         answers = sum(_event(row[0]).event == "model_succeeded" for row in rows)
-        count = max(answers, watch.calls[print_])
+        count = max(answers, watch.calls[fingerprint_hash])
         if count >= self._same:
             return f"it has asked the same {count} times (guards.same_call: {self._same})"
-        watch.due[print_] = watch.calls[print_] + max(1, (self._same - count) // 4)
+        watch.due[fingerprint_hash] = watch.calls[fingerprint_hash] + max(1, (self._same - count) // 4)
         return None
 
     async def _no_progress(self, subject: Subject, watch: _Watch) -> str | None:
@@ -209,7 +209,7 @@ def _fingerprint(subject: Subject) -> str:
     return subject.place.fingerprint if subject.place is not None else subject.fingerprint or ""
 
 
-def _told(request: Request) -> bytes | int:
+def _last_message(request: Request) -> bytes | int:
     """What the job was told last, as far as two of these can be compared at no cost: ids of tool calls change by themselves."""
     if not request.links:
         return 0
