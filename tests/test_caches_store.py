@@ -23,7 +23,7 @@ from overnight.gateway.cache.vectors import (
     SEARCHED,
     AddVector,
     nearest,
-    packed,
+    packed_vector,
     read_vector,
 )
 from overnight.ledger import Append, NewJob
@@ -180,7 +180,7 @@ class Many:
         answer, month, ends = self.answer, month_of(self.answer.at), unit.now + HOUR_US
         for number in range(self.count):
             place = ("t", b"r" * 32, unit.now + number, answer.job_id, answer.seq, month, ends)
-            unit.append(SQL["insert_vector"], VectorRow(*place, packed(self.numbers), self.numbers))
+            unit.append(SQL["insert_vector"], VectorRow(*place, packed_vector(self.numbers), self.numbers))
 
 
 async def test_a_search_looks_at_the_newest_of_a_realm(kept: Store, clock: Clock) -> None:
