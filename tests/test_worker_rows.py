@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -69,3 +70,10 @@ async def test_rows_of_dead_processes_are_deleted_after_a_day(
 async def rows(store: Store) -> set[str]:
     found = await store.read(LEDGER_SQL["list_old_processes"], {"before": wall_clock_us() - 3_600_000_000})
     return {row[0] for row in found}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the id of the boot from /proc")
+def test_machines_of_the_same_name_are_different_hosts() -> None:
+    """The first namespace of process ids has one number on every machine; the id of a boot is random."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    assert boot in this_host()

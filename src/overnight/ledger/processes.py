@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ FORGOTTEN_AFTER_US = 24 * 3600 * 1_000_000
 log = logging.getLogger("overnight.ledger")
 
 
+@cache
 def this_host() -> str:
-    """The name under which process ids are unique: the host, and on Linux its namespace of process ids."""
-    namespace = Path("/proc/self/ns/pid")
+    """Name the scope in which a process id is unique: host name and, on Linux, boot and namespace of process ids.
+
+    Machines can share a name, and the first namespace has the same number on all of them; the id of a boot is random. After a
+    restart of the machine, earlier processes therefore count as processes of another host.
+    """
     try:
-        return f"{socket.gethostname()}/{namespace.readlink()}"
-    except OSError:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except (OSError, ValueError):
         return socket.gethostname()
 
 

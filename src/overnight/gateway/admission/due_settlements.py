@@ -55,12 +55,13 @@ class Settlements:
     async def write(self, command: Settle, until: float) -> Settled:
         """Settle a call; wait for the store until `until` (a time of the loop).
 
-        Raises StoreUnavailable after that; the settlement is then due and is written later.
+        Raises StoreUnavailable after that. The settlement is then due and is written later, as it is after a cancellation.
         """
         call_id = command.result.call_id
         try:
             ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
-        except StoreUnavailable:
+        except (StoreUnavailable, asyncio.CancelledError):
+            # Whoever gives up on the call would otherwise settle it at its upper bound.
             self.owe(call_id, command)
             raise
         self._open.discard(call_id)
