@@ -30,16 +30,16 @@ class OpenAI:
         headers: Headers,
         receive: Receive,
         key: VirtualKey | None,
-        gone: Callable[[], bool] | None = None,
+        disconnected: Callable[[], bool] | None = None,
     ) -> Answer:
-        """A model call in one of the wire formats. `gone` tells whether the client has left."""
+        """A model call in one of the wire formats. `disconnected` tells whether the client has left."""
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
                 who = attribution(headers, key)
                 if self._gateway.routing.header_names:
                     who = with_headers(who, headers, self._gateway.routing.header_names)
-                return await self._gateway.call(form, body, who, headers, gone)
+                return await self._gateway.call(form, body, who, headers, disconnected)
         except OvernightError as error:
             return refusal(error, form)
 

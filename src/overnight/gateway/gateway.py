@@ -214,7 +214,7 @@ class Gateway:
         body: bytes,
         who: Attribution,
         headers: Iterable[tuple[bytes, bytes]] = (),
-        gone: Callable[[], bool] | None = None,
+        disconnected: Callable[[], bool] | None = None,
     ) -> Answer:
         """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
 
@@ -223,7 +223,7 @@ class Gateway:
             body: the request as it came.
             who: whom the call is attributed to.
             headers: of the request. A target of the same format gets those that the format has for it.
-            gone: tells whether the client has disconnected. A call that is still queued then is given up.
+            disconnected: tells whether the client has disconnected. A call that is still queued then is given up.
 
         Raises:
             OvernightError: as `CallPipeline.run`; and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
@@ -240,7 +240,7 @@ class Gateway:
             who = with_cache_key(who, cache_key)
         decision = permitted_decision(self.decide(facts_of(who, request)), who)
         subject = await self.jobs.subject_of(who, request, self._store_deadline())
-        context = new_context(subject, request, decision, form, disconnected=gone)
+        context = new_context(subject, request, decision, form, disconnected=disconnected)
         if request.stream:
             return await self._streamed(context)
         pipeline = CallPipeline(self.services, context)
