@@ -116,7 +116,7 @@ async def test_a_budget_names_the_call_in_its_way_and_settling_it_makes_room(
         settle = ("budget", "settle", failed.call_id, "--usd", "0.0002", "--why", "invoice", "--by", "ann")
         done = json.loads(await run(store_url, tmp_path, *settle, "--json"))
         assert (done["cost_usd"], done["was_bound_usd"], done["changed"]) == (0.0002, bound / 1e6, True)
-        assert "nothing was changed" in await run(store_url, tmp_path, *settle)
+        assert "nothing changed" in await run(store_url, tmp_path, *settle)
         assert (await served.ask(max_tokens=512, headers={"x-job-id": "b"})).status_code == 200
         now = await cost_of(served, "b")
         assert now["bound"] == 0
@@ -125,7 +125,7 @@ async def test_a_budget_names_the_call_in_its_way_and_settling_it_makes_room(
         assert corrected.detail["source"] == "operator"
         shown = (await served.http.get("/api/v1/jobs/b")).json()
         assert (shown["cost_usd"], shown["bound_usd"]) == (pytest.approx(now["spent"]), 0)
-        assert "it cost $0.0002, as an operator says" in await run(store_url, tmp_path, "explain", "b")
+        assert "$0.0002, according to an operator" in await run(store_url, tmp_path, "explain", "b")
     assert check_all_ends(store_url) == 2
 
 
@@ -246,19 +246,19 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
                 store_url, tmp_path, "budget", "settle", call, "--usd", usd, "--why", "x", *words, code=code
             )
 
-        assert "no call of tenant default" in await settle("call_nobody", "0.1")
-        assert "no call of tenant other" in await settle(failed.call_id, "0.1", "--tenant", "other")
+        assert "of tenant default with an upper bound" in await settle("call_nobody", "0.1")
+        assert "of tenant other with an upper bound" in await settle(failed.call_id, "0.1", "--tenant", "other")
         assert "none of operator, invoice" in await settle(failed.call_id, "0.1", "--source", "rumour")
-        assert "give dollars" in await settle(failed.call_id, "lots", code=2)
+        assert "expected an amount in dollars" in await settle(failed.call_id, "lots", code=2)
         await served.ask(headers={"x-job-id": "known"})
         known = (await served.events("known"))[-1].facts.call_id
-        assert "settled at a known cost already" in await settle(known, "0.1")
+        assert "already settled at a known cost" in await settle(known, "0.1")
         provider.set_rules("rules: [{fault: {stall: true}}]")
         asking = asyncio.create_task(served.ask(headers={"x-job-id": "flying"}))
         flying = (await served.until("flying", "model_called"))[-1].facts.call_id
         assert "still under way" in await settle(flying, "0.1")
         asking.cancel()
-        assert "that is more than" in await settle(failed.call_id, "0.5", code=0)
+        assert "this exceeds the upper bound of" in await settle(failed.call_id, "0.5", code=0)
         assert "before, at $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
         assert (await cost_of(served, "b"))["spent"] == 0.25
 

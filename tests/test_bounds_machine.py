@@ -45,7 +45,7 @@ from overnight.gateway.admission.commands import Lose
 from overnight.gateway.admission.settlement import write_result
 from overnight.ledger import JOB, Ledger, NewJob, append, locked_job, open_job
 from overnight.store import Store, Unit, open_store
-from overnight.story import gather, tell
+from overnight.story import build_timeline, load_job_tree
 
 START = int(datetime(2026, 10, 31, 23, 59, tzinfo=UTC).timestamp()) * 1_000_000
 JOBS, AGENTS = ("root", "child"), ("support", "sales")
@@ -318,7 +318,7 @@ class Bounds(RuleBasedStateMachine):
             events = await ledger.events(job.job_id)
             mine = [made for made in self.calls.values() if made.job == name]
             assert check_ends([msgspec.to_builtins(each.facts) for each in events], in_flight) == len(mine)
-            header = tell(await gather(ledger, job), self.clock.now).header
+            header = build_timeline(await load_job_tree(ledger, job), self.clock.now).header
             assert header.cost_microusd == sum(made.cost for made in mine)
             assert header.bound_microusd == sum(made.bound for made in mine)
 

@@ -184,7 +184,7 @@ providers:
 def test_decisions(model: str | None, task: str | None, route: str, targets: tuple[str, ...]):
     decision = brain(PRINTED).routing.decide(CallFacts(model=model, task=task))
     assert (decision.route, decision.targets, decision.requested_model) == (route, targets, model or "")
-    assert ("'unheard_of' names no route" in decision.why) == (task == "unheard_of")
+    assert ("'unheard_of' matches no route" in decision.why) == (task == "unheard_of")
 
 
 def test_an_unknown_model_names_the_nearest_and_the_way_out():
@@ -229,7 +229,7 @@ prices:
         ("budgets:\n  max_cost_per_job_usd: 0.0000001\n", 2, 25, "finer than a micro-dollar", "six"),
         ("budgets:\n  max_cost_per_job_usd: 1e99\n", 2, 25, "from 0 to", ""),
         ("budgets:\n  max_cost_per_job_usd: 1e-999999999\n", 2, 25, "finite", ""),
-        ("budgets:\n  max_cost_per_job_usd: '0.75'\n", 2, 25, "found the text '0.75'", "quotes off"),
+        ("budgets:\n  max_cost_per_job_usd: '0.75'\n", 2, 25, "found the text '0.75'", "remove the quotes"),
         ("budgets:\n  max_cost_per_job_usd:\n", 2, 3, "found nothing", ""),
         ("budgets:\n  max_cost_per_job_usd: true\n", 2, 25, "found true", ""),
         ("budgets:\n  max_llm_calls_per_job: -1\n", 2, 26, "from 0 to", ""),
@@ -241,7 +241,7 @@ prices:
         ("default_model: 4.20\n", 1, 16, "must be text", "put it in quotes"),
         ("default_model: two words\n", 1, 16, "no spaces", ""),
         ("default_model: gpt-5\ndefault_model: gpt-6\n", 2, 1, "'default_model' appears twice", "first on line 1"),
-        ("routes:\n  default: gpt-5\n", 2, 3, "'default' cannot be a route's name", ""),
+        ("routes:\n  default: gpt-5\n", 2, 3, "'default' is reserved and cannot be a route name", ""),
         ("routes:\n  two words: gpt-5\n", 2, 3, "a route's name must be", ""),
         ("routes:\n  a: {deadline_ms: 5}\n", 2, 6, "routes.a needs the key 'model'", ""),
         ("routes:\n  a: {model: gpt-5, deadline: 5}\n", 2, 21, "unknown key 'deadline' in routes.a", "'deadline_ms'"),
@@ -293,7 +293,7 @@ def test_a_circle_of_fallbacks_is_found_where_it_closes():
     text = "fallbacks:\n- {from: gpt-1, to: gpt-2}\n- {from: gpt-2, to: gpt-3}\n- {from: gpt-3, to: gpt-1}\n"
     found = one(text)
     assert (found.line, found.severity) == (4, "error")
-    assert "circle" in found.message
+    assert "cycle" in found.message
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path):
@@ -396,12 +396,12 @@ def test_a_prompts_mistakes_have_their_place(content: str, line: int, says: str,
 @pytest.mark.parametrize(
     ("path", "content", "says", "severity"),
     [
-        ("routing.yml", "", "would not be read", "error"),
-        ("tools/t.yml", "", "would not be read", "error"),
+        ("routing.yml", "", "is ignored", "error"),
+        ("tools/t.yml", "", "is ignored", "error"),
         ("tools/t.py", "", "only *.yaml files", "warning"),
-        ("promts/a.md", "", "none that a brain knows", "warning"),
-        ("notes.txt", "", "none that a brain knows", "warning"),
-        ("tools/t.yaml", "name: x\n", "does not act on it yet", "warning"),
+        ("promts/a.md", "", "is unknown", "warning"),
+        ("notes.txt", "", "is unknown", "warning"),
+        ("tools/t.yaml", "name: x\n", "not used by this release", "warning"),
         ("memory-schema.json", '{"a": {"b": 1, "b": 2}}', "'b' appears twice", "error"),
         ("memory-schema.json", '{"a": NaN}', "NaN is not JSON", "error"),
         ("memory-schema.json", "[" * 100_000, "not valid JSON", "error"),

@@ -155,7 +155,7 @@ def test_the_failure_classes_are_the_gateways():
     ("text", "line", "column", "says", "hint"),
     [
         ("tiers: {a: }\n", 1, 9, "tiers.a must be text", ""),
-        ("tiers: {a: []}\n", 1, 12, "tiers.a is an empty list", "leave the line out"),
+        ("tiers: {a: []}\n", 1, 12, "tiers.a is an empty list", "remove the line"),
         ("tiers: {a b: gpt-5}\n", 1, 9, "a tier's name must be", ""),
         ("tiers: [a]\n", 1, 8, "tiers must be a mapping", ""),
         ("complexity: {threshold: 1.5}\n", 1, 25, "from 0 to 1", ""),
@@ -167,21 +167,21 @@ def test_the_failure_classes_are_the_gateways():
         ("routes: {a: {weights: {gpt-5: -1}}}\n", 1, 31, "from 0 to", ""),
         ("routes: {a: {weights: [gpt-5]}}\n", 1, 23, "must be a mapping", ""),
         ("routes: {a: {model: gpt-5, sticky: user}}\n", 1, 36, "one of session, job, none", ""),
-        ("routes: {a: {model: gpt-5, when: {}}}\n", 1, 34, "names no condition", "task, agent"),
+        ("routes: {a: {model: gpt-5, when: {}}}\n", 1, 34, "has no condition", "task, agent"),
         ("routes: {a: {model: gpt-5, when: {agnet: x}}}\n", 1, 35, "unknown key 'agnet'", "did you mean 'agent'?"),
         ("routes: {a: {model: gpt-5, when: {agent: []}}}\n", 1, 42, "is an empty list", ""),
         ("routes: {a: {model: gpt-5, when: {agent: 4}}}\n", 1, 42, "must be text", "quotes"),
         ("routes: {a: {model: gpt-5, when: {format: soap}}}\n", 1, 43, "one of chat, responses", ""),
-        ("routes: {a: {model: gpt-5, when: {header: {Authorization: x}}}}\n", 1, 44, "holds secrets", "x-plan"),
+        ("routes: {a: {model: gpt-5, when: {header: {Authorization: x}}}}\n", 1, 44, "contains secrets", "x-plan"),
         ("routes: {a: {model: gpt-5, when: {header: {'a b': x}}}}\n", 1, 44, "a header in routes.a.when.header", ""),
-        ("routes: {a: {model: gpt-5, degraded: {}}}\n", 1, 38, "no way to end", "{cache: true}"),
-        ("routes: {a: {model: gpt-5, degraded: {cache: false}}}\n", 1, 38, "no way to end", ""),
+        ("routes: {a: {model: gpt-5, degraded: {}}}\n", 1, 38, "is empty", "{cache: true}"),
+        ("routes: {a: {model: gpt-5, degraded: {cache: false}}}\n", 1, 38, "is empty", ""),
         ("routes: {a: {model: gpt-5, degraded: {cache: yes}}}\n", 1, 46, "true or false", ""),
         ("routes: {a: {model: gpt-5, residency: EU}}\n", 1, 39, "lower-case", ""),
         ("routes: {a: {model: gpt-5, when_all_open: last_resrt}}\n", 1, 43, "one of wait", "'last_resort'"),
         ("routes: {a: {model: gpt-5, cache: {exact: -1}}}\n", 1, 43, "from 0 to", ""),
         ("routes: {a: {model: gpt-5, cache: {semantic: on}}}\n", 1, 13, "needs the section cache.semantic", "model"),
-        ("routes: {embeddings_ms: gpt-5}\n", 1, 10, "cannot be a route's name", ""),
+        ("routes: {embeddings_ms: gpt-5}\n", 1, 10, "is reserved and cannot be a route name", ""),
         ("retries: {by_class: {rate_limit: {max_attempts: 2}}}\n", 1, 22, "unknown failure class", "'rate_limited'"),
         (
             "retries: {by_class: {lost: {backoff_ms: 9, max_backoff_ms: 8}}}\n",
@@ -195,14 +195,14 @@ def test_the_failure_classes_are_the_gateways():
         ("budgets: {time_zone: Europe/Berln}\n", 1, 22, "names no time zone", "did you mean 'Europe/Berlin'?"),
         ("budgets: {time_zone: ../etc/passwd}\n", 1, 22, "must be a time zone", ""),
         ("budgets: {tenants: {a: {zone: UTC}}}\n", 1, 25, "unknown key 'zone'", "time_zone"),
-        ("budgets: {limits: [{scope: job}]}\n", 1, 20, "limits nothing", "max_cost_usd"),
+        ("budgets: {limits: [{scope: job}]}\n", 1, 20, "has no limit", "max_cost_usd"),
         ("budgets: {limits: [{max_tokens: 1}]}\n", 1, 20, "needs the key 'scope'", ""),
         ("budgets: {limits: [{scope: user, max_tokens: 1}]}\n", 1, 28, "one of job, step", ""),
         ("budgets: {limits: [{scope: job, per: week, max_tokens: 1}]}\n", 1, 38, "one of total, day, month", ""),
         ("budgets: {limits: [{scope: job, max_wall_clock_s: 0}]}\n", 1, 51, "from 1 to", ""),
         ("budgets: {limits: {scope: job}}\n", 1, 19, "must be a list", ""),
         ("rate_limits: [{scope: job, concurrency: 1}]\n", 1, 23, "one of key, agent", ""),
-        ("rate_limits: [{scope: key}]\n", 1, 15, "limits nothing", "concurrency"),
+        ("rate_limits: [{scope: key}]\n", 1, 15, "has no limit", "concurrency"),
         ("rate_limits: [{scope: key, concurrency: 0}]\n", 1, 41, "from 1 to", ""),
         ("guards: {same_calls: 1}\n", 1, 10, "unknown key 'same_calls'", "'same_call'"),
         ("alarms: {cost_factor: -1}\n", 1, 23, "from 0 to", ""),
@@ -237,15 +237,19 @@ def test_one_mistake_is_one_problem_with_its_place(text: str, line: int, column:
         (
             "routes:\n  a: {model: gpt-5, when: {agent: 's-*'}}\n  b: {model: gpt-5, when: {agent: [s-1, 's-2*'], tag: x}}\n",
             3,
-            "routes.a takes all of its calls before",
+            "routes.a matches all of its calls first",
         ),
         (
             "routes:\n  a: {model: gpt-5, when: {header: {x-plan: '*'}}}\n  b: {model: gpt-5, when: {header: {X-Plan: g}}}\n",
             3,
-            "routes.a takes all of its calls before",
+            "routes.a matches all of its calls first",
         ),
-        ("routes:\n  a: gpt-5\n  b: {model: gpt-5, when: {task: a}}\n", 3, "task a names a route, which goes first"),
-        ("routes:\n  a: gpt-5\n  b: {model: gpt-5, when: {model: [a, b]}}\n", 3, "model a or b names a route"),
+        (
+            "routes:\n  a: gpt-5\n  b: {model: gpt-5, when: {task: a}}\n",
+            3,
+            "task a is a route name, which takes precedence",
+        ),
+        ("routes:\n  a: gpt-5\n  b: {model: gpt-5, when: {model: [a, b]}}\n", 3, "model a or b is a route name"),
         ("budgets: {limits: [{scope: key, max_tokens: 1}, {scope: key, max_tokens: 2}]}\n", 1, "both limit max_tokens"),
         (
             "budgets: {max_cost_per_job_usd: 1, limits: [{scope: job, max_cost_usd: 1}]}\n",
@@ -270,7 +274,7 @@ def test_residency_that_nobody_has():
     found = problems("providers: {openai: {residency: eu}}\nroutes: {a: {model: claude-x, residency: [eu, us]}}\n")
     assert [(problem.severity, problem.line) for problem in found] == [("warning", 2)] * 2
     assert "no provider has the residency 'us'" in found[0].message
-    assert "routes.a has no target in eu or us: its calls are refused" in found[1].message
+    assert "routes.a has no target in eu or us: its calls are rejected" in found[1].message
 
 
 @pytest.mark.parametrize(

@@ -73,16 +73,16 @@ def test_a_night_with_a_budget_from_the_stop_to_the_end(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (["tenant", "default", "--usd", "1"], 1, "limited per day and per month: say which is meant"),
+        (["tenant", "default", "--usd", "1"], 1, "limited per day and per month: select one with"),
         (["tenant", "default", "--per", "week", "--usd", "1"], 1, "none of total, day, month"),
         (["village", "x", "--usd", "1"], 1, "none of job, step"),
         (["agent", "nobody", "--usd", "1"], 1, "has no limit in routing.yaml"),
-        (["agent", "reader", "--usd", "lots"], 2, "give dollars"),
-        (["agent", "reader", "--usd", "-1"], 2, "give dollars"),
-        (["agent", "reader", "--usd", "inf"], 2, "give dollars"),
+        (["agent", "reader", "--usd", "lots"], 2, "expected an amount in dollars"),
+        (["agent", "reader", "--usd", "-1"], 2, "expected an amount in dollars"),
+        (["agent", "reader", "--usd", "inf"], 2, "expected an amount in dollars"),
         (["agent", "reader"], 1, "an amount above 0"),
         (["agent", "reader[2026-11-21]", "--calls", "1"], 1, "is not allowed"),
-        (["job", "job_0123", "--calls", "1"], 1, "no such job"),
+        (["job", "job_0123", "--calls", "1"], 1, "Not found: job job_0123"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_way_out(
@@ -98,11 +98,11 @@ def test_an_empty_ledger_is_not_made_by_looking(shell: Shell) -> None:
     assert re.search(r"each job +total +llm calls +2\n", shown)
     assert re.search(r"tenant default +day +cost +\$5", shown)
     assert re.search(r"agent r\* +total +llm calls +3\n", shown)
-    assert "nothing is spent yet" in shown
+    assert "no spending yet" in shown
     assert shell.json("budget") == []
     assert len(shell.json("budget", "--limits")) == 4
     shell("budget", "--job", "last", code=1)
-    assert "there is no ledger yet" in shell.errors
+    assert "no ledger at" in shell.errors
     assert not (shell.folder / ".overnight").exists()
 
 

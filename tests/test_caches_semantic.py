@@ -286,7 +286,7 @@ async def test_without_vectors_the_exact_cache_works_and_the_log_says_what_is_mi
     async with caching(store, provider, routing) as cached:
         assert [(await cached.ask(text)).cache for text in (ASKED, ASKED, LIKE)] == ["miss", "exact", "miss"]
         assert cached.paid == 2
-    assert "the semantic cache is off in this process" in caplog.text
+    assert "semantic cache disabled in this process" in caplog.text
     assert ("pip install sqlite-vec" if store.dialect == "sqlite" else "CREATE EXTENSION vector") in caplog.text
 
 

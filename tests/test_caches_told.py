@@ -13,7 +13,7 @@ import pytest
 from caching import EXACT, SEMANTIC, Caching, caching
 from overnight.gateway import JobCalls
 from overnight.store import Store
-from overnight.story import gather, public_story, tell
+from overnight.story import build_timeline, load_job_tree, public_timeline
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from test_gateway_port import leased, request
 
@@ -36,10 +36,10 @@ def provider() -> Iterator[SpawnedProvider]:
 
 async def story(cached: Caching, job: str) -> tuple[Any, list[str]]:
     """The header and the lines."""
-    chapter = await gather(cached.served.ledger, await cached.served.ledger.job(job), with_content=True)
+    chapter = await load_job_tree(cached.served.ledger, await cached.served.ledger.job(job), with_content=True)
     now = cached.store.clock()
-    told = tell(chapter, now, with_content=True)
-    assert public_story(chapter, told, now, with_content=True)
+    told = build_timeline(chapter, now, with_content=True)
+    assert public_timeline(chapter, told, now, with_content=True)
     return told.header, [f"{line.text} | {' '.join(line.facts)} | {line.why}" for line in told.lines]
 
 
@@ -49,11 +49,11 @@ async def test_a_hit_is_a_line_and_no_paid_call(store: Store, provider: SpawnedP
         await cached.ask("hello", "b")
         header, lines = await story(cached, "b")
         assert (header.cached_calls, header.model_calls, header.paid_calls, header.cost_microusd) == (1, 0, 0, 0)
-        [line] = [each for each in lines if "from the cache" in each]
+        [line] = [each for each in lines if "cached response" in each]
         assert (await cached.served.ledger.job("a")).job_id in line
         assert "saved" in line
         assert line.endswith("the same question was answered before")
-        assert not any("without the cache" in each for each in (await story(cached, "a"))[1])
+        assert not any("cache skipped" in each for each in (await story(cached, "a"))[1])
         job = await leased(cached.store)
         await JobCalls(cached.served.gateway).call(request(job))
         assert len([each for each in (await story(cached, job.job_id))[1] if each.startswith("model")]) == 1
@@ -63,23 +63,23 @@ async def test_trouble_with_a_cache_is_a_line(store: Store, provider: SpawnedPro
     async with caching(store, provider, SEMANTIC) as cached:
         await cached.ask("hello unembeddable", "a")
         _, lines = await story(cached, "a")
-        assert any("asked without the cache" in each and "could not be embedded" in each for each in lines)
+        assert any("cache skipped" in each and "could not be embedded" in each for each in lines)
 
 
 async def test_the_shadow_says_what_it_would_have_said(store: Store, store_url: str, provider: SpawnedProvider) -> None:
     async with caching(store, provider, SHADOW) as cached:
         for text, job in (("how do I reset it", "a"), ("how do I reset it", "b"), ("how do I reset it please", "c")):
             await cached.ask(text, job, headers={"x-agent-name": "support"})
-        assert any("would have given the same answer" in each for each in (await story(cached, "b"))[1])
-        assert any("an answer that agrees (80% of the words" in each for each in (await story(cached, "c"))[1])
+        assert any("would have served the same response" in each for each in (await story(cached, "b"))[1])
+        assert any("a response that agrees (80% of the words" in each for each in (await story(cached, "c"))[1])
     [row] = json.loads(await command(store_url, "cache", "--json"))
     assert (row["agent_id"], row["kind"], row["asked"], row["hits"]) == ("support", "shadow", 3, 2)
     assert (row["hit_rate"], row["agreement_rate"], row["mean_overlap"], row["same"]) == (0.6667, 1.0, 0.9, 1)
     assert row["saved_usd"] > row["embeddings_usd"] > 0
     shown = await command(store_url, "cache", "--tenant", "default")
-    assert "In shadow nothing is answered" in shown
+    assert "Shadow mode serves no responses" in shown
     assert [word for word in ("support", "shadow", "67%", "100%", "90%") if word not in shown] == []
-    assert "No call has asked a cache" in await command(store_url, "cache", "--tenant", "nobody")
+    assert "No cache lookups in" in await command(store_url, "cache", "--tenant", "nobody")
 
 
 async def command(store_url: str, *words: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from overnight.cli.program import program
+from overnight.cli.lazy_group import LazyCommands
+from overnight.cli.program import COMMANDS, program
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
 from overnight.store import open_store
@@ -217,10 +218,10 @@ def test_approve_and_go_on(shell: Shell) -> None:
     assert (review["kind"], review["state"], review["detail"]) == ("approval", "open", {"amount": 3})
     assert f"overnight reviews approve {review['review_id']}" in shell("explain", "last")
     shell("reviews", "approve", review["review_id"], "--done", code=2)
-    assert "asks for an approval" in shell.errors
+    assert "is an approval" in shell.errors
     assert "or here: overnight resume job_" in shell("reviews", "approve", review["review_id"], "--note", "fine")
     shell("reviews", "reject", review["review_id"], code=1)
-    assert "approved already by" in shell.errors
+    assert "already approved by" in shell.errors
     assert "result  true" in shell("resume", "last")
     assert "“fine”" in shell("explain", "last")
     assert shell("reviews").startswith("No open reviews")
@@ -234,7 +235,7 @@ def test_an_unknown_effect_needs_to_be_told_apart(shell: Shell) -> None:
     assert "--done" in shell.errors
     assert "--not-done" in shell.errors
     shell("reviews", "approve", review, "--provider-id", "B-7", code=2)
-    assert "give --done" in shell.errors
+    assert "require --done" in shell.errors
     shell("reviews", "approve", review, "--done", "--result", "paid", code=2)
     assert "--result is not JSON" in shell.errors
     decided = shell.json("reviews", "approve", review[:20], "--done", "--provider-id", "B-7", "--result", '"paid"')
@@ -248,7 +249,7 @@ def test_not_done_does_it_again_and_a_rejection_gives_it_up(shell: Shell) -> Non
     shell("reviews", "approve", shell.json("reviews")[0]["review_id"], "--not-done", "--by", "anna")
     shell("resume", "last", code=3)
     story = shell("explain", "last")
-    assert "anna says it was not done" in story
+    assert "anna reports that it was not done" in story
     assert "2 tool calls · 0 steps · 1 retry" in story
     shell("run", "night.py:pays", code=3)
     shell("reviews", "reject", shell.json("reviews")[-1]["review_id"], "--note", "give up")
@@ -262,7 +263,7 @@ def test_cancel(shell: Shell) -> None:
     assert "cancelled by anna" in shell("explain", "last")
     shell("cancel", "last", code=1)
     shell("resume", "last", code=1)
-    assert "nothing to resume" in shell.errors
+    assert "cannot be resumed" in shell.errors
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,11 +276,11 @@ def test_ctrl_c_leaves_the_job_resumable(shell: Shell) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert re.search(r"go on with: overnight resume job_[0-9a-f]{32}", errors)
+    assert re.search(r"Resume with: overnight resume job_[0-9a-f]{32}", errors)
     assert "result  19900" in shell("resume", "last")
     story = shell("explain", "last")
     assert "its worker was stopped" in story
-    assert re.search(r"\d+ recorded answers? replayed, nothing of it paid or done again", story)
+    assert re.search(r"\d+ recorded answers? at no cost", story)
 
 
 def lose_the_worker(shell: Shell) -> None:
@@ -301,7 +302,7 @@ def test_kill_9_is_survived_and_told(shell: Shell, provider: SpawnedProvider) ->
     assert "succeeded" in shell("resume", "last")
     story = shell("explain", "last")
     assert "1 crash survived" in story
-    assert "the status check found it done" in story
+    assert "confirmed by the status check" in story
     assert provider.stats()["paid_calls"] == 1
     assert len((shell.folder / "sent").read_text().splitlines()) == 1
 
@@ -334,9 +335,9 @@ def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
 # ── mistakes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MISTAKES = [
-    (["explain", "nope"], 1, "no such job"),
-    (["explain", "job_"], 1, "fits several jobs"),
-    (["jobs", "--state", "done"], 2, "a job is queued, running"),
+    (["explain", "nope"], 1, "Not found: job nope"),
+    (["explain", "job_"], 1, "matches several jobs"),
+    (["jobs", "--state", "done"], 2, "expected one of queued, running"),
     (["jobs", "--before", "zzz"], 2, "--before zzz"),
     (["jobs", "-n", "0"], 2, ""),
     (["jobs", "--stat", "x"], 2, ""),
@@ -348,11 +349,11 @@ MISTAKES = [
     (["run", "night.py:adds", "oops"], 2, "KEY=VALUE"),
     (["run", "night.py:adds", "count=1", "--input", '{"count": 2}'], 2, "given twice"),
     (["run", "night.py:adds", "--input", "{"], 2, "--input is not JSON"),
-    (["run", "night.py:adds", "--input", "3"], 2, "an object of arguments"),
+    (["run", "night.py:adds", "--input", "3"], 2, "an object of named arguments"),
     (["run", "night.py:adds", "what=1"], 1, "what"),
     (["run", "night.py:adds", "--external-id", "a\nb"], 1, "--external-id"),
     (["run", "night.py:adds", "--tenant", ""], 1, "--tenant"),
-    (["reviews", "approve", "rev_nope"], 1, "no such review"),
+    (["reviews", "approve", "rev_nope"], 1, "Not found: review rev_nope"),
     (["reviews", "reject", "rev_nope", "--note", "x" * 3000], 2, "--note"),
     (["reviews", "reject", "rev_nope", "--by", ""], 1, "rev_nope"),
     (["up", "--port", "0"], 2, ""),
@@ -381,7 +382,7 @@ def test_mistakes_are_one_clear_line(shell: Shell) -> None:
 def test_without_a_ledger_reading_makes_none(shell: Shell) -> None:
     for words in (["jobs"], ["explain", "last"], ["reviews"], ["cancel", "last"], ["reviews", "approve", "rev_1"]):
         shell(*words, code=1)
-        assert "there is no ledger yet" in shell.errors
+        assert "no ledger at" in shell.errors
     assert not (shell.folder / ".overnight").exists()
 
 
@@ -400,7 +401,7 @@ def test_a_database_that_is_not_there_is_said_plainly(shell: Shell) -> None:
 def test_init_writes_what_check_accepts_and_never_twice(shell: Shell) -> None:
     out = shell("init", "fresh")
     assert "wrote fresh/routing.yaml" in out
-    assert "nothing wrong" in shell("check", "fresh")
+    assert "no problems found" in shell("check", "fresh")
     shell("init", "fresh", code=1)
     assert "already there" in shell.errors
 
@@ -439,6 +440,29 @@ def test_help_shows_examples_and_every_command() -> None:
         assert "--json" in shown(command, "--help")
     assert "--show-completion" in whole
     assert re.fullmatch(r"overnight \d+\.\d+\.\d+\n", shown("--version"))
+
+
+def test_help_of_the_program_imports_no_command() -> None:
+    code = (
+        "import sys; sys.argv = ['overnight', '--help']\n"
+        "from overnight.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "own = {'overnight', 'overnight.cli', *('overnight.cli.' + n for n in ('errors', 'lazy_group', 'program', 'terminal'))}\n"
+        "slow = {'asyncio', 'cryptography', 'httpx', 'msgspec', 'rich', 'ssl'}\n"
+        "found = {n for n in sys.modules if n.partition('.')[0] == 'overnight'} - own | slow & set(sys.modules)\n"
+        "print(sorted(found), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.summary[:40])}", done.stdout, re.MULTILINE), name
+
+
+def test_the_help_of_the_program_repeats_that_of_its_commands() -> None:
+    loaded = LazyCommands(COMMANDS)
+    for name, entry in COMMANDS.items():
+        assert " ".join((loaded[name].help or "").split()).startswith(entry.summary), name
 
 
 def test_reading_commands_load_nothing_heavy(shell: Shell) -> None:

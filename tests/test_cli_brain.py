@@ -36,12 +36,12 @@ def test_a_brain_that_is_not_there_is_not_gone_on_without(
     for named in ({}, {"OVERNIGHT_BRAIN": "brain"}):
         empty = run(tmp_path, environment | named, *words)
         assert empty.code == 1
-        assert "there is no routing.yaml" in empty.err
+        assert "routing.yaml not found" in empty.err
         assert len(empty.err.splitlines()) == 1
 
 
 def test_what_needs_no_brain_goes_on_without(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert "no budgets, no limits" in run(tmp_path, environment, "budget").out
+    assert "no budgets and no limits" in run(tmp_path, environment, "budget").out
     job = run(tmp_path, environment, "run", "night.py:asks", "--detach").out.strip()
     lost = environment | {"OVERNIGHT_BRAIN": "brian"}
     for words in (["jobs"], ["explain", job], ["events", job], ["reviews"], ["cancel", job]):
@@ -54,7 +54,7 @@ def test_check_tells_all_in_one_round(tmp_path: Path, environment: dict[str, str
         "routes: {b: {tier: nope}, c: {model: gpt-5.4, deadlin_ms: 3}, d: gtp-5.4}": "did you mean 'deadline_ms'?",
         "budgets: {max_cost_per_job_usd: many}": "max_cost_per_job_usd must be an amount",
         "budgetz: 1": "did you mean 'budgets'?",
-        "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mni}]": "no price is known for the model 'gpt-5.4-mni'",
+        "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mni}]": "unknown price of model 'gpt-5.4-mni'",
         "prices: {gpt-5.4: {input_usd_per_mtok: x, output_usd_per_mtok: 1}}": "prices.gpt-5.4.input_usd_per_mtok",
     }
     folder = tmp_path / "brain"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli_runs import run
-from overnight.cli.terminal import MARKS, says_utf8
+from overnight.cli.terminal import MARKS, locale_allows_utf8
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from test_cli import Shell
 from test_cli_tenants import ALL, settled
@@ -59,9 +59,9 @@ def test_times_have_a_date_and_a_zone_and_json_is_utc(shell: Shell) -> None:
     [
         ("Berlin", "did you mean Europe/Berlin?"),
         ("Europe/Berln", "did you mean Europe/Berlin?"),
-        ("../../etc/passwd", "no such time zone"),
-        ("", "no such time zone"),
-        ("Europe", "no such time zone"),
+        ("../../etc/passwd", "unknown time zone"),
+        ("", "unknown time zone"),
+        ("Europe", "unknown time zone"),
     ],
 )
 def test_a_zone_that_is_none_is_named(shell: Shell, zone: str, said: str) -> None:
@@ -110,7 +110,7 @@ def last(shell: Shell) -> str:
     ],
 )
 def test_the_locale_says_whether_utf8_is_shown(environment: dict[str, str], utf8: bool) -> None:
-    assert says_utf8(environment) is utf8
+    assert locale_allows_utf8(environment) is utf8
 
 
 def test_nothing_from_outside_moves_a_terminal(shell: Shell) -> None:
@@ -166,7 +166,7 @@ def test_a_reader_that_leaves_or_an_output_that_is_closed_is_quiet(shell: Shell)
     full = piped(shell, "overnight jobs >/dev/full")
     assert (full.returncode, full.stderr) == (
         1,
-        "overnight: standard output cannot be written: No space left on device\n",
+        "overnight: cannot write standard output: No space left on device\n",
     )
 
 
@@ -232,7 +232,7 @@ def test_ctrl_c_is_left_alone_where_it_is_ignored(shell: Shell) -> None:
     assert process.stdout.read(1) == "."
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert "there is no ledger yet" in errors, (process.returncode, errors)
+    assert "no ledger at" in errors, (process.returncode, errors)
 
 
 # ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────────

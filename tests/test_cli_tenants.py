@@ -309,4 +309,4 @@ def test_an_option_before_the_subcommand_is_not_lost(house: House) -> None:
         ["circuits", "--tenant", "b", "close", "here@b/small"],
     ):
         ran = house("", *words, codes=(2,))
-        assert "--tenant stands before the subcommand" in ran.err
+        assert "--tenant must come after the subcommand" in ran.err

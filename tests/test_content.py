@@ -114,7 +114,7 @@ async def test_tenants_never_share_content(store: Store, store_url: str) -> None
     ledger = Ledger(store)
     for reference in (mine, chain):
         for stranger in ("blue", "", "red ", "RED", "%"):
-            with pytest.raises(NotFound, match="no such content for this tenant"):
+            with pytest.raises(NotFound, match="unknown for this tenant"):
                 await ledger.content(stranger, reference)
     theirs = await store.commit(keep_blob(job_id, "blue", secret))
     assert theirs == mine, "the address tells nothing about who else has it"

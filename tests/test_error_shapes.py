@@ -48,7 +48,7 @@ async def test_what_is_not_served_has_a_code_of_its_own(store: Store, provider: 
         ("/v1/chat/completions", "body_too_large"),
         ("/v1/messages", "request_too_large"),
         ("/v1/messages/count_tokens", "request_too_large"),
-        ("/api/v1/jobs/any/complete", "the body is too large"),
+        ("/api/v1/jobs/any/complete", "Payload too large"),
     ],
 )
 async def test_a_body_that_says_it_is_too_large_is_not_waited_for(

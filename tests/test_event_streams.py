@@ -75,7 +75,7 @@ async def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
     async with asyncio.timeout(20):
         said = await reading
     served.store.clock = clock
-    assert "unknown, expired or revoked" in said.rpartition(": the stream ends here")[2]
+    assert "unknown, expired or revoked" in said.rpartition(": stream closed")[2]
     assert (await served.ask(headers={"x-job-id": "n1", **reads})).status_code == (401 if how == "revoked" else 200)
 
 
@@ -147,7 +147,7 @@ async def test_streams_are_bounded_per_key_and_a_closed_one_makes_room(
     refused = await served.http.get("/api/v1/jobs/n1/events", headers={**LIVE, **mine})
     assert (refused.status_code, refused.json()["title"], refused.headers["retry-after"]) == (
         429,
-        "too much at once",
+        "Too many requests",
         "1",
     )
     third, begun = await opened(served, "n1", others)

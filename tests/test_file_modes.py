@@ -147,7 +147,7 @@ def test_who_serves_says_that_others_can_enter_the_home(folder: Path, command: s
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(30)
-    said = [line for line in log.read_text().splitlines() if "others on this machine can enter this folder" in line]
+    said = [line for line in log.read_text().splitlines() if "other users can enter this folder" in line]
     assert len(said) == 1, log.read_text()
     assert f"chmod 700 {shared}" in said[0]
 

@@ -12,7 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from overnight.store import Store
-from overnight.story import gather, tell
+from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, serving
 
@@ -481,9 +481,14 @@ async def test_the_story_tells_what_was_decided(served: Served, model: str) -> N
     await served.openai.responses.create(model=model, extra_headers=headers, **more)
     await served.openai.responses.create(model=model, input="x", max_output_tokens=3, extra_headers=headers)
     await served.openai.embeddings.create(model="text-embedding-3-small", input=["a", "b"], extra_headers=headers)
-    chapter = await gather(served.ledger, await served.ledger.job("told"), with_content=True)
-    story = msgspec.json.encode(tell(chapter, served.store.clock(), with_content=True).lines).decode()
-    for said in ("asked for 2 tools: look, look", "answered in text", "cut at the output cap", "embedded 2 texts"):
+    chapter = await load_job_tree(served.ledger, await served.ledger.job("told"), with_content=True)
+    story = msgspec.json.encode(build_timeline(chapter, served.store.clock(), with_content=True).lines).decode()
+    for said in (
+        "requested 2 tools: look, look",
+        "answered in text",
+        "truncated at the output limit",
+        "embedded 2 texts",
+    ):
         assert said in story, said
     assert "saw sea" in story
     assert "embedding\\" not in story

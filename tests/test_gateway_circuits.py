@@ -24,7 +24,7 @@ from overnight.gateway import JobCalls
 from overnight.providers import NeverSent
 from overnight.providers.error_classes import exception_failure
 from overnight.store import Store
-from overnight.story import gather, tell
+from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, deadlines, serving
 from test_gateway_port import leased, request
@@ -84,8 +84,8 @@ async def events(served: Served, job: str, name: str) -> list[Any]:
 
 
 async def story(served: Served, job: str) -> str:
-    chapter = await gather(served.ledger, await served.ledger.job(job))
-    return "\n".join(str(line) for line in tell(chapter, served.store.clock()).lines)
+    chapter = await load_job_tree(served.ledger, await served.ledger.job(job))
+    return "\n".join(str(line) for line in build_timeline(chapter, served.store.clock()).lines)
 
 
 async def test_an_open_circuit_is_passed_over_and_nothing_of_it_is_silent(
@@ -240,8 +240,8 @@ async def test_circuits_are_listed_and_closed_by_people(
         listed = await overnight()
         assert "house/a" in listed
         assert "server_error" in listed
-        assert "no such circuit" in await overnight("close", "house/b")
-        assert "it is closed now" in await overnight("close", "house/a")
+        assert "circuit not found" in await overnight("close", "house/b")
+        assert "circuit closed (was" in await overnight("close", "house/a")
         assert (await served.http.get("/api/v1/circuits")).json() == {"circuits": []}
         provider.set_rules("rules: []")
         async with asyncio.timeout(10):
@@ -386,7 +386,7 @@ async def test_a_chain_may_end_in_a_fixed_answer(
         assert "server_error" in said.decision["why"]
         assert (succeeded.provider, succeeded.model, succeeded.cost_microusd) == ("degraded", "degraded", 0)
         shown = await story(served, "sorry")
-        assert "degraded: no provider answered, so the fixed answer of its route was given" in shown
+        assert "degraded: no provider answered; served the fixed response of the route" in shown
         assert "no model answered" in shown
         assert "answered in text" not in shown
         again = await served.http.post(

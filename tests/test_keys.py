@@ -191,8 +191,8 @@ async def test_nothing_of_a_secret_is_kept_or_shown(keys: Keys, store: Store, st
         (NewKey(name="k", models=("a b",)), "models"),
         (NewKey(name="k", routes=("",)), "routes"),
         (NewKey(name="k", models=("x",) * 101), "101"),
-        (NewKey(name="k", scopes=("admin",), models=("x",)), "hold nothing"),
-        (NewKey(name="k", scopes=("admin",), agent_id="x"), "hold nothing"),
+        (NewKey(name="k", scopes=("admin",), models=("x",)), "cannot be limited"),
+        (NewKey(name="k", scopes=("admin",), agent_id="x"), "cannot be limited"),
     ],
 )
 async def test_what_a_key_cannot_be(keys: Keys, new: NewKey, says: str) -> None:

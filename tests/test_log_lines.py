@@ -39,16 +39,16 @@ def test_a_trouble_that_repeats_is_one_line_and_one_when_it_is_over() -> None:
         clocked.log.warning("circuits cannot be read: %s", ConnectionError("refused"))
         clocked.now += 1
     assert len(clocked.lines) == 1, "the same error in other words is the same trouble"
-    clocked.handler.look()
+    clocked.handler.report_repeats()
     assert len(clocked.lines) == 1
     clocked.now += 11
-    clocked.handler.look()
+    clocked.handler.report_repeats()
     assert len(clocked.lines) == 2
-    assert clocked.lines[1].startswith("INFO worker: over, 60 times in 29 s: worker_0000")
+    assert clocked.lines[1].startswith("INFO worker: ended, 60 times in 29 s: worker_0000")
     clocked.log.warning("circuits cannot be read: %s", ConnectionError("refused"))
     assert len(clocked.lines) == 3, "it is news again"
     clocked.now += 11
-    clocked.handler.look()
+    clocked.handler.report_repeats()
     assert len(clocked.lines) == 3, "what came once is not summed up"
 
 
@@ -58,7 +58,7 @@ def test_a_trouble_that_lasts_is_told_at_intervals() -> None:
         clocked.log.warning("worker died (exit code 1); it is started again")
         clocked.now += 1
     assert len(clocked.lines) == 5
-    assert all(line.startswith("WARNING worker: goes on, ") for line in clocked.lines[1:])
+    assert all(line.startswith("WARNING worker: repeated, ") for line in clocked.lines[1:])
 
 
 def test_news_are_never_held_back_and_hold_to_one_line() -> None:
@@ -94,7 +94,7 @@ def test_up_logs_failures_and_says_whether_anything_is_limited(tmp_path: Path, b
         up = subprocess.Popen([*program, "up", "--port", port], cwd=tmp_path, env=kept, stdout=log, stderr=log)
         try:
             written = _until(tmp_path / "log", "is up")
-            assert ("no budgets, no limits" in written) == (brain == "none")
+            assert ("no budgets and no limits" in written) == (brain == "none")
             run = [*program, "run", "night.py:fails", "--detach"]
             jobs = [
                 subprocess.run(run, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True)

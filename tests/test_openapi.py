@@ -43,7 +43,7 @@ def served() -> Iterator[tuple[str, str]]:
             process.terminate()
             process.wait(30)
             said = (Path(home) / "log").read_text()
-        assert "a request failed by a fault of ours" not in said, said[-3000:]
+        assert "internal error in a request" not in said, said[-3000:]
 
 
 def test_the_document_names_every_route_and_no_other(served_gateway: Any) -> None:

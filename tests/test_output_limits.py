@@ -12,7 +12,7 @@ from faulty_upstream import FaultyUpstream, faulty_upstream
 from overnight.pricing.output_limits import LEAST_OUTPUT, most_output
 from overnight.pricing.price_book import PriceBook
 from overnight.store import Store
-from overnight.story import gather, tell
+from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
 
@@ -168,9 +168,9 @@ async def test_a_cap_that_a_route_lowers_is_told(store: Store, path: str, field:
         told = (detail["max_output_tokens"], detail["asked_max_output_tokens"], detail["capped_by"])
         assert told == (upstream.bodies[-1][sent], 32_000, "route") == (4000, 32_000, "route")
         job = await served.ledger.job("high", "default")
-        chapter = await gather(served.ledger, job)
-        notes = [line.text for line in tell(chapter, store.clock()).lines]
-        assert "asked for 32,000 output tokens; the route short allows 4,000" in notes
+        chapter = await load_job_tree(served.ledger, job)
+        notes = [line.text for line in build_timeline(chapter, store.clock()).lines]
+        assert "output limit lowered from 32,000 to 4,000 tokens by route short" in notes
         low = await served.http.post(f"/v1/{path}", json=body | {field: 50}, headers={"x-job-id": "low"})
         assert "x-overnight-output-cap" not in low.headers
         assert "asked_max_output_tokens" not in await cap(served, "low")

@@ -18,7 +18,7 @@ from overnight.jobs import Decision, ModelFailed, Operations, Worker
 from overnight.ledger import JobRow, Ledger
 from overnight.settings import Settings
 from overnight.store import Store, open_store
-from overnight.story import gather, tell
+from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
 
@@ -77,7 +77,7 @@ async def add(served: Served, scope: str, name: str, per: str | None = None, **a
 
 async def told(served: Served, job_id: str) -> str:
     job = await served.ledger.job(job_id)
-    story = tell(await gather(served.ledger, job), served.store.clock())
+    story = build_timeline(await load_job_tree(served.ledger, job), served.store.clock())
     lines = [f"{line.text} {line.why}" for line in story.lines]
     return "\n".join(lines + [f"{each.text} {each.commands}" for each in story.advice])
 
@@ -226,7 +226,7 @@ async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: S
         "budgets: {limits: [{scope: tenant, per: day, max_cost_usd: 1}, {scope: tenant, per: month, max_cost_usd: 9}]}"
     )
     async with serving(store, provider, routed(limits)) as served:
-        with pytest.raises(BadInput, match="per day and per month: say which"):
+        with pytest.raises(BadInput, match="per day and per month: select one"):
             await add(served, "tenant", "default", microusd=1)
         with pytest.raises(BadInput, match="has no limit"):
             await add(served, "agent", "somebody", microusd=1)
@@ -444,7 +444,7 @@ async def test_a_job_that_asks_the_same_again_and_again_asks_a_person(
         [wait] = job.waits
         assert wait["for"] == "approval"
         assert provider.stats()["paid_calls"] == 4
-        assert "stopped as a loop: it has asked the same 4 times" in await told(served, job_id)
+        assert "stopped as a loop: the job repeated the same call 4 times" in await told(served, job_id)
         await Operations(store).decide(wait["review_id"], Decision(approved, "ann", "look at it"))
         job = await rest(served, job_id, *FINISHED)
         # Three more after the approval: the count began again.
@@ -505,7 +505,7 @@ async def test_an_agent_that_turns_in_circles_is_stopped_and_an_honest_one_is_no
         circling = await agent("circling", new=False)
         # The first look, the first "nothing", and ten turns that only repeat them.
         assert circling == [200] * 12 + [409]
-        assert "stopped as a loop: 10 turns in a row" in await told(
+        assert "stopped as a loop: the last 10 turns" in await told(
             served, (await served.ledger.job("circling")).job_id
         )
 
@@ -549,7 +549,7 @@ async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
         # At the first call that passed it: not before, and not at the end.
         assert 6 <= story[: story.index("cost_alarm")].count("model_called") < 12
         assert sum("costs" in record.message and dear in record.message for record in caplog.records) == 1
-        assert "cost alarm: it has cost" in await told(served, dear)
+        assert "cost alert: it has cost" in await told(served, dear)
 
 
 async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provider: SpawnedProvider) -> None:

@@ -116,7 +116,7 @@ def _told(home: Path, *wanted: str, url: str | None = None, command: tuple[str, 
 
 @pytest.mark.parametrize("address", ["sqlite:/x", "postgresql:/x", "postgres:/ann:hunter2@db/x", "sqlite://x.db"])
 def test_address_with_too_few_slashes_is_one_clear_error(tmp_path: Path, address: str) -> None:
-    _told(tmp_path, "DATABASE_URL: ", "is not known", "sqlite:///PATH", url=address)
+    _told(tmp_path, "DATABASE_URL: ", "unsupported scheme", "sqlite:///PATH", url=address)
     code, _, errors = _overnight(tmp_path, "jobs", url=address)
     assert code == 1
     assert "hunter2" not in errors

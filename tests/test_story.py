@@ -16,7 +16,18 @@ from overnight.domain import EVENT_NAMES, ErrorFacts, Event, Recorded
 from overnight.jobs import Complete, CreateJob, JobFunction, Operations
 from overnight.ledger import Append, JobRow, NewJob
 from overnight.settings import Settings
-from overnight.story import Chapter, Line, Story, clean, cost_text, gather, public_story, span_text, tell, tree_costs
+from overnight.story import (
+    JobTree,
+    Line,
+    Timeline,
+    build_timeline,
+    clean,
+    cost_text,
+    load_job_tree,
+    public_timeline,
+    span_text,
+    tree_costs,
+)
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 
 SECOND = 1_000_000
@@ -57,17 +68,17 @@ async def play(app: App, function: JobFunction[..., Any], *args: Any) -> JobRow:
     return await app.operations.work_until_rest(job.job_id)
 
 
-async def told(app: App, job: JobRow, **options: bool) -> Story:
+async def told(app: App, job: JobRow, **options: bool) -> Timeline:
     job = await app.ledger.job(job.job_id)
-    chapter = await gather(app.ledger, job, **options)
-    return tell(chapter, app.store.clock(), **options)
+    chapter = await load_job_tree(app.ledger, job, **options)
+    return build_timeline(chapter, app.store.clock(), **options)
 
 
-def texts(story: Story) -> list[str]:
+def texts(story: Timeline) -> list[str]:
     return ["  " * line.depth + line.text for line in story.lines]
 
 
-def line(story: Story, beginning: str) -> Line:
+def line(story: Timeline, beginning: str) -> Line:
     found = [each for each in story.lines if each.text.startswith(beginning)]
     assert found, f"no line begins with {beginning!r} in:\n" + "\n".join(texts(story))
     return found[0]
@@ -116,8 +127,8 @@ async def test_what_happened_stands_where_it_happened(app: App) -> None:
     story = await told(app, await play(app, whole))
     shown = texts(story)
     assert shown[0].startswith("started by worker …")
-    at = shown.index("step fetch: done at try 2")
-    assert shown[at + 1] == "  try 1 of fetch failed: ConnectionError: the shop answered 502; tries again after 10 ms"
+    at = shown.index("step fetch: done at attempt 2")
+    assert shown[at + 1] == "  attempt 1 of fetch failed: ConnectionError: the shop answered 502; retry after 10 ms"
     assert shown[at + 2] == "  step deeper"
     branch = shown.index("branch 1")
     assert shown[branch : branch + 4] == ["branch 1", "  step deeper", "  step deeper", "step deeper"]
@@ -133,9 +144,9 @@ async def test_what_happened_stands_where_it_happened(app: App) -> None:
 async def test_content_is_shown_only_when_it_is_asked_for(app: App) -> None:
     tries[:] = [1]
     job = await play(app, whole)
-    chapter = await gather(app.ledger, job)
-    story = tell(chapter, app.store.clock())
-    silent = msgspec.json.encode(public_story(chapter, story, app.store.clock())).decode()
+    chapter = await load_job_tree(app.ledger, job)
+    story = build_timeline(chapter, app.store.clock())
+    silent = msgspec.json.encode(public_timeline(chapter, story, app.store.clock())).decode()
     assert "s3cret" not in silent
     story = await told(app, job, with_content=True)
     assert [shown.text for shown in line(story, "step fetch").content] == ["s3crets3cret"]
@@ -156,17 +167,17 @@ async def test_a_turn_says_what_was_decided_and_why(app: App, provider: SpawnedP
     story = await told(app, await play(app, asks, ["hello", "look it up", "busy today"]))
     first, second, third = (each for each in story.lines if each.kind == "model")
     assert first.text == "model draft → claude-opus-4.6: answered in text"
-    assert first.why == "x-task draft names the route"
+    assert first.why == "x-task draft matches the route"
     assert any(fact.endswith("out") for fact in first.facts)
     assert "scripted, offline" in first.facts
-    assert second.text == "model draft → claude-opus-4.6: asked for 2 tools: find_order, find_customer"
+    assert second.text == "model draft → claude-opus-4.6: requested 2 tools: find_order, find_customer"
     assert second.why == "", "the reason is told once"
     assert third.text == "model draft → gpt-5.4: answered in text"
     shown = texts(story)
     at = shown.index(third.text)
     assert shown[at + 1].startswith("  failed at claude-opus-4.6: overloaded")
     assert "2 times" in story.lines[at + 1].facts
-    assert shown[at + 2] == "  fell back from claude-opus-4.6 to gpt-5.4"
+    assert shown[at + 2] == "  fallback from claude-opus-4.6 to gpt-5.4"
     assert story.lines[at + 2].why.startswith("overloaded")
     header = story.header
     assert (header.model_calls, header.paid_calls, header.retries, header.fallbacks) == (5, 3, 1, 1)
@@ -186,7 +197,7 @@ async def test_prompts_and_answers_are_shown_with_content(app: App) -> None:
 async def test_a_budget_stop_is_told_with_what_to_do(app: App) -> None:
     story = await told(app, await play(app, asks, list("1234567")))
     assert story.header.state == "parked"
-    stop = line(story, "budget stop")
+    stop = line(story, "budget limit reached")
     assert "6 of 6 model calls" in stop.text
     assert story.header.waiting[0].startswith("budget: ")
     top_up, resume = story.advice[0].commands
@@ -199,8 +210,8 @@ async def test_a_budget_stop_between_two_tries_stands_with_its_call(app: App) ->
     story = await told(app, await play(app, asks, ["1", "2", "3", "4", "busy"]))
     shown = texts(story)
     at = next(at for at, text in enumerate(shown) if text.startswith("  failed at claude-opus-4.6"))
-    assert shown[at + 1].startswith("  fell back from") or shown[at + 1].startswith("  budget stop")
-    assert any(text.startswith("  budget stop: ") for text in shown[at:])
+    assert shown[at + 1].startswith("  fallback from") or shown[at + 1].startswith("  budget limit reached")
+    assert any(text.startswith("  budget limit reached: ") for text in shown[at:])
 
 
 async def test_the_cost_of_a_job_holds_that_of_its_children(app: App) -> None:
@@ -236,8 +247,8 @@ async def test_people_are_asked_and_their_decisions_named(app: App) -> None:
     job = await play(app, pays)
     story = await told(app, job)
     review = job.waits[0]["review_id"]
-    assert line(story, "asks a person: Pay the refund?").facts == [review]
-    assert story.lines[-1].text == f"parked, holding no thread: waits for a person's approval ({review})"
+    assert line(story, "review requested: Pay the refund?").facts == [review]
+    assert story.lines[-1].text == f"parked: waits for approval ({review})"
     assert story.advice[0].commands == (f"overnight reviews approve {review}", f"overnight reviews reject {review}")
 
     await app.operations.decide_review(review, True, "berta", "checked it")
@@ -245,7 +256,7 @@ async def test_people_are_asked_and_their_decisions_named(app: App) -> None:
     story = await told(app, job)
     decision = line(story, "berta approved: Pay the refund?")
     assert decision.why == "“checked it”"
-    assert line(story, "resumed by").text.endswith("1 recorded answer replayed, nothing of it paid or done again")
+    assert line(story, "resumed by").text.endswith("replayed 1 recorded answer at no cost")
     tool = texts(story).index("tool transfer")
     assert story.lines[tool].status == "unknown"
     assert "TimeoutError: the bank did not answer" in story.lines[tool + 1].text
@@ -257,7 +268,7 @@ async def test_people_are_asked_and_their_decisions_named(app: App) -> None:
     story = await told(app, job)
     settled = [each for each in story.lines if each.text == "tool transfer: done"]
     assert settled[-1].facts == ["provider id BANK-7"]
-    assert settled[-1].why == "carla says it was done"
+    assert settled[-1].why == "confirmed by carla"
     assert (story.header.state, story.header.human_decisions) == ("succeeded", 2)
 
 
@@ -316,10 +327,10 @@ async def test_a_child_that_is_tried_again_with_its_parent_is_told_once_in_each_
         f"  step wobbles: {error}",
         f"  failed: StepFailed: {error}",
         f"failed: JobFailed: child job searches failed: {error}",
-        "attempt 2 by dora: tries again what failed",
+        "attempt 2 by dora: retries the failed part",
         "resumed",
-        "child job searches is tried again with its parent: succeeded",
-        "  attempt 2 with its parent: tries again what failed",
+        "child job searches is retried with its parent: succeeded",
+        "  attempt 2 with its parent: retries the failed part",
         "  resumed",
         "  step wobbles",
         "succeeded",
@@ -340,7 +351,7 @@ async def test_a_timer_needs_nobody(app: App) -> None:
                 await asyncio.sleep(0.01)
     story = await told(app, job)
     assert line(story, "sleeps 1 h, until ").status == "waiting"
-    assert story.header.waiting[0].startswith("the clock: ")
+    assert story.header.waiting[0].startswith("a timer: ")
     assert story.advice[0].commands == ()
     assert story.header.parked_us > 0
 
@@ -348,7 +359,7 @@ async def test_a_timer_needs_nobody(app: App) -> None:
 # ── what other rooms and other processes write ───────────────────────────────────────────────────────────────────────
 
 
-def history(*events: Event, job: dict[str, Any] | None = None, every_us: int = 1000) -> Chapter:
+def history(*events: Event, job: dict[str, Any] | None = None, every_us: int = 1000) -> JobTree:
     """The chapter of a job whose log is these events; a detail `path` or `ordinal` in `trace_id` is its position."""
     row = JobRow(
         *("job_01", "default", None, None, "job_01", "python", "made", None, None, None, None, None, None, None, None),
@@ -361,7 +372,7 @@ def history(*events: Event, job: dict[str, Any] | None = None, every_us: int = 1
         path, _, ordinal = (event.trace_id or "").rpartition(":")
         place = (path, int(ordinal)) if event.trace_id else (None, None)
         recorded.append(Recorded("job_01", number, SECOND + number * every_us, event, *place))
-    return Chapter(row, recorded)
+    return JobTree(row, recorded)
 
 
 def begun(*events: Event) -> list[Event]:
@@ -380,14 +391,14 @@ KEPT = [
 
 
 def test_what_a_retry_gives_back_is_told_as_such() -> None:
-    story = tell(history(*begun(*KEPT)), 10 * SECOND)
+    story = build_timeline(history(*begun(*KEPT)), 10 * SECOND)
     assert texts(story) == [
         "started by worker",
-        "what was recorded from event 4 on is given back only where the code asks for it again",
-        "step read: given back, not done again",
-        "asks a person: go on?: begun by an earlier attempt",
+        "answers from event 4 on are replayed only where the code requests them again",
+        "step read: replayed",
+        "review requested: go on?: started by an earlier attempt",
         "carla approved: go on?",
-        "child job part is waited for again",
+        "child job part is awaited again",
     ]
     assert [each.status for each in story.lines[2:4]] == ["replayed", "done"]
 
@@ -400,7 +411,7 @@ CRASH = [
 
 
 def test_a_crash_is_named_with_what_was_under_way_and_what_was_replayed() -> None:
-    story = tell(
+    story = build_timeline(
         history(
             *begun(Event("step_started", name="slow", trace_id=":0"), Event("tool_called", name="send", trace_id=":1")),
             *CRASH,
@@ -413,12 +424,12 @@ def test_a_crash_is_named_with_what_was_under_way_and_what_was_replayed() -> Non
     )
     assert texts(story) == [
         "started by worker",
-        "step slow: under way when it was lost",
-        "tool send: under way when it was lost",
-        "worker lost: it died, or gave no sign of life until its lease ran out",
-        "resumed after the crash by other: 3 recorded answers replayed, nothing of it paid or done again",
+        "step slow: in progress when the worker was lost",
+        "tool send: in progress when the worker was lost",
+        "worker lost: its process ended, or its lease expired",
+        "resumed after the crash by other: replayed 3 recorded answers at no cost",
         "tool send: done",
-        "  unknown whether it was done: its worker was lost",
+        "  outcome unknown: its worker was lost",
         "  found",
     ]
     assert story.lines[5].facts == ["provider id M1"]
@@ -426,7 +437,7 @@ def test_a_crash_is_named_with_what_was_under_way_and_what_was_replayed() -> Non
 
 
 def test_a_model_call_in_flight_at_a_crash_is_told_with_its_booked_cost() -> None:
-    story = tell(
+    story = build_timeline(
         history(
             *begun(Event("model_called", name="draft", model="gpt-5.4", call_id="c1", trace_id=":0")),
             *CRASH,
@@ -437,7 +448,7 @@ def test_a_model_call_in_flight_at_a_crash_is_told_with_its_booked_cost() -> Non
         10 * SECOND,
     )
     assert (
-        line(story, "model draft → gpt-5.4: its answer was lost in the crash, booked at a bound of $0.0123").why
+        line(story, "model draft → gpt-5.4: response lost in the crash, booked at an upper bound of $0.0123").why
         == "lost"
     )
     header = story.header
@@ -447,9 +458,11 @@ def test_a_model_call_in_flight_at_a_crash_is_told_with_its_booked_cost() -> Non
 
 def test_gaps_are_shown() -> None:
     chapter = history(*begun(Event("completed")), every_us=252 * SECOND)
-    gaps = [each.text for each in tell(chapter, 10_000 * SECOND).lines if each.kind == "gap"]
+    gaps = [each.text for each in build_timeline(chapter, 10_000 * SECOND).lines if each.kind == "gap"]
     assert gaps == ["… 4 min 12 s later"]
-    assert not [each for each in tell(history(*begun(Event("completed"))), SECOND).lines if each.kind == "gap"]
+    assert not [
+        each for each in build_timeline(history(*begun(Event("completed"))), SECOND).lines if each.kind == "gap"
+    ]
 
 
 def test_a_step_that_takes_long_is_no_gap() -> None:
@@ -457,20 +470,22 @@ def test_a_step_that_takes_long_is_no_gap() -> None:
         *begun(Event("step_started", name="long", trace_id=":0"), Event("step_committed", name="long", trace_id=":0")),
         every_us=60 * SECOND,
     )
-    assert [each.kind for each in tell(chapter, 1000 * SECOND).lines] == ["start", "gap", "step"]
+    assert [each.kind for each in build_timeline(chapter, 1000 * SECOND).lines] == ["start", "gap", "step"]
 
 
 def test_a_divergence_names_both_sides() -> None:
     changed = {"position": {"path": "", "ordinal": 2}, "changed": {"name": {"recorded": "read", "asked": "write"}}}
     wait = msgspec.json.encode([{"for": "divergence", **changed}]).decode()
     chapter = history(*begun(Event("diverged", detail=changed)), job={"state": "parked", "waiting": wait})
-    story = tell(chapter, 2 * SECOND)
-    assert line(story, "diverged at boundary 2").why == "name was read, now write"
+    story = build_timeline(chapter, 2 * SECOND)
+    assert line(story, "diverged at boundary 2").why == "name: recorded read, now write"
     assert story.advice[0].commands == ("overnight resume job_01", "overnight cancel job_01")
 
 
 def test_an_event_without_words_of_its_own_is_named() -> None:
-    story = tell(history(*begun(Event("budget_settled", name="gpt", decision={"why": "60 a minute"}))), SECOND)
+    story = build_timeline(
+        history(*begun(Event("budget_settled", name="gpt", decision={"why": "60 a minute"}))), SECOND
+    )
     assert line(story, "budget_settled gpt").why == "60 a minute"
 
 
@@ -483,9 +498,9 @@ async def test_a_program_of_its_own_that_comes_back_was_lost(app: App) -> None:
     await app.store.commit(Complete(new.job_id, "failed", error=ErrorFacts("Boom", "it broke")))
     story = await told(app, await app.ledger.job("x1"))
     assert texts(story)[1:4] == [
-        "its program was lost: it came back without having ended",
-        "attempt 2 announced by pid 7: fences the one before; its recorded answers are given back",
-        "model gpt-5.4: answered from the record (event 2), unpaid",
+        "external program lost: reconnected without having finished",
+        "attempt 2 announced by pid 7: the previous attempt is blocked; recorded answers are replayed",
+        "model gpt-5.4: replayed from event 2 at no cost",
     ]
     assert (story.header.crashes, story.header.replayed_calls, story.header.error) == (1, 1, "Boom: it broke")
     assert "Start its program again" in story.advice[0].text
@@ -530,7 +545,7 @@ EVENTS = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(EVENTS, max_size=30), st.sampled_from(["python", "foreign"]), st.sampled_from(["running", "failed"]))
 def test_no_order_of_events_breaks_the_story(events: list[Event], runtime: str, state: str) -> None:
-    story = tell(history(*events, job={"runtime": runtime, "state": state}), 10 * SECOND, with_content=True)
+    story = build_timeline(history(*events, job={"runtime": runtime, "state": state}), 10 * SECOND, with_content=True)
     assert all(each.text.isprintable() and each.depth >= 0 for each in story.lines)
     header = story.header
     assert min(header.retries, header.crashes, header.model_calls, header.span_us, header.parked_us) >= 0
@@ -573,7 +588,7 @@ def test_text_from_outside_is_one_printable_line(text: str) -> None:
 def test_of_many_waits_the_first_few_are_told() -> None:
     waits = [{"for": "child", "child_job_id": f"job_{number}"} for number in range(300)]
     waiting = msgspec.json.encode(waits).decode()
-    story = tell(history(*begun(), job={"state": "parked", "waiting": waiting}), 2 * SECOND)
-    assert story.header.waiting == [*(f"child job job_{number}" for number in range(3)), "297 more of the kind child"]
+    story = build_timeline(history(*begun(), job={"state": "parked", "waiting": waiting}), 2 * SECOND)
+    assert story.header.waiting == [*(f"child job job_{number}" for number in range(3)), "297 more child waits"]
     assert len(story.advice) == 7
-    assert "294 things more" in story.advice[-1].text
+    assert "294 further waits" in story.advice[-1].text

@@ -71,7 +71,7 @@ async def test_what_a_provider_tells_beyond_the_bound_is_marked_and_not_booked(
         assert (ended.output_tokens or 0) <= 8000
         told = (ended.detail or {})["told"]
         assert told == {"input_tokens": 10**9, "output_tokens": 10**9, "cost_microusd": 2_000 * A_DOLLAR}
-        assert sum("told more usage" in each.message for each in caplog.records) == 1  # once a minute for a target
+        assert sum("reported more usage" in each.message for each in caplog.records) == 1  # once a minute for a target
 
         # Should the bill say so after all, a person can book it.
         done = await correct_cost(store, "default", ended.call_id or "", 2 * A_DOLLAR, actor="ann", why="the invoice")

@@ -60,7 +60,7 @@ def test_the_check_names_each_model_without_a_price_where_the_file_does(tmp_path
         (8, "error", ["house-6"]),
         (10, "error", ["house-7"]),
     ]
-    assert all("no price is known" in each.message and "at house" in each.message for each in found)
+    assert all("unknown price" in each.message and "at house" in each.message for each in found)
     entry = found[0].hint.partition("prices: ")[2]
     assert len(checked(tmp_path, HOUSE.replace("KEY", key) + f"prices: {entry}")) == 6
     for every in ("house/*", "house-*"):
@@ -81,9 +81,9 @@ def test_on_the_command_line_too(tmp_path: Path, provider: SpawnedProvider) -> N
     shell = Shell(tmp_path, provider.base_url)
     (tmp_path / "brain" / "routing.yaml").write_text(HOUSE.replace("KEY", ""))
     shown = shell("check", code=1)
-    assert "routing.yaml:3:8: error: no price is known for the model 'house-1' at house: its calls are refused" in shown
+    assert "routing.yaml:3:8: error: unknown price of model 'house-1' at house: its calls are rejected" in shown
     assert "prices: {'house-1': {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}" in shown
-    assert "not called: no price is known" in shell("route", "explain", "--task", "low")
+    assert "not called: unknown price" in shell("route", "explain", "--task", "low")
 
 
 # ── the call ─────────────────────────────────────────────────────────────────────────────────────────────────────────

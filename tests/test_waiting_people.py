@@ -39,11 +39,11 @@ def test_a_parked_job_without_a_review_waits_for_a_person_too(shell: Shell) -> N
     shell("resume", job_id, code=3)
     assert shell.json("jobs")[0]["waiting"][0]["for"] == "divergence"
     shown = shell("reviews")
-    assert "nothing waits" not in shown
+    assert "No open reviews" not in shown
     assert job_id in shown
     assert f"overnight resume {job_id}" in shown
     shell("cancel", job_id)
-    assert "nothing waits for a person" in shell("reviews")
+    assert "No open reviews" in shell("reviews")
 
 
 def test_what_goes_on_by_itself_is_counted_and_is_no_work_for_a_person(shell: Shell) -> None:
@@ -54,8 +54,8 @@ def test_what_goes_on_by_itself_is_counted_and_is_no_work_for_a_person(shell: Sh
     with supervised(shell):
         wait_for(lambda: shell.json("jobs", "--state", "parked"))
     shown = shell("reviews")
-    assert "nothing waits for a person" in shown
-    assert "go on without a person, by the clock or another job: 1" in shown
+    assert "No open reviews" in shown
+    assert "resume automatically: 1" in shown
 
 
 class supervised:

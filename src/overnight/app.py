@@ -1,4 +1,4 @@
-"""The only place where rooms are wired together."""
+"""Wiring: creates and connects the packages of one process."""
 
 import asyncio
 import contextlib
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MASTER_KEY = "OVERNIGHT_MASTER_KEY"
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
-_OTHER_BRAIN = "OVERNIGHT_BRAIN names another folder; `overnight init` writes a starter"
+_OTHER_BRAIN = "Set OVERNIGHT_BRAIN to another folder, or create one with `overnight init`"
 
 
 def open_ledger(settings: Settings) -> "Ledger":
-    """For commands that only read. Raises BadInput when there is nothing yet."""
+    """Open the ledger for commands that only read. Raises BadInput if there is none."""
     from overnight.ledger import Ledger
     from overnight.store import open_store
 
     file = settings.ledger_file
     if file is not None and not file.exists():
         raise BadInput(
-            f"{file}: there is no ledger yet. `overnight demo` or `overnight run` makes one; OVERNIGHT_HOME names another place"
+            f"no ledger at {file}. Create one with `overnight demo` or `overnight run`, or set OVERNIGHT_HOME"
         )
     return Ledger(open_store(settings.database_url, to_read=True))
 
 
 def load_settings_brain(settings: Settings) -> "Brain":
-    """The brain folder, or the built-in routing where none was named and the default folder does not exist.
+    """Load the brain folder, or the built-in routing if none was named and the default folder does not exist.
 
-    Raises BrainError for a named folder that is missing, and for a folder without routing.yaml: to go on without budgets and
-    limits that somebody wrote down would spend their money.
+    Raises BrainError for a missing named folder, and for a folder without routing.yaml: running without its budgets and limits
+    could spend money unintentionally.
     """
     from overnight.brain import Brain, BrainError, load_brain
 
@@ -53,17 +53,17 @@ def load_settings_brain(settings: Settings) -> "Brain":
         return Brain.from_files({})
     brain = load_brain(settings.brain)
     if not brain.has_routing:
-        raise BrainError(f"{settings.brain}: there is no routing.yaml in this folder. {_OTHER_BRAIN}")
+        raise BrainError(f"{settings.brain}: routing.yaml not found in this folder. {_OTHER_BRAIN}")
     return brain
 
 
 def has_provider_key(secrets: Mapping[str, str]) -> bool:
-    """Whether `secrets_of` found the key of any provider, the brain's own or a well-known one."""
+    """Whether `secrets_of` found a provider key."""
     return any(value for name, value in secrets.items() if name != MASTER_KEY)
 
 
 def secrets_of(brain: "Brain") -> dict[str, str]:
-    """The variables of the environment that hold a provider's key or the master keys."""
+    """The environment variables that hold provider keys or master keys."""
     names = {provider.api_key_env for provider in brain.routing.providers if provider.api_key_env}
     found = {name: os.environ[name] for name in names if name in os.environ}
     if (master := os.environ.get("OVERNIGHT_MASTER_KEY")) is not None:
@@ -72,10 +72,9 @@ def secrets_of(brain: "Brain") -> dict[str, str]:
 
 
 def take_secrets(brain: "Brain") -> dict[str, str]:
-    """`secrets_of`, and out of the environment of this process: what runs in it, or is started by it, inherits none.
+    """Return `secrets_of` and remove them from the environment, so that job code and child processes do not inherit them.
 
-    For processes of our own commands, before any code of jobs is imported. A program that calls `overnight.run` keeps its
-    environment.
+    Commands call this before they import job code. A program that calls `overnight.run` keeps its environment.
     """
     secrets = secrets_of(brain)
     for name in secrets:
@@ -84,7 +83,7 @@ def take_secrets(brain: "Brain") -> dict[str, str]:
 
 
 def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "Masters":
-    """OVERNIGHT_MASTER_KEY, else the file in the home, which is made on first use where the ledger is a file too."""
+    """OVERNIGHT_MASTER_KEY, else the file in the home, which is created on first use if the ledger is a file."""
     from overnight.keys import Masters
 
     given = secrets.get(MASTER_KEY) or None
@@ -92,7 +91,7 @@ def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "
 
 
 class Operating:
-    """What the command line does to jobs, in one process."""
+    """Operations of the command line on jobs, in one process."""
 
     def __init__(self, app: "App") -> None:
         from overnight.jobs import Operations
@@ -109,7 +108,7 @@ class Operating:
         external_id: str | None = None,
         tenant_id: str | None = None,
     ) -> "JobRow":
-        """Queue a run of `module:function` or `file.py:function`; its row. Work it with `work_until_rest`."""
+        """Queue a run of `module:function` or `file.py:function` and return its row. Run it with `work_until_rest`."""
         from overnight.jobs import load_job
 
         return await self._jobs.create(
@@ -138,7 +137,7 @@ class Operating:
         provider_id: str | None = None,
         result: bytes | None = None,
     ) -> "ReviewRow":
-        """`done`, `provider_id` and `result` (JSON) are for effects whose outcome is unknown."""
+        """Decide a review. `done`, `provider_id` and `result` (JSON) apply to effects with unknown outcome."""
         from overnight.jobs import Decision
 
         return await self._jobs.decide(review_id, Decision(approved, by, note, done, provider_id, result))
@@ -147,7 +146,7 @@ class Operating:
         return await self._jobs.workers_alive()
 
     async def work_until_rest(self, job_id: str, on_event: Callable[[Recorded], None] | None = None) -> "JobRow":
-        """Work in this process until the job is finished, or parked on something that only a person can give."""
+        """Run a worker in this process until the job finishes, or waits for a person."""
         after = 0
         root = (await self._app.ledger.job(job_id)).root_job_id
         async with self._app.working(root=root):
@@ -162,10 +161,10 @@ class Operating:
                 await asyncio.sleep(0.02)
 
     async def _at_rest(self, job: "JobRow") -> bool:
-        """Finished, or waiting for what only a person can give; a parent rests when its child does, and not before."""
+        """Whether the job is finished or waits for a person; a parent rests only when its child does."""
         if job.state in FINISHED:
             return True
-        # A budget of a day or a month comes back by itself, but nobody stands and waits for that.
+        # A daily or monthly budget resets by itself, but a foreground command does not wait for that.
         timed = job.wake_at is not None and any(wait["for"] != "budget" for wait in job.waits)
         if job.state != "parked" or timed:
             return False
@@ -178,7 +177,7 @@ class Operating:
 
 
 class App:
-    """One process's rooms. The gateway and the worker are started when first asked for."""
+    """The services of one process. The gateway and the worker start on first use."""
 
     def __init__(
         self,
@@ -202,7 +201,7 @@ class App:
         self._registers = True
 
     async def gateway(self) -> "Gateway":
-        """The gateway of this process. Without any provider key it calls the scripted provider, plainly labelled."""
+        """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such."""
         if self._gateway is None:
             from overnight.gateway import Gateway, PriceBook
             from overnight.keys import Keyring
@@ -238,7 +237,7 @@ class App:
     async def working(
         self, worker_id: str | None = None, root: str = "", lease_s: float = 15.0
     ) -> "AsyncGenerator[Worker]":
-        """A worker in this process for the length of the block; with `root`, for that job and its children alone."""
+        """Run a worker in this process during the block; with `root`, only for that job and its descendants."""
         from overnight.gateway import JobCalls
         from overnight.jobs import Worker
 
@@ -266,8 +265,8 @@ async def open_app(
     owner: str | None = None,
     secrets: Mapping[str, str] | None = None,
 ) -> "AsyncGenerator[App]":
-    """The wired rooms of one process. `offline_base_url`: where a scripted provider listens already; `owner` names this
-    process in the reservations of its gateway; `secrets` were taken out of the environment before."""
+    """The services of one process. `offline_base_url`: the URL of a running scripted provider; `owner`: the name of this
+    process in reservations; `secrets`: those that were removed from the environment before."""
     from overnight.store import open_store
 
     brain = load_settings_brain(settings)
@@ -280,7 +279,7 @@ async def open_app(
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """asyncio.run(main()) on uvloop where it is installed. The coroutine is made last: an interrupt leaves none behind."""
+    """asyncio.run(main()), on uvloop if installed. The coroutine is created last, so that an interrupt leaves none behind."""
     try:
         import uvloop
     except ImportError:
@@ -289,7 +288,7 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _why_not(job: "JobRow") -> str:
-    """Why a job has no result, in a sentence with what to type next."""
+    """The reason why a job has no result, and the next command."""
     why = f"waits for {', '.join(str(wait.get('why') or wait['for']) for wait in job.waits)}" if job.waits else ""
     if job.error:
         error = msgspec.json.decode(job.error)
@@ -298,9 +297,9 @@ def _why_not(job: "JobRow") -> str:
 
 
 def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: Any) -> Any:
-    """Run a @job function to its end in this process and return its result.
+    """Run a @job function in this process and return its result.
 
-    Raises JobFailed when it fails, is cancelled, or parks for a person (the message says how to go on).
+    Raises JobFailed if it fails, is cancelled, or waits for a person (the message names the next command).
     """
     from overnight.jobs import JobFailed, Operations
 
@@ -316,7 +315,7 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
 
 
 def _policy(settings: Settings) -> "Policy":
-    """The budgets of the brain; without a folder there are none."""
+    """The budgets of the brain; none without a folder."""
     from overnight.budgets import Policy
 
     routing = load_settings_brain(settings).routing
@@ -334,7 +333,7 @@ def attach(
 ) -> Any:
     """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ForeignJob.
 
-    `base_url` is the gateway's (default: OPENAI_BASE_URL, else where `overnight up` listens). Where it wants a key, that is
+    `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
     OVERNIGHT_API_KEY, else OPENAI_API_KEY.
     """
     from overnight.jobs import ForeignJob, checked

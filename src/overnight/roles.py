@@ -41,7 +41,7 @@ async def serve_gateway(
     until: Awaitable[Any],
     owner: str | None = None,
 ) -> None:
-    """The gateway and the API on one port, until `until` is done. Prints one JSON line when it listens."""
+    """Serve the gateway and the API on one port until `until` completes. Prints one JSON line when it listens."""
     set_up_log("gateway")
     _allow_files()
     from overnight.api import LOOPBACK as NAMES
@@ -52,7 +52,7 @@ async def serve_gateway(
     _warn_open(settings)
     async with open_app(settings, offline_base_url=offline_base_url, owner=owner, secrets=secrets) as app:
         gateway = await app.gateway()
-        # Whatever is reserved under this name was left in flight by an earlier process that bore it.
+        # Reservations under this name were left by an earlier process of the same name.
         await gateway.settle_owner(gateway.owner)
         limits = ConnectionLimits(
             settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
@@ -74,35 +74,37 @@ async def serve_gateway(
 
 
 def _warn_unlimited(settings: Settings, brain: Brain) -> None:
-    """Say that nothing limits what is spent here; under `up` its first lines say so."""
+    """Warn that no limit applies; under `up`, its own output says so."""
     if not brain.limits_spending and not os.environ.get("OVERNIGHT_CHILD"):
         why = (
-            f"{settings.brain}/routing.yaml sets none" if brain.has_routing else f"there is no folder {settings.brain}"
+            f"{settings.brain}/routing.yaml defines none"
+            if brain.has_routing
+            else f"folder {settings.brain} does not exist"
         )
-        log.warning("no budgets, no limits: %s", why)
+        log.warning("no budgets and no limits: %s", why)
 
 
 def _warn_open(settings: Settings) -> None:
-    """Say that other users of this machine can reach what is ours; under `up` its own line says so."""
+    """Warn about files that other users can access; under `up`, its own log says so."""
     if os.environ.get("OVERNIGHT_CHILD"):
         return
     ledger = settings.ledger_file
     for place in {settings.home, *([ledger.parent, ledger] if ledger is not None else [])}:
         if is_open_to_others(place):
             what, mode = ("enter this folder", "700") if place.is_dir() else ("read this file", "600")
-            log.warning("%s: others on this machine can %s; chmod %s %s", place, what, mode, place)
+            log.warning("%s: other users can %s; run chmod %s %s", place, what, mode, place)
 
 
 def _settle_memory() -> None:
-    """What is loaded by now stays: the collector need not look at it again. Calls leave few cycles behind, so it looks
-    less often; with its defaults it takes 8 % of the gateway's time."""
+    """Exclude loaded objects from garbage collection and collect less often: calls create few cycles, and with the defaults
+    collection takes 8 % of the gateway's time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 
 
 def _allow_files() -> None:
-    """As many open files as this process may have: every open stream is two, and the usual limit is 1,024."""
+    """Raise the limit of open files to its maximum: every stream needs two, and the usual limit is 1,024."""
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -119,7 +121,7 @@ async def serve_worker(
     until: Awaitable[Any],
     lease_s: float = 15.0,
 ) -> None:
-    """A worker until `until` is done. `modules` are imported first, so that mistakes in them show at once."""
+    """Run a worker until `until` completes. `modules` are imported first, so that their errors show at once."""
     from overnight.jobs import add_folder
 
     set_up_log("worker")
@@ -131,7 +133,7 @@ async def serve_worker(
         try:
             importlib.import_module(module.partition(":")[0]) if not module.endswith(".py") else None
         except Exception as error:
-            raise BadInput(f"--jobs {module}: cannot be imported: {type(error).__name__}: {error}") from error
+            raise BadInput(f"--jobs {module}: cannot import: {type(error).__name__}: {error}") from error
     opened = open_app(settings, offline_base_url=offline_base_url, owner=worker_id, secrets=secrets)
     async with opened as app, app.working(worker_id, lease_s=lease_s):
         _announce({"role": "worker", "owner": worker_id})
@@ -139,7 +141,7 @@ async def serve_worker(
 
 
 async def stopped() -> None:
-    """Return at SIGINT or SIGTERM, or when the parent that holds our standard input is gone."""
+    """Return at SIGINT or SIGTERM, or when the parent process has ended."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -151,12 +153,12 @@ async def stopped() -> None:
 
 
 def child_command(role: str, *options: str) -> list[str]:
-    """How this program starts itself in another role. -P: the working folder is not on the path of the child."""
+    """The command for a role in a child process. -P: the working folder is not on its import path."""
     return [sys.executable, "-P", "-m", "overnight", role, *options]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """What tells a child our settings, and that it must not outlive us."""
+    """The environment of a child: the settings, and the mark that it must end with its parent."""
     return settings.environment() | {"OVERNIGHT_CHILD": "1"}
 
 
@@ -189,7 +191,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         gateway = child_command("gateway", "--host", host, "--port", str(port), *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
-            raise BadInput(f"{host}:{port}: the gateway could not start; the lines before this one say why")
+            raise BadInput(f"{host}:{port}: the gateway could not start; see the log lines above")
         options = [option for module in jobs for option in ("--jobs", module)]
         worker = child_command("worker", *options, *offline)
         await tree.start(Child("worker", worker, worker_died, environment=environment))
@@ -200,19 +202,15 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
 
 
 def _check_auth(settings: Settings, host: str) -> None:
-    """Raises BadInput for a gateway that would serve other machines without a key, or on no address that was named."""
+    """Raises BadInput for an empty host, or for a host other than loopback without authentication."""
     if not host.strip():
-        raise BadInput(
-            "--host is empty: name an address, 127.0.0.1 for this machine alone, 0.0.0.0 for all that reach it"
-        )
+        raise BadInput("--host is empty: use 127.0.0.1 for this machine only, or 0.0.0.0 for all networks")
     if settings.auth == "off" and host not in LOOPBACK:
-        raise BadInput(
-            f"OVERNIGHT_AUTH=off is for loopback alone, and {host} can be reached from other machines; unset it"
-        )
+        raise BadInput(f"OVERNIGHT_AUTH=off is only allowed on loopback, and other machines can reach {host}; unset it")
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises BadInput when something listens there already; a stranger's answer must not pass for ours."""
+    """Raises BadInput if another process already listens there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -222,9 +220,9 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> BadInput:
-    why = (error.strerror if isinstance(error, OSError) else None) or "this is no name of a host"
+    why = (error.strerror if isinstance(error, OSError) else None) or "not a valid host name"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        why = "the port is in use, perhaps by another `overnight up`; stop that, or"
+        why = "the port is in use, perhaps by another `overnight up`; stop it, or"
     return BadInput(
         f"{host[:100]}:{port}: {why}{'' if why.endswith('or') else ';'} choose another with --host and --port"
     )
@@ -246,15 +244,17 @@ def _welcome(settings: Settings, host: str, port: int, offline: list[str], brain
     place = settings.ledger_file or "PostgreSQL"
     say(f"Overnight is up.   ledger {place}   brain {brain.version[:12]}")
     if not brain.has_routing:
-        say(f"  no budgets, no limits: there is no folder {settings.brain}; `overnight init` writes a starter")
+        say(f"  no budgets and no limits: folder {settings.brain} does not exist; `overnight init` creates it")
     elif not brain.limits_spending:
-        say(f"  no budgets, no limits: {settings.brain}/routing.yaml sets none")
+        say(f"  no budgets and no limits: {settings.brain}/routing.yaml defines none")
     say(f"  export OPENAI_BASE_URL=http://{host}:{port}/v1")
     if offline:
-        say("  export OPENAI_API_KEY=none    # no provider key is set: a scripted offline provider plays the model")
+        say("  export OPENAI_API_KEY=none    # no provider key is set: responses come from a scripted offline provider")
     say(f"  API http://{host}:{port}/api/v1/jobs    jobs: `overnight jobs`    stop: Ctrl-C")
     if settings.auth == "required" or host not in LOOPBACK:
-        say("  calls want a key: `overnight keys create NAME` makes one. Put TLS in front of what other machines reach")
+        say(
+            "  calls require a key: create one with `overnight keys create NAME`. Use TLS for access from other machines"
+        )
 
 
 def _say(line: str) -> None:
@@ -264,10 +264,10 @@ def _say(line: str) -> None:
 def up(settings: Settings, host: str, port: int, jobs: Sequence[str], say: Any = _say) -> int:
     """Run everything in one process tree until Ctrl-C; the exit code."""
     if not 1 <= port <= 65535:
-        raise BadInput(f"--port {port}: a port is a number from 1 to 65535")
+        raise BadInput(f"--port {port}: expected a number from 1 to 65535")
     missing = [module for module in jobs if module.endswith(".py") and not Path(module).is_file()]
     if missing:
-        raise BadInput(f"--jobs {missing[0]}: no such file")
+        raise BadInput(f"--jobs {missing[0]}: file not found")
     set_up_log("up")
-    # Plain asyncio: it starts processes without running Python in the forked child, where other threads' locks stay held.
+    # Plain asyncio starts processes without running Python in the forked child, where locks of other threads remain held.
     return asyncio.run(_up(settings, host, port, jobs, say))

@@ -1,4 +1,4 @@
-"""Process settings, from the environment alone. Secrets are named there, never in the brain."""
+"""Process settings from the environment. Secrets come from there, never from the brain."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,14 @@ def _count(variable: str, text: str | None, default: int) -> int:
     """A number of connections from the environment. Raises BadInput."""
     number = parse_whole(text, MAX_CONNECTIONS) if text else default
     if not number:
-        raise BadInput(f"{variable}: must be a whole number from 1 to {MAX_CONNECTIONS:,}")
+        raise BadInput(f"{variable}: expected a whole number from 1 to {MAX_CONNECTIONS:,}")
     return number
 
 
 class Settings(msgspec.Struct, frozen=True):
     """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files.
 
-    A brain folder that was named must exist; the default one may be absent, and then there are no budgets and no limits.
+    A named brain folder must exist. The default folder may be missing; then there are no budgets and no limits.
     """
 
     home: Path
@@ -42,9 +42,9 @@ class Settings(msgspec.Struct, frozen=True):
     def from_environment() -> "Settings":
         """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT.
 
-        OVERNIGHT_OFFLINE_BASE_URL names a scripted provider of one's own; every model is then asked there. OVERNIGHT_AUTH says
-        whether calls need a key: auto (except on loopback while there is none), required, or off (on loopback alone).
-        OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) bound what a gateway serves at once.
+        OVERNIGHT_OFFLINE_BASE_URL is the URL of a scripted provider, which then serves every model. OVERNIGHT_AUTH sets
+        whether calls require a key: auto (except on loopback while no key exists), required, or off (loopback only).
+        OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) limit concurrent connections.
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -52,15 +52,15 @@ class Settings(msgspec.Struct, frozen=True):
         if addressed and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
             scheme = url.partition(":")[0] + (":" + "//" * ("://" in url))
             raise BadInput(
-                f"DATABASE_URL: {scheme} is not known. Set it to postgresql://… or sqlite:///PATH, or set"
-                " OVERNIGHT_DATABASE_URL, which is read first"
+                f"DATABASE_URL: unsupported scheme {scheme}. Use postgresql://… or sqlite:///PATH, or set"
+                " OVERNIGHT_DATABASE_URL, which takes precedence"
             )
         named = os.environ.get("OVERNIGHT_BRAIN")
         brain = Path(named or "brain").absolute()
         tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")
         auth = os.environ.get("OVERNIGHT_AUTH") or "auto"
         if auth not in AUTH_MODES:
-            raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is none of {', '.join(AUTH_MODES)}")
+            raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is not one of {', '.join(AUTH_MODES)}")
         offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
         total = _count("OVERNIGHT_MAX_CONNECTIONS", os.environ.get("OVERNIGHT_MAX_CONNECTIONS"), 16_384)
         per_address = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS")
@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True):
         )
 
     def environment(self) -> dict[str, str]:
-        """The same settings for a child process. A brain folder that is used is named, so that no child goes on without it."""
+        """The same settings for a child process. The brain folder is named if it is used, so that the child requires it."""
         found = {
             "OVERNIGHT_HOME": str(self.home),
             "OVERNIGHT_DATABASE_URL": self.database_url,
@@ -89,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def has_brain(self) -> bool:
-        """Whether there is a brain folder to load, or one was named and must be there."""
+        """Whether a brain folder exists or was named."""
         return self.brain_named or self.brain.exists()
 
     @property

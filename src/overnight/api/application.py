@@ -1,4 +1,4 @@
-"""The ASGI application: which path is answered by what, and what an unexpected fault looks like from outside."""
+"""The ASGI application: routing of paths, authentication, and responses to unexpected errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from overnight.ledger import Ledger
 
 from . import openapi
 from .attribution import tenant_of
-from .authentication import Door, scope_of
+from .authentication import Authenticator, scope_of
 from .body_memory import BodyMemory
 from .browser_guard import BrowserGuard, check_content_type
 from .budgets import Budgets
@@ -39,8 +39,8 @@ _CALLS = {f"/v1{codec.path}": codec for codec in CODECS.values()}
 
 
 class Application:
-    """Raw ASGI. `hosts` are the names it may be called by (None: any): a web page that makes its own name point here
-    must not be able to spend money or read jobs."""
+    """A plain ASGI application. `hosts` are the accepted host names (None: any), which protects against DNS rebinding: a web
+    page that resolves its own name to this address can neither spend money nor read jobs."""
 
     def __init__(
         self, gateway: Gateway, ledger: Ledger, hosts: Collection[str] | None, auth: str, requests_per_key: int
@@ -50,7 +50,7 @@ class Application:
         self._openai = OpenAI(gateway, self._memory)
         self._responses = ResponsesApi(gateway)
         self._ready = ReadyApi(ledger.store)
-        self._door = Door(gateway.keys, loopback=hosts is not None, auth=auth)
+        self._authenticator = Authenticator(gateway.keys, loopback=hosts is not None, auth=auth)
         jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), Budgets(gateway, ledger)
         self._guard = None if hosts is None else BrowserGuard(hosts)
         # Below /api/v1, the second part stands for any name.
@@ -86,10 +86,14 @@ class Application:
         except ClientLeft:
             return
         except Exception:
-            log.exception("a request failed by a fault of ours: %s", scope["method"])
+            log.exception("internal error in a request: %s", scope["method"])
             path = str(scope["path"])
             own = path.startswith("/api/")
-            answer = problem_of(500, "an internal fault", "the log has the details") if own else fault(_spoken(path))
+            answer = (
+                problem_of(500, "Internal server error", "see the log of the gateway")
+                if own
+                else fault(_format_of(path))
+            )
         await send_answer(scope, send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
@@ -98,8 +102,8 @@ class Application:
         foreign = self._guard.foreign(method, scope["headers"]) if self._guard else None
         if foreign is not None:
             if path.startswith("/v1/"):
-                return refusal(Forbidden(f"this is not for web pages of other origins: {foreign}"), _spoken(path))
-            return problem_of(403, "this is not for web pages of other origins", foreign)
+                return refusal(Forbidden(f"cross-origin request: {foreign}"), _format_of(path))
+            return problem_of(403, "Forbidden", f"cross-origin request: {foreign}")
         if path == "/healthz":
             return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
         if path == "/readyz":
@@ -111,20 +115,20 @@ class Application:
         try:
             check_content_type(method, headers)
             if form is not None and method == "POST":
-                key = await self._door.enter(headers, "call")
+                key = await self._authenticator.authenticate(headers, "call")
                 self._count(scope, key)
                 direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
                 return await self._openai.call(form, headers, receive, key, direct.has_left if direct else None)
             needed = scope_of(path, method)
-            again = partial(self._door.enter, headers, needed)
+            again = partial(self._authenticator.authenticate, headers, needed)
             request = Request(method, path, parts, scope["query_string"], headers, receive, self._memory, again)
             handler = self._handler(request) if own else self._v1
-            key = request.key = await self._door.enter(headers, needed)
+            key = request.key = await self._authenticator.authenticate(headers, needed)
             self._count(scope, key)
             request.tenant_id = tenant_of(headers, key)
             return await handler(request)
         except OvernightError as error:
-            return problem(error) if own else refusal(error, _spoken(path))
+            return problem(error) if own else refusal(error, _format_of(path))
 
     async def _v1(self, request: Request) -> Answer:
         parts = request.parts
@@ -137,29 +141,29 @@ class Application:
             return await self._openai.count_tokens(request.headers, request.receive, request.key)
         if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
             allowed = "GET" if request.path == "/v1/models" else "POST"
-            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _spoken(request.path))
+            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _format_of(request.path))
             return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
-        raise _no_such(request.path)
+        raise _unknown_path(request.path)
 
     def _handler(self, request: Request) -> Handler:
         _, version, *parts = request.parts
         named = (parts[0], "", *parts[2:]) if len(parts) > 1 else tuple(parts)
         methods = self.routes.get(named) if version == "v1" else None
         if methods is None:
-            raise _no_such(request.path)
+            raise _unknown_path(request.path)
         handler = methods.get(request.method)
         if handler is None:
             raise MethodNotAllowed(request.method, ", ".join(methods))
         return handler
 
     def _count(self, scope: Scope, key: VirtualKey | None) -> None:
-        """Count a request of a key until it is answered. Raises RateLimited."""
+        """Count a request of a key until its response is sent. Raises RateLimited."""
         if key is None:
             return
         count = self._requests.get(key.key_id, 0)
         if count >= self._requests_per_key:
-            most = f"{self._requests_per_key:,} requests of the key {key.name} are being answered, the most"
-            raise RateLimited(f"{most} (OVERNIGHT_MAX_CONNECTIONS_PER_KEY)", 1)
+            limit = f"maximum of {self._requests_per_key:,} concurrent requests"
+            raise RateLimited(f"key {key.name}: {limit} reached (OVERNIGHT_MAX_CONNECTIONS_PER_KEY)", 1)
         self._requests[key.key_id] = count + 1
         scope[_KEY] = key.key_id
 
@@ -171,18 +175,18 @@ class Application:
                 del self._requests[key_id]
 
 
-def _spoken(path: str) -> Codec:
-    """The format whose words the errors of a path have."""
+def _format_of(path: str) -> Codec:
+    """The format in which errors of a path are written."""
     return _CALLS.get(path) or (CODECS["messages"] if path.startswith("/v1/messages/") else CHAT)
 
 
-def _no_such(path: str) -> UnknownPath:
+def _unknown_path(path: str) -> UnknownPath:
     known = ", ".join((*_CALLS, "/v1/models", "/api/v1/jobs"))
-    return UnknownPath(f"no such path: {ascii(path[:200])[1:-1]}; see {known}")
+    return UnknownPath(f"path {ascii(path[:200])[1:-1]}; available: {known}")
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:
-    """Start and stop are the wiring's business; WebSockets are not spoken."""
+    """Acknowledge start and stop; close WebSockets, which are not supported."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
@@ -201,6 +205,6 @@ def application(
     auth: str = "auto",
     requests_per_key: int = ConnectionLimits().per_key,
 ) -> Application:
-    """Serve it with `Server`, started gateway inside. `hosts`: the names it answers to, None for any, which always wants keys.
-    `auth` is OVERNIGHT_AUTH: auto, required or off."""
+    """The application to serve with `Server`; the gateway must be started. `hosts`: accepted host names; None accepts any and
+    always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off."""
     return Application(gateway, ledger, hosts, auth, requests_per_key)

@@ -1,4 +1,4 @@
-"""Whose request this is, from its headers: our own, W3C baggage and trace context, and what other products call the same."""
+"""Attribution of requests from headers: Overnight's, W3C baggage and trace context, and those of other products."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from overnight.keys import VirtualKey
 
 from .requests import text_of
 
-MOST_BAGGAGE = 64
-LONGEST_VALUE = 200
-OWN, BAGGAGE, OTHERS, ODD = 0, 1, 2, 9
+MAX_BAGGAGE = 64
+MAX_VALUE = 200
+OWN, BAGGAGE, OTHERS, SPECIAL = 0, 1, 2, 9
 
 
 class _Place(NamedTuple):
-    """Which field a header fills; the lower rank wins. ODD ones are read in their own way."""
+    """The field that a header sets; the lower rank wins. SPECIAL ones have their own parser."""
 
     field: str
     rank: int
@@ -49,12 +49,12 @@ _PLACES: dict[bytes, _Place] = {
     b"x-litellm-session-id": _Place("session_id", OTHERS),
     b"helicone-session-id": _Place("session_id", OTHERS + 1),
     b"x-claude-code-session-id": _Place("session_id", OTHERS + 2),
-    b"x-job-attempt": _Place("attempt", ODD),
-    b"x-tags": _Place("tags", ODD),
-    b"traceparent": _Place("trace", ODD),
-    b"baggage": _Place("baggage", ODD),
+    b"x-job-attempt": _Place("attempt", SPECIAL),
+    b"x-tags": _Place("tags", SPECIAL),
+    b"traceparent": _Place("trace", SPECIAL),
+    b"baggage": _Place("baggage", SPECIAL),
 }
-_IN_BAGGAGE = {
+_BAGGAGE_FIELDS = {
     "job": "job",
     "job_id": "job",
     "agent": "agent_id",
@@ -66,10 +66,10 @@ _IN_BAGGAGE = {
 
 
 def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
-    """What a request says of itself, within what its key is bound to.
+    """The attribution of a request, within the bindings of its key.
 
-    Raises BadInput, naming the header, and Forbidden where a header contradicts the key. What is not meant for us alone
-    (`traceparent`, `baggage`, other products' headers) is passed over where it makes no sense here.
+    Raises BadInput, naming the header, and Forbidden if a header contradicts the key. Invalid values of shared headers
+    (`traceparent`, `baggage`, headers of other products) are ignored.
     """
     found: dict[str, Any] = {}
     ranks: dict[str, int] = {}
@@ -81,8 +81,8 @@ def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
         if rank == OWN:
             label = name.decode()
             found[field], ranks[field] = check_identifier(text_of(value, label), label), OWN
-        elif rank == ODD:
-            _read_odd(field, value, found, ranks)
+        elif rank == SPECIAL:
+            _read_special(field, value, found, ranks)
         else:
             _take(field, rank, value.decode("latin-1"), found, ranks)
     if "job" in found:
@@ -93,24 +93,24 @@ def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
 
 
 def with_headers(who: Attribution, headers: Headers, names: Set[str]) -> Attribution:
-    """With those headers that routing rules look at, cut where they are longer than any rule's value."""
-    texts = ((name.decode("latin-1"), value.decode("latin-1")[:LONGEST_VALUE]) for name, value in headers)
+    """Add the headers that routing rules use, truncated to the maximum length of a rule's value."""
+    texts = ((name.decode("latin-1"), value.decode("latin-1")[:MAX_VALUE]) for name, value in headers)
     return msgspec.structs.replace(who, headers={name: text for name, text in texts if name in names})
 
 
 def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:
-    """The tenant alone. Raises BadInput, Forbidden."""
+    """The tenant of a request. Raises BadInput, Forbidden."""
     return attribution([each for each in headers if each[0] == b"x-tenant-id"], key).tenant_id
 
 
 def reach_of(key: VirtualKey | None) -> Reach:
-    """Whose jobs, and what belongs to them, are there for who asks; within the tenant."""
+    """The jobs within the tenant that a key can access."""
     return key.reach if key is not None else EVERYWHERE
 
 
 def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[str, int]) -> None:
-    """Others' words for a thing, where nobody better has named it and they can be one of our identifiers."""
-    if ranks.get(field, ODD) > rank:
+    """Set a field from a header of lower rank, unless a better one is set or the value is no valid identifier."""
+    if ranks.get(field, SPECIAL) > rank:
         try:
             found[field] = check_identifier(value, field)
         except BadInput:
@@ -118,7 +118,7 @@ def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[
         ranks[field] = rank
 
 
-def _read_odd(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, int]) -> None:
+def _read_special(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, int]) -> None:
     if field == "attempt":
         found["attempt"] = _attempt(value)
     elif field == "tags":
@@ -128,9 +128,9 @@ def _read_odd(field: str, value: bytes, found: dict[str, Any], ranks: dict[str, 
         if trace is not None:
             found["trace_id"], found["span_id"], found["trace_flags"] = trace
     else:
-        for member in value.decode("latin-1").split(",", MOST_BAGGAGE)[:MOST_BAGGAGE]:
+        for member in value.decode("latin-1").split(",", MAX_BAGGAGE)[:MAX_BAGGAGE]:
             name, _, rest = member.partition("=")
-            known = _IN_BAGGAGE.get(name.strip())
+            known = _BAGGAGE_FIELDS.get(name.strip())
             if known is not None:
                 _take(known, BAGGAGE, unquote(rest.partition(";")[0].strip()), found, ranks)
 
@@ -139,11 +139,11 @@ def _attempt(value: bytes) -> int:
     number = parse_whole(value, MAX_ATTEMPTS)
     if number:
         return number
-    raise BadInput(f"x-job-attempt: must be a whole number from 1 to {MAX_ATTEMPTS}; 1 is the first attempt of a job")
+    raise BadInput(f"x-job-attempt: expected a whole number from 1 to {MAX_ATTEMPTS}; 1 is the first attempt of a job")
 
 
 def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None:
-    """What the key is bound to holds; our own header may say the same, and nothing else."""
+    """Apply the bindings of the key; an x- header may only repeat them. Raises Forbidden."""
     bound = (
         ("tenant_id", "x-tenant-id", key.tenant_id),
         ("agent_id", "x-agent-name", key.agent_id),
@@ -153,7 +153,7 @@ def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None
         if mine is None:
             continue
         if ranks.get(field) == OWN and found[field] != mine:
-            raise Forbidden(f"{header}: the key {key.name} is bound to {mine}; send that, or leave the header out")
+            raise Forbidden(f"{header}: the key {key.name} is bound to {mine}; send that value or omit the header")
         found[field] = mine
     found["actor"], found["key_id"] = key.name, key.key_id
     found["models"], found["routes"], found["reach"] = key.models, key.routes, key.reach

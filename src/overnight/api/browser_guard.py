@@ -1,7 +1,7 @@
-"""What a web page of another origin could make a browser send here is refused before anything else is looked at.
+"""Protection against cross-origin requests of browsers.
 
-On loopback a gateway may be open to whoever reaches it, and a browser reaches it for every page that its user visits, pages of
-other local servers included. Where keys are asked for on another address, a page has nothing that it could send along.
+A gateway on loopback may require no key, and a browser can reach it for every page that its user visits, including pages of
+other local servers. On other addresses keys are required, which a page does not have.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _FORM = b"application/x-www-form-urlencoded"
 
 
 class BrowserGuard:
-    """`hosts` are the names that this gateway is called by, in lower case."""
+    """`hosts` are the accepted host names, in lower case."""
 
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = frozenset(host.encode() for host in hosts)
 
     def foreign(self, method: str, headers: Headers) -> str | None:
-        """Why a request comes from a page of another origin, or None.
+        """The reason why a request is cross-origin, or None.
 
-        `Host` is compared by name, so that a page that makes its own name point here is refused. `Origin` has to be this
-        gateway's by scheme, name and port: the pages of another local server differ in the port alone.
+        `Host` is compared by name, against DNS rebinding. `Origin` must match by scheme, name and port: pages of other local
+        servers differ only in the port.
         """
         called: tuple[bytes, int] | None = None
         origins: list[bytes] = []
@@ -39,7 +39,7 @@ class BrowserGuard:
             if name == b"host":
                 called = _host_and_port(value)
                 if called is None or called[0] not in self._hosts:
-                    return "the Host header names another machine; call this by 127.0.0.1 or localhost"
+                    return "the Host header names another machine; use 127.0.0.1 or localhost"
             elif name == b"origin":
                 origins.append(value)
             elif name == b"sec-fetch-site":
@@ -55,7 +55,7 @@ class BrowserGuard:
                 return "the Origin header names another site"
         followed_link = method in _READING and mode == b"navigate" and dest == b"document"
         if site in _OTHERS and not followed_link:
-            return "the Sec-Fetch-Site header says that a page of another site asks"
+            return "the Sec-Fetch-Site header names another site"
         return None
 
 
@@ -65,11 +65,11 @@ def _host_and_port(authority: bytes) -> tuple[bytes, int] | None:
 
 
 def check_content_type(method: str, headers: Headers) -> None:
-    """Bodies are JSON and say so. Raises UnsupportedMediaType.
+    """Require a JSON content type for bodies. Raises UnsupportedMediaType.
 
-    A browser sends three content types, and none at all, to other origins without asking: of these, `text/plain` and
-    `multipart/form-data` are refused. `curl -d` names the third, a form, and some programs name none. Both are taken where
-    nothing else says that a browser sent the request.
+    A browser sends three content types, or none, to other origins without a preflight request. Of these, `text/plain` and
+    `multipart/form-data` are rejected. `curl -d` sends the third, a form, and some programs send none. Both are accepted
+    unless another header shows that a browser sent the request.
     """
     if method in _READING:
         return
@@ -90,4 +90,6 @@ def check_content_type(method: str, headers: Headers) -> None:
 
 
 def _unsupported(kind: bytes) -> str:
-    return f"content-type: {ascii(kind[:80].decode('latin-1'))[1:-1]} is not taken; send the body as application/json"
+    return (
+        f"content-type: {ascii(kind[:80].decode('latin-1'))[1:-1]} is not supported; send the body as application/json"
+    )

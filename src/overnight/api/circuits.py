@@ -1,4 +1,4 @@
-"""`/api/v1/circuits`: the targets that failed lately, and those that are not asked for now."""
+"""`/api/v1/circuits`: circuit breakers of targets that failed recently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .requests import Request
 
 
 class Circuits:
-    """Circuits are of the house, except those of accounts that a tenant has of its own: these only that tenant sees."""
+    """Shared circuits, and those of the keys of the tenant."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,7 +1,7 @@
 """Live events of jobs.
 
-One task watches the jobs and the keys of all open streams, so that an idle stream costs nothing of its own. A stream ends
-with its job, its client and its key.
+One task polls the jobs and keys of all open streams, so that an idle stream has no cost. A stream ends with its job, its
+client or its key.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from overnight.ledger import JobRow, Ledger
 from .requests import Request
 
 log = logging.getLogger("overnight.api")
-MAX_PER_KEY, MAX_IN_ALL = 256, 2048
-TICK_S, SLOWEST_TICK_S = 0.1, 1.0
-"""A job is looked at every tenth of a second while it moves, and less often the longer it rests."""
+MAX_PER_KEY, MAX_TOTAL = 256, 2048
+TICK_S, MAX_TICK_S = 0.1, 1.0
+"""A job is polled every tenth of a second while it has new events, and less often while it has none."""
 KEY_CHECK_S = 0.5
 HEARTBEAT_S = 30.0
-"""A comment goes to a client that hears nothing: one that is gone without a word is found out by it."""
+"""The interval of comments on an idle stream, which detect lost connections."""
 PAGE = 500
 
 
@@ -38,7 +38,7 @@ class EventStream:
         self.news = asyncio.Event()
         self.end_reason: str | None = None
         self.is_finished, self.beats = job.state in FINISHED, False
-        self.moved_at = self.due_at = self.told_at = owner.now()
+        self.moved_at = self.due_at = self.sent_at = owner.now()
         self._owner = owner
 
     def end(self, why: str) -> None:
@@ -56,7 +56,7 @@ class EventStream:
                 yield self._owner.encode(event)
                 if self.end_reason is not None:
                     break
-            self.told_at = self._owner.now()
+            self.sent_at = self._owner.now()
             if events:
                 continue
             if was_finished:
@@ -65,7 +65,7 @@ class EventStream:
             if self.beats:
                 yield b": \n\n"
         if self.end_reason:
-            yield b": the stream ends here: %b\n\n" % self.end_reason.replace("\n", " ").encode()
+            yield b": stream closed: %b\n\n" % self.end_reason.replace("\n", " ").encode()
 
     async def aclose(self) -> None:
         self.end("")
@@ -73,7 +73,7 @@ class EventStream:
 
 
 class EventStreams:
-    """All live streams of a gateway. `encode` makes a server-sent event of a recorded one."""
+    """All live streams of a gateway. `encode` turns a recorded event into a server-sent event."""
 
     def __init__(self, ledger: Ledger, encode: Callable[[Recorded], bytes]) -> None:
         self.ledger, self.encode = ledger, encode
@@ -85,12 +85,12 @@ class EventStreams:
         return asyncio.get_running_loop().time()
 
     def open(self, request: Request, job: JobRow, after: int) -> EventStream:
-        """Raises RateLimited where the key has too many, Overloaded where the gateway has."""
+        """Open a stream. Raises RateLimited or Overloaded at the maximum of streams per key or in total."""
         holder = request.key.key_id if request.key else ""
         if self._by_holder.get(holder, 0) >= MAX_PER_KEY:
-            raise RateLimited(f"{MAX_PER_KEY} live event streams are open for this key, the most; close one", 1)
-        if len(self._open) >= MAX_IN_ALL:
-            raise Overloaded(f"{MAX_IN_ALL} live event streams are open, the most; try again")
+            raise RateLimited(f"maximum of {MAX_PER_KEY} live event streams per key reached; close one", 1)
+        if len(self._open) >= MAX_TOTAL:
+            raise Overloaded(f"maximum of {MAX_TOTAL} live event streams reached; try again later")
         stream = EventStream(self, job, after, holder, request.authenticate)
         self._by_holder[holder] = self._by_holder.get(holder, 0) + 1
         loop = asyncio.get_running_loop()
@@ -119,21 +119,21 @@ class EventStreams:
                 if self.now() - checked_at >= KEY_CHECK_S:
                     checked_at = self.now()
                     await self._check_keys()
-                await self._look_at_jobs()
+                await self._poll_jobs()
             except OvernightError as error:
-                log.warning("live event streams wait: %s", type(error).__name__)
+                log.warning("live event streams are delayed: %s", type(error).__name__)
             except Exception:
-                log.exception("live event streams could not be watched")
+                log.exception("live event streams could not be polled")
 
     async def _check_keys(self) -> None:
-        """A key that is unknown, expired or revoked by now, or that nobody can look up, ends its streams."""
+        """End the streams of keys that are no longer valid, or that cannot be checked."""
         for stream in tuple(self._open):
             try:
                 await stream.check()
             except OvernightError as error:
                 stream.end(str(error))
 
-    async def _look_at_jobs(self) -> None:
+    async def _poll_jobs(self) -> None:
         now = self.now()
         due = [stream for stream in self._open if stream.due_at <= now and not stream.news.is_set()]
         if not due:
@@ -145,10 +145,10 @@ class EventStreams:
             if last > stream.after or stream.is_finished:
                 stream.moved_at = now
                 stream.news.set()
-            elif now - stream.told_at > HEARTBEAT_S:
+            elif now - stream.sent_at > HEARTBEAT_S:
                 stream.beats = True
                 stream.news.set()
-            stream.due_at = now + min(max(TICK_S, (now - stream.moved_at) / 10), SLOWEST_TICK_S)
+            stream.due_at = now + min(max(TICK_S, (now - stream.moved_at) / 10), MAX_TICK_S)
 
 
 async def _until_left(receive: Receive, stream: EventStream) -> None:

@@ -1,4 +1,4 @@
-"""Overnight's own routes: jobs, their events (live too), attempts, completion, cancelling."""
+"""`/api/v1/jobs`: jobs, events (also live), attempts, completion and cancellation."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .json_bodies import (
 )
 from .requests import Request
 
-MOST_JOBS, MOST_EVENTS = 200, 1000
+MAX_JOBS, MAX_EVENTS = 200, 1000
 _encode = msgspec.json.Encoder().encode
 
 
 class NewAttempt(msgspec.Struct, forbid_unknown_fields=True):
-    """`recover`: every recorded answer holds. `retry`: answers after the last effect are asked for anew."""
+    """`recover`: replay every recorded answer. `retry`: re-run the calls after the last effect."""
 
     mode: Literal["recover", "retry"] = "recover"
 
 
 class Completion(msgspec.Struct, forbid_unknown_fields=True):
-    """How the job ended. `error` is a message, or an object with `class` and `message`."""
+    """The end of a job. `error` is a message, or an object with `class` and `message`."""
 
     state: Literal["succeeded", "failed"] = "succeeded"
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -56,7 +56,7 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Announced(msgspec.Struct):
-    """A command: begin the next attempt of a foreign job."""
+    """Command: start the next attempt of an external job."""
 
     job_id: str
     mode: str
@@ -70,15 +70,15 @@ class Announced(msgspec.Struct):
     def decide(self, unit: Unit) -> int:
         job = locked_job(unit, self.job_id)
         if job.runtime != "foreign":
-            raise Conflict(f"{self.job_id} is run by Overnight itself; `overnight resume` starts a new attempt of it")
+            raise Conflict(f"{self.job_id} is run by Overnight; use `overnight resume` to start a new attempt")
         if self.answers_until is not None and job.last_seq != self.seen_seq:
-            raise Conflict(f"{self.job_id} has changed meanwhile; try again")
+            raise Conflict(f"{self.job_id} changed during the request; try again")
         return announce(unit, job, self.mode, None, self.actor, self.answers_until).attempt
 
 
 class Jobs:
-    """`/api/v1/jobs`. Everything is within the request's tenant, and the agent and workflow that its key is bound to: another's
-    job does not exist."""
+    """All routes are limited to the tenant of the request, and the agent and workflow of its key. Other jobs are reported as
+    not found."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._operations = ledger, Operations(ledger.store)
@@ -89,16 +89,14 @@ class Jobs:
         return await self._ledger.job(name, request.tenant_id, reach_of(request.key))
 
     async def list(self, request: Request) -> Answer:
-        """`?state=&before=&limit=`: newest first; `before` is the job_id that the page before ended with."""
+        """`?state=&before=&limit=`: newest first; `before` is the last job_id of the previous page."""
         query, reach = query_of(request, "state", "before", "limit"), reach_of(request.key)
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
-            raise BadInput(f"state: {state[:40]!r} is none of {', '.join(job_states)}")
+            raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
         if before and named_job(before, "before")[0] is None:
-            raise BadInput(
-                f"before: {before[:40]!r} is no id of a job; give the job_id that the page before ended with"
-            )
-        most = whole(query, "limit", 50, MOST_JOBS)
+            raise BadInput(f"before: {before[:40]!r} is not a job id; send the last job_id of the previous page")
+        most = whole(query, "limit", 50, MAX_JOBS)
         found = await self._ledger.jobs(
             tenant_id=request.tenant_id,
             state=state,
@@ -117,12 +115,12 @@ class Jobs:
         return json_answer(200, shown)
 
     async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:
-        """As `overnight jobs --json` shows them; costs include child jobs."""
+        """As `overnight jobs --json`; costs include child jobs."""
         costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
         return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in jobs]
 
     async def events(self, request: Request) -> Answer:
-        """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job is over (`id` is the seq)."""
+        """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job finishes (`id` is the seq)."""
         job = await self._job(request)
         query = query_of(request, "after", "limit")
         after = whole(query, "after", 0, 2**53)
@@ -131,7 +129,7 @@ class Jobs:
             after = after if resumed is None else resumed
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
             return Answer(200, headers, pieces=self._streams.open(request, job, after))
-        found = await self._ledger.events(job.job_id, after, whole(query, "limit", MOST_EVENTS, MOST_EVENTS))
+        found = await self._ledger.events(job.job_id, after, whole(query, "limit", MAX_EVENTS, MAX_EVENTS))
         last = found[-1].seq if found else after
         return json_answer(200, {"events": [public_event(event) for event in found], "after": last})
 
@@ -148,10 +146,10 @@ class Jobs:
         return json_answer(201, {"job_id": job.job_id, "attempt": attempt})
 
     async def complete(self, request: Request) -> Answer:
-        said = await body_of(request, Completion)
+        body = await body_of(request, Completion)
         job = await self._job(request)
-        error = ErrorFacts("failed", said.error[:500]) if isinstance(said.error, str) else said.error
-        command = Complete(job.job_id, said.state, bytes(said.result), error, request.actor)
+        error = ErrorFacts("failed", body.error[:500]) if isinstance(body.error, str) else body.error
+        command = Complete(job.job_id, body.state, bytes(body.result), error, request.actor)
         return json_answer(200, (await self._public([await self._ledger.store.commit(command)]))[0])
 
     async def cancel(self, request: Request) -> Answer:

@@ -1,4 +1,4 @@
-"""Reading and writing the JSON of our own routes. Unknown fields and parameters are errors."""
+"""JSON bodies and query parameters of `/api/v1`. Unknown fields and parameters are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from overnight.gateway import Answer
 from .requests import Request, read_body
 
 T = TypeVar("T")
-MOST_BODY = 8 * 1024 * 1024
+MAX_BODY = 8 * 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
@@ -24,38 +24,38 @@ def json_answer(status: int, body: Any) -> Answer:
 
 
 async def body_of(request: Request, kind: type[T]) -> T:
-    """The body as `kind`; an empty one is its defaults. Raises BadInput that names the field."""
+    """The body as `kind`; an empty body means its defaults. Raises BadInput, naming the field."""
     with request.memory.holding(request.key) as count:
-        body = await read_body(request.receive, MOST_BODY, request.headers, count) or b"{}"
+        body = await read_body(request.receive, MAX_BODY, request.headers, count) or b"{}"
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fields = ", ".join(getattr(kind, "__struct_fields__", ())) or "none"
-        raise BadInput(f"the body: {error}; its fields are: {fields}") from None
+        raise BadInput(f"body: {error}; fields: {fields}") from None
 
 
 def query_of(request: Request, *names: str) -> Mapping[str, str]:
-    """The query's parameters. Raises BadInput for one that is not known here, or that no value of ours can be."""
+    """The query parameters. Raises BadInput for an unknown parameter or an invalid value."""
     try:
         pairs = parse_qsl(request.query.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError:
-        raise BadInput("the query string cannot be read; send name=value pairs, percent-encoded") from None
+        raise BadInput("invalid query string; send percent-encoded name=value pairs") from None
     for name, value in pairs:
         if name not in names:
             near = get_close_matches(name, names, 1)
-            meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-            raise BadInput(f"the query parameter {name[:40]!r} is not known; {meant}")
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise BadInput(f"unknown query parameter {name[:40]!r}; {hint}")
         if not value.isprintable():
-            raise BadInput(f"{name}: {value[:40]!r} holds a character that cannot stand there; leave it out")
+            raise BadInput(f"{name}: {value[:40]!r} contains a character that is not allowed")
     return dict(pairs)
 
 
 def whole(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A parameter that is a whole number. Raises BadInput."""
+    """A parameter as a whole number. Raises BadInput."""
     text = query.get(name)
     if text is None:
         return default
     number = parse_whole(text, most)
     if number is None:
-        raise BadInput(f"{name}: must be a whole number from 0 to {most:,}")
+        raise BadInput(f"{name}: expected a whole number from 0 to {most:,}")
     return number

@@ -1,4 +1,4 @@
-"""`/api/v1/keys` and `/api/v1/provider-keys`: the keys of the tenant whose admin key asks. A secret is in one answer, once."""
+"""`/api/v1/keys` and `/api/v1/provider-keys`: keys of the tenant. A secret is returned once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .json_bodies import (
 )
 from .requests import Request
 
-MOST_KEYS = 200
+MAX_KEYS = 200
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,25 +40,23 @@ class Secret(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KeysApi:
-    """Everything is within the tenant of the key that asks: another tenant's key does not exist."""
+    """All routes are limited to the tenant of the key. Keys of other tenants are reported as not found."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._ring = gateway, gateway.keys
         self._keys = Keys(gateway.store, gateway.keys.masters)
 
     async def list(self, request: Request) -> Answer:
-        """`?before=&limit=`: newest first; `before` is the key_id that the page before ended with."""
+        """`?before=&limit=`: newest first; `before` is the last key_id of the previous page."""
         query = query_of(request, "before", "limit")
-        most = whole(query, "limit", 50, MOST_KEYS)
+        most = whole(query, "limit", 50, MAX_KEYS)
         rows = await self._keys.list(request.tenant_id, query.get("before", ""), most)
         return json_answer(200, {"keys": [self._shown(row) for row in rows]})
 
     async def create(self, request: Request) -> Answer:
         new = await body_of(request, NewKey)
         if INSTANCE_ADMIN in new.scopes:
-            raise Forbidden(
-                f"scopes: {INSTANCE_ADMIN} is given by `overnight keys create` alone, which the operator runs"
-            )
+            raise Forbidden(f"scopes: only the operator can grant {INSTANCE_ADMIN}, with `overnight keys create`")
         row, secret = await self._keys.create(request.tenant_id, new, request.actor)
         return self._with_secret(201, row, secret)
 
@@ -94,12 +92,12 @@ class KeysApi:
         return Answer(204, [])
 
     async def _key_within_rights(self, request: Request) -> str:
-        """The id of the key in the path. Whoever gets its new secret gets its scopes, so a key of the operator's is not for a
-        tenant's admin to rotate, nor to end. Raises Forbidden, NotFound."""
+        """The id of the key in the path. A new secret carries the scopes of its key, so a tenant's admin can neither rotate nor
+        revoke a key of the operator. Raises Forbidden, NotFound."""
         row = await self._keys.one(request.parts[3], request.tenant_id)
-        theirs = request.key.scopes if request.key is not None else frozenset[str]()
-        if INSTANCE_ADMIN in virtual_key(row).scopes and INSTANCE_ADMIN not in theirs:
-            raise Forbidden(f"{row.name} has the scope {INSTANCE_ADMIN}: the operator rotates and revokes it")
+        caller_scopes = request.key.scopes if request.key is not None else frozenset[str]()
+        if INSTANCE_ADMIN in virtual_key(row).scopes and INSTANCE_ADMIN not in caller_scopes:
+            raise Forbidden(f"{row.name} has the scope {INSTANCE_ADMIN}; only the operator can rotate or revoke it")
         return row.key_id
 
     def _shown(self, row: KeyRow) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The routes that OpenAI's and Anthropic's clients call."""
+"""Routes for clients of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenAI:
-    """`/v1`: model calls in every format, and models. Errors have the shape of the format."""
+    """`/v1`: model calls in every format, and models. Errors follow the format."""
 
     def __init__(self, gateway: Gateway, memory: BodyMemory) -> None:
         self._gateway, self._memory = gateway, memory
@@ -32,7 +32,7 @@ class OpenAI:
         key: VirtualKey | None,
         disconnected: Callable[[], bool] | None = None,
     ) -> Answer:
-        """A model call in one of the wire formats. `disconnected` tells whether the client has left."""
+        """A model call in one of the wire formats. `disconnected` returns whether the client has disconnected."""
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
@@ -44,7 +44,7 @@ class OpenAI:
             return refusal(error, form)
 
     async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
-        """What Anthropic's clients ask before they send a long conversation: an estimate, and free."""
+        """Anthropic's count_tokens: an estimate, without cost."""
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
@@ -54,7 +54,7 @@ class OpenAI:
         return Answer(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
 
     def models(self, key: VirtualKey | None) -> Answer:
-        """Those that the key may use."""
+        """The models that the key permits."""
         known = self._gateway.routing.known_models()
         cards = [self._card(model) for model in known if key is None or allows(key.models, model)]
         page = (
@@ -69,7 +69,7 @@ class OpenAI:
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:
-        """What clients of OpenAI read, and what Anthropic's do."""
+        """A model with the fields of OpenAI and Anthropic."""
         provider = self._gateway.routing.provider_for(model)
         owner = provider.name if provider else "overnight"
         card: dict[str, object] = {"id": model, "object": "model", "created": 0, "owned_by": owner}

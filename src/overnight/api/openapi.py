@@ -1,4 +1,4 @@
-"""`/openapi.json`: what is served, for tools that read it."""
+"""`/openapi.json`."""
 
 from __future__ import annotations
 

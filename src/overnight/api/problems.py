@@ -1,4 +1,4 @@
-"""Errors of Overnight's own routes: RFC 9457, `application/problem+json`."""
+"""Errors of the routes below `/api/v1`: RFC 9457, `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge, Overloaded, RateL
 from overnight.http_server import Headers
 
 _STATUS: tuple[tuple[type[OvernightError], int, str], ...] = (
-    (BodyTooLarge, 413, "the body is too large"),
-    (UnsupportedMediaType, 415, "the body is not JSON"),
-    (BadInput, 400, "the request cannot be taken as it is"),
-    (Unauthenticated, 401, "nobody knows who asks"),
-    (Forbidden, 403, "the key does not reach as far as this"),
-    (NotFound, 404, "there is no such thing"),
-    (Fenced, 409, "a newer attempt has begun"),
-    (Conflict, 409, "the present state forbids it"),
-    (RateLimited, 429, "too much at once"),
-    (Overloaded, 503, "the gateway holds as much as it may"),
-    (StoreUnavailable, 503, "the store cannot be reached"),
+    (BodyTooLarge, 413, "Payload too large"),
+    (UnsupportedMediaType, 415, "Unsupported media type"),
+    (BadInput, 400, "Bad request"),
+    (Unauthenticated, 401, "Unauthorized"),
+    (Forbidden, 403, "Forbidden"),
+    (NotFound, 404, "Not found"),
+    (Fenced, 409, "Conflict"),
+    (Conflict, 409, "Conflict"),
+    (RateLimited, 429, "Too many requests"),
+    (Overloaded, 503, "Service unavailable"),
+    (StoreUnavailable, 503, "Service unavailable"),
 )
 
 
 class MethodNotAllowed(OvernightError):
-    """The path exists, the method does not. `allowed` are those that do."""
+    """The path does not support the method. `allowed` are the methods that it supports."""
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method[:20]} is not possible here; use {allowed}")
+        super().__init__(f"method {method[:20]} is not allowed; use {allowed}")
         self.allowed = allowed
 
 
 def problem(error: OvernightError) -> Answer:
-    """The answer for an error raised on purpose."""
+    """The response for an error of Overnight."""
     if isinstance(error, MethodNotAllowed):
-        return problem_of(405, "the method is not possible here", str(error), [(b"allow", error.allowed.encode())])
+        return problem_of(405, "Method not allowed", str(error), [(b"allow", error.allowed.encode())])
     found = ((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
-    status, title = next(found, (500, "an internal fault"))
+    status, title = next(found, (500, "Internal server error"))
     headers: Headers = [WANTS_KEY] if status == 401 else []
     if isinstance(error, RateLimited | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))

@@ -1,4 +1,4 @@
-"""`GET /readyz`: whether calls can be served now. `/healthz` says only that the process lives."""
+"""`GET /readyz`: whether calls can be served. `/healthz` only reports that the process runs."""
 
 import logging
 
@@ -11,17 +11,17 @@ log = logging.getLogger("overnight.api")
 
 
 class ReadyApi:
-    """Answers anyone, so the reason goes to the log and not to the caller."""
+    """Requires no key, so the reason is logged and not returned."""
 
     def __init__(self, store: Store) -> None:
         self._readiness = Readiness(store)
-        self._told: str | None = None
+        self._last: str | None = None
 
     async def answer(self) -> Answer:
         trouble = await self._readiness.trouble()
-        if trouble != self._told:
+        if trouble != self._last:
             log.warning("not ready: %s", trouble) if trouble else log.warning("ready again")
-            self._told = trouble
+            self._last = trouble
         body = {"status": "unavailable", "store": "cannot be written"} if trouble else {"status": "ok"}
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         return Answer(503 if trouble else 200, headers, msgspec.json.encode(body))

@@ -1,4 +1,4 @@
-"""ASGI by hand: read a bounded body, send an answer. No framework stands on the hot path."""
+"""Requests and responses in plain ASGI: bounded bodies, without a framework on the hot path."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .body_memory import SMALL, BodyMemory, Count
 
 
 class ClientLeft(Exception):
-    """The client went away before its request was whole; nobody waits for an answer."""
+    """The client disconnected before its request was complete."""
 
 
 class Request(msgspec.Struct):
-    """One request. `parts` are the pieces of its path; `tenant_id` is whose things it may see.
-    `authenticate` looks at its key once more, for an answer that goes on for long; it raises as it did at first."""
+    """One request. `parts` are the segments of its path; `tenant_id` is the tenant whose resources it can access.
+    `authenticate` checks its key again, for long responses; it raises the same errors."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ class Request(msgspec.Struct):
 
     @property
     def actor(self) -> str:
-        """Who does what is asked for, as its events say."""
+        """The actor that events record."""
         return self.key.name if self.key else "api"
 
     def header(self, name: bytes) -> bytes:
@@ -44,7 +44,7 @@ class Request(msgspec.Struct):
 
 
 def parts_of(scope: Scope) -> list[str]:
-    """The pieces of the path. A slash that is percent-encoded belongs to a piece, as in the id of a job."""
+    """The segments of the path. A percent-encoded slash belongs to a segment, as in a job id."""
     raw: bytes = scope.get("raw_path") or b""
     if b"%" not in raw:
         return scope["path"].split("/")[1:]
@@ -52,8 +52,8 @@ def parts_of(scope: Scope) -> list[str]:
 
 
 async def read_body(receive: Receive, most: int, headers: Headers, count: Count) -> bytes:
-    """The whole body; `count` is told what of it is held (see `BodyMemory.holding`). Raises BodyTooLarge as soon as it is known
-    to be over `most` bytes, RateLimited or Overloaded where too much of other bodies is held at the moment, ClientLeft."""
+    """The complete body; `count` receives the size of each piece (see `BodyMemory.holding`). Raises BodyTooLarge as soon as it
+    exceeds `most` bytes, RateLimited or Overloaded if bodies hold too much memory, ClientLeft."""
     for name, value in headers:
         if name == b"content-length" and parse_whole(value.lstrip(b"0") or b"0", most) is None:
             raise _too_large(most)
@@ -79,7 +79,7 @@ async def read_body(receive: Receive, most: int, headers: Headers, count: Count)
 
 
 def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is over {most:,} bytes, the most that is taken (limits.max_body_bytes)")
+    return BodyTooLarge(f"the body exceeds the maximum of {most:,} bytes (limits.max_body_bytes)")
 
 
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
@@ -102,8 +102,8 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
 
 
 def text_of(value: bytes, place: str) -> str:
-    """A header's value as text. Raises BadInput."""
+    """The value of a header as text. Raises BadInput."""
     try:
         return value.decode("ascii")
     except UnicodeDecodeError:
-        raise BadInput(f"{place}: only ASCII text can stand here") from None
+        raise BadInput(f"{place}: only ASCII text is allowed") from None

@@ -1,4 +1,4 @@
-"""Kept responses by their id: `/v1/responses/{id}`, and below it `input_items`."""
+"""Stored responses: `/v1/responses/{id}` and `input_items` below it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .requests import Request
 
 _JSON = (b"content-type", b"application/json")
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-MOST_ITEMS = 100
+MAX_ITEMS = 100
 _encode = msgspec.json.Encoder().encode
 
 
 class ResponsesApi:
-    """What clients ask of responses that are kept."""
+    """Retrieval and deletion of stored responses."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._kept = gateway.responses
 
     async def answer(self, request: Request) -> Answer:
-        """One of the paths. Each shows what is within its caller's tenant and reach. Raises UnknownResponse, BadInput."""
+        """Answer one of the paths, within the tenant and reach of the caller. Raises UnknownResponse, BadInput."""
         response_id, *below = request.parts[2:]
         whose = request.tenant_id, reach_of(request.key)
         allowed = ("GET",) if below else ("GET", "DELETE")
@@ -36,36 +36,36 @@ class ResponsesApi:
             why = str(MethodNotAllowed(request.method, ", ".join(allowed)))
             answer = refusal(BadInput(why), RESPONSES)
             return Answer(405, [*answer.headers, (b"allow", ", ".join(allowed).encode())], answer.body)
-        asked = dict(parse_qsl(request.query.decode("latin-1")))
+        query = dict(parse_qsl(request.query.decode("latin-1")))
         if below:
-            return await self._items(response_id, *whose, asked)
+            return await self._items(response_id, *whose, query)
         if request.method == "DELETE":
             await self._kept.forget(response_id, *whose)
             return Answer(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
         body = await self._kept.one(response_id, *whose)
-        if asked.get("stream") != "true":
+        if query.get("stream") != "true":
             return Answer(200, [_JSON], body)
-        after = _number(asked, "starting_after", -1, 1_000_000_000)
+        after = _number(query, "starting_after", -1, 1_000_000_000)
         pieces = RESPONSES.taken_apart(body, None)
         return Answer(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
-    async def _items(self, response_id: str, tenant_id: str, reach: Reach, asked: dict[str, str]) -> Answer:
-        order = asked.get("order", "desc")
+    async def _items(self, response_id: str, tenant_id: str, reach: Reach, query: dict[str, str]) -> Answer:
+        order = query.get("order", "desc")
         if order not in ("asc", "desc"):
-            raise BadInput("order: must be asc or desc")
-        most = _number(asked, "limit", 20, MOST_ITEMS)
-        after = asked.get("after")
+            raise BadInput("order: expected asc or desc")
+        most = _number(query, "limit", 20, MAX_ITEMS)
+        after = query.get("after")
         body = await self._kept.items(response_id, tenant_id, reach, order=order, after=after, most=max(1, most))
         return Answer(200, [_JSON], body)
 
 
-def _number(asked: dict[str, str], name: str, usual: int, most: int) -> int:
-    value = asked.get(name)
+def _number(query: dict[str, str], name: str, default: int, most: int) -> int:
+    value = query.get(name)
     if value is None:
-        return usual
+        return default
     number = parse_whole(value, most)
     if number is None:
-        raise BadInput(f"{name}: must be a whole number up to {most}")
+        raise BadInput(f"{name}: expected a whole number up to {most}")
     return number
 
 

@@ -40,7 +40,7 @@ class Reader:
         if self.full or (severity == "warning" and len(self.problems) == MAX_PROBLEMS):
             return
         if len(self.problems) == MAX_PROBLEMS:
-            message, hint = f"more than {MAX_PROBLEMS} problems in this file", "repair these first"
+            message, hint = f"more than {MAX_PROBLEMS} problems in this file", "fix these first"
         self.problems.append(Problem(self.file, at.line, at.column, message, hint, severity))
 
     def unknown(self, at: Node, message: str, name: str, known: Collection[str]) -> None:
@@ -92,7 +92,7 @@ class Reader:
 
     def _few(self, node: Node, name: str, count: int) -> bool:
         if count > MAX_ENTRIES:
-            self.problem(node, f"{name} has {count:,} entries, at most {MAX_ENTRIES:,} are read")
+            self.problem(node, f"{name} has {count:,} entries, the maximum is {MAX_ENTRIES:,}")
         return count <= MAX_ENTRIES
 
 
@@ -114,7 +114,7 @@ def _type_hint(node: Node, wanted: str) -> str:
     if not isinstance(node, Scalar):
         return ""
     if node.quoted and _DECIMAL.fullmatch(node.text):
-        return "take the quotes off"
+        return "remove the quotes"
     if wanted.startswith("text") and node.kind not in ("text", "null"):
         return "put it in quotes"
     return ""
@@ -235,7 +235,7 @@ def several(reads: Reads) -> Reads:
             one = reads(reader, node, name)
             return None if one is None else (one,)
         if not node.items:
-            reader.problem(node, f"{name} is an empty list", "leave the line out")
+            reader.problem(node, f"{name} is an empty list", "remove the line")
             return None
         return listed(reader, node, name)
 

@@ -88,7 +88,7 @@ def load_routing(file: Path) -> Routing:
     text, problems = _text(str(file), content)
     routing, found = read_routing(str(file), text) if text is not None else (None, [])
     if routing is None:
-        raise BrainError(f"{clipped(str(file), 200)} is no routing that could be used", _in_order([*problems, *found]))
+        raise BrainError(f"{clipped(str(file), 200)} is not a valid routing.yaml", _in_order([*problems, *found]))
     return routing
 
 
@@ -99,7 +99,7 @@ def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
         return [Problem(str(folder), 1, 1, _missing(folder))]
     files, problems = _read(folder)
     if ROUTING not in files and not any(problem.file == ROUTING for problem in problems):
-        problems.append(Problem(ROUTING, 1, 1, "the file is missing", "`overnight init FOLDER` writes a starter"))
+        problems.append(Problem(ROUTING, 1, 1, "the file is missing", "`overnight init FOLDER` creates one"))
     return _in_order([*problems, *_definitions(files, books)[2]])
 
 
@@ -116,7 +116,7 @@ def version_of(files: Mapping[str, bytes]) -> str:
 
 def _missing(folder: Path) -> str:
     what = "is not a folder" if folder.exists() else "does not exist"
-    return f"the brain folder {clipped(str(folder), 200)} {what}: run `overnight init` to write a starter brain"
+    return f"the brain folder {clipped(str(folder), 200)} {what}: run `overnight init` to create one"
 
 
 def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Brain:
@@ -153,7 +153,7 @@ def _definitions(
             continue
         if top not in _ACTED_ON and top not in noticed:
             noticed.add(top)
-            message = f"{clipped(top)} is checked and kept with the version, but this release does not act on it yet"
+            message = f"{clipped(top)} is checked and stored with the brain version, but not used by this release"
             problems.append(Problem(path, 1, 1, message, severity="warning"))
         content, found = _text(path, files[path])
         if content is not None:
@@ -178,12 +178,12 @@ def _placed(path: str, top: str) -> tuple[str, Problem | None]:
     if path in _TOP_FILES or (wanted is not None and suffix == wanted):
         return suffix, None
     if suffix == ".yml" and (wanted == ".yaml" or path.removesuffix(".yml") + ".yaml" in _TOP_FILES):
-        return "", Problem(path, 1, 1, f"{clipped(name)} would not be read", "rename it to end in .yaml")
+        return "", Problem(path, 1, 1, f"{clipped(name)} is ignored", "rename it to end in .yaml")
     if wanted is not None:
         return "", Problem(path, 1, 1, f"only *{wanted} files are read in {top}/", severity="warning")
     what = "folder" if "/" in path else "file"
     hint = did_you_mean(top, _FOLDERS if "/" in path else _TOP_FILES)
-    return "", Problem(path, 1, 1, f"the {what} {clipped(top)} is none that a brain knows", hint, "warning")
+    return "", Problem(path, 1, 1, f"the {what} {clipped(top)} is unknown", hint, "warning")
 
 
 def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
@@ -199,7 +199,7 @@ def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
 
 
 def _too_large(file: str) -> Problem:
-    return Problem(file, 1, 1, f"larger than {MAX_FILE_BYTES:,} bytes", "a brain holds small text files: move it out")
+    return Problem(file, 1, 1, f"larger than {MAX_FILE_BYTES:,} bytes", "move it out of the brain folder")
 
 
 def _json_problems(file: str, content: str) -> list[Problem]:
@@ -235,7 +235,7 @@ def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
     total = 0
     for path, found in _walk(root, problems):
         if len(files) >= MAX_FILES or total >= MAX_TOTAL_BYTES:
-            message = f"the brain has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes; the rest is not read"
+            message = f"the brain has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES:,} bytes; the rest is ignored"
             problems.append(Problem(path, 1, 1, message, "keep other files outside the brain folder"))
             break
         try:
@@ -277,7 +277,7 @@ def _walk(root: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
                 problems.append(Problem(path, 1, 1, "the file's name is not UTF-8", "rename it"))
                 continue
             except (OSError, RuntimeError):
-                problems.append(Problem(path, 1, 1, "a link that leads nowhere, or a file that cannot be opened"))
+                problems.append(Problem(path, 1, 1, "a dangling link, or a file that cannot be opened"))
                 continue
             if not target.is_relative_to(root):
                 problems.append(Problem(path, 1, 1, "links to a place outside the brain folder", "copy the file in"))
@@ -291,4 +291,4 @@ def _walk(root: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
             elif stat.S_ISREG(mode):
                 yield path, target
             else:
-                problems.append(Problem(path, 1, 1, "neither a file nor a folder", "take it out of the brain"))
+                problems.append(Problem(path, 1, 1, "neither a file nor a folder", "remove it from the brain folder"))

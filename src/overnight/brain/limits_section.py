@@ -132,7 +132,7 @@ def _listed(
         where = f"{name}[{index}]"
         found = reader.section(item, where, fields, ("scope",))
         if isinstance(item, Entries) and not measures.keys() & item.entries.keys():
-            reader.problem(item, f"{where} limits nothing", f"give one or more of {', '.join(measures)}")
+            reader.problem(item, f"{where} has no limit", f"set one or more of {', '.join(measures)}")
         elif "scope" in found:
             limits.append((kind(**found, place=where), item))
     return limits

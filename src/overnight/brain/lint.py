@@ -23,7 +23,7 @@ def doubt_routes(
     _unreached(reader, rules)
     named = next((models[0].node for models in tiers.values() if models), None)
     if named is not None and not any(route.kind == "tier" for route in routing.routes.values()):
-        reader.problem(named, "no route uses these tiers", "name the one to begin with as a route's tier", "warning")
+        reader.problem(named, "no route uses these tiers", "set the first tier of a route", "warning")
     places = {place for provider in routing.providers for place in provider.residency}
     for name, rule in rules.items():
         plan = routing.plans.get(name)
@@ -31,11 +31,11 @@ def doubt_routes(
             continue
         for place in rule.residency:
             if place not in places:
-                hint = did_you_mean(place, places) or "say where a provider keeps data in providers.<name>.residency"
+                hint = did_you_mean(place, places) or "set the residency of a provider in providers.<name>.residency"
                 reader.problem(rule.node, f"no provider has the residency {clipped(place)}", hint, "warning")
         if not plan.ways:
-            message = f"routes.{name} has no target in {' or '.join(rule.residency)}: its calls are refused"
-            reader.problem(rule.node, message, "add a model whose provider is there", "warning")
+            message = f"routes.{name} has no target in {' or '.join(rule.residency)}: its calls are rejected"
+            reader.problem(rule.node, message, "add a model of a provider with this residency", "warning")
 
 
 class Book(Protocol):
@@ -63,7 +63,7 @@ def doubt_prices(
         try:
             book.price(model.name, provider.name)
         except LookupError:
-            message = f"no price is known for the model {clipped(model.name)} at {provider.name}: its calls are refused"
+            message = f"unknown price of model {clipped(model.name)} at {provider.name}: its calls are rejected"
             reader.problem(model.node, message, _price_hint(model.name, provider.name, routing, book))
 
 
@@ -72,8 +72,8 @@ def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
     entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
     near = nearest_model(model, routing, book, provider)
     if near is not None and (near in routing.prices or near.rpartition("/")[2] in set(book.names(provider))):
-        return f"did you mean {near!r}? If the name is right, state its price under `prices`"
-    return f"state it, 0 where nobody sends a bill: {entry}"
+        return f"did you mean {near!r}? If the name is correct, set its price under `prices`"
+    return f"set it, 0 if calls are free: {entry}"
 
 
 def nearest_model(model: str, routing: Routing, book: Book | None, provider: str | None = None) -> str | None:
@@ -97,10 +97,14 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
         first = next((before for before, other in earlier if _takes_all(other, when)), None)
         named = _always_named(when, rules)
         if named:
-            message = f"the conditions of routes.{name} are never asked: {named} names a route, which goes first"
+            message = (
+                f"the conditions of routes.{name} are never evaluated: {named} is a route name, which takes precedence"
+            )
             reader.problem(rule.node, message, severity="warning")
         elif first is not None:
-            message = f"the conditions of routes.{name} are never asked: routes.{first} takes all of its calls before"
+            message = (
+                f"the conditions of routes.{name} are never evaluated: routes.{first} matches all of its calls first"
+            )
             reader.problem(rule.node, message, "put the narrower rule first", "warning")
         earlier.append((name, when))
 

@@ -31,7 +31,7 @@ def base_url(reader: Reader, node: Node, name: str) -> str | None:
         reader.problem(node, f"{name} is not a URL", "such as https://api.example.com/v1")
         return None
     if url.username is not None or url.password is not None:
-        reader.problem(node, f"{name} holds credentials", "name the key's environment variable in api_key_env instead")
+        reader.problem(node, f"{name} holds credentials", "set api_key_env to an environment variable instead")
     elif url.scheme not in ("http", "https") or not host or len(node.text) > 512 or not _plain(node.text):
         reader.problem(node, f"{name} must be an http or https URL", "such as https://api.example.com/v1")
     elif url.query or url.fragment:
@@ -81,7 +81,9 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
             given = value.entries if isinstance(value, Entries) else {}
             for field in ("base_url", "models"):
                 if field not in given and (field == "models" or values.get("kind") != "library"):
-                    reader.problem(at, f"{where} needs the key {field!r}", "only well-known providers may leave it out")
+                    reader.problem(
+                        at, f"{where} needs the key {field!r}", "it is optional only for well-known providers"
+                    )
         if any(problem.severity == "error" for problem in reader.problems[before:]):
             continue
         fields: dict[str, Any] = {"name": name, "base_url": ""}

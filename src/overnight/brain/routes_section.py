@@ -97,7 +97,7 @@ def _weights(reader: Reader, node: Node, name: str) -> tuple[tuple[Model, int], 
         if named is not None and share is not None:
             found.append((Model(named, at), share))
     if isinstance(node, Entries) and len(found) == len(node.entries) and not any(share for _, share in found):
-        reader.problem(node, f"{name} gives no model a weight above 0", "such as {model-a: 70, model-b: 30}")
+        reader.problem(node, f"{name} gives no model a weight above 0", "for example {model-a: 70, model-b: 30}")
         return None
     return tuple(found) or None
 
@@ -108,7 +108,7 @@ def _headers(reader: Reader, node: Node, name: str) -> dict[str, Names] | None:
         if key_name(reader, at, _header_name, f"a header in {name}") is None:
             continue
         if key.lower() in _SECRET_HEADERS:
-            reader.problem(at, f"{name} looks at {key}, which holds secrets", "use a header of its own, such as x-plan")
+            reader.problem(at, f"{name} uses {key}, which contains secrets", "use a dedicated header, such as x-plan")
         elif (values := _header_value(reader, value, f"{name}.{key}")) is not None:
             found[key.lower()] = values
     return found
@@ -133,7 +133,7 @@ _WHEN: Fields = {
 def _when(reader: Reader, node: Node, name: str) -> When | None:
     found = reader.section(node, name, _WHEN)
     if not found and not (isinstance(node, Entries) and node.entries):
-        reader.problem(node, f"{name} names no condition", f"one or more of {', '.join(_WHEN)}")
+        reader.problem(node, f"{name} has no condition", f"use one or more of {', '.join(_WHEN)}")
     return When(**found) if found else None
 
 
@@ -147,7 +147,7 @@ def _degraded(reader: Reader, node: Node, name: str) -> Degraded | None:
     found = reader.section(node, name, _DEGRADED)
     if "answer" not in found and not found.get("cache"):
         if found or not (isinstance(node, Entries) and node.entries):
-            reader.problem(node, f"{name} says no way to end", "{answer: …}, {cache: true}, or both")
+            reader.problem(node, f"{name} is empty", "{answer: …}, {cache: true}, or both")
         return None
     return Degraded(**found)
 
@@ -201,7 +201,7 @@ def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> d
         where = f"routes.{name}"
         key_name(reader, at, route_name, "a route's name")
         if name in TAKEN_NAMES:
-            reader.problem(at, f"{name!r} cannot be a route's name: it has a meaning of its own", "choose another name")
+            reader.problem(at, f"{name!r} is reserved and cannot be a route name", "choose another name")
         if not isinstance(value, Entries):
             if (named := model(reader, value, where)) is not None:
                 rules[name] = Rule(value, named)

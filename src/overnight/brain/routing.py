@@ -55,10 +55,10 @@ class UnknownModel(LookupError):
     def __init__(self, model: str, known: Iterable[str]) -> None:
         self.model = model
         self.nearest = tuple(nearest(model, known, 3))
-        meant = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
+        meant = f" Similar: {', '.join(self.nearest)}." if self.nearest else ""
         super().__init__(
-            f"model {clipped(model)} is not known to this brain.{meant} Ask for a known model, a route's name or 'auto'; "
-            "or change routing.yaml: use the model in `routes`, or list it under `providers.<name>.models`"
+            f"unknown model {clipped(model)}.{meant} Request a known model, a route name or 'auto'; "
+            "or add the model to routing.yaml, in `routes` or under `providers.<name>.models`"
         )
 
 
@@ -157,9 +157,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             return None
         wanted = " or ".join(route.residency)
         if provider is None:
-            return f"nobody serves it, so it is not known to stay in {wanted}"
+            return f"no provider serves it, so its residency is not known to be {wanted}"
         has = ", ".join(sorted(provider.residency)) or "none"
-        return f"its provider {provider.name} is not in {wanted} (residency: {has})"
+        return f"provider {provider.name} has residency {has}, not {wanted}"
 
     def _by_glob(self, model: str) -> ProviderDef | None:
         for start, pattern, provider in self.globs:
@@ -193,28 +193,26 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         if facts.task:
             plan = self.plans.get(facts.task)
             if plan is None:
-                said = f"x-task {clipped(facts.task)} names no route; "
+                said = f"x-task {clipped(facts.task)} matches no route; "
             elif facts.format != EMBEDDINGS or self._embeds(plan.route, asked):
-                return self._by_plan(plan, facts, f"x-task {facts.task} names the route", (), chance)
+                return self._by_plan(plan, facts, f"x-task {facts.task} matches the route", (), chance)
             else:
-                said = f"x-task {facts.task} names a route that is not for embeddings; "
+                said = f"x-task {facts.task} matches a route that does not serve embeddings; "
         plan = self.plans.get(asked)
         if plan is not None:
-            return self._by_plan(plan, facts, f"{said}the model asked for is the name of a route", (), chance)
+            return self._by_plan(plan, facts, f"{said}the requested model is a route name", (), chance)
         rejected: list[tuple[str, str]] = []
         for plan in self.rules:
             when = plan.route.when
             unmet = when.unmet(facts) if when is not None else None
             if unmet is None:
-                return self._by_plan(
-                    plan, facts, f"{said}what the rule asks for holds: {when}", tuple(rejected), chance
-                )
+                return self._by_plan(plan, facts, f"{said}matched {when}", tuple(rejected), chance)
             rejected.append((plan.route.name, unmet))
         if asked in _ASKS_FOR_DEFAULT:
-            why = f"{said}model {asked!r} asks for the default" if asked else f"{said}no model was asked for"
+            why = f"{said}model {asked!r} selects the default" if asked else f"{said}no model requested"
             return self._without_rule(DEFAULT_ROUTE, self.default_model, facts, why, tuple(rejected))
         if asked in self.served or self.provider_for(asked) is not None:
-            return self._without_rule(AS_ASKED, asked, facts, f"{said}the model asked for is known", tuple(rejected))
+            return self._without_rule(AS_ASKED, asked, facts, f"{said}the requested model is known", tuple(rejected))
         raise UnknownModel(asked, [*self.served, *self.routes])
 
     def _embeds(self, route: Route, asked: str) -> bool:
@@ -230,7 +228,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         way = ways[0] if ways else None
         complexity = None
         if way is None:
-            why = f"{why}; no target is left"
+            why = f"{why}; no target available"
         elif route.kind == "weights":
             way, how = _weighed(plan, facts, chance)
             why = f"{why}; {how}"
@@ -238,7 +236,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             complexity = score(facts.text())
             if complexity > self.complexity.threshold:
                 way = ways[1]
-                why = f"{why}; complexity {complexity:g} is above {self.complexity.threshold:g}: up to tier {way.name}"
+                why = f"{why}; complexity {complexity:g} exceeds {self.complexity.threshold:g}: tier {way.name}"
         return RouteDecision(
             route.name,
             way.targets if way is not None else (),
@@ -278,11 +276,11 @@ def _weighed(plan: Plan, facts: CallFacts, chance: Callable[[], float]) -> tuple
     if sticky == "job" or (sticky == "session" and name is None):
         kept_by, name = "job", facts.job
     if sticky == "none" or name is None:
-        share, how = chance(), "drawn by weight"
+        share, how = chance(), "selected randomly by weight"
     else:
         # The route is part of it, so that two routes do not split the sessions alike.
         digest = hashlib.blake2b(f"{plan.route.name}\0{name}".encode(), digest_size=6).digest()
-        share, how = int.from_bytes(digest) / (1 << 48), f"by weight, kept by its {kept_by}"
+        share, how = int.from_bytes(digest) / (1 << 48), f"selected by weight, sticky by {kept_by}"
     # The last share ends at 1.0 up to rounding, and a chance may be asked for 1.0 itself.
     way = next((way for way, end in zip(plan.ways, plan.shares, strict=True) if share < end), plan.ways[-1])
     return way, f"{way.name} {how}"

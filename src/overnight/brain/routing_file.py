@@ -217,7 +217,7 @@ def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
     for priced, (at, value) in reader.entries(node, "prices").items():
         key_name(reader, at, model_name, "a model in prices")
         if is_glob(priced[:1]):
-            message = f"prices.{clipped(priced)} prices every model alike, those with a list price too"
+            message = f"prices.{clipped(priced)} sets the price of every model, including those with a list price"
             reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model's name")
         found = reader.section(value, f"prices.{priced}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
         if "input_microusd_per_mtok" in found and "output_microusd_per_mtok" in found:
@@ -282,7 +282,7 @@ def _fallbacks(
         elif source in chain(target, fallbacks):
             reader.problem(
                 item,
-                f"{where} closes a circle: from {shown}, which already falls back to {clipped(source)}",
+                f"{where} creates a cycle: from {shown}, which already falls back to {clipped(source)}",
                 "take one of the circle's fallbacks out",
             )
         else:

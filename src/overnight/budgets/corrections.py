@@ -131,7 +131,7 @@ class CorrectCost(msgspec.Struct):
     def decide(self, unit: Unit) -> Correction:
         row = unit.get(BOUND, self.row.call_id)
         if row is None:
-            raise NotFound(f"{self.row.call_id}: no call of this tenant is booked at a bound under this id")
+            raise NotFound(f"call {self.row.call_id} with an upper bound in this tenant")
         was = Booked(row.cost_microusd, row.bound_microusd)
         same = (row.source, row.cost_microusd, row.bound_microusd) == (self.source, self.cost_microusd, 0)
         if not same or self.tokens not in {None, row.tokens}:
@@ -162,16 +162,16 @@ async def correct_cost(
     for a call that is still under way, NotFound for every other call: also for one that was settled at a known cost.
     """
     if cost_microusd < 0 or (tokens or 0) < 0:
-        raise BadInput("a cost and a number of tokens are not below 0")
+        raise BadInput("cost and tokens must not be negative")
     if source not in SOURCES:
-        raise BadInput(f"source: {source[:40]!r} is none of {', '.join(SOURCES)}")
+        raise BadInput(f"source: {source[:40]!r} is not one of {', '.join(SOURCES)}")
     row = await _read(store, tenant_id, call_id)
     if row is None:
         if await store.read(SQL["read_reservation"], {"call_id": call_id, "tenant_id": tenant_id}):
-            raise Conflict(f"{call_id} is still under way: it is settled when its answer comes, or when it is lost")
+            raise Conflict(f"{call_id} is still in flight; it is settled when its response arrives or is lost")
         raise NotFound(
-            f"{call_id}: no call of tenant {tenant_id} is booked at a bound under this id. It is unknown, or was settled at a"
-            " known cost already; `overnight budget bounds` lists the calls of unknown cost"
+            f"call {call_id} of tenant {tenant_id} with an upper bound. It is unknown or already settled at a known cost;"
+            " `overnight budget bounds` lists the calls of unknown cost"
         )
     done = await store.commit(CorrectCost(row, cost_microusd, tokens, source, actor, why))
     return msgspec.structs.replace(done, woken=await wake_corrected(store, row)) if done.changed else done

@@ -137,17 +137,17 @@ def addressed(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp
     """The top-up with the row that is meant: `scope_id` is a name, and of a day or a month the present one. Without `per`, the
     only one that is limited. Raises BadInput, naming the choices."""
     if top_up.scope not in SCOPES:
-        raise BadInput(f"scope: {top_up.scope[:40]!r} is none of {', '.join(SCOPES)}")
+        raise BadInput(f"scope: {top_up.scope[:40]!r} is not one of {', '.join(SCOPES)}")
     name = check_identifier(top_up.scope_id, "the id of the budget")
     if top_up.wall_clock_s and top_up.scope != "job":
-        raise BadInput("seconds are a job's: top up the job that ran out of time, scope job")
+        raise BadInput("seconds: only allowed for the scope job")
     if per is not None and per not in PERIODS:
-        raise BadInput(f"per: {per[:40]!r} is none of {', '.join(PERIODS)}")
+        raise BadInput(f"per: {per[:40]!r} is not one of {', '.join(PERIODS)}")
     if per is None:
         choices = policy.periods(top_up.scope, name) if top_up.scope not in {"job", "step"} else ["total"]
         if len(choices) != 1:
             said = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
-            raise BadInput(f"{top_up.scope} {name} {said}: say which is meant, --per total, day or month")
+            raise BadInput(f"{top_up.scope} {name} {said}: select one with --per total, day or month")
         per = choices[0]
     window = window_of(per, policy.zone(top_up.tenant_id), now)
     return msgspec.structs.replace(top_up, scope_id=scope_id(name, window), resets_at=window.ends_at)

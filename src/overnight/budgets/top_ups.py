@@ -68,12 +68,10 @@ class TopUp(msgspec.Struct):
 
     def decide(self, unit: Unit) -> BudgetRow:
         if not self.amounts() or min(self.amounts().values()) < 0:
-            raise BadInput(
-                "a top-up adds something: give an amount above 0, of money, tokens, calls, tool calls or seconds"
-            )
+            raise BadInput("a top-up requires an amount above 0 of money, tokens, calls, tool calls or seconds")
         job: JobRow | None = unit.get(JOB, self.job_id) if self.job_id else None
         if self.job_id and (job is None or job.tenant_id != self.tenant_id):
-            raise NotFound(f"{self.job_id}: no such job for this tenant")
+            raise NotFound(f"job {self.job_id} of this tenant")
         row = budget_of(unit, self.tenant_id, Limit(self.scope, self.scope_id, resets_at=self.resets_at))
         row.extra_microusd += self.microusd
         row.extra_tokens += self.tokens

@@ -324,10 +324,10 @@ class CircuitBreakers:
                 readable = True
             except StoreUnavailable as error:
                 if readable:
-                    log.warning("circuits cannot be read; this process goes on with its own picture: %s", error)
+                    log.warning("circuits cannot be read; using the local view: %s", error)
                 readable = False
             except Exception:
-                log.exception("circuits could not be refreshed by a fault of ours, trying again")
+                log.exception("internal error while refreshing circuits, will retry")
             await asyncio.sleep(LEAST_PAUSE_S)
 
     async def _sweep(self) -> None:

@@ -1,10 +1,10 @@
-"""What: the command line: parse, call, print.
-Owns: the words and tables that people see in a terminal.
-Depends on: app, story, and for reading the ledger and the reviews.
-Never: decides anything about a job; it asks the rooms that do.
+"""What: the command line: parses arguments, calls other packages, prints results.
+Owns: the texts and tables of the terminal.
+Depends on: app, roles, demo, story, and the packages that it reads from.
+Never: makes decisions about jobs; other packages make them.
 """
 
-# Nothing slow is imported before `main` has said what Ctrl-C does, so that it ends the program at any moment without a word.
+# Slow imports come after `main` has installed the Ctrl-C handler, so that an interrupt always ends the program silently.
 import os
 import signal
 import sys
@@ -15,23 +15,26 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 parked for a person, 130 interrupted, 141 reader left."""
+    """The entry point.
+
+    Exit codes: 0 success, 1 failure, 2 invalid usage, 3 parked for a person, 130 interrupted, 141 closed pipe.
+    """
     quiet = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if quiet:
         signal.signal(signal.SIGINT, _leave)
     from .terminal import flush, give_up_output, set_up_streams
 
     set_up_streams()
-    from .errors import PIPE_CLOSED, end_of
+    from .errors import PIPE_CLOSED, run_command
 
     def interrupt(command: object) -> None:
         if quiet:
             signal.signal(signal.SIGINT, signal.default_int_handler if command else _leave)
 
-    code = end_of(_commands, interrupt)
+    code = run_command(_commands, interrupt)
     if failed := flush():
         if failed != "closed" and code == 0:
-            _say_unwritten(failed)
+            _report_unwritten(failed)
         code = PIPE_CLOSED if failed == "closed" else code or 1
     if failed or code == PIPE_CLOSED:
         give_up_output()
@@ -45,13 +48,13 @@ def _commands() -> int:
 
 
 def _leave(*_: object) -> None:
-    """Nothing is begun yet, or all is done: go, without what an interpreter says of an interrupted import."""
+    """End the process without the traceback of an interrupted import; no command is running."""
     os._exit(INTERRUPTED)
 
 
-def _say_unwritten(why: str) -> None:
+def _report_unwritten(why: str) -> None:
     try:
-        sys.stderr.write(f"overnight: standard output cannot be written: {why}\n")
+        sys.stderr.write(f"overnight: cannot write standard output: {why}\n")
         sys.stderr.flush()
     except OSError:
         pass

@@ -1,12 +1,18 @@
-"""The brain folder: write a starter, check it."""
+"""`overnight init` and `check`: the brain folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from .jobs import Json
-from .output import say
+from overnight.brain import Problem, check_brain, write_starter
+from overnight.domain import BadInput
+from overnight.gateway import PriceBook
+from overnight.settings import Settings
+
+from .options import Json
+from .output import console, print_json, say, styled
 
 Folder = Annotated[
     Path | None, typer.Argument(help="The brain folder (default: OVERNIGHT_BRAIN, else ./brain).", show_default=False)
@@ -16,75 +22,59 @@ Folder = Annotated[
 def _chosen(folder: Path | None) -> Path:
     if folder is not None:
         return folder
-    from overnight.settings import Settings
 
     chosen = Settings.from_environment().brain
     return chosen.relative_to(Path.cwd()) if chosen.is_relative_to(Path.cwd()) else chosen
 
 
 def init(folder: Folder = None) -> None:
-    """Write a starter brain: a commented routing.yaml, a prompt, a README. Writes nothing over what is there.
+    """Write a starter brain folder: routing.yaml, a prompt and a README. Existing files are not overwritten.
 
     \b
     Examples:
       overnight init
       overnight init ops/brain
     """
-    from overnight.brain import write_starter
-    from overnight.domain import BadInput
 
     chosen = _chosen(folder)
     try:
         written = write_starter(chosen)
     except OSError as error:
-        told = (
-            error
-            if isinstance(error, FileExistsError) and error.errno is None
-            else f"{chosen}: cannot be written: {error.strerror}"
-        )
-        raise BadInput(str(told)) from None
+        exists = isinstance(error, FileExistsError) and error.errno is None
+        raise BadInput(str(error) if exists else f"{chosen}: cannot write: {error.strerror}") from None
     for path in written:
         say(f"wrote {path}")
     say("Next: read routing.yaml, then `overnight check` and `overnight up`")
 
 
 def check(folder: Folder = None, json: Json = False) -> None:
-    """Check the brain folder: every problem at once, as file:line:column. Exit code 1 when there are errors.
+    """Check the brain folder and report every problem with its position. Exit code 1 if there are errors.
 
     \b
     Examples:
       overnight check
       overnight check ops/brain --json | jq '.problems[].file'
     """
-    from overnight.brain import Problem, check_brain
-    from overnight.gateway import PriceBook
 
     chosen = _chosen(folder)
     problems = check_brain(chosen, PriceBook)
     errors = sum(problem.severity == "error" for problem in problems)
     if json:
-        import msgspec
-
-        from .output import print_json
-
         public: list[dict[str, Any]] = [msgspec.to_builtins(problem) for problem in problems]
         print_json({"folder": str(chosen), "errors": errors, "warnings": len(problems) - errors, "problems": public})
         raise typer.Exit(1 if errors else 0)
-    from .output import console
 
     def show(problem: Problem) -> None:
-        from rich.text import Text
-
         style = "red" if problem.severity == "error" else "yellow"
         place = f"{problem.file}:{problem.line}:{problem.column}: "
         hint = (f"\n    {problem.hint}", "dim") if problem.hint else ""
-        line = Text.assemble((place, "bold"), (f"{problem.severity}: ", style), problem.message, hint)
+        line = styled((place, "bold"), (f"{problem.severity}: ", style), problem.message, hint)
         console().print(line, soft_wrap=True)
 
     for problem in problems:
         show(problem)
     warnings = f", {_counted(len(problems) - errors, 'warning')}" if len(problems) > errors else ""
-    verdict = f"{_counted(errors, 'error')}{warnings}" if problems else "nothing wrong"
+    verdict = f"{_counted(errors, 'error')}{warnings}" if problems else "no problems found"
     console().print(f"{chosen}: {verdict}", soft_wrap=True)
     raise typer.Exit(1 if errors else 0)
 

@@ -1,29 +1,32 @@
-"""What the caches did, and what the semantic one would have done in shadow."""
+"""`overnight cache`: hits and savings of the response caches."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from .jobs import Json, read
-from .lookup import AllTenants, Tenant, tenants_of
+from overnight.domain import day_of
+from overnight.gateway import CacheUsage, cache_usage
+from overnight.ledger import Ledger
+from overnight.settings import Settings
+from overnight.story import clean, cost_text
 
-if TYPE_CHECKING:
-    from overnight.gateway import CacheUsage
-    from overnight.ledger import Ledger
-    from overnight.settings import Settings
+from .ledger_reader import read
+from .lookup import tenants_of
+from .options import AllTenants, Json, Tenant
+from .output import console, print_json, print_rows
 
 DAY_US = 86_400_000_000
-SHADOW = "In shadow nothing is answered: hits are answers it would have given, saved is what they would have saved."
+SHADOW = "Shadow mode serves no responses: hits and savings are those that the semantic cache would have had."
 
 
 def cache(
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
-    days: Annotated[int, typer.Option(min=1, max=3660, help="So many days back, today included.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="The number of days, including today.")] = 30,
     json: Json = False,
 ) -> None:
-    """Show per agent how often the caches answered, what that saved, and how well the shadow agrees with the model.
+    """Show cache hits and savings of each agent. For shadow mode, also the agreement with the model.
 
     \b
     Examples:
@@ -32,16 +35,12 @@ def cache(
       overnight cache --json | jq '.[] | select(.kind == "shadow") | {agent_id, agreement_rate, saved_usd}'
     """
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.domain import day_of
-        from overnight.gateway import cache_usage
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
         now = ledger.store.clock()
-        whose = tenants_of(tenant, all_tenants, settings)
-        found = await cache_usage(ledger.store, whose, day_of(now - (days - 1) * DAY_US), day_of(now))
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        found = await cache_usage(ledger.store, tenant_id, day_of(now - (days - 1) * DAY_US), day_of(now))
         if json:
-            from .output import print_json
-
             print_json([_public(each) for each in found])
         else:
             _show(found, days)
@@ -49,7 +48,7 @@ def cache(
     read(work)
 
 
-def _public(used: "CacheUsage") -> dict[str, Any]:
+def _public(used: CacheUsage) -> dict[str, Any]:
     return {
         "tenant_id": used.tenant_id,
         "agent_id": used.agent_id or None,
@@ -65,18 +64,13 @@ def _public(used: "CacheUsage") -> dict[str, Any]:
     }
 
 
-def _show(found: "Sequence[CacheUsage]", days: int) -> None:
-    from overnight.story import clean, cost_text
-
-    from .output import console, print_rows
+def _show(found: Sequence[CacheUsage], days: int) -> None:
 
     if not found:
-        console().print(
-            f"No call has asked a cache in {days} days. The section `cache` of routing.yaml switches them on."
-        )
+        console().print(f"No cache lookups in {days} days. Enable caches in the section `cache` of routing.yaml.")
         return
     several = len({each.tenant_id for each in found}) > 1
-    heads = ["agent", "cache", "asked", "hits", "rate", "agree", "overlap", "saved", "embeddings"]
+    heads = ["agent", "cache", "lookups", "hits", "hit rate", "agreement", "overlap", "saved", "embeddings"]
     rows = [
         [
             (clean(each.agent_id or "(none)", 40), ""),

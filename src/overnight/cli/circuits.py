@@ -1,25 +1,24 @@
-"""Circuits: which targets failed lately, which are not asked for now, and a way to let calls through at once."""
+"""`overnight circuits`: circuit breakers of targets."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from .jobs import Json, read
-from .lookup import (
-    AllTenants,
-    Tenant,
-    refuse_early_options,
-    tenants_of,
-)
-from .time_zone import Tz, use_zone
+from overnight.domain import BadInput
+from overnight.gateway import Circuit, CloseCircuit, list_circuits, public_circuit
+from overnight.ledger import Ledger
+from overnight.settings import Settings
+from overnight.story import moment_text
 
-if TYPE_CHECKING:
-    from overnight.gateway import Circuit
-    from overnight.ledger import Ledger
-    from overnight.settings import Settings
+from .ledger_reader import read
+from .lookup import tenants_of
+from .options import AllTenants, Json, Tenant, Tz
+from .output import console, print_json, print_rows
+from .time_zone import use_zone
+from .usage import reject_early_options
 
-program = typer.Typer()
-TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="As listed: PROVIDER/MODEL.")]
+program = typer.Typer(rich_markup_mode=None)
+TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="The target as listed: PROVIDER/MODEL.")]
 STYLES = {"closed": "", "open": "red", "half_open": "yellow"}
 
 
@@ -31,10 +30,10 @@ def circuits(
     tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """List the circuits of targets that failed lately; a target that is not listed has a closed one without failures.
+    """List the circuit breakers of targets that failed recently. All other targets have a closed circuit.
 
-    Each caller (a tenant's key) has a circuit of its own, which its failures alone open and which is listed for its tenant alone.
-    Failures of several callers open the one of all.
+    Each caller (an API key of a tenant) has its own circuit, which only its failures open and only its tenant sees.
+    Failures of several callers open the shared circuit.
 
     \b
     Examples:
@@ -43,16 +42,13 @@ def circuits(
       overnight circuits close openai/gpt-5.4
     """
     if context.invoked_subcommand is not None:
-        return refuse_early_options(context)
+        return reject_early_options(context)
     use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.gateway import public_circuit
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
         found, now = await _visible(ledger, tenants_of(tenant, all_tenants, settings)), ledger.store.clock()
         if json:
-            from .output import print_json
-
             print_json([public_circuit(circuit, now) for circuit in found])
         else:
             _show(found, now)
@@ -60,41 +56,38 @@ def circuits(
     return read(work)
 
 
-async def _visible(ledger: "Ledger", tenant_id: str) -> "list[Circuit]":
-    """The shared circuits and those of the tenant's own keys; with no tenant, all."""
-    from overnight.gateway import list_circuits
+async def _visible(ledger: Ledger, tenant_id: str) -> list[Circuit]:
+    """The shared circuits and those of the tenant's keys; for "", all."""
 
     found = await list_circuits(ledger.store)
     return [each for each in found if not tenant_id or each.tenant_id in {None, tenant_id}]
 
 
-def _show(found: "list[Circuit]", now: int) -> None:
-    from .output import console, print_rows
+def _show(found: list[Circuit], now: int) -> None:
 
     if not found:
-        console().print("All circuits are closed, and no target failed lately.")
+        console().print("All circuits are closed; no target failed recently.")
         return
-    # What counts for all stands in a caller's own circuit too, which says more as long as the one of all is closed.
+    # A shared circuit that is closed says less than the caller's circuit of the same target.
     own = {circuit.target for circuit in found if circuit.caller is not None}
     found = [each for each in found if each.caller or each.opened_at is not None or each.target not in own]
-    heads = ["target", "for", "state", "failures", "open until", "openings", "why"]
-    print_rows(heads, [_row(circuit, now) for circuit in found], frozenset({"failures", "openings"}))
+    heads = ["target", "callers", "state", "failures", "open until", "times opened", "reason"]
+    print_rows(heads, [_row(circuit, now) for circuit in found], frozenset({"failures", "times opened"}))
 
 
-def _whom(circuit: "Circuit") -> str:
-    """Whose calls it keeps out."""
+def _callers(circuit: Circuit) -> str:
+    """The callers whose calls the circuit rejects."""
     tenant_id, key_id = circuit.caller or ("", "")
     return "all" if circuit.caller is None else f"{tenant_id}, {key_id}" if key_id else tenant_id
 
 
-def _row(circuit: "Circuit", now: int) -> list[tuple[str, str]]:
-    from overnight.story import moment_text
+def _row(circuit: Circuit, now: int) -> list[tuple[str, str]]:
 
     state = circuit.state(now)
     until = moment_text(circuit.open_until) if circuit.opened_at is not None else ""
     return [
         (circuit.target, ""),
-        (_whom(circuit), ""),
+        (_callers(circuit), ""),
         (state.replace("_", "-"), STYLES[state]),
         (str(circuit.failures), ""),
         (until, ""),
@@ -105,28 +98,24 @@ def _row(circuit: "Circuit", now: int) -> list[tuple[str, str]]:
 
 @program.command("close")
 def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = False) -> None:
-    """Let all calls through again at once, as if the target had answered. Gateways hear of it within a second.
+    """Close the circuits of a target, so that calls reach it again. Gateways apply this within a second.
 
     \b
     Examples:
       overnight circuits close openai/gpt-5.4
     """
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.domain import BadInput
-        from overnight.gateway import CloseCircuit
-
-        from .output import console
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
         visible = await _visible(ledger, tenants_of(tenant, all_tenants, settings))
         found = [circuit for circuit in visible if circuit.target == target]
         if not found:
-            raise BadInput(f"{target}: no such circuit; `overnight circuits` lists those there are")
+            raise BadInput(f"{target}: circuit not found; `overnight circuits` lists the circuits")
         now = ledger.store.clock()
         states = [circuit.state(now).replace("_", "-") for circuit in found]
         was = next((state for state in states if state != "closed"), "closed")
-        for circuit in found:  # the one of all callers, and callers' own
+        for circuit in found:  # the shared one and those of callers
             await ledger.store.commit(CloseCircuit((circuit.account, circuit.model)))
-        console().print(f"{target} was {was}; it is closed now.", soft_wrap=True)
+        console().print(f"{target}: circuit closed (was {was})", soft_wrap=True)
 
     read(work)

@@ -1,4 +1,7 @@
-"""What becomes of an error: one clear line on standard error, and an exit code. A traceback only where it was asked for."""
+"""Reports an error as one line on standard error and an exit code; a traceback only with OVERNIGHT_DEBUG.
+
+Most imports are local: they are needed only after a command failed.
+"""
 
 import contextlib
 import errno
@@ -11,27 +14,23 @@ import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from overnight.domain import OvernightError
-
-from .lookup import WrongUsage
-
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """128 and the number of the signal, as shells report it."""
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s@]*@")
-LONGEST_LINE = 600
+MAX_LINE = 600
 REPEAT_AFTER_S = 0.02
 
 
-def end_of(command: Callable[[], int], interrupt: Callable[[object], None]) -> int:
-    """Run the command; its exit code. No exception leaves this function, except where OVERNIGHT_DEBUG asks for it.
+def run_command(command: Callable[[], int], interrupt: Callable[[object], None]) -> int:
+    """Run the command and return its exit code. Exceptions are reported, unless OVERNIGHT_DEBUG is set.
 
-    `interrupt` says what Ctrl-C does: with True it interrupts the command, with False it ends the process at once.
+    `interrupt` sets what Ctrl-C does: with True it interrupts the command, with False it ends the process at once.
     """
     import warnings
 
     debug = bool(os.environ.get("OVERNIGHT_DEBUG"))
     if not debug:
-        # An interrupt between the making of a coroutine and its first step is no news for whoever pressed Ctrl-C.
+        # An interrupt between the creation of a coroutine and its first step needs no warning.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _deliver_again
     try:
@@ -41,13 +40,13 @@ def end_of(command: Callable[[], int], interrupt: Callable[[object], None]) -> i
         interrupt(False)
         if debug and not isinstance(error, (KeyboardInterrupt, BrokenPipeError, SystemExit)):
             raise
-        return _told(error)
+        return _report(error)
     finally:
         interrupt(False)
 
 
 def _deliver_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send an interrupt again that arrived where Python discards exceptions: in a finalizer or a callback of an import."""
+    """Repeat an interrupt that arrived where Python discards exceptions: in a finalizer or a callback of an import."""
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
@@ -56,9 +55,9 @@ def _deliver_again(unraisable: "sys.UnraisableHookArgs") -> None:
     again.start()
 
 
-def _told(error: BaseException) -> int:
+def _report(error: BaseException) -> int:
     if isinstance(error, SystemExit):
-        if isinstance(error.__context__, BrokenPipeError):  # the libraries that print end the program for it
+        if isinstance(error.__context__, BrokenPipeError):  # rich and click exit on it
             return PIPE_CLOSED
         return error.code if isinstance(error.code, int) else 1 if error.code else 0
     from typer import Abort
@@ -66,6 +65,9 @@ def _told(error: BaseException) -> int:
     from typer.exceptions import TyperException
 
     from overnight.brain import BrainError
+    from overnight.domain import OvernightError
+
+    from .usage import WrongUsage
 
     error = _innermost(error)
     match error:
@@ -79,22 +81,26 @@ def _told(error: BaseException) -> int:
         case TyperException():
             return _complain(_usage(error), error.exit_code)
         case OvernightError():
-            return _complain(" ".join(str(error).split()), 2 if isinstance(error, WrongUsage) else 1)
+            message = f"{error.title}: {error}" if error.title else str(error)
+            return _complain(" ".join(message.split()), 2 if isinstance(error, WrongUsage) else 1)
         case BrainError():
             return _complain(str(error), 1)
         case OSError() if error.filename is not None and error.strerror:
             return _complain(f"{error.filename}: {error.strerror}", 1)
         case OSError() if error.errno in {errno.ENOSPC, errno.EIO}:
-            return _complain(f"standard output cannot be written: {error.strerror}", 1)
+            return _complain(f"cannot write standard output: {error.strerror}", 1)
         case _:
             kind = type(error).__name__
-            return _complain(f"unexpected {kind}: {str(error) or kind}. OVERNIGHT_DEBUG=1 shows where it comes from", 1)
+            return _complain(f"unexpected {kind}: {str(error) or kind}. Set OVERNIGHT_DEBUG=1 for a traceback", 1)
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Of a group the first error that says something; an interrupt or a closed pipe anywhere in it is the cause of the rest."""
+    """The first informative error of a group; an interrupt or a closed pipe in it is the cause of the others."""
     if not isinstance(error, BaseExceptionGroup):
         return error
+
+    from overnight.domain import OvernightError
+
     inside = list(_leaves(cast("BaseExceptionGroup[BaseException]", error)))
     causes = [each for each in inside if isinstance(each, (KeyboardInterrupt, BrokenPipeError, OvernightError))]
     return (causes or inside)[0]
@@ -109,10 +115,13 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 def _usage(error: Exception) -> str:
-    """What is wrong with the words, and where the right ones stand."""
-    said = getattr(error, "format_message", error.__str__)()
+    """The usage error, and the command that shows the help."""
+    message = getattr(error, "format_message", error.__str__)()
     context = getattr(error, "ctx", None)
-    return f"{said.rstrip('.')}. See `{context.command_path} --help`" if context is not None else said
+    if context is None:
+        return message
+    message = message.rstrip(".")
+    return f"{message}{'' if message.endswith('?') else '.'} See `{context.command_path} --help`"
 
 
 def _complain(message: str, code: int) -> int:
@@ -126,7 +135,7 @@ def _complain(message: str, code: int) -> int:
         sys.stderr.write(line_of(time.time(), "ERROR", role, message) + "\n")
         return code
     first, *more = message.splitlines() or [""]
-    lines = [clean(first, LONGEST_LINE), *(f"  {clean(line, LONGEST_LINE)}" for line in more if line.strip())]
-    with contextlib.suppress(OSError):  # nobody hears it
+    lines = [clean(first, MAX_LINE), *(f"  {clean(line, MAX_LINE)}" for line in more if line.strip())]
+    with contextlib.suppress(OSError):  # standard error is closed
         sys.stderr.write("overnight: " + "\n".join(lines) + "\n")
     return code

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 from overnight.domain import Recorded, booked
 from overnight.story import clean, content_text, cost_text, moment_text, span_text, until_text, who
 
+from .output import styled
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -17,60 +19,59 @@ QUIET = frozenset({"value_recorded", "answers_dropped", "scheduled"})
 
 
 def event_line(event: Recorded, *, with_content: bool = False) -> "Text":
-    """`seq  date time zone  event  what and why`; content, shortened, only when asked for."""
-    from rich.text import Text
+    """`seq  date time zone  event  facts`, with shortened content if `with_content`."""
 
     name = event.facts.event
     style = "green" if name in GOOD else "red" if name in BAD else "dim" if name in QUIET else "cyan"
-    text = Text.assemble(
-        (f"{event.seq:>5}  {moment_text(event.at)}  ", "dim"), (f"{name:<17}", style), "  ", " · ".join(_what(event))
+    text = styled(
+        (f"{event.seq:>5}  {moment_text(event.at)}  ", "dim"), (f"{name:<17}", style), "  ", " · ".join(_facts(event))
     )
     if with_content and event.content is not None:
         text.append(f"  {content_text(event.content)}", "dim")
     return text
 
 
-def _what(event: Recorded) -> list[str]:
+def _facts(event: Recorded) -> list[str]:
     facts = event.facts
     detail, decision = facts.detail or {}, facts.decision or {}
-    said: list[str] = []
+    texts: list[str] = []
     if facts.name:
-        said.append(clean(facts.name, 100))
+        texts.append(clean(facts.name, 100))
     if facts.model and facts.model != facts.name:
-        said.append(clean(facts.model, 100))
+        texts.append(clean(facts.model, 100))
     if facts.attempt is not None and facts.attempt > 1:
-        said.append(f"attempt {facts.attempt}")
+        texts.append(f"attempt {facts.attempt}")
     if facts.input_tokens is not None:
-        said.append(f"{facts.input_tokens:,} in, {facts.output_tokens or 0:,} out")
+        texts.append(f"{facts.input_tokens:,} in, {facts.output_tokens or 0:,} out")
     cost, bound = booked(facts)
     if cost is not None and (cost or not bound):
-        said.append(cost_text(cost))
+        texts.append(cost_text(cost))
     if bound:
-        said.append(f"at most {cost_text(bound)}, cost unknown")
+        texts.append(f"at most {cost_text(bound)} (cost unknown)")
     if facts.latency_ms is not None:
-        said.append(span_text(facts.latency_ms * 1000))
-    said += _of_detail(detail, event.at)
+        texts.append(span_text(facts.latency_ms * 1000))
+    texts += _of_detail(detail, event.at)
     if facts.error is not None:
-        said.append(clean(f"{facts.error.error_class}: {facts.error.message}", 200))
+        texts.append(clean(f"{facts.error.error_class}: {facts.error.message}", 200))
     if decision.get("from"):
-        said.append(clean(f"{decision['from']} → {decision.get('to')}", 120))
+        texts.append(clean(f"{decision['from']} → {decision.get('to')}", 120))
     if "approved" in decision:
-        said.append("approved" if decision["approved"] else "rejected")
-    said += [clean(decision[key], 200) for key in ("note", "why") if decision.get(key)]
+        texts.append("approved" if decision["approved"] else "rejected")
+    texts += [clean(decision[key], 200) for key in ("note", "why") if decision.get(key)]
     if facts.actor:
-        said.append(f"by {who(facts.actor)}")
+        texts.append(f"by {who(facts.actor)}")
     if event.path:
-        said.append(f"at {event.path}")
-    return said
+        texts.append(f"at {event.path}")
+    return texts
 
 
 def _of_detail(detail: dict[str, Any], at_us: int) -> list[str]:
     shown = ("name", "child_job_id", "state", "review_id", "answers", "lease_epoch", "mode", "of")
-    said = [
+    texts = [
         f"{key.removesuffix('_job_id').replace('_', ' ')} {clean(detail[key], 80)}" for key in shown if key in detail
     ]
     if provider_id := detail.get("provider_id"):
-        said.append(f"provider id {clean(provider_id, 120)}")
+        texts.append(f"provider id {clean(provider_id, 120)}")
     if isinstance(due := detail.get("due_at"), int):
-        said.append(f"due {until_text(due, at_us)}")
-    return said
+        texts.append(f"due {until_text(due, at_us)}")
+    return texts

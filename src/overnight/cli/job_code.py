@@ -1,4 +1,4 @@
-"""The code of jobs: found and imported before anything is written, so that a mistake in it is one line."""
+"""Checks of job code before anything is written."""
 
 import importlib.util
 import os
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from importlib.machinery import PathFinder
 
 from overnight.domain import BadInput, OvernightError
+from overnight.jobs import add_folder, load_job
 
 
 def load_code(reference: str) -> None:
-    """Import what a job is made of, so that a mistake in it is one line before anything is written. Raises BadInput."""
-    from overnight.jobs import add_folder, load_job
+    """Import the code of a job. Raises BadInput with a one-line reason, before anything is written."""
 
     add_folder(os.getcwd())
     try:
@@ -20,11 +20,11 @@ def load_code(reference: str) -> None:
     except OvernightError:
         raise
     except Exception as error:  # whatever the job's own module raised
-        raise BadInput(f"{reference} cannot be imported: {type(error).__name__}: {error}{_place_of(error)}") from error
+        raise BadInput(f"{reference}: cannot import: {type(error).__name__}: {error}{_place_of(error)}") from error
 
 
 def _place_of(error: BaseException) -> str:
-    """The innermost line of the job's own code, where there is one."""
+    """The innermost line of the job's code, if there is one."""
     if isinstance(error, SyntaxError):
         return ""  # its message names the place
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -32,22 +32,22 @@ def _place_of(error: BaseException) -> str:
 
 
 def check_modules(names: Sequence[str]) -> None:
-    """Raises BadInput for a module that cannot be found from here. Nothing is imported: that is for the worker to do."""
+    """Raises BadInput for a module that cannot be found. Imports nothing: the worker does that."""
     for name in names:
         module = name.partition(":")[0]
         found = os.path.isfile(module) if module.endswith(".py") else _exists(module)
         if not found:
-            raise BadInput(f"--jobs {name}: there is no such module or file here; start it in the folder that holds it")
+            raise BadInput(f"--jobs {name}: module or file not found; start the command in the folder that contains it")
 
 
 def _exists(module: str) -> bool:
-    """Whether a module of this name can be found, from here too."""
+    """Whether a module of this name can be found on the path or in the working folder."""
     places: Sequence[str] | None = [*sys.path, os.getcwd()]
     name = ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
         if places is None:
-            return False  # it is looked for in what is no package
+            return False  # the parent is not a package
         spec = PathFinder.find_spec(name, places) or (
             importlib.util.find_spec(name) if name == module == part else None
         )

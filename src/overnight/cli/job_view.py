@@ -2,23 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from overnight.story import clean, content_text, cost_text, count_text, moment_text, span_text, span_us
+from overnight.ledger import JobRow
+from overnight.reviews import ReviewRow
+from overnight.settings import Settings
+from overnight.story import (
+    advise,
+    clean,
+    content_text,
+    cost_text,
+    count_text,
+    moment_text,
+    span_text,
+    span_us,
+    waiting_list,
+)
 
 from .lookup import SHORT_ID, for_tenant
-from .output import STATE_STYLES, console, print_rows
-
-if TYPE_CHECKING:
-    from overnight.ledger import JobRow
-    from overnight.reviews import ReviewRow
-    from overnight.settings import Settings
+from .output import STATE_STYLES, console, print_rows, styled
 
 
-def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int, int]], now_us: int) -> None:
-    """One line a job; the last column says why it waits or failed."""
+def show_jobs(jobs: Sequence[JobRow], costs: Mapping[str, tuple[int, int, int]], now_us: int) -> None:
+    """One line per job; the last column is the reason it waits or failed."""
     if not jobs:
-        console().print("No jobs. `overnight demo` or `overnight run module:function` makes one.")
+        console().print("No jobs. Create one with `overnight demo` or `overnight run module:function`.")
         return
     tenants = len({job.tenant_id for job in jobs}) > 1
     heads = [
@@ -45,17 +53,14 @@ def show_jobs(jobs: "Sequence[JobRow]", costs: Mapping[str, tuple[int, int, int]
     print_rows(heads, rows, frozenset({"took", "calls", "cost", "bound"}))
 
 
-def show_end(job: "JobRow", calls: int, cost_microusd: int, bound_microusd: int, now_us: int, following: str) -> None:
-    """How a job stands after a foreground command, and the command to type next."""
-    from rich.text import Text
+def show_end(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int, following: str) -> None:
+    """The state of a job after a foreground command, and the next command."""
 
     facts = f"{span_text(span_us(job, now_us))} · {count_text(calls, 'paid model call')} · {cost_text(cost_microusd)}"
     if bound_microusd:
-        facts += f" · calls of unknown cost: at most {cost_text(bound_microusd)}"
+        facts += f" · unknown cost: at most {cost_text(bound_microusd)}"
     out = console()
-    out.print(
-        Text.assemble((job.state, STATE_STYLES.get(job.state, "")), f"  {clean(job.name, 60)}  {facts}"), soft_wrap=True
-    )
+    out.print(styled((job.state, STATE_STYLES.get(job.state, "")), f"  {clean(job.name, 60)}  {facts}"), soft_wrap=True)
     remark = _remark(job)
     if job.state in {"failed", "parked"} and remark:
         out.print(remark, soft_wrap=True)
@@ -64,7 +69,7 @@ def show_end(job: "JobRow", calls: int, cost_microusd: int, bound_microusd: int,
     out.print(following, style="cyan", soft_wrap=True)
 
 
-def _remark(job: "JobRow") -> str:
+def _remark(job: JobRow) -> str:
     if job.state == "parked":
         return "waits for " + ", ".join(sorted({_wait_text(wait) for wait in job.waits}))
     if job.state == "failed" and job.error:
@@ -74,14 +79,14 @@ def _remark(job: "JobRow") -> str:
 
 
 def _wait_text(wait: Mapping[str, Any]) -> str:
-    """What a job waits for; of a budget that calls of unknown cost use up, which these are."""
+    """What a job waits for; for a budget, also the calls of unknown cost that use it up."""
     bounds = [f"{clean(each['call_id'], 60)} ≤ ${each['bound_usd']:.4f}" for each in wait.get("bounds", ())]
     booked = f" (booked at a bound: {', '.join(bounds)})" if bounds else ""
     return f"{wait.get('for')}{booked}"
 
 
-def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Settings") -> None:
-    """Every open question with the commands that answer it."""
+def show_reviews(reviews: Sequence[ReviewRow], now_us: int, settings: Settings) -> None:
+    """Each review with the commands that decide it."""
     out = console()
     for review in reviews:
         out.print(_styled_review(review, now_us))
@@ -95,42 +100,36 @@ def show_reviews(reviews: "Sequence[ReviewRow]", now_us: int, settings: "Setting
         out.print()
 
 
-def show_stuck(jobs: "Sequence[JobRow]", by_themselves: int, now_us: int, settings: "Settings") -> None:
-    """Parked jobs that wait for a person without a review, with what to do; and how many others go on by themselves."""
-    from rich.text import Text
-
-    from overnight.story import advise, waiting_list
+def show_stuck(jobs: Sequence[JobRow], others: int, now_us: int, settings: Settings) -> None:
+    """Parked jobs that wait for a person without a review, with commands; and the number of other parked jobs."""
 
     out = console()
     for job in jobs:
         waits = "; ".join(waiting_list(job.waits, now_us))
-        out.print(
-            Text.assemble((clean(job.name, 80), "bold"), f"\n  {job.job_id}  parked: waits for {waits}"), soft_wrap=True
-        )
+        out.print(styled((clean(job.name, 80), "bold"), f"\n  {job.job_id}  parked: waits for {waits}"), soft_wrap=True)
         for advice in advise(job, {}, now_us):
             for command in advice.commands:
                 out.print("    " + for_tenant(command, job.tenant_id, settings), style="cyan", soft_wrap=True)
         out.print()
-    if by_themselves:
-        out.print(f"Parked jobs that go on without a person, by the clock or another job: {by_themselves:,}.")
+    if others:
+        out.print(f"Parked jobs that resume automatically: {others:,}.")
 
 
-def _styled_review(review: "ReviewRow", now_us: int) -> Any:
-    from rich.text import Text
+def _styled_review(review: ReviewRow, now_us: int) -> Any:
 
     state = "" if review.state == "open" else f" · {review.state} by {clean(review.decided_by or 'the job', 60)}"
     note = f" “{clean(review.note)}”" if review.note else ""
-    asked = f" · asked {span_text(now_us - review.requested_at)} ago{state}{note}"
-    return Text.assemble(
+    requested = f" · requested {span_text(now_us - review.requested_at)} ago{state}{note}"
+    return styled(
         (clean(review.question), "bold"),
         (f"\n  {review.review_id}  ", ""),
         (review.kind, "magenta"),
-        (asked, "dim"),
+        (requested, "dim"),
         (f"\n  {review.job_id}", ""),
     )
 
 
-def _commands(review: "ReviewRow") -> list[str]:
+def _commands(review: ReviewRow) -> list[str]:
     if review.state != "open":
         return []
     approve, reject = (f"overnight reviews {verb} {review.review_id}" for verb in ("approve", "reject"))

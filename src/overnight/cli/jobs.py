@@ -1,54 +1,41 @@
-"""Commands that only read: jobs, explain, events."""
+"""`overnight jobs`, `explain` and `events`: commands that only read."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from .lookup import (
-    AllTenants,
-    Tenant,
-    find_job,
-    for_tenant,
-    tenant_of,
-    tenants_of,
-)
-from .time_zone import Tz, use_zone
+from overnight.domain import Recorded, job_states, public_event
+from overnight.ledger import JobRow, Ledger
+from overnight.settings import Settings
+from overnight.story import build_timeline, load_job_tree, public_job, public_timeline, tree_costs
 
-if TYPE_CHECKING:
-    from overnight.domain import Recorded
-    from overnight.ledger import JobRow, Ledger
-    from overnight.settings import Settings
-
-Json = Annotated[bool, typer.Option("--json", help="JSON with stable public names.")]
-Content = Annotated[
-    bool, typer.Option("--content", help="Also show prompts, answers, arguments and results, shortened.")
-]
-JobName = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job id or its beginning, an id given from outside, or `last`.")
-]
-PAGE = 200
-
-
-def read(work: "Callable[[Ledger, Settings], Coroutine[Any, Any, None]]") -> None:
-    """Run `work(ledger, settings)` on the ledger of the environment."""
-    from overnight.app import open_ledger
-    from overnight.settings import Settings
-
-    settings = Settings.from_environment()
-    ledger = open_ledger(settings)
-    with ledger.store:
-        asyncio.run(work(ledger, settings))
+from .event_view import event_line
+from .job_view import show_jobs
+from .ledger_reader import PAGE, read
+from .lookup import find_job, for_tenant, is_job_id, tenant_of, tenants_of
+from .options import AllTenants, Content, JobName, Json, Tenant, Tz
+from .output import console, json_text, print_json
+from .time_zone import use_zone
+from .timeline_view import show_timeline
+from .usage import WrongUsage
 
 
 def jobs(
     state: Annotated[str, typer.Option(help="Only jobs in this state.", metavar="STATE")] = "",
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
-    before: Annotated[str, typer.Option(help="The job id that the page before ended with.", metavar="JOB")] = "",
-    children: Annotated[bool, typer.Option("--children", help="Child jobs too.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=10_000, help="The maximum number of jobs.")
+    ] = 50,
+    before: Annotated[
+        str,
+        typer.Option(
+            help="Only jobs older than this job id; for the next page, the last id of the previous page.", metavar="JOB"
+        ),
+    ] = "",
+    children: Annotated[bool, typer.Option("--children", help="Include child jobs.")] = False,
     tz: Tz = None,
     json: Json = False,
 ) -> None:
@@ -60,36 +47,28 @@ def jobs(
       overnight jobs --state parked --tenant acme
       overnight jobs -n 500 --json | jq '.[].cost_usd'
     """
-    from overnight.domain import job_states
-
-    from .lookup import WrongUsage, is_job_id
 
     if state and state not in job_states:
-        raise WrongUsage(f"--state {state}: no such state; a job is {', '.join(job_states)}")
+        raise WrongUsage(f"--state {state}: unknown state; expected one of {', '.join(job_states)}")
     if before and not is_job_id(before):
-        raise WrongUsage(f"--before {before[:40]}: no id of a job; give the one that the page before ended with")
+        raise WrongUsage(f"--before {before[:40]}: not a job id; give the last job id of the previous page")
     use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.story import public_job, tree_costs
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose = tenants_of(tenant, all_tenants, settings)
-        found = await _page(ledger, whose, state, before, limit, children)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        found = await _page(ledger, tenant_id, state, before, limit, children)
         costs = await tree_costs(ledger, [job.job_id for job in found])
         if json:
-            from .output import print_json
-
             now = ledger.store.clock()
             print_json([public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in found])
         else:
-            from .job_view import show_jobs
-
             show_jobs(found, costs, ledger.store.clock())
 
     read(work)
 
 
-async def _page(ledger: "Ledger", tenant: str, state: str, before: str, limit: int, children: bool) -> "list[JobRow]":
+async def _page(ledger: Ledger, tenant: str, state: str, before: str, limit: int, children: bool) -> list[JobRow]:
     found: list[JobRow] = []
     while len(found) < limit:
         page = await ledger.jobs(tenant_id=tenant, state=state, before=before, most=PAGE)
@@ -101,7 +80,7 @@ async def _page(ledger: "Ledger", tenant: str, state: str, before: str, limit: i
 
 
 def explain(job: JobName, tenant: Tenant = None, content: Content = False, tz: Tz = None, json: Json = False) -> None:
-    """Tell what a job did, and why: a story, with what to do next when it failed or waits.
+    """Show the timeline of a job: what it did, why, and what to do next.
 
     \b
     Examples:
@@ -112,23 +91,18 @@ def explain(job: JobName, tenant: Tenant = None, content: Content = False, tz: T
 
     use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.story import gather, public_story, tell
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
         found = await find_job(ledger, job, tenant_of(tenant, settings))
-        chapter = await gather(ledger, found, with_content=content)
+        tree = await load_job_tree(ledger, found, with_content=content)
         now = ledger.store.clock()
-        story = tell(chapter, now, with_content=content)
-        for advice in story.advice:
+        timeline = build_timeline(tree, now, with_content=content)
+        for advice in timeline.advice:
             advice.commands = tuple(for_tenant(each, found.tenant_id, settings) for each in advice.commands)
         if json:
-            from .output import print_json
-
-            print_json(public_story(chapter, story, now, with_content=content))
+            print_json(public_timeline(tree, timeline, now, with_content=content))
         else:
-            from .story_view import show_story
-
-            show_story(story)
+            show_timeline(timeline)
 
     read(work)
 
@@ -136,13 +110,17 @@ def explain(job: JobName, tenant: Tenant = None, content: Content = False, tz: T
 def events(
     job: JobName,
     tenant: Tenant = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is finished.")] = False,
-    after: Annotated[int, typer.Option(min=0, help="Only events after this seq.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing new events until the job finishes.")
+    ] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a greater seq.")] = 0,
     content: Content = False,
     tz: Tz = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with stable public names.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, with stable public names.")
+    ] = False,
 ) -> None:
-    """Show a job's events as they were recorded.
+    """Show the recorded events of a job.
 
     \b
     Examples:
@@ -153,7 +131,7 @@ def events(
 
     use_zone(tz, json=json)
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
+    async def work(ledger: Ledger, settings: Settings) -> None:
         found = await find_job(ledger, job, tenant_of(tenant, settings))
         show = _shower(json, content)
         if follow:
@@ -166,23 +144,17 @@ def events(
     read(work)
 
 
-def _shower(json: bool, content: bool) -> "Callable[[Recorded], None]":
-    import sys
-
-    from overnight.domain import public_event
+def _shower(json: bool, content: bool) -> Callable[[Recorded], None]:
 
     if not json:
-        from .event_view import event_line
-        from .output import console
 
-        def show(event: "Recorded") -> None:
+        def show(event: Recorded) -> None:
             console().print(event_line(event, with_content=content), soft_wrap=True)
 
         return show
-    from .output import json_text
 
-    def write(event: "Recorded") -> None:
+    def write(event: Recorded) -> None:
         sys.stdout.write(json_text(public_event(event, with_content=content)) + "\n")
-        sys.stdout.flush()  # a follower reads as they come
+        sys.stdout.flush()  # for readers that follow
 
     return write

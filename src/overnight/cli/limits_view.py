@@ -1,13 +1,13 @@
-"""The limits in force, as routing.yaml sets them: what holds before anything is spent."""
+"""The limits of routing.yaml."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .output import say
+from overnight.brain import Brain
+from overnight.domain import micro_to_usd, usd_text
+from overnight.settings import Settings
 
-if TYPE_CHECKING:
-    from overnight.brain import Brain
-    from overnight.settings import Settings
+from .output import print_rows, say
 
 _BUDGETS = {
     "cost": "max_cost_microusd",
@@ -24,19 +24,19 @@ _RATES = {
 _HEADS = ("limit of", "per", "measure", "limit")
 
 
-def limits_in_force(brain: "Brain", tenant_id: str) -> list[dict[str, Any]]:
-    """Every limit of the brain as public JSON; without those that name other tenants, where one is asked about ("": all)."""
+def limits_in_force(brain: Brain, tenant_id: str) -> list[dict[str, Any]]:
+    """Every limit of the brain as public JSON. Limits that name only other tenants are left out ("": all tenants)."""
     found: list[dict[str, Any]] = []
     for each in _all(brain):
         covers = each.pop("covers")
         if not tenant_id or each["scope"] != "tenant" or covers(tenant_id):
             if tenant_id and each["scope"] == "tenant":
-                each["only"] = [tenant_id]  # what else the rule names are other tenants
+                each["only"] = [tenant_id]  # the others of the rule are other tenants
             found.append(each)
     return found
 
 
-def _all(brain: "Brain") -> Iterator[dict[str, Any]]:
+def _all(brain: Brain) -> Iterator[dict[str, Any]]:
     budgets = brain.routing.budgets
     of_jobs = {"cost": budgets.max_cost_per_job_microusd, "llm_calls": budgets.max_llm_calls_per_job}
     for measure, limit in of_jobs.items():
@@ -53,7 +53,6 @@ def _all(brain: "Brain") -> Iterator[dict[str, Any]]:
 
 
 def _public(scope: str, rule: Any, per: str, measure: str, limit: int) -> dict[str, Any]:
-    from overnight.domain import micro_to_usd
 
     name, value = ("cost_usd", micro_to_usd(limit)) if measure == "cost" else (measure, limit)
     only = list(rule.only.patterns) if rule is not None and rule.only is not None else []
@@ -61,27 +60,24 @@ def _public(scope: str, rule: Any, per: str, measure: str, limit: int) -> dict[s
     return {"scope": scope, "only": only, "per": per, "measure": name, "limit": value, "covers": covers}
 
 
-def show_limits(limits: list[dict[str, Any]], brain: "Brain", settings: "Settings") -> None:
-    """One line a limit; without any, why there are none and what follows from it."""
-    from overnight.domain import usd_text
-
-    from .output import print_rows
+def show_limits(limits: list[dict[str, Any]], brain: Brain, settings: Settings) -> None:
+    """One line per limit; without limits, the reason."""
 
     if not limits:
         say(no_limits(brain, settings))
         return
     rows: list[list[tuple[str, str]]] = []
     for each in limits:
-        whose = f"{each['scope']} {', '.join(each['only'])}" if each["only"] else f"each {each['scope']}"
+        owner = f"{each['scope']} {', '.join(each['only'])}" if each["only"] else f"each {each['scope']}"
         money = each["measure"] == "cost_usd"
         limit = usd_text(round(each["limit"] * 1_000_000)) if money else f"{each['limit']:,}"
         measure = "cost" if money else each["measure"].replace("_", " ")
-        rows.append([(text, "") for text in (whose, each["per"], measure, limit)])
+        rows.append([(text, "") for text in (owner, each["per"], measure, limit)])
     print_rows(_HEADS, rows, frozenset({"limit"}))
 
 
-def no_limits(brain: "Brain", settings: "Settings") -> str:
-    """Plain words for a brain that stops nothing."""
+def no_limits(brain: Brain, settings: Settings) -> str:
+    """The message for a brain without limits."""
     if not brain.has_routing:
-        return f"no budgets, no limits: there is no folder {settings.brain}; `overnight init` writes a starter"
-    return f"no budgets, no limits: {settings.brain}/routing.yaml sets none under budgets and rate_limits"
+        return f"no budgets and no limits: folder {settings.brain} does not exist; `overnight init` creates it"
+    return f"no budgets and no limits: {settings.brain}/routing.yaml defines none"

@@ -1,4 +1,4 @@
-"""What every command prints with: a console that is plain where nobody looks, and JSON."""
+"""Output of every command: the console, which is plain in a pipe, and JSON."""
 
 import os
 import re
@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from overnight.story import clean
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 PIPE_WIDTH = 500
 STATE_STYLES = {
@@ -33,24 +38,27 @@ def console(stderr: bool = False) -> "Console":
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
+def styled(*pieces: str | tuple[str, str]) -> "Text":
+    """One text from pieces, each a string or (text, style); empty pieces are dropped. Imports rich here to keep JSON fast."""
+    from rich.text import Text
+
+    return Text.assemble(*(piece for piece in pieces if (piece if isinstance(piece, str) else piece[0])))
+
+
 def say(text: str, *, err: bool = False) -> None:
-    """A line as it is. It goes to the standard stream itself: `typer.echo` would open another one where that is ASCII."""
+    """Write a line as it is, to the standard stream itself: `typer.echo` would open another one where that is ASCII."""
     stream = sys.stderr if err else sys.stdout
     stream.write(text + "\n")
     stream.flush()
 
 
 def json_text(value: Any) -> str:
-    """One JSON document in one line. What a terminal would act on, and what the output cannot encode, is escaped."""
-    import msgspec
-
+    """One JSON document on one line. Control characters, and characters that the output cannot encode, are escaped."""
     return _escaped(msgspec.json.encode(value).decode("utf-8", "replace"))
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; on several lines for eyes, on one for programs."""
-    import msgspec
-
+    """Print one JSON document; indented on a terminal, on one line otherwise."""
     body = msgspec.json.encode(value)
     if sys.stdout.isatty():
         body = msgspec.json.format(body, indent=2)
@@ -69,17 +77,14 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def print_rows(heads: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], right: frozenset[str]) -> None:
-    """Rows of (text, style) in columns as wide as they need; a terminal cuts what stands last, a pipe cuts nothing."""
+    """Print rows of (text, style) in columns. A terminal cuts the last column; a pipe cuts nothing."""
     from rich.cells import cell_len
-    from rich.text import Text
-
-    from overnight.story import clean
 
     out = console()
     safe = [[(clean(text, PIPE_WIDTH), style) for text, style in row] for row in rows]
     widths = [max(len(head), *(cell_len(row[at][0]) for row in safe)) for at, head in enumerate(heads)]
     for row in [[(head, "dim") for head in heads], *safe]:
-        line = Text()
+        line = styled()
         for (text, style), width, head in zip(row, widths, heads, strict=True):
             room = " " * (width - cell_len(text))
             line.append(room + text if head in right else text + room, style)

@@ -1,52 +1,58 @@
-"""The program: its commands and what they are called. Each command's work is imported when it is run."""
+"""The program `overnight` and the table of its commands."""
 
+import sys
 from typing import Annotated
 
 import typer
 
-from . import (
-    brain as folders,
-)
-from . import (
-    budget as budgeting,
-)
-from . import (
-    cache as caching,
-)
-from . import (
-    circuits,
-    keys,
-    roles,
-    routing,
-)
-from . import (
-    jobs as reading,
-)
-from . import (
-    reviews as reviewing,
-)
-from . import (
-    run as acting,
-)
-from .output import say
+from overnight import __version__
+
+from .lazy_group import Entry, LazyGroup
+
+SETUP, HISTORY, ACTIONS, FLEET = "Setup", "History", "Actions", "Fleet roles"
+COMMANDS = {
+    "up": Entry(SETUP, "roles:up", "Run the gateway, the API and a worker on this machine until Ctrl-C."),
+    "demo": Entry(SETUP, "demo:demo", "Run the demo: a mailbox is processed while its worker is killed twice."),
+    "init": Entry(SETUP, "brain:init", "Write a starter brain folder: routing.yaml, a prompt and a README."),
+    "check": Entry(SETUP, "brain:check", "Check the brain folder and report every problem with its position."),
+    "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
+    "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
+    "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
+    "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),
+    "events": Entry(HISTORY, "jobs:events", "Show the recorded events of a job."),
+    "cache": Entry(HISTORY, "cache:cache", "Show cache hits and savings of each agent."),
+    "circuits": Entry(HISTORY, "circuits:program", "List the circuit breakers of targets that failed recently."),
+    "run": Entry(ACTIONS, "run:run", "Run a job in the foreground and show its events."),
+    "resume": Entry(ACTIONS, "run:resume", "Resume a job that was interrupted, parked or failed."),
+    "cancel": Entry(ACTIONS, "run:cancel", "Cancel a job and its child jobs."),
+    "reviews": Entry(ACTIONS, "reviews:program", "List, approve and reject reviews."),
+    "budget": Entry(ACTIONS, "budget:program", "Show limits and budgets, add to a budget, and correct costs."),
+    "gateway": Entry(FLEET, "roles:gateway", "Serve the gateway and the API in this process."),
+    "worker": Entry(FLEET, "roles:worker", "Run jobs in this process."),
+}
+
+
+class Root(LazyGroup):
+    entries = COMMANDS
+
 
 program = typer.Typer(
     name="overnight",
+    cls=Root,
     help="The operations layer under AI agents: one job_id explains what happened.",
     epilog="Start with `overnight demo`. Settings come from the environment: OVERNIGHT_HOME, DATABASE_URL, OVERNIGHT_BRAIN,"
     " OVERNIGHT_TENANT.",
     no_args_is_help=True,
     # A traceback with local variables could show prompts and keys.
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from overnight import __version__
-
-        say(f"overnight {__version__}")
+        sys.stdout.write(f"overnight {__version__}\n")
         raise typer.Exit
 
 
@@ -57,25 +63,3 @@ def _options(  # pyright: ignore[reportUnusedFunction]
     ] = False,
 ) -> None:
     pass
-
-
-READ, ACT, SET_UP, FLEET = "What happened", "Do something", "Set up", "Roles of a fleet"
-
-program.command("up", rich_help_panel=SET_UP)(acting.up)
-program.command("demo", rich_help_panel=SET_UP)(acting.demo)
-program.command("init", rich_help_panel=SET_UP)(folders.init)
-program.command("check", rich_help_panel=SET_UP)(folders.check)
-program.add_typer(keys.program, name="keys", rich_help_panel=SET_UP)
-program.add_typer(routing.program, name="route", rich_help_panel=SET_UP)
-program.command("jobs", rich_help_panel=READ)(reading.jobs)
-program.command("explain", rich_help_panel=READ)(reading.explain)
-program.command("events", rich_help_panel=READ)(reading.events)
-program.command("cache", rich_help_panel=READ)(caching.cache)
-program.command("run", rich_help_panel=ACT)(acting.run)
-program.command("resume", rich_help_panel=ACT)(acting.resume)
-program.command("cancel", rich_help_panel=ACT)(acting.cancel)
-program.add_typer(circuits.program, name="circuits", rich_help_panel=READ)
-program.add_typer(reviewing.program, name="reviews", rich_help_panel=ACT)
-program.add_typer(budgeting.program, name="budget", rich_help_panel=ACT)
-program.command("gateway", rich_help_panel=FLEET)(roles.gateway)
-program.command("worker", rich_help_panel=FLEET)(roles.worker)

@@ -1,45 +1,31 @@
-"""Work that waits for a person: list, approve, reject."""
+"""`overnight reviews`: list, approve, reject."""
 
 import asyncio
-import getpass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from .jobs import Json, read
-from .lookup import (
-    AllTenants,
-    Tenant,
-    for_tenant,
-    refuse_early_options,
-    tenant_of,
-    tenants_of,
-)
-from .output import say
+from overnight.app import open_ledger
+from overnight.domain import iso_utc
+from overnight.jobs import Decision, Operations
+from overnight.ledger import JobRow, Ledger
+from overnight.reviews import ReviewRow, list_reviews
+from overnight.settings import Settings
+from overnight.story import needs_person
 
-if TYPE_CHECKING:
-    from overnight.ledger import JobRow, Ledger
-    from overnight.reviews import ReviewRow
-    from overnight.settings import Settings
+from .actor import operator
+from .job_view import show_reviews, show_stuck
+from .ledger_reader import read
+from .lookup import find_review, for_tenant, tenant_of, tenants_of
+from .options import AllTenants, By, Json, Tenant
+from .output import print_json, say
+from .usage import WrongUsage, check_note, reject_early_options
 
-program = typer.Typer(invoke_without_command=True)
+program = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 ReviewName = Annotated[str, typer.Argument(metavar="REVIEW", help="A review id or its beginning.")]
-Note = Annotated[str | None, typer.Option(help="Why; the story shows it.", metavar="TEXT")]
-By = Annotated[str | None, typer.Option(help="Who decides (default: the user of this system).", metavar="NAME")]
-LONGEST_NOTE = 2000
-
-
-def operator(by: str | None = None) -> str:
-    """Who acts: the name given, or the user of this system."""
-    from overnight.domain import check_identifier
-
-    if by is not None:
-        return check_identifier(by, "--by")
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "operator"
+Note = Annotated[str | None, typer.Option(help="The reason, which the timeline shows.", metavar="TEXT")]
 
 
 @program.callback()
@@ -47,10 +33,10 @@ def _default(  # pyright: ignore[reportUnusedFunction]
     context: typer.Context,
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
-    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include decided reviews.")] = False,
     json: Json = False,
 ) -> None:
-    """Work that waits for a person: list, approve, reject. Without a further word: the open reviews.
+    """List, approve and reject reviews. Without a subcommand, lists open reviews.
 
     \b
     Examples:
@@ -61,7 +47,7 @@ def _default(  # pyright: ignore[reportUnusedFunction]
       overnight reviews reject rev_01a1b2c3
     """
     if context.invoked_subcommand is not None:
-        return refuse_early_options(context)
+        return reject_early_options(context)
     return list_open(tenant, all_tenants, everything, json)
 
 
@@ -69,7 +55,7 @@ def _default(  # pyright: ignore[reportUnusedFunction]
 def list_open(
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
-    everything: Annotated[bool, typer.Option("--all", help="Decided ones too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include decided reviews.")] = False,
     json: Json = False,
 ) -> None:
     """List the open reviews, oldest first.
@@ -80,49 +66,40 @@ def list_open(
       overnight reviews list --all --tenant acme --json
     """
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
-        from overnight.reviews import list_reviews
+    async def work(ledger: Ledger, settings: Settings) -> None:
 
-        whose, state = tenants_of(tenant, all_tenants, settings), "" if everything else "open"
-        found = await list_reviews(ledger.store, tenant_id=whose, state=state, most=1000)
+        tenant_id, state = tenants_of(tenant, all_tenants, settings), "" if everything else "open"
+        found = await list_reviews(ledger.store, tenant_id=tenant_id, state=state, most=1000)
         if json:
-            from .output import print_json
-
             print_json([_public_review(review) for review in found])
         else:
-            from .job_view import show_reviews, show_stuck
-
-            stuck, others = await _parked(ledger, whose, {review.review_id for review in found})
+            stuck, others = await _parked(ledger, tenant_id, {review.review_id for review in found})
             now = ledger.store.clock()
             if not found and not stuck:
-                say("No open reviews: nothing waits for a person.")
+                say("No open reviews.")
             show_reviews(found, now, settings)
             show_stuck(stuck, others, now, settings)
 
     read(work)
 
 
-async def _parked(ledger: "Ledger", tenant_id: str, shown: set[str]) -> tuple[list["JobRow"], int]:
-    """Parked jobs of a tenant (empty: of all) that wait for a person and for none of the reviews `shown`, and how many wait for
-    no person."""
-    from overnight.story import needs_person
+async def _parked(ledger: Ledger, tenant_id: str, shown: set[str]) -> tuple[list[JobRow], int]:
+    """Parked jobs of a tenant ("": all) that wait for a person but for none of the reviews `shown`, and the number of other
+    parked jobs."""
 
     stuck: list[JobRow] = []
     others, before = 0, ""
     while page := await ledger.jobs(state="parked", tenant_id=tenant_id, before=before, most=500):
         before = page[-1].job_id
         for job in page:
-            asked = [wait for wait in job.waits if needs_person(wait)]
-            if any(wait.get("review_id") not in shown for wait in asked):
+            for_person = [wait for wait in job.waits if needs_person(wait)]
+            if any(wait.get("review_id") not in shown for wait in for_person):
                 stuck.append(job)
-            others += not asked
+            others += not for_person
     return stuck, others
 
 
-def _public_review(review: "ReviewRow") -> dict[str, Any]:
-    import msgspec
-
-    from overnight.domain import iso_utc
+def _public_review(review: ReviewRow) -> dict[str, Any]:
 
     return {
         "review_id": review.review_id,
@@ -146,17 +123,19 @@ def approve(
     note: Note = None,
     done: Annotated[
         bool | None,
-        typer.Option("--done/--not-done", help="For an effect: it was done, or it was not and is done again."),
+        typer.Option("--done/--not-done", help="For an effect: it was done; or it was not done and may be repeated."),
     ] = None,
     provider_id: Annotated[
-        str | None, typer.Option(help="With --done: the provider's own id of it.", metavar="ID")
+        str | None, typer.Option(help="With --done: the provider's id of the effect.", metavar="ID")
     ] = None,
-    result: Annotated[str | None, typer.Option(help="With --done: what the effect returns.", metavar="JSON")] = None,
+    result: Annotated[
+        str | None, typer.Option(help="With --done: the return value of the effect.", metavar="JSON")
+    ] = None,
     tenant: Tenant = None,
     by: By = None,
     json: Json = False,
 ) -> None:
-    """Approve a review; its job goes on.
+    """Approve a review. Its job resumes.
 
     \b
     Examples:
@@ -169,7 +148,7 @@ def approve(
 
 @program.command()
 def reject(review: ReviewName, note: Note = None, tenant: Tenant = None, by: By = None, json: Json = False) -> None:
-    """Reject a review: the approval is denied, or the effect counts as not done and fails.
+    """Reject a review. The approval is denied, or the effect fails as not done.
 
     \b
     Example:
@@ -189,39 +168,31 @@ def _decide(
     by: str | None,
     json: bool,
 ) -> None:
-    from overnight.app import open_ledger
-    from overnight.jobs import Decision, Operations
-    from overnight.settings import Settings
-
-    from .lookup import WrongUsage, find_review
 
     if not done and (provider_id is not None or result is not None):
-        raise WrongUsage("--provider-id and --result say how it was done: give --done with them")
-    if note is not None and len(note) > LONGEST_NOTE:
-        raise WrongUsage(f"--note: {len(note):,} characters; the most is {LONGEST_NOTE:,}")
+        raise WrongUsage("--provider-id and --result require --done")
+    check_note("--note", note or "")
     answer = _json_of(result)
     settings = Settings.from_environment()
     ledger = open_ledger(settings)
 
-    async def work() -> "tuple[ReviewRow, str]":
+    async def work() -> tuple[ReviewRow, str]:
         review = await find_review(ledger, name, tenant_of(tenant, settings))
         if review.kind != "quarantine" and done is not None:
             raise WrongUsage(
-                f"{review.review_id} asks for an approval, not about an effect: leave --done and --not-done out"
+                f"{review.review_id} is an approval, not a question about an effect: omit --done and --not-done"
             )
         decision = Decision(approved, operator(by), note, done, provider_id, answer, review.tenant_id)
         decided = await Operations(ledger.store).decide(review.review_id, decision)
         job = await ledger.job(review.job_id)
         if job.runtime == "foreign":
-            return decided, "is run by a program of its own: start that again"
+            return decided, "is run by an external program; start that program again"
         here = for_tenant(f"overnight resume {job.job_id}", job.tenant_id, settings)
-        return decided, f"goes on with the next free worker, or here: {here}"
+        return decided, f"resumes on the next free worker, or here: {here}"
 
     with ledger.store:
         decided, follows = asyncio.run(work())
     if json:
-        from .output import print_json
-
         print_json(_public_review(decided))
         return
     say(f"{decided.review_id} {decided.state} by {decided.decided_by}")
@@ -229,13 +200,10 @@ def _decide(
 
 
 def _json_of(result: str | None) -> bytes | None:
-    import msgspec
-
-    from .lookup import WrongUsage
 
     if result is None:
         return None
     try:
         return msgspec.json.encode(msgspec.json.decode(result))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise WrongUsage(f"--result is not JSON: {error}. A text needs quotes of its own: '\"MSG-17\"'") from None
+        raise WrongUsage(f"--result is not JSON: {error}. Quote a string twice: '\"MSG-17\"'") from None

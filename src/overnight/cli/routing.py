@@ -1,46 +1,50 @@
-"""Routing on paper: which rule a request meets, and what recorded calls would cost under other rules."""
+"""`overnight route`: explain routing decisions, and replay recorded calls under other rules."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from .jobs import PAGE, Json, read
-from .lookup import (
-    AllTenants,
-    Tenant,
-    find_job,
-    tenant_of,
-    tenants_of,
+from overnight.app import load_settings_brain
+from overnight.brain import RouteDecision, Routing, UnknownModel, load_routing
+from overnight.domain import Attribution, BadInput, CallFacts
+from overnight.gateway import CODECS, PriceBook, Rerouting, UnknownPrice, facts_of, past_calls, tags_of, with_metadata
+from overnight.ledger import JobRow, Ledger
+from overnight.settings import Settings
+
+from .ledger_reader import PAGE, read
+from .lookup import find_job, tenant_of, tenants_of
+from .options import AllTenants, Json, Tenant
+from .output import print_json
+from .routing_view import public_rerouting, show_decision, show_rerouting
+from .usage import WrongUsage
+
+program = typer.Typer(
+    no_args_is_help=True,
+    help="Explain routing decisions, and estimate costs under other rules.",
+    rich_markup_mode=None,
 )
-
-if TYPE_CHECKING:
-    from overnight.brain import RouteDecision, Routing
-    from overnight.domain import Attribution, CallFacts
-    from overnight.ledger import JobRow, Ledger
-    from overnight.settings import Settings
-
-program = typer.Typer(no_args_is_help=True, help="See which rule routes a call, and what other rules would cost.")
 RoutingFile = Annotated[
     Path | None,
-    typer.Option("--routing", metavar="FILE", help="This routing.yaml (default: the brain's).", show_default=False),
+    typer.Option("--routing", metavar="FILE", help="A routing.yaml (default: that of the brain).", show_default=False),
 ]
 _UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
-def _chosen(file: Path | None) -> "Routing":
-    from overnight.app import load_settings_brain
-    from overnight.brain import load_routing
-    from overnight.settings import Settings
+def _chosen(file: Path | None) -> Routing:
 
     return load_routing(file) if file is not None else load_settings_brain(Settings.from_environment()).routing
 
 
 @program.command()
 def explain(
-    model: Annotated[str, typer.Option(metavar="MODEL", help="The model asked for.")] = "",
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The requested model.")] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="x-task.")] = "",
     agent: Annotated[str, typer.Option(metavar="AGENT", help="x-agent-name.")] = "",
     workflow: Annotated[str, typer.Option(metavar="NAME", help="x-workflow.")] = "",
@@ -53,19 +57,19 @@ def explain(
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="chat, responses, messages or embeddings.")
     ] = "chat",
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What is asked; a tiered route weighs it.")] = "",
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="The prompt, whose complexity selects the tier of a tiered route.")
+    ] = "",
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file", "-f", metavar="BODY.json", help="A request's body: its model, metadata and prompt count."
-        ),
+        typer.Option("--file", "-f", metavar="BODY.json", help="A request body, for its model, metadata and prompt."),
     ] = None,
     routing: RoutingFile = None,
     json: Json = False,
 ) -> None:
-    """Show which rule wins for a request, why the others do not, and where it would go. Asks nobody and writes nothing.
+    """Show which rule matches a request, why other rules do not, and its targets. Calls no provider and writes nothing.
 
-    Exit code 1 when the request would be refused. Whether a circuit is open plays no part.
+    Exit code 1 if the request would be rejected. Circuit breakers are not considered.
 
     \b
     Examples:
@@ -73,9 +77,6 @@ def explain(
       overnight route explain --model auto --agent support-7 --tag eu --header x-plan=gold
       overnight route explain -f body.json --session s-1 --json | jq .targets
     """
-    from overnight.brain import UnknownModel
-    from overnight.domain import Attribution, BadInput
-    from overnight.gateway import tags_of
 
     chosen = _chosen(routing)
     who = Attribution(
@@ -92,51 +93,37 @@ def explain(
         decision = chosen.decide(facts)
     except UnknownModel as error:
         raise BadInput(str(error)) from None
-    _tell(chosen, decision, json)
+    _show(chosen, decision, json)
     raise typer.Exit(0 if decision.targets else 1)
 
 
-def _tell(routing: "Routing", decision: "RouteDecision", json: bool) -> None:
-    import msgspec
+def _show(routing: Routing, decision: RouteDecision, json: bool) -> None:
 
-    from overnight.gateway import PriceBook
-
-    ways = _ways(routing, PriceBook(routing.prices), decision)
+    targets = _targets(routing, PriceBook(routing.prices), decision)
     if json:
-        from .output import print_json
-
-        public: dict[str, Any] = msgspec.to_builtins(decision) | {"targets": ways}
+        public: dict[str, Any] = msgspec.to_builtins(decision) | {"targets": targets}
         public["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
         print_json(public)
     else:
-        from .routing_view import show_decision
-
-        show_decision(decision, ways)
+        show_decision(decision, targets)
 
 
-def _headers(given: "tuple[str, ...] | list[str]") -> dict[str, str]:
-    from .lookup import WrongUsage
+def _headers(given: tuple[str, ...] | list[str]) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for each in given:
         name, sign, value = each.partition("=")
         if not sign or not name.strip():
-            raise WrongUsage(f"--header {each[:80]}: give it as NAME=VALUE, such as x-plan=gold")
+            raise WrongUsage(f"--header {each[:80]}: expected NAME=VALUE, such as x-plan=gold")
         found[name.strip().lower()] = value.strip()
     return found
 
 
-def _facts(who: "Attribution", form: str, model: str, prompt: str, file: Path | None) -> "CallFacts":
-    """The facts of the request as the gateway would see them; options count before what stands in the body."""
-    import msgspec
-
-    from overnight.domain import BadInput
-    from overnight.gateway import CODECS, facts_of, with_metadata
-
-    from .lookup import WrongUsage
+def _facts(who: Attribution, form: str, model: str, prompt: str, file: Path | None) -> CallFacts:
+    """The facts of the request as the gateway would see them; options override the body."""
 
     if form not in CODECS:
-        raise WrongUsage(f"--format {form[:40]}: one of {', '.join(CODECS)}")
+        raise WrongUsage(f"--format {form[:40]}: expected one of {', '.join(CODECS)}")
     if file is None:
         stated = msgspec.json.encode(
             {"model": model or "auto", "messages": [{"role": "user", "content": prompt or " "}]}
@@ -146,47 +133,53 @@ def _facts(who: "Attribution", form: str, model: str, prompt: str, file: Path | 
     try:
         request = CODECS[form].read(file.read_bytes())
     except OSError as error:
-        raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+        raise BadInput(f"{file}: cannot read: {error.strerror}") from None
     facts = facts_of(with_metadata(who, request.metadata), request)
     changed: dict[str, Any] = {"model": model} if model else {}
     return msgspec.structs.replace(facts, **changed | ({"text": lambda: prompt} if prompt else {}))
 
 
-def _ways(routing: "Routing", book: Any, decision: "RouteDecision") -> list[dict[str, Any]]:
-    """The targets with who serves them, what they cost, and where they keep data."""
-    from overnight.gateway import UnknownPrice
+def _targets(routing: Routing, book: Any, decision: RouteDecision) -> list[dict[str, Any]]:
+    """The targets with their providers, prices and data residency."""
 
-    ways: list[dict[str, Any]] = []
+    targets: list[dict[str, Any]] = []
     for model in decision.targets:
         provider = routing.provider_for(model)
-        way: dict[str, Any] = {"model": model, "provider": provider.name if provider else None, "price": None}
+        target: dict[str, Any] = {"model": model, "provider": provider.name if provider else None, "price": None}
         if provider is not None:
-            way |= {"apis": provider.apis, "residency": sorted(provider.residency), "api_key_env": provider.api_key_env}
+            target |= {
+                "apis": provider.apis,
+                "residency": sorted(provider.residency),
+                "api_key_env": provider.api_key_env,
+            }
         try:
             rates = book.price(model, provider.name if provider else None).usd_per_mtok
             names = ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok")
-            way["price"] = dict(zip(names, rates, strict=True))
+            target["price"] = dict(zip(names, rates, strict=True))
         except UnknownPrice as error:
-            way["without_price"] = f"not called: {error}"
-        ways.append(way)
-    return ways
+            target["without_price"] = f"not called: {error}"
+        targets.append(target)
+    return targets
 
 
 @program.command()
 def replay(
-    routing: Annotated[Path, typer.Option("--routing", metavar="FILE", help="The other routing.yaml.")],
+    routing: Annotated[Path, typer.Option("--routing", metavar="FILE", help="The routing.yaml to compare with.")],
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="Only calls since then: 7d, 12h, 2026-01-31 or 2026-01-31T02:00 (UTC).")
+        str,
+        typer.Option(
+            metavar="TIME", help="Only calls since 7d or 12h ago, or since 2026-01-31 or 2026-01-31T02:00 (UTC)."
+        ),
     ] = "",
     job: Annotated[str, typer.Option(metavar="JOB", help="Only this job and its child jobs.")] = "",
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
     json: Json = False,
 ) -> None:
-    """Route the recorded calls again by another routing.yaml: which would move, and what they would have cost.
+    """Route recorded calls again with another routing.yaml, and compare targets and costs.
 
-    A call that stays at its model costs what it cost, unless the file prices that model otherwise. One that moves is priced
-    with the tokens it used then. Asks nobody and writes nothing.
+    A call that keeps its model keeps its cost, unless the file sets another price. A call that changes its model is
+    priced with the tokens that it used. Calls no provider and writes nothing.
 
     \b
     Examples:
@@ -194,37 +187,28 @@ def replay(
       overnight route replay --routing cheaper.yaml --since 7d
       overnight route replay --routing cheaper.yaml --job last --json | jq .difference_usd
     """
-    import random
-    from functools import partial
-
-    from overnight.brain import load_routing
-    from overnight.gateway import PriceBook, Rerouting, past_calls
-
-    from .routing_view import public_rerouting, show_rerouting
 
     other, present = load_routing(routing), _chosen(None)
 
-    async def work(ledger: "Ledger", settings: "Settings") -> None:
+    async def work(ledger: Ledger, settings: Settings) -> None:
         begin = _since(since, ledger.store.clock())
-        whose = tenants_of(tenant, all_tenants, settings)
+        tenant_id = tenants_of(tenant, all_tenants, settings)
         named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
         rerouting = Rerouting(
             ledger,
             other,
             PriceBook(other.prices),
-            # A call that nothing keeps at its way is drawn alike each time this is run.
+            # The seed makes random choices among weighted targets reproducible.
             partial(other.decide, chance=random.Random(0).random),  # noqa: S311
             present=present,
             present_prices=PriceBook(present.prices),
         )
-        async for row in _jobs(ledger, named, whose, begin):
+        async for row in _jobs(ledger, named, tenant_id, begin):
             for call in past_calls(row, await ledger.events(row.job_id)):
                 if call.at >= begin:
                     await rerouting.take(call)
         public = public_rerouting(rerouting, str(routing), sorted(other.header_names - present.header_names))
         if json:
-            from .output import print_json
-
             print_json(public)
         else:
             show_rerouting(public)
@@ -232,8 +216,8 @@ def replay(
     read(work)
 
 
-async def _jobs(ledger: "Ledger", named: "JobRow | None", tenant_id: str, since_us: int) -> "AsyncIterator[JobRow]":
-    """The job that was named and its children; else the tenant's jobs that were active since then."""
+async def _jobs(ledger: Ledger, named: JobRow | None, tenant_id: str, since_us: int) -> AsyncIterator[JobRow]:
+    """The named job and its child jobs; else the tenant's jobs that were active since then."""
     if named is not None:
         waiting = [named]
         while waiting:
@@ -251,10 +235,7 @@ async def _jobs(ledger: "Ledger", named: "JobRow | None", tenant_id: str, since_
 
 
 def _since(text: str, now_us: int) -> int:
-    """A moment in microseconds: so long ago, or a date or time in UTC; 0 for none. Raises WrongUsage."""
-    from datetime import UTC, datetime
-
-    from .lookup import WrongUsage
+    """A time in microseconds, from a duration before now or a date or time in UTC; 0 for "". Raises WrongUsage."""
 
     if not text:
         return 0
@@ -265,6 +246,6 @@ def _since(text: str, now_us: int) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise WrongUsage(
-            f"--since {text[:40]}: give 7d, 12h, 30m, or a date or time such as 2026-01-31T02:00"
+            f"--since {text[:40]}: expected 7d, 12h, 30m, or a date or time such as 2026-01-31T02:00"
         ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

@@ -1,78 +1,75 @@
-"""Decisions and comparisons of routing, for eyes and as JSON."""
+"""Routing decisions and comparisons, as text and as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from overnight.brain import CachePolicy, RouteDecision
+from overnight.gateway import Rerouting
 from overnight.story import clean, cost_text, count_text, span_text
 
-from .output import console, print_rows
-
-if TYPE_CHECKING:
-    from overnight.brain import CachePolicy, RouteDecision
-    from overnight.gateway import Rerouting
+from .output import console, print_rows, styled
 
 _LABEL = 10
 
 
-def show_decision(decision: "RouteDecision", ways: Sequence[Mapping[str, Any]]) -> None:
-    """The rule that won, where it sends the call, and why the others did not."""
+def show_decision(decision: RouteDecision, targets: Sequence[Mapping[str, Any]]) -> None:
+    """The matching rule, its targets, and why the other rules did not match."""
     _line("route", clean(decision.route), "bold")
-    _line("why", clean(decision.why, 300))
+    _line("reason", clean(decision.why, 300))
     if decision.tier is not None:
         weighed = "" if decision.complexity is None else f"  (complexity {decision.complexity:g})"
         _line("tier", decision.tier + weighed)
-    for number, way in enumerate(ways, 1):
-        _line("targets" if number == 1 else "", f"{number}. {clean(way['model'], 100)}  {_way_text(way)}")
-    if not ways:
-        _line("targets", "none is left: the call is refused", "red")
+    for number, target in enumerate(targets, 1):
+        _line("targets" if number == 1 else "", f"{number}. {clean(target['model'], 100)}  {_target_text(target)}")
+    if not targets:
+        _line("targets", "none: the call is rejected", "red")
     for number, (name, why) in enumerate(decision.rejected):
         _line("rejected" if number == 0 else "", f"{clean(name, 100)}: {clean(why, 200)}", "dim")
-    _line("within", f"{span_text(decision.deadline_ms * 1000)}, {_cap_text(decision)}")
+    _line("limits", f"deadline {span_text(decision.deadline_ms * 1000)}, {_cap_text(decision)}")
     _line("cache", _cache_text(decision.cache))
     if decision.degraded is not None:
-        ends = (decision.degraded.cache and "an older answer", decision.degraded.answer and "a fixed answer")
+        ends = (decision.degraded.cache and "an older cached response", decision.degraded.answer and "a fixed response")
         _line("degraded", ", then ".join(end for end in ends if end))
-    _line("all open", decision.when_all_open.replace("_", " "))
+    _line("if open", decision.when_all_open.replace("_", " "))
 
 
-def _cap_text(decision: "RouteDecision") -> str:
+def _cap_text(decision: RouteDecision) -> str:
     if decision.output_cap is None:
-        return f"{decision.max_output_tokens:,} output tokens where the call names no cap"
+        return f"{decision.max_output_tokens:,} output tokens unless the call sets a limit"
     return f"at most {decision.output_cap:,} output tokens"
 
 
 def _line(label: str, text: str, style: str = "") -> None:
-    from rich.text import Text
 
-    console().print(Text.assemble((label.ljust(_LABEL), "dim"), (text, style)), soft_wrap=True)
+    console().print(styled((label.ljust(_LABEL), "dim"), (text, style)), soft_wrap=True)
 
 
-def _way_text(way: Mapping[str, Any]) -> str:
-    if way["provider"] is None:
-        return "nobody serves it: list it under providers.<name>.models"
-    price: Mapping[str, float] | None = way["price"]
-    said = [str(way["provider"]), "/".join(way["apis"])]
+def _target_text(target: Mapping[str, Any]) -> str:
+    if target["provider"] is None:
+        return "no provider serves this model: list it under providers.<name>.models"
+    price: Mapping[str, float] | None = target["price"]
+    texts = [str(target["provider"]), "/".join(target["apis"])]
     if price is not None:
         into, cached, out = price.values()
-        said.append(f"${into:g} in, ${cached:g} cached, ${out:g} out per million tokens")
+        texts.append(f"${into:g} in, ${cached:g} cached, ${out:g} out per million tokens")
     else:
-        said.append(str(way["without_price"]))
-    if way["residency"]:
-        said.append(f"in {', '.join(way['residency'])}")
-    return " · ".join(said)
+        texts.append(str(target["without_price"]))
+    if target["residency"]:
+        texts.append(f"in {', '.join(target['residency'])}")
+    return " · ".join(texts)
 
 
-def _cache_text(policy: "CachePolicy") -> str:
-    said = [f"exact for {span_text(policy.exact_ttl_s * 1_000_000)}"] if policy.exact_ttl_s else []
+def _cache_text(policy: CachePolicy) -> str:
+    texts = [f"exact for {span_text(policy.exact_ttl_s * 1_000_000)}"] if policy.exact_ttl_s else []
     if policy.semantic is not None and policy.semantic.mode != "off":
-        said.append(f"semantic {policy.semantic.mode} from {policy.semantic.threshold:g}")
+        texts.append(f"semantic {policy.semantic.mode} from {policy.semantic.threshold:g}")
     if policy.prompt_markers:
-        said.append("prompt markers")
-    return ", ".join(said) or "off"
+        texts.append("prompt markers")
+    return ", ".join(texts) or "off"
 
 
-def public_rerouting(rerouting: "Rerouting", file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
-    """The comparison with stable public names. Sums are over the calls whose price now is known, and only those."""
+def public_rerouting(rerouting: Rerouting, file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
+    """The comparison with stable public names. Sums cover only calls whose new price is known."""
     moves = list(rerouting.moves())
     priced = [move for move in moves if move.now_microusd is not None]
     then = sum(move.then_microusd for move in priced)
@@ -114,15 +111,15 @@ def public_rerouting(rerouting: "Rerouting", file: str, unseen_headers: Sequence
 
 
 def show_rerouting(public: Mapping[str, Any]) -> None:
-    """A row for each way, those that move first; then the sums, then all that is in no sum."""
+    """One row per change of target; then the sums, then the calls that are not in the sums."""
     out = console()
     rows: Sequence[Mapping[str, Any]] = public["rows"]
     if rows:
-        heads = ("then", "now", "calls", "cost then", "cost now", "difference")
+        heads = ("before", "after", "calls", "cost before", "cost after", "difference")
         print_rows(heads, [*map(_row, rows), _total(public)], frozenset(heads[2:]))
-    moved = f"{public['moved']} of {count_text(public['calls'], 'call')} would move"
+    moved = f"{public['moved']} of {count_text(public['calls'], 'call')} would change target"
     sums = _cost(public["cost_then_usd"]), _cost(public["cost_now_usd"]), _signed(public["difference_usd"])
-    out.print(f"{moved} · {sums[0]} then, {sums[1]} under {clean(public['routing'])} ({sums[2]})", soft_wrap=True)
+    out.print(f"{moved} · {sums[0]} before, {sums[1]} under {clean(public['routing'])} ({sums[2]})", soft_wrap=True)
     for line in _remarks(public):
         out.print(line, style="yellow", soft_wrap=True)
 
@@ -155,15 +152,15 @@ def _total(public: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _remarks(public: Mapping[str, Any]) -> Iterable[str]:
     for model, calls in public["unknown_prices"].items():
-        yield f"no price is known for {clean(model, 100)}: {count_text(calls, 'call')} in no sum; state it in `prices`"
+        yield f"unknown price of {clean(model, 100)}: {count_text(calls, 'call')} not in the sums; set it in `prices`"
     for left in public["left_out"]:
         cost = _cost(left["cost_then_usd"])
-        bound = f" and at most {_cost(left['bound_then_usd'])} unknown" if left["bound_then_usd"] else ""
+        bound = f" and an unknown cost of at most {_cost(left['bound_then_usd'])}" if left["bound_then_usd"] else ""
         yield f"not compared: {count_text(left['calls'], 'call')} at {cost}{bound}, {clean(left['why'], 300)}"
     if public["prompts_not_kept"]:
-        yield f"{count_text(public['prompts_not_kept'], 'prompt')} no longer kept: weighed as simple"
+        yield f"{count_text(public['prompts_not_kept'], 'prompt')} no longer stored: complexity assumed simple"
     for header in public["headers_not_recorded"]:
-        yield f"the header {header} is recorded once the brain's own rules look at it; until then no call has it"
+        yield f"header {header} is not recorded: only headers that the brain's rules use are recorded"
 
 
 def _cost(usd: float) -> str:

@@ -1,4 +1,4 @@
-"""Standard input, output and error as this program finds them: closed, a pipe whose reader leaves, a terminal without UTF-8."""
+"""Preparation of the standard streams: closed streams, closed pipes, terminals without UTF-8, control characters."""
 
 import codecs
 import contextlib
@@ -29,49 +29,51 @@ MARKS = {
     "’": "'",
     "⏎": "$",
 }
-"""Our marks in ASCII: of the same width, and each as different from the others as it was."""
+"""ASCII replacements of the symbols, of the same width and distinct from each other."""
 
 _ESCAPE = "\\x00-\\x08\\x0b-\\x1a\\x1c-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u206f"
 _ACTS = re.compile(f"[{_ESCAPE}\\x1b]")
 _COLOUR = r"[34]8;5;\d+|[34]8;2;\d+;\d+;\d+|[1-9]\d+|[0-79]"
 _COLOURED = re.compile(rf"[{_ESCAPE}]|\x1b(?!\[(?:(?:{_COLOUR})(?:;|(?=m)))*m)")
-"""Controls of both sets but for tab and line feed, and what changes the direction of text. An escape that sets a colour or a
-weight may stand on a terminal; one that hides text (8) may not."""
+"""Control characters except tab and line feed, and characters that change the direction of text. Escape sequences for colour
+and weight are allowed on a terminal; the one that hides text (8) is not."""
 _FORCES = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE")
-"""With one of these the libraries that print show colours in a pipe too."""
+"""With one of these set, rich and click show colours in a pipe too."""
 
 
 def set_up_streams() -> None:
-    """Make the three standard streams usable whatever they are, before anything is opened."""
+    """Make the three standard streams usable. Must run before any file is opened."""
     _open_closed()
     codecs.register_error("overnight", _replace)
     for stream in (sys.stdout, sys.stderr):
-        plain = not _is_utf8(stream.encoding) or not says_utf8(os.environ)
-        # A terminal that cannot show a character gets another one, not a traceback.
+        plain = not _is_utf8(stream.encoding) or not locale_allows_utf8(os.environ)
+        # A character that the terminal cannot show is replaced instead of raising an error.
         if hasattr(stream, "reconfigure"):  # a stream in memory has no encoding
             cast(Any, stream).reconfigure(encoding="ascii" if plain else None, errors="overnight")
         _guard(stream)
 
 
 def _guard(stream: Any) -> None:
-    """Let nothing through `stream` that moves a terminal or reorders what it shows, whoever writes it: `print`, a log, the
-    interpreter's own traceback. What is taken out is shown as an escape. Colours pass where colours are shown."""
-    if isinstance(getattr(stream.write, "__self__", stream), _Door):
+    """Escape control characters in everything written to `stream`: by `print`, logging or the traceback of the interpreter.
+
+    Colours pass where the stream shows colours.
+    """
+    if isinstance(getattr(stream.write, "__self__", stream), _Filter):
         return
-    door = _Door(stream.write, _COLOURED if _shows_colours(stream) else _ACTS)
+    filtered = _Filter(stream.write, _COLOURED if _shows_colours(stream) else _ACTS)
     with contextlib.suppress(AttributeError):  # a stream in memory
-        stream.write = door.write
+        stream.write = filtered.write
 
 
-class _Door:
+class _Filter:
     def __init__(self, write: Callable[[str], int], acts: re.Pattern[str]) -> None:
         self._write, self._acts = write, acts
 
     def write(self, text: str) -> int:
-        return self._write(self._acts.sub(_shown, text) if self._acts.search(text) else text)
+        return self._write(self._acts.sub(_escaped, text) if self._acts.search(text) else text)
 
 
-def _shown(found: re.Match[str]) -> str:
+def _escaped(found: re.Match[str]) -> str:
     point = ord(found[0])
     return f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}"
 
@@ -81,7 +83,7 @@ def _shows_colours(stream: Any) -> bool:
 
 
 def _open_closed() -> None:
-    """/dev/null in the place of a closed stream: else the ledger would be opened under its number, and be written to."""
+    """Open /dev/null in place of a closed stream; otherwise the ledger file could get its descriptor number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -95,10 +97,10 @@ def _open_closed() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def says_utf8(environment: Mapping[str, str]) -> bool:
-    """Whether the locale lets UTF-8 be written. Where none is set, it does: containers have none.
+def locale_allows_utf8(environment: Mapping[str, str]) -> bool:
+    """Whether the locale allows UTF-8. An unset locale does: containers have none.
 
-    Python itself takes the locale C for UTF-8 (PEP 538, 540), and so sets LC_CTYPE=C.UTF-8 where LANG=C alone was set.
+    Python treats the locale C as UTF-8 (PEP 538, 540): it sets LC_CTYPE=C.UTF-8 where only LANG=C was set.
     """
     everything, characters, language = (environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG"))
     if not everything and characters == "C.UTF-8" and language:
@@ -118,7 +120,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def flush() -> str:
-    """Write out what is held back: "" when all is written, `closed` when the reader left, else why it failed."""
+    """Flush both outputs. Returns "" on success, `closed` for a closed pipe, else the error."""
     failed = ""
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -131,7 +133,7 @@ def flush() -> str:
 
 
 def give_up_output() -> None:
-    """Drop all that is or would be written from now on, so that the interpreter's own last flush says nothing either."""
+    """Redirect both outputs to /dev/null, so that the final flush of the interpreter reports no error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)

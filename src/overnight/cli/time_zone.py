@@ -1,42 +1,30 @@
-"""The time zone in which a terminal shows times. JSON is always UTC."""
+"""The time zone of displayed times. JSON is always UTC."""
 
-from datetime import tzinfo
-from typing import Annotated
-
-import typer
+import difflib
+import zoneinfo
+from datetime import UTC, tzinfo
 
 from overnight.story import show_times_in
 
-from .lookup import WrongUsage
-
-Tz = Annotated[
-    str | None,
-    typer.Option(
-        "--tz", metavar="ZONE", help="Show times in this zone, such as Europe/Berlin (default: the local zone)."
-    ),
-]
+from .usage import WrongUsage
 
 
 def use_zone(name: str | None, *, json: bool = False) -> None:
-    """Show all times of this command in the zone of that name, else in the local one; JSON in UTC. Raises WrongUsage."""
-    from datetime import UTC
+    """Display times in the named zone, else in the local zone; JSON in UTC. Raises WrongUsage."""
 
     zone = _zone(name) if name is not None else None
     show_times_in(UTC if json else zone)
 
 
 def _zone(name: str) -> tzinfo:
-    import zoneinfo
 
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise WrongUsage(f"--tz {name[:60]}: no such time zone{_nearest(name)}") from None
+        raise WrongUsage(f"--tz {name[:60]}: unknown time zone{_nearest(name)}") from None
 
 
 def _nearest(name: str) -> str:
-    import difflib
-    import zoneinfo
 
     known = zoneinfo.available_timezones()
     by_end = {zone.rpartition("/")[2].lower(): zone for zone in sorted(known)}
@@ -44,4 +32,4 @@ def _nearest(name: str) -> str:
     found = difflib.get_close_matches(name[:60], known, 1)
     city = difflib.get_close_matches(wanted.rpartition("/")[2], by_end, 1, 0.8)
     near = found[0] if found else by_end[city[0]] if city else ""
-    return f"; did you mean {near}?" if near else "; give a name such as Europe/Berlin or UTC"
+    return f"; did you mean {near}?" if near else "; expected a name such as Europe/Berlin or UTC"

@@ -1,4 +1,4 @@
-"""The mailbox of the demo: one night of mail at a small shop, and what a careful person would do with each."""
+"""The mailbox of the demo: one night of mail of a small shop, with the expected result for each mail."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -30,7 +30,7 @@ _FIRST_DELIVERY: Final = int(datetime(2026, 11, 20, 22, 0, tzinfo=UTC).timestamp
 
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is right for one mail of the corpus: its category and whether an answer must be sent."""
+    """The expected result for one mail: its category, and whether a reply must be sent."""
 
     category: Category
     answer: bool
@@ -43,12 +43,12 @@ def demo_mails() -> dict[str, bytes]:
 
 
 def demo_expected() -> dict[str, Expected]:
-    """What is right for every message, by Maildir key. The keys themselves tell nothing about the case."""
+    """The expected results by Maildir key. The keys do not reveal the case."""
     return {_key(name): expected for name, expected in _expected().items()}
 
 
 def make_demo_maildir(target: Path) -> int:
-    """Lay the corpus out as a Maildir and return how many mails were laid down.
+    """Write the corpus to a Maildir and return the number of mails.
 
     Some are in `new/`, some have been looked at already (`cur/`). Mails that are there, filed away or not, stay as
     they are, so a second call does nothing.

@@ -1,4 +1,4 @@
-"""The demo's proof: counted in the receiving mailbox and at the provider, not in our own records."""
+"""The demo's proof: counts from the receiving mailbox and the provider, independent of Overnight's records."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +14,7 @@ from .triage import message_id_of
 
 
 class Mailbox(msgspec.Struct, frozen=True):
-    """What the receiving mailbox holds: mails in all, and the mails we ought to have answered by how often we did."""
+    """The content of the receiving mailbox: all mails, and the mails to answer by their number of replies."""
 
     sent: int
     duplicates: int
@@ -23,7 +23,7 @@ class Mailbox(msgspec.Struct, frozen=True):
 
 
 def count_mailbox(received: Path, ought: Collection[str]) -> Mailbox:
-    """Count the replies per answered mail. `ought` are the keys of the mails that must have exactly one."""
+    """Count the replies per answered mail. `ought` are the keys of the mails that must have exactly one reply."""
     per_mail: Counter[str] = Counter()
     for message_id, count in count_by_message_id(received).items():
         per_mail[message_id.split(".")[1] if message_id.startswith("<reply.") else message_id] += count
@@ -37,7 +37,7 @@ def count_mailbox(received: Path, ought: Collection[str]) -> Mailbox:
 
 
 class Calls(msgspec.Struct, frozen=True):
-    """Model calls: paid at the provider, of those repeated because the first was in flight at a kill, replayed from the log."""
+    """Model calls: paid at the provider, repeated because the first was in flight at a kill, and replayed from the log."""
 
     paid: int
     lost: int
@@ -45,7 +45,7 @@ class Calls(msgspec.Struct, frozen=True):
 
 
 def count_calls(provider_calls: Iterable[Mapping[str, Any]] | None, events: list[Recorded]) -> Calls:
-    """`provider_calls` are the provider's own counts; None when it cannot be asked (a real one), then ours are used."""
+    """Count model calls. `provider_calls` are the counts of the provider; None for a real provider, then the ledger is used."""
     replayed = recorded = paid_here = lost_here = 0
     for event in events:
         name = event.facts.event

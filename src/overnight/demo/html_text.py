@@ -1,4 +1,4 @@
-"""The text a person would see in an HTML mail."""
+"""The visible text of an HTML mail."""
 
 import html
 import re
@@ -31,7 +31,7 @@ _Token = str | tuple[str, str, str]
 
 
 def html_to_text(source: str) -> tuple[str, int]:
-    """Return (visible text, number of characters that the mail hid from its reader).
+    """Return (visible text, number of hidden characters).
 
     Scripts, styles, comments and elements hidden by attribute or inline style are left out; a link's address follows
     its text when the two differ. Rules in a `<style>` sheet are not evaluated. Reads at most 200,000 characters.
@@ -86,7 +86,7 @@ def _past(source: str, mark: str, start: int) -> int:
 
 
 class _Page:
-    """The elements open at a point of the page, and the visible text up to there."""
+    """The open elements at a position, and the visible text up to it."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []

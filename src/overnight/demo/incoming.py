@@ -1,4 +1,4 @@
-"""From the bytes of a mail to what the agent may know of it. Nothing a stranger can write makes this raise."""
+"""Parses a mail into bounded fields for the agent. Never raises, whatever the mail contains."""
 
 import base64
 import email
@@ -61,7 +61,7 @@ class IncomingMail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Structure(policy.Compat32):
-    """For the structure of a mail: parses no header by itself, so each can be guarded, and bounds all of them."""
+    """A policy for the structure of a mail: parses no headers, so that each can be guarded, and bounds all of them."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -77,7 +77,7 @@ def one_line(text: str, limit: int = MAX_HEADER_CHARS) -> str:
 
 
 def read_mail(key: str, data: bytes) -> IncomingMail:
-    """Read one RFC 5322 message. Never raises: what cannot be read is named in `problems`. Reads at most 1 MiB."""
+    """Read one RFC 5322 message. Never raises: unreadable parts are named in `problems`. Reads at most 1 MiB."""
     problems: list[str] = []
     if len(data) > MAX_MAIL_BYTES:
         problems.append(f"larger than {MAX_MAIL_BYTES} bytes: the rest was not read")
@@ -194,7 +194,7 @@ def _defect(defect: object) -> str:
 
 
 def _content(message: Message, problems: list[str]) -> tuple[str, tuple[str, ...]]:
-    """(best plain text, names of what is attached)."""
+    """(best plain text, names of attachments)."""
     plain: list[str] = []
     html: list[str] = []
     attachments: list[str] = []
@@ -222,7 +222,7 @@ def _content(message: Message, problems: list[str]) -> tuple[str, tuple[str, ...
 
 
 def _leaves(message: Message, problems: list[str]) -> Iterator[Message]:
-    """The parts that hold content, in order. An attached message is one part: its text is not this mail's text."""
+    """The parts with content, in order. An attached message is one part: its text is not part of this mail."""
     waiting = [message]
     while waiting:
         part = waiting.pop()
@@ -272,7 +272,7 @@ def _base64_without_end(data: bytes) -> bytes:
 
 
 def _decode(data: bytes, charset: str) -> str:
-    """The text after its stated charset failed: UTF-8 if it is that, else that charset with gaps, else Windows-1252."""
+    """Decode text whose declared charset failed: as UTF-8, else that charset with replacements, else Windows-1252."""
     try:
         return getincrementaldecoder("utf-8")().decode(data)  # incremental: the last character may be cut in half
     except UnicodeDecodeError:
@@ -281,7 +281,7 @@ def _decode(data: bytes, charset: str) -> str:
 
 
 def _unflow(text: str, *, delete_space: bool) -> str:
-    """RFC 3676: a line that ends in a space goes on in the next one of the same quote depth."""
+    """RFC 3676: a line that ends in a space continues in the next line of the same quote depth."""
     lines: list[str] = []
     open_depth: int | None = None
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""A real SMTP server that keeps what it accepts in a Maildir.
+"""An SMTP server that stores accepted mail in a Maildir.
 
 `python -m overnight.demo.mail_server --maildir DIR` prints `{"host": …, "port": …}` and serves 127.0.0.1 until its
 standard input closes. A mail is on disk before it is acknowledged. With `--pause-after N` it prints `{"accepted": N}`
@@ -31,7 +31,7 @@ class _Server(SMTP):
 
 
 class _Delivery:
-    """Accepts mail into a Maildir, in the order in which it ends."""
+    """Stores mail in a Maildir in the order of completion."""
 
     def __init__(self, maildir: Path, pause_after: Collection[int], pause_ms: int) -> None:
         self._maildir = maildir

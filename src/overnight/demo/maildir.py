@@ -1,4 +1,4 @@
-"""Maildir on disk: read it, file a mail away, deliver into it, look for a Message-ID."""
+"""Maildir on disk: read, move, deliver, and find mail by Message-ID."""
 
 import os
 import re
@@ -26,11 +26,11 @@ _HEADER_END: Final = re.compile(rb"\r?\n\r?\n")
 
 
 class MaildirError(Exception):
-    """The folder is not a Maildir, or does not hold the mail that was named. The message says which and where."""
+    """The folder is not a Maildir, or does not contain the named mail. The message names both."""
 
 
 def create_maildir(path: Path) -> None:
-    """Make `path` a Maildir; what exists already stays."""
+    """Create a Maildir at `path`; existing content is kept."""
     for name in _SUBFOLDERS:
         make_folder(path / name)
 
@@ -87,7 +87,7 @@ def file_into(path: str | os.PathLike[str], key: str, folder: str) -> bool:
 
 
 def deliver(path: str | os.PathLike[str], data: bytes, *, unique: str | None = None) -> str:
-    """Deliver into `new/` and return the file's name. When this returns the mail survives a crash of the machine."""
+    """Deliver into `new/` and return the file's name. After the return, the mail survives a crash of the machine."""
     maildir = Path(path)
     name = unique or f"{int(time.time())}.P{os.getpid()}R{secrets.token_hex(8)}.local"
     waiting, delivered = maildir / "tmp" / name, maildir / "new" / name
@@ -105,7 +105,7 @@ def deliver(path: str | os.PathLike[str], data: bytes, *, unique: str | None = N
 
 
 def find_by_message_id(path: str | os.PathLike[str], message_id: str) -> str | None:
-    """The name of the file that holds the mail with this Message-ID (`<…>`), in any folder; None when there is none.
+    """The name of the file of the mail with this Message-ID (`<…>`), in any folder; None when there is none.
 
     Raises ValueError when `message_id` is not one, since "not found" would then be read as "was not sent".
     """
@@ -115,7 +115,7 @@ def find_by_message_id(path: str | os.PathLike[str], message_id: str) -> str | N
 
 
 def count_by_message_id(path: str | os.PathLike[str]) -> dict[str, int]:
-    """How many mails of the Maildir, in any folder, carry each Message-ID."""
+    """The number of mails per Message-ID, in all folders."""
     return dict(Counter(message_id for _, ids in _all_message_ids(Path(path)) for message_id in ids))
 
 

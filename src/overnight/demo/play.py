@@ -1,4 +1,4 @@
-"""Play the demo: lay out the mailbox, start the servers and a worker, kill the worker twice, count, and tell."""
+"""Runs the demo: creates the mailbox, starts servers and a worker, kills the worker twice, counts and reports."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ GIVE_UP_S = 170.0
 
 
 class Stage:
-    """One showing: its folder, its processes, and the kills."""
+    """One run of the demo: its folder, processes and kills."""
 
     def __init__(
         self, settings: Settings, secrets: dict[str, str], folder: Path, live: bool, seed: int, progress: Progress
@@ -84,7 +84,7 @@ class Stage:
             self.progress.say(f"kill -9 of the worker {why}")
 
     async def kill_at_worst_moment(self) -> None:
-        """The mail server has accepted a mail and holds its answer back: the worker cannot have committed it."""
+        """Wait until the mail server has accepted a mail and withholds its response, so the worker cannot have committed it."""
         assert self.mail_server is not None
         assert self.mail_server.stdout is not None
         while line := await self.mail_server.stdout.readline():
@@ -93,7 +93,7 @@ class Stage:
                 return
 
     async def kill_at_random(self, ledger: Ledger, job_id: str) -> None:
-        """Some events after the first recovery."""
+        """Wait for some events after the first recovery."""
         while self.crashes == 0 or not _recovered(await ledger.events(job_id)):  # noqa: ASYNC110 another process does it
             await asyncio.sleep(0.05)
         at = (await ledger.job(job_id)).last_seq + self.random.randint(5, 90)
@@ -104,7 +104,7 @@ class Stage:
         self.kill_worker("at a random moment")
 
     async def watch(self, ledger: Ledger, job_id: str) -> JobRow:
-        """Show progress until the job is finished or parked for a person."""
+        """Show progress until the job finishes or waits for a person."""
         after, until = 0, time.monotonic() + GIVE_UP_S
         while True:
             job = await ledger.job(job_id)
@@ -114,7 +114,7 @@ class Stage:
             if job.state in FINISHED or (job.state == "parked" and job.wake_at is None):
                 return job
             if time.monotonic() > until:
-                raise BadInput(f"the demo did not finish in {GIVE_UP_S:.0f} s: see `overnight explain {job_id}`")
+                raise BadInput(f"the demo did not finish in {GIVE_UP_S:.0f} s; see `overnight explain {job_id}`")
             await asyncio.sleep(0.1)
 
 
@@ -133,12 +133,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _lay_out(stage: Stage, maildir: Path | None) -> int:
-    """Copy the mailbox into the stage's folder, so that nobody's own mail is touched; how many mails there are."""
+    """Copy the mailbox into the folder of the run, so that the original is not changed; the number of mails."""
     if maildir is None:
         return make_demo_maildir(stage.inbox)
     count = len(read_maildir(maildir))
     if count == 0:
-        raise BadInput(f"{maildir}: there is no mail in new/ or cur/ of this Maildir")
+        raise BadInput(f"{maildir}: no mail in new/ or cur/ of this Maildir")
     create_maildir(stage.inbox)
     for place in (*(maildir / "new").iterdir(), *(maildir / "cur").iterdir()):
         if not place.name.startswith(".") and place.is_file():
@@ -163,7 +163,7 @@ async def _show(stage: Stage, maildir: Path | None) -> dict[str, Any]:
             for killer in killers:
                 killer.cancel()
         if job.state != "succeeded":
-            raise BadInput(f"the job is {job.state}, not succeeded: see `overnight explain {job.job_id}`")
+            raise BadInput(f"the job is {job.state}, not succeeded; see `overnight explain {job.job_id}`")
         return await _count(stage, ledger, job, maildir is None)
 
 
@@ -203,13 +203,13 @@ def play(
     seed: int | None = None,
     settings: Settings | None = None,
 ) -> int:
-    """Run the demo and print what was counted; 0 when no mail was sent twice and none is missing.
+    """Run the demo and print the counts; 0 if no mail was sent twice and none is missing.
 
     `maildir` is copied first and never changed. `live` calls the real models with the keys of the environment.
     """
     if live and not os.environ.get("OPENAI_API_KEY"):
         raise BadInput(
-            "--live needs OPENAI_API_KEY in the environment; without it leave --live out and a script plays the model"
+            "--live requires OPENAI_API_KEY in the environment; without --live, responses come from a scripted provider"
         )
     if find_spec("aiosmtpd") is None:
         raise BadInput("the demo's mail server is an extra: pip install 'overnight[demo]'")
@@ -233,7 +233,7 @@ def play(
 
 
 def _command() -> str:
-    """How the reader can call this program from where they stand."""
+    """The command that starts this program in the current shell."""
     if shutil.which("overnight"):
         return "overnight"
     beside = Path(sys.executable).with_name("overnight")

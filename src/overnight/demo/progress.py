@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: one line that moves on a terminal, a few plain lines elsewhere, on standard error."""
+"""Progress of the demo on standard error: one updated line on a terminal, a few plain lines elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ EVERY_S = 1.5
 
 
 class Progress:
-    """Counts what the events tell. `quiet` shows nothing."""
+    """Counts events and shows progress. `quiet` shows nothing."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -26,19 +26,19 @@ class Progress:
         self.say(f"{mails} mails in the inbox; {model}")
 
     def hear(self, event: Recorded) -> None:
-        """Count an event, and show what a person would want to know."""
+        """Count an event, and show important ones."""
         name, facts = event.facts.event, event.facts
         self._counts[name] += 1
         if name == "step_committed" and facts.name == "file_away":
             self._counts["handled"] += 1
         if name == "fallback_taken" and self._counts[name] == 1:
             decision = facts.decision or {}
-            self.say(f"{decision.get('from', 'the model')} fails; falling back to {decision.get('to', 'another')}")
+            self.say(f"{decision.get('from', 'the model')} failed; fallback to {decision.get('to', 'another')}")
         if name == "worker_lost":
-            self.say("the worker is lost; another takes the job over")
+            self.say("the worker is lost; another worker takes over the job")
         if name == "replay_ended":
             self.say(
-                f"recovered: {(facts.detail or {}).get('answers', 0)} answers replayed from the ledger, going on live"
+                f"recovered: {(facts.detail or {}).get('answers', 0)} recorded answers replayed; new calls from here on"
             )
         self._show()
 
@@ -55,7 +55,7 @@ class Progress:
         sys.stderr.flush()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         if not self._quiet:
             start = "\r\x1b[2K" if self._moving else ""
             sys.stderr.write(f"{start}[{time.monotonic() - self._began:5.1f} s] {text}\n")

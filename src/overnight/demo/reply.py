@@ -1,4 +1,4 @@
-"""Write the reply to a mail. Nothing from the mail or the model can add a header or a recipient."""
+"""Composes replies. Neither the mail nor the model can add a header or a recipient."""
 
 import re
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ _REPLY_MARK: Final = re.compile(r"(?:(?:re|aw|sv|antw)\s*:\s*)+", re.IGNORECASE)
 
 
 def unanswerable(mail: IncomingMail, *, shop: str = SHOP_ADDRESS) -> str:
-    """Why this mail must not be answered whatever anyone thinks of it, in words; empty when it may be."""
+    """The reason why this mail must not be answered; "" if it may be."""
     if not mail.sender:
         return "it names no usable address"
     if mail.sender.lower() == shop.lower():

@@ -1,4 +1,4 @@
-"""Send one mail over SMTP and say exactly what became of it."""
+"""Sends a mail over SMTP, with an exact outcome."""
 
 import re
 import smtplib
@@ -12,23 +12,23 @@ _EOL: Final = re.compile(rb"\r\n|\r|\n")
 
 
 class SendError(Exception):
-    """A mail was not sent, or it is not known whether it was. One of the four below says which."""
+    """A mail was not sent, or its outcome is unknown. The four subclasses tell which."""
 
 
 class SendRefused(SendError):
-    """The server refused for good (5xx), or would have to: the same mail will be refused again."""
+    """The server rejects the mail permanently (5xx)."""
 
 
 class SendDeferred(SendError):
-    """The server refused for now (4xx): the mail was not accepted and may be sent again later."""
+    """The server rejects the mail temporarily (4xx): it was not accepted and may be sent again later."""
 
 
 class NotSent(SendError):
-    """The connection failed before the mail was handed over: it was certainly not accepted."""
+    """The connection failed before the mail was transferred: it was not accepted."""
 
 
 class SendUnknown(SendError):
-    """The connection was lost after the mail was handed over and before the answer: look before sending again."""
+    """The connection was lost after the transfer and before the response: the outcome is unknown."""
 
 
 def send_mail(

@@ -19,11 +19,11 @@ from .reply import SHOP_ADDRESS, compose_reply, unanswerable
 from .smtp_send import NotSent, SendDeferred, SendRefused, send_mail
 
 LANES = 4
-LONGEST_TEXT = 6_000
+MAX_TEXT = 6_000
 
 
 class Desk(msgspec.Struct, frozen=True):
-    """Where the mail comes from, where it goes, and where the status check looks."""
+    """The inbox, the mail server, and the mailbox for the status check."""
 
     maildir: str
     smtp_host: str
@@ -33,7 +33,7 @@ class Desk(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the cheap model says of a mail."""
+    """The classification of a mail by the cheap model."""
 
     category: str = "other"
     answer: bool = False
@@ -41,7 +41,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a mail."""
+    """The outcome for a mail."""
 
     key: str
     category: str
@@ -60,7 +60,7 @@ async def read_prompts() -> dict[str, str]:
 @overnight.step
 async def read_inbox(maildir: str, limit: int) -> list[IncomingMail]:
     mails = await asyncio.to_thread(read_maildir, maildir, limit=limit)
-    return [msgspec.structs.replace(mail, text=mail.text[:LONGEST_TEXT]) for mail in mails]
+    return [msgspec.structs.replace(mail, text=mail.text[:MAX_TEXT]) for mail in mails]
 
 
 @overnight.step
@@ -69,14 +69,14 @@ async def file_away(maildir: str, key: str, folder: str) -> bool:
 
 
 def message_id_of(mail_key: str, idempotency_key: str) -> str:
-    """The Message-ID of the reply to a mail: the same for every try, so that the receiving side can be asked about it."""
+    """The Message-ID of the reply to a mail: the same for every attempt, so that the receiving side can be checked."""
     mail = hashlib.sha256(mail_key.encode()).hexdigest()[:16]
     return f"<reply.{mail}.{hashlib.sha256(idempotency_key.encode()).hexdigest()[:16]}@tallowandtide.test>"
 
 
 @overnight.effect(not_done=(NotSent, SendDeferred, SendRefused), timeout_s=60, settle_after_s=1.0)
 def send_reply(desk: Desk, mail: IncomingMail, body: str, sent_at: datetime, idempotency_key: str) -> overnight.Done:
-    """Over real SMTP. A lost connection after the mail was handed over is unknown; see the status check."""
+    """Send over SMTP. A connection lost after the transfer leaves the outcome unknown; see the status check."""
     message_id = message_id_of(mail.key, idempotency_key)
     reply = compose_reply(mail, body, message_id, sent_at=sent_at)
     answer = send_mail(desk.smtp_host, desk.smtp_port, reply, SHOP_ADDRESS, [mail.sender])
@@ -85,8 +85,7 @@ def send_reply(desk: Desk, mail: IncomingMail, body: str, sent_at: datetime, ide
 
 @send_reply.status_check
 def find_reply(desk: Desk, mail: IncomingMail, idempotency_key: str, **_: object) -> object:
-    """SMTP cannot be asked what became of a mail, so this looks into the receiving mailbox by Message-ID. It stands for the
-    API of a mail provider, which can."""
+    """Look for the Message-ID in the receiving mailbox, in place of the API of a mail provider: SMTP has no status query."""
     message_id = message_id_of(mail.key, idempotency_key)
     found = find_by_message_id(desk.received, message_id)
     return overnight.Done(message_id, f"found as {found}") if found else overnight.NOT_DONE

@@ -1,45 +1,57 @@
-"""Every error a caller may meet, as one tree.
+"""The errors that callers can receive, as one tree.
 
 OvernightError
-├── BadInput            the caller's words are off; the message names the place and the way out
-├── Unauthenticated     no key was given where one is needed, or it is not a valid one
-├── Forbidden           the key is valid, and does not reach as far as this
-├── NotFound            no such job, review, brain version
-├── Conflict            the thing exists already, with other content
+├── BadInput            the input is invalid; the message names the place and the remedy
+├── Unauthenticated     an API key is required but missing or invalid
+├── Forbidden           the API key is valid but does not permit this
+├── NotFound            the job, review or brain version does not exist
+├── Conflict            the current state does not permit this
 ├── Fenced              a newer attempt or lease holds the job; this writer must stop
-├── Divergence          the code no longer asks what its history answers
-├── BudgetStopped       settled spend or a hard count leaves no room for this call
-├── LoopStopped         the job asks the same again and again; a person decides whether it goes on
+├── Divergence          the job code no longer matches its history
+├── BudgetStopped       spending or a hard count leaves no room for this call
+├── LoopStopped         the job repeats the same call; a person decides whether it continues
 └── StoreUnavailable    the database could not be reached or written
 """
 
 
 class OvernightError(Exception):
-    """Root of all errors raised on purpose."""
+    """The base of all errors. `title` is the standard phrase that precedes the message, or ""."""
+
+    title = ""
 
 
 class BadInput(OvernightError):
-    """The input cannot be taken as it is."""
+    """The input is invalid."""
 
 
 class Unauthenticated(OvernightError):
-    """Nobody knows who asks: the key is missing, unknown, expired or revoked."""
+    """The API key is missing, unknown, expired or revoked."""
+
+    title = "Unauthorized"
 
 
 class Forbidden(OvernightError):
-    """Who asks is known, and may not do this. The message says what they may."""
+    """The API key does not permit this. The message names what it permits."""
+
+    title = "Forbidden"
 
 
 class NotFound(OvernightError):
-    """What was named does not exist for this tenant."""
+    """The named resource does not exist for this tenant."""
+
+    title = "Not found"
 
 
 class Conflict(OvernightError):
-    """It exists already, and differs."""
+    """The current state does not permit this."""
+
+    title = "Conflict"
 
 
 class Fenced(OvernightError):
-    """Another worker or a newer attempt owns the job now."""
+    """Another worker or a newer attempt owns the job."""
+
+    title = "Conflict"
 
 
 class Divergence(OvernightError):
@@ -47,14 +59,16 @@ class Divergence(OvernightError):
 
 
 class StoreUnavailable(OvernightError):
-    """The database refused or lost the write; nothing of it was kept."""
+    """The database rejected or lost the write; nothing was stored."""
 
 
 class BudgetStopped(OvernightError):
-    """A hard stop. `scope`, `name` and `per` say whose budget it is and for how long (`scope_id` is its row), `limit` which of
-    its limits; money is in micro-dollars. `resets_at`: when its day or month is over (microseconds). `top_ups`: how often
-    people had added to it. `bound_microusd`: what calls of unknown cost are booked at, beside `spent`; `bounds`: the largest
-    of them (call, job, micro-dollars, why). `corrections`: how often such calls had been corrected.
+    """A budget is exhausted.
+
+    `scope`, `name` and `per` identify the budget (`scope_id` is its row), `limit` its limit. Money is in micro-dollars.
+    `resets_at`: the end of its day or month in microseconds. `top_ups`: the number of top-ups. `bound_microusd`: the booking
+    of calls of unknown cost, in addition to `spent`; `bounds`: the largest of them (call, job, micro-dollars, reason).
+    `corrections`: the number of corrected calls.
     """
 
     def __init__(
@@ -82,8 +96,8 @@ class BudgetStopped(OvernightError):
 
 
 class LoopStopped(OvernightError):
-    """A job asks the same again and again. `review_id` is the question to a person whether it may go on; `rejected` that the
-    answer was no."""
+    """A job repeats the same call. `review_id` is the review that decides whether it continues; `rejected`: it was
+    rejected."""
 
     def __init__(self, message: str, *, review_id: str, rejected: bool = False) -> None:
         super().__init__(message)

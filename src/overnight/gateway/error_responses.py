@@ -122,6 +122,11 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
 _RETRYABLE = frozenset({"budget_busy", "overloaded", "rate_limit_exceeded", "store_unavailable"})
 
 
+def titled(error: OvernightError) -> str:
+    """The message with its title, such as "Not found: …"."""
+    return f"{error.title}: {error}" if error.title else str(error)
+
+
 def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
     """The response for an expected error. SDKs are told not to retry what would fail again."""
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
@@ -135,12 +140,12 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
         headers.append((b"retry-after", b"1"))
     if status == 401:
         headers.append(WANTS_KEY)
-    return Answer(status, headers, refused(form, status, str(error), name, code, param))
+    return Answer(status, headers, refused(form, status, titled(error), name, code, param))
 
 
 def fault(form: Codec = CHAT) -> Answer:
     """The response for an internal fault: without details, which may hold data of others."""
-    message = "an internal fault; the log of the gateway has the details"
+    message = "Internal server error. See the log of the gateway"
     return Answer(500, [JSON], refused(form, 500, message, "server_error", "internal_error"))
 
 

@@ -203,7 +203,7 @@ class Gateway:
             if self._registration is not None:
                 await self._registration.end()
         except StoreUnavailable as error:
-            log.warning("calls under way are settled by the next process that starts: %s", error)
+            log.warning("calls in flight will be settled by the next process: %s", error)
         await self.targets.close()
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,7 +303,7 @@ class Gateway:
             opening.cancel()
             raise
         except Exception:
-            log.exception("a streamed call failed by a fault of the gateway")
+            log.exception("internal error in a streamed call")
             call.end_with_error(fault(client).body)
         finally:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
@@ -355,9 +355,9 @@ class Gateway:
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
             except StoreUnavailable as error:
-                log.warning("lost calls and topped-up jobs could not be looked after, trying again: %s", error)
+                log.warning("recovery of lost calls failed, will retry: %s", error)
             except Exception:
-                log.exception("the sweep failed by a fault of ours, trying again")
+                log.exception("internal error in the recovery of lost calls, will retry")
 
     async def settle_lost(self, job: JobRow) -> int:
         """Settle the calls that older leases of this job left in flight as lost; how many there were."""

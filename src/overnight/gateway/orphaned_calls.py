@@ -118,7 +118,7 @@ class OrphanedCalls:
         dead, self._dead = self._dead, []
         for each in dead:
             if count := await self.settle_owner(each.owner, each.silent):
-                log.warning("%s has died; %d of its calls in flight were settled as lost", each.owner, count)
+                log.warning("process %s ended; settled %d of its calls in flight as lost", each.owner, count)
         if self._sweeps % UNSERVED_EVERY == 0:
             await self._lose_unserved()
         if self._sweeps % FORGET_EVERY == 0:

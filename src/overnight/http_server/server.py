@@ -98,7 +98,7 @@ class Server:
             if not exchange.answered and not exchange.gone:
                 exchange.connection.transport.abort()
         except Exception:
-            log.exception("a request failed by a fault of ours: %s", exchange.scope["method"])
+            log.exception("internal error in a request: %s", exchange.scope["method"])
             if exchange.begun:
                 exchange.connection.transport.abort()  # what was begun must not look whole
             else:

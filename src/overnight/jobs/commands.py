@@ -227,7 +227,7 @@ class Cancel(msgspec.Struct):
     def decide(self, unit: Unit) -> str:
         job = locked_job(unit, self.job_id)
         if job.state in FINISHED:
-            raise Conflict(f"{self.job_id} is {job.state} already")
+            raise Conflict(f"{self.job_id} is already {job.state}")
         if job.cancel_requested_at is None:
             job.cancel_requested_at = unit.now
             unit.change(JOB, job)
@@ -273,7 +273,7 @@ class Resume(msgspec.Struct):
         if job.state == "parked":
             put_in_line(unit, job, self.actor)
         elif self.drop is None or job.last_seq != self.last_seq:
-            raise Conflict(f"{self.job_id} has changed meanwhile; try again")
+            raise Conflict(f"{self.job_id} changed meanwhile; try again")
         else:
             retry(unit, job, self.drop, self.actor)
         return job.state

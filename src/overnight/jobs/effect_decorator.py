@@ -193,7 +193,7 @@ def _work(
         except Conflict as conflict:
             changed = {"arguments": {"recorded": "others under the same key", "asked": str(conflict)}}
             place = {"path": at.path, "ordinal": at.ordinal}
-            why = f"effect {tool.tool} had begun with other arguments, and is not done with these"
+            why = f"effect {tool.tool} was started with other arguments, so it is not done with these"
             await execution.diverge(
                 {"position": place, "boundary": f"effect {tool.tool}", "changed": changed, "why": why}
             )
@@ -238,7 +238,7 @@ async def _live(
     if (decided := execution.history.answers.get(position)) is not None:
         return await _in_turn(scope, decided)
     event.attempt, event.step, event.detail = job.attempt, scope.name, {"replayed": True}
-    event.decision = {"why": "known from an earlier attempt; given again, not done again"}
+    event.decision = {"why": "replayed from an earlier attempt"}
     with execution.flight():
         return await _in_turn(scope, await execution.record(event, position, print_, known.content))
 

@@ -126,7 +126,7 @@ class EffectCall:
             found = await self._find_out(unknown_since)
             if isinstance(found, Done):
                 try:
-                    return await self._commit(found, why="the status check found it done")
+                    return await self._commit(found, why="confirmed by the status check")
                 except BadInput:
                     found = CANNOT_TELL  # a person can say what came of it
             if found == CANNOT_TELL:
@@ -145,7 +145,7 @@ class EffectCall:
         return effects.claim(unit, job, self._claim, self.position)
 
     def _released(self, unit: Unit, job: JobRow) -> None:
-        effects.release(unit, job, self._row(unit, job), "the status check found it not done")
+        effects.release(unit, job, self._row(unit, job), "the status check reports that it was not done")
 
     def _row(self, unit: Unit, job: JobRow) -> effects.EffectRow:
         row = unit.get(effects.EFFECT, (job.tenant_id, self.key))
@@ -206,9 +206,7 @@ class EffectCall:
 
     async def request_review(self) -> str:
         """Ask a person whether it was done; the review's id."""
-        question = (
-            f"Was {self.tool.tool} done? Its worker or its answer was lost, and there is no status check that can tell."
-        )
+        question = f"Was effect {self.tool.tool} done? Its outcome is unknown, and no status check can determine it."
         detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.arguments)}
         at = self.position
         boundary = Boundary("effect", self.tool.tool, at.path, at.ordinal, at.fingerprint) if at is not None else None

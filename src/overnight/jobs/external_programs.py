@@ -178,7 +178,7 @@ def _no_lease() -> None:
 
 def _given_again(unit: Unit, job: JobRow, tool: str, key: str) -> None:
     event = Event("tool_succeeded", name=tool, kind="effect", idempotency_key=key, attempt=job.attempt)
-    event.decision = {"why": "committed by an earlier attempt; given again, not done again"}
+    event.decision = {"why": "replayed from an earlier attempt"}
     event.detail = {"replayed": True}
     append(unit, job, event)
 

@@ -282,8 +282,8 @@ def difference(recorded: Recorded, asked: dict[str, Any], arguments: str | None 
     if not changed:
         return {}
     here, there = f"{was['kind']} {was['name']}", f"{asked.get('kind')} {asked.get('name')}"
-    why = f"the history has {here} here, the code asks for {there}"
+    why = f"the history has {here} here, the code requests {there}"
     if changed.keys() <= {"fingerprint", "arguments"}:
-        why = f"{here} is asked with other arguments than recorded"
+        why = f"the arguments of {here} differ from the recorded ones"
     place = {"path": recorded.path, "ordinal": recorded.ordinal}
     return {"position": place, "seq": recorded.seq, "boundary": here, "changed": changed, "why": why}

@@ -60,7 +60,7 @@ class Operations:
         """Queue a parked job, or retry a failed one. The new state; Conflict when it is neither."""
         job = await self.ledger.job(job_id)
         if job.runtime == "foreign":
-            raise Conflict(f"{job_id} is run by a program of its own: start that again as a new attempt")
+            raise Conflict(f"{job_id} is run by an external program; start that program again as a new attempt")
         drop = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
         return await self.store.commit(Resume(job.job_id, actor, job.last_seq, drop))
 
@@ -85,12 +85,12 @@ class Operations:
         """Answer a review; the job goes on. BadInput when the decision does not fit the question."""
         review = await read_review(self.store, review_id)
         if decision.tenant_id and review.tenant_id != decision.tenant_id:
-            raise NotFound(f"{review_id}: no such review")
+            raise NotFound(f"review {review_id}")
         detail: dict[str, Any] = msgspec.json.decode(review.detail)
         if review.kind == "quarantine" and decision.approved and decision.done is None:
             raise BadInput(
-                f"{review_id} asks whether {detail.get('tool')} was done: say --done (with its provider's id if you have it)"
-                " or --not-done (it will be done again)"
+                f"{review_id} asks whether effect {detail.get('tool')} was done: use --done (with the provider's id, if known)"
+                " or --not-done (the effect is repeated)"
             )
         return await self.store.commit(
             Decide(review_id, review.job_id, detail.get("effect_key"), review.tenant_id, decision)
@@ -168,7 +168,7 @@ class Decide(msgspec.Struct):
         if not said.approved:
             effects.reject(unit, job, effect, said.note or f"{said.by} rejected it", position, said.by)
         elif said.done:
-            why = f"{said.by} says it was done"
+            why = f"confirmed by {said.by}"
             effects.commit(unit, job, effect, said.result or b"null", said.provider_id, position, why=why)
         else:
-            effects.release(unit, job, effect, f"{said.by} says it was not done", said.by)
+            effects.release(unit, job, effect, f"{said.by} reports that it was not done", said.by)

@@ -114,5 +114,5 @@ def missing(answer: Recorded) -> dict[str, Any]:
         "seq": answer.seq,
         "boundary": boundary,
         "changed": {"boundary": {"recorded": boundary, "asked": "nothing"}},
-        "why": f"the history has {boundary}, and the code no longer comes there",
+        "why": f"the history has {boundary}, which the code no longer reaches",
     }

@@ -262,8 +262,8 @@ class Worker:
         except (OvernightError, JobEvicted) as error:
             self.services.report(job.job_id, error)
         except Exception as error:
-            log.exception("%s left its worker by a fault of ours", job.job_id)
-            why = f"a fault of Overnight itself: {type(error).__name__}: {str(error)[:300]}"
+            log.exception("%s left its worker because of an internal error", job.job_id)
+            why = f"internal error of Overnight: {type(error).__name__}: {str(error)[:300]}"
             with contextlib.suppress(OvernightError):
                 await self._park(job, {"for": "quarantine", "why": why})
 
@@ -274,7 +274,7 @@ class Worker:
                 self._definitions[reference] = load_job(reference)
             return self._definitions[reference].body(job.input)
         except Exception as error:
-            why = f"its code cannot be loaded: {type(error).__name__}: {str(error)[:300]}"
+            why = f"cannot load its code: {type(error).__name__}: {str(error)[:300]}"
             await self._park(job, {"for": "quarantine", "why": why})
             return None
 

@@ -30,7 +30,7 @@ def _number(unit: Unit) -> int:
 def _held(unit: Unit, key_id: str) -> KeyRow:
     row = unit.get(KEY, key_id)
     if row is None:
-        raise NotFound(f"{key_id}: no such key")
+        raise NotFound(f"key {key_id}")
     return row
 
 
@@ -47,7 +47,7 @@ class Create(msgspec.Struct):
         row = msgspec.structs.replace(self.row, created_at=unit.now)
         if unit.get(NAME, (row.tenant_id, row.name)) is not None:
             raise Conflict(
-                f"{row.tenant_id} has a key {row.name} already; rotate it, revoke it, or choose another name"
+                f"key {row.name} of {row.tenant_id} already exists; rotate it, revoke it, or choose another name"
             )
         if self.expires_in_us is not None:
             row.expires_at = unit.now + self.expires_in_us
@@ -156,7 +156,7 @@ class DropProviderKey(msgspec.Struct):
     def decide(self, unit: Unit) -> None:
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         if row is None or row.sealed is None:
-            raise NotFound(f"{self.provider}: {self.tenant_id} has no key of its own there")
+            raise NotFound(f"provider key of {self.tenant_id} for {self.provider}")
         row.sealed, row.set_by, row.set_at, row.changed = None, self.actor, unit.now, _number(unit)
         unit.change(PROVIDER_KEY, row)
 

@@ -199,7 +199,7 @@ class Keyring:
         """A reading that perhaps nobody waited for tells the log when it failed."""
         self._tasks.discard(reading)
         if not reading.cancelled() and (error := reading.exception()) is not None:
-            log.warning("the keys could not be read again: %s", error)
+            log.warning("keys could not be refreshed: %s", error)
 
     def _noted(self, noting: asyncio.Task[None]) -> None:
         self._tasks.discard(noting)

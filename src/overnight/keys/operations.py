@@ -104,9 +104,9 @@ class Keys:
         found = [KeyRow(*row) for row in rows or await self._store.read(SQL["read_named_keys"], values)]
         found = [row for row in found if row.revoked_at is None] or found[:1]
         if not found:
-            raise NotFound(f"{name}: no such key. `overnight keys list` has them")
+            raise NotFound(f"key {name}. `overnight keys list` lists keys")
         if len(found) > 1:
-            raise BadInput(f"{name}: keys of several tenants bear this name; give the key's id, or name the tenant")
+            raise BadInput(f"{name}: keys of several tenants have this name; give the key id, or select a tenant")
         return found[0]
 
     # ── keys of providers ───────────────────────────────────────────────────────────────────────────────────────────
@@ -117,10 +117,10 @@ class Keys:
         check_identifier(provider, "the provider")
         secret = secret.strip()
         if not secret:
-            raise BadInput("the provider's key is empty; give it on standard input, in one line")
+            raise BadInput("the provider key is empty; send it on standard input, on one line")
         if len(secret) > LONGEST_SECRET or not (secret.isascii() and secret.isprintable()) or " " in secret:
             raise BadInput(
-                f"this is no provider's key: it must be one line of up to {LONGEST_SECRET} visible ASCII characters"
+                f"invalid provider key: expected one line of up to {LONGEST_SECRET} visible ASCII characters"
             )
         master_id, sealed = self._masters.seal(secret, (tenant_id, provider))
         return await self._store.commit(SetProviderKey(tenant_id, provider, master_id, sealed, actor))
@@ -155,40 +155,40 @@ def known_provider(name: str, known: Sequence[str]) -> None:
     """Raises BadInput: a key of a provider that no call goes to would wait there for nobody."""
     if name not in known:
         near = get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        raise BadInput(f"the brain knows no provider {name[:40]!r}; {meant}")
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise BadInput(f"unknown provider {name[:40]!r}; {hint}")
 
 
 def _check(new: NewKey) -> None:
     """Raises BadInput, naming the field."""
     check_identifier(new.name, "name")
     if new.name.startswith((PREFIX, "key_")):
-        raise BadInput(f"name: {PREFIX}… and key_… are what secrets and ids begin with; choose another name")
+        raise BadInput(f"name: the prefixes {PREFIX} and key_ are reserved for secrets and ids; choose another name")
     for field in ("agent_id", "workflow"):
         value: str | None = getattr(new, field)
         if value is not None:
             check_identifier(value, field)
     unknown = [scope for scope in new.scopes if scope not in SCOPES]
     if unknown or not new.scopes:
-        what = f"{unknown[0][:40]!r} is no scope" if unknown else "a key needs at least one"
-        raise BadInput(f"scopes: {what}; the scopes are {', '.join(SCOPES)}")
+        what = f"unknown scope {unknown[0][:40]!r}" if unknown else "at least one is required"
+        raise BadInput(f"scopes: {what}; known: {', '.join(SCOPES)}")
     for field in ("models", "routes"):
         _check_globs(field, getattr(new, field))
     bound = new.agent_id or new.workflow or new.models or new.routes
     if "admin" in new.scopes and bound:
         raise BadInput(
-            "scopes: a key with admin can make any key of its tenant, so limits on it would hold nothing; leave them out"
+            "scopes: a key with admin can create any key of its tenant, so it cannot be limited; omit the limits"
         )
     if INSTANCE_ADMIN in new.scopes and bound:
-        raise BadInput(f"scopes: a key with {INSTANCE_ADMIN} reaches all of its tenant; leave the limits on it out")
+        raise BadInput(f"scopes: a key with {INSTANCE_ADMIN} can access all of its tenant; omit the limits")
 
 
 def _check_globs(field: str, globs: Sequence[str]) -> None:
     if len(globs) > MOST_GLOBS:
-        raise BadInput(f"{field}: {len(globs)} names; the most is {MOST_GLOBS}, and a glob such as gpt-* names many")
+        raise BadInput(f"{field}: {len(globs)} names; the maximum is {MOST_GLOBS}. Use globs such as gpt-*")
     for glob in globs:
         if not glob or len(glob) > LONGEST_GLOB or not (glob.isascii() and glob.isprintable()) or " " in glob:
-            raise BadInput(f"{field}: {glob[:40]!r} is no name and no glob such as gpt-*")
+            raise BadInput(f"{field}: {glob[:40]!r} is neither a name nor a glob such as gpt-*")
 
 
 def _json(words: Sequence[str]) -> str:

@@ -137,4 +137,4 @@ class Registration:
                 self._store.commit_blocking(self._renewal())
             except OvernightError as error:
                 if not self._ended.is_set():
-                    log.warning("the registration of this process could not be renewed, trying again: %s", error)
+                    log.warning("registration of this process could not be renewed, will retry: %s", error)

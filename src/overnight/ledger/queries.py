@@ -39,7 +39,7 @@ class Ledger:
             )
         job = JobRow(*rows[0]) if rows else None
         if job is None or not reach.covers(job.agent_id, job.workflow):
-            raise NotFound(f"{name}: no such job. `overnight jobs` lists them")
+            raise NotFound(f"job {name}. `overnight jobs` lists jobs")
         return job
 
     async def jobs(
@@ -110,7 +110,7 @@ class Ledger:
         values = {"tenant_id": tenant_id, "month": month, "hash": digest}
         rows = await self.store.read(SQL["read_chain" if is_chain else "read_blob"], values, until=until)
         if not rows:
-            raise NotFound(f"{reference}: no such content for this tenant, or it was erased")
+            raise NotFound(f"content {reference}: unknown for this tenant, or erased")
         bodies = [bytes(row[0]) for row in rows]
         return bodies if is_chain else bodies[0]
 

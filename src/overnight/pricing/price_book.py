@@ -41,10 +41,10 @@ class UnknownPrice(LookupError):
 
     def __init__(self, model: str, provider: str | None) -> None:
         named, at = model[:_MAX_NAME], f" at {provider[:_MAX_NAME]!r}" if provider else ""
-        every = f" ('{provider}/*' in its place is every model there)" if provider and len(provider) < 65 else ""
+        every = f" ('{provider}/*' covers all of its models)" if provider and len(provider) < 65 else ""
         super().__init__(
-            f"no price is known for the model {named!r}{at}, so no budget could hold its calls; state its price in"
-            f" routing.yaml, 0 where nobody sends a bill: prices: {{{named!r}: {{input_usd_per_mtok: 0,"
+            f"unknown price of model {named!r}{at}, so budgets cannot limit its calls. Set its price in"
+            f" routing.yaml, 0 if calls are free: prices: {{{named!r}: {{input_usd_per_mtok: 0,"
             f" output_usd_per_mtok: 0}}}}{every}"
         )
 

@@ -1,7 +1,7 @@
-"""What: questions that a person must answer: approvals and quarantine.
-Owns: review.
+"""What: reviews: questions that people answer, such as approvals and quarantine.
+Owns: the table review.
 Depends on: ledger, store, domain.
-Never: wakes a job; it only keeps the question and the answer.
+Never: wakes a job; it stores the question and the decision.
 """
 
 from .rows import REVIEW, Boundary, ReviewRow, decide_review, list_reviews, read_review, request_review

@@ -1,4 +1,4 @@
-"""Questions to a person. Each is bound to the digest of what it was asked about."""
+"""Reviews: questions to people, each bound to the digest of its subject."""
 
 import hashlib
 from typing import Any
@@ -32,7 +32,7 @@ class ReviewRow(msgspec.Struct):
 
 
 class Boundary(msgspec.Struct, frozen=True):
-    """The place in job code that waits for the decision; foreign runtimes have none."""
+    """The boundary in job code that waits for the decision; external programs have none."""
 
     kind: str
     name: str
@@ -63,7 +63,7 @@ def request_review(
     detail: dict[str, Any],
     boundary: Boundary | None,
 ) -> ReviewRow:
-    """Ask a person; the job's history says so, at the boundary that waits for the answer."""
+    """Request a review, and record it in the job's history at the boundary that waits for it."""
     path, ordinal = (boundary.path, boundary.ordinal) if boundary is not None else ("", 0)
     text = msgspec.json.encode(detail).decode()
     digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
@@ -95,11 +95,11 @@ def request_review(
 
 
 def decide_review(row: ReviewRow | None, *, approved: bool, by: str, note: str | None, now: int) -> ReviewRow:
-    """Close an open question. Raises Conflict when somebody was faster."""
+    """Decide an open review. Raises Conflict if it is already decided."""
     if row is None:
-        raise BadInput("no such review; `overnight reviews` lists the open ones")
+        raise BadInput("review not found; `overnight reviews` lists open reviews")
     if row.state != "open":
-        raise Conflict(f"{row.review_id} was {row.state} already by {row.decided_by or 'the job'}")
+        raise Conflict(f"{row.review_id} was already {row.state} by {row.decided_by or 'the job'}")
     row.state, row.decided_by, row.note, row.decided_at = "approved" if approved else "rejected", by, note, now
     return row
 
@@ -116,5 +116,5 @@ async def read_review(store: Store, review_id: str) -> ReviewRow:
     """One review by its id. Raises BadInput."""
     rows = await store.read(SQL["read_review"], {"review_id": review_id})
     if not rows:
-        raise BadInput(f"{review_id}: no such review. `overnight reviews` lists the open ones")
+        raise BadInput(f"review {review_id} not found; `overnight reviews` lists open reviews")
     return ReviewRow(*rows[0])

@@ -1,14 +1,14 @@
-"""What: a job's events as a story that a tired person can read, and a job as public JSON.
-Owns: the words of `overnight explain`.
+"""What: the timeline of a job, as text for people and as public JSON.
+Owns: the texts of `overnight explain`.
 Depends on: ledger, store, domain.
-Never: writes, or shows content (prompts, answers, arguments) unless it was asked to.
+Never: writes, or shows content (prompts, answers, arguments) unless asked to.
 """
 
 from .advice import Advice, advise, needs_person, waiting_list
-from .lines import Header, Line, Shown, Story
-from .loader import Chapter, gather, tree_costs
-from .public import public_job, public_story, read_traceback
-from .render import tell
+from .lines import Header, Line, Shown, Timeline
+from .loader import JobTree, load_job_tree, tree_costs
+from .public import public_job, public_timeline, read_traceback
+from .render import build_timeline
 from .text import (
     clean,
     clock_text,
@@ -26,28 +26,28 @@ from .totals import span_us
 
 __all__ = [
     "Advice",
-    "Chapter",
     "Header",
+    "JobTree",
     "Line",
     "Shown",
-    "Story",
+    "Timeline",
     "advise",
+    "build_timeline",
     "clean",
     "clock_text",
     "content_text",
     "cost_text",
     "count_text",
-    "gather",
+    "load_job_tree",
     "local_time",
     "moment_text",
     "needs_person",
     "public_job",
-    "public_story",
+    "public_timeline",
     "read_traceback",
     "show_times_in",
     "span_text",
     "span_us",
-    "tell",
     "tree_costs",
     "until_text",
     "waiting_list",

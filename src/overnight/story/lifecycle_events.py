@@ -1,4 +1,4 @@
-"""The trunk of the story: started, crashed, taken over, parked, decided, ended."""
+"""Timeline lines of the job itself: started, crashed, resumed, parked, finished."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from .text import (
     trace_text,
     who,
 )
-from .timeline import Tale
+from .timeline import TimelineBuilder
 
-LONG_IN_LINE_US = 1_000_000
+LONG_QUEUE_US = 1_000_000
 
 
-def error_words(error: ErrorFacts | None) -> str:
-    """What went wrong: its class or code, and the message."""
+def error_text(error: ErrorFacts | None) -> str:
+    """The class or code of an error, and its message."""
     if error is None:
         return "no reason given"
     kind = (
@@ -32,176 +32,176 @@ def error_words(error: ErrorFacts | None) -> str:
 
 
 def row_error(job: JobRow) -> str:
-    """The error a finished job ended with; empty without one."""
-    return error_words(msgspec.json.decode(job.error, type=ErrorFacts)) if job.error else ""
+    """The error of a failed job; "" without one."""
+    return error_text(msgspec.json.decode(job.error, type=ErrorFacts)) if job.error else ""
 
 
 def reason(event: Recorded) -> str:
     return str((event.facts.decision or {}).get("why", ""))
 
 
-def _created(tale: Tale, event: Recorded) -> None:
-    outside = tale.job.runtime == "foreign"
-    text = "begun by a program of its own" if outside else "put in line"
-    node = tale.milestone(event, "start", text + (f" by {who(event.facts.actor)}" if event.facts.actor else ""))
-    tale.show(node, "input", tale.job.input)
-    node.hidden = tale.is_child and not node.content
-    if tale.job.unattributed:
-        node.why = "the call named no job, so it got one of its own"
+def _created(builder: TimelineBuilder, event: Recorded) -> None:
+    external = builder.job.runtime == "foreign"
+    text = "started by an external program" if external else "queued"
+    by = who(event.facts.actor) if event.facts.actor else ""
+    if by:
+        text += f" ({by})" if external else f" by {by}"
+    node = builder.milestone(event, "start", text)
+    builder.add_content(node, "input", builder.job.input)
+    node.hidden = builder.is_child and not node.content
+    if builder.job.unattributed:
+        node.why = "the call named no job, so a new job was created"
 
 
-def _started(tale: Tale, event: Recorded) -> None:
-    first = tale.turning
+def _started(builder: TimelineBuilder, event: Recorded) -> None:
+    first = builder.last_milestone
     if event.facts.decision is not None:
-        tale.milestone(event, "start", f"opened again: {reason(event)}")
+        builder.milestone(event, "start", f"reopened: {reason(event)}")
     elif first is None or first.kind != "start":
-        tale.milestone(event, "start", f"started by {who(event.facts.actor)}")
+        builder.milestone(event, "start", f"started by {who(event.facts.actor)}")
     else:
         waited = event.at - first.at
         first.text, first.ended_at = f"started by {who(event.facts.actor)}", event.at
         first.seqs.append(event.seq)
-        if waited > LONG_IN_LINE_US:
-            first.why, first.hidden = f"after {span_text(waited)} in line", False
+        if waited > LONG_QUEUE_US:
+            first.why, first.hidden = f"after {span_text(waited)} in the queue", False
 
 
-def _worker_lost(tale: Tale, event: Recorded) -> None:
+def _worker_lost(builder: TimelineBuilder, event: Recorded) -> None:
     number = (event.facts.detail or {}).get("recoveries", 1)
-    node = tale.milestone(event, "crash", f"{who(event.facts.actor)} lost", leaving="lost", status="failed")
-    node.outcome = "it died, or gave no sign of life until its lease ran out"
+    node = builder.milestone(event, "crash", f"{who(event.facts.actor)} lost", leaving="lost", status="failed")
+    node.outcome = "its process ended, or its lease expired"
     node.facts.append(f"crash {number}")
 
 
-def _resumed(tale: Tale, event: Recorded) -> None:
+def _resumed(builder: TimelineBuilder, event: Recorded) -> None:
     crashed = event.facts.decision is not None
     verb = "resumed after the crash" if crashed else "resumed"
-    was_told = tale.turning is not None and tale.turning.kind == "park" and tale.turning.hidden
-    tale.milestone(event, "resume", f"{verb} by {who(event.facts.actor)}").hidden = was_told and not crashed
+    is_shown = (
+        builder.last_milestone is not None and builder.last_milestone.kind == "park" and builder.last_milestone.hidden
+    )
+    builder.milestone(event, "resume", f"{verb} by {who(event.facts.actor)}").hidden = is_shown and not crashed
 
 
-def _replay_ended(tale: Tale, event: Recorded) -> None:
-    given = count_text((event.facts.detail or {}).get("answers", 0), "recorded answer")
-    outcome = f"{given} replayed, nothing of it paid or done again"
-    if tale.turning is not None and tale.turning.kind == "resume":
-        tale.turning.outcome = outcome
-        tale.turning.seqs.append(event.seq)
+def _replay_ended(builder: TimelineBuilder, event: Recorded) -> None:
+    replayed = count_text((event.facts.detail or {}).get("answers", 0), "recorded answer")
+    outcome = f"replayed {replayed} at no cost"
+    if builder.last_milestone is not None and builder.last_milestone.kind == "resume":
+        builder.last_milestone.outcome = outcome
+        builder.last_milestone.seqs.append(event.seq)
     else:
-        tale.note(None, event, outcome, "replayed")
+        builder.note(None, event, outcome, "replayed")
 
 
-def _parked(tale: Tale, event: Recorded) -> None:
+def _parked(builder: TimelineBuilder, event: Recorded) -> None:
     waits: list[dict[str, Any]] = (event.facts.detail or {}).get("waiting", [])
-    words = "; ".join(waiting_list(waits, event.at)) or reason(event)
-    node = tale.milestone(
-        event, "park", f"parked, holding no thread: waits for {words}", leaving="waiting", status="waiting"
-    )
-    # A child's own lines stand where the parent waits for it, so they say it already.
+    waits_text = "; ".join(waiting_list(waits, event.at)) or reason(event)
+    node = builder.milestone(event, "park", f"parked: waits for {waits_text}", leaving="waiting", status="waiting")
+    # The lines of the child job stand where the parent waits for it.
     node.hidden = bool(waits) and all(
-        wait.get("for") == "child" and wait.get("child_job_id") in tale.chapter.children for wait in waits
+        wait.get("for") == "child" and wait.get("child_job_id") in builder.tree.children for wait in waits
     )
 
 
-def _scheduled(tale: Tale, event: Recorded) -> None:
+def _scheduled(builder: TimelineBuilder, event: Recorded) -> None:
     if event.facts.actor is None:
-        tale.milestone(event, "park", f"put back in line: {reason(event)}", leaving="stopped")
-    elif tale.turning is not None and tale.turning.kind == "attempt":
-        tale.turning.seqs.append(event.seq)
+        builder.milestone(event, "park", f"queued again: {reason(event)}", leaving="stopped")
+    elif builder.last_milestone is not None and builder.last_milestone.kind == "attempt":
+        builder.last_milestone.seqs.append(event.seq)
     else:
-        tale.milestone(event, "decision", f"{who(event.facts.actor)} put it back in line")
+        builder.milestone(event, "decision", f"{who(event.facts.actor)} queued it again")
 
 
-def _attempt_started(tale: Tale, event: Recorded) -> None:
+def _attempt_started(builder: TimelineBuilder, event: Recorded) -> None:
     mode = (event.facts.detail or {}).get("mode")
     if mode == "quarantine":
-        return  # the park that follows tells why
+        return  # the park that follows shows the reason
     by = f" by {who(event.facts.actor)}" if event.facts.actor else ""
-    if tale.job.runtime == "foreign":
+    if builder.job.runtime == "foreign":
         if (
             mode == "recover"
-            and tale.turning is not None
-            and tale.turning.kind != "end"
-            and "asked" not in tale.stretch
+            and builder.last_milestone is not None
+            and builder.last_milestone.kind != "end"
+            and "asked" not in builder.segment
         ):
-            crash = tale.milestone(event, "crash", "its program was lost", leaving="lost", status="failed")
-            crash.outcome = "it came back without having ended"
-        text = (
-            f"attempt {event.facts.attempt} announced{by}: fences the one before; its recorded answers are given back"
-        )
-        tale.milestone(event, "attempt", text, leaving="lost")
+            crash = builder.milestone(event, "crash", "external program lost", leaving="lost", status="failed")
+            crash.outcome = "reconnected without having finished"
+        text = f"attempt {event.facts.attempt} announced{by}: the previous attempt is blocked; recorded answers are replayed"
+        builder.milestone(event, "attempt", text, leaving="lost")
     else:
-        by = " with its parent" if event.facts.actor == tale.job.parent_job_id else by
-        tale.milestone(event, "attempt", f"attempt {event.facts.attempt}{by}: tries again what failed", leaving="lost")
+        by = " with its parent" if event.facts.actor == builder.job.parent_job_id else by
+        builder.milestone(
+            event, "attempt", f"attempt {event.facts.attempt}{by}: retries the failed part", leaving="lost"
+        )
 
 
-def _answers_dropped(tale: Tale, event: Recorded) -> None:
+def _answers_dropped(builder: TimelineBuilder, event: Recorded) -> None:
     detail = event.facts.detail or {}
     seqs: list[int] = detail.get("seqs", [])
-    words = f"asks afresh what {count_text(len(seqs), 'recorded answer')} said; the others stand"
-    retried = tale.stretch.get("retried") if "loose" not in detail else None
+    text = f"re-runs {count_text(len(seqs), 'recorded answer')}; the others are kept"
+    retried = builder.segment.get("retried") if "loose" not in detail else None
     if "since" in detail and "position" not in detail:
-        text = f"what was recorded from event {detail['since']} on is given back only where the code asks for it again"
-        tale.note(None, event, text)
+        note = f"answers from event {detail['since']} on are replayed only where the code requests them again"
+        builder.note(None, event, note)
     elif not seqs:
         return
     elif retried is not None:
-        retried.why, retried.seqs = words, [*retried.seqs, event.seq]
-    elif tale.turning is not None:
-        tale.turning.why = words
-        tale.turning.seqs.append(event.seq)
+        retried.why, retried.seqs = text, [*retried.seqs, event.seq]
+    elif builder.last_milestone is not None:
+        builder.last_milestone.why = text
+        builder.last_milestone.seqs.append(event.seq)
 
 
-def _cancel_requested(tale: Tale, event: Recorded) -> None:
-    tale.note(None, event, f"{who(event.facts.actor)} asked for it to stop", kind="decision")
+def _cancel_requested(builder: TimelineBuilder, event: Recorded) -> None:
+    builder.note(None, event, f"{who(event.facts.actor)} requested cancellation", kind="decision")
 
 
-def _completed(tale: Tale, event: Recorded) -> None:
-    node = tale.milestone(event, "end", "succeeded", leaving="stopped", status="done")
+def _completed(builder: TimelineBuilder, event: Recorded) -> None:
+    node = builder.milestone(event, "end", "succeeded", leaving="stopped", status="done")
     node.why = reason(event)
-    tale.show(node, "result", event.content)
-    node.hidden = tale.is_child and not node.content
+    builder.add_content(node, "result", event.content)
+    node.hidden = builder.is_child and not node.content
 
 
-def _failed(tale: Tale, event: Recorded) -> None:
-    node = tale.milestone(event, "end", "failed", leaving="stopped", status="failed")
-    node.outcome, node.why = error_words(event.facts.error), reason(event)
-    if (where := trace_text(event.content)) and not tale.is_child:
-        node.content.append(Shown("raised at", where))  # it holds no values, so nobody has to ask for it
+def _failed(builder: TimelineBuilder, event: Recorded) -> None:
+    node = builder.milestone(event, "end", "failed", leaving="stopped", status="failed")
+    node.outcome, node.why = error_text(event.facts.error), reason(event)
+    if (where := trace_text(event.content)) and not builder.is_child:
+        node.content.append(Shown("raised at", where))  # it holds no values, so it is always shown
 
 
-def _cancelled(tale: Tale, event: Recorded) -> None:
+def _cancelled(builder: TimelineBuilder, event: Recorded) -> None:
     by = f" by {who(event.facts.actor)}" if event.facts.actor else ""
-    tale.milestone(event, "end", f"cancelled{by}", leaving="stopped", status="failed")
+    builder.milestone(event, "end", f"cancelled{by}", leaving="stopped", status="failed")
 
 
-def _diverged(tale: Tale, event: Recorded) -> None:
+def _diverged(builder: TimelineBuilder, event: Recorded) -> None:
     detail = event.facts.detail or {}
     changed: dict[str, Any] = detail.get("changed") or {}
     if not changed:
         unused = detail.get("unconsumed")
-        text = "asks for something else than an earlier attempt did, and goes on live"
-        node = tale.note(None, event, text, "unknown")
+        text = "differs from the recorded attempt, so new calls are made from here on"
+        node = builder.note(None, event, text, "unknown")
         node.why = f"{count_text(unused, 'recorded answer')} left unused" if isinstance(unused, int) else ""
         return
-    words = (
-        clean(detail["why"], 200)
-        if detail.get("why")
-        else ", ".join(
-            f"{what} was {_value(each, 'recorded')}, now {_value(each, 'asked')}" for what, each in changed.items()
-        )
+    differences = ", ".join(
+        f"{name}: recorded {_value(each, 'recorded')}, now {_value(each, 'asked')}" for name, each in changed.items()
     )
     place: dict[str, Any] = detail.get("position") or {}
     where = f"boundary {place.get('ordinal')}" + (f" of {place['path']}" if place.get("path") else "")
-    tale.note(
-        None, event, f"diverged at {where}: the code no longer asks what its history answers", "failed"
-    ).why = words
+    node = builder.note(None, event, f"diverged at {where}: the job code no longer matches its history", "failed")
+    node.why = clean(detail["why"], 200) if detail.get("why") else differences
 
 
 def _value(change: Any, side: str) -> str:
     return clean(change.get(side), 80) if isinstance(change, dict) else clean(change, 80)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
-def _signal_received(tale: Tale, event: Recorded) -> None:
-    node = tale.note(tale.at(event), event, f"signal {event.facts.name or ''} from {who(event.facts.actor)}", "done")
-    tale.show(node, "signal", event.content)
+def _signal_received(builder: TimelineBuilder, event: Recorded) -> None:
+    node = builder.note(
+        builder.node_at(event), event, f"signal {event.facts.name or ''} from {who(event.facts.actor)}", "done"
+    )
+    builder.add_content(node, "signal", event.content)
 
 
 MILESTONES = {

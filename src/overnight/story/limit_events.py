@@ -12,31 +12,31 @@ from .text import (
     span_text,
     who,
 )
-from .timeline import Tale
+from .timeline import TimelineBuilder
 
 
-def _rate_limited(tale: Tale, event: Recorded) -> None:
+def _rate_limited(builder: TimelineBuilder, event: Recorded) -> None:
     """The call that it held up comes next, if it was made."""
     decision, detail = event.facts.decision or {}, event.facts.detail or {}
-    whose = clean(f"{decision.get('scope')} {decision.get('name')}", 120)
+    owner = clean(f"{decision.get('scope')} {decision.get('name')}", 120)
     after = f"after {span_text(detail.get('waited_ms', 0) * 1000)}"
     if detail.get("refused"):
-        tale.note(None, event, f"rate limit of {whose}: a call was refused {after}", "failed", "rate")
+        builder.note(None, event, f"rate limit of {owner}: a call was rejected {after}", "failed", "rate")
     else:
-        tale.note(None, event, f"rate limit of {whose}: a call was let in {after}", kind="rate")
+        builder.note(None, event, f"rate limit of {owner}: a call was admitted {after}", kind="rate")
 
 
-def _loop_stopped(tale: Tale, event: Recorded) -> None:
-    tale.note(None, event, f"stopped as a loop: {reason(event)}", "failed", "loop")
+def _loop_stopped(builder: TimelineBuilder, event: Recorded) -> None:
+    builder.note(None, event, f"stopped as a loop: {reason(event)}", "failed", "loop")
 
 
-def _cost_alarm(tale: Tale, event: Recorded) -> None:
+def _cost_alarm(builder: TimelineBuilder, event: Recorded) -> None:
     of = (event.facts.detail or {}).get("of_job_id")
-    whose = "" if of in {None, tale.job.job_id} else f" of {of}"
-    tale.note(None, event, f"cost alarm{whose}: {reason(event)}", "failed", "alarm")
+    job = "" if of in {None, builder.job.job_id} else f" of {of}"
+    builder.note(None, event, f"cost alert{job}: {reason(event)}", "failed", "alarm")
 
 
-def _budget_topped_up(tale: Tale, event: Recorded) -> None:
+def _budget_topped_up(builder: TimelineBuilder, event: Recorded) -> None:
     detail: dict[str, Any] = event.facts.detail or {}
     added = [
         cost_text(amount) if name == "added_microusd" else f"{amount:,} {name.removeprefix('added_').replace('_', ' ')}"
@@ -44,34 +44,34 @@ def _budget_topped_up(tale: Tale, event: Recorded) -> None:
         if name.startswith("added_")
     ]
     text = f"{who(event.facts.actor)} added {' and '.join(added)} to the budget of {clean(detail.get('scope'), 20)}"
-    tale.milestone(event, "decision", f"{text} {clean(detail.get('row'), 120)}").why = reason(event)
+    builder.milestone(event, "decision", f"{text} {clean(detail.get('row'), 120)}").why = reason(event)
 
 
 _SOURCES = {
-    "late_answer": "its late answer tells it",
-    "operator": "as an operator says",
-    "invoice": "as an invoice says",
+    "late_answer": "from its late response",
+    "operator": "according to an operator",
+    "invoice": "according to an invoice",
 }
 
 
-def _cost_corrected(tale: Tale, event: Recorded) -> None:
+def _cost_corrected(builder: TimelineBuilder, event: Recorded) -> None:
     facts = event.facts
     detail = facts.detail or {}
     if of_job := detail.get("of_job_id"):
-        text = f"a call of {of_job} that its budget counted at a bound was corrected"
-        tale.note(None, event, text, kind="budget")
+        text = f"cost corrected: a call of {of_job}, which this job's budget counted at a bound"
+        builder.note(None, event, text, kind="budget")
         return
-    node = tale.calls.get(facts.call_id or "")
+    node = builder.calls.get(facts.call_id or "")
     was = detail.get("was_bound_microusd", 0)
     source = _SOURCES.get(str(detail.get("source")), str(detail.get("source")))
     if facts.bound_microusd:
-        text = f"its cost is still unknown, at most {cost_text(facts.bound_microusd)}"
+        text = f"still unknown, at most {cost_text(facts.bound_microusd)}"
     else:
-        text = f"it cost {cost_text(facts.cost_microusd or 0)}, {source}"
-        text += f"; it was booked at a bound of {cost_text(was)}" if was else ""
+        text = f"{cost_text(facts.cost_microusd or 0)}, {source}"
+        text += f"; previously booked at a bound of {cost_text(was)}" if was else ""
     by = f" (by {who(facts.actor)})" if facts.actor and detail.get("source") != "late_answer" else ""
     name = "" if node is not None else f"{model_text(facts)}: "
-    tale.note(node, event, f"cost corrected: {name}{text}{by}", kind="budget").why = reason(event)
+    builder.note(node, event, f"cost corrected: {name}{text}{by}", kind="budget").why = reason(event)
 
 
 STOPS = {

@@ -1,4 +1,4 @@
-"""What a story is made of. A `Node` grows while the events are read; `Line`s are what is shown."""
+"""Records of a timeline. `Node`s are built while events are read; `Line`s are shown."""
 
 import msgspec
 
@@ -6,14 +6,14 @@ from .advice import Advice
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A piece of content, shortened: `what` is prompt, answer, arguments, result, input or detail."""
+    """Shortened content: `what` is prompt, answer, arguments, result, input or detail."""
 
     what: str
     text: str
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """One line. `at` is when it began, in microseconds; `depth` how far it is indented; `seqs` the events it tells of.
+    """One line. `at` is its start in microseconds, `depth` its indentation, `seqs` the events that it summarizes.
 
     `kind`: start, step, branch, model, tool, ask, decision, timer, child, crash, resume, park, end, note or gap.
     `status`: done, failed, unknown, waiting, running, lost, replayed, degraded or note.
@@ -32,8 +32,11 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Header(msgspec.Struct):
-    """The sums of a job and of the child jobs told with it. `bound_microusd` is what calls of unknown cost may have cost at
-    most, beside the known cost; so are `model_bounds` beside `models`. Times in microseconds UTC, spans in microseconds."""
+    """The sums of a job and its loaded child jobs.
+
+    `bound_microusd` is the upper bound of calls of unknown cost, in addition to the known cost; `model_bounds` likewise for
+    `models`. Times in microseconds UTC, spans in microseconds.
+    """
 
     job_id: str
     name: str
@@ -69,8 +72,8 @@ class Header(msgspec.Struct):
     model_bounds: dict[str, int] = {}
 
 
-class Story(msgspec.Struct):
-    """A job, told. `advice` is what to do next; empty when there is nothing to do."""
+class Timeline(msgspec.Struct):
+    """The timeline of a job. `advice` holds the next actions; empty if none is needed."""
 
     header: Header
     lines: list[Line]
@@ -78,7 +81,7 @@ class Story(msgspec.Struct):
 
 
 class Node(msgspec.Struct, eq=False):
-    """Something that happened, with what happened inside of it (`inside`) and what is to be said of it (`notes`)."""
+    """Something that happened, with nested nodes (`inside`) and remarks (`notes`)."""
 
     job_id: str
     kind: str

@@ -1,4 +1,4 @@
-"""Jobs and stories in their public JSON names."""
+"""Jobs and timelines as public JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import msgspec
 from overnight.domain import Recorded, iso_utc, micro_to_usd, public_event
 from overnight.ledger import JobRow, Ledger
 
-from .lines import Header, Line, Story
-from .loader import Chapter
+from .lines import Header, Line, Timeline
+from .loader import JobTree
 from .totals import span_us
 
 LAST_EVENTS = 50
 
 
 def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int) -> dict[str, Any]:
-    """A job for JSON; content (input, result) is not in it. `calls` (paid ones), `cost_microusd` and `bound_microusd` include its
-    child jobs; the bound is what calls of unknown cost may have cost at most, beside the cost.
+    """A job as JSON, without its content (input, result). `calls` (paid), `cost_microusd` and `bound_microusd` include child
+    jobs; the bound is the upper bound of calls of unknown cost, in addition to the cost.
 
     Spans are in milliseconds, money in dollars, times in UTC.
     """
@@ -52,7 +52,7 @@ def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int,
 
 
 def public_traceback(job: JobRow, events: Sequence[Recorded]) -> msgspec.Raw | None:
-    """Where the code of a failed job raised, by its last events: `[{class, frames: [{file, line, function}]}]`, no values."""
+    """The traceback of a failed job from its last events: `[{class, frames: [{file, line, function}]}]`, without values."""
     if job.state != "failed":
         return None
     ended = next((event for event in reversed(events) if event.facts.event == "failed"), None)
@@ -60,7 +60,7 @@ def public_traceback(job: JobRow, events: Sequence[Recorded]) -> msgspec.Raw | N
 
 
 async def read_traceback(ledger: Ledger, job: JobRow) -> msgspec.Raw | None:
-    """The same, read from the end of the job's log."""
+    """As `public_traceback`, read from the end of the job's log."""
     after = job.last_seq
     while job.state == "failed" and after > 0:
         after = max(0, after - LAST_EVENTS)
@@ -83,22 +83,22 @@ def _public_wait(wait: dict[str, Any]) -> dict[str, Any]:
     return public
 
 
-def public_story(chapter: Chapter, story: Story, now_us: int, *, with_content: bool = False) -> dict[str, Any]:
-    """`{job, header, lines, next, events}`; the events are those of the job and of the child jobs told with it."""
+def public_timeline(tree: JobTree, story: Timeline, now_us: int, *, with_content: bool = False) -> dict[str, Any]:
+    """`{job, header, lines, next, events}`; the events include those of loaded child jobs."""
     header = story.header
     return {
-        "job": public_job(chapter.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us)
-        | {"traceback": public_traceback(chapter.job, chapter.events)},
+        "job": public_job(tree.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us)
+        | {"traceback": public_traceback(tree.job, tree.events)},
         "header": _public_header(header),
         "lines": [_public_line(line) for line in story.lines],
         "next": [msgspec.to_builtins(advice) for advice in story.advice],
-        "events": _public_events(chapter, with_content),
+        "events": _public_events(tree, with_content),
     }
 
 
-def _public_events(chapter: Chapter, with_content: bool) -> list[dict[str, Any]]:
-    events = [public_event(event, with_content=with_content) for event in chapter.events]
-    for child in chapter.children.values():
+def _public_events(tree: JobTree, with_content: bool) -> list[dict[str, Any]]:
+    events = [public_event(event, with_content=with_content) for event in tree.events]
+    for child in tree.children.values():
         events += _public_events(child, with_content)
     return events
 

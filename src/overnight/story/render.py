@@ -1,4 +1,4 @@
-"""Events to story. Pure."""
+"""Builds timelines from events, without I/O."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,61 +10,62 @@ from .cache_notes import CACHES
 from .calls import CALLS
 from .lifecycle_events import MILESTONES
 from .limit_events import STOPS
-from .lines import Line, Node, Story
-from .loader import Chapter
+from .lines import Line, Node, Timeline
+from .loader import JobTree
 from .text import clean, local_time, span_text
-from .timeline import Tale
+from .timeline import TimelineBuilder
+from .tool_calls import TOOL_CALLS
 from .totals import count
 
 GAP_US = 5_000_000
-Handler = Callable[[Tale, Recorded], None]
-HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS | CACHES | STOPS
+Handler = Callable[[TimelineBuilder, Recorded], None]
+HANDLERS: dict[str, Handler] = MILESTONES | BOUNDARIES | CALLS | TOOL_CALLS | CACHES | STOPS
 
 
-def tell(chapter: Chapter, now_us: int, *, with_content: bool = False) -> Story:
-    """The story of a job and the child jobs gathered with it, as of `now_us`."""
-    header = count(chapter, now_us)
-    header.waiting = waiting_list(chapter.job.waits, now_us)
-    nodes = _nodes(chapter, with_content=with_content, is_child=False)
-    return Story(header, list(_Flow().lines(nodes, 0)), advise(chapter.job, _open_reviews(chapter.events), now_us))
+def build_timeline(tree: JobTree, now_us: int, *, with_content: bool = False) -> Timeline:
+    """The timeline of a job and its loaded child jobs, as of `now_us`."""
+    header = count(tree, now_us)
+    header.waiting = waiting_list(tree.job.waits, now_us)
+    nodes = _nodes(tree, with_content=with_content, is_child=False)
+    return Timeline(header, list(_LineWriter().lines(nodes, 0)), advise(tree.job, _open_reviews(tree.events), now_us))
 
 
-def _nodes(chapter: Chapter, *, with_content: bool, is_child: bool) -> list[Node]:
-    tale = Tale(chapter, with_content=with_content, is_child=is_child)
-    for event in chapter.events:
-        HANDLERS.get(event.facts.event, _other)(tale, event)
-    for child_id, child in chapter.children.items():
-        if nodes := tale.children.get(child_id):
+def _nodes(tree: JobTree, *, with_content: bool, is_child: bool) -> list[Node]:
+    builder = TimelineBuilder(tree, with_content=with_content, is_child=is_child)
+    for event in tree.events:
+        HANDLERS.get(event.facts.event, _other)(builder, event)
+    for child_id, child in tree.children.items():
+        if nodes := builder.children.get(child_id):
             for inside in _nodes(child, with_content=with_content, is_child=True):
-                # Where the parent was tried again, each of its attempts tells what the child did from then on.
+                # If the parent was retried, each of its attempts shows what the child did from then on.
                 max((node for node in nodes if node.at <= inside.at), key=_began, default=nodes[0]).inside.append(
                     inside
                 )
-    return tale.trunk
+    return builder.roots
 
 
 def _open_reviews(events: list[Recorded]) -> dict[str, str]:
-    """Asked and not decided yet, oldest first, and of which kind."""
-    asked: dict[str, str] = {}
+    """Undecided reviews by id with their kind, oldest first."""
+    open_reviews: dict[str, str] = {}
     for event in events:
         detail = event.facts.detail or {}
         review_id = str(detail.get("review_id"))
         if event.facts.event == "review_requested":
-            asked[review_id] = str(detail.get("review"))
+            open_reviews[review_id] = str(detail.get("review"))
         elif event.facts.event == "review_decided":
-            asked.pop(review_id, None)
-    return asked
+            open_reviews.pop(review_id, None)
+    return open_reviews
 
 
-def _other(tale: Tale, event: Recorded) -> None:
-    """An event that has no words of its own yet is named, so that nothing is silent."""
+def _other(builder: TimelineBuilder, event: Recorded) -> None:
+    """An event without a handler is shown by its name, so that nothing is silent."""
     name = f" {event.facts.name}" if event.facts.name else ""
-    node = tale.note(None, event, f"{event.facts.event}{name}")
+    node = builder.note(None, event, f"{event.facts.event}{name}")
     node.why = str((event.facts.decision or {}).get("why", ""))
 
 
-class _Flow:
-    """Nodes to lines in reading order, with the gaps between them. `reached` is the moment up to which time is told."""
+class _LineWriter:
+    """Turns nodes into lines in reading order, with gaps between them. `reached` is the time up to which lines exist."""
 
     def __init__(self) -> None:
         self.reached = 0

@@ -1,4 +1,4 @@
-"""Small words of the story: durations, moments, shortened ids and contents."""
+"""Texts for durations, times, names and content."""
 
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
@@ -8,19 +8,19 @@ import msgspec
 
 from overnight.domain import usd_text
 
-MOST_CHARACTERS = 300
+MAX_CHARACTERS = 300
 SECOND = 1_000_000
 
 
-def clean(text: object, most: int = MOST_CHARACTERS) -> str:
-    """Text from outside for a terminal: one line, bounded, without control characters."""
+def clean(text: object, most: int = MAX_CHARACTERS) -> str:
+    """Untrusted text for a terminal: one line, bounded, without control characters."""
     shown = " ".join(str(text)[: most * 2].split())
     shown = shown if shown.isprintable() else "".join(each if each.isprintable() else "�" for each in shown)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def span_text(span_us: float) -> str:
-    """A duration in microseconds for people: `812 ms`, `3.2 s`, `4 min 12 s`, `3 h 5 min`, `2 d 4 h`."""
+    """A duration in microseconds as text: `812 ms`, `3.2 s`, `4 min 12 s`, `3 h 5 min`, `2 d 4 h`."""
     seconds = span_us / SECOND
     if 0 < seconds < 0.0005:
         return "<1 ms"
@@ -40,44 +40,44 @@ _zone: ContextVar[tzinfo | None] = ContextVar("zone", default=UTC)
 
 
 def show_times_in(zone: tzinfo | None) -> None:
-    """From now on this context shows times in `zone`; None is the local zone. Without this call they are shown in UTC."""
+    """Display times in `zone` in this context; None is the local zone. The default is UTC."""
     _zone.set(zone)
 
 
 def local_time(at_us: int) -> datetime:
-    """The moment in the zone that times are shown in."""
+    """The time in the display zone."""
     moment, zone = datetime.fromtimestamp(at_us / SECOND, UTC), _zone.get()
     return moment if zone is UTC else moment.astimezone(zone)
 
 
 def clock_text(at_us: int) -> str:
-    """The time of day, without its zone: for lines below a moment that has one."""
+    """The time of day without its zone."""
     return local_time(at_us).strftime("%H:%M:%S")
 
 
 def moment_text(at_us: int) -> str:
-    """Day, time and zone."""
+    """The date, time and zone."""
     return local_time(at_us).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def until_text(due_us: int, from_us: int) -> str:
-    """A moment as seen from another one: time and zone, and the day where it is another day."""
+    """A time and its zone, with the date if it differs from that of `from_us`."""
     due = local_time(due_us)
     same_day = due.date() == local_time(from_us).date()
     return due.strftime("%H:%M:%S %Z") if same_day else moment_text(due_us)
 
 
 def who(actor: str | None) -> str:
-    """A worker by the end of its id, which tells two apart; anybody else by name."""
+    """A worker by the end of its id; any other actor by name."""
     if not actor:
-        return "somebody"
+        return "unknown"
     if actor.startswith("worker_") and len(actor) > 20:
         return f"worker …{actor[-6:]}"
     return clean(actor, 60)
 
 
-def content_text(content: bytes | list[bytes] | None, most: int = MOST_CHARACTERS) -> str:
-    """Recorded JSON, shortened; a text is shown without its quotes."""
+def content_text(content: bytes | list[bytes] | None, most: int = MAX_CHARACTERS) -> str:
+    """Recorded JSON, shortened; a string is shown without quotes."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -90,7 +90,7 @@ def content_text(content: bytes | list[bytes] | None, most: int = MOST_CHARACTER
 
 
 def trace_text(content: bytes | None, most: int = 6) -> str:
-    """A recorded traceback in one line: where it was raised first, then who called that; what was raised inside stands first."""
+    """A recorded traceback on one line: the innermost frame first, then its callers."""
     try:
         errors: Any = msgspec.json.decode(content or b"[]")
         places = [
@@ -99,13 +99,13 @@ def trace_text(content: bytes | None, most: int = 6) -> str:
             for frame in reversed(error["frames"])
         ]
     except (msgspec.DecodeError, TypeError, KeyError):
-        return ""  # as earlier versions wrote it: another content, or none
+        return ""  # earlier versions wrote other content, or none
     shown = list(dict.fromkeys(places))
     return clean(" ← ".join(shown[:most]) + (" ← …" if len(shown) > most else ""), 2000)
 
 
 def cost_text(cost_microusd: int) -> str:
-    """A sum for people; what is too small to show is said to be small, not nothing."""
+    """A cost as text; a cost that is too small to display is shown as less than $0.0001."""
     return "<$0.0001" if 0 < cost_microusd < 50 else usd_text(cost_microusd)
 
 

@@ -1,11 +1,11 @@
-"""The sums in a story's header, from the events themselves."""
+"""The sums in the header of a timeline."""
 
 from overnight.domain import FINISHED, Recorded, booked
 from overnight.ledger import JobRow
 
 from .lifecycle_events import row_error
 from .lines import Header
-from .loader import Chapter
+from .loader import JobTree
 
 ADDED = (
     "cost_microusd",
@@ -27,21 +27,21 @@ ADDED = (
 )
 
 
-def count(chapter: Chapter, now_us: int) -> Header:
-    """The header of a job, with the sums of the children told with it."""
-    header = _header(chapter.job, now_us)
-    header.parked_us = _parked_us(chapter.events, now_us)
-    lively = True
+def count(tree: JobTree, now_us: int) -> Header:
+    """The header of a job, with the sums of the children loaded with it."""
+    header = _header(tree.job, now_us)
+    header.parked_us = _parked_us(tree.events, now_us)
+    running = True
     moved = False
     calls: dict[str, tuple[int, int]] = {}
-    for event in chapter.events:
-        lively = _add(header, event, lively)
+    for event in tree.events:
+        running = _add(header, event, running)
         if event.facts.event in {"model_succeeded", "model_failed", "model_lost", "cost_corrected"}:
             _add_cost(header, event, calls)
-        # A try that follows a fallback is the fallback, not a retry.
+        # An attempt after a fallback is the fallback, not a retry.
         header.retries -= moved and event.facts.event == "model_called" and _is_again(event)
         moved = event.facts.event == "fallback_taken"
-    for child in chapter.children.values():
+    for child in tree.children.values():
         of_child = count(child, now_us)
         for name in ADDED:
             setattr(header, name, getattr(header, name) + getattr(of_child, name))
@@ -72,13 +72,13 @@ def _header(job: JobRow, now_us: int) -> Header:
 
 
 def span_us(job: JobRow, now_us: int) -> int:
-    """From its making to its end, or until now."""
+    """From the creation of the job to its end, or until now."""
     end = job.finished_at if job.state in FINISHED and job.finished_at is not None else now_us
     return max(0, end - job.created_at)
 
 
-def _add(header: Header, event: Recorded, lively: bool) -> bool:
-    """Count one event; whether the job was under way after it."""
+def _add(header: Header, event: Recorded, running: bool) -> bool:
+    """Count one event; returns whether the job was running after it."""
     facts = event.facts
     detail = facts.detail or {}
     match facts.event:
@@ -104,16 +104,16 @@ def _add(header: Header, event: Recorded, lively: bool) -> bool:
         case "worker_lost":
             header.crashes += 1
         case "attempt_started" if detail.get("mode") != "quarantine":
-            # A program of its own that comes back without having ended was lost.
-            crashed = lively and detail.get("mode") == "recover"
+            # An external program that reconnects without having finished was lost.
+            crashed = running and detail.get("mode") == "recover"
             header.crashes += crashed
             header.retries += not crashed
         case _:
             pass
-    # A program of its own ends when it asks a person, and is started again afterwards: that is no crash.
+    # An external program ends when it requests a review, and is started again later: that is no crash.
     if facts.event in {"completed", "failed", "cancelled", "review_requested"}:
         return False
-    return lively or facts.event in {"started", "attempt_started", "resumed"}
+    return running or facts.event in {"started", "attempt_started", "resumed"}
 
 
 def _is_again(event: Recorded) -> bool:
@@ -121,12 +121,12 @@ def _is_again(event: Recorded) -> bool:
 
 
 def _add_cost(header: Header, event: Recorded, calls: dict[str, tuple[int, int]]) -> None:
-    """Count the end of a call, or its correction: that replaces what the call was booked at before, in `calls`."""
+    """Count the end of a call, or its correction, which replaces the earlier booking in `calls`."""
     facts = event.facts
     cost, bound = (each or 0 for each in booked(facts))
     was_cost, was_bound = 0, 0
     if facts.event == "cost_corrected":
-        if facts.cost_microusd is None:  # it says nothing of a call of this job
+        if facts.cost_microusd is None:  # it concerns a call of another job
             return
         was_cost, was_bound = calls.get(facts.call_id or "", (0, 0))
     else:

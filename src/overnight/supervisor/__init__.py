@@ -1,7 +1,7 @@
-"""What: a tree of processes: started together, restarted when one dies, stopped together; and the lines they log.
+"""What: a supervisor: starts processes, restarts those that die, stops them together; and their log lines.
 Owns: nothing durable.
-Depends on: nothing of Overnight.
-Never: knows what a process does; it is told what to run and whom to tell of a death.
+Depends on: no other package of Overnight.
+Never: knows what a process does; it gets a command to run and a callback for its death.
 """
 
 from .log_lines import LogLines, line_of, set_up_log

@@ -1,7 +1,7 @@
-"""The log of a process as lines `2026-01-31T02:00:05.123Z LEVEL name: message`, in which a trouble that repeats is told once.
+"""Log lines of a process, `2026-01-31T02:00:05.123Z LEVEL name: message`, with deduplication of repeated warnings.
 
-The first record of a trouble is written at once. Those like it are counted, and told in one line every `every_s` while it lasts,
-and in one when it is over, which is when none came for `quiet_s`.
+The first record of a warning is written at once. Similar records are counted and reported in one line every `every_s`, and in
+one final line when none has arrived for `quiet_s`.
 """
 
 import logging
@@ -17,35 +17,35 @@ from typing import TextIO
 import msgspec
 
 EVERY_S, QUIET_S = 60.0, 10.0
-LONGEST = 1000
+MAX_LENGTH = 1000
 _CHANGING = re.compile(r"[0-9a-f]{8,}|\d+(\.\d+)?")
 
 
 def line_of(at: float, level: str, name: str, message: str) -> str:
-    """One line of the log. What would begin another line, or would act on a terminal, is taken out of the message."""
+    """One log line. Line breaks and control characters of the message are replaced."""
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{moment} {level} {name}: {_printable(' '.join(message.split())[:LONGEST])}"
+    return f"{moment} {level} {name}: {_printable(' '.join(message.split())[:MAX_LENGTH])}"
 
 
 def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-class Trouble(msgspec.Struct):
-    """What repeats: how often and since when, and up to where it was told. Times in seconds."""
+class RepeatedWarning(msgspec.Struct):
+    """A repeated warning: its count, when it started, and when it was last reported. Times in seconds."""
 
     level: str
     name: str
     message: str
     began: float
     last: float
-    told: float
-    untold: int = 0
+    reported: float
+    unreported: int = 0
     count: int = 1
 
 
 class LogLines(logging.Handler):
-    """Writes records to `stream`. A record with the attribute `each` is always a line of its own."""
+    """Writes records to `stream`. A record with the attribute `each` is never deduplicated."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LogLines(logging.Handler):
         super().__init__()
         self._role, self._stream, self._clock = role, stream, clock
         self._every_s, self._quiet_s = every_s, quiet_s
-        self._troubles: dict[object, Trouble] = {}
+        self._warnings: dict[object, RepeatedWarning] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -69,31 +69,31 @@ class LogLines(logging.Handler):
 
     def _take(self, record: logging.LogRecord) -> None:
         now, message = self._clock(), _message(record)
-        self.look(now)
+        self.report_repeats(now)
         if record.levelno >= logging.WARNING and not getattr(record, "each", False):
             key = _kind(record, message)
-            if (trouble := self._troubles.get(key)) is not None:
-                trouble.last, trouble.count, trouble.untold = now, trouble.count + 1, trouble.untold + 1
+            if (warning := self._warnings.get(key)) is not None:
+                warning.last, warning.count, warning.unreported = now, warning.count + 1, warning.unreported + 1
                 return
-            self._troubles[key] = Trouble(record.levelname, self._role, message, now, now, now)
+            self._warnings[key] = RepeatedWarning(record.levelname, self._role, message, now, now, now)
         self._write(line_of(now, record.levelname, self._role, message))
         if record.exc_info and os.environ.get("OVERNIGHT_DEBUG"):
             trace = logging.Formatter().formatException(record.exc_info)
             self._write("\n".join(_printable(line) for line in trace.splitlines()))
 
-    def look(self, now: float | None = None) -> None:
-        """Tell what went on and what is over. Called with every record, and once a second by `set_up_log`."""
+    def report_repeats(self, now: float | None = None) -> None:
+        """Report repeated warnings that are due. Called with every record, and once a second by `set_up_log`."""
         now = self._clock() if now is None else now
         with self.lock or threading.RLock():
-            for key, trouble in list(self._troubles.items()):
-                over = now - trouble.last >= self._quiet_s
+            for key, warning in list(self._warnings.items()):
+                over = now - warning.last >= self._quiet_s
                 if over:
-                    del self._troubles[key]
-                if trouble.untold and (over or now - trouble.told >= self._every_s):
-                    took = f"{trouble.count} times in {max(1, round(trouble.last - trouble.began))} s"
-                    state = ("INFO", "over") if over else (trouble.level, "goes on")
-                    self._write(line_of(now, state[0], trouble.name, f"{state[1]}, {took}: {trouble.message}"))
-                    trouble.told, trouble.untold = now, 0
+                    del self._warnings[key]
+                if warning.unreported and (over or now - warning.reported >= self._every_s):
+                    took = f"{warning.count} times in {max(1, round(warning.last - warning.began))} s"
+                    state = ("INFO", "ended") if over else (warning.level, "repeated")
+                    self._write(line_of(now, state[0], warning.name, f"{state[1]}, {took}: {warning.message}"))
+                    warning.reported, warning.unreported = now, 0
 
     def _write(self, line: str) -> None:
         stream = self._stream or sys.stderr
@@ -113,7 +113,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _kind(record: logging.LogRecord, message: str) -> object:
-    """Records of one trouble have one kind: the same error in whatever sentence, else the same words but for numbers and ids."""
+    """The key for deduplication: the class of the error, else the message without numbers and ids."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     for each in arguments:
         if isinstance(each, BaseException):
@@ -122,7 +122,7 @@ def _kind(record: logging.LogRecord, message: str) -> object:
 
 
 def set_up_log(role: str) -> LogLines:
-    """Log lines on standard error for all of this process; `role` is the name that they bear."""
+    """Configure log lines on standard error for this process; `role` is the name in each line."""
     handler = LogLines(role)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -132,7 +132,7 @@ def set_up_log(role: str) -> LogLines:
     def watch() -> None:
         while True:
             time.sleep(1)
-            handler.look()
+            handler.report_repeats()
 
     threading.Thread(target=watch, name="overnight-log", daemon=True).start()
     return handler

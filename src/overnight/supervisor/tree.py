@@ -1,4 +1,4 @@
-"""Children hold the read end of a pipe that only the parent can close, so that none outlives a parent that was killed."""
+"""A process tree. Children hold the read end of a pipe of their parent, so that none outlives a killed parent."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
+MAX_PAUSE_S = 10.0
 STEADY_S = 10.0
 STOP_WITHIN_S = 10.0
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A process to keep alive. `on_death` is awaited with its exit code before it is started again (negative: a signal).
+    """A process to keep running. `on_death` is awaited with its exit code before the restart (negative: a signal).
 
     `quiet` drops its standard output; standard error is always the parent's. `environment` is added to the parent's.
     """
@@ -30,18 +30,18 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class ProcessTree:
-    """Starts the children and restarts those that die, with a pause that doubles while they die at once."""
+    """Starts children and restarts those that die, with exponential backoff while they die at once."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
-        self._keepers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = False
 
     async def start(self, child: Child) -> asyncio.subprocess.Process:
-        """Start a child and keep it alive until `stop`; its first process."""
+        """Start a child and keep it running until `stop`; returns its first process."""
         process = await self._spawn(child)
-        self._keepers.append(asyncio.create_task(self._keep(child, process)))
+        self._tasks.append(asyncio.create_task(self._keep_running(child, process)))
         return process
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
@@ -53,7 +53,7 @@ class ProcessTree:
         self._processes[child.name] = process
         return process
 
-    async def _keep(self, child: Child, process: asyncio.subprocess.Process) -> None:
+    async def _keep_running(self, child: Child, process: asyncio.subprocess.Process) -> None:
         pause = FIRST_PAUSE_S
         while True:
             started = time.monotonic()
@@ -61,10 +61,10 @@ class ProcessTree:
             if self._stopping:
                 return
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self._report(f"{child.name} died ({cause}); it is started again")
+            self._report(f"{child.name} ended ({cause}); restarting")
             if child.on_death is not None:
                 await child.on_death(code)
-            pause = FIRST_PAUSE_S if time.monotonic() - started > STEADY_S else min(LONGEST_PAUSE_S, pause * 2)
+            pause = FIRST_PAUSE_S if time.monotonic() - started > STEADY_S else min(MAX_PAUSE_S, pause * 2)
             await asyncio.sleep(pause)
             process = await self._spawn(child)
 
@@ -73,7 +73,7 @@ class ProcessTree:
         return process.pid if process is not None and process.returncode is None else None
 
     async def stop(self) -> None:
-        """SIGTERM to all, in the reverse order of their start; SIGKILL to those that stay."""
+        """Send SIGTERM to all in reverse order of their start; SIGKILL to those that do not end in time."""
         self._stopping = True
         alive = [process for process in reversed(self._processes.values()) if process.returncode is None]
         for process in alive:
@@ -84,17 +84,17 @@ class ProcessTree:
                 for process in alive:
                     if process.returncode is None:
                         process.kill()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def stdin_closed() -> None:
-    """Return when the parent's end of our standard input is closed: the parent is gone."""
+    """Return when standard input is closed, which means that the parent has ended."""
     loop, gone = asyncio.get_running_loop(), asyncio.Event()
 
     def wait() -> None:
-        # A thread, because not every kind of standard input can be watched by an event loop.
+        # A thread, because an event loop cannot watch every kind of standard input.
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 continue

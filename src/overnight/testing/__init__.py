@@ -1,4 +1,4 @@
-"""What: what users' tests need: a scripted provider that plays the model offline, as a process of its own.
+"""What: test support for users: a scripted offline provider in a separate process.
 Owns: the provider's rules file, its wire answers, and its count of paid calls.
 Depends on: nothing inside Overnight.
 Never: asks a real model, looks at a key, or is imported by a room below the edges.

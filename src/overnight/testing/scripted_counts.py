@@ -1,4 +1,4 @@
-"""What the scripted provider was asked and what it charged for, kept where a killed process cannot lose it."""
+"""Counts of requests and paid calls of the scripted provider, durable across kills."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def request_fingerprint(model: str, messages: list[dict[str, Any]]) -> str:
 
 
 class PaidCall(msgspec.Struct):
-    """One distinct request and how often it was paid. `last_user` is the start of the last user message."""
+    """One distinct request and its number of payments. `last_user` is the start of the last user message."""
 
     fingerprint: str
     model: str
@@ -43,7 +43,7 @@ class _PaidLine(msgspec.Struct):
 
 class Counts:
     """Counters of one provider. With a `file`, each paid call is one JSON line there, written before the answer starts
-    and read again at the next start, so a killed provider forgets nothing it charged for."""
+    and read again at the next start, so that a kill loses no paid call."""
 
     def __init__(self, file: Path | None) -> None:
         self._fd = open_file(file, os.O_RDWR | os.O_CREAT | os.O_APPEND) if file else None
@@ -61,13 +61,13 @@ class Counts:
         self._calls: OrderedDict[str, PaidCall] = OrderedDict()
 
     def reset(self) -> None:
-        """Everything to zero, the file too; calls in flight stay counted as in flight."""
+        """Reset all counters and the file; calls in flight remain counted."""
         self._clear()
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
 
     def pay(self, fingerprint: str, model: str, last_user: str) -> int:
-        """Charge one call; returns how often this very request has now been paid. Durable against a killed process."""
+        """Charge one call and return the number of payments of this request. Durable across kills."""
         last_user = last_user[:PREFIX_CHARS]
         if self._fd is not None:
             os.write(self._fd, _encode(_PaidLine(fingerprint, model, last_user)) + b"\n")

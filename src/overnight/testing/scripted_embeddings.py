@@ -1,5 +1,5 @@
-"""The OpenAI embeddings wire format, with vectors that no model made: the same text gives the same vector, and texts that share
-most of their words and letters are near. A paraphrase in other words is not."""
+"""The OpenAI embeddings wire format, with computed vectors: equal texts have equal vectors, and texts that share
+most of their words and letters are similar. A paraphrase in other words is not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .scripted_rules import Call, ChatRequest
 from .scripted_wire import FINGERPRINT, NOT_JSON, Headers, Refused, Reply, Wire, error_response, response
 
 USUAL_DIMENSIONS = 256
-MOST_DIMENSIONS = 8_192
-MOST_INPUTS = 2_048
+MAX_DIMENSIONS = 8_192
+MAX_INPUTS = 2_048
 _word = re.compile(r"\w+")
 _encode = msgspec.json.encode
 
@@ -31,7 +31,7 @@ class EmbeddingsRequest(msgspec.Struct):
 
 
 class EmbeddingsCall(Call):
-    """To the rules each input is a user's message."""
+    """For the rules, each input is a user message."""
 
     def __init__(self, request: EmbeddingsRequest, headers: Headers) -> None:
         self.inputs = _texts(request.input)
@@ -50,10 +50,10 @@ def read(body: bytes, headers: Headers) -> Call:
         request = _decode(body)
     except NOT_JSON as problem:
         raise Refused(f"The JSON body cannot be used: {problem}.") from None
-    if not request.input or len(request.input) > MOST_INPUTS or not all(_texts(request.input)):
-        raise Refused(f"`input` must be a text or up to {MOST_INPUTS} of them, none empty.")
-    if not 1 <= (request.dimensions or 1) <= MOST_DIMENSIONS:
-        raise Refused(f"`dimensions` must be from 1 to {MOST_DIMENSIONS}.")
+    if not request.input or len(request.input) > MAX_INPUTS or not all(_texts(request.input)):
+        raise Refused(f"`input` must be a text or up to {MAX_INPUTS} of them, none empty.")
+    if not 1 <= (request.dimensions or 1) <= MAX_DIMENSIONS:
+        raise Refused(f"`dimensions` must be from 1 to {MAX_DIMENSIONS}.")
     return EmbeddingsCall(request, headers)
 
 
@@ -70,7 +70,7 @@ def _of_tokens(tokens: list[Any]) -> str:
 
 
 def vector(text: str, dimensions: int = USUAL_DIMENSIONS) -> array[float]:
-    """Words and runs of three letters, each hashed to a place and a sign; of length 1."""
+    """Words and runs of three letters, each hashed to a position and a sign; of length 1."""
     words = [word.lower() for word in _word.findall(text)] or [text]
     values = [0.0] * dimensions
     for word in words:
@@ -98,7 +98,7 @@ def whole(reply: Reply, call: Call) -> bytes:
 
 
 def events(reply: Reply, call: Call) -> Iterator[bytes]:
-    """Never asked for: a request here has no `stream`."""
+    """Unused: these requests have no `stream`."""
     yield response(200, whole(reply, call))
 
 

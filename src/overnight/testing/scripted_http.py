@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the scripted provider: a connection that can also be slow, silent, cut short or reset on purpose."""
+"""HTTP/1.1 for the scripted provider, with deliberate faults: slow, silent, interrupted or reset connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Ending(enum.Enum):
 
 
 Step = bytes | float | Ending
-"""What a connection does next: write bytes, wait that many seconds (FOREVER: until the client leaves), or end."""
+"""The next action of a connection: write bytes, wait that many seconds (FOREVER: until the client leaves), or end."""
 
 
 class HttpRequest(msgspec.Struct):

@@ -17,9 +17,9 @@ from .scripted_wire import NOT_JSON, Headers, Refused, tokens_of
 
 Json = dict[str, Any]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-MOST_MARKERS = 4
+MAX_MARKERS = 4
 WITHOUT_SAMPLING = b"2026-10-21"
-"""From this version of the API on, nobody may say how freely a model speaks."""
+"""From this version of the API on, sampling parameters are rejected."""
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _BLOCKS = {
@@ -56,7 +56,7 @@ class MessagesRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class _Counted(MessagesRequest, kw_only=True):
-    """A request to count tokens needs no cap."""
+    """A request to count tokens requires no output limit."""
 
     max_tokens: int = 1
 
@@ -66,7 +66,7 @@ _decode_counted = msgspec.json.Decoder(_Counted).decode
 
 
 def signature(model: str, thinking: str) -> str:
-    """What this provider signs a thought with; a thought of another model, or one that was changed, is refused."""
+    """The signature of a reasoning block; blocks of another model, or changed ones, are rejected."""
     return f"sig_{sha256(model.encode() + b':' + thinking.encode()).hexdigest()[:40]}=="
 
 
@@ -112,8 +112,8 @@ def _checked(request: MessagesRequest, headers: Headers) -> list[Json]:
     _check_thinking(request)
     turns = _turns(request)
     markers = sum(_encode(part).count(b'"cache_control":{') for part in (request.system, request.tools, turns))
-    if markers > MOST_MARKERS:
-        raise Refused(f"A maximum of {MOST_MARKERS} blocks with cache_control may be provided. Found {markers}.")
+    if markers > MAX_MARKERS:
+        raise Refused(f"A maximum of {MAX_MARKERS} blocks with cache_control may be provided. Found {markers}.")
     return turns
 
 

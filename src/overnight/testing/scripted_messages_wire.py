@@ -62,7 +62,7 @@ def _arguments(text: str) -> Any:
 
 
 def _blocks(reply: Reply) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The blocks of an answer: as each begins in a stream, and what comes to it piece by piece."""
+    """The blocks of an answer: the start of each in a stream, and its deltas."""
     blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     if reply.thinking is not None:
         pieces = [{"type": "thinking_delta", "thinking": piece} for piece in in_words(reply.thinking)]
@@ -113,7 +113,7 @@ def _event(event: dict[str, Any]) -> bytes:
 
 
 def error_response(status: int, message: str | None, code: str | None, retry_after_ms: int | None) -> bytes:
-    """An error as Anthropic words it; `code` stands in for the type."""
+    """An error in Anthropic's format; `code` replaces the type."""
     usual = ("api_error", "Internal server error") if status >= 500 else ("invalid_request_error", "Refused.")
     kind, said = _ERRORS.get(status, usual)
     body = {"type": "error", "error": {"type": code or kind, "message": message or said}, "request_id": "req_scripted"}

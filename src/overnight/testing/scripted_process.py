@@ -1,4 +1,4 @@
-"""Start the scripted provider as a process of its own, and ask it what it was asked."""
+"""Starts the scripted provider in a separate process, and reads its counters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTROL_TIMEOUT_S = 30.0
 
 
 class ScriptedProviderError(RuntimeError):
-    """The provider did not start, or refused what was asked of it (bad rules: one line per problem)."""
+    """The provider did not start, or rejected a command (invalid rules: one line per problem)."""
 
 
 class SpawnedProvider:
@@ -43,7 +43,7 @@ class SpawnedProvider:
         return self._ask("GET", "/_scripted/calls")
 
     def reset(self) -> None:
-        """All counters to zero, and all rules as if just loaded."""
+        """Reset all counters and rules."""
         self._ask("POST", "/_scripted/reset")
 
     def set_rules(self, rules: Path | str, *, prepend: bool = False) -> None:
@@ -54,12 +54,12 @@ class SpawnedProvider:
         self._ask("POST", f"/_scripted/rules?mode={mode}&source={quote(source)}", text.encode())
 
     def kill(self) -> None:
-        """End it at once, as a crash would (SIGKILL)."""
+        """Kill the process with SIGKILL, like a crash."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """End it, whatever it is doing; safe to call again."""
+        """Stop the process. Idempotent."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -87,7 +87,7 @@ class SpawnedProvider:
 
 
 class ScriptedProvider:
-    """A running provider, for async code: as SpawnedProvider, with its questions awaited."""
+    """A running provider, for async code; as SpawnedProvider, with async methods."""
 
     def __init__(self, spawned: SpawnedProvider) -> None:
         self.spawned = spawned

@@ -31,7 +31,7 @@ class ChatRequest(msgspec.Struct):
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions of a rule; all that are given must hold. Counting conditions look only at requests the others let through."""
+    """Conditions of a rule; all that are given must hold. Counting conditions count only requests that meet the others."""
 
     model: str | None = None
     user_contains: str | None = None
@@ -62,7 +62,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes wrong, and how slowly. Times in milliseconds; `cut_after_chunks` counts SSE events before `[DONE]`."""
+    """A fault and its timing. Times in milliseconds; `cut_after_chunks` counts SSE events before `[DONE]`."""
 
     status: int | None = None
     retry_after_ms: int | None = None
@@ -90,7 +90,7 @@ def text_of(content: Any) -> str:
 
 
 class Call:
-    """One request as the rules see it; what only some rules look at is worked out on first use."""
+    """One request as the rules see it; rarely used fields are computed on first use."""
 
     def __init__(
         self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], stop_sequences: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class Call:
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A call together with the rule that took it. `count` is the how-manieth call of that rule it is, from 1."""
+    """A call together with the rule that took it. `count` is the number of this call among the calls of the rule, from 1."""
 
     call: Call
     rule: Rule
@@ -162,7 +162,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Rule:
-    """A rule and how often it was used. `name` and `line` tell a person which one it is."""
+    """A rule and how often it was used. `name` and `line` identify it for people."""
 
     def __init__(self, name: str, line: int, match: Match, answer: Answer | None, fault: Fault) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class Rule:
         self.rearm()
 
     def rearm(self) -> None:
-        """Forget all earlier calls, as if the rule had just been loaded."""
+        """Reset the counters of the rule."""
         self.seen = 0
         self.taken = 0
         self._ends_at: float | None = None
@@ -224,7 +224,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
 
     def first(self, call: Call, now: float) -> Taken | None:
-        """The first rule that takes the call decides; None when none does."""
+        """The call as taken by the first matching rule, or None."""
         for rule in self.rules:
             if taken := rule.take(call, now):
                 return taken

@@ -59,7 +59,7 @@ Leaf = Callable[[Any], Any]
 
 
 class RulesError(ValueError):
-    """The rules cannot be used. `problems` has one line per problem: `file:line: place: what, and the way out`."""
+    """The rules are invalid. `problems` has one line per problem: `file:line: place: problem and remedy`."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -175,7 +175,7 @@ FAULT: dict[str, Leaf] = {
 
 
 class Spot(NamedTuple):
-    """A YAML value and where it stands. A mapping keeps its pairs, a list its items; a scalar only has `value`."""
+    """A YAML value and its position. A mapping keeps its pairs, a list its items; a scalar only has `value`."""
 
     line: int
     value: Any = None
@@ -235,7 +235,7 @@ class _Reader:
     def fields(
         self, spot: Spot, where: str, leaves: Mapping[str, Leaf], nested: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Checked values of a mapping; keys of `nested` come back as spots. What is wrong is reported and left out."""
+        """Checked values of a mapping; keys of `nested` come back as spots. Invalid values are reported and omitted."""
         if spot.pairs is None:
             self.report(spot.line, where, f"must be a mapping with some of: {', '.join([*nested, *leaves])}")
             return {}

@@ -44,7 +44,7 @@ _error_kinds: dict[int, tuple[str, str | None, str]] = {
 
 
 class Refused(Exception):
-    """The request is not understood; a 400 in the words of its format."""
+    """The request is invalid; a 400 in the client's format."""
 
 
 class Wire(NamedTuple):
@@ -168,7 +168,7 @@ def response(status: int, body: bytes, extra: bytes = b"") -> bytes:
 def error_response(
     status: int, message: str | None = None, code: str | None = None, retry_after_ms: int | None = None
 ) -> bytes:
-    """An error as OpenAI words it; what is not given has that status' usual wording."""
+    """An error in OpenAI's format; missing parts have the usual text of the status."""
     kind, usual_code, usual_message = _error_kinds.get(
         status, ("server_error" if status >= 500 else "invalid_request_error", None, "The server had an error.")
     )

@@ -153,7 +153,7 @@ class UsageWarnings:
             self._warned.clear()
         self._warned[target] = now
         log.warning(
-            "%s told more usage than the request could have: %s tokens in, %s out, %s; %s is booked: `overnight explain %s`",
+            "%s reported more usage than the request allows: %s tokens in, %s out, %s; booked: %s; see `overnight explain %s`",
             target,
             f"{told['input_tokens']:,}",
             f"{told['output_tokens']:,}",
@@ -166,7 +166,7 @@ class UsageWarnings:
 def warn(alarmed: Sequence[CostAlarm]) -> None:
     for alarm in alarmed:
         log.warning(
-            "%s has cost more than %s, and %s costs %s on average: `overnight explain %s`",
+            "cost alert: %s exceeds %s; %s costs %s on average; see `overnight explain %s`",
             alarm.job_id,
             usd_text(alarm.threshold_microusd),
             alarm.task,

@@ -116,7 +116,7 @@ class Settlements:
             except StoreUnavailable:
                 raise
             except OvernightError as error:
-                log.error("the settlement of %s was refused and is given up: %s", call_id, error)
+                log.error("settlement of %s rejected and abandoned: %s", call_id, error)
             if self._due.pop(call_id, None) is not None:
                 self._wrote()
         while self._late:

@@ -46,9 +46,9 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         return job, False
     if job is not None and subject.external_id is not None:
         # Names are the tenant's: it cannot be given to two jobs.
-        raise NotFound(f"{subject.external_id}: no such job within reach of this key; choose another name for your own")
+        raise NotFound(f"job {subject.external_id} within the reach of this key; choose another name for a new job")
     if subject.known or job is not None:
-        raise NotFound(f"{job_id}: no such job. `overnight jobs` lists them")
+        raise NotFound(f"job {job_id}. `overnight jobs` lists jobs")
     new = NewJob(
         job_id,
         who.tenant_id,
@@ -103,10 +103,10 @@ def _check_right(unit: Unit, job: JobRow, wanted: int | None) -> None:
     completed by nobody."""
     if wanted == job.attempt + 1:
         raise Forbidden(
-            f"x-job-attempt: attempt {wanted} of {job.job_id} has not begun, and beginning it wants a key with the scope operate"
+            f"x-job-attempt: starting attempt {wanted} of {job.job_id} requires a key with the scope operate"
         )
     if job.state in FINISHED and not job.unattributed and not _was_idle(unit, job):
-        raise Forbidden(f"{job.job_id} has {job.state}: going on with it wants a key with the scope operate")
+        raise Forbidden(f"{job.job_id} is {job.state}; reopening it requires a key with the scope operate")
 
 
 def _was_idle(unit: Unit, job: JobRow) -> bool:

@@ -19,14 +19,14 @@ def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | 
     if key is None or not (key.models or key.routes):
         return decision
     if not allows(key.routes, decision.route):
-        raise Forbidden(f"the key may not use the route {decision.route}; it may use: {_listed(key.routes)}")
+        raise Forbidden(f"the key does not permit route {decision.route}; permitted: {_listed(key.routes)}")
     targets = tuple(model for model in decision.targets if allows(key.models, model))
     if targets == decision.targets:
         return decision
     first = decision.targets[0]
     if not targets or first == decision.requested_model != targets[0]:
-        raise Forbidden(f"the key may not use the model {first}; it may use: {_listed(key.models)}")
-    closed = tuple((model, "the key may not use it") for model in decision.targets if model not in targets)
+        raise Forbidden(f"the key does not permit model {first}; permitted: {_listed(key.models)}")
+    closed = tuple((model, "not permitted by the key") for model in decision.targets if model not in targets)
     changed: Any = msgspec.structs.replace(cast(Any, decision), targets=targets, rejected=(*decision.rejected, *closed))
     return changed
 

@@ -184,7 +184,7 @@ class LoopGuard:
         answers = sum(_event(row[0]).event == "model_succeeded" for row in rows)
         count = max(answers, watch.calls[fingerprint_hash])
         if count >= self._same:
-            return f"it has asked the same {count} times (guards.same_call: {self._same})"
+            return f"the job repeated the same call {count} times (guards.same_call: {self._same})"
         watch.due[fingerprint_hash] = watch.calls[fingerprint_hash] + max(1, (self._same - count) // 4)
         return None
 
@@ -198,7 +198,7 @@ class LoopGuard:
         stale = stale_turns(events, await self._ledger.last_messages(subject.who.tenant_id, refs))
         if stale >= self._turns:
             return (
-                f"{stale} turns in a row only repeated earlier ones, without a step or an effect in between"
+                f"the last {stale} turns only repeated earlier ones, without a step or an effect in between"
                 f" (guards.no_progress_turns: {self._turns})"
             )
         watch.stale_due = watch.stale + max(1, (self._turns - stale) // 2)
@@ -230,7 +230,7 @@ def _refuse_if_asked(subject: Subject, review: ReviewRow) -> None:
     if review.state == "rejected" and attempt == subject.attempt:
         note = f": {review.note}" if review.note else ""
         raise LoopStopped(
-            f"{subject.job_id}: {review.decided_by} said that it does not go on{note} ({review.review_id})",
+            f"{subject.job_id} was stopped as a loop: rejected by {review.decided_by}{note} ({review.review_id})",
             review_id=review.review_id,
             rejected=True,
         )
@@ -238,8 +238,8 @@ def _refuse_if_asked(subject: Subject, review: ReviewRow) -> None:
 
 def _stopped(subject: Subject, review: ReviewRow) -> LoopStopped:
     return LoopStopped(
-        f"{subject.job_id}: {review.question} Look with `overnight explain {subject.job_id}`; it goes on after"
-        f" `overnight reviews approve {review.review_id}`",
+        f"{subject.job_id} is stopped as a loop. {review.question} See `overnight explain {subject.job_id}`; to continue,"
+        f" run `overnight reviews approve {review.review_id}`",
         review_id=review.review_id,
     )
 
@@ -274,7 +274,7 @@ class StopLoop(msgspec.Struct):
         event.decision = {"why": self.why}
         append(unit, job, event)
         detail = {"attempt": job.attempt, "call": self.subject.label}
-        question = f"May it go on? {self.why[0].upper()}{self.why[1:]}."
+        question = f"Continue? {self.why[0].upper()}{self.why[1:]}."
         review = request_review(unit, job, "loop", question, detail, None)
         unit.remember(LAST_LOOP, review)
         return review

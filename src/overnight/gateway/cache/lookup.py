@@ -57,7 +57,7 @@ MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
 """Per tenant. Entries beyond it are dropped, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
-COULD_NOT_ASK = "the cache could not be asked"
+COULD_NOT_ASK = "cache lookup failed"
 NO_VECTORS = "vectors cannot be compared here"
 
 
@@ -85,7 +85,7 @@ class Caches:
                 self._vectors = True
             except StoreUnavailable as error:
                 self._vectors = False
-                log.warning("the semantic cache is off in this process, the exact one works: %s", error)
+                log.warning("semantic cache disabled in this process (the exact cache works): %s", error)
         return self._vectors
 
     async def look_up(
@@ -127,7 +127,7 @@ class Caches:
                     more = await self.store.commit(ForgetExpired(tenants, MAX_ENTRIES, MAX_VECTORS))
             except OvernightError as error:
                 self._tenants.update(tenants)
-                log.warning("what is over could not be dropped from the caches, trying again: %s", error)
+                log.warning("expired cache entries could not be deleted, will retry: %s", error)
 
     def close(self) -> None:
         self.single_flight.close()
@@ -194,7 +194,7 @@ class CacheLookup:
             with self._deadlines.asking_store():
                 return await self._is_repeated()
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
             return False
 
@@ -220,7 +220,7 @@ class CacheLookup:
         try:
             found = None if self._trouble else await self._look_up()
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
@@ -372,7 +372,7 @@ class CacheLookup:
                 self._caller.tenant_id, self._key, "look_up_older", until=self._deadlines.store_deadline()
             )
         except StoreUnavailable as error:
-            log.warning("a cache could not be asked: %s", error)
+            log.warning("cache lookup failed: %s", error)
             return None
 
     def release(self) -> None:

@@ -177,7 +177,7 @@ class SingleFlight:
         try:
             self._store.ride(command).add_done_callback(_heard)
         except StoreUnavailable as error:
-            log.warning("a cache was not told of an answer: %s", error)
+            log.warning("a response could not be stored in the cache: %s", error)
 
     # ── signs of life ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,7 +194,7 @@ class SingleFlight:
             try:
                 await self._store.commit(RenewLeases(leads))
             except OvernightError as error:
-                log.warning("calls that others wait for could not give a sign of life: %s", error)
+                log.warning("leases of shared calls could not be renewed: %s", error)
 
     def close(self) -> None:
         if self._beat is not None:
@@ -207,4 +207,4 @@ def _waited_for(found: Candidate) -> Candidate:
 
 def _heard(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
-        log.warning("a cache was not told of an answer: %s", error)
+        log.warning("a response could not be stored in the cache: %s", error)

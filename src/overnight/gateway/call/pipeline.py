@@ -264,7 +264,7 @@ class CallPipeline:
         except OvernightError:
             raise
         except Exception:
-            log.exception("an answer could not be read by a fault of the gateway")
+            log.exception("internal error while reading a response")
             if attempt.sent_at is None:
                 return AttemptFailure(not_sent())
             return AttemptFailure(unread(), received=sender.received())

@@ -101,7 +101,7 @@ class StreamedCall:
             self.end_with_error(refused(client, 503, message, "server_error", "shutting_down"))
             raise
         except Exception:
-            log.exception("a streamed call failed by a fault of the gateway")
+            log.exception("internal error in a streamed call")
             self.end_with_error(fault(client).body)
             if pipeline.result is None:
                 with suppress(OvernightError):  # then it is written later

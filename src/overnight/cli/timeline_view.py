@@ -1,4 +1,4 @@
-"""A story on a terminal."""
+"""A timeline on a terminal."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from overnight.story import (
     Header,
     Line,
-    Story,
+    Timeline,
     clean,
     clock_text,
     cost_text,
@@ -16,7 +16,7 @@ from overnight.story import (
     span_text,
 )
 
-from .output import STATE_STYLES, console
+from .output import STATE_STYLES, console, styled
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -52,41 +52,41 @@ KIND_STYLES = {
 MARGIN = 10
 
 
-def show_story(story: Story) -> None:
+def show_timeline(timeline: Timeline) -> None:
     """Header, lines, and what to do next."""
     out = console()
-    for text in _header(story.header):
+    for text in _header(timeline.header):
         out.print(text)
     out.print()
-    days = _Days(story.header.created_at)
-    for line in story.lines:
-        if day := days.begins(line):
-            out.print(_styled((" " * MARGIN + day, "dim italic")))
+    days = _Days(timeline.header.created_at)
+    for line in timeline.lines:
+        if day := days.change(line):
+            out.print(styled((" " * MARGIN + day, "dim italic")))
         for text in _line(line, out.width):
             out.print(text, soft_wrap=True)
-    if story.advice:
+    if timeline.advice:
         out.print()
-        out.print(_styled(("Next", "bold")))
-        for advice in story.advice:
-            out.print(_styled(("  " + advice.text, "")))
+        out.print(styled(("Next", "bold")))
+        for advice in timeline.advice:
+            out.print(styled(("  " + advice.text, "")))
             for command in advice.commands:
-                out.print(_styled(("    " + command, "bold cyan")), soft_wrap=True)
+                out.print(styled(("    " + command, "bold cyan")), soft_wrap=True)
 
 
 class _Days:
-    """Says the day and the zone wherever a line's clock means another one than the line before."""
+    """Tracks the day and the zone, which are shown wherever they change."""
 
     def __init__(self, began_at: int) -> None:
-        self.said = self._day(began_at)
+        self.shown = self._day(began_at)
 
-    def begins(self, line: Line) -> str:
-        """The words that go before the line; empty where the day and the zone stay."""
+    def change(self, line: Line) -> str:
+        """The day and the zone to show before the line; "" if they are unchanged."""
         if line.kind == "gap":
-            if (told := line.text.rpartition(", on ")[2]) != line.text:
-                self.said = told + self.said[len(told) :]
+            if (day := line.text.rpartition(", on ")[2]) != line.text:
+                self.shown = day + self.shown[len(day) :]
             return ""
-        day, before = self._day(line.at), self.said
-        self.said = day
+        day, before = self._day(line.at), self.shown
+        self.shown = day
         return day if day != before else ""
 
     @staticmethod
@@ -94,14 +94,8 @@ class _Days:
         return local_time(at_us).strftime("%Y-%m-%d %Z")
 
 
-def _styled(*pieces: tuple[str, str]) -> "Text":
-    from rich.text import Text
-
-    return Text.assemble(*((text, style) for text, style in pieces if text))
-
-
 def _header(header: Header) -> Iterator["Text"]:
-    yield _styled((clean(header.name, 80), "bold"), ("  " + header.job_id, "dim"))
+    yield styled((clean(header.name, 80), "bold"), ("  " + header.job_id, "dim"))
     facts = [moment_text(header.created_at), f"took {span_text(header.span_us)}"]
     if header.finished_at is None:
         facts[1] = f"{span_text(header.span_us)} so far"
@@ -109,22 +103,22 @@ def _header(header: Header) -> Iterator["Text"]:
         facts[1] += f" (parked {span_text(header.parked_us)} of it)"
     facts.append(f"cost {cost_text(header.cost_microusd)}")
     if header.bound_microusd:
-        facts.append(f"calls of unknown cost: at most {cost_text(header.bound_microusd)}")
-    yield _styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
+        facts.append(f"unknown cost: at most {cost_text(header.bound_microusd)}")
+    yield styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
     if header.error:
-        yield _styled((header.error, "red"))
+        yield styled((header.error, "red"))
     for wait in header.waiting:
-        yield _styled(("waits for " + wait, "magenta"))
+        yield styled(("waits for " + wait, "magenta"))
     yield _counts(header)
     if header.models:
         models = sorted(header.models.items(), key=lambda item: -item[1])
-        said = [_model_text(name, cost, header.model_bounds.get(name, 0)) for name, cost in models]
-        yield _styled(("models: " + ", ".join(said), "dim"))
+        texts = [_model_text(name, cost, header.model_bounds.get(name, 0)) for name, cost in models]
+        yield styled(("models: " + ", ".join(texts), "dim"))
     about = [("tenant", header.tenant_id if header.tenant_id != "default" else None), ("agent", header.agent_id)]
-    about += [("outside id", header.external_id), ("child of", header.parent_job_id)]
-    known = [f"{what} {clean(value, 100)}" for what, value in about if value]
+    about += [("external id", header.external_id), ("child of", header.parent_job_id)]
+    known = [f"{label} {clean(value, 100)}" for label, value in about if value]
     if known:
-        yield _styled((" · ".join(known), "dim"))
+        yield styled((" · ".join(known), "dim"))
 
 
 def _model_text(name: str, cost: int, bound: int) -> str:
@@ -135,7 +129,7 @@ def _model_text(name: str, cost: int, bound: int) -> str:
 def _counts(header: Header) -> "Text":
     counts = [
         (header.model_calls, "model call", ""),
-        *([(header.paid_calls, "of them paid", "of them paid")] if header.paid_calls != header.model_calls else []),
+        *([(header.paid_calls, "paid", "paid")] if header.paid_calls != header.model_calls else []),
         (header.tool_calls, "tool call", ""),
         (header.steps, "step", ""),
         (header.retries, "retry", "retries"),
@@ -144,8 +138,8 @@ def _counts(header: Header) -> "Text":
         (header.crashes, "crash survived", "crashes survived"),
     ]
     extra = [
-        (header.replayed_calls, "answer replayed", "answers replayed"),
-        (header.cached_calls, "answer from the cache", "answers from the cache"),
+        (header.replayed_calls, "replayed response", ""),
+        (header.cached_calls, "cached response", ""),
         (header.child_jobs, "child job", ""),
     ]
     counts += [each for each in extra if each[0]]
@@ -153,18 +147,17 @@ def _counts(header: Header) -> "Text":
     for number, what, many in counts:
         pieces += [(" · ", "dim")] if pieces else []
         pieces.append((count_text(number, what, many), "" if number else "dim"))
-    return _styled(*pieces)
+    return styled(*pieces)
 
 
 def _line(line: Line, width: int) -> Iterator["Text"]:
-    from rich.text import Text
 
     indent = "  " * line.depth
     if line.kind == "gap":
-        yield _styled((" " * MARGIN + indent + line.text, "dim italic"))
+        yield styled((" " * MARGIN + indent + line.text, "dim italic"))
         return
     mark, mark_style = KIND_MARKS.get(line.kind) or MARKS.get(line.status, MARKS["note"])
-    body = _styled(
+    body = styled(
         (line.text, KIND_STYLES.get(line.kind, "dim" if line.status in {"lost", "stopped"} else "")),
         (f"  {' · '.join(line.facts)}" if line.facts else "", "dim"),
         (f"  ({line.why})" if line.why else "", "dim italic"),
@@ -174,10 +167,10 @@ def _line(line: Line, width: int) -> Iterator["Text"]:
     first = True
     for part in body.wrap(console(), room):
         part.rstrip()
-        head = _styled((lead, "dim"), (mark + " ", mark_style)) if first else Text(" " * (len(lead) + 2))
+        head = styled((lead, "dim"), (mark + " ", mark_style)) if first else styled(" " * (len(lead) + 2))
         yield head + part
         first = False
     for shown in line.content:
-        for part in _styled((f"{shown.what}: ", "dim"), (shown.text, "")).wrap(console(), room):
+        for part in styled((f"{shown.what}: ", "dim"), (shown.text, "")).wrap(console(), room):
             part.rstrip()
-            yield Text(" " * (len(lead) + 4)) + part
+            yield styled(" " * (len(lead) + 4)) + part

@@ -1,0 +1,19 @@
+"""Access to the ledger for commands that only read."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from overnight.app import open_ledger
+from overnight.ledger import Ledger
+from overnight.settings import Settings
+
+PAGE = 200
+
+
+def read(work: Callable[[Ledger, Settings], Coroutine[Any, Any, None]]) -> None:
+    """Run `work(ledger, settings)` on the ledger of the environment."""
+    settings = Settings.from_environment()
+    ledger = open_ledger(settings)
+    with ledger.store:
+        asyncio.run(work(ledger, settings))
