@@ -29,9 +29,9 @@ from overnight.budgets import (
     Booked,
     Call,
     Caller,
-    Granted,
     Kin,
     Policy,
+    ReservationGrant,
     TopUp,
     Wait,
     addressed,
@@ -83,7 +83,7 @@ class Reserve(msgspec.Struct):
     def locks(self) -> list[Any]:
         return rows_of(self.who.tenant_id, self.policy.limits(self.who, self.now), self.policy.rates(self.who))
 
-    def decide(self, unit: Unit) -> Granted | Wait:
+    def decide(self, unit: Unit) -> ReservationGrant | Wait:
         limits = self.policy.limits(self.who, unit.now)
         return reserve(unit, self.call, limits, self.demand, self.policy.rates(self.who))
 
@@ -381,19 +381,24 @@ def test_a_rate_is_a_bucket_that_fills_at_an_even_pace(store_url: str) -> None:
     clock, policy = Clock(), Policy(Budgets(), [RateLimit(scope="agent", requests_per_minute=3)])
     with open_store(store_url, clock) as store:
 
-        def ask(name: str) -> Granted | Wait:
+        def ask(name: str) -> ReservationGrant | Wait:
             call = Call(name, "t", "job", "process", "{}")
             return store.commit_blocking(Reserve(call, policy, Caller("t", agent="a"), Priced(0, 0, 1), clock.now))
 
-        assert all(isinstance(ask(f"at once {number}"), Granted) for number in range(3))
+        assert all(isinstance(ask(f"at once {number}"), ReservationGrant) for number in range(3))
         for turn in range(3):
             wait = ask("too early")
             assert isinstance(wait, Wait)
             assert (wait.what, wait.until) == ("requests", clock.now + 20_000_000)
             clock.now += 20_000_000
-            assert isinstance(ask(f"later {turn}"), Granted)
+            assert isinstance(ask(f"later {turn}"), ReservationGrant)
         clock.now += 3_600_000_000
-        assert [isinstance(ask(f"after a pause {number}"), Granted) for number in range(4)] == [True, True, True, False]
+        assert [isinstance(ask(f"after a pause {number}"), ReservationGrant) for number in range(4)] == [
+            True,
+            True,
+            True,
+            False,
+        ]
 
 
 def berlin(*when: int) -> int:

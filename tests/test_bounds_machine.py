@@ -26,9 +26,9 @@ from overnight.budgets import (
     Booked,
     Call,
     Caller,
-    Granted,
     Kin,
     Policy,
+    ReservationGrant,
     TopUp,
     Wait,
     addressed,
@@ -40,8 +40,9 @@ from overnight.budgets import (
 from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
 from overnight.domain.policies import BudgetLimit, Budgets
-from overnight.gateway.admission.commands import Lose, Spent
-from overnight.gateway.admission.settlement import write_spent
+from overnight.gateway.admission.attempt_result import AttemptResult
+from overnight.gateway.admission.commands import Lose
+from overnight.gateway.admission.settlement import write_result
 from overnight.ledger import JOB, Ledger, NewJob, append, locked_job, open_job
 from overnight.store import Store, Unit, open_store
 from overnight.story import build_timeline, load_job_tree
@@ -165,9 +166,9 @@ class Bounds(RuleBasedStateMachine):
         call_id = called.call_id or ""
         call = Call(call_id, self.tenant, self.id(job), "process", estimate_of(called))
 
-        def act(unit: Unit) -> Granted | Wait:
+        def act(unit: Unit) -> ReservationGrant | Wait:
             granted = reserve(unit, call, limits, Tokens(wanted))
-            if isinstance(granted, Granted):
+            if isinstance(granted, ReservationGrant):
                 append(unit, locked_job(unit, self.id(job)), msgspec.structs.replace(called))
             return granted
 
@@ -199,11 +200,11 @@ class Bounds(RuleBasedStateMachine):
     def write(self, call_id: str, made: Made, cost: int | None, bound: int, name: str, mine: bool) -> Any:
         event = Event(name, call_id=call_id, model="m", provider="p", kind="model")
         event.input_tokens, event.output_tokens = 3, 4
-        spent = Spent(call_id, event, "m", (3, 0, 4), cost, b'{"answer": 1}', bound_microusd=bound)
+        spent = AttemptResult(call_id, event, "m", (3, 0, 4), cost, b'{"answer": 1}', bound_microusd=bound)
         subject: Any = SimpleNamespace(attempt=1, fingerprint=None)
 
         def act(unit: Unit) -> Any:
-            return write_spent(unit, locked_job(unit, self.id(made.job)), spent, subject)
+            return write_result(unit, locked_job(unit, self.id(made.job)), spent, subject)
 
         needs = [(JOB, self.id(made.job)), *spent.locks()]
         return self.stores[mine].commit_blocking(Do(needs, act))

@@ -25,8 +25,8 @@ from overnight.budgets import (
     RESERVATION,
     Booked,
     Call,
-    Granted,
     Limit,
+    ReservationGrant,
     Wait,
     locks,
     reserve,
@@ -60,7 +60,7 @@ class Reserve:
     def locks(self) -> list[Any]:
         return locks(self.call.tenant_id, self.limits)
 
-    def decide(self, unit: Unit) -> Granted | Wait:
+    def decide(self, unit: Unit) -> ReservationGrant | Wait:
         return reserve(unit, self.call, self.limits, self.demand)
 
 
@@ -266,7 +266,7 @@ async def test_parallel_callers_never_overspend(store: Store, store_url: str, se
     assert rows(store_url, "SELECT count(*) FROM reservation") == [(0,)]
 
 
-async def _try(store: Store, call_id: str, limits: list[Limit], demand: Priced) -> Granted | Wait | None:
+async def _try(store: Store, call_id: str, limits: list[Limit], demand: Priced) -> ReservationGrant | Wait | None:
     try:
         return await store.commit(Reserve(call_id, "t", limits, demand))
     except BudgetStopped:
@@ -289,10 +289,10 @@ async def test_a_limit_set_for_one_scope_alone_is_stricter(store: Store) -> None
 
     await store.commit(Cap())
     granted = await store.commit(Reserve("1", "t", [Limit("job", "x", 5_000)], Priced(0, 1, 3_000)))
-    assert granted == Granted(1_000, 1_000, lowered=True)
+    assert granted == ReservationGrant(1_000, 1_000, lowered=True)
     await store.commit(Settle("1", 0))
     granted = await store.commit(Reserve("2", "t", [Limit("job", "x", 500)], Priced(0, 1, 3_000)))
-    assert granted == Granted(500, 500, lowered=True)
+    assert granted == ReservationGrant(500, 500, lowered=True)
     with pytest.raises(BudgetStopped, match="2 of 2 model calls") as stop:
         await store.commit(Reserve("3", "t", [Limit("job", "x", 5_000, 100)], Priced(0, 1, 10)))
     assert (stop.value.limit, stop.value.spent, stop.value.allowed) == ("max_llm_calls_per_job", 2, 2)

@@ -11,19 +11,19 @@ from overnight.domain import Event, Recorded, month_of, new_id
 from overnight.gateway.cache.commands import (
     KEPT_US,
     LEASE_US,
-    Claim,
-    Claimed,
-    Forget,
-    Keep,
-    LetGo,
-    StayAlive,
+    ClaimOutcome,
+    ClaimQuestion,
+    ForgetExpired,
+    KeepAnswer,
+    ReleaseQuestion,
+    RenewLeases,
 )
 from overnight.gateway.cache.rows import SQL, VectorRow
 from overnight.gateway.cache.vectors import (
     SEARCHED,
     AddVector,
     nearest,
-    packed,
+    packed_vector,
     read_vector,
 )
 from overnight.ledger import Append, NewJob
@@ -74,7 +74,7 @@ async def entries(store: Store) -> list[tuple[str, int]]:
 
 async def keep(store: Store, tenant: str, number: int, ttl_us: int = HOUR_US) -> None:
     answer = await answered(store, tenant)
-    await store.commit(Keep((tenant, number.to_bytes(32)), "", answer.job_id, answer.seq, answer.at, ttl_us))
+    await store.commit(KeepAnswer((tenant, number.to_bytes(32)), "", answer.job_id, answer.seq, answer.at, ttl_us))
 
 
 async def test_what_is_over_is_forgotten_and_who_leads_now_is_not(kept: Store, clock: Clock) -> None:
@@ -82,8 +82,8 @@ async def test_what_is_over_is_forgotten_and_who_leads_now_is_not(kept: Store, c
         await keep(kept, "t", number)
     clock.now += KEPT_US
     await keep(kept, "t", 3)
-    await kept.commit(Claim(("t", (0).to_bytes(32)), "leader", "job"))
-    assert not await kept.commit(Forget((), 100, 100))
+    await kept.commit(ClaimQuestion(("t", (0).to_bytes(32)), "leader", "job"))
+    assert not await kept.commit(ForgetExpired((), 100, 100))
     assert await entries(kept) == [("t", 0), ("t", 3)]
 
 
@@ -91,7 +91,7 @@ async def test_a_tenant_keeps_no_more_than_its_share_and_those_that_last_longest
     for number in range(12):
         await keep(kept, "t", number, KEPT_US + HOUR_US * (12 - number))
         await keep(kept, "u", number)
-    await kept.commit(Forget(("t",), 5, 100))
+    await kept.commit(ForgetExpired(("t",), 5, 100))
     left = await entries(kept)
     assert [number for tenant, number in left if tenant == "t"] == [0, 1, 2, 3, 4]
     assert sum(tenant == "u" for tenant, _ in left) == 12
@@ -99,23 +99,23 @@ async def test_a_tenant_keeps_no_more_than_its_share_and_those_that_last_longest
 
 async def test_a_claim_lasts_as_long_as_its_leader_gives_signs_of_life(kept: Store, clock: Clock) -> None:
     key = ("t", bytes(32))
-    assert await kept.commit(Claim(key, "one", "a")) is Claimed.LEADS
-    assert await kept.commit(Claim(key, "two", "b")) is Claimed.FOLLOWS
-    assert await kept.commit(Claim(key, "too", "a")) is Claimed.REPEATS
+    assert await kept.commit(ClaimQuestion(key, "one", "a")) is ClaimOutcome.LEADS
+    assert await kept.commit(ClaimQuestion(key, "two", "b")) is ClaimOutcome.FOLLOWS
+    assert await kept.commit(ClaimQuestion(key, "too", "a")) is ClaimOutcome.REPEATS
     clock.now += LEASE_US - 1
-    await kept.commit(StayAlive(((key, "one"),)))
+    await kept.commit(RenewLeases(((key, "one"),)))
     clock.now += LEASE_US - 1
-    assert await kept.commit(Claim(key, "two", "b")) is Claimed.FOLLOWS
+    assert await kept.commit(ClaimQuestion(key, "two", "b")) is ClaimOutcome.FOLLOWS
     clock.now += 1
-    assert await kept.commit(Claim(key, "two", "b")) is Claimed.LEADS
-    await kept.commit(StayAlive(((key, "one"),)))
-    await kept.commit(LetGo(key, "one"))
-    assert await kept.commit(Claim(key, "three", "c")) is Claimed.FOLLOWS
-    await kept.commit(LetGo(key, "two"))
-    assert await kept.commit(Claim(key, "three", "c")) is Claimed.LEADS
+    assert await kept.commit(ClaimQuestion(key, "two", "b")) is ClaimOutcome.LEADS
+    await kept.commit(RenewLeases(((key, "one"),)))
+    await kept.commit(ReleaseQuestion(key, "one"))
+    assert await kept.commit(ClaimQuestion(key, "three", "c")) is ClaimOutcome.FOLLOWS
+    await kept.commit(ReleaseQuestion(key, "two"))
+    assert await kept.commit(ClaimQuestion(key, "three", "c")) is ClaimOutcome.LEADS
     answer = await answered(kept)
-    await kept.commit(Keep(key, "three", answer.job_id, answer.seq, answer.at, HOUR_US))
-    assert await kept.commit(Claim(key, "four", "d")) is Claimed.ANSWERED
+    await kept.commit(KeepAnswer(key, "three", answer.job_id, answer.seq, answer.at, HOUR_US))
+    assert await kept.commit(ClaimQuestion(key, "four", "d")) is ClaimOutcome.ANSWERED
 
 
 def turned(angle: float, dimensions: int = 8) -> list[float]:
@@ -164,7 +164,7 @@ async def test_what_is_over_or_erased_is_not_found(kept: Store, clock: Clock) ->
     assert near.answer.job_id == far.job_id
     clock.now += HOUR_US
     assert await nearest(kept, "t", b"r" * 32, turned(0.0), "") is None
-    await kept.commit(Forget((), 1, 1))
+    await kept.commit(ForgetExpired((), 1, 1))
 
 
 class Many:
@@ -180,7 +180,7 @@ class Many:
         answer, month, ends = self.answer, month_of(self.answer.at), unit.now + HOUR_US
         for number in range(self.count):
             place = ("t", b"r" * 32, unit.now + number, answer.job_id, answer.seq, month, ends)
-            unit.append(SQL["insert_vector"], VectorRow(*place, packed(self.numbers), self.numbers))
+            unit.append(SQL["insert_vector"], VectorRow(*place, packed_vector(self.numbers), self.numbers))
 
 
 async def test_a_search_looks_at_the_newest_of_a_realm(kept: Store, clock: Clock) -> None:
@@ -191,7 +191,7 @@ async def test_a_search_looks_at_the_newest_of_a_realm(kept: Store, clock: Clock
     near = await nearest(kept, "t", b"r" * 32, turned(0.0), "")
     assert near is not None
     assert near.similarity == pytest.approx(math.cos(1.0), abs=1e-5)
-    while await kept.commit(Forget(("t",), 1, 10)):
+    while await kept.commit(ForgetExpired(("t",), 1, 10)):
         pass
     assert await nearest(kept, "t", b"r" * 32, turned(1.0), "") is not None
 

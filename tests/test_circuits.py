@@ -1,4 +1,4 @@
-"""Circuits: the rules alone, several processes over one store against a trivial model, and what a process does alone."""
+"""Circuit breakers: the rules alone, several processes over one store against a trivial model, and what a process does alone."""
 
 import asyncio
 import itertools
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from machine_parts import Open, examples, rows
-from overnight.circuit_breakers.local_view import LEAST_SHARE, Circuits, speaks_of_target
+from overnight.circuit_breakers.local_view import LEAST_SHARE, CircuitBreakers, speaks_of_target
 from overnight.circuit_breakers.rows import (
+    BreakerUpdate,
     CloseCircuit,
-    Mark,
     Note,
     forget_circuits,
     list_circuits,
@@ -160,7 +160,7 @@ def test_what_is_shown() -> None:
 
 
 async def test_zero_failures_switch_them_off(store: Store) -> None:
-    circuits = Circuits(store, Policy(failures=0))
+    circuits = CircuitBreakers(store, Policy(failures=0))
     assert [circuits.failed("p", "m", failure()) for _ in range(100)] == [None] * 100
     assert circuits.allows("p", "m")
 
@@ -232,7 +232,7 @@ class Fleet(RuleBasedStateMachine):
         self.circuits = [self.new_process(number) for number in range(self.PROCESSES)]
         self.changed = [0] * self.PROCESSES
         self.flying: list[Flying] = []
-        self.unwritten: list[tuple[Flying, Mark]] = []
+        self.unwritten: list[tuple[Flying, BreakerUpdate]] = []
         self.names = (f"call{number}" for number in itertools.count())
         self.highest = 0
 
@@ -245,8 +245,8 @@ class Fleet(RuleBasedStateMachine):
     def store(self, process: int) -> Store:
         return self.stores[process % len(self.stores)]
 
-    def new_process(self, process: int) -> Circuits:
-        return Circuits(self.store(process), POLICY)
+    def new_process(self, process: int) -> CircuitBreakers:
+        return CircuitBreakers(self.store(process), POLICY)
 
     @rule(process=st.integers(0, PROCESSES - 1), patience_ms=st.sampled_from([50, 400, 5000]))
     def call(self, process: int, patience_ms: int) -> None:
@@ -412,7 +412,7 @@ async def a_job(store: Store) -> str:
     return job_id
 
 
-async def fails(store: Store, circuits: Circuits, job_id: str, model: str = "m", **more: Any) -> None:
+async def fails(store: Store, circuits: CircuitBreakers, job_id: str, model: str = "m", **more: Any) -> None:
     mark = circuits.failed("p", model, failure(**more))
     if mark is not None:
         await store.commit(Note(job_id, mark, Event("model_failed", provider="p")))
@@ -421,7 +421,11 @@ async def fails(store: Store, circuits: Circuits, job_id: str, model: str = "m",
 async def test_failures_spread_over_processes_add_up(store_url: str) -> None:
     with open_store(store_url) as one, open_store(store_url) as other:
         job_id = await a_job(one)
-        fleet = [(one, Circuits(one, POLICY)), (other, Circuits(other, POLICY)), (one, Circuits(one, POLICY))]
+        fleet = [
+            (one, CircuitBreakers(one, POLICY)),
+            (other, CircuitBreakers(other, POLICY)),
+            (one, CircuitBreakers(one, POLICY)),
+        ]
         for store, circuits in fleet:
             await fails(store, circuits, job_id)
             assert circuits.allows("p", "m")
@@ -438,14 +442,14 @@ async def test_of_hundreds_that_ask_at_once_one_is_the_probe(store_url: str) -> 
     clock = Clock()
     with open_store(store_url, clock) as one, open_store(store_url, clock) as other:
         job_id = await a_job(one)
-        fleet = [(store, Circuits(store, POLICY)) for store in (one, other) for _ in range(4)]
+        fleet = [(store, CircuitBreakers(store, POLICY)) for store in (one, other) for _ in range(4)]
         for _ in range(3):
             await fails(*fleet[0], job_id)
         clock.now += POLICY.cool_down_ms * MS
         for _, circuits in fleet:
             await circuits.refresh()
 
-        async def ask(circuits: Circuits, name: str) -> bool:
+        async def ask(circuits: CircuitBreakers, name: str) -> bool:
             circuit = circuits.open_circuit("p", "m")
             return circuit is not None and await circuits.probe(circuit, name, clock.now + 1000 * MS)
 
@@ -460,7 +464,7 @@ async def test_of_hundreds_that_ask_at_once_one_is_the_probe(store_url: str) -> 
 
 async def test_a_busy_target_that_mostly_answers_stays_closed(store: Store) -> None:
     clock = Clock()
-    circuits = Circuits(store, Policy(failures=3, window_ms=60_000))
+    circuits = CircuitBreakers(store, Policy(failures=3, window_ms=60_000))
     store.clock = clock
     for number in range(300):
         clock.now += 10 * MS
@@ -478,7 +482,7 @@ async def test_a_busy_target_that_mostly_answers_stays_closed(store: Store) -> N
 async def test_without_a_store_a_process_goes_on_alone(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     store.clock = clock
-    circuits = Circuits(store, POLICY)
+    circuits = CircuitBreakers(store, POLICY)
     await a_job(store)
     store.close()
     for _ in range(3):
@@ -497,7 +501,7 @@ async def test_without_a_store_a_process_goes_on_alone(store: Store, caplog: pyt
 async def test_waiting_ends_with_the_cool_down_with_news_or_at_the_deadline(store: Store) -> None:
     clock = Clock()
     store.clock = clock
-    circuits = Circuits(store, Policy(cool_down_ms=100_000, max_cool_down_ms=100_000))
+    circuits = CircuitBreakers(store, Policy(cool_down_ms=100_000, max_cool_down_ms=100_000))
     for _ in range(3):
         circuits.failed("p", "m", failure())
     circuit = circuits.open_circuit("p", "m")
@@ -518,7 +522,7 @@ async def test_rows_that_say_nothing_any_more_go(store: Store) -> None:
     clock = Clock()
     store.clock = clock
     store.writer._clock = clock
-    circuits, job_id = Circuits(store, POLICY), await a_job(store)
+    circuits, job_id = CircuitBreakers(store, POLICY), await a_job(store)
     await fails(store, circuits, job_id, "once")
     for _ in range(3):
         await fails(store, circuits, job_id, "often")
@@ -532,7 +536,7 @@ async def test_rows_that_say_nothing_any_more_go(store: Store) -> None:
 
 def test_asking_costs_next_to_nothing(tmp_path: Any) -> None:
     with open_store(str(tmp_path / "x.db")) as store:
-        circuits = Circuits(store, POLICY)
+        circuits = CircuitBreakers(store, POLICY)
         began = time.perf_counter()
         for _ in range(100_000):
             circuits.allows("p", "m")

@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from overnight.gateway import Feed
+from overnight.gateway import BroadcastBuffer
 
 
-async def read(feed: Feed) -> list[bytes]:
+async def read(feed: BroadcastBuffer) -> list[bytes]:
     return [piece async for piece in feed]
 
 
 async def test_every_reader_has_it_from_the_first_piece_on() -> None:
-    feed = Feed()
+    feed = BroadcastBuffer()
     feed.push([b"a", b"b"])
     early = asyncio.create_task(read(feed))
     await asyncio.sleep(0)
@@ -27,7 +27,7 @@ async def test_every_reader_has_it_from_the_first_piece_on() -> None:
 
 
 async def test_a_piece_is_written_before_push_returns() -> None:
-    feed, written = Feed(), list[bytes]()
+    feed, written = BroadcastBuffer(), list[bytes]()
 
     def write(piece: bytes) -> bool:
         written.append(piece)
@@ -47,7 +47,7 @@ async def test_a_piece_is_written_before_push_returns() -> None:
 
 
 async def test_what_comes_while_the_reader_is_behind_is_one_piece() -> None:
-    feed, written, room = Feed(), list[bytes](), asyncio.Event()
+    feed, written, room = BroadcastBuffer(), list[bytes](), asyncio.Event()
 
     def write(piece: bytes) -> bool:
         written.append(piece)
@@ -66,7 +66,7 @@ async def test_what_comes_while_the_reader_is_behind_is_one_piece() -> None:
 
 
 async def test_a_reader_that_leaves_is_forgotten() -> None:
-    feed, written = Feed(), list[bytes]()
+    feed, written = BroadcastBuffer(), list[bytes]()
     flowing = asyncio.create_task(feed.flow(lambda piece: not written.append(piece), asyncio.Event().wait))
     await asyncio.sleep(0)
     flowing.cancel()

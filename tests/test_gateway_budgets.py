@@ -176,8 +176,7 @@ async def test_a_money_budget_holds_at_two_processes_and_refuses_nobody_who_fits
 
 def in_line(served: Served) -> int:
     """How many calls wait."""
-    lines = served.gateway.lines._lines.values()
-    return sum((line.front is not None) + sum(map(len, line.by_tenant.values())) for line in lines)
+    return served.gateway.queue.waiting
 
 
 async def test_calls_wait_for_outstanding_ones_in_the_order_they_came(store: Store, provider: SpawnedProvider) -> None:

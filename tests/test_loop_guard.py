@@ -14,7 +14,7 @@ from caching import SEMANTIC
 from overnight.brain import Brain
 from overnight.domain import Attribution, Event
 from overnight.gateway.admission import loop_guard as looping
-from overnight.gateway.admission.commands import Spent
+from overnight.gateway.admission.attempt_result import AttemptResult
 from overnight.gateway.admission.loop_guard import LoopGuard
 from overnight.gateway.identity import Subject
 from overnight.jobs import Decision, Operations
@@ -119,7 +119,7 @@ def subject(job: str, asks: int) -> Subject:
 
 
 def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looping, "MOST_REMEMBERED", 20_000, raising=False)
+    monkeypatch.setattr(looping, "MAX_REMEMBERED", 20_000, raising=False)
     with open_store(str(tmp_path / "ledger.db")) as store:
         bounded(store)
 
@@ -127,7 +127,7 @@ def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch
 def bounded(store: Store) -> None:
     routing = GUARDED.replace("same_call: 3", "same_call: 3, no_progress_turns: 8")
     guard = LoopGuard(store, Brain.from_files({"routing.yaml": routing.encode()}).routing.guards)
-    spent = Spent("c", Event("model_succeeded"), "m", (1, 0, 1), 1, b"{}")
+    spent = AttemptResult("c", Event("model_succeeded"), "m", (1, 0, 1), 1, b"{}")
     request = CHAT.read(b'{"messages": [{"role": "user", "content": "x"}]}')
     busy, looping_one = subject("busy", 0), subject("circles", 0)
     gc.collect()
@@ -136,13 +136,13 @@ def bounded(store: Store) -> None:
         for job in range(300):
             for each in range(256):
                 asking = subject(f"job_{job:032x}", job << 16 | each)
-                guard.asked(asking)
+                guard.request_admitted(asking)
                 if each < 64:
-                    length = Spent("c", spent.event, "m", (1, 0, each), 1, b"{}")
-                    guard.answered(asking, request, length)
-            guard.asked(busy)
-            guard.asked(looping_one)
-            guard.answered(looping_one, request, spent)
+                    length = AttemptResult("c", spent.event, "m", (1, 0, each), 1, b"{}")
+                    guard.request_answered(asking, request, length)
+            guard.request_admitted(busy)
+            guard.request_admitted(looping_one)
+            guard.request_answered(looping_one, request, spent)
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()
     finally:

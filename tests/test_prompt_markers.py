@@ -8,7 +8,7 @@ import pytest
 
 from caching import Caching
 from overnight.domain import Attribution
-from overnight.gateway.cache.prompt_markers import placed, with_cache_key, with_markers
+from overnight.gateway.cache.prompt_markers import with_cache_key, with_markers, with_prompt_markers
 from overnight.gateway.identity import Subject
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
@@ -110,7 +110,7 @@ def test_openai_is_told_which_calls_belong_together_and_no_name_of_ours() -> Non
 def test_only_those_that_know_the_key_get_one(base_url: str, unattributed: bool, count: int) -> None:
     sent = Prepared("/chat/completions", b'{"model":"m"}')
     subject = Subject(Attribution(), "job_1", ("job_1",), False, "m", unattributed=unattributed)
-    assert placed(sent, "chat", "m", dialect_of(base_url), subject)[1] == count
+    assert with_prompt_markers(sent, "chat", "m", dialect_of(base_url), subject)[1] == count
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.gateway.admission.call_admission import Admission
+from overnight.gateway.admission.call_admission import AttemptPlan, CallAdmission
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, routed, serving
@@ -101,15 +101,15 @@ async def test_a_call_that_waits_for_nothing_looks_for_nothing(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its admission finds what was recorded, in the same transaction."""
-    looks: list[bool] = []
-    admit = Admission.admit_once
+    probes: list[AttemptPlan] = []
+    probe = CallAdmission.probe
 
-    async def counted(admission: Admission, *, probe: bool = False) -> Any:
-        looks.append(probe)
-        return await admit(admission, probe=probe)
+    async def counted(admission: CallAdmission, plan: AttemptPlan) -> Any:
+        probes.append(plan)
+        return await probe(admission, plan)
 
-    monkeypatch.setattr(Admission, "admit_once", counted)
+    monkeypatch.setattr(CallAdmission, "probe", counted)
     async with serving(store, provider) as served:
         for attempt in ("1", "2", "2"):
             assert (await served.ask(headers={"x-job-id": "n", "x-job-attempt": attempt})).status_code == 200
-    assert looks == [False] * 3
+    assert not probes

@@ -534,7 +534,7 @@ async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
         usual = [await start(served, asks, 2) for _ in range(4)]
         for each in usual:
             await rest(served, each, *FINISHED)
-        await served.gateway.costs.look()
+        await served.gateway.cost_alerts.poll()
         caplog.set_level(logging.WARNING, "overnight.gateway")
         dear = await start(served, asks, 12)
         cheap = await start(served, asks, 3)
@@ -558,7 +558,7 @@ async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provid
         for number in range(3):
             await served.ask(headers={"x-job-id": f"usual-{number}", "x-task": "summary"})
             await served.http.post(f"/api/v1/jobs/usual-{number}/complete")
-        await served.gateway.costs.look()
+        await served.gateway.cost_alerts.poll()
         for number in range(5):
             await served.ask(f"{number}", headers={"x-job-id": "dear", "x-task": "summary"})
             await served.ask(f"{number}", headers={"x-job-id": "unlike", "x-task": "essay"})

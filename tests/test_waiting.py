@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine_parts import examples
-from overnight.gateway.admission.admission_queue import Lines, Turn
+from overnight.gateway.admission.admission_queue import AdmissionQueue, QueuePosition
 
 ROW = ("", "target", "model")
 OTHER = ("", "target", "other model")
@@ -20,13 +20,13 @@ def soon(seconds: float = 20.0) -> float:
 
 async def served_in_order(arrivals: list[str], leavers: set[int]) -> list[int]:
     """Everybody gets in line; some leave while they wait; the others are served one by one. The order in which they are."""
-    lines, order = Lines(), list[int]()
+    lines, order = AdmissionQueue(), list[int]()
     turns = [lines.join(ROW, tenant) for tenant in arrivals]
     for number in sorted(leavers):
         turns[number].leave()
 
-    async def serve(number: int, turn: Turn) -> None:
-        await turn.front(soon())
+    async def serve(number: int, turn: QueuePosition) -> None:
+        await turn.reach_front(soon())
         order.append(number)
         await asyncio.sleep(0)
         turn.leave()
@@ -83,11 +83,11 @@ def test_tenants_take_turns_and_within_one_it_is_first_come_first_served(
 
 
 async def test_the_front_hears_of_a_settlement_and_nobody_else_asks() -> None:
-    lines = Lines()
+    lines = AdmissionQueue()
     first, second = lines.join(ROW, "a"), lines.join(ROW, "a")
-    await first.front(soon())
-    hearing = asyncio.create_task(first.news(soon(), sleep_s=60))
-    behind = asyncio.create_task(second.front(soon()))
+    await first.reach_front(soon())
+    hearing = asyncio.create_task(first.wait_for_change(soon(), sleep_s=60))
+    behind = asyncio.create_task(second.reach_front(soon()))
     await asyncio.sleep(0.01)
     assert not hearing.done()
     lines.settled(lambda: [OTHER])
@@ -102,36 +102,36 @@ async def test_the_front_hears_of_a_settlement_and_nobody_else_asks() -> None:
 
 
 async def test_a_settlement_between_two_questions_is_not_missed() -> None:
-    lines = Lines()
+    lines = AdmissionQueue()
     turn = lines.join(ROW, "a")
-    await turn.front(soon())
-    lines.stir()  # while the store was being asked
-    await asyncio.wait_for(turn.news(soon(), sleep_s=60), 1)
+    await turn.reach_front(soon())
+    lines.notify()  # while the store was being asked
+    await asyncio.wait_for(turn.wait_for_change(soon(), sleep_s=60), 1)
     turn.leave()
 
 
 async def test_the_front_asks_again_by_itself() -> None:
     """Another process may have settled."""
-    turn = Lines().join(ROW, "a")
-    await turn.front(soon())
-    await asyncio.wait_for(turn.news(soon()), 5)
+    turn = AdmissionQueue().join(ROW, "a")
+    await turn.reach_front(soon())
+    await asyncio.wait_for(turn.wait_for_change(soon()), 5)
     turn.leave()
 
 
 @pytest.mark.parametrize("place", ["front", "behind"])
 async def test_patience_ends_at_the_deadline(place: str) -> None:
-    lines = Lines()
+    lines = AdmissionQueue()
     turns = [lines.join(ROW, "a"), lines.join(ROW, "a")]
     turn = turns[place == "behind"]
     with pytest.raises(TimeoutError):
-        await turn.news(soon(-1))
+        await turn.wait_for_change(soon(-1))
     for each in turns:
         each.leave()
     assert lines.join_any(lambda: [ROW], "a") is None
 
 
 async def test_whoever_comes_later_gets_in_line_where_somebody_waits() -> None:
-    lines = Lines()
+    lines = AdmissionQueue()
     assert lines.join_any(lambda: pytest.fail("nobody waits, so nothing is asked"), "b") is None
     first = lines.join(ROW, "a")
     assert lines.join_any(lambda: [OTHER], "b") is None

@@ -18,7 +18,7 @@ from overnight.domain import (
     parse_whole,
     read_traceparent,
 )
-from overnight.gateway import MOST_ATTEMPTS, named_job, tags_of
+from overnight.gateway import MAX_ATTEMPTS, named_job, tags_of
 from overnight.http_server import Headers
 from overnight.keys import VirtualKey
 
@@ -136,10 +136,10 @@ def _read_special(field: str, value: bytes, found: dict[str, Any], ranks: dict[s
 
 
 def _attempt(value: bytes) -> int:
-    number = parse_whole(value, MOST_ATTEMPTS)
+    number = parse_whole(value, MAX_ATTEMPTS)
     if number:
         return number
-    raise BadInput(f"x-job-attempt: expected a whole number from 1 to {MOST_ATTEMPTS}; 1 is the first attempt of a job")
+    raise BadInput(f"x-job-attempt: expected a whole number from 1 to {MAX_ATTEMPTS}; 1 is the first attempt of a job")
 
 
 def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None:

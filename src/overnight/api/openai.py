@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted, refusal
+from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted_decision, refusal
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey, allows
 
@@ -30,16 +30,16 @@ class OpenAI:
         headers: Headers,
         receive: Receive,
         key: VirtualKey | None,
-        gone: Callable[[], bool] | None = None,
+        disconnected: Callable[[], bool] | None = None,
     ) -> Answer:
-        """A model call in one of the wire formats. `gone` returns whether the client has disconnected."""
+        """A model call in one of the wire formats. `disconnected` returns whether the client has disconnected."""
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
                 who = attribution(headers, key)
                 if self._gateway.routing.header_names:
                     who = with_headers(who, headers, self._gateway.routing.header_names)
-                return await self._gateway.call(form, body, who, headers, gone)
+                return await self._gateway.call(form, body, who, headers, disconnected)
         except OvernightError as error:
             return refusal(error, form)
 
@@ -65,7 +65,7 @@ class OpenAI:
 
     def model(self, name: str, key: VirtualKey | None) -> Answer:
         """Raises Forbidden, UnknownModelAsked."""
-        permitted(self._gateway.decide(CallFacts(model=name)), key)
+        permitted_decision(self._gateway.decide(CallFacts(model=name)), key)
         return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from overnight.domain import BadInput, parse_whole
-from overnight.gateway import Answer, BodyTooLarge, Feed
+from overnight.gateway import Answer, BodyTooLarge, BroadcastBuffer
 from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
 
@@ -88,8 +88,8 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     try:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, Feed) else None
-        if isinstance(pieces, Feed) and direct is not None:
+        direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, BroadcastBuffer) else None
+        if isinstance(pieces, BroadcastBuffer) and direct is not None:
             await pieces.flow(direct.write, direct.caught_up)
         elif pieces is not None:
             async for piece in pieces:

@@ -17,7 +17,7 @@ FLOOR_TOKENS = 256
 _encode = msgspec.json.Encoder().encode
 
 
-class Demand(Protocol):
+class CostBound(Protocol):
     """What a call may use at most: tokens of input, and for each choice as many of output as its cap says; and its price."""
 
     wanted_tokens: int
@@ -46,7 +46,7 @@ class Call(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-class Granted(msgspec.Struct, frozen=True):
+class ReservationGrant(msgspec.Struct, frozen=True):
     """The output cap that was reserved for, and the money."""
 
     tokens: int
@@ -138,7 +138,7 @@ def _check_time(unit: Unit, limit: Limit, row: BudgetRow) -> None:
             raise _stop(limit, row, "max_wall_clock_s", f"has taken {took} of {most} seconds", took, most)
 
 
-def _affordable(unit: Unit, limit: Limit, row: BudgetRow, demand: Demand, floor: int) -> tuple[int, bool]:
+def _affordable(unit: Unit, limit: Limit, row: BudgetRow, demand: CostBound, floor: int) -> tuple[int, bool]:
     """The output cap that the budget has room for, and whether reservations alone make it less than the floor.
 
     Raises BudgetStopped when what is settled leaves less than the floor.
@@ -170,8 +170,8 @@ def _bounds(unit: Unit, limit: Limit, row: BudgetRow) -> Sequence[OpenBound]:
 
 
 def reserve(
-    unit: Unit, call: Call, limits: Sequence[Limit], demand: Demand, rates: Sequence[Rate] = ()
-) -> Granted | Wait:
+    unit: Unit, call: Call, limits: Sequence[Limit], demand: CostBound, rates: Sequence[Rate] = ()
+) -> ReservationGrant | Wait:
     """Reserve against every limit and pass every rate at once, or none of them.
 
     Raises BudgetStopped when a hard count is used up, or when settled spend leaves less than the floor of output tokens.
@@ -219,7 +219,7 @@ def reserve(
             call.attempt,
         ),
     )
-    return Granted(tokens, amount, tokens < demand.wanted_tokens)
+    return ReservationGrant(tokens, amount, tokens < demand.wanted_tokens)
 
 
 def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:

@@ -4,11 +4,11 @@ Depends on: ledger, store, domain; the gateway's failure classes.
 Never: asks a target, or decides where a call goes instead.
 """
 
-from .local_view import Circuits
+from .local_view import CircuitBreakers
 from .rows import (
     CIRCUIT,
+    BreakerUpdate,
     CloseCircuit,
-    Mark,
     Note,
     list_circuits,
     note,
@@ -17,10 +17,10 @@ from .state import Circuit, caller_account, public_circuit
 
 __all__ = [
     "CIRCUIT",
+    "BreakerUpdate",
     "Circuit",
-    "Circuits",
+    "CircuitBreakers",
     "CloseCircuit",
-    "Mark",
     "Note",
     "caller_account",
     "list_circuits",

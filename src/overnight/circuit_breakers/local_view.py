@@ -19,10 +19,10 @@ from overnight.providers.error_classes import CLASSES, Failure
 from overnight.store import Store
 
 from .rows import (
-    Claim,
+    BreakerUpdate,
+    ClaimProbe,
     Key,
-    Mark,
-    Release,
+    ReleaseProbe,
     forget_circuits,
     key_of,
     list_circuits,
@@ -84,7 +84,7 @@ class _Seen(msgspec.Struct):
         return failed >= LEAST_SHARE * (failed + answered)
 
 
-class Circuits:
+class CircuitBreakers:
     """`start` it before the first call, in the loop of the calls. Times are the store's clock, in microseconds."""
 
     def __init__(self, store: Store, breaker: Breakers) -> None:
@@ -136,7 +136,7 @@ class Circuits:
                 self._keep(self._release(key, call))
 
         try:
-            granted, shared = await self._store.commit(Claim(key, call, until), until=deadline, left=claimed_late)
+            granted, shared = await self._store.commit(ClaimProbe(key, call, until), until=deadline, left=claimed_late)
         except StoreUnavailable:
             return True  # alone, the picture of this process has to do
         except BaseException:
@@ -159,7 +159,7 @@ class Circuits:
 
     async def _release(self, key: Key, call: str) -> None:
         with suppress(StoreUnavailable):  # then its claim ends by itself
-            await self._store.commit(Release(key, call))
+            await self._store.commit(ReleaseProbe(key, call))
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -182,7 +182,9 @@ class Circuits:
 
     # ── after a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answered(self, account: str, model: str, call: str | None = None, own: str | None = None) -> Mark | None:
+    def answered(
+        self, account: str, model: str, call: str | None = None, own: str | None = None
+    ) -> BreakerUpdate | None:
         """A call came to an answer. `call` names it where its circuit was open. The mark belongs into its settlement."""
         if not self._seen:
             return None
@@ -197,11 +199,11 @@ class Circuits:
             self._closed_at[key] = now
         if (counted := _tenant_key(account, model, own)) is not None:
             self._forget(counted)
-        return Mark(account, model, now, self._breaker, call=call, own=own)
+        return BreakerUpdate(account, model, now, self._breaker, call=call, own=own)
 
     def failed(
         self, account: str, model: str, failure: Failure, call: str | None = None, own: str | None = None
-    ) -> Mark | None:
+    ) -> BreakerUpdate | None:
         """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works.
 
         It counts in the caller's own circuit, and there alone once the caller, or its tenant with other keys, has failed half as
@@ -216,7 +218,7 @@ class Circuits:
             shared.turn(now, self._breaker.window_ms * 1000)
             shared.failed += 1
         why = f"{failure.error_class}: {failure.code}"
-        mark = Mark(account, model, now, self._breaker, why, failure.retry_after_ms, call, own)
+        mark = BreakerUpdate(account, model, now, self._breaker, why, failure.retry_after_ms, call, own)
         shared_open = (account, model) in self._open
         if not self._counts(first, mark) or (shared_open and call is None and not failure.retry_after_ms):
             return None
@@ -236,7 +238,7 @@ class Circuits:
         self._seen[key] = seen
         return seen
 
-    def _count_for_tenant(self, mark: Mark) -> bool:
+    def _count_for_tenant(self, mark: BreakerUpdate) -> bool:
         key = _tenant_key(mark.account, mark.model, mark.own)
         if key is None:
             return True
@@ -245,7 +247,7 @@ class Circuits:
         seen.failed += 1
         return count_for_tenant(seen.circuit, mark.at, self._breaker)
 
-    def _counts(self, seen: _Seen, mark: Mark) -> bool:
+    def _counts(self, seen: _Seen, mark: BreakerUpdate) -> bool:
         """Whether the failure says something new of the target."""
         seen.turn(mark.at, self._breaker.window_ms * 1000)
         seen.failed += 1
@@ -254,7 +256,7 @@ class Circuits:
         # Else it was under way when the circuit opened, and says nothing new.
         return seen.mostly_fails and (seen.circuit.opened_at is None or bool(mark.retry_after_ms))
 
-    def _fail(self, seen: _Seen, mark: Mark, breaker: Breakers) -> None:
+    def _fail(self, seen: _Seen, mark: BreakerUpdate, breaker: Breakers) -> None:
         until = seen.circuit.open_until
         opened = fail(seen.circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
         if seen.circuit.open_until > until:

@@ -1,4 +1,4 @@
-"""Circuits as rows that all processes share: locked, decided in memory, written with the fact that changed them."""
+"""Circuit breakers as rows that all processes share: locked, decided in memory, written with the fact that changed them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CIRCUIT: Table[Circuit] = Table(
 )
 
 
-class Mark(msgspec.Struct, frozen=True):
+class BreakerUpdate(msgspec.Struct, frozen=True):
     """What a call says of its target. `why` is None when it answered; `at` is when, in microseconds.
 
     `call` names it where it was made while the circuit was open: as its probe, or as a last resort. `own` is the account of the
@@ -79,7 +79,7 @@ class Mark(msgspec.Struct, frozen=True):
         return [(self.own, self.model), shared, *counted]
 
 
-def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
+def note(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event) -> None:
     """Count the mark, under the locks of job and circuit; `circuit_opened` and `circuit_closed` go into the job's log.
     `said` is the event of the call, which these name."""
     if mark.why is None:
@@ -95,7 +95,7 @@ def note(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
         _count(unit, job, mark, said, (mark.account, mark.model), shared_breaker(mark.breaker))
 
 
-def _close(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
+def _close(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event) -> None:
     """The target answered: nobody need be kept from it."""
     found = [circuit for key in mark.keys if (circuit := unit.get(CIRCUIT, key)) is not None]
     since = min((each.opened_at for each in found if each.opened_at is not None), default=None)
@@ -106,7 +106,7 @@ def _close(unit: Unit, job: JobRow, mark: Mark, said: Event) -> None:
         append(unit, job, _event("circuit_closed", mark, said, decision))
 
 
-def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: Breakers) -> Circuit:
+def _count(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event, key: Key, breaker: Breakers) -> Circuit:
     circuit = unit.get(CIRCUIT, key)
     is_new = circuit is None
     circuit = circuit or Circuit(*key)
@@ -120,7 +120,7 @@ def _count(unit: Unit, job: JobRow, mark: Mark, said: Event, key: Key, breaker: 
     return circuit
 
 
-def _count_for_tenant(unit: Unit, mark: Mark) -> bool:
+def _count_for_tenant(unit: Unit, mark: BreakerUpdate) -> bool:
     """Whether the failure is within its tenant's part of the circuit of all; counted then."""
     account = tenant_account(mark.account, mark.own or "")
     if account is None:
@@ -148,7 +148,7 @@ def _opening(circuit: Circuit, breaker: Breakers) -> dict[str, Any]:
     }
 
 
-def _event(name: str, mark: Mark, said: Event, decision: dict[str, Any]) -> Event:
+def _event(name: str, mark: BreakerUpdate, said: Event, decision: dict[str, Any]) -> Event:
     event = Event(name, kind="model", provider=said.provider, model=mark.model, call_id=said.call_id)
     event.decision = {"target": f"{mark.account}/{mark.model}", **decision}
     event.agent_id, event.step, event.route, event.attempt = said.agent_id, said.step, said.route, said.attempt
@@ -159,7 +159,7 @@ class Note(msgspec.Struct):
     """A command: the mark of a call that goes on, in the log of its job."""
 
     job_id: str
-    mark: Mark
+    mark: BreakerUpdate
     said: Event
 
     def locks(self) -> Locks:
@@ -169,7 +169,7 @@ class Note(msgspec.Struct):
         note(unit, locked_job(unit, self.job_id), self.mark, self.said)
 
 
-class Claim(msgspec.Struct):
+class ClaimProbe(msgspec.Struct):
     """A command: let this call be the probe. The outcome is whether it may, and the circuit as it is now (None: closed)."""
 
     key: Key
@@ -189,7 +189,7 @@ class Claim(msgspec.Struct):
         return granted, msgspec.structs.replace(circuit)
 
 
-class Release(msgspec.Struct):
+class ReleaseProbe(msgspec.Struct):
     """A command: the probe came to nothing."""
 
     key: Key
@@ -219,7 +219,7 @@ class CloseCircuit(msgspec.Struct):
         return circuit
 
 
-class Forget(msgspec.Struct):
+class ForgetCircuits(msgspec.Struct):
     """A command: drop what says nothing any more: closed ones unchanged since then, open ones that nobody asks for."""
 
     keys: list[Key]
@@ -247,8 +247,8 @@ async def list_circuits(store: Store, *, only_open: bool = False) -> list[Circui
 
 
 async def forget_circuits(store: Store, closed_before: int, open_before: int) -> None:
-    """See `Forget`; times in microseconds. Raises StoreUnavailable."""
+    """See `ForgetCircuits`; times in microseconds. Raises StoreUnavailable."""
     values = {"closed_before": closed_before, "open_before": open_before}
     rows = await store.read(SQL["list_stale_circuits"], values)
     if rows:
-        await store.commit(Forget([(row[0], row[1]) for row in rows], closed_before, open_before))
+        await store.commit(ForgetCircuits([(row[0], row[1]) for row in rows], closed_before, open_before))

@@ -1,7 +1,7 @@
-"""What: model calls, from wire format to answer: attribute, route, admit, call, retry, fall back, settle, record.
-Owns: circuit; upstream connections, prices, failure classes, the events of the model boundary.
-Depends on: budgets, keys, ledger, store, domain. The routing is handed in.
-Never: hands on an answer that is not recorded, or calls a provider without a reservation.
+"""What: model calls, from request to response: attribute, route, admit, attempt, retry, fall back, settle, record.
+Owns: the events of the model boundary; the tables of cache and stored_responses.
+Depends on: wire_formats, providers, circuit_breakers, pricing, budgets, keys, ledger, store, domain. The routing is handed in.
+Never: returns an answer that is not recorded, or calls a provider without a reservation.
 """
 
 from overnight.circuit_breakers import (
@@ -19,10 +19,9 @@ from overnight.wire_formats import (
     Codec,
 )
 
-from .admission.key_permissions import permitted
-from .cache import Usage as CacheUsage
-from .cache import cache_usage
-from .call.stream_buffer import Feed
+from .admission.key_permissions import permitted_decision
+from .cache import CacheUsage, cache_usage
+from .call.stream_buffer import BroadcastBuffer
 from .error_responses import (
     WANTS_KEY,
     Answer,
@@ -35,7 +34,7 @@ from .error_responses import (
     refusal,
 )
 from .gateway import Gateway
-from .identity import MOST_ATTEMPTS, named_job, tags_of, with_metadata
+from .identity import MAX_ATTEMPTS, named_job, tags_of, with_metadata
 from .job_calls import JobCalls
 from .routing_facts import facts_of
 from .routing_simulation import (
@@ -49,16 +48,16 @@ from .routing_simulation import (
 __all__ = [
     "CHAT",
     "CODECS",
-    "MOST_ATTEMPTS",
+    "MAX_ATTEMPTS",
     "RESPONSES",
     "WANTS_KEY",
     "Answer",
     "BodyTooLarge",
+    "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
     "CloseCircuit",
     "Codec",
-    "Feed",
     "Gateway",
     "JobCalls",
     "LeftOut",
@@ -78,7 +77,7 @@ __all__ = [
     "list_circuits",
     "named_job",
     "past_calls",
-    "permitted",
+    "permitted_decision",
     "public_circuit",
     "refusal",
     "tags_of",

@@ -1,4 +1,4 @@
-"""Answers that are no model's answer, in the shape of the wire format spoken."""
+"""Error responses in the client's wire format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WANTS_KEY = (b"www-authenticate", b'Bearer realm="overnight"')
 
 
 class Answer(msgspec.Struct):
-    """What goes back to the client: `body`, or of a stream its `pieces`. Header names are lower case."""
+    """An HTTP response: its `body`, or the `pieces` of a stream. Header names are lower case."""
 
     status: int
     headers: Headers
@@ -39,11 +39,11 @@ class Answer(msgspec.Struct):
 
 
 class CallerLeft(OvernightError):
-    """The client closed its connection while its call was queued; nothing was sent, and nobody reads this."""
+    """The client closed its connection while its call was queued; nothing was sent."""
 
 
 class UnknownModelAsked(BadInput):
-    """The model asked for is not known to the brain."""
+    """The requested model is not in routing.yaml."""
 
 
 class BodyTooLarge(BadInput):
@@ -51,15 +51,15 @@ class BodyTooLarge(BadInput):
 
 
 class UnsupportedMediaType(BadInput):
-    """The body is not said to be JSON."""
+    """The content type is not JSON."""
 
 
 class UnknownPath(NotFound):
-    """Nothing is served there."""
+    """The path does not exist."""
 
 
 class UnknownResponse(NotFound):
-    """No response of that id is kept for this tenant; `param` names where the id stood."""
+    """No response of that id is stored for this tenant; `param` names the parameter that held the id."""
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
@@ -67,11 +67,11 @@ class UnknownResponse(NotFound):
 
 
 class UnknownPrevious(UnknownResponse):
-    """What a request wants to go on from is not kept for this tenant."""
+    """The response that a request continues is not stored for this tenant."""
 
 
 class WaitedTooLong(OvernightError):
-    """Calls under way held what this call needs for all of its queue time; `retry_after_s` is when to try again."""
+    """Outstanding calls held the budget for all of the queue time; try again in `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class WaitedTooLong(OvernightError):
 
 
 class RateLimited(OvernightError):
-    """The call is over a rate limit, and its queue time leaves no time to wait; `retry_after_s` is when to try again."""
+    """The call is over a rate limit, and its queue time is too short to wait; try again in `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -87,13 +87,13 @@ class RateLimited(OvernightError):
 
 
 class Overloaded(OvernightError):
-    """The gateway holds as much for its clients as it may; `retry_after_s` is when to try again."""
+    """The gateway is at its memory limit for request bodies; try again in `retry_after_s` seconds."""
 
     retry_after_s = 1
 
 
 def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
-    """An error's body in the client's format. `kind` is OpenAI's word; other formats find theirs by the status."""
+    """The body of an error in the client's format. `kind` is OpenAI's error type; other formats choose theirs by the status."""
     return form.error_body(message, kind, code, param, status)
 
 
@@ -128,7 +128,7 @@ def titled(error: OvernightError) -> str:
 
 
 def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
-    """The answer for an error raised on purpose. SDKs are told not to retry what would fail again."""
+    """The response for an expected error. SDKs are told not to retry what would fail again."""
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
     named = isinstance(error, InvalidBody | UnknownResponse)
@@ -144,7 +144,7 @@ def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
 
 
 def fault(form: Codec = CHAT) -> Answer:
-    """For a fault of ours: no detail, which may hold what is not the client's."""
+    """The response for an internal fault: without details, which may hold data of others."""
     message = "Internal server error. See the log of the gateway"
     return Answer(500, [JSON], refused(form, 500, message, "server_error", "internal_error"))
 
@@ -175,8 +175,11 @@ _OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
 def failed(
     failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, own_words: bool = True
 ) -> Answer:
-    """The last failure of a call. What the provider says about the request itself is passed on in its own words: as it came, or
-    where it speaks another format than the client, in the client's."""
+    """The response for the last failure of a call.
+
+    What the provider says about the request itself is passed on: as it came, or in the client's format where the provider
+    speaks another one.
+    """
     status = _STATUS[failure.error_class]
     said = failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500
     if said and failure.status and (not own_words or body[:1] == b"{"):

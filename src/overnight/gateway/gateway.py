@@ -6,21 +6,18 @@ import asyncio
 import itertools
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from overnight.brain import Routing
-from overnight.budgets import Kin, Policy, wake_topped_up
-from overnight.circuit_breakers import Circuits
+from overnight.budgets import Policy, wake_topped_up
+from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
-    EVERYWHERE,
     Attribution,
     CallFacts,
     OvernightError,
-    Reach,
     Recorded,
     StoreUnavailable,
-    new_id,
 )
 from overnight.domain.policies import RouteDecision
 from overnight.keys import Keyring
@@ -38,17 +35,22 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
-from .admission.admission_queue import Lines
-from .admission.commands import Outcome
-from .admission.cost_alerts import Costs, Untenable
+from .admission.admission_queue import AdmissionQueue
+from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
-from .admission.in_flight import Flying
-from .admission.key_permissions import permitted
+from .admission.in_flight import InFlightCalls
+from .admission.key_permissions import permitted_decision
 from .admission.loop_guard import LoopGuard
-from .cache import Caches
-from .call.deadlines import LEAST_STORE_S, store_answers_by
-from .call.pipeline import Flight
-from .call.streaming import StreamedFlight
+from .admission.outcomes import CacheHit, Replayed
+from .admission.services import AdmissionServices
+from .cache import Caches, Embedded, LookupServices
+from .call.embedding_call import embed
+from .call.pipeline import CallPipeline
+from .call.result import CallResult, DegradedAnswer
+from .call.services import CallServices
+from .call.streaming import StreamedCall
+from .call_context import CallContext, new_context
+from .call_deadlines import MIN_STORE_S
 from .error_responses import (
     JSON,
     Answer,
@@ -57,19 +59,21 @@ from .error_responses import (
     fault,
     refusal,
 )
-from .identity import METADATA_NAMES, Subject, session_name, with_cache_key, with_metadata
+from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
+from .job_ancestry import JobAncestry
 from .orphaned_calls import OrphanedCalls
 from .response_headers import answer_of, call_headers
 from .routing_facts import facts_of
-from .stored_responses import Responses
+from .stored_responses import StoredResponses
 
 log = logging.getLogger("overnight.gateway")
-KinKey = tuple[str, str, Reach]
-"""Tenant, a job's name, and a reach that it is within."""
-MOST_KNOWN_JOBS = 50_000
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
+"""Sweeps between two looks at the costs of finished jobs."""
+
 GRACE_S = 5.0
+"""How long streams have to end when the gateway closes."""
+
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
@@ -96,34 +100,72 @@ class Gateway:
         keys: Keyring | None = None,
     ) -> None:
         self.store, self.routing, self.prices = store, routing, prices
-        self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.brain_version = brain_version
+        self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
         self.keys.patience_s = self._patience_s
         self.targets = Targets(
             routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
         )
         self.ledger = Ledger(store)
-        self.responses = Responses(self.ledger)
+        self.responses = StoredResponses(self.ledger)
         self.known_content = KnownContent()
-        self.lines = Lines()
+        self.queue = AdmissionQueue()
         self.settlements = Settlements(store, self._settled_late)
-        self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.lines.stir)
+        self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
-        self.fees = {**FEES, **routing.hosted_tools}
-        self.loops = LoopGuard(store, routing.guards)
-        self.costs = Costs(store, routing.alarms)
-        self.untenable = Untenable()
-        self.lineage: OrderedDict[str, Kin] = OrderedDict()
-        self.flying = Flying()
-        self.circuits = Circuits(store, routing.breakers)
+        self.cost_alerts = CostAlerts(store, routing.alarms)
+        self.jobs = JobAncestry(self.ledger, brain_version)
+        self.circuits = CircuitBreakers(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
-        self.prompts_version = prompts_version or brain_version
-        self._kin: OrderedDict[KinKey, tuple[str, ...]] = OrderedDict()
+        self._prompts_version = prompts_version or brain_version or ""
+        self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def services(self) -> CallServices:
+        """What calls need of this gateway. Made in the loop of the first call, which is the loop of all."""
+        if self._services is None:
+            self._services = self._new_services(asyncio.get_running_loop())
+        return self._services
+
+    def _new_services(self, loop: asyncio.AbstractEventLoop) -> CallServices:
+        admission = AdmissionServices(
+            store=self.store,
+            owner=self.owner,
+            policy=self.policy,
+            fees={**FEES, **self.routing.hosted_tools},
+            known_content=self.known_content,
+            jobs=self.jobs,
+            queue=self.queue,
+            in_flight=InFlightCalls(),
+            settlements=self.settlements,
+            loop_guard=LoopGuard(self.store, self.routing.guards),
+            cost_alerts=self.cost_alerts,
+            usage_warnings=UsageWarnings(),
+            breakers_written=self.circuits.written,
+        )
+        lookup = LookupServices(
+            caches=self.caches,
+            known_content=self.known_content,
+            embed=self._embed,
+            prompts_version=self._prompts_version,
+        )
+        return CallServices(
+            loop=loop,
+            admission=admission,
+            lookup=lookup,
+            targets=self.targets,
+            circuits=self.circuits,
+            retries=self.routing.retries,
+            run_in_background=self._run_in_background,
+        )
+
+    async def _embed(self, subject: Subject, model: str, text: str, until: float) -> Embedded:
+        return await embed(self.services, self.decide, subject, model, text, until)
 
     async def start(self) -> None:
         """Load the price data and begin to settle what was lost."""
@@ -131,22 +173,23 @@ class Gateway:
         if self._registration is not None:
             await self._registration.start()
         await self.circuits.start()
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-        self._watcher = asyncio.get_running_loop().create_task(self.lost_calls.watch())
+        self._sweeper = self.services.loop.create_task(self._sweep())
+        self._watcher = self.services.loop.create_task(self.lost_calls.watch())
         if self.routing.cache.semantic is not None:
             await self.caches.vectors()  # if they are missing, say so at once
 
-    def keep(self, pump: asyncio.Task[None]) -> None:
-        """Streams are read to their end whether or not their client stays."""
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it to its end: streams are read to their end whether or not their client stays."""
+        task = self.services.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
         """Give streams a moment to end. What is under way then fails, and is settled as lost."""
-        if self._pumps:
-            await asyncio.wait(self._pumps, timeout=GRACE_S)
-            for pump in list(self._pumps):
-                pump.cancel()
+        if self._background:
+            await asyncio.wait(self._background, timeout=GRACE_S)
+            for task in list(self._background):
+                task.cancel()
         if tasks := [each for each in (self._sweeper, self._watcher) if each is not None]:
             for each in tasks:
                 each.cancel()
@@ -171,13 +214,19 @@ class Gateway:
         body: bytes,
         who: Attribution,
         headers: Iterable[tuple[bytes, bytes]] = (),
-        gone: Callable[[], bool] | None = None,
+        disconnected: Callable[[], bool] | None = None,
     ) -> Answer:
         """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
 
-        Of `headers`, the request's, a target of the same format gets those that the format has for it. `gone` tells whether
-        the client has left: a call that is still queued then is given up.
-        Raises the errors of `Flight.run`, and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
+        Args:
+            form: the client's wire format.
+            body: the request as it came.
+            who: whom the call is attributed to.
+            headers: of the request. A target of the same format gets those that the format has for it.
+            disconnected: tells whether the client has disconnected. A call that is still queued then is given up.
+
+        Raises:
+            OvernightError: as `CallPipeline.run`; and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
         """
         request = self.read(form, body)
         if form.passes:
@@ -189,73 +238,84 @@ class Gateway:
             await self.responses.go_on(request, who, self.routing.limits.max_body_bytes, self._store_deadline())
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
-        decision = permitted(self.decide(facts_of(who, request)), who)
-        subject = await self.subject(who, request)
-        flight = (StreamedFlight if request.stream else Flight)(self, subject, request, decision)
-        if gone is not None:
-            flight.gone = gone
-        if isinstance(flight, StreamedFlight):
-            return await self._streamed(flight)
+        decision = permitted_decision(self.decide(facts_of(who, request)), who)
+        subject = await self.jobs.subject_of(who, request, self._store_deadline())
+        context = new_context(subject, request, decision, form, disconnected=disconnected)
+        if request.stream:
+            return await self._streamed(context)
+        pipeline = CallPipeline(self.services, context)
         try:
-            await flight.run()
+            result = await pipeline.run()
         finally:
-            flight.landed()
-        given = flight.given
-        if given is not None:
-            return await self._given(flight, given)
-        return answer_of(flight)
+            pipeline.release()
+        return await self._answer(pipeline, result)
 
-    async def _streamed(self, flight: StreamedFlight) -> Answer:
-        opening = asyncio.get_running_loop().create_task(flight.open())
+    async def _answer(self, pipeline: CallPipeline, result: CallResult | None) -> Answer:
+        """The HTTP answer of a call that has ended."""
+        match result:
+            case None:
+                raise RuntimeError("a call ended without a result")
+            case Replayed() | CacheHit() | DegradedAnswer():
+                return await self._recorded_answer(pipeline, result.recorded)
+            case _:
+                return answer_of(pipeline, result)
+
+    async def _recorded_answer(self, pipeline: CallPipeline, recorded: Recorded) -> Answer:
+        """An older attempt's answer, one from a cache or a degraded one, in the form that is asked for now."""
+        body = await self.ledger.answer(recorded, until=pipeline.deadlines.store_deadline()) or b"{}"
+        context, headers = pipeline.context, call_headers(pipeline)
+        if not context.request.stream:
+            return Answer(200, [JSON, *headers], body)
+        chunks = context.client.taken_apart(body, 0.0 if context.request.wants_usage else None)
+        return Answer(200, [*_STREAM, *headers], pieces=_each(chunks))
+
+    async def _streamed(self, context: CallContext) -> Answer:
+        call, loop = StreamedCall(self.services, context), self.services.loop
+        opening = loop.create_task(call.open())
         try:
             while not opening.done():
-                await asyncio.wait((opening,), timeout=flight.keep_alive_due())
-                if not opening.done() and flight.is_silent():
-                    self.keep(asyncio.get_running_loop().create_task(self._open_late(flight, opening)))
-                    return Answer(200, [*_STREAM, *call_headers(flight, streams=True)], pieces=flight.feed)
+                await asyncio.wait((opening,), timeout=call.keep_alive_due_s())
+                if not opening.done() and call.is_silent():
+                    self._run_in_background(self._open_late(call, opening))
+                    return Answer(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
         except BaseException:
             opening.cancel()
             raise
         if opening.result():
-            return Answer(200, [*_STREAM, *call_headers(flight, streams=True)], pieces=flight.feed)
-        given = flight.given
-        if given is not None:
-            return await self._given(flight, given)
-        return answer_of(flight)
+            return Answer(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
+        return await self._answer(call.pipeline, call.pipeline.result)
 
-    async def _open_late(self, flight: StreamedFlight, opening: asyncio.Task[bool]) -> None:
-        """The client has had its status, since its provider was silent for long: what comes of the call is in the stream."""
-        client = flight.wire.client
-        flight.keep_alive()
+    async def _open_late(self, call: StreamedCall, opening: asyncio.Task[bool]) -> None:
+        """The client has had its status, since its provider was silent for long: the result of the call is in the stream."""
+        client, buffer = call.pipeline.context.client, call.buffer
+        call.keep_alive()
         try:
             if await opening:
                 return
-            given = flight.given
-            answer = answer_of(flight) if given is None else await self._given(flight, given)
+            answer = await self._answer(call.pipeline, call.pipeline.result)
             if answer.pieces is None:
-                flight.feed.push([client.error_event(answer.body)])
+                call.end_with_error(answer.body)
             else:
-                flight.feed.push([piece async for piece in answer.pieces])
+                buffer.push([chunk async for chunk in answer.pieces])
         except OvernightError as error:
-            flight.feed.push([client.error_event(refusal(error, client).body)])
+            call.end_with_error(refusal(error, client).body)
         except asyncio.CancelledError:
             opening.cancel()
             raise
         except Exception:
             log.exception("internal error in a streamed call")
-            flight.feed.push([client.error_event(fault(client).body)])
+            call.end_with_error(fault(client).body)
         finally:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
-                flight.feed.end()
+                buffer.end()
 
-    async def _given(self, flight: Flight, answer: Recorded) -> Answer:
-        """A recorded answer, an older attempt's, from a cache or degraded, in the form that is asked for now."""
-        body = await self.ledger.answer(answer, until=flight.store_deadline()) or b"{}"
-        headers = call_headers(flight)
-        if not flight.request.stream:
-            return Answer(200, [JSON, *headers], body)
-        pieces = flight.wire.client.taken_apart(body, 0.0 if flight.request.wants_usage else None)
-        return Answer(200, [*_STREAM, *headers], pieces=_each(pieces))
+    @property
+    def _patience_s(self) -> float:
+        """How long a call whose route is not known yet may wait for the store, in seconds."""
+        return max(self.routing.time_limits.queue_ms / 1000, MIN_STORE_S)
+
+    def _store_deadline(self) -> float:
+        return self.services.loop.time() + self._patience_s
 
     def count_tokens(self, body: bytes) -> int:
         """About how many tokens the input of a messages request comes to. Nobody is asked. Raises BodyTooLarge, InvalidBody."""
@@ -280,85 +340,10 @@ class Gateway:
             )
         return decision
 
-    async def subject(self, who: Attribution, request: Request) -> Subject:
-        """Whose call this is: the job named, the session, or a job of its own."""
-        external_id, job_id = who.external_id, who.job_id
-        if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
-            external_id = session_name(who)
-        name = job_id or external_id
-        kin = self._kin.get((who.tenant_id, name, who.reach)) if name is not None else None
-        if kin is None and job_id is not None:
-            async with store_answers_by(self._store_deadline()):
-                found = await self._ancestors(job_id, who.tenant_id, who.reach)
-            kin = self._remember((who.tenant_id, job_id, who.reach), found)
-        fresh = new_id("job") if kin is None else kin[-1]
-        return Subject(
-            who,
-            fresh,
-            kin or (fresh,),
-            kin is not None,
-            label=who.task_id or request.model or "default",
-            external_id=external_id,
-            unattributed=name is None,
-            brain_version=self.brain_version,
-            attempt=who.attempt or 1,
-            lineage=self.lineage,
-            fingerprint=request.fingerprint(who.task_id),
-        )
-
-    @property
-    def _patience_s(self) -> float:
-        """How long a call whose route is not known yet may wait for the store."""
-        return max(self.routing.time_limits.queue_ms / 1000, LEAST_STORE_S)
-
-    def _store_deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._patience_s
-
-    async def find_kin(self, subject: Subject, job_id: str) -> None:
-        """The job exists and has a parent: its budgets are its ancestors' too."""
-        kin = await self._ancestors(job_id, subject.who.tenant_id, subject.who.reach)
-        subject.job_id, subject.ancestors, subject.known = job_id, kin, True
-
-    def learn(self, subject: Subject, outcome: Outcome) -> None:
-        """Keep what an admission found out: immutable facts only."""
-        subject.attempt = outcome.attempt
-        if not subject.known:
-            if outcome.job_id != subject.job_id:
-                subject.job_id, subject.ancestors = outcome.job_id, (outcome.job_id,)
-            subject.known = True
-            if subject.external_id is not None:
-                self._remember((subject.who.tenant_id, subject.external_id, subject.who.reach), subject.ancestors)
-
-    def _remember(self, key: KinKey, kin: tuple[str, ...]) -> tuple[str, ...]:
-        self._kin[key] = kin
-        if len(self._kin) > MOST_KNOWN_JOBS:
-            self._kin.popitem(last=False)
-        return kin
-
-    async def ancestors(self, job: JobRow) -> tuple[str, ...]:
-        """The job's ancestors and itself, root first."""
-        if job.parent_job_id is None:
-            return (job.job_id,)
-        if job.parent_job_id == job.root_job_id and job.root_job_id in self.lineage:
-            return (job.root_job_id, job.job_id)
-        key = (job.tenant_id, job.job_id, EVERYWHERE)
-        return self._kin.get(key) or self._remember(key, await self._ancestors(job.job_id, job.tenant_id))
-
-    async def _ancestors(self, job_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> tuple[str, ...]:
-        job = await self.ledger.job(job_id, tenant_id, reach)
-        found = [job.job_id]
-        while job.parent_job_id is not None:
-            job = await self.ledger.job(job.parent_job_id, tenant_id)
-            found.append(job.job_id)
-            self.lineage[job.job_id] = Kin(job.job_id, job.workflow or job.name, job.started_at)
-        while len(self.lineage) > MOST_KNOWN_JOBS:
-            self.lineage.popitem(last=False)
-        return tuple(reversed(found))
-
     # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settled_late(self) -> None:
-        self.lines.stir()
+        self.queue.notify()
         self.circuits.written()
 
     async def _sweep(self) -> None:
@@ -368,7 +353,7 @@ class Gateway:
                 await self.lost_calls.sweep()
                 await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
-                    await self.costs.look()
+                    await self.cost_alerts.poll()
             except StoreUnavailable as error:
                 log.warning("recovery of lost calls failed, will retry: %s", error)
             except Exception:

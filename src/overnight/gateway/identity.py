@@ -1,8 +1,8 @@
-"""Whose call it is."""
+"""The identity of a call: its job, its position and its caller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from overnight.ledger import JobRow
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where in a job's code a call stands, and the lease it is made under."""
+    """The position of a call in job code, and the lease epoch that it is made under."""
 
     path: str
     ordinal: int
@@ -21,15 +21,23 @@ class Place(msgspec.Struct, frozen=True):
     lease_epoch: int
 
 
-class Subject(msgspec.Struct):
-    """The job a call belongs to. `job_id` is the one to be made where `known` is false.
+class Subject(msgspec.Struct, frozen=True):
+    """The job a call belongs to.
 
-    `ancestors` are the jobs whose budgets it draws on: root first, the job itself last. `attempt` is set on admission.
-    `label` names the call in its events.
-    `lineage` tells what jobs with children are called and when they began, for those that are known.
-    `place` is set for calls by job code in this process; `fingerprint` recognises the repeated request of a foreign one.
-    `check` is called last before a request is sent, and raises Fenced when the caller may not act for the job any more.
-    A call `aside` serves another call of the job, so that a job made for that one does not end with it.
+    Fields:
+        who: the caller's attribution.
+        job_id: the job, or the one to be made where `known` is false.
+        ancestors: the jobs whose budgets the call draws on: root first, the job itself last.
+        known: whether the job is known to exist.
+        label: the name of the call in its events.
+        external_id: the caller's own name of the job.
+        unattributed: whether a job is made for this call alone.
+        brain_version: recorded in a job that is made for the call.
+        attempt: the attempt of the job, as the last admission found it.
+        place: the position of a call of job code in this process.
+        fingerprint: recognises the repeated request of a foreign runtime.
+        aside: the call serves another call of the job, so that a job made for that one does not end with it.
+        lineage: names and start times of jobs with children, where they are known.
     """
 
     who: Attribution
@@ -45,11 +53,10 @@ class Subject(msgspec.Struct):
     fingerprint: str | None = None
     aside: bool = False
     lineage: Mapping[str, Kin] = {}
-    check: Callable[[], None] | None = None
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
-    """Whose budgets and rates a call draws on. What its request leaves out is the job's, once that is known."""
+    """The caller whose budgets and rates a call draws on, completed from its job once that is known."""
     who = subject.who
     if job is None:
         kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
@@ -63,7 +70,7 @@ def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -
 
 
 _HEX = frozenset("0123456789abcdef")
-MOST_ATTEMPTS = 1_000_000
+MAX_ATTEMPTS = 1_000_000
 _METADATA = {
     "agent_name": "agent_id",
     "session_id": "session_id",
@@ -73,26 +80,26 @@ _METADATA = {
 }
 
 METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt", "tags"})
-MOST_TAGS = 16
+MAX_TAGS = 16
 
 
 def named_job(value: str, place: str) -> tuple[str | None, str | None]:
-    """(our job id, an id from outside) of what a caller calls its job."""
+    """(our job id, the caller's own id) for the name that a caller gives its job."""
     check_identifier(value, place)
     ours = len(value) == 36 and value.startswith("job_") and _HEX.issuperset(value[4:])
     return (value, None) if ours else (None, value)
 
 
 def tags_of(value: str, place: str) -> tuple[str, ...]:
-    """Separated by commas, each once, in their order. Raises BadInput, naming `place`."""
+    """The tags in a comma-separated list, each once, in order. Raises BadInput, naming `place`."""
     tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
-    if len(tags) > MOST_TAGS:
-        raise BadInput(f"{place}: {len(tags)} tags; the most is {MOST_TAGS}")
+    if len(tags) > MAX_TAGS:
+        raise BadInput(f"{place}: {len(tags)} tags; the most is {MAX_TAGS}")
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
 def session_name(who: Attribution) -> str:
-    """What the job of a session without a job is called from outside. Keys that are bound have sessions of their own: the same
+    """The external id of the job of a session that names no job. Keys with a scope have sessions of their own: the same
     name at another agent's key is another one."""
     return "@".join(filter(None, (f"session:{who.session_id}", *who.reach)))
 
@@ -108,7 +115,7 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
 
 
 def _text(metadata: dict[str, Any], name: str) -> str | None:
-    """A value of ours. Raises BadInput: passed over, the call would be somebody else's than it says."""
+    """A value of ours. Raises BadInput: without it the call would be attributed wrongly."""
     value = metadata.get(name)
     if value is not None and not isinstance(value, str):
         raise BadInput(f"metadata.{name}: must be a string here, as in the headers; leave it out or send it as text")
@@ -116,7 +123,7 @@ def _text(metadata: dict[str, Any], name: str) -> str | None:
 
 
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
-    """The body's `metadata` stands in for headers that were not sent. Other names in it are the client's own. Raises BadInput."""
+    """The attribution, completed from the body's `metadata` where headers were not sent. Raises BadInput."""
     if not metadata:
         return who
     found: dict[str, Any] = {}
@@ -129,8 +136,8 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
         found["tags"] = tags_of(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
-        number = parse_whole(attempt, MOST_ATTEMPTS)
+        number = parse_whole(attempt, MAX_ATTEMPTS)
         if not number:
-            raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MOST_ATTEMPTS}")
+            raise BadInput(f"metadata.job_attempt: must be a whole number from 1 to {MAX_ATTEMPTS}")
         found["attempt"] = number
     return msgspec.structs.replace(who, **found) if found else who

@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from overnight.domain import Attribution, BadInput, Fenced, Recorded
+from overnight.domain import Attribution, BadInput, Recorded
 from overnight.ledger import JobRow
 from overnight.wire_formats import CHAT
 
-from .call.pipeline import Flight
+from .call.pipeline import CallPipeline
+from .call.result import is_late
+from .call_context import new_context
 from .gateway import Gateway
 from .identity import Place, Subject
 from .routing_facts import facts_of
@@ -20,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JobRequest(Protocol):
-    """What job code asks: a chat-completions body, its task, and where it stands in the job."""
+    """A call of job code: a chat-completions body, its task, and its position in the job."""
 
     @property
     def body(self) -> Mapping[str, Any]: ...
@@ -41,7 +43,7 @@ class JobRequest(Protocol):
 
 
 class JobCalls:
-    """The gateway as job code sees it."""
+    """Model calls of job code."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -70,38 +72,25 @@ class JobCalls:
         if gateway.keys.aged:
             await gateway.keys.refresh()  # the tenant's own keys of providers
         decision = gateway.decide(facts_of(who, asked))
-        # The label that the job's history is compared by: "auto" is what no model and no task become.
-        label = request.task or (asked.model if asked.model != "auto" else "default")
-        place = Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch)
-        kin = await gateway.ancestors(job)
         subject = Subject(
-            who, job.job_id, kin, known=True, label=label, attempt=job.attempt, place=place, lineage=gateway.lineage
+            who=who,
+            job_id=job.job_id,
+            ancestors=await gateway.jobs.ancestors(job),
+            known=True,
+            # The label that the job's history is compared by: "auto" is what no model and no task become.
+            label=request.task or (asked.model if asked.model != "auto" else "default"),
+            attempt=job.attempt,
+            place=Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch),
+            lineage=gateway.jobs.lineage,
         )
-        held_back: list[Fenced] = []
-
-        def check() -> None:
-            try:
-                if request.check is not None:
-                    request.check()
-            except Fenced as gone:
-                held_back.append(gone)
-                raise
-
-        subject.check = check
         while True:
-            flight = Flight(gateway, subject, asked, decision)
+            pipeline = CallPipeline(gateway.services, new_context(subject, asked, decision, CHAT, check=request.check))
             try:
-                await flight.run()
-            except Fenced as gone:
-                if gone in held_back:
-                    flight.sent_at = None  # the lease was gone before anything was sent
-                raise
+                result = await pipeline.run()
             finally:
-                flight.landed()
-            if flight.ended is None:
-                raise RuntimeError("a call of job code ended without a record")
-            if not flight.came_late:
-                return flight.ended.recorded
+                pipeline.release()
+            if not is_late(result.recorded):
+                return result.recorded
             # It was declared lost, so no answer stands at this position of the job: ask again, as a recovery would.
 
     async def settle_lost(self, job: JobRow) -> int:

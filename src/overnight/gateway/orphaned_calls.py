@@ -27,13 +27,13 @@ FORGET_EVERY = 3600
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
 
-LEAST_RENEWALS = 3
+MIN_RENEWALS = 3
 """Renewals of this process' own row that were seen while another one stood still."""
 
-LONGEST_RENEWAL_S = BEAT_S + 3.0
+MAX_RENEWAL_S = BEAT_S + 3.0
 """Between two renewals of this process' own row. After a longer time nobody could write, or this process was asleep."""
 
-LONGEST_GAP_S = 5.0
+MAX_GAP_S = 5.0
 """Between two reads."""
 
 WATCH_EVERY_S = 1.0
@@ -68,7 +68,7 @@ class OrphanWatch:
         rows = await self._store.read(BUDGET_SQL["list_reservation_owners"], {"owner": self._owner})
         now = self._monotonic()
         own = next((seen_at for owner, _, _, seen_at in rows if owner == self._owner), None)
-        if own is None or now - self._read_at > LONGEST_GAP_S or now - self._renewed_at > LONGEST_RENEWAL_S:
+        if own is None or now - self._read_at > MAX_GAP_S or now - self._renewed_at > MAX_RENEWAL_S:
             self._watched.clear()
             self._renewals = 0
         if own != self._own_seen_at:
@@ -86,7 +86,7 @@ class OrphanWatch:
             _, since, renewals = last
             if host is not None and is_dead(host, pid):
                 dead.append(Dead(owner))
-            elif now - since >= SILENT_AFTER_S and self._renewals - renewals >= LEAST_RENEWALS:
+            elif now - since >= SILENT_AFTER_S and self._renewals - renewals >= MIN_RENEWALS:
                 dead.append(Dead(owner, (seen_at,)))
         return dead
 

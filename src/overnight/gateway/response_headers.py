@@ -1,85 +1,96 @@
-"""The HTTP answer of a call that has ended, and the headers that say what was done for it."""
+"""The HTTP response of a call that has ended, and the headers that explain it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from overnight.domain import BadInput
+from .admission.outcomes import CacheHit, Replayed
+from .call.pipeline import CallPipeline
+from .call.result import Answered, DegradedAnswer, Failed
+from .error_responses import JSON, Answer, Headers, failed
 
-from .error_responses import JSON, Answer, failed
-
-if TYPE_CHECKING:
-    from .call.pipeline import Flight
-
-MOST_HEADER = 1000
+MAX_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
-"""Names come from clients' bodies, ids from providers; what cannot stand in a header must not end the answer."""
+"""Names come from clients' bodies, ids from providers; a character that a header cannot hold must not break the response."""
 
 REQUEST_ID = {"messages": b"request-id"}
-"""Where the clients of a format look for the request's id, if not in `x-request-id`."""
+"""The header in which the clients of a format look for the request's id, if it is not `x-request-id`."""
 
 
-def answer_of(flight: Flight) -> Answer:
-    """The HTTP answer of a call that has ended."""
-    target, reply = flight.target, flight.reply
-    if reply is not None:
-        answer = Answer(200, [JSON], reply.body)
-    elif flight.failure is not None:
-        where = f"{target.provider} {target.model}"
-        wire = flight.wire
-        said = wire.client is wire.spoken
-        answer = failed(flight.failure, where, flight.tries, flight.failure_body, wire.client, own_words=said)
+def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> Answer:
+    """The HTTP response of a call that was answered or failed."""
+    if isinstance(result, Answered):
+        answer = Answer(200, [JSON], result.reply.body)
     else:
-        raise BadInput("the call has no end yet")
-    answer.headers += call_headers(flight)
+        target, wire = pipeline.selection.target, pipeline.selection.wire
+        where = f"{target.provider} {target.model}"
+        own_words = wire.client is wire.spoken
+        answer = failed(
+            result.failure, where, pipeline.attempts, result.body, pipeline.context.client, own_words=own_words
+        )
+    answer.headers += call_headers(pipeline)
     return answer
 
 
-def call_headers(flight: Flight, *, streams: bool = False) -> list[tuple[bytes, bytes]]:
-    """What every answer says about its call; `streams`: its pieces are still to come, though the provider may be done."""
-    given = flight.given
-    call_id, model = flight.call_id, flight.target.model
-    if given is not None:
-        call_id, model = given.facts.call_id or "", given.facts.model or ""
-    request_id = flight.reply.request_id if flight.reply else None
-    told_model = _listed((model,))
-    headers = [
-        (b"x-job-id", flight.subject.job_id.encode()),
+def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
+    """The headers of every response. `streams`: its chunks are still to come, though the provider may be done."""
+    result, context, selection, attempt = pipeline.result, pipeline.context, pipeline.selection, pipeline.attempt
+    call_id, model = pipeline.call_id, selection.target.model
+    if isinstance(result, Replayed | CacheHit | DegradedAnswer):
+        call_id, model = result.recorded.facts.call_id or "", result.recorded.facts.model or ""
+    request_id = result.reply.request_id if isinstance(result, Answered) else None
+    headers: Headers = [
+        (b"x-job-id", context.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
-        (b"x-overnight-model", told_model),
-        (REQUEST_ID.get(flight.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
+        (b"x-overnight-model", _listed((model,))),
+        (REQUEST_ID.get(context.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
-    # What a stream costs is not known when its headers go out; it stands in the usage piece.
-    if not streams and (flight.reply is not None or flight.failure is not None or given is not None):
-        headers.append((b"x-overnight-cost-usd", b"%d.%06d" % divmod(flight.cost, 1_000_000)))
-        if flight.bound:
-            headers.append((b"x-overnight-cost-bound-usd", b"%d.%06d" % divmod(flight.bound, 1_000_000)))
-    headers.append((b"x-overnight-overhead-ms", b"%.2f" % flight.overhead_ms()))
-    if (left := flight.admission.left_microusd) is not None:
-        headers.append((b"x-overnight-budget-left-usd", b"%d.%06d" % divmod(max(left, 0), 1_000_000)))
-    if flight.losses:
-        headers.append((b"x-overnight-dropped", _listed(flight.losses)))
-    if flight.lowered or 0 < flight.tokens < (flight.request.cap or 0):
-        headers.append((b"x-overnight-output-cap", b"%d" % flight.tokens))
-    cache = flight.visit.told(flight.cached) if flight.visit is not None else None
-    if cache is not None and flight.replayed is None and flight.degraded is None:
-        headers.append((b"x-overnight-cache", cache.encode()))
-    if given is not None and (degraded := (given.facts.detail or {}).get("degraded")):
-        headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
-    if flight.way.passed:
-        headers.append((b"x-overnight-circuit-open", _listed(flight.way.passed)))
-    if flight.replayed is not None:
-        headers.append((b"x-overnight-replayed", b"true"))
-    elif flight.fell_back and flight.tries:
-        headers.append((b"x-overnight-fallback", told_model))
+    # What a stream costs is not known when its headers go out; it stands in the usage chunk.
+    account = pipeline.account
+    if not streams and result is not None:
+        headers.append((b"x-overnight-cost-usd", _usd(account.cost_microusd)))
+        if account.bound_microusd:
+            headers.append((b"x-overnight-cost-bound-usd", _usd(account.bound_microusd)))
+    headers.append((b"x-overnight-overhead-ms", b"%.2f" % pipeline.overhead_ms()))
+    if account.left_microusd is not None:
+        headers.append((b"x-overnight-budget-left-usd", _usd(max(account.left_microusd, 0))))
+    if attempt is not None:
+        if attempt.losses:
+            headers.append((b"x-overnight-dropped", _listed(attempt.losses)))
+        if attempt.grant.lowered or 0 < attempt.grant.tokens < (context.request.cap or 0):
+            headers.append((b"x-overnight-output-cap", b"%d" % attempt.grant.tokens))
+    headers += _origin_headers(pipeline, model)
     return headers
 
 
+def _origin_headers(pipeline: CallPipeline, model: str) -> Headers:
+    """Where the answer comes from: a cache, an older attempt, another target, the route's degraded answer."""
+    headers: Headers = []
+    result, selection = pipeline.result, pipeline.selection
+    cache = pipeline.cache_kind
+    if cache is not None and not isinstance(result, Replayed | DegradedAnswer):
+        headers.append((b"x-overnight-cache", cache.encode()))
+    if isinstance(result, Replayed | CacheHit | DegradedAnswer):
+        degraded = (result.recorded.facts.detail or {}).get("degraded")
+        if degraded:
+            headers.append((b"x-overnight-degraded", degraded["kind"].encode()))
+    if selection.skipped_targets:
+        headers.append((b"x-overnight-circuit-open", _listed(selection.skipped_targets)))
+    if isinstance(result, Replayed):
+        headers.append((b"x-overnight-replayed", b"true"))
+    elif selection.target.model != pipeline.context.decision.targets[0] and pipeline.attempts:
+        headers.append((b"x-overnight-fallback", _listed((model,))))
+    return headers
+
+
+def _usd(microusd: int) -> bytes:
+    return b"%d.%06d" % divmod(microusd, 1_000_000)
+
+
 def _listed(names: Iterable[str]) -> bytes:
-    """As much as a header may hold; three dots at its end say that there was more."""
+    """Names joined up to the length of a header; three dots at the end say that there were more."""
     text = ", ".join(names)
-    if len(text) > MOST_HEADER:
-        whole = text[: MOST_HEADER - 3].rpartition(", ")[0]
-        text = f"{whole}, ..." if whole else f"{text[: MOST_HEADER - 3]}..."
+    if len(text) > MAX_HEADER:
+        whole = text[: MAX_HEADER - 3].rpartition(", ")[0]
+        text = f"{whole}, ..." if whole else f"{text[: MAX_HEADER - 3]}..."
     return text.encode("latin-1", "replace").translate(_PLAIN)

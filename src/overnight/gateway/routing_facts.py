@@ -1,4 +1,4 @@
-"""What the routing may look at of a call, and which of it is written down so that the decision can be made again."""
+"""The facts of a call that routing rules may use, and those that its events record, so that the decision can be repeated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def facts_of(who: Attribution, request: Request) -> CallFacts:
-    """The facts of a call that has been read. A session or job it does not name is nobody's."""
+    """The facts of a call for the routing rules."""
     return CallFacts(
         model=request.model,
         task=who.task_id,
@@ -56,8 +56,8 @@ def _texts(content: Any) -> Iterable[str]:
                 yield text
 
 
-def told(decision: RouteDecision) -> dict[str, Any]:
-    """A decision as its events say it."""
+def decision_facts(decision: RouteDecision) -> dict[str, Any]:
+    """A routing decision, as events record it."""
     said: dict[str, Any] = {"route": decision.route, "why": decision.why, "targets": decision.targets}
     if decision.rejected:
         said["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
@@ -68,8 +68,8 @@ def told(decision: RouteDecision) -> dict[str, Any]:
     return said
 
 
-def told_facts(who: Attribution, request_format: str) -> dict[str, Any]:
-    """The facts that no field of an event has a place for."""
+def caller_facts(who: Attribution, request_format: str) -> dict[str, Any]:
+    """The facts that have no field of their own in an event."""
     said: dict[str, Any] = {}
     if who.tags:
         said["tags"] = who.tags

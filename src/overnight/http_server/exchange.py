@@ -27,7 +27,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_chunks", "_expects", "_head", "_mute", "_old", "_told", "_unread", "_waiter",
-        "answered", "connection", "gone", "keep_alive", "scope", "whole",
+        "answered", "connection", "gone", "keep_alive", "scope", "task", "whole",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, scope: dict[str, Any], keep_alive: bool, expects: bool) -> None:
@@ -39,6 +39,7 @@ class Exchange:
         self._unread = 0
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._head: bytes | None = None
         self._chunked = False
         scope["extensions"] = {DIRECT: self}

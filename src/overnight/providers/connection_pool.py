@@ -132,6 +132,7 @@ class UpstreamPool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._header_names: set[bytes] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def request(
         self, method: str, path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
@@ -171,7 +172,7 @@ class UpstreamPool:
         whole: bool,
     ) -> Exchange:
         head = self._head(method, path, headers, body)
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         fresh = False
         while True:
             connection = await self._acquire(loop, deadline, fresh=fresh)
@@ -190,6 +191,13 @@ class UpstreamPool:
             if fresh or not reused or not isinstance(error, NeverSent):
                 raise error
             fresh = True
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the caller. Asking asyncio for it costs a system call on Python 3.11, so it is kept while it runs."""
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     def _head(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
         request_line = f"{method} {self._prefix}{path} HTTP/1.1\r\n"
@@ -279,7 +287,7 @@ class UpstreamPool:
 
     def _give(self, connection: Connection | None) -> None:
         """Hand a free connection, or a free place (None), to the first in the queue; else keep it, or give it up."""
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         if connection is not None:
             connection.idle_since = loop.time()
         while self._waiters:
@@ -307,7 +315,7 @@ class UpstreamPool:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         idle_after = loop.time() - self._idle_timeout
         while self._idle and self._idle[0].idle_since <= idle_after:
             self._idle.popleft().transport.abort()

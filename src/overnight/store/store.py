@@ -79,10 +79,10 @@ class Store:
         return await self.writer.commit(command, until=until, left=left)
 
     def submit(self, command: Command[T]) -> "asyncio.Future[T]":
-        return self.writer.submit(command, asyncio.get_running_loop())
+        return self.writer.submit(command, self.writer.running_loop())
 
     def ride(self, command: Command[Any]) -> "asyncio.Future[Any]":
-        return self.writer.ride(command, asyncio.get_running_loop())
+        return self.writer.ride(command, self.writer.running_loop())
 
     def commit_blocking(self, command: Command[T]) -> T:
         return self.writer.commit_blocking(command)

@@ -1,9 +1,9 @@
-"""Calls that wait for room: in a budget, or at a speed. Tenants take turns, and within one it is first come, first served,
-among the calls of this process.
+"""The queue of calls that wait for room in a budget or a rate limit.
 
-Only the front of a line asks the store again: after a settlement here, when the wait is known to be over, or after a moment
-(another process may have settled). So a thousand waiting calls do not ask a thousand times, and a tenant with a thousand
-waiting calls delays another's one call by a single call.
+Tenants take turns, and within one tenant it is first come, first served, among the calls of this process. Only the front of a
+row's queue asks the store again: after a settlement here, when the wait is known to be over, or after a moment (another process
+may have settled). So a thousand waiting calls do not ask a thousand times, and a tenant with a thousand waiting calls delays
+another's one call by a single call.
 """
 
 from __future__ import annotations
@@ -15,36 +15,46 @@ from collections.abc import Callable, Iterable
 
 from overnight.budgets import Key, Wait
 
-ASK_AGAIN_S = 0.05
-SOONEST_S, PATIENT_AFTER_S = 0.01, 1.0
-"""Who has waited long asks more often: in the moment between two calls of another process only who asks is seen."""
-LONGEST_SLEEP_S = 1.0
+POLL_S = 0.05
+MIN_POLL_S, FASTER_AFTER_S = 0.01, 1.0
+"""A call that has waited long polls more often: in the moment between two calls of another process only a call that polls finds
+room."""
+
+MAX_SLEEP_S = 1.0
 
 
-class Line:
-    """Who waits for one row. `settlements` rises with each settlement in it; `wait` is what its front was last told."""
+class RowQueue:
+    """The calls that wait for one row of a budget or rate limit.
+
+    Attributes:
+        front: the call that asks the store.
+        by_tenant: the calls behind it.
+        settlements: rises with each settlement in the row.
+        wait: what the front was last told.
+    """
 
     __slots__ = ("by_tenant", "front", "settlements", "wait")
 
     def __init__(self) -> None:
-        self.by_tenant: dict[str, deque[Turn]] = {}
-        self.front: Turn | None = None
+        self.by_tenant: dict[str, deque[QueuePosition]] = {}
+        self.front: QueuePosition | None = None
         self.settlements = 0
         self.wait: Wait | None = None
 
-    def enter(self, turn: Turn) -> None:
+    def enter(self, position: QueuePosition) -> None:
+        """Add a call at the end of its tenant's part of the queue."""
         if self.front is None:
-            self.front = turn
+            self.front = position
         else:
-            self.by_tenant.setdefault(turn.tenant_id, deque()).append(turn)
+            self.by_tenant.setdefault(position.tenant_id, deque()).append(position)
 
-    def leave(self, turn: Turn) -> bool:
-        """False when nobody is left."""
-        if self.front is not turn:
-            own = self.by_tenant[turn.tenant_id]
-            own.remove(turn)
+    def leave(self, position: QueuePosition) -> bool:
+        """Remove a call. False when none is left."""
+        if self.front is not position:
+            own = self.by_tenant[position.tenant_id]
+            own.remove(position)
             if not own:
-                del self.by_tenant[turn.tenant_id]
+                del self.by_tenant[position.tenant_id]
             return True
         self.front = None
         for tenant_id in self.by_tenant:
@@ -56,44 +66,54 @@ class Line:
             return True
         return False
 
+    def notify(self) -> None:
+        """Something was settled: the front may ask the store again."""
+        self.settlements += 1
+        if self.front is not None:
+            self.front.wake()
 
-class Turn:
-    """One call's place in a line."""
 
-    __slots__ = ("_began", "_future", "_lines", "_seen", "key", "line", "tenant_id")
+class QueuePosition:
+    """The position of one call in the queue of one row."""
 
-    def __init__(self, lines: Lines, key: Key, line: Line, tenant_id: str) -> None:
-        self._lines, self.key, self.line, self.tenant_id = lines, key, line, tenant_id
-        self._seen = line.settlements
-        self._began = asyncio.get_running_loop().time()
+    __slots__ = ("_began", "_future", "_loop", "_queue", "_seen", "key", "row", "tenant_id")
+
+    def __init__(self, queue: AdmissionQueue, key: Key, row: RowQueue, tenant_id: str) -> None:
+        self._queue, self.key, self.row, self.tenant_id = queue, key, row, tenant_id
+        self._seen = row.settlements
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._future: asyncio.Future[None] | None = None
-        line.enter(self)
+        row.enter(self)
 
-    async def front(self, deadline: float) -> None:
-        """Return when this call is the first in line. Raises TimeoutError at the deadline (a time of the loop)."""
-        while self.line.front is not self:
-            await self._wait(deadline)
-        self._seen = self.line.settlements
+    async def reach_front(self, deadline: float) -> None:
+        """Return when this call is the front. Raises TimeoutError at the deadline (a time of the loop)."""
+        while self.row.front is not self:
+            await self._sleep(deadline)
+        self._seen = self.row.settlements
 
-    async def news(self, deadline: float, sleep_s: float | None = None) -> None:
-        """Return when it is worth asking again: in `sleep_s` where that is known. Raises TimeoutError at the deadline."""
-        if self.line.front is not self:
-            await self.front(deadline)
-        elif self.line.settlements == self._seen:
-            now = asyncio.get_running_loop().time()
+    async def wait_for_change(self, deadline: float, sleep_s: float | None = None) -> None:
+        """Return when it is worth asking the store again: after `sleep_s` seconds where that is known.
+
+        Raises TimeoutError at the deadline (a time of the loop).
+        """
+        if self.row.front is not self:
+            await self.reach_front(deadline)
+        elif self.row.settlements == self._seen:
+            now = self._loop.time()
             if now >= deadline:
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
-                await self._wait(min(deadline, now + self._pause_s(now, sleep_s)))
-        self._seen = self.line.settlements
+                await self._sleep(min(deadline, now + self._pause_s(now, sleep_s)))
+        self._seen = self.row.settlements
 
     def _pause_s(self, now: float, sleep_s: float | None) -> float:
         if sleep_s is not None:
-            return min(max(sleep_s, 0.001), LONGEST_SLEEP_S)
-        return max(SOONEST_S, ASK_AGAIN_S / (1 + (now - self._began) / PATIENT_AFTER_S))
+            return min(max(sleep_s, 0.001), MAX_SLEEP_S)
+        return max(MIN_POLL_S, POLL_S / (1 + (now - self._began) / FASTER_AFTER_S))
 
-    async def _wait(self, until: float) -> None:
-        self._future = asyncio.get_running_loop().create_future()
+    async def _sleep(self, until: float) -> None:
+        self._future = self._loop.create_future()
         try:
             async with asyncio.timeout_at(until):
                 await self._future
@@ -101,49 +121,56 @@ class Turn:
             self._future = None
 
     def wake(self) -> None:
+        """End the present sleep."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     def leave(self) -> None:
-        """Make room for the next in line."""
-        if not self.line.leave(self):
-            self._lines.drop(self.key)
+        """Make room for the next call."""
+        if not self.row.leave(self):
+            self._queue.drop(self.key)
 
 
-class Lines:
-    """The lines of all rows."""
+class AdmissionQueue:
+    """The queues of all rows, in one process."""
 
     def __init__(self) -> None:
-        self._lines: dict[Key, Line] = {}
+        self._rows: dict[Key, RowQueue] = {}
 
-    def join(self, key: Key, tenant_id: str) -> Turn:
-        return Turn(self, key, self._lines.setdefault(key, Line()), tenant_id)
+    @property
+    def waiting(self) -> int:
+        """How many calls wait, the fronts included."""
+        rows = self._rows.values()
+        return sum((row.front is not None) + sum(map(len, row.by_tenant.values())) for row in rows)
 
-    def join_any(self, keys: Callable[[], Iterable[Key]], tenant_id: str) -> Turn | None:
-        """A place behind those who wait for one of the rows already; None when nobody does. `keys` is asked only if need be."""
-        if self._lines:
+    def join(self, key: Key, tenant_id: str) -> QueuePosition:
+        """Queue for one row."""
+        return QueuePosition(self, key, self._rows.setdefault(key, RowQueue()), tenant_id)
+
+    def join_any(self, keys: Callable[[], Iterable[Key]], tenant_id: str) -> QueuePosition | None:
+        """Queue behind the calls that wait for one of the rows already; None where none does.
+
+        `keys` gives the rows; it is called only where calls wait.
+        """
+        if self._rows:
             for key in keys():
-                if key in self._lines:
+                if key in self._rows:
                     return self.join(key, tenant_id)
         return None
 
     def drop(self, key: Key) -> None:
-        self._lines.pop(key, None)
+        """Forget the queue of a row that no call waits for."""
+        self._rows.pop(key, None)
 
     def settled(self, keys: Callable[[], Iterable[Key]]) -> None:
-        """Spend was settled in these rows: the first in line may ask again."""
-        if self._lines:
+        """Spend was settled in these rows: their fronts may ask again."""
+        if self._rows:
             for key in keys():
-                self._stir(self._lines.get(key))
+                row = self._rows.get(key)
+                if row is not None:
+                    row.notify()
 
-    def stir(self) -> None:
-        """Something was settled somewhere: every first in line may ask again."""
-        for line in self._lines.values():
-            self._stir(line)
-
-    @staticmethod
-    def _stir(line: Line | None) -> None:
-        if line is not None:
-            line.settlements += 1
-            if line.front is not None:
-                line.front.wake()
+    def notify(self) -> None:
+        """Something was settled in any row: every front may ask again."""
+        for row in self._rows.values():
+            row.notify()

@@ -1,316 +1,292 @@
-"""Let the tries of a call in: guard against loops, wait in turn for room; settle, and tell who waits that there is room."""
+"""Admission control for one call: loop guard, recorded answers, fair queueing for budgets and rate limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from overnight.budgets import (
-    Key,
-    Limit,
-    Rate,
-    Wait,
-)
-from overnight.domain import ErrorFacts, Event, month_of
-from overnight.ledger import EXTERNAL, JOB, append
-from overnight.store import Unit
+from overnight.budgets import Key, Wait
+from overnight.domain import Event, month_of
+from overnight.providers.targets import Target
 
-from ..call.deadlines import LEAST_STORE_S, store_answers_by
+from ..call_context import CallContext, call_event
+from ..call_deadlines import MIN_STORE_S, CallDeadlines, store_answers_by
 from ..error_responses import CallerLeft, RateLimited, WaitedTooLong
 from ..identity import Subject, caller_of
-from .commands import (
-    Admit,
-    Ended,
-    Outcome,
-    Settle,
-    Spent,
+from .call_account import CallAccount, keys_of
+from .commands import Admit, CacheStep, Refuse, UnreservedEnd
+from .decision import GiveUpWaiting, may_recall, retry_after_s, waiting_decision
+from .outcomes import (
+    AdmissionOutcome,
+    AdmissionReport,
+    CacheHit,
+    Granted,
+    MustWait,
+    NeedsAncestors,
+    NeedsTurn,
+    Replayed,
+    StillInFlight,
 )
-from .cost_alerts import warn
-from .job_entry import close_unattributed, find_job
-from .reservation import event_of, reservation_of
-from .unsent_calls import NeverSent
+from .reservation import reservation_of
+from .services import AdmissionServices
+from .unsent_calls import SettleUnsent
 
-if TYPE_CHECKING:
-    from ..call.pipeline import Flight
-
-_WORDS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
+_LIMIT_NAMES = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrency": "calls at once"}
 
 
-class Admission:
-    """The admissions and the settlement of one call. `left_microusd` is what the budget with least left in money has left, as
-    last known; None where no such budget holds."""
+class AttemptPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt that asks to be admitted.
+
+    Fields:
+        target: where it goes.
+        attempts: how many attempts of the call were admitted before.
+        fallback: what `fallback_taken` says, where the call goes on at another target.
+        cache_result: what a cache lookup brought.
+        final: the end of the call, where no target is left.
+        is_free: whether no budget and no rate stands in its way: a cache has the answer, or no target is asked.
+    """
+
+    target: Target
+    attempts: int = 0
+    fallback: dict[str, str] | None = None
+    cache_result: CacheStep | None = None
+    final: UnreservedEnd | None = None
+    is_free: bool = False
+
+
+class CallAdmission:
+    """The admissions of one call. `subject` is whose call it is, as far as admissions have found out."""
 
     __slots__ = (
-        "_flight", "_limits", "_looked", "_rates", "_recalled", "_told", "_waiting_for", "_waiting_since", "left_microusd",
+        "_context", "_deadlines", "_looked_up", "_rate_limit_recorded", "_recalled", "_services", "_waiting_for",
+        "_waiting_since", "account", "subject",
     )  # fmt: skip
 
-    def __init__(self, flight: Flight) -> None:
-        self._flight = flight
-        self._limits: Sequence[Limit] = ()
-        self._rates: Sequence[Rate] = ()
+    def __init__(self, services: AdmissionServices, context: CallContext, deadlines: CallDeadlines) -> None:
+        self._services, self._context, self._deadlines = services, context, deadlines
+        self.subject: Subject = context.subject
+        self.account = CallAccount(services, deadlines, context.subject.who.tenant_id)
         self._waiting_for: Wait | None = None
         self._waiting_since = 0.0
-        self._told = self._looked = False
-        self._recalled: Outcome | None = None
-        self.left_microusd: int | None = None
+        self._rate_limit_recorded = self._looked_up = False
+        self._recalled: Replayed | None = None
 
     # ── in turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def recalls(self) -> bool:
-        """Is a recorded answer to be given again? Looked for once, before the call waits for anything; `in_turn` gives it."""
-        flight, subject = self._flight, self._flight.subject
-        may_be = subject.place is None and subject.fingerprint is not None and not subject.unattributed
-        if may_be and flight.tries == 0 and not self._looked:
-            self._looked = True
-            outcome = await self.admit_once(probe=True)
-            self._recalled = outcome if outcome.answer is not None else None
+    async def recall(self, plan: AttemptPlan) -> bool:
+        """Whether a recorded answer is to be replayed. Looked up once, before the call waits for anything; `admit` returns it."""
+        if may_recall(self.subject, plan.attempts) and not self._looked_up:
+            self._looked_up = True
+            outcome = await self.probe(plan)
+            self._recalled = outcome if isinstance(outcome, Replayed) else None
         return self._recalled is not None
 
-    async def in_turn(self) -> Outcome:
-        """Admit the next try, behind those who wait for the same. Raises LoopStopped, RateLimited, WaitedTooLong."""
-        flight = self._flight
-        lines, loops, tenant_id = flight.gateway.lines, flight.gateway.loops, flight.subject.who.tenant_id
-        if flight.tries == 0 and loops.suspects(flight.subject) and not await self.recalls():
-            await loops.check(flight)
+    async def admit(self, plan: AttemptPlan) -> AdmissionOutcome:
+        """Admit the attempt, behind those who wait for the same rows.
+
+        Raises LoopStopped, RateLimited, WaitedTooLong, CallerLeft, StoreUnavailable, and what `enter` raises.
+        """
+        services, tenant_id = self._services, self.subject.who.tenant_id
+        guard = services.loop_guard
+        if plan.attempts == 0 and guard.suspects(self.subject) and not await self.recall(plan):
+            async with services.in_flight.alone(self.subject.job_id, self._deadlines.store_deadline()):
+                event = call_event(self._context, plan.target, "loop_stopped")
+                await guard.check(self.subject, event, self._deadlines)
         if self._recalled is not None:
             return self._recalled
-        turn = None if flight.is_free else lines.join_any(self._ahead, tenant_id)
-        wait = turn.line.wait if turn is not None else None
+        place = None if plan.is_free else services.queue.join_any(partial(self._rows_of, plan.target), tenant_id)
+        wait = place.row.wait if place is not None else None
         try:
-            if turn is not None:
-                await flight.settle_try()
-                if await self.recalls() and self._recalled is not None:
+            if place is not None:
+                await self.account.settle_held(self.subject, self._context.request)
+                if await self.recall(plan) and self._recalled is not None:
                     return self._recalled
-                self._note(wait)
-                await turn.front(flight.queue_deadline())
+                self._note_wait(wait)
+                await place.reach_front(self._deadlines.queue_deadline())
             while True:
-                if flight.gone():
+                if self._context.disconnected():
                     raise CallerLeft("the client left while its call was queued")
-                outcome = await self.admit_once()
-                if outcome.wait is None:
+                outcome = await self._ask_store(plan)
+                if not isinstance(outcome, MustWait):
                     return outcome
+                # What the first admission wrote is not written again.
+                plan = AttemptPlan(target=plan.target, attempts=plan.attempts, final=plan.final)
                 wait = outcome.wait
-                self._note(wait)
-                if turn is None or turn.key != wait.key:
-                    if turn is not None:
-                        turn.leave()
-                    turn = lines.join(wait.key, tenant_id)
-                turn.line.wait = wait
-                await turn.news(flight.queue_deadline(), self._pause_s(wait))
+                self._note_wait(wait)
+                if place is None or place.key != wait.key:
+                    if place is not None:
+                        place.leave()
+                    place = services.queue.join(wait.key, tenant_id)
+                place.row.wait = wait
+                await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(wait))
         except TimeoutError:
-            raise await self._refused(wait) from None
+            raise await self._refusal(wait, plan.target) from None
         finally:
-            if turn is not None:
-                turn.leave()
+            if place is not None:
+                place.leave()
 
-    def _note(self, wait: Wait | None) -> None:
-        if wait is not None and wait.what != "budget" and self._waiting_for is None and not self._told:
-            self._waiting_for, self._waiting_since = wait, self._flight.loop.time()
+    def _note_wait(self, wait: Wait | None) -> None:
+        is_rate_limit = wait is not None and wait.what != "budget"
+        if is_rate_limit and self._waiting_for is None and not self._rate_limit_recorded:
+            self._waiting_for, self._waiting_since = wait, self._deadlines.loop.time()
 
     def _pause_s(self, wait: Wait) -> float | None:
         """How long asking again is in vain, where that is known. Raises TimeoutError where the queue time ends before."""
-        if wait.until is None:
-            return None
-        pause_s = (wait.until - self._flight.gateway.store.clock()) / 1_000_000
-        # Tokens may come back, when a call is settled at less than was reserved; requests never do.
-        if wait.what == "requests" and self._flight.loop.time() + pause_s > self._flight.queue_deadline():
+        deadlines = self._deadlines
+        now_us, loop_time = self._services.store.clock(), deadlines.loop.time()
+        decision = waiting_decision(wait, now_us, loop_time, deadlines.queue_deadline())
+        if isinstance(decision, GiveUpWaiting):
             raise TimeoutError
-        return pause_s
+        return decision.after_s
 
-    async def _refused(self, wait: Wait | None) -> WaitedTooLong | RateLimited:
-        flight = self._flight
-        subject, ms = flight.subject, flight.decision.time_limits.queue_ms
+    async def _refusal(self, wait: Wait | None, target: Target) -> WaitedTooLong | RateLimited:
+        subject, queue_ms = self.subject, self._context.decision.time_limits.queue_ms
         if wait is None or wait.what == "budget":
             return WaitedTooLong(
-                f"{subject.job_id}: waited {ms} ms for outstanding calls of its budget (deadlines.queue_ms); make fewer"
+                f"{subject.job_id}: waited {queue_ms} ms for outstanding calls of its budget (deadlines.queue_ms); make fewer"
                 " calls at once, or raise the budget in routing.yaml"
             )
-        if not self._told:
-            refuse = Refuse(subject, self._rate_limited(wait, refused=True))
-            await flight.gateway.settlements.note(refuse, flight.loop.time() + LEAST_STORE_S)
-        left_us = wait.until - flight.gateway.store.clock() if wait.until is not None else 0
-        retry_s = max(1, -(-left_us // 1_000_000))
+        if not self._rate_limit_recorded:
+            refuse = Refuse(subject, self._rate_limited(wait, target, refused=True))
+            await self._services.settlements.note(refuse, self._deadlines.loop.time() + MIN_STORE_S)
+        retry_s = retry_after_s(wait, self._services.store.clock())
         return RateLimited(
-            f"{wait.scope} {wait.scope_id} is at its limit of {_WORDS[wait.what]} (rate_limits in routing.yaml), and a"
-            f" queue time of {ms} ms (deadlines.queue_ms) does not suffice; try again in {retry_s} s",
+            f"{wait.scope} {wait.scope_id} is at its limit of {_LIMIT_NAMES[wait.what]} (rate_limits in routing.yaml), and a"
+            f" queue time of {queue_ms} ms (deadlines.queue_ms) does not suffice; try again in {retry_s} s",
             retry_s,
         )
 
-    def waited(self) -> Event | None:
-        """`rate_limited`, where a rate limit has made this call wait; told once."""
-        return None if self._waiting_for is None else self._rate_limited(self._waiting_for)
-
-    def _rate_limited(self, wait: Wait, *, refused: bool = False) -> Event:
-        flight = self._flight
-        event = event_of(flight, "rate_limited")
-        event.attempt = flight.subject.attempt
-        why = f"{wait.scope} {wait.scope_id} was at its limit of {_WORDS[wait.what]}"
+    def _rate_limited(self, wait: Wait, target: Target, *, refused: bool = False) -> Event:
+        """`rate_limited`: a rate limit made the call wait, or `refused` it."""
+        event = call_event(self._context, target, "rate_limited")
+        event.attempt = self.subject.attempt
+        why = f"{wait.scope} {wait.scope_id} was at its limit of {_LIMIT_NAMES[wait.what]}"
         event.decision = {"why": why, "scope": wait.scope, "name": wait.scope_id, "limit": wait.what}
-        event.detail = {"waited_ms": round((flight.loop.time() - self._waiting_since) * 1000)}
+        event.detail = {"waited_ms": round((self._deadlines.loop.time() - self._waiting_since) * 1000)}
         if refused:
             event.detail["refused"] = True
         return event
 
-    # ── one admission ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def _rows_of(self, target: Target) -> Iterable[Key]:
+        """The rows that the next attempt needs, as far as its request tells."""
+        policy, subject = self._services.policy, self.subject
+        caller = caller_of(subject, target.model)
+        limits = policy.limits(caller, self._services.store.clock())
+        return keys_of(subject.who.tenant_id, limits, policy.rates(caller))
 
-    async def admit_once(self, *, probe: bool = False) -> Outcome:
-        """Ask the store once, whoever waits."""
-        flight = self._flight
-        gateway, subject, request = flight.gateway, flight.subject, flight.request
-        reservation = reservation_of(flight)
-        command = Admit(subject, request, gateway.policy, gateway.known_content, reservation, gateway.store.clock())
-        command.after, command.moved, command.ending = flight.unsettled, self._moved(), flight.ending
-        command.waited, command.probe = self.waited(), probe
-        if flight.visit is not None:
-            command.ticket = flight.visit.ticket
-        outcome = await self._commit(command)
-        if outcome.kin:
-            async with store_answers_by(flight.store_deadline()):
-                await gateway.find_kin(subject, outcome.job_id)
-            outcome = await self._commit(command)
-        gateway.learn(subject, outcome)
-        if outcome.serial:
-            outcome = await self._replay(command)
-        flight.count(outcome.after_microusd)
-        if flight.unsettled is not None:
-            flight.is_written(flight.unsettled)
+    # ── one admission ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def probe(self, plan: AttemptPlan) -> AdmissionOutcome:
+        """Look for a recorded answer of an older attempt; nothing is reserved."""
+        return await self._ask_store(plan, probe=True)
+
+    async def _ask_store(self, plan: AttemptPlan, *, probe: bool = False) -> AdmissionOutcome:
+        """One admission, whoever waits."""
+        report = await self._commit_found(self._command(plan, probe=probe))
+        self.account.settled_by_admission(report.settled)
+        outcome = report.outcome
         if probe:
             return outcome
-        flight.way.moved = flight.unsettled = None
-        if flight.visit is not None:
-            flight.visit.ticket = None
-        if outcome.granted is not None or outcome.cached:
-            self.learn(outcome.at)
-        if outcome.granted is not None:
-            self.granted(outcome)
-            flight.call_id, flight.tokens = reservation.call_id, outcome.granted.tokens
-            flight.reserved_microusd = outcome.granted.amount_microusd
-            flight.lowered, flight.called_seq = outcome.granted.lowered, outcome.called_seq
-            gateway.settlements.opened(flight.call_id)
-            flight.tries += 1
-            flight.tries_here += 1
-            if flight.tries == 1:
-                gateway.flying.enter(subject)
+        self.account.take()
+        if isinstance(outcome, Granted):
+            self._learn_content(outcome.at)
+            self._granted(outcome, plan.attempts)
+        elif isinstance(outcome, CacheHit):
+            self._learn_content(outcome.at)
         return outcome
 
-    async def _commit(self, command: Admit) -> Outcome:
+    def _command(self, plan: AttemptPlan, *, probe: bool) -> Admit:
+        services, context = self._services, self._context
+        fallback: Event | None = None
+        if plan.fallback is not None:
+            fallback = call_event(context, plan.target, "fallback_taken")
+            fallback.decision = dict(plan.fallback)
+        waiting_for = self._waiting_for
+        return Admit(
+            subject=self.subject,
+            request=context.request,
+            policy=services.policy,
+            known=services.known_content,
+            reservation=reservation_of(context, plan.target, plan.attempts + 1, services.owner, services.fees),
+            now=services.store.clock(),
+            unsettled=self.account.unsettled,
+            fallback=fallback,
+            probe=probe,
+            cache_result=plan.cache_result,
+            waited=None if waiting_for is None else self._rate_limited(waiting_for, plan.target),
+            final=plan.final,
+        )
+
+    async def _commit_found(self, command: Admit) -> AdmissionReport:
+        """Commit the admission, with the job's ancestors and in the job's turn where that is due."""
+        jobs = self._services.jobs
+        report = await self._commit(command)
+        if isinstance(report.outcome, NeedsAncestors):
+            async with store_answers_by(self._deadlines.store_deadline()):
+                self.subject = await jobs.with_ancestors(self.subject, report.job_id)
+            command = msgspec.structs.replace(command, subject=self.subject)
+            report = await self._commit(command)
+        learned = jobs.learn(self.subject, report.job_id, report.attempt)
+        if learned is not self.subject:
+            self._services.in_flight.update(self.subject, learned)
+            self.subject = learned
+        if isinstance(report.outcome, NeedsTurn):
+            command = msgspec.structs.replace(command, subject=self.subject, serial=True)
+            report = await self._commit_in_turn(command)
+        return report
+
+    async def _commit(self, command: Admit) -> AdmissionReport:
         """Raises StoreUnavailable when the store is not back within the queue time."""
-        flight = self._flight
-        until = flight.store_deadline()
-        return await flight.gateway.store.commit(command, until=until, left=partial(self._never_sent, command))
+        until = self._deadlines.store_deadline()
+        return await self._services.store.commit(command, until=until, left=self._committed_late)
 
-    def _never_sent(self, command: Admit, outcome: Outcome) -> None:
+    def _committed_late(self, report: AdmissionReport) -> None:
         """The admission was committed after its caller had given up: settle it at 0."""
-        if outcome.granted is not None:
-            call_id = command.reservation.call_id
+        if isinstance(report.outcome, Granted):
+            call_id = report.outcome.call_id
             why = "it was admitted after its caller had given up"
-            self._flight.gateway.settlements.owe(call_id, NeverSent(call_id, outcome.job_id, why))
+            self._services.settlements.owe(call_id, SettleUnsent(call_id, report.job_id, why))
 
-    async def _replay(self, command: Admit) -> Outcome:
+    async def _commit_in_turn(self, command: Admit) -> AdmissionReport:
         """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
 
         Raises WaitedTooLong when that one does not end in the time that this call may take.
         """
-        flight = self._flight
-        gateway, subject, until = flight.gateway, flight.subject, flight.loop.time() + flight.total_s
-        command.serial = True
+        services, deadlines, job_id = self._services, self._deadlines, self.subject.job_id
+        until = deadlines.loop.time() + deadlines.total_s
         while True:
-            async with gateway.flying.alone(subject.job_id, flight.store_deadline()):
-                outcome = await self._commit(command)
-            if not outcome.in_flight:
-                return outcome
-            if flight.gone():
+            async with services.in_flight.alone(job_id, deadlines.store_deadline()):
+                report = await self._commit(command)
+            if not isinstance(report.outcome, StillInFlight):
+                return report
+            if self._context.disconnected():
                 raise CallerLeft("the client left while an older attempt was still being answered")
-            if not await gateway.flying.older_ends(gateway.store, subject, until):
+            if not await services.in_flight.older_ends(services.store, self.subject, until):
                 raise WaitedTooLong(
-                    f"{subject.job_id}: an older attempt is still being answered the same request; its answer will be this"
-                    " call's answer, so ask again"
+                    f"{job_id}: an older attempt is still being answered the same request; its answer will be this call's"
+                    " answer, so ask again"
                 )
-            flight.queued_at = flight.loop.time()  # this wait was for a provider
+            deadlines.restart_queueing()
 
-    def _moved(self) -> Event | None:
-        if self._flight.way.moved is None:
-            return None
-        moved = event_of(self._flight, "fallback_taken")
-        moved.decision = dict(self._flight.way.moved)
-        return moved
+    def _granted(self, granted: Granted, attempts: int) -> None:
+        self.account.draw(granted)
+        self._rate_limit_recorded = self._rate_limit_recorded or self._waiting_for is not None
+        self._waiting_for = None
+        self._services.settlements.opened(granted.call_id)
+        if attempts == 0:
+            self._services.loop_guard.request_admitted(self.subject)
+            self._services.in_flight.enter(self.subject)
 
-    # ── let in, and over ────────────────────────────────────────────────────────────────────────────────────────────
-
-    def granted(self, outcome: Outcome) -> None:
-        """The next try is let in."""
-        flight = self._flight
-        self._limits, self._rates, self.left_microusd = outcome.limits, outcome.rates, outcome.left_microusd
-        self._told, self._waiting_for = self._told or self._waiting_for is not None, None
-        if flight.tries == 0:
-            flight.gateway.loops.asked(flight.subject)
-
-    def learn(self, at: int) -> None:
+    def _learn_content(self, at: int) -> None:
         """The request is durable since `at`: what it consists of need not be written again in that month."""
-        gateway, request = self._flight.gateway, self._flight.request
-        tenant_id, month = self._flight.subject.who.tenant_id, month_of(at)
-        gateway.known_content.learn(tenant_id, month, request.links)
+        known, request = self._services.known_content, self._context.request
+        tenant_id, month = self.subject.who.tenant_id, month_of(at)
+        known.learn(tenant_id, month, request.links)
         if request.tools_sha256:
-            gateway.known_content.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
+            known.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
 
-    async def settle(self, spent: Spent, *, last: bool = True) -> Ended:
-        """Write the end of the call; not `last`: the end of a try, before the call waits."""
-        flight = self._flight
-        gateway, subject = flight.gateway, flight.subject
-        until = flight.loop.time() + flight.queue_s
-        ended = await gateway.settlements.write(self.settlement(spent, last=last), until)
-        self.left_microusd = ended.left_microusd
-        warn(ended.alarmed)
-        if last:
-            gateway.loops.answered(subject, flight.request, spent)
-        return ended
-
-    def settlement(self, spent: Spent, *, last: bool = True) -> Settle:
-        """The command that settles a try at what it drew on when it was admitted."""
-        flight = self._flight
-        alarms = flight.gateway.costs.alarms(flight.subject, self._limits)
-        return Settle(flight.subject, spent, self._limits, self._rates, alarms, last)
-
-    def settled(self) -> None:
-        """What the last try was let in for is settled: others may have room now."""
-        self._flight.gateway.lines.settled(self._drawn)
-
-    def _drawn(self) -> Iterable[Key]:
-        return _keys(self._flight.subject.who.tenant_id, self._limits, self._rates)
-
-    def _ahead(self) -> Iterable[Key]:
-        """The rows that the next try needs, as far as its request tells."""
-        flight = self._flight
-        policy, subject = flight.gateway.policy, flight.subject
-        caller = caller_of(subject, flight.target.model)
-        limits = policy.limits(caller, flight.gateway.store.clock())
-        return _keys(subject.who.tenant_id, limits, policy.rates(caller))
-
-
-def _keys(tenant_id: str, limits: Iterable[Limit], rates: Iterable[Rate]) -> Iterable[Key]:
-    yield from ((tenant_id, limit.scope, limit.scope_id) for limit in limits)
-    yield from (rate.key for rate in rates)
-
-
-class Refuse(msgspec.Struct):
-    """A command: a call is refused before it is made; its job says so, made for it if need be."""
-
-    subject: Subject
-    event: Event
-
-    def locks(self) -> list[tuple[Any, Any]]:
-        subject = self.subject
-        found: list[tuple[Any, Any]] = [(JOB, subject.job_id)]
-        if subject.external_id is not None and not subject.known:
-            found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
-        return found
-
-    def decide(self, unit: Unit) -> None:
-        job, _ = find_job(unit, self.subject)
-        append(unit, job, self.event)
-        why = str((self.event.decision or {}).get("why", self.event.event))
-        if not self.subject.aside:
-            close_unattributed(unit, job, ErrorFacts(self.event.event, why, retryable=True))
+    def leave(self) -> None:
+        """The call is over, whichever way."""
+        self._services.in_flight.leave(self.subject)

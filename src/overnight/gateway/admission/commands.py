@@ -1,4 +1,4 @@
-"""The transactions of a model call: admit (with the settlement of the failed try before it), settle, lose.
+"""The transactions of a model call: admit (with the settlement of the failed attempt before it), settle, declare lost, refuse.
 
 A reservation is part of `model_called`, its settlement part of `model_succeeded`, `model_failed` or `model_lost`: these
 events carry the money, so there are no separate rows for it.
@@ -18,10 +18,10 @@ from overnight.budgets import (
     RESERVATION,
     Booked,
     Call,
-    Granted,
     Limit,
     Policy,
     Rate,
+    ReservationGrant,
     ReservationRow,
     Wait,
     decode_estimate,
@@ -32,7 +32,6 @@ from overnight.budgets import (
     settle,
     stop_facts,
 )
-from overnight.circuit_breakers import CIRCUIT, Mark
 from overnight.domain import (
     FINISHED,
     BudgetStopped,
@@ -52,94 +51,64 @@ from overnight.ledger import (
 from overnight.store import Unit
 from overnight.wire_formats.request import Request
 
-from ..cache.cache_result import Ticket
-from ..call.degraded_answer import Ending
 from ..identity import Subject, caller_of
-from .cost_alerts import Alarm, sound
+from .attempt_result import AttemptResult, Locks
+from .cost_alerts import CostAlarm, raise_alarm
+from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_asked
-from .foreign_replay import give_again, is_in_flight, note_divergence
+from .foreign_replay import is_in_flight, note_divergence, replay_answer
 from .job_entry import close_unattributed, enter, find_job
-from .settlement import booked_at, write_spent
-
-Locks = list[tuple[Any, Any]]
-Tokens = tuple[int, int, int]
-"""Input, cached and output tokens."""
-
-
-class Reservation(msgspec.Struct, frozen=True):
-    """One try: its id, the process that makes it, and what it may cost."""
-
-    call_id: str
-    owner: str
-    demand: Any
-    called: Event
-
-
-class Rider(Protocol):
-    """A row that is written with the answer of a call, in the same transaction."""
-
-    def write(self, unit: Unit, answer: Recorded) -> None: ...
+from .outcomes import (
+    AdmissionOutcome,
+    AdmissionReport,
+    CacheHit,
+    Concluded,
+    Granted,
+    MustWait,
+    NeedsAncestors,
+    NeedsTurn,
+    NoRecordedAnswer,
+    Replayed,
+    StillInFlight,
+    Stopped,
+)
+from .reservation import Reservation
+from .settlement import booked_amounts, write_result
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """How a try came out. `event` is its fact; `content` the answer; `cost_microusd` its known cost, None where nothing is
-    known: then all that was reserved is booked as a bound. `bound_microusd` is what it may have cost beyond a known cost.
-    `mark` is what it says of its target."""
+class CacheStep(Protocol):
+    """What a cache lookup brings to the admission of its call."""
 
-    call_id: str
-    event: Event
-    model: str
-    tokens: Tokens
-    cost_microusd: int | None
-    content: bytes | None = None
-    also: Rider | None = None
-    mark: Mark | None = None
-    bound_microusd: int = 0
-
-    def locks(self) -> Locks:
-        reservation = (RESERVATION, self.call_id)
-        return [reservation] if self.mark is None else [reservation, *((CIRCUIT, key) for key in self.mark.keys)]
+    def take(
+        self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent, called: Event
+    ) -> Recorded | None:
+        """Under the job's lock: the hit, recorded for this call; None where the call has to be made."""
+        ...
 
 
-class Outcome(msgspec.Struct):
-    """What an admission came to: exactly one of the fields from `granted` to `in_flight` is set."""
+class UnreservedEnd(Protocol):
+    """The end of a call that no target is left for."""
 
-    job_id: str
-    attempt: int = 1
-    lease_epoch: int = 0
-    granted: Granted | None = None
-    wait: Wait | None = None
-    stopped: BudgetStopped | None = None
-    answer: Recorded | None = None
-    cached: bool = False
-    """The answer comes from a cache; it was recorded for this call."""
-    unanswered: bool = False
-    """A probe found no recorded answer."""
-    kin: bool = False
-    """Ask again with the job's ancestors."""
-    serial: bool = False
-    """Ask again, one admission of this job at a time: it has recorded answers."""
-    in_flight: bool = False
-    """Ask again later: an older attempt is still being answered the same request."""
-    called_seq: int = 0
-    at: int = 0
-    """Where a granted call stands in the log; and when it, or the hit of a cache, was written (microseconds)."""
-    limits: Sequence[Limit] = ()
-    rates: Sequence[Rate] = ()
-    """What a granted call draws on."""
-    left_microusd: int | None = None
-    """Of the budget with least left in money, after the reservation."""
-    ended: Recorded | None = None
-    """The end of a call that no target could be asked for."""
-    after_microusd: Booked = Booked()
-    """What the failed try before it came to."""
+    def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
+        """Under the job's lock: the recorded end."""
+        ...
 
 
-class Admit(msgspec.Struct):
-    """Reserve for a try and write `model_called`; make, reopen or re-announce the job where that is due.
+class Admit(msgspec.Struct, frozen=True, kw_only=True):
+    """Reserve for an attempt and write `model_called`; make, reopen or re-announce the job where that is due.
 
-    With `after`, the failed try before it is settled in the same transaction, whatever comes of the new one. A `probe` only
-    looks for a recorded answer; `ticket` is what a look at the caches brought; `waited` tells that a rate limit made it wait.
+    Fields:
+        subject, request, reservation: the call and its attempt.
+        policy: the budgets and rate limits.
+        known: content that need not be written again.
+        now: when the command was made, in microseconds.
+        unsettled: the failed attempt before it, settled in the same transaction whatever the outcome is.
+        fallback: `fallback_taken`, where the call goes on at another target.
+        serial: it is the only admission of the job in this process.
+        probe: only look for a recorded answer.
+        cache_result: what a cache lookup brought.
+        waited: `rate_limited`, where a rate limit made the call wait.
+        final: the end of the call, where no target is left.
     """
 
     subject: Subject
@@ -148,14 +117,13 @@ class Admit(msgspec.Struct):
     known: KnownContent
     reservation: Reservation
     now: int
-    after: Spent | None = None
-    moved: Event | None = None
+    unsettled: AttemptResult | None = None
+    fallback: Event | None = None
     serial: bool = False
     probe: bool = False
-    ticket: Ticket | None = None
+    cache_result: CacheStep | None = None
     waited: Event | None = None
-    ending: Ending | None = None
-    """No target is left to be asked: this is what the call comes to."""
+    final: UnreservedEnd | None = None
 
     def locks(self) -> Locks:
         subject = self.subject
@@ -169,89 +137,99 @@ class Admit(msgspec.Struct):
         else:
             caller = caller_of(subject, self.reservation.called.model)
             found += locks(who.tenant_id, self.policy.limits(caller, self.now), self.policy.rates(caller))
-        if self.after is not None:
-            found += self.after.locks()
+        if self.unsettled is not None:
+            found += self.unsettled.locks()
         return found
 
-    def decide(self, unit: Unit) -> Outcome:
-        subject, after = self.subject, Booked()
-        held, is_new = find_job(unit, subject)
-        if held.parent_job_id is not None and subject.ancestors[-1] != held.job_id:
-            return Outcome(held.job_id, kin=True)
-        caller = caller_of(subject, self.reservation.called.model, held)
+    def decide(self, unit: Unit) -> AdmissionReport:
+        subject, settled = self.subject, Booked()
+        job, is_new = find_job(unit, subject)
+        if needs_ancestors(job, subject):
+            return AdmissionReport(job.job_id, 1, NeedsAncestors())
+        caller = caller_of(subject, self.reservation.called.model, job)
         limits, rates = self.policy.limits(caller, unit.now), self.policy.rates(caller)
-        unit.lock(locks(held.tenant_id, limits, rates))
+        unit.lock(locks(job.tenant_id, limits, rates))
         if not is_new:
-            enter(unit, held, subject)
-        if self.after is not None:
-            after = booked_at(write_spent(unit, held, self.after, subject))
-        elif subject.fingerprint is not None and held.attempt > 1 and held.runtime == "foreign" and not is_new:
-            if not self.serial:
-                return Outcome(held.job_id, held.attempt, serial=True)
-            replayed = self._replay(unit, held, subject.fingerprint)
-            if replayed is not None:
-                return replayed
-        if self.probe:
-            return Outcome(held.job_id, held.attempt, unanswered=True, after_microusd=after)
-        if self.ticket is not None:
-            hit = self.ticket.take(unit, held, subject, self.request, self.known, self.reservation.called)
-            if hit is not None:
-                close_unattributed(unit, held, None)
-                return Outcome(held.job_id, held.attempt, answer=hit, cached=True, at=unit.now, after_microusd=after)
-        if self.moved is not None:
-            append(unit, held, self.moved)
-        if self.ending is not None:
-            ended = self.ending.write(unit, held, subject, self.request, self.known)
-            return Outcome(held.job_id, held.attempt, ended=ended, after_microusd=after)
-        outcome = self._reserve(unit, held, limits, rates)
-        outcome.after_microusd = after
-        return outcome
+            enter(unit, job, subject)
+        if self.unsettled is not None:
+            settled = booked_amounts(write_result(unit, job, self.unsettled, subject))
+        outcome = self._replay(unit, job, is_new=is_new) or self._answer(unit, job)
+        if outcome is None:
+            outcome = self._reserve(unit, job, limits, rates)
+        return AdmissionReport(job.job_id, job.attempt, outcome, settled)
 
-    def _replay(self, unit: Unit, job: JobRow, fingerprint: str) -> Outcome | None:
-        """The recorded answer, or the word that it is still to come; None where the call has to be made."""
-        called = self.reservation.called
-        event = msgspec.structs.replace(called, event="model_replayed", call_id=None, detail=None)
+    def _replay(self, unit: Unit, job: JobRow, *, is_new: bool) -> AdmissionOutcome | None:
+        """The recorded answer of an older attempt, or what has to be done first; None where the call has to be made."""
+        subject = self.subject
+        step = replay_step(job, subject, is_new=is_new, settles=self.unsettled is not None, serial=self.serial)
+        if step is ReplayStep.TAKE_TURN:
+            return NeedsTurn()
+        fingerprint = subject.fingerprint
+        if step is ReplayStep.NONE or fingerprint is None:
+            return None
+        event = msgspec.structs.replace(self.reservation.called, event="model_replayed", call_id=None, detail=None)
         event.decision = {"why": "recorded by an older attempt; given again, not paid again"}
-        answer = give_again(unit, job, fingerprint, event)
+        answer = replay_answer(unit, job, fingerprint, event)
         if answer is not None:
-            return Outcome(job.job_id, job.attempt, answer=answer)
+            return Replayed(answer)
         if is_in_flight(unit, job, fingerprint):
-            return Outcome(job.job_id, job.attempt, in_flight=True)
+            return StillInFlight()
         note_divergence(unit, job, fingerprint, msgspec.structs.replace(event, event="diverged"))
         return None
 
-    def _reserve(self, unit: Unit, job: JobRow, limits: Sequence[Limit], rates: Sequence[Rate]) -> Outcome:
+    def _answer(self, unit: Unit, job: JobRow) -> AdmissionOutcome | None:
+        """The outcome without a reservation; None where one is needed."""
+        if self.probe:
+            return NoRecordedAnswer()
+        subject, request, known = self.subject, self.request, self.known
+        if self.cache_result is not None:
+            hit = self.cache_result.take(unit, job, subject, request, known, self.reservation.called)
+            if hit is not None:
+                close_unattributed(unit, job, None)
+                return CacheHit(hit, unit.now)
+        if self.fallback is not None:
+            append(unit, job, self.fallback)
+        if self.final is not None:
+            return Concluded(self.final.write(unit, job, subject, request, known))
+        return None
+
+    def _reserve(self, unit: Unit, job: JobRow, limits: Sequence[Limit], rates: Sequence[Rate]) -> AdmissionOutcome:
         mine = self.reservation
         call = Call(
-            mine.call_id,
-            job.tenant_id,
-            job.job_id,
-            mine.owner,
-            estimate_of(mine.called),
-            job.lease_epoch,
-            self.subject.fingerprint if job.runtime == "foreign" else None,
-            job.attempt,
+            call_id=mine.call_id,
+            tenant_id=job.tenant_id,
+            job_id=job.job_id,
+            owner=mine.owner,
+            estimate=estimate_of(mine.called),
+            lease_epoch=job.lease_epoch,
+            fingerprint=self.subject.fingerprint if job.runtime == "foreign" else None,
+            attempt=job.attempt,
         )
         try:
-            granted = reserve(unit, call, limits, mine.demand, rates)
+            grant = reserve(unit, call, limits, mine.bound, rates)
         except BudgetStopped as stop:
             self._write_stop(unit, job, stop)
-            return Outcome(job.job_id, job.attempt, stopped=stop)
-        if isinstance(granted, Wait):
-            return Outcome(job.job_id, job.attempt, wait=granted)
+            return Stopped(stop)
+        if isinstance(grant, Wait):
+            return MustWait(grant)
         if self.waited is not None:
             append(unit, job, self.waited)
-        outcome = Outcome(job.job_id, job.attempt, job.lease_epoch, granted, limits=limits, rates=rates)
-        outcome.called_seq, outcome.at = self._write_called(unit, job, granted), unit.now
-        outcome.left_microusd = left_microusd(unit, job.tenant_id, limits)
-        return outcome
+        return Granted(
+            call_id=mine.call_id,
+            grant=grant,
+            called_seq=self._write_called(unit, job, grant),
+            at=unit.now,
+            limits=limits,
+            rates=rates,
+            left_microusd=left_microusd(unit, job.tenant_id, limits),
+        )
 
-    def _write_called(self, unit: Unit, job: JobRow, granted: Granted) -> int:
+    def _write_called(self, unit: Unit, job: JobRow, grant: ReservationGrant) -> int:
         event = msgspec.structs.replace(self.reservation.called)
         event.attempt = job.attempt
         detail: dict[str, Any] = dict(event.detail or {})
-        detail["reserved_microusd"], detail["max_output_tokens"] = granted.amount_microusd, granted.tokens
-        if granted.lowered:
+        detail["reserved_microusd"], detail["max_output_tokens"] = grant.amount_microusd, grant.tokens
+        if grant.lowered:
             detail["lowered"] = True
         event.detail = detail
         return append_asked(unit, job, event, self.request, self.known, place=self.subject.place)
@@ -265,49 +243,64 @@ class Admit(msgspec.Struct):
             close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
 
 
-class Settle(msgspec.Struct):
-    """The end of a call: its answer, or its last failure. Raises nothing for a fenced caller: what was paid is written
-    all the same, but it answers nothing; `Ended.fenced` says so."""
+class Settle(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a call: its answer, or its last failure.
+
+    Raises nothing for a fenced caller: what was paid is written all the same, but it answers nothing; `Settled.fenced` says so.
+
+    Fields:
+        subject: whose call it was.
+        result: how its attempt came out.
+        limits, rates: what the attempt drew on.
+        alarms: the cost alarms that it may set off.
+        last: False where the call goes on after this attempt.
+    """
 
     subject: Subject
-    spent: Spent
+    result: AttemptResult
     limits: Sequence[Limit] = ()
     rates: Sequence[Rate] = ()
-    alarms: Sequence[Alarm] = ()
+    alarms: Sequence[CostAlarm] = ()
     last: bool = True
-    """Else the call goes on after this try."""
 
     def locks(self) -> Locks:
         subject = self.subject
         drawn = locks(subject.who.tenant_id, self.limits, self.rates)
-        return [(JOB, subject.job_id), *drawn, *self.spent.locks()]
+        return [(JOB, subject.job_id), *drawn, *self.result.locks()]
 
-    def decide(self, unit: Unit) -> Ended:
+    def decide(self, unit: Unit) -> Settled:
         subject, place = self.subject, self.subject.place
         job = locked_job(unit, subject.job_id)
         if place is not None:
             fenced = job.lease_epoch != place.lease_epoch or job.state in FINISHED
         else:
             fenced = job.attempt > subject.attempt
-        recorded = write_spent(unit, job, self.spent, subject, place=None if fenced or not self.last else place)
+        recorded = write_result(unit, job, self.result, subject, place=None if fenced or not self.last else place)
         if self.last and not subject.aside:
-            close_unattributed(unit, job, self.spent.event.error)
-        alarmed = [alarm for alarm in self.alarms if sound(unit, job, alarm)]
-        return Ended(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
+            close_unattributed(unit, job, self.result.event.error)
+        alarmed = [alarm for alarm in self.alarms if raise_alarm(unit, job, alarm)]
+        return Settled(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
 
 
-class Ended(msgspec.Struct):
-    """The recorded end of a call. `fenced`: a newer attempt or lease has begun meanwhile. `left_microusd` is what the budget
-    with least left in money has left; `alarmed` are the alarms that the call set off."""
+class Settled(msgspec.Struct, frozen=True):
+    """The recorded end of an attempt.
+
+    Fields:
+        recorded: its event, as read back.
+        fenced: whether a newer attempt or lease of the job has begun meanwhile.
+        left_microusd: what the budget with least left in money has left.
+        alarmed: the cost alarms that the call set off.
+    """
 
     recorded: Recorded
     fenced: bool
     left_microusd: int | None = None
-    alarmed: Sequence[Alarm] = ()
+    alarmed: Sequence[CostAlarm] = ()
 
 
 class Lose(msgspec.Struct):
-    """Nobody will hear of this call again: its whole reservation is booked as a bound. The outcome tells whether it was open.
+    """The end of this call will never be known: its whole reservation is booked as a bound. The outcome tells whether it was
+    open.
 
     `silent` is the owner of the reservation and the `seen_at` at which its row stood still: where the owner has renewed its
     row meanwhile, it is alive, and nothing is written."""
@@ -340,3 +333,24 @@ class Lose(msgspec.Struct):
 def _is_silent(unit: Unit, owner: str, seen_at: int | None) -> bool:
     rows = unit.query(BUDGET_SQL["read_owner_seen_at"], {"owner": owner})
     return (rows[0][0] if rows else None) == seen_at
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """A call is refused before it is made; its job records that, made for it if need be."""
+
+    subject: Subject
+    event: Event
+
+    def locks(self) -> Locks:
+        subject = self.subject
+        found: Locks = [(JOB, subject.job_id)]
+        if subject.external_id is not None and not subject.known:
+            found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
+        return found
+
+    def decide(self, unit: Unit) -> None:
+        job, _ = find_job(unit, self.subject)
+        append(unit, job, self.event)
+        why = str((self.event.decision or {}).get("why", self.event.event))
+        if not self.subject.aside:
+            close_unattributed(unit, job, ErrorFacts(self.event.event, why, retryable=True))

@@ -1,7 +1,7 @@
-"""Alarms of cost: a job that has cost much more than its like usually do.
+"""Cost alerts: a job that costs far more than similar jobs.
 
-What is usual is the mean of the last jobs of a task that finished, kept in memory: every process reads the few jobs that
-finished since it last looked. Nothing is written for it, so no row is hot.
+The usual cost is the mean of the last finished jobs of a task, kept in memory: every process reads the few jobs that
+finished since its last poll. Nothing is written for it, so no row is contended.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ log = logging.getLogger("overnight.gateway")
 LOOK_BACK_US = 7 * 86_400_000_000
 OVERLAP_US = 5_000_000
 """Read again each time: a job may become visible a little after the moment that it finished at."""
-PAGE, MOST_PAGES = 2_000, 10
+PAGE, MAX_PAGES = 2_000, 10
 KEPT_JOBS = 200
-MOST_TASKS = 10_000
-WARN_EVERY_S, MOST_TARGETS = 60.0, 1024
+MAX_TASKS = 10_000
+WARN_EVERY_S, MAX_TARGETS = 60.0, 1024
 _decode_task = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class Alarm(msgspec.Struct, frozen=True):
-    """What a job may cost before the alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
+class CostAlarm(msgspec.Struct, frozen=True):
+    """The cost at which a job sets off an alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
 
     job_id: str
     task: str
@@ -44,7 +44,7 @@ class Alarm(msgspec.Struct, frozen=True):
     threshold_microusd: int
 
 
-def sound(unit: Unit, job: JobRow, alarm: Alarm) -> bool:
+def raise_alarm(unit: Unit, job: JobRow, alarm: CostAlarm) -> bool:
     """Write `cost_alarm` into the log of the job whose call passed the threshold; once for each job."""
     key = (job.tenant_id, "job", alarm.job_id)
     row = unit.get(BUDGET, key) if unit.known(BUDGET, key) else None
@@ -83,7 +83,7 @@ class _Task:
             self.total -= self.costs.popleft()
 
 
-class Costs:
+class CostAlerts:
     """What jobs usually cost, by tenant and task."""
 
     def __init__(self, store: Store, alarms: Alarms) -> None:
@@ -92,12 +92,12 @@ class Costs:
         self._seen: dict[str, int] = {}
         self._until = 0
 
-    async def look(self) -> None:
-        """Take in the jobs that have finished since the last look, a bounded number of them."""
+    async def poll(self) -> None:
+        """Read the jobs that have finished since the last poll, a bounded number of them."""
         if not self._factor:
             return
         after = max(self._until - OVERLAP_US, self._store.clock() - LOOK_BACK_US)
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             rows = await self._store.read(SQL["list_ended_jobs"], {"after": after, "most": PAGE})
             for job_id, tenant_id, name, ended_at, cost, first in rows:
                 after = ended_at
@@ -112,12 +112,12 @@ class Costs:
     def _take(self, tenant_id: str, task: str, cost: int) -> None:
         self._tasks.setdefault((tenant_id, task), _Task()).add(cost)
         self._tasks.move_to_end((tenant_id, task))
-        if len(self._tasks) > MOST_TASKS:
+        if len(self._tasks) > MAX_TASKS:
             self._tasks.popitem(last=False)
 
-    def alarms(self, subject: Subject, limits: Sequence[Limit]) -> list[Alarm]:
-        """Those that this call may set off: of its job, and of the jobs above it."""
-        found: list[Alarm] = []
+    def alarms(self, subject: Subject, limits: Sequence[Limit]) -> list[CostAlarm]:
+        """The alarms that this call may set off: of its job, and of the job's ancestors."""
+        found: list[CostAlarm] = []
         if not self._tasks or subject.unattributed:
             return found
         who = subject.who
@@ -129,7 +129,7 @@ class Costs:
             task = self._tasks.get((who.tenant_id, name))
             if task is not None and len(task.costs) >= self._least:
                 usual = task.total // len(task.costs)
-                found.append(Alarm(limit.name, name, len(task.costs), usual, round(usual * self._factor)))
+                found.append(CostAlarm(limit.name, name, len(task.costs), usual, round(usual * self._factor)))
         return found
 
 
@@ -138,8 +138,8 @@ def _task_in(body: bytes | None) -> str | None:
     return _decode_task(bytes(body)).get("task_id") if body is not None else None
 
 
-class Untenable:
-    """Warn of targets that tell more usage than their requests could have: once a minute for each."""
+class UsageWarnings:
+    """Warnings of targets that report more usage than their requests could have: once a minute for each."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -149,7 +149,7 @@ class Untenable:
         now = self._clock()
         if now - self._warned.get(target, float("-inf")) < WARN_EVERY_S:
             return
-        if len(self._warned) >= MOST_TARGETS:
+        if len(self._warned) >= MAX_TARGETS:
             self._warned.clear()
         self._warned[target] = now
         log.warning(
@@ -163,7 +163,7 @@ class Untenable:
         )
 
 
-def warn(alarmed: Sequence[Alarm]) -> None:
+def warn(alarmed: Sequence[CostAlarm]) -> None:
     for alarm in alarmed:
         log.warning(
             "cost alert: %s exceeds %s; %s costs %s on average; see `overnight explain %s`",

@@ -1,4 +1,4 @@
-"""Settlements that must be written whatever the store is doing, and the calls of this process that still need one."""
+"""The open reservations of this process, and settlements to be written when the store is back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from functools import partial
 from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Command, Store
 
-from .commands import Ended, Lose, Settle
-from .unsent_calls import NeverSent
+from .commands import Lose, Settle, Settled
+from .unsent_calls import SettleUnsent
 
 log = logging.getLogger("overnight.gateway")
-Closing = Settle | Lose | NeverSent
+ClosingCommand = Settle | Lose | SettleUnsent
 """A command that ends a reservation."""
 
-MOST_LATE = 10_000
+MAX_LATE = 10_000
 """Notes that wait for the store. The oldest is dropped for one more."""
 
 
@@ -32,7 +32,7 @@ class Settlements:
     def __init__(self, store: Store, wrote: Callable[[], None]) -> None:
         self._store, self._wrote = store, wrote
         self._open: set[str] = set()
-        self._due: dict[str, Closing] = {}
+        self._due: dict[str, ClosingCommand] = {}
         self._late: deque[Command[None]] = deque()
         self._noting: set[asyncio.Task[None]] = set()
 
@@ -45,19 +45,19 @@ class Settlements:
         return call_id in self._open
 
     def holds(self, call_id: str) -> bool:
-        """Whether this process still answers for the reservation."""
+        """Whether this process will still settle the reservation."""
         return call_id in self._open or call_id in self._due
 
     def closed(self, call_id: str) -> None:
         """The call was settled within another command."""
         self._open.discard(call_id)
 
-    async def write(self, command: Settle, until: float) -> Ended:
+    async def write(self, command: Settle, until: float) -> Settled:
         """Settle a call; wait for the store until `until` (a time of the loop).
 
         Raises StoreUnavailable after that. The settlement is then due and is written later, as it is after a cancellation.
         """
-        call_id = command.spent.call_id
+        call_id = command.result.call_id
         try:
             ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
         except (StoreUnavailable, asyncio.CancelledError):
@@ -67,7 +67,7 @@ class Settlements:
         self._open.discard(call_id)
         return ended
 
-    def owe(self, call_id: str, command: Closing) -> None:
+    def owe(self, call_id: str, command: ClosingCommand) -> None:
         """Write the command when the store is back."""
         self._open.discard(call_id)
         self._due[call_id] = command
@@ -95,8 +95,8 @@ class Settlements:
         try:
             await self._store.commit(command)
         except StoreUnavailable as error:
-            if len(self._late) >= MOST_LATE:
-                log.error("an event is dropped, since %d others wait for the store: %s", MOST_LATE, error)
+            if len(self._late) >= MAX_LATE:
+                log.error("an event is dropped, since %d others wait for the store: %s", MAX_LATE, error)
                 self._late.popleft()
             self._late.append(command)
 
@@ -109,7 +109,7 @@ class Settlements:
             self._wrote()
 
     async def write_due(self) -> None:
-        """Try all that is due. Raises StoreUnavailable at the first that the store cannot take."""
+        """Try all settlements that are due. Raises StoreUnavailable at the first one that the store cannot take."""
         for call_id, command in list(self._due.items()):
             try:
                 await self._store.commit(command)

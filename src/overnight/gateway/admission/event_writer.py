@@ -1,4 +1,4 @@
-"""What every fact of a call says in the same way: what it was asked, and where in its job it stands."""
+"""Events of a call: with what it was asked, and at its position in the job."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def append_at(
     content: bytes | None = None,
     fingerprint: str | None = None,
 ) -> Recorded:
-    """Append an event where the call stands: at its place in job code, else with the fingerprint of a foreign request. As it is
-    read back."""
+    """Append an event at the call's position: its place in job code, else the fingerprint of a foreign request. The event as it
+    is read back."""
     path, ordinal = None, None
     if place is not None:
         path, ordinal, fingerprint = place.path, place.ordinal, place.fingerprint

@@ -1,4 +1,4 @@
-"""Recorded answers given again to a foreign runtime that began anew. It has no positions, so it is matched by request.
+"""Recorded answers replayed to a foreign runtime that was restarted. It has no positions, so requests are matched.
 
 The k-th request with a fingerprint in this attempt gets what the k-th one was answered in the newest older attempt that had
 one. Where no attempt was given a k-th answer, it gets the first recorded answer that nobody was given.
@@ -27,8 +27,8 @@ _READ_ANSWERS, _LIST_MARKED = LEDGER_SQL["read_answers"], SQL["list_marked"]
 _COUNT_IN_FLIGHT = BUDGET_SQL["count_in_flight"]
 
 
-def give_again(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
-    """The recorded answer to this request, with `event` (`model_replayed`) written; None when there is none left."""
+def replay_answer(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
+    """The recorded answer to this request, with `event` (`model_replayed`) written; None where none is left."""
     marked = [*_marked(unit, job, ATTEMPT_MARK), *_marked(unit, job, fingerprint)]
     answer = next(iter(unused(marked, job.attempt)), None)
     if answer is None:
@@ -41,7 +41,7 @@ def give_again(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recor
 
 
 def is_in_flight(unit: Unit, job: JobRow, fingerprint: str) -> bool:
-    """Whether an older attempt is still being answered the same request, in whatever process."""
+    """Whether the same request of an older attempt is still in flight, in any process."""
     values = {"job_id": job.job_id, "fingerprint": fingerprint, "attempt": job.attempt}
     return unit.query(_COUNT_IN_FLIGHT, values)[0][0] > 0
 
@@ -71,7 +71,7 @@ def _marked(unit: Unit, job: JobRow, fingerprint: str) -> list[Recorded]:
 
 
 class _Given:
-    """What each attempt was given for one fingerprint, in order, and what was recorded too late for anybody."""
+    """What each attempt was given for one fingerprint, in order, and what was recorded too late for its attempt."""
 
     def __init__(self, marked: Iterable[Recorded]) -> None:
         self.by_attempt: dict[int, list[Recorded]] = {}

@@ -1,4 +1,4 @@
-"""The foreign calls under way in this process, so that a new attempt joins the call its dead predecessor is still paying for."""
+"""The calls of foreign jobs in flight in this process: a new attempt waits for the call of the attempt before it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from weakref import WeakValueDictionary
 from overnight.budgets import BUDGET_SQL
 from overnight.store import Store
 
-from ..call.deadlines import LEAST_STORE_S, store_answers_by
+from ..call_deadlines import MIN_STORE_S, store_answers_by
 from ..identity import Subject
 
 Key = tuple[str, str | None]
-LOOK_AGAIN_S = (0.05, 0.5)
-"""How often another process' call is looked at: at first, and later."""
+POLL_S = (0.05, 0.5)
+"""How often the call of another process is polled, in seconds: at first, and later."""
 
 
-class Flying:
+class InFlightCalls:
     """Calls by (job, fingerprint), and one lock per job that is being replayed."""
 
     def __init__(self) -> None:
         self._calls: dict[Key, list[Subject]] = {}
-        self._landings: dict[Key, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[Key, list[asyncio.Future[None]]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def enter(self, subject: Subject) -> None:
         if subject.fingerprint is not None:
             self._calls.setdefault((subject.job_id, subject.fingerprint), []).append(subject)
 
+    def update(self, subject: Subject, learned: Subject) -> None:
+        """An admission has found out more about a call that may be under way here."""
+        calls = self._calls.get((subject.job_id, subject.fingerprint or ""), [])
+        calls[:] = [learned if call is subject else call for call in calls]
+
     def leave(self, subject: Subject) -> None:
-        """A call has landed, however; one that never took off may leave too."""
+        """A call is over, whatever its result. A call that was never entered may leave too."""
         key = (subject.job_id, subject.fingerprint)
         calls = self._calls.get(key)
         if calls is None or not any(call is subject for call in calls):
@@ -39,14 +44,16 @@ class Flying:
         calls[:] = [call for call in calls if call is not subject]
         if not calls:
             del self._calls[key]
-        for landing in self._landings.pop(key, ()):
-            if not landing.done():
-                landing.set_result(None)
+        for waiter in self._waiters.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     @asynccontextmanager
     async def alone(self, job_id: str, until: float) -> AsyncGenerator[None]:
-        """Hold the job's lock, under which callers wait for the store alone. Raises StoreUnavailable at `until`, a time of the
-        loop. The lock lives as long as somebody holds or awaits it."""
+        """Hold the job's lock, under which calls wait for the store alone. It exists as long as a call holds or awaits it.
+
+        Raises StoreUnavailable at `until`, a time of the loop.
+        """
         lock = self._locks.get(job_id)
         if lock is None:
             lock = self._locks[job_id] = asyncio.Lock()
@@ -61,23 +68,23 @@ class Flying:
         """Wait while the same request of an older attempt is under way, until the deadline (a time of the loop)."""
         key = (subject.job_id, subject.fingerprint)
         while any(call.attempt < subject.attempt for call in self._calls.get(key, ())):
-            landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._landings.setdefault(key, []).append(landing)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(key, []).append(waiter)
             try:
                 async with asyncio.timeout_at(deadline):
-                    await landing
+                    await waiter
             except TimeoutError:
                 return
 
     async def older_ends(self, store: Store, subject: Subject, until: float) -> bool:
-        """Wait while an older attempt is being answered the same request, here or in another process. False when it still is
+        """Wait while the same request of an older attempt is in flight, here or in another process. False when it still is
         at `until`, a time of the loop."""
-        loop, pause_s = asyncio.get_running_loop(), LOOK_AGAIN_S[0]
+        loop, pause_s = asyncio.get_running_loop(), POLL_S[0]
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}
         while loop.time() < until:
             await self.older(subject, min(until, loop.time() + pause_s))
-            by = max(until, loop.time() + LEAST_STORE_S)
+            by = max(until, loop.time() + MIN_STORE_S)
             if not (await store.read(BUDGET_SQL["count_in_flight"], values, until=by))[0][0]:
                 return True
-            pause_s = min(pause_s * 1.5, LOOK_AGAIN_S[1])
+            pause_s = min(pause_s * 1.5, POLL_S[1])
         return False

@@ -1,4 +1,4 @@
-"""Which job a call goes into, and whether it may: made, begun anew, reopened, or refused. Under the job's lock."""
+"""Job entry: the job of a call is made, restarted or reopened, or the call is refused. Under the job's lock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .log_search import search_log
 
 def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
     """The locked job of a call, made where it is the first, and whether it was. Raises NotFound: also for a job that is there,
-    and out of the caller's reach."""
+    and outside the scope of the caller's key."""
     who = subject.who
     job_id = subject.job_id
     if subject.external_id is not None and not subject.known:

@@ -1,4 +1,4 @@
-"""What a key may use of what the routing decided: a route or model that it is not let to is out, as a fallback too."""
+"""Key permissions: routes and models that a key may not use are removed from a routing decision, fallbacks included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from overnight.domain.policies import RouteDecision
 from overnight.keys import VirtualKey, allows
 
 
-def permitted(decision: RouteDecision, key: VirtualKey | Attribution | None) -> RouteDecision:
+def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | None) -> RouteDecision:
     """The decision with those targets left that are allowed; the others are among its `rejected`.
 
     Raises Forbidden, saying what is allowed, where the route is not, no target is, or the very model that was asked for.

@@ -13,11 +13,12 @@ import contextlib
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
 from overnight.domain import Event, LoopStopped, Recorded
+from overnight.domain.policies import Guards
 from overnight.ledger import (
     JOB,
     Ledger,
@@ -34,19 +35,13 @@ from overnight.store import (
 )
 from overnight.wire_formats.request import Request
 
-from ..call.deadlines import store_answers_by
+from ..call_deadlines import CallDeadlines, store_answers_by
 from ..identity import Subject
-from .reservation import event_of
-
-if TYPE_CHECKING:
-    from overnight.domain.policies import Guards
-
-    from ..call.pipeline import Flight
-    from .commands import Spent
+from .attempt_result import AttemptResult
 
 SQL = statements("overnight.gateway.admission")
-MOST_JOBS, MOST_REQUESTS, MOST_TURNS = 10_000, 256, 64
-MOST_REMEMBERED = 200_000
+MAX_JOBS, MAX_REQUESTS, MAX_TURNS = 10_000, 256, 64
+MAX_REMEMBERED = 200_000
 """Requests and turns, over all jobs: some 20 MB. The job that was quiet for longest is forgotten first."""
 
 EVENTS_PER_TURN = 8
@@ -98,7 +93,7 @@ class LoopGuard:
         self._watches: OrderedDict[str, _Watch] = OrderedDict()
         self._remembered = 0
 
-    def asked(self, subject: Subject) -> None:
+    def request_admitted(self, subject: Subject) -> None:
         """A call of the job was let in."""
         if self._off or subject.unattributed or subject.aside:
             return
@@ -107,34 +102,34 @@ class LoopGuard:
             watch = self._watches[subject.job_id] = self._fresh(0)
         else:
             self._watches.move_to_end(subject.job_id)
-        print_ = hash(_fingerprint(subject))
-        if print_ not in watch.calls:
-            if len(watch.calls) >= MOST_REQUESTS:
+        fingerprint_hash = hash(_fingerprint(subject))
+        if fingerprint_hash not in watch.calls:
+            if len(watch.calls) >= MAX_REQUESTS:
                 self._remembered -= len(watch.calls)
                 watch.calls.clear()  # what is asked again and again comes back
                 watch.due.clear()
-            self._remembers_more()
-        watch.calls[print_] += 1
+            self._count_remembered()
+        watch.calls[fingerprint_hash] += 1
 
-    def answered(self, subject: Subject, request: Request, spent: Spent) -> None:
+    def request_answered(self, subject: Subject, request: Request, result: AttemptResult) -> None:
         """A call of the job has ended."""
         watch = self._watches.get(subject.job_id)
-        if watch is None or spent.content is None or subject.aside:
+        if watch is None or result.content is None or subject.aside:
             return
-        turn = hash((_told(request), spent.tokens[2]))
+        turn = hash((_last_message(request), result.tokens[2]))
         if turn in watch.turns:
             watch.stale += 1
             return
         watch.stale, watch.stale_due = 0, self._first_due()
         watch.turns[turn] = None
-        if len(watch.turns) > MOST_TURNS:
+        if len(watch.turns) > MAX_TURNS:
             watch.turns.popitem(last=False)
         else:
-            self._remembers_more()
+            self._count_remembered()
 
-    def _remembers_more(self) -> None:
+    def _count_remembered(self) -> None:
         self._remembered += 1
-        while len(self._watches) > MOST_JOBS or (self._remembered > MOST_REMEMBERED and len(self._watches) > 1):
+        while len(self._watches) > MAX_JOBS or (self._remembered > MAX_REMEMBERED and len(self._watches) > 1):
             _, quiet = self._watches.popitem(last=False)
             self._remembered -= quiet.size
 
@@ -143,8 +138,8 @@ class LoopGuard:
         watch = self._watches.get(subject.job_id)
         if watch is None or subject.aside:
             return False
-        print_ = hash(_fingerprint(subject))
-        again = self._same > 0 and watch.calls[print_] >= watch.due.get(print_, 1)
+        fingerprint_hash = hash(_fingerprint(subject))
+        again = self._same > 0 and watch.calls[fingerprint_hash] >= watch.due.get(fingerprint_hash, 1)
         return again or (self._turns > 0 and watch.stale >= watch.stale_due)
 
     def _fresh(self, since: int) -> _Watch:
@@ -153,15 +148,16 @@ class LoopGuard:
     def _first_due(self) -> int:
         return max(1, self._turns // 8)
 
-    async def check(self, flight: Flight) -> None:
-        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once."""
-        subject = flight.subject
-        async with flight.gateway.flying.alone(subject.job_id, flight.store_deadline()):
-            async with store_answers_by(flight.store_deadline()):
-                why, seen = await self._verdict(subject)
-            if why is not None:
-                stop = StopLoop(subject, event_of(flight, "loop_stopped"), why, seen)
-                _refuse_if_asked(subject, await self._store.commit(stop, until=flight.store_deadline()))
+    async def check(self, subject: Subject, stopped: Event, deadlines: CallDeadlines) -> None:
+        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once.
+
+        Call it for one call of a job at a time. `stopped` is the `loop_stopped` event of the call.
+        """
+        async with store_answers_by(deadlines.store_deadline()):
+            why, seen = await self._verdict(subject)
+        if why is not None:
+            stop = StopLoop(subject, stopped, why, seen)
+            _refuse_if_asked(subject, await self._store.commit(stop, until=deadlines.store_deadline()))
 
     async def _verdict(self, subject: Subject) -> tuple[str | None, str]:
         """Why the job is in a loop, None where it is not; and the last question about it. Raises LoopStopped."""
@@ -181,15 +177,15 @@ class LoopGuard:
         if not self._same:
             return None
         fingerprint = _fingerprint(subject)
-        print_ = hash(fingerprint)
+        fingerprint_hash = hash(fingerprint)
         name = "count_same_at" if subject.place is not None else "count_same"
         values = {"job_id": subject.job_id, "fingerprint": fingerprint, "since": watch.since, "most": self._same * 4}
         rows = await self._store.read(SQL[name], values)
         answers = sum(_event(row[0]).event == "model_succeeded" for row in rows)
-        count = max(answers, watch.calls[print_])
+        count = max(answers, watch.calls[fingerprint_hash])
         if count >= self._same:
             return f"the job repeated the same call {count} times (guards.same_call: {self._same})"
-        watch.due[print_] = watch.calls[print_] + max(1, (self._same - count) // 4)
+        watch.due[fingerprint_hash] = watch.calls[fingerprint_hash] + max(1, (self._same - count) // 4)
         return None
 
     async def _no_progress(self, subject: Subject, watch: _Watch) -> str | None:
@@ -213,7 +209,7 @@ def _fingerprint(subject: Subject) -> str:
     return subject.place.fingerprint if subject.place is not None else subject.fingerprint or ""
 
 
-def _told(request: Request) -> bytes | int:
+def _last_message(request: Request) -> bytes | int:
     """What the job was told last, as far as two of these can be compared at no cost: ids of tool calls change by themselves."""
     if not request.links:
         return 0

@@ -1,8 +1,6 @@
-"""The settlement of a try in the log: its one end, or the correction of a call that was declared lost meanwhile."""
+"""The settlement of an attempt in the log: its one end, or the correction of a call that was declared lost meanwhile."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,61 +27,61 @@ from overnight.ledger import (
 from overnight.store import Unit
 
 from ..identity import Place, Subject
+from .attempt_result import AttemptResult
 from .event_writer import append_at
 from .log_search import search_log
-
-if TYPE_CHECKING:
-    from .commands import Spent
 
 MAX_EVENTS_OF_CALL = 1000
 """A call has a handful: its admission, its end, corrections, and what its circuit and budgets said of it."""
 
 
-def booked_at(recorded: Recorded) -> Booked:
-    """What an end of a call was booked at."""
+def booked_amounts(recorded: Recorded) -> Booked:
+    """The cost and bound that the end of a call was booked at."""
     return Booked(recorded.facts.cost_microusd or 0, recorded.facts.bound_microusd or 0)
 
 
-def write_spent(unit: Unit, job: JobRow, spent: Spent, subject: Subject, *, place: Place | None = None) -> Recorded:
-    """Settle a try and write its event; the event as read back. With `place` it answers that boundary of job code.
+def write_result(
+    unit: Unit, job: JobRow, result: AttemptResult, subject: Subject, *, place: Place | None = None
+) -> Recorded:
+    """Settle an attempt and write its event; the event as read back. With `place` it answers that boundary of job code.
 
-    A call has one end: where it was declared lost meanwhile, what came late corrects its cost and is no answer in the log. The
+    A call has one end: where it was declared lost meanwhile, a late result corrects its cost and is no answer in the log. The
     same settlement again changes nothing and returns what the first one wrote.
     """
-    event = msgspec.structs.replace(spent.event)
+    event = msgspec.structs.replace(result.event)
     event.attempt = job.attempt if place else (subject.attempt or job.attempt)
     why = FAILED if event.event == "model_failed" else NO_USAGE
     if "told" in (event.detail or {}):
         why = OVER_BOUND  # keeps a row of the call, so that a person can book what it really cost
-    used = spent.tokens[0] + spent.tokens[2]
+    used = result.tokens[0] + result.tokens[2]
     try:
-        booked = settle(unit, spent.call_id, spent.cost_microusd, used, bound_microusd=spent.bound_microusd, why=why)
+        booked = settle(unit, result.call_id, result.cost_microusd, used, bound_microusd=result.bound_microusd, why=why)
     except Conflict:
-        return _written_before(unit, job, spent.call_id) or _write_late(unit, job, spent, event)
+        return _written_before(unit, job, result.call_id) or _write_late(unit, job, result, event)
     event.cost_microusd = booked.cost_microusd
     # A known cost that was estimated says that nothing comes to it: in older logs an estimate alone was a bound.
     estimated = bool((event.detail or {}).get("estimated"))
-    if booked.bound_microusd or spent.cost_microusd is None or spent.bound_microusd or estimated:
+    if booked.bound_microusd or result.cost_microusd is None or result.bound_microusd or estimated:
         event.bound_microusd = booked.bound_microusd
     fingerprint = subject.fingerprint if place is None and event.event == "model_succeeded" else None
     if event.event == "model_succeeded" or booked != Booked():
         cost, bound = booked.cost_microusd, booked.bound_microusd
-        count_usage(unit, job, event.agent_id, spent.model, spent.tokens, cost, bound)
-    return _write_end(unit, job, spent, event, place, fingerprint)
+        count_usage(unit, job, event.agent_id, result.model, result.tokens, cost, bound)
+    return _write_end(unit, job, result, event, place, fingerprint)
 
 
 def _write_end(
-    unit: Unit, job: JobRow, spent: Spent, event: Event, place: Place | None, fingerprint: str | None
+    unit: Unit, job: JobRow, result: AttemptResult, event: Event, place: Place | None, fingerprint: str | None
 ) -> Recorded:
     """Append the event with the answer, and what is written with it."""
-    content = spent.content
+    content = result.content
     if content is not None and len(content) > LARGEST_CONTENT:
         event.output_ref, content = store_blob(unit, job.tenant_id, content), None
     written = append_at(unit, job, event, place, content, fingerprint)
-    if spent.also is not None:
-        spent.also.write(unit, written)
-    if spent.mark is not None:
-        note(unit, job, spent.mark, event)
+    if result.also is not None:
+        result.also.write(unit, written)
+    if result.breaker_update is not None:
+        note(unit, job, result.breaker_update, event)
     return written
 
 
@@ -99,33 +97,33 @@ def _settles(event: Event) -> bool:
     return event.event in {"model_succeeded", "model_failed"}
 
 
-def _write_late(unit: Unit, job: JobRow, spent: Spent, ended: Event) -> Recorded:
+def _write_late(unit: Unit, job: JobRow, result: AttemptResult, ended: Event) -> Recorded:
     """Write `cost_corrected` for an end that comes after the call was settled: at the usage it tells. What a person has booked
     stays, and a cost that is still unknown leaves the bound."""
-    unit.lock([(BOUND, spent.call_id)])
-    row: BoundRow | None = unit.get(BOUND, spent.call_id)
-    known = Booked(spent.cost_microusd or 0, spent.bound_microusd)
+    unit.lock([(BOUND, result.call_id)])
+    row: BoundRow | None = unit.get(BOUND, result.call_id)
+    known = Booked(result.cost_microusd or 0, result.bound_microusd)
     if row is None:
         # Lost by a version that kept no row of it, whose bound is in what was spent.
         event = msgspec.structs.replace(ended, event="cost_corrected", cost_microusd=None, bound_microusd=None)
         event.detail = {**(ended.detail or {}), "source": LATE_ANSWER}
         event.decision = {"why": "it was settled before this was known; what is booked stays"}
-        return _write_end(unit, job, spent, event, None, None)
-    used: int | None = spent.tokens[0] + spent.tokens[2]
+        return _write_end(unit, job, result, event, None, None)
+    used: int | None = result.tokens[0] + result.tokens[2]
     why = "its answer came after it was declared lost"
     if row.source not in {None, LATE_ANSWER}:
         known, used = Booked(row.cost_microusd, row.bound_microusd), None
         why += "; what was booked by hand stays"
-    elif spent.cost_microusd is None:
+    elif result.cost_microusd is None:
         known, used = Booked(row.cost_microusd, row.bound_microusd), None
         why += ", and does not tell what it cost"
     source = row.source if row.source not in {None, LATE_ANSWER} else LATE_ANSWER
     event = corrected(unit, job, row, known, used, source or LATE_ANSWER)
     if row.why == LOST:  # its tokens are counted nowhere yet
-        count_usage(unit, job, ended.agent_id, spent.model, spent.tokens, 0, calls=0, day=row.day)
+        count_usage(unit, job, ended.agent_id, result.model, result.tokens, 0, calls=0, day=row.day)
     event.attempt, event.latency_ms, event.error = ended.attempt, ended.latency_ms, ended.error
     event.input_tokens, event.output_tokens = ended.input_tokens, ended.output_tokens
     event.cached_tokens, event.actor = ended.cached_tokens, ended.actor
     event.decision = {"why": why}
     event.detail = {**(ended.detail or {}), **(event.detail or {}), "source": LATE_ANSWER}
-    return _write_end(unit, job, spent, event, None, None)
+    return _write_end(unit, job, result, event, None, None)

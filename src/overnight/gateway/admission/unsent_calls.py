@@ -1,4 +1,4 @@
-"""A try that was admitted and never sent: it is settled at nothing, and it is the call's end without being its answer."""
+"""An attempt that was admitted and never sent: it is settled at zero, and ends the call without an answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from overnight.domain import ErrorFacts
 from overnight.ledger import JOB, append, locked_job
 from overnight.store import Unit
 
-from .commands import Locks
+from .attempt_result import Locks
 from .job_entry import close_unattributed
 
 
-class NeverSent(msgspec.Struct):
+class SettleUnsent(msgspec.Struct):
     """The call was given up before anything was sent: its caller left, or may not act for the job any more. The outcome tells
     whether the try was still open: whoever has the job now may have settled it as lost."""
 

@@ -1,12 +1,26 @@
-"""What: answers given again: to the very same question, to a like one, and to all who ask the same at once.
+"""What: cached answers: exact, semantic, and one call for all that ask the same at once (single flight).
 Owns: cache_entry, semantic_entry, cache_day; the events cache_hit, cache_missed, cache_shadow.
 Depends on: ledger, store, domain; the gateway's requests, and its path for embeddings.
 Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to another.
 """
 
-from .cache_result import Candidate, Ticket
-from .lookup import Caches, Visit
-from .prompt_markers import placed
-from .statistics import Usage, cache_usage
+from .cache_result import CacheResult, Candidate
+from .lookup import CacheLookup, Caches, LookupServices
+from .prompt_markers import with_prompt_markers
+from .question_embedding import Embed, Embedded
+from .statistics import CacheUsage, cache_usage
+from .vectors import read_vector
 
-__all__ = ["Caches", "Candidate", "Ticket", "Usage", "Visit", "cache_usage", "placed"]
+__all__ = [
+    "CacheLookup",
+    "CacheResult",
+    "CacheUsage",
+    "Caches",
+    "Candidate",
+    "Embed",
+    "Embedded",
+    "LookupServices",
+    "cache_usage",
+    "read_vector",
+    "with_prompt_markers",
+]

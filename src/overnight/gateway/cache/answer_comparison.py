@@ -1,4 +1,4 @@
-"""What a recorded answer is, in any client format: is it whole, does it ask for tools, what does it say. Pure."""
+"""Recorded answers in any client format: whether one is complete, whether it calls tools, and what its text is. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 AGREES_FROM = 0.8
 """Shared words, from 0 to 1, from which two answers count as agreeing."""
 
-MOST_WORDS = 20_000
+MAX_WORDS = 20_000
 
 _decode = msgspec.json.Decoder().decode
 _WHOLE = {
@@ -21,15 +21,15 @@ _WHOLE = {
 }
 
 
-class Said(msgspec.Struct, frozen=True):
-    """An answer that came to its own end. `tools`: it asks for tools."""
+class ReadAnswer(msgspec.Struct, frozen=True):
+    """A complete answer: its text, and whether it calls `tools`."""
 
     text: str
     tools: bool
 
 
-def read_answer(form: str, body: bytes) -> Said | None:
-    """The answer in a body of this client format; None for one that was cut, refused, filtered, or is none at all."""
+def read_answer(form: str, body: bytes) -> ReadAnswer | None:
+    """The answer in a body of this client format; None for one that was cut, refused or filtered, and for any other body."""
     try:
         answer: Any = _decode(body)
         return _READERS[form](cast("Json", answer)) if isinstance(answer, dict) else None
@@ -37,7 +37,7 @@ def read_answer(form: str, body: bytes) -> Said | None:
         return None
 
 
-def _chat(answer: Json) -> Said | None:
+def _chat(answer: Json) -> ReadAnswer | None:
     texts: list[str] = []
     tools = False
     choices: list[Json] = answer["choices"]
@@ -47,17 +47,17 @@ def _chat(answer: Json) -> Said | None:
         message: Json = choice["message"]
         tools = tools or bool(message.get("tool_calls") or message.get("function_call"))
         texts.append(_text(message.get("content")))
-    return Said("\n".join(texts), tools) if choices else None
+    return ReadAnswer("\n".join(texts), tools) if choices else None
 
 
-def _messages(answer: Json) -> Said | None:
+def _messages(answer: Json) -> ReadAnswer | None:
     if answer["stop_reason"] not in _WHOLE["messages"]:
         return None
     blocks = [*_dicts(answer["content"])]
-    return Said(_text(blocks), any(str(block.get("type", "")).endswith("tool_use") for block in blocks))
+    return ReadAnswer(_text(blocks), any(str(block.get("type", "")).endswith("tool_use") for block in blocks))
 
 
-def _responses(answer: Json) -> Said | None:
+def _responses(answer: Json) -> ReadAnswer | None:
     if answer["status"] != "completed" or answer.get("error"):
         return None
     texts: list[str] = []
@@ -68,11 +68,11 @@ def _responses(answer: Json) -> Said | None:
             if part.get("type") == "refusal":
                 return None
             texts.append(_text([part]) if item.get("type") == "message" else "")
-    return Said("\n".join(filter(None, texts)), tools)
+    return ReadAnswer("\n".join(filter(None, texts)), tools)
 
 
-def _embeddings(answer: Json) -> Said | None:
-    return Said("", False) if answer["data"] else None
+def _embeddings(answer: Json) -> ReadAnswer | None:
+    return ReadAnswer("", False) if answer["data"] else None
 
 
 _READERS = {"chat": _chat, "messages": _messages, "responses": _responses, "embeddings": _embeddings}
@@ -101,8 +101,8 @@ class Difference(msgspec.Struct, frozen=True):
         return self.same or self.overlap >= AGREES_FROM
 
 
-def compare(one: Said, other: Said) -> Difference:
-    """Case and spacing do not count. An answer that asks for tools agrees only with the same text and no tools."""
+def compare(one: ReadAnswer, other: ReadAnswer) -> Difference:
+    """Compare two answers, without case and spacing. An answer that calls tools agrees only with the same text and no tools."""
     if one.tools or other.tools:
         return Difference(False, 0.0)
     words, others = _words(one), _words(other)
@@ -113,5 +113,5 @@ def compare(one: Said, other: Said) -> Difference:
     return Difference(False, round(sum((counts & theirs).values()) / union, 3))
 
 
-def _words(said: Said) -> list[str]:
-    return said.text.casefold().split(None, MOST_WORDS)[:MOST_WORDS]
+def _words(said: ReadAnswer) -> list[str]:
+    return said.text.casefold().split(None, MAX_WORDS)[:MAX_WORDS]

@@ -1,4 +1,4 @@
-"""What must be the same before one call's answer may be another's. Pure.
+"""Cache keys: what must be equal before one call's answer may be given to another call. Pure.
 
 Hashes are taken over JSON, whose quotes and brackets keep two different lists of names from running together.
 """
@@ -13,35 +13,35 @@ import msgspec
 
 from overnight.wire_formats.request import Request
 
-LONGEST_QUESTION = 8_000
-"""Characters of the last message. A longer one is a document, and likeness of documents says little about their answers."""
+MAX_QUESTION_BYTES = 8_000
+"""Characters of the last message. A longer one is a document, and similar documents may have different answers."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _TEXT_PARTS = frozenset({"text", "input_text"})
 
 
-class Caller(msgspec.Struct, frozen=True):
-    """Who asks, as far as answers are kept apart: tenant, the scope of the caller's key, and (for likeness) the agent."""
+class CacheCaller(msgspec.Struct, frozen=True):
+    """The caller, as far as cached answers are isolated: the tenant, the API key, and (for the semantic cache) the agent."""
 
     tenant_id: str
     key_scope: str = ""
     agent_id: str = ""
 
 
-def exact_key(caller: Caller, route: str, model: str, request: Request) -> bytes:
-    """The key of this very question: 32 bytes. Not in it: stream flags, metadata, cache markers, the agent."""
+def exact_key(caller: CacheCaller, route: str, model: str, request: Request) -> bytes:
+    """The key of the exact cache: 32 bytes. Stream flags, metadata, cache markers and the agent are not part of it."""
     head = request.links[-1].node.hex() if request.links else ""
     parts = [caller.tenant_id, caller.key_scope, request.format, route, model, head]
     return _digest(parts, request)
 
 
 def semantic_realm(
-    caller: Caller, route: str, model: str, request: Request, prompt_version: str, embedding_model: str
+    caller: CacheCaller, route: str, model: str, request: Request, prompt_version: str, embedding_model: str
 ) -> bytes:
     """The realm that vectors are compared within: 32 bytes.
 
-    All that was said before the last message, the system prompt too, is in it by its hash: only the last message may differ.
+    The conversation before the last message, the system prompt too, is part of it by its hash: only the last message may differ.
     """
     before = request.links[-1].parent.hex() if request.links else ""
     parts = [*msgspec.structs.astuple(caller), request.format, route, model, before, prompt_version, embedding_model]
@@ -56,19 +56,19 @@ def _digest(parts: list[str], request: Request) -> bytes:
 
 
 def mark_of(key: bytes) -> str:
-    """What stands in the fingerprint column of a cache's events, so that a job's second occurrence is found."""
+    """The fingerprint column of cache events, by which the second occurrence of a question in a job is found."""
     return f"cache:{key.hex()}"
 
 
 def question_of(request: Request) -> str | None:
-    """The text of a last message that a person or program wrote; None where likeness of text would not be enough."""
+    """The text of the last message, if a person or program wrote it; None where similar text does not mean a similar question."""
     if not request.links or request.format == "embeddings" or request.choices != 1:
         return None
     message = _decode(request.links[-1].body)
     if not isinstance(message, dict):
         return None
     said = _text_of(cast("dict[str, Any]", message))
-    return said if said is not None and said.strip() and len(said) <= LONGEST_QUESTION else None
+    return said if said is not None and said.strip() and len(said) <= MAX_QUESTION_BYTES else None
 
 
 def _text_of(message: Mapping[str, Any]) -> str | None:

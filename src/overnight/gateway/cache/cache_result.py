@@ -1,5 +1,5 @@
-"""What a look at the caches came to, written in the transaction that admits the call: a hit with its own reference to the
-answer, or the fact that none was there. And what the shadow would have answered."""
+"""The result of a cache lookup, written in the transaction that admits the call: a hit with its own reference to the answer,
+or a miss. And the answer that the semantic cache would have given in shadow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTHING, REPEATED = "nothing was recorded for this question yet", "this job has 
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A recorded answer that may be given: `answer` says where it was recorded, `body` is its JSON in the client's format."""
+    """A recorded answer that may be given: `answer` is its event, `body` its JSON in the client's format."""
 
     kind: str
     answer: Recorded
@@ -38,9 +38,16 @@ class Candidate(msgspec.Struct, frozen=True):
     single_flight: bool = False
 
 
-class Ticket(msgspec.Struct, frozen=True):
-    """What a call brings from the caches to its admission. `looked` are the kinds that were asked, `trouble` is what stood in the
-    way, `spent_microusd` what the embedding of the question cost."""
+class CacheResult(msgspec.Struct, frozen=True):
+    """What a cache lookup brings to the admission of its call.
+
+    Fields:
+        mark: the fingerprint of the cache events.
+        looked: the kinds of cache that were asked.
+        candidate: the answer found; None for a miss.
+        trouble: why a cache could not be asked.
+        spent_microusd: what the embedding of the question cost.
+    """
 
     mark: str
     looked: tuple[str, ...]
@@ -51,9 +58,9 @@ class Ticket(msgspec.Struct, frozen=True):
     def take(
         self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent, called: Event
     ) -> Recorded | None:
-        """Under the job's lock: the hit, recorded where the call stands; None where the call has to be made.
+        """Under the job's lock: the hit, recorded for this call; None where the call has to be made.
 
-        The second occurrence of a question in a job is an honest wish for another answer, so it gets none from here.
+        The second occurrence of a question in a job wants another answer, so it gets none from a cache.
         """
         key = (job.job_id, self.mark)
         unit.lock([(ASKED, key)])
@@ -126,7 +133,7 @@ def _event(called: Event, name: str, attempt: int) -> Event:
 
 
 class NoteShadow(msgspec.Struct, frozen=True):
-    """What the semantic cache would have answered, beside what was answered: an event and a count."""
+    """Record what the semantic cache would have answered, compared with the answer: an event and a count."""
 
     job_id: str
     event: Event

@@ -1,4 +1,4 @@
-"""The transactions of the exact cache: claim a question, keep or give up its answer, stay alive meanwhile, forget in time."""
+"""The transactions of the exact cache: claim a question, keep its answer or release it, renew leases, forget expired entries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from overnight.store import Unit
 from .rows import ENTRY, SQL, EntryRow
 
 LEASE_US = 3_000_000
-"""A leader says every second that it lives; one that was killed is replaced after this time."""
+"""A leader renews its lease every second; one that was killed is replaced after this time."""
 
 KEPT_US = 7 * 86_400_000_000
-"""How long an answer outlives its time: for routes that end a failed chain with an older answer."""
+"""How long an expired answer is kept, for routes whose degraded answer is an expired one."""
 
 BATCH = 500
 
@@ -25,8 +25,8 @@ Key = tuple[str, bytes]
 """(tenant, key of the question)."""
 
 
-class Claimed(Enum):
-    """What became of a claim: it leads; another call does; another call of the same job does; there is an answer."""
+class ClaimOutcome(Enum):
+    """The outcome of a claim: the call leads; another call leads; another call of the same job leads; there is an answer."""
 
     LEADS = 1
     FOLLOWS = 2
@@ -34,8 +34,8 @@ class Claimed(Enum):
     ANSWERED = 4
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """Lead a question: ask it for all who would ask it now. `leader` names this call alone."""
+class ClaimQuestion(msgspec.Struct, frozen=True):
+    """Claim a question: ask it for all calls that ask the same now. `leader` identifies this call."""
 
     key: Key
     leader: str
@@ -44,26 +44,26 @@ class Claim(msgspec.Struct, frozen=True):
     def locks(self) -> list[tuple[Any, Any]]:
         return [(ENTRY, self.key)]
 
-    def decide(self, unit: Unit) -> Claimed:
+    def decide(self, unit: Unit) -> ClaimOutcome:
         row = unit.get(ENTRY, self.key)
         if row is not None:
             if row.expires_at > unit.now:
                 if _stands(unit, row):
-                    return Claimed.ANSWERED
+                    return ClaimOutcome.ANSWERED
                 row.job_id, row.seq, row.month, row.expires_at = None, None, None, 0
             if row.leader is not None and row.lease_until > unit.now:
-                return Claimed.REPEATS if row.leader_job == self.leader_job else Claimed.FOLLOWS
+                return ClaimOutcome.REPEATS if row.leader_job == self.leader_job else ClaimOutcome.FOLLOWS
         lead = row or EntryRow(*self.key)
         lead.leader, lead.leader_job, lead.lease_until = self.leader, self.leader_job, unit.now + LEASE_US
         if row is None:
             unit.insert(ENTRY, lead)
         else:
             unit.change(ENTRY, lead)
-        return Claimed.LEADS
+        return ClaimOutcome.LEADS
 
 
 def _stands(unit: Unit, row: EntryRow) -> bool:
-    """Is the answer still in the ledger, not erased? Asked only where it could not be read just before."""
+    """Whether the answer is still in the ledger. Asked only where it could not be read just before."""
     values = {"job_id": row.job_id, "seq": row.seq, "month": row.month, "tenant_id": row.tenant_id}
     found = unit.query(SQL["read_answer"], values)
     if not found:
@@ -75,8 +75,8 @@ def _stands(unit: Unit, row: EntryRow) -> bool:
     return bool(unit.query(LEDGER_SQL["read_blob"], {"tenant_id": row.tenant_id, "month": month, "hash": digest}))
 
 
-class Keep(msgspec.Struct, frozen=True):
-    """The question has its recorded answer. The first answer stays until its time is over."""
+class KeepAnswer(msgspec.Struct, frozen=True):
+    """Keep the recorded answer of a question. The first answer stays until it expires."""
 
     key: Key
     leader: str
@@ -105,8 +105,8 @@ class Keep(msgspec.Struct, frozen=True):
             unit.change(ENTRY, entry)
 
 
-class LetGo(msgspec.Struct, frozen=True):
-    """The leader came back without an answer that may be kept: the next one may lead."""
+class ReleaseQuestion(msgspec.Struct, frozen=True):
+    """The leader has no answer that may be kept: the next call may lead."""
 
     key: Key
     leader: str
@@ -130,8 +130,8 @@ def _let_go(unit: Unit, row: EntryRow, leader: str) -> None:
         unit.change(ENTRY, row)
 
 
-class StayAlive(msgspec.Struct, frozen=True):
-    """A sign of life of all leaders of this process: (question, leader)."""
+class RenewLeases(msgspec.Struct, frozen=True):
+    """Renew the leases of all leaders of this process: (question, leader)."""
 
     leads: tuple[tuple[Key, str], ...]
 
@@ -146,8 +146,8 @@ class StayAlive(msgspec.Struct, frozen=True):
                 unit.change(ENTRY, row)
 
 
-class Forget(msgspec.Struct, frozen=True):
-    """Drop what is over, and of these tenants what is more than their share. The outcome tells whether there may be more."""
+class ForgetExpired(msgspec.Struct, frozen=True):
+    """Drop expired entries, and entries of these tenants beyond their maximum. The outcome tells whether there may be more."""
 
     tenants: tuple[str, ...]
     most_entries: int

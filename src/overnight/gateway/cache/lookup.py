@@ -1,13 +1,15 @@
-"""One call's way past the caches: look before it is admitted, learn from its answer, make room however it ends.
+"""Cache lookup and store for one call.
 
-A cache never fails a call: what goes wrong here is logged, told in the job as a miss, and the call is made.
+A cache never fails a call: an error here is logged and recorded in the job as a miss, and the call is made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from overnight.domain import (
     OvernightError,
@@ -16,42 +18,43 @@ from overnight.domain import (
     month_of,
 )
 from overnight.domain.policies import AgentCache, CachePolicy, RouteDecision, SemanticCache
-from overnight.ledger import Ledger, parse_reference, recorded
+from overnight.ledger import KnownContent, Ledger, parse_reference, recorded
+from overnight.providers.targets import Target
 from overnight.store import Store
 
-from .answer_comparison import Said, compare, read_answer
+from ..admission.attempt_result import AttemptResult
+from ..attempt import Attempt
+from ..call_context import CallContext, call_event
+from ..call_deadlines import CallDeadlines
+from ..identity import Subject
+from .answer_comparison import ReadAnswer, compare, read_answer
 from .cache_keys import (
-    Caller,
+    CacheCaller,
     exact_key,
     mark_of,
     question_of,
     semantic_realm,
 )
-from .cache_result import Candidate, NoteShadow, Ticket
-from .commands import Forget
-from .question_embedding import embed
+from .cache_result import CacheResult, Candidate, NoteShadow
+from .commands import ForgetExpired
+from .question_embedding import Embed
 from .rows import SQL
 from .single_flight import Head, SingleFlight
 from .vectors import (
     ALREADY_KNOWN,
     AddVector,
-    Near,
+    NearestEntry,
     nearest,
 )
 
-if TYPE_CHECKING:
-    from ..admission.commands import Spent
-    from ..call.pipeline import Flight
-    from ..gateway import Gateway
-
 log = logging.getLogger("overnight.gateway")
 US = 1_000_000
-SHARE_OF_A_WAIT = 2 / 3
-"""Of a call's time, for following another: a leader that hangs must leave time for a call of one's own."""
+WAIT_SHARE = 2 / 3
+"""Of a call's time, for waiting for the call that leads: if that one hangs, there must be time left to ask the provider."""
 
-SHARE_OF_AN_EMBEDDING = 1 / 4
-MOST_ENTRIES, MOST_VECTORS = 100_000, 20_000
-"""Per tenant. What is more goes by and by, the soonest to expire first."""
+EMBEDDING_SHARE = 1 / 4
+MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
+"""Per tenant. Entries beyond it are dropped, the soonest to expire first."""
 
 FORGET_EVERY_S = 60.0
 COULD_NOT_ASK = "cache lookup failed"
@@ -70,12 +73,12 @@ class Caches:
 
     @staticmethod
     def serve(decision: RouteDecision) -> bool:
-        """Has this call anything to do with a cache?"""
+        """Whether calls of this decision use a cache."""
         policy, degraded = decision.cache, decision.degraded
         return policy.exact_ttl_s > 0 or policy.semantic is not None or (degraded is not None and degraded.cache)
 
     async def vectors(self) -> bool:
-        """Can this store compare vectors? Found out once."""
+        """Whether this store can compare vectors. Found out once."""
         if self._vectors is None:
             try:
                 await asyncio.to_thread(self.store.enable_vectors)
@@ -88,6 +91,7 @@ class Caches:
     async def look_up(
         self, tenant_id: str, key: bytes, statement: str = "look_up", *, until: float | None = None
     ) -> Candidate | None:
+        """The answer to a question; None without one. Raises StoreUnavailable at `until`, a time of the loop."""
         values: dict[str, Any] = {"tenant_id": tenant_id, "key": key, "now": self.store.clock()}
         rows = await self.store.read(SQL[statement], values, until=until)
         if not rows:
@@ -108,7 +112,7 @@ class Caches:
         return None if body is None else Candidate(kind, answer, body, similarity)
 
     def keeps(self, tenant_id: str) -> None:
-        """Something of this tenant was kept: see to it that it goes again."""
+        """An answer of this tenant was kept: drop expired entries from now on."""
         self._tenants.add(tenant_id)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().create_task(self._forget())
@@ -120,7 +124,7 @@ class Caches:
             try:
                 more = True
                 while more:
-                    more = await self.store.commit(Forget(tenants, MOST_ENTRIES, MOST_VECTORS))
+                    more = await self.store.commit(ForgetExpired(tenants, MAX_ENTRIES, MAX_VECTORS))
             except OvernightError as error:
                 self._tenants.update(tenants)
                 log.warning("expired cache entries could not be deleted, will retry: %s", error)
@@ -131,53 +135,71 @@ class Caches:
             self._sweeper.cancel()
 
 
-class Visit:
-    """One call and the caches. Ask `comes_again`, then `look`; tell it what came of the call."""
+class LookupServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache lookups of one gateway need.
 
-    def __init__(self, gateway: Gateway, flight: Flight) -> None:
-        self._gateway, self._caches, self._flight = gateway, gateway.caches, flight
-        policy: CachePolicy = flight.decision.cache
-        subject, request, route = flight.subject, flight.request, flight.decision.route
-        who = subject.who
-        model = flight.decision.targets[0]
-        self._caller = caller = Caller(who.tenant_id, who.key_id or "", who.agent_id or "")
-        self._key = exact_key(caller, route, model, request)
+    Fields:
+        caches: the caches.
+        known_content: content that need not be written again.
+        embed: makes the vector of a question.
+        prompts_version: the version of the prompts; another one has other semantic entries.
+    """
+
+    caches: Caches
+    known_content: KnownContent
+    embed: Embed
+    prompts_version: str
+
+
+class CacheLookup:
+    """The caches of one call. First `may_replay`, then `look_up`; then tell it what came of the call.
+
+    Attributes:
+        result: what the lookup brings to the admission of the call; None where no cache is for such calls.
+        subject: whose call it is, as far as the lookup has found out.
+    """
+
+    def __init__(self, services: LookupServices, context: CallContext, deadlines: CallDeadlines) -> None:
+        self._services, self._caches, self._context, self._deadlines = services, services.caches, context, deadlines
+        decision, who = context.decision, context.subject.who
+        policy: CachePolicy = decision.cache
+        model = decision.targets[0]
+        self._caller = caller = CacheCaller(who.tenant_id, who.key_id or "", who.agent_id or "")
+        self._key = exact_key(caller, decision.route, model, context.request)
         self._mark = mark_of(self._key)
         self._policy, self._model = policy, model
-        degraded = flight.decision.degraded
+        degraded = decision.degraded
         self._serves = policy.exact_ttl_s > 0
         self._keeps = self._serves or (degraded is not None and degraded.cache)
         self._asked = self._consulted = False
         self._head: Head | None = None
-        self._semantic: SemanticCache | None = None
-        self._realm = b""
-        self._numbers: list[float] | None = None
-        self._known = False
-        self._spent = 0
+        self._vector: _Vector | None = None
+        self._spent_microusd = 0
         self._looked: list[str] = []
         self._trouble = ""
         self._would_be: Candidate | None = None
-        self.ticket: Ticket | None = None
+        self.result: CacheResult | None = None
+        self.subject: Subject = context.subject
 
     # ── before the call ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def found(self) -> bool:
-        """Did the look bring an answer?"""
-        return self.ticket is not None and self.ticket.candidate is not None
+    def has_hit(self) -> bool:
+        """Whether the lookup brought an answer."""
+        return self.result is not None and self.result.candidate is not None
 
-    async def comes_again(self) -> bool:
-        """May recorded answers of older attempts fit this call? They are given before any cache is asked."""
+    async def may_replay(self) -> bool:
+        """Whether recorded answers of older attempts may fit this call. They are replayed before any cache is asked."""
         try:
-            with self._flight.asking_store():
-                return await self._stands_again()
+            with self._deadlines.asking_store():
+                return await self._is_repeated()
         except StoreUnavailable as error:
             log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
             return False
 
-    async def _stands_again(self) -> bool:
-        subject = self._flight.subject
+    async def _is_repeated(self) -> bool:
+        subject = self.subject
         who = subject.who
         if not subject.known and subject.external_id is None:
             return False  # its job is still to be made
@@ -185,45 +207,52 @@ class Visit:
         values = {"mark": self._mark, "tenant_id": who.tenant_id, "job_id": subject.job_id}
         statement = SQL["read_standing_external" if by_name else "read_standing"]
         values |= {"external_id": subject.external_id}
-        rows = await self._caches.store.read(statement, values, until=self._flight.store_deadline())
+        rows = await self._caches.store.read(statement, values, until=self._deadlines.store_deadline())
         _, runtime, attempt, asked_at = rows[0] if rows else (None, "foreign", 1, None)
         self._asked = asked_at is not None
         again = max(attempt, who.attempt or 1) > 1
         return again and runtime == "foreign" and subject.fingerprint is not None and bool(rows)
 
-    async def look(self) -> None:
-        """Set `ticket`: what the call brings to its admission; None where no cache is for such calls."""
+    async def look_up(self, subject: Subject) -> None:
+        """Ask the caches, and set `result` and `subject`."""
+        self.subject = subject
         found = None
         try:
-            found = None if self._trouble else await self._look()
+            found = None if self._trouble else await self._look_up()
         except StoreUnavailable as error:
             log.warning("cache lookup failed: %s", error)
             self._trouble = COULD_NOT_ASK
         self._consulted = bool(self._looked or self._trouble or self._asked)
         if self._consulted:
-            self.ticket = Ticket(self._mark, tuple(self._looked), found, self._trouble, self._spent)
+            self.result = CacheResult(
+                mark=self._mark,
+                looked=tuple(self._looked),
+                candidate=found,
+                trouble=self._trouble,
+                spent_microusd=self._spent_microusd,
+            )
 
-    async def _look(self) -> Candidate | None:
+    async def _look_up(self) -> Candidate | None:
         if self._asked:
             return None
-        found = await self._look_exact() if self._serves else None
-        return found or await self._look_semantic()
+        found = await self._look_up_exact() if self._serves else None
+        return found or await self._look_up_semantic()
 
-    async def _look_exact(self) -> Candidate | None:
+    async def _look_up_exact(self) -> Candidate | None:
         self._looked.append("exact")
-        caches, tenant_id, flight = self._caches, self._caller.tenant_id, self._flight
+        caches, tenant_id, deadlines = self._caches, self._caller.tenant_id, self._deadlines
 
         async def look_up() -> Candidate | None:
-            with flight.asking_store():
-                return await caches.look_up(tenant_id, self._key, until=flight.store_deadline())
+            with deadlines.asking_store():
+                return await caches.look_up(tenant_id, self._key, until=deadlines.store_deadline())
 
         found = await look_up()
         if found is not None:
             return found
         try:
-            until = self._until(SHARE_OF_A_WAIT)
+            until = self._until(WAIT_SHARE)
             joined = await caches.single_flight.join(
-                (tenant_id, self._key), flight.subject.job_id, until, flight, look_up
+                (tenant_id, self._key), self.subject.job_id, until, deadlines, look_up
             )
         except TimeoutError:
             self._trouble = "whoever asks the same just now took too long"
@@ -231,8 +260,8 @@ class Visit:
         self._head, found = joined
         return found
 
-    async def _look_semantic(self) -> Candidate | None:
-        semantic, question = self._policy.semantic, question_of(self._flight.request)
+    async def _look_up_semantic(self) -> Candidate | None:
+        semantic, question = self._policy.semantic, question_of(self._context.request)
         own: AgentCache | None = semantic.of(self._caller.agent_id or None) if semantic is not None else None
         if semantic is None or own is None or own.mode == "off" or question is None:
             return None
@@ -243,69 +272,66 @@ class Visit:
         self._looked.append("semantic" if own.mode == "on" else "shadow")
         if near is None or near.similarity < own.threshold:
             return None
-        until = self._flight.store_deadline()
-        with self._flight.asking_store():
+        until = self._deadlines.store_deadline()
+        with self._deadlines.asking_store():
             found = await self._caches.candidate("semantic", near.answer, near.similarity, until=until)
         if own.mode == "on":
             return found
         self._would_be = found
         return None
 
-    async def _nearest(self, semantic: SemanticCache, question: str) -> Near | None:
-        flight, subject, request = self._flight, self._flight.subject, self._flight.request
-        embedded = await embed(self._gateway, subject, semantic.model, question, self._until(SHARE_OF_AN_EMBEDDING))
-        self._spent = embedded.cost_microusd
+    async def _nearest(self, semantic: SemanticCache, question: str) -> NearestEntry | None:
+        services, context = self._services, self._context
+        embedded = await services.embed(self.subject, semantic.model, question, self._until(EMBEDDING_SHARE))
+        self._spent_microusd, self.subject = embedded.cost_microusd, embedded.subject
         if embedded.numbers is None:
             self._trouble = embedded.why
             return None
-        prompts, route = self._gateway.prompts_version or "", flight.decision.route
         model = f"{semantic.model}/{len(embedded.numbers)}"
-        self._realm = semantic_realm(self._caller, route, self._model, request, prompts, model)
-        self._semantic, self._numbers = semantic, embedded.numbers
-        tenant_id, until = self._caller.tenant_id, flight.store_deadline()
-        with flight.asking_store():
+        realm = semantic_realm(
+            self._caller, context.decision.route, self._model, context.request, services.prompts_version, model
+        )
+        self._vector = _Vector(semantic, realm, embedded.numbers)
+        store, until = self._caches.store, self._deadlines.store_deadline()
+        with self._deadlines.asking_store():
             near = await nearest(
-                self._caches.store, tenant_id, self._realm, embedded.numbers, subject.job_id, until=until
+                store, self._caller.tenant_id, realm, embedded.numbers, self.subject.job_id, until=until
             )
-        self._known = near is not None and near.similarity >= ALREADY_KNOWN
+        if near is not None and near.similarity >= ALREADY_KNOWN:
+            self._vector = None
         return near
 
     def _until(self, share: float) -> float:
-        now = self._flight.loop.time()
-        return now + max(0.0, self._flight.deadline - now) * share
+        return self._deadlines.loop.time() + max(0.0, self._deadlines.remaining_s()) * share
 
     # ── after the call ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def given(self, hit: Recorded) -> None:
+    def admitted(self) -> None:
+        """The call is admitted: the result of the lookup is written."""
+        self.result = None
+
+    def hit_recorded(self, hit: Recorded) -> None:
         """The hit is durable: the answer it names need not be written again this month."""
         digest = parse_reference(hit.facts.output_ref or "")[2]
-        self._gateway.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
+        self._services.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
 
-    def compare(self, spent: Spent) -> None:
-        """Tell what the shadow would have answered, in the transaction that records what was answered."""
-        would_be, body = self._would_be, spent.content
-        if would_be is None or body is None or spent.event.event != "model_succeeded":
+    def compare(self, subject: Subject, target: Target, result: AttemptResult) -> None:
+        """Record what the shadow would have answered, with the batch that records the answer."""
+        would_be, body = self._would_be, result.content
+        if would_be is None or body is None or result.event.event != "model_succeeded":
             return
-        from ..admission.reservation import event_of
-
-        form = self._flight.request.format
+        form = self._context.request.format
         one, other = read_answer(form, would_be.body), read_answer(form, body)
         if one is None or other is None:
             return
-        event = event_of(self._flight, "cache_shadow")
-        event.call_id = spent.call_id
-        note = NoteShadow(
-            self._flight.subject.job_id,
-            event,
-            would_be,
-            compare(one, other),
-            spent.cost_microusd or 0,
-        )
+        event = call_event(self._context, target, "cache_shadow", result.call_id)
+        event.call_id = result.call_id
+        note = NoteShadow(subject.job_id, event, would_be, compare(one, other), result.cost_microusd or 0)
         self._caches.single_flight.ride(note)
 
-    def answered(self, answer: Recorded, body: bytes) -> None:
-        """The call's answer is durable: keep where it stands, if it may be given again."""
-        said = self._keepable(body)
+    def store_answer(self, attempt: Attempt, answer: Recorded, body: bytes) -> None:
+        """The call's answer is durable: keep its place in the ledger, if it may be given again."""
+        said = self._keepable(attempt, body)
         if said is None:
             if self._head is not None:
                 self._caches.single_flight.gave_up(self._head, kept=False)
@@ -318,37 +344,46 @@ class Visit:
             self._caches.keeps(tenant_id)
         elif self._head is not None:
             self._caches.single_flight.gave_up(self._head, kept=False)
-        semantic, numbers = self._semantic, self._numbers
-        if semantic is None or numbers is None or self._known or (said.tools and not semantic.tool_turns):
+        vector = self._vector
+        if vector is None or (said.tools and not vector.policy.tool_turns):
             return
-        self._caches.single_flight.ride(AddVector(tenant_id, self._realm, numbers, answer, semantic.ttl_s * US))
+        row = AddVector(tenant_id, vector.realm, vector.numbers, answer, vector.policy.ttl_s * US)
+        self._caches.single_flight.ride(row)
         self._caches.keeps(tenant_id)
 
-    def _keepable(self, body: bytes) -> Said | None:
-        """The answer, if the first target gave it whole and as it was asked."""
-        flight = self._flight
-        if flight.target.model != self._model or flight.lowered:
+    def _keepable(self, attempt: Attempt, body: bytes) -> ReadAnswer | None:
+        """The answer, if the first target gave it complete and with the output cap that was asked for."""
+        if attempt.target.model != self._model or attempt.grant.lowered:
             return None
-        return read_answer(flight.request.format, body)
+        return read_answer(self._context.request.format, body)
 
-    def told(self, hit: Recorded | None) -> str | None:
-        """How the answer's header tells what the caches had to do with it: exact, semantic, shadow or miss; None: nothing."""
+    def kind(self, hit: Recorded | None) -> str | None:
+        """What the answer's header says of the caches: exact, semantic, shadow or miss; None where none was asked."""
         if not self._consulted:
             return None
         if hit is not None:
             return (hit.facts.detail or {})["cache"]["kind"]
         return "shadow" if self._would_be is not None else "miss"
 
-    async def older(self) -> Candidate | None:
-        """An answer whose time is over, for a chain that ends in one. None without one, or without the store."""
+    async def expired(self) -> Candidate | None:
+        """An expired answer, for a call that no target answers. None without one, or without the store."""
         try:
-            until = self._flight.store_deadline()
-            return await self._caches.look_up(self._caller.tenant_id, self._key, "look_up_older", until=until)
+            return await self._caches.look_up(
+                self._caller.tenant_id, self._key, "look_up_older", until=self._deadlines.store_deadline()
+            )
         except StoreUnavailable as error:
             log.warning("cache lookup failed: %s", error)
             return None
 
-    def left(self) -> None:
-        """The call is over, whatever came of it: those who wait for it need not."""
+    def release(self) -> None:
+        """The call is over, whatever its result: calls that wait for it stop waiting."""
         if self._head is not None:
             self._caches.single_flight.gave_up(self._head, kept=True)
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    """The vector of a question that no entry has yet, and where it belongs."""
+
+    policy: SemanticCache
+    realm: bytes
+    numbers: list[float]

@@ -1,4 +1,4 @@
-"""Markers for the provider's own prompt cache, placed on what is sent where the client placed none.
+"""Markers for the provider's own prompt cache, added to a request where the client placed none.
 
 They are put on the finished body for a target, so that nothing that is recorded, compared or hashed ever has one.
 """
@@ -37,8 +37,10 @@ _any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-def placed(sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject) -> tuple[Prepared, int]:
-    """What goes to a target, with markers for its prompt cache as its format has them; and how many were placed."""
+def with_prompt_markers(
+    sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject
+) -> tuple[Prepared, int]:
+    """The request for a target with markers for its prompt cache, as its format has them; and how many were placed."""
     body, count = sent.body, 0
     if spoken == "messages":
         body, count = with_markers(body, model)
@@ -48,7 +50,7 @@ def placed(sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: S
 
 
 def least_bytes(model: str) -> int:
-    """From how many bytes on a prefix is worth a marker at this model, going by a token's usual length."""
+    """The length in bytes from which a prefix is worth a marker at this model, by the usual length of a token."""
     tokens = next((least for pattern, least in _LEAST if pattern.search(model)), USUAL_LEAST)
     return tokens * BYTES_PER_TOKEN
 
@@ -84,7 +86,7 @@ def _with_markers(body: bytes, least: int) -> tuple[bytes, int]:
 
 
 def _goes_on(fields: dict[str, msgspec.Raw]) -> bool:
-    """Will the same turns be sent again? A single question is not worth writing to a cache."""
+    """Whether the same turns are likely to be sent again. A single question is not worth a marker."""
     return _ANSWERED in bytes(fields["messages"]) or len(bytes(fields.get("tools", b""))) > len(b"[]")
 
 
@@ -119,7 +121,7 @@ def _last_turn(messages: bytes) -> bytes | None:
 
 
 def _last_block(content: Any) -> list[Any] | None:
-    """The content as blocks, the last one that can have a marker with it; None where none can."""
+    """The content as blocks, with a marker on the last block that can have one; None where none can."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     blocks = list(cast("list[Any]", content)) if isinstance(content, list) else []

@@ -10,10 +10,10 @@ SQL = statements("overnight.gateway.cache")
 
 
 class EntryRow(msgspec.Struct):
-    """Where the answer to a question stands (`job_id`, `seq`, `month`; None while nobody has one), and who asks it now.
+    """The place of the answer to a question in the ledger (`job_id`, `seq`, `month`; None before), and the call that asks it now.
 
-    Good as an answer until `expires_at`; kept until `kept_until`, for whom an older answer is better than none. `leader` is one
-    call of the job `leader_job`; without a sign of life it is taken for lost at `lease_until`. Times in microseconds.
+    A hit until `expires_at`; kept until `kept_until` for degraded answers. `leader` is one
+    call of the job `leader_job`; its lease ends at `lease_until`, unless it is renewed. Times in microseconds.
     """
 
     tenant_id: str
@@ -29,14 +29,14 @@ class EntryRow(msgspec.Struct):
 
 
 class AskedRow(msgspec.Struct, frozen=True):
-    """That a job has come to a cache with this question; read from the job's own log."""
+    """A job has asked a cache this question; read from the job's own log."""
 
     job_id: str
     fingerprint: str
 
 
 class VectorRow(msgspec.Struct, frozen=True):
-    """A question's vector beside the place of its answer; `vector` and `numbers` are the same in two forms."""
+    """The vector of a question and the place of its answer; `vector` and `numbers` are the same in two forms."""
 
     tenant_id: str
     realm: bytes

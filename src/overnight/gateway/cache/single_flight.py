@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,19 +22,17 @@ from overnight.domain import (
 )
 from overnight.store import Command, Store
 
+from ..call_deadlines import CallDeadlines
 from .cache_result import Candidate
 from .commands import (
-    Claim,
-    Claimed,
-    Keep,
+    ClaimOutcome,
+    ClaimQuestion,
+    KeepAnswer,
     Key,
-    LetGo,
-    StayAlive,
+    ReleaseQuestion,
+    RenewLeases,
 )
 from .rows import SQL
-
-if TYPE_CHECKING:
-    from ..call.deadlines import CallTime
 
 log = logging.getLogger("overnight.gateway")
 SIGN_OF_LIFE_S = 1.0
@@ -80,15 +77,20 @@ class SingleFlight:
         self._beat: asyncio.Task[None] | None = None
 
     async def join(
-        self, key: Key, job: str, until: float, time: CallTime, look_up: Callable[[], Awaitable[Candidate | None]]
+        self,
+        key: Key,
+        job: str,
+        until: float,
+        deadlines: CallDeadlines,
+        look_up: Callable[[], Awaitable[Candidate | None]],
     ) -> tuple[Head | None, Candidate | None]:
         """What became of joining those who ask this question: the caller leads (its head), or it has their answer, or neither:
         then it asks for itself. Raises TimeoutError at `until`, a time of the loop, and StoreUnavailable when the store does not
-        answer within the limits of the call's `time`."""
+        answer within the `deadlines` of the call."""
         while (head := self._heads.get(key)) is not None:
             if head.job == job:
                 return None, None
-            with time.asking_store():
+            with deadlines.asking_store():
                 await head.follow(until)
                 if head.lost_store:
                     raise StoreUnavailable("the store did not answer in time")
@@ -99,43 +101,43 @@ class SingleFlight:
         head = self._heads[key] = Head(key, job)
         with self._ending(head):
             try:
-                claimed, waited = await self._claim(head, until, time)
+                claimed, waited = await self._claim(head, until, deadlines)
             except StoreUnavailable:
                 head.lost_store = True  # else each of those who wait would wait for the store in turn
                 raise
-            if claimed is Claimed.LEADS:
+            if claimed is ClaimOutcome.LEADS:
                 head.leads = True
                 self._stay_alive()
                 return head, None
-            if claimed is Claimed.ANSWERED:
+            if claimed is ClaimOutcome.ANSWERED:
                 head.found = await look_up()
             head.kept = head.found is not None
         return None, _waited_for(head.found) if waited and head.found is not None else head.found
 
-    async def _claim(self, head: Head, until: float, time: CallTime) -> tuple[Claimed, bool]:
+    async def _claim(self, head: Head, until: float, deadlines: CallDeadlines) -> tuple[ClaimOutcome, bool]:
         """Until this head leads or need not; and whether it waited for another process."""
         loop, waited = asyncio.get_running_loop(), False
         while True:
-            claim, left = Claim(head.key, head.leader, head.job), partial(self._claimed_late, head)
-            with time.asking_store():
-                claimed = await self._store.commit(claim, until=time.store_deadline(), left=left)
-            if claimed is not Claimed.FOLLOWS:
+            claim, left = ClaimQuestion(head.key, head.leader, head.job), partial(self._claimed_late, head)
+            with deadlines.asking_store():
+                claimed = await self._store.commit(claim, until=deadlines.store_deadline(), left=left)
+            if claimed is not ClaimOutcome.FOLLOWS:
                 return claimed, waited
             waited = True
-            while await self._is_led(head.key, time):
+            while await self._is_led(head.key, deadlines):
                 if loop.time() + ASK_AGAIN_S > until:
                     raise TimeoutError
                 await asyncio.sleep(ASK_AGAIN_S)
 
-    def _claimed_late(self, head: Head, claimed: Claimed) -> None:
+    def _claimed_late(self, head: Head, claimed: ClaimOutcome) -> None:
         """The claim was committed after its call had given up."""
-        if claimed is Claimed.LEADS:
-            self.ride(LetGo(head.key, head.leader))
+        if claimed is ClaimOutcome.LEADS:
+            self.ride(ReleaseQuestion(head.key, head.leader))
 
-    async def _is_led(self, key: Key, time: CallTime) -> bool:
+    async def _is_led(self, key: Key, deadlines: CallDeadlines) -> bool:
         values = {"tenant_id": key[0], "key": key[1]}
-        with time.asking_store():
-            rows = await self._store.read(SQL["read_claim"], values, until=time.store_deadline())
+        with deadlines.asking_store():
+            rows = await self._store.read(SQL["read_claim"], values, until=deadlines.store_deadline())
         now = self._store.clock()
         return bool(rows) and rows[0][0] <= now < rows[0][1]
 
@@ -158,7 +160,7 @@ class SingleFlight:
         """The answer is durable: it may be given to those who wait, and to others for the time of `ttl_us`."""
         answer: Recorded = found.answer
         leader = head.leader if head is not None else ""
-        self.ride(Keep(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
+        self.ride(KeepAnswer(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
         if head is not None:
             head.found = found if ttl_us else None
             self._end(head)
@@ -168,7 +170,7 @@ class SingleFlight:
         if head.done:
             return
         head.kept = kept
-        self.ride(LetGo(head.key, head.leader))
+        self.ride(ReleaseQuestion(head.key, head.leader))
         self._end(head)
 
     def ride(self, command: Command[None]) -> None:
@@ -190,7 +192,7 @@ class SingleFlight:
             if not leads:
                 return
             try:
-                await self._store.commit(StayAlive(leads))
+                await self._store.commit(RenewLeases(leads))
             except OvernightError as error:
                 log.warning("leases of shared calls could not be renewed: %s", error)
 

@@ -1,4 +1,4 @@
-"""Sums of what the caches did, written with the events they come from, so that no report scans the log."""
+"""Daily sums of cache hits and misses, written with the events they come from, so that no report scans the log."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def count(unit: Unit, tenant_id: str, agent_id: str | None, kind: str, tally: Ta
     unit.add(_DAY, key, msgspec.structs.astuple(tally))
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What one kind of cache did for one agent of a tenant. In `shadow`, hits are answers that it would have given."""
+class CacheUsage(msgspec.Struct, frozen=True):
+    """The use of one kind of cache by one agent of a tenant. In `shadow`, hits are answers that it would have given."""
 
     tenant_id: str
     agent_id: str
@@ -54,7 +54,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     @property
     def agreement_rate(self) -> float | None:
-        """Of the answers compared in shadow, those that agree with what the model said."""
+        """The share of answers compared in shadow that agree with the model's."""
         return round(self.agreed / self.hits, 4) if self.kind == "shadow" and self.hits else None
 
     @property
@@ -62,10 +62,10 @@ class Usage(msgspec.Struct, frozen=True):
         return round(self.overlap_permille / self.hits / 1000, 3) if self.kind == "shadow" and self.hits else None
 
 
-async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[Usage]:
+async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[CacheUsage]:
     """The sums from day to day (YYYYMMDD, both included), by tenant, agent and kind; an empty tenant reads all."""
     values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
-    found = [Usage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
+    found = [CacheUsage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
     exact = {(each.tenant_id, each.agent_id): each.asked for each in found if each.kind == "exact"}
     # Who followed another call had asked the exact cache first.
     return [

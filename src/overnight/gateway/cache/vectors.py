@@ -1,4 +1,4 @@
-"""Vectors of questions: read from an embeddings answer, kept beside the place of the answer, searched within one realm."""
+"""Vectors of questions: read from an embeddings answer, stored with the place of the answer, searched within one realm."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from overnight.store import Store, Unit
 
 from .rows import SQL, VectorRow
 
-MOST_DIMENSIONS = 16_000
+MAX_DIMENSIONS = 16_000
 SEARCHED = 2_000
 """Vectors of a realm that a search looks at, newest first: some milliseconds."""
 
 ALREADY_KNOWN = 0.9999
-"""A likeness from which a question stands in the cache already."""
+"""The similarity from which a question counts as cached already."""
 
 _decode = msgspec.json.Decoder().decode
 
 
-class Near(msgspec.Struct, frozen=True):
+class NearestEntry(msgspec.Struct, frozen=True):
     """The nearest recorded answer. `similarity` is the cosine: 1 is the same direction."""
 
     similarity: float
@@ -37,7 +37,7 @@ def read_vector(body: bytes) -> list[float] | None:
         numbers: Any = _decode(body)["data"][0]["embedding"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, IndexError, TypeError):
         return None
-    if not isinstance(numbers, list) or not 0 < len(cast("list[Any]", numbers)) <= MOST_DIMENSIONS:
+    if not isinstance(numbers, list) or not 0 < len(cast("list[Any]", numbers)) <= MAX_DIMENSIONS:
         return None
     found = cast("list[Any]", numbers)
     if not all(type(each) in (float, int) for each in found):
@@ -47,18 +47,18 @@ def read_vector(body: bytes) -> list[float] | None:
     return [each / length for each in found] if math.isfinite(length) and length > 1e-12 else None
 
 
-def packed(numbers: list[float]) -> bytes:
+def packed_vector(numbers: list[float]) -> bytes:
     return array("f", numbers).tobytes()
 
 
 async def nearest(
     store: Store, tenant_id: str, realm: bytes, numbers: list[float], but_of_job: str, *, until: float | None = None
-) -> Near | None:
-    """The most like question of this tenant and realm that has an answer, from another job. Raises StoreUnavailable."""
+) -> NearestEntry | None:
+    """The most similar answered question of this tenant and realm, from another job. Raises StoreUnavailable."""
     values: dict[str, Any] = {
         "tenant_id": tenant_id,
         "realm": realm,
-        "vector": packed(numbers),
+        "vector": packed_vector(numbers),
         "numbers": numbers,
         "job_id": but_of_job,
         "now": store.clock(),
@@ -68,11 +68,11 @@ async def nearest(
     if not rows:
         return None
     distance, job_id, *answer = rows[0]
-    return Near(round(1.0 - distance, 6), recorded(job_id, answer))
+    return NearestEntry(round(1.0 - distance, 6), recorded(job_id, answer))
 
 
 class AddVector(msgspec.Struct, frozen=True):
-    """The question has its recorded answer: it may be found by likeness until its time is over."""
+    """Add the vector of an answered question: it is found by similarity until it expires."""
 
     tenant_id: str
     realm: bytes
@@ -95,7 +95,7 @@ class AddVector(msgspec.Struct, frozen=True):
                 answer.seq,
                 month_of(answer.at),
                 unit.now + self.ttl_us,
-                packed(self.numbers),
+                packed_vector(self.numbers),
                 self.numbers,
             ),
         )

@@ -1,7 +1,7 @@
-"""The end of a chain that no provider answers: an older answer from the cache, a fixed one, or the failure that says so.
+"""The end of a call that no provider answers: an expired answer from the cache, a fixed one, or a failure.
 
-A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same, at no cost and marked
-as what it is. It never enters a cache.
+A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same one, at no cost and
+marked as degraded. It never enters a cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from overnight.wire_formats.request import Request
 from ..admission.event_writer import append_asked, append_at
 from ..admission.job_entry import close_unattributed
 from ..identity import Subject
-from ..stored_responses import kept_by
+from ..stored_responses import stored_response_of
 
 DEGRADED = "degraded"
 _encode = msgspec.json.Encoder().encode
@@ -49,24 +49,29 @@ def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
     return received.body if received else None
 
 
-class Ending(msgspec.Struct, frozen=True):
-    """What a call comes to without a further try. `said` is an event of the call with what all of them say.
+class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a call without a further attempt: a degraded answer, or a failure.
 
-    With a `body`, its answer in the client's format; `kind` is `answer` or `cache`, `of` where a cached one was recorded.
-    Else its `failure`.
+    Fields:
+        event: an event of the call with the fields that all of its events have.
+        why: what failed or was skipped.
+        body: the degraded answer in the client's format; None for a failure.
+        kind: of the degraded answer, `answer` (a fixed one) or `cache` (an expired one).
+        of: where an answer from the cache was recorded.
+        failure: what the client gets where there is no answer.
+        answer_id: the id of a fixed answer.
     """
 
-    said: Event
+    event: Event
     why: str
     body: bytes | None = None
     kind: str = ""
     of: dict[str, Any] | None = None
     failure: Failure | None = None
     answer_id: str = ""
-    """Of an answer that is made here."""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
-        """Under the job's lock: the end of the call where it stands, and what it was asked. Nothing is reserved or spent."""
+        """Under the job's lock: record the end of the call, and what it was asked. Nothing is reserved or spent."""
         if self.body is None:
             return self._fail(unit, job, subject)
         asked = self._event(DEGRADED, job)
@@ -81,7 +86,7 @@ class Ending(msgspec.Struct, frozen=True):
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
         ended = append_at(unit, job, answered, subject.place, content, subject.fingerprint)
-        if self.answer_id and (kept := kept_by(request, self.answer_id, asked_seq)):
+        if self.answer_id and (kept := stored_response_of(request, self.answer_id, asked_seq)):
             kept.write(unit, ended)
         close_unattributed(unit, job, None)
         return ended
@@ -97,6 +102,6 @@ class Ending(msgspec.Struct, frozen=True):
         return ended
 
     def _event(self, name: str, job: JobRow) -> Event:
-        event = msgspec.structs.replace(self.said, event=name, decision=None, detail=None)
+        event = msgspec.structs.replace(self.event, event=name, decision=None, detail=None)
         event.attempt = job.attempt
         return event

@@ -1,41 +1,51 @@
-"""What a call comes to when no target is left: a degraded answer where its route has one, else the failure that says why."""
+"""The final outcome when every target failed or was skipped: the route's degraded answer, or the failure that says why."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from overnight.domain import new_id
 from overnight.providers.error_classes import Failure
 from overnight.wire_formats import Asked, client_body
 
-from ..admission.reservation import event_of
-from .degraded_answer import DEGRADED, Ending, fixed_answer
+from ..cache import CacheLookup
+from ..call_context import CallContext, call_event
+from .degraded_answer import DEGRADED, FinalOutcome, fixed_answer
+from .gateway_failures import circuits_open
+from .target_selection import TargetSelection
 
-if TYPE_CHECKING:
-    from .pipeline import Flight
 
+async def final_outcome(
+    context: CallContext,
+    selection: TargetSelection,
+    lookup: CacheLookup | None,
+    failure: Failure | None,
+    *,
+    is_settled: bool,
+) -> FinalOutcome | None:
+    """The end of the call; None where its last failure itself is the end.
 
-async def ending_of(flight: Flight, failure: Failure | None, *, settled: bool) -> Ending | None:
-    """After the last `failure`; without one no target could be asked at all. None where that failure itself is the end: not
-    where its try was `settled` before the call waited for a circuit."""
-    degraded, way = flight.decision.degraded, flight.way
-    said = event_of(flight, DEGRADED)
-    said.call_id = new_id("call")
-    why = "; ".join([*([f"{failure.error_class}: {failure.code}"] if failure else []), *way.shut])
-    if degraded is not None and degraded.cache and flight.visit is not None:
-        older = await flight.visit.older()
-        if older is not None:
-            of = {"job_id": older.answer.job_id, "seq": older.answer.seq}
-            return Ending(said, why, older.body, "cache", of)
+    Args:
+        lookup: the cache lookup of the call, which may have an expired answer.
+        failure: the last failure; None where no target could be asked at all.
+        is_settled: whether the attempt of that failure was settled, before the call waited for a circuit.
+    """
+    degraded, request = context.decision.degraded, context.request
+    event = call_event(context, selection.target, DEGRADED)
+    event.call_id = new_id("call")
+    last = [f"{failure.error_class}: {failure.code}"] if failure else []
+    why = "; ".join([*last, *selection.skip_reasons])
+    if degraded is not None and degraded.cache and lookup is not None:
+        expired = await lookup.expired()
+        if expired is not None:
+            of = {"job_id": expired.answer.job_id, "seq": expired.answer.seq}
+            return FinalOutcome(event=event, why=why, body=expired.body, kind="cache", of=of)
     if degraded is not None and degraded.answer is not None:
-        form = flight.request.format
-        asked = Asked(flight.id_of(said.call_id), DEGRADED, client_body(flight.request), int(time.time()))
-        body = fixed_answer(degraded.answer, form, asked)
+        asked = Asked(context.answer_id(event.call_id), DEGRADED, client_body(request), int(time.time()))
+        body = fixed_answer(degraded.answer, request.format, asked)
         if body is not None:
-            return Ending(said, why, body, "answer", answer_id=asked.answer_id)
-    if failure is not None and not settled:
+            return FinalOutcome(event=event, why=why, body=body, kind="answer", answer_id=asked.answer_id)
+    if failure is not None and not is_settled:
         return None
-    message = f"no target of route {flight.decision.route} can be asked: {why}"
-    wait_ms = way.retry_after_ms()
-    return Ending(said, why, failure=Failure("circuit_open", "circuit_open", message, False, False, wait_ms))
+    message = f"no target of route {context.decision.route} can be asked: {why}"
+    return FinalOutcome(event=event, why=why, failure=circuits_open(message, selection.retry_after_ms()))

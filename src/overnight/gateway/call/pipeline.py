@@ -1,7 +1,7 @@
-"""One client's call on its way: tries, retries, fallbacks, until a recorded end.
+"""The pipeline of one call: replay, cache, route, guard, admit, attempt, settle.
 
-Every try is admitted on its own (reserved, counted, `model_called` durable before the provider is asked), and a failed
-try is settled in the transaction that admits the next one.
+Every attempt is admitted on its own (reserved, counted, `model_called` durable before the provider is asked), and a failed
+attempt is settled in the transaction that admits the next one.
 """
 
 from __future__ import annotations
@@ -10,433 +10,390 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from overnight.budgets import Booked
-from overnight.circuit_breakers import Mark
-from overnight.domain import (
-    Fenced,
-    OvernightError,
-    Recorded,
-    StoreUnavailable,
-    traceparent_of,
-)
-from overnight.domain.policies import RouteDecision
-from overnight.pricing.usage import estimated_usage
-from overnight.providers import UpstreamError
-from overnight.providers.error_classes import (
-    Failure,
-    backoff_ms,
-    exception_failure,
-    response_failure,
-)
-from overnight.providers.targets import Target
+from overnight.domain import Fenced, OvernightError, StoreUnavailable
+from overnight.providers.error_classes import Failure
 from overnight.store import crash_point
-from overnight.wire_formats import (
-    Asked,
-    Prepared,
-    Wire,
-    client_body,
-)
-from overnight.wire_formats.reasoning_blocks import are_refused, leave_out
-from overnight.wire_formats.request import InvalidBody, Request
+from overnight.wire_formats.request import InvalidBody
 
-from ..admission.call_admission import Admission
-from ..admission.commands import (
-    Ended,
-    Lose,
-    Outcome,
-    Spent,
-)
-from ..admission.reservation import (
-    Received,
-    Reply,
-    not_carried,
-    not_sent,
-    spent_on_failure,
-    spent_on_reply,
-    unread,
-)
-from ..admission.settlement import booked_at
-from ..admission.unsent_calls import NeverSent
-from ..cache import Visit, placed
-from ..identity import Subject
-from .deadlines import LEAST_TRY, CallTime
-from .degraded_answer import Ending
-from .final_outcome import ending_of
-from .target_selection import Way
+from ..admission.attempt_result import AttemptResult
+from ..admission.call_account import CallAccount
+from ..admission.call_admission import AttemptPlan, CallAdmission
+from ..admission.commands import Lose
+from ..admission.outcomes import AdmissionOutcome, CacheHit, Concluded, Granted, Replayed, Stopped
+from ..admission.unsent_calls import SettleUnsent
+from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
+from ..cache import CacheLookup
+from ..call_context import CallContext
+from ..call_deadlines import CallDeadlines
+from .attempt_results import AttemptResults
+from .degraded_answer import FinalOutcome
+from .final_outcome import final_outcome
+from .gateway_failures import not_carried, not_sent, unread
+from .request_preparation import attempt_state, new_attempt, prepare_request, without_thoughts
+from .result import Answered, CallResult, DegradedAnswer, Failed, is_late
+from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
+from .services import CallServices
+from .target_selection import TargetSelection
+from .whole_answer import WHOLE_ANSWER, ProviderTime, Sender
 
-if TYPE_CHECKING:
-    from ..gateway import Gateway
-
-SHARE_OF_A_TRY = 2 / 3
-"""Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
-
-LONGEST_BACKOFF_HELD_S = 0.02
-"""A longer wait settles the failed try first: its reservation must not stand in the way of others."""
+MAX_HELD_BACKOFF_S = 0.02
+"""A longer wait settles the failed attempt first: its reservation must not stand in the way of others."""
 
 log = logging.getLogger("overnight.gateway")
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
-
-
 T = TypeVar("T")
-UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
-ANSWER_IDS = {"chat": "chatcmpl-", "responses": "resp_", "messages": "msg_", "embeddings": "emb_"}
+class CallPipeline:
+    """One call. `run` brings it to its result, `release` ends it. It is the only writer of its state.
 
-
-def _stays() -> bool:
-    return False
-
-
-class Flight(CallTime):
-    """One call. `run` brings it to its end; afterwards the attributes tell what became of it.
-
-    `gone` tells whether the client has left.
+    Attributes:
+        context: what was decided before the first attempt.
+        deadlines: how long the call may take.
+        selection: the target of the next attempt.
+        account: what the call has cost.
+        attempt: the last attempt that was admitted; None before.
+        attempts: how many attempts were admitted.
+        sent_at: when the present attempt was sent, a time of the loop; None before, and while the call is queued.
+        result: the end of the call; None before.
+        call_id: the attempt that the answer is of.
     """
 
-    def __init__(self, gateway: Gateway, subject: Subject, request: Request, decision: RouteDecision) -> None:
-        self.gateway, self.subject, self.request, self.decision = gateway, subject, request, decision
-        super().__init__(decision, waits_long=subject.place is not None)
-        self.gone: Callable[[], bool] = _stays
-        self.ended: Ended | None = None
+    def __init__(self, services: CallServices, context: CallContext) -> None:
+        self._services = services
+        self.context = context
+        waits_long = context.subject.place is not None
+        self.deadlines = CallDeadlines(context.decision, services.loop, waits_long=waits_long)
+        self._admission = CallAdmission(services.admission, context, self.deadlines)
+        self.account: CallAccount = self._admission.account
+        clock = services.admission.store.clock
+        self.selection = TargetSelection(services.targets, services.circuits, context, clock, self.deadlines)
+        self._results = AttemptResults(services.admission, self.selection, self.deadlines)
+        self._lookup: CacheLookup | None = None
+        self._final: FinalOutcome | None = None
+        self._provider_time = ProviderTime()
+        self.attempt: Attempt | None = None
+        self.attempts = self._attempts_here = 0
+        self.sent_at: float | None = None
+        self.result: CallResult | None = None
         self.call_id = ""
-        self.called_seq = 0
-        self.tokens = 0
-        self.reserved_microusd = 0
-        self.lowered = False
-        self.losses: tuple[str, ...] = ()
-        self.markers = 0
-        self.tries = 0
-        self.cost = 0
-        self.bound = 0
-        self.failure: Failure | None = None
-        self.failure_body = b""
-        self.replayed: Recorded | None = None
-        self.cached: Recorded | None = None
-        self.degraded: Recorded | None = None
-        self.visit: Visit | None = None
-        self.reply: Reply | None = None
-        self.tries_here = 0
-        self._prepared = False
-        self._entered = time.perf_counter()
-        self._upstream_s = 0.0
-        self._began = 0.0
-        self._backoff_s = 0.0
-        self.unsettled: Spent | None = None
-        self.ending: Ending | None = None
-        self.admission = Admission(self)
-        self.way = Way(gateway, request, decision, subject.who, self.queueing)
-        self._found = self.way.next()
+        self._has_target = self.selection.select_next()
 
-    @property
-    def target(self) -> Target:
-        return self.way.target
+    # ── from start to end ───────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def wire(self) -> Wire:
-        return self.way.wire
+    async def run(self) -> CallResult:
+        """Bring a call whose answer comes whole to its recorded end.
 
-    @property
-    def fell_back(self) -> bool:
-        return self.target.model != self.decision.targets[0]
-
-    @property
-    def given(self) -> Recorded | None:
-        """The recorded answer of a call for which nobody was asked."""
-        return self.replayed or self.cached or self.degraded
-
-    @property
-    def came_late(self) -> bool:
-        """The call was declared lost before its end: the end is no answer in the log."""
-        return self.ended is not None and self.ended.recorded.facts.event == "cost_corrected"
-
-    def count(self, booked: Booked) -> None:
-        self.cost += booked.cost_microusd
-        self.bound += booked.bound_microusd
-
-    def overhead_ms(self) -> float:
-        """What of the time so far was not the providers': waits for the budget and for retries are ours."""
-        return max(0.0, (time.perf_counter() - self._entered - self._upstream_s) * 1000)
-
-    def landed(self) -> None:
-        """The call has come to its end, whichever it was. Say so exactly once."""
-        if self.call_id and self.gateway.settlements.is_open(self.call_id):
-            # It was ended between its admission and its settlement.
-            end = Lose if self.was_sent else NeverSent
-            why = "it was ended while it was under way" if self.was_sent else "it was ended before it was sent"
-            self.gateway.settlements.owe(self.call_id, end(self.call_id, self.subject.job_id, why))
-        self.gateway.flying.leave(self.subject)
-        if self.visit is not None:
-            self.visit.left()
-
-    # ── where to ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _find_first(self) -> bool:
-        """Is there a target to ask at all? With an answer from the cache at hand nobody waits for one."""
-        if self.visit is not None and self.visit.found:
-            return self._found
-        found = self._found and await self.way.ready(self.circuit_deadline())
-        if not found and self.way.will_wait:
-            with self.queueing():
-                if await self.admission.recalls():
-                    return True  # given again, whatever is open
-        return found or await self.way.otherwise(self.circuit_deadline())
-
-    async def _advance(self, failure: Failure) -> bool:
-        """Choose the next try: the same target after a wait, or another one at once. False when there is none."""
-        self._give_back()  # of a probe that could not be sent; of any other one there is nothing left to give
-        if not self.request.left_out and are_refused(failure.status, failure.message) and leave_out(self.request):
-            return True
-        left = self.deadline - self.loop.time()
-        tries = self.gateway.routing.retries.of(failure.error_class)
-        self._backoff_s = 0.0
-        if failure.retryable and self.tries_here < tries.max_attempts:
-            wait_s = backoff_ms(self.tries_here, tries, failure.retry_after_ms, _random) / 1000
-            if self.way.is_open():
-                self.way.comes_back()
-            elif wait_s + self.total_s * LEAST_TRY < self._time_here(left) and wait_s < self._time_here(self.queue_s):
-                self._backoff_s = wait_s
-                return True
-        if not failure.fallback or left <= self.total_s * LEAST_TRY:
-            return False
-        self.tries_here = 0
-        if self.way.next(f"{failure.error_class}: {failure.code}") and await self.way.ready(self.circuit_deadline()):
-            return True
-        if self.way.will_wait:
-            await self.settle_try()  # what it says of its target must be written: all wait for that, this call too
-        return await self.way.otherwise(self.circuit_deadline())
-
-    async def settle_try(self) -> None:
-        """Write a failed try before the call waits for anything: others may wait for what it holds."""
-        tried, self.unsettled = self.unsettled, None
-        if tried is not None:
-            written = await self.admission.settle(tried, last=False)
-            self.count(booked_at(written.recorded))
-            self.is_written(tried)
-
-    def _time_here(self, left: float) -> float:
-        return left * SHARE_OF_A_TRY if self.way.has_more else left
-
-    def mark(self, failure: Failure | None = None) -> Mark | None:
-        """Tell the circuits how the try came out: an answer, or a failure. What they want written is written with it."""
-        if failure is not None and self.says_nothing(failure):
-            return None
-        target, call = self.target, self.way.call
-        self.way.call = None
-        circuits = self.gateway.circuits
-        if failure is None:
-            return circuits.answered(target.account, target.model, call, self.way.own)
-        return circuits.failed(target.account, target.model, failure, call, self.way.own)
-
-    def _give_back(self) -> None:
-        """A probe that came to nothing must not keep others from trying."""
-        call, target = self.way.call, self.target
-        if call is not None:
-            self.way.call = None
-            giving = self.gateway.circuits.give_back(target.account, target.model, call, self.way.own)
-            self.gateway.keep(self.loop.create_task(giving))
-
-    async def _ending(self, failure: Failure | None) -> Ending | None:
-        """What a call comes to when no target is left. None where that is its last `failure`."""
-        if failure is not None and not failure.fallback:
-            return None
-        return await ending_of(self, failure, settled=self.unsettled is None)
-
-    def latency_ms(self) -> float:
-        return round((time.perf_counter() - self._began) * 1000, 3)
-
-    # ── the way ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def run(self) -> None:
-        """Until the recorded end: an answer (`reply` is set), the last failure (`failure`), or an older answer (`replayed` or
-        `cached`).
-
-        Raises BudgetStopped, LoopStopped, RateLimited, WaitedTooLong, Fenced, Conflict, NotFound, StoreUnavailable.
+        Raises BudgetStopped, LoopStopped, RateLimited, WaitedTooLong, CallerLeft, Fenced, Conflict, NotFound, Forbidden,
+        StoreUnavailable.
         """
-        reply = await self._until(self._ask)
+        reply = await self.attempt_until_answered(WHOLE_ANSWER)
         if reply is not None:
             crash_point("model_answered")
-            self.reply = reply
-            await self.settle(spent_on_reply(self, reply))
+            await self.settle_reply(reply)
+        if self.result is None:
+            raise RuntimeError("a call ended without a result")
+        return self.result
 
-    async def _until(self, ask: Callable[[], Awaitable[T | Failure]]) -> T | None:
-        """Admit and ask until a try succeeds; None once the last failure is settled, or when an older answer is given."""
-        if self.gateway.caches.serve(self.decision) and not self.subject.aside:
-            self.visit = Visit(self.gateway, self)
-            with self.queueing(counts=False):
-                if await self.visit.comes_again() and self._given(await self.admission.admit_once(probe=True)):
-                    return None
-                await self.visit.look()
-        if not await self._find_first():
-            self.ending = await self._ending(None)
+    async def attempt_until_answered(self, sender: Sender[T]) -> T | None:
+        """Admit and send attempts until one succeeds; its answer. None where the call has its `result`: the last failure is
+        settled, or a recorded answer is given. Raises as `run`."""
+        if await self._ask_caches():
+            return None
+        if not await self._find_first_target():
+            self._final = await self._final_outcome(None)
         try:
-            while True:
-                if self._given(await self.admit()):
-                    self._give_back()
-                    return None
-                try:
-                    result = await ask()
-                except InvalidBody as error:
-                    result = not_carried(str(error))
-                except OvernightError:
-                    raise
-                except Exception:
-                    log.exception("internal error while reading a response")
-                    result = unread() if self._prepared else not_sent()
-                if not isinstance(result, Failure):
-                    self.failure = None
+            while (attempt := await self._admit()) is not None:
+                result = await self._send(sender, attempt)
+                if not isinstance(result, AttemptFailure):
                     return result
-                self.failure = result
-                self.unsettled = spent = spent_on_failure(self, result)
-                if not await self._advance(result):
-                    self.ending = await self._ending(result)
-                    if self.ending is None:
-                        crash_point("model_answered")
-                        self.unsettled = None
-                        await self.settle(spent)
-                        return None
-                elif spent.mark is not None and spent.mark.call is not None:
-                    # A probe: others wait to hear of it, and this call may have to stand in line.
-                    await self.settle_try()
-                await self._back_off()
+                if not await self._go_on_after(attempt, result):
+                    return None
+            self._return_probe()
+            return None
         except BaseException:
-            self._give_back()
+            self._return_probe()
             raise
 
-    def _given(self, outcome: Outcome) -> bool:
-        """Is the call answered without being made?"""
-        ending = self.ending
-        if outcome.ended is not None and ending is not None:
-            self.ended, self.call_id = Ended(outcome.ended, fenced=False), ending.said.call_id or ""
-            self.failure = ending.failure
-            self.degraded = outcome.ended if ending.body is not None else None
-            return True
-        if outcome.cached and outcome.answer is not None and self.visit is not None:
-            self.cached, self.ended = outcome.answer, Ended(outcome.answer, fenced=False)
-            self.visit.given(outcome.answer)
-        else:
-            self.replayed = outcome.answer
-        return outcome.answer is not None
+    def release(self) -> None:
+        """The call is over, whichever way. To be called exactly once."""
+        attempt, settlements, subject = self.attempt, self._services.admission.settlements, self.context.subject
+        self.account.owe_held(subject)
+        if attempt is not None and settlements.is_open(attempt.call_id):
+            # It was ended between its admission and its settlement.
+            was_sent = self.sent_at is not None
+            end = Lose if was_sent else SettleUnsent
+            why = "it was ended while it was under way" if was_sent else "it was ended before it was sent"
+            settlements.owe(attempt.call_id, end(attempt.call_id, subject.job_id, why))
+        self._admission.leave()
+        if self._lookup is not None:
+            self._lookup.release()
 
-    async def _back_off(self) -> None:
-        """Wait before the next try at the same target."""
-        if self._backoff_s > LONGEST_BACKOFF_HELD_S:
-            await self.settle_try()
-        if self._backoff_s:
-            await asyncio.sleep(self._backoff_s)
+    # ── replay, cache, route ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def admit(self) -> Outcome:
-        """Reserve the next try, waiting for room in the budget where only outstanding calls are in the way."""
+    async def _ask_caches(self) -> bool:
+        """Whether a recorded answer of an older attempt is given before any cache is asked. Else the caches are asked."""
+        services = self._services.lookup
+        if self.context.subject.aside or not services.caches.serve(self.context.decision):
+            return False
+        self._lookup = lookup = CacheLookup(services, self.context, self.deadlines)
+        with self.deadlines.queueing(counts=False):
+            if await lookup.may_replay():
+                outcome = await self._admission.probe(self._plan())
+                self._learn_subject()
+                if self._is_answered(outcome):
+                    return True
+            await lookup.look_up(self.context.subject)
+            self._admission.subject = lookup.subject
+            self._learn_subject()
+        return False
+
+    async def _find_first_target(self) -> bool:
+        """Whether there is a target to ask at all. With an answer from the cache at hand the call waits for none."""
+        if self._has_cache_hit:
+            return self._has_target
+        selection = self.selection
+        found = self._has_target and await selection.claim_probe(self.deadlines.circuit_deadline())
+        if not found and selection.will_wait:
+            with self.deadlines.queueing():
+                is_recalled = await self._admission.recall(self._plan())
+            self._learn_subject()
+            if is_recalled:
+                return True  # replayed, whatever is open
+        return found or await selection.select_skipped(self.deadlines.circuit_deadline())
+
+    @property
+    def _has_cache_hit(self) -> bool:
+        return self._lookup is not None and self._lookup.has_hit
+
+    async def _final_outcome(self, failure: Failure | None) -> FinalOutcome | None:
+        """The end of a call that no target is left for. None where that is its last `failure`."""
+        if failure is not None and not failure.fallback:
+            return None
+        is_settled = self.account.unsettled is None
+        return await final_outcome(self.context, self.selection, self._lookup, failure, is_settled=is_settled)
+
+    # ── guard, admit ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _plan(self) -> AttemptPlan:
+        lookup = self._lookup
+        return AttemptPlan(
+            target=self.selection.target,
+            attempts=self.attempts,
+            fallback=self.selection.fallback,
+            cache_result=None if lookup is None else lookup.result,
+            final=self._final,
+            is_free=self._final is not None or self._has_cache_hit,
+        )
+
+    def _learn_subject(self) -> None:
+        """Take over what admissions and the lookup have found out about the job."""
+        subject = self._admission.subject
+        if subject is not self.context.subject:
+            self.context = msgspec.structs.replace(self.context, subject=subject)
+
+    async def _admit(self) -> Attempt | None:
+        """Reserve the next attempt, waiting for room where only outstanding calls are in the way. None where the call is
+        answered without it."""
         self.sent_at = None
         try:
-            with self.queueing():
-                outcome = await self.admission.in_turn()
+            outcome = await self._admit_in_turn()
         except StoreUnavailable:
-            if self.unsettled is not None:
-                self.gateway.settlements.owe(self.unsettled.call_id, self.admission.settlement(self.unsettled))
+            self.account.owe_held(self.context.subject)
             raise
         except OvernightError:
-            if self.unsettled is not None:
-                await self.settle(self.unsettled)
+            held = self.account.take()
+            if held is not None:
+                await self._settle(held)
             raise
-        if outcome.stopped is not None:
-            raise outcome.stopped
+        self.selection.fallback = None
+        if self._lookup is not None:
+            self._lookup.admitted()
+        if isinstance(outcome, Stopped):
+            raise outcome.error
         crash_point("model_admitted")
-        return outcome
+        if self._is_answered(outcome):
+            return None
+        if not isinstance(outcome, Granted):
+            raise TypeError(f"an admission ended as {type(outcome).__name__}")
+        return self._new_attempt(outcome)
 
-    @property
-    def is_free(self) -> bool:
-        """A cache has the answer, or nobody is left to be asked: no budget and no rate stands in its way."""
-        return self.ending is not None or (self.visit is not None and self.visit.found)
-
-    def asked(self) -> Asked:
-        """What the answer of this try must agree with."""
-        return Asked(self.answer_id, self.target.model, client_body(self.request), int(time.time()))
-
-    @property
-    def answer_id(self) -> str:
-        """The id of the answer of this try."""
-        return self.id_of(self.call_id)
-
-    def id_of(self, call_id: str) -> str:
-        return ANSWER_IDS.get(self.request.format, "") + call_id.removeprefix("call_")
-
-    def _prepare(self) -> tuple[Prepared, float]:
-        """What goes to the target, and until when this try may take."""
-        self._prepared = False
-        self._began = time.perf_counter()
-        self.failure_body = b""
-        now = self.loop.time()
-        target = self.target
-        sent = self.wire.prepare(self.request, target.upstream_model, self.tokens, target.dialect)
-        self.losses = sent.losses
-        if self.decision.cache.prompt_markers:
-            sent, self.markers = placed(sent, self.wire.spoken.name, target.model, target.dialect, self.subject)
-        self._prepared = True
-        self.try_s, self.sent_at = self._time_here(self.deadline - now), now
-        return sent, now + self.try_s
-
-    def _headers(self, sent: Prepared) -> tuple[tuple[bytes, bytes], ...]:
-        who, headers = self.subject.who, self.target.headers + sent.headers
-        if who.trace_id is None:
-            return headers
-        return (*headers, (b"traceparent", traceparent_of(who.trace_id, self.call_id, who.trace_flags)))
-
-    async def _ask(self) -> Reply | Failure:
-        sent, deadline = self._prepare()
-        asked_at = time.perf_counter()
+    async def _admit_in_turn(self) -> AdmissionOutcome:
         try:
-            headers, check = self._headers(sent), self.subject.check
-            response = await self.target.pool.request("POST", sent.path, headers, sent.body, deadline, check)
-        except UpstreamError as error:
-            return exception_failure(error)
+            with self.deadlines.queueing():
+                return await self._admission.admit(self._plan())
         finally:
-            self._upstream_s += time.perf_counter() - asked_at
-        if 200 <= response.status < 300:
-            told = response.headers
-            reply = self.reply_of(response.body, told.get(b"x-request-id") or told.get(b"request-id"))
-            if reply is not None:
-                return reply
-        self.failure_body = self.target.without_key(response.body)
-        return response_failure(response.status, response.headers, self.failure_body)
+            self._learn_subject()
 
-    def reply_of(self, body: bytes, request_id: bytes | None) -> Reply | None:
-        """The answer in a body, with what it used; None when it is no answer."""
+    def _is_answered(self, outcome: AdmissionOutcome) -> bool:
+        """Whether the call has its result without an attempt."""
+        match outcome:
+            case Concluded(recorded=recorded):
+                failure = self._final.failure if self._final is not None else None
+                self.call_id = recorded.facts.call_id or ""
+                self.result = DegradedAnswer(recorded) if failure is None else Failed(failure, recorded)
+            case CacheHit(recorded=recorded):
+                self.result = outcome
+                if self._lookup is not None:
+                    self._lookup.hit_recorded(recorded)
+            case Replayed():
+                self.result = outcome
+            case _:
+                return False
+        return True
+
+    def _new_attempt(self, granted: Granted) -> Attempt:
+        self.attempts += 1
+        self._attempts_here += 1
+        self.call_id = granted.call_id
+        self.attempt = attempt = new_attempt(granted, self.selection, self.attempt)
+        return attempt
+
+    # ── attempt ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _send(self, sender: Sender[T], attempt: Attempt) -> T | AttemptFailure:
+        check = None if self.context.check is None else self._check
         try:
-            received = self.wire.received(self.target.cleaned(body), self.asked)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, *UNKNOWN_SHAPE):
-            return None
-        if received is None:
-            return None
-        usage = received.usage or estimated_usage(self.request.prompt_bytes, received.characters)
-        return Reply(received.body, usage, request_id and self.target.cleaned(request_id))
+            return await sender.send(self.context, attempt, self._prepare(attempt), self._provider_time, check)
+        except InvalidBody as error:
+            return AttemptFailure(not_carried(str(error)))
+        except OvernightError:
+            raise
+        except Exception:
+            log.exception("internal error while reading a response")
+            if attempt.sent_at is None:
+                return AttemptFailure(not_sent())
+            return AttemptFailure(unread(), received=sender.received())
 
-    def received(self) -> Received:
-        """What of an answer came before the try failed."""
-        return Received()
+    def _prepare(self, attempt: Attempt) -> Dispatch:
+        """The request in the target's format, and until when its attempt may take. Raises InvalidBody."""
+        attempt.began = time.perf_counter()
+        now = self.deadlines.loop.time()
+        request = prepare_request(self.context, attempt)
+        attempt.losses = request.prepared.losses
+        if self.context.decision.cache.prompt_markers:
+            attempt.markers = request.markers
+        attempt.seconds = attempt_share(self.deadlines.deadline - now, has_next=self.selection.has_next)
+        attempt.sent_at = self.sent_at = now
+        return Dispatch(request.prepared, request.headers, now + attempt.seconds)
 
-    def is_written(self, spent: Spent) -> None:
-        self.gateway.settlements.closed(spent.call_id)
-        self.admission.settled()
-        if spent.mark is not None:
-            self.gateway.circuits.written()
+    def _check(self) -> None:
+        """Whether the caller may still act for its job; else nothing is sent. Raises Fenced."""
+        check = self.context.check
+        try:
+            if check is not None:
+                check()
+        except Fenced:
+            self.sent_at = None
+            raise
 
-    async def settle(self, spent: Spent) -> None:
-        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile."""
-        if self.visit is not None:
-            self.visit.compare(spent)
-        self.ended = ended = await self.admission.settle(spent)
+    async def _go_on_after(self, attempt: Attempt, failed: AttemptFailure) -> bool:
+        """Prepare the next attempt. False where the failure is the end of the call, which is settled then."""
+        result = self._results.failed(self.context, attempt, failed)
+        self.account.hold(result)
+        backoff_s = await self._choose_next(failed.failure)
+        if backoff_s is None:
+            self._final = await self._final_outcome(failed.failure)
+            if self._final is None:
+                crash_point("model_answered")
+                self.account.take()
+                await self._settle(result, failed)
+                return False
+            return True
+        update = result.breaker_update
+        is_probe = update is not None and update.call is not None
+        if is_probe or backoff_s > MAX_HELD_BACKOFF_S:
+            # Others wait to hear of a probe, and this call may have to queue.
+            await self.account.settle_held(self.context.subject, self.context.request)
+        if backoff_s:
+            await asyncio.sleep(backoff_s)
+        return True
+
+    async def _choose_next(self, failure: Failure) -> float | None:
+        """Choose the next attempt: how long to wait for it, in seconds; None when there is none."""
+        self._return_probe()  # of a probe that could not be sent
+        changed = without_thoughts(self.context, failure)
+        if changed is not None:
+            self.context = changed
+            return 0.0
+        selection, deadlines = self.selection, self.deadlines
+        state = attempt_state(selection, deadlines, self._attempts_here)
+        match retry_decision(failure, self._services.retries.of(failure.error_class), state, _random):
+            case RetrySameTarget(delay_s=delay_s):
+                return delay_s
+            case GiveUp():
+                return None
+            case TryNextTarget(may_return=may_return):
+                if may_return:
+                    selection.allow_return()
+        self._attempts_here = 0
+        reason = f"{failure.error_class}: {failure.code}"
+        if selection.select_next(reason) and await selection.claim_probe(deadlines.circuit_deadline()):
+            return 0.0
+        if selection.will_wait:
+            # What it says of its target must be written: every call waits for that, this one too.
+            await self.account.settle_held(self.context.subject, self.context.request)
+        return 0.0 if await selection.select_skipped(deadlines.circuit_deadline()) else None
+
+    def _return_probe(self) -> None:
+        """A probe that came to nothing must not keep others from trying."""
+        returning = self.selection.return_probe()
+        if returning is not None:
+            self._services.run_in_background(returning)
+
+    # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle_reply(self, reply: Reply) -> None:
+        """Write the answer of the present attempt as the end of the call.
+
+        Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable.
+        """
+        await self._settle(self._results.answered(self.context, self._present_attempt(), reply), reply)
+
+    async def settle_failure(self, failed: AttemptFailure) -> None:
+        """Write the failure of the present attempt as the end of the call. Raises as `settle_reply`."""
+        await self._settle(self._results.failed(self.context, self._present_attempt(), failed), failed)
+
+    async def confirm_target(self) -> None:
+        """The target of a stream answers: its circuit need not stay open until the stream has come to its end."""
+        await self._results.confirm_target(self.context, self._present_attempt())
+
+    def _present_attempt(self) -> Attempt:
+        if self.attempt is None:
+            raise RuntimeError("no attempt was admitted")
+        return self.attempt
+
+    async def _settle(self, result: AttemptResult, end: Reply | AttemptFailure | None = None) -> None:
+        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable."""
+        context, attempt = self.context, self._present_attempt()
+        if self._lookup is not None:
+            self._lookup.compare(context.subject, attempt.target, result)
+        settled = await self.account.settle(context.subject, context.request, result)
+        if isinstance(end, Reply):
+            self.result = Answered(end, settled.recorded)
+        elif end is not None:
+            self.result = Failed(end.failure, settled.recorded, end.body)
         crash_point("model_settled")
-        self.is_written(spent)
-        self.count(booked_at(ended.recorded))
-        if ended.fenced:
+        if settled.fenced:
             raise Fenced(
-                f"{self.subject.job_id}: a newer attempt began while this call was under way; this one is over"
+                f"{context.subject.job_id}: a newer attempt began while this call was under way; this one is over"
             )
-        if self.visit is not None and self.reply is not None and not self.came_late:
-            self.visit.answered(ended.recorded, self.reply.body)
+        if self._lookup is not None and isinstance(end, Reply) and not is_late(settled.recorded):
+            self._lookup.store_answer(attempt, settled.recorded, end.body)
+
+    # ── what the answer says of the call ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def cache_kind(self) -> str | None:
+        """What the caches had to do with the call (see `CacheLookup.kind`)."""
+        hit = self.result.recorded if isinstance(self.result, CacheHit) else None
+        return None if self._lookup is None else self._lookup.kind(hit)
+
+    def overhead_ms(self) -> float:
+        """What of the time so far was not the providers', in milliseconds, waits for budgets and retries included."""
+        elapsed_s = time.perf_counter() - self.context.started
+        return max(0.0, (elapsed_s - self._provider_time.seconds) * 1000)

@@ -1,4 +1,4 @@
-"""What the client of a stream may see so far. It goes on to the client as it comes, without a turn of the loop in between."""
+"""The visible part of a streamed answer. A chunk goes to the client as it comes, without a turn of the loop in between."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 
-class Feed:
-    """The pieces of one answer. Any number of readers, each from the first piece on: by iterating, or with `flow`."""
+class BroadcastBuffer:
+    """The chunks of one answer. Any number of readers, each from the first chunk on: by iterating, or with `flow`."""
 
-    __slots__ = ("_ended", "_pieces", "_taps")
+    __slots__ = ("_chunks", "_ended", "_subscribers")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
         self._ended = False
-        self._taps: list[_Tap] = []
+        self._subscribers: list[Subscriber] = []
 
     @property
     def ended(self) -> bool:
@@ -22,59 +22,59 @@ class Feed:
 
     @property
     def size(self) -> int:
-        """How many pieces there are so far."""
-        return len(self._pieces)
+        """The number of chunks so far."""
+        return len(self._chunks)
 
-    def push(self, pieces: list[bytes]) -> None:
-        if pieces:
-            self._pieces += pieces
-            for tap in self._taps:
-                tap.pour(self._pieces)
+    def push(self, chunks: list[bytes]) -> None:
+        if chunks:
+            self._chunks += chunks
+            for subscriber in self._subscribers:
+                subscriber.write_new(self._chunks)
 
     def end(self) -> None:
         self._ended = True
-        for tap in self._taps:
-            tap.wake()
+        for subscriber in self._subscribers:
+            subscriber.wake()
 
     async def flow(self, write: Callable[[bytes], bool], caught_up: Callable[[], Awaitable[None]]) -> None:
-        """Call `write` with each piece as it comes, until the end. Where it returns False, the reader is behind: the next one
-        waits for `caught_up`; what comes meanwhile is one piece then."""
-        tap = _Tap(write)
-        self._taps.append(tap)
+        """Call `write` with each chunk as it comes, until the end. Where it returns False, the reader is behind: the next one
+        waits for `caught_up`; what comes meanwhile is one chunk then."""
+        subscriber = Subscriber(write)
+        self._subscribers.append(subscriber)
         try:
             while True:
-                tap.pour(self._pieces)
-                if tap.is_behind:
+                subscriber.write_new(self._chunks)
+                if subscriber.is_behind:
                     await caught_up()
-                    tap.is_behind = False
+                    subscriber.is_behind = False
                 elif self._ended:
                     return
                 else:
-                    await tap.news()
+                    await subscriber.wait()
         finally:
-            self._taps.remove(tap)
+            self._subscribers.remove(subscriber)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The pieces as they come; what came while the reader was away is one."""
+        """The chunks as they come; what came while the reader was away is one."""
         ready: list[bytes] = []
-        tap = _Tap(ready.append)
-        self._taps.append(tap)
+        subscriber = Subscriber(ready.append)
+        self._subscribers.append(subscriber)
         try:
             while True:
-                tap.pour(self._pieces)
+                subscriber.write_new(self._chunks)
                 if ready:
                     yield ready.pop()
-                    tap.is_behind = False
+                    subscriber.is_behind = False
                 elif self._ended:
                     return
                 else:
-                    await tap.news()
+                    await subscriber.wait()
         finally:
-            self._taps.remove(tap)
+            self._subscribers.remove(subscriber)
 
 
-class _Tap:
-    """One reader, and how far it is: `write` takes a piece, and tells whether it can take the next one at once."""
+class Subscriber:
+    """One reader, and how far it is: `write` takes a chunk, and tells whether it can take the next one at once."""
 
     __slots__ = ("_at", "_waiter", "_write", "is_behind")
 
@@ -84,12 +84,12 @@ class _Tap:
         self.is_behind = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def pour(self, pieces: list[bytes]) -> None:
-        end = len(pieces)
+    def write_new(self, chunks: list[bytes]) -> None:
+        end = len(chunks)
         if self._at < end and not self.is_behind:
-            piece = pieces[self._at] if end - self._at == 1 else b"".join(pieces[self._at : end])
+            chunk = chunks[self._at] if end - self._at == 1 else b"".join(chunks[self._at : end])
             self._at = end
-            self.is_behind = not self._write(piece)
+            self.is_behind = not self._write(chunk)
             if self.is_behind:
                 self.wake()
 
@@ -97,6 +97,6 @@ class _Tap:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def news(self) -> None:
+    async def wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter

@@ -1,34 +1,30 @@
-"""A call's way through the targets of its decision: past those that cannot be called and those whose circuit is open."""
+"""The targets of one call, in order: without those that cannot be called and those whose circuit is open."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
 
-from overnight.circuit_breakers import Circuit, caller_account
-from overnight.domain import Attribution, iso_utc, new_id
-from overnight.providers.targets import Target, Unavailable
+from overnight.circuit_breakers import BreakerUpdate, Circuit, CircuitBreakers, caller_account
+from overnight.domain import iso_utc, new_id
+from overnight.providers.error_classes import Failure
+from overnight.providers.targets import Target, Targets, Unavailable
 from overnight.wire_formats import Wire, wire_between
 
-from .deadlines import LEAST_STORE_S
-
-if TYPE_CHECKING:
-    from overnight.domain.policies import RouteDecision
-    from overnight.wire_formats.request import Request
-
-    from ..gateway import Gateway
+from ..call_context import CallContext
+from ..call_deadlines import MIN_STORE_S, CallDeadlines
 
 PROBE_GRACE_US = 5_000_000
 
 
-class Way:
-    """`target` and `wire` are where the call heads for; of a way that found none, the last one looked at.
+class TargetSelection:
+    """The target of the next attempt.
 
-    `call` is set where the target's circuit is not closed: as its probe, or as a last resort. `passed` are the targets
-    passed over because their circuit is open, and `shut` says why. `moved` is what `fallback_taken` has to say, until it
-    is written.
+    Attributes:
+        target, wire: the target selected; where none was left, the last one looked at.
+        probe_id: set where the target's circuit is not closed: the call is its probe, or goes there as a last resort.
+        skipped_targets: the targets skipped because their circuit is open.
+        skip_reasons: reason, in the same order.
+        fallback: what `fallback_taken` has to say, until it is written.
     """
 
     target: Target
@@ -36,162 +32,196 @@ class Way:
 
     def __init__(
         self,
-        gateway: Gateway,
-        request: Request,
-        decision: RouteDecision,
-        who: Attribution,
-        queueing: Callable[[], AbstractContextManager[None]],
+        targets: Targets,
+        circuits: CircuitBreakers,
+        context: CallContext,
+        clock: Callable[[], int],
+        deadlines: CallDeadlines,
     ) -> None:
-        self._queueing = queueing
-        self._targets, self._circuits, self._clock = gateway.targets, gateway.circuits, gateway.store.clock
-        self._request, self._decision, self._who = request, decision, who
-        self._left = list(decision.targets)
-        self._closed_off: dict[str, str] = {}  # model → account
+        self._targets, self._circuits, self._clock, self._deadlines = targets, circuits, clock, deadlines
+        self._context, self._decision, self._who = context, context.decision, context.subject.who
+        self._left = list(context.decision.targets)
+        self._skipped_accounts: dict[str, str] = {}  # model → account
         self._claim: Circuit | None = None
-        self._resorted = self._arrived = False
+        self._last_resort_used = self._has_selected = False
         self._came_from: str | None = None
-        self.passed: list[str] = []
-        self.shut: list[str] = []
-        self.call: str | None = None
-        self.moved: dict[str, str] | None = None
+        self.skipped_targets: list[str] = []
+        self.skip_reasons: list[str] = []
+        self.probe_id: str | None = None
+        self.fallback: dict[str, str] | None = None
 
     @property
-    def has_more(self) -> bool:
+    def has_next(self) -> bool:
+        """Whether another target is left."""
         return bool(self._left)
 
-    def next(self, why: str = "") -> bool:
-        """Head for the next target. False when there is none left; Unavailable when not one can ever be called.
-        `why` the one before was left."""
-        self._claim = self.call = None
-        reasons = [why] if why else []
+    def select_next(self, reason: str = "") -> bool:
+        """Select the next target; False when none is left.
+
+        Args:
+            reason: why the one before was left.
+
+        Raises:
+            Unavailable: not one of the targets can ever be called.
+        """
+        self._claim = self.probe_id = None
+        reasons = [reason] if reason else []
         unavailable: Unavailable | None = None
         while self._left:
             model = self._left.pop(0)
             try:
-                self._head_for(model)
+                self._prepare(model)
             except Unavailable as error:
                 self._came_from = self._came_from or model
                 reasons.append(str(error))
                 unavailable = error
                 continue
-            circuit = self._circuits.open_circuit(self.target.account, model, self.own)
+            circuit = self._circuits.open_circuit(self.target.account, model, self.caller_account)
             if circuit is not None and circuit.blocked_until > self._clock():
-                reasons.append(self._pass_over(circuit))
+                reasons.append(self._skip(circuit))
                 continue
             self._claim = circuit
-            self._arrive(model, "; ".join(reasons))
+            self._select(model, "; ".join(reasons))
             return True
-        if unavailable is not None and not self._arrived and not self._closed_off:
+        if unavailable is not None and not self._has_selected and not self._skipped_accounts:
             raise unavailable
         return False
 
-    async def ready(self, deadline: float) -> bool:
-        """Ask to be the probe, where the circuit wants one, and go on where another one is. False when no target is left.
-        `deadline` is the call's, a time of the loop."""
+    async def claim_probe(self, deadline: float) -> bool:
+        """Claim the probe of the target's circuit, where it wants one; select the next target where another call is the probe.
+
+        False when no target is left. `deadline` is the call's, a time of the loop. Raises StoreUnavailable.
+        """
         circuit = self._claim
         if circuit is None:
             return True
         self._claim = None
-        loop = asyncio.get_running_loop()
-        left_us = int(max(deadline - loop.time(), 0) * 1_000_000)
-        call = new_id("probe")
+        now = self._deadlines.loop.time()
+        left_us = int(max(deadline - now, 0) * 1_000_000)
+        probe_id = new_id("probe")
         until = self._clock() + left_us + PROBE_GRACE_US
-        with self._queueing():  # the store's time is not the providers'
-            granted = await self._circuits.probe(circuit, call, until, max(deadline, loop.time() + LEAST_STORE_S))
+        with self._deadlines.queueing():  # the store's time is not the providers'
+            granted = await self._circuits.probe(circuit, probe_id, until, max(deadline, now + MIN_STORE_S))
         if granted:
-            self.call = call
+            self.probe_id = probe_id
             return True
-        return self.next(self._pass_over(circuit)) and await self.ready(deadline)
+        return self.select_next(self._skip(circuit)) and await self.claim_probe(deadline)
 
     def is_open(self) -> bool:
-        return not self._circuits.allows(self.target.account, self.target.model, self.own)
+        """Whether the circuit of the selected target is open now."""
+        return not self._circuits.allows(self.target.account, self.target.model, self.caller_account)
 
-    def comes_back(self) -> None:
+    def allow_return(self) -> None:
         """The target was left because its circuit opened, not because it had its tries: wait for it too."""
         if self._decision.when_all_open == "wait":
-            self._closed_off[self.target.model] = self.target.account
+            self._skipped_accounts[self.target.model] = self.target.account
 
     @property
     def will_wait(self) -> bool:
-        """Would `otherwise` wait?"""
-        return bool(self._closed_off) and self._decision.when_all_open == "wait"
+        """Whether `select_skipped` would wait."""
+        return bool(self._skipped_accounts) and self._decision.when_all_open == "wait"
 
-    async def otherwise(self, deadline: float) -> bool:
-        """No target is left but those whose circuit is open: wait for one, ask one all the same, or give up."""
+    async def select_skipped(self, deadline: float) -> bool:
+        """Select one of the targets whose circuit is open, after all others: wait for it, or go there as a last resort.
+
+        False where the route's policy is to fail, or the wait ends at `deadline` (a time of the loop).
+        """
         policy = self._decision.when_all_open
-        if not self._closed_off or policy == "fail":
+        if not self._skipped_accounts or policy == "fail":
             return False
         if policy == "wait":
             return await self._wait(deadline)
         degraded = self._decision.degraded
-        if self._resorted or (degraded is not None and degraded.answer is not None):
+        if self._last_resort_used or (degraded is not None and degraded.answer is not None):
             return False
-        self._resorted = True
-        model = min(self._closed_off, key=self._blocked_until)
-        del self._closed_off[model]
-        self._head_for(model)
-        self.call = new_id("probe")
-        self._arrive(model, "every circuit is open: the one that is tried again soonest is asked as a last resort")
+        self._last_resort_used = True
+        model = min(self._skipped_accounts, key=self._blocked_until)
+        del self._skipped_accounts[model]
+        self._prepare(model)
+        self.probe_id = new_id("probe")
+        self._select(model, "every circuit is open: the one that is tried again soonest is asked as a last resort")
         return True
 
     async def _wait(self, deadline: float) -> bool:
-        loop = asyncio.get_running_loop()
-        while loop.time() < deadline:
+        while self._deadlines.loop.time() < deadline:
             now = self._clock()
-            self._left = [model for model in self._closed_off if self._blocked_until(model) <= now]
+            self._left = [model for model in self._skipped_accounts if self._blocked_until(model) <= now]
             if self._left:
                 for model in self._left:
-                    del self._closed_off[model]
-                if self.next("waited until its circuit let a call through") and await self.ready(deadline):
+                    del self._skipped_accounts[model]
+                if self.select_next("waited until its circuit let a call through") and await self.claim_probe(deadline):
                     return True
                 continue
-            circuits = [self._open_circuit(model) for model in self._closed_off]
+            circuits = [self._open_circuit(model) for model in self._skipped_accounts]
             await self._circuits.change([each for each in circuits if each is not None], deadline)
         return False
 
     def retry_after_ms(self) -> int:
-        """When the first of the targets that were passed over may be asked again."""
-        soonest = min(map(self._blocked_until, self._closed_off), default=0)
+        """In how many milliseconds the first of the skipped targets may be asked again."""
+        soonest = min(map(self._blocked_until, self._skipped_accounts), default=0)
         return max(soonest - self._clock(), 0) // 1000
 
-    def _head_for(self, model: str) -> None:
-        target = self._targets.target(model, self._request.price_context, self._who.tenant_id)
-        wire = wire_between(self._request.format, target.speaks)
+    # ── what the attempt says of the target ─────────────────────────────────────────────────────────────────────────
+
+    def record_answer(self) -> BreakerUpdate | None:
+        """The target answered. The update is to be written with the answer."""
+        target = self.target
+        return self._circuits.answered(target.account, target.model, self._take_probe(), self.caller_account)
+
+    def record_failure(self, failure: Failure) -> BreakerUpdate | None:
+        """The target failed. The update is to be written with the failure."""
+        target = self.target
+        return self._circuits.failed(target.account, target.model, failure, self._take_probe(), self.caller_account)
+
+    def return_probe(self) -> Coroutine[None, None, None] | None:
+        """Give back a probe that came to nothing, so that other calls may try; None where the call is no probe."""
+        probe_id, target = self._take_probe(), self.target
+        if probe_id is None:
+            return None
+        return self._circuits.give_back(target.account, target.model, probe_id, self.caller_account)
+
+    def _take_probe(self) -> str | None:
+        probe_id, self.probe_id = self.probe_id, None
+        return probe_id
+
+    def _prepare(self, model: str) -> None:
+        target = self._targets.target(model, self._context.request.price_context, self._who.tenant_id)
+        wire = wire_between(self._context.request.format, target.speaks)
         if wire is None:
             spoken = ", ".join(target.speaks)
             raise Unavailable(
-                f"{model} is served by {target.provider}, which speaks {spoken}, not {self._request.format}"
+                f"{model} is served by {target.provider}, which speaks {spoken}, not {self._context.request.format}"
             )
         self.target, self.wire = target, wire
 
     @property
-    def own(self) -> str:
+    def caller_account(self) -> str:
         """The account of the caller's own circuit at the target."""
-        return self._own_at(self.target.account)
+        return self._caller_account_at(self.target.account)
 
-    def _own_at(self, account: str) -> str:
+    def _caller_account_at(self, account: str) -> str:
         return caller_account(account, self._who.tenant_id, self._who.key_id)
 
     def _open_circuit(self, model: str) -> Circuit | None:
-        account = self._closed_off[model]
-        return self._circuits.open_circuit(account, model, self._own_at(account))
+        account = self._skipped_accounts[model]
+        return self._circuits.open_circuit(account, model, self._caller_account_at(account))
 
     def _blocked_until(self, model: str) -> int:
         circuit = self._open_circuit(model)
         return circuit.blocked_until if circuit is not None else 0
 
-    def _pass_over(self, circuit: Circuit) -> str:
+    def _skip(self, circuit: Circuit) -> str:
         target = self.target
-        self._closed_off[target.model] = target.account
+        self._skipped_accounts[target.model] = target.account
         self._came_from = self._came_from or target.model
         named = f"{target.provider}/{target.model}"
-        why = f"the circuit of {named} is open until {iso_utc(circuit.blocked_until)}: {circuit.why}"
-        if named not in self.passed:
-            self.passed.append(named)
-            self.shut.append(why)
-        return why
+        reason = f"the circuit of {named} is open until {iso_utc(circuit.blocked_until)}: {circuit.why}"
+        if named not in self.skipped_targets:
+            self.skipped_targets.append(named)
+            self.skip_reasons.append(reason)
+        return reason
 
-    def _arrive(self, model: str, why: str) -> None:
+    def _select(self, model: str, reason: str) -> None:
         if self._came_from is not None and self._came_from != model:
-            self.moved = {"from": self._came_from, "to": model, "why": why}
-        self._came_from, self._arrived = model, True
+            self.fallback = {"from": self._came_from, "to": model, "why": reason}
+        self._came_from, self._has_selected = model, True

@@ -9,7 +9,7 @@ _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "functi
 
 
 def listed(items: list[Json], response_id: str, *, newest_first: bool, after: str | None, most: int) -> Json:
-    """A page of items, each with an id; `after` is the id that the page before ended with."""
+    """A page of items, each with an id; `after` is the last id of the page before."""
     shaped = [_shaped(item, response_id, place) for place, item in enumerate(items)]
     if newest_first:
         shaped.reverse()
@@ -26,7 +26,7 @@ def listed(items: list[Json], response_id: str, *, newest_first: bool, after: st
 
 
 def _shaped(item: Json, response_id: str, place: int) -> Json:
-    """An item as it is told: what the short forms leave out is written out."""
+    """An item in its full form: what the short forms leave out is added."""
     kind = item.get("type") or "message"
     key = response_id.partition("_")[2]
     shaped: Json = {"id": f"{_PREFIXES.get(kind, 'item')}_{key}_in{place}", "status": "completed", **item, "type": kind}

@@ -1,4 +1,4 @@
-"""Responses by their ids: what a request goes on from, and what a client asks to see again."""
+"""The store of responses: what a request continues, and what a client asks to see again, by their ids."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from overnight.ledger import Ledger, recorded
 from overnight.wire_formats import responses as form
 from overnight.wire_formats.request import Request
 
-from ..call.deadlines import store_answers_by
+from ..call_deadlines import store_answers_by
 from ..error_responses import BodyTooLarge, UnknownPrevious, UnknownResponse
 from .input_items import listed
-from .rows import SQL, Forget
+from .rows import SQL, ForgetResponse
 
 Json = dict[str, Any]
-MOST_REFERENCES = 1_000
+MAX_REFERENCES = 1_000
 _event = msgspec.json.Decoder(Event).decode
 _name = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder().decode
@@ -32,14 +32,14 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 _encode = msgspec.json.Encoder().encode
 
 
-class Responses:
-    """Kept responses, each within its tenant and its job: what is out of a caller's reach does not exist for it."""
+class StoredResponses:
+    """Stored responses, each within its tenant and its job. A response outside the scope of a key does not exist for it."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def go_on(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
-        """Put before the request what it goes on from, by `previous_response_id` or by references to items.
+        """Put before the request what it continues, by `previous_response_id` or by references to items.
 
         Raises UnknownPrevious, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
         """
@@ -74,9 +74,9 @@ class Responses:
             ) from None
 
     async def _named(self, wanted: list[str], tenant_id: str, reach: Reach) -> dict[str, bytes]:
-        """The items of kept responses by the ids that our answers gave them."""
-        if len(wanted) > MOST_REFERENCES:
-            raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MOST_REFERENCES:,}")
+        """The items of stored responses by their ids."""
+        if len(wanted) > MAX_REFERENCES:
+            raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MAX_REFERENCES:,}")
         named: dict[str, bytes] = {}
         for item_id in dict.fromkeys(wanted):
             if item_id in named:
@@ -107,8 +107,10 @@ class Responses:
         return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
 
     async def forget(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> None:
-        """Its id is gone; the log of its job stays as it is. Raises UnknownResponse."""
-        if not response_id.isprintable() or not await self._ledger.store.commit(Forget(tenant_id, response_id, reach)):
+        """Delete the response's id; the log of its job stays as it is. Raises UnknownResponse."""
+        if not response_id.isprintable() or not await self._ledger.store.commit(
+            ForgetResponse(tenant_id, response_id, reach)
+        ):
             raise _unknown(response_id)
 
     async def _find(self, response_id: str, tenant_id: str, reach: Reach) -> tuple[Event, Recorded]:

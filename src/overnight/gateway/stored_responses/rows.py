@@ -1,4 +1,4 @@
-"""Where a response stands. Its row is written with the settlement of its call, so neither is ever without the other."""
+"""The rows of stored responses. A row is written with the settlement of its call, so neither exists without the other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ResponseRow(msgspec.Struct):
     created_at: int
 
 
-class KeptResponse(msgspec.Struct, frozen=True):
-    """Rides on the settlement of a call: its answer is to be found by this id. `called_seq` is where the call began."""
+class StoredResponse(msgspec.Struct, frozen=True):
+    """Written with the settlement of a call: its answer can be found by this id. `called_seq` is the event of the request."""
 
     response_id: str
     called_seq: int
@@ -36,16 +36,16 @@ class KeptResponse(msgspec.Struct, frozen=True):
         unit.append(_INSERT, row)
 
 
-def kept_by(request: Request, response_id: str, called_seq: int) -> KeptResponse | None:
-    """What to keep of a call; nothing of other formats, and nothing with `store: false`."""
+def stored_response_of(request: Request, response_id: str, called_seq: int) -> StoredResponse | None:
+    """The stored response of a call; None for other formats, and with `store: false`."""
     store = request.fields.get("store")
     if request.format != "responses" or (store is not None and bytes(store) == b"false"):
         return None
-    return KeptResponse(response_id, called_seq)
+    return StoredResponse(response_id, called_seq)
 
 
-class Forget(msgspec.Struct):
-    """The id is forgotten; what the job's log holds stays. The outcome tells whether there was one within reach."""
+class ForgetResponse(msgspec.Struct):
+    """Delete a response's id; the job's log stays. The outcome tells whether there was one within the key's scope."""
 
     tenant_id: str
     response_id: str

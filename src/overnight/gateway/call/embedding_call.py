@@ -1,0 +1,73 @@
+"""The call that embeds a question for the semantic cache: admitted, metered and recorded in the job like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from overnight.domain import CallFacts, OvernightError
+from overnight.domain.policies import RouteDecision
+from overnight.wire_formats import CODECS
+
+from ..cache import Embedded, read_vector
+from ..call_context import new_context
+from ..identity import Subject
+from .pipeline import CallPipeline
+from .result import Answered, Failed
+from .services import CallServices
+
+_encode = msgspec.json.Encoder().encode
+LABEL = "semantic cache"
+CODEC = CODECS["embeddings"]
+FAILED = "the question could not be embedded"
+
+
+async def embed(
+    services: CallServices,
+    decide: Callable[[CallFacts], RouteDecision],
+    subject: Subject,
+    model: str,
+    text: str,
+    until: float,
+) -> Embedded:
+    """Embed a text in the name of a subject.
+
+    Raises nothing that a provider or a budget is to blame for: a call that wanted a cache goes on without one.
+
+    Args:
+        decide: routes the call.
+        model: the embedding model.
+        until: when the call must end, a time of the loop.
+    """
+    who = msgspec.structs.replace(subject.who, task_id=None)
+    aside = msgspec.structs.replace(subject, who=who, label=LABEL, place=None, fingerprint=None, aside=True)
+    try:
+        request = CODEC.read(_encode({"model": model, "input": text, "encoding_format": "float"}))
+        decision = decide(CallFacts(model=model, agent=who.agent_id, format=CODEC.name))
+        pipeline = CallPipeline(services, new_context(aside, request, decision, CODEC))
+    except OvernightError as error:
+        return Embedded(subject, None, 0, f"{FAILED}: {error}")
+    pipeline.deadlines.end_by(until)
+    error_text = ""
+    try:
+        await pipeline.run()
+    except OvernightError as error:
+        error_text = str(error)
+    finally:
+        pipeline.release()
+    aside = pipeline.context.subject
+    if aside.known and not subject.known:
+        subject = msgspec.structs.replace(subject, job_id=aside.job_id, ancestors=aside.ancestors, known=True)
+    return _embedded(pipeline, subject, error_text)
+
+
+def _embedded(pipeline: CallPipeline, subject: Subject, error_text: str) -> Embedded:
+    cost, result = pipeline.account.cost_microusd, pipeline.result
+    if error_text:
+        return Embedded(subject, None, cost, f"{FAILED}: {error_text}")
+    if not isinstance(result, Answered):
+        why = result.failure.message if isinstance(result, Failed) else "no answer"
+        return Embedded(subject, None, cost, f"{FAILED}: {why}")
+    numbers = read_vector(result.reply.body)
+    return Embedded(subject, numbers, cost, "" if numbers else f"{FAILED}: the answer holds no vector")

@@ -1,0 +1,45 @@
+"""Failures of an attempt that the gateway finds itself: nothing that a provider reported."""
+
+from __future__ import annotations
+
+from overnight.providers.error_classes import OURS, Failure
+
+NOT_CARRIED, UNREAD = "not_carried", "internal_fault"
+_NOT_OF_TARGET = OURS | {NOT_CARRIED, UNREAD}
+
+
+def is_of_target(failure: Failure) -> bool:
+    """Whether the failure says something about its target."""
+    return failure.code not in _NOT_OF_TARGET
+
+
+def not_carried(message: str) -> Failure:
+    """The request says what this target's format has no form for, so it was never sent; another target may have one."""
+    return Failure("invalid_request", NOT_CARRIED, message, retryable=False, fallback=True)
+
+
+def unread() -> Failure:
+    """A fault of the gateway keeps it from reading the answer: the target is not to blame, and may have billed it."""
+    message = "the answer could not be read by a fault of the gateway; its log has the details"
+    return Failure("malformed", UNREAD, message, retryable=False, fallback=True)
+
+
+def not_sent() -> Failure:
+    """A fault of the gateway before anything was sent."""
+    message = "the request could not be made by a fault of the gateway; its log has the details"
+    return Failure("malformed", UNREAD, message, retryable=False, fallback=True, unbilled=True)
+
+
+def cut(message: str) -> Failure:
+    """A stream that ended too early."""
+    return Failure("cut", "stream_cut", message, retryable=True, fallback=True, status=200)
+
+
+def malformed(message: str) -> Failure:
+    """A stream that cannot be read."""
+    return Failure("malformed", "malformed_stream", message, retryable=True, fallback=True, status=200)
+
+
+def circuits_open(message: str, retry_after_ms: int) -> Failure:
+    """No target could be asked, because the circuits of all are open."""
+    return Failure("circuit_open", "circuit_open", message, False, False, retry_after_ms)

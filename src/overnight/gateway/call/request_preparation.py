@@ -1,0 +1,73 @@
+"""The next attempt and its request, in the format that its target speaks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from overnight.domain import traceparent_of
+from overnight.providers.error_classes import Failure
+from overnight.wire_formats import Prepared
+from overnight.wire_formats.reasoning_blocks import are_refused, leave_out
+
+from ..admission.outcomes import Granted
+from ..attempt import Attempt
+from ..cache import with_prompt_markers
+from ..call_context import CallContext
+from ..call_deadlines import CallDeadlines
+from .retry_decision import AttemptState
+from .target_selection import TargetSelection
+
+
+def new_attempt(granted: Granted, selection: TargetSelection, before: Attempt | None) -> Attempt:
+    """The attempt that was admitted at the selected target, after the one `before`."""
+    return Attempt(
+        call_id=granted.call_id,
+        called_seq=granted.called_seq,
+        target=selection.target,
+        wire=selection.wire,
+        grant=granted.grant,
+        losses=before.losses if before is not None else (),
+        markers=before.markers if before is not None else 0,
+    )
+
+
+def attempt_state(selection: TargetSelection, deadlines: CallDeadlines, attempts_here: int) -> AttemptState:
+    """Where a call stands after a failed attempt, the `attempts_here`th at its target."""
+    return AttemptState(
+        attempts=attempts_here,
+        is_open=selection.is_open(),
+        has_next=selection.has_next,
+        remaining_s=deadlines.remaining_s(),
+        total_s=deadlines.total_s,
+        queue_s=deadlines.queue_s,
+    )
+
+
+class PreparedRequest(msgspec.Struct, frozen=True):
+    """What goes to the target, all headers, and how many prompt-cache markers were with_prompt_markers."""
+
+    prepared: Prepared
+    headers: tuple[tuple[bytes, bytes], ...]
+    markers: int = 0
+
+
+def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
+    """The request of the attempt. Raises InvalidBody for what the target's format cannot carry."""
+    target, who, markers = attempt.target, context.subject.who, 0
+    prepared = attempt.wire.prepare(context.request, target.upstream_model, attempt.grant.tokens, target.dialect)
+    if context.decision.cache.prompt_markers:
+        spoken = attempt.wire.spoken.name
+        prepared, markers = with_prompt_markers(prepared, spoken, target.model, target.dialect, context.subject)
+    headers = target.headers + prepared.headers
+    if who.trace_id is not None:
+        headers = (*headers, (b"traceparent", traceparent_of(who.trace_id, attempt.call_id, who.trace_flags)))
+    return PreparedRequest(prepared, headers, markers)
+
+
+def without_thoughts(context: CallContext, failure: Failure) -> CallContext | None:
+    """The call without the thoughts of another model, where a target refused them; None where there are none."""
+    request = context.request
+    if request.left_out or not are_refused(failure.status, failure.message):
+        return None
+    changed = msgspec.structs.replace(request, fields=dict(request.fields))
+    return msgspec.structs.replace(context, request=changed) if leave_out(changed) else None

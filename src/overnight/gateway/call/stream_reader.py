@@ -1,0 +1,257 @@
+"""One streamed attempt: its events, sorted into what the client may see at once and what is withheld."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from overnight.pricing.usage import Cost, estimated_usage
+from overnight.providers import LibraryStream, UpstreamError, UpstreamStream
+from overnight.providers.error_classes import (
+    EMPTY,
+    Failure,
+    error_failure,
+    exception_failure,
+    is_error,
+    response_failure,
+    usage_in,
+)
+from overnight.providers.key_redaction import KeyGuard
+from overnight.wire_formats.sse import EventTooLarge, SseParser
+
+from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
+from ..call_context import CallContext
+from .gateway_failures import cut, malformed
+from .whole_answer import UNKNOWN_SHAPE, ProviderTime, asked_by, read_reply
+
+MAX_ERROR_BYTES = 64 * 1024
+DRAIN_S = 2.0
+"""How long the last bytes of a stream may take, after its answer is complete."""
+
+Stream = UpstreamStream | LibraryStream
+_decode = msgspec.json.Decoder().decode
+
+
+class StreamReader:
+    """Reads one streamed attempt.
+
+    Withholds tool calls and the finish reason until the settlement is durable.
+
+    Attributes:
+        visible: chunks that the client may see; the caller takes them with `take_visible`.
+        withheld: chunks that it may see after the settlement.
+        is_done: whether the answer is complete.
+        broken: the failure that ended the stream; None without one.
+    """
+
+    def __init__(
+        self, context: CallContext, attempt: Attempt, dispatch: Dispatch, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._context, self._attempt, self._loop = context, attempt, loop
+        self._target, self._spoken = attempt.target, attempt.wire.spoken
+        self._silence_s = context.decision.time_limits.silence(context.decision.deadline_ms)
+        self._deadline = dispatch.deadline
+        self._parser = SseParser()
+        self._reader = attempt.wire.reader(context.request, asked_by(context, attempt))
+        self._guard = KeyGuard(attempt.target.secret)
+        self._stream: Stream | None = None
+        self._last_usage: dict[str, Any] | None = None
+        self._is_withholding = self._begun = False
+        self.visible: list[bytes] = []
+        self.withheld: list[bytes] = []
+        self.is_done = False
+        self.broken: Failure | None = None
+
+    # ── the first events ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self, dispatch: Dispatch) -> AttemptFailure | None:
+        """Send the request and read the first events. What failed, if it did; the stream is closed then."""
+        limits = self._context.decision.time_limits
+        deadline = min(self._deadline, self._loop.time() + limits.first_byte_ms / 1000)
+        sent, stream = dispatch.prepared, None
+        try:
+            stream = await self._target.pool.stream("POST", sent.path, dispatch.headers, sent.body, deadline)
+            failed = await self._read_first(stream)
+        except UpstreamError as error:
+            failed = self._failed(exception_failure(error))
+        except EventTooLarge as error:
+            failed = self._failed(malformed(str(error)))
+        if failed is None:
+            self._stream = stream
+        elif stream is not None:
+            stream.close()
+        return failed
+
+    async def _read_first(self, stream: Stream) -> AttemptFailure | None:
+        if stream.status in EMPTY or not 200 <= stream.status < 300:
+            body = self._target.without_key(await _read_error(stream))
+            return self._failed(response_failure(stream.status, stream.headers, body), body)
+        content_type = stream.headers.get(b"content-type", b"")
+        if b"json" in content_type or b"html" in content_type:
+            return await self._read_whole(stream)
+        self._extend(stream)
+        async for chunk in stream:
+            payloads = self._parser.feed(chunk)
+            if payloads:
+                return self._failed_by(self._take(payloads))
+            self._extend(stream)  # comments and blanks are signs of life
+        payloads = self._parser.flush()
+        if payloads:
+            return self._failed_by(self._take(payloads))
+        return self._failed(cut("the stream ended before its first piece"))
+
+    async def _read_whole(self, stream: Stream) -> AttemptFailure | None:
+        """The provider answered whole although a stream was asked for: take its answer apart."""
+        stream.extend(self._deadline)
+        body = self._target.cleaned(b"".join([chunk async for chunk in stream]))
+        reply = read_reply(self._context, self._attempt, body, None)
+        if reply is None:
+            error = self._target.without_key(body[:MAX_ERROR_BYTES])
+            return self._failed(response_failure(stream.status, stream.headers, error), error)
+        events = b"".join(self._spoken.taken_apart(body, 0.0))
+        return self._failed_by(self._take(SseParser(max_event_bytes=len(events) + 65536).feed(events)))
+
+    def _failed_by(self, failure: Failure | None) -> AttemptFailure | None:
+        return None if failure is None else self._failed(failure)
+
+    def _failed(self, failure: Failure, body: bytes = b"") -> AttemptFailure:
+        return AttemptFailure(failure, body, self.received())
+
+    # ── the others ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def read_to_the_end(self, deadline: float, push: Callable[[list[bytes]], None]) -> Failure | None:
+        """Read on, giving visible chunks to `push`. The failure that ended the stream, if one did.
+
+        `deadline` is a time of the loop.
+        """
+        stream = self._stream
+        if stream is None or self.is_done:
+            return None
+        self._deadline = deadline
+
+        def take(chunk: bytes | None) -> bool:
+            """The next bytes, or None at their end. Whether there is no need to read on."""
+            self.visible = []
+            self.broken = self._take(self._parser.flush() if chunk is None else self._parser.feed(chunk))
+            push(self.visible)
+            if self.broken is not None or self.is_done:
+                return True
+            self._extend(stream)
+            return False
+
+        try:
+            self._extend(stream)
+            if not await stream.follow(take):
+                take(None)
+        except UpstreamError as error:
+            return exception_failure(error)
+        except EventTooLarge as error:
+            return malformed(str(error))
+        return self.broken
+
+    def _take(self, payloads: list[bytes]) -> Failure | None:
+        """Sort events into what is visible and what is withheld."""
+        last = self._spoken.last
+        for payload in payloads:
+            if payload == b"[DONE]":
+                self.is_done = True
+                return None
+            payload = self._target.cleaned(payload)  # noqa: PLW2901
+            try:
+                event: Any = _decode(payload)
+                if is_error(event):
+                    self._last_usage = usage_in(event)
+                    return error_failure(_decode(self._target.without_key(payload)))
+                chunks, is_terminal = self._reader.take(event, payload)
+                self._begun = True
+                chunks = self._guard.take(event, chunks)
+                is_last = bool(last) and cast("dict[str, Any]", event).get("type") in last
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return malformed("a piece of the stream is not JSON")
+            except UNKNOWN_SHAPE:
+                return malformed("a piece of the stream has an unknown shape")
+            self._is_withholding = self._is_withholding or is_terminal
+            if chunks:
+                (self.withheld if self._is_withholding else self.visible).extend(chunks)
+            if is_last:
+                self.is_done = True
+                return None
+        return None
+
+    def _extend(self, stream: Stream) -> None:
+        """The stream gave a sign of life: it may be silent again for so long."""
+        stream.extend(min(self._loop.time() + self._silence_s, self._deadline))
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answer(self, failure: Failure | None) -> Reply | AttemptFailure:
+        """What the stream amounts to, when it has ended: with `failure`, or without one."""
+        if not self._reader.assembly.whole:
+            return self._failed(failure or cut("the stream ended without a finish reason"))
+        reader = self._reader
+        try:
+            prompt_bytes = self._context.request.prompt_bytes
+            usage = reader.usage() or estimated_usage(prompt_bytes, reader.assembly.characters)
+            return Reply(self._target.cleaned(reader.recorded()), usage)
+        except (*UNKNOWN_SHAPE, RecursionError, msgspec.DecodeError):
+            return self._failed(malformed("the pieces of the stream do not make an answer"))
+
+    def last_chunks(self, cost: Cost, reply: Reply) -> list[bytes]:
+        """What closes the stream once its settlement is durable, the withheld chunks first."""
+        end = self._guard.cleaned(self._reader.end(cost, reply.usage))
+        return [*self.withheld, *self._guard.rest(), *end]
+
+    def received(self) -> PartialAnswer:
+        """What of the answer has come so far."""
+        assembly = self._reader.assembly
+        return PartialAnswer(self._begun, assembly.characters, self._last_usage or assembly.usage)
+
+    async def close(self) -> None:
+        """Read the last bytes, so that the connection can serve the next call."""
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            stream.extend(self._loop.time() + DRAIN_S)
+            async for _ in stream:
+                pass
+        except UpstreamError:
+            pass
+        stream.close()
+
+
+class StreamSender:
+    """Sends the requests of one streamed call. `reader` is the present attempt's; None before the first one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.reader: StreamReader | None = None
+
+    async def send(
+        self,
+        context: CallContext,
+        attempt: Attempt,
+        dispatch: Dispatch,
+        provider_time: ProviderTime,
+        check: Callable[[], None] | None,  # noqa: ARG002 - job code does not stream
+    ) -> StreamReader | AttemptFailure:
+        """See `Sender.send`: the reader, once its first events are here."""
+        self.reader = reader = StreamReader(context, attempt, dispatch, self._loop)
+        with provider_time:
+            return await reader.open(dispatch) or reader
+
+    def received(self) -> PartialAnswer:
+        """See `Sender.received`."""
+        return PartialAnswer() if self.reader is None else self.reader.received()
+
+
+async def _read_error(stream: Stream) -> bytes:
+    body = b""
+    async for chunk in stream:
+        body += chunk
+        if len(body) > MAX_ERROR_BYTES:
+            break
+    return body

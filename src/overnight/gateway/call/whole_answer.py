@@ -1,0 +1,124 @@
+"""An attempt whose answer comes whole: send the request, read the answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from overnight.pricing.usage import estimated_usage
+from overnight.providers import UpstreamError
+from overnight.providers.error_classes import exception_failure, response_failure
+from overnight.wire_formats import Asked, client_body
+
+from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
+from ..call_context import CallContext
+
+UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ProviderTime:
+    """A context manager and a sum: the seconds that a call has spent with its providers."""
+
+    __slots__ = ("_began", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+class Sender(Protocol[T_co]):
+    """Sends the request of an attempt and reads what comes back."""
+
+    async def send(
+        self,
+        context: CallContext,
+        attempt: Attempt,
+        dispatch: Dispatch,
+        provider_time: ProviderTime,
+        check: Callable[[], None] | None,
+    ) -> T_co | AttemptFailure:
+        """The answer, or why there is none.
+
+        Args:
+            provider_time: measures what is spent with the provider.
+            check: called last before the request is sent; what it raises ends the call.
+        """
+        ...
+
+    def received(self) -> PartialAnswer:
+        """What of an answer came before the attempt failed."""
+        ...
+
+
+class WholeAnswer:
+    """Sends a request whose answer comes whole."""
+
+    async def send(
+        self,
+        context: CallContext,
+        attempt: Attempt,
+        dispatch: Dispatch,
+        provider_time: ProviderTime,
+        check: Callable[[], None] | None,
+    ) -> Reply | AttemptFailure:
+        """See `Sender.send`."""
+        target, prepared = attempt.target, dispatch.prepared
+        try:
+            with provider_time:
+                response = await target.pool.request(
+                    "POST", prepared.path, dispatch.headers, prepared.body, dispatch.deadline, check
+                )
+        except UpstreamError as error:
+            return AttemptFailure(exception_failure(error))
+        if 200 <= response.status < 300:
+            headers = response.headers
+            reply = read_reply(
+                context, attempt, response.body, headers.get(b"x-request-id") or headers.get(b"request-id")
+            )
+            if reply is not None:
+                return reply
+        body = target.without_key(response.body)
+        return AttemptFailure(response_failure(response.status, response.headers, body), body)
+
+    def received(self) -> PartialAnswer:
+        """Nothing: the answer comes whole or not at all."""
+        return PartialAnswer()
+
+
+WHOLE_ANSWER = WholeAnswer()
+
+
+def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], Asked]:
+    """What the answer of the attempt must agree with, made when it is needed."""
+    return partial(_asked, context, attempt)
+
+
+def _asked(context: CallContext, attempt: Attempt) -> Asked:
+    answer_id = context.answer_id(attempt.call_id)
+    return Asked(answer_id, attempt.target.model, client_body(context.request), int(time.time()))
+
+
+def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:
+    """The answer in a body, in the client's format, with what it used; None when it is no answer."""
+    target = attempt.target
+    try:
+        received = attempt.wire.received(target.cleaned(body), asked_by(context, attempt))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, *UNKNOWN_SHAPE):
+        return None
+    if received is None:
+        return None
+    usage = received.usage or estimated_usage(context.request.prompt_bytes, received.characters)
+    return Reply(received.body, usage, request_id and target.cleaned(request_id))

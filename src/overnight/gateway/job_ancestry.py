@@ -1,0 +1,103 @@
+"""Jobs and their ancestors, whose budgets a call draws on too: immutable facts, kept in memory once they are known."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from overnight.budgets import Kin
+from overnight.domain import EVERYWHERE, Attribution, Reach, new_id
+from overnight.ledger import JobRow, Ledger
+from overnight.wire_formats.request import Request
+
+from .call_deadlines import store_answers_by
+from .identity import Subject, session_name
+
+AncestryKey = tuple[str, str, Reach]
+"""Tenant, a job's name, and the scope of the key that it was found with."""
+
+MAX_KNOWN_JOBS = 50_000
+
+
+class JobAncestry:
+    """The jobs that calls name, and the chains of jobs above them.
+
+    `lineage` holds names and start times of jobs with children. `brain_version` is recorded in jobs that calls make.
+    """
+
+    def __init__(self, ledger: Ledger, brain_version: str | None) -> None:
+        self._ledger, self._brain_version = ledger, brain_version
+        self._known: OrderedDict[AncestryKey, tuple[str, ...]] = OrderedDict()
+        self.lineage: OrderedDict[str, Kin] = OrderedDict()
+
+    async def subject_of(self, who: Attribution, request: Request, until: float) -> Subject:
+        """Whose call this is: the job named, the session, or a job of its own.
+
+        Raises NotFound, and StoreUnavailable at `until`, a time of the loop.
+        """
+        external_id, job_id = who.external_id, who.job_id
+        if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
+            external_id = session_name(who)
+        name = job_id or external_id
+        ancestors = self._known.get((who.tenant_id, name, who.reach)) if name is not None else None
+        if ancestors is None and job_id is not None:
+            async with store_answers_by(until):
+                found = await self._find_ancestors(job_id, who.tenant_id, who.reach)
+            ancestors = self._remember((who.tenant_id, job_id, who.reach), found)
+        job = new_id("job") if ancestors is None else ancestors[-1]
+        return Subject(
+            who=who,
+            job_id=job,
+            ancestors=ancestors or (job,),
+            known=ancestors is not None,
+            label=who.task_id or request.model or "default",
+            external_id=external_id,
+            unattributed=name is None,
+            brain_version=self._brain_version,
+            attempt=who.attempt or 1,
+            lineage=self.lineage,
+            fingerprint=request.fingerprint(who.task_id),
+        )
+
+    async def with_ancestors(self, subject: Subject, job_id: str) -> Subject:
+        """The subject of a job that exists and has a parent. Raises NotFound, StoreUnavailable."""
+        ancestors = await self._find_ancestors(job_id, subject.who.tenant_id, subject.who.reach)
+        return msgspec.structs.replace(subject, job_id=job_id, ancestors=ancestors, known=True)
+
+    def learn(self, subject: Subject, job_id: str, attempt: int) -> Subject:
+        """The subject as an admission found it."""
+        if subject.known:
+            if subject.attempt == attempt:
+                return subject
+            return msgspec.structs.replace(subject, attempt=attempt)
+        ancestors = subject.ancestors if job_id == subject.job_id else (job_id,)
+        if subject.external_id is not None:
+            self._remember((subject.who.tenant_id, subject.external_id, subject.who.reach), ancestors)
+        return msgspec.structs.replace(subject, job_id=job_id, ancestors=ancestors, known=True, attempt=attempt)
+
+    async def ancestors(self, job: JobRow) -> tuple[str, ...]:
+        """The job's ancestors and itself, root first. Raises NotFound, StoreUnavailable."""
+        if job.parent_job_id is None:
+            return (job.job_id,)
+        if job.parent_job_id == job.root_job_id and job.root_job_id in self.lineage:
+            return (job.root_job_id, job.job_id)
+        key = (job.tenant_id, job.job_id, EVERYWHERE)
+        return self._known.get(key) or self._remember(key, await self._find_ancestors(job.job_id, job.tenant_id))
+
+    def _remember(self, key: AncestryKey, ancestors: tuple[str, ...]) -> tuple[str, ...]:
+        self._known[key] = ancestors
+        if len(self._known) > MAX_KNOWN_JOBS:
+            self._known.popitem(last=False)
+        return ancestors
+
+    async def _find_ancestors(self, job_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> tuple[str, ...]:
+        job = await self._ledger.job(job_id, tenant_id, reach)
+        found = [job.job_id]
+        while job.parent_job_id is not None:
+            job = await self._ledger.job(job.parent_job_id, tenant_id)
+            found.append(job.job_id)
+            self.lineage[job.job_id] = Kin(job.job_id, job.workflow or job.name, job.started_at)
+        while len(self.lineage) > MAX_KNOWN_JOBS:
+            self.lineage.popitem(last=False)
+        return tuple(reversed(found))
