@@ -19,7 +19,7 @@ from .attribution import tenant_of
 from .authentication import Authenticator, scope_of
 from .body_memory import BodyMemory
 from .browser_guard import BrowserGuard, check_content_type
-from .budgets import Budgets
+from .budgets import BudgetsApi
 from .circuits import Circuits
 from .jobs import Jobs
 from .keys import KeysApi
@@ -51,7 +51,7 @@ class Application:
         self._responses = ResponsesApi(gateway)
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(gateway.keys, loopback=hosts is not None, auth=auth)
-        jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), Budgets(gateway, ledger)
+        jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), BudgetsApi(gateway, ledger)
         self._guard = None if hosts is None else BrowserGuard(hosts)
         # Below /api/v1, the second part stands for any name.
         self.routes: dict[tuple[str, ...], dict[str, Handler]] = {

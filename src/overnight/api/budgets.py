@@ -39,7 +39,7 @@ class NewTopUp(msgspec.Struct, forbid_unknown_fields=True):
     why: Annotated[str, msgspec.Meta(max_length=2000)] = ""
 
 
-class Budgets:
+class BudgetsApi:
     """All routes are limited to the tenant of the request, and the agent and workflow of its key."""
 
     def __init__(self, gateway: Gateway, ledger: Ledger) -> None:

@@ -26,6 +26,7 @@ from overnight.story import public_job, read_traceback, tree_costs
 from .attribution import reach_of
 from .event_streams import EventStreams
 from .json_bodies import (
+    EmptyBody,
     body_of,
     json_answer,
     query_of,
@@ -49,10 +50,6 @@ class Completion(msgspec.Struct, forbid_unknown_fields=True):
     state: Literal["succeeded", "failed"] = "succeeded"
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: str | ErrorFacts | None = None
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """No fields."""
 
 
 class Announced(msgspec.Struct):
@@ -153,7 +150,7 @@ class Jobs:
         return json_answer(200, (await self._public([await self._ledger.store.commit(command)]))[0])
 
     async def cancel(self, request: Request) -> Answer:
-        await body_of(request, Nothing)
+        await body_of(request, EmptyBody)
         job = await self._job(request)
         state = await self._operations.cancel(job.job_id, request.actor)
         return json_answer(202 if state == "running" else 200, {"job_id": job.job_id, "state": state})

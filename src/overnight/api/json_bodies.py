@@ -19,6 +19,10 @@ MAX_BODY = 8 * 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
+class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A JSON object without fields, or no body at all."""
+
+
 def json_answer(status: int, body: Any) -> Answer:
     return Answer(status, [(b"content-type", b"application/json")], _encode(body))
 

@@ -19,6 +19,7 @@ from overnight.keys import (
 )
 
 from .json_bodies import (
+    EmptyBody,
     body_of,
     json_answer,
     query_of,
@@ -27,10 +28,6 @@ from .json_bodies import (
 from .requests import Request
 
 MAX_KEYS = 200
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """No fields."""
 
 
 class Secret(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,7 +67,7 @@ class KeysApi:
         return self._with_secret(200, row, secret)
 
     async def revoke(self, request: Request) -> Answer:
-        await body_of(request, Nothing)
+        await body_of(request, EmptyBody)
         row = await self._keys.revoke(await self._key_within_rights(request), request.tenant_id, request.actor)
         self._ring.expire()
         return json_answer(200, self._shown(row))

@@ -146,14 +146,17 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     if not any(problem.severity == "error" for problem in reader.problems):
         doubt_routes(reader, rules, tiers, routing)
     if book is not None:
-        models += [each for rule in rules.values() for each in rule.fallbacks or ()]
-        named = (*(each for each in (default, embedder) if each is not None), *models)
-        prices = top.get("prices")
-        stated = prices.entries if isinstance(prices, Entries) else ()
-        doubt_prices(
-            reader, (*named, *_listed(top.get("fallbacks"), top.get("providers"))), routing, book, frozenset(stated)
-        )
+        named = [each for each in (default, embedder, *models) if each is not None]
+        named += [each for rule in rules.values() for each in rule.fallbacks or ()]
+        _warn_unpriced(reader, top, named, routing, book)
     return routing
+
+
+def _warn_unpriced(reader: Reader, top: dict[str, Any], models: list[Model], routing: Routing, book: Book) -> None:
+    prices = top.get("prices")
+    stated = prices.entries if isinstance(prices, Entries) else ()
+    models = [*models, *_listed(top.get("fallbacks"), top.get("providers"))]
+    doubt_prices(reader, models, routing, book, frozenset(stated))
 
 
 def _listed(fallbacks: Node | None, providers: Node | None) -> Iterator[Model]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -24,9 +24,6 @@ from .request_head import (
     split_target,
 )
 
-if TYPE_CHECKING:
-    from .server import Server
-
 __all__ = ["LINGER_S", "MOST_HEAD_BYTES", "MOST_UNREAD_BYTES", "Connection", "Exchange"]
 MOST_HEAD_BYTES = MAX_HEAD_BYTES
 MAX_PIPELINED = 64
@@ -36,12 +33,31 @@ LINGER_S = 2.0
 _OFFERS = (b"connection", b"upgrade", b"http2-settings")
 
 
+class ConnectionServer(Protocol):
+    """What a connection needs of the server that accepted it. Times are in seconds."""
+
+    silence_s: float
+    head_s: float
+    body_window_s: float
+    least_body_bytes_s: int
+    is_stopping: bool
+    date: bytes
+
+    def now(self) -> float: ...
+
+    def entered(self, connection: Connection) -> tuple[int, str] | None: ...
+
+    def left(self, connection: Connection) -> None: ...
+
+    def run(self, exchange: Exchange) -> None: ...
+
+
 class Connection(asyncio.Protocol):
     """One socket of a client."""
 
     transport: asyncio.Transport
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ConnectionServer) -> None:
         self.server = server
         self.address = ""
         self.heard_at = 0.0
@@ -64,6 +80,16 @@ class Connection(asyncio.Protocol):
         self._is_held = self._is_closing = self._is_deaf = False
         self._lingers_until = 0.0
         self._room: list[asyncio.Future[None]] = []
+
+    @property
+    def date(self) -> bytes:
+        """The `date` header field, with its line end."""
+        return self.server.date
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server takes no further requests."""
+        return self.server.is_stopping
 
     # ── the socket ──────────────────────────────────────────────────────────────────────────────────────────────────
 

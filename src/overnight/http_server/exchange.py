@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .asgi import DIRECT, Headers, Message
-
-if TYPE_CHECKING:
-    from .connection import Connection
 
 MOST_UNREAD_BYTES = 256 * 1024
 """Of a body; beyond it the client is held back."""
@@ -22,6 +19,30 @@ _BODILESS = (204, 304)
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
+class ExchangeConnection(Protocol):
+    """What an exchange needs of the connection that carries it."""
+
+    transport: asyncio.Transport
+    is_behind: bool
+    is_half_closed: bool
+
+    @property
+    def date(self) -> bytes:
+        """The `date` header field, with its line end."""
+        ...
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server takes no further requests."""
+        ...
+
+    def regulate(self) -> None: ...
+
+    async def caught_up(self) -> None: ...
+
+    def over(self, exchange: Exchange) -> None: ...
+
+
 class Exchange:
     """One request and its answer: the `receive` and `send` of the application."""
 
@@ -30,7 +51,7 @@ class Exchange:
         "answered", "connection", "gone", "keep_alive", "scope", "task", "whole",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, scope: dict[str, Any], keep_alive: bool, expects: bool) -> None:
+    def __init__(self, connection: ExchangeConnection, scope: dict[str, Any], keep_alive: bool, expects: bool) -> None:
         self.connection, self.scope, self.keep_alive = connection, scope, keep_alive
         self.whole = self.gone = self.answered = False
         self._expects = expects
@@ -87,7 +108,7 @@ class Exchange:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return {"type": "http.request", "body": body, "more_body": not self._told}
 
-    def _has_news(self, connection: Connection) -> bool:
+    def _has_news(self, connection: ExchangeConnection) -> bool:
         if self.gone or self.answered:
             return True
         return connection.is_half_closed if self._told else bool(self._chunks) or self.whole
@@ -143,7 +164,7 @@ class Exchange:
             self.connection.over(self)
 
     def _head_of(self, status: int, headers: Headers) -> bytes:
-        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self.connection.server.date]
+        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self.connection.date]
         sized, self._chunked = self._mute or status in _BODILESS, False
         for name, value in headers:
             parts.append(b"%b: %b\r\n" % (name, value))
@@ -153,7 +174,7 @@ class Exchange:
             self.keep_alive = self.keep_alive and self._chunked
             if self._chunked:
                 parts.append(b"transfer-encoding: chunked\r\n")
-        if not self.whole or self.connection.server.is_stopping:
+        if not self.whole or self.connection.is_stopping:
             self.keep_alive = False
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")

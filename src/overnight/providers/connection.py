@@ -32,7 +32,7 @@ _HTTP = b"HTTP/"
 _JOIN_BYTES = 64 * 1024
 
 
-class Exchange:
+class UpstreamExchange:
     """One request and its answer as it arrives. Made by the pool, filled by the connection, read by one caller.
 
     ``whole``: wake the reader at the end only, and never hold the upstream back. ``deadline`` is a time of ``loop``.
@@ -44,11 +44,17 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, connection: Connection, loop: asyncio.AbstractEventLoop, deadline: float, max_body: int, *, whole: bool
+        self,
+        connection: UpstreamConnection,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float,
+        max_body: int,
+        *,
+        whole: bool,
     ) -> None:
         self.status = 0  # until the head is here
         self.headers: dict[bytes, bytes] = {}
-        self.connection: Connection | None = connection  # until the end, or an error
+        self.connection: UpstreamConnection | None = connection  # until the end, or an error
         self.error: UpstreamError | None = None
         self.whole = whole
         self._loop = loop
@@ -141,7 +147,7 @@ class Exchange:
         if not self.whole:
             self._wake()
 
-    def body(self, chunk: bytes, connection: Connection) -> None:
+    def body(self, chunk: bytes, connection: UpstreamConnection) -> None:
         self._room -= len(chunk)
         if self._room < 0:
             self.fail(ResponseTooLarge(connection.origin, "the response body is over the bound; raise max_body_bytes"))
@@ -191,13 +197,13 @@ _UNFINISHED = {
 }
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One socket: writes a request, parses its response, says when it is free or lost."""
 
     transport: asyncio.Transport
 
     def __init__(
-        self, origin: str, on_free: Callable[[Connection], None], on_lost: Callable[[Connection], None]
+        self, origin: str, on_free: Callable[[UpstreamConnection], None], on_lost: Callable[[UpstreamConnection], None]
     ) -> None:
         self.origin = origin
         self.answered = 0
@@ -205,7 +211,7 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self._on_free = on_free
         self._on_lost = on_lost
-        self._exchange: Exchange | None = None
+        self._exchange: UpstreamExchange | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
@@ -237,7 +243,7 @@ class Connection(asyncio.Protocol):
             and not (self._poll is not None and self._poll.poll(0))
         )
 
-    def begin(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def begin(self, exchange: UpstreamExchange, head: bytes, body: bytes) -> None:
         self._exchange = exchange
         self._complete = self._reusable = self._until_close = self._unreadable = False
         self._quiet_bytes = self._head_bytes = 0
@@ -300,7 +306,7 @@ class Connection(asyncio.Protocol):
             return NotHttp(self.origin, f"the response is not HTTP/1.1{spoken(self._first_bytes)}")
         return MalformedResponse(self.origin, f"the response is not HTTP/1.1: {error}")
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: UpstreamExchange) -> None:
         self._exchange = None
         exchange.end()
         self.hold_back(False)
@@ -327,7 +333,7 @@ class Connection(asyncio.Protocol):
                 exchange.fail(BodyCut(self.origin, "the connection was lost inside the response body"))
         self._on_lost(self)
 
-    def _too_much_head(self, exchange: Exchange) -> None:
+    def _too_much_head(self, exchange: UpstreamExchange) -> None:
         exchange.fail(ResponseTooLarge(self.origin, f"the response head is over {MAX_HEAD_BYTES} bytes"))
 
     def on_message_begin(self) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .connection import Connection, Exchange
+from .connection import UpstreamConnection, UpstreamExchange
 from .transport_errors import (
     NeverSent,
     PoolBusy,
@@ -52,7 +52,7 @@ class UpstreamStream:
 
     __slots__ = ("_exchange", "headers", "status")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: UpstreamExchange) -> None:
         self.status: int = exchange.status
         self.headers: Mapping[bytes, bytes] = exchange.headers
         self._exchange = exchange
@@ -125,10 +125,10 @@ class UpstreamPool:
         self._ssl = (ssl_context or ssl.create_default_context()) if secure else None
         self._max_connections, self._max_waiting, self._max_body = max_connections, max_waiting, max_body_bytes
         self._connect_timeout, self._idle_timeout = connect_timeout_s, idle_timeout_s
-        self._connections: set[Connection] = set()
+        self._connections: set[UpstreamConnection] = set()
         self._connecting = 0
-        self._idle: deque[Connection] = deque()
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._idle: deque[UpstreamConnection] = deque()
+        self._waiters: deque[asyncio.Future[UpstreamConnection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._header_names: set[bytes] = set()
         self._closed = False
@@ -170,14 +170,14 @@ class UpstreamPool:
         check: Check = None,
         *,
         whole: bool,
-    ) -> Exchange:
+    ) -> UpstreamExchange:
         head = self._head(method, path, headers, body)
         loop = self._running_loop()
         fresh = False
         while True:
             connection = await self._acquire(loop, deadline, fresh=fresh)
             reused = connection.answered > 0
-            answer = Exchange(connection, loop, deadline, self._max_body, whole=whole)
+            answer = UpstreamExchange(connection, loop, deadline, self._max_body, whole=whole)
             if check is not None:
                 try:
                     check()
@@ -221,7 +221,7 @@ class UpstreamPool:
         if len(self._header_names) < 1024:
             self._header_names.add(name)
 
-    async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float, *, fresh: bool) -> Connection:
+    async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float, *, fresh: bool) -> UpstreamConnection:
         while not self._closed:
             now = loop.time()
             if deadline <= now:
@@ -244,11 +244,11 @@ class UpstreamPool:
             found.transport.abort()
         raise NeverSent(self.origin, "the pool was closed")
 
-    async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection | None:
+    async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> UpstreamConnection | None:
         """Wait for a connection, or for None: a free place, already counted in ``_connecting``."""
         if len(self._waiters) >= self._max_waiting:
             raise PoolBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
-        waiter: asyncio.Future[Connection | None] = loop.create_future()
+        waiter: asyncio.Future[UpstreamConnection | None] = loop.create_future()
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout_at(deadline):
@@ -264,12 +264,15 @@ class UpstreamPool:
                 raise UpstreamTimeout(self.origin, "queue", busy) from None
             raise
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+    async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> UpstreamConnection:
         """Open a connection in a place already counted in ``_connecting``."""
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self.origin, self._give, self._forget), self._host, self._port, ssl=self._ssl
+                    lambda: UpstreamConnection(self.origin, self._give, self._forget),
+                    self._host,
+                    self._port,
+                    ssl=self._ssl,
                 )
             if connection.lost or self._closed:
                 connection.transport.abort()
@@ -285,7 +288,7 @@ class UpstreamPool:
         self._connections.add(connection)
         return connection
 
-    def _give(self, connection: Connection | None) -> None:
+    def _give(self, connection: UpstreamConnection | None) -> None:
         """Hand a free connection, or a free place (None), to the first in the queue; else keep it, or give it up."""
         loop = self._running_loop()
         if connection is not None:
@@ -304,7 +307,7 @@ class UpstreamPool:
             if self._sweeper is None:
                 self._sweeper = loop.call_later(self._idle_timeout, self._sweep)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: UpstreamConnection) -> None:
         """A connection is gone; its place goes to the queue."""
         if connection in self._connections:
             self._connections.remove(connection)

@@ -46,7 +46,7 @@ from .redaction import MAX_MESSAGE, scrubbed
 Json = dict[str, Any]
 
 
-class Rule(NamedTuple):
+class ErrorClassRule(NamedTuple):
     """``retryable``: the same target may answer later. ``fallback``: another may. ``may_have_cost``: it may be billed.
     ``of_target``: it says that the target does not work, whatever was asked, so it counts for its circuit."""
 
@@ -56,27 +56,27 @@ class Rule(NamedTuple):
     of_target: bool = True
 
 
-CLASSES: Mapping[ErrorClass, Rule] = {
-    "rate_limited": Rule(retryable=True, fallback=True, may_have_cost=False, of_target=False),
+CLASSES: Mapping[ErrorClass, ErrorClassRule] = {
+    "rate_limited": ErrorClassRule(retryable=True, fallback=True, may_have_cost=False, of_target=False),
     # The account is empty: every repetition fails too, until a person pays.
-    "quota": Rule(retryable=False, fallback=True, may_have_cost=False),
-    "overloaded": Rule(retryable=True, fallback=True, may_have_cost=False),
-    "server_error": Rule(retryable=True, fallback=True, may_have_cost=False),
-    "timeout": Rule(retryable=True, fallback=True, may_have_cost=True),
-    "connection": Rule(retryable=True, fallback=True, may_have_cost=False),
-    "lost": Rule(retryable=True, fallback=True, may_have_cost=True),
-    "cut": Rule(retryable=True, fallback=True, may_have_cost=True),
-    "malformed": Rule(retryable=True, fallback=True, may_have_cost=True),
-    "invalid_request": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
-    "auth": Rule(retryable=False, fallback=True, may_have_cost=False),
-    "not_found": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
+    "quota": ErrorClassRule(retryable=False, fallback=True, may_have_cost=False),
+    "overloaded": ErrorClassRule(retryable=True, fallback=True, may_have_cost=False),
+    "server_error": ErrorClassRule(retryable=True, fallback=True, may_have_cost=False),
+    "timeout": ErrorClassRule(retryable=True, fallback=True, may_have_cost=True),
+    "connection": ErrorClassRule(retryable=True, fallback=True, may_have_cost=False),
+    "lost": ErrorClassRule(retryable=True, fallback=True, may_have_cost=True),
+    "cut": ErrorClassRule(retryable=True, fallback=True, may_have_cost=True),
+    "malformed": ErrorClassRule(retryable=True, fallback=True, may_have_cost=True),
+    "invalid_request": ErrorClassRule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
+    "auth": ErrorClassRule(retryable=False, fallback=True, may_have_cost=False),
+    "not_found": ErrorClassRule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
     # Shopping a refused request around is a decision for people, not a default.
-    "content_filter": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
-    "context_length": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
+    "content_filter": ErrorClassRule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
+    "context_length": ErrorClassRule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
     # Ours: no target was asked, because the circuits of all are open.
-    "circuit_open": Rule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
+    "circuit_open": ErrorClassRule(retryable=False, fallback=False, may_have_cost=False, of_target=False),
     # Ours: no connection was free, or no time was left, so the target was not asked.
-    "gateway_busy": Rule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
+    "gateway_busy": ErrorClassRule(retryable=False, fallback=True, may_have_cost=False, of_target=False),
 }
 # A server that says "retry" about these is not believed.
 _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})
