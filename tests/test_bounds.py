@@ -150,7 +150,7 @@ async def test_a_job_parked_for_lost_calls_says_which_and_goes_on_once_they_are_
         assert f"overnight budget settle {failed.call_id} --usd COST --why TEXT" in story
         assert failed.call_id in await run(store_url, tmp_path, "jobs")
         done = await run(store_url, tmp_path, "budget", "settle", failed.call_id, "--usd", "0", "--why", "not billed")
-        assert f"{job_id} goes on" in done
+        assert f"{job_id} resumes" in done
         assert (await rest(served, job_id, "succeeded")).state == "succeeded"
     assert check_all_ends(store_url) == 2
 
@@ -248,7 +248,7 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
 
         assert "of tenant default with an upper bound" in await settle("call_nobody", "0.1")
         assert "of tenant other with an upper bound" in await settle(failed.call_id, "0.1", "--tenant", "other")
-        assert "none of operator, invoice" in await settle(failed.call_id, "0.1", "--source", "rumour")
+        assert "not one of operator, invoice" in await settle(failed.call_id, "0.1", "--source", "rumour")
         assert "expected an amount in dollars" in await settle(failed.call_id, "lots", code=2)
         await served.ask(headers={"x-job-id": "known"})
         known = (await served.events("known"))[-1].facts.call_id
@@ -256,7 +256,7 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
         provider.set_rules("rules: [{fault: {stall: true}}]")
         asking = asyncio.create_task(served.ask(headers={"x-job-id": "flying"}))
         flying = (await served.until("flying", "model_called"))[-1].facts.call_id
-        assert "still under way" in await settle(flying, "0.1")
+        assert "still in flight" in await settle(flying, "0.1")
         asking.cancel()
         assert "this exceeds the upper bound of" in await settle(failed.call_id, "0.5", code=0)
         assert "before, at $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
@@ -301,9 +301,9 @@ def older(store_url: str) -> None:
                 connection.execute(each)
 
 
-async def test_rollups_from_before_are_parted_as_their_events_say(store_url: str) -> None:
-    older(store_url)
-    with open_store(store_url) as store:
+async def test_rollups_from_before_are_parted_as_their_events_say(bare_url: str) -> None:
+    older(bare_url)
+    with open_store(bare_url) as store:
         ledger = Ledger(store)
         assert await ledger.usage("job") == [("m", 2, 0, 0, 0, 50, 700)]
         assert [row[1:] for row in await ledger.usage_days("t", 0, 99999999)] == [

@@ -74,8 +74,8 @@ def test_a_night_with_a_budget_from_the_stop_to_the_end(shell: Shell) -> None:
     ("words", "code", "error"),
     [
         (["tenant", "default", "--usd", "1"], 1, "limited per day and per month: select one with"),
-        (["tenant", "default", "--per", "week", "--usd", "1"], 1, "none of total, day, month"),
-        (["village", "x", "--usd", "1"], 1, "none of job, step"),
+        (["tenant", "default", "--per", "week", "--usd", "1"], 1, "not one of total, day, month"),
+        (["village", "x", "--usd", "1"], 1, "not one of job, step"),
         (["agent", "nobody", "--usd", "1"], 1, "has no limit in routing.yaml"),
         (["agent", "reader", "--usd", "lots"], 2, "expected an amount in dollars"),
         (["agent", "reader", "--usd", "-1"], 2, "expected an amount in dollars"),

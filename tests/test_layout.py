@@ -22,7 +22,11 @@ def modules() -> dict[str, Path]:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    try:
+        return ast.parse(text)
+    except SystemError:  # Python 3.11: a collection of garbage while a tree is built (cpython issue 106905)
+        return ast.parse(text)
 
 
 def imports(name: str, path: Path) -> set[str]:

@@ -152,7 +152,7 @@ def test_a_negative_price_is_refused_by_name(negative):
 
 
 def test_the_price_data_is_not_imported_before_it_is_needed():
-    check = "import sys, overnight.gateway.prices; sys.exit('genai_prices' in sys.modules)"
+    check = "import sys, overnight.pricing.price_book; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

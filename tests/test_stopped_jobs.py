@@ -234,7 +234,7 @@ async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: S
             await add(served, "tenant", "default", "day")
         with pytest.raises(BadInput, match="above 0"):
             await add(served, "tenant", "default", "day", microusd=5, tokens=-1)
-        with pytest.raises(BadInput, match="a job's"):
+        with pytest.raises(BadInput, match="only allowed for the scope job"):
             await add(served, "tenant", "default", "day", wall_clock_s=5)
         with pytest.raises(NotFound):
             await add(served, "job", "job_0000", microusd=1)

@@ -99,7 +99,7 @@ async def test_a_model_without_a_price_is_refused_with_the_entry_that_prices_it(
         answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (503, "no_target", "false")
-        assert "the model 'house-1' at 'house'" in error["message"]
+        assert "unknown price of model 'house-1' at 'house'" in error["message"]
     assert provider.stats()["requests"] == 0
     said = error["message"].partition("prices: ")[2]
     entry = said[: said.index("}}") + 2]
