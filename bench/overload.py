@@ -137,9 +137,11 @@ class Upstream:
 
     async def answer(self, body: dict[str, object]) -> bytes:
         scenario = self.scenarios[str(body["model"])]
-        self.arrived.setdefault(body["messages"][0]["content"], []).append(time.perf_counter())  # type: ignore[index]
+        arrivals = self.arrived.setdefault(body["messages"][0]["content"], [])  # type: ignore[index]
+        arrivals.append(time.perf_counter())
         tries = self.billed[scenario.model] + self.failed[scenario.model]
-        if scenario.fails_every and tries % scenario.fails_every == 0:
+        # A second try is served, so that no call uses up its tries by chance.
+        if scenario.fails_every and len(arrivals) == 1 and tries % scenario.fails_every == 0:
             self.failed[scenario.model] += 1
             return _response(
                 503, {"error": {"message": "not now", "type": "server_error", "code": None, "param": None}}

@@ -259,7 +259,7 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
         assert "still in flight" in await settle(flying, "0.1")
         asking.cancel()
         assert "this exceeds the upper bound of" in await settle(failed.call_id, "0.5", code=0)
-        assert "before, at $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
+        assert "before: $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
         assert (await cost_of(served, "b"))["spent"] == 0.25
 
 
