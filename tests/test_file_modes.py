@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from source_trees import tree_of
 from test_cli import JOBS, ROUTING
 
 OVERNIGHT = "from overnight.cli import main; main()"
@@ -173,7 +174,7 @@ def test_nothing_else_makes_files_or_folders() -> None:
         name = str(source.relative_to(SOURCES))
         if name in allowed:
             continue
-        for node in ast.walk(ast.parse(source.read_text())):
+        for node in ast.walk(tree_of(source)):
             if isinstance(node, ast.Call) and _makes(node):
                 found.append(f"{name}:{node.lineno}: {ast.unparse(node)[:80]}")
     assert found == []

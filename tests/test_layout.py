@@ -5,6 +5,8 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+from source_trees import tree_of
+
 SOURCE = Path(__file__).parents[1] / "src"
 PARALLEL = ("overnight.wire_formats", "overnight.testing", "overnight.demo")
 """Packages in which several modules define the same class for different formats, and test doubles."""
@@ -20,20 +22,11 @@ def modules() -> dict[str, Path]:
     return found
 
 
-@cache
-def tree(path: Path) -> ast.Module:
-    text = path.read_text(encoding="utf-8")
-    try:
-        return ast.parse(text)
-    except SystemError:  # Python 3.11: a collection of garbage while a tree is built (cpython issue 106905)
-        return ast.parse(text)
-
-
 def imports(name: str, path: Path) -> set[str]:
     """Modules of the project that a module imports, inside functions and for type checkers too."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(tree(path)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
@@ -92,7 +85,7 @@ def test_class_names_are_unique() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for name, path in modules().items():
         if not name.startswith(PARALLEL):
-            for node in ast.walk(tree(path)):
+            for node in ast.walk(tree_of(path)):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(name)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
@@ -106,7 +99,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     long: dict[str, int] = {}
     for name, path in modules().items():
-        for node in ast.walk(tree(path)):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:

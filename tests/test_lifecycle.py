@@ -12,6 +12,7 @@ from overnight.domain import Conflict, Event, job_states, new_id
 from overnight.ledger import JobRow, NewJob, begin_attempt, lifecycle, open_job
 from overnight.ledger.lifecycle import INITIAL_STATES, TRANSITIONS
 from overnight.store import Store, Unit
+from source_trees import tree_of
 
 SRC = Path(__file__).parents[1] / "src" / "overnight"
 WAITS = [{"for": "timer"}]
@@ -92,7 +93,7 @@ def test_only_lifecycle_assigns_a_job_state() -> None:
     found: set[tuple[str, str]] = set()
     for path in SRC.rglob("*.py"):
         name = str(path.relative_to(SRC))
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "state":
                 found.add((name, ast.unparse(node)))
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"replace", "setattr"}:
