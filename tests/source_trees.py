@@ -11,5 +11,5 @@ def tree_of(path: Path) -> ast.Module:
     text = path.read_text(encoding="utf-8")
     try:
         return ast.parse(text)
-    except SystemError:  # Python 3.11: a collection of garbage while a tree is built (cpython issue 106905)
+    except SystemError:  # Python 3.11 reports "recursion depth mismatch" now and then (cpython issue 106905)
         return ast.parse(text)

@@ -31,7 +31,7 @@ NOTE_USES_EVERY_S = 30.0
 PAGE = 2000
 
 
-class _Held(NamedTuple):
+class _CachedKey(NamedTuple):
     digest: bytes
     until: int | None
     key: VirtualKey
@@ -51,7 +51,7 @@ class Keyring:
         self.patience_s: float | None = None
         """How long a caller waits for a new copy. A reading of the store ends in time by itself."""
         self._store = store
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _CachedKey] = {}
         self._handles: dict[str, tuple[str, ...]] = {}
         self._opened: dict[tuple[str, str], str] = {}
         self._number = -1
@@ -177,9 +177,9 @@ class Keyring:
             if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
                 continue
             key = virtual_key(row)
-            mine = {row.handle: _Held(bytes(row.digest), row.expires_at, key)}
+            mine = {row.handle: _CachedKey(bytes(row.digest), row.expires_at, key)}
             if row.previous_handle and row.previous_digest and row.previous_until and row.previous_until > now:
-                mine[row.previous_handle] = _Held(bytes(row.previous_digest), row.previous_until, key)
+                mine[row.previous_handle] = _CachedKey(bytes(row.previous_digest), row.previous_until, key)
             self._held |= mine
             self._handles[row.key_id] = tuple(mine)
 

@@ -55,7 +55,7 @@ def _written(character: str) -> bytes:
     return b"(?:%b|%b)" % (re.escape(character).encode(), escaped % (MOST_BACKSLASHES, ord(character)))
 
 
-class _Held:
+class _HeldPiece:
     """A piece that waits: its text, what may be shown of it, and pieces without text that came after it."""
 
     __slots__ = ("later", "shown", "text", "waiting")
@@ -78,7 +78,7 @@ class KeyGuard:
         self._head = self._secret[:HEAD]
         self._before = ""
         """The end of the text that has passed."""
-        self._held: list[_Held] = []
+        self._held: list[_HeldPiece] = []
         self._joined = ""
         """`_before` and the text that is held; keys in it begin at `_keys`, and none but these before `_searched`."""
         self._keys: list[int] = []
@@ -106,7 +106,7 @@ class KeyGuard:
             return []
         else:
             self._joined += text
-        self._held.append(_Held(text, shown))
+        self._held.append(_HeldPiece(text, shown))
         return self._released()
 
     def cleaned(self, shown: list[bytes]) -> list[bytes]:
