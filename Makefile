@@ -26,7 +26,7 @@ crash: .venv/dev
 	$(BIN)/python -m tests.crash.run --kills 200 --store both
 	$(BIN)/python -m tests.crash.in_flight --calls 1000 --store both
 	$(BIN)/python -m tests.crash.store_stops --seconds 6
-	OVERNIGHT_EXPLORE=1 $(BIN)/python -m pytest tests/test_machine_jobs.py
+	OVERNIGHT_EXPLORE=1 $(BIN)/python -m pytest tests/jobs/test_machine_jobs.py
 
 bench: .venv/dev
 	$(BIN)/python bench/run_all.py

@@ -7,6 +7,7 @@ import sys
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.messages import ModelClientStreamingChunkEvent
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+
 from told import HEADERS, tell, weather_of
 
 

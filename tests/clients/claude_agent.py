@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from claude_agent_sdk import AssistantMessage, ClaudeAgentOptions, TextBlock, create_sdk_mcp_server, query, tool
+
 from told import HEADERS, tell, weather_of
 
 

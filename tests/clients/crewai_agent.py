@@ -8,6 +8,7 @@ os.environ |= {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", 
 from crewai import LLM, Agent, Crew, Task
 from crewai.events import LLMStreamChunkEvent, crewai_event_bus
 from crewai.tools import tool
+
 from told import HEADERS, tell, weather_of
 
 pieces: list[str] = []

@@ -15,6 +15,7 @@ from agents import (
     set_tracing_disabled,
 )
 from openai import AsyncOpenAI
+
 from told import HEADERS, tell, weather_of
 
 set_tracing_disabled(True)

@@ -28,7 +28,7 @@ from overnight.cli.program import program
 from overnight.domain import EVENT_NAMES, Event, Waiting, job_states
 from overnight.providers.error_classes import CLASSES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "overnight"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]

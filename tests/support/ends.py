@@ -3,8 +3,8 @@
 from typing import Any
 
 import msgspec
-
 from crash.ends import ENDS, check_ends
+
 from machine_parts import rows
 
 __all__ = ["ENDS", "check_all_ends", "check_ends"]

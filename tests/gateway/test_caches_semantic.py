@@ -13,7 +13,7 @@ from overnight.gateway.cache import cache_usage
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from test_gateway_port import leased, request
+from test_job_calls import leased, request
 
 ASKED = "How do I reset the password of my account?"
 LIKE = "How do I reset the password of my account please?"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import overnight
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 PUBLIC = """CANNOT_TELL NOT_DONE Approval BadInput ChatAnswer Done EffectFailed JobFailed JobParked ModelFailed NotDone
 OvernightError Retry StepFailed approval attach chat effect job now random run sleep step timeout uuid"""

@@ -1,4 +1,4 @@
-"""Write a frozen history with the program as it is now: `python tests/freeze_history.py VERSION`.
+"""Write a frozen history with the program as it is now: `python tests/support/freeze_history.py VERSION`.
 
 Run it when the form of the log changes on purpose, with a new name; the old files are never edited and must go on being read.
 """
@@ -16,7 +16,7 @@ from overnight.jobs import Decision, Operations
 from overnight.settings import Settings
 from overnight.store import Statement
 
-FOLDER = Path(__file__).with_name("histories")
+FOLDER = Path(__file__).parents[1] / "jobs" / "histories"
 JOBS = Statement("jobs", {"sqlite": "SELECT * FROM job ORDER BY job_id"})
 EVENTS = Statement("events", {"sqlite": "SELECT * FROM event ORDER BY job_id, seq"})
 

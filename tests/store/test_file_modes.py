@@ -20,7 +20,7 @@ from source_trees import tree_of
 from test_cli import JOBS, ROUTING
 
 OVERNIGHT = "from overnight.cli import main; main()"
-SOURCES = Path(__file__).parents[1] / "src" / "overnight"
+SOURCES = Path(__file__).parents[2] / "src" / "overnight"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_files_beside_the_database_are_closed_while_it_is_written(folder: Path) 
         "from machine_parts import make_job\nfrom overnight.store import open_store\n"
         "with open_store('deep/er/ledger.db') as store:\n    make_job(store); print('open', flush=True); input()"
     )
-    more = environment(PYTHONPATH=str(Path(__file__).parent))
+    more = environment(PYTHONPATH=str(Path(__file__).parents[1] / "support"))
     command = [sys.executable, "-c", holds]
     with subprocess.Popen(command, cwd=folder, env=more, stdin=-1, stdout=-1, umask=0, text=True) as process:
         assert process.stdout is not None

@@ -27,7 +27,7 @@ from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, deadlines, serving
-from test_gateway_port import leased, request
+from test_job_calls import leased, request
 
 HOUSE = "{base_url: '%s', models: [%s]}"
 LONG = "cool_down_ms: 60000, max_cool_down_ms: 60000"

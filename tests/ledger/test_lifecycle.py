@@ -14,7 +14,7 @@ from overnight.ledger.lifecycle import INITIAL_STATES, TRANSITIONS
 from overnight.store import Store, Unit
 from source_trees import tree_of
 
-SRC = Path(__file__).parents[1] / "src" / "overnight"
+SRC = Path(__file__).parents[2] / "src" / "overnight"
 WAITS = [{"for": "timer"}]
 
 CALLS: dict[str, Callable[[Unit, JobRow], object]] = {

@@ -11,7 +11,7 @@ from overnight.gateway import JobCalls
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import serving
-from test_gateway_port import leased, request
+from test_job_calls import leased, request
 from test_keys_http import key_for
 
 TOOL = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from source_trees import tree_of
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 PARALLEL = ("overnight.wire_formats", "overnight.testing", "overnight.demo")
 """Packages in which several modules define the same class for different formats, and test doubles."""
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60

@@ -15,7 +15,7 @@ from overnight.ledger import Ledger
 from overnight.store import open_store
 from overnight.testing import spawn_scripted_provider
 
-AGENT = Path(__file__).with_name("langgraph_agent.py")
+AGENT = Path(__file__).parents[1] / "support" / "langgraph_agent.py"
 RULES = """
 rules:
   - match: {tool_result: false}

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from test_terminal_door import ACTS, on_terminal
+from test_terminal_safety import ACTS, on_terminal
 
 PROVIDER_KEY, TENANT_KEY = "sk-planted-provider-51a7", "sk-planted-tenant-9c02"
 MASTER = "cGxhbnRlZC1tYXN0ZXIta2V5LW9mLTMyLWJ5dGVzISE="

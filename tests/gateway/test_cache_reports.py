@@ -15,7 +15,7 @@ from overnight.gateway import JobCalls
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree, public_timeline
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from test_gateway_port import leased, request
+from test_job_calls import leased, request
 
 SHADOW = SEMANTIC.replace("mode: on", "mode: shadow")
 

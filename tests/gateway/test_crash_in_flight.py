@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-
 from crash.in_flight import kill_beside_a_survivor
 from crash.store_stops import stop_under_load
 
