@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.domain import Event, Recorded
-from overnight.gateway.admission.foreign_replay import unused
+from overnight.gateway.admission.external_job_replay import unused
 from overnight.wire_formats.chat import passed_on
 from overnight.wire_formats.chat import read as read_request
 from overnight.wire_formats.chat_stream import Assembly, taken_apart
