@@ -56,8 +56,8 @@ from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_asked
+from .external_job_lifecycle import close_unattributed, enter, find_job
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
-from .job_entry import close_unattributed, enter, find_job
 from .outcomes import (
     AdmissionOutcome,
     AdmissionReport,

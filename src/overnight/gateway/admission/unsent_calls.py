@@ -15,7 +15,7 @@ from overnight.ledger import JOB, append, locked_job
 from overnight.store import Unit
 
 from .attempt_result import Locks
-from .job_entry import close_unattributed
+from .external_job_lifecycle import close_unattributed
 
 
 class SettleUnsent(msgspec.Struct):

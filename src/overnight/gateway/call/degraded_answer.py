@@ -23,7 +23,7 @@ from overnight.wire_formats import Asked, wire_between
 from overnight.wire_formats.request import Request
 
 from ..admission.event_writer import append_asked, append_at
-from ..admission.job_entry import close_unattributed
+from ..admission.external_job_lifecycle import close_unattributed
 from ..identity import Subject
 from ..stored_responses import stored_response_of
 
