@@ -35,13 +35,13 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
+from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
 from .admission.in_flight import InFlightCalls
 from .admission.key_permissions import permitted_decision
 from .admission.loop_guard import LoopGuard
-from .admission.outcomes import CacheHit, Replayed
 from .admission.services import AdmissionServices
 from .cache import Caches, Embedded, LookupServices
 from .call.embedding_call import embed

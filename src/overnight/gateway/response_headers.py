@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .admission.outcomes import CacheHit, Replayed
+from .admission.admission_outcomes import CacheHit, Replayed
 from .call.pipeline import CallPipeline
 from .call.result import Answered, DegradedAnswer, Failed
 from .error_responses import JSON, Answer, Headers, failed

@@ -9,10 +9,10 @@ from overnight.wire_formats.request import Request
 
 from ..call_deadlines import CallDeadlines
 from ..identity import Subject
+from .admission_outcomes import Granted
 from .attempt_result import AttemptResult
 from .commands import Settle, Settled
 from .cost_alerts import warn
-from .outcomes import Granted
 from .services import AdmissionServices
 from .settlement import booked_amounts
 

@@ -15,10 +15,7 @@ from ..call_context import CallContext, call_event
 from ..call_deadlines import MIN_STORE_S, CallDeadlines, store_answers_by
 from ..error_responses import CallerLeft, RateLimited, WaitedTooLong
 from ..identity import Subject, caller_of
-from .call_account import CallAccount, keys_of
-from .commands import Admit, CacheStep, Refuse, UnreservedEnd
-from .decision import GiveUpWaiting, may_recall, retry_after_s, waiting_decision
-from .outcomes import (
+from .admission_outcomes import (
     AdmissionOutcome,
     AdmissionReport,
     CacheHit,
@@ -29,6 +26,9 @@ from .outcomes import (
     Replayed,
     StillInFlight,
 )
+from .call_account import CallAccount, keys_of
+from .commands import Admit, CacheStep, Refuse, UnreservedEnd
+from .decision import GiveUpWaiting, may_recall, retry_after_s, waiting_decision
 from .reservation import reservation_of
 from .services import AdmissionServices
 from .unsent_calls import SettleUnsent

@@ -52,13 +52,7 @@ from overnight.store import Unit
 from overnight.wire_formats.request import Request
 
 from ..identity import Subject, caller_of
-from .attempt_result import AttemptResult, Locks
-from .cost_alerts import CostAlarm, raise_alarm
-from .decision import ReplayStep, needs_ancestors, replay_step
-from .event_writer import append_asked
-from .external_job_lifecycle import close_unattributed, enter, find_job
-from .external_job_replay import is_in_flight, note_divergence, replay_answer
-from .outcomes import (
+from .admission_outcomes import (
     AdmissionOutcome,
     AdmissionReport,
     CacheHit,
@@ -72,6 +66,12 @@ from .outcomes import (
     StillInFlight,
     Stopped,
 )
+from .attempt_result import AttemptResult, Locks
+from .cost_alerts import CostAlarm, raise_alarm
+from .decision import ReplayStep, needs_ancestors, replay_step
+from .event_writer import append_asked
+from .external_job_lifecycle import close_unattributed, enter, find_job
+from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
 from .settlement import booked_amounts, write_result
 

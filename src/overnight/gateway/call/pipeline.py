@@ -19,11 +19,18 @@ from overnight.providers.error_classes import Failure
 from overnight.store import crash_point
 from overnight.wire_formats.request import InvalidBody
 
+from ..admission.admission_outcomes import (
+    AdmissionOutcome,
+    CacheHit,
+    Concluded,
+    Granted,
+    Replayed,
+    Stopped,
+)
 from ..admission.attempt_result import AttemptResult
 from ..admission.call_account import CallAccount
 from ..admission.call_admission import AttemptPlan, CallAdmission
 from ..admission.commands import Lose
-from ..admission.outcomes import AdmissionOutcome, CacheHit, Concluded, Granted, Replayed, Stopped
 from ..admission.unsent_calls import SettleUnsent
 from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
 from ..cache import CacheLookup

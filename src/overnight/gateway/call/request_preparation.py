@@ -9,7 +9,7 @@ from overnight.providers.error_classes import Failure
 from overnight.wire_formats import Prepared
 from overnight.wire_formats.reasoning_blocks import are_refused, leave_out
 
-from ..admission.outcomes import Granted
+from ..admission.admission_outcomes import Granted
 from ..attempt import Attempt
 from ..cache import with_prompt_markers
 from ..call_context import CallContext

@@ -7,7 +7,7 @@ import msgspec
 from overnight.domain import Recorded
 from overnight.providers.error_classes import Failure
 
-from ..admission.outcomes import CacheHit, Replayed
+from ..admission.admission_outcomes import CacheHit, Replayed
 from ..attempt import Reply
 
 
