@@ -22,6 +22,7 @@ from overnight.wire_formats import (
 from .admission.key_permissions import permitted_decision
 from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
+from .call_facts import facts_of
 from .error_responses import (
     WANTS_KEY,
     Answer,
@@ -36,7 +37,6 @@ from .error_responses import (
 from .gateway import Gateway
 from .identity import MAX_ATTEMPTS, named_job, tags_of, with_metadata
 from .job_calls import JobCalls
-from .routing_facts import facts_of
 from .routing_simulation import (
     LeftOut,
     Move,

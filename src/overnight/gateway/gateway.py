@@ -51,6 +51,7 @@ from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
 from .call_deadlines import MIN_STORE_S
+from .call_facts import facts_of
 from .error_responses import (
     JSON,
     Answer,
@@ -63,7 +64,6 @@ from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .job_ancestry import JobAncestry
 from .orphaned_calls import OrphanedCalls
 from .response_headers import answer_of, call_headers
-from .routing_facts import facts_of
 from .stored_responses import StoredResponses
 
 log = logging.getLogger("overnight.gateway")

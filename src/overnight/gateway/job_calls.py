@@ -14,9 +14,9 @@ from overnight.wire_formats import CHAT
 from .call.pipeline import CallPipeline
 from .call.result import is_late
 from .call_context import new_context
+from .call_facts import facts_of
 from .gateway import Gateway
 from .identity import Place, Subject
-from .routing_facts import facts_of
 
 _encode = msgspec.json.Encoder().encode
 

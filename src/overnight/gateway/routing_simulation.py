@@ -19,7 +19,7 @@ from overnight.pricing.price_book import ModelPrice, PriceBook, UnknownPrice
 from overnight.providers.targets import SCRIPTED
 from overnight.wire_formats import wire_between
 
-from .routing_facts import asked_text
+from .call_facts import asked_text
 
 FAILED, LOST, UNDER_WAY = "failed then", "lost then", "under way"
 FROM_CACHE, DEGRADED = "answered from a cache then", "answered without a provider then"

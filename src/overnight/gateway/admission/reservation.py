@@ -13,7 +13,7 @@ from overnight.pricing.provider_tools import bound_microusd
 from overnight.providers.targets import Target
 
 from ..call_context import CallContext, call_event
-from ..routing_facts import caller_facts, decision_facts
+from ..call_facts import caller_facts, decision_facts
 
 NO_OUTPUT = 1
 """Tokens reserved for formats whose answers are not text."""
