@@ -4,6 +4,13 @@ Depends on: effects, budgets, reviews, ledger, store, domain.
 Never: calls a model or a tool itself; the gateway is passed in, tools are the effects of job code.
 """
 
+from .chat_and_approval import (
+    Approval,
+    ChatAnswer,
+    ModelFailed,
+    approval,
+    chat,
+)
 from .child_jobs import JobFailed
 from .commands import BeginAttempt, Complete, CreateJob
 from .definitions import JobFunction, add_folder, job, load_job
@@ -14,13 +21,6 @@ from .effect_decorator import (
 )
 from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
-from .external_boundaries import (
-    Approval,
-    ChatAnswer,
-    ModelFailed,
-    approval,
-    chat,
-)
 from .external_programs import ExternalJob, JobParked, checked
 from .operations import Decision, Operations
 from .services import ModelRequest, NoModel
