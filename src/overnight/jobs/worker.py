@@ -21,7 +21,7 @@ from .commands import Complete, ExpireLease, Finish, Park, RefreshWorker, Releas
 from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, task_factory
-from .job_log import log_end
+from .failure_logging import log_end
 from .lease import ClockReading, Clocks, Lease, LeaseLost, uptime_us
 from .operations import Operations
 from .replay.history import ANSWERS
