@@ -21,7 +21,7 @@ from .effect_decorator import (
 )
 from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
-from .external_programs import ExternalJob, JobParked, checked
+from .external_job import ExternalJob, JobParked, checked
 from .operations import Decision, Operations
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (

@@ -14,7 +14,7 @@ from .effect_boundary import EffectBoundary
 from .effect_execution import CANNOT_TELL, Check, Done
 from .encoding import decode, encode, fingerprint
 from .execution import BoundaryRequest, current
-from .external_programs import external_effect
+from .external_job import external_effect
 from .lease import LeaseLost
 from .positions import Position
 
