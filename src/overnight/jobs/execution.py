@@ -17,6 +17,7 @@ from overnight.ledger import JobRow
 
 from .background_tasks import BackgroundTasks
 from .boundary_log import BoundaryLog
+from .branch_scheduler import Scheduler
 from .external_events import ExternalEvents
 from .lease import Lease
 from .positions import Position, Scope, current_scope
@@ -25,7 +26,6 @@ from .replay.recovery import Recovery
 from .replay.retained_answers import RetainedAnswers
 from .replay.unhandled_failures import UnhandledFailures
 from .run_state import JobEvicted, RunState
-from .scheduler import Scheduler
 from .services import Services
 from .task_registry import TaskRegistry
 

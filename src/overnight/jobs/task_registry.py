@@ -6,9 +6,9 @@ from contextvars import Context
 from typing import Any
 
 from .background_tasks import BackgroundTasks
+from .branch_scheduler import Scheduler
 from .positions import Scope
 from .run_state import RunState
-from .scheduler import Scheduler
 
 Work = Callable[[], Coroutine[Any, Any, Any]]
 MAX_CANCELLATIONS = 50

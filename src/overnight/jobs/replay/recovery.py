@@ -7,9 +7,9 @@ from overnight.domain import Event, Recorded
 from overnight.ledger import Append
 
 from ..boundary_log import BoundaryLog
+from ..branch_scheduler import Scheduler
 from ..positions import Position, Scope, enclosing
 from ..run_state import RunState
-from ..scheduler import Scheduler
 from ..task_registry import TaskRegistry, Work
 
 POLL_S = 0.002

@@ -13,8 +13,8 @@ from overnight.domain import Recorded
 
 from ..background_tasks import BackgroundTasks
 from ..boundary_log import BoundaryLog
+from ..branch_scheduler import Scheduler
 from ..positions import Position, Scope
-from ..scheduler import Scheduler
 from .history import first_seq
 
 T = TypeVar("T")
