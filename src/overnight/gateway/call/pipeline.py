@@ -36,7 +36,7 @@ from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
 from ..cache import CacheLookup
 from ..call_context import CallContext
 from ..call_deadlines import CallDeadlines
-from .attempt_results import AttemptResults
+from .attempt_evaluation import AttemptResults
 from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
