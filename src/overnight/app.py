@@ -331,7 +331,7 @@ def attach(
     base_url: str | None = None,
     settings: Settings | None = None,
 ) -> Any:
-    """Run the block as an attempt of the job `external_id`: see `jobs/foreign.py`. Yields a ExternalJob.
+    """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields an ExternalJob.
 
     `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
     OVERNIGHT_API_KEY, else OPENAI_API_KEY.
@@ -345,6 +345,6 @@ def attach(
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as foreign,
+        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as attached,
     ):
-        yield foreign
+        yield attached

@@ -71,7 +71,7 @@ async def test_the_second_occurrence_in_a_job_is_an_honest_question(cached: Cach
         ("answer 4", "miss"),
     ]
     assert [each.decision["why"] for each in await cached.facts("b", "cache_missed")] == [
-        "this job has asked the same before"
+        "this job has asked the same question before"
     ] * 2
     assert await cached.sums() == {"exact": (2, 1)}
 

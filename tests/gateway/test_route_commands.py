@@ -14,7 +14,7 @@ from overnight.brain import Brain, Routing
 from overnight.cli.output import console
 from overnight.cli.program import program
 from overnight.domain import CallFacts, Event, Recorded
-from overnight.gateway import PastCall, PriceBook, Rerouting, past_calls
+from overnight.gateway import PriceBook, RecordedCall, RoutingSimulation, recorded_calls
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, serving
@@ -112,7 +112,7 @@ async def test_too_many_tags_and_odd_tags_are_refused(served: Served) -> None:
     many = await served.ask(headers={"x-tags": ",".join(f"t{n}" for n in range(17))})
     odd = await served.ask(headers={"x-tags": "a;b"})
     assert (many.status_code, odd.status_code) == (400, 400)
-    assert "17 tags; the most is 16" in many.text
+    assert "17 tags; the maximum is 16" in many.text
     assert "x-tags" in odd.text
 
 
@@ -123,24 +123,24 @@ def routing(text: str) -> Routing:
     return Brain.from_files({"routing.yaml": text.encode()}).routing
 
 
-async def replayed(served: Served, text: str) -> Rerouting:
+async def replayed(served: Served, text: str) -> RoutingSimulation:
     other, ledger = routing(text), served.ledger
     present: Any = served.gateway.routing
     book = PriceBook(present.prices)
-    found = Rerouting(ledger, other, PriceBook(other.prices), present=present, present_prices=book)
+    found = RoutingSimulation(ledger, other, PriceBook(other.prices), present=present, present_prices=book)
     for job in await ledger.jobs():
-        for call in past_calls(job, await ledger.events(job.job_id)):
+        for call in recorded_calls(job, await ledger.events(job.job_id)):
             await found.take(call)
     return found
 
 
-def ways(found: Rerouting) -> dict[tuple[str, str], int]:
+def ways(found: RoutingSimulation) -> dict[tuple[str, str], int]:
     return {(move.model_then, move.model_now): move.calls for move in found.moves()}
 
 
-async def calls_of(served: Served, job: str) -> list[PastCall]:
+async def calls_of(served: Served, job: str) -> list[RecordedCall]:
     row = await served.ledger.job(job)
-    return past_calls(row, await served.ledger.events(row.job_id))
+    return recorded_calls(row, await served.ledger.events(row.job_id))
 
 
 async def test_the_same_rules_move_nothing_and_cost_the_same(served: Served, provider: SpawnedProvider) -> None:
@@ -245,7 +245,7 @@ async def test_a_prompt_that_is_gone_is_weighed_as_simple_and_counted(served: Se
     call.input_ref = (call.input_ref or "")[:-6] + "000000"
     other = routing("tiers: {low: gpt-5.4-mini, high: gpt-5.4}\nroutes: {deep: {tier: low}}")
     present: Any = served.gateway.routing
-    found = Rerouting(served.ledger, other, PriceBook(), present=present, present_prices=PriceBook())
+    found = RoutingSimulation(served.ledger, other, PriceBook(), present=present, present_prices=PriceBook())
     await found.take(call)
     assert (ways(found), found.erased) == ({("claude-opus-4.6", "gpt-5.4-mini"): 1}, 1)
 
@@ -292,11 +292,11 @@ async def test_tries_are_told_apart_by_what_they_are_called_and_cost_all_that_th
     happened("model_called", "b", 2)
     happened("model_succeeded", "b", 2, 13)
     happened("model_called", "c", 1)
-    found = past_calls(row, events)
+    found = recorded_calls(row, events)
     assert [(call.name, call.tries, call.cost_microusd, call.bound_microusd, call.left_out) for call in found] == [
         ("a", 2, 5, 11, "lost then"),
         ("b", 2, 20, 0, ""),
-        ("c", 1, 0, 0, "under way"),
+        ("c", 1, 0, 0, "in flight"),
     ]
 
 
@@ -305,7 +305,7 @@ async def test_a_call_that_stays_costs_what_it_cost_whatever_its_tokens_say(serv
     (call,) = await calls_of(served, "night")
     call.cost_microusd += 1_000  # written to the provider's cache, or a failed try that was billed
     present: Any = served.gateway.routing
-    found = Rerouting(served.ledger, routing(ROUTING), PriceBook(), present=present, present_prices=PriceBook())
+    found = RoutingSimulation(served.ledger, routing(ROUTING), PriceBook(), present=present, present_prices=PriceBook())
     await found.take(call)
     (move,) = found.moves()
     assert move.now_microusd == move.then_microusd == call.cost_microusd

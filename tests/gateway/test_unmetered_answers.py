@@ -12,7 +12,7 @@ import pytest
 
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
 from overnight.budgets import BUDGET_SQL
-from overnight.gateway.routing_simulation import past_calls
+from overnight.gateway.routing_simulation import recorded_calls
 from overnight.store import Statement, Store, open_store
 from serving import Served, serving
 from test_failure_matrix import ENDPOINTS, MODES
@@ -191,8 +191,10 @@ async def test_what_costs_nothing_costs_nothing_without_usage_too(one_store: Sto
         assert float(answer.headers["x-overnight-cost-usd"]) == 0
         assert ("x-overnight-cost-bound-usd" not in answer.headers) == free
         ended = (await served.events("j"))[-1].facts
-        [call] = past_calls(await served.ledger.job("j"), await served.events("j"))
-        assert call.left_out == ("" if free else "its provider told no usage then"), "no other routing saves a bound"
+        [call] = recorded_calls(await served.ledger.job("j"), await served.events("j"))
+        assert call.left_out == ("" if free else "its provider reported no usage then"), (
+            "no other routing saves a bound"
+        )
         assert ((ended.bound_microusd == 0) == free, ended.detail["estimated"]) == (True, True)
 
 

@@ -8,7 +8,17 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 from overnight.domain import BadInput, Forbidden, OvernightError
-from overnight.gateway import CHAT, CODECS, Answer, Codec, Gateway, RateLimited, UnknownPath, fault, refusal
+from overnight.gateway import (
+    CHAT,
+    CODECS,
+    Codec,
+    Gateway,
+    HttpResponse,
+    RateLimited,
+    UnknownPath,
+    error_response,
+    internal_error_response,
+)
 from overnight.http_server import DIRECT, Direct, Receive, Scope, Send
 from overnight.http_server.connection_limits import ConnectionLimits
 from overnight.keys import VirtualKey
@@ -33,7 +43,7 @@ log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _KEY = "overnight.key"
 """Where a request's scope holds its key while it is counted."""
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[HttpResponse]]
 _COUNT = "/v1/messages/count_tokens"
 _CALLS = {f"/v1{codec.path}": codec for codec in CODECS.values()}
 
@@ -92,20 +102,20 @@ class Application:
             answer = (
                 problem_of(500, "Internal server error", "see the log of the gateway")
                 if own
-                else fault(_format_of(path))
+                else internal_error_response(_format_of(path))
             )
         await send_answer(scope, send, answer)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> HttpResponse:
         path: str = scope["path"]
         method: str = scope["method"]
-        foreign = self._guard.foreign(method, scope["headers"]) if self._guard else None
-        if foreign is not None:
+        origin = self._guard.forbidden_origin(method, scope["headers"]) if self._guard else None
+        if origin is not None:
             if path.startswith("/v1/"):
-                return refusal(Forbidden(f"cross-origin request: {foreign}"), _format_of(path))
-            return problem_of(403, "Forbidden", f"cross-origin request: {foreign}")
+                return error_response(Forbidden(f"cross-origin request: {origin}"), _format_of(path))
+            return problem_of(403, "Forbidden", f"cross-origin request: {origin}")
         if path == "/healthz":
-            return Answer(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
+            return HttpResponse(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
         if path == "/readyz":
             return await self._ready.answer()
         if path == "/openapi.json" and method == "GET":
@@ -128,9 +138,9 @@ class Application:
             request.tenant_id = tenant_of(headers, key)
             return await handler(request)
         except OvernightError as error:
-            return problem(error) if own else refusal(error, _format_of(path))
+            return problem(error) if own else error_response(error, _format_of(path))
 
-    async def _v1(self, request: Request) -> Answer:
+    async def _v1(self, request: Request) -> HttpResponse:
         parts = request.parts
         if parts[:2] == ["v1", "models"] and request.method == "GET":
             name = "/".join(parts[2:])
@@ -141,8 +151,8 @@ class Application:
             return await self._openai.count_tokens(request.headers, request.receive, request.key)
         if request.path in (*_CALLS, _COUNT) or request.path == "/v1/models":
             allowed = "GET" if request.path == "/v1/models" else "POST"
-            answer = refusal(BadInput(str(MethodNotAllowed(request.method, allowed))), _format_of(request.path))
-            return Answer(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
+            answer = error_response(BadInput(str(MethodNotAllowed(request.method, allowed))), _format_of(request.path))
+            return HttpResponse(405, [*answer.headers, (b"allow", allowed.encode())], answer.body)
         raise _unknown_path(request.path)
 
     def _handler(self, request: Request) -> Handler:

@@ -18,7 +18,7 @@ from overnight.domain import (
     parse_whole,
     read_traceparent,
 )
-from overnight.gateway import MAX_ATTEMPTS, named_job, tags_of
+from overnight.gateway import MAX_ATTEMPTS, parse_job_name, parse_tags
 from overnight.http_server import Headers
 from overnight.keys import VirtualKey
 
@@ -86,7 +86,7 @@ def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
         else:
             _take(field, rank, value.decode("latin-1"), found, ranks)
     if "job" in found:
-        found["job_id"], found["external_id"] = named_job(found.pop("job"), "x-job-id")
+        found["job_id"], found["external_id"] = parse_job_name(found.pop("job"), "x-job-id")
     if key is not None:
         _bind(key, found, ranks)
     return Attribution(**found)
@@ -122,7 +122,7 @@ def _read_special(field: str, value: bytes, found: dict[str, Any], ranks: dict[s
     if field == "attempt":
         found["attempt"] = _attempt(value)
     elif field == "tags":
-        found["tags"] = tags_of(text_of(value, "x-tags"), "x-tags")
+        found["tags"] = parse_tags(text_of(value, "x-tags"), "x-tags")
     elif field == "trace":
         trace = read_traceparent(value.decode("latin-1").strip())
         if trace is not None:

@@ -26,7 +26,7 @@ class BrowserGuard:
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = frozenset(host.encode() for host in hosts)
 
-    def foreign(self, method: str, headers: Headers) -> str | None:
+    def forbidden_origin(self, method: str, headers: Headers) -> str | None:
         """The reason why a request is cross-origin, or None.
 
         `Host` is compared by name, against DNS rebinding. `Origin` must match by scheme, name and port: pages of other local

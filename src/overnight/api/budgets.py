@@ -8,7 +8,7 @@ import msgspec
 
 from overnight.budgets import TopUp, addressed, line_of, list_budgets, top_up_budget
 from overnight.domain import BadInput, check_identifier, usd_to_micro
-from overnight.gateway import Answer, Gateway
+from overnight.gateway import Gateway, HttpResponse
 from overnight.ledger import Ledger
 
 from .attribution import reach_of
@@ -45,7 +45,7 @@ class BudgetsApi:
     def __init__(self, gateway: Gateway, ledger: Ledger) -> None:
         self._gateway, self._ledger = gateway, ledger
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> HttpResponse:
         """`?job=&all=&limit=`: as `overnight budget --json`."""
         query = query_of(request, "job", "all", "limit")
         if query.get("all", "false") not in {"true", "false"}:
@@ -64,7 +64,7 @@ class BudgetsApi:
         )
         return json_answer(200, {"budgets": [line.public() for line in found]})
 
-    async def top_up(self, request: Request) -> Answer:
+    async def top_up(self, request: Request) -> HttpResponse:
         body = await body_of(request, NewTopUp)
         if "\0" in body.why:
             raise BadInput("why: the character '\\x00' is not allowed")

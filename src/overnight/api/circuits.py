@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overnight.gateway import Answer, list_circuits, public_circuit
+from overnight.gateway import HttpResponse, list_circuits, public_circuit
 from overnight.store import Store
 
 from .json_bodies import json_answer, query_of
@@ -15,7 +15,7 @@ class Circuits:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> HttpResponse:
         query_of(request)
         now = self._store.clock()
         shown = [public_circuit(circuit, now) for circuit in await list_circuits(self._store)]

@@ -17,7 +17,7 @@ from overnight.domain import (
     parse_whole,
     public_event,
 )
-from overnight.gateway import Answer, named_job
+from overnight.gateway import HttpResponse, parse_job_name
 from overnight.jobs import Complete, Operations
 from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job
 from overnight.store import Unit
@@ -85,13 +85,13 @@ class Jobs:
         name = check_identifier(request.parts[3], "the job's id")
         return await self._ledger.job(name, request.tenant_id, reach_of(request.key))
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> HttpResponse:
         """`?state=&before=&limit=`: newest first; `before` is the last job_id of the previous page."""
         query, reach = query_of(request, "state", "before", "limit"), reach_of(request.key)
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
-        if before and named_job(before, "before")[0] is None:
+        if before and parse_job_name(before, "before")[0] is None:
             raise BadInput(f"before: {before[:40]!r} is not a job id; send the last job_id of the previous page")
         most = whole(query, "limit", 50, MAX_JOBS)
         found = await self._ledger.jobs(
@@ -104,7 +104,7 @@ class Jobs:
         )
         return json_answer(200, {"jobs": await self._public(found)})
 
-    async def one(self, request: Request) -> Answer:
+    async def one(self, request: Request) -> HttpResponse:
         job = await self._job(request)
         (shown,) = await self._public([job])
         shown["result"] = msgspec.Raw(job.result) if job.result else None
@@ -116,7 +116,7 @@ class Jobs:
         costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
         return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in jobs]
 
-    async def events(self, request: Request) -> Answer:
+    async def events(self, request: Request) -> HttpResponse:
         """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job finishes (`id` is the seq)."""
         job = await self._job(request)
         query = query_of(request, "after", "limit")
@@ -125,12 +125,12 @@ class Jobs:
             resumed = parse_whole(request.header(b"last-event-id"), 2**53)
             after = after if resumed is None else resumed
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-            return Answer(200, headers, pieces=self._streams.open(request, job, after))
+            return HttpResponse(200, headers, pieces=self._streams.open(request, job, after))
         found = await self._ledger.events(job.job_id, after, whole(query, "limit", MAX_EVENTS, MAX_EVENTS))
         last = found[-1].seq if found else after
         return json_answer(200, {"events": [public_event(event) for event in found], "after": last})
 
-    async def attempts(self, request: Request) -> Answer:
+    async def attempts(self, request: Request) -> HttpResponse:
         wanted = await body_of(request, NewAttempt)
         job = await self._job(request)
         until: int | None = None
@@ -142,14 +142,14 @@ class Jobs:
         )
         return json_answer(201, {"job_id": job.job_id, "attempt": attempt})
 
-    async def complete(self, request: Request) -> Answer:
+    async def complete(self, request: Request) -> HttpResponse:
         body = await body_of(request, Completion)
         job = await self._job(request)
         error = ErrorFacts("failed", body.error[:500]) if isinstance(body.error, str) else body.error
         command = Complete(job.job_id, body.state, bytes(body.result), error, request.actor)
         return json_answer(200, (await self._public([await self._ledger.store.commit(command)]))[0])
 
-    async def cancel(self, request: Request) -> Answer:
+    async def cancel(self, request: Request) -> HttpResponse:
         await body_of(request, EmptyBody)
         job = await self._job(request)
         state = await self._operations.cancel(job.job_id, request.actor)

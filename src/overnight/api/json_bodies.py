@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from overnight.domain import BadInput, parse_whole
-from overnight.gateway import Answer
+from overnight.gateway import HttpResponse
 
 from .requests import Request, read_body
 
@@ -23,8 +23,8 @@ class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):
     """A JSON object without fields, or no body at all."""
 
 
-def json_answer(status: int, body: Any) -> Answer:
-    return Answer(status, [(b"content-type", b"application/json")], _encode(body))
+def json_answer(status: int, body: Any) -> HttpResponse:
+    return HttpResponse(status, [(b"content-type", b"application/json")], _encode(body))
 
 
 async def body_of(request: Request, kind: type[T]) -> T:

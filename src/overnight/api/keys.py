@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from overnight.domain import Forbidden
-from overnight.gateway import Answer, Gateway
+from overnight.gateway import Gateway, HttpResponse
 from overnight.keys import (
     INSTANCE_ADMIN,
     KeyRow,
@@ -43,50 +43,50 @@ class KeysApi:
         self._gateway, self._ring = gateway, gateway.keys
         self._keys = Keys(gateway.store, gateway.keys.masters)
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> HttpResponse:
         """`?before=&limit=`: newest first; `before` is the last key_id of the previous page."""
         query = query_of(request, "before", "limit")
         most = whole(query, "limit", 50, MAX_KEYS)
         rows = await self._keys.list(request.tenant_id, query.get("before", ""), most)
         return json_answer(200, {"keys": [self._shown(row) for row in rows]})
 
-    async def create(self, request: Request) -> Answer:
+    async def create(self, request: Request) -> HttpResponse:
         new = await body_of(request, NewKey)
         if INSTANCE_ADMIN in new.scopes:
             raise Forbidden(f"scopes: only the operator can grant {INSTANCE_ADMIN}, with `overnight keys create`")
         row, secret = await self._keys.create(request.tenant_id, new, request.actor)
         return self._with_secret(201, row, secret)
 
-    async def one(self, request: Request) -> Answer:
+    async def one(self, request: Request) -> HttpResponse:
         return json_answer(200, self._shown(await self._keys.one(request.parts[3], request.tenant_id)))
 
-    async def rotate(self, request: Request) -> Answer:
+    async def rotate(self, request: Request) -> HttpResponse:
         how = await body_of(request, Rotation)
         key_id = await self._key_within_rights(request)
         row, secret = await self._keys.rotate(key_id, request.tenant_id, how, request.actor)
         return self._with_secret(200, row, secret)
 
-    async def revoke(self, request: Request) -> Answer:
+    async def revoke(self, request: Request) -> HttpResponse:
         await body_of(request, EmptyBody)
         row = await self._keys.revoke(await self._key_within_rights(request), request.tenant_id, request.actor)
         self._ring.expire()
         return json_answer(200, self._shown(row))
 
-    async def providers(self, request: Request) -> Answer:
+    async def providers(self, request: Request) -> HttpResponse:
         rows = await self._keys.provider_keys(request.tenant_id)
         return json_answer(200, {"provider_keys": [public_provider_key(row) for row in rows]})
 
-    async def set_provider(self, request: Request) -> Answer:
+    async def set_provider(self, request: Request) -> HttpResponse:
         provider, secret = request.parts[3], (await body_of(request, Secret)).key
         known_provider(provider, [each.name for each in self._gateway.routing.providers])
         row = await self._keys.set_provider_key(request.tenant_id, provider, secret, request.actor)
         self._ring.expire()
         return json_answer(200, public_provider_key(row))
 
-    async def drop_provider(self, request: Request) -> Answer:
+    async def drop_provider(self, request: Request) -> HttpResponse:
         await self._keys.drop_provider_key(request.tenant_id, request.parts[3], request.actor)
         self._ring.expire()
-        return Answer(204, [])
+        return HttpResponse(204, [])
 
     async def _key_within_rights(self, request: Request) -> str:
         """The id of the key in the path. A new secret carries the scopes of its key, so a tenant's admin can neither rotate nor
@@ -100,7 +100,7 @@ class KeysApi:
     def _shown(self, row: KeyRow) -> dict[str, object]:
         return public_key(row, self._gateway.store.clock())
 
-    def _with_secret(self, status: int, row: KeyRow, secret: str) -> Answer:
+    def _with_secret(self, status: int, row: KeyRow, secret: str) -> HttpResponse:
         self._ring.expire()
         answer = json_answer(status, {"key": secret, **self._shown(row)})
         answer.headers.append((b"cache-control", b"no-store"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError
-from overnight.gateway import CODECS, Answer, Codec, Gateway, permitted_decision, refusal
+from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_response, permitted_decision
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey, allows
 
@@ -31,7 +31,7 @@ class OpenAI:
         receive: Receive,
         key: VirtualKey | None,
         disconnected: Callable[[], bool] | None = None,
-    ) -> Answer:
+    ) -> HttpResponse:
         """A model call in one of the wire formats. `disconnected` returns whether the client has disconnected."""
         try:
             with self._memory.holding(key) as count:
@@ -41,19 +41,19 @@ class OpenAI:
                     who = with_headers(who, headers, self._gateway.routing.header_names)
                 return await self._gateway.call(form, body, who, headers, disconnected)
         except OvernightError as error:
-            return refusal(error, form)
+            return error_response(error, form)
 
-    async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> Answer:
+    async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> HttpResponse:
         """Anthropic's count_tokens: an estimate, without cost."""
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
                 tokens = self._gateway.count_tokens(body)
         except OvernightError as error:
-            return refusal(error, CODECS["messages"])
-        return Answer(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
+            return error_response(error, CODECS["messages"])
+        return HttpResponse(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
 
-    def models(self, key: VirtualKey | None) -> Answer:
+    def models(self, key: VirtualKey | None) -> HttpResponse:
         """The models that the key permits."""
         known = self._gateway.routing.known_models()
         cards = [self._card(model) for model in known if key is None or allows(key.models, model)]
@@ -61,12 +61,12 @@ class OpenAI:
             {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]} if cards else {"first_id": None, "last_id": None}
         )
         body = {"object": "list", "data": cards, "has_more": False, **page}
-        return Answer(200, [(b"content-type", b"application/json")], _encode(body))
+        return HttpResponse(200, [(b"content-type", b"application/json")], _encode(body))
 
-    def model(self, name: str, key: VirtualKey | None) -> Answer:
-        """Raises Forbidden, UnknownModelAsked."""
+    def model(self, name: str, key: VirtualKey | None) -> HttpResponse:
+        """Raises Forbidden, UnknownRequestedModel."""
         permitted_decision(self._gateway.decide(CallFacts(model=name)), key)
-        return Answer(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
+        return HttpResponse(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:
         """A model with the fields of OpenAI and Anthropic."""

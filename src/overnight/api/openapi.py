@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.gateway import Answer
+from overnight.gateway import HttpResponse
 
 
 @cache
@@ -20,5 +20,5 @@ def document() -> bytes:
     return msgspec.json.encode(yaml.load(Path(__file__).with_name("openapi.yaml")))
 
 
-def answer() -> Answer:
-    return Answer(200, [(b"content-type", b"application/json")], document())
+def answer() -> HttpResponse:
+    return HttpResponse(200, [(b"content-type", b"application/json")], document())

@@ -14,7 +14,14 @@ from overnight.domain import (
     StoreUnavailable,
     Unauthenticated,
 )
-from overnight.gateway import WANTS_KEY, Answer, BodyTooLarge, Overloaded, RateLimited, UnsupportedMediaType
+from overnight.gateway import (
+    BEARER_CHALLENGE,
+    BodyTooLarge,
+    HttpResponse,
+    Overloaded,
+    RateLimited,
+    UnsupportedMediaType,
+)
 from overnight.http_server import Headers
 
 _STATUS: tuple[tuple[type[OvernightError], int, str], ...] = (
@@ -40,18 +47,18 @@ class MethodNotAllowed(OvernightError):
         self.allowed = allowed
 
 
-def problem(error: OvernightError) -> Answer:
+def problem(error: OvernightError) -> HttpResponse:
     """The response for an error of Overnight."""
     if isinstance(error, MethodNotAllowed):
         return problem_of(405, "Method not allowed", str(error), [(b"allow", error.allowed.encode())])
     found = ((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
     status, title = next(found, (500, "Internal server error"))
-    headers: Headers = [WANTS_KEY] if status == 401 else []
+    headers: Headers = [BEARER_CHALLENGE] if status == 401 else []
     if isinstance(error, RateLimited | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     return problem_of(status, title, str(error), headers)
 
 
-def problem_of(status: int, title: str, detail: str, more: Headers | None = None) -> Answer:
+def problem_of(status: int, title: str, detail: str, more: Headers | None = None) -> HttpResponse:
     body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
-    return Answer(status, [(b"content-type", b"application/problem+json"), *(more or [])], body)
+    return HttpResponse(status, [(b"content-type", b"application/problem+json"), *(more or [])], body)

@@ -4,7 +4,7 @@ import logging
 
 import msgspec
 
-from overnight.gateway import Answer
+from overnight.gateway import HttpResponse
 from overnight.store import Readiness, Store
 
 log = logging.getLogger("overnight.api")
@@ -17,11 +17,11 @@ class ReadyApi:
         self._readiness = Readiness(store)
         self._last: str | None = None
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> HttpResponse:
         trouble = await self._readiness.trouble()
         if trouble != self._last:
             log.warning("not ready: %s", trouble) if trouble else log.warning("ready again")
             self._last = trouble
         body = {"status": "unavailable", "store": "cannot be written"} if trouble else {"status": "ok"}
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        return Answer(503 if trouble else 200, headers, msgspec.json.encode(body))
+        return HttpResponse(503 if trouble else 200, headers, msgspec.json.encode(body))

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from overnight.domain import BadInput, parse_whole
-from overnight.gateway import Answer, BodyTooLarge, BroadcastBuffer
+from overnight.gateway import BodyTooLarge, BroadcastBuffer, HttpResponse
 from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
 
@@ -82,7 +82,7 @@ def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body exceeds the maximum of {most:,} bytes (limits.max_body_bytes)")
 
 
-async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+async def send_answer(scope: Scope, send: Send, answer: HttpResponse) -> None:
     headers, pieces = answer.headers, answer.pieces
     if pieces is None:
         headers.append((b"content-length", b"%d" % len(answer.body)))

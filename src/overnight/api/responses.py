@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from overnight.domain import BadInput, Reach, parse_whole
-from overnight.gateway import RESPONSES, Answer, Gateway, refusal
+from overnight.gateway import RESPONSES, Gateway, HttpResponse, error_response
 
 from .attribution import reach_of
 from .problems import MethodNotAllowed
@@ -27,36 +27,36 @@ class ResponsesApi:
     def __init__(self, gateway: Gateway) -> None:
         self._kept = gateway.responses
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> HttpResponse:
         """Answer one of the paths, within the tenant and reach of the caller. Raises UnknownResponse, BadInput."""
         response_id, *below = request.parts[2:]
         whose = request.tenant_id, reach_of(request.key)
         allowed = ("GET",) if below else ("GET", "DELETE")
         if request.method not in allowed:
             why = str(MethodNotAllowed(request.method, ", ".join(allowed)))
-            answer = refusal(BadInput(why), RESPONSES)
-            return Answer(405, [*answer.headers, (b"allow", ", ".join(allowed).encode())], answer.body)
+            answer = error_response(BadInput(why), RESPONSES)
+            return HttpResponse(405, [*answer.headers, (b"allow", ", ".join(allowed).encode())], answer.body)
         query = dict(parse_qsl(request.query.decode("latin-1")))
         if below:
             return await self._items(response_id, *whose, query)
         if request.method == "DELETE":
             await self._kept.forget(response_id, *whose)
-            return Answer(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
+            return HttpResponse(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
         body = await self._kept.one(response_id, *whose)
         if query.get("stream") != "true":
-            return Answer(200, [_JSON], body)
+            return HttpResponse(200, [_JSON], body)
         after = _number(query, "starting_after", -1, 1_000_000_000)
         pieces = RESPONSES.taken_apart(body, None)
-        return Answer(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
+        return HttpResponse(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
-    async def _items(self, response_id: str, tenant_id: str, reach: Reach, query: dict[str, str]) -> Answer:
+    async def _items(self, response_id: str, tenant_id: str, reach: Reach, query: dict[str, str]) -> HttpResponse:
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadInput("order: expected asc or desc")
         most = _number(query, "limit", 20, MAX_ITEMS)
         after = query.get("after")
         body = await self._kept.items(response_id, tenant_id, reach, order=order, after=after, most=max(1, most))
-        return Answer(200, [_JSON], body)
+        return HttpResponse(200, [_JSON], body)
 
 
 def _number(query: dict[str, str], name: str, default: int, most: int) -> int:

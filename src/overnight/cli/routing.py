@@ -14,7 +14,16 @@ import typer
 from overnight.app import load_settings_brain
 from overnight.brain import RouteDecision, Routing, UnknownModel, load_routing
 from overnight.domain import Attribution, BadInput, CallFacts
-from overnight.gateway import CODECS, PriceBook, Rerouting, UnknownPrice, facts_of, past_calls, tags_of, with_metadata
+from overnight.gateway import (
+    CODECS,
+    PriceBook,
+    RoutingSimulation,
+    UnknownPrice,
+    parse_tags,
+    recorded_calls,
+    routing_facts,
+    with_metadata,
+)
 from overnight.ledger import JobRow, Ledger
 from overnight.settings import Settings
 
@@ -85,7 +94,7 @@ def explain(
         session_id=session or None,
         task_id=task or None,
         workflow=workflow or None,
-        tags=tags_of(",".join(tag or ()), "--tag"),
+        tags=parse_tags(",".join(tag or ()), "--tag"),
         headers=_headers(header or ()),
     )
     facts = _facts(who, form, model, prompt, file)
@@ -128,13 +137,13 @@ def _facts(who: Attribution, form: str, model: str, prompt: str, file: Path | No
         stated = msgspec.json.encode(
             {"model": model or "auto", "messages": [{"role": "user", "content": prompt or " "}]}
         )
-        facts = facts_of(who, CODECS["chat"].read(stated))
+        facts = routing_facts(who, CODECS["chat"].read(stated))
         return msgspec.structs.replace(facts, model=model or None, format=form)
     try:
         request = CODECS[form].read(file.read_bytes())
     except OSError as error:
         raise BadInput(f"{file}: cannot read: {error.strerror}") from None
-    facts = facts_of(with_metadata(who, request.metadata), request)
+    facts = routing_facts(with_metadata(who, request.metadata), request)
     changed: dict[str, Any] = {"model": model} if model else {}
     return msgspec.structs.replace(facts, **changed | ({"text": lambda: prompt} if prompt else {}))
 
@@ -194,7 +203,7 @@ def replay(
         begin = _since(since, ledger.store.clock())
         tenant_id = tenants_of(tenant, all_tenants, settings)
         named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
-        rerouting = Rerouting(
+        rerouting = RoutingSimulation(
             ledger,
             other,
             PriceBook(other.prices),
@@ -204,7 +213,7 @@ def replay(
             present_prices=PriceBook(present.prices),
         )
         async for row in _jobs(ledger, named, tenant_id, begin):
-            for call in past_calls(row, await ledger.events(row.job_id)):
+            for call in recorded_calls(row, await ledger.events(row.job_id)):
                 if call.at >= begin:
                     await rerouting.take(call)
         public = public_rerouting(rerouting, str(routing), sorted(other.header_names - present.header_names))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from overnight.brain import CachePolicy, RouteDecision
-from overnight.gateway import Rerouting
+from overnight.gateway import RoutingSimulation
 from overnight.story import clean, cost_text, count_text, span_text
 
 from .output import console, print_rows, styled
@@ -68,7 +68,7 @@ def _cache_text(policy: CachePolicy) -> str:
     return ", ".join(texts) or "off"
 
 
-def public_rerouting(rerouting: Rerouting, file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
+def public_rerouting(rerouting: RoutingSimulation, file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
     """The comparison with stable public names. Sums cover only calls whose new price is known."""
     moves = list(rerouting.moves())
     priced = [move for move in moves if move.now_microusd is not None]

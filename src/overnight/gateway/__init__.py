@@ -22,64 +22,64 @@ from overnight.wire_formats import (
 from .admission.key_permissions import permitted_decision
 from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
-from .call_facts import facts_of
+from .call_facts import routing_facts
 from .error_responses import (
-    WANTS_KEY,
-    Answer,
+    BEARER_CHALLENGE,
     BodyTooLarge,
+    HttpResponse,
     Overloaded,
     RateLimited,
     UnknownPath,
     UnsupportedMediaType,
-    fault,
-    refusal,
+    error_response,
+    internal_error_response,
 )
 from .gateway import Gateway
-from .identity import MAX_ATTEMPTS, named_job, tags_of, with_metadata
+from .identity import MAX_ATTEMPTS, parse_job_name, parse_tags, with_metadata
 from .job_calls import JobCalls
 from .routing_simulation import (
-    LeftOut,
+    ExcludedCalls,
     Move,
-    PastCall,
-    Rerouting,
-    past_calls,
+    RecordedCall,
+    RoutingSimulation,
+    recorded_calls,
 )
 
 __all__ = [
+    "BEARER_CHALLENGE",
     "CHAT",
     "CODECS",
     "MAX_ATTEMPTS",
     "RESPONSES",
-    "WANTS_KEY",
-    "Answer",
     "BodyTooLarge",
     "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
     "CloseCircuit",
     "Codec",
+    "ExcludedCalls",
     "Gateway",
+    "HttpResponse",
     "JobCalls",
-    "LeftOut",
     "Move",
     "Overloaded",
-    "PastCall",
     "PriceBook",
     "RateLimited",
-    "Rerouting",
+    "RecordedCall",
+    "RoutingSimulation",
     "Unavailable",
     "UnknownPath",
     "UnknownPrice",
     "UnsupportedMediaType",
     "cache_usage",
-    "facts_of",
-    "fault",
+    "error_response",
+    "internal_error_response",
     "list_circuits",
-    "named_job",
-    "past_calls",
+    "parse_job_name",
+    "parse_tags",
     "permitted_decision",
     "public_circuit",
-    "refusal",
-    "tags_of",
+    "recorded_calls",
+    "routing_facts",
     "with_metadata",
 ]

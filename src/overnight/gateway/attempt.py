@@ -1,4 +1,4 @@
-"""One attempt of a call: one try of one target, with its reservation, its request and what came back."""
+"""One attempt of a call: one request to one target, with its reservation and its reply."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from overnight.wire_formats import Json, Prepared, Wire
 
 
 class Attempt(msgspec.Struct, kw_only=True):
-    """One try of one target. Only the pipeline changes it.
+    """One request to one target. Only the pipeline changes it.
 
     Fields:
         call_id: the id of the attempt and of its reservation.
         called_seq: the sequence number of its `model_called` event.
-        target, wire: where it goes, and how the client's format reaches it.
-        grant: what was reserved for it.
-        began: when its request was prepared, in seconds of `time.perf_counter`.
-        sent_at: when its request went out, a time of the loop; None before.
-        seconds: how long it may take.
-        losses: what the target's format cannot carry.
-        markers: how many prompt-cache markers were placed.
+        target, wire: the target, and the translation between its format and the client's.
+        grant: its reservation.
+        began: the start of its preparation, in seconds of `time.perf_counter`.
+        sent_at: the time of sending, a time of the loop; None before.
+        seconds: its maximum duration.
+        losses: the parts of the request that the target's format cannot represent.
+        markers: the number of prompt-cache markers.
     """
 
     call_id: str
@@ -41,12 +41,12 @@ class Attempt(msgspec.Struct, kw_only=True):
     markers: int = 0
 
     def latency_ms(self) -> float:
-        """Since the request was prepared, to the microsecond."""
+        """The time since the preparation, in milliseconds, to the microsecond."""
         return round((time.perf_counter() - self.began) * 1000, 3)
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """A request ready to be sent: its parts, all headers, and until when its attempt may take (a time of the loop)."""
+    """A request ready to be sent: its parts, all headers, and the deadline of its attempt (a time of the loop)."""
 
     prepared: Prepared
     headers: tuple[tuple[bytes, bytes], ...]
@@ -54,7 +54,7 @@ class Dispatch(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer in the client's format, what it used, and the provider's own id of the request."""
+    """An answer in the client's format, its usage, and the provider's own id of the request."""
 
     body: bytes
     usage: Usage
@@ -62,8 +62,8 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class PartialAnswer(NamedTuple):
-    """What of a streamed answer came before its attempt failed: whether it had begun, its characters of output, and the usage as
-    the provider reported it, if it did."""
+    """The part of a streamed answer that arrived before its attempt failed: whether it had begun, its characters of output,
+    and the provider's usage report, if any."""
 
     begun: bool = False
     characters: int = 0
@@ -71,7 +71,7 @@ class PartialAnswer(NamedTuple):
 
 
 class AttemptFailure(msgspec.Struct, frozen=True):
-    """An attempt without a usable answer: why, the body of the provider's error (without the key), and what came before."""
+    """An attempt without a usable answer: the failure, the body of the provider's error (without the key), the partial answer."""
 
     failure: Failure
     body: bytes = b""

@@ -1,4 +1,4 @@
-"""The context of one call: what is decided before the first attempt and never changed by one."""
+"""The context of one call: all that is decided before the first attempt. Attempts never change it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
     """One call of one client.
 
     Fields:
-        subject: whose call it is. The pipeline replaces it when an admission has found or made the job.
-        request: what the client asked, in the neutral form.
+        subject: the job of the call. The pipeline replaces it when an admission has found or created the job.
+        request: the client's request, in the neutral form.
         decision: the route and its targets, in order.
         client: the codec of the client's wire format.
-        started: when the call came in, in seconds of `time.perf_counter`.
-        disconnected: tells whether the client has closed its connection; a queued call is then given up.
-        check: called last before a request is sent. Raises Fenced when the caller may no longer act for its job.
+        started: the time of arrival, in seconds of `time.perf_counter`.
+        disconnected: whether the client has closed its connection; a queued call is then abandoned.
+        check: called immediately before a request is sent. Raises Fenced when the caller may no longer act for its job.
     """
 
     subject: Subject
@@ -44,7 +44,7 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[], None] | None = None
 
     def answer_id(self, call_id: str) -> str:
-        """The id of the answer of an attempt, as the client's format spells ids."""
+        """The id of an attempt's answer, with the prefix of the client's format."""
         return _ANSWER_ID_PREFIXES.get(self.request.format, "") + call_id.removeprefix("call_")
 
 
@@ -70,7 +70,7 @@ def new_context(
 
 
 def call_event(context: CallContext, target: Target, name: str, call_id: str = "") -> Event:
-    """An event of the call with the fields that all of its events have. `call_id` gives it the span of that attempt."""
+    """An event of the call with the fields that all of its events share. `call_id` sets the span of that attempt."""
     who = context.subject.who
     return Event(
         name,

@@ -1,4 +1,4 @@
-"""The deadlines of one call: how long its providers may take, and how long it may wait in queues and for the store."""
+"""The deadlines of one call: the time of its providers, and the time in queues and for the store."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from overnight.domain.policies import RouteDecision
 from overnight.providers.error_classes import Failure
 
 MIN_ATTEMPT_SHARE = 1 / 20
-"""Of the call's total. With less left, a further attempt could not get an answer, so none is made or paid."""
+"""Share of the call's total. With less time left, no further attempt is made: it would be paid and not answered."""
 
 MIN_CONCLUSIVE_SHARE = 1 / 4
-"""Of the call's total. An attempt that had less and timed out says nothing about its target."""
+"""Share of the call's total. A timeout after less time is not counted against the target."""
 
 MIN_STORE_S = 1.0
-"""How long the store may take, also when the queue time is used up."""
+"""The minimum wait for the store, also when the queue time is used up."""
 
 JOB_QUEUE_S = 3600.0
-"""Queue time of job code: no client waits for it at the other end of a socket."""
+"""Queue time of job code. It is long, since no client holds a connection open for it."""
 
 
 @asynccontextmanager
@@ -38,11 +38,11 @@ class CallDeadlines:
     """The clock of one call. Times are those of `loop`, in seconds.
 
     Attributes:
-        total_s: seconds that the providers may take, from start to deadline.
-        deadline: the end of the providers' time. It moves on by what the call spends in queues and in the store.
+        total_s: the providers' time in seconds, from start to deadline.
+        deadline: the end of the providers' time. Time in queues and in the store moves it later.
         queue_s: the queue time of the route, in seconds.
-        queue_left_s: what is left of the queue time. Calls of job code have an hour.
-        queued_at: when the present stay in a queue began.
+        queue_left_s: the remaining queue time. Calls of job code have an hour.
+        queued_at: the start of the present stay in a queue.
         is_queueing: whether the call is in a queue now.
     """
 
@@ -58,25 +58,25 @@ class CallDeadlines:
         self.is_queueing = False
 
     def queueing(self, *, counts: bool = True) -> QueueTime:
-        """Measure time in queues and in the store: it moves the deadline on, and `counts` as queue time."""
+        """Measure time in queues and in the store. It moves the deadline later; with `counts` it is queue time."""
         return QueueTime(self, counts=counts)
 
     def restart_queueing(self) -> None:
-        """Do not count the present stay so far as queue time: the call waited for a provider."""
+        """Discard the queue time of the present stay so far: the call waited for a provider."""
         self.queued_at = self.loop.time()
 
     def queue_deadline(self) -> float:
-        """When the present stay in a queue must end."""
+        """The end of the present stay in a queue, at the latest."""
         return self.queued_at + self.queue_left_s
 
     def store_deadline(self) -> float:
-        """Until when the call may wait for the store, a time of the loop: its queue time, and a second at least."""
+        """The end of the wait for the store, a time of the loop: the queue time, and at least one second."""
         now = self.loop.time()
         return max((self.queued_at if self.is_queueing else now) + self.queue_left_s, now + MIN_STORE_S)
 
     @contextmanager
     def asking_store(self) -> Generator[None]:
-        """Within queue time that does not count, count the time in which the store did not answer."""
+        """Within queue time that does not count, count the time of a store that did not answer."""
         began = self.loop.time()
         try:
             yield
@@ -85,11 +85,11 @@ class CallDeadlines:
             raise
 
     def circuit_deadline(self) -> float:
-        """Until when the call may wait for a circuit: a provider is to blame for it, so this is within the deadline."""
+        """The end of the wait for a circuit. A provider caused that wait, so it is part of the providers' time."""
         return min(self.deadline, self.loop.time() + self.queue_s)
 
     def remaining_s(self) -> float:
-        """What is left of the providers' time; negative after the deadline."""
+        """The remaining time of the providers; negative after the deadline."""
         return self.deadline - self.loop.time()
 
     def end_by(self, until: float) -> None:
@@ -97,8 +97,8 @@ class CallDeadlines:
         self.deadline = min(self.deadline, until)
 
     def is_inconclusive(self, failure: Failure, attempt_s: float) -> bool:
-        """Whether an attempt that had `attempt_s` seconds failed by our own limits: no connection was free, or too little time
-        was left for an answer."""
+        """Whether an attempt of `attempt_s` seconds failed by the gateway's own limits: no connection was free, or too little
+        time was left for an answer."""
         timed_out = failure.error_class == "timeout" or failure.code == "connect_timeout"
         too_short = attempt_s < self.total_s * MIN_CONCLUSIVE_SHARE
         return failure.error_class == "gateway_busy" or (timed_out and too_short)

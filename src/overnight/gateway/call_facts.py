@@ -1,4 +1,4 @@
-"""The facts of a call that routing rules may use, and those that its events record, so that the decision can be repeated."""
+"""The facts of a call: the input of the routing rules, and the fields of its events that allow the decision to be repeated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overnight.wire_formats.request import Request
 _decode = msgspec.json.Decoder().decode
 
 
-def facts_of(who: Attribution, request: Request) -> CallFacts:
+def routing_facts(who: Attribution, request: Request) -> CallFacts:
     """The facts of a call for the routing rules."""
     return CallFacts(
         model=request.model,
@@ -26,14 +26,14 @@ def facts_of(who: Attribution, request: Request) -> CallFacts:
         session=who.session_id,
         job=who.job_id or who.external_id,
         format=request.format,
-        text=lambda: asked_text([link.body for link in request.links]),
+        text=lambda: last_user_text([link.body for link in request.links]),
     )
 
 
-def asked_text(messages: list[bytes]) -> str:
-    """What the user asked last, as text; "" where nobody did. `messages` are recorded ones, in any wire format.
+def last_user_text(messages: list[bytes]) -> str:
+    """The text of the last user message; "" without one. `messages` are recorded ones, in any wire format.
 
-    The turns of tools after it are the way to its answer: they do not make the question another one.
+    Tool turns after that message belong to its answer, so they do not change the result.
     """
     for body in reversed(messages):
         if b"user" not in body:
@@ -58,23 +58,23 @@ def _texts(content: Any) -> Iterable[str]:
 
 def decision_facts(decision: RouteDecision) -> dict[str, Any]:
     """A routing decision, as events record it."""
-    said: dict[str, Any] = {"route": decision.route, "why": decision.why, "targets": decision.targets}
+    facts: dict[str, Any] = {"route": decision.route, "why": decision.why, "targets": decision.targets}
     if decision.rejected:
-        said["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
+        facts["rejected"] = [{"name": name, "why": why} for name, why in decision.rejected]
     if decision.tier is not None:
-        said["tier"] = decision.tier
+        facts["tier"] = decision.tier
     if decision.complexity is not None:
-        said["complexity"] = decision.complexity
-    return said
+        facts["complexity"] = decision.complexity
+    return facts
 
 
 def caller_facts(who: Attribution, request_format: str) -> dict[str, Any]:
-    """The facts that have no field of their own in an event."""
-    said: dict[str, Any] = {}
+    """The facts of a call that have no field of their own in an event."""
+    facts: dict[str, Any] = {}
     if who.tags:
-        said["tags"] = who.tags
+        facts["tags"] = who.tags
     if who.headers:
-        said["headers"] = who.headers
+        facts["headers"] = who.headers
     if request_format != "chat":
-        said["format"] = request_format
-    return said
+        facts["format"] = request_format
+    return facts

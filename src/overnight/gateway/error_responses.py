@@ -26,10 +26,10 @@ from overnight.wire_formats.request import InvalidBody
 Headers = list[tuple[bytes, bytes]]
 NO_RETRY = (b"x-should-retry", b"false")
 JSON = (b"content-type", b"application/json")
-WANTS_KEY = (b"www-authenticate", b'Bearer realm="overnight"')
+BEARER_CHALLENGE = (b"www-authenticate", b'Bearer realm="overnight"')
 
 
-class Answer(msgspec.Struct):
+class HttpResponse(msgspec.Struct):
     """An HTTP response: its `body`, or the `pieces` of a stream. Header names are lower case."""
 
     status: int
@@ -38,11 +38,11 @@ class Answer(msgspec.Struct):
     pieces: AsyncIterable[bytes] | None = None
 
 
-class CallerLeft(OvernightError):
-    """The client closed its connection while its call was queued; nothing was sent."""
+class ClientDisconnected(OvernightError):
+    """The client closed its connection while its call was queued. Nothing was sent to a provider."""
 
 
-class UnknownModelAsked(BadInput):
+class UnknownRequestedModel(BadInput):
     """The requested model is not in routing.yaml."""
 
 
@@ -66,12 +66,12 @@ class UnknownResponse(NotFound):
         self.param = param
 
 
-class UnknownPrevious(UnknownResponse):
-    """The response that a request continues is not stored for this tenant."""
+class UnknownPreviousResponse(UnknownResponse):
+    """The response named by `previous_response_id` is not stored for this tenant."""
 
 
-class WaitedTooLong(OvernightError):
-    """Outstanding calls held the budget for all of the queue time; try again in `retry_after_s` seconds."""
+class QueueTimeout(OvernightError):
+    """The queue time ended while outstanding calls held the budget. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class WaitedTooLong(OvernightError):
 
 
 class RateLimited(OvernightError):
-    """The call is over a rate limit, and its queue time is too short to wait; try again in `retry_after_s` seconds."""
+    """The call exceeds a rate limit, and its queue time is too short to wait. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -87,24 +87,24 @@ class RateLimited(OvernightError):
 
 
 class Overloaded(OvernightError):
-    """The gateway is at its memory limit for request bodies; try again in `retry_after_s` seconds."""
+    """The gateway is at its memory limit for request bodies. Retry after `retry_after_s` seconds."""
 
     retry_after_s = 1
 
 
-def refused(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
-    """The body of an error in the client's format. `kind` is OpenAI's error type; other formats choose theirs by the status."""
+def error_body(form: Codec, status: int, message: str, kind: str, code: str | None, param: str | None = None) -> bytes:
+    """The body of an error in the client's format. `kind` is OpenAI's error type; other formats derive theirs from the status."""
     return form.error_body(message, kind, code, param, status)
 
 
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
-    (UnknownModelAsked, 404, "invalid_request_error", "model_not_found"),
+    (UnknownRequestedModel, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),
     (BadInput, 400, "invalid_request_error", None),
     (Unauthenticated, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "not_allowed"),
-    (UnknownPrevious, 404, "invalid_request_error", "previous_response_not_found"),
+    (UnknownPreviousResponse, 404, "invalid_request_error", "previous_response_not_found"),
     (UnknownResponse, 404, "invalid_request_error", "response_not_found"),
     (UnknownPath, 404, "invalid_request_error", "not_found"),
     (NotFound, 404, "invalid_request_error", "job_not_found"),
@@ -114,39 +114,39 @@ _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (LoopStopped, 409, "invalid_request_error", "loop_stopped"),
     (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
     (Overloaded, 503, "server_error", "overloaded"),
-    (WaitedTooLong, 503, "server_error", "budget_busy"),
+    (QueueTimeout, 503, "server_error", "budget_busy"),
     (Unavailable, 503, "server_error", "no_target"),
     (StoreUnavailable, 503, "server_error", "store_unavailable"),
-    (CallerLeft, 408, "invalid_request_error", "client_left"),
+    (ClientDisconnected, 408, "invalid_request_error", "client_left"),
 )
 _RETRYABLE = frozenset({"budget_busy", "overloaded", "rate_limit_exceeded", "store_unavailable"})
 
 
-def titled(error: OvernightError) -> str:
+def message_with_title(error: OvernightError) -> str:
     """The message with its title, such as "Not found: …"."""
     return f"{error.title}: {error}" if error.title else str(error)
 
 
-def refusal(error: OvernightError, form: Codec = CHAT) -> Answer:
-    """The response for an expected error. SDKs are told not to retry what would fail again."""
+def error_response(error: OvernightError, form: Codec = CHAT) -> HttpResponse:
+    """The response for an expected error. A header tells SDKs not to retry a request that would fail again."""
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
     named = isinstance(error, InvalidBody | UnknownResponse)
-    param = error.param if named else "model" if isinstance(error, UnknownModelAsked) else None
+    param = error.param if named else "model" if isinstance(error, UnknownRequestedModel) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
-    if isinstance(error, RateLimited | WaitedTooLong | Overloaded):
+    if isinstance(error, RateLimited | QueueTimeout | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     elif code == "store_unavailable":
         headers.append((b"retry-after", b"1"))
     if status == 401:
-        headers.append(WANTS_KEY)
-    return Answer(status, headers, refused(form, status, titled(error), name, code, param))
+        headers.append(BEARER_CHALLENGE)
+    return HttpResponse(status, headers, error_body(form, status, message_with_title(error), name, code, param))
 
 
-def fault(form: Codec = CHAT) -> Answer:
-    """The response for an internal fault: without details, which may hold data of others."""
+def internal_error_response(form: Codec = CHAT) -> HttpResponse:
+    """The response for an internal error. It has no details, since they may contain data of other tenants."""
     message = "Internal server error. See the log of the gateway"
-    return Answer(500, [JSON], refused(form, 500, message, "server_error", "internal_error"))
+    return HttpResponse(500, [JSON], error_body(form, 500, message, "server_error", "internal_error"))
 
 
 _STATUS: Mapping[ErrorClass, int] = {
@@ -167,28 +167,34 @@ _STATUS: Mapping[ErrorClass, int] = {
     "circuit_open": 503,
     "gateway_busy": 503,
 }
-_PASSING = frozenset({"circuit_open", "gateway_busy"})
-"""Clients may repeat these: no provider was asked."""
-_OWN_WORDS = frozenset({"invalid_request", "content_filter", "context_length"})
+_NOT_SENT = frozenset({"circuit_open", "gateway_busy"})
+"""Failures that clients may retry: no request was sent to a provider."""
+_PROVIDER_MESSAGES = frozenset({"invalid_request", "content_filter", "context_length"})
 
 
-def failed(
-    failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, own_words: bool = True
-) -> Answer:
+def call_failure_response(
+    failure: Failure, where: str, tries: int, body: bytes, form: Codec = CHAT, *, same_format: bool = True
+) -> HttpResponse:
     """The response for the last failure of a call.
 
-    What the provider says about the request itself is passed on: as it came, or in the client's format where the provider
-    speaks another one.
+    A provider's error about the request itself is passed on.
+
+    Args:
+        where: the provider and the model.
+        tries: how many attempts were made.
+        body: the body of the provider's error.
+        form: the client's format.
+        same_format: whether the provider uses the client's format; its `body` is then passed on unchanged.
     """
     status = _STATUS[failure.error_class]
-    said = failure.error_class in _OWN_WORDS and failure.status and 400 <= failure.status < 500
-    if said and failure.status and (not own_words or body[:1] == b"{"):
-        told = refused(form, failure.status, failure.message, "invalid_request_error", failure.code)
-        return Answer(failure.status, [JSON, NO_RETRY], body if own_words else told)
+    is_about_request = failure.error_class in _PROVIDER_MESSAGES and failure.status and 400 <= failure.status < 500
+    if is_about_request and failure.status and (not same_format or body[:1] == b"{"):
+        translated = error_body(form, failure.status, failure.message, "invalid_request_error", failure.code)
+        return HttpResponse(failure.status, [JSON, NO_RETRY], body if same_format else translated)
     again = f" (tried {tries} times)" if tries > 1 else ""
     kind = "invalid_request_error" if status < 429 else "server_error"
-    headers: Headers = [JSON] if failure.error_class in _PASSING else [JSON, NO_RETRY]
+    headers: Headers = [JSON] if failure.error_class in _NOT_SENT else [JSON, NO_RETRY]
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
     message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message
-    return Answer(status, headers, refused(form, status, message, kind, failure.code))
+    return HttpResponse(status, headers, error_body(form, status, message, kind, failure.code))

@@ -1,4 +1,4 @@
-"""The gateway: one path for all model calls, whoever makes them."""
+"""The gateway: one path for all model calls."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
 from .call_deadlines import MIN_STORE_S
-from .call_facts import facts_of
+from .call_facts import routing_facts
 from .error_responses import (
     JSON,
-    Answer,
     BodyTooLarge,
-    UnknownModelAsked,
-    fault,
-    refusal,
+    HttpResponse,
+    UnknownRequestedModel,
+    error_response,
+    internal_error_response,
 )
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .job_ancestry import JobAncestry
@@ -69,19 +69,21 @@ from .stored_responses import StoredResponses
 log = logging.getLogger("overnight.gateway")
 SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
-"""Sweeps between two looks at the costs of finished jobs."""
+"""Sweeps between two polls for the costs of finished jobs."""
 
 GRACE_S = 5.0
-"""How long streams have to end when the gateway closes."""
+"""The time that streams have to end when the gateway closes."""
 
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class Gateway:
-    """Model calls of this process. `start` it before the first call and `close` it after the last.
+    """The model calls of this process. Call `start` before the first call and `close` after the last.
 
-    `owner` names this process in its reservations and in `worker`, where it `registers` (unless the caller does that under the
-    same name). `environment` holds the providers' keys (the process' own by default).
+    Args:
+        owner: the name of this process in its reservations and in the table `worker`.
+        registers: whether the gateway registers the process; False where the caller does so under the same name.
+        environment: holds the providers' keys; by default the environment of the process.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Gateway:
 
     @property
     def services(self) -> CallServices:
-        """What calls need of this gateway. Made in the loop of the first call, which is the loop of all."""
+        """The services of all calls. Created in the event loop of the first call; all calls share that loop."""
         if self._services is None:
             self._services = self._new_services(asyncio.get_running_loop())
         return self._services
@@ -168,7 +170,7 @@ class Gateway:
         return await embed(self.services, self.decide, subject, model, text, until)
 
     async def start(self) -> None:
-        """Load the price data and begin to settle what was lost."""
+        """Load the price data and start to settle lost calls."""
         await asyncio.to_thread(self.prices.load)
         if self._registration is not None:
             await self._registration.start()
@@ -179,13 +181,13 @@ class Gateway:
             await self.caches.vectors()  # if they are missing, say so at once
 
     def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it to its end: streams are read to their end whether or not their client stays."""
+        """Run a coroutine to its end: a stream is read to its end, also after its client has disconnected."""
         task = self.services.loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
-        """Give streams a moment to end. What is under way then fails, and is settled as lost."""
+        """Wait up to GRACE_S for streams to end. Calls still in flight then fail, and are settled as lost."""
         if self._background:
             await asyncio.wait(self._background, timeout=GRACE_S)
             for task in list(self._background):
@@ -215,18 +217,19 @@ class Gateway:
         who: Attribution,
         headers: Iterable[tuple[bytes, bytes]] = (),
         disconnected: Callable[[], bool] | None = None,
-    ) -> Answer:
-        """A model call of a foreign runtime, in any client format; the answer with its headers, the last failure included.
+    ) -> HttpResponse:
+        """Make a model call for an HTTP client, in any client format. Returns the response with its headers.
 
         Args:
             form: the client's wire format.
-            body: the request as it came.
-            who: whom the call is attributed to.
-            headers: of the request. A target of the same format gets those that the format has for it.
-            disconnected: tells whether the client has disconnected. A call that is still queued then is given up.
+            body: the body of the request.
+            who: the attribution of the call.
+            headers: the headers of the request. A target of the same format receives those that the format passes on.
+            disconnected: whether the client has disconnected. A call that is still queued then is abandoned.
 
         Raises:
-            OvernightError: as `CallPipeline.run`; and BadInput, UnknownModelAsked, BodyTooLarge, Unavailable (see `refusal`).
+            OvernightError: see `CallPipeline.run`; also BadInput, UnknownRequestedModel, BodyTooLarge, Unavailable.
+                `error_response` turns each into a response.
         """
         request = self.read(form, body)
         if form.passes:
@@ -235,10 +238,12 @@ class Gateway:
             who = with_metadata(who, request.metadata)
             request.forget_metadata(METADATA_NAMES)
         if form is RESPONSES:
-            await self.responses.go_on(request, who, self.routing.limits.max_body_bytes, self._store_deadline())
+            await self.responses.prepend_history(
+                request, who, self.routing.limits.max_body_bytes, self._store_deadline()
+            )
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
-        decision = permitted_decision(self.decide(facts_of(who, request)), who)
+        decision = permitted_decision(self.decide(routing_facts(who, request)), who)
         subject = await self.jobs.subject_of(who, request, self._store_deadline())
         context = new_context(subject, request, decision, form, disconnected=disconnected)
         if request.stream:
@@ -250,8 +255,8 @@ class Gateway:
             pipeline.release()
         return await self._answer(pipeline, result)
 
-    async def _answer(self, pipeline: CallPipeline, result: CallResult | None) -> Answer:
-        """The HTTP answer of a call that has ended."""
+    async def _answer(self, pipeline: CallPipeline, result: CallResult | None) -> HttpResponse:
+        """The HTTP response of a call that has ended."""
         match result:
             case None:
                 raise RuntimeError("a call ended without a result")
@@ -260,16 +265,16 @@ class Gateway:
             case _:
                 return answer_of(pipeline, result)
 
-    async def _recorded_answer(self, pipeline: CallPipeline, recorded: Recorded) -> Answer:
-        """An older attempt's answer, one from a cache or a degraded one, in the form that is asked for now."""
+    async def _recorded_answer(self, pipeline: CallPipeline, recorded: Recorded) -> HttpResponse:
+        """A replayed, cached or degraded answer, whole or as a stream, as the present request asks."""
         body = await self.ledger.answer(recorded, until=pipeline.deadlines.store_deadline()) or b"{}"
         context, headers = pipeline.context, call_headers(pipeline)
         if not context.request.stream:
-            return Answer(200, [JSON, *headers], body)
+            return HttpResponse(200, [JSON, *headers], body)
         chunks = context.client.taken_apart(body, 0.0 if context.request.wants_usage else None)
-        return Answer(200, [*_STREAM, *headers], pieces=_each(chunks))
+        return HttpResponse(200, [*_STREAM, *headers], pieces=_each(chunks))
 
-    async def _streamed(self, context: CallContext) -> Answer:
+    async def _streamed(self, context: CallContext) -> HttpResponse:
         call, loop = StreamedCall(self.services, context), self.services.loop
         opening = loop.create_task(call.open())
         try:
@@ -277,16 +282,16 @@ class Gateway:
                 await asyncio.wait((opening,), timeout=call.keep_alive_due_s())
                 if not opening.done() and call.is_silent():
                     self._run_in_background(self._open_late(call, opening))
-                    return Answer(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
+                    return HttpResponse(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
         except BaseException:
             opening.cancel()
             raise
         if opening.result():
-            return Answer(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
+            return HttpResponse(200, [*_STREAM, *call_headers(call.pipeline, streams=True)], pieces=call.buffer)
         return await self._answer(call.pipeline, call.pipeline.result)
 
     async def _open_late(self, call: StreamedCall, opening: asyncio.Task[bool]) -> None:
-        """The client has had its status, since its provider was silent for long: the result of the call is in the stream."""
+        """Write the result into the stream: the provider was silent for long, so the client has received its status."""
         client, buffer = call.pipeline.context.client, call.buffer
         call.keep_alive()
         try:
@@ -298,41 +303,41 @@ class Gateway:
             else:
                 buffer.push([chunk async for chunk in answer.pieces])
         except OvernightError as error:
-            call.end_with_error(refusal(error, client).body)
+            call.end_with_error(error_response(error, client).body)
         except asyncio.CancelledError:
             opening.cancel()
             raise
         except Exception:
             log.exception("internal error in a streamed call")
-            call.end_with_error(fault(client).body)
+            call.end_with_error(internal_error_response(client).body)
         finally:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
                 buffer.end()
 
     @property
     def _patience_s(self) -> float:
-        """How long a call whose route is not known yet may wait for the store, in seconds."""
+        """The maximum wait for the store, in seconds, of a call whose route is not known yet."""
         return max(self.routing.time_limits.queue_ms / 1000, MIN_STORE_S)
 
     def _store_deadline(self) -> float:
         return self.services.loop.time() + self._patience_s
 
     def count_tokens(self, body: bytes) -> int:
-        """About how many tokens the input of a messages request comes to. Nobody is asked. Raises BodyTooLarge, InvalidBody."""
+        """Estimate the input tokens of a messages request, without a provider. Raises BodyTooLarge, InvalidBody."""
         return counted(client_body(self.read(MESSAGES, body)))
 
     def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes
         if len(body) > most:
-            raise BodyTooLarge(f"the body has {len(body):,} bytes; the most is {most:,} (limits.max_body_bytes)")
+            raise BodyTooLarge(f"the body has {len(body):,} bytes; the maximum is {most:,} (limits.max_body_bytes)")
         return form.read(body)
 
     def decide(self, facts: CallFacts) -> RouteDecision:
-        """Raises UnknownModelAsked; Unavailable where residency leaves no target."""
+        """Select the route and its targets. Raises UnknownRequestedModel; Unavailable where residency leaves no target."""
         try:
             decision = self.routing.decide(facts)
         except LookupError as error:
-            raise UnknownModelAsked(str(error)) from None
+            raise UnknownRequestedModel(str(error)) from None
         if not decision.targets:
             closed = "; ".join(f"{name}: {why}" for name, why in decision.rejected)
             raise Unavailable(
@@ -340,7 +345,7 @@ class Gateway:
             )
         return decision
 
-    # ── what was lost ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── lost calls ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settled_late(self) -> None:
         self.queue.notify()
@@ -360,11 +365,11 @@ class Gateway:
                 log.exception("internal error in the recovery of lost calls, will retry")
 
     async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        """Settle the calls that older leases of this job left in flight as lost. Returns their number."""
         return await self.lost_calls.settle_lost(job)
 
     async def settle_owner(self, owner: str) -> int:
-        """Settle what a process that is known to be dead left in flight; how many calls there were."""
+        """Settle the calls that a dead process left in flight as lost. Returns their number."""
         return await self.lost_calls.settle_owner(owner)
 
 

@@ -13,7 +13,7 @@ from overnight.ledger import JobRow
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The position of a call in job code, and the lease epoch that it is made under."""
+    """The position of a call in job code, and the lease epoch of the worker."""
 
     path: str
     ordinal: int
@@ -22,21 +22,21 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """The job a call belongs to.
+    """The job that a call belongs to.
 
     Fields:
         who: the caller's attribution.
-        job_id: the job, or the one to be made where `known` is false.
+        job_id: the job; where `known` is false, the id of the job to create.
         ancestors: the jobs whose budgets the call draws on: root first, the job itself last.
         known: whether the job is known to exist.
         label: the name of the call in its events.
-        external_id: the caller's own name of the job.
-        unattributed: whether a job is made for this call alone.
-        brain_version: recorded in a job that is made for the call.
-        attempt: the attempt of the job, as the last admission found it.
+        external_id: the job id chosen by the caller.
+        unattributed: whether the job is created for this call alone.
+        brain_version: recorded in a job that is created for the call.
+        attempt: the attempt of the job, as found by the last admission.
         place: the position of a call of job code in this process.
-        fingerprint: recognises the repeated request of a foreign runtime.
-        aside: the call serves another call of the job, so that a job made for that one does not end with it.
+        fingerprint: identifies a repeated request of an external job.
+        is_auxiliary: whether the call serves another call of the job. A job for one call does not end with it.
         lineage: names and start times of jobs with children, where they are known.
     """
 
@@ -51,12 +51,12 @@ class Subject(msgspec.Struct, frozen=True):
     attempt: int = 1
     place: Place | None = None
     fingerprint: str | None = None
-    aside: bool = False
+    is_auxiliary: bool = False
     lineage: Mapping[str, Kin] = {}
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
-    """The caller whose budgets and rates a call draws on, completed from its job once that is known."""
+    """The caller for budgets and rate limits; `job`, once it is known, completes it."""
     who = subject.who
     if job is None:
         kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
@@ -83,47 +83,47 @@ METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt", "tags"})
 MAX_TAGS = 16
 
 
-def named_job(value: str, place: str) -> tuple[str | None, str | None]:
-    """(our job id, the caller's own id) for the name that a caller gives its job."""
+def parse_job_name(value: str, place: str) -> tuple[str | None, str | None]:
+    """Parse the name that a caller gives its job. Returns (job id, None) or (None, external id)."""
     check_identifier(value, place)
     ours = len(value) == 36 and value.startswith("job_") and _HEX.issuperset(value[4:])
     return (value, None) if ours else (None, value)
 
 
-def tags_of(value: str, place: str) -> tuple[str, ...]:
+def parse_tags(value: str, place: str) -> tuple[str, ...]:
     """The tags in a comma-separated list, each once, in order. Raises BadInput, naming `place`."""
     tags = dict.fromkeys(tag.strip() for tag in value.split(",") if tag.strip())
     if len(tags) > MAX_TAGS:
-        raise BadInput(f"{place}: {len(tags)} tags; the most is {MAX_TAGS}")
+        raise BadInput(f"{place}: {len(tags)} tags; the maximum is {MAX_TAGS}")
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
 def session_name(who: Attribution) -> str:
-    """The external id of the job of a session that names no job. Keys with a scope have sessions of their own: the same
-    name at another agent's key is another one."""
+    """The external id of the job of a session without a named job. It includes the scope of the key: the same session
+    name under the key of another agent is another job."""
     return "@".join(filter(None, (f"session:{who.session_id}", *who.reach)))
 
 
 def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
-    """A body's `prompt_cache_key` tells which calls belong together where no session is named. It forms no job of them: many
-    programs send the same one with all that they ever ask."""
+    """Use a body's `prompt_cache_key` as the session where none is named. It groups calls, but forms no job: many programs
+    send the same key with all of their calls."""
     try:
         session = check_identifier(msgspec.json.decode(cache_key, type=str), "prompt_cache_key")
     except (msgspec.DecodeError, BadInput):
-        return who  # it is the provider's: whatever that takes is right
+        return who  # the provider decides whether the key is valid
     return msgspec.structs.replace(who, session_id=session, only_marks=True)
 
 
 def _text(metadata: dict[str, Any], name: str) -> str | None:
-    """A value of ours. Raises BadInput: without it the call would be attributed wrongly."""
+    """A text in `metadata` that attributes the call. Raises BadInput for another type, so that no attribution is lost."""
     value = metadata.get(name)
     if value is not None and not isinstance(value, str):
-        raise BadInput(f"metadata.{name}: must be a string here, as in the headers; leave it out or send it as text")
+        raise BadInput(f"metadata.{name}: must be a string; send a string or omit it")
     return value
 
 
 def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
-    """The attribution, completed from the body's `metadata` where headers were not sent. Raises BadInput."""
+    """The attribution, completed from the body's `metadata` where a header is missing. Raises BadInput."""
     if not metadata:
         return who
     found: dict[str, Any] = {}
@@ -131,9 +131,9 @@ def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribut
         if getattr(who, field) is None and (value := _text(metadata, name)) is not None:
             found[field] = check_identifier(value, f"metadata.{name}")
     if who.job_id is None and who.external_id is None and (job := _text(metadata, "job_id")) is not None:
-        found["job_id"], found["external_id"] = named_job(job, "metadata.job_id")
+        found["job_id"], found["external_id"] = parse_job_name(job, "metadata.job_id")
     if not who.tags and (tags := _text(metadata, "tags")) is not None:
-        found["tags"] = tags_of(tags, "metadata.tags")
+        found["tags"] = parse_tags(tags, "metadata.tags")
     attempt = metadata.get("job_attempt")
     if attempt is not None and who.attempt is None:
         number = parse_whole(attempt, MAX_ATTEMPTS)

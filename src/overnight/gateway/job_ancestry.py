@@ -1,4 +1,4 @@
-"""Jobs and their ancestors, whose budgets a call draws on too: immutable facts, kept in memory once they are known."""
+"""The ancestors of jobs, whose budgets a call draws on too. They never change, so they are kept in memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from .call_deadlines import store_answers_by
 from .identity import Subject, session_name
 
 AncestryKey = tuple[str, str, Reach]
-"""Tenant, a job's name, and the scope of the key that it was found with."""
+"""The tenant, the job's name, and the scope of the key of the lookup."""
 
 MAX_KNOWN_JOBS = 50_000
 
 
 class JobAncestry:
-    """The jobs that calls name, and the chains of jobs above them.
+    """The jobs named by calls, and their ancestors.
 
-    `lineage` holds names and start times of jobs with children. `brain_version` is recorded in jobs that calls make.
+    Attributes:
+        lineage: names and start times of jobs with children.
+
+    Args:
+        brain_version: recorded in the jobs that calls create.
     """
 
     def __init__(self, ledger: Ledger, brain_version: str | None) -> None:
@@ -32,7 +36,7 @@ class JobAncestry:
         self.lineage: OrderedDict[str, Kin] = OrderedDict()
 
     async def subject_of(self, who: Attribution, request: Request, until: float) -> Subject:
-        """Whose call this is: the job named, the session, or a job of its own.
+        """The subject of a call: the named job, the job of its session, or a new job.
 
         Raises NotFound, and StoreUnavailable at `until`, a time of the loop.
         """
@@ -65,8 +69,8 @@ class JobAncestry:
         ancestors = await self._find_ancestors(job_id, subject.who.tenant_id, subject.who.reach)
         return msgspec.structs.replace(subject, job_id=job_id, ancestors=ancestors, known=True)
 
-    def learn(self, subject: Subject, job_id: str, attempt: int) -> Subject:
-        """The subject as an admission found it."""
+    def update_subject(self, subject: Subject, job_id: str, attempt: int) -> Subject:
+        """The subject, updated with the job and attempt that an admission found."""
         if subject.known:
             if subject.attempt == attempt:
                 return subject

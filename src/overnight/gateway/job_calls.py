@@ -1,4 +1,4 @@
-"""Model calls of job code in this process: the same path as over HTTP, answered at a position of the job."""
+"""Model calls of job code in this process: the same path as over HTTP, recorded at a position of the job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overnight.wire_formats import CHAT
 from .call.pipeline import CallPipeline
 from .call.result import is_late
 from .call_context import new_context
-from .call_facts import facts_of
+from .call_facts import routing_facts
 from .gateway import Gateway
 from .identity import Place, Subject
 
@@ -49,10 +49,10 @@ class JobCalls:
         self._gateway = gateway
 
     async def call(self, request: JobRequest) -> Recorded:
-        """The durable answer: a `model_succeeded` or, when every target failed, `model_failed` event at that position.
+        """Make the call. Returns the durable event at its position: `model_succeeded`, or `model_failed` if every target failed.
 
-        Raises BudgetStopped when a hard stop blocks the call, Fenced when another worker has the job, BadInput for a
-        body that no provider could take.
+        Raises BudgetStopped when a hard stop blocks the call, Fenced when another worker has the job, BadInput for an
+        invalid body.
         """
         gateway, job = self._gateway, request.job
         try:
@@ -71,13 +71,13 @@ class JobCalls:
         )
         if gateway.keys.aged:
             await gateway.keys.refresh()  # the tenant's own keys of providers
-        decision = gateway.decide(facts_of(who, asked))
+        decision = gateway.decide(routing_facts(who, asked))
         subject = Subject(
             who=who,
             job_id=job.job_id,
             ancestors=await gateway.jobs.ancestors(job),
             known=True,
-            # The label that the job's history is compared by: "auto" is what no model and no task become.
+            # Replay compares this label. Without a task or a model it is "default".
             label=request.task or (asked.model if asked.model != "auto" else "default"),
             attempt=job.attempt,
             place=Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch),
@@ -91,8 +91,8 @@ class JobCalls:
                 pipeline.release()
             if not is_late(result.recorded):
                 return result.recorded
-            # It was declared lost, so no answer stands at this position of the job: ask again, as a recovery would.
+            # The call was declared lost, so this position has no answer. Repeat the call, as a recovery would.
 
     async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        """Settle the calls that older leases of this job left in flight as lost. Returns their number."""
         return await self._gateway.settle_lost(job)

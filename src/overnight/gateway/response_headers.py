@@ -7,33 +7,33 @@ from collections.abc import Iterable
 from .admission.admission_outcomes import CacheHit, Replayed
 from .call.pipeline import CallPipeline
 from .call.result import Answered, DegradedAnswer, Failed
-from .error_responses import JSON, Answer, Headers, failed
+from .error_responses import JSON, Headers, HttpResponse, call_failure_response
 
 MAX_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
-"""Names come from clients' bodies, ids from providers; a character that a header cannot hold must not break the response."""
+"""Replaces characters that a header cannot contain: names come from clients' bodies, ids from providers."""
 
 REQUEST_ID = {"messages": b"request-id"}
-"""The header in which the clients of a format look for the request's id, if it is not `x-request-id`."""
+"""The header of a format for the request's id, if it is not `x-request-id`."""
 
 
-def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> Answer:
+def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> HttpResponse:
     """The HTTP response of a call that was answered or failed."""
     if isinstance(result, Answered):
-        answer = Answer(200, [JSON], result.reply.body)
+        answer = HttpResponse(200, [JSON], result.reply.body)
     else:
         target, wire = pipeline.selection.target, pipeline.selection.wire
         where = f"{target.provider} {target.model}"
-        own_words = wire.client is wire.spoken
-        answer = failed(
-            result.failure, where, pipeline.attempts, result.body, pipeline.context.client, own_words=own_words
+        same_format = wire.client is wire.spoken
+        answer = call_failure_response(
+            result.failure, where, pipeline.attempts, result.body, pipeline.context.client, same_format=same_format
         )
     answer.headers += call_headers(pipeline)
     return answer
 
 
 def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
-    """The headers of every response. `streams`: its chunks are still to come, though the provider may be done."""
+    """The headers of every response. `streams`: the response is a stream that has not been sent yet."""
     result, context, selection, attempt = pipeline.result, pipeline.context, pipeline.selection, pipeline.attempt
     call_id, model = pipeline.call_id, selection.target.model
     if isinstance(result, Replayed | CacheHit | DegradedAnswer):
@@ -45,7 +45,7 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
         (b"x-overnight-model", _listed((model,))),
         (REQUEST_ID.get(context.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
     ]
-    # What a stream costs is not known when its headers go out; it stands in the usage chunk.
+    # The cost of a stream is unknown when its headers are sent. The usage chunk reports it.
     account = pipeline.account
     if not streams and result is not None:
         headers.append((b"x-overnight-cost-usd", _usd(account.cost_microusd)))
@@ -64,7 +64,7 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
 
 
 def _origin_headers(pipeline: CallPipeline, model: str) -> Headers:
-    """Where the answer comes from: a cache, an older attempt, another target, the route's degraded answer."""
+    """The headers for the origin of the answer: a cache, an older attempt, another target, a degraded answer."""
     headers: Headers = []
     result, selection = pipeline.result, pipeline.selection
     cache = pipeline.cache_kind
@@ -88,7 +88,7 @@ def _usd(microusd: int) -> bytes:
 
 
 def _listed(names: Iterable[str]) -> bytes:
-    """Names joined up to the length of a header; three dots at the end say that there were more."""
+    """Names joined up to the maximum length of a header. Three dots at the end mark a truncation."""
     text = ", ".join(names)
     if len(text) > MAX_HEADER:
         whole = text[: MAX_HEADER - 3].rpartition(", ")[0]

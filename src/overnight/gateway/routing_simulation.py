@@ -1,7 +1,7 @@
-"""What recorded calls would have cost under another routing: each is decided again by the facts its events hold.
+"""Simulation of another routing on recorded calls: each is decided again from the facts in its events, and priced.
 
-A call that stays at its model costs what it cost, unless the model's price differs. One that moves is priced with the tokens it
-used then: another model counts a little differently, says more or less, and begins with a cold cache of its provider.
+A call that keeps its model keeps its cost, unless the price of the model has changed. A call with a new model is priced with
+its recorded tokens. That is an estimate: another model counts tokens differently, and its provider's cache is cold.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from overnight.pricing.price_book import ModelPrice, PriceBook, UnknownPrice
 from overnight.providers.targets import SCRIPTED
 from overnight.wire_formats import wire_between
 
-from .call_facts import asked_text
+from .call_facts import last_user_text
 
-FAILED, LOST, UNDER_WAY = "failed then", "lost then", "under way"
+FAILED, LOST, UNDER_WAY = "failed then", "lost then", "in flight"
 FROM_CACHE, DEGRADED = "answered from a cache then", "answered without a provider then"
-UNMETERED = "its provider told no usage then"
+UNMETERED = "its provider reported no usage then"
 
 
-class PastCall(msgspec.Struct):
-    """One client's call with all its tries. `left_out` says why it cannot be compared; "" where it can."""
+class RecordedCall(msgspec.Struct):
+    """One call of a client with all of its attempts. `left_out`: why it cannot be compared; "" if it can."""
 
     at: int
     tenant_id: str
@@ -47,21 +47,21 @@ class PastCall(msgspec.Struct):
     left_out: str = UNDER_WAY
 
     def book(self, facts: Event) -> None:
-        """Add what a try of it was booked at."""
+        """Add the booked cost and bound of one attempt."""
         cost, bound = booked(facts)
         self.cost_microusd += cost or 0
         self.bound_microusd += bound or 0
 
     def passed_over(self) -> tuple[str, ...]:
-        """The targets before the one that answered: they had failed, or could not be called."""
+        """The targets before the one that answered: they failed, or could not be called."""
         return self.targets[: self.targets.index(self.model)] if self.model in self.targets else ()
 
 
-def past_calls(job: JobRow, events: Iterable[Recorded]) -> list[PastCall]:
-    """The model calls of a job, in the order in which they began."""
-    calls: list[PastCall] = []
-    flying: dict[str, PastCall] = {}
-    failed: list[PastCall] = []
+def recorded_calls(job: JobRow, events: Iterable[Recorded]) -> list[RecordedCall]:
+    """The model calls of a job, in the order of their start."""
+    calls: list[RecordedCall] = []
+    in_flight: dict[str, RecordedCall] = {}
+    failed: list[RecordedCall] = []
     for event in events:
         facts, call_id = event.facts, event.facts.call_id or ""
         detail: dict[str, Any] = facts.detail or {}
@@ -71,70 +71,70 @@ def past_calls(job: JobRow, events: Iterable[Recorded]) -> list[PastCall]:
                 call = _begun(job, event)
                 calls.append(call)
             call.tries, call.left_out = call.tries + 1, UNDER_WAY
-            flying[call_id] = call
-        elif facts.event == "model_succeeded" and call_id in flying:
-            _answered(flying.pop(call_id), event)
+            in_flight[call_id] = call
+        elif facts.event == "model_succeeded" and call_id in in_flight:
+            _answered(in_flight.pop(call_id), event)
         elif facts.event == "model_succeeded" and ("cache" in detail or "degraded" in detail):
             given = failed.pop() if failed and failed[-1].name == facts.name and "degraded" in detail else None
             if given is None:
                 given = _begun(job, event)
                 calls.append(given)
             given.left_out = FROM_CACHE if "cache" in detail else DEGRADED
-        elif facts.event in ("model_failed", "model_lost") and call_id in flying:
-            call = flying.pop(call_id)
+        elif facts.event in ("model_failed", "model_lost") and call_id in in_flight:
+            call = in_flight.pop(call_id)
             call.book(facts)
             call.left_out = FAILED if facts.event == "model_failed" else LOST
             failed.append(call)
     return calls
 
 
-def _again(failed: list[PastCall], event: Recorded) -> PastCall | None:
-    """The call whose next try this is: a failed try is settled in the transaction that begins the next one."""
+def _again(failed: list[RecordedCall], event: Recorded) -> RecordedCall | None:
+    """The call of a repeated attempt: a failed attempt is settled in the transaction that admits the next one."""
     for at in range(len(failed) - 1, -1, -1):
         if failed[at].name == event.facts.name and failed[at].route == event.facts.route:
             return failed.pop(at)
     return None
 
 
-def _begun(job: JobRow, event: Recorded) -> PastCall:
-    said = event.facts
-    detail: dict[str, Any] = said.detail or {}
-    decision: dict[str, Any] = said.decision or {}
+def _begun(job: JobRow, event: Recorded) -> RecordedCall:
+    called = event.facts
+    detail: dict[str, Any] = called.detail or {}
+    decision: dict[str, Any] = called.decision or {}
     facts = CallFacts(
         model=detail.get("requested_model"),
-        task=said.task_id,
-        agent=said.agent_id,
-        workflow=said.workflow,
+        task=called.task_id,
+        agent=called.agent_id,
+        workflow=called.workflow,
         tags=tuple(detail.get("tags", ())),
         headers=detail.get("headers", {}),
-        session=said.session_id,
-        job=_named(job),
+        session=called.session_id,
+        job=_job_name(job),
         format=detail.get("format", "chat"),
     )
     targets = tuple(decision.get("targets", ()))
-    return PastCall(event.at, event.tenant_id, facts, said.name, said.route or "", targets, said.input_ref)
+    return RecordedCall(event.at, event.tenant_id, facts, called.name, called.route or "", targets, called.input_ref)
 
 
-def _named(job: JobRow) -> str | None:
-    """What its calls called it: job code its id, a foreign runtime the id it gave, or nothing."""
+def _job_name(job: JobRow) -> str | None:
+    """The name of the job in its calls: the job id for job code, the external id for an external job, or None."""
     if job.runtime != "foreign":
         return job.job_id
     unnamed = job.unattributed or (job.external_id or "").startswith("session:")
     return None if unnamed else job.external_id or job.job_id
 
 
-def _answered(call: PastCall, event: Recorded) -> None:
-    said = event.facts
-    call.model, call.provider = said.model or "", said.provider or ""
-    # What it was settled at is a bound, and its tokens a guess: no move would compare like with like.
-    call.book(said)
-    call.left_out = UNMETERED if booked(said)[1] else ""
-    call.input_tokens, call.cached_tokens = said.input_tokens or 0, said.cached_tokens or 0
-    call.output_tokens = said.output_tokens or 0
+def _answered(call: RecordedCall, event: Recorded) -> None:
+    facts = event.facts
+    call.model, call.provider = facts.model or "", facts.provider or ""
+    # With a bound, cost and tokens are estimates, so a comparison would be meaningless.
+    call.book(facts)
+    call.left_out = UNMETERED if booked(facts)[1] else ""
+    call.input_tokens, call.cached_tokens = facts.input_tokens or 0, facts.cached_tokens or 0
+    call.output_tokens = facts.output_tokens or 0
 
 
 class Move(msgspec.Struct):
-    """Calls with the same way then and now. `now_microusd` is None where the price of the model now is not known."""
+    """Calls with the same old and new route, model and provider. `now_microusd` is None if the new price is unknown."""
 
     route_then: str
     model_then: str
@@ -148,13 +148,13 @@ class Move(msgspec.Struct):
 
     @property
     def moved(self) -> bool:
-        if SCRIPTED in (self.provider_then, self.provider_now):  # it plays whichever provider would be asked
+        if SCRIPTED in (self.provider_then, self.provider_now):  # it stands in for every provider
             return self.model_then != self.model_now
         return (self.model_then, self.provider_then) != (self.model_now, self.provider_now)
 
 
-class LeftOut(msgspec.Struct):
-    """Calls that are in no sum, and what they cost then; beside that, what those of unknown cost may have cost at most."""
+class ExcludedCalls(msgspec.Struct):
+    """Calls that are excluded from the sums: the reason, their cost, and the bound of those with unknown cost."""
 
     why: str
     calls: int = 0
@@ -170,9 +170,13 @@ def _later() -> str:
     raise _TextNeeded
 
 
-class Rerouting:
-    """Takes recorded calls and keeps the sums: `moves`, `left_out`, `unpriced` (model → calls), `erased` (prompts that a tier
-    would have weighed and that are no longer kept; they counted as simple ones)."""
+class RoutingSimulation:
+    """The simulation. Add recorded calls with `take`, then read the sums.
+
+    Attributes:
+        unpriced: calls by model whose price is unknown.
+        erased: calls whose prompt was erased, although a tier depends on it. They count as simple ones.
+    """
 
     def __init__(
         self,
@@ -188,11 +192,12 @@ class Rerouting:
         self._present, self._present_prices = present, present_prices
         self._decide = decide or routing.decide
         self._moves: dict[tuple[str, str, str, str, str, str], Move] = {}
-        self._left_out: dict[str, LeftOut] = {}
+        self._left_out: dict[str, ExcludedCalls] = {}
         self.unpriced: dict[str, int] = {}
         self.erased = 0
 
-    async def take(self, call: PastCall) -> None:
+    async def take(self, call: RecordedCall) -> None:
+        """Decide one call again, and add it to the sums."""
         if call.left_out:
             self._leave_out(call, call.left_out)
             return
@@ -207,36 +212,36 @@ class Rerouting:
         if model is None:
             self._leave_out(call, f"route {decision.route} has no target left now")
         elif provider is None:
-            self._leave_out(call, f"nobody serves {model} now")
+            self._leave_out(call, f"no provider serves {model} now")
         elif wire_between(call.facts.format, tuple(provider.apis)) is None:
             self._leave_out(call, f"{model} does not take {call.facts.format} now")
         else:
             self._compare(call, decision.route, model, provider.name)
 
-    async def _decided(self, call: PastCall) -> RouteDecision:
+    async def _decided(self, call: RecordedCall) -> RouteDecision:
         try:
             return self._decide(msgspec.structs.replace(call.facts, text=_later))
         except _TextNeeded:
             text = await self._text(call)
             return self._decide(msgspec.structs.replace(call.facts, text=lambda: text))
 
-    async def _text(self, call: PastCall) -> str:
+    async def _text(self, call: RecordedCall) -> str:
         if call.input_ref is not None:
             try:
                 kept = await self._ledger.content(call.tenant_id, call.input_ref)
-                return asked_text(kept) if isinstance(kept, list) else ""
+                return last_user_text(kept) if isinstance(kept, list) else ""
             except NotFound:
-                pass  # erased by retention: counted below, and said
+                pass  # erased by retention; counted below
         self.erased += 1
         return ""
 
-    def _leave_out(self, call: PastCall, why: str) -> None:
-        left = self._left_out.setdefault(why, LeftOut(why))
+    def _leave_out(self, call: RecordedCall, why: str) -> None:
+        left = self._left_out.setdefault(why, ExcludedCalls(why))
         left.calls += 1
         left.cost_microusd += call.cost_microusd
         left.bound_microusd += call.bound_microusd
 
-    def _compare(self, call: PastCall, route: str, model: str, provider: str) -> None:
+    def _compare(self, call: RecordedCall, route: str, model: str, provider: str) -> None:
         key = (call.route, call.model, call.provider, route, model, provider)
         move = self._moves.setdefault(key, Move(*key))
         move.calls += 1
@@ -248,7 +253,7 @@ class Rerouting:
         elif move.now_microusd is not None:
             move.now_microusd += cost
 
-    def _cost(self, call: PastCall, model: str) -> int | None:
+    def _cost(self, call: RecordedCall, model: str) -> int | None:
         try:
             now = _priced(call, _price(self._routing, self._prices, model))
         except UnknownPrice:
@@ -262,10 +267,10 @@ class Rerouting:
         return call.cost_microusd if same else now
 
     def moves(self) -> Iterator[Move]:
-        """Those that move first, then by what they cost; dearest first."""
+        """Changed calls first, then by cost in descending order."""
         yield from sorted(self._moves.values(), key=lambda each: (not each.moved, -each.then_microusd, each.model_then))
 
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[ExcludedCalls]:
         return sorted(self._left_out.values(), key=lambda each: each.why)
 
 
@@ -275,5 +280,5 @@ def _price(routing: Routing, book: PriceBook, model: str) -> ModelPrice:
     return book.price(model, provider.name if provider is not None else None)
 
 
-def _priced(call: PastCall, price: ModelPrice) -> int:
+def _priced(call: RecordedCall, price: ModelPrice) -> int:
     return price.cost_microusd(call.input_tokens, call.cached_tokens, call.output_tokens)

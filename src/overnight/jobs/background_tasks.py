@@ -1,4 +1,4 @@
-"""Background tasks of an execution: timers, delivery, parking. They run outside of the job's own context."""
+"""Background tasks of an execution: timers, delivery, parking. They run outside the job's own context."""
 
 import asyncio
 from collections.abc import Coroutine

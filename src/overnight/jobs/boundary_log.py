@@ -1,4 +1,4 @@
-"""The boundary log of one running job: writes its events under its lease, and keeps the history that they make."""
+"""The boundary log of one running job: it writes events under the job's lease, and keeps the history."""
 
 import asyncio
 import functools
@@ -30,7 +30,7 @@ class BoundaryLog:
     def check_lease(self) -> None:
         """Raise LeaseLost if the job has left, or its lease may have run out.
 
-        Must be the last statement before a call that changes or costs something outside, in the thread of that call.
+        Call it directly before a call with external effects or costs, in the thread of that call.
         """
         if self._state.evicted:
             raise LeaseLost(f"{self.job.job_id} has left this worker")
@@ -96,7 +96,7 @@ class BoundaryLog:
         self._ride(self._append(event, position, fingerprint, content), then)
 
     def defer_fact(self, event: Event) -> None:
-        """As `defer`, for an event without a position. Written even while the job leaves."""
+        """Defer an event without a position (see `defer`). It is written even while the job leaves."""
         self._ride(Append(self.job.job_id, event, None, self.job.lease_epoch), None)
 
     def _ride(self, command: Append, then: Callable[[int], None] | None) -> None:
@@ -128,7 +128,7 @@ class BoundaryLog:
     # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add_answer(self, scope: Scope, answer: Recorded) -> None:
-        """Keep an answer inside of a step: a retry of the step may need it."""
+        """Keep an answer inside a step: a retry of the step may need it."""
         place = position_of(answer)
         if scope.steps and place is not None:
             self.history.answers[place] = answer

@@ -1,4 +1,4 @@
-"""The scheduler of one running job: when an answer is delivered to a branch, and when the job parks."""
+"""The scheduler of the branches of one running job: it orders the delivery of answers, and parks the job."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from .run_state import JobEvicted, RunState
 T = TypeVar("T")
 SHORT_WAIT_US = 1_000_000
 WITHOUT_EVENTS = frozenset({"timer", "budget"})
-"""Kinds of waits that no event in the job's own log ends."""
+"""Kinds of waits that end without an event in the job's own log."""
 
 
 class PendingWait(msgspec.Struct):
@@ -32,7 +32,7 @@ class PendingWait(msgspec.Struct):
     scope: Scope
 
 
-class Scheduler:
+class BranchScheduler:
     """Counts what is in progress, orders deliveries, and parks the job when nothing can run.
 
     `replaying` is set while recorded answers are replayed: until then the job does not park.
@@ -63,7 +63,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def in_progress(self) -> Generator[None]:
-        """The job does not park for as long as the block takes."""
+        """Keep the job from parking while the block runs."""
         self._in_progress += 1
         try:
             yield
@@ -109,7 +109,7 @@ class Scheduler:
         self._timeouts += 1
 
     def set_deadline(self, position: Position, due_at: int) -> None:
-        """A time limit runs out at `due_at` (microseconds): a parked job is woken then."""
+        """Set the end of a time limit, in microseconds: a parked job is woken at `due_at`."""
         self._deadlines[position] = due_at
 
     def close_timeout(self, position: Position) -> None:
@@ -154,7 +154,7 @@ class Scheduler:
         self.consider_parking()
 
     async def _read_expected_events(self) -> None:
-        """Deliver external events recorded before an own answer first, as every replay will."""
+        """Deliver external events before an answer of this worker that was recorded later, as every replay does."""
         waits = self._waits.values()
         if not self.replaying and (
             self._external.expected or any(wait.facts["for"] not in WITHOUT_EVENTS for wait in waits)

@@ -1,4 +1,4 @@
-"""Boundaries that a model or a person answers: `chat` and `approval`."""
+"""The boundaries `chat` and `approval`: calls to a model and questions to a person."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ class Approval(msgspec.Struct, frozen=True):
 class ChatAnswer:
     """A model's answer.
 
-    `raw` is the whole chat completion as the provider sent it. `cost_microusd` is its known cost in micro-dollars;
-    `bound_microusd` the most that it may have cost beyond that, if the provider reported no usage.
+    `raw` is the complete chat completion of the provider. `cost_microusd` is its known cost in micro-dollars;
+    `bound_microusd` is the maximum cost beyond that, if the provider reported no usage.
     """
 
     def __init__(self, raw: dict[str, Any], cost_microusd: int, model: str | None, bound_microusd: int = 0) -> None:
@@ -64,8 +64,8 @@ async def chat(
 ) -> ChatAnswer:
     """Call a model as this job: routed through the brain, reserved, recorded, and replayed after a crash.
 
-    - `messages`, `params`: those of OpenAI chat completions. A text stands for one user message.
-    - `task`: the task that the route is chosen by. `model`: a model or a route instead; default `auto`.
+    - `messages`, `params`: those of OpenAI chat completions. A text is one user message.
+    - `task`: the task for the routing rules. `model`: a model or a route instead; default `auto`.
 
     Raises ModelFailed when every target failed, BadInput for `stream=True`. When a budget or the loop guard stops the
     call, the job parks until the budget has room or a person decides.
@@ -73,11 +73,11 @@ async def chat(
     execution, scope = in_job("chat()")
     conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     if params.pop("stream", False):
-        raise BadInput("chat(stream=True): a job gets the whole answer; streams are for clients of the gateway")
+        raise BadInput("chat(stream=True): a job receives the complete answer; only clients of the gateway can stream")
     body: dict[str, Any] = {"model": model or "auto", "messages": conversation, **params}
-    # Before the boundary is reached: what is refused here is refused in every replay.
+    # Before the boundary is reached, so that every replay raises the same error.
     encode(body, "chat()", largest=None)
-    # As the gateway names it: "auto" is no model of its own.
+    # The same label as in the gateway: "auto" is not a model.
     label = task or (model if model != "auto" else None) or "default"
     digest = fingerprint(label, body)
 
@@ -104,7 +104,7 @@ async def chat(
 
 
 async def _call_model(execution: Execution, scope: Scope, position: Position, request: ModelRequest) -> Recorded:
-    """The durable answer to a model call. Waits whenever a budget or the loop guard stops it."""
+    """The durable answer to a model call. It waits while a budget or the loop guard stops the call."""
     log, services = execution.log, execution.services
     while True:
         try:
@@ -121,7 +121,7 @@ async def _call_model(execution: Execution, scope: Scope, position: Position, re
 
 
 async def approval(question: str, **detail: Any) -> Approval:
-    """Ask a person, and park until they decide (`overnight reviews`). `detail`: what they need to know, as JSON values."""
+    """Request a decision, and park until a person decides (`overnight reviews`). `detail`: facts for them, as JSON values."""
     execution, scope = in_job("approval()")
     encode(detail, "approval()")
     digest = fingerprint(question, detail)

@@ -1,7 +1,7 @@
 """Child jobs: started once, and continued by a retry of their parent.
 
-A child that failed is retried itself, because a new one would repeat its effects. The result of one that ended while its
-parent had ended is recorded now. A cancelled child stays cancelled, and another is started in its place.
+A failed child is retried, because a new child would repeat its effects. If a child ended while its parent had ended, its result
+is recorded now. A cancelled child stays cancelled, and a new one is started in its place.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class JobFailed(Exception):
 
 
 class ChildCode(msgspec.Struct, frozen=True):
-    """The job function of a child: its name, where workers find it, and the agent it is billed to."""
+    """The job function of a child: its name, its reference for workers, and the agent that is billed."""
 
     name: str
     code_ref: str
@@ -166,7 +166,7 @@ async def _continue_child(execution: Execution, scope: Scope, position: Position
     while retained.entry is not None:
         child_id = str((retained.entry.facts.detail or {})["child_job_id"])
         child = await log.or_evict(log.ledger.job(child_id))
-        # If it has ended in this attempt, the log says so by now.
+        # If it has ended in this attempt, its end is in the log.
         await log.or_evict(execution.scheduler.read_events())
         if retained.answer is not None:
             return retained.answer

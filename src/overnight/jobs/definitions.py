@@ -28,7 +28,7 @@ _defined: "dict[str, JobFunction[..., Any]]" = {}
 
 
 class JobFunction(Generic[P, T]):
-    """An async function that runs as a job. Called inside of another job, it runs as a child job."""
+    """An async function that runs as a job. Called inside another job, it runs as a child job."""
 
     def __init__(self, function: Callable[P, Awaitable[T]], name: str, agent: str | None) -> None:
         if not inspect.iscoroutinefunction(function):

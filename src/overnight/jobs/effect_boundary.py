@@ -71,16 +71,16 @@ class EffectBoundary:
             raise
         if outcome is not None:
             return outcome
-        # A question that was asked before the last call is answered already.
+        # A review that was requested before the last call is already decided.
         entry = None if self._call.was_called else entry
         review_id = (entry.facts.detail or {}).get("review_id") if entry is not None else None
         return review_id or await self._call.request_review()
 
     async def _diverge(self, conflict: Conflict) -> None:
         tool = self._tool.tool
-        changed = {"arguments": {"recorded": "others under the same key", "asked": str(conflict)}}
+        changed = {"arguments": {"recorded": "other arguments under the same key", "asked": str(conflict)}}
         place = {"path": self._position[0], "ordinal": self._position[1]}
-        why = f"effect {tool} was started with other arguments, so it is not done with these"
+        why = f"effect {tool} was started with other arguments, so it is not executed with these"
         await self._execution.log.diverge(
             {"position": place, "boundary": f"effect {tool}", "changed": changed, "why": why}
         )
@@ -118,7 +118,7 @@ class EffectBoundary:
         return await self._replay(outcome, event)
 
     async def _replay(self, outcome: EffectOutcome, event: Event) -> Recorded:
-        """Deliver an outcome known from before: from a person's decision, or from an earlier attempt at another position."""
+        """Deliver an earlier outcome: from a person's decision, or from an earlier attempt at another position."""
         execution, scope, position = self._execution, self._scope, self._position
         log, scheduler = execution.log, execution.scheduler
         # The decision may be recorded without this worker having read it.

@@ -1,4 +1,4 @@
-"""The effect decorator: a tool call that changes something outside, done once. `effect_execution.py` is how."""
+"""The effect decorator: a tool call with an external side effect, executed once. `effect_execution.py` executes it."""
 
 import asyncio
 import contextlib
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class NotDone(Exception):
-    """Raise it inside an effect to say that certainly nothing was done."""
+    """Raise it inside an effect to state that nothing was done."""
 
 
 class EffectFailed(Exception):
-    """The effect was not done. `error_class` names what the function raised, or is `rejected` if a person rejected it."""
+    """The effect was not done. `error_class` is the class of the raised exception, or `rejected` if a person rejected it."""
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class EffectFailed(Exception):
 
 
 class Effect(Generic[P, T]):
-    """An effect function. `status_check` is a decorator for the function that finds out the outcome of a call."""
+    """An effect function. `status_check` is a decorator for the function that determines the outcome of a call."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Effect(Generic[P, T]):
             return self.outcome(outcome.event, outcome.content, outcome.error)
         execution, scope = here
         request_digest = fingerprint(self.tool)
-        # Before the boundary is reached: what is refused here is refused in every replay.
+        # Before the boundary is reached, so that every replay raises the same error.
         arguments = encode(named, f"the arguments of effect {self.tool}")
 
         def digest() -> str:
@@ -124,13 +124,13 @@ class Effect(Generic[P, T]):
             return await _call(self.check, {**named, "idempotency_key": key}, check, self.timeout_s)
         except LeaseLost:
             raise
-        except Exception:  # whatever it raised, the outcome is as unknown as before
+        except Exception:  # the outcome remains unknown
             return CANNOT_TELL
 
 
 async def _call(function: Callable[..., Any], options: dict[str, Any], check: Check, timeout_s: float | None) -> Any:
-    """The function's result. The time limit begins with the call: waiting for a thread is not part of it, since a call that
-    has not begun is not unknown."""
+    """The function's result. The time limit starts with the call and excludes the wait for a thread: before the call starts,
+    its outcome is not unknown."""
     if inspect.iscoroutinefunction(function):
         async with asyncio.timeout(timeout_s):
             check()
@@ -162,12 +162,13 @@ def effect(
     """Make a function an effect: async, or sync and then run in a thread.
 
     - `tool`: the name of the tool; default: the function's name.
-    - `not_done`: exceptions that mean that certainly nothing happened. After any other exception the outcome is unknown.
-    - `timeout_s`: the longest call in seconds, default 60; None is no limit. After a timeout the outcome is unknown.
-    - `settle_after_s`: for how long after the outcome became unknown a call may still take effect, in seconds; default 0.
+    - `not_done`: exceptions that prove that nothing was done. After any other exception the outcome is unknown.
+    - `timeout_s`: the maximum duration of a call in seconds, default 60; None is no limit. After a timeout the outcome is
+      unknown.
+    - `settle_after_s`: how long a call may still take effect after its outcome became unknown, in seconds; default 0.
 
-    A parameter named `idempotency_key` receives the key to hand to the provider. The call raises EffectFailed if the effect
-    was certainly not done.
+    A parameter named `idempotency_key` receives the key for the provider. The call raises EffectFailed if the effect was not
+    done.
     """
 
     def wrap(inner: Callable[P, Any]) -> Effect[P, Any]:

@@ -1,9 +1,9 @@
-"""The execution of one effect, from the claim to its outcome: the same for job code and external programs.
+"""The execution of one effect, from the claim to its outcome: the same for job code and external jobs.
 
     claim (durable) → call → commit (durable)
 
-After an exception or a timeout the outcome is *unknown*, unless the function says that nothing was done. An unknown effect
-is never simply repeated: the status check is asked, and if it cannot tell, a person is.
+After an exception or a timeout the outcome is *unknown*, unless the function states that nothing was done. An unknown effect
+is never blindly repeated: the status check determines the outcome, or else a person decides.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ CANNOT_TELL = "cannot_tell"
 
 
 class Tool(Protocol):
-    """An effect function, as its execution needs it."""
+    """The interface of an effect function for its execution."""
 
     tool: str
     not_done: tuple[type[Exception], ...]
@@ -113,7 +113,7 @@ class EffectCall:
         )
 
     async def run(self) -> EffectOutcome | None:
-        """The durable outcome; None if only a person can tell.
+        """The durable outcome; None if only a person can determine it.
 
         Raises Conflict for a key used with other arguments, BudgetStopped if no further tool call may be made.
         """
@@ -147,7 +147,7 @@ class EffectCall:
                 try:
                     return await self._commit(found, why="confirmed by the status check")
                 except BadInput:
-                    found = CANNOT_TELL  # a person can tell the result
+                    found = CANNOT_TELL  # a person can enter the result
             if found == CANNOT_TELL:
                 return None
             await self._write(self._released)
@@ -214,9 +214,9 @@ class EffectCall:
         return EffectOutcome("tool_succeeded", seq, result)
 
     async def _find_out(self, unknown_since: int) -> Done | str:
-        """Ask the status check. NOT_DONE is accepted only once `settle_after_s` has passed since the outcome became unknown.
+        """Run the status check. NOT_DONE is accepted only once `settle_after_s` has passed since the outcome became unknown.
 
-        The time of the claim would be too early: a slow caller makes its call long after it.
+        The time of the claim would be too early: a slow caller makes its call long after the claim.
         """
         found = await self.tool.ask_status(self.key, self.named, self._check)
         left_us = unknown_since + round(self.tool.settle_after_s * 1_000_000) - self._clock()
@@ -226,7 +226,7 @@ class EffectCall:
         return found
 
     async def request_review(self) -> str:
-        """Ask a person whether it was done. Returns the review's id."""
+        """Request a review of the outcome. Returns the review's id."""
         question = f"Was effect {self.tool.tool} done? Its outcome is unknown, and no status check can determine it."
         detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.arguments)}
         at = self.position

@@ -41,7 +41,7 @@ def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) ->
             f"{place}: {error}. Results are kept as JSON: return dicts, lists, text, numbers, dataclasses or msgspec.Struct"
         ) from None
     if largest is not None and len(body) > largest:
-        raise BadInput(f"{place}: {len(body):,} bytes of JSON; the most is {largest:,}. Keep large data in a file")
+        raise BadInput(f"{place}: {len(body):,} bytes of JSON; the maximum is {largest:,}. Store large data in a file")
     if any(word in body.lower() for word in _MAY_HIDE_A_NUMBER):
         found = _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,)), "value")
         if found:
@@ -50,7 +50,7 @@ def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) ->
 
 
 def _not_finite(value: Any, where: str) -> str:
-    """The place of a number in it that is not finite, in words; empty if there is none."""
+    """A description of a number in the value that is not finite; empty if there is none."""
     if isinstance(value, float | Decimal):
         finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
         return "" if finite else f"{where} is {value}"

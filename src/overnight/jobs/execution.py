@@ -1,4 +1,4 @@
-"""The execution of one job: its code as asyncio tasks, and the boundaries through which everything durable passes.
+"""The execution of one job: its code as asyncio tasks, and its boundaries, which record everything durable.
 
 A boundary that the history answers receives its recorded answer in recorded order. Any other goes live, and its answer is
 delivered only when it is durable.
@@ -17,7 +17,7 @@ from overnight.ledger import JobRow
 
 from .background_tasks import BackgroundTasks
 from .boundary_log import BoundaryLog
-from .branch_scheduler import Scheduler
+from .branch_scheduler import BranchScheduler
 from .external_events import ExternalEvents
 from .lease import Lease
 from .positions import Position, Scope, current_scope
@@ -31,11 +31,11 @@ from .task_registry import TaskRegistry
 
 
 class NotInJob(RuntimeError):
-    """This function needs a running job: run it with `overnight run` or `overnight.run(job, …)`."""
+    """This function requires a running job: run it with `overnight run` or `overnight.run(job, …)`."""
 
 
 class BoundaryRequest(msgspec.Struct, frozen=True):
-    """What job code asks for at a boundary.
+    """A request of job code at a boundary.
 
     `live` commits the answer. `settle` runs instead if the boundary was reached by an earlier worker and its branch is
     cancelled during the replay. `arguments` is the digest that tells an effect of an earlier attempt from another one at
@@ -62,7 +62,7 @@ class Execution:
         self.state = RunState(job.job_id, services.report)
         self.background = BackgroundTasks(self.state)
         self.log = BoundaryLog(services.store, job, fold(events), lease, self.state)
-        self.scheduler = Scheduler(self.log, self.state, self.background, ExternalEvents(self.log))
+        self.scheduler = BranchScheduler(self.log, self.state, self.background, ExternalEvents(self.log))
         self.tasks = TaskRegistry(self.scheduler, self.background, self.state)
         self.recovery = Recovery(self.log, self.scheduler, self.tasks, self.state)
         self.retained = RetainedAnswers(self.log, self.scheduler, self.background)
@@ -76,7 +76,7 @@ class Execution:
         context.run(current_scope.set, scope)
         context.run(current_execution.set, self)
         loop = asyncio.get_running_loop()
-        # Made directly: through the factory the job function would become a branch of itself.
+        # Not created by the task factory, which would make the job function a branch of itself.
         root: asyncio.Task[Any] = context.run(lambda: asyncio.Task(body(), loop=loop, context=context))
         self.tasks.add_branch(root, scope)
         if self.scheduler.replaying:
@@ -117,7 +117,7 @@ class Execution:
         asked: dict[str, Any] = {"kind": request.kind, "name": request.name, "fingerprint": request.fingerprint}
         answer = history.answers.get(position)
         loose = position in history.retained or (answer is not None and answer.seq in history.loose)
-        # Inside of a step the code is free: what it had done stands for what it asks this time.
+        # Inside a step the arguments may differ: the earlier effect is the answer to the present request.
         if loose and request.arguments is not None and not scope.steps:
             asked["arguments"] = request.arguments()
         changed = history.difference(position, asked)
@@ -187,13 +187,13 @@ current_execution: ContextVar[Execution | None] = ContextVar("overnight_executio
 
 
 def current() -> tuple[Execution, Scope] | None:
-    """The execution and scope of the running job code; None outside of jobs."""
+    """The execution and scope of the running job code; None outside jobs."""
     execution, scope = current_execution.get(), current_scope.get()
     return None if execution is None or scope is None else (execution, scope)
 
 
 def in_job(caller: str) -> tuple[Execution, Scope]:
-    """As `current`. Raises NotInJob outside of jobs; `caller` names the function that needs one."""
+    """As `current`. Raises NotInJob outside jobs; `caller` names the function that needs one."""
     found = current()
     if found is None:
         raise NotInJob(
@@ -208,7 +208,7 @@ def task_factory(
     context: Context | None = None,
     **options: Any,
 ) -> "asyncio.Task[Any]":
-    """Give every task that job code spawns its position. Tasks outside of jobs are made as usual."""
+    """Give every task that job code spawns its position. Tasks outside jobs are made as usual."""
     scope = current_scope.get() if context is None else context.get(current_scope, None)
     if scope is None:
         return asyncio.Task(coroutine, loop=loop, context=context, **options)  # type: ignore[arg-type]

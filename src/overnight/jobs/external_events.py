@@ -22,7 +22,7 @@ class ExternalEvents:
         self.decisions: dict[str, Recorded] = {}
         self._read_seq = log.history.last_seq
         self._reading = asyncio.Lock()
-        # Until its branch waits for it again, nothing else tells that the job has asked something outside.
+        # Until its branch waits again, the unanswered request in the log is the only sign of it.
         self.expected = any(
             known.entry is not None and known.answer is None and known.entry.facts.event in ASKS_OUTSIDE
             for known in log.history.known().values()
@@ -40,7 +40,7 @@ class ExternalEvents:
         return found
 
     def _take(self, event: Recorded) -> None:
-        # Kept in any case: the branch that waits for it may not have reached its boundary yet.
+        # Kept even without a waiting branch, which may not have reached its boundary yet.
         place, review_id = position_of(event), (event.facts.detail or {}).get("review_id")
         if place is not None:
             self._log.history.add_external(place, event)

@@ -1,4 +1,4 @@
-"""External programs: jobs whose code runs in another process, such as a LangGraph program or a script.
+"""External jobs: jobs whose code runs in a program outside Overnight, such as a LangGraph program or a script.
 
     with overnight.attach("nightly-2026-01-31") as job:
         model = ChatOpenAI(base_url=job.base_url, default_headers=job.headers, …)
@@ -37,9 +37,9 @@ _latest: list["ExternalJob"] = []
 
 
 class JobParked(BaseException):
-    """The job waits for a person, or for room in a budget. The program should end, and be started again afterwards.
+    """The job waits for a decision, or for room in a budget. The program should end, and be restarted afterwards.
 
-    Not an Exception, so that an agent framework does not hand it to the model as a tool error.
+    It is no Exception, so that an agent framework does not pass it to the model as a tool error.
     """
 
     def __init__(self, message: str, review_id: str, wait: dict[str, Any] | None = None) -> None:
@@ -51,7 +51,7 @@ class JobParked(BaseException):
 class ExternalJob:
     """One attempt of an external job in this process.
 
-    - `headers`: to be sent with every model call. `base_url`: the gateway's.
+    - `headers`: send them with every model call. `base_url`: the URL of the gateway.
     - `api_key`: the key for the gateway; "none" without one, since clients require a key.
     """
 
@@ -98,7 +98,7 @@ class ExternalJob:
         job, fresh = self.store.commit_blocking(CreateJob(new))
         if not fresh:
             if job.runtime != "foreign":
-                raise Conflict(f"{self.external_id} is a job that Overnight runs itself; choose another id")
+                raise Conflict(f"{self.external_id} is a job run by Overnight; choose another id")
             job = self.store.commit_blocking(BeginAttempt(job.job_id, actor=f"pid {os.getpid()}"))
         self.job, self.job_id, self.attempt = job, job.job_id, job.attempt
         self._token = _attached.set(self)
@@ -120,7 +120,7 @@ class ExternalJob:
             self.store.commit_blocking(failed)
 
     def occurrence(self, tool: str, digest: str) -> int:
-        """How often this attempt has requested the same effect with the same arguments before."""
+        """The number of earlier requests of this attempt for the same effect with the same arguments."""
         with self._seen_lock:
             self._seen[tool, digest] += 1
             return self._seen[tool, digest] - 1
@@ -135,7 +135,7 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
     """Execute an effect for the attached job, or replay what an earlier attempt committed. Raises JobParked, NotInJob."""
     attached = attached_job()
     if attached is None:
-        raise NotInJob(f"effect {tool.tool} needs a job: call it inside of one, or under `with overnight.attach(…)`")
+        raise NotInJob(f"effect {tool.tool} requires a job: call it in a job, or inside `with overnight.attach(…)`")
     digest = fingerprint(named)
     occurrence = f"{digest}:{attached.occurrence(tool.tool, digest)}"
     key = effects.effect_key(attached.tenant_id, attached.name, "", attached.job_id, tool.tool, occurrence)
@@ -144,7 +144,7 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
         job = locked_job(unit, attached.job_id)
         if job.attempt != attached.attempt or job.state == "cancelled":
             raise Fenced(
-                f"attempt {attached.attempt} of {job.job_id} is over: it is {job.state} at attempt {job.attempt}"
+                f"attempt {attached.attempt} of {job.job_id} has ended: the job is {job.state} at attempt {job.attempt}"
             )
         return job
 
@@ -173,10 +173,10 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
     try:
         outcome = await call.run()
     except BudgetStopped as stop:
-        raise JobParked(f"{stop}: `overnight budget` shows it", "", budget_wait(stop)) from None
+        raise JobParked(f"{stop}. See `overnight budget`", "", budget_wait(stop)) from None
     if outcome is None:
         review_id = await call.request_review()
-        message = f"it is unknown whether {tool.tool} was done: `overnight reviews` has it as {review_id}"
+        message = f"the outcome of effect {tool.tool} is unknown. Decide review {review_id} with `overnight reviews`"
         raise JobParked(message, review_id)
     if outcome.replayed:
         await write(lambda unit, job: _record_replay(unit, job, tool.tool, key))
@@ -184,7 +184,7 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
 
 
 def _no_lease() -> None:
-    """An external program holds no lease: its attempt lasts until the next one begins."""
+    """Do nothing: an external job has no lease. Its attempt lasts until the next one starts."""
 
 
 def _record_replay(unit: Unit, job: JobRow, tool: str, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Failed jobs as lines of the worker's log."""
+"""Log failed jobs in the worker's log."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Leases: a worker may act on one for a fixed time after its last acknowledged renewal was sent.
+"""Leases: a worker may act for a job for a fixed time after it has sent the last acknowledged renewal.
 
 The fence in the database keeps a lost worker from writing. Only the worker's own clocks can keep it from calling: a process
 that was stopped, or a machine that slept, continues in the middle of a function without notice. Nothing can stop a process
@@ -44,7 +44,7 @@ class Clocks:
         self._setbacks = 0
 
     def read(self) -> ClockReading:
-        # The earlier reading first: one that another thread makes meanwhile is no sign that the clock went back.
+        # Read the earlier value first: a later reading of another thread must not look like a clock that went back.
         before = self._latest
         wall = self._wall()
         if wall < before:

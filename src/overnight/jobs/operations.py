@@ -43,7 +43,7 @@ class Operations:
         - `args`, `kwargs`: its arguments. Raises BadInput if they do not fit, or have no JSON form.
         - `external_id`: the caller's own identifier. If a job has it, that job is returned; Conflict if its function or
           input differs.
-        - `actor`: who asked; `brain_version`, `session_id`: recorded with the job.
+        - `actor`: the caller; `brain_version`, `session_id`: recorded with the job.
         """
         new = NewJob(
             job_id=new_id("job"),
@@ -66,7 +66,7 @@ class Operations:
         """Queue a parked job, or retry a failed one. Returns the new state. Raises Conflict in any other state."""
         job = await self.ledger.job(job_id)
         if job.runtime == "foreign":
-            raise Conflict(f"{job_id} is run by an external program; start that program again as a new attempt")
+            raise Conflict(f"{job_id} is run by an external program; restart that program as a new attempt")
         plan = stale_for_retry(fold(await self.ledger.events(job.job_id))) if job.state == "failed" else None
         return await self.store.commit(Resume(job.job_id, actor, job.last_seq, plan))
 
@@ -95,7 +95,7 @@ class Operations:
         detail: dict[str, Any] = msgspec.json.decode(review.detail)
         if review.kind == "quarantine" and decision.approved and decision.done is None:
             raise BadInput(
-                f"{review_id} asks whether effect {detail.get('tool')} was done: use --done (with the provider's id, if known)"
+                f"{review_id} is about the outcome of effect {detail.get('tool')}: use --done (with the provider's id, if known)"
                 " or --not-done (the effect is repeated)"
             )
         return await self.store.commit(

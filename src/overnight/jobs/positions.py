@@ -1,4 +1,4 @@
-"""Positions: where a boundary stands in a job's code, as a path of branches and steps and an ordinal on that path.
+"""Positions: the place of a boundary in a job's code, as a path of branches and steps and an ordinal on that path.
 
     ""          the job function             "/2"      the third branch (task) it spawned
     "#5"        inside its sixth boundary, a step      "/2#0/1"  a branch of a step of a branch
@@ -12,9 +12,9 @@ Position = tuple[str, int]
 
 
 class Scope:
-    """The place that running code has reached.
+    """The place of running code in a job.
 
-    `steps`: the steps it is inside of, outermost first. `trunk`: the scope that a branch was spawned from. `name`: the
+    `steps`: the steps it is inside, outermost first. `trunk`: the scope that a branch was spawned from. `name`: the
     innermost step.
     """
 
@@ -56,7 +56,7 @@ class Scope:
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("overnight_scope", default=None)
-"""The scope of the running job code; None outside of jobs."""
+"""The scope of the running job code; None outside jobs."""
 
 
 def enclosing(path: str) -> list[Position]:

@@ -18,7 +18,7 @@ class RunState:
         self._left = asyncio.Event()
 
     def evict(self, error: BaseException | None = None) -> None:
-        """Make the job leave: its branches are cancelled, and from now on no boundary writes anything."""
+        """Evict the job: its branches are cancelled, and from now on no boundary writes an event."""
         self._report(self.job_id, error)
         self.evicted = True
         self._left.set()

@@ -31,7 +31,7 @@ class ModelRequest(msgspec.Struct, frozen=True):
 
 
 class ModelPort(Protocol):
-    """The gateway, as job code sees it."""
+    """The interface of the gateway for job code."""
 
     async def call(self, request: ModelRequest) -> Recorded:
         """The durable answer: a `model_succeeded` or, if every target failed, `model_failed` event at that position.

@@ -1,4 +1,4 @@
-"""Steps, recorded values and timers: the boundaries that need nothing but the ledger."""
+"""Steps, recorded values and timers: the boundaries that only need the ledger."""
 
 import asyncio
 import functools
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class StepFailed(Exception):
     """A step failed for good. `error_class` names the exception it raised.
 
-    The exception itself is the `__cause__` only where it was raised: a recovered job has no more than its class and message.
+    The exception itself is the `__cause__` only in the process that raised it. A recovered job has its class and message.
     """
 
     def __init__(self, message: str, error_class: str) -> None:
@@ -43,7 +43,7 @@ class StepFailed(Exception):
 class Retry(msgspec.Struct, frozen=True):
     """The retry policy of a step.
 
-    - `attempts`: how often it is tried in all; default 1, no retry.
+    - `attempts`: the maximum number of attempts; default 1, no retry.
     - `backoff_s`: the pause before the second attempt in seconds; it doubles with each attempt. Default 0.5.
     - `max_backoff_s`: the longest pause in seconds; default 60.
     """
@@ -65,8 +65,8 @@ def step(
     - `name`: the name of the boundary; default: the function's name.
     - `retry`: the retry policy; default: no retry. When the last attempt fails, the call raises StepFailed.
 
-    The body may run again if its worker is killed before the commit; what must not happen twice belongs in an effect.
-    Outside of a job the function runs as it is. Raises BadInput for a function that is not async.
+    The body may run again if its worker is killed before the commit. Put actions that must not happen twice into an effect.
+    Outside a job the function runs as it is. Raises BadInput for a function that is not async.
     """
 
     def wrap(inner: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -133,7 +133,7 @@ class _StepRun:
             began = time.perf_counter()
             inside = self._scope.inside(self._position[1], self._label)
             try:
-                # A result that has no JSON form is the step's failure: recorded, so that a replay raises the same.
+                # A result without a JSON form is a failure of the step. It is recorded, so that a replay raises the same.
                 result = encode(await _in_scope(inside, body), f"step {self._label}")
             except (JobEvicted, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
@@ -172,7 +172,7 @@ class _StepRun:
         if _has_boundaries(inside):
             unhandled = execution.failures.seqs(position)
             await execution.tasks.stop_step(inside)
-            # A failure during the stopping counts too, even if the code went on from another because of it.
+            # A failure while the step stops counts too, even if the code then handled another failure.
             unhandled += execution.failures.seqs(position)
             stale = stale_in_step(execution.log.history, position, set(unhandled))
             await execution.recovery.retain(0, stale, position)
@@ -231,7 +231,7 @@ class _Timer:
         self._name, self._digest = name, digest
 
     def set(self, seconds: float) -> int:
-        """When the timer is due, in microseconds: as recorded before, or `seconds` from now and recorded now."""
+        """The due time of the timer in microseconds: the recorded one, or `seconds` from now, which is then recorded."""
         log = self._execution.log
         entry = log.find_entry(self._scope, self._position)
         if entry is not None and entry.facts.detail:
@@ -257,7 +257,7 @@ class _Timer:
 async def sleep(seconds: float) -> None:
     """Sleep durably: the due time is recorded, and a long sleep parks the job.
 
-    Raises BadInput if `seconds` is not finite. Outside of a job this is `asyncio.sleep`.
+    Raises BadInput if `seconds` is not finite. Outside a job this is `asyncio.sleep`.
     """
     here = current()
     if here is None:
@@ -286,7 +286,7 @@ async def sleep(seconds: float) -> None:
 class timeout:
     """`async with overnight.timeout(30): …` raises TimeoutError inside the block after that many seconds, as recorded.
 
-    Raises BadInput if `seconds` is not positive and finite. Outside of a job this is `asyncio.timeout`.
+    Raises BadInput if `seconds` is not positive and finite. Outside a job this is `asyncio.timeout`.
     """
 
     def __init__(self, seconds: float) -> None:

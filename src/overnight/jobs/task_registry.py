@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import Any
 
 from .background_tasks import BackgroundTasks
-from .branch_scheduler import Scheduler
+from .branch_scheduler import BranchScheduler
 from .positions import Scope
 from .run_state import RunState
 
@@ -15,9 +15,9 @@ MAX_CANCELLATIONS = 50
 
 
 class TaskRegistry:
-    """Registers branches and protected work by scope. `stop_step` ends those inside of a step, `evict` all of them."""
+    """Registers branches and protected work by scope. `stop_step` ends those inside a step, `evict` all of them."""
 
-    def __init__(self, scheduler: Scheduler, background: BackgroundTasks, state: RunState) -> None:
+    def __init__(self, scheduler: BranchScheduler, background: BackgroundTasks, state: RunState) -> None:
         self._scheduler, self._background, self._state = scheduler, background, state
         self._branches: dict[asyncio.Task[Any], Scope] = {}
         self._protected: dict[asyncio.Task[Any], Scope] = {}
@@ -45,7 +45,7 @@ class TaskRegistry:
     # ── protected work ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def protect(self, scope: Scope, work: Work) -> Any:
-        """Await work that continues to its durable end even if the branch that asked for it is cancelled."""
+        """Await work that continues to its durable end even if its branch is cancelled."""
         task = self._start_protected(scope, work)
         try:
             return await asyncio.shield(task)
@@ -75,7 +75,7 @@ class TaskRegistry:
         self._interrupted.append((scope, work))
 
     def finish_interrupted_effects(self, step: Scope | None = None) -> None:
-        """Find out the outcome of interrupted effects; with `step`, of those inside of that step."""
+        """Determine the outcome of interrupted effects; with `step`, of those inside that step."""
         for scope, work in self._interrupted:
             if step is None or step in scope.steps:
                 self._start_protected(scope, work).add_done_callback(_retrieve)

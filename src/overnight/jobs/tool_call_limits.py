@@ -1,4 +1,4 @@
-"""The budget limits that count the tool calls of a job. Without such limits nothing is read and nothing is written."""
+"""The budget limits that count the tool calls of a job. Without such limits the store is not accessed."""
 
 from collections.abc import Sequence
 

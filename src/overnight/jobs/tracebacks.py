@@ -16,7 +16,7 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A line of code that was running."""
+    """A line of code in a traceback."""
 
     file: str
     line: int
@@ -74,7 +74,7 @@ def _own_frames(trace: TracebackType | None) -> list[Frame]:
 
 def _is_own(file: str, module: str) -> bool:
     if file.startswith(_HERE):
-        return module.startswith("overnight.demo.")  # its jobs are jobs like any other
+        return module.startswith("overnight.demo.")  # the jobs of the demo are user code
     if file.startswith("<frozen "):
         return False
     return not file.startswith(_PYTHON) or any(place in file for place in _INSTALLED)

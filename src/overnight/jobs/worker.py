@@ -75,7 +75,7 @@ class Worker:
         self._definitions: dict[str, JobFunction[..., Any]] = {}
         self.jobs_run = 0
 
-    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── start and stop ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
         """Register the worker, and begin to take jobs."""
@@ -107,7 +107,7 @@ class Worker:
         try:
             await self.store.commit(ReleaseLease(job_id, execution.job.lease_epoch))
         except OvernightError:
-            return  # it has finished, parked or been taken over meanwhile
+            return  # it has finished, parked or been taken over
 
     def notify(self) -> None:
         """Look for due jobs now."""

@@ -74,7 +74,9 @@ def advise(job: JobRow, open_reviews: Mapping[str, str], now_us: int) -> list[Ad
     if job.runtime == "foreign" and open_reviews:
         decisions = [_for_loop(each) if kind == "loop" else _for_effect(each) for each, kind in open_reviews.items()]
         return (
-            decisions if job.state == "running" and "loop" in open_reviews.values() else [*decisions, _for_foreign(job)]
+            decisions
+            if job.state == "running" and "loop" in open_reviews.values()
+            else [*decisions, _for_external(job)]
         )
     if job.state == "parked":
         waits = job.waits
@@ -105,14 +107,14 @@ def _command(verb: str, job: JobRow) -> str:
 
 def _for_failed(job: JobRow) -> Advice:
     if job.runtime == "foreign":
-        return _for_foreign(job)
+        return _for_external(job)
     return Advice(
         "Fix the cause, then retry. Committed steps and effects are kept; only the failed part re-runs:",
         (_command("resume", job),),
     )
 
 
-def _for_foreign(job: JobRow) -> Advice:
+def _for_external(job: JobRow) -> Advice:
     return Advice(
         f"Start its program again. Attempt {job.attempt + 1} replays the recorded answers at no cost and does not repeat"
         " committed effects."

@@ -15,11 +15,11 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 
     Fields:
         call_id: the attempt.
-        grant: what was reserved.
+        grant: the reservation.
         called_seq: the sequence number of `model_called`.
-        at: when it was written, in microseconds.
-        limits, rates: what the attempt draws on.
-        left_microusd: what the budget with least left in money has left; None where no such budget holds.
+        at: the time of `model_called`, in microseconds.
+        limits, rates: the budgets and rate limits of the attempt.
+        left_microusd: the lowest remaining amount of its money budgets; None without such a budget.
     """
 
     call_id: str
@@ -32,13 +32,13 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MustWait(msgspec.Struct, frozen=True):
-    """Outstanding calls or a rate limit are in the way."""
+    """The call must wait for outstanding calls or for a rate limit."""
 
     wait: Wait
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """A hard stop blocks the call; it is recorded."""
+    """A hard stop blocks the call. The stop is recorded."""
 
     error: BudgetStopped
 
@@ -67,15 +67,15 @@ class NoRecordedAnswer(msgspec.Struct, frozen=True):
 
 
 class NeedsAncestors(msgspec.Struct, frozen=True):
-    """The job has a parent: ask again with its ancestors, whose budgets the call draws on too."""
+    """The job has a parent. Repeat the admission with its ancestors, whose budgets the call draws on too."""
 
 
 class NeedsTurn(msgspec.Struct, frozen=True):
-    """The job has recorded answers: ask again, one admission of this job at a time."""
+    """The job has recorded answers. Repeat the admission, with one admission of this job at a time."""
 
 
 class StillInFlight(msgspec.Struct, frozen=True):
-    """An older attempt is still being answered the same request: ask again later."""
+    """The same request of an older attempt is still in flight. Repeat the admission later."""
 
 
 AdmissionOutcome = (
@@ -93,7 +93,7 @@ AdmissionOutcome = (
 
 
 class AdmissionReport(msgspec.Struct, frozen=True):
-    """The outcome of an admission, the job and its attempt, and what the failed attempt before it was booked at."""
+    """The outcome of an admission, the job and its attempt, and the booking of the failed attempt before it."""
 
     job_id: str
     attempt: int

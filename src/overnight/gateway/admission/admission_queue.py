@@ -1,9 +1,8 @@
-"""The queue of calls that wait for room in a budget or a rate limit.
+"""Fair queueing of calls that wait for room in a budget or a rate limit.
 
-Tenants take turns, and within one tenant it is first come, first served, among the calls of this process. Only the front of a
-row's queue asks the store again: after a settlement here, when the wait is known to be over, or after a moment (another process
-may have settled). So a thousand waiting calls do not ask a thousand times, and a tenant with a thousand waiting calls delays
-another's one call by a single call.
+Among the calls of this process, tenants take turns, and the calls of one tenant are served first come, first served. Only the
+front of a row's queue polls the store: after a settlement in this process, at the known end of the wait, or after a pause, since
+another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from overnight.budgets import Key, Wait
 
 POLL_S = 0.05
 MIN_POLL_S, FASTER_AFTER_S = 0.01, 1.0
-"""A call that has waited long polls more often: in the moment between two calls of another process only a call that polls finds
-room."""
+"""A call that has waited long polls more often: it must poll between two calls of another process to find room."""
 
 MAX_SLEEP_S = 1.0
 
@@ -27,10 +25,10 @@ class RowQueue:
     """The calls that wait for one row of a budget or rate limit.
 
     Attributes:
-        front: the call that asks the store.
+        front: the call that polls the store.
         by_tenant: the calls behind it.
-        settlements: rises with each settlement in the row.
-        wait: what the front was last told.
+        settlements: the number of settlements in the row.
+        wait: the wait that the store last reported to the front.
     """
 
     __slots__ = ("by_tenant", "front", "settlements", "wait")
@@ -67,7 +65,7 @@ class RowQueue:
         return False
 
     def notify(self) -> None:
-        """Something was settled: the front may ask the store again."""
+        """Wake the front after a settlement: it may poll the store again."""
         self.settlements += 1
         if self.front is not None:
             self.front.wake()
@@ -93,7 +91,7 @@ class QueuePosition:
         self._seen = self.row.settlements
 
     async def wait_for_change(self, deadline: float, sleep_s: float | None = None) -> None:
-        """Return when it is worth asking the store again: after `sleep_s` seconds where that is known.
+        """Return when the store should be polled again: after `sleep_s` seconds, if given.
 
         Raises TimeoutError at the deadline (a time of the loop).
         """
@@ -126,7 +124,7 @@ class QueuePosition:
             self._future.set_result(None)
 
     def leave(self) -> None:
-        """Make room for the next call."""
+        """Leave the queue, so that the next call becomes the front."""
         if not self.row.leave(self):
             self._queue.drop(self.key)
 
@@ -139,7 +137,7 @@ class AdmissionQueue:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait, the fronts included."""
+        """The number of waiting calls, including the fronts."""
         rows = self._rows.values()
         return sum((row.front is not None) + sum(map(len, row.by_tenant.values())) for row in rows)
 
@@ -148,9 +146,9 @@ class AdmissionQueue:
         return QueuePosition(self, key, self._rows.setdefault(key, RowQueue()), tenant_id)
 
     def join_any(self, keys: Callable[[], Iterable[Key]], tenant_id: str) -> QueuePosition | None:
-        """Queue behind the calls that wait for one of the rows already; None where none does.
+        """Queue behind the calls that already wait for one of the rows; None if no call waits.
 
-        `keys` gives the rows; it is called only where calls wait.
+        `keys` returns the rows. It is called only if calls wait.
         """
         if self._rows:
             for key in keys():
@@ -163,7 +161,7 @@ class AdmissionQueue:
         self._rows.pop(key, None)
 
     def settled(self, keys: Callable[[], Iterable[Key]]) -> None:
-        """Spend was settled in these rows: their fronts may ask again."""
+        """Wake the fronts of these rows after a settlement."""
         if self._rows:
             for key in keys():
                 row = self._rows.get(key)
@@ -171,6 +169,6 @@ class AdmissionQueue:
                     row.notify()
 
     def notify(self) -> None:
-        """Something was settled in any row: every front may ask again."""
+        """Wake every front, after a settlement in an unknown row."""
         for row in self._rows.values():
             row.notify()

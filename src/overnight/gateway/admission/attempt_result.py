@@ -1,4 +1,4 @@
-"""How an attempt came out, as its settlement writes it."""
+"""The result of an attempt, as its settlement records it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Rider(Protocol):
 
 
 class AttemptResult(msgspec.Struct, frozen=True):
-    """How an attempt came out.
+    """The result of an attempt.
 
     Fields:
         call_id: the attempt and its reservation.
-        event: its fact, `model_succeeded` or `model_failed`.
+        event: `model_succeeded` or `model_failed`.
         model: the target, for the usage counters.
-        tokens: what was used.
-        cost_microusd: the known cost. None where nothing is known: all that was reserved is then booked as a bound.
+        tokens: the usage.
+        cost_microusd: the known cost. If it is None, the whole reservation is booked as a bound.
         content: the answer in the client's format.
-        also: a row that is written with the answer.
-        breaker_update: what the attempt says of its target.
-        bound_microusd: what it may have cost beyond a known cost.
+        also: a row that is written in the same transaction.
+        breaker_update: the update of the target's circuit breaker.
+        bound_microusd: the maximum cost beyond a known cost.
     """
 
     call_id: str
@@ -48,7 +48,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     bound_microusd: int = 0
 
     def locks(self) -> Locks:
-        """The rows that its settlement changes, beside the job and the budgets."""
+        """The rows that its settlement changes, except for the job and the budgets."""
         reservation = (RESERVATION, self.call_id)
         update = self.breaker_update
         return [reservation] if update is None else [reservation, *((CIRCUIT, key) for key in update.keys)]

@@ -1,4 +1,4 @@
-"""The account of one call: what it draws on, what it has cost, and the failed attempt that is not settled yet."""
+"""The account of one call: its budgets, its cost, and its failed attempt that is not settled yet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .settlement import booked_amounts
 
 
 class CallAccount:
-    """The money of one call, in microdollars.
+    """The account of one call, in microdollars.
 
     Attributes:
-        cost_microusd, bound_microusd: what its settled attempts cost, and what they may have cost beyond that.
-        left_microusd: what the budget with least left in money has left, as last known; None where no such budget holds.
+        cost_microusd, bound_microusd: the cost of its settled attempts, and the bound beyond that cost.
+        left_microusd: the lowest remaining amount of its money budgets, as last known; None without such a budget.
         unsettled: the result of a failed attempt, until it is durable.
     """
 
@@ -41,37 +41,37 @@ class CallAccount:
         self.unsettled: AttemptResult | None = None
 
     def draw(self, granted: Granted) -> None:
-        """The next attempt draws on these budgets and rates."""
+        """Set the budgets and rate limits of the next attempt."""
         self._limits, self._rates, self.left_microusd = granted.limits, granted.rates, granted.left_microusd
 
     def hold(self, result: AttemptResult) -> None:
-        """Keep the result of a failed attempt: it is settled by the admission of the next one, or before the call waits."""
+        """Hold the result of a failed attempt: the next admission settles it, or the call does so before it waits."""
         self.unsettled = result
 
     def take(self) -> AttemptResult | None:
-        """The held result; it is held no longer."""
+        """Remove and return the held result."""
         result, self.unsettled = self.unsettled, None
         return result
 
     def settled_by_admission(self, booked: Booked) -> None:
-        """An admission has settled the held result at `booked`."""
+        """Note that an admission has settled the held result at `booked`."""
         self._count(booked)
         if self.unsettled is not None:
             self._is_written(self.unsettled)
 
     async def settle_held(self, subject: Subject, request: Request) -> None:
-        """Write a failed attempt before the call waits for anything: others may wait for what it holds.
+        """Settle a failed attempt before the call waits: other calls may wait for its reservation.
 
-        Raises StoreUnavailable; the settlement is then due and is written later.
+        Raises StoreUnavailable; the settlement is then deferred.
         """
         result = self.take()
         if result is not None:
             await self.settle(subject, request, result, last=False)
 
     async def settle(self, subject: Subject, request: Request, result: AttemptResult, *, last: bool = True) -> Settled:
-        """Write the end of the call; not `last`: the end of an attempt after which the call goes on.
+        """Settle an attempt. `last`: whether the call ends with it.
 
-        Raises StoreUnavailable; the settlement is then due and is written later.
+        Raises StoreUnavailable; the settlement is then deferred.
         """
         services, deadlines = self._services, self._deadlines
         command = self._command(subject, result, last=last)
@@ -84,11 +84,11 @@ class CallAccount:
         self._count(booked_amounts(settled.recorded))
         return settled
 
-    def owe_held(self, subject: Subject) -> None:
-        """Have the held result written when the store is back."""
+    def defer_held(self, subject: Subject) -> None:
+        """Defer the settlement of the held result until the store is available."""
         result = self.take()
         if result is not None:
-            self._services.settlements.owe(result.call_id, self._command(subject, result, last=True))
+            self._services.settlements.defer(result.call_id, self._command(subject, result, last=True))
 
     def _command(self, subject: Subject, result: AttemptResult, *, last: bool) -> Settle:
         return Settle(
@@ -105,7 +105,7 @@ class CallAccount:
         self.bound_microusd += booked.bound_microusd
 
     def _is_written(self, result: AttemptResult) -> None:
-        """The result is durable: others may have room now."""
+        """Release the waiting calls: the result is durable, so its reservation has ended."""
         services = self._services
         services.settlements.closed(result.call_id)
         services.queue.settled(lambda: keys_of(self._tenant_id, self._limits, self._rates))
@@ -114,6 +114,6 @@ class CallAccount:
 
 
 def keys_of(tenant_id: str, limits: Iterable[Limit], rates: Iterable[Rate]) -> Iterable[Key]:
-    """The rows of budgets and rates, as the queues name them."""
+    """The keys of budgets and rate limits in the queues."""
     yield from ((tenant_id, limit.scope, limit.scope_id) for limit in limits)
     yield from (rate.key for rate in rates)

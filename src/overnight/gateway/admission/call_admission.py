@@ -13,7 +13,7 @@ from overnight.providers.targets import Target
 
 from ..call_context import CallContext, call_event
 from ..call_deadlines import MIN_STORE_S, CallDeadlines, store_answers_by
-from ..error_responses import CallerLeft, RateLimited, WaitedTooLong
+from ..error_responses import ClientDisconnected, QueueTimeout, RateLimited
 from ..identity import Subject, caller_of
 from .admission_outcomes import (
     AdmissionOutcome,
@@ -37,15 +37,15 @@ _LIMIT_NAMES = {"requests": "requests a minute", "tokens": "tokens a minute", "c
 
 
 class AttemptPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The attempt that asks to be admitted.
+    """The attempt to be admitted.
 
     Fields:
-        target: where it goes.
-        attempts: how many attempts of the call were admitted before.
-        fallback: what `fallback_taken` says, where the call goes on at another target.
-        cache_result: what a cache lookup brought.
-        final: the end of the call, where no target is left.
-        is_free: whether no budget and no rate stands in its way: a cache has the answer, or no target is asked.
+        target: its target.
+        attempts: the number of admitted attempts of the call before it.
+        fallback: the decision of `fallback_taken`, if the call continues at another target.
+        cache_result: the result of the cache lookup.
+        final: the end of the call, if no target is left.
+        is_free: whether it needs no budget and no rate limit: a cache has the answer, or no provider is called.
     """
 
     target: Target
@@ -57,7 +57,7 @@ class AttemptPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallAdmission:
-    """The admissions of one call. `subject` is whose call it is, as far as admissions have found out."""
+    """The admissions of one call. `subject` is its job, updated by each admission."""
 
     __slots__ = (
         "_context", "_deadlines", "_looked_up", "_rate_limit_recorded", "_recalled", "_services", "_waiting_for",
@@ -76,7 +76,7 @@ class CallAdmission:
     # ── in turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recall(self, plan: AttemptPlan) -> bool:
-        """Whether a recorded answer is to be replayed. Looked up once, before the call waits for anything; `admit` returns it."""
+        """Whether a recorded answer will be replayed. It is looked up once, before the call waits; `admit` returns it."""
         if may_recall(self.subject, plan.attempts) and not self._looked_up:
             self._looked_up = True
             outcome = await self.probe(plan)
@@ -84,9 +84,9 @@ class CallAdmission:
         return self._recalled is not None
 
     async def admit(self, plan: AttemptPlan) -> AdmissionOutcome:
-        """Admit the attempt, behind those who wait for the same rows.
+        """Admit the attempt, after the calls that already wait for the same rows.
 
-        Raises LoopStopped, RateLimited, WaitedTooLong, CallerLeft, StoreUnavailable, and what `enter` raises.
+        Raises LoopStopped, RateLimited, QueueTimeout, ClientDisconnected, StoreUnavailable, and the errors of `admit_call`.
         """
         services, tenant_id = self._services, self.subject.who.tenant_id
         guard = services.loop_guard
@@ -107,11 +107,11 @@ class CallAdmission:
                 await place.reach_front(self._deadlines.queue_deadline())
             while True:
                 if self._context.disconnected():
-                    raise CallerLeft("the client left while its call was queued")
+                    raise ClientDisconnected("the client disconnected while its call was queued")
                 outcome = await self._ask_store(plan)
                 if not isinstance(outcome, MustWait):
                     return outcome
-                # What the first admission wrote is not written again.
+                # The first admission has written the fallback and the cache result.
                 plan = AttemptPlan(target=plan.target, attempts=plan.attempts, final=plan.final)
                 wait = outcome.wait
                 self._note_wait(wait)
@@ -133,7 +133,7 @@ class CallAdmission:
             self._waiting_for, self._waiting_since = wait, self._deadlines.loop.time()
 
     def _pause_s(self, wait: Wait) -> float | None:
-        """How long asking again is in vain, where that is known. Raises TimeoutError where the queue time ends before."""
+        """The known minimum wait in seconds, if any. Raises TimeoutError if the queue time ends before it."""
         deadlines = self._deadlines
         now_us, loop_time = self._services.store.clock(), deadlines.loop.time()
         decision = waiting_decision(wait, now_us, loop_time, deadlines.queue_deadline())
@@ -141,12 +141,12 @@ class CallAdmission:
             raise TimeoutError
         return decision.after_s
 
-    async def _refusal(self, wait: Wait | None, target: Target) -> WaitedTooLong | RateLimited:
+    async def _refusal(self, wait: Wait | None, target: Target) -> QueueTimeout | RateLimited:
         subject, queue_ms = self.subject, self._context.decision.time_limits.queue_ms
         if wait is None or wait.what == "budget":
-            return WaitedTooLong(
+            return QueueTimeout(
                 f"{subject.job_id}: waited {queue_ms} ms for outstanding calls of its budget (deadlines.queue_ms); make fewer"
-                " calls at once, or raise the budget in routing.yaml"
+                " concurrent calls, or raise the budget in routing.yaml"
             )
         if not self._rate_limit_recorded:
             refuse = Refuse(subject, self._rate_limited(wait, target, refused=True))
@@ -154,12 +154,12 @@ class CallAdmission:
         retry_s = retry_after_s(wait, self._services.store.clock())
         return RateLimited(
             f"{wait.scope} {wait.scope_id} is at its limit of {_LIMIT_NAMES[wait.what]} (rate_limits in routing.yaml), and a"
-            f" queue time of {queue_ms} ms (deadlines.queue_ms) does not suffice; try again in {retry_s} s",
+            f" queue time of {queue_ms} ms (deadlines.queue_ms) does not suffice; retry after {retry_s} s",
             retry_s,
         )
 
     def _rate_limited(self, wait: Wait, target: Target, *, refused: bool = False) -> Event:
-        """`rate_limited`: a rate limit made the call wait, or `refused` it."""
+        """The event `rate_limited`: the call waited for a rate limit, or was rejected (`refused`)."""
         event = call_event(self._context, target, "rate_limited")
         event.attempt = self.subject.attempt
         why = f"{wait.scope} {wait.scope_id} was at its limit of {_LIMIT_NAMES[wait.what]}"
@@ -170,7 +170,7 @@ class CallAdmission:
         return event
 
     def _rows_of(self, target: Target) -> Iterable[Key]:
-        """The rows that the next attempt needs, as far as its request tells."""
+        """The rows that the next attempt needs, as far as the request determines them."""
         policy, subject = self._services.policy, self.subject
         caller = caller_of(subject, target.model)
         limits = policy.limits(caller, self._services.store.clock())
@@ -179,11 +179,11 @@ class CallAdmission:
     # ── one admission ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def probe(self, plan: AttemptPlan) -> AdmissionOutcome:
-        """Look for a recorded answer of an older attempt; nothing is reserved."""
+        """Look for a recorded answer of an older attempt, without a reservation."""
         return await self._ask_store(plan, probe=True)
 
     async def _ask_store(self, plan: AttemptPlan, *, probe: bool = False) -> AdmissionOutcome:
-        """One admission, whoever waits."""
+        """Commit one admission, without regard to the queue."""
         report = await self._commit_found(self._command(plan, probe=probe))
         self.account.settled_by_admission(report.settled)
         outcome = report.outcome
@@ -220,7 +220,7 @@ class CallAdmission:
         )
 
     async def _commit_found(self, command: Admit) -> AdmissionReport:
-        """Commit the admission, with the job's ancestors and in the job's turn where that is due."""
+        """Commit the admission; repeat it with the job's ancestors, or serialized within the job, if required."""
         jobs = self._services.jobs
         report = await self._commit(command)
         if isinstance(report.outcome, NeedsAncestors):
@@ -228,7 +228,7 @@ class CallAdmission:
                 self.subject = await jobs.with_ancestors(self.subject, report.job_id)
             command = msgspec.structs.replace(command, subject=self.subject)
             report = await self._commit(command)
-        learned = jobs.learn(self.subject, report.job_id, report.attempt)
+        learned = jobs.update_subject(self.subject, report.job_id, report.attempt)
         if learned is not self.subject:
             self._services.in_flight.update(self.subject, learned)
             self.subject = learned
@@ -238,21 +238,21 @@ class CallAdmission:
         return report
 
     async def _commit(self, command: Admit) -> AdmissionReport:
-        """Raises StoreUnavailable when the store is not back within the queue time."""
+        """Commit one admission. Raises StoreUnavailable when the store does not answer within the queue time."""
         until = self._deadlines.store_deadline()
         return await self._services.store.commit(command, until=until, left=self._committed_late)
 
     def _committed_late(self, report: AdmissionReport) -> None:
-        """The admission was committed after its caller had given up: settle it at 0."""
+        """Settle at zero an admission that was committed after its caller had given up."""
         if isinstance(report.outcome, Granted):
             call_id = report.outcome.call_id
             why = "it was admitted after its caller had given up"
-            self._services.settlements.owe(call_id, SettleUnsent(call_id, report.job_id, why))
+            self._services.settlements.defer(call_id, SettleUnsent(call_id, report.job_id, why))
 
     async def _commit_in_turn(self, command: Admit) -> AdmissionReport:
-        """Admit a request of an attempt after the first: alone in its job, and after the same request of an older attempt.
+        """Admit a request of a later attempt, serialized within its job and after the same request of an older attempt.
 
-        Raises WaitedTooLong when that one does not end in the time that this call may take.
+        Raises QueueTimeout when the older request does not end within the time of this call.
         """
         services, deadlines, job_id = self._services, self._deadlines, self.subject.job_id
         until = deadlines.loop.time() + deadlines.total_s
@@ -262,11 +262,11 @@ class CallAdmission:
             if not isinstance(report.outcome, StillInFlight):
                 return report
             if self._context.disconnected():
-                raise CallerLeft("the client left while an older attempt was still being answered")
+                raise ClientDisconnected("the client disconnected while the request of an older attempt was in flight")
             if not await services.in_flight.older_ends(services.store, self.subject, until):
-                raise WaitedTooLong(
-                    f"{job_id}: an older attempt is still being answered the same request; its answer will be this call's"
-                    " answer, so ask again"
+                raise QueueTimeout(
+                    f"{job_id}: the same request of an older attempt is still in flight. Its answer will be the answer to this"
+                    " call: retry"
                 )
             deadlines.restart_queueing()
 
@@ -280,7 +280,7 @@ class CallAdmission:
             self._services.in_flight.enter(self.subject)
 
     def _learn_content(self, at: int) -> None:
-        """The request is durable since `at`: what it consists of need not be written again in that month."""
+        """Note that the content of the request is durable since `at`: it need not be written again in that month."""
         known, request = self._services.known_content, self._context.request
         tenant_id, month = self.subject.who.tenant_id, month_of(at)
         known.learn(tenant_id, month, request.links)
@@ -288,5 +288,5 @@ class CallAdmission:
             known.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
 
     def leave(self) -> None:
-        """The call is over, whichever way."""
+        """End the call, whatever its result."""
         self._services.in_flight.leave(self.subject)

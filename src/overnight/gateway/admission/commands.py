@@ -69,46 +69,46 @@ from .admission_outcomes import (
 from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
-from .event_writer import append_asked
-from .external_job_lifecycle import close_unattributed, enter, find_job
+from .event_writer import append_with_request
+from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
 from .settlement import booked_amounts, write_result
 
 
 class CacheStep(Protocol):
-    """What a cache lookup brings to the admission of its call."""
+    """The result of a cache lookup, applied by the admission of its call."""
 
     def take(
         self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent, called: Event
     ) -> Recorded | None:
-        """Under the job's lock: the hit, recorded for this call; None where the call has to be made."""
+        """Under the job's lock: record the hit for this call and return it; None if the call must be made."""
         ...
 
 
 class UnreservedEnd(Protocol):
-    """The end of a call that no target is left for."""
+    """The end of a call without a target."""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
-        """Under the job's lock: the recorded end."""
+        """Under the job's lock: record the end and return it."""
         ...
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True):
-    """Reserve for an attempt and write `model_called`; make, reopen or re-announce the job where that is due.
+    """Reserve an attempt and write `model_called`. Create the job, start its next attempt or reopen it, if required.
 
     Fields:
         subject, request, reservation: the call and its attempt.
         policy: the budgets and rate limits.
         known: content that need not be written again.
-        now: when the command was made, in microseconds.
-        unsettled: the failed attempt before it, settled in the same transaction whatever the outcome is.
-        fallback: `fallback_taken`, where the call goes on at another target.
-        serial: it is the only admission of the job in this process.
+        now: the time of the command, in microseconds.
+        unsettled: the failed attempt before it, settled in the same transaction with any outcome.
+        fallback: the event `fallback_taken`, if the call continues at another target.
+        serial: whether it is the only admission of the job in this process.
         probe: only look for a recorded answer.
-        cache_result: what a cache lookup brought.
-        waited: `rate_limited`, where a rate limit made the call wait.
-        final: the end of the call, where no target is left.
+        cache_result: the result of the cache lookup.
+        waited: the event `rate_limited`, if the call waited for a rate limit.
+        final: the end of the call, if no target is left.
     """
 
     subject: Subject
@@ -143,14 +143,14 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
 
     def decide(self, unit: Unit) -> AdmissionReport:
         subject, settled = self.subject, Booked()
-        job, is_new = find_job(unit, subject)
+        job, is_new = find_or_create_job(unit, subject)
         if needs_ancestors(job, subject):
             return AdmissionReport(job.job_id, 1, NeedsAncestors())
         caller = caller_of(subject, self.reservation.called.model, job)
         limits, rates = self.policy.limits(caller, unit.now), self.policy.rates(caller)
         unit.lock(locks(job.tenant_id, limits, rates))
         if not is_new:
-            enter(unit, job, subject)
+            admit_call(unit, job, subject)
         if self.unsettled is not None:
             settled = booked_amounts(write_result(unit, job, self.unsettled, subject))
         outcome = self._replay(unit, job, is_new=is_new) or self._answer(unit, job)
@@ -159,7 +159,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
         return AdmissionReport(job.job_id, job.attempt, outcome, settled)
 
     def _replay(self, unit: Unit, job: JobRow, *, is_new: bool) -> AdmissionOutcome | None:
-        """The recorded answer of an older attempt, or what has to be done first; None where the call has to be made."""
+        """The recorded answer of an older attempt, or the outcome that must come before; None if the call must be made."""
         subject = self.subject
         step = replay_step(job, subject, is_new=is_new, settles=self.unsettled is not None, serial=self.serial)
         if step is ReplayStep.TAKE_TURN:
@@ -168,7 +168,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
         if step is ReplayStep.NONE or fingerprint is None:
             return None
         event = msgspec.structs.replace(self.reservation.called, event="model_replayed", call_id=None, detail=None)
-        event.decision = {"why": "recorded by an older attempt; given again, not paid again"}
+        event.decision = {"why": "recorded by an older attempt; replayed at no cost"}
         answer = replay_answer(unit, job, fingerprint, event)
         if answer is not None:
             return Replayed(answer)
@@ -232,28 +232,28 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
         if grant.lowered:
             detail["lowered"] = True
         event.detail = detail
-        return append_asked(unit, job, event, self.request, self.known, place=self.subject.place)
+        return append_with_request(unit, job, event, self.request, self.known, place=self.subject.place)
 
     def _write_stop(self, unit: Unit, job: JobRow, stop: BudgetStopped) -> None:
         event = msgspec.structs.replace(self.reservation.called, event="budget_stopped", call_id=None, detail=None)
         event.attempt = job.attempt
         event.decision = stop_facts(stop)
         append(unit, job, event)
-        if not self.subject.aside:
+        if not self.subject.is_auxiliary:
             close_unattributed(unit, job, ErrorFacts("budget_stopped", str(stop)))
 
 
 class Settle(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a call: its answer, or its last failure.
+    """Settle an attempt: the answer or the failure of a call.
 
-    Raises nothing for a fenced caller: what was paid is written all the same, but it answers nothing; `Settled.fenced` says so.
+    A fenced caller raises no error: the cost is booked, but the result is no answer (see `Settled.fenced`).
 
     Fields:
-        subject: whose call it was.
-        result: how its attempt came out.
-        limits, rates: what the attempt drew on.
-        alarms: the cost alarms that it may set off.
-        last: False where the call goes on after this attempt.
+        subject: the job of the call.
+        result: the result of its attempt.
+        limits, rates: the budgets and rate limits of the attempt.
+        alarms: the cost alarms that it may trigger.
+        last: False if the call continues after this attempt.
     """
 
     subject: Subject
@@ -276,7 +276,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
         else:
             fenced = job.attempt > subject.attempt
         recorded = write_result(unit, job, self.result, subject, place=None if fenced or not self.last else place)
-        if self.last and not subject.aside:
+        if self.last and not subject.is_auxiliary:
             close_unattributed(unit, job, self.result.event.error)
         alarmed = [alarm for alarm in self.alarms if raise_alarm(unit, job, alarm)]
         return Settled(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
@@ -287,9 +287,9 @@ class Settled(msgspec.Struct, frozen=True):
 
     Fields:
         recorded: its event, as read back.
-        fenced: whether a newer attempt or lease of the job has begun meanwhile.
-        left_microusd: what the budget with least left in money has left.
-        alarmed: the cost alarms that the call set off.
+        fenced: whether a newer attempt or lease of the job has begun.
+        left_microusd: the lowest remaining amount of its money budgets.
+        alarmed: the cost alarms that the call triggered.
     """
 
     recorded: Recorded
@@ -299,11 +299,10 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Lose(msgspec.Struct):
-    """The end of this call will never be known: its whole reservation is booked as a bound. The outcome tells whether it was
-    open.
+    """Settle a call as lost: its end is unknown, so the whole reservation is booked as a bound. Returns whether it was open.
 
-    `silent` is the owner of the reservation and the `seen_at` at which its row stood still: where the owner has renewed its
-    row meanwhile, it is alive, and nothing is written."""
+    `silent`: the owner of the reservation and the last `seen_at` of its row. If the owner has renewed its row since, it is
+    alive, and nothing is written."""
 
     call_id: str
     job_id: str
@@ -336,7 +335,7 @@ def _is_silent(unit: Unit, owner: str, seen_at: int | None) -> bool:
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """A call is refused before it is made; its job records that, made for it if need be."""
+    """Record the rejection of a call in its job. Create the job if it does not exist."""
 
     subject: Subject
     event: Event
@@ -349,8 +348,8 @@ class Refuse(msgspec.Struct, frozen=True):
         return found
 
     def decide(self, unit: Unit) -> None:
-        job, _ = find_job(unit, self.subject)
+        job, _ = find_or_create_job(unit, self.subject)
         append(unit, job, self.event)
         why = str((self.event.decision or {}).get("why", self.event.event))
-        if not self.subject.aside:
+        if not self.subject.is_auxiliary:
             close_unattributed(unit, job, ErrorFacts(self.event.event, why, retryable=True))

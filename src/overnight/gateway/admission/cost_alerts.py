@@ -26,7 +26,7 @@ SQL = statements("overnight.gateway.admission")
 log = logging.getLogger("overnight.gateway")
 LOOK_BACK_US = 7 * 86_400_000_000
 OVERLAP_US = 5_000_000
-"""Read again each time: a job may become visible a little after the moment that it finished at."""
+"""Overlap of two polls: a finished job may become visible a little after its `ended_at`."""
 PAGE, MAX_PAGES = 2_000, 10
 KEPT_JOBS = 200
 MAX_TASKS = 10_000
@@ -35,7 +35,7 @@ _decode_task = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class CostAlarm(msgspec.Struct, frozen=True):
-    """The cost at which a job sets off an alarm: `usual_microusd` is the mean of the last `jobs` of its task."""
+    """The cost at which a job triggers an alarm. `usual_microusd` is the mean of the last `jobs` jobs of its task."""
 
     job_id: str
     task: str
@@ -45,7 +45,7 @@ class CostAlarm(msgspec.Struct, frozen=True):
 
 
 def raise_alarm(unit: Unit, job: JobRow, alarm: CostAlarm) -> bool:
-    """Write `cost_alarm` into the log of the job whose call passed the threshold; once for each job."""
+    """Write `cost_alarm` into the log of the job whose call exceeded the threshold; once for each job."""
     key = (job.tenant_id, "job", alarm.job_id)
     row = unit.get(BUDGET, key) if unit.known(BUDGET, key) else None
     if row is None or row.alarmed_at is not None or row.spent_microusd <= alarm.threshold_microusd:
@@ -68,7 +68,7 @@ def raise_alarm(unit: Unit, job: JobRow, alarm: CostAlarm) -> bool:
 
 
 class _Task:
-    """The last jobs of one task: what each cost, and all of them."""
+    """The costs of the last jobs of one task, and their total."""
 
     __slots__ = ("costs", "total")
 
@@ -84,7 +84,7 @@ class _Task:
 
 
 class CostAlerts:
-    """What jobs usually cost, by tenant and task."""
+    """The usual cost of jobs, by tenant and task."""
 
     def __init__(self, store: Store, alarms: Alarms) -> None:
         self._store, self._factor, self._least = store, alarms.cost_factor, alarms.least_jobs
@@ -93,7 +93,7 @@ class CostAlerts:
         self._until = 0
 
     async def poll(self) -> None:
-        """Read the jobs that have finished since the last poll, a bounded number of them."""
+        """Read the jobs that have finished since the last poll, up to a maximum number."""
         if not self._factor:
             return
         after = max(self._until - OVERLAP_US, self._store.clock() - LOOK_BACK_US)
@@ -116,7 +116,7 @@ class CostAlerts:
             self._tasks.popitem(last=False)
 
     def alarms(self, subject: Subject, limits: Sequence[Limit]) -> list[CostAlarm]:
-        """The alarms that this call may set off: of its job, and of the job's ancestors."""
+        """The alarms that this call may trigger: of its job, and of the job's ancestors."""
         found: list[CostAlarm] = []
         if not self._tasks or subject.unattributed:
             return found
@@ -134,18 +134,18 @@ class CostAlerts:
 
 
 def _task_in(body: bytes | None) -> str | None:
-    """The task that the first call of a foreign job named."""
+    """The task of the first call of an external job."""
     return _decode_task(bytes(body)).get("task_id") if body is not None else None
 
 
 class UsageWarnings:
-    """Warnings of targets that report more usage than their requests could have: once a minute for each."""
+    """Warnings of targets that report more usage than their requests allow: once a minute for each target."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._warned: dict[str, float] = {}
 
-    def warn(self, target: str, job_id: str, told: Mapping[str, int], booked_microusd: int) -> None:
+    def warn(self, target: str, job_id: str, reported: Mapping[str, int], booked_microusd: int) -> None:
         now = self._clock()
         if now - self._warned.get(target, float("-inf")) < WARN_EVERY_S:
             return
@@ -155,9 +155,9 @@ class UsageWarnings:
         log.warning(
             "%s reported more usage than the request allows: %s tokens in, %s out, %s; booked: %s; see `overnight explain %s`",
             target,
-            f"{told['input_tokens']:,}",
-            f"{told['output_tokens']:,}",
-            usd_text(told["cost_microusd"]),
+            f"{reported['input_tokens']:,}",
+            f"{reported['output_tokens']:,}",
+            usd_text(reported["cost_microusd"]),
             usd_text(booked_microusd),
             job_id,
         )

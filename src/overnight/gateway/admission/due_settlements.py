@@ -1,4 +1,4 @@
-"""The open reservations of this process, and settlements to be written when the store is back."""
+"""The open reservations of this process, and the settlements deferred until the store is available."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ClosingCommand = Settle | Lose | SettleUnsent
 """A command that ends a reservation."""
 
 MAX_LATE = 10_000
-"""Notes that wait for the store. The oldest is dropped for one more."""
+"""The maximum number of deferred events. Beyond it the oldest is dropped."""
 
 
 class Settlements:
     """The open calls of this process, each with a reservation in the store.
 
-    A settlement that the store cannot take in time is kept and written as soon as it can: `write_due` tries. It is idempotent,
-    so a first attempt whose outcome is unknown does no harm. `wrote` is called after each such late settlement.
+    A settlement that cannot be written in time is deferred, and `write_due` writes it. Settlements are idempotent, so a first
+    write with an unknown outcome does no harm. `wrote` is called after each deferred settlement.
     """
 
     def __init__(self, store: Store, wrote: Callable[[], None]) -> None:
@@ -37,11 +37,11 @@ class Settlements:
         self._noting: set[asyncio.Task[None]] = set()
 
     def opened(self, call_id: str) -> None:
-        """A reservation of this process is durable."""
+        """Note a durable reservation of this process."""
         self._open.add(call_id)
 
     def is_open(self, call_id: str) -> bool:
-        """Whether a call has a reservation and no settlement, neither written nor due."""
+        """Whether a call has a reservation and no settlement, neither written nor deferred."""
         return call_id in self._open
 
     def holds(self, call_id: str) -> bool:
@@ -49,26 +49,26 @@ class Settlements:
         return call_id in self._open or call_id in self._due
 
     def closed(self, call_id: str) -> None:
-        """The call was settled within another command."""
+        """Note that another command has settled the call."""
         self._open.discard(call_id)
 
     async def write(self, command: Settle, until: float) -> Settled:
         """Settle a call; wait for the store until `until` (a time of the loop).
 
-        Raises StoreUnavailable after that. The settlement is then due and is written later, as it is after a cancellation.
+        Raises StoreUnavailable after that. The settlement is then deferred, as it is after a cancellation.
         """
         call_id = command.result.call_id
         try:
             ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
         except (StoreUnavailable, asyncio.CancelledError):
-            # Whoever gives up on the call would otherwise settle it at its upper bound.
-            self.owe(call_id, command)
+            # Otherwise the call would be settled as lost, at its upper bound.
+            self.defer(call_id, command)
             raise
         self._open.discard(call_id)
         return ended
 
-    def owe(self, call_id: str, command: ClosingCommand) -> None:
-        """Write the command when the store is back."""
+    def defer(self, call_id: str, command: ClosingCommand) -> None:
+        """Defer the command until the store is available."""
         self._open.discard(call_id)
         self._due[call_id] = command
 
@@ -77,8 +77,8 @@ class Settlements:
         self._wrote()
 
     async def note(self, command: Command[None], until: float) -> None:
-        """Write what no answer depends on: return when it is durable, or at `until`, a time of the loop. It is written all the
-        same, when the store can take it. Raises what deciding the command raises."""
+        """Write an event that no answer depends on. Returns when it is durable, or at `until`, a time of the loop; after that
+        it is deferred. Raises the errors of the command."""
         loop = asyncio.get_running_loop()
         noting = loop.create_task(self._note(command))
         self._noting.add(noting)
@@ -96,7 +96,7 @@ class Settlements:
             await self._store.commit(command)
         except StoreUnavailable as error:
             if len(self._late) >= MAX_LATE:
-                log.error("an event is dropped, since %d others wait for the store: %s", MAX_LATE, error)
+                log.error("event dropped: %d other events wait for the store: %s", MAX_LATE, error)
                 self._late.popleft()
             self._late.append(command)
 
@@ -104,12 +104,12 @@ class Settlements:
         if noting.cancelled():
             return
         if (error := noting.exception()) is not None:
-            log.error("an event was refused and is given up: %s", error)
+            log.error("event rejected and abandoned: %s", error)
         else:
             self._wrote()
 
     async def write_due(self) -> None:
-        """Try all settlements that are due. Raises StoreUnavailable at the first one that the store cannot take."""
+        """Write all deferred settlements. Raises StoreUnavailable at the first one that cannot be written."""
         for call_id, command in list(self._due.items()):
             try:
                 await self._store.commit(command)
@@ -129,6 +129,6 @@ class Settlements:
             self._late.appendleft(command)
             raise
         except OvernightError as error:
-            log.error("an event was refused and is given up: %s", error)
+            log.error("event rejected and abandoned: %s", error)
         else:
             self._wrote()

@@ -1,4 +1,4 @@
-"""Events of a call: with what it was asked, and at its position in the job."""
+"""Write events of a call: with its request, and at its position in the job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from overnight.wire_formats.request import Request
 from ..identity import Place
 
 
-def append_asked(
+def append_with_request(
     unit: Unit,
     job: JobRow,
     event: Event,
@@ -27,8 +27,9 @@ def append_asked(
     place: Place | None = None,
     fingerprint: str | None = None,
 ) -> int:
-    """Append an event with what the call was asked: its conversation, tools and parameters; the event's seq. Its `detail` is
-    there, and is added to."""
+    """Append an event with the request of the call: conversation, tools and parameters. Returns the event's seq.
+
+    The event's `detail` is extended."""
     detail = event.detail = event.detail if event.detail is not None else {}
     event.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
     if request.tools is not None:
@@ -47,8 +48,8 @@ def append_at(
     content: bytes | None = None,
     fingerprint: str | None = None,
 ) -> Recorded:
-    """Append an event at the call's position: its place in job code, else the fingerprint of a foreign request. The event as it
-    is read back."""
+    """Append an event at the call's position in job code, or with the fingerprint of an external job's request. Returns the
+    event as read back."""
     path, ordinal = None, None
     if place is not None:
         path, ordinal, fingerprint = place.path, place.ordinal, place.fingerprint

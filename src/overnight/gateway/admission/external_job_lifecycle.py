@@ -1,4 +1,4 @@
-"""Job entry: the job of a call is made, restarted or reopened, or the call is refused. Under the job's lock."""
+"""Create, restart, reopen and close the job of a call, or reject the call. Under the job's lock."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from ..identity import Subject
 from .log_search import search_log
 
 
-def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
-    """The locked job of a call, made where it is the first, and whether it was. Raises NotFound: also for a job that is there,
-    and outside the scope of the caller's key."""
+def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
+    """Return the locked job of a call, and whether it was created. Raises NotFound, also for a job outside the scope of the
+    caller's key."""
     who = subject.who
     job_id = subject.job_id
     if subject.external_id is not None and not subject.known:
@@ -41,15 +41,15 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
     if job is not None and job.tenant_id == who.tenant_id and who.reach.covers(job.agent_id, job.workflow):
         return job, False
     if job is not None and subject.external_id is not None:
-        # Names are the tenant's: it cannot be given to two jobs.
-        raise NotFound(f"job {subject.external_id} within the reach of this key; choose another name for a new job")
+        # External ids are unique per tenant.
+        raise NotFound(f"job {subject.external_id} in the scope of this key; choose another name for a new job")
     if subject.known or job is not None:
         raise NotFound(f"job {job_id}. `overnight jobs` lists jobs")
     new = NewJob(
         job_id,
         who.tenant_id,
         "foreign",
-        who.workflow or who.agent_id or "foreign job",
+        who.workflow or who.agent_id or "external job",
         external_id=subject.external_id,
         agent_id=who.agent_id,
         workflow=who.workflow,
@@ -60,20 +60,20 @@ def find_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         actor=who.actor,
     )
     made, is_new = open_job(unit, new)
-    # Attempts that ended before their first call were never heard of here: there is nothing to fence.
+    # Earlier attempts made no call, so there is nothing to fence.
     made.attempt = who.attempt or 1
     return made, is_new
 
 
-def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
-    """Let a call into a job that exists; begin the attempt it names, or reopen the job, where that is due.
+def admit_call(unit: Unit, job: JobRow, subject: Subject) -> None:
+    """Admit a call to an existing job. Start the attempt that the call names, or reopen the job, if required.
 
-    Raises Fenced for an attempt or lease that is over, Conflict for a job that takes no more calls, Forbidden where the caller's
-    key may not begin an attempt.
+    Raises Fenced for an attempt or lease that has ended, Conflict for a job that accepts no more calls, Forbidden if the
+    caller's key may not start an attempt.
     """
     place, wanted = subject.place, subject.who.attempt
     if place is not None:
-        # A job that parked meanwhile keeps its epoch, and nobody there waits for the answer any more.
+        # A parked job keeps its epoch, but its code no longer waits for the answer.
         if job.lease_epoch != place.lease_epoch or job.state != "running":
             raise Fenced(f"{job.job_id} is at lease epoch {job.lease_epoch} ({job.state}): this worker must stop")
         return
@@ -81,22 +81,20 @@ def enter(unit: Unit, job: JobRow, subject: Subject) -> None:
         raise Conflict(f"{job.job_id} was cancelled; start another job, under another x-job-id")
     if job.runtime != "foreign":
         if job.state in FINISHED:
-            raise Conflict(
-                f"{job.job_id} has {job.state} and is run by Overnight itself; `overnight resume` starts it again"
-            )
+            raise Conflict(f"{job.job_id} has {job.state} and is run by Overnight; `overnight resume` restarts it")
         return
     if not subject.who.operates:
-        _check_right(unit, job, wanted)
+        _check_scope(unit, job, wanted)
     if wanted is not None:
         begin_attempt(unit, job, "recover", wanted, subject.who.actor)
     if job.state in FINISHED:
         lifecycle.reopen(unit, job)
 
 
-def _check_right(unit: Unit, job: JobRow, wanted: int | None) -> None:
-    """What the routes of jobs refuse without the scope `operate` cannot be had by a header or metadata of a call: to fence the
-    attempt under way, and to undo the completion of a job. A job that ended with its one call, or because no call came, was
-    completed by nobody."""
+def _check_scope(unit: Unit, job: JobRow, wanted: int | None) -> None:
+    """Require the scope `operate` to fence the running attempt or to undo the completion of a job, as the job endpoints do.
+
+    The scope is not required for a job that ended with its only call, or because no call came. Raises Forbidden."""
     if wanted == job.attempt + 1:
         raise Forbidden(
             f"x-job-attempt: starting attempt {wanted} of {job.job_id} requires a key with the scope operate"
@@ -106,13 +104,13 @@ def _check_right(unit: Unit, job: JobRow, wanted: int | None) -> None:
 
 
 def _was_idle(unit: Unit, job: JobRow) -> bool:
-    """Whether the job was closed because no call came, and not by a program or a person."""
+    """Whether the job was closed as idle, and not by a program or a person."""
     completed = next(search_log(unit, job, '"event":"completed"', most=1), None)
     return job.state == "succeeded" and completed is not None and closed_idle(completed.facts)
 
 
 def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:
-    """A job that was made for one call ends with it."""
+    """Finish a job that was created for one call."""
     if not job.unattributed or job.state in FINISHED:
         return
     event = Event("failed" if error else "completed", attempt=job.attempt, error=error)

@@ -1,9 +1,9 @@
-"""Recorded answers replayed to a foreign runtime that was restarted. It has no positions, so requests are matched.
+"""Replay of recorded answers to an external job that was restarted. It has no positions, so requests are matched.
 
-The k-th request with a fingerprint in this attempt gets what the k-th one was answered in the newest older attempt that had
-one. Where no attempt was given a k-th answer, it gets the first recorded answer that nobody was given.
+The k-th request with a fingerprint in this attempt receives the k-th answer of the newest older attempt that received one.
+If no attempt received a k-th answer, it receives the first recorded answer that no attempt received.
 
-Read under the job's lock, and by one admission of a job at a time in each process, so that no answer is given out twice.
+The log is read under the job's lock, by one admission of a job at a time in each process, so that no answer is replayed twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COUNT_IN_FLIGHT = BUDGET_SQL["count_in_flight"]
 
 
 def replay_answer(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Recorded | None:
-    """The recorded answer to this request, with `event` (`model_replayed`) written; None where none is left."""
+    """Write `event` (`model_replayed`) and return the recorded answer to this request; None if none is left."""
     marked = [*_marked(unit, job, ATTEMPT_MARK), *_marked(unit, job, fingerprint)]
     answer = next(iter(unused(marked, job.attempt)), None)
     if answer is None:
@@ -41,13 +41,13 @@ def replay_answer(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> Re
 
 
 def is_in_flight(unit: Unit, job: JobRow, fingerprint: str) -> bool:
-    """Whether the same request of an older attempt is still in flight, in any process."""
+    """Whether the same request of an older attempt is in flight, in any process."""
     values = {"job_id": job.job_id, "fingerprint": fingerprint, "attempt": job.attempt}
     return unit.query(_COUNT_IN_FLIGHT, values)[0][0] > 0
 
 
 def note_divergence(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> None:
-    """The first request of an attempt that no recorded answer fits, while others are left, is an event (`diverged`)."""
+    """Write `event` (`diverged`) for the first request of an attempt without a matching answer while other answers are left."""
     rows = unit.query(_LIST_MARKED, {"job_id": job.job_id})
     marked = [recorded(job.job_id, row) for row in rows]
     if any(each.facts.event == "diverged" and each.facts.attempt == job.attempt for each in marked):
@@ -60,7 +60,7 @@ def note_divergence(unit: Unit, job: JobRow, fingerprint: str, event: Event) -> 
     )
     if left:
         event.attempt = job.attempt
-        event.decision = {"why": "no recorded answer fits this request; it is asked live"}
+        event.decision = {"why": "no recorded answer matches this request; it is sent to a provider"}
         event.detail = {"unconsumed": left}
         append(unit, job, event, fingerprint=fingerprint)
 
@@ -70,12 +70,12 @@ def _marked(unit: Unit, job: JobRow, fingerprint: str) -> list[Recorded]:
     return [recorded(job.job_id, row) for row in rows]
 
 
-class _Given:
-    """What each attempt was given for one fingerprint, in order, and what was recorded too late for its attempt."""
+class _ReceivedAnswers:
+    """The answers that each attempt received for one fingerprint, in order, and those recorded too late for their attempt."""
 
     def __init__(self, marked: Iterable[Recorded]) -> None:
         self.by_attempt: dict[int, list[Recorded]] = {}
-        self.by_nobody: list[Recorded] = []
+        self.unreceived: list[Recorded] = []
         self.cuts: list[tuple[int, int]] = []
         answers: dict[int, Recorded] = {}
         newest = 0
@@ -88,30 +88,30 @@ class _Given:
                     self.cuts.append((of_attempt, detail["answers_until"]))
             elif facts.event == "model_succeeded" and (each.content or facts.output_ref):
                 answers[each.seq] = each
-                # An attempt that is over was refused the answer of a call that ended after it.
-                found = self.by_nobody if of_attempt < newest else self.by_attempt.setdefault(of_attempt, [])
+                # An attempt that has ended does not receive the answers to its calls in flight.
+                found = self.unreceived if of_attempt < newest else self.by_attempt.setdefault(of_attempt, [])
                 found.append(each)
             elif facts.event == "model_replayed" and (answer := answers.get(detail["of"])) is not None:
                 self.by_attempt.setdefault(of_attempt, []).append(answer)
 
-    def holds(self, answer: Recorded) -> bool:
-        """A `retry` attempt lets go of all answers after its `answers_until`, for itself and those after it."""
+    def is_valid(self, answer: Recorded) -> bool:
+        """Whether no retry has discarded the answer: an attempt of a retry discards all answers after its `answers_until`."""
         of_attempt = answer.facts.attempt or 1
         return not any(of_attempt < began and answer.seq > until for began, until in self.cuts)
 
 
 def unused(marked: Sequence[Recorded], attempt: int) -> list[Recorded]:
-    """The answers that this attempt may still be given, in order. Pure; `marked` are the attempts of a job and the events
+    """The answers that this attempt may still receive, in order. Pure; `marked` are the attempts of a job and the events
     of one fingerprint."""
-    given = _Given(marked)
-    own = given.by_attempt.pop(attempt, [])
+    received = _ReceivedAnswers(marked)
+    own = received.by_attempt.pop(attempt, [])
     older = [
-        [answer for answer in given.by_attempt[each] if given.holds(answer)]
-        for each in sorted(given.by_attempt, reverse=True)
+        [answer for answer in received.by_attempt[each] if received.is_valid(answer)]
+        for each in sorted(received.by_attempt, reverse=True)
         if each < attempt
     ]
     found: list[Recorded] = []
     for occurrence in range(len(own), max(map(len, older), default=0)):
         found.append(next(answers[occurrence] for answers in older if occurrence < len(answers)))
-    handed = {answer.seq for answers in (own, *older) for answer in answers}
-    return found + [answer for answer in given.by_nobody if answer.seq not in handed and given.holds(answer)]
+    seqs = {answer.seq for answers in (own, *older) for answer in answers}
+    return found + [each for each in received.unreceived if each.seq not in seqs and received.is_valid(each)]

@@ -1,4 +1,4 @@
-"""The calls of foreign jobs in flight in this process: a new attempt waits for the call of the attempt before it."""
+"""The calls of external jobs in flight in this process: a new attempt waits for the same call of an older attempt."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class InFlightCalls:
             self._calls.setdefault((subject.job_id, subject.fingerprint), []).append(subject)
 
     def update(self, subject: Subject, learned: Subject) -> None:
-        """An admission has found out more about a call that may be under way here."""
+        """Replace the subject of a call in flight by the one that an admission returned."""
         calls = self._calls.get((subject.job_id, subject.fingerprint or ""), [])
         calls[:] = [learned if call is subject else call for call in calls]
 
     def leave(self, subject: Subject) -> None:
-        """A call is over, whatever its result. A call that was never entered may leave too."""
+        """End a call, whatever its result. A call that was never entered is ignored."""
         key = (subject.job_id, subject.fingerprint)
         calls = self._calls.get(key)
         if calls is None or not any(call is subject for call in calls):
@@ -50,7 +50,7 @@ class InFlightCalls:
 
     @asynccontextmanager
     async def alone(self, job_id: str, until: float) -> AsyncGenerator[None]:
-        """Hold the job's lock, under which calls wait for the store alone. It exists as long as a call holds or awaits it.
+        """Hold the job's lock while the block waits for the store. The lock exists while a call holds or awaits it.
 
         Raises StoreUnavailable at `until`, a time of the loop.
         """
@@ -65,7 +65,7 @@ class InFlightCalls:
             lock.release()
 
     async def older(self, subject: Subject, deadline: float) -> None:
-        """Wait while the same request of an older attempt is under way, until the deadline (a time of the loop)."""
+        """Wait while this process has the same request of an older attempt in flight, until the deadline (a time of the loop)."""
         key = (subject.job_id, subject.fingerprint)
         while any(call.attempt < subject.attempt for call in self._calls.get(key, ())):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -77,7 +77,7 @@ class InFlightCalls:
                 return
 
     async def older_ends(self, store: Store, subject: Subject, until: float) -> bool:
-        """Wait while the same request of an older attempt is in flight, here or in another process. False when it still is
+        """Wait while the same request of an older attempt is in flight in any process. Returns False if it is still in flight
         at `until`, a time of the loop."""
         loop, pause_s = asyncio.get_running_loop(), POLL_S[0]
         values = {"job_id": subject.job_id, "fingerprint": subject.fingerprint, "attempt": subject.attempt}

@@ -1,4 +1,4 @@
-"""Key permissions: routes and models that a key may not use are removed from a routing decision, fallbacks included."""
+"""Key permissions: remove the routes and models that a key may not use from a routing decision, including fallbacks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from overnight.keys import VirtualKey, allows
 
 
 def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | None) -> RouteDecision:
-    """The decision with those targets left that are allowed; the others are among its `rejected`.
+    """The decision without the targets that are not permitted; these are added to its `rejected`.
 
-    Raises Forbidden, saying what is allowed, where the route is not, no target is, or the very model that was asked for.
+    Raises Forbidden, with the permitted names, if the route, the requested model or every target is not permitted.
     """
     if key is None or not (key.models or key.routes):
         return decision

@@ -13,9 +13,9 @@ _INSERT_EVENT = LEDGER_SQL["insert_event"]
 
 
 def search_log(unit: Unit, job: JobRow, text: str, most: int) -> Iterator[Recorded]:
-    """The latest events whose facts contain `text`, newest first; at most `most` of those that are in the database already.
+    """The latest events whose facts, as JSON, contain `text`, newest first.
 
-    The events that this batch has appended are among them. `text` is compared with the facts as JSON.
+    Events that this batch has appended are included. At most `most` events are read from the database.
     """
     wanted = text.encode()
     for row in reversed(unit.appended(_INSERT_EVENT)):

@@ -1,10 +1,10 @@
-"""Guard against loops: a job that asks the same again and again, or turns in circles, stops until a person says go on.
+"""Loop guard: stop a job that repeats the same call or makes no progress, until a person decides to continue.
 
-What is cheap is watched in memory, call by call: the same request, or an answer as long as one before. Only a job that looks
-suspicious there has its log read, which is what decides; so it holds across processes, and an honest job pays nothing.
+Cheap signs are counted in memory for each call: the same request, or an answer of the same length as one before. Only for a
+suspicious job the log is read, and the log decides. So the guard works across processes, and other jobs pay nothing.
 
-A turn makes progress when the job has not yet been told the same and answered the same (ids aside), or when a step, an effect or
-a child job was finished, a signal or a person's decision came in since the turn before.
+A turn makes progress if its last message and its answer (without ids) are new, or if since the turn before a step, an effect or
+a child job was finished, or a signal or a decision of a person arrived.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .attempt_result import AttemptResult
 SQL = statements("overnight.gateway.admission")
 MAX_JOBS, MAX_REQUESTS, MAX_TURNS = 10_000, 256, 64
 MAX_REMEMBERED = 200_000
-"""Requests and turns, over all jobs: some 20 MB. The job that was quiet for longest is forgotten first."""
+"""Requests and turns of all jobs: about 20 MB. Beyond it the job with the oldest last call is forgotten."""
 
 EVENTS_PER_TURN = 8
 _VOLATILE = frozenset(
@@ -67,7 +67,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class _Watch:
-    """What was seen of one job here, by 64-bit hashes. `due` and `stale_due` are the counts at which its log is read."""
+    """The calls and turns of one job in this process, as 64-bit hashes. At the counts `due` and `stale_due` its log is read."""
 
     __slots__ = ("calls", "due", "since", "stale", "stale_due", "turns")
 
@@ -84,7 +84,8 @@ class _Watch:
 
 
 class LoopGuard:
-    """`asked` and `answered` are told of every call; `suspects` says whether `check` is worth its time."""
+    """The loop guard of one process. `request_admitted` and `request_answered` count every call; if `suspects` is true, call
+    `check`."""
 
     def __init__(self, store: Store, guards: Guards) -> None:
         self._store, self._ledger = store, Ledger(store)
@@ -94,8 +95,8 @@ class LoopGuard:
         self._remembered = 0
 
     def request_admitted(self, subject: Subject) -> None:
-        """A call of the job was let in."""
-        if self._off or subject.unattributed or subject.aside:
+        """Count an admitted call of the job."""
+        if self._off or subject.unattributed or subject.is_auxiliary:
             return
         watch = self._watches.get(subject.job_id)
         if watch is None:
@@ -106,15 +107,15 @@ class LoopGuard:
         if fingerprint_hash not in watch.calls:
             if len(watch.calls) >= MAX_REQUESTS:
                 self._remembered -= len(watch.calls)
-                watch.calls.clear()  # what is asked again and again comes back
+                watch.calls.clear()  # repeated requests will be counted again
                 watch.due.clear()
             self._count_remembered()
         watch.calls[fingerprint_hash] += 1
 
     def request_answered(self, subject: Subject, request: Request, result: AttemptResult) -> None:
-        """A call of the job has ended."""
+        """Count a turn of the job."""
         watch = self._watches.get(subject.job_id)
-        if watch is None or result.content is None or subject.aside:
+        if watch is None or result.content is None or subject.is_auxiliary:
             return
         turn = hash((_last_message(request), result.tokens[2]))
         if turn in watch.turns:
@@ -134,9 +135,9 @@ class LoopGuard:
             self._remembered -= quiet.size
 
     def suspects(self, subject: Subject) -> bool:
-        """Whether the job may be in a loop, as far as this process has seen."""
+        """Whether the job may be in a loop, by the counts of this process."""
         watch = self._watches.get(subject.job_id)
-        if watch is None or subject.aside:
+        if watch is None or subject.is_auxiliary:
             return False
         fingerprint_hash = hash(_fingerprint(subject))
         again = self._same > 0 and watch.calls[fingerprint_hash] >= watch.due.get(fingerprint_hash, 1)
@@ -149,7 +150,7 @@ class LoopGuard:
         return max(1, self._turns // 8)
 
     async def check(self, subject: Subject, stopped: Event, deadlines: CallDeadlines) -> None:
-        """Read the log. Raises LoopStopped when the job is in a loop; a person is asked then, once.
+        """Read the log. Raises LoopStopped if the job is in a loop, and requests one review.
 
         Call it for one call of a job at a time. `stopped` is the `loop_stopped` event of the call.
         """
@@ -160,7 +161,7 @@ class LoopGuard:
             _refuse_if_asked(subject, await self._store.commit(stop, until=deadlines.store_deadline()))
 
     async def _verdict(self, subject: Subject) -> tuple[str | None, str]:
-        """Why the job is in a loop, None where it is not; and the last question about it. Raises LoopStopped."""
+        """The reason why the job is in a loop, or None; and the id of its last review. Raises LoopStopped."""
         reviews = await list_reviews(self._store, state="", job_id=subject.job_id, most=1000)
         last = next((review for review in reversed(reviews) if review.kind == "loop"), None)
         if last is not None:
@@ -210,7 +211,7 @@ def _fingerprint(subject: Subject) -> str:
 
 
 def _last_message(request: Request) -> bytes | int:
-    """What the job was told last, as far as two of these can be compared at no cost: ids of tool calls change by themselves."""
+    """A cheap hash of the last message. With ids of tool calls, which differ each time, only the length is compared."""
     if not request.links:
         return 0
     last = request.links[-1]
@@ -223,7 +224,7 @@ def _event(body: Any) -> Event:
 
 
 def _refuse_if_asked(subject: Subject, review: ReviewRow) -> None:
-    """Raises LoopStopped while the question is open, and after a no for as long as this attempt of the job lasts."""
+    """Raise LoopStopped while the review is open, and after a rejection until this attempt of the job ends."""
     if review.state == "open":
         raise _stopped(subject, review)
     attempt = _decode(review.detail).get("attempt")
@@ -250,12 +251,12 @@ def _job_of(review: ReviewRow) -> str:
 
 _READ = SQL["read_last_loop"]
 LAST_LOOP: Table[ReviewRow] = Table(51, ReviewRow, _job_of, lock=_READ, insert=_READ, update=_READ)
-"""The newest question about a loop of a job, read under the job's lock; reviews write it."""
+"""The newest review of a loop of a job, read under the job's lock. The package `reviews` writes it."""
 
 
 class StopLoop(msgspec.Struct):
-    """A command: write `loop_stopped` and ask a person. The outcome is the review: where another process has asked since the
-    one that was `seen`, that one, and nothing is written."""
+    """Write `loop_stopped` and request a review. Returns the review. If another process has requested one since `seen`, that
+    one is returned and nothing is written."""
 
     subject: Subject
     event: Event
@@ -281,7 +282,7 @@ class StopLoop(msgspec.Struct):
 
 
 def stale_turns(events: Sequence[Recorded], heads: Mapping[str, bytes]) -> int:
-    """How many turns at the end only repeated earlier ones. Pure; `heads` is the last message of each input reference."""
+    """The number of last turns that only repeat earlier ones. Pure; `heads` is the last message of each input reference."""
     asked: dict[str, str | None] = {}
     seen: set[bytes] = set()
     stale = 0
@@ -292,23 +293,23 @@ def stale_turns(events: Sequence[Recorded], heads: Mapping[str, bytes]) -> int:
         elif facts.event in _PROGRESS:
             stale = 0
         elif facts.event == "model_succeeded":
-            told = heads.get(asked.get(facts.call_id or "") or "", b"")
+            message = heads.get(asked.get(facts.call_id or "") or "", b"")
             answer = each.content if each.content is not None else (facts.output_ref or "").encode()
-            turn = _digest(told) + _digest(answer)
+            turn = _digest(message) + _digest(answer)
             stale = stale + 1 if turn in seen else 0
             seen.add(turn)
     return stale
 
 
 def _digest(body: bytes) -> bytes:
-    # What is not JSON is a reference, which stands for its content.
+    # A body that is not JSON is a reference, which identifies its content.
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = _encode(_stable(_decode(body)))
     return hashlib.sha256(body).digest()
 
 
 def _stable(value: Any) -> Any:
-    """Without what changes by itself: ids, times, counts of tokens."""
+    """The value without ids, times and token counts."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
         return {name: _stable(each) for name, each in entries.items() if name not in _VOLATILE}

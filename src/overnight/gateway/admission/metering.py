@@ -1,4 +1,4 @@
-"""The result of an attempt: the usage, cost and bound of what its provider answered or failed with."""
+"""The usage, cost and bound of an attempt, from the answer or the failure of its provider."""
 
 from __future__ import annotations
 
@@ -22,26 +22,24 @@ from .attempt_result import AttemptResult
 
 OK = 200
 USUAL_WINDOW = 1_000_000
-"""Tokens of a model whose window is not stated."""
+"""The context window, in tokens, of a model without a stated one."""
 
 _REFUSED: frozenset[ErrorClass] = frozenset({
     "rate_limited", "quota", "overloaded", "auth", "not_found", "invalid_request", "context_length",
 })  # fmt: skip
-"""Reported before an answer began, these say that the provider did not take the request."""
-_ESTIMATED = "the provider ended the answer with an error; what it did not tell of the usage is estimated from the text"
-_NO_USAGE = "the provider told no usage; all that was reserved counts"
-_BROKEN_OFF = (
-    "the answer broke off: the provider may have billed more than came; the rest of what was reserved is a bound"
-)
-_MAYBE_BILLED = "the provider may have billed this try; all that was reserved counts"
+"""With these errors before the start of an answer, the provider has not accepted the request."""
+_ESTIMATED = "the provider ended the answer with an error; unreported usage is estimated from the text"
+_NO_USAGE = "the provider reported no usage; the whole reservation counts"
+_BROKEN_OFF = "the answer was cut off: the provider may have billed more; the rest of the reservation is a bound"
+_MAYBE_BILLED = "the provider may have billed this attempt; the whole reservation counts"
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 Fees = Mapping[str, int]
-"""Microdollars for one use of a tool that a provider runs."""
+"""Microdollars for one use of a provider-run tool."""
 
 
 class _Share(NamedTuple):
-    """What a failed attempt is settled at (see `AttemptResult`), what was used, and why that is an estimate."""
+    """The cost and bound of a failed attempt (see `AttemptResult`), its usage, and the reason for an estimate."""
 
     cost_microusd: int | None = 0
     bound_microusd: int = 0
@@ -50,7 +48,7 @@ class _Share(NamedTuple):
 
 
 class _Bounded(NamedTuple):
-    """Usage and cost as far as the request could use them; `reported` is what the provider said where that is more."""
+    """Usage and cost, limited to the maximum of the request; `reported` is the provider's report if it exceeds that."""
 
     usage: Usage
     cost_microusd: int | None
@@ -62,8 +60,8 @@ def result_of_failure(
 ) -> AttemptResult:
     """The result of a failed attempt.
 
-    What the provider cannot have served costs nothing; what it reported costs that. After an error of the provider's own, what
-    it sent by then is estimated. Where it may bill what was never seen, all that was reserved counts, as a bound.
+    A request that was not served costs nothing, and a reported usage costs its price. After an error reported by the provider,
+    the cost of the partial answer is estimated. If the provider may bill an unknown amount, the reservation counts as a bound.
     """
     failure = failed.failure
     event = call_event(context, attempt.target, "model_failed", attempt.call_id)
@@ -96,7 +94,7 @@ def result_of_failure(
 def result_of_reply(
     context: CallContext, attempt: Attempt, reply: Reply, fees: Fees, breaker_update: BreakerUpdate | None
 ) -> AttemptResult:
-    """The result of an answered attempt, at what its provider reports. Without a report, all that was reserved counts."""
+    """The result of an answered attempt, with the reported usage. Without a report, the whole reservation counts."""
     request, usage = context.request, reply.usage
     cost = None if usage.estimated else attempt.target.price.cost_of(usage)
     event = call_event(context, attempt.target, "model_succeeded", attempt.call_id)
@@ -137,7 +135,7 @@ def _share(request: Request, attempt: Attempt, failed: AttemptFailure, fees: Fee
     failure, received, price = failed.failure, failed.received, attempt.target.price
     estimate = estimated_usage(request.prompt_bytes, received.characters)
     reported = _reported_usage(attempt, failed, estimate)
-    # A failed attempt does not tell how often the provider ran its tools.
+    # A failed attempt does not report the uses of provider-run tools.
     tools_microusd = bound_microusd(request.hosted, fees) if request.hosted else 0
     if reported is not None and (failure.reported or received.usage is None):
         why = _ESTIMATED if reported.estimated else ""
@@ -154,14 +152,14 @@ def _share(request: Request, attempt: Attempt, failed: AttemptFailure, fees: Fee
 
 
 def _within_bound(request: Request, attempt: Attempt, usage: Usage, cost: int | None, fees: Fees) -> _Bounded:
-    """Usage and cost as far as the request could use them.
+    """Limit usage and cost to the maximum of the request.
 
-    A hard stop holds by the bound of each call, so no report of a provider may go beyond it; nor may the report be lost.
+    A hard stop relies on the bound of each call, so the booking must not exceed it. The report itself is kept in the event.
     """
     price, reserved = attempt.target.price, attempt.grant.amount_microusd
     max_input, max_output, max_cost = request.prompt_bytes, attempt.grant.tokens * request.choices, reserved
     if request.open_ended and (window := price.context_window or USUAL_WINDOW) > max_input:
-        # The bytes do not tell the length of a picture, a file or the results of a search: the model's window does.
+        # Images, files and search results have more tokens than their bytes suggest; the model's window limits them.
         tools_microusd = bound_microusd(request.hosted, fees) if request.hosted else 0
         max_input = window
         max_cost = max(max_cost, tools_microusd + price.upper_bound_microusd(window, max_output))
@@ -179,12 +177,12 @@ def _within_bound(request: Request, attempt: Attempt, usage: Usage, cost: int | 
 
 
 def reported_beyond_bound(result: AttemptResult) -> dict[str, int] | None:
-    """What the provider reported, where that is more than the request could use."""
+    """The provider's report, if it exceeds the maximum of the request."""
     return (result.event.detail or {}).get("told")
 
 
 def _reported_usage(attempt: Attempt, failed: AttemptFailure, estimate: Usage) -> Usage | None:
-    """The usage in an answer that cannot be used, an error or the events of a broken stream; None where they tell none."""
+    """The usage in an unusable answer, an error or the events of a broken stream; None without a report."""
     failure, received, spoken = failed.failure, failed.received, attempt.wire.spoken
     try:
         if received.usage:

@@ -1,4 +1,4 @@
-"""The reservation of an attempt: its id, its `model_called` event, and what it may cost at most."""
+"""The reservation of an attempt: its id, its `model_called` event, and its cost bound."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..call_context import CallContext, call_event
 from ..call_facts import caller_facts, decision_facts
 
 NO_OUTPUT = 1
-"""Tokens reserved for formats whose answers are not text."""
+"""Output tokens reserved for formats without text answers."""
 
 
 class AttemptCostBound:
-    """What an attempt may use and cost at most, by its output cap.
+    """The maximum cost of an attempt, as a function of its output cap.
 
     Args:
-        price: of the model.
-        prompt_bytes: an upper bound of the input, since no token is less than a byte.
-        choices: how many outputs were asked for.
-        wanted_tokens: the output cap that is asked for.
-        fees_microusd: what comes to the tokens.
+        price: the price of the model.
+        prompt_bytes: an upper bound of the input tokens, since a token has at least one byte.
+        choices: the number of requested outputs.
+        wanted_tokens: the requested output cap.
+        fees_microusd: fees in addition to the tokens.
     """
 
     __slots__ = ("_fees", "_price", "choices", "prompt_tokens", "wanted_tokens")
@@ -40,16 +40,16 @@ class AttemptCostBound:
         self.wanted_tokens = wanted_tokens
 
     def bound_microusd(self, tokens: int) -> int:
-        """What the attempt costs at most with an output cap of `tokens`."""
+        """The maximum cost with an output cap of `tokens`."""
         return self._fees + self._price.upper_bound_microusd(self.prompt_tokens, tokens * self.choices)
 
     def affordable_tokens(self, available_microusd: int) -> int:
-        """The largest output cap that `available_microusd` pays for."""
+        """The largest output cap that `available_microusd` covers."""
         return self._price.affordable_output_tokens(self.prompt_tokens, available_microusd - self._fees) // self.choices
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """What an admission reserves for: the attempt, the process that makes it, its cost bound and its event."""
+    """A reservation to be made: the attempt, the process that owns it, its cost bound and its event."""
 
     call_id: str
     owner: str
@@ -77,9 +77,9 @@ def reservation_of(
     """The reservation of an attempt at `target`.
 
     Args:
-        number: which attempt of its call it is, from 1.
+        number: the number of the attempt in its call, from 1.
         owner: the name of this process.
-        fees: what the tools that a provider runs cost, in microdollars.
+        fees: the fees of provider-run tools, in microdollars.
     """
     decision, request, who = context.decision, context.request, context.subject.who
     tokens = _output_cap(context, target)

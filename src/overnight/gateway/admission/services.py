@@ -1,4 +1,4 @@
-"""What the admission of calls needs of its process: shared by all calls of one gateway."""
+"""The services that admissions use, shared by all calls of one gateway."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class AdmissionServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services of one gateway that admissions and settlements use.
 
     Fields:
-        store: where commands are committed.
+        store: commits the commands.
         owner: the name of this process in its reservations.
         policy: budgets and rate limits.
-        fees: microdollars for one use of a tool that a provider runs.
+        fees: microdollars for one use of a provider-run tool.
         known_content: content that need not be written again.
         jobs: jobs and their ancestors.
         queue: the calls that wait for room.
-        in_flight: the calls of foreign jobs that are under way.
-        settlements: the reservations of this process that are open or due.
-        loop_guard, cost_alerts: what watches jobs.
-        usage_warnings: warnings of providers that report more than a request could use.
+        in_flight: the calls of external jobs in flight.
+        settlements: the open reservations and the deferred settlements of this process.
+        loop_guard, cost_alerts: monitor jobs.
+        usage_warnings: warns of providers that report more usage than a request allows.
         breakers_written: called when a breaker update is durable.
     """
 

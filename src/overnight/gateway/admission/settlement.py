@@ -1,4 +1,4 @@
-"""The settlement of an attempt in the log: its one end, or the correction of a call that was declared lost meanwhile."""
+"""The settlement of an attempt in the log: its only end, or the correction of a call that was declared lost."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ from .event_writer import append_at
 from .log_search import search_log
 
 MAX_EVENTS_OF_CALL = 1000
-"""A call has a handful: its admission, its end, corrections, and what its circuit and budgets said of it."""
+"""A maximum for the search. A call has few events: admission, end, corrections, events of its circuit and budgets."""
 
 
 def booked_amounts(recorded: Recorded) -> Booked:
-    """The cost and bound that the end of a call was booked at."""
+    """The booked cost and bound of the end of a call."""
     return Booked(recorded.facts.cost_microusd or 0, recorded.facts.bound_microusd or 0)
 
 
 def write_result(
     unit: Unit, job: JobRow, result: AttemptResult, subject: Subject, *, place: Place | None = None
 ) -> Recorded:
-    """Settle an attempt and write its event; the event as read back. With `place` it answers that boundary of job code.
+    """Settle an attempt and write its event. Returns the event as read back. With `place` it answers that boundary of job code.
 
-    A call has one end: where it was declared lost meanwhile, a late result corrects its cost and is no answer in the log. The
-    same settlement again changes nothing and returns what the first one wrote.
+    A call has one end. If it was declared lost, a late result corrects its cost and is no answer in the log. A repeated
+    settlement changes nothing and returns the event of the first one.
     """
     event = msgspec.structs.replace(result.event)
     event.attempt = job.attempt if place else (subject.attempt or job.attempt)
     why = FAILED if event.event == "model_failed" else NO_USAGE
     if "told" in (event.detail or {}):
-        why = OVER_BOUND  # keeps a row of the call, so that a person can book what it really cost
+        why = OVER_BOUND  # keeps a row of the call, so that a person can book its actual cost
     used = result.tokens[0] + result.tokens[2]
     try:
         booked = settle(unit, result.call_id, result.cost_microusd, used, bound_microusd=result.bound_microusd, why=why)
     except Conflict:
         return _written_before(unit, job, result.call_id) or _write_late(unit, job, result, event)
     event.cost_microusd = booked.cost_microusd
-    # A known cost that was estimated says that nothing comes to it: in older logs an estimate alone was a bound.
+    # An estimated cost states its bound of 0 explicitly: in older logs an estimate alone was a bound.
     estimated = bool((event.detail or {}).get("estimated"))
     if booked.bound_microusd or result.cost_microusd is None or result.bound_microusd or estimated:
         event.bound_microusd = booked.bound_microusd
@@ -73,7 +73,7 @@ def write_result(
 def _write_end(
     unit: Unit, job: JobRow, result: AttemptResult, event: Event, place: Place | None, fingerprint: str | None
 ) -> Recorded:
-    """Append the event with the answer, and what is written with it."""
+    """Append the event with the answer, and write the rows that belong to it."""
     content = result.content
     if content is not None and len(content) > LARGEST_CONTENT:
         event.output_ref, content = store_blob(unit, job.tenant_id, content), None
@@ -86,7 +86,7 @@ def _write_end(
 
 
 def _written_before(unit: Unit, job: JobRow, call_id: str) -> Recorded | None:
-    """What an earlier settlement of the call wrote, if there was one: its end, or the correction that came after `model_lost`."""
+    """The event of an earlier settlement of the call, if any: its end, or the correction after `model_lost`."""
     found = search_log(unit, job, call_id, MAX_EVENTS_OF_CALL)
     return next((each for each in found if each.facts.call_id == call_id and _settles(each.facts)), None)
 
@@ -98,25 +98,25 @@ def _settles(event: Event) -> bool:
 
 
 def _write_late(unit: Unit, job: JobRow, result: AttemptResult, ended: Event) -> Recorded:
-    """Write `cost_corrected` for an end that comes after the call was settled: at the usage it tells. What a person has booked
+    """Write `cost_corrected` for an end that arrives after the call was settled, with the usage it reports. A manual booking
     stays, and a cost that is still unknown leaves the bound."""
     unit.lock([(BOUND, result.call_id)])
     row: BoundRow | None = unit.get(BOUND, result.call_id)
     known = Booked(result.cost_microusd or 0, result.bound_microusd)
     if row is None:
-        # Lost by a version that kept no row of it, whose bound is in what was spent.
+        # Declared lost by a version without this row. Its bound is included in the spent amount.
         event = msgspec.structs.replace(ended, event="cost_corrected", cost_microusd=None, bound_microusd=None)
         event.detail = {**(ended.detail or {}), "source": LATE_ANSWER}
-        event.decision = {"why": "it was settled before this was known; what is booked stays"}
+        event.decision = {"why": "it was settled before this was known; the booking stays"}
         return _write_end(unit, job, result, event, None, None)
     used: int | None = result.tokens[0] + result.tokens[2]
-    why = "its answer came after it was declared lost"
+    why = "its answer arrived after it was declared lost"
     if row.source not in {None, LATE_ANSWER}:
         known, used = Booked(row.cost_microusd, row.bound_microusd), None
-        why += "; what was booked by hand stays"
+        why += "; the manual booking stays"
     elif result.cost_microusd is None:
         known, used = Booked(row.cost_microusd, row.bound_microusd), None
-        why += ", and does not tell what it cost"
+        why += ", and does not report its cost"
     source = row.source if row.source not in {None, LATE_ANSWER} else LATE_ANSWER
     event = corrected(unit, job, row, known, used, source or LATE_ANSWER)
     if row.why == LOST:  # its tokens are counted nowhere yet

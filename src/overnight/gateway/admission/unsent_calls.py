@@ -1,4 +1,4 @@
-"""An attempt that was admitted and never sent: it is settled at zero, and ends the call without an answer."""
+"""Settle at zero an attempt that was admitted and never sent. The call ends without an answer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from .external_job_lifecycle import close_unattributed
 
 
 class SettleUnsent(msgspec.Struct):
-    """The call was given up before anything was sent: its caller left, or may not act for the job any more. The outcome tells
-    whether the try was still open: whoever has the job now may have settled it as lost."""
+    """Settle at zero an attempt that was abandoned before it was sent: its client disconnected, or may no longer act for the job.
+
+    Returns whether the attempt was still open: another process may have settled it as lost."""
 
     call_id: str
     job_id: str

@@ -1,4 +1,4 @@
-"""What: cached answers: exact, semantic, and one call for all that ask the same at once (single flight).
+"""What: cached answers: exact, semantic, and one call for all identical calls in flight (single flight).
 Owns: cache_entry, semantic_entry, cache_day; the events cache_hit, cache_missed, cache_shadow.
 Depends on: ledger, store, domain; the gateway's requests, and its path for embeddings.
 Never: fails a call, keeps a copy of an answer, or shows one tenant's answer to another.

@@ -10,7 +10,7 @@ import msgspec
 
 Json = dict[str, Any]
 AGREES_FROM = 0.8
-"""Shared words, from 0 to 1, from which two answers count as agreeing."""
+"""The minimum share of common words, from 0 to 1, of two answers that agree."""
 
 MAX_WORDS = 20_000
 
@@ -29,7 +29,7 @@ class ReadAnswer(msgspec.Struct, frozen=True):
 
 
 def read_answer(form: str, body: bytes) -> ReadAnswer | None:
-    """The answer in a body of this client format; None for one that was cut, refused or filtered, and for any other body."""
+    """The complete answer in a body of this client format; None for a truncated, refused or filtered one, or another body."""
     try:
         answer: Any = _decode(body)
         return _READERS[form](cast("Json", answer)) if isinstance(answer, dict) else None
@@ -113,5 +113,5 @@ def compare(one: ReadAnswer, other: ReadAnswer) -> Difference:
     return Difference(False, round(sum((counts & theirs).values()) / union, 3))
 
 
-def _words(said: ReadAnswer) -> list[str]:
-    return said.text.casefold().split(None, MAX_WORDS)[:MAX_WORDS]
+def _words(answer: ReadAnswer) -> list[str]:
+    return answer.text.casefold().split(None, MAX_WORDS)[:MAX_WORDS]

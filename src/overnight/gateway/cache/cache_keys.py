@@ -1,6 +1,6 @@
-"""Cache keys: what must be equal before one call's answer may be given to another call. Pure.
+"""Cache keys: hashes of all that must be equal before the answer of one call may be used for another. Pure.
 
-Hashes are taken over JSON, whose quotes and brackets keep two different lists of names from running together.
+The hashes are taken over JSON, so that two different lists of names cannot have the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from overnight.wire_formats.request import Request
 
 MAX_QUESTION_BYTES = 8_000
-"""Characters of the last message. A longer one is a document, and similar documents may have different answers."""
+"""Maximum length of the last message. A longer one is a document, and similar documents may have different answers."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -39,9 +39,9 @@ def exact_key(caller: CacheCaller, route: str, model: str, request: Request) -> 
 def semantic_realm(
     caller: CacheCaller, route: str, model: str, request: Request, prompt_version: str, embedding_model: str
 ) -> bytes:
-    """The realm that vectors are compared within: 32 bytes.
+    """The realm within which vectors are compared: 32 bytes.
 
-    The conversation before the last message, the system prompt too, is part of it by its hash: only the last message may differ.
+    It includes a hash of the conversation before the last message and of the system prompt: only the last message may differ.
     """
     before = request.links[-1].parent.hex() if request.links else ""
     parts = [*msgspec.structs.astuple(caller), request.format, route, model, before, prompt_version, embedding_model]
@@ -50,25 +50,25 @@ def semantic_realm(
 
 def _digest(parts: list[str], request: Request) -> bytes:
     headers = sorted((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.pass_headers)
-    # Parameters that say nothing leave an empty object where none at all leave nothing.
+    # An empty object of parameters is the same as none.
     params = b"" if request.stable_params == b"{}" else request.stable_params
     return hashlib.sha256(_encode([parts, request.tools_sha256, headers]) + params).digest()
 
 
-def mark_of(key: bytes) -> str:
-    """The fingerprint column of cache events, by which the second occurrence of a question in a job is found."""
+def event_fingerprint(key: bytes) -> str:
+    """The fingerprint column of cache events. It finds the second occurrence of a question in a job."""
     return f"cache:{key.hex()}"
 
 
 def question_of(request: Request) -> str | None:
-    """The text of the last message, if a person or program wrote it; None where similar text does not mean a similar question."""
+    """The text of the last message, if it is a user message; None if similar text does not imply a similar question."""
     if not request.links or request.format == "embeddings" or request.choices != 1:
         return None
     message = _decode(request.links[-1].body)
     if not isinstance(message, dict):
         return None
-    said = _text_of(cast("dict[str, Any]", message))
-    return said if said is not None and said.strip() and len(said) <= MAX_QUESTION_BYTES else None
+    text = _text_of(cast("dict[str, Any]", message))
+    return text if text is not None and text.strip() and len(text) <= MAX_QUESTION_BYTES else None
 
 
 def _text_of(message: Mapping[str, Any]) -> str | None:
@@ -83,7 +83,7 @@ def _text_of(message: Mapping[str, Any]) -> str | None:
     for part in cast("list[Any]", content):
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
         text = fields.get("text")
-        # A picture or a tool's result beside the text: what is asked does not stand in the text alone.
+        # With an image or a tool result beside the text, the text alone is not the question.
         if fields.get("type") not in _TEXT_PARTS or not isinstance(text, str):
             return None
         found.append(text)

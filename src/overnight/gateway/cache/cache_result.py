@@ -1,5 +1,5 @@
 """The result of a cache lookup, written in the transaction that admits the call: a hit with its own reference to the answer,
-or a miss. And the answer that the semantic cache would have given in shadow."""
+or a miss. Also the comparison of the semantic cache in shadow mode."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from overnight.ledger import (
 from overnight.store import Unit
 from overnight.wire_formats.request import Request
 
-from ..admission.event_writer import append_asked, append_at
+from ..admission.event_writer import append_at, append_with_request
 from ..identity import Subject
 from .answer_comparison import Difference
 from .rows import ASKED, AskedRow
 from .statistics import SHARED, Tally, count
 
-NOTHING, REPEATED = "nothing was recorded for this question yet", "this job has asked the same before"
+NOTHING, REPEATED = "no answer is recorded for this question", "this job has asked the same question before"
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A recorded answer that may be given: `answer` is its event, `body` its JSON in the client's format."""
+    """A recorded answer found by a cache: `answer` is its event, `body` its JSON in the client's format."""
 
     kind: str
     answer: Recorded
@@ -39,14 +39,14 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class CacheResult(msgspec.Struct, frozen=True):
-    """What a cache lookup brings to the admission of its call.
+    """The result of a cache lookup, applied by the admission of its call.
 
     Fields:
         mark: the fingerprint of the cache events.
-        looked: the kinds of cache that were asked.
+        looked: the kinds of cache that were consulted.
         candidate: the answer found; None for a miss.
-        trouble: why a cache could not be asked.
-        spent_microusd: what the embedding of the question cost.
+        trouble: the reason why a cache could not be consulted.
+        spent_microusd: the cost of the embedding of the question.
     """
 
     mark: str
@@ -58,9 +58,9 @@ class CacheResult(msgspec.Struct, frozen=True):
     def take(
         self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent, called: Event
     ) -> Recorded | None:
-        """Under the job's lock: the hit, recorded for this call; None where the call has to be made.
+        """Under the job's lock: record the hit for this call and return it; None if the call must be made.
 
-        The second occurrence of a question in a job wants another answer, so it gets none from a cache.
+        The second occurrence of a question in a job expects a new answer, so it is never a hit.
         """
         key = (job.job_id, self.mark)
         unit.lock([(ASKED, key)])
@@ -104,13 +104,13 @@ class CacheResult(msgspec.Struct, frozen=True):
         place = subject.place
         if place is not None:
             looked.detail["position"] = {"path": place.path, "ordinal": place.ordinal}
-        append_asked(unit, job, looked, request, known, fingerprint=self.mark)
+        append_with_request(unit, job, looked, request, known, fingerprint=self.mark)
         kind = SHARED if candidate.single_flight else candidate.kind
         count(unit, job.tenant_id, looked.agent_id, kind, Tally(hits=1, saved_microusd=saved))
         answered = _event(looked, "model_succeeded", job.attempt)
         answered.input_ref, answered.decision, answered.detail = None, None, {"cache": cache}
         answered.model, answered.provider, answered.cost_microusd = origin.facts.model, origin.facts.provider, 0
-        # One copy a month, however often it is given: the answer is addressed by its hash.
+        # The answer is stored by its hash, so a month has one copy for any number of hits.
         answered.output_ref = store_blob(unit, job.tenant_id, candidate.body, known)
         given = append_at(unit, job, answered, place, fingerprint=subject.fingerprint)
         given.content = candidate.body
@@ -119,8 +119,8 @@ class CacheResult(msgspec.Struct, frozen=True):
 
 _WHY = {
     ("exact", False): "the same question was answered before",
-    ("exact", True): "the same question was being asked; its answer is given to all who asked",
-    ("semantic", False): "a question like this one was answered before",
+    ("exact", True): "the same question was in flight; all of its calls share one answer",
+    ("semantic", False): "a similar question was answered before",
 }
 
 
@@ -133,7 +133,7 @@ def _event(called: Event, name: str, attempt: int) -> Event:
 
 
 class NoteShadow(msgspec.Struct, frozen=True):
-    """Record what the semantic cache would have answered, compared with the answer: an event and a count."""
+    """Record the answer of the semantic cache in shadow mode, compared with the actual answer: an event and a count."""
 
     job_id: str
     event: Event
@@ -148,7 +148,7 @@ class NoteShadow(msgspec.Struct, frozen=True):
         job = locked_job(unit, self.job_id)
         event, would_be, difference = msgspec.structs.replace(self.event), self.would_be.answer, self.difference
         event.attempt = job.attempt
-        event.decision = {"why": "in shadow the semantic cache answers nothing; this is what it would have answered"}
+        event.decision = {"why": "shadow mode: the semantic cache would have returned this answer, and did not"}
         event.detail = {
             "of": {"job_id": would_be.job_id, "seq": would_be.seq},
             "similarity": self.would_be.similarity,

@@ -1,4 +1,4 @@
-"""The transactions of the exact cache: claim a question, keep its answer or release it, renew leases, forget expired entries."""
+"""The transactions of the exact cache: claim a question, store its answer or release it, renew leases, delete expired entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overnight.store import Unit
 from .rows import ENTRY, SQL, EntryRow
 
 LEASE_US = 3_000_000
-"""A leader renews its lease every second; one that was killed is replaced after this time."""
+"""A leader renews its lease every second. A leader that was killed is replaced after this time."""
 
 KEPT_US = 7 * 86_400_000_000
 """How long an expired answer is kept, for routes whose degraded answer is an expired one."""
@@ -26,7 +26,7 @@ Key = tuple[str, bytes]
 
 
 class ClaimOutcome(Enum):
-    """The outcome of a claim: the call leads; another call leads; another call of the same job leads; there is an answer."""
+    """The outcome of a claim: this call leads, another call leads, another call of the same job leads, or an answer exists."""
 
     LEADS = 1
     FOLLOWS = 2
@@ -35,7 +35,7 @@ class ClaimOutcome(Enum):
 
 
 class ClaimQuestion(msgspec.Struct, frozen=True):
-    """Claim a question: ask it for all calls that ask the same now. `leader` identifies this call."""
+    """Claim a question for this call, the `leader`: other calls with the same question wait for its answer."""
 
     key: Key
     leader: str
@@ -48,7 +48,7 @@ class ClaimQuestion(msgspec.Struct, frozen=True):
         row = unit.get(ENTRY, self.key)
         if row is not None:
             if row.expires_at > unit.now:
-                if _stands(unit, row):
+                if _is_stored(unit, row):
                     return ClaimOutcome.ANSWERED
                 row.job_id, row.seq, row.month, row.expires_at = None, None, None, 0
             if row.leader is not None and row.lease_until > unit.now:
@@ -62,8 +62,8 @@ class ClaimQuestion(msgspec.Struct, frozen=True):
         return ClaimOutcome.LEADS
 
 
-def _stands(unit: Unit, row: EntryRow) -> bool:
-    """Whether the answer is still in the ledger. Asked only where it could not be read just before."""
+def _is_stored(unit: Unit, row: EntryRow) -> bool:
+    """Whether the answer is still in the ledger. Called only after a lookup has not found it."""
     values = {"job_id": row.job_id, "seq": row.seq, "month": row.month, "tenant_id": row.tenant_id}
     found = unit.query(SQL["read_answer"], values)
     if not found:
@@ -76,7 +76,7 @@ def _stands(unit: Unit, row: EntryRow) -> bool:
 
 
 class KeepAnswer(msgspec.Struct, frozen=True):
-    """Keep the recorded answer of a question. The first answer stays until it expires."""
+    """Store the recorded answer of a question. The first answer stays until it expires."""
 
     key: Key
     leader: str
@@ -91,7 +91,7 @@ class KeepAnswer(msgspec.Struct, frozen=True):
     def decide(self, unit: Unit) -> None:
         row = unit.get(ENTRY, self.key)
         if row is not None and row.expires_at > unit.now:
-            _let_go(unit, row, self.leader)
+            _release(unit, row, self.leader)
             return
         entry = row or EntryRow(*self.key)
         entry.job_id, entry.seq, entry.month = self.job_id, self.seq, month_of(self.answered_at)
@@ -106,7 +106,7 @@ class KeepAnswer(msgspec.Struct, frozen=True):
 
 
 class ReleaseQuestion(msgspec.Struct, frozen=True):
-    """The leader has no answer that may be kept: the next call may lead."""
+    """Release a question whose leader has no answer to store: the next call may lead."""
 
     key: Key
     leader: str
@@ -117,10 +117,10 @@ class ReleaseQuestion(msgspec.Struct, frozen=True):
     def decide(self, unit: Unit) -> None:
         row = unit.get(ENTRY, self.key)
         if row is not None:
-            _let_go(unit, row, self.leader)
+            _release(unit, row, self.leader)
 
 
-def _let_go(unit: Unit, row: EntryRow, leader: str) -> None:
+def _release(unit: Unit, row: EntryRow, leader: str) -> None:
     if row.leader != leader:
         return
     row.leader, row.leader_job, row.lease_until = None, None, 0
@@ -147,7 +147,7 @@ class RenewLeases(msgspec.Struct, frozen=True):
 
 
 class ForgetExpired(msgspec.Struct, frozen=True):
-    """Drop expired entries, and entries of these tenants beyond their maximum. The outcome tells whether there may be more."""
+    """Delete expired entries, and entries of these tenants beyond their maximum. Returns whether there may be more."""
 
     tenants: tuple[str, ...]
     most_entries: int

@@ -1,6 +1,6 @@
 """Cache lookup and store for one call.
 
-A cache never fails a call: an error here is logged and recorded in the job as a miss, and the call is made.
+A cache never fails a call: an error is logged and recorded in the job as a miss, and the call is made.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ..identity import Subject
 from .answer_comparison import ReadAnswer, compare, read_answer
 from .cache_keys import (
     CacheCaller,
+    event_fingerprint,
     exact_key,
-    mark_of,
     question_of,
     semantic_realm,
 )
@@ -39,7 +39,7 @@ from .cache_result import CacheResult, Candidate, NoteShadow
 from .commands import ForgetExpired
 from .question_embedding import Embed
 from .rows import SQL
-from .single_flight import Head, SingleFlight
+from .single_flight import LeadingCall, SingleFlight
 from .vectors import (
     ALREADY_KNOWN,
     AddVector,
@@ -50,11 +50,11 @@ from .vectors import (
 log = logging.getLogger("overnight.gateway")
 US = 1_000_000
 WAIT_SHARE = 2 / 3
-"""Of a call's time, for waiting for the call that leads: if that one hangs, there must be time left to ask the provider."""
+"""Share of a call's time for the wait for the leading call. If that one hangs, time must be left for the provider."""
 
 EMBEDDING_SHARE = 1 / 4
 MAX_ENTRIES, MAX_VECTORS = 100_000, 20_000
-"""Per tenant. Entries beyond it are dropped, the soonest to expire first."""
+"""Maximum entries per tenant. Entries beyond it are deleted, in the order of their expiry."""
 
 FORGET_EVERY_S = 60.0
 COULD_NOT_ASK = "cache lookup failed"
@@ -78,7 +78,7 @@ class Caches:
         return policy.exact_ttl_s > 0 or policy.semantic is not None or (degraded is not None and degraded.cache)
 
     async def vectors(self) -> bool:
-        """Whether this store can compare vectors. Found out once."""
+        """Whether this store can compare vectors. Determined once."""
         if self._vectors is None:
             try:
                 await asyncio.to_thread(self.store.enable_vectors)
@@ -102,7 +102,7 @@ class Caches:
     async def candidate(
         self, kind: str, answer: Recorded, similarity: float | None = None, *, until: float | None = None
     ) -> Candidate | None:
-        """The answer with its body; None when it was erased."""
+        """The answer with its body; None if it was erased."""
         try:
             body = await self.ledger.answer(answer, until=until)
         except StoreUnavailable:
@@ -112,7 +112,7 @@ class Caches:
         return None if body is None else Candidate(kind, answer, body, similarity)
 
     def keeps(self, tenant_id: str) -> None:
-        """An answer of this tenant was kept: drop expired entries from now on."""
+        """Start to delete expired entries of a tenant whose answer was stored."""
         self._tenants.add(tenant_id)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().create_task(self._forget())
@@ -136,13 +136,13 @@ class Caches:
 
 
 class LookupServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache lookups of one gateway need.
+    """The services that the cache lookups of one gateway use.
 
     Fields:
         caches: the caches.
         known_content: content that need not be written again.
-        embed: makes the vector of a question.
-        prompts_version: the version of the prompts; another one has other semantic entries.
+        embed: computes the vector of a question.
+        prompts_version: the version of the prompts. Each version has its own semantic entries.
     """
 
     caches: Caches
@@ -152,11 +152,11 @@ class LookupServices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheLookup:
-    """The caches of one call. First `may_replay`, then `look_up`; then tell it what came of the call.
+    """The cache lookup of one call. Call `may_replay`, then `look_up`, then `store_answer` or `release`.
 
     Attributes:
-        result: what the lookup brings to the admission of the call; None where no cache is for such calls.
-        subject: whose call it is, as far as the lookup has found out.
+        result: the result of the lookup; None if no cache applies.
+        subject: the job of the call, updated by the lookup.
     """
 
     def __init__(self, services: LookupServices, context: CallContext, deadlines: CallDeadlines) -> None:
@@ -166,13 +166,13 @@ class CacheLookup:
         model = decision.targets[0]
         self._caller = caller = CacheCaller(who.tenant_id, who.key_id or "", who.agent_id or "")
         self._key = exact_key(caller, decision.route, model, context.request)
-        self._mark = mark_of(self._key)
+        self._mark = event_fingerprint(self._key)
         self._policy, self._model = policy, model
         degraded = decision.degraded
         self._serves = policy.exact_ttl_s > 0
         self._keeps = self._serves or (degraded is not None and degraded.cache)
         self._asked = self._consulted = False
-        self._head: Head | None = None
+        self._leading_call: LeadingCall | None = None
         self._vector: _Vector | None = None
         self._spent_microusd = 0
         self._looked: list[str] = []
@@ -185,11 +185,11 @@ class CacheLookup:
 
     @property
     def has_hit(self) -> bool:
-        """Whether the lookup brought an answer."""
+        """Whether the lookup found an answer."""
         return self.result is not None and self.result.candidate is not None
 
     async def may_replay(self) -> bool:
-        """Whether recorded answers of older attempts may fit this call. They are replayed before any cache is asked."""
+        """Whether recorded answers of older attempts may match this call. They are replayed before a cache is consulted."""
         try:
             with self._deadlines.asking_store():
                 return await self._is_repeated()
@@ -202,7 +202,7 @@ class CacheLookup:
         subject = self.subject
         who = subject.who
         if not subject.known and subject.external_id is None:
-            return False  # its job is still to be made
+            return False  # its job does not exist yet
         by_name = not subject.known
         values = {"mark": self._mark, "tenant_id": who.tenant_id, "job_id": subject.job_id}
         statement = SQL["read_standing_external" if by_name else "read_standing"]
@@ -214,7 +214,7 @@ class CacheLookup:
         return again and runtime == "foreign" and subject.fingerprint is not None and bool(rows)
 
     async def look_up(self, subject: Subject) -> None:
-        """Ask the caches, and set `result` and `subject`."""
+        """Consult the caches, and set `result` and `subject`."""
         self.subject = subject
         found = None
         try:
@@ -255,9 +255,9 @@ class CacheLookup:
                 (tenant_id, self._key), self.subject.job_id, until, deadlines, look_up
             )
         except TimeoutError:
-            self._trouble = "whoever asks the same just now took too long"
+            self._trouble = "the identical call in flight took too long"
             return None
-        self._head, found = joined
+        self._leading_call, found = joined
         return found
 
     async def _look_up_semantic(self) -> Candidate | None:
@@ -307,16 +307,16 @@ class CacheLookup:
     # ── after the call ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def admitted(self) -> None:
-        """The call is admitted: the result of the lookup is written."""
+        """Note that the call is admitted: the result of the lookup is recorded."""
         self.result = None
 
     def hit_recorded(self, hit: Recorded) -> None:
-        """The hit is durable: the answer it names need not be written again this month."""
+        """Note a durable hit: its answer need not be written again this month."""
         digest = parse_reference(hit.facts.output_ref or "")[2]
         self._services.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
 
     def compare(self, subject: Subject, target: Target, result: AttemptResult) -> None:
-        """Record what the shadow would have answered, with the batch that records the answer."""
+        """Record the comparison with the answer of the shadow mode, in the batch that records the actual answer."""
         would_be, body = self._would_be, result.content
         if would_be is None or body is None or result.event.event != "model_succeeded":
             return
@@ -327,38 +327,38 @@ class CacheLookup:
         event = call_event(self._context, target, "cache_shadow", result.call_id)
         event.call_id = result.call_id
         note = NoteShadow(subject.job_id, event, would_be, compare(one, other), result.cost_microusd or 0)
-        self._caches.single_flight.ride(note)
+        self._caches.single_flight.write_later(note)
 
     def store_answer(self, attempt: Attempt, answer: Recorded, body: bytes) -> None:
-        """The call's answer is durable: keep its place in the ledger, if it may be given again."""
-        said = self._keepable(attempt, body)
-        if said is None:
-            if self._head is not None:
-                self._caches.single_flight.gave_up(self._head, kept=False)
+        """Store the place of a durable answer in the ledger, if the answer may be reused."""
+        read = self._keepable(attempt, body)
+        if read is None:
+            if self._leading_call is not None:
+                self._caches.single_flight.abandon(self._leading_call, kept=False)
             return
         tenant_id = self._caller.tenant_id
-        if self._keeps and (not said.tools or self._policy.exact_tool_turns):
+        if self._keeps and (not read.tools or self._policy.exact_tool_turns):
             found = Candidate("exact", answer, body)
             ttl_us = self._policy.exact_ttl_s * US
-            self._caches.single_flight.answered(self._head, (tenant_id, self._key), found, ttl_us)
+            self._caches.single_flight.answered(self._leading_call, (tenant_id, self._key), found, ttl_us)
             self._caches.keeps(tenant_id)
-        elif self._head is not None:
-            self._caches.single_flight.gave_up(self._head, kept=False)
+        elif self._leading_call is not None:
+            self._caches.single_flight.abandon(self._leading_call, kept=False)
         vector = self._vector
-        if vector is None or (said.tools and not vector.policy.tool_turns):
+        if vector is None or (read.tools and not vector.policy.tool_turns):
             return
         row = AddVector(tenant_id, vector.realm, vector.numbers, answer, vector.policy.ttl_s * US)
-        self._caches.single_flight.ride(row)
+        self._caches.single_flight.write_later(row)
         self._caches.keeps(tenant_id)
 
     def _keepable(self, attempt: Attempt, body: bytes) -> ReadAnswer | None:
-        """The answer, if the first target gave it complete and with the output cap that was asked for."""
+        """The answer, if it is complete, from the first target, and with the requested output cap."""
         if attempt.target.model != self._model or attempt.grant.lowered:
             return None
         return read_answer(self._context.request.format, body)
 
     def kind(self, hit: Recorded | None) -> str | None:
-        """What the answer's header says of the caches: exact, semantic, shadow or miss; None where none was asked."""
+        """The value of the cache header: exact, semantic, shadow or miss; None if no cache was consulted."""
         if not self._consulted:
             return None
         if hit is not None:
@@ -366,7 +366,7 @@ class CacheLookup:
         return "shadow" if self._would_be is not None else "miss"
 
     async def expired(self) -> Candidate | None:
-        """An expired answer, for a call that no target answers. None without one, or without the store."""
+        """An expired answer, for a call without a target. None without one, or without the store."""
         try:
             return await self._caches.look_up(
                 self._caller.tenant_id, self._key, "look_up_older", until=self._deadlines.store_deadline()
@@ -376,13 +376,13 @@ class CacheLookup:
             return None
 
     def release(self) -> None:
-        """The call is over, whatever its result: calls that wait for it stop waiting."""
-        if self._head is not None:
-            self._caches.single_flight.gave_up(self._head, kept=True)
+        """End the lookup, whatever the result of the call: calls that wait for it continue."""
+        if self._leading_call is not None:
+            self._caches.single_flight.abandon(self._leading_call, kept=True)
 
 
 class _Vector(msgspec.Struct, frozen=True):
-    """The vector of a question that no entry has yet, and where it belongs."""
+    """The vector of a question without an entry, and its realm."""
 
     policy: SemanticCache
     realm: bytes

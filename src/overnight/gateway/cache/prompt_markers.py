@@ -1,6 +1,6 @@
 """Markers for the provider's own prompt cache, added to a request where the client placed none.
 
-They are put on the finished body for a target, so that nothing that is recorded, compared or hashed ever has one.
+They are added to the final body for a target, so that recorded, compared and hashed requests never contain one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..identity import Subject
 Json = dict[str, Any]
 BYTES_PER_TOKEN = 4
 USUAL_LEAST = 1024
-"""Tokens of a prefix from which it is worth a marker; a provider ignores the marker of a shorter one."""
+"""Minimum tokens of a prefix with a marker. Providers ignore the marker of a shorter one."""
 
 _LEAST = (
     (re.compile(r"opus-4[-.][5-9]|haiku-4"), 4096),
@@ -40,7 +40,7 @@ _encode = msgspec.json.Encoder().encode
 def with_prompt_markers(
     sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject
 ) -> tuple[Prepared, int]:
-    """The request for a target with markers for its prompt cache, as its format has them; and how many were placed."""
+    """Add the prompt-cache markers of the target's format to a request. Returns the request and the number of markers."""
     body, count = sent.body, 0
     if spoken == "messages":
         body, count = with_markers(body, model)
@@ -50,21 +50,21 @@ def with_prompt_markers(
 
 
 def least_bytes(model: str) -> int:
-    """The length in bytes from which a prefix is worth a marker at this model, by the usual length of a token."""
+    """The minimum length in bytes of a prefix with a marker at this model, by the usual length of a token."""
     tokens = next((least for pattern, least in _LEAST if pattern.search(model)), USUAL_LEAST)
     return tokens * BYTES_PER_TOKEN
 
 
 def with_markers(body: bytes, model: str) -> tuple[bytes, int]:
-    """A body of Anthropic messages with up to three markers, and how many: on the last tool, the system prompt, and the last
-    turn of a conversation that goes on. As it is where it is short, or where the client placed a marker itself."""
+    """Add up to three markers to a body of Anthropic messages: on the last tool, the system prompt, and the last turn of a
+    conversation. Returns the body and the number of markers. A short body, or one with markers, stays unchanged."""
     least = least_bytes(model)
     if len(body) < least or b"cache_control" in body:
         return body, 0
     try:
         return _with_markers(body, least)
     except (msgspec.DecodeError, RecursionError, OverflowError):
-        return body, 0  # what cannot be read here is between the client and its provider
+        return body, 0  # an unreadable body is passed on unchanged
 
 
 def _with_markers(body: bytes, least: int) -> tuple[bytes, int]:
@@ -76,7 +76,7 @@ def _with_markers(body: bytes, least: int) -> tuple[bytes, int]:
             continue
         # The prefix that a marker covers begins with the tools.
         length += len(bytes(part))
-        if length < least or (name == "messages" and not _goes_on(fields)):
+        if length < least or (name == "messages" and not _will_repeat(fields)):
             continue
         marked = mark(bytes(part))
         if marked is not None:
@@ -85,7 +85,7 @@ def _with_markers(body: bytes, least: int) -> tuple[bytes, int]:
     return (_encode(fields), placed) if placed else (body, 0)
 
 
-def _goes_on(fields: dict[str, msgspec.Raw]) -> bool:
+def _will_repeat(fields: dict[str, msgspec.Raw]) -> bool:
     """Whether the same turns are likely to be sent again. A single question is not worth a marker."""
     return _ANSWERED in bytes(fields["messages"]) or len(bytes(fields.get("tools", b""))) > len(b"[]")
 
@@ -94,7 +94,7 @@ def _last_tool(tools: bytes) -> bytes | None:
     kept = _items(tools)
     for at in range(len(kept) - 1, -1, -1):
         tool: Any = _any(kept[at])
-        # A tool that is looked up when it is needed stands in no prefix.
+        # A deferred tool is not part of the prefix.
         if isinstance(tool, dict) and not cast("Json", tool).get("defer_loading"):
             kept[at] = _marked(cast("Json", tool))
             return _encode(kept)
@@ -111,7 +111,7 @@ def _last_turn(messages: bytes) -> bytes | None:
     for at in range(len(turns) - 1, -1, -1):
         turn: Any = _any(turns[at])
         if not isinstance(turn, dict) or cast("Json", turn).get("role") != "user":
-            continue  # the beginning of an answer, to be gone on from
+            continue  # the prefilled beginning of an answer
         blocks = _last_block(cast("Json", turn).get("content"))
         if blocks is None:
             return None
@@ -121,7 +121,7 @@ def _last_turn(messages: bytes) -> bytes | None:
 
 
 def _last_block(content: Any) -> list[Any] | None:
-    """The content as blocks, with a marker on the last block that can have one; None where none can."""
+    """The content as blocks, with a marker on the last block that can have one; None if none can."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     blocks = list(cast("list[Any]", content)) if isinstance(content, list) else []
@@ -139,8 +139,8 @@ def _marked(block: Json) -> msgspec.Raw:
 
 
 def with_cache_key(body: bytes, who: Attribution, job_id: str) -> tuple[bytes, int]:
-    """A body for OpenAI with a `prompt_cache_key` that keeps a session's or job's calls together, unless it has one. The key is a
-    hash: neither the tenant nor its names go to the provider."""
+    """Add a `prompt_cache_key` for the session or job to a body for OpenAI, unless it has one. The key is a hash, so that the
+    provider receives neither the tenant nor its names. Returns the body and the number of added keys."""
     if b'"prompt_cache_key"' in body:
         return body, 0
     kept_by = f"{who.tenant_id}\0{who.session_id or job_id}"

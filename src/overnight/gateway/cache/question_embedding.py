@@ -1,4 +1,4 @@
-"""The vector of a question, as the semantic cache gets it from the call that makes it."""
+"""The embedding of a question: the interface between the semantic cache and the embedding call."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..identity import Subject
 
 
 class Embedded(msgspec.Struct, frozen=True):
-    """A vector, or why there is none.
+    """The result of an embedding call.
 
     Fields:
-        subject: whose call it was, as the embedding call has found out.
-        numbers: the vector; None where there is none.
-        cost_microusd: what was spent either way.
-        why: why there is no vector.
+        subject: the job of the call, updated by the embedding call.
+        numbers: the vector; None after a failure.
+        cost_microusd: the cost, also after a failure.
+        why: the reason of a failure.
     """
 
     subject: Subject

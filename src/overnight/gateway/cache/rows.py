@@ -10,10 +10,10 @@ SQL = statements("overnight.gateway.cache")
 
 
 class EntryRow(msgspec.Struct):
-    """The place of the answer to a question in the ledger (`job_id`, `seq`, `month`; None before), and the call that asks it now.
+    """The place of the answer to a question in the ledger (`job_id`, `seq`, `month`; None before), and its leading call.
 
-    A hit until `expires_at`; kept until `kept_until` for degraded answers. `leader` is one
-    call of the job `leader_job`; its lease ends at `lease_until`, unless it is renewed. Times in microseconds.
+    It is a hit until `expires_at`, and is kept until `kept_until` for degraded answers. `leader` is one call of the job
+    `leader_job`; its lease ends at `lease_until`, unless it is renewed. Times in microseconds.
     """
 
     tenant_id: str
@@ -29,14 +29,14 @@ class EntryRow(msgspec.Struct):
 
 
 class AskedRow(msgspec.Struct, frozen=True):
-    """A job has asked a cache this question; read from the job's own log."""
+    """A question that a job has looked up in a cache; read from the job's own log."""
 
     job_id: str
     fingerprint: str
 
 
 class VectorRow(msgspec.Struct, frozen=True):
-    """The vector of a question and the place of its answer; `vector` and `numbers` are the same in two forms."""
+    """The vector of a question and the place of its answer; `vector` and `numbers` are the same vector in two forms."""
 
     tenant_id: str
     realm: bytes

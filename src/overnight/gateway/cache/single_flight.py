@@ -1,7 +1,7 @@
-"""Identical questions under way at the same time: one is asked, the others wait for its durable record.
+"""Single flight: of identical calls in flight at the same time one is made, and the others wait for its durable answer.
 
-In a process one call per question is the *head*: the others wait for it in memory, and only it talks to the store. Between
-processes a claim in the table decides who leads. A head whose call fails makes room, and the next one takes its place.
+Within a process the other calls wait for the leading call in memory, and only the leading call uses the store. Between
+processes a claim in the table selects the leader. When a leading call fails, one of the waiting calls leads.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SIGN_OF_LIFE_S = 1.0
 ASK_AGAIN_S = 0.05
 
 
-class Head:
-    """The call that asks a question for all others of this process that ask it now."""
+class LeadingCall:
+    """The call that is made for all identical calls of this process."""
 
     __slots__ = ("_followers", "done", "found", "job", "kept", "key", "leader", "leads", "lost_store")
 
@@ -52,13 +52,13 @@ class Head:
         self._followers: list[asyncio.Future[None]] = []
 
     async def follow(self, until: float) -> None:
-        """Return when the head has come to its end. Raises TimeoutError at `until`, a time of the loop."""
+        """Return when the leading call has ended. Raises TimeoutError at `until`, a time of the loop."""
         if self.done:
             return
-        landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._followers.append(landing)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._followers.append(ended)
         async with asyncio.timeout_at(until):
-            await landing
+            await ended
 
     def end(self) -> None:
         self.done = True
@@ -69,11 +69,11 @@ class Head:
 
 
 class SingleFlight:
-    """The questions that calls of this process are asking."""
+    """The leading calls of this process, by question."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._heads: dict[Key, Head] = {}
+        self._leading_calls: dict[Key, LeadingCall] = {}
         self._beat: asyncio.Task[None] | None = None
 
     async def join(
@@ -83,56 +83,61 @@ class SingleFlight:
         until: float,
         deadlines: CallDeadlines,
         look_up: Callable[[], Awaitable[Candidate | None]],
-    ) -> tuple[Head | None, Candidate | None]:
-        """What became of joining those who ask this question: the caller leads (its head), or it has their answer, or neither:
-        then it asks for itself. Raises TimeoutError at `until`, a time of the loop, and StoreUnavailable when the store does not
-        answer within the `deadlines` of the call."""
-        while (head := self._heads.get(key)) is not None:
-            if head.job == job:
+    ) -> tuple[LeadingCall | None, Candidate | None]:
+        """Join the calls with the same question.
+
+        Returns (leading call, None) if this call leads, (None, answer) if another call was answered, and (None, None)
+        if this call must be made on its own.
+
+        Raises TimeoutError at `until`, a time of the loop, and StoreUnavailable if the store does not answer within the
+        `deadlines` of the call.
+        """
+        while (leading := self._leading_calls.get(key)) is not None:
+            if leading.job == job:
                 return None, None
             with deadlines.asking_store():
-                await head.follow(until)
-                if head.lost_store:
+                await leading.follow(until)
+                if leading.lost_store:
                     raise StoreUnavailable("the store did not answer in time")
-            if head.found is not None:
-                return None, _waited_for(head.found)
-            if not head.kept:
-                return None, None  # its answer is of no use to others, so all of them ask at once
-        head = self._heads[key] = Head(key, job)
-        with self._ending(head):
+            if leading.found is not None:
+                return None, _waited_for(leading.found)
+            if not leading.kept:
+                return None, None  # its answer cannot be shared, so all waiting calls are made at once
+        leading = self._leading_calls[key] = LeadingCall(key, job)
+        with self._ending(leading):
             try:
-                claimed, waited = await self._claim(head, until, deadlines)
+                claimed, waited = await self._claim(leading, until, deadlines)
             except StoreUnavailable:
-                head.lost_store = True  # else each of those who wait would wait for the store in turn
+                leading.lost_store = True  # otherwise each waiting call would wait for the store in turn
                 raise
             if claimed is ClaimOutcome.LEADS:
-                head.leads = True
+                leading.leads = True
                 self._stay_alive()
-                return head, None
+                return leading, None
             if claimed is ClaimOutcome.ANSWERED:
-                head.found = await look_up()
-            head.kept = head.found is not None
-        return None, _waited_for(head.found) if waited and head.found is not None else head.found
+                leading.found = await look_up()
+            leading.kept = leading.found is not None
+        return None, _waited_for(leading.found) if waited and leading.found is not None else leading.found
 
-    async def _claim(self, head: Head, until: float, deadlines: CallDeadlines) -> tuple[ClaimOutcome, bool]:
-        """Until this head leads or need not; and whether it waited for another process."""
+    async def _claim(self, leading: LeadingCall, until: float, deadlines: CallDeadlines) -> tuple[ClaimOutcome, bool]:
+        """Claim the question. Returns the outcome, and whether it waited for another process."""
         loop, waited = asyncio.get_running_loop(), False
         while True:
-            claim, left = ClaimQuestion(head.key, head.leader, head.job), partial(self._claimed_late, head)
+            claim, left = ClaimQuestion(leading.key, leading.leader, leading.job), partial(self._claimed_late, leading)
             with deadlines.asking_store():
                 claimed = await self._store.commit(claim, until=deadlines.store_deadline(), left=left)
             if claimed is not ClaimOutcome.FOLLOWS:
                 return claimed, waited
             waited = True
-            while await self._is_led(head.key, deadlines):
+            while await self._is_led(leading.key, deadlines):
                 if loop.time() + ASK_AGAIN_S > until:
                     raise TimeoutError
                 await asyncio.sleep(ASK_AGAIN_S)
 
-    def _claimed_late(self, head: Head, claimed: ClaimOutcome) -> None:
-        """The claim was committed after its call had given up."""
+    def _claimed_late(self, leading: LeadingCall, claimed: ClaimOutcome) -> None:
+        """Release a claim that was committed after its call was abandoned."""
         if claimed is ClaimOutcome.LEADS:
-            self.ride(ReleaseQuestion(head.key, head.leader))
+            self.write_later(ReleaseQuestion(leading.key, leading.leader))
 
     async def _is_led(self, key: Key, deadlines: CallDeadlines) -> bool:
         values = {"tenant_id": key[0], "key": key[1]}
@@ -142,38 +147,38 @@ class SingleFlight:
         return bool(rows) and rows[0][0] <= now < rows[0][1]
 
     @contextmanager
-    def _ending(self, head: Head) -> Generator[None]:
+    def _ending(self, leading: LeadingCall) -> Generator[None]:
         try:
             yield
         finally:
-            if not head.leads:
-                self._end(head)
+            if not leading.leads:
+                self._end(leading)
 
-    def _end(self, head: Head) -> None:
-        if self._heads.get(head.key) is head:
-            del self._heads[head.key]
-        head.end()
+    def _end(self, leading: LeadingCall) -> None:
+        if self._leading_calls.get(leading.key) is leading:
+            del self._leading_calls[leading.key]
+        leading.end()
 
     # ── the end of a leader ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def answered(self, head: Head | None, key: Key, found: Candidate, ttl_us: int) -> None:
-        """The answer is durable: it may be given to those who wait, and to others for the time of `ttl_us`."""
+    def answered(self, leading: LeadingCall | None, key: Key, found: Candidate, ttl_us: int) -> None:
+        """Share a durable answer with the waiting calls, and with other calls for `ttl_us` microseconds."""
         answer: Recorded = found.answer
-        leader = head.leader if head is not None else ""
-        self.ride(KeepAnswer(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
-        if head is not None:
-            head.found = found if ttl_us else None
-            self._end(head)
+        leader = leading.leader if leading is not None else ""
+        self.write_later(KeepAnswer(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
+        if leading is not None:
+            leading.found = found if ttl_us else None
+            self._end(leading)
 
-    def gave_up(self, head: Head, *, kept: bool) -> None:
-        """The leader has no answer for the others: it failed, or (`kept` is False) its answer is not one to be given again."""
-        if head.done:
+    def abandon(self, leading: LeadingCall, *, kept: bool) -> None:
+        """End the leading call without an answer for the others: it failed, or its answer cannot be shared (`kept` is False)."""
+        if leading.done:
             return
-        head.kept = kept
-        self.ride(ReleaseQuestion(head.key, head.leader))
-        self._end(head)
+        leading.kept = kept
+        self.write_later(ReleaseQuestion(leading.key, leading.leader))
+        self._end(leading)
 
-    def ride(self, command: Command[None]) -> None:
+    def write_later(self, command: Command[None]) -> None:
         try:
             self._store.ride(command).add_done_callback(_heard)
         except StoreUnavailable as error:
@@ -188,7 +193,7 @@ class SingleFlight:
     async def _beats(self) -> None:
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_S)
-            leads = tuple((head.key, head.leader) for head in self._heads.values() if head.leads)
+            leads = tuple((leading.key, leading.leader) for leading in self._leading_calls.values() if leading.leads)
             if not leads:
                 return
             try:

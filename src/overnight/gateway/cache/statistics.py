@@ -1,4 +1,4 @@
-"""Daily sums of cache hits and misses, written with the events they come from, so that no report scans the log."""
+"""Daily sums of cache hits and misses, written with their events, so that no report scans the log."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SHARED = "single_flight"
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What to add: questions asked, hits, and, of answers that were compared in shadow, how they differ. Money in micro-dollars:
-    `saved` is what the hits' answers once cost, `spent` what embeddings cost."""
+    """The counts to add: lookups, hits, and the comparison of answers in shadow mode. Money in micro-dollars: `saved` is the
+    original cost of the hits, `spent` the cost of embeddings."""
 
     asked: int = 0
     hits: int = 0
@@ -35,7 +35,7 @@ def count(unit: Unit, tenant_id: str, agent_id: str | None, kind: str, tally: Ta
 
 
 class CacheUsage(msgspec.Struct, frozen=True):
-    """The use of one kind of cache by one agent of a tenant. In `shadow`, hits are answers that it would have given."""
+    """The use of one kind of cache by one agent of a tenant. In `shadow` mode, hits are counted and not returned."""
 
     tenant_id: str
     agent_id: str
@@ -67,7 +67,7 @@ async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Se
     values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
     found = [CacheUsage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
     exact = {(each.tenant_id, each.agent_id): each.asked for each in found if each.kind == "exact"}
-    # Who followed another call had asked the exact cache first.
+    # A call that followed another one had consulted the exact cache first.
     return [
         msgspec.structs.replace(each, asked=exact.get((each.tenant_id, each.agent_id), 0))
         if each.kind == SHARED

@@ -16,10 +16,10 @@ from .rows import SQL, VectorRow
 
 MAX_DIMENSIONS = 16_000
 SEARCHED = 2_000
-"""Vectors of a realm that a search looks at, newest first: some milliseconds."""
+"""Vectors of a realm that a search compares, newest first. It takes some milliseconds."""
 
 ALREADY_KNOWN = 0.9999
-"""The similarity from which a question counts as cached already."""
+"""The minimum similarity of a question that needs no entry of its own."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -32,7 +32,7 @@ class NearestEntry(msgspec.Struct, frozen=True):
 
 
 def read_vector(body: bytes) -> list[float] | None:
-    """The first embedding of an embeddings answer; None when there is none that could be compared."""
+    """The first embedding of an embeddings answer; None without a comparable one."""
     try:
         numbers: Any = _decode(body)["data"][0]["embedding"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, IndexError, TypeError):
@@ -43,7 +43,7 @@ def read_vector(body: bytes) -> list[float] | None:
     if not all(type(each) in (float, int) for each in found):
         return None
     length = math.hypot(*found)
-    # In single precision; a vector without a direction is like nothing, and like everything.
+    # In single precision. A vector of length zero has no direction and cannot be compared.
     return [each / length for each in found] if math.isfinite(length) and length > 1e-12 else None
 
 
@@ -72,7 +72,7 @@ async def nearest(
 
 
 class AddVector(msgspec.Struct, frozen=True):
-    """Add the vector of an answered question: it is found by similarity until it expires."""
+    """Add the vector of an answered question. A search finds it until it expires."""
 
     tenant_id: str
     realm: bytes

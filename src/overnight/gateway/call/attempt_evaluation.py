@@ -1,4 +1,4 @@
-"""The results of attempts, with what they say of their targets."""
+"""Evaluation of attempts: their results, and the updates of their targets' circuit breakers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .gateway_failures import is_of_target
 from .target_selection import TargetSelection
 
 
-class AttemptResults:
-    """Makes the results of one call's attempts, updates its targets' circuits, and warns of reports beyond the bound."""
+class AttemptEvaluation:
+    """Evaluates the attempts of one call: their results, the circuits of their targets, and reports beyond the bound."""
 
     __slots__ = ("_deadlines", "_selection", "_services")
 
@@ -39,7 +39,7 @@ class AttemptResults:
         return result
 
     async def confirm_target(self, context: CallContext, attempt: Attempt) -> None:
-        """The target of a stream answers: its circuit need not stay open until the stream has come to its end."""
+        """Close the circuit of a stream's target once it answers, without waiting for the end of the stream."""
         if self._selection.probe_id is None or (update := self._selection.record_answer()) is None:
             return
         event = call_event(context, attempt.target, "model_called", attempt.call_id)

@@ -1,7 +1,7 @@
-"""The end of a call that no provider answers: an expired answer from the cache, a fixed one, or a failure.
+"""The end of a call without a provider's answer: an expired answer from the cache, a fixed one, or a failure.
 
-A degraded answer is recorded as the call's answer, so that an agent that is started again gets the same one, at no cost and
-marked as degraded. It never enters a cache.
+A degraded answer is recorded as the call's answer, so that a restarted agent receives the same one, at no cost and marked as
+degraded. It is never cached.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from overnight.store import Unit
 from overnight.wire_formats import Asked, wire_between
 from overnight.wire_formats.request import Request
 
-from ..admission.event_writer import append_asked, append_at
+from ..admission.event_writer import append_at, append_with_request
 from ..admission.external_job_lifecycle import close_unattributed
 from ..identity import Subject
 from ..stored_responses import stored_response_of
@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
-    """The text as a whole answer in a client's format; None where an answer is not text (embeddings)."""
+    """The text as a complete answer in a client's format; None if the format has no text answers (embeddings)."""
     wire = wire_between(form, ("chat",))
     if wire is None or wire.client.cap_field is None:
         return None
@@ -53,12 +53,12 @@ class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a call without a further attempt: a degraded answer, or a failure.
 
     Fields:
-        event: an event of the call with the fields that all of its events have.
-        why: what failed or was skipped.
+        event: an event of the call with the fields that all of its events share.
+        why: the failures and the skipped targets.
         body: the degraded answer in the client's format; None for a failure.
-        kind: of the degraded answer, `answer` (a fixed one) or `cache` (an expired one).
-        of: where an answer from the cache was recorded.
-        failure: what the client gets where there is no answer.
+        kind: of the degraded answer: `answer` (a fixed one) or `cache` (an expired one).
+        of: the place of a cached answer in the log.
+        failure: the failure returned to the client, if there is no answer.
         answer_id: the id of a fixed answer.
     """
 
@@ -71,13 +71,13 @@ class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
     answer_id: str = ""
 
     def write(self, unit: Unit, job: JobRow, subject: Subject, request: Request, known: KnownContent) -> Recorded:
-        """Under the job's lock: record the end of the call, and what it was asked. Nothing is reserved or spent."""
+        """Under the job's lock: record the request and the end of the call, without a reservation or cost."""
         if self.body is None:
             return self._fail(unit, job, subject)
         asked = self._event(DEGRADED, job)
         asked.decision = {"why": self.why, "kind": self.kind}
         asked.detail = {"of": self.of} if self.of else {}
-        asked_seq = append_asked(unit, job, asked, request, known)
+        asked_seq = append_with_request(unit, job, asked, request, known)
         answered = self._event("model_succeeded", job)
         answered.model = answered.provider = DEGRADED
         answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}

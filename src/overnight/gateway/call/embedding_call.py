@@ -1,4 +1,4 @@
-"""The call that embeds a question for the semantic cache: admitted, metered and recorded in the job like any other."""
+"""The call that embeds a question for the semantic cache: admitted, metered and recorded in the job like other calls."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ async def embed(
     text: str,
     until: float,
 ) -> Embedded:
-    """Embed a text in the name of a subject.
+    """Embed a text on behalf of a subject.
 
-    Raises nothing that a provider or a budget is to blame for: a call that wanted a cache goes on without one.
+    Failures of a provider and budget stops are part of the result: the calling call continues without a cache.
 
     Args:
         decide: routes the call.
         model: the embedding model.
-        until: when the call must end, a time of the loop.
+        until: the deadline of the call, a time of the loop.
     """
     who = msgspec.structs.replace(subject.who, task_id=None)
-    aside = msgspec.structs.replace(subject, who=who, label=LABEL, place=None, fingerprint=None, aside=True)
+    auxiliary = msgspec.structs.replace(subject, who=who, label=LABEL, place=None, fingerprint=None, is_auxiliary=True)
     try:
         request = CODEC.read(_encode({"model": model, "input": text, "encoding_format": "float"}))
         decision = decide(CallFacts(model=model, agent=who.agent_id, format=CODEC.name))
-        pipeline = CallPipeline(services, new_context(aside, request, decision, CODEC))
+        pipeline = CallPipeline(services, new_context(auxiliary, request, decision, CODEC))
     except OvernightError as error:
         return Embedded(subject, None, 0, f"{FAILED}: {error}")
     pipeline.deadlines.end_by(until)
@@ -56,9 +56,9 @@ async def embed(
         error_text = str(error)
     finally:
         pipeline.release()
-    aside = pipeline.context.subject
-    if aside.known and not subject.known:
-        subject = msgspec.structs.replace(subject, job_id=aside.job_id, ancestors=aside.ancestors, known=True)
+    auxiliary = pipeline.context.subject
+    if auxiliary.known and not subject.known:
+        subject = msgspec.structs.replace(subject, job_id=auxiliary.job_id, ancestors=auxiliary.ancestors, known=True)
     return _embedded(pipeline, subject, error_text)
 
 
@@ -70,4 +70,4 @@ def _embedded(pipeline: CallPipeline, subject: Subject, error_text: str) -> Embe
         why = result.failure.message if isinstance(result, Failed) else "no answer"
         return Embedded(subject, None, cost, f"{FAILED}: {why}")
     numbers = read_vector(result.reply.body)
-    return Embedded(subject, numbers, cost, "" if numbers else f"{FAILED}: the answer holds no vector")
+    return Embedded(subject, numbers, cost, "" if numbers else f"{FAILED}: the answer contains no vector")

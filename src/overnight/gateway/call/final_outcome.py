@@ -1,4 +1,4 @@
-"""The final outcome when every target failed or was skipped: the route's degraded answer, or the failure that says why."""
+"""The final outcome when every target failed or was skipped: the route's degraded answer, or a failure with the reasons."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ async def final_outcome(
     *,
     is_settled: bool,
 ) -> FinalOutcome | None:
-    """The end of the call; None where its last failure itself is the end.
+    """The end of the call; None if its last failure is the end.
 
     Args:
-        lookup: the cache lookup of the call, which may have an expired answer.
-        failure: the last failure; None where no target could be asked at all.
-        is_settled: whether the attempt of that failure was settled, before the call waited for a circuit.
+        lookup: the cache lookup of the call, for an expired answer.
+        failure: the last failure; None if no target could be called.
+        is_settled: whether the attempt of that failure was already settled, before a wait for a circuit.
     """
     degraded, request = context.decision.degraded, context.request
     event = call_event(context, selection.target, DEGRADED)
@@ -47,5 +47,5 @@ async def final_outcome(
             return FinalOutcome(event=event, why=why, body=body, kind="answer", answer_id=asked.answer_id)
     if failure is not None and not is_settled:
         return None
-    message = f"no target of route {context.decision.route} can be asked: {why}"
+    message = f"no target of route {context.decision.route} can be called: {why}"
     return FinalOutcome(event=event, why=why, failure=circuits_open(message, selection.retry_after_ms()))

@@ -1,4 +1,4 @@
-"""Failures of an attempt that the gateway finds itself: nothing that a provider reported."""
+"""Failures of an attempt that the gateway detects, and no provider reports."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ _NOT_OF_TARGET = OURS | {NOT_CARRIED, UNREAD}
 
 
 def is_of_target(failure: Failure) -> bool:
-    """Whether the failure says something about its target."""
+    """Whether the failure counts against its target."""
     return failure.code not in _NOT_OF_TARGET
 
 
 def not_carried(message: str) -> Failure:
-    """The request says what this target's format has no form for, so it was never sent; another target may have one."""
+    """The target's format cannot represent the request, so it was not sent. Another target may support it."""
     return Failure("invalid_request", NOT_CARRIED, message, retryable=False, fallback=True)
 
 
 def unread() -> Failure:
-    """A fault of the gateway keeps it from reading the answer: the target is not to blame, and may have billed it."""
-    message = "the answer could not be read by a fault of the gateway; its log has the details"
+    """An internal error prevented reading the answer. It does not count against the target, which may have billed it."""
+    message = "internal error: the answer could not be read; see the log of the gateway"
     return Failure("malformed", UNREAD, message, retryable=False, fallback=True)
 
 
 def not_sent() -> Failure:
-    """A fault of the gateway before anything was sent."""
-    message = "the request could not be made by a fault of the gateway; its log has the details"
+    """An internal error before the request was sent."""
+    message = "internal error: the request could not be sent; see the log of the gateway"
     return Failure("malformed", UNREAD, message, retryable=False, fallback=True, unbilled=True)
 
 
@@ -41,5 +41,5 @@ def malformed(message: str) -> Failure:
 
 
 def circuits_open(message: str, retry_after_ms: int) -> Failure:
-    """No target could be asked, because the circuits of all are open."""
+    """No target could be called, because all circuits are open."""
     return Failure("circuit_open", "circuit_open", message, False, False, retry_after_ms)

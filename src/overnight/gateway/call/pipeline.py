@@ -1,7 +1,7 @@
 """The pipeline of one call: replay, cache, route, guard, admit, attempt, settle.
 
-Every attempt is admitted on its own (reserved, counted, `model_called` durable before the provider is asked), and a failed
-attempt is settled in the transaction that admits the next one.
+Every attempt is admitted on its own: it is reserved and counted, and `model_called` is durable before the provider is called.
+A failed attempt is settled in the transaction that admits the next one.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
 from ..cache import CacheLookup
 from ..call_context import CallContext
 from ..call_deadlines import CallDeadlines
-from .attempt_evaluation import AttemptResults
+from .attempt_evaluation import AttemptEvaluation
 from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
-from .request_preparation import attempt_state, new_attempt, prepare_request, without_thoughts
+from .request_preparation import attempt_state, new_attempt, prepare_request, without_reasoning
 from .result import Answered, CallResult, DegradedAnswer, Failed, is_late
 from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
 from .services import CallServices
@@ -48,7 +48,7 @@ from .target_selection import TargetSelection
 from .whole_answer import WHOLE_ANSWER, ProviderTime, Sender
 
 MAX_HELD_BACKOFF_S = 0.02
-"""A longer wait settles the failed attempt first: its reservation must not stand in the way of others."""
+"""Before a longer wait the failed attempt is settled, so that its reservation does not block other calls."""
 
 log = logging.getLogger("overnight.gateway")
 _random = random.Random()  # noqa: S311 - spreads waits, hides nothing
@@ -56,18 +56,18 @@ T = TypeVar("T")
 
 
 class CallPipeline:
-    """One call. `run` brings it to its result, `release` ends it. It is the only writer of its state.
+    """One call. `run` produces its result, `release` ends it. It is the only writer of its state.
 
     Attributes:
-        context: what was decided before the first attempt.
-        deadlines: how long the call may take.
+        context: the decisions before the first attempt.
+        deadlines: the deadlines of the call.
         selection: the target of the next attempt.
-        account: what the call has cost.
-        attempt: the last attempt that was admitted; None before.
-        attempts: how many attempts were admitted.
-        sent_at: when the present attempt was sent, a time of the loop; None before, and while the call is queued.
+        account: the cost of the call.
+        attempt: the last admitted attempt; None before.
+        attempts: the number of admitted attempts.
+        sent_at: the time at which the present attempt was sent, a time of the loop; None before, and while the call is queued.
         result: the end of the call; None before.
-        call_id: the attempt that the answer is of.
+        call_id: the attempt that produced the answer.
     """
 
     def __init__(self, services: CallServices, context: CallContext) -> None:
@@ -79,7 +79,7 @@ class CallPipeline:
         self.account: CallAccount = self._admission.account
         clock = services.admission.store.clock
         self.selection = TargetSelection(services.targets, services.circuits, context, clock, self.deadlines)
-        self._results = AttemptResults(services.admission, self.selection, self.deadlines)
+        self._evaluation = AttemptEvaluation(services.admission, self.selection, self.deadlines)
         self._lookup: CacheLookup | None = None
         self._final: FinalOutcome | None = None
         self._provider_time = ProviderTime()
@@ -93,9 +93,9 @@ class CallPipeline:
     # ── from start to end ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> CallResult:
-        """Bring a call whose answer comes whole to its recorded end.
+        """Run a call without streaming to its recorded end.
 
-        Raises BudgetStopped, LoopStopped, RateLimited, WaitedTooLong, CallerLeft, Fenced, Conflict, NotFound, Forbidden,
+        Raises BudgetStopped, LoopStopped, RateLimited, QueueTimeout, ClientDisconnected, Fenced, Conflict, NotFound, Forbidden,
         StoreUnavailable.
         """
         reply = await self.attempt_until_answered(WHOLE_ANSWER)
@@ -107,8 +107,8 @@ class CallPipeline:
         return self.result
 
     async def attempt_until_answered(self, sender: Sender[T]) -> T | None:
-        """Admit and send attempts until one succeeds; its answer. None where the call has its `result`: the last failure is
-        settled, or a recorded answer is given. Raises as `run`."""
+        """Admit and send attempts until one succeeds. Returns its answer, or None if the call has its `result`: the last failure
+        is settled, or a recorded answer is returned. Raises the errors of `run`."""
         if await self._ask_caches():
             return None
         if not await self._find_first_target():
@@ -127,15 +127,15 @@ class CallPipeline:
             raise
 
     def release(self) -> None:
-        """The call is over, whichever way. To be called exactly once."""
+        """End the call, whatever its result. Call it exactly once."""
         attempt, settlements, subject = self.attempt, self._services.admission.settlements, self.context.subject
-        self.account.owe_held(subject)
+        self.account.defer_held(subject)
         if attempt is not None and settlements.is_open(attempt.call_id):
-            # It was ended between its admission and its settlement.
+            # The call was cancelled between its admission and its settlement.
             was_sent = self.sent_at is not None
             end = Lose if was_sent else SettleUnsent
-            why = "it was ended while it was under way" if was_sent else "it was ended before it was sent"
-            settlements.owe(attempt.call_id, end(attempt.call_id, subject.job_id, why))
+            why = "it was cancelled while in flight" if was_sent else "it was cancelled before it was sent"
+            settlements.defer(attempt.call_id, end(attempt.call_id, subject.job_id, why))
         self._admission.leave()
         if self._lookup is not None:
             self._lookup.release()
@@ -143,9 +143,9 @@ class CallPipeline:
     # ── replay, cache, route ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask_caches(self) -> bool:
-        """Whether a recorded answer of an older attempt is given before any cache is asked. Else the caches are asked."""
+        """Replay a recorded answer of an older attempt, or else consult the caches. Returns whether an answer was replayed."""
         services = self._services.lookup
-        if self.context.subject.aside or not services.caches.serve(self.context.decision):
+        if self.context.subject.is_auxiliary or not services.caches.serve(self.context.decision):
             return False
         self._lookup = lookup = CacheLookup(services, self.context, self.deadlines)
         with self.deadlines.queueing(counts=False):
@@ -160,7 +160,7 @@ class CallPipeline:
         return False
 
     async def _find_first_target(self) -> bool:
-        """Whether there is a target to ask at all. With an answer from the cache at hand the call waits for none."""
+        """Whether any target can be called. With a cache hit the call waits for none."""
         if self._has_cache_hit:
             return self._has_target
         selection = self.selection
@@ -170,7 +170,7 @@ class CallPipeline:
                 is_recalled = await self._admission.recall(self._plan())
             self._learn_subject()
             if is_recalled:
-                return True  # replayed, whatever is open
+                return True  # replayed, so open circuits do not matter
         return found or await selection.select_skipped(self.deadlines.circuit_deadline())
 
     @property
@@ -178,7 +178,7 @@ class CallPipeline:
         return self._lookup is not None and self._lookup.has_hit
 
     async def _final_outcome(self, failure: Failure | None) -> FinalOutcome | None:
-        """The end of a call that no target is left for. None where that is its last `failure`."""
+        """The end of a call without a target. None if its last `failure` is the end."""
         if failure is not None and not failure.fallback:
             return None
         is_settled = self.account.unsettled is None
@@ -198,19 +198,18 @@ class CallPipeline:
         )
 
     def _learn_subject(self) -> None:
-        """Take over what admissions and the lookup have found out about the job."""
+        """Copy the subject of the admission, which the lookup and the admission update, into the context."""
         subject = self._admission.subject
         if subject is not self.context.subject:
             self.context = msgspec.structs.replace(self.context, subject=subject)
 
     async def _admit(self) -> Attempt | None:
-        """Reserve the next attempt, waiting for room where only outstanding calls are in the way. None where the call is
-        answered without it."""
+        """Reserve the next attempt; wait while outstanding calls hold its budgets. None if the call is answered without it."""
         self.sent_at = None
         try:
             outcome = await self._admit_in_turn()
         except StoreUnavailable:
-            self.account.owe_held(self.context.subject)
+            self.account.defer_held(self.context.subject)
             raise
         except OvernightError:
             held = self.account.take()
@@ -277,7 +276,7 @@ class CallPipeline:
             return AttemptFailure(unread(), received=sender.received())
 
     def _prepare(self, attempt: Attempt) -> Dispatch:
-        """The request in the target's format, and until when its attempt may take. Raises InvalidBody."""
+        """The request in the target's format, and the deadline of its attempt. Raises InvalidBody."""
         attempt.began = time.perf_counter()
         now = self.deadlines.loop.time()
         request = prepare_request(self.context, attempt)
@@ -289,7 +288,7 @@ class CallPipeline:
         return Dispatch(request.prepared, request.headers, now + attempt.seconds)
 
     def _check(self) -> None:
-        """Whether the caller may still act for its job; else nothing is sent. Raises Fenced."""
+        """Check before sending that the caller may still act for its job. Raises Fenced."""
         check = self.context.check
         try:
             if check is not None:
@@ -299,8 +298,8 @@ class CallPipeline:
             raise
 
     async def _go_on_after(self, attempt: Attempt, failed: AttemptFailure) -> bool:
-        """Prepare the next attempt. False where the failure is the end of the call, which is settled then."""
-        result = self._results.failed(self.context, attempt, failed)
+        """Prepare the next attempt. Returns False if the failure is the end of the call; it is then settled."""
+        result = self._evaluation.failed(self.context, attempt, failed)
         self.account.hold(result)
         backoff_s = await self._choose_next(failed.failure)
         if backoff_s is None:
@@ -314,16 +313,16 @@ class CallPipeline:
         update = result.breaker_update
         is_probe = update is not None and update.call is not None
         if is_probe or backoff_s > MAX_HELD_BACKOFF_S:
-            # Others wait to hear of a probe, and this call may have to queue.
+            # Other calls wait for the result of a probe, and this call may have to queue.
             await self.account.settle_held(self.context.subject, self.context.request)
         if backoff_s:
             await asyncio.sleep(backoff_s)
         return True
 
     async def _choose_next(self, failure: Failure) -> float | None:
-        """Choose the next attempt: how long to wait for it, in seconds; None when there is none."""
-        self._return_probe()  # of a probe that could not be sent
-        changed = without_thoughts(self.context, failure)
+        """Choose the next attempt. Returns the delay before it, in seconds; None if there is none."""
+        self._return_probe()  # if the attempt was a probe that was not sent
+        changed = without_reasoning(self.context, failure)
         if changed is not None:
             self.context = changed
             return 0.0
@@ -342,12 +341,12 @@ class CallPipeline:
         if selection.select_next(reason) and await selection.claim_probe(deadlines.circuit_deadline()):
             return 0.0
         if selection.will_wait:
-            # What it says of its target must be written: every call waits for that, this one too.
+            # The circuit update must be written: all calls wait for it, including this one.
             await self.account.settle_held(self.context.subject, self.context.request)
         return 0.0 if await selection.select_skipped(deadlines.circuit_deadline()) else None
 
     def _return_probe(self) -> None:
-        """A probe that came to nothing must not keep others from trying."""
+        """Return an unused probe, so that other calls may probe."""
         returning = self.selection.return_probe()
         if returning is not None:
             self._services.run_in_background(returning)
@@ -359,15 +358,15 @@ class CallPipeline:
 
         Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable.
         """
-        await self._settle(self._results.answered(self.context, self._present_attempt(), reply), reply)
+        await self._settle(self._evaluation.answered(self.context, self._present_attempt(), reply), reply)
 
     async def settle_failure(self, failed: AttemptFailure) -> None:
         """Write the failure of the present attempt as the end of the call. Raises as `settle_reply`."""
-        await self._settle(self._results.failed(self.context, self._present_attempt(), failed), failed)
+        await self._settle(self._evaluation.failed(self.context, self._present_attempt(), failed), failed)
 
     async def confirm_target(self) -> None:
-        """The target of a stream answers: its circuit need not stay open until the stream has come to its end."""
-        await self._results.confirm_target(self.context, self._present_attempt())
+        """Close the circuit of a stream's target once it answers, without waiting for the end of the stream."""
+        await self._evaluation.confirm_target(self.context, self._present_attempt())
 
     def _present_attempt(self) -> Attempt:
         if self.attempt is None:
@@ -387,20 +386,20 @@ class CallPipeline:
         crash_point("model_settled")
         if settled.fenced:
             raise Fenced(
-                f"{context.subject.job_id}: a newer attempt began while this call was under way; this one is over"
+                f"{context.subject.job_id}: a newer attempt began while this call was in flight; this one has ended"
             )
         if self._lookup is not None and isinstance(end, Reply) and not is_late(settled.recorded):
             self._lookup.store_answer(attempt, settled.recorded, end.body)
 
-    # ── what the answer says of the call ────────────────────────────────────────────────────────────────────────────
+    # ── facts for the response headers ──────────────────────────────────────────────────────────────────────────────
 
     @property
     def cache_kind(self) -> str | None:
-        """What the caches had to do with the call (see `CacheLookup.kind`)."""
+        """The value of the cache header (see `CacheLookup.kind`)."""
         hit = self.result.recorded if isinstance(self.result, CacheHit) else None
         return None if self._lookup is None else self._lookup.kind(hit)
 
     def overhead_ms(self) -> float:
-        """What of the time so far was not the providers', in milliseconds, waits for budgets and retries included."""
+        """The time spent outside of providers, in milliseconds, including waits for budgets and retries."""
         elapsed_s = time.perf_counter() - self.context.started
         return max(0.0, (elapsed_s - self._provider_time.seconds) * 1000)

@@ -1,4 +1,4 @@
-"""The next attempt and its request, in the format that its target speaks."""
+"""Prepare the next attempt and its request, in the target's format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def new_attempt(granted: Granted, selection: TargetSelection, before: Attempt | 
 
 
 def attempt_state(selection: TargetSelection, deadlines: CallDeadlines, attempts_here: int) -> AttemptState:
-    """Where a call stands after a failed attempt, the `attempts_here`th at its target."""
+    """The state of a call after `attempts_here` failed attempts at its target."""
     return AttemptState(
         attempts=attempts_here,
         is_open=selection.is_open(),
@@ -44,7 +44,7 @@ def attempt_state(selection: TargetSelection, deadlines: CallDeadlines, attempts
 
 
 class PreparedRequest(msgspec.Struct, frozen=True):
-    """What goes to the target, all headers, and how many prompt-cache markers were with_prompt_markers."""
+    """A request for the target, all headers, and the number of prompt-cache markers."""
 
     prepared: Prepared
     headers: tuple[tuple[bytes, bytes], ...]
@@ -52,7 +52,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
 
 
 def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
-    """The request of the attempt. Raises InvalidBody for what the target's format cannot carry."""
+    """The request of the attempt. Raises InvalidBody if the target's format cannot represent it."""
     target, who, markers = attempt.target, context.subject.who, 0
     prepared = attempt.wire.prepare(context.request, target.upstream_model, attempt.grant.tokens, target.dialect)
     if context.decision.cache.prompt_markers:
@@ -64,8 +64,8 @@ def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
     return PreparedRequest(prepared, headers, markers)
 
 
-def without_thoughts(context: CallContext, failure: Failure) -> CallContext | None:
-    """The call without the thoughts of another model, where a target refused them; None where there are none."""
+def without_reasoning(context: CallContext, failure: Failure) -> CallContext | None:
+    """The call without reasoning blocks of another model, if the target rejected them; None without such blocks."""
     request = context.request
     if request.left_out or not are_refused(failure.status, failure.message):
         return None

@@ -1,4 +1,4 @@
-"""The results of a call, one class for each way in which it can end."""
+"""The results of a call, one class for each possible end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """Every target failed or was skipped. `recorded` is the settled event, `body` what the last provider said of it."""
+    """Every target failed or was skipped. `recorded` is the settled event, `body` the error of the last provider."""
 
     failure: Failure
     recorded: Recorded
@@ -36,5 +36,5 @@ CallResult = Answered | Failed | Replayed | CacheHit | DegradedAnswer
 
 
 def is_late(recorded: Recorded) -> bool:
-    """Whether the call was declared lost before its end: the end is then no answer in the log."""
+    """Whether the call was declared lost before its end. Its end is then no answer in the log."""
     return recorded.facts.event == "cost_corrected"

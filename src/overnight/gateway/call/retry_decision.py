@@ -1,4 +1,4 @@
-"""The retry decision: after a failed attempt, the same target again, the next one, or neither. Plain functions."""
+"""The retry decision after a failed attempt: the same target, the next target, or neither. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from overnight.providers.error_classes import Failure, backoff_ms
 from ..call_deadlines import MIN_ATTEMPT_SHARE
 
 ATTEMPT_SHARE = 2 / 3
-"""Of the time left, while there is another target: a provider that hangs must leave time for its fallback."""
+"""Share of the remaining time of one target while another is left: a provider that hangs must leave time for its fallback."""
 
 
 class RetrySameTarget(msgspec.Struct, frozen=True):
-    """Ask the same target again after `delay_s` seconds."""
+    """Call the same target again after `delay_s` seconds."""
 
     delay_s: float
 
 
 class TryNextTarget(msgspec.Struct, frozen=True):
-    """Ask the next target. `may_return`: this one was left because its circuit opened, so the call may come back to it."""
+    """Call the next target. `may_return`: the call may return to this one, which it left because its circuit opened."""
 
     may_return: bool = False
 
@@ -35,14 +35,14 @@ RetryDecision = RetrySameTarget | TryNextTarget | GiveUp
 
 
 class AttemptState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a call stands after a failed attempt. Times in seconds.
+    """The state of a call after a failed attempt. Times in seconds.
 
     Fields:
-        attempts: how many attempts its target had.
+        attempts: the number of attempts at its target.
         is_open: whether the target's circuit is open now.
         has_next: whether another target is left.
-        remaining_s: the providers' time that is left.
-        total_s: all of the providers' time.
+        remaining_s: the remaining time of the providers.
+        total_s: the total time of the providers.
         queue_s: the queue time of the route.
     """
 
@@ -55,17 +55,17 @@ class AttemptState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def attempt_share(seconds: float, *, has_next: bool) -> float:
-    """What of the time left one target may take: all of it, where no other target is left."""
+    """The part of the remaining time for one target: all of it if no other target is left."""
     return seconds * ATTEMPT_SHARE if has_next else seconds
 
 
 def retry_decision(
     failure: Failure, policy: Retries | ClassRetries, state: AttemptState, random: Random
 ) -> RetryDecision:
-    """What to do after `failure`.
+    """Decide how a call continues after `failure`.
 
-    The same target is asked again up to `policy.max_attempts`, where the wait for it leaves time for an attempt and is not
-    longer than a queue may take. Else the next one, where another target may answer and time is left.
+    The same target is called again, up to `policy.max_attempts`, if the delay leaves time for an attempt and is not longer
+    than the queue time. Otherwise the next target is called, if another target may answer and time is left.
     """
     min_s = state.total_s * MIN_ATTEMPT_SHARE
     may_return = False

@@ -1,4 +1,4 @@
-"""What a call needs of its gateway: shared by all calls of one process."""
+"""The services of a gateway, shared by all calls of one process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class CallServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services of one gateway, handed down to each of its calls.
 
     Fields:
-        loop: the event loop of all calls, kept since asking for it costs a system call.
-        admission: what admissions and settlements use.
-        lookup: what cache lookups use.
+        loop: the event loop of all calls, kept since `get_running_loop` costs a system call.
+        admission: the services of admissions and settlements.
+        lookup: the services of cache lookups.
         targets: the targets by model name.
         circuits: the circuit breakers, as this process sees them.
         retries: the retry policies by class of failure.
-        run_in_background: runs a coroutine to its end, whatever the client does.
+        run_in_background: runs a coroutine to its end, also after the client has disconnected.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -1,4 +1,4 @@
-"""The visible part of a streamed answer. A chunk goes to the client as it comes, without a turn of the loop in between."""
+"""The visible part of a streamed answer. A chunk is written to the client at once, without a turn of the loop in between."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class BroadcastBuffer:
-    """The chunks of one answer. Any number of readers, each from the first chunk on: by iterating, or with `flow`."""
+    """The chunks of one answer. It has any number of readers, each from the first chunk on: by iteration, or with `flow`."""
 
     __slots__ = ("_chunks", "_ended", "_subscribers")
 
@@ -37,8 +37,8 @@ class BroadcastBuffer:
             subscriber.wake()
 
     async def flow(self, write: Callable[[bytes], bool], caught_up: Callable[[], Awaitable[None]]) -> None:
-        """Call `write` with each chunk as it comes, until the end. Where it returns False, the reader is behind: the next one
-        waits for `caught_up`; what comes meanwhile is one chunk then."""
+        """Call `write` with each chunk as it arrives, until the end. If it returns False, the reader is behind: the next write
+        waits for `caught_up`, and the chunks that arrive until then are joined."""
         subscriber = Subscriber(write)
         self._subscribers.append(subscriber)
         try:
@@ -55,7 +55,7 @@ class BroadcastBuffer:
             self._subscribers.remove(subscriber)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks as they come; what came while the reader was away is one."""
+        """The chunks as they arrive. Chunks that arrive between two reads are joined."""
         ready: list[bytes] = []
         subscriber = Subscriber(ready.append)
         self._subscribers.append(subscriber)
@@ -74,7 +74,7 @@ class BroadcastBuffer:
 
 
 class Subscriber:
-    """One reader, and how far it is: `write` takes a chunk, and tells whether it can take the next one at once."""
+    """One reader and its position. `write` takes a chunk and returns whether it accepts the next one at once."""
 
     __slots__ = ("_at", "_waiter", "_write", "is_behind")
 

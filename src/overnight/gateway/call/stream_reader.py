@@ -1,4 +1,4 @@
-"""One streamed attempt: its events, sorted into what the client may see at once and what is withheld."""
+"""One streamed attempt: its chunks, separated into those visible at once and those withheld until the settlement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .whole_answer import UNKNOWN_SHAPE, ProviderTime, asked_by, read_reply
 
 MAX_ERROR_BYTES = 64 * 1024
 DRAIN_S = 2.0
-"""How long the last bytes of a stream may take, after its answer is complete."""
+"""The maximum time for the last bytes of a stream, after its answer is complete."""
 
 Stream = UpstreamStream | LibraryStream
 _decode = msgspec.json.Decoder().decode
@@ -41,8 +41,8 @@ class StreamReader:
     Withholds tool calls and the finish reason until the settlement is durable.
 
     Attributes:
-        visible: chunks that the client may see; the caller takes them with `take_visible`.
-        withheld: chunks that it may see after the settlement.
+        visible: new chunks for the client.
+        withheld: chunks for the client after the settlement.
         is_done: whether the answer is complete.
         broken: the failure that ended the stream; None without one.
     """
@@ -68,7 +68,7 @@ class StreamReader:
     # ── the first events ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def open(self, dispatch: Dispatch) -> AttemptFailure | None:
-        """Send the request and read the first events. What failed, if it did; the stream is closed then."""
+        """Send the request and read the first events. Returns the failure, if any; the stream is then closed."""
         limits = self._context.decision.time_limits
         deadline = min(self._deadline, self._loop.time() + limits.first_byte_ms / 1000)
         sent, stream = dispatch.prepared, None
@@ -97,14 +97,14 @@ class StreamReader:
             payloads = self._parser.feed(chunk)
             if payloads:
                 return self._failed_by(self._take(payloads))
-            self._extend(stream)  # comments and blanks are signs of life
+            self._extend(stream)  # comments and blank lines also reset the silence limit
         payloads = self._parser.flush()
         if payloads:
             return self._failed_by(self._take(payloads))
-        return self._failed(cut("the stream ended before its first piece"))
+        return self._failed(cut("the stream ended before its first event"))
 
     async def _read_whole(self, stream: Stream) -> AttemptFailure | None:
-        """The provider answered whole although a stream was asked for: take its answer apart."""
+        """Convert a complete answer into stream events: the provider ignored the request for a stream."""
         stream.extend(self._deadline)
         body = self._target.cleaned(b"".join([chunk async for chunk in stream]))
         reply = read_reply(self._context, self._attempt, body, None)
@@ -120,10 +120,10 @@ class StreamReader:
     def _failed(self, failure: Failure, body: bytes = b"") -> AttemptFailure:
         return AttemptFailure(failure, body, self.received())
 
-    # ── the others ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the remaining events ────────────────────────────────────────────────────────────────────────────────────────
 
     async def read_to_the_end(self, deadline: float, push: Callable[[list[bytes]], None]) -> Failure | None:
-        """Read on, giving visible chunks to `push`. The failure that ended the stream, if one did.
+        """Read the remaining events and `push` visible chunks. Returns the failure that ended the stream, if any.
 
         `deadline` is a time of the loop.
         """
@@ -133,7 +133,7 @@ class StreamReader:
         self._deadline = deadline
 
         def take(chunk: bytes | None) -> bool:
-            """The next bytes, or None at their end. Whether there is no need to read on."""
+            """Handle the next bytes, or None at their end. Returns whether reading can stop."""
             self.visible = []
             self.broken = self._take(self._parser.flush() if chunk is None else self._parser.feed(chunk))
             push(self.visible)
@@ -153,7 +153,7 @@ class StreamReader:
         return self.broken
 
     def _take(self, payloads: list[bytes]) -> Failure | None:
-        """Sort events into what is visible and what is withheld."""
+        """Separate the chunks of events into visible and withheld ones."""
         last = self._spoken.last
         for payload in payloads:
             if payload == b"[DONE]":
@@ -170,9 +170,9 @@ class StreamReader:
                 chunks = self._guard.take(event, chunks)
                 is_last = bool(last) and cast("dict[str, Any]", event).get("type") in last
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return malformed("a piece of the stream is not JSON")
+                return malformed("an event of the stream is not JSON")
             except UNKNOWN_SHAPE:
-                return malformed("a piece of the stream has an unknown shape")
+                return malformed("an event of the stream has an unknown shape")
             self._is_withholding = self._is_withholding or is_terminal
             if chunks:
                 (self.withheld if self._is_withholding else self.visible).extend(chunks)
@@ -182,13 +182,13 @@ class StreamReader:
         return None
 
     def _extend(self, stream: Stream) -> None:
-        """The stream gave a sign of life: it may be silent again for so long."""
+        """Restart the silence limit after a sign of life."""
         stream.extend(min(self._loop.time() + self._silence_s, self._deadline))
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def answer(self, failure: Failure | None) -> Reply | AttemptFailure:
-        """What the stream amounts to, when it has ended: with `failure`, or without one."""
+        """The result of a stream that has ended, with or without `failure`."""
         if not self._reader.assembly.whole:
             return self._failed(failure or cut("the stream ended without a finish reason"))
         reader = self._reader
@@ -197,20 +197,20 @@ class StreamReader:
             usage = reader.usage() or estimated_usage(prompt_bytes, reader.assembly.characters)
             return Reply(self._target.cleaned(reader.recorded()), usage)
         except (*UNKNOWN_SHAPE, RecursionError, msgspec.DecodeError):
-            return self._failed(malformed("the pieces of the stream do not make an answer"))
+            return self._failed(malformed("the events of the stream do not form an answer"))
 
     def last_chunks(self, cost: Cost, reply: Reply) -> list[bytes]:
-        """What closes the stream once its settlement is durable, the withheld chunks first."""
+        """The last chunks, sent once the settlement is durable: the withheld chunks, then the end of the stream."""
         end = self._guard.cleaned(self._reader.end(cost, reply.usage))
         return [*self.withheld, *self._guard.rest(), *end]
 
     def received(self) -> PartialAnswer:
-        """What of the answer has come so far."""
+        """The part of the answer received so far."""
         assembly = self._reader.assembly
         return PartialAnswer(self._begun, assembly.characters, self._last_usage or assembly.usage)
 
     async def close(self) -> None:
-        """Read the last bytes, so that the connection can serve the next call."""
+        """Read the last bytes, so that the connection can be reused."""
         stream = self._stream
         if stream is None:
             return
@@ -224,7 +224,7 @@ class StreamReader:
 
 
 class StreamSender:
-    """Sends the requests of one streamed call. `reader` is the present attempt's; None before the first one."""
+    """Sends the requests of one streamed call. `reader` is the reader of the present attempt; None before the first one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -238,7 +238,7 @@ class StreamSender:
         provider_time: ProviderTime,
         check: Callable[[], None] | None,  # noqa: ARG002 - job code does not stream
     ) -> StreamReader | AttemptFailure:
-        """See `Sender.send`: the reader, once its first events are here."""
+        """See `Sender.send`. Returns the reader once its first events have arrived."""
         self.reader = reader = StreamReader(context, attempt, dispatch, self._loop)
         with provider_time:
             return await reader.open(dispatch) or reader

@@ -1,4 +1,4 @@
-"""A streamed call: the provider is read to its end, whatever the client does."""
+"""A streamed call: the provider's answer is read to its end, also after the client has disconnected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from overnight.store import crash_point
 
 from ..attempt import AttemptFailure
 from ..call_context import CallContext
-from ..error_responses import failed, fault, refusal, refused
+from ..error_responses import call_failure_response, error_body, error_response, internal_error_response
 from .gateway_failures import unread
 from .pipeline import CallPipeline
 from .services import CallServices
@@ -21,15 +21,15 @@ from .stream_reader import StreamReader, StreamSender
 
 log = logging.getLogger("overnight.gateway")
 KEEP_ALIVE, KEEP_ALIVE_S = b": keep-alive\n\n", 15.0
-"""A comment of server-sent events, for proxies and clients that give up on a silent connection."""
+"""A comment of server-sent events, for proxies and clients that close a silent connection."""
 
 
 class StreamedCall:
-    """A call whose answer is streamed. `open` returns once the first events are here; a task of its own reads the rest.
+    """A call whose answer is streamed. `open` returns once the first events have arrived; a separate task reads the rest.
 
     Attributes:
         pipeline: the call.
-        buffer: what the client may see.
+        buffer: the chunks for the client.
     """
 
     def __init__(self, services: CallServices, context: CallContext) -> None:
@@ -41,7 +41,10 @@ class StreamedCall:
         self._watched_size = 0
 
     async def open(self) -> bool:
-        """True when chunks flow (see `buffer`); False when the call has its result already. Raises as `CallPipeline.run`."""
+        """Start the call. Returns True if a stream follows in `buffer`, False if the call already has its result.
+
+        Raises the errors of `CallPipeline.run`.
+        """
         pipeline, opened = self.pipeline, False
         try:
             reader = await pipeline.attempt_until_answered(StreamSender(self._loop))
@@ -59,18 +62,18 @@ class StreamedCall:
     # ── silence ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def keep_alive_due_s(self) -> float:
-        """In how many seconds the client may need a sign of life at the soonest. None is sent while the call is queued, so that
-        a refusal keeps its status."""
+        """The seconds until the client may need a keep-alive. None is sent while the call is queued, so that an error response
+        keeps its status."""
         sent_at = self.pipeline.sent_at
         silent_s = self._loop.time() - sent_at if sent_at is not None else 0.0
         return max(0.0, KEEP_ALIVE_S - silent_s)
 
     def is_silent(self) -> bool:
-        """Whether an attempt has been under way for so long that the client needs a sign of life."""
+        """Whether the client needs a keep-alive, since the attempt has been in flight for long."""
         return self.pipeline.sent_at is not None and self.keep_alive_due_s() == 0.0
 
     def keep_alive(self) -> None:
-        """Send a comment now, and then whenever the stream has been silent for long."""
+        """Send a comment now, and again after each long silence of the stream."""
         self.buffer.push([KEEP_ALIVE])
         if not self._is_watching_silence:
             self._watch_silence()
@@ -86,7 +89,7 @@ class StreamedCall:
             self.buffer.push([KEEP_ALIVE])
         self._watch_silence()
 
-    # ── to the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the remaining events ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _pump(self, reader: StreamReader) -> None:
         pipeline, client = self.pipeline, self._client
@@ -95,16 +98,16 @@ class StreamedCall:
         try:
             await self._finish(reader)
         except OvernightError as error:
-            self.end_with_error(refusal(error, client).body)
+            self.end_with_error(error_response(error, client).body)
         except asyncio.CancelledError:
             message = "the gateway is shutting down"
-            self.end_with_error(refused(client, 503, message, "server_error", "shutting_down"))
+            self.end_with_error(error_body(client, 503, message, "server_error", "shutting_down"))
             raise
         except Exception:
             log.exception("internal error in a streamed call")
-            self.end_with_error(fault(client).body)
+            self.end_with_error(internal_error_response(client).body)
             if pipeline.result is None:
-                with suppress(OvernightError):  # then it is written later
+                with suppress(OvernightError):  # the settlement is then deferred
                     await pipeline.settle_failure(AttemptFailure(unread(), received=reader.received()))
         finally:
             self.buffer.end()
@@ -112,13 +115,13 @@ class StreamedCall:
             await reader.close()
 
     def end_with_error(self, body: bytes) -> None:
-        """Tell the client in its stream, since it has had its status."""
+        """Send an error event: the status was already sent."""
         self.buffer.push([self._client.error_event(body)])
 
     async def _finish(self, reader: StreamReader) -> None:
-        """Read on, make the end durable, then let the client have it."""
+        """Read the rest, settle the call, then send the last chunks."""
         pipeline, decision = self.pipeline, self.pipeline.context.decision
-        # The total bounds the stream from where its call began, without its time in queues.
+        # The total limits the stream from the start of its call, without its time in queues.
         total_s = decision.time_limits.stream_total(decision.deadline_ms)
         deadlines = pipeline.deadlines
         until = deadlines.deadline - deadlines.total_s + total_s
@@ -128,7 +131,7 @@ class StreamedCall:
             await pipeline.settle_failure(end)
             target = pipeline.selection.target
             where = f"{target.provider} {target.model}"
-            self.end_with_error(failed(end.failure, where, pipeline.attempts, b"", self._client).body)
+            self.end_with_error(call_failure_response(end.failure, where, pipeline.attempts, b"", self._client).body)
             return
         await pipeline.settle_reply(end)
         self.buffer.push(reader.last_chunks(self._cost(), end))

@@ -1,4 +1,4 @@
-"""The targets of one call, in order: without those that cannot be called and those whose circuit is open."""
+"""The targets of one call, in order, without unavailable targets and targets with an open circuit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TargetSelection:
     """The target of the next attempt.
 
     Attributes:
-        target, wire: the target selected; where none was left, the last one looked at.
-        probe_id: set where the target's circuit is not closed: the call is its probe, or goes there as a last resort.
+        target, wire: the selected target; if none was left, the last one considered.
+        probe_id: set if the target's circuit is not closed: the call is its probe, or uses it as a last resort.
         skipped_targets: the targets skipped because their circuit is open.
-        skip_reasons: reason, in the same order.
-        fallback: what `fallback_taken` has to say, until it is written.
+        skip_reasons: the reasons, in the same order.
+        fallback: the decision of `fallback_taken`, until it is written.
     """
 
     target: Target
@@ -59,10 +59,10 @@ class TargetSelection:
         """Select the next target; False when none is left.
 
         Args:
-            reason: why the one before was left.
+            reason: why the call left the previous target.
 
         Raises:
-            Unavailable: not one of the targets can ever be called.
+            Unavailable: no target is available.
         """
         self._claim = self.probe_id = None
         reasons = [reason] if reason else []
@@ -88,7 +88,7 @@ class TargetSelection:
         return False
 
     async def claim_probe(self, deadline: float) -> bool:
-        """Claim the probe of the target's circuit, where it wants one; select the next target where another call is the probe.
+        """Claim the probe of the target's circuit, if it needs one. If another call is the probe, select the next target.
 
         False when no target is left. `deadline` is the call's, a time of the loop. Raises StoreUnavailable.
         """
@@ -112,7 +112,7 @@ class TargetSelection:
         return not self._circuits.allows(self.target.account, self.target.model, self.caller_account)
 
     def allow_return(self) -> None:
-        """The target was left because its circuit opened, not because it had its tries: wait for it too."""
+        """Allow a return to the target: the call left it because its circuit opened, with attempts left."""
         if self._decision.when_all_open == "wait":
             self._skipped_accounts[self.target.model] = self.target.account
 
@@ -122,9 +122,9 @@ class TargetSelection:
         return bool(self._skipped_accounts) and self._decision.when_all_open == "wait"
 
     async def select_skipped(self, deadline: float) -> bool:
-        """Select one of the targets whose circuit is open, after all others: wait for it, or go there as a last resort.
+        """Select a target with an open circuit, after all others: wait for it, or use it as a last resort.
 
-        False where the route's policy is to fail, or the wait ends at `deadline` (a time of the loop).
+        Returns False if the route's policy is `fail`, or the wait ends at `deadline` (a time of the loop).
         """
         policy = self._decision.when_all_open
         if not self._skipped_accounts or policy == "fail":
@@ -139,7 +139,7 @@ class TargetSelection:
         del self._skipped_accounts[model]
         self._prepare(model)
         self.probe_id = new_id("probe")
-        self._select(model, "every circuit is open: the one that is tried again soonest is asked as a last resort")
+        self._select(model, "every circuit is open: the target with the earliest probe is called as a last resort")
         return True
 
     async def _wait(self, deadline: float) -> bool:
@@ -157,24 +157,24 @@ class TargetSelection:
         return False
 
     def retry_after_ms(self) -> int:
-        """In how many milliseconds the first of the skipped targets may be asked again."""
+        """The milliseconds until the first of the skipped targets may be called again."""
         soonest = min(map(self._blocked_until, self._skipped_accounts), default=0)
         return max(soonest - self._clock(), 0) // 1000
 
-    # ── what the attempt says of the target ─────────────────────────────────────────────────────────────────────────
+    # ── circuit updates ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def record_answer(self) -> BreakerUpdate | None:
-        """The target answered. The update is to be written with the answer."""
+        """The circuit update for an answer, to be written with the answer; None if nothing changes."""
         target = self.target
         return self._circuits.answered(target.account, target.model, self._take_probe(), self.caller_account)
 
     def record_failure(self, failure: Failure) -> BreakerUpdate | None:
-        """The target failed. The update is to be written with the failure."""
+        """The circuit update for a failure, to be written with the failure; None if nothing changes."""
         target = self.target
         return self._circuits.failed(target.account, target.model, failure, self._take_probe(), self.caller_account)
 
     def return_probe(self) -> Coroutine[None, None, None] | None:
-        """Give back a probe that came to nothing, so that other calls may try; None where the call is no probe."""
+        """Return an unused probe, so that other calls may probe; None if the call is no probe."""
         probe_id, target = self._take_probe(), self.target
         if probe_id is None:
             return None
@@ -190,7 +190,7 @@ class TargetSelection:
         if wire is None:
             spoken = ", ".join(target.speaks)
             raise Unavailable(
-                f"{model} is served by {target.provider}, which speaks {spoken}, not {self._context.request.format}"
+                f"{model} is served by {target.provider}, which accepts {spoken}, not {self._context.request.format}"
             )
         self.target, self.wire = target, wire
 

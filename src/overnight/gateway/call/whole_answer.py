@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ProviderTime:
-    """A context manager and a sum: the seconds that a call has spent with its providers."""
+    """A context manager that sums up the seconds of a call at its providers."""
 
     __slots__ = ("_began", "seconds")
 
@@ -40,7 +40,7 @@ class ProviderTime:
 
 
 class Sender(Protocol[T_co]):
-    """Sends the request of an attempt and reads what comes back."""
+    """Sends the request of an attempt and reads the reply."""
 
     async def send(
         self,
@@ -50,21 +50,21 @@ class Sender(Protocol[T_co]):
         provider_time: ProviderTime,
         check: Callable[[], None] | None,
     ) -> T_co | AttemptFailure:
-        """The answer, or why there is none.
+        """Send the request. Returns the answer, or the failure.
 
         Args:
-            provider_time: measures what is spent with the provider.
-            check: called last before the request is sent; what it raises ends the call.
+            provider_time: measures the time at the provider.
+            check: called immediately before the request is sent; an error that it raises ends the call.
         """
         ...
 
     def received(self) -> PartialAnswer:
-        """What of an answer came before the attempt failed."""
+        """The part of an answer received before the attempt failed."""
         ...
 
 
 class WholeAnswer:
-    """Sends a request whose answer comes whole."""
+    """Sends a request without streaming."""
 
     async def send(
         self,
@@ -94,7 +94,7 @@ class WholeAnswer:
         return AttemptFailure(response_failure(response.status, response.headers, body), body)
 
     def received(self) -> PartialAnswer:
-        """Nothing: the answer comes whole or not at all."""
+        """Always empty: there are no partial answers without streaming."""
         return PartialAnswer()
 
 
@@ -102,7 +102,7 @@ WHOLE_ANSWER = WholeAnswer()
 
 
 def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], Asked]:
-    """What the answer of the attempt must agree with, made when it is needed."""
+    """The facts of the request that the answer must repeat, created on demand."""
     return partial(_asked, context, attempt)
 
 
@@ -112,7 +112,7 @@ def _asked(context: CallContext, attempt: Attempt) -> Asked:
 
 
 def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:
-    """The answer in a body, in the client's format, with what it used; None when it is no answer."""
+    """The answer in a body, in the client's format, with its usage; None if the body is no answer."""
     target = attempt.target
     try:
         received = attempt.wire.received(target.cleaned(body), asked_by(context, attempt))

@@ -1,7 +1,7 @@
-"""What: stored responses: found by their id, continued, listed, deleted.
+"""What: stored responses: read by id, continued, listed, deleted.
 Owns: response.
-Depends on: formats, ledger, store, domain.
-Never: holds content; a row says where in the log of a job the request and the answer are.
+Depends on: wire_formats, ledger, store, domain.
+Never: stores content; a row refers to the request and the answer in the log of a job.
 """
 
 from .response_store import StoredResponses

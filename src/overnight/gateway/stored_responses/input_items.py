@@ -1,4 +1,4 @@
-"""The input of a response as a client may list it."""
+"""Lists of the input items of a response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "functi
 
 
 def listed(items: list[Json], response_id: str, *, newest_first: bool, after: str | None, most: int) -> Json:
-    """A page of items, each with an id; `after` is the last id of the page before."""
+    """A page of items, each with an id; `after` is the last id of the previous page."""
     shaped = [_shaped(item, response_id, place) for place, item in enumerate(items)]
     if newest_first:
         shaped.reverse()
@@ -26,7 +26,7 @@ def listed(items: list[Json], response_id: str, *, newest_first: bool, after: st
 
 
 def _shaped(item: Json, response_id: str, place: int) -> Json:
-    """An item in its full form: what the short forms leave out is added."""
+    """An item in its full form, with the fields that short forms omit."""
     kind = item.get("type") or "message"
     key = response_id.partition("_")[2]
     shaped: Json = {"id": f"{_PREFIXES.get(kind, 'item')}_{key}_in{place}", "status": "completed", **item, "type": kind}

@@ -1,4 +1,4 @@
-"""The store of responses: what a request continues, and what a client asks to see again, by their ids."""
+"""The store of responses: read by id, and prepended to the requests that continue them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from overnight.wire_formats import responses as form
 from overnight.wire_formats.request import Request
 
 from ..call_deadlines import store_answers_by
-from ..error_responses import BodyTooLarge, UnknownPrevious, UnknownResponse
+from ..error_responses import BodyTooLarge, UnknownPreviousResponse, UnknownResponse
 from .input_items import listed
 from .rows import SQL, ForgetResponse
 
@@ -33,15 +33,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StoredResponses:
-    """Stored responses, each within its tenant and its job. A response outside the scope of a key does not exist for it."""
+    """Stored responses, isolated by tenant and key scope. A response outside the scope of a key is not found."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def go_on(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
-        """Put before the request what it continues, by `previous_response_id` or by references to items.
+    async def prepend_history(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
+        """Prepend to the request the items that it continues, by `previous_response_id` or by references to items.
 
-        Raises UnknownPrevious, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
+        Raises UnknownPreviousResponse, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
         """
         previous = request.fields.get("previous_response_id")
         wanted = form.references(request)
@@ -56,20 +56,20 @@ class StoredResponses:
         size = len(bytes(request.fields["input"]))
         if size > most_bytes:
             raise BodyTooLarge(
-                f"with what it goes on from, the input has {size:,} bytes; the most is {most_bytes:,}"
-                " (limits.max_body_bytes): begin a new conversation with a summary of this one"
+                f"with the continued conversation, the input has {size:,} bytes; the maximum is {most_bytes:,}"
+                " (limits.max_body_bytes): start a new conversation with a summary of this one"
             )
 
     async def _earlier(self, response_id: str, tenant_id: str, reach: Reach) -> list[bytes]:
-        """The items a response was made from, and then its own."""
+        """The input items of a response, followed by its output items."""
         try:
             called, answer = await self._find(response_id, tenant_id, reach)
             output: list[Json] = (await self._body(answer, response_id))["output"]
             return [*await self._input(called, response_id, tenant_id), *map(_canonical, output)]
         except UnknownResponse:
-            raise UnknownPrevious(
-                f"Previous response with id {response_id!r} not found: it was never kept here (store: false), it was"
-                " deleted, or it is out of reach of this key; send the earlier items as input",
+            raise UnknownPreviousResponse(
+                f"Previous response with id {response_id!r} not found: it was not stored (store: false), it was deleted,"
+                " or it is outside the scope of this key; send the earlier items as input",
                 "previous_response_id",
             ) from None
 
@@ -90,18 +90,18 @@ class StoredResponses:
                 output = []
             named |= {str(item.get("id")): _canonical(item) for item in output}
             if item_id not in named:
-                raise UnknownPrevious(f"Item with id {item_id!r} not found: send the item itself", "input")
+                raise UnknownPreviousResponse(f"Item with id {item_id!r} not found: send the item itself", "input")
         return named
 
     async def one(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> bytes:
-        """The response as it was recorded. Raises UnknownResponse."""
+        """The response as recorded. Raises UnknownResponse."""
         _, answer = await self._find(response_id, tenant_id, reach)
         return _encode(await self._body(answer, response_id))
 
     async def items(
         self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE, *, order: str, after: str | None, most: int
     ) -> bytes:
-        """A page of the items a response was made from, newest first (`order` desc) or oldest first. Raises UnknownResponse."""
+        """A page of the input items of a response, newest first (`order` desc) or oldest first. Raises UnknownResponse."""
         called, _ = await self._find(response_id, tenant_id, reach)
         items: list[Json] = [_decode(each) for each in await self._input(called, response_id, tenant_id)]
         return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
@@ -115,7 +115,7 @@ class StoredResponses:
 
     async def _find(self, response_id: str, tenant_id: str, reach: Reach) -> tuple[Event, Recorded]:
         if not response_id.isprintable():
-            raise _unknown(response_id)  # none of ours; and a store may not take it
+            raise _unknown(response_id)  # no valid id, and some stores reject such text
         values = {"tenant_id": tenant_id, "response_id": response_id}
         rows = await self._ledger.store.read(SQL["read_response"], values)
         if not rows or not reach.covers(*rows[0][:2]):

@@ -1,4 +1,4 @@
-"""The rows of stored responses. A row is written with the settlement of its call, so neither exists without the other."""
+"""The rows of stored responses. A row is written in the transaction that settles its call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ResponseRow(msgspec.Struct):
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
-    """Written with the settlement of a call: its answer can be found by this id. `called_seq` is the event of the request."""
+    """The id of a response, written with the settlement of its call. `called_seq` is the event of the request."""
 
     response_id: str
     called_seq: int
@@ -45,7 +45,7 @@ def stored_response_of(request: Request, response_id: str, called_seq: int) -> S
 
 
 class ForgetResponse(msgspec.Struct):
-    """Delete a response's id; the job's log stays. The outcome tells whether there was one within the key's scope."""
+    """Delete a response's id; the job's log stays. Returns whether there was one within the key's scope."""
 
     tenant_id: str
     response_id: str

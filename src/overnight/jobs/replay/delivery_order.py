@@ -1,6 +1,6 @@
 """Delivery order: answers reach the branches of a job one at a time, by seq, with all branches idle in between.
 
-"Idle" means that no branch has been active for a few turns of the event loop. That is enough because outside of steps a job
+"Idle" means that no branch has been active for a few turns of the event loop. That is enough because outside steps a job
 awaits only boundaries, and it needs no access to the loop's private queues.
 """
 

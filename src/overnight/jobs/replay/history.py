@@ -1,7 +1,7 @@
 """The history of a job: the fold of its events into entries and answers by position. Pure.
 
-An *entry* says that a boundary was reached, and when a timer is due; an *answer* says how it ended. Recovery replays answers
-in the order in which they were committed. `retry_plan.py` chooses what a retry does not replay.
+An *entry* records that a boundary was reached, and when a timer is due. An *answer* records how it ended. Recovery replays
+answers in the order of their commits. `retry_plan.py` selects the answers that a retry does not replay.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -50,8 +50,8 @@ class BoundaryState(msgspec.Struct):
 class History(msgspec.Struct):
     """Entries and answers by position.
 
-    - `retained`: boundaries of earlier attempts that are not replayed; they are valid again once the code asks the same.
-    - `loose`: the seqs that the last retry took over; they are replayed as far as the code reaches their boundaries again.
+    - `retained`: boundaries of earlier attempts that are not replayed. They are valid again if the code repeats the request.
+    - `loose`: the seqs from which the last retry on replays answers only if the code reaches their boundaries again.
     - `unhandled`: the seqs of the failures that ended the job.
     - `failures`: failed attempts of a step that is to be retried, counted in this attempt of the job.
     - `arguments`: the digests of the arguments of effects.
@@ -68,7 +68,7 @@ class History(msgspec.Struct):
 
     @property
     def order(self) -> list[Recorded]:
-        """The answers that a replay delivers, by seq. Those inside of a finished step are not asked for again."""
+        """The answers that a replay delivers, by seq. Those inside a finished step are not asked for again."""
         outermost = [
             answer
             for answer in self.answers.values()
@@ -81,7 +81,7 @@ class History(msgspec.Struct):
         return self.retained.get(place) or BoundaryState(self.entries.get(place), self.answers.get(place))
 
     def known(self, step: Position | None = None) -> dict[Position, BoundaryState]:
-        """All boundaries by position; with `step`, those inside of that step."""
+        """All boundaries by position; with `step`, those inside that step."""
         places = {**self.entries, **self.answers, **self.retained}
         return {place: self.at(place) for place in places if step is None or within(place[0], step)}
 
@@ -140,7 +140,7 @@ class History(msgspec.Struct):
         elif "loose" in detail:
             self.retain(seq, seqs)
             self.loose = range(detail["loose"], seq)
-        else:  # as earlier versions wrote it
+        else:  # the form of earlier versions
             for place, each in self.known(step).items():
                 _put(self.entries, place, _without_stale(each.entry, seqs))
                 _put(self.answers, place, _without_stale(each.answer, seqs))
@@ -150,11 +150,11 @@ class History(msgspec.Struct):
     def retain(self, since: int, stale: Collection[int] = (), step: Position | None = None) -> None:
         """Drop the stale seqs, and retain boundaries answered from the seq `since` on or not at all.
 
-        With `step`, only those inside of that step.
+        With `step`, only those inside that step.
         """
         known = self.known(step)
         late = {place for place, each in known.items() if place in self.retained or _is_late(each.answer, since, stale)}
-        # A step that has ended is not run again for the boundaries inside of it.
+        # A step that has ended is not run again for the boundaries inside it.
         ended = {place for place in late if known[place].answer is not None}
         for place, before in known.items():
             retained = place in late or not ended.isdisjoint(enclosing(place[0]))
@@ -164,15 +164,15 @@ class History(msgspec.Struct):
             _put(self.retained, place, each if retained and _can_be_retained(each) else None)
 
     def recall(self, place: Position, asked: dict[str, Any]) -> Recorded | None:
-        """The retained answer at a position, if the same is asked. If not, the retained boundary is dropped."""
+        """The retained answer at a position, if the request is the same. Otherwise the retained boundary is dropped."""
         if place in self.retained and self.difference(place, asked):
             del self.retained[place]
         return self.retained[place].answer if place in self.retained else None
 
     def find(self, place: Position, asked: dict[str, Any]) -> None:
-        """Move a retained boundary that asked the same at another position to this one.
+        """Move a retained boundary with the same request from another position to this one.
 
-        The code has reached it by another path this time, and what it did must not be done again.
+        The code has reached it by another path, and its effects must not be repeated.
         """
         for was, retained in self.retained.items():
             inner = any(self.at(outer).answer is not None for outer in enclosing(was[0]))
@@ -200,7 +200,7 @@ class History(msgspec.Struct):
         _put(self.answers, place, answer)
 
     def difference(self, place: Position, asked: dict[str, Any]) -> dict[str, Any]:
-        """A readable difference between the record at a position and what the code asks for; empty if they agree."""
+        """A readable difference between the record at a position and the request of the code; empty if they agree."""
         known, digest = self.at(place), self.arguments.get(place, "unknown")
         for each in (known.entry, known.answer):
             if each is not None and (changed := difference(each, asked, digest)):
@@ -224,7 +224,7 @@ def position_of(event: Recorded) -> Position | None:
 
 
 def is_failure(answer: Recorded) -> bool:
-    """Whether an answer raises in the code that asked."""
+    """Whether an answer raises an error in the job code."""
     state = (answer.facts.detail or {}).get("state")
     return answer.facts.event in FAILURES or (answer.facts.event == "child_finished" and state != "succeeded")
 
@@ -250,7 +250,7 @@ def _is_late(answer: Recorded | None, since: int, stale: Collection[int]) -> boo
 
 
 def _can_be_retained(known: BoundaryState) -> bool:
-    """A time limit without an answer is set anew: what it limits begins anew too."""
+    """Whether the boundary can be retained. A time limit without an answer cannot: its block starts again."""
     entry = known.entry
     return known.answer is not None or (
         entry is not None and (entry.facts.kind, entry.facts.name) != ("timer", "timeout")
@@ -274,7 +274,7 @@ def _fits(event: Recorded, entry: Recorded | None) -> bool:
 
 
 def difference(recorded: Recorded, asked: dict[str, Any], arguments: str | None = None) -> dict[str, Any]:
-    """A readable difference between a recorded boundary and what the code asks for now; empty if they agree."""
+    """A readable difference between a recorded boundary and the present request of the code; empty if they agree."""
     facts = recorded.facts
     was = {"kind": facts.kind, "name": facts.name, "fingerprint": recorded.fingerprint, "arguments": arguments}
     # An external answer (a person, a child job) has no fingerprint; the entry has it.

@@ -7,7 +7,7 @@ from overnight.domain import Event, Recorded
 from overnight.ledger import Append
 
 from ..boundary_log import BoundaryLog
-from ..branch_scheduler import Scheduler
+from ..branch_scheduler import BranchScheduler
 from ..positions import Position, Scope, enclosing
 from ..run_state import RunState
 from ..task_registry import TaskRegistry, Work
@@ -18,21 +18,21 @@ POLL_S = 0.002
 class Recovery:
     """The replay of one job. `pending`: answers that its code has not received yet, by position, in order."""
 
-    def __init__(self, log: BoundaryLog, scheduler: Scheduler, tasks: TaskRegistry, state: RunState) -> None:
+    def __init__(self, log: BoundaryLog, scheduler: BranchScheduler, tasks: TaskRegistry, state: RunState) -> None:
         self._log, self._scheduler, self._tasks, self._state = log, scheduler, tasks, state
         self.pending = {(a.path or "", a.ordinal or 0): a for a in log.history.order if a.facts.kind != "value"}
-        # Steps that hold recorded answers but have none themselves: their bodies run, and ask for those, during the replay.
+        # Steps without an answer that contain recorded answers: their bodies run during the replay.
         self._reopened = {step for answer in self.pending.values() for step in enclosing(answer.path or "")}
         scheduler.replaying = bool(self.pending)
         self._asked: dict[Position, asyncio.Future[Recorded | None]] = {}
         self._held: list[asyncio.Future[None]] = []
 
     def holds(self, position: Position) -> bool:
-        """Whether a boundary without an answer has to wait for the end of the replay."""
+        """Whether a boundary without an answer must wait for the end of the replay."""
         return self._scheduler.replaying and position not in self._reopened
 
     async def wait_answer(self, position: Position, scope: Scope) -> Recorded | None:
-        """The recorded answer when it is its turn; None if it was dropped meanwhile."""
+        """Wait for the turn of the recorded answer and return it; None if it has been dropped."""
         turn: asyncio.Future[Recorded | None] = asyncio.get_running_loop().create_future()
         self._asked[position] = turn
         return await self._scheduler.suspend(turn, scope)
@@ -55,7 +55,7 @@ class Recovery:
             if not await self._wait_asked(position, answer, root):
                 return
             if self.pending.pop(position, None) is None:
-                continue  # a step that is tried again has dropped it, or it was retained
+                continue  # a retry of its step has dropped it, or it was retained
             count += 1
             turn = self._asked.pop(position)
             if not turn.done():
@@ -87,20 +87,20 @@ class Recovery:
         return not self._state.evicted
 
     async def finish(self) -> None:
-        """The job function has ended during the replay: the first answer it did not ask for is missed."""
+        """Handle a job function that has ended during the replay: the first answer that it did not reach is missed."""
         await self._scheduler.order.wait_idle()
         if self.pending and not self._state.evicted:
             await self.miss(next(iter(self.pending.values())), hold=False)
 
     async def miss(self, answer: Recorded, *, hold: bool = True) -> None:
-        """The code does not ask for a recorded answer. A retry may skip loose ones; otherwise the job has diverged."""
+        """Handle a recorded answer that the code does not reach. A retry may skip loose ones; otherwise the job diverges."""
         if answer.seq in self._log.history.loose:
             await self.retain(answer.seq)
         else:
             await self._log.diverge(missing(answer), hold=hold)
 
     async def retain(self, since: int, stale: list[int] | None = None, step: Position | None = None) -> None:
-        """Stop replaying answers from the seq `since` on, and drop the stale seqs; with `step`, only inside of that step."""
+        """Stop replaying answers from the seq `since` on, and drop the stale seqs; with `step`, only inside that step."""
         log = self._log
         event = Event("answers_dropped", attempt=log.job.attempt, detail={"seqs": stale or [], "since": since})
         if step is not None:

@@ -13,7 +13,7 @@ from overnight.domain import Recorded
 
 from ..background_tasks import BackgroundTasks
 from ..boundary_log import BoundaryLog
-from ..branch_scheduler import Scheduler
+from ..branch_scheduler import BranchScheduler
 from ..positions import Position, Scope
 from .history import first_seq
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class RetainedAnswers:
-    """A queue of boundaries that ask for a retained answer, and behind it those that ask for something else."""
+    """A queue of boundaries with a retained answer, followed by the boundaries without one."""
 
-    def __init__(self, log: BoundaryLog, scheduler: Scheduler, background: BackgroundTasks) -> None:
+    def __init__(self, log: BoundaryLog, scheduler: BranchScheduler, background: BackgroundTasks) -> None:
         self._log, self._scheduler, self._background = log, scheduler, background
         self._queue: list[tuple[int, int, asyncio.Future[Recorded], Scope, Position]] = []
         self._arrivals = itertools.count()
@@ -31,13 +31,13 @@ class RetainedAnswers:
         self._delivering = False
 
     async def replay(self, scope: Scope, position: Position, answer: Recorded) -> Recorded:
-        """The retained answer at this position, when it is its turn."""
+        """Wait for the turn of the retained answer at this position and return it."""
         future: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, (first_seq(answer), next(self._arrivals), future, scope, position))
         return await self._wait(future)
 
     async def wait_drained(self) -> None:
-        """Wait until no boundary asks for a retained answer."""
+        """Wait until no boundary waits for a retained answer."""
         if self._log.history.retained:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._last.append(future)

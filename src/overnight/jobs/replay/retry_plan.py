@@ -1,4 +1,4 @@
-"""Retry plans: which recorded answers a retry does not replay, so that their boundaries are re-run. Pure."""
+"""Retry plans: the recorded answers that a retry does not replay, so that their boundaries are re-run. Pure."""
 
 from collections.abc import Collection
 
@@ -15,7 +15,7 @@ question is still open."""
 
 
 class RetryPlan(msgspec.Struct, frozen=True):
-    """What the retry of a job does not replay, as recorded in `answers_dropped`.
+    """The answers that the retry of a job does not replay, as recorded in `answers_dropped`.
 
     - `seqs`: answers and entries that are dropped.
     - `loose`: answers from this seq on are replayed only as far as the code reaches their boundaries again, because it may
@@ -29,7 +29,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
 def stale_for_retry(history: History) -> RetryPlan:
     """The plan for a failed job: drop the failures that ended it (the last one, if none did) and what is stale in those steps.
 
-    A failure that the code went on from is replayed.
+    A failure that the code handled is replayed.
     """
     failures = [answer for answer in history.order if is_failure(answer)]
     failures = [answer for answer in failures if answer.seq in history.unhandled] or failures[-1:]
@@ -43,9 +43,9 @@ def stale_for_retry(history: History) -> RetryPlan:
 
 
 def stale_in_step(history: History, step: Position, unhandled: Collection[int]) -> list[int]:
-    """The stale seqs inside of a step: all after its last external effect, and the `unhandled` failures that it failed of.
+    """The stale seqs inside a step: all after its last external effect, and the `unhandled` failures that ended it.
 
-    A failure that the step went on from has led to its last effect, so it is not stale.
+    A failure that the step handled has led to its last effect, so it is not stale.
     """
     inside = history.known(step).values()
     last_effect = max((first_seq(each.answer) for each in inside if each.answer and _is_effect(each.answer)), default=0)
@@ -71,5 +71,5 @@ def _is_child(entry: Recorded) -> bool:
 
 
 def _is_effect(answer: Recorded) -> bool:
-    """Whether the answer says that something outside was changed, by an effect or by a child job."""
+    """Whether the answer records an external side effect, of an effect or of a child job."""
     return answer.facts.event == "tool_succeeded" or (answer.facts.event == "child_finished" and not is_failure(answer))

@@ -1,4 +1,4 @@
-"""Unhandled failures: recorded failures after which the code has asked for nothing more. A retry re-runs these."""
+"""Unhandled failures: recorded failures after which the code has reached no further boundary. A retry re-runs them."""
 
 from overnight.domain import Recorded
 
@@ -6,7 +6,7 @@ from ..positions import Position, Scope, within
 
 
 class UnhandledFailures:
-    """The failures that were delivered to job code, and how far the code had come then."""
+    """The failures delivered to job code, each with the progress of the code at that time."""
 
     def __init__(self) -> None:
         self._delivered: list[tuple[int, Scope, list[tuple[str, int, int]]]] = []
@@ -16,7 +16,7 @@ class UnhandledFailures:
         self._delivered.append((answer.seq, scope, scope.reached()))
 
     def seqs(self, step: Position | None = None) -> list[int]:
-        """The seqs of the failures that the code did not go on from; with `step`, inside of that step."""
+        """The seqs of the failures that the code did not handle; with `step`, inside that step."""
         return [
             seq
             for seq, scope, reached in self._delivered
