@@ -165,6 +165,8 @@ async def test_each_scope_opens_its_own_paths_and_no_others(guarded: Served, sco
         ("admin", "GET", "/api/v1/keys"),
         ("admin", "GET", "/api/v1/provider-keys"),
         ("instance.admin", "POST", "/api/v1/budgets"),
+        ("instance.admin", "GET", "/api/v1/bounds"),
+        ("instance.admin", "POST", "/api/v1/bounds/call_1/settle"),
     ]
     for needed, method, path in paths:
         answer = await guarded.http.request(method, path, headers=headers)

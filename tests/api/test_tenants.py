@@ -41,6 +41,7 @@ ASKED: dict[str, dict[str, Any]] = {
 BODIES: dict[str, Any] = {
     "attempts": {"mode": "recover"},
     "complete": {"result": "done"},
+    "settle": {"usd": 1},
     "rotate": {"overlap_ms": 0},
     "keys": {"name": "k1"},
     "provider-keys": {"key": "sk-1"},

@@ -20,6 +20,7 @@ from ends import check_all_ends
 from machine_parts import rows
 from overnight.budgets import correct_cost
 from overnight.jobs import ModelFailed
+from overnight.keys import Keys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from overnight.store.migration_runner import migrations
@@ -261,6 +262,47 @@ async def test_settling_by_hand_says_plainly_what_it_cannot_do(
         assert "this exceeds the upper bound of" in await settle(failed.call_id, "0.5", code=0)
         assert "before: $0.5000" in await settle(failed.call_id, "0.25", "--source", "invoice", code=0)
         assert (await cost_of(served, "b"))["spent"] == 0.25
+
+
+async def test_calls_of_unknown_cost_are_settled_over_http(store: Store, provider: SpawnedProvider) -> None:
+    provider.set_rules(CUT)
+    routing = ONE_CALL + "budgets: {max_cost_per_job_usd: 0.0015}"
+    async with serving(store, provider, routing) as served, working(served):
+        job_id = await start(served, fails_then_asks)
+        await rest(served, job_id)
+        operators = [await key_for(served, tenant) for tenant in ("default", "other")]
+        own, other = operators
+
+        async def settle(call: str, headers: dict[str, str], **body: Any) -> Any:
+            return await served.http.post(f"/api/v1/bounds/{call}/settle", json=body, headers=headers)
+
+        listed = (await served.http.get("/api/v1/bounds", params={"job": job_id}, headers=own)).json()["bounds"]
+        [call] = [each["call_id"] for each in listed]
+        assert (await served.http.get("/api/v1/bounds", headers=other)).json() == {"bounds": []}
+        for path in ("/api/v1/bounds", f"/api/v1/bounds?job={job_id}"):
+            assert (await served.http.get(path)).status_code == 401
+        assert (await served.http.get("/api/v1/bounds", params={"job": job_id}, headers=other)).status_code == 404
+        assert (await settle(call, other, usd=0)).status_code == 404
+        unknown = (await settle("call_nobody", other, usd=0)).json()["detail"]
+        assert (await settle(call, other, usd=0)).json()["detail"] == unknown.replace("call_nobody", call)
+        for wrong in ({}, {"usd": -1}, {"usd": 0, "source": "rumour"}, {"usd": 0, "why": "\0"}, {"usd": 0, "cost": 1}):
+            assert (await settle(call, own, **wrong)).status_code in {400, 422}, wrong
+        assert (await served.ledger.job(job_id)).state == "parked"
+
+        done = await settle(call, own, usd=0.0001, source="invoice", why="of May", tokens=7)
+        assert done.status_code == 200, done.text
+        found = done.json()
+        assert (found["cost_usd"], found["changed"], found["woken"]) == (0.0001, True, [job_id])
+        assert (await settle(call, own, usd=0.0001, source="invoice")).json()["changed"] is False
+        assert (await rest(served, job_id, "succeeded")).state == "succeeded"
+        [corrected] = [e.facts for e in await served.events(job_id) if e.facts.event == "cost_corrected"]
+        assert (corrected.cost_microusd, corrected.actor, corrected.decision) == (100, "ops", {"why": "of May"})
+        assert (await served.http.get("/api/v1/bounds", headers=own)).json() == {"bounds": []}
+
+
+async def key_for(served: Served, tenant: str) -> dict[str, str]:
+    _, secret = await Keys(served.store).create(tenant, NewKey(name="ops", scopes=("instance.admin",)), "ann")
+    return {"authorization": f"Bearer {secret}"}
 
 
 # ── ledgers from before ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -146,6 +146,27 @@ async def test_a_stream_that_passes_a_limit_fails_with_timeout(
         assert (end.event, end.error.error_class) == ("model_failed", "timeout")
 
 
+async def test_a_stream_closed_at_the_total_costs_what_came_and_blames_nobody(store: Store) -> None:
+    """It runs past its deadline as long as chunks come, and not past `total_ms`."""
+    more = "breakers: {failures: 1, cool_down_ms: 60000}"
+    limits = "total_ms: 900, default_ms: 300, silence_ms: 300"
+    async with house(store, paced(0.1, repeat=100), limits, more) as (served, _):
+        for _ in range(2):
+            status, text = await streamed(served)
+            last = json.loads(text.split("data: ")[-1])
+            assert (status, last["error"]["code"]) == (200, "total_timeout")
+            assert "deadlines.total_ms" in last["error"]["message"]
+            assert text.count("chat.completion.chunk") >= 4
+        ends = [end for each in (await ends_of(store)).values() for end in each]
+        assert [end.event for end in ends] == ["model_failed", "model_failed"]  # the circuit is closed: both were sent
+        for end in ends:
+            assert (end.error.code, end.error.error_class) == ("total_timeout", "timeout")
+            assert (end.cost_microusd or 0) > 0
+            assert (end.bound_microusd or 0) > 0
+            assert end.output_tokens > 0
+        assert "circuit_opened" not in await served.story("s")
+
+
 async def test_blanks_before_a_whole_answer_are_no_timeout(store: Store) -> None:
     async def act(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from faulty_upstream import WHOLE

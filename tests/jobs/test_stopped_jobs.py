@@ -197,16 +197,24 @@ async def test_a_job_that_cannot_park_yet_hears_of_a_top_up(store: Store, provid
         assert "budget_topped_up" in await served.story(job_id)
 
 
-async def test_a_job_that_parks_while_somebody_adds_is_woken_all_the_same(
-    store: Store, provider: SpawnedProvider
+@pytest.mark.parametrize("ahead_s", [0, -3600, 3600])
+async def test_a_job_that_nobody_looked_for_is_woken_whatever_the_clocks_say(
+    store: Store, store_url: str, provider: SpawnedProvider, ahead_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The top-up is written, and whoever made it dies before looking who waits."""
+    """The top-up is written by another host, which dies before it looks who waits. Its clock may be wrong."""
+    monkeypatch.setattr("overnight.gateway.gateway.WAKE_EVERY", 1)
+
+    def clock() -> int:
+        return store.clock() + ahead_s * 1_000_000
+
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
         job_id = await start(served, asks, 2)
         await rest(served, job_id)
         wanted = TopUp("default", "job", job_id, "ann", "", calls=1)
-        await store.commit(addressed(served.gateway.policy, wanted, None, store.clock()))
+        with open_store(store_url, clock=clock) as elsewhere:
+            await elsewhere.commit(addressed(served.gateway.policy, wanted, None, clock()))
         assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
+        assert (await served.story(job_id)).count("budget_topped_up") == 1
 
 
 async def test_a_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider) -> None:

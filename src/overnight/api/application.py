@@ -28,6 +28,7 @@ from . import openapi
 from .attribution import tenant_of
 from .authentication import Authenticator, scope_of
 from .body_memory import BodyMemory
+from .bounds import BoundsApi
 from .browser_guard import BrowserGuard, check_content_type
 from .budgets import BudgetsApi
 from .circuits import Circuits
@@ -62,6 +63,7 @@ class Application:
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(gateway.keys, loopback=hosts is not None, auth=auth)
         jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), BudgetsApi(gateway, ledger)
+        bounds = BoundsApi(ledger)
         self._guard = None if hosts is None else BrowserGuard(hosts)
         # Below /api/v1, the second part stands for any name.
         self.routes: dict[tuple[str, ...], dict[str, Handler]] = {
@@ -72,6 +74,8 @@ class Application:
             ("jobs", "", "complete"): {"POST": jobs.complete},
             ("jobs", "", "cancel"): {"POST": jobs.cancel},
             ("budgets",): {"GET": budgets.list, "POST": budgets.top_up},
+            ("bounds",): {"GET": bounds.list},
+            ("bounds", "", "settle"): {"POST": bounds.settle},
             ("circuits",): {"GET": Circuits(ledger.store).list},
             ("keys",): {"GET": keys.list, "POST": keys.create},
             ("keys", ""): {"GET": keys.one},

@@ -37,6 +37,8 @@ def scope_of(path: str, method: str) -> str:
         return "read" if method in ("GET", "HEAD") else "operate"
     if path == "/api/v1/budgets":
         return "read" if method in ("GET", "HEAD") else INSTANCE_ADMIN
+    if path == "/api/v1/bounds" or path.startswith("/api/v1/bounds/"):
+        return INSTANCE_ADMIN
     return "admin"
 
 

@@ -255,11 +255,16 @@ def _deadlines(
             reader.problem(at, f"the deadline of {clipped(name)} is also set in routes.{name}", "keep one of the two")
     limits = TimeLimits(**{name: found.pop(name) for name in TIME_LIMITS if name in found})
     usual = found.pop("default_ms", limits.total_ms)
-    if "total_ms" in entries and usual > limits.total_ms:
-        message = f"deadlines.default_ms ({usual}) is longer than deadlines.total_ms ({limits.total_ms})"
-        hint = "total_ms is the limit of the whole call; lower default_ms or raise total_ms"
-        reader.problem(entries["total_ms"][0], message, hint)
-    embeddings = found.pop("embeddings_ms", draft.embeddings_ms)
+    embeddings = found.pop("embeddings_ms", min(draft.embeddings_ms, limits.total_ms))
+    if "total_ms" in entries:
+        named = {"deadlines.default_ms": usual, "deadlines.embeddings_ms": embeddings}
+        named |= {f"deadlines.{name}": each for name, each in found.items()}
+        named |= {f"routes.{name}.deadline_ms": each.deadline_ms or 0 for name, each in rules.items()}
+        for name, each in named.items():
+            if each > limits.total_ms:
+                message = f"{name} ({each}) is longer than deadlines.total_ms ({limits.total_ms})"
+                hint = f"total_ms is the limit of the whole call; lower {name.split('.')[-1]} or raise total_ms"
+                reader.problem(entries["total_ms"][0], message, hint)
     routing = msgspec.structs.replace(draft, deadline_ms=usual, embeddings_ms=embeddings, time_limits=limits)
     return routing, found
 

@@ -15,9 +15,6 @@ from .reservations import budget_of
 from .rows import BUDGET, SQL, BoundRow, BudgetRow
 from .settlement import decode_scopes
 
-RECENT_US = 30_000_000
-"""For so long after a top-up or a correction jobs are looked for that parked while it was made."""
-
 
 class TopUp(msgspec.Struct):
     """What is added to one row, by whom and why. The outcome of the command is the row.
@@ -189,14 +186,20 @@ async def _wake(store: Store, top_up: TopUp | Room, row: BudgetRow) -> list[str]
 
 
 async def wake_topped_up(store: Store) -> None:
-    """Wake the jobs that parked while somebody added to their budget, or corrected a call in it: they were not there yet when it
-    was looked for them."""
-    after = store.clock() - RECENT_US
-    corrected = [
-        BoundRow(*row) for row in await store.read(SQL["list_corrected_bounds"], {"after": after, "tenant_id": ""})
-    ]
-    for each in [*_rooms(corrected), *await _recent(store, after)]:
-        await _wake_in(store, each)
+    """Wake every job whose budget was topped up or corrected since it stopped the job.
+
+    That is a job that parked meanwhile, or one whose top-up was made by a process that died before it could wake the job. The
+    counters of the budget are compared with those that the job's wait has recorded.
+    """
+    topped_up: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    for tenant_id, scope, scope_id, job_id, top_ups in await store.read(SQL["list_jobs_to_wake"], {}):
+        topped_up.setdefault((tenant_id, scope, scope_id), []).append((job_id, top_ups))
+    for key, jobs in topped_up.items():
+        row = await _row(store, *key)
+        for job_id, top_ups in jobs:
+            cause = row and await _latest(store, row, top_ups)
+            if row and cause:
+                await store.commit(Wake(job_id, cause, row.top_ups, row.corrections))
 
 
 async def hear_top_up(
@@ -207,21 +210,21 @@ async def hear_top_up(
     row = await _row(store, tenant_id, scope, scope_id)
     if row is None or (row.top_ups <= top_ups and row.corrections <= corrections):
         return False
-    if row.top_ups <= top_ups:
-        bounds = await store.read(SQL["list_corrected_bounds"], {"after": 0, "tenant_id": tenant_id})
-        for room in _rooms(BoundRow(*each) for each in bounds):
-            if (room.scope, room.scope_id) == (scope, scope_id) and room.job_id != job_id:
-                await store.commit(Hear(job_id, room))
-        return True
-    made = [each for each in await _recent(store, 0, scope_id) if (each.tenant_id, each.scope) == (tenant_id, scope)]
-    if made and made[-1].job_id != job_id:
-        await store.commit(Hear(job_id, made[-1]))
+    cause = await _latest(store, row, top_ups)
+    if cause is not None and cause.job_id != job_id:
+        await store.commit(Hear(job_id, cause))
     return True
 
 
-async def _recent(store: Store, after: int, scope_id: str = "") -> list[TopUp]:
-    rows = await store.read(SQL["list_top_ups"], {"after": after, "scope_id": scope_id})
-    return [TopUp(*row[:5], *row[5:10], at=row[10]) for row in rows]
+async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | None:
+    """The last top-up of a budget that has more than `top_ups` of them, else the last correction in it."""
+    values = {"tenant_id": row.tenant_id, "scope": row.scope, "scope_id": row.scope_id}
+    if row.top_ups > top_ups:
+        made = await store.read(SQL["list_top_ups"], values)
+        return TopUp(*made[-1][:10], at=made[-1][10]) if made else None
+    bounds = await store.read(SQL["list_corrected_bounds"], {"tenant_id": row.tenant_id})
+    rooms = _rooms(BoundRow(*each) for each in bounds)
+    return next((room for room in rooms if (room.scope, room.scope_id) == (row.scope, row.scope_id)), None)
 
 
 async def _row(store: Store, tenant_id: str, scope: str, scope_id: str) -> BudgetRow | None:

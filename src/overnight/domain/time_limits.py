@@ -8,7 +8,8 @@ class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     `queue_ms`: waiting for budgets, rate limits, circuits and the store, over all tries. `connect_ms`: opening a connection.
     `first_byte_ms`: a stream until its first byte. `silence_ms`: a stream between two reads; None takes the smaller of the
-    default and the call's deadline. `total_ms`: everything but queueing, to the end of a stream.
+    default and the call's deadline. `total_ms`: everything but queueing, to the end of a stream; a longer deadline of a route
+    holds instead, which is possible only where the file does not set `total_ms`.
     """
 
     queue_ms: int = 30_000

@@ -71,6 +71,9 @@ SWEEP_EVERY_S = 1.0
 COSTS_EVERY = 20
 """Sweeps between two polls for the costs of finished jobs."""
 
+WAKE_EVERY = 5
+"""Sweeps between two looks for parked jobs that nobody has woken after a top-up."""
+
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""
 
@@ -356,7 +359,8 @@ class Gateway:
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
                 await self.lost_calls.sweep()
-                await wake_topped_up(self.store)
+                if turn % WAKE_EVERY == 0:
+                    await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
             except StoreUnavailable as error:

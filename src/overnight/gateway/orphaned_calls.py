@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -27,6 +27,13 @@ FORGET_EVERY = 3600
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
 
+SUSPECT_AFTER_S = 10.0
+"""Two beats. From then on the calls of a silent owner are noted."""
+
+CALL_RENEWALS = 2
+"""Renewals of this process' own row after a call was noted. The first one may have been sent before. A live owner has renewed
+its row by the second, so the call is not one that the owner made after it woke."""
+
 MIN_RENEWALS = 3
 """Renewals of this process' own row that were seen while another one stood still."""
 
@@ -38,6 +45,7 @@ MAX_GAP_S = 5.0
 
 WATCH_EVERY_S = 1.0
 AT_ONCE = 1000
+LOST_GATEWAY = "its gateway died while the call was in flight"
 
 
 class Dead(msgspec.Struct, frozen=True):
@@ -47,12 +55,27 @@ class Dead(msgspec.Struct, frozen=True):
     silent: tuple[int | None] | None = None
 
 
+class NotedCalls(msgspec.Struct, frozen=True):
+    """The calls of a silent owner, while its row stands still at `seen_at`.
+
+    Fields:
+        calls: by call id: the call, its job, and the renewals of this process when the call was first seen.
+    """
+
+    seen_at: int | None
+    calls: dict[str, tuple[str, str, int]]
+
+
 class OrphanWatch:
     """Find owners of reservations that are dead.
 
     An owner is dead when its process is gone from this host, or when its row in `worker` has not changed (or is missing)
     during 15 seconds in which this process has read without a gap and renewed its own row in time. Where its own renewals
     are late, the store takes no writes, so nobody's silence means anything. `monotonic` gives seconds.
+
+    Attributes:
+        suspects: the owners that are silent but may be alive, with their `seen_at`.
+        renewals: of this process' own row, without an interruption.
     """
 
     def __init__(self, store: Store, owner: str, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +84,8 @@ class OrphanWatch:
         self._read_at = 0.0
         self._own_seen_at: int | None = None
         self._renewed_at = 0.0
-        self._renewals = 0
+        self.suspects: dict[str, int | None] = {}
+        self.renewals = 0
 
     async def dead_owners(self) -> list[Dead]:
         """Read once; call it about every second. Raises StoreUnavailable."""
@@ -70,23 +94,27 @@ class OrphanWatch:
         own = next((seen_at for owner, _, _, seen_at in rows if owner == self._owner), None)
         if own is None or now - self._read_at > MAX_GAP_S or now - self._renewed_at > MAX_RENEWAL_S:
             self._watched.clear()
-            self._renewals = 0
+            self.renewals = 0
         if own != self._own_seen_at:
             self._own_seen_at, self._renewed_at = own, now
-            self._renewals += 1
+            self.renewals += 1
         self._read_at = now
         before, self._watched = self._watched, {}
+        self.suspects = {}
         dead: list[Dead] = []
         for owner, host, pid, seen_at in rows:
             if owner == self._owner:
                 continue
-            fresh = (seen_at, now, self._renewals)
+            fresh = (seen_at, now, self.renewals)
             last = before.get(owner, fresh)
             self._watched[owner] = last = last if last[0] == seen_at else fresh
             _, since, renewals = last
             if host is not None and is_dead(host, pid):
                 dead.append(Dead(owner))
-            elif now - since >= SILENT_AFTER_S and self._renewals - renewals >= MIN_RENEWALS:
+                continue
+            if now - since >= SUSPECT_AFTER_S:
+                self.suspects[owner] = seen_at
+            if now - since >= SILENT_AFTER_S and self.renewals - renewals >= MIN_RENEWALS:
                 dead.append(Dead(owner, (seen_at,)))
         return dead
 
@@ -98,6 +126,7 @@ class OrphanedCalls:
         self._store, self._owner, self._settlements, self._freed = store, owner, settlements, freed
         self._watch = OrphanWatch(store, owner)
         self._dead: list[Dead] = []
+        self._noted: dict[str, NotedCalls] = {}
         self._unserved: set[str] = set()
         self._sweeps = 0
 
@@ -107,6 +136,7 @@ class OrphanedCalls:
             await asyncio.sleep(WATCH_EVERY_S)
             try:
                 self._dead = await self._watch.dead_owners()
+                await self._note_calls()
             except StoreUnavailable:
                 self._dead = []
             except Exception:
@@ -117,7 +147,11 @@ class OrphanedCalls:
         await self._settlements.write_due()
         dead, self._dead = self._dead, []
         for each in dead:
-            if count := await self.settle_owner(each.owner, each.silent):
+            if each.silent is None:
+                count = await self.settle_owner(each.owner)
+            else:
+                count = await self._settle_silent(each.owner, each.silent[0])
+            if count:
                 log.warning("process %s ended; settled %d of its calls in flight as lost", each.owner, count)
         if self._sweeps % UNSERVED_EVERY == 0:
             await self._lose_unserved()
@@ -129,26 +163,46 @@ class OrphanedCalls:
         """Settle the calls that older leases of this job left in flight as lost; how many there were."""
         values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
         rows = await self._store.read(BUDGET_SQL["list_reservations"], values)
-        return await self._lose([tuple(row) for row in rows], "its worker was lost while the call was in flight")
+        return await self._lose([(row[0], row[1]) for row in rows], "its worker was lost while the call was in flight")
 
-    async def settle_owner(self, owner: str, silent: tuple[int | None] | None = None) -> int:
-        """Settle what a dead process has left in flight; how many calls there were.
+    async def settle_owner(self, owner: str) -> int:
+        """Settle what a process that is known to be dead has left in flight; how many calls there were."""
+        return await self._lose(await self._owned(owner), LOST_GATEWAY)
 
-        With `silent`, the `seen_at` at which its row stood still, nothing is settled once the process has renewed its row.
+    async def _note_calls(self) -> None:
+        """Note the calls of silent owners, and which of their calls were noted before."""
+        before, self._noted = self._noted, {}
+        for owner, seen_at in self._watch.suspects.items():
+            noted = before.get(owner)
+            known = noted.calls if noted is not None and noted.seen_at == seen_at else {}
+            fresh = self._watch.renewals
+            calls = {call[0]: known.get(call[0], (*call, fresh)) for call in await self._owned(owner)}
+            self._noted[owner] = NotedCalls(seen_at, calls)
+
+    async def _settle_silent(self, owner: str, seen_at: int | None) -> int:
+        """Settle the calls of an owner whose row stands still at `seen_at`; how many there were.
+
+        The owner may wake meanwhile and make new calls before it renews its row. So only calls are settled after whose first
+        sight it could have renewed it; and nothing is settled once it has.
         """
-        calls = await self._owned(owner)  # before any is settled: an owner that wakes meanwhile makes new ones
-        proof = None if silent is None else (owner, silent[0])
-        return await self._lose(calls, "its gateway died while the call was in flight", proof)
+        noted = self._noted.get(owner)
+        if noted is None or noted.seen_at != seen_at:
+            return 0
+        last = self._watch.renewals - CALL_RENEWALS
+        calls = [(call_id, job_id) for call_id, job_id, at in noted.calls.values() if at <= last]
+        return await self._lose(calls, LOST_GATEWAY, (owner, seen_at))
 
-    async def _owned(self, owner: str) -> list[tuple[str, ...]]:
-        calls: list[tuple[str, ...]] = []
+    async def _owned(self, owner: str) -> list[tuple[str, str]]:
+        calls: list[tuple[str, str]] = []
         after = ""
         while rows := await self._store.read(BUDGET_SQL["list_owned_reservations"], {"owner": owner, "after": after}):
-            calls += [tuple(row) for row in rows]
+            calls += [(row[0], row[1]) for row in rows]
             after = rows[-1][0]
         return calls
 
-    async def _lose(self, calls: list[tuple[str, ...]], why: str, silent: tuple[str, int | None] | None = None) -> int:
+    async def _lose(
+        self, calls: Sequence[tuple[str, str]], why: str, silent: tuple[str, int | None] | None = None
+    ) -> int:
         lost = 0
         for first in range(0, len(calls), AT_ONCE):
             commands = [Lose(call_id, job_id, why, silent) for call_id, job_id in calls[first : first + AT_ONCE]]
@@ -161,5 +215,5 @@ class OrphanedCalls:
         """Settle reservations of this process that no call of it holds: seen twice, so that none is just being settled."""
         unserved = {row[0]: row for row in await self._owned(self._owner) if not self._settlements.holds(row[0])}
         seen_twice = self._unserved & unserved.keys()
-        await self._lose([tuple(unserved[each]) for each in seen_twice], "no call of its process held it")
+        await self._lose([unserved[each] for each in seen_twice], "no call of its process held it")
         self._unserved = set(unserved) - seen_twice

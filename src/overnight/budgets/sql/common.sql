@@ -66,7 +66,7 @@ VALUES (:top_up_id, :tenant_id, :scope, :scope_id, :microusd, :tokens, :calls, :
 
 -- name: list_top_ups
 SELECT tenant_id, scope, scope_id, actor, why, microusd, tokens, calls, tool_calls, wall_clock_s, at FROM top_up
-WHERE at > :after AND (:scope_id = '' OR scope_id = :scope_id) ORDER BY at
+WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id ORDER BY at
 
 -- name: list_stopped_jobs
 SELECT job_id, waiting FROM job
@@ -144,4 +144,4 @@ ORDER BY booked_bound.bound_microusd DESC, booked_bound.call_id LIMIT :most
 -- name: list_corrected_bounds
 SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
     source, corrected_at
-FROM booked_bound WHERE corrected_at > :after AND (:tenant_id = '' OR tenant_id = :tenant_id) ORDER BY corrected_at
+FROM booked_bound WHERE corrected_at IS NOT NULL AND tenant_id = :tenant_id ORDER BY corrected_at

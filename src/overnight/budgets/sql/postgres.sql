@@ -20,3 +20,13 @@ FROM reservation WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE
 SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
     source, corrected_at
 FROM booked_bound WHERE call_id = ANY(:call_id) ORDER BY call_id FOR UPDATE
+
+-- name: list_jobs_to_wake
+SELECT budget.tenant_id, budget.scope, budget.scope_id, job.job_id, coalesce((wait ->> 'top_ups')::bigint, 0)
+FROM job CROSS JOIN LATERAL json_array_elements(job.waiting::json) AS wait
+JOIN budget ON budget.tenant_id = job.tenant_id
+    AND budget.scope = wait ->> 'scope' AND budget.scope_id = wait ->> 'row'
+WHERE job.state = 'parked' AND job.waiting LIKE '%"for":"budget"%' AND wait ->> 'for' = 'budget'
+    AND (budget.top_ups > coalesce((wait ->> 'top_ups')::bigint, 0)
+        OR budget.corrections > coalesce((wait ->> 'corrections')::bigint, 0))
+LIMIT 1000

@@ -17,3 +17,13 @@ FROM reservation WHERE call_id = :call_id
 SELECT call_id, tenant_id, job_id, scopes, call, why, day, cost_microusd, bound_microusd, tokens, booked_microusd, booked_at,
     source, corrected_at
 FROM booked_bound WHERE call_id = :call_id
+
+-- name: list_jobs_to_wake
+SELECT budget.tenant_id, budget.scope, budget.scope_id, job.job_id, coalesce(json_extract(wait.value, '$.top_ups'), 0)
+FROM job JOIN json_each(job.waiting) AS wait
+JOIN budget ON budget.tenant_id = job.tenant_id
+    AND budget.scope = json_extract(wait.value, '$.scope') AND budget.scope_id = json_extract(wait.value, '$.row')
+WHERE job.state = 'parked' AND job.waiting LIKE '%"for":"budget"%' AND json_extract(wait.value, '$.for') = 'budget'
+    AND (budget.top_ups > coalesce(json_extract(wait.value, '$.top_ups'), 0)
+        OR budget.corrections > coalesce(json_extract(wait.value, '$.corrections'), 0))
+LIMIT 1000

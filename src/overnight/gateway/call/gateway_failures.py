@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from overnight.providers.error_classes import OURS, Failure
 
-NOT_CARRIED, UNREAD = "not_carried", "internal_fault"
-_NOT_OF_TARGET = OURS | {NOT_CARRIED, UNREAD}
+NOT_CARRIED, UNREAD, TOTAL_PASSED = "not_carried", "internal_fault", "total_timeout"
+_NOT_OF_TARGET = OURS | {NOT_CARRIED, UNREAD, TOTAL_PASSED}
 
 
 def is_of_target(failure: Failure) -> bool:
@@ -33,6 +33,14 @@ def not_sent() -> Failure:
 def cut(message: str) -> Failure:
     """A stream that ended too early."""
     return Failure("cut", "stream_cut", message, retryable=True, fallback=True, status=200)
+
+
+def total_passed(total_ms: int) -> Failure:
+    """A stream whose chunks still came when the call's total time was over: its provider did not fail."""
+    message = (
+        f"the stream had not ended after {total_ms} ms (deadlines.total_ms) and was closed; its chunks came until then"
+    )
+    return Failure("timeout", TOTAL_PASSED, message, retryable=False, fallback=False, status=200)
 
 
 def malformed(message: str) -> Failure:

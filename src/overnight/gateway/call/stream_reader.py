@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from overnight.pricing.usage import Cost, estimated_usage
-from overnight.providers import LibraryStream, UpstreamError, UpstreamStream
+from overnight.providers import LibraryStream, UpstreamError, UpstreamStream, UpstreamTimeout
 from overnight.providers.error_classes import (
     EMPTY,
     Failure,
@@ -24,7 +24,7 @@ from overnight.wire_formats.sse import EventTooLarge, SseParser
 
 from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
-from .gateway_failures import cut, malformed
+from .gateway_failures import cut, malformed, total_passed
 from .whole_answer import UNKNOWN_SHAPE, ProviderTime, asked_by, read_reply
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -147,6 +147,9 @@ class StreamReader:
             if not await stream.follow(take):
                 take(None)
         except UpstreamError as error:
+            if isinstance(error, UpstreamTimeout) and self._loop.time() >= deadline:
+                decision = self._context.decision
+                return total_passed(round(decision.time_limits.stream_total(decision.deadline_ms) * 1000))
             return exception_failure(error)
         except EventTooLarge as error:
             return malformed(str(error))
