@@ -38,27 +38,28 @@ class StoredResponses:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def go_on(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
-        """Put before the request what it continues, by `previous_response_id` or by references to items.
+    async def go_on(self, request: Request, who: Attribution, most_bytes: int, until: float) -> Request:
+        """The request, after the items that it continues, by `previous_response_id` or by references to items.
 
         Raises UnknownPrevious, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
         """
         previous = request.fields.get("previous_response_id")
         wanted = form.references(request)
         if previous is None and not wanted:
-            return
+            return request
         earlier: list[bytes] = []
         async with store_answers_by(until):
             if previous is not None and bytes(previous) != b"null":
                 earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
             named = await self._named(wanted, who.tenant_id, who.reach)
-        form.continued(request, earlier, named)
+        request = form.continued(request, earlier, named)
         size = len(bytes(request.fields["input"]))
         if size > most_bytes:
             raise BodyTooLarge(
                 f"with what it goes on from, the input has {size:,} bytes; the most is {most_bytes:,}"
                 " (limits.max_body_bytes): begin a new conversation with a summary of this one"
             )
+        return request
 
     async def _earlier(self, response_id: str, tenant_id: str, reach: Reach) -> list[bytes]:
         """The items a response was made from, and then its own."""
