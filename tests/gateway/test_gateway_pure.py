@@ -296,7 +296,7 @@ def test_each_provider_gets_the_fields_it_takes(
 
 def test_metadata_that_was_meant_for_the_gateway_does_not_go_upstream() -> None:
     request = read_request(b'{"messages": [{}], "metadata": {"job_id": "j", "mine": "kept"}}')
-    request.forget_metadata({"job_id"})
-    assert json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
-    request.forget_metadata({"job_id", "mine"})
-    assert "metadata" not in json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5))
+    own = request.without_metadata({"job_id"})
+    assert json.loads(passed_on(own, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
+    none = request.without_metadata({"job_id", "mine"})
+    assert "metadata" not in json.loads(passed_on(none, msgspec.Raw(b'"m"'), 5))

@@ -490,7 +490,7 @@ def test_a_continued_request_reuses_the_chain_of_the_one_before() -> None:
     first = RESPONSES.read(body(input="one", instructions="be brief"))
     output = [b'{"content":[],"id":"msg_1","role":"assistant","type":"message"}']
     second = RESPONSES.read(body(input="two", instructions="be brief", previous_response_id="resp_1"))
-    continued(second, [*input_items([link.body for link in first.links]), *output], {})
+    second = continued(second, [*input_items([link.body for link in first.links]), *output], {})
     assert [link.node for link in second.links][:2] == [link.node for link in first.links]
     assert len(second.links) == 4
     by_hand = RESPONSES.read(
@@ -506,7 +506,7 @@ def test_a_continued_request_reuses_the_chain_of_the_one_before() -> None:
 def test_references_are_replaced_where_they_stand() -> None:
     request = RESPONSES.read(body(input=[{"id": "msg_1"}, {"role": "user", "content": "x", "cache_control": {}}]))
     assert references(request) == ["msg_1"]
-    continued(request, [], {"msg_1": b'{"a":1}'})
+    request = continued(request, [], {"msg_1": b'{"a":1}'})
     sent = json.loads(bytes(request.fields["input"]))
     assert sent == [{"a": 1}, {"role": "user", "content": "x", "cache_control": {}}]
     assert [link.body for link in request.links] == [b'{"a":1}', b'{"content":"x","role":"user"}']

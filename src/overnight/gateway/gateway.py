@@ -236,12 +236,12 @@ class Gateway:
         """
         request = self.read(form, body)
         if form.passes:
-            request.pass_headers = tuple(each for each in headers if each[0] in form.passes)
+            request = request.with_pass_headers(each for each in headers if each[0] in form.passes)
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
-            request.forget_metadata(METADATA_NAMES)
+            request = request.without_metadata(METADATA_NAMES)
         if form is RESPONSES:
-            await self.responses.prepend_history(
+            request = await self.responses.prepend_history(
                 request, who, self.routing.limits.max_body_bytes, self._store_deadline()
             )
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:

@@ -122,7 +122,7 @@ def _text(metadata: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def with_metadata(who: Attribution, metadata: dict[str, Any] | None) -> Attribution:
+def with_metadata(who: Attribution, metadata: Mapping[str, Any] | None) -> Attribution:
     """The attribution, completed from the body's `metadata` where a header is missing. Raises BadInput."""
     if not metadata:
         return who

@@ -7,7 +7,7 @@ A request refers to one head node, so each further message costs one node, and t
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -71,7 +71,7 @@ class KnownContent:
             return True
         return False
 
-    def learn(self, tenant_id: str, month: int, links: list[Link]) -> None:
+    def learn(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
         """Add links. Call it only once the transaction that stored them is durable."""
         self.learn_hashes(tenant_id, month, [link.node for link in links])
 
@@ -83,7 +83,7 @@ class KnownContent:
             self._seen.popitem(last=False)
 
 
-def store_chain(unit: Unit, tenant_id: str, links: list[Link], known: KnownContent) -> str:
+def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownContent) -> str:
     """Write the links that are not stored yet. Returns the reference of the head; empty for no messages."""
     if not links:
         return ""

@@ -81,30 +81,29 @@ def read(body: bytes) -> Request:
     spelled = spelled_out(body)
     pointed = sum(spelled.count(mark) for mark in _POINTERS)
     return Request(
-        "chat",
-        fields,
-        known.model or "",
-        links,
-        tools,
-        tools_sha256,
-        canonical(params),
-        stable,
-        bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
-        known.max_completion_tokens if completion else known.max_tokens,
-        "max_completion_tokens" if completion else "max_tokens",
-        bool(known.stream_options and known.stream_options.include_usage),
-        known.n or 1,
-        known.metadata,
-        (("service_tier", known.service_tier),) if known.service_tier else (),
+        format="chat",
+        fields=fields,
+        model=known.model or "",
+        links=tuple(links),
+        tools=tools,
+        tools_sha256=tools_sha256,
+        params=canonical(params),
+        stable_params=stable,
+        stream=bool(known.stream),
+        prompt_bytes=len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
+        cap=known.max_completion_tokens if completion else known.max_tokens,
+        cap_field="max_completion_tokens" if completion else "max_tokens",
+        wants_usage=bool(known.stream_options and known.stream_options.include_usage),
+        choices=known.n or 1,
+        metadata=known.metadata,
+        price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
         open_ended=pointed > 0,
     )
 
 
 def passed_on(request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect = USUAL) -> bytes:
     """The body for one target: the client's, with the target's model, the output cap, and usage asked for."""
-    fields = request.fields
-    fields["model"] = model
+    fields = {**request.fields, "model": model}
     for name in CAP_FIELDS:
         fields.pop(name, None)
     fields[dialect.cap_field or request.cap_field or "max_tokens"] = msgspec.Raw(b"%d" % tokens)

@@ -7,7 +7,7 @@ thoughts, ids of tool calls, parameters. What the next one is known to refuse is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -95,8 +95,8 @@ def is_of(told: Any, model: str) -> bool:
 
 
 def fitted(
-    fields: dict[str, msgspec.Raw], dialect: Dialect, model: msgspec.Raw
-) -> tuple[dict[str, msgspec.Raw], list[str]]:
+    fields: Mapping[str, msgspec.Raw], dialect: Dialect, model: msgspec.Raw
+) -> tuple[Mapping[str, msgspec.Raw], list[str]]:
     """A request's fields as the target takes them, and the names of what was left out. What fits is the very same object.
     `model` is the target's own name."""
     losses = sorted(dialect.refuses.intersection(fields))

@@ -53,16 +53,16 @@ def read(body: bytes) -> Request:
         raise invalid_body(error, says="input", example=_SAYS, called="embeddings") from None
     _check(known)
     return Request(
-        "embeddings",
-        fields,
-        known.model or "",
-        address_chain([canonical(known.input)]),
-        None,
-        "",
-        canonical(params),
-        canonical({name: value for name, value in params.items() if name not in NOT_FINGERPRINTED}),
-        False,
-        len(body),
+        format="embeddings",
+        fields=fields,
+        model=known.model or "",
+        links=tuple(address_chain([canonical(known.input)])),
+        tools=None,
+        tools_sha256="",
+        params=canonical(params),
+        stable_params=canonical({name: value for name, value in params.items() if name not in NOT_FINGERPRINTED}),
+        stream=False,
+        prompt_bytes=len(body),
         metadata=known.metadata,
     )
 

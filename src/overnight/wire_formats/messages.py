@@ -115,18 +115,21 @@ def read(body: bytes) -> Request:
     pointed = spelled.count(b'"file_id"') + (len(_BY_URL(spelled)) if b'"url"' in spelled else 0)
     run_there = _hosted(tools) if any(mark in spelled for mark in _MARKS) else []
     return Request(
-        "messages",
-        fields,
-        known.model or "",
-        links,
-        tools,
-        tools_sha256,
-        canonical(params),
-        stable,
-        bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + len(run_there) * HOSTED_TOOL_BYTES + (TOOLS_BYTES if tools else 0),
-        known.max_tokens,
-        "max_tokens",
+        format="messages",
+        fields=fields,
+        model=known.model or "",
+        links=tuple(links),
+        tools=tools,
+        tools_sha256=tools_sha256,
+        params=canonical(params),
+        stable_params=stable,
+        stream=bool(known.stream),
+        prompt_bytes=len(body)
+        + pointed * POINTED_TO_BYTES
+        + len(run_there) * HOSTED_TOOL_BYTES
+        + (TOOLS_BYTES if tools else 0),
+        cap=known.max_tokens,
+        cap_field="max_tokens",
         wants_usage=True,
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),

@@ -1,7 +1,7 @@
-"""Thoughts that a target does not take back.
+"""Remove reasoning blocks that a target rejects.
 
-What signs a thought is of one model, and sometimes of one conversation. Whether it is this target's, only the target can tell:
-where it says that it is not, the request goes again without them.
+The signature of a reasoning block is valid for one model, and sometimes for one conversation. Only the target can verify it.
+Where it rejects the signature, the request is sent again without reasoning blocks.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from .request import Request
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_REASONING = frozenset({"thinking", "redacted_thinking"})
 
 
 def are_refused(status: int | None, message: str) -> bool:
-    said = message.lower()
-    return status == 400 and "signature" in said and "thinking" in said
+    """Whether an error response rejects the signature of a reasoning block."""
+    lowered = message.lower()
+    return status == 400 and "signature" in lowered and "thinking" in lowered
 
 
-def leave_out(request: Request) -> bool:
-    """Take the thoughts out of a chat or messages request, and name them in `left_out`. False when there are none."""
+def without_reasoning(request: Request) -> Request | None:
+    """A chat or messages request without its reasoning blocks, which `left_out` names; None when it has none."""
     messages: Any = _decode(request.fields["messages"]) if "messages" in request.fields else None
     kept: list[Json] = []
     names: list[str] = []
@@ -38,21 +39,20 @@ def leave_out(request: Request) -> bool:
             names.append(f"messages[{at}].thinking_blocks")
         content = message.get("content")
         blocks = dicts_of(content)
-        thoughts = [n for n, block in enumerate(blocks) if text_of(block.get("type")) in _THOUGHTS]
+        thoughts = [n for n, block in enumerate(blocks) if text_of(block.get("type")) in _REASONING]
         names += [f"messages[{at}].content[{n}]" for n in thoughts]
         if thoughts:
             message["content"] = [block for n, block in enumerate(blocks) if n not in thoughts]
         if message.get("content") != []:
             kept.append(message)
     if not names:
-        return False
+        return None
+    fields = {**request.fields, "messages": msgspec.Raw(_encode(kept))}
     if dict_of(_field(request, "thinking")).get("type") == "enabled":
-        # Amid tools, thinking within a budget wants to have begun with a thought.
-        request.fields.pop("thinking")
+        # In a tool loop, thinking with a budget requires that the turn began with a reasoning block.
+        del fields["thinking"]
         names.append("thinking")
-    request.fields["messages"] = msgspec.Raw(_encode(kept))
-    request.left_out = tuple(names)
-    return True
+    return msgspec.structs.replace(request, fields=fields, left_out=tuple(names))
 
 
 def _field(request: Request, name: str) -> Any:

@@ -6,8 +6,9 @@ Prompts stay bytes: a body passed on keeps the client's own messages, whatever w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -35,8 +36,10 @@ class InvalidBody(BadInput):
         self.param = param
 
 
-class Request(msgspec.Struct):
-    """`format` is the wire format's name, `fields` the whole body by name.
+class Request(msgspec.Struct, frozen=True):
+    """A request in neutral form; it never changes, so that each attempt is prepared from the same request.
+
+    `format` is the wire format's name, `fields` the top-level fields of the client's body, read-only.
 
     `links`, `tools` and `params` are what is recorded; `stable_params` what of them counts for the fingerprint. `cap` is the
     client's own limit of output tokens, `choices` the number of answers asked for, `prompt_bytes` what bounds the input.
@@ -46,9 +49,9 @@ class Request(msgspec.Struct):
     """
 
     format: str
-    fields: dict[str, msgspec.Raw]
+    fields: Mapping[str, msgspec.Raw]
     model: str
-    links: list[Link]
+    links: tuple[Link, ...]
     tools: bytes | None
     tools_sha256: str
     params: bytes
@@ -59,20 +62,26 @@ class Request(msgspec.Struct):
     cap_field: str | None = None
     wants_usage: bool = False
     choices: int = 1
-    metadata: dict[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
     price_context: Context = ()
     pass_headers: tuple[tuple[bytes, bytes], ...] = ()
     left_out: tuple[str, ...] = ()
     hosted: Hosted = ()
     open_ended: bool = False
 
-    def forget_metadata(self, names: Iterable[str]) -> None:
-        """Leave what was meant for the gateway out of the body that goes upstream."""
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "fields", MappingProxyType(dict(self.fields)))
+
+    def with_pass_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Request:
+        return msgspec.structs.replace(self, pass_headers=tuple(headers))
+
+    def without_metadata(self, names: Iterable[str]) -> Request:
+        """The request whose body lacks these names of its `metadata`: they address the gateway, not the provider."""
         left = {name: value for name, value in (self.metadata or {}).items() if name not in names}
+        fields = {name: value for name, value in self.fields.items() if name != "metadata"}
         if left:
-            self.fields["metadata"] = msgspec.Raw(_encode(left))
-        else:
-            self.fields.pop("metadata", None)
+            fields["metadata"] = msgspec.Raw(_encode(left))
+        return msgspec.structs.replace(self, fields=fields)
 
     def fingerprint(self, task: str | None) -> str:
         """What a foreign runtime's repeated request is recognised by; without stream flags, metadata and cache markers."""

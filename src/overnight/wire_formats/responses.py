@@ -115,30 +115,34 @@ def read(body: bytes) -> Request:
     spelled = spelled_out(body)
     pointed = sum(spelled.count(mark) for mark in _POINTERS)
     return Request(
-        "responses",
-        fields,
-        known.model or "",
-        address_chain(said),
-        tools,
-        tools_sha256,
-        canonical(params),
-        canonical({name: value for name, value in params.items() if name not in aside}),
-        bool(known.stream),
-        len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0) + len(run_there) * HOSTED_TOOL_BYTES,
-        known.max_output_tokens,
-        "max_output_tokens",
-        True,
-        1,
-        known.metadata,
-        (("service_tier", known.service_tier),) if known.service_tier else (),
+        format="responses",
+        fields=fields,
+        model=known.model or "",
+        links=tuple(address_chain(said)),
+        tools=tools,
+        tools_sha256=tools_sha256,
+        params=canonical(params),
+        stable_params=canonical({name: value for name, value in params.items() if name not in aside}),
+        stream=bool(known.stream),
+        prompt_bytes=len(body)
+        + pointed * POINTED_TO_BYTES
+        + (TOOLS_BYTES if tools else 0)
+        + len(run_there) * HOSTED_TOOL_BYTES,
+        cap=known.max_output_tokens,
+        cap_field="max_output_tokens",
+        wants_usage=True,
+        metadata=known.metadata,
+        price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
         hosted=given,
         open_ended=pointed > 0 or bool(run_there),
     )
 
 
-def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]) -> None:
-    """Put earlier items before the request's own, and the items that it only refers to (`named`, by id) in their places: in the
-    chain and in the body that goes upstream."""
+def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]) -> Request:
+    """The request with the `earlier` items before its own and each reference replaced by its item (`named`, by id).
+
+    Both the recorded chain and the body for the provider change.
+    """
     said = [link.body for link in request.links]
     head = 1 if said and _is_instructions(said[0]) else 0
     sent = _sent(request.fields["input"]) or said[head:]
@@ -146,12 +150,15 @@ def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]
         reference = _reference(body)
         if reference is not None:
             said[head + place] = sent[place] = named[reference]
-    request.links = address_chain([*said[:head], *earlier, *said[head:]])
-    request.fields["input"] = msgspec.Raw(b"[%b]" % b",".join([*earlier, *sent]))
     added = [*earlier, *named.values()]
     pointed = sum(item.count(mark) for item in added for mark in _POINTERS)
-    request.prompt_bytes += sum(map(len, added)) + pointed * POINTED_TO_BYTES
-    request.open_ended = request.open_ended or pointed > 0
+    return msgspec.structs.replace(
+        request,
+        links=tuple(address_chain([*said[:head], *earlier, *said[head:]])),
+        fields={**request.fields, "input": msgspec.Raw(b"[%b]" % b",".join([*earlier, *sent]))},
+        prompt_bytes=request.prompt_bytes + sum(map(len, added)) + pointed * POINTED_TO_BYTES,
+        open_ended=request.open_ended or pointed > 0,
+    )
 
 
 def references(request: Request) -> list[str]:

@@ -100,9 +100,12 @@ def headers_for(spoken: Codec, request: Request) -> tuple[tuple[bytes, bytes], .
     return (*request.pass_headers, *(each for each in spoken.headers if each[0] not in given))
 
 
-def client_body(request: Request) -> Json:
-    """The client's body, decoded."""
-    return cast("Json", _decode(_encode(request.fields)))
+def client_body(request: Request, max_tokens: int | None = None) -> Json:
+    """The client's body, decoded; where its format has an output cap, `max_tokens` replaces it."""
+    body = cast("Json", _decode(_encode(dict(request.fields))))
+    if max_tokens is not None and request.cap_field:
+        body[request.cap_field] = max_tokens
+    return body
 
 
 class ChatPassed:
@@ -170,12 +173,12 @@ class Passed:
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses()
-        fields = request.fields
-        fields["model"] = model
+        body: Json = {**request.fields, "model": model}
         if self.spoken.cap_field:
-            fields[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
-        native = self._native
-        body = fields if native is None else carried(lambda: native.request(client_body(request), losses))
+            body[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
+        if (native := self._native) is not None:
+            whole = body
+            body = carried(lambda: native.request(_decode(_encode(whole)), losses))
         return Prepared(self.spoken.path, _encode(body), headers_for(self.spoken, request), tuple(losses))
 
     def received(self, body: bytes, asked: Asking) -> Received | None:
@@ -199,10 +202,8 @@ class Translated:
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
         losses = Losses(request.left_out)
-        if request.cap_field:
-            request.fields[request.cap_field] = msgspec.Raw(b"%d" % tokens)
         named = {"model": _decode(model)}
-        body = carried(lambda: self._translation.request({**client_body(request), **named}, losses))
+        body = carried(lambda: self._translation.request({**client_body(request, tokens), **named}, losses))
         body["model"] = model
         if self.spoken.name == "chat":
             losses += fit(body, dialect)

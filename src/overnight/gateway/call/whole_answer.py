@@ -108,7 +108,7 @@ def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], Asked]:
 
 def _asked(context: CallContext, attempt: Attempt) -> Asked:
     answer_id = context.answer_id(attempt.call_id)
-    return Asked(answer_id, attempt.target.model, client_body(context.request), int(time.time()))
+    return Asked(answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time()))
 
 
 def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:

@@ -38,27 +38,28 @@ class StoredResponses:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def prepend_history(self, request: Request, who: Attribution, most_bytes: int, until: float) -> None:
-        """Prepend to the request the items that it continues, by `previous_response_id` or by references to items.
+    async def prepend_history(self, request: Request, who: Attribution, most_bytes: int, until: float) -> Request:
+        """The request, after the items that it continues, by `previous_response_id` or by references to items.
 
         Raises UnknownPreviousResponse, BodyTooLarge, and StoreUnavailable at `until`, a time of the loop.
         """
         previous = request.fields.get("previous_response_id")
         wanted = form.references(request)
         if previous is None and not wanted:
-            return
+            return request
         earlier: list[bytes] = []
         async with store_answers_by(until):
             if previous is not None and bytes(previous) != b"null":
                 earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
             named = await self._named(wanted, who.tenant_id, who.reach)
-        form.continued(request, earlier, named)
+        request = form.continued(request, earlier, named)
         size = len(bytes(request.fields["input"]))
         if size > most_bytes:
             raise BodyTooLarge(
                 f"with the continued conversation, the input has {size:,} bytes; the maximum is {most_bytes:,}"
                 " (limits.max_body_bytes): start a new conversation with a summary of this one"
             )
+        return request
 
     async def _earlier(self, response_id: str, tenant_id: str, reach: Reach) -> list[bytes]:
         """The input items of a response, followed by its output items."""
