@@ -135,7 +135,9 @@ def _tail(path: Path) -> bytes:
 
 
 def _line(each: FeedEvent) -> bytes:
-    public = {"feed": list(each.place), **public_event(each.event)}
-    if isinstance(error := public.get("error"), dict):
-        public["error"] = {name: value for name, value in error.items() if name != "message"}
+    event, facts = each.event, each.event.facts
+    if facts.error is not None:
+        facts = msgspec.structs.replace(facts, error=msgspec.structs.replace(facts.error, message=""))
+        event = msgspec.structs.replace(event, facts=facts)
+    public = {"feed": list(each.place), **public_event(event)}
     return msgspec.json.encode(public) + b"\n"
