@@ -252,6 +252,26 @@ class App:
         finally:
             await worker.stop()
 
+    @asynccontextmanager
+    async def listening(self, owner: str) -> "AsyncGenerator[None]":
+        """Serve the sinks of the feed that the settings ask for, during the block. `owner` is the name of this process."""
+        from overnight.ledger import SinkConsumer
+        from overnight.telemetry import JsonLinesSink, LogFiles
+
+        folder = self.settings.event_log
+        if folder is None:
+            yield
+            return
+        by_tenant, most = self.settings.event_log_by == "tenant", self.settings.event_log_mb * 1_000_000
+        sink = JsonLinesSink(LogFiles(folder, by_tenant, most, self.settings.event_log_files))
+        serving = asyncio.create_task(SinkConsumer(self.store, sink, owner).run())
+        try:
+            yield
+        finally:
+            serving.cancel()
+            await asyncio.wait([serving])
+            sink.close()
+
     async def close(self) -> None:
         await self._stack.aclose()
         self.store.close()

@@ -135,7 +135,7 @@ async def serve_worker(
         except Exception as error:
             raise BadInput(f"--jobs {module}: cannot import: {type(error).__name__}: {error}") from error
     opened = open_app(settings, offline_base_url=offline_base_url, owner=worker_id, secrets=secrets)
-    async with opened as app, app.working(worker_id, lease_s=lease_s):
+    async with opened as app, app.working(worker_id, lease_s=lease_s), app.listening(worker_id):
         _announce({"role": "worker", "owner": worker_id})
         await until
 

@@ -10,14 +10,14 @@ from overnight.domain import BadInput, check_identifier, parse_whole
 AUTH_MODES = ("auto", "required", "off")
 
 
-MAX_CONNECTIONS = 1_000_000
+MAX_COUNT = 1_000_000
 
 
 def _count(variable: str, text: str | None, default: int) -> int:
-    """A number of connections from the environment. Raises BadInput."""
-    number = parse_whole(text, MAX_CONNECTIONS) if text else default
+    """A count from the environment. Raises BadInput."""
+    number = parse_whole(text, MAX_COUNT) if text else default
     if not number:
-        raise BadInput(f"{variable}: expected a whole number from 1 to {MAX_CONNECTIONS:,}")
+        raise BadInput(f"{variable}: expected a whole number from 1 to {MAX_COUNT:,}")
     return number
 
 
@@ -37,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True):
     max_connections: int = 16_384
     max_connections_per_address: int = 4_096
     max_connections_per_key: int = 2_048
+    event_log: Path | None = None
+    event_log_by: str = "all"
+    event_log_mb: int = 64
+    event_log_files: int = 20
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -45,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
         OVERNIGHT_OFFLINE_BASE_URL is the URL of a scripted provider, which then serves every model. OVERNIGHT_AUTH sets
         whether calls require a key: auto (except on loopback while no key exists), required, or off (loopback only).
         OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) limit concurrent connections.
+        OVERNIGHT_EVENT_LOG is a folder for the event log (none): one file for `all` tenants or one for each `tenant` (_BY, all),
+        rotated at _MB (64) with _FILES (20) rotated files kept.
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -62,6 +68,9 @@ class Settings(msgspec.Struct, frozen=True):
         if auth not in AUTH_MODES:
             raise BadInput(f"OVERNIGHT_AUTH: {auth[:40]!r} is not one of {', '.join(AUTH_MODES)}")
         offline = os.environ.get("OVERNIGHT_OFFLINE_BASE_URL") or None
+        event_log, by = os.environ.get("OVERNIGHT_EVENT_LOG"), os.environ.get("OVERNIGHT_EVENT_LOG_BY") or "all"
+        if by not in ("all", "tenant"):
+            raise BadInput(f"OVERNIGHT_EVENT_LOG_BY: {by[:40]!r} is not one of all, tenant")
         total = _count("OVERNIGHT_MAX_CONNECTIONS", os.environ.get("OVERNIGHT_MAX_CONNECTIONS"), 16_384)
         per_address = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS")
         per_key = os.environ.get("OVERNIGHT_MAX_CONNECTIONS_PER_KEY")
@@ -76,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True):
             max_connections=total,
             max_connections_per_address=_count("OVERNIGHT_MAX_CONNECTIONS_PER_ADDRESS", per_address, 4_096),
             max_connections_per_key=_count("OVERNIGHT_MAX_CONNECTIONS_PER_KEY", per_key, 2_048),
+            event_log=Path(event_log).absolute() if event_log else None,
+            event_log_by=by,
+            event_log_mb=_count("OVERNIGHT_EVENT_LOG_MB", os.environ.get("OVERNIGHT_EVENT_LOG_MB"), 64),
+            event_log_files=_count("OVERNIGHT_EVENT_LOG_FILES", os.environ.get("OVERNIGHT_EVENT_LOG_FILES"), 20),
         )
 
     def environment(self) -> dict[str, str]:

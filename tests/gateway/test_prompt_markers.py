@@ -136,5 +136,6 @@ cache: {{prompt_markers: MARKERS}}
             [called], [answered] = await cached.facts(job, "model_called"), await cached.facts(job, "model_succeeded")
             assert (answered.detail or {}).get("prompt_markers") == (1 if markers == "true" else None)
             [event] = [each for each in await served.events(job) if each.facts.event == "model_succeeded"]
-            fingerprints.append((called.input_ref, called.content_sha256, event.fingerprint))
+            [asked] = [each for each in await served.events(job) if each.facts.event == "model_called"]
+            fingerprints.append((called.input_ref, asked.content, event.fingerprint))
     assert fingerprints[0] == fingerprints[1]

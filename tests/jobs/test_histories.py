@@ -38,7 +38,10 @@ class Import(msgspec.Struct):
                 job.state, job.result, job.finished_at, job.last_seq = "queued", None, None, job.last_seq - 1
             unit.insert(JOB, job)
         for row in self.events:
-            named = dict(zip((*EVENT_COLUMNS, "position"), row, strict=True))
+            named = dict(zip((*EVENT_COLUMNS, "position"), row, strict=True)) | {
+                "content_key": None,
+                "error_message": None,
+            }
             unit.append(LEDGER_SQL["insert_event"], msgspec.defstruct("Row", list(named))(**named))
 
 

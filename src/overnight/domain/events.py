@@ -88,10 +88,10 @@ EVENT_NAMES = frozenset(LIFECYCLE + MODEL + PEOPLE + FURTHER)
 
 
 class ErrorFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={"error_class": "class"}):
-    """Why something failed; `message` is bounded and holds no secret."""
+    """Why something failed. `message` is bounded and holds no secret; it is content, empty once that was erased."""
 
     error_class: str
-    message: str
+    message: str = ""
     code: str | None = None
     retryable: bool = False
 
@@ -101,6 +101,7 @@ class Event(msgspec.Struct, omit_defaults=True):
 
     `content` is inline JSON (parameters, arguments, a result): it is kept beside the event, outside of what will be
     sealed, so that it can be erased while the fact stays. `path` and `ordinal` are set when the event answers a boundary.
+    `content_mac` is an HMAC of it under a key that is kept and erased with it; earlier versions wrote `content_sha256`.
     `cost_microusd` is known cost; `bound_microusd` is what a call may have cost beyond it, at most. Read both by `booked`.
     """
 
@@ -125,6 +126,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     latency_ms: float | None = None
     input_ref: str | None = None
     output_ref: str | None = None
+    content_mac: str | None = None
     content_sha256: str | None = None
     error: ErrorFacts | None = None
     decision: dict[str, Any] | None = None

@@ -1,10 +1,12 @@
 """What: the log of every job: append, read, follow; the state of a job; content by its hash; rollups of cost.
-Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal.
+Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor.
 Depends on: store, domain.
 Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
 """
 
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
+from .event_sinks import EventSink, SinkConsumer, sink_lags
+from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
 from .lifecycle import ATTEMPT_MARK, begin_attempt
 from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
 from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
@@ -20,13 +22,20 @@ __all__ = [
     "JOB",
     "LARGEST_CONTENT",
     "LEDGER_SQL",
+    "START",
     "Append",
+    "EventSink",
+    "Feed",
+    "FeedEvent",
+    "FeedPage",
+    "FeedPosition",
     "JobRow",
     "KnownContent",
     "Ledger",
     "Link",
     "NewJob",
     "Registration",
+    "SinkConsumer",
     "address_chain",
     "append",
     "begin_attempt",
@@ -39,6 +48,7 @@ __all__ = [
     "open_job",
     "parse_reference",
     "recorded",
+    "sink_lags",
     "store_blob",
     "store_chain",
     "this_host",

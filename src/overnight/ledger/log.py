@@ -1,6 +1,7 @@
 """The log of a job: open it, and append to it. Both inside a unit of work, under the lock of the job's row."""
 
-import hashlib
+import hmac
+import os
 from typing import Any
 
 import msgspec
@@ -132,8 +133,12 @@ def append(
     job.last_seq += 1
     job.active_at = now = unit.now
     unit.touch(JOB, job)
+    key = message = None
     if content is not None:
-        event.content_sha256 = hashlib.sha256(content).hexdigest()
+        key = os.urandom(16)
+        event.content_mac = hmac.digest(key, content, "sha256").hex()
+    if (error := event.error) is not None and error.message:
+        message, event.error = error.message, msgspec.structs.replace(error, message="")
     row = EventRow(
         job_id=job.job_id,
         seq=job.last_seq,
@@ -145,7 +150,10 @@ def append(
         fingerprint=fingerprint,
         body=_encode(event),
         content=content,
+        content_key=key,
+        error_message=message,
     )
+    event.error = error
     unit.append(_INSERT_EVENT, row)
     return job.last_seq
 

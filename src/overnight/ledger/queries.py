@@ -17,10 +17,13 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
-    """An event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id."""
-    seq, at, path, ordinal, fingerprint, body, content, tenant_id = row
+    """An event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message."""
+    seq, at, path, ordinal, fingerprint, body, content, tenant_id, message = row
     inline = bytes(content) if content is not None else None
-    return Recorded(job_id, seq, at, _decode(body), path, ordinal, fingerprint, inline, tenant_id)
+    facts = _decode(body)
+    if message is not None and facts.error is not None:
+        facts.error = msgspec.structs.replace(facts.error, message=message)
+    return Recorded(job_id, seq, at, facts, path, ordinal, fingerprint, inline, tenant_id)
 
 
 class Ledger:

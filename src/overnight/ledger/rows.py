@@ -61,7 +61,7 @@ class ExternalRow(msgspec.Struct):
 
 
 class EventRow(msgspec.Struct):
-    """One event as stored; `body` is the JSON of `domain.Event`."""
+    """One event as stored; `body` is the JSON of `domain.Event`, without the message of its error."""
 
     job_id: str
     seq: int
@@ -73,6 +73,8 @@ class EventRow(msgspec.Struct):
     fingerprint: str | None
     body: bytes
     content: bytes | None
+    content_key: bytes | None
+    error_message: str | None
 
 
 def _external_key(row: ExternalRow) -> tuple[str, str]:

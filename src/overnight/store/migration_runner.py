@@ -56,3 +56,20 @@ def migrate(session: Any, dialect: Dialect, now: int, name: str) -> None:
             if number not in before:
                 session.script(sql)
                 session.script(f"INSERT INTO schema_migration VALUES ({number:d}, {now:d})")
+        if dialect == "postgres":
+            _raise_feed_epoch(session)
+
+
+def _raise_feed_epoch(session: Any) -> None:
+    """Keep the order of the feed in a database that was restored on another server, whose transaction ids begin lower: new
+    events are placed above the restored ones by a shift, which is part of the column's default."""
+    [(newest, current, shift)] = session.query(
+        "SELECT (SELECT max(position) FROM event), pg_current_xact_id()::text::bigint, shift FROM feed_epoch", ()
+    )
+    if newest is None or newest <= current + shift:
+        return
+    shift = newest + 1 - current
+    session.script(f"UPDATE feed_epoch SET epoch = epoch + 1, shift = {shift:d}")
+    session.script(
+        f"ALTER TABLE event ALTER COLUMN position SET DEFAULT (pg_current_xact_id()::text::bigint + {shift:d})"
+    )

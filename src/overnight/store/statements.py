@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 from operator import attrgetter, itemgetter
+from types import MappingProxyType
 from typing import Any, Literal
 
 Dialect = Literal["sqlite", "postgres"]
@@ -26,10 +27,12 @@ class Statement:
     """One named statement in every dialect that has it.
 
     `sql[dialect]` is the text with positional placeholders; `from_row` and `from_mapping` give the tuple to bind. `bulk` is a
-    form for many rows that takes one array per parameter, the parameters in the same order (`NAME_bulk`).
+    form for many rows that takes one array per parameter, the parameters in the same order (`NAME_bulk`). `before` is a statement
+    without parameters that a transaction executes once before the rows (`NAME_before`), in the dialects that have it.
     """
 
     bulk: str | None = None
+    before: Mapping[Dialect, str] = MappingProxyType({})
 
     def __init__(self, name: str, texts: Mapping[Dialect, str]) -> None:
         self.name = name
@@ -78,4 +81,6 @@ def statements(package: str) -> dict[str, Statement]:
     for name, statement in found.items():
         if (bulk := found.get(f"{name}_bulk")) is not None:
             statement.bulk = bulk.sql["postgres"]
+        if (before := found.get(f"{name}_before")) is not None:
+            statement.before = before.sql
     return found

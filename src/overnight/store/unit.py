@@ -225,6 +225,8 @@ class Unit:
         for statement, offers in sorted(self._offers.items(), key=lambda item: item[0].name):
             session.many(statement, [statement.from_row(dialect, row) for _, row in sorted(offers.items(), key=_first)])
         for statement, rows in self._appends.items():
+            if (before := statement.before.get(dialect)) is not None:
+                session.query(before, ())
             session.many(statement, [statement.from_row(dialect, row) for row in rows])
         for statement, sums in self._sums.items():
             session.many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])

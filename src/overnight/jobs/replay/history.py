@@ -4,6 +4,7 @@ An *entry* records that a boundary was reached, and when a timer is due. An *ans
 answers in the order of their commits. `retry_plan.py` selects the answers that a retry does not replay.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +32,11 @@ ANSWERS = frozenset(
 )
 FAILURES = frozenset({"step_failed", "model_failed", "tool_failed"})
 FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
+
+
+def arguments_digest(content: bytes | None) -> str | None:
+    """What the arguments of an effect, as JSON, are compared by; None where they were erased or stand elsewhere."""
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 class ReplayedAnswer(Recorded):
@@ -110,7 +116,7 @@ class History(msgspec.Struct):
                     (self.answers if name in ANSWERS else self.entries)[place] = event
                     self.retained.pop(place, None)
                 if name == "tool_called":
-                    self.arguments[place] = facts.content_sha256
+                    self.arguments[place] = arguments_digest(event.content)
             case _:
                 pass
 

@@ -1,10 +1,6 @@
 -- name: touch_job
 UPDATE job SET last_seq = :last_seq, active_at = :active_at WHERE job_id = :job_id
 
--- name: insert_event
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
-VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content)
-
 -- name: insert_job
 INSERT INTO job (job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id,
     code_ref, code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
@@ -91,11 +87,11 @@ SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name
 FROM job WHERE parent_job_id = :job_id ORDER BY job_id
 
 -- name: read_events
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
 WHERE job_id = :job_id AND seq > :after ORDER BY seq LIMIT :most
 
 -- name: read_answers
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
 WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NULL ORDER BY seq
 
 -- name: read_blob
@@ -141,3 +137,20 @@ SELECT worker_id, host, pid FROM worker WHERE seen_at < :before ORDER BY seen_at
 DELETE FROM worker WHERE worker_id = :worker_id AND seen_at < :before
     AND NOT EXISTS (SELECT 1 FROM reservation WHERE owner = :worker_id)
     AND NOT EXISTS (SELECT 1 FROM job WHERE lease_owner = :worker_id)
+
+-- name: read_feed_epoch
+SELECT epoch, cursor_key FROM feed_epoch
+
+-- name: insert_cursor
+INSERT INTO feed_cursor (sink, position, job_id, seq, owner, beat) VALUES (:sink, :position, :job_id, :seq, :owner, :beat)
+
+-- name: update_cursor
+UPDATE feed_cursor SET position = :position, job_id = :job_id, seq = :seq, owner = :owner, beat = :beat WHERE sink = :sink
+
+-- name: list_cursors
+SELECT sink, position, job_id, seq FROM feed_cursor ORDER BY sink
+
+-- name: read_cursor_owner
+SELECT feed_cursor.owner, feed_cursor.beat, worker.host, worker.pid
+FROM feed_cursor LEFT JOIN worker ON worker.worker_id = feed_cursor.owner
+WHERE feed_cursor.sink = :sink

@@ -4,10 +4,15 @@ UPDATE job SET last_seq = touched.last_seq, active_at = touched.active_at
 FROM unnest(:last_seq::bigint[], :active_at::bigint[], :job_id::text[]) AS touched (last_seq, active_at, job_id)
 WHERE job.job_id = touched.job_id
 
+-- `position` is the column's default: the id of the transaction.
+-- name: insert_event
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :error_message)
+
 -- name: insert_event_bulk
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content)
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message)
 SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month::bigint[], :at::bigint[], :path::text[],
-    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[])
+    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[], :content_key::bytea[], :error_message::text[])
 
 -- name: lock_job
 SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
@@ -36,3 +41,28 @@ WHERE node.tenant_id = :tenant_id AND node.month = :month
 
 -- name: list_job_heads
 SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb))
+
+-- A transaction that is under way may still add events below those of later ones, so the page ends before it.
+-- name: read_feed
+SELECT position, job_id, is_wanted, seq, at, path, ordinal, fingerprint, CASE WHEN is_wanted THEN body END,
+    CASE WHEN is_wanted THEN content END, tenant_id, CASE WHEN is_wanted THEN error_message END
+FROM (
+    SELECT position, job_id, seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message,
+        :tenant_id::text = '' OR tenant_id = :tenant_id::text AS is_wanted
+    FROM event
+    WHERE (position, job_id, seq) > (:position::bigint, :job_id::text, :seq::bigint)
+        AND position < pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM feed_epoch)
+    ORDER BY position, job_id, seq LIMIT :most
+) AS page ORDER BY position, job_id, seq
+
+-- name: read_feed_end
+SELECT position, job_id, seq FROM event
+WHERE position < pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM feed_epoch)
+ORDER BY position DESC, job_id DESC, seq DESC LIMIT 1
+
+-- name: read_feed_next
+SELECT at FROM event WHERE (position, job_id, seq) > (:position::bigint, :job_id::text, :seq::bigint)
+ORDER BY position, job_id, seq LIMIT 1
+
+-- name: lock_cursor
+SELECT sink, position, job_id, seq, owner, beat FROM feed_cursor WHERE sink = ANY(:sink) ORDER BY sink FOR UPDATE

@@ -1,3 +1,12 @@
+-- All events of a transaction share its position; the order is (position, job_id, seq).
+-- name: insert_event_before
+UPDATE feed_epoch SET position = position + 1
+
+-- name: insert_event
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message, position)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :error_message,
+    (SELECT position FROM feed_epoch))
+
 -- name: lock_job
 SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
     code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
@@ -22,3 +31,23 @@ WHERE node.tenant_id = :tenant_id AND node.month = :month AND node.hash IN (SELE
 
 -- name: list_job_heads
 SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM json_each(:job_ids))
+
+-- A page has the places of all tenants' events, and reads the facts of the wanted ones only.
+-- name: read_feed
+SELECT position, job_id, :tenant_id = '' OR tenant_id = :tenant_id AS is_wanted, seq, at, path, ordinal, fingerprint,
+    CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN body END,
+    CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN content END, tenant_id,
+    CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN error_message END
+FROM event
+WHERE position >= :position AND (position, job_id, seq) > (:position, :job_id, :seq)
+ORDER BY position, job_id, seq LIMIT :most
+
+-- name: read_feed_end
+SELECT position, job_id, seq FROM event ORDER BY position DESC, job_id DESC, seq DESC LIMIT 1
+
+-- name: read_feed_next
+SELECT at FROM event WHERE position >= :position AND (position, job_id, seq) > (:position, :job_id, :seq)
+ORDER BY position, job_id, seq LIMIT 1
+
+-- name: lock_cursor
+SELECT sink, position, job_id, seq, owner, beat FROM feed_cursor WHERE sink = :sink

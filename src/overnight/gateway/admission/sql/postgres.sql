@@ -4,5 +4,5 @@ SELECT DISTINCT ON (job_id) review_id, tenant_id, job_id, kind, path, ordinal, q
 FROM review WHERE job_id = ANY(:job_id) AND kind = 'loop' ORDER BY job_id, requested_at DESC, review_id DESC
 
 -- name: search_log
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
 WHERE job_id = :job_id AND position(:text::bytea IN body) > 0 ORDER BY seq DESC LIMIT :most

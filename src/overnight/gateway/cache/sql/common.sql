@@ -26,7 +26,7 @@ JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq 
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.kept_until > :now AND answer.tenant_id = :tenant_id
 
 -- name: read_answer
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
 WHERE job_id = :job_id AND seq = :seq AND month = :month AND tenant_id = :tenant_id
 
 -- name: read_standing
