@@ -1,7 +1,7 @@
-"""Both stores for every test that asks for `store_url`; PostgreSQL is a throw-away server of the test run's own."""
+"""What all tests share: both stores, the scripted provider, a served gateway. PostgreSQL is a server of the test run's own."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from databases import ReusedDatabase, new_database
 from overnight.store import Store, open_store
+from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from serving import Served, serving
 
 # A parallel run gives its processes the size of a terminal, which the commands under test would take for the user's wish.
 for name in ("COLUMNS", "LINES"):
@@ -68,3 +70,25 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(store_url: str) -> Iterator[Store]:
     with open_store(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def spawned_provider() -> Iterator[SpawnedProvider]:
+    """The scripted provider, with the rules and counts that earlier tests left."""
+    with spawn_scripted_provider() as spawned:
+        yield spawned
+
+
+@pytest.fixture
+def provider(spawned_provider: SpawnedProvider) -> SpawnedProvider:
+    """The scripted provider without rules, its counts at zero. A module that needs rules overrides it."""
+    spawned_provider.set_rules("rules: []")
+    spawned_provider.reset()
+    return spawned_provider
+
+
+@pytest.fixture
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    """A gateway with the usual routing, in front of the scripted provider."""
+    async with serving(store, provider) as running:
+        yield running

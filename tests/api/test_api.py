@@ -2,26 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from serving import Served, serving
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
+from serving import Served
 
 
 def problem(answer: Any, status: int) -> dict[str, Any]:

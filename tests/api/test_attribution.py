@@ -1,6 +1,5 @@
 """Whose call it is: our own headers, baggage and trace context, other products' headers, and the body."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -11,23 +10,11 @@ from overnight.api.attribution import attribution
 from overnight.domain import Attribution, BadInput, Forbidden, Reach, read_traceparent, span_of, traceparent_of
 from overnight.keys import Keyring, VirtualKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from recording_provider import recording_provider
 from serving import Served, serving
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
 
 
 def said(key: VirtualKey | None = None, **headers: str) -> Attribution:
@@ -176,13 +163,13 @@ async def test_a_prompt_cache_key_is_recorded_and_makes_no_job_of_what_has_nothi
     assert (await served.ask(prompt_cache_key="ä;" * 200)).status_code == 200
 
 
-async def test_upstream_gets_the_trace_with_the_span_that_is_recorded(store: Store, scripted: SpawnedProvider) -> None:
+async def test_upstream_gets_the_trace_with_the_span_that_is_recorded(store: Store, provider: SpawnedProvider) -> None:
     async with recording_provider() as upstream:
         routing = (
             f'{{default_model: m, providers: {{local: {{base_url: "{upstream.base_url}", models: [m]}}}},'
             " prices: {m: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}"
         )
-        async with serving(store, scripted, routing, environment={"X": "x"}, keys=Keyring(store)) as served:
+        async with serving(store, provider, routing, environment={"X": "x"}, keys=Keyring(store)) as served:
             sent: dict[str, Any] = {"traceparent": f"00-{TRACE}-{SPAN}-00", "baggage": "job=j", "tracestate": "v=1"}
             for _ in range(2):
                 await served.ask(headers=sent)

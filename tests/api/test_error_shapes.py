@@ -1,21 +1,14 @@
 """Errors in the words of the format whose path was asked, and answers that no name from outside can break."""
 
 import asyncio
-from collections.abc import Iterator
 
 import anthropic
 import httpx2
 import pytest
 
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import serving
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -10,25 +9,11 @@ import pytest
 
 from overnight.api import event_streams
 from overnight.keys import Keys
-from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from serving import Served, serving
+from serving import Served
 from test_keys_http import key_for
 
 ALL = ("call", "read", "operate")
 LIVE = {"accept": "text/event-stream"}
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
 
 
 async def opened(served: Served, job: str, headers: dict[str, str]) -> tuple[asyncio.Task[str], asyncio.Event]:

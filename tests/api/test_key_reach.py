@@ -1,7 +1,7 @@
 """A key that is bound to an agent or a workflow sees and touches what is of their jobs: of others, nothing is there for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -10,7 +10,7 @@ import pytest
 from overnight.jobs import ExternalJob
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 
 LIMITS = """
@@ -25,15 +25,9 @@ either = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted, routed(LIMITS), hosts=None) as running:
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider, routed(LIMITS), hosts=None) as running:
         yield running
 
 
@@ -92,12 +86,12 @@ async def test_a_response_of_another_agent_is_not_there(served: Served, field: s
 
 @either
 async def test_a_response_of_another_agent_is_not_gone_on_from(
-    served: Served, scripted: SpawnedProvider, field: str, other: dict[str, str]
+    served: Served, provider: SpawnedProvider, field: str, other: dict[str, str]
 ) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
     theirs = (await everyone.respond("a secret", other)).json()
     item: str = theirs["output"][0]["id"]
-    before = scripted.stats()["requests"]
+    before = provider.stats()["requests"]
     never = "resp_" + "0" * 32
     answer = await mine.respond("go on", previous_response_id=theirs["id"])
     like = await mine.respond("go on", previous_response_id=never)
@@ -105,7 +99,7 @@ async def test_a_response_of_another_agent_is_not_gone_on_from(
     referred = [{"type": "item_reference", "id": item}, {"role": "user", "content": "go on"}]
     answer = await mine.to("POST", "/v1/responses", json={"model": "gpt-5.4-mini", "input": referred})
     assert answer.status_code == 404, answer.text
-    assert scripted.stats()["requests"] == before
+    assert provider.stats()["requests"] == before
     own = (await mine.respond("mine")).json()["id"]
     assert (await mine.respond("go on", previous_response_id=own)).status_code == 200
     assert (await everyone.respond("go on", previous_response_id=own)).status_code == 200
@@ -117,13 +111,13 @@ async def test_a_response_of_another_agent_is_not_gone_on_from(
 @either
 @pytest.mark.parametrize("named", ["by our id", "by its name", "in metadata"])
 async def test_a_job_of_another_agent_takes_no_call_begins_no_attempt_and_gives_no_answer(
-    served: Served, scripted: SpawnedProvider, field: str, other: dict[str, str], named: str
+    served: Served, provider: SpawnedProvider, field: str, other: dict[str, str], named: str
 ) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
     made = await everyone.ask("a secret", other | {"x-job-id": "theirs"})
     assert made.status_code == 200
     name = made.headers["x-job-id"] if named == "by our id" else "theirs"
-    before, story = scripted.stats()["requests"], await served.story("theirs", "acme")
+    before, story = provider.stats()["requests"], await served.story("theirs", "acme")
     for attempt in (None, 1, 2):
         said: dict[str, Any] = {"id": name} | ({"attempt": attempt} if attempt else {})
         if named == "in metadata":
@@ -140,7 +134,7 @@ async def test_a_job_of_another_agent_takes_no_call_begins_no_attempt_and_gives_
         never = "job_" + "0" * 32
         like = await mine.ask("a secret", {"x-job-id": never})
         gone(answer, name, like, never, "job_not_found")
-    assert scripted.stats()["requests"] == before
+    assert provider.stats()["requests"] == before
     assert await served.story("theirs", "acme") == story
     again = await everyone.ask("a secret", other | {"x-job-id": "theirs", "x-job-attempt": "2"})
     assert again.headers["x-overnight-replayed"] == "true"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,16 @@ import pytest
 from overnight.api.authentication import token_of
 from overnight.keys import Keys, NewKey, Rotation
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, gateway_process, routed, serving
 
 EVERYTHING = ("call", "read", "operate", "admin", "instance.admin")
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
-
-
-@pytest.fixture
-async def guarded(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
+async def guarded(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
     """As on an address that other machines reach."""
-    async with serving(store, scripted, hosts=None) as running:
+    async with serving(store, provider, hosts=None) as running:
         yield running
 
 
@@ -72,21 +60,21 @@ async def test_loopback_is_open_until_the_first_key_is_made_and_stays_closed_whe
 
 
 async def test_whoever_listens_beyond_loopback_or_is_told_to_asks_for_a_key_from_the_first_moment(
-    guarded: Served, store: Store, scripted: SpawnedProvider
+    guarded: Served, store: Store, provider: SpawnedProvider
 ) -> None:
-    async with serving(store, scripted, auth="required") as required:
+    async with serving(store, provider, auth="required") as required:
         for gateway in (guarded, required):
-            before = scripted.stats()["requests"]
+            before = provider.stats()["requests"]
             refused(await gateway.ask(), 401, "invalid_api_key")
             assert (await gateway.http.get("/v1/models")).status_code == 401
             assert (await gateway.http.get("/api/v1/jobs")).headers["www-authenticate"].startswith("Bearer")
-            assert scripted.stats()["requests"] == before
+            assert provider.stats()["requests"] == before
             headers = await key_for(gateway)
             assert (await gateway.ask(headers=headers)).status_code == 200
 
 
-async def test_off_keeps_loopback_open_and_nothing_else(store: Store, scripted: SpawnedProvider) -> None:
-    async with serving(store, scripted, auth="off") as off, serving(store, scripted, auth="off", hosts=None) as outside:
+async def test_off_keeps_loopback_open_and_nothing_else(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, auth="off") as off, serving(store, provider, auth="off", hosts=None) as outside:
         await key_for(off)
         assert (await off.ask()).status_code == 200
         assert (await outside.ask()).status_code == 401
@@ -218,21 +206,21 @@ retries: {{max_attempts: 1}}
 
 
 @pytest.fixture
-async def chained(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted, CLOSED_ROUTES, hosts=None) as running:
+async def chained(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider, CLOSED_ROUTES, hosts=None) as running:
         yield running
 
 
 async def test_a_model_that_a_key_is_not_let_to_is_out_as_a_fallback_too(
-    chained: Served, scripted: SpawnedProvider
+    chained: Served, provider: SpawnedProvider
 ) -> None:
     headers = await key_for(chained, models=("gpt-5.4", "gpt-5.4-nano"))
-    scripted.set_rules("rules: [{match: {model: gpt-5.4}, fault: {status: 503}}]")
+    provider.set_rules("rules: [{match: {model: gpt-5.4}, fault: {status: 503}}]")
     try:
         answer = await chained.ask(headers=headers | {"x-job-id": "f", "x-task": "support"})
     finally:
-        scripted.reset()
-        scripted.set_rules("rules: []")
+        provider.reset()
+        provider.set_rules("rules: []")
     assert answer.headers["x-overnight-fallback"] == "gpt-5.4-nano"
     called = [event.facts for event in await chained.events("f", "acme") if event.facts.event == "model_called"]
     assert [facts.model for facts in called] == ["gpt-5.4", "gpt-5.4-nano"]
@@ -304,12 +292,12 @@ async def test_a_rotation_under_load_fails_no_call(guarded: Served) -> None:
 
 
 async def test_a_revocation_is_seen_by_another_process_within_two_seconds(
-    store: Store, store_url: str, scripted: SpawnedProvider, tmp_path: Path
+    store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     keys = Keys(store)
     row, secret = await keys.create("default", NewKey(name="k"), "ann")
     _, other = await keys.create("default", NewKey(name="other"), "ann")
-    with gateway_process(store_url, scripted, tmp_path, routed()) as process:
+    with gateway_process(store_url, provider, tmp_path, routed()) as process:
         async with httpx2.AsyncClient(base_url=process.url, timeout=30) as http:
 
             async def status(shown: str) -> int:

@@ -1,6 +1,6 @@
 """Characters that a store or a header cannot take are refused by name, or told in another way; they are no fault of ours."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -10,21 +10,15 @@ from overnight.brain import Brain
 from overnight.gateway import CODECS, Gateway, PriceBook
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import ROUTING, Served, serving, who
 
 EVERYTHING = ("call", "read", "operate", "admin")
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider) as running:
         root = NewKey(name="root", scopes=("read", "operate", "admin", "instance.admin"))
         _, secret = await Keys(store).create("default", root, "ann")
         running.http.headers["authorization"] = f"Bearer {secret}"
@@ -78,8 +72,8 @@ async def test_so_is_a_name_in_a_path_or_a_body(served: Served, method: str, pat
     assert answer.status_code == 400, answer.text
 
 
-async def test_texts_are_kept_as_they_came(store: Store, scripted: SpawnedProvider) -> None:
-    async with serving(store, scripted) as served:
+async def test_texts_are_kept_as_they_came(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider) as served:
         odd = "a\x00b\u2028\U0001f600"
         asked = await served.ask(odd, model=odd, headers={"x-job-id": "j", "x-task": "heartbeat_check"})
         assert asked.status_code == 200, asked.text
@@ -120,12 +114,12 @@ class OddNames:
         return self._routing.provider_for("gpt-5.4-mini")
 
 
-async def test_a_models_name_makes_no_header_of_its_own(store: Store, scripted: SpawnedProvider) -> None:
+async def test_a_models_name_makes_no_header_of_its_own(store: Store, provider: SpawnedProvider) -> None:
     first, second = "odd\r\nx-evil: 1", "second\u2028\x7f" + "x" * 5000
-    scripted.set_rules("rules: [{match: {model: 'odd*'}, fault: {status: 503}}]")
+    provider.set_rules("rules: [{match: {model: 'odd*'}, fault: {status: 503}}]")
     brain = Brain.from_files({"routing.yaml": ROUTING.encode()})
     routing: Any = OddNames(brain.routing, (first, second))
-    gateway = Gateway(store, routing, PriceBook(), offline_base_url=scripted.base_url, environment={})
+    gateway = Gateway(store, routing, PriceBook(), offline_base_url=provider.base_url, environment={})
     await gateway.start()
     try:
         answers = [
@@ -138,8 +132,8 @@ async def test_a_models_name_makes_no_header_of_its_own(store: Store, scripted: 
         ]
     finally:
         await gateway.close()
-        scripted.reset()
-        scripted.set_rules("rules: []")
+        provider.reset()
+        provider.set_rules("rules: []")
     for answer in answers:
         told = dict(answer.headers)
         assert answer.status == 200, answer.body

@@ -1,7 +1,7 @@
 """Bodies of odd shape: a list where a text should be, JSON in JSON in JSON. Refused in the format's own shape, or read; never a
 fault, and never blamed on the provider."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from overnight.wire_formats import CODECS, counted, wire_between
 from overnight.wire_formats.contract import Asked
 from overnight.wire_formats.request import InvalidBody
@@ -19,17 +19,9 @@ Json = dict[str, Any]
 CHAT = "gpt-5.4-mini"
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    async with serving(store, scripted) as running:
+async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider) as running:
         yield running
 
 

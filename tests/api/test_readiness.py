@@ -1,7 +1,6 @@
 """`/readyz` knows a store that cannot be written; `/healthz` says that the process lives."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -10,15 +9,9 @@ import pytest
 from machine_parts import make_job, note
 from overnight.domain import StoreUnavailable
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 from store_locks import kept_from_answering
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
 
 
 @pytest.fixture(autouse=True)

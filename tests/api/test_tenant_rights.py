@@ -1,7 +1,7 @@
 """What a tenant's keys cannot do: add to what the operator limits, and by a header what a route refuses them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,17 +11,11 @@ from overnight.jobs.worker import Worker
 from overnight.keys import Keys, NewKey
 from overnight.store import Store, open_store
 from overnight.store.store import wall_clock_us
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 
 LIMITS = "budgets: {limits: [{scope: tenant, per: total, max_llm_calls: 1}]}\n"
 TOP_UP = {"scope": "tenant", "id": "acme", "calls": 100}
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ that never existed stand in for the other's.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from overnight.gateway import CODECS, Gateway, PriceBook
 from overnight.keys import Keyring, Keys, Masters, NewKey
 from overnight.ledger import Ledger
 from overnight.store import open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 
 TENANTS = ("acme", "zeta")
 ROUTING = b"""
@@ -66,12 +66,6 @@ class Step(NamedTuple):
 
 
 STEPS = st.lists(st.builds(Step, st.integers(0, 999), st.integers(0, 999), st.booleans(), st.booleans()), max_size=14)
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
 
 
 def all_routes(app: Application) -> list[tuple[str, str]]:
@@ -142,7 +136,7 @@ async def ask(
 
 @asynccontextmanager
 async def house(
-    folder: Path, scripted: SpawnedProvider, names: Sequence[str]
+    folder: Path, provider: SpawnedProvider, names: Sequence[str]
 ) -> AsyncIterator[tuple[Application, list[Tenant]]]:
     """An application that other machines could reach, and its tenants."""
     brain, masters = Brain.from_files({"routing.yaml": ROUTING}), Masters("11" * 32)
@@ -151,7 +145,7 @@ async def house(
             store,
             brain.routing,
             PriceBook(brain.routing.prices),
-            offline_base_url=scripted.base_url,
+            offline_base_url=provider.base_url,
             keys=Keyring(store, masters),
         )
         await gateway.start()
@@ -185,15 +179,15 @@ async def live(app: Application, tenant: Tenant, steps: Sequence[Step], other: T
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STEPS, STEPS)
 def test_what_a_tenant_sees_does_not_depend_on_the_other(
-    scripted: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
+    spawned_provider: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
 ) -> None:
     async def together() -> list[Any]:
-        async with house(tmp_path_factory.mktemp("both"), scripted, TENANTS) as (app, (acme, zeta)):
+        async with house(tmp_path_factory.mktemp("both"), spawned_provider, TENANTS) as (app, (acme, zeta)):
             await asyncio.gather(live(app, acme, mine, zeta), live(app, zeta, theirs, acme))
             return acme.transcript
 
     async def alone() -> list[Any]:
-        async with house(tmp_path_factory.mktemp("alone"), scripted, TENANTS[:1]) as (app, (acme,)):
+        async with house(tmp_path_factory.mktemp("alone"), spawned_provider, TENANTS[:1]) as (app, (acme,)):
             await live(app, acme, mine, None)
             return acme.transcript
 
@@ -201,9 +195,9 @@ def test_what_a_tenant_sees_does_not_depend_on_the_other(
 
 
 async def test_every_route_answers_an_id_of_another_tenant_as_one_that_never_was(
-    scripted: SpawnedProvider, tmp_path: Path
+    provider: SpawnedProvider, tmp_path: Path
 ) -> None:
-    async with house(tmp_path, scripted, TENANTS) as (app, (acme, zeta)):
+    async with house(tmp_path, provider, TENANTS) as (app, (acme, zeta)):
         for path, body in ASKED.items():
             status, headers, said = await ask(
                 app, "POST", path, acme.headers | {"x-job-id": "j1"}, {"model": "auto", **body}
@@ -247,9 +241,9 @@ ELSEWHERE: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("method", "path", "body"), ELSEWHERE)
 async def test_an_id_of_another_tenant_in_a_query_or_a_body_is_as_one_that_never_was(
-    scripted: SpawnedProvider, tmp_path: Path, method: str, path: str, body: Any
+    provider: SpawnedProvider, tmp_path: Path, method: str, path: str, body: Any
 ) -> None:
-    async with house(tmp_path, scripted, TENANTS) as (app, (acme, zeta)):
+    async with house(tmp_path, provider, TENANTS) as (app, (acme, zeta)):
         for asked in ("/v1/responses", "/v1/chat/completions"):
             question = {"model": "auto", **ASKED[asked]}
             status, headers, said = await ask(app, "POST", asked, acme.headers | {"x-job-id": "j1"}, question)
@@ -268,15 +262,15 @@ async def test_an_id_of_another_tenant_in_a_query_or_a_body_is_as_one_that_never
         assert await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None) == before
 
 
-async def test_without_a_key_no_route_does_anything(scripted: SpawnedProvider, tmp_path: Path) -> None:
-    async with house(tmp_path, scripted, TENANTS) as (app, (acme, _)):
-        before = scripted.stats()["requests"]
+async def test_without_a_key_no_route_does_anything(provider: SpawnedProvider, tmp_path: Path) -> None:
+    async with house(tmp_path, provider, TENANTS) as (app, (acme, _)):
+        before = provider.stats()["requests"]
         for headers in ({}, {"authorization": "Bearer sk-1"}, {"x-api-key": f"on_{'0' * 76}"}, {"x-tenant-id": "acme"}):
             for method, template in all_routes(app):
                 status, _, said = await ask(
                     app, method, template.replace("{}", "root"), headers, ASKED.get(template, {})
                 )
                 assert status == 401, (method, template, said)
-        assert scripted.stats()["requests"] == before
+        assert provider.stats()["requests"] == before
         keys = msgspec.json.decode((await ask(app, "GET", "/api/v1/keys", acme.headers, None))[2])["keys"]
         assert [key["name"] for key in keys] == ["root"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from faulty_upstream import error_of, faulty_upstream, head, says
 from overnight.domain import parse_whole
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from raw_http import Client
 from serving import Served, routed, serving
 
@@ -32,18 +30,6 @@ ODD = {
     "over the most": "1000001",
     "empty": "",
 }
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", ODD)

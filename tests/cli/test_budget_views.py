@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 from test_cli import ROUTING, Shell
 
@@ -27,12 +26,6 @@ async def asks(count: int) -> int:
         await overnight.chat(f"question {number}")
     return count
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @pytest.fixture

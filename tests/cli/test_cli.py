@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from overnight.cli.program import COMMANDS, program
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
 from overnight.store import open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 
 JOBS = """
 import asyncio
@@ -78,12 +77,6 @@ providers:
 prices:
   small: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 class Shell:

@@ -5,24 +5,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from recording_provider import recording_provider
 from serving import gateway_process
 
 OWN = "sk-acmes-own-key-4711"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
 
 
 class Shell:
@@ -156,7 +149,7 @@ def test_no_master_key_is_made_up_where_several_machines_share_a_store(shell: Sh
 
 
 async def test_a_gateway_that_runs_calls_with_what_the_command_line_was_told(
-    shell: Shell, store_url: str, scripted: SpawnedProvider, tmp_path: Path
+    shell: Shell, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     if store_url.startswith("postgres"):
         pytest.skip("the master key's file is made for a ledger on one machine")
@@ -166,7 +159,7 @@ default_model: m
 providers: {{house: {{base_url: "{upstream.base_url}", models: [m], api_key_env: HOUSE_KEY}}}}
 prices: {{m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
 """
-        with gateway_process(store_url, scripted, tmp_path, routing) as process:
+        with gateway_process(store_url, provider, tmp_path, routing) as process:
             shell.environment["OVERNIGHT_BRAIN"] = str(tmp_path / "brain")
             hello = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
 

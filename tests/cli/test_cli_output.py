@@ -7,24 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli_runs import run
 from overnight.cli.terminal import MARKS, locale_allows_utf8
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_cli import Shell
 from test_cli_tenants import ALL, settled
 
 PROGRAM = [sys.executable, "-c", "from overnight.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import typer
 
 from cli_runs import Ran, run
 from overnight.cli.program import program
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_cli import JOBS, ROUTING
 
 HOUR_US = 3_600_000_000
@@ -85,12 +85,6 @@ def commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 ALL: dict[str, click.Command] = dict(commands(typer.main.get_command(program)))
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 class House:

@@ -7,13 +7,12 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from overnight.supervisor import LogLines
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_cli import ROUTING
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x1b[8mhidden\u202eesrever\u2066\rover"
@@ -42,12 +41,6 @@ async def evil() -> str:
 nightly = overnight.job(evil, name="night" + EVIL)
 evil = nightly
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_cli import ROUTING
 
 PLANTS = (
@@ -42,12 +42,6 @@ async def leaks() -> list:
     answer = await overnight.chat("hello", task="greet")
     return [AT_IMPORT, dict(os.environ), await tool(), await child(), answer.text]
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 def environment(**more: str) -> dict[str, str]:

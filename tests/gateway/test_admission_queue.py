@@ -3,30 +3,16 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import deadlines, routed, serving
 
 # A call reserves more than 8,000 of them and uses a few: a second one has room only when the first is settled.
 ONE_BY_TOKENS = "scope: tenant, tokens_per_minute: 10000"
 ONE_BY_PLACES = "scope: tenant, concurrency: 1"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 def limited(limit: str, queue_ms: int) -> str:

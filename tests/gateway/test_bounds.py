@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from overnight.keys import Keys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from overnight.store.migration_runner import migrations
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 from test_stopped_jobs import rest, start, told, working
 
@@ -35,19 +34,6 @@ PRICES = (
 )
 ONE_CALL = routed().replace("retries: {max_attempts: 2, backoff_ms: 1}\n", "") + PRICES
 """A request of 512 tokens of output reserves a tenth of a cent."""
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 def command(store_url: str, folder: Path, *words: str, code: int = 0, **more: str) -> str:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from caching import EXACT, SEMANTIC, Caching, caching
 from overnight.gateway import JobCalls
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree, public_timeline
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_job_calls import leased, request
 
 SHADOW = SEMANTIC.replace("mode: on", "mode: shadow")
@@ -27,11 +26,10 @@ rules:
 """
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        provider.set_rules(RULES)
-        yield provider
+@pytest.fixture
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(RULES)
+    return provider
 
 
 async def story(cached: Caching, job: str) -> tuple[Any, list[str]]:

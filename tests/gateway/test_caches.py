@@ -1,7 +1,7 @@
 """The exact cache: a question that was answered before, in another job, is answered from the record and unpaid."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from caching import EXACT, Caching, Change, caching
 from overnight.gateway import JobCalls
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import serving
 from test_job_calls import leased, request
 from test_keys_http import key_for
@@ -18,17 +18,10 @@ TOOL = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"
 HOUR_US = 3_600_000_000
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: [{answer: 'answer {count}'}]")
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules("rules: [{answer: 'answer {count}'}]")
+    return provider
 
 
 @pytest.fixture

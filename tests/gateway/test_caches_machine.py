@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from caching import CACHE, EXACT, caching
 from machine_parts import examples
 from overnight.store import open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served
 
 TTL_US = 3_600_000_000
@@ -145,11 +144,10 @@ def said(body: str) -> str:
     return text or next(delta["tool_calls"][0]["function"]["name"] for delta in deltas if delta.get("tool_calls"))
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        provider.set_rules(RULES)
-        yield provider
+@pytest.fixture
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(RULES)
+    return provider
 
 
 def test_random_programs_come_to_what_the_model_says(store_url: str, provider: SpawnedProvider) -> None:

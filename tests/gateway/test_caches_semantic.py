@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from overnight.gateway import JobCalls
 from overnight.gateway.cache import cache_usage
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_job_calls import leased, request
 
 ASKED = "How do I reset the password of my account?"
@@ -21,17 +21,10 @@ OTHER = "Which invoices are overdue since January?"
 SHADOW = SEMANTIC.replace("mode: on", "mode: shadow")
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: [{answer: 'press the reset button {count}'}]")
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules("rules: [{answer: 'press the reset button {count}'}]")
+    return provider
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,17 @@ import pytest
 from caching import CACHE, EXACT, caching
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import gateway_process, routed
 
 SLOW = "rules: [{answer: 'answer {count}', fault: {delay_ms: 300}}]"
 ONCE = "retries: {max_attempts: 1}\n"
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules(SLOW)
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(SLOW)
+    return provider
 
 
 async def test_one_is_asked_for_all_and_each_job_has_its_own_record(store: Store, provider: SpawnedProvider) -> None:

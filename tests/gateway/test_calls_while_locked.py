@@ -1,31 +1,17 @@
 """Calls while the store takes no writes: each ends within its own limits, while the lock is still held."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, deadlines, serving
 from store_locks import kept_from_answering
 
 ONE_TRY = "default_model: gpt-5.4-mini\nretries: {max_attempts: 1}\nbreakers: {failures: 0}\n"
 QUICK = deadlines(800, 20_000)
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as running:
-        yield running
-
-
-@pytest.fixture
-def scripted(provider: SpawnedProvider) -> SpawnedProvider:
-    provider.set_rules("rules: []")
-    return provider
 
 
 @asynccontextmanager
@@ -45,10 +31,10 @@ async def soon(answer: Any) -> tuple[int, str]:
     return found.status_code, found.text
 
 
-async def test_a_refusal_does_not_wait_for_its_event(store: Store, store_url: str, scripted: SpawnedProvider) -> None:
-    scripted.set_rules("rules: [{fault: {delay_ms: 3000}}]")
+async def test_a_refusal_does_not_wait_for_its_event(store: Store, store_url: str, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{fault: {delay_ms: 3000}}]")
     routing = ONE_TRY + "rate_limits: [{scope: tenant, concurrency: 1}]\n" + QUICK
-    async with serving(store, scripted, routing) as served:
+    async with serving(store, provider, routing) as served:
         slow = asyncio.create_task(served.ask("slow"))
         await asyncio.sleep(0.3)
         first = asyncio.create_task(served.ask("first in line"))
@@ -62,9 +48,9 @@ async def test_a_refusal_does_not_wait_for_its_event(store: Store, store_url: st
         assert [each.facts.event for each in events].count("rate_limited") == 1
 
 
-async def test_a_probe_does_not_wait_for_its_claim(store: Store, store_url: str, scripted: SpawnedProvider) -> None:
+async def test_a_probe_does_not_wait_for_its_claim(store: Store, store_url: str, provider: SpawnedProvider) -> None:
     routing = ONE_TRY.replace("failures: 0", "failures: 1, cool_down_ms: 100") + QUICK
-    async with serving(store, scripted, routing) as served:
+    async with serving(store, provider, routing) as served:
         await _open_circuit(served)
         async with locked(store, store_url, "circuit"):
             status, text = await soon(served.ask("probe"))
@@ -84,9 +70,9 @@ async def _open_circuit(served: Served) -> None:
 
 
 async def test_who_asks_the_same_does_not_wait_for_a_claim(
-    store: Store, store_url: str, scripted: SpawnedProvider
+    store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
-    async with serving(store, scripted, ONE_TRY + "cache: {exact: {ttl_s: 60}}\n" + QUICK) as served:
+    async with serving(store, provider, ONE_TRY + "cache: {exact: {ttl_s: 60}}\n" + QUICK) as served:
         async with locked(store, store_url, "cache_entry"):
             asked = [soon(served.ask("the same")) for _ in range(4)]
             answers = await asyncio.gather(*asked)
@@ -94,9 +80,9 @@ async def test_who_asks_the_same_does_not_wait_for_a_claim(
 
 
 async def test_a_loop_is_not_asked_about_for_longer_than_a_call_may_wait(
-    store: Store, store_url: str, scripted: SpawnedProvider
+    store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
-    async with serving(store, scripted, ONE_TRY + "guards: {same_call: 3}\n" + QUICK) as served:
+    async with serving(store, provider, ONE_TRY + "guards: {same_call: 3}\n" + QUICK) as served:
         for _ in range(3):
             assert (await served.ask("again", headers={"x-job-id": "loop"})).status_code == 200
         async with locked(store, store_url, "job"):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,23 +10,11 @@ import pytest
 
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
 SLOW = 'rules: [{match: {model: a, user_contains: "slow"}, fault: {status: 500}}]'
 DOWN = "rules: [{match: {model: a}, fault: {status: 500}}]"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as running:
-        yield running
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 @asynccontextmanager

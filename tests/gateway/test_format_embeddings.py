@@ -3,36 +3,16 @@
 import base64
 import json
 from array import array
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 
 MODEL = "text-embedding-3-small"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
-
-
-@pytest.fixture
-async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, provider) as running:
-        yield running
 
 
 async def test_vectors_are_metered_and_recorded(served: Served, provider: SpawnedProvider) -> None:

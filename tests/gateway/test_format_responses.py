@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
 NATIVE, CHAT, MESSAGES = "gpt-5.4-mini", "deepseek-chat", "claude-sonnet-4-5"
@@ -44,23 +43,10 @@ class Weather(BaseModel):
     rain: bool
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules(RULES)
-    return scripted
-
-
-@pytest.fixture
-async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, provider) as running:
-        yield running
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(RULES)
+    return provider
 
 
 every_way = pytest.mark.parametrize("model", [NATIVE, CHAT, MESSAGES])

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -25,26 +25,13 @@ from overnight.providers import NeverSent
 from overnight.providers.error_classes import exception_failure
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, deadlines, serving
 from test_job_calls import leased, request
 
 HOUSE = "{base_url: '%s', models: [%s]}"
 LONG = "cool_down_ms: 60000, max_cool_down_ms: 60000"
 SHORT = "cool_down_ms: 150, max_cool_down_ms: 150"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 OWN = caller_account("house", "default", None)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,10 @@ import openai
 import pytest
 
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, gateway_process, routed, serving
 
 SLOW = "rules: [{answer: ok, fault: {delay_ms: 30}}]"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 def limited(limit: str, queue_ms: int = 30_000, more: str = "") -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,14 @@ import pytest
 from overnight.domain import Event
 from overnight.ledger import Append
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, gateway_process, routed, serving
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: [{answer: 'answer {count}'}]")
-    return scripted
-
-
-@pytest.fixture
-async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, provider) as running:
-        yield running
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules("rules: [{answer: 'answer {count}'}]")
+    return provider
 
 
 async def ask(served: Served, text: str, attempt: int | None = None, **more: Any) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,11 @@ import pytest
 
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, gateway_process, routed, serving
 
 TOOLS = [{"type": "function", "function": {"name": "file", "parameters": {"type": "object"}}}]
 TOOL_RULE = "rules: [{answer: {tool_calls: [{name: file, arguments: {folder: 'a}b', number: 7}}]}}]"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
-
-
-@pytest.fixture
-async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, provider) as running:
-        yield running
 
 
 async def streamed(served: Served, text: str = "hello", **options: Any) -> list[Any]:

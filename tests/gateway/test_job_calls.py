@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -13,27 +12,8 @@ from overnight.jobs import CreateJob, ModelRequest
 from overnight.jobs.commands import Finish, TakeLease
 from overnight.ledger import JobRow, NewJob
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
-
-
-@pytest.fixture
-async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, provider) as running:
-        yield running
 
 
 async def leased(store: Store, parent: JobRow | None = None, job_id: str | None = None) -> JobRow:

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from overnight.gateway.identity import Subject
 from overnight.jobs import Decision, Operations
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from overnight.wire_formats import CHAT
 from serving import routed, serving
 
@@ -28,17 +27,10 @@ GUARDED = routed("guards: {same_call: 3}\n")
 QUESTIONS = ("why is grass green", "name three rivers", "who wrote the odyssey", "list small primes", "cook rice")
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: [{answer: 'answer {count}'}]")
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules("rules: [{answer: 'answer {count}'}]")
+    return provider
 
 
 async def test_what_was_recorded_is_given_again_before_anybody_asks_about_a_loop(

@@ -2,7 +2,7 @@
 counted."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,21 +13,8 @@ from overnight.pricing.output_limits import LEAST_OUTPUT, most_output
 from overnight.pricing.price_book import PriceBook
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as running:
-        yield running
-
-
-@pytest.fixture
-def scripted(provider: SpawnedProvider) -> SpawnedProvider:
-    provider.set_rules("rules: []")
-    provider.reset()
-    return provider
 
 
 async def cap(served: Any, job: str) -> dict[str, Any]:
@@ -86,8 +73,8 @@ def test_what_models_can_put_out(model: str, most: int | None) -> None:
     assert most_output(model) == most
 
 
-async def test_a_model_is_not_asked_for_more_than_it_can(store: Store, scripted: SpawnedProvider) -> None:
-    async with serving(store, scripted, routed()) as served:
+async def test_a_model_is_not_asked_for_more_than_it_can(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed()) as served:
         said = await served.ask(model="gpt-3.5-turbo", headers={"x-job-id": "small"})
         assert (said.status_code, "x-overnight-output-cap" in said.headers) == (200, False)
         assert (await cap(served, "small"))["max_output_tokens"] == 4096
@@ -257,10 +244,10 @@ async def spent(served: Any, job: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("text", ["hello", "never"])
 @pytest.mark.parametrize("fault", ["broken_json: true", "status: 500"])
 async def test_the_cost_of_an_answer_is_that_of_all_its_tries(
-    store: Store, scripted: SpawnedProvider, fault: str, text: str, stream: bool
+    store: Store, provider: SpawnedProvider, fault: str, text: str, stream: bool
 ) -> None:
-    scripted.set_rules(FAILING.replace("FAULT", fault), prepend=True)
-    async with serving(store, scripted, routed("breakers: {failures: 0}\n")) as served:
+    provider.set_rules(FAILING.replace("FAULT", fault), prepend=True)
+    async with serving(store, provider, routed("breakers: {failures: 0}\n")) as served:
         more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         answer = await served.ask(text, headers={"x-job-id": "tried"}, max_tokens=50, **more)
         cost, bound, tries = await spent(served, "tried")

@@ -1,7 +1,6 @@
 """Markers for the provider's own prompt cache: placed where they pay, never seen by what is recorded or compared."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from overnight.domain import Attribution
 from overnight.gateway.cache.prompt_markers import with_cache_key, with_markers, with_prompt_markers
 from overnight.gateway.identity import Subject
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from overnight.wire_formats import Prepared
 from overnight.wire_formats.dialects import dialect_of
 from serving import serving
@@ -111,12 +110,6 @@ def test_only_those_that_know_the_key_get_one(base_url: str, unattributed: bool,
     sent = Prepared("/chat/completions", b'{"model":"m"}')
     subject = Subject(Attribution(), "job_1", ("job_1",), False, "m", unattributed=unattributed)
     assert with_prompt_markers(sent, "chat", "m", dialect_of(base_url), subject)[1] == count
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
 
 
 async def test_an_anthropic_target_takes_them_and_nothing_else_sees_them(

@@ -1,7 +1,6 @@
 """What a call was asked is recorded in one way, whether a provider answers it, a cache, or nobody."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from caching import EXACT
 from overnight.domain import month_of
 from overnight.ledger import parse_reference
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
 ROUTING = f"""
@@ -21,19 +20,6 @@ breakers: {{failures: 2, window_ms: 60000, cool_down_ms: 60000, max_cool_down_ms
 {EXACT}"""
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 LARGE = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"description": "x" * 70_000}}}
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 async def asked(served: Served, job: str, event: str) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """A recorded answer is given again at once: it waits for no circuit, and in no line."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from overnight.gateway.admission.call_admission import AttemptPlan, CallAdmission
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 from test_gateway_budgets import in_line
 from test_gateway_circuits import broken, fail_three, house, routing
@@ -16,17 +15,10 @@ from test_gateway_circuits import broken, fail_three, house, routing
 SLOW = "{match: {user_contains: slow}, answer: ok, fault: {delay_ms: 20000}}"
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules(f"rules: [{SLOW}]")
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(f"rules: [{SLOW}]")
+    return provider
 
 
 @pytest.mark.parametrize("announced", [False, True])

@@ -16,7 +16,7 @@ from overnight.cli.program import program
 from overnight.domain import CallFacts, Event, Recorded
 from overnight.gateway import PriceBook, RecordedCall, RoutingSimulation, recorded_calls
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
 ROUTING = """
@@ -36,19 +36,6 @@ prices:
   eu-1: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}
 """
 HARD = "First compare the two designs step by step, then plan the migration, finally prove it.\n" + "word " * 2000
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Any:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: []")
-    return scripted
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from overnight.jobs import Worker
 from overnight.keys import Keyring, Keys, Masters, NewKey
 from overnight.ledger import Ledger
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from recording_provider import RecordingProvider, recording_provider
 from serving import Served, serving
 from test_keys import everything_in
@@ -21,16 +21,10 @@ MASTER = "11" * 32
 OWN, HOUSE = "sk-acmes-own-key-4711", "sk-of-the-house-0815"
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
 async def upstream() -> AsyncIterator[RecordingProvider]:
-    async with recording_provider() as provider:
-        yield provider
+    async with recording_provider() as running:
+        yield running
 
 
 def routing(upstream: RecordingProvider, kind: str = "openai") -> str:
@@ -45,9 +39,9 @@ retries: {{max_attempts: 1}}
 
 
 @pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider, upstream: RecordingProvider) -> AsyncIterator[Served]:
+async def served(store: Store, provider: SpawnedProvider, upstream: RecordingProvider) -> AsyncIterator[Served]:
     options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
-    async with serving(store, scripted, routing(upstream), **options) as running:
+    async with serving(store, provider, routing(upstream), **options) as running:
         yield running
 
 
@@ -109,28 +103,28 @@ async def test_job_code_of_a_tenant_calls_with_its_key_too(
 
 
 async def test_a_provider_is_greeted_in_its_own_way(
-    store: Store, scripted: SpawnedProvider, upstream: RecordingProvider
+    store: Store, provider: SpawnedProvider, upstream: RecordingProvider
 ) -> None:
     await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
     options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
-    async with serving(store, scripted, routing(upstream, "anthropic"), **options) as served:
+    async with serving(store, provider, routing(upstream, "anthropic"), **options) as served:
         await served.ask(headers={"x-tenant-id": "acme"})
     assert upstream.seen[-1]["x-api-key"] == OWN
     assert "authorization" not in upstream.seen[-1]
 
 
-@pytest.mark.parametrize(("asked_for", "provider"), [(True, "scripted"), (False, "house")])
+@pytest.mark.parametrize(("asked_for", "expected"), [(True, "scripted"), (False, "house")])
 async def test_offline_a_tenants_own_key_counts_unless_offline_was_asked_for(
-    store: Store, scripted: SpawnedProvider, upstream: RecordingProvider, asked_for: bool, provider: str
+    store: Store, provider: SpawnedProvider, upstream: RecordingProvider, asked_for: bool, expected: str
 ) -> None:
     await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
-    options = {"offline_base_url": scripted.base_url, "offline_was_asked_for": asked_for}
-    async with serving(store, scripted, routing(upstream), keys=Keyring(store, Masters(MASTER)), **options) as served:
+    options = {"offline_base_url": provider.base_url, "offline_was_asked_for": asked_for}
+    async with serving(store, provider, routing(upstream), keys=Keyring(store, Masters(MASTER)), **options) as served:
         for tenant in ("acme", "other"):
             await served.ask(headers={"x-tenant-id": tenant, "x-job-id": "j"})
-        assert (await served.events("j", "acme"))[-1].facts.provider == provider
+        assert (await served.events("j", "acme"))[-1].facts.provider == expected
         assert (await served.events("j", "other"))[-1].facts.provider == "scripted"
-    assert len(upstream.seen) == (provider == "house")
+    assert len(upstream.seen) == (expected == "house")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -152,7 +146,7 @@ async def test_a_provider_that_quotes_the_key_it_was_shown_does_not_make_it_know
 async def test_no_secret_is_in_the_ledger_the_log_an_answer_or_the_database(
     store: Store,
     store_url: str,
-    scripted: SpawnedProvider,
+    provider: SpawnedProvider,
     upstream: RecordingProvider,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -164,7 +158,7 @@ async def test_no_secret_is_in_the_ledger_the_log_an_answer_or_the_database(
     )
     options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
     said: list[str] = []
-    async with serving(store, scripted, routing(upstream), hosts=None, **options) as served:
+    async with serving(store, provider, routing(upstream), hosts=None, **options) as served:
         headers = {"authorization": f"Bearer {admin}"}
 
         async def ask(method: str, path: str, body: object = None, **more: str) -> None:

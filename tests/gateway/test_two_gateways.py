@@ -1,26 +1,18 @@
 """Two gateways on one store: a newer attempt waits for what an older one is still being answered elsewhere."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    scripted.set_rules("rules: [{answer: 'answer {count}', fault: {delay_ms: 700}}]")
-    return scripted
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules("rules: [{answer: 'answer {count}', fault: {delay_ms: 700}}]")
+    return provider
 
 
 async def ask(served: Served, attempt: int) -> tuple[int, str, bool]:

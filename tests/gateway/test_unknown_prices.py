@@ -1,7 +1,6 @@
 """A model whose price nobody knows: refused with the way out, in the check and at the call, and never free by itself."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from overnight.brain import Price, Problem, check_brain
 from overnight.gateway import PriceBook
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import routed, serving
 from test_cli import Shell
 
@@ -26,18 +25,6 @@ cache: {semantic: {model: house-6}}
 providers:
   house: {base_url: "http://127.0.0.1:9/v1", KEYmodels: [house-7, "house-*"]}
 """
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
-
-
-@pytest.fixture
-def provider(scripted: SpawnedProvider) -> SpawnedProvider:
-    scripted.reset()
-    return scripted
 
 
 def checked(folder: Path, routing: str) -> list[Problem]:

@@ -1,28 +1,13 @@
 """What a web page of another origin can make a browser send, it sends in vain."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
-from serving import Served, serving
+from serving import Served
 
 CALL = b'{"model": "auto", "messages": [{"role": "user", "content": "hello"}]}'
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def served(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted) as running:
-        yield running
 
 
 async def sent(

@@ -1,7 +1,7 @@
 """What one client, one key and all together may hold of the gateway; over it others go on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from overnight.api import ConnectionLimits
 from overnight.http_server.connection_limits import MAX_REFUSALS, holder_of
 from overnight.store import Store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from raw_http import Client, answer, echo, served
 from serving import Served, routed, serving
 from test_keys_http import key_for
@@ -18,15 +18,9 @@ GET = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
 @pytest.fixture
-async def gateway(store: Store, scripted: SpawnedProvider) -> AsyncIterator[Served]:
-    async with serving(store, scripted, routed(f"limits: {{max_body_bytes: {MIB}}}\n")) as running:
+async def gateway(store: Store, provider: SpawnedProvider) -> AsyncIterator[Served]:
+    async with serving(store, provider, routed(f"limits: {{max_body_bytes: {MIB}}}\n")) as running:
         yield running
 
 
@@ -118,8 +112,8 @@ async def test_unfinished_bodies_of_a_key_are_bounded_and_another_key_goes_on(ga
             await asyncio.sleep(0.05)
 
 
-async def test_bodies_of_a_key_count_until_their_calls_are_answered(gateway: Served, scripted: SpawnedProvider) -> None:
-    scripted.set_rules("rules: [{match: {times: 2}, fault: {delay_ms: 2500}}]")
+async def test_bodies_of_a_key_count_until_their_calls_are_answered(gateway: Served, provider: SpawnedProvider) -> None:
+    provider.set_rules("rules: [{match: {times: 2}, fault: {delay_ms: 2500}}]")
     mine, others = await key_for(gateway), await key_for(gateway, tenant="other")
     waiting = [asyncio.create_task(gateway.ask(text="x" * 900_000, headers=mine)) for _ in range(2)]
     await asyncio.sleep(0.7)
@@ -138,11 +132,11 @@ async def test_unfinished_bodies_are_bounded_in_all(gateway: Served) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_requests_of_a_key_at_once_are_bounded(store: Store, scripted: SpawnedProvider) -> None:
+async def test_requests_of_a_key_at_once_are_bounded(store: Store, provider: SpawnedProvider) -> None:
     from overnight.api import application
     from overnight.ledger import Ledger
 
-    async with serving(store, scripted) as gateway:
+    async with serving(store, provider) as gateway:
         app = application(gateway.gateway, Ledger(store), requests_per_key=1)
         mine, others = await key_for(gateway, scopes=("call", "read")), await key_for(gateway, scopes=("call", "read"))
         async with served(app) as (_, connect):

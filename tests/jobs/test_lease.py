@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from overnight.jobs import Operations, Worker, load_job
 from overnight.jobs.lease import Clocks, Lease, LeaseLost
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import serving
 from test_jobs import rest, story, working
 
@@ -145,12 +144,6 @@ async def test_a_claimed_effect_is_not_called_after_a_jump(store_url: str, time:
 
 
 # ── model calls ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @overnight.job

@@ -1,7 +1,6 @@
 """A failed job keeps where it failed: the files, lines and functions of its own code, and no values."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import overnight
 from overnight.ledger import Ledger
 from overnight.settings import Settings
 from overnight.store import Store, open_store
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from serving import serving
 from test_cli import Shell
 from test_jobs import run
 
 HERE = __file__
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 def charge(card: str) -> None:

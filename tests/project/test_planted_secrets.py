@@ -11,14 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from test_terminal_safety import ACTS, on_terminal
 
 PROVIDER_KEY, TENANT_KEY = "sk-planted-provider-51a7", "sk-planted-tenant-9c02"
@@ -50,12 +49,6 @@ async def waits() -> str:
 async def holds() -> str:
     return await waits()
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 def ask(port: str, method: str, path: str, key: str = "", body: Any = None, **headers: str) -> str:

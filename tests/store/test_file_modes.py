@@ -15,18 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 from source_trees import tree_of
 from test_cli import JOBS, ROUTING
 
 OVERNIGHT = "from overnight.cli import main; main()"
 SOURCES = Path(__file__).parents[2] / "src" / "overnight"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as spawned:
-        yield spawned
 
 
 @pytest.fixture

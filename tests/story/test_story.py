@@ -1,7 +1,7 @@
 """A job's events as a story: real jobs, a real gateway, a scripted provider; rare events as they are written elsewhere."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from overnight.story import (
     span_text,
     tree_costs,
 )
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 
 SECOND = 1_000_000
 RULES = """
@@ -47,10 +47,10 @@ retries: {max_attempts: 2, backoff_ms: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider(RULES) as spawned:
-        yield spawned
+@pytest.fixture
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(RULES)
+    return provider
 
 
 @pytest.fixture

@@ -1,29 +1,15 @@
 """The scripted provider's Anthropic wire, as the official client meets it."""
 
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import httpx2
 import pytest
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 
 TOOL = {"name": "file", "description": "Files a paper.", "input_schema": {"type": "object"}}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(shared: SpawnedProvider) -> SpawnedProvider:
-    shared.set_rules("rules: []")
-    shared.reset()
-    return shared
 
 
 def rules(provider: SpawnedProvider, text: str) -> None:

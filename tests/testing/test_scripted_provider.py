@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -28,19 +27,6 @@ from overnight.testing import (
 )
 
 WEATHER_TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(shared: SpawnedProvider) -> SpawnedProvider:
-    shared.set_rules("rules: []")
-    shared.reset()
-    return shared
 
 
 def rules(provider: SpawnedProvider, text: str, **how: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from overnight.testing import SpawnedProvider, spawn_scripted_provider
+from overnight.testing import SpawnedProvider
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 TOOL: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
@@ -28,10 +28,10 @@ rules:
 """
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[SpawnedProvider]:
-    with spawn_scripted_provider(RULES) as spawned:
-        yield spawned
+@pytest.fixture
+def provider(provider: SpawnedProvider) -> SpawnedProvider:
+    provider.set_rules(RULES)
+    return provider
 
 
 @pytest.fixture
