@@ -114,7 +114,7 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
     return msgspec.structs.replace(who, session_id=session, only_marks=True)
 
 
-def _text(metadata: dict[str, Any], name: str) -> str | None:
+def _text(metadata: Mapping[str, Any], name: str) -> str | None:
     """A text in `metadata` that attributes the call. Raises BadInput for another type, so that no attribution is lost."""
     value = metadata.get(name)
     if value is not None and not isinstance(value, str):

@@ -19,14 +19,7 @@ from overnight.providers.error_classes import Failure
 from overnight.store import crash_point
 from overnight.wire_formats.request import InvalidBody
 
-from ..admission.admission_outcomes import (
-    AdmissionOutcome,
-    CacheHit,
-    Concluded,
-    Granted,
-    Replayed,
-    Stopped,
-)
+from ..admission.admission_outcomes import AdmissionOutcome, CacheHit, Concluded, Granted, Replayed, Stopped
 from ..admission.attempt_result import AttemptResult
 from ..admission.call_account import CallAccount
 from ..admission.call_admission import AttemptPlan, CallAdmission
@@ -40,7 +33,7 @@ from .attempt_evaluation import AttemptEvaluation
 from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
-from .request_preparation import attempt_state, new_attempt, prepare_request, without_reasoning
+from .request_preparation import attempt_state, new_attempt, prepare_request, without_foreign_reasoning
 from .result import Answered, CallResult, DegradedAnswer, Failed, is_late
 from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
 from .services import CallServices
@@ -322,7 +315,7 @@ class CallPipeline:
     async def _choose_next(self, failure: Failure) -> float | None:
         """Choose the next attempt. Returns the delay before it, in seconds; None if there is none."""
         self._return_probe()  # if the attempt was a probe that was not sent
-        changed = without_reasoning(self.context, failure)
+        changed = without_foreign_reasoning(self.context, failure)
         if changed is not None:
             self.context = changed
             return 0.0
