@@ -273,15 +273,8 @@ def _failure(
         retryable = True
     code, message = scrubbed(code, 80) or f"http_{status}", scrubbed(message) or f"the upstream answered {status}"
     asked_ms = _retry_after_ms(headers, now)
-    return Failure(
-        error_class=error_class,
-        code=code,
-        message=message,
-        retryable=retryable,
-        fallback=rule.fallback,
-        retry_after_ms=wait_ms if asked_ms is None else asked_ms,
-        status=status,
-    )
+    after_ms = wait_ms if asked_ms is None else asked_ms
+    return Failure(error_class, code, message, retryable, rule.fallback, retry_after_ms=after_ms, status=status)
 
 
 class _Told(NamedTuple):
