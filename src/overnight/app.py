@@ -140,7 +140,9 @@ class Operating:
         """Decide a review. `done`, `provider_id` and `result` (JSON) apply to effects with unknown outcome."""
         from overnight.jobs import Decision
 
-        return await self._jobs.decide(review_id, Decision(approved, by, note, done, provider_id, result))
+        return await self._jobs.decide(
+            review_id, Decision(approved=approved, by=by, note=note, done=done, provider_id=provider_id, result=result)
+        )
 
     async def workers_alive(self) -> int:
         return await self._jobs.workers_alive()

@@ -1,4 +1,4 @@
-"""The layout of the code: no import cycles, one name for one class, files and functions of a readable size."""
+"""The layout of the code: no import cycles, unique class names, short files, large records built by keyword."""
 
 import ast
 from collections import defaultdict
@@ -10,7 +10,7 @@ from source_trees import tree_of
 SOURCE = Path(__file__).parents[2] / "src"
 PARALLEL = ("overnight.wire_formats", "overnight.testing", "overnight.demo")
 """Packages in which several modules define the same class for different formats, and test doubles."""
-MAX_LINES, MAX_FUNCTION_LINES = 400, 60
+MAX_LINES, MAX_FUNCTION_LINES, MAX_POSITIONAL = 400, 60, 5
 
 
 @cache
@@ -105,3 +105,40 @@ def test_functions_are_short() -> None:
                 if lines > MAX_FUNCTION_LINES:
                     long[f"{name}.{node.name}"] = lines
     assert long == {}
+
+
+def records() -> dict[tuple[str, str], list[str]]:
+    """The fields of each record class (named tuple, msgspec struct, dataclass), by module and name."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                marks = [ast.unparse(each) for each in (*node.bases, *node.decorator_list)]
+                if any(kind in mark for mark in marks for kind in ("NamedTuple", "Struct", "dataclass")):
+                    annotated = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+                    found[module, node.name] = [
+                        ast.unparse(each.target) for each in annotated if "ClassVar" not in ast.unparse(each.annotation)
+                    ]
+    return found
+
+
+def called_record(module: str, name: str, large: dict[str, set[str]]) -> bool:
+    """Whether a name in a module is a large record: of its own, or imported (one of a name is enough)."""
+    own = (module, name) in records()
+    return module in large[name] if own else bool(large[name])
+
+
+def test_large_records_are_built_by_keyword() -> None:
+    large: dict[str, set[str]] = defaultdict(set)
+    for (module, name), fields in records().items():
+        if len(fields) > MAX_POSITIONAL:
+            large[name].add(module)
+    by_position: list[str] = []
+    for module, path in modules().items():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                starred = any(isinstance(each, ast.Starred) for each in node.args)
+                if (starred or len(node.args) > MAX_POSITIONAL) and called_record(module, name, large):
+                    by_position.append(f"{module}:{node.lineno} {name}")
+    assert by_position == []

@@ -135,7 +135,16 @@ class Application:
                 return await self._openai.call(form, headers, receive, key, direct.has_left if direct else None)
             needed = scope_of(path, method)
             again = partial(self._authenticator.authenticate, headers, needed)
-            request = Request(method, path, parts, scope["query_string"], headers, receive, self._memory, again)
+            request = Request(
+                method=method,
+                path=path,
+                parts=parts,
+                query=scope["query_string"],
+                headers=headers,
+                receive=receive,
+                memory=self._memory,
+                authenticate=again,
+            )
             handler = self._handler(request) if own else self._v1
             key = request.key = await self._authenticator.authenticate(headers, needed)
             self._count(scope, key)

@@ -76,16 +76,16 @@ class BudgetsApi:
             raise BadInput("id: a key can only access its own tenant")
         name = job.job_id if job else body.id
         wanted = TopUp(
-            request.tenant_id,
-            body.scope,
-            name,
-            request.actor or "api",
-            body.why,
-            usd_to_micro(str(body.usd)),
-            body.tokens,
-            body.calls,
-            body.tool_calls,
-            body.seconds,
+            tenant_id=request.tenant_id,
+            scope=body.scope,
+            scope_id=name,
+            actor=request.actor or "api",
+            why=body.why,
+            microusd=usd_to_micro(str(body.usd)),
+            tokens=body.tokens,
+            calls=body.calls,
+            tool_calls=body.tool_calls,
+            wall_clock_s=body.seconds,
         )
         row, woken = await top_up_budget(store, addressed(policy, wanted, body.per, store.clock()))
         return json_answer(201, line_of(policy, row, job, store.clock()).public() | {"woken": woken})

@@ -41,7 +41,9 @@ class Reader:
             return
         if len(self.problems) == MAX_PROBLEMS:
             message, hint = f"more than {MAX_PROBLEMS} problems in this file", "fix these first"
-        self.problems.append(Problem(self.file, at.line, at.column, message, hint, severity))
+        self.problems.append(
+            Problem(file=self.file, line=at.line, column=at.column, message=message, hint=hint, severity=severity)
+        )
 
     def unknown(self, at: Node, message: str, name: str, known: Collection[str]) -> None:
         """Report a name nobody knows, with the nearest one that is known."""

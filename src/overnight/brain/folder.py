@@ -183,7 +183,9 @@ def _placed(path: str, top: str) -> tuple[str, Problem | None]:
         return "", Problem(path, 1, 1, f"only *{wanted} files are read in {top}/", severity="warning")
     what = "folder" if "/" in path else "file"
     hint = did_you_mean(top, _FOLDERS if "/" in path else _TOP_FILES)
-    return "", Problem(path, 1, 1, f"the {what} {clipped(top)} is unknown", hint, "warning")
+    return "", Problem(
+        file=path, line=1, column=1, message=f"the {what} {clipped(top)} is unknown", hint=hint, severity="warning"
+    )
 
 
 def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
@@ -193,9 +195,8 @@ def _text(file: str, content: bytes) -> tuple[str | None, list[Problem]]:
         return content.decode(), []
     except UnicodeDecodeError as error:
         before = content[: error.start].decode()
-        return None, [
-            Problem(file, *text_place(before, len(before)), "this is not UTF-8 text", "save the file as UTF-8")
-        ]
+        line, column = text_place(before, len(before))
+        return None, [Problem(file, line, column, "this is not UTF-8 text", "save the file as UTF-8")]
 
 
 def _too_large(file: str) -> Problem:

@@ -99,7 +99,7 @@ class _Composer:
         return event.start_mark.line + self.first_line, event.start_mark.column + 1
 
     def problem(self, place: tuple[int, int], message: str, hint: str = "") -> None:
-        self.problems.append(Problem(self.file, *place, message, hint))
+        self.problems.append(Problem(self.file, place[0], place[1], message, hint))
 
     def node(self, event: Any, depth: int) -> Node:
         place = self.place(event)
@@ -139,7 +139,7 @@ class _Composer:
             raise _Stop(*place, "an escape in this text names half a character (a lone surrogate)") from None
         quoted = event.style is not None
         tag = str(self.yaml.resolver.resolve(self.scalar_node, text, (not quoted, quoted)))
-        return Scalar(*place, text, _KINDS.get(tag, "other"), quoted)
+        return Scalar(place[0], place[1], text, _KINDS.get(tag, "other"), quoted)
 
     def items(self, place: tuple[int, int], depth: int) -> Items:
         before = self.count
@@ -161,7 +161,7 @@ class _Composer:
             value = self.node(next(self.events), depth + 1)
             if isinstance(value, Scalar) and value.kind == "null" and not value.text:
                 # the parser puts a value left out at whatever comes next
-                value = Scalar(*at, "", "null")
+                value = Scalar(at[0], at[1], "", "null")
             if not isinstance(key, Scalar):
                 self.problem(at, "a key must be a single word or text", "lists and mappings cannot be keys")
             elif key.text in entries:

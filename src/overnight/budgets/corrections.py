@@ -6,7 +6,7 @@ import msgspec
 
 from overnight.domain import BadInput, Conflict, Event, NotFound, iso_utc, micro_to_usd
 from overnight.ledger import JOB, JobRow, append, count_usage, locked_job
-from overnight.store import Store, Unit
+from overnight.store import Store, Unit, records_of
 
 from .rows import BOUND, SQL, BoundRow
 from .settlement import Booked, budget_locks, decode_scopes, rebook
@@ -141,7 +141,14 @@ class CorrectCost(msgspec.Struct):
             append(unit, job, event)
             same = False
         return Correction(
-            row.call_id, row.job_id, row.tenant_id, self.source, row.cost_microusd, was, row.booked_microusd, not same
+            call_id=row.call_id,
+            job_id=row.job_id,
+            tenant_id=row.tenant_id,
+            source=self.source,
+            cost_microusd=row.cost_microusd,
+            was=was,
+            most_microusd=row.booked_microusd,
+            changed=not same,
         )
 
 
@@ -173,19 +180,21 @@ async def correct_cost(
             f"call {call_id} of tenant {tenant_id} with an upper bound. It is unknown or already settled at a known cost;"
             " `overnight budget bounds` lists the calls of unknown cost"
         )
-    done = await store.commit(CorrectCost(row, cost_microusd, tokens, source, actor, why))
+    done = await store.commit(
+        CorrectCost(row=row, cost_microusd=cost_microusd, tokens=tokens, source=source, actor=actor, why=why)
+    )
     return msgspec.structs.replace(done, woken=await wake_corrected(store, row)) if done.changed else done
 
 
 async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
     rows = await store.read(SQL["read_bound"], {"call_id": call_id, "tenant_id": tenant_id})
-    return BoundRow(*rows[0]) if rows else None
+    return records_of(BoundRow, rows)[0] if rows else None
 
 
 async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
     """The calls that are booked at a bound and not corrected yet, newest first. An empty tenant lists all tenants'."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MOST_LISTED)}
-    return [BoundRow(*row) for row in await store.read(SQL["list_bounds"], values)]
+    return records_of(BoundRow, await store.read(SQL["list_bounds"], values))
 
 
 def public_bound(row: BoundRow) -> dict[str, Any]:

@@ -191,7 +191,10 @@ class Policy:
                 _tighten(merged, "requests_per_minute", rule.requests_per_minute)
                 _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
                 _tighten(merged, "concurrency", rule.concurrency)
-        return [Rate(*key, **fields) for key, fields in found.items()]
+        return [
+            Rate(tenant_id=tenant_id, scope=scope, scope_id=name, **fields)
+            for (tenant_id, scope, name), fields in found.items()
+        ]
 
 
 def _tighten_all(merged: dict[str, Any], rule: BudgetLimit) -> None:

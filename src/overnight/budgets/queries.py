@@ -6,7 +6,7 @@ import msgspec
 
 from overnight.domain import EVERYWHERE, BadInput, Reach, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
-from overnight.store import Store
+from overnight.store import Store, records_of
 
 from .policy import Limit, Policy, bare, scope_id
 from .reservations import allowed
@@ -80,15 +80,16 @@ async def list_budgets(
     now = store.clock()
     found: list[BudgetLine] = []
     if not job_id:
-        for row in await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now}):
-            found.append(_line(policy, BudgetRow(*row), None, None, now))
+        rows = await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now})
+        found += [_line(policy, row, None, None, now) for row in records_of(BudgetRow, rows)]
     if reach != EVERYWHERE:
         mine = {("tenant", tenant_id), ("agent", reach.agent_id), ("workflow", reach.workflow), ("key", key_id)}
         found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
     values |= {"agent_id": reach.agent_id or "", "workflow": reach.workflow or ""}
-    for *row, name, started_at in await store.read(SQL["list_job_budgets"], values):
-        found.append(_line(policy, BudgetRow(*row), name, started_at, now))
+    for *columns, name, started_at in await store.read(SQL["list_job_budgets"], values):
+        (row,) = records_of(BudgetRow, [columns])
+        found.append(_line(policy, row, name, started_at, now))
     limited = [line for line in found if any(each.allowed is not None for each in line.measures.values())]
     return found if everything else limited
 
@@ -100,7 +101,14 @@ def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int 
     asked = job_name if row.scope == "job" else name.partition("/")[2] if row.scope == "step" else name
     limit = policy.in_force(row.scope, per, asked)
     return BudgetLine(
-        row.tenant_id, row.scope, name, per, window, row.resets_at, row.top_ups, _measures(limit, row, started_at, now)
+        tenant_id=row.tenant_id,
+        scope=row.scope,
+        name=name,
+        per=per,
+        window=window,
+        resets_at=row.resets_at,
+        top_ups=row.top_ups,
+        measures=_measures(limit, row, started_at, now),
     )
 
 

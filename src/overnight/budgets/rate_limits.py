@@ -50,7 +50,14 @@ def rate_of(unit: Unit, rate: Rate) -> RateRow:
     """The locked row of a rate; made on first use."""
     row = unit.get(RATE, rate.key)
     if row is None:
-        row = RateRow(*rate.key, 0, 0, 0)
+        row = RateRow(
+            tenant_id=rate.tenant_id,
+            scope=rate.scope,
+            scope_id=rate.scope_id,
+            requests_at=0,
+            tokens_at=0,
+            in_flight=0,
+        )
         unit.insert(RATE, row)
     return row
 

@@ -65,7 +65,17 @@ def budget_of(unit: Unit, tenant_id: str, limit: Limit) -> BudgetRow:
     """The locked row of a scope; made on first use."""
     row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id))
     if row is None:
-        row = BudgetRow(tenant_id, limit.scope, limit.scope_id, None, None, 0, 0, 0, resets_at=limit.resets_at)
+        row = BudgetRow(
+            tenant_id=tenant_id,
+            scope=limit.scope,
+            scope_id=limit.scope_id,
+            limit_microusd=None,
+            limit_calls=None,
+            reserved_microusd=0,
+            spent_microusd=0,
+            calls=0,
+            resets_at=limit.resets_at,
+        )
         unit.insert(BUDGET, row)
     return row
 
@@ -205,18 +215,18 @@ def reserve(
     unit.insert(
         RESERVATION,
         ReservationRow(
-            call.call_id,
-            call.tenant_id,
-            call.job_id,
-            call.owner,
-            call.lease_epoch,
-            amount,
-            call.estimate,
-            scopes,
-            bound,
-            passed,
-            call.fingerprint,
-            call.attempt,
+            call_id=call.call_id,
+            tenant_id=call.tenant_id,
+            job_id=call.job_id,
+            owner=call.owner,
+            lease_epoch=call.lease_epoch,
+            amount_microusd=amount,
+            estimate=call.estimate,
+            scopes=scopes,
+            tokens=bound,
+            rates=passed,
+            fingerprint=call.fingerprint,
+            attempt=call.attempt,
         ),
     )
     return ReservationGrant(tokens, amount, tokens < demand.wanted_tokens)

@@ -8,7 +8,7 @@ import msgspec
 
 from overnight.domain import BadInput, Event, NotFound, new_id
 from overnight.ledger import JOB, JobRow, append, lifecycle
-from overnight.store import Store, Unit
+from overnight.store import Store, Unit, records_of
 
 from .policy import Limit, bare
 from .reservations import budget_of
@@ -221,12 +221,15 @@ async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | 
     values = {"tenant_id": row.tenant_id, "scope": row.scope, "scope_id": row.scope_id}
     if row.top_ups > top_ups:
         made = await store.read(SQL["list_top_ups"], values)
-        return TopUp(*made[-1][:10], at=made[-1][10]) if made else None
+        if not made:
+            return None
+        *columns, at = made[-1]
+        return msgspec.structs.replace(*records_of(TopUp, [columns]), at=at)
     bounds = await store.read(SQL["list_corrected_bounds"], {"tenant_id": row.tenant_id})
-    rooms = _rooms(BoundRow(*each) for each in bounds)
+    rooms = _rooms(records_of(BoundRow, bounds))
     return next((room for room in rooms if (room.scope, room.scope_id) == (row.scope, row.scope_id)), None)
 
 
 async def _row(store: Store, tenant_id: str, scope: str, scope_id: str) -> BudgetRow | None:
     rows = await store.read(SQL["read_budget"], {"tenant_id": tenant_id, "scope": scope, "scope_id": scope_id})
-    return BudgetRow(*rows[0]) if rows else None
+    return records_of(BudgetRow, rows)[0] if rows else None

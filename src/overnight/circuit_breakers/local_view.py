@@ -218,7 +218,16 @@ class CircuitBreakers:
             shared.turn(now, self._breaker.window_ms * 1000)
             shared.failed += 1
         why = f"{failure.error_class}: {failure.code}"
-        mark = BreakerUpdate(account, model, now, self._breaker, why, failure.retry_after_ms, call, own)
+        mark = BreakerUpdate(
+            account=account,
+            model=model,
+            at=now,
+            breaker=self._breaker,
+            why=why,
+            retry_after_ms=failure.retry_after_ms,
+            call=call,
+            own=own,
+        )
         shared_open = (account, model) in self._open
         if not self._counts(first, mark) or (shared_open and call is None and not failure.retry_after_ms):
             return None
@@ -234,7 +243,7 @@ class CircuitBreakers:
         if seen is None:
             if len(self._seen) - len(self._open) >= MOST_TARGETS:
                 del self._seen[next(each for each in self._seen if each not in self._open)]
-            seen = _Seen(Circuit(*key), self._store.clock())
+            seen = _Seen(Circuit(account=key[0], model=key[1]), self._store.clock())
         self._seen[key] = seen
         return seen
 

@@ -14,12 +14,7 @@ from overnight.ledger import (
     append,
     locked_job,
 )
-from overnight.store import (
-    Store,
-    Table,
-    Unit,
-    statements,
-)
+from overnight.store import Store, Table, Unit, records_of, statements
 
 from .state import (
     Circuit,
@@ -109,7 +104,7 @@ def _close(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event) -> None:
 def _count(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event, key: Key, breaker: Breakers) -> Circuit:
     circuit = unit.get(CIRCUIT, key)
     is_new = circuit is None
-    circuit = circuit or Circuit(*key)
+    circuit = circuit or Circuit(account=key[0], model=key[1])
     opened = fail(circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
     if is_new:
         unit.insert(CIRCUIT, circuit)
@@ -127,7 +122,7 @@ def _count_for_tenant(unit: Unit, mark: BreakerUpdate) -> bool:
         return True
     key = (account, mark.model)
     found = unit.get(CIRCUIT, key)
-    row = found or Circuit(*key)
+    row = found or Circuit(account=key[0], model=key[1])
     counts = count_for_tenant(row, mark.at, mark.breaker)
     if found is None:
         unit.insert(CIRCUIT, row)
@@ -243,7 +238,7 @@ class ForgetCircuits(msgspec.Struct):
 async def list_circuits(store: Store, *, only_open: bool = False) -> list[Circuit]:
     """All that failed lately or are open, by provider and model. Raises StoreUnavailable."""
     rows = await store.read(SQL["list_open_circuits" if only_open else "list_circuits"], {})
-    return [Circuit(*row) for row in rows]
+    return records_of(Circuit, rows)
 
 
 async def forget_circuits(store: Store, closed_before: int, open_before: int) -> None:

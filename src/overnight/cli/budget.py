@@ -176,7 +176,18 @@ def top_up(
     """
 
     check_note("--why", why)
-    wanted = TopUp("", scope, name, operator(by), why, dollars(usd), tokens, calls, tool_calls, seconds)
+    wanted = TopUp(
+        tenant_id="",
+        scope=scope,
+        scope_id=name,
+        actor=operator(by),
+        why=why,
+        microusd=dollars(usd),
+        tokens=tokens,
+        calls=calls,
+        tool_calls=tool_calls,
+        wall_clock_s=seconds,
+    )
     line, woken = _commit(wanted, per, tenant)
     if json:
         print_json(line.public() | {"woken": woken})

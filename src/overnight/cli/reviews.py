@@ -182,7 +182,15 @@ def _decide(
             raise WrongUsage(
                 f"{review.review_id} is an approval, not a question about an effect: omit --done and --not-done"
             )
-        decision = Decision(approved, operator(by), note, done, provider_id, answer, review.tenant_id)
+        decision = Decision(
+            approved=approved,
+            by=operator(by),
+            note=note,
+            done=done,
+            provider_id=provider_id,
+            result=answer,
+            tenant_id=review.tenant_id,
+        )
         decided = await Operations(ledger.store).decide(review.review_id, decision)
         job = await ledger.job(review.job_id)
         if job.runtime == "foreign":

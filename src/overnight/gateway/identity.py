@@ -60,13 +60,29 @@ def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -
     who = subject.who
     if job is None:
         kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
-        names = (who.agent_id, who.session_id, who.workflow)
-        return Caller(who.tenant_id, kin, *names, who.step, who.key_id, target)
+        return Caller(
+            tenant_id=who.tenant_id,
+            jobs=kin,
+            agent=who.agent_id,
+            session=who.session_id,
+            workflow=who.workflow,
+            step=who.step,
+            key=who.key_id,
+            target=target,
+        )
     above = subject.ancestors[:-1] if job.job_id == subject.job_id else ()
     kin = tuple(subject.lineage.get(each) or Kin(each) for each in above)
     kin = (*kin, Kin(job.job_id, job.workflow or job.name, job.started_at))
-    names = (who.agent_id or job.agent_id, who.session_id or job.session_id, who.workflow or job.workflow)
-    return Caller(job.tenant_id, kin, *names, who.step, who.key_id, target)
+    return Caller(
+        tenant_id=job.tenant_id,
+        jobs=kin,
+        agent=who.agent_id or job.agent_id,
+        session=who.session_id or job.session_id,
+        workflow=who.workflow or job.workflow,
+        step=who.step,
+        key=who.key_id,
+        target=target,
+    )
 
 
 _HEX = frozenset("0123456789abcdef")

@@ -112,7 +112,15 @@ def _begun(job: JobRow, event: Recorded) -> RecordedCall:
         format=detail.get("format", "chat"),
     )
     targets = tuple(decision.get("targets", ()))
-    return RecordedCall(event.at, event.tenant_id, facts, called.name, called.route or "", targets, called.input_ref)
+    return RecordedCall(
+        at=event.at,
+        tenant_id=event.tenant_id,
+        facts=facts,
+        name=called.name,
+        route=called.route or "",
+        targets=targets,
+        input_ref=called.input_ref,
+    )
 
 
 def _job_name(job: JobRow) -> str | None:
@@ -243,7 +251,16 @@ class RoutingSimulation:
 
     def _compare(self, call: RecordedCall, route: str, model: str, provider: str) -> None:
         key = (call.route, call.model, call.provider, route, model, provider)
-        move = self._moves.setdefault(key, Move(*key))
+        move = self._moves.get(key)
+        if move is None:
+            move = self._moves[key] = Move(
+                route_then=call.route,
+                model_then=call.model,
+                provider_then=call.provider,
+                route_now=route,
+                model_now=model,
+                provider_now=provider,
+            )
         move.calls += 1
         move.then_microusd += call.cost_microusd
         cost = self._cost(call, model)

@@ -85,7 +85,9 @@ class Effect(Generic[P, T]):
         async def settle(position: Position) -> None:
             await at(position).find_outcome()
 
-        request = BoundaryRequest("effect", self.tool, request_digest, live, settle, digest)
+        request = BoundaryRequest(
+            kind="effect", name=self.tool, fingerprint=request_digest, live=live, settle=settle, arguments=digest
+        )
         answer = await execution.resolve(scope, request)
         return self.outcome(answer.facts.event, answer.content, answer.facts.error)
 

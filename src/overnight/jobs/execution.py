@@ -166,7 +166,9 @@ class Execution:
 
         def durable(seq: int) -> None:
             if retained is None:
-                self.log.add_answer(scope, Recorded(self.job.job_id, seq, 0, event, *position, content=content))
+                path, ordinal = position
+                recorded = Recorded(self.job.job_id, seq, 0, event, path=path, ordinal=ordinal, content=content)
+                self.log.add_answer(scope, recorded)
             else:
                 history.keep(position, seq)
 

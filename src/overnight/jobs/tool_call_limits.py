@@ -21,7 +21,14 @@ class ToolLimits:
         if policy is None or not policy.counts_tools:
             return ()
         jobs = (*await self._find_ancestors(job), _budget_job(job))
-        caller = Caller(job.tenant_id, jobs, job.agent_id, job.session_id, job.workflow, step)
+        caller = Caller(
+            tenant_id=job.tenant_id,
+            jobs=jobs,
+            agent=job.agent_id,
+            session=job.session_id,
+            workflow=job.workflow,
+            step=step,
+        )
         limits = policy.limits(caller, self._ledger.store.clock())
         return [limit for limit in limits if limit.limit_tool_calls is not None or limit.wall_clock_s is not None]
 

@@ -133,7 +133,15 @@ class SetProviderKey(msgspec.Struct):
     def decide(self, unit: Unit) -> ProviderKeyRow:
         number = _number(unit)
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
-        fresh = ProviderKeyRow(self.tenant_id, self.provider, self.master_id, self.sealed, self.actor, unit.now, number)
+        fresh = ProviderKeyRow(
+            tenant_id=self.tenant_id,
+            provider=self.provider,
+            master_id=self.master_id,
+            sealed=self.sealed,
+            set_by=self.actor,
+            set_at=unit.now,
+            changed=number,
+        )
         if row is None:
             unit.insert(PROVIDER_KEY, fresh)
             return fresh

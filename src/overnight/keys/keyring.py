@@ -15,7 +15,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from overnight.domain import OvernightError, StoreUnavailable
-from overnight.store import Store
+from overnight.store import Store, records_of
 
 from .commands import NoteUses
 from .master_keys import Masters, SealedShut
@@ -160,11 +160,11 @@ class Keyring:
             return
         after = self._number
         while rows := await self._store.read(SQL["list_changed_keys"], {"changed": after, "most": PAGE}):
-            self._take_keys(KeyRow(*row) for row in rows)
+            self._take_keys(records_of(KeyRow, rows))
             after = rows[-1][-1]
         after = self._number
         while rows := await self._store.read(SQL["list_changed_provider_keys"], {"changed": after, "most": PAGE}):
-            self._take_provider_keys(ProviderKeyRow(*row) for row in rows)
+            self._take_provider_keys(records_of(ProviderKeyRow, rows))
             after = rows[-1][-1]
         self._number = number
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from overnight.domain import EVERYWHERE, BadInput, NotFound, Reach, check_identifier, new_id
-from overnight.store import Store
+from overnight.store import Store, records_of
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
 from .master_keys import Masters
@@ -93,7 +93,7 @@ class Keys:
         if before:
             check_identifier(before, "before")
         values = {"tenant_id": tenant_id, "before": before, "most": most}
-        return [KeyRow(*row) for row in await self._store.read(SQL["list_keys"], values)]
+        return records_of(KeyRow, await self._store.read(SQL["list_keys"], values))
 
     async def one(self, name: str, tenant_id: str = "") -> KeyRow:
         """By its id, its name, or the beginning that is shown of its secret; of equal names the one that is not revoked. Raises
@@ -101,7 +101,7 @@ class Keys:
         name = handle_of(name) or check_identifier(name, "the key's name")
         values = {"tenant_id": tenant_id, "name": name, "most": 50}
         rows = await self._store.read(SQL["read_key"], values)
-        found = [KeyRow(*row) for row in rows or await self._store.read(SQL["read_named_keys"], values)]
+        found = records_of(KeyRow, rows or await self._store.read(SQL["read_named_keys"], values))
         found = [row for row in found if row.revoked_at is None] or found[:1]
         if not found:
             raise NotFound(f"key {name}. `overnight keys list` lists keys")
@@ -127,7 +127,7 @@ class Keys:
 
     async def provider_keys(self, tenant_id: str = "") -> list[ProviderKeyRow]:
         values = {"tenant_id": tenant_id}
-        return [ProviderKeyRow(*row) for row in await self._store.read(SQL["list_provider_keys"], values)]
+        return records_of(ProviderKeyRow, await self._store.read(SQL["list_provider_keys"], values))
 
     async def drop_provider_key(self, tenant_id: str, provider: str, actor: str) -> None:
         """Raises NotFound, BadInput."""
@@ -148,7 +148,7 @@ def bound_to(store: Store, token: str) -> Reach:
     """What the key of this secret is bound to; nothing, where it is no key of ours. Blocks: for threads without a loop."""
     handle = handle_of(token)
     rows = store.read_blocking(SQL["read_key"], {"tenant_id": "", "name": handle}) if handle else []
-    return virtual_key(KeyRow(*rows[0])).reach if rows else EVERYWHERE
+    return virtual_key(records_of(KeyRow, rows)[0]).reach if rows else EVERYWHERE
 
 
 def known_provider(name: str, known: Sequence[str]) -> None:

@@ -88,14 +88,14 @@ _texts = msgspec.json.Decoder(tuple[str, ...]).decode
 
 def virtual_key(row: KeyRow) -> VirtualKey:
     return VirtualKey(
-        row.key_id,
-        row.tenant_id,
-        row.name,
-        frozenset(_texts(row.scopes)),
-        row.agent_id,
-        row.workflow,
-        _texts(row.models),
-        _texts(row.routes),
+        key_id=row.key_id,
+        tenant_id=row.tenant_id,
+        name=row.name,
+        scopes=frozenset(_texts(row.scopes)),
+        agent_id=row.agent_id,
+        workflow=row.workflow,
+        models=_texts(row.models),
+        routes=_texts(row.routes),
     )
 
 

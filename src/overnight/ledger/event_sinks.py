@@ -85,7 +85,7 @@ class ClaimSink(msgspec.Struct, frozen=True):
     def decide(self, unit: Unit) -> FeedPosition | None:
         row = unit.get(CURSOR, self.sink)
         if row is None:
-            unit.insert(CURSOR, CursorRow(self.sink, *START, owner=self.owner, beat=1))
+            unit.insert(CURSOR, CursorRow(self.sink, START.position, START.job_id, START.seq, owner=self.owner, beat=1))
             return START
         if row.owner is not None and row.owner != self.owner and (row.owner, row.beat) != self.seen:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import EVERYWHERE, FINISHED, Event, NotFound, Reach, Recorded
-from overnight.store import Store
+from overnight.store import Store, records_of
 
 from .content import parse_reference
 from .rows import SQL, JobRow
@@ -23,7 +23,17 @@ def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
     facts = _decode(body)
     if message is not None and facts.error is not None:
         facts.error = msgspec.structs.replace(facts.error, message=message)
-    return Recorded(job_id, seq, at, facts, path, ordinal, fingerprint, inline, tenant_id)
+    return Recorded(
+        job_id=job_id,
+        seq=seq,
+        at=at,
+        facts=facts,
+        path=path,
+        ordinal=ordinal,
+        fingerprint=fingerprint,
+        content=inline,
+        tenant_id=tenant_id,
+    )
 
 
 class Ledger:
@@ -42,7 +52,7 @@ class Ledger:
             rows = await self.store.read(
                 SQL["read_job_external"], {"tenant_id": tenant_id or "default", "external_id": name}
             )
-        job = JobRow(*rows[0]) if rows else None
+        job = records_of(JobRow, rows)[0] if rows else None
         if job is None or not reach.covers(job.agent_id, job.workflow):
             raise NotFound(f"job {name}. `overnight jobs` lists jobs")
         return job
@@ -60,11 +70,11 @@ class Ledger:
         """A page of at most `most` jobs, newest first. `before`: the job id that the previous page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
         values |= {"agent_id": agent_id, "workflow": workflow}
-        return [JobRow(*row) for row in await self.store.read(SQL["list_jobs"], values)]
+        return records_of(JobRow, await self.store.read(SQL["list_jobs"], values))
 
     async def children(self, job_id: str) -> list[JobRow]:
         """The child jobs of a job, oldest first."""
-        return [JobRow(*row) for row in await self.store.read(SQL["list_children"], {"job_id": job_id})]
+        return records_of(JobRow, await self.store.read(SQL["list_children"], {"job_id": job_id}))
 
     async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
         """(model calls, known cost, bound) of each job, in micro-dollars."""

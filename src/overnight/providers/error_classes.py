@@ -198,7 +198,16 @@ def _contentless(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Fa
     else:
         return None
     unbilled = code not in ("empty_body", "invalid_json")
-    return Failure(error_class, code, scrubbed(problem), False, True, None, status, unbilled)
+    return Failure(
+        error_class=error_class,
+        code=code,
+        message=scrubbed(problem),
+        retryable=False,
+        fallback=True,
+        retry_after_ms=None,
+        status=status,
+        unbilled=unbilled,
+    )
 
 
 def is_error(decoded: object) -> bool:
@@ -220,19 +229,20 @@ def usage_in(error: object) -> Json | None:
 
 
 def exception_failure(error: UpstreamError) -> Failure:
-    """Of a call without a whole answer."""
+    """The failure of a call whose response did not arrive completely."""
+    error_class: ErrorClass
     if isinstance(error, UpstreamTimeout):
-        # Before the request had left whole nothing can be billed: not the same as a timeout.
+        # An incomplete request cannot be billed, so it is not classified as a timeout.
         classes: dict[str, ErrorClass] = {"queue": "gateway_busy", "connect": "connection"}
-        error_class: ErrorClass = classes.get(error.phase, "timeout" if error.sent else "connection")
-        named: tuple[ErrorClass, str] = (error_class, f"{error.phase}_timeout")
+        error_class = classes.get(error.phase, "timeout" if error.sent else "connection")
+        code = f"{error.phase}_timeout"
     elif isinstance(error, Unreachable):
-        named = ("connection", error.code)
+        error_class, code = "connection", error.code
     else:
-        named = _BY_EXCEPTION.get(type(error), ("malformed", "malformed_response"))
-    rule = CLASSES[named[0]]
+        error_class, code = _BY_EXCEPTION.get(type(error), ("malformed", "malformed_response"))
+    rule = CLASSES[error_class]
     retryable = rule.retryable and not isinstance(error, _DETERMINISTIC)
-    return Failure(*named, scrubbed(str(error)), retryable, rule.fallback, unbilled=not error.sent)
+    return Failure(error_class, code, scrubbed(str(error)), retryable, rule.fallback, unbilled=not error.sent)
 
 
 def backoff_ms(attempt: int, policy: Retries | ClassRetries, retry_after_ms: int | None, rng: Random) -> int:
@@ -263,9 +273,8 @@ def _failure(
         retryable = True
     code, message = scrubbed(code, 80) or f"http_{status}", scrubbed(message) or f"the upstream answered {status}"
     asked_ms = _retry_after_ms(headers, now)
-    return Failure(
-        error_class, code, message, retryable, rule.fallback, wait_ms if asked_ms is None else asked_ms, status
-    )
+    after_ms = wait_ms if asked_ms is None else asked_ms
+    return Failure(error_class, code, message, retryable, rule.fallback, retry_after_ms=after_ms, status=status)
 
 
 class _Told(NamedTuple):

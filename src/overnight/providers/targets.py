@@ -122,9 +122,20 @@ class Targets:
             ready = self._prepare(model, owner)
             if len(self._ready) < MOST_READY:
                 self._ready[owner, model] = ready
-        served_by, provider, pool, headers, upstream_model, dialect, speaks, account, key, secret = ready
-        price = self._price(model, served_by, provider, context)
-        return Target(model, provider, upstream_model, pool, headers, price, dialect, speaks, account, key, secret)
+        price = self._price(model, ready.served_by, ready.provider, context)
+        return Target(
+            model=model,
+            provider=ready.provider,
+            upstream_model=ready.upstream_model,
+            pool=ready.pool,
+            headers=ready.headers,
+            price=price,
+            dialect=ready.dialect,
+            speaks=ready.speaks,
+            account=ready.account,
+            key=ready.key,
+            secret=ready.secret,
+        )
 
     def _price(self, model: str, provider: ProviderDef, name: str, context: Context) -> ModelPrice:
         try:
@@ -159,9 +170,18 @@ class Targets:
             pool = self._pools[place] = LibraryPool(name, base_url) if library else self._connections_to(base_url)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
-        dialect, speaks = dialect_of(base_url), tuple(provider.apis)
-        kept = key.encode(), secret_of(key)
-        return _Ready(provider, name, pool, tuple(headers), sent_name, dialect, speaks, account, *kept)
+        return _Ready(
+            served_by=provider,
+            provider=name,
+            pool=pool,
+            headers=tuple(headers),
+            upstream_model=sent_name,
+            dialect=dialect_of(base_url),
+            speaks=tuple(provider.apis),
+            account=account,
+            key=key.encode(),
+            secret=secret_of(key),
+        )
 
     def _connections_to(self, base_url: str) -> UpstreamPool:
         connect_s = self._routing.time_limits.connect_ms / 1000

@@ -7,7 +7,7 @@ import msgspec
 
 from overnight.domain import BadInput, Conflict, Event, new_id
 from overnight.ledger import JobRow, append
-from overnight.store import Store, Table, Unit, statements
+from overnight.store import Store, Table, Unit, records_of, statements
 
 SQL = statements("overnight.reviews")
 
@@ -68,20 +68,20 @@ def request_review(
     text = msgspec.json.encode(detail).decode()
     digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
     row = ReviewRow(
-        new_id("rev"),
-        job.tenant_id,
-        job.job_id,
-        kind,
-        path,
-        ordinal,
-        question,
-        text,
-        digest,
-        "open",
-        None,
-        None,
-        unit.now,
-        None,
+        review_id=new_id("rev"),
+        tenant_id=job.tenant_id,
+        job_id=job.job_id,
+        kind=kind,
+        path=path,
+        ordinal=ordinal,
+        question=question,
+        detail=text,
+        digest=digest,
+        state="open",
+        decided_by=None,
+        note=None,
+        requested_at=unit.now,
+        decided_at=None,
     )
     unit.insert(REVIEW, row)
     event = Event("review_requested", attempt=job.attempt)
@@ -109,7 +109,7 @@ async def list_reviews(
 ) -> list[ReviewRow]:
     """Oldest first; empty filters read all."""
     values = {"tenant_id": tenant_id, "state": state, "job_id": job_id, "most": most}
-    return [ReviewRow(*row) for row in await store.read(SQL["list_reviews"], values)]
+    return records_of(ReviewRow, await store.read(SQL["list_reviews"], values))
 
 
 async def read_review(store: Store, review_id: str) -> ReviewRow:
@@ -117,4 +117,4 @@ async def read_review(store: Store, review_id: str) -> ReviewRow:
     rows = await store.read(SQL["read_review"], {"review_id": review_id})
     if not rows:
         raise BadInput(f"review {review_id} not found; `overnight reviews` lists open reviews")
-    return ReviewRow(*rows[0])
+    return records_of(ReviewRow, rows)[0]

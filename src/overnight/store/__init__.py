@@ -8,7 +8,7 @@ from .crash_points import crash_point
 from .readiness import Readiness
 from .statements import Dialect, Statement, statements
 from .store import Store, open_store
-from .unit import Command, Rows, Table, Unit
+from .unit import Command, Rows, Table, Unit, records_of
 
 __all__ = [
     "Command",
@@ -21,5 +21,6 @@ __all__ = [
     "Unit",
     "crash_point",
     "open_store",
+    "records_of",
     "statements",
 ]

@@ -19,6 +19,11 @@ T_co = TypeVar("T_co", covariant=True)
 Rows = list[tuple[Any, ...]]
 
 
+def records_of(record: Callable[..., R], rows: Iterable[Sequence[Any]]) -> list[R]:
+    """Build one record per database row; the columns of a row stand in the order of the record's fields."""
+    return [record(*row) for row in rows]
+
+
 class Redo(Exception):
     """The transaction left nothing behind and may be decided again."""
 

@@ -91,7 +91,7 @@ class _LineWriter:
             day = local_time(node.at)
             if day.date() != local_time(self.reached).date():
                 text += f", on {day:%Y-%m-%d}"
-            yield Line(node.job_id, self.reached, depth, "gap", "note", text)
+            yield Line(job_id=node.job_id, at=self.reached, depth=depth, kind="gap", status="note", text=text)
 
 
 def _began(node: Node) -> tuple[int, int]:
@@ -102,14 +102,14 @@ def _line(node: Node, depth: int) -> Line:
     text = node.text + (f": {node.outcome}" if node.outcome else "")
     facts = [*node.facts, node.branch] if node.branch else node.facts
     return Line(
-        node.job_id,
-        node.at,
-        depth,
-        node.kind,
-        node.status,
-        clean(text),
-        clean(node.why),
-        facts,
-        node.seqs,
-        node.content,
+        job_id=node.job_id,
+        at=node.at,
+        depth=depth,
+        kind=node.kind,
+        status=node.status,
+        text=clean(text),
+        why=clean(node.why),
+        facts=facts,
+        seqs=node.seqs,
+        content=node.content,
     )

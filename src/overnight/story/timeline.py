@@ -37,7 +37,15 @@ class TimelineBuilder:
 
     def node(self, event: Recorded, kind: str, text: str, status: str = "running") -> Node:
         """A node of this event, not yet in the tree."""
-        return Node(self.job.job_id, kind, text, event.at, status, event.at, seqs=[event.seq])
+        return Node(
+            job_id=self.job.job_id,
+            kind=kind,
+            text=text,
+            at=event.at,
+            status=status,
+            ended_at=event.at,
+            seqs=[event.seq],
+        )
 
     def milestone(
         self, event: Recorded, kind: str, text: str, *, leaving: str | None = None, status: str = "note"
@@ -92,7 +100,14 @@ class TimelineBuilder:
             return step.inside if step is not None else self._inside(parent, child)
         branch = self.segment.get(path)
         if branch is None:
-            branch = Node(self.job.job_id, "branch", f"branch {number + 1}", child.at, "note", child.at)
+            branch = Node(
+                job_id=self.job.job_id,
+                kind="branch",
+                text=f"branch {number + 1}",
+                at=child.at,
+                status="note",
+                ended_at=child.at,
+            )
             self._inside(parent, branch).append(branch)
             self.segment[path] = branch
         return branch.inside

@@ -75,7 +75,9 @@ class LogLines(logging.Handler):
             if (warning := self._warnings.get(key)) is not None:
                 warning.last, warning.count, warning.unreported = now, warning.count + 1, warning.unreported + 1
                 return
-            self._warnings[key] = RepeatedWarning(record.levelname, self._role, message, now, now, now)
+            self._warnings[key] = RepeatedWarning(
+                level=record.levelname, name=self._role, message=message, began=now, last=now, reported=now
+            )
         self._write(line_of(now, record.levelname, self._role, message))
         if record.exc_info and os.environ.get("OVERNIGHT_DEBUG"):
             trace = logging.Formatter().formatException(record.exc_info)

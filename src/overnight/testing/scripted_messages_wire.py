@@ -123,4 +123,4 @@ def error_response(status: int, message: str | None, code: str | None, retry_aft
     return response(status, _encode(body), extra)
 
 
-MESSAGES = Wire(read, whole, events, DONE, error_response, b"request-id")
+MESSAGES = Wire(read=read, whole=whole, events=events, done=DONE, error=error_response, id_header=b"request-id")

@@ -108,7 +108,16 @@ def compose(call: Call, taken: Taken | None, fingerprint: str, nth: int) -> Repl
         finish = answer.finish_reason
     answer_chars = len(thinking or "") + len(text or "") + sum(len(name) + len(given) for _, name, given in calls)
     usage = _usage(call, answer_chars, answer.usage if answer and answer.usage else {})
-    return Reply(tag, call.model, thinking, text, calls, finish, usage, stop)
+    return Reply(
+        tag=tag,
+        model=call.model,
+        thinking=thinking,
+        text=text,
+        calls=calls,
+        finish_reason=finish,
+        usage=usage,
+        stop=stop,
+    )
 
 
 def _json(value: Any) -> str:

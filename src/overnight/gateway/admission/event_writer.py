@@ -55,5 +55,14 @@ def append_at(
         path, ordinal, fingerprint = place.path, place.ordinal, place.fingerprint
     seq = append(unit, job, event, content=content, path=path, ordinal=ordinal, fingerprint=fingerprint)
     return Recorded(
-        job.job_id, seq, unit.now, event, path, ordinal, fingerprint, content, job.tenant_id, job.parent_job_id
+        job_id=job.job_id,
+        seq=seq,
+        at=unit.now,
+        facts=event,
+        path=path,
+        ordinal=ordinal,
+        fingerprint=fingerprint,
+        content=content,
+        tenant_id=job.tenant_id,
+        parent_job_id=job.parent_job_id,
     )

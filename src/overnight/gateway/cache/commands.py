@@ -53,7 +53,7 @@ class ClaimQuestion(msgspec.Struct, frozen=True):
                 row.job_id, row.seq, row.month, row.expires_at = None, None, None, 0
             if row.leader is not None and row.lease_until > unit.now:
                 return ClaimOutcome.REPEATS if row.leader_job == self.leader_job else ClaimOutcome.FOLLOWS
-        lead = row or EntryRow(*self.key)
+        lead = row or EntryRow(tenant_id=self.key[0], key=self.key[1])
         lead.leader, lead.leader_job, lead.lease_until = self.leader, self.leader_job, unit.now + LEASE_US
         if row is None:
             unit.insert(ENTRY, lead)
@@ -93,7 +93,7 @@ class KeepAnswer(msgspec.Struct, frozen=True):
         if row is not None and row.expires_at > unit.now:
             _release(unit, row, self.leader)
             return
-        entry = row or EntryRow(*self.key)
+        entry = row or EntryRow(tenant_id=self.key[0], key=self.key[1])
         entry.job_id, entry.seq, entry.month = self.job_id, self.seq, month_of(self.answered_at)
         until = self.answered_at + self.ttl_us
         entry.expires_at, entry.kept_until = until, max(until, self.answered_at + KEPT_US)

@@ -165,7 +165,11 @@ class SingleFlight:
         """Share a durable answer with the waiting calls, and with other calls for `ttl_us` microseconds."""
         answer: Recorded = found.answer
         leader = leading.leader if leading is not None else ""
-        self.write_later(KeepAnswer(key, leader, answer.job_id, answer.seq, answer.at, ttl_us))
+        self.write_later(
+            KeepAnswer(
+                key=key, leader=leader, job_id=answer.job_id, seq=answer.seq, answered_at=answer.at, ttl_us=ttl_us
+            )
+        )
         if leading is not None:
             leading.found = found if ttl_us else None
             self._end(leading)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import day_of
-from overnight.store import Store, Unit
+from overnight.store import Store, Unit, records_of
 
 from .rows import SQL
 
@@ -65,7 +65,7 @@ class CacheUsage(msgspec.Struct, frozen=True):
 async def cache_usage(store: Store, tenant_id: str, first: int, last: int) -> Sequence[CacheUsage]:
     """The sums from day to day (YYYYMMDD, both included), by tenant, agent and kind; an empty tenant reads all."""
     values: dict[str, Any] = {"tenant_id": tenant_id, "first": first, "last": last}
-    found = [CacheUsage(*row) for row in await store.read(SQL["sum_cache_days"], values)]
+    found = records_of(CacheUsage, await store.read(SQL["sum_cache_days"], values))
     exact = {(each.tenant_id, each.agent_id): each.asked for each in found if each.kind == "exact"}
     # A call that followed another one had consulted the exact cache first.
     return [

@@ -88,14 +88,14 @@ class AddVector(msgspec.Struct, frozen=True):
         unit.append(
             SQL["insert_vector"],
             VectorRow(
-                self.tenant_id,
-                self.realm,
-                unit.now,
-                answer.job_id,
-                answer.seq,
-                month_of(answer.at),
-                unit.now + self.ttl_us,
-                packed_vector(self.numbers),
-                self.numbers,
+                tenant_id=self.tenant_id,
+                realm=self.realm,
+                added_at=unit.now,
+                job_id=answer.job_id,
+                seq=answer.seq,
+                month=month_of(answer.at),
+                expires_at=unit.now + self.ttl_us,
+                vector=packed_vector(self.numbers),
+                numbers=self.numbers,
             ),
         )

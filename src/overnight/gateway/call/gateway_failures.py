@@ -50,4 +50,11 @@ def malformed(message: str) -> Failure:
 
 def circuits_open(message: str, retry_after_ms: int) -> Failure:
     """No target could be called, because all circuits are open."""
-    return Failure("circuit_open", "circuit_open", message, False, False, retry_after_ms)
+    return Failure(
+        error_class="circuit_open",
+        code="circuit_open",
+        message=message,
+        retryable=False,
+        fallback=False,
+        retry_after_ms=retry_after_ms,
+    )

@@ -15,20 +15,28 @@ WHERE key_id = :key_id
 UPDATE virtual_key SET last_used_at = :last_used_at WHERE key_id = :key_id
 
 -- name: read_key
-SELECT * FROM virtual_key
+SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+FROM virtual_key
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (key_id = :name OR handle = :name OR previous_handle = :name)
 
 -- name: read_named_keys
-SELECT * FROM virtual_key WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND name = :name
+SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+FROM virtual_key WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND name = :name
 ORDER BY key_id DESC LIMIT :most
 
 -- name: list_keys
-SELECT * FROM virtual_key
+SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+FROM virtual_key
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:before = '' OR key_id < :before)
 ORDER BY key_id DESC LIMIT :most
 
 -- name: list_changed_keys
-SELECT * FROM virtual_key WHERE changed > :changed ORDER BY changed LIMIT :most
+SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+FROM virtual_key WHERE changed > :changed ORDER BY changed LIMIT :most
 
 -- name: insert_provider_key
 INSERT INTO provider_key (tenant_id, provider, master_id, sealed, set_by, set_at, changed)
@@ -39,11 +47,13 @@ UPDATE provider_key SET master_id = :master_id, sealed = :sealed, set_by = :set_
 WHERE tenant_id = :tenant_id AND provider = :provider
 
 -- name: list_provider_keys
-SELECT * FROM provider_key
+SELECT tenant_id, provider, master_id, sealed, set_by, set_at, changed
+FROM provider_key
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND sealed IS NOT NULL ORDER BY tenant_id, provider
 
 -- name: list_changed_provider_keys
-SELECT * FROM provider_key WHERE changed > :changed ORDER BY changed LIMIT :most
+SELECT tenant_id, provider, master_id, sealed, set_by, set_at, changed
+FROM provider_key WHERE changed > :changed ORDER BY changed LIMIT :most
 
 -- name: read_key_change
 SELECT number FROM key_change WHERE id = 1
