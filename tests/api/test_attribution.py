@@ -1,4 +1,4 @@
-"""Whose call it is: our own headers, baggage and trace context, other products' headers, and the body."""
+"""Attribution of calls: own headers, baggage, trace context, headers of other products, and the body."""
 
 from typing import Any
 

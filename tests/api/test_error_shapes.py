@@ -1,4 +1,4 @@
-"""Errors in the words of the format whose path was asked, and answers that no name from outside can break."""
+"""Errors have the format of the requested path, and no external name can break a response."""
 
 import asyncio
 

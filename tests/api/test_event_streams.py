@@ -1,4 +1,4 @@
-"""Live events end with their job, their client and their key, and cost next to nothing while nothing happens."""
+"""Live event streams: they end with the job, the client or the key, and are cheap while idle."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""A key that is bound to an agent or a workflow sees and touches what is of their jobs: of others, nothing is there for it."""
+"""A key bound to an agent or workflow sees and changes only jobs in its scope."""
 
 import asyncio
 from collections.abc import AsyncIterator

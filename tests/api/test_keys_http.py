@@ -1,4 +1,4 @@
-"""Keys at the door: who is asked for one, how far each reaches, and that a change of them stops nobody."""
+"""API keys over HTTP: authentication, scopes, and changes of keys while calls run."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Characters that a store or a header cannot take are refused by name, or told in another way; they are no fault of ours."""
+"""Characters that a store or header cannot hold are rejected or escaped, without a server error."""
 
 from collections.abc import AsyncIterator
 from typing import Any

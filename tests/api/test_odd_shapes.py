@@ -1,5 +1,4 @@
-"""Bodies of odd shape: a list where a text should be, JSON in JSON in JSON. Refused in the format's own shape, or read; never a
-fault, and never blamed on the provider."""
+"""Bodies with unexpected types and deep nesting are rejected in the client's format, or accepted."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor

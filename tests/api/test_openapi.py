@@ -1,4 +1,4 @@
-"""What is said to be served is what is served, and whatever a tool makes of it is answered in the shape that is promised."""
+"""The OpenAPI document matches the served paths, and generated requests receive documented responses."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a tenant's keys cannot do: add to what the operator limits, and by a header what a route refuses them."""
+"""Keys of a tenant cannot raise the operator's limits, nor bypass permissions with headers."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Two tenants meet nowhere: what one of them sees does not change with anything that the other does.
+"""Tenants are isolated: no response to one tenant depends on actions of another.
 
 Each tenant asks its own sequence of requests, over all routes of the application, with the same names for its jobs and
 keys as the other, and with the other's very ids. Its answers are compared with those it gets when it is alone, where ids

@@ -1,4 +1,4 @@
-"""The brain folder: what works as printed, what is refused and where, and what can never be raised."""
+"""The brain folder: valid files, problems with their places, and no unexpected exceptions."""
 
 import os
 import re

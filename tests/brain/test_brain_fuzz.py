@@ -1,4 +1,4 @@
-"""Damaged brain files, from a fixed seed: loading one comes to a brain or to its problems, soon, and to nothing else."""
+"""Damaged brain files, from a fixed seed: loading returns a brain or its problems within a time limit."""
 
 import random
 import signal

@@ -1,4 +1,4 @@
-"""The further sections of routing.yaml: all that is read, all that is refused, all that is doubted."""
+"""The further sections of routing.yaml: accepted values, errors and warnings."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The decision: which rule wins, why the others do not, and what no rule can do whatever it says."""
+"""Routing decisions: the matching rule, the reasons against the others, and the limits of rules."""
 
 import json
 import random

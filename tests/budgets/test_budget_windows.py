@@ -1,4 +1,4 @@
-"""Days and months of every time zone: they follow each other without a gap, whatever is done to the clocks."""
+"""Days and months in every time zone follow each other without a gap, also at clock changes."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones

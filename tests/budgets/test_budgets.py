@@ -1,4 +1,4 @@
-"""Budgets against a trivial model: reserved and spent together never pass a limit, whoever asks, in whatever order."""
+"""Budgets against a simple model: reserved plus spent never exceeds a limit, in any order of calls."""
 
 import asyncio
 import itertools

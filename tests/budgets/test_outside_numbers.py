@@ -1,4 +1,4 @@
-"""Numbers from outside are ASCII digits of a bounded length, wherever they stand; whatever else comes is the caller's fault."""
+"""Numbers from outside are ASCII digits of bounded length; other input is a client error."""
 
 import asyncio
 import json

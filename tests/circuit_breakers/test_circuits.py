@@ -1,4 +1,4 @@
-"""Circuit breakers: the rules alone, several processes over one store against a trivial model, and what a process does alone."""
+"""Circuit breakers: rules, several processes on one store against a simple model, and local views."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Budgets as people see and change them: on the command line and over HTTP, each within its own tenant."""
+"""Views and changes of budgets on the command line and over HTTP, each within its tenant."""
 
 import json
 import re

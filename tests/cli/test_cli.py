@@ -1,4 +1,4 @@
-"""The command line as people and scripts use it: real processes, their exit codes, their two outputs."""
+"""The command line in real processes: exit codes, stdout and stderr."""
 
 import asyncio
 import json

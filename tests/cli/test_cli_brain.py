@@ -1,4 +1,4 @@
-"""The brain folder as the command line finds it: missing, empty, or with many things wrong at once."""
+"""The command line with a missing, empty or invalid brain folder."""
 
 from pathlib import Path
 

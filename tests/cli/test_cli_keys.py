@@ -1,4 +1,4 @@
-"""`overnight keys` as people and scripts use it: real processes, their exit codes, their two outputs."""
+"""`overnight keys` in real processes: exit codes, stdout and stderr."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the command line writes, and how it ends: zones, marks, closed outputs, interrupts, and bad input of every kind."""
+"""Output of the command line: time zones, symbols, closed pipes, interrupts and invalid input."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""No command run for one tenant shows or changes anything of another, whose jobs, sessions, keys and ids are called the same."""
+"""Commands for one tenant neither show nor change data of another tenant with the same names."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""The log of `overnight up`: time, level, one line for each job that failed, and one for a trouble however often it comes."""
+"""The log of `overnight up`: time, level, one line per failed job, one line per repeated problem."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Nothing from outside acts on a terminal: tables, JSON, stories, logs, and tracebacks on a real pseudo-terminal."""
+"""External text cannot control a terminal: tables, JSON, timelines, logs and tracebacks."""
 
 import io
 import logging

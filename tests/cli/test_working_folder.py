@@ -1,4 +1,4 @@
-"""What lies in the working folder is not run, and code of jobs does not inherit the keys of this program."""
+"""Files in the working folder are not executed, and job code does not inherit the program's keys."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Providers behind a library: a gateway with the optional extra, in an environment of its own, calls two of them."""
+"""Providers behind a library: a gateway with the optional extra calls two of them."""
 
 import asyncio
 import json

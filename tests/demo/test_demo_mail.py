@@ -1,4 +1,4 @@
-"""The demo's mailbox: real messages, what is read of them, the Maildir they lie in, and the models that judge them."""
+"""The mailbox of the demo: real messages, their parsing, the Maildir, and the models for them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The demo's answers: replies that nothing can be put into, and a mail server that says what became of them."""
+"""The replies of the demo: no header injection, and a mail server that reports their delivery."""
 
 import contextlib
 import email

@@ -1,4 +1,4 @@
-"""What is found out about an effect of unknown outcome holds: a person's no, and a status check's too-early no."""
+"""Verdicts on effects of unknown outcome persist: rejections, and early negative status checks."""
 
 import asyncio
 import time

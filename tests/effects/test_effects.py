@@ -1,4 +1,4 @@
-"""Effects: done once, unknown never repeated blindly, people decide what nobody can know."""
+"""Effects: executed once, never blindly repeated, decided by people if the outcome is unknown."""
 
 import asyncio
 from typing import Any

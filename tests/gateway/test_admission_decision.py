@@ -1,4 +1,4 @@
-"""The decisions of an admission: replay first or not, wait or give up. Without a gateway and without a store."""
+"""The decisions of an admission, without a gateway and a store: replay or not, wait or give up."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Budgets of many scopes, days and months, and rates, against a trivial model: never over, nobody refused who fits."""
+"""Admission against a simple model: many scopes, days, months and rates are never exceeded."""
 
 import itertools
 from collections import defaultdict

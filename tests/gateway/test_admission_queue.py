@@ -1,4 +1,4 @@
-"""Calls that wait for our own limits: woken by every settlement, refused at once where waiting is in vain, told in the header."""
+"""Calls in the admission queue: woken by settlements, rejected early, reported in headers."""
 
 import asyncio
 import time

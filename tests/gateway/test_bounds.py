@@ -1,4 +1,4 @@
-"""Calls of unknown cost: told apart from cost, in the way of a budget by name, and corrected where they were booked."""
+"""Calls of unknown cost: bounds are reported apart from costs, block budgets and can be corrected."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,4 @@
-"""Streams that end too early, in all three formats: what the provider told is booked as cost; else the prompt and what came.
-Where it may bill what nobody saw, the rest of the reservation comes to that as a bound."""
+"""Truncated streams in all formats: reported usage is booked, else the prompt and received text."""
 
 import asyncio
 import json

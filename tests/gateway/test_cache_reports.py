@@ -1,4 +1,4 @@
-"""What people read of the caches: the story of a job, and `overnight cache`."""
+"""Reports on the caches: the timeline of a job, and `overnight cache`."""
 
 import asyncio
 import json

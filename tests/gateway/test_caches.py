@@ -1,4 +1,4 @@
-"""The exact cache: a question that was answered before, in another job, is answered from the record and unpaid."""
+"""The exact cache: a question answered in another job is answered from the record at no cost."""
 
 import asyncio
 from collections.abc import AsyncIterator

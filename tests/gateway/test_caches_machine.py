@@ -1,4 +1,4 @@
-"""Random programs of calls come to what a trivial model of the exact cache says: tenants, jobs, attempts, time, failures."""
+"""Random calls against a simple model of the exact cache: tenants, jobs, attempts, time, failures."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The semantic cache: a question like one that was answered before. In shadow it answers nothing and says what it would have."""
+"""The semantic cache: answers to similar questions, and the shadow mode."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Many ask the same at once: one is asked for all, and when that one fails, dies or hangs, another is."""
+"""Single flight: one of many identical calls is made, and another one if it fails or hangs."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the caches keep: bounded, in time forgotten, within one tenant and realm whatever the names are."""
+"""The rows of the caches: bounded, deleted after expiry, isolated by tenant and realm."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Calls while the store takes no writes: each ends within its own limits, while the lock is still held."""
+"""Calls while the store is locked: each ends within its own limits."""
 
 import asyncio
 from collections.abc import AsyncIterator

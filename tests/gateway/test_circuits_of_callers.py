@@ -1,4 +1,4 @@
-"""Circuits and who asks: what one caller's requests run into keeps no other caller from the target."""
+"""Circuits of callers: failures caused by one caller do not block others."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A gateway killed with many calls in flight, and a store that stands still under load; `tests/crash/` does both at length."""
+"""A gateway killed with many calls in flight, and a store blocked under load."""
 
 import asyncio
 from pathlib import Path

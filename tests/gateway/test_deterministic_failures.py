@@ -1,5 +1,4 @@
-"""Failures that would be the same at every retry: the target is asked once, another one answers, and nothing is booked that the
-provider cannot have served. Real sockets: TLS, names that do not resolve, peers that speak something else."""
+"""Deterministic failures: one attempt per target, then a fallback, and no cost for unserved calls."""
 
 import asyncio
 import datetime

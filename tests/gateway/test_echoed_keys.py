@@ -1,4 +1,4 @@
-"""A provider that repeats the key it was asked with, in a good answer: neither the client nor the log gets it."""
+"""A provider that echoes its key in an answer: the key reaches neither the client nor the log."""
 
 import asyncio
 import json

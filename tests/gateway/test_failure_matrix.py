@@ -1,5 +1,4 @@
-"""Every endpoint, over every format it is spoken in, streamed or not, with every class of failure: the status and shape that the
-client sees, whether the target is asked again, whether the next one is, what is booked, and what is recorded.
+"""Every endpoint, format and class of failure: status, body, bookings and the one recorded end.
 
 The tables are complete by test: a new format, pair of formats or class fails here until somebody has decided what it does.
 """

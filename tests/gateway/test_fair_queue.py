@@ -1,4 +1,4 @@
-"""The lines of waiting calls, against what they promise: turns between tenants, first come first served within one."""
+"""Fair queueing: tenants take turns, and each tenant is served first come, first served."""
 
 import asyncio
 from collections import defaultdict, deque

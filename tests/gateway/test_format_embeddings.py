@@ -1,4 +1,4 @@
-"""Embeddings through the gateway, by the official client: metered, recorded and replayed like every other call."""
+"""Embeddings by the official client: metered, recorded and replayed."""
 
 import base64
 import json

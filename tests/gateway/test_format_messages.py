@@ -1,5 +1,4 @@
-"""Anthropic messages through the gateway, by the official clients: to a target that speaks them, to one that only chats, and chat
-to the one that speaks messages."""
+"""Anthropic messages by the official clients, to messages and chat targets, and chat to messages."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The Responses API through the gateway, by the official client: to a target that speaks it and to one that only chats."""
+"""The Responses API by the official client, to Responses and chat targets."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Hard stops that hold: many callers, two gateway processes, one budget."""
+"""Hard stops with many callers and two gateway processes on one budget."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Plain calls through the gateway, as clients see them and as the ledger tells them; on both stores."""
+"""Plain calls through the gateway, checked by responses and the ledger, on both stores."""
 
 import asyncio
 import json

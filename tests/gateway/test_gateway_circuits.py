@@ -1,4 +1,4 @@
-"""Circuits as clients and the ledger see them: opened, passed over, tried by one call, closed; and ends without a target."""
+"""Circuits in the gateway: opened, skipped, probed, closed; and calls without a target."""
 
 import asyncio
 import json

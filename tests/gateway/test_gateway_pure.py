@@ -1,4 +1,4 @@
-"""The gateway's pure parts: streams put together and taken apart, requests read, recorded answers chosen."""
+"""Pure parts of the gateway: stream assembly, request parsing, selection of recorded answers."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Rate limits at the gateway: right across processes, fair between tenants, told in the words of the format."""
+"""Rate limits: correct across processes, fair between tenants, reported in the client's format."""
 
 import asyncio
 import time

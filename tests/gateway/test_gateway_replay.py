@@ -1,4 +1,4 @@
-"""A foreign runtime that begins anew: what was recorded is given again, once and unpaid."""
+"""A restarted external program receives its recorded answers once, at no cost."""
 
 import asyncio
 import json

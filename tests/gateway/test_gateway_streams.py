@@ -1,4 +1,4 @@
-"""Streamed calls: what passes early, what is held until it is durable, and what a broken stream leaves behind."""
+"""Streamed calls: early text, withheld chunks, and the records of broken streams."""
 
 import asyncio
 import fcntl

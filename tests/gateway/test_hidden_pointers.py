@@ -1,4 +1,4 @@
-"""Pictures and tools that cost more than their bytes show count in the bound, however their names are spelled in the JSON."""
+"""Images and tools count in the cost bound, however the JSON spells their names."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tools that the provider runs itself: their fees are reserved, paid and told, and a fee that nobody states is refused."""
+"""Provider-run tools: fees are reserved, booked and reported; tools without a fee are rejected."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Model calls of job code in this process: the same path, answered at a position of the job."""
+"""Model calls of job code: the same path, recorded at a position of the job."""
 
 import asyncio
 import json

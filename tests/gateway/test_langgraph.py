@@ -1,4 +1,4 @@
-"""A foreign runtime is killed half way and started again: nothing recorded is paid twice, nothing is done twice."""
+"""A LangGraph program is killed and restarted: no call is paid twice, no effect runs twice."""
 
 import json
 import os

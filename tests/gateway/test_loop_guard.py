@@ -1,4 +1,4 @@
-"""The guard against loops beside what is no call of the job's own: replays, and embeddings for the cache."""
+"""The loop guard ignores replays and the embeddings of the cache."""
 
 import asyncio
 import gc

@@ -1,5 +1,4 @@
-"""The output cap that a client names holds, up to what route, model and budget allow; a lower one is told, and all tries are
-counted."""
+"""Output caps: the least of client, route, model and budget applies, and lower caps are reported."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,5 +1,4 @@
-"""More calls than the limits allow: the limits are used, no call is refused in vain, nothing is paid that was not answered, and
-no circuit opens. `bench/overload.py` says it at length, with gateways as processes of their own."""
+"""Overload: limits are used fully, no call is rejected needlessly, unanswered calls cost nothing."""
 
 import asyncio
 

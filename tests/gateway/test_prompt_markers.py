@@ -1,4 +1,4 @@
-"""Markers for the provider's own prompt cache: placed where they pay, never seen by what is recorded or compared."""
+"""Prompt-cache markers: placed in long prefixes, absent from recorded and compared requests."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Calls that may take more tokens than a minute holds."""
+"""Calls with more tokens than a rate limit allows in a minute."""
 
 from overnight.store import Store
 from overnight.testing import spawn_scripted_provider

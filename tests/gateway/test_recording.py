@@ -1,4 +1,4 @@
-"""What a call was asked is recorded in one way, whether a provider answers it, a cache, or nobody."""
+"""The request of a call is recorded in one form for provider, cache and degraded answers."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A recorded answer is given again at once: it waits for no circuit, and in no line."""
+"""A replay waits neither for a circuit nor in a queue."""
 
 import asyncio
 from typing import Any

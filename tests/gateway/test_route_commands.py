@@ -1,4 +1,4 @@
-"""Routing where it acts and where it is only looked at: calls through the gateway, `route explain`, `route replay`."""
+"""Routing in calls, and in `overnight route explain` and `overnight route replay`."""
 
 import asyncio
 import json

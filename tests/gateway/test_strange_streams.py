@@ -1,4 +1,4 @@
-"""A stream with one strange value in it is the provider's fault, not ours: tried again or told, and settled at once."""
+"""A stream with an unexpected value is a provider failure: retried or reported, and settled once."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A feed gives every reader every piece in order, at once where the reader can take it, and together where it is behind."""
+"""The stream buffer delivers all chunks in order: at once, or joined for slow readers."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Tool calls in streams whose provider numbers them badly: each client is told all of them, none before it is durable."""
+"""Tool calls in badly numbered streams: all reach the client, none before it is durable."""
 
 import json
 from collections.abc import Callable

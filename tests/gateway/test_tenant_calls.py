@@ -1,4 +1,4 @@
-"""Calls of a tenant with keys of its own: its provider is shown that key and no other, and nobody else ever sees it."""
+"""Provider keys of tenants: a provider receives only its tenant's key."""
 
 import asyncio
 import logging

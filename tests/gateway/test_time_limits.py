@@ -1,4 +1,4 @@
-"""How long each part of a call may take: streams that live, silence, first bytes, signs of life to the client, late store."""
+"""Time limits of calls: streams, silence, first byte, keep-alives, and a slow store."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Two gateways on one store: a newer attempt waits for what an older one is still being answered elsewhere."""
+"""Two gateways on one store: a new attempt waits for the same call of an older attempt."""
 
 import asyncio
 

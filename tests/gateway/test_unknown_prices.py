@@ -1,4 +1,4 @@
-"""A model whose price nobody knows: refused with the way out, in the check and at the call, and never free by itself."""
+"""Models of unknown price are rejected by the check and the call, and are never free."""
 
 import re
 from pathlib import Path

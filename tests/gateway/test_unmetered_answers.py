@@ -1,4 +1,4 @@
-"""Answers that do not say what they used: nobody knows what the provider bills, so all that was reserved is spent."""
+"""Answers without a usage report: the whole reservation is booked as a bound."""
 
 import asyncio
 import json

@@ -1,5 +1,4 @@
-"""Providers that lie, drag, break off and go away: the client gets an answer or an error, never a wrong one; every call that was
-accepted has a recorded end; and what is booked covers what a provider can have billed."""
+"""Faulty providers: the client receives an answer or an error, and every call has one end."""
 
 import asyncio
 import json

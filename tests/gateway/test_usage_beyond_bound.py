@@ -1,4 +1,4 @@
-"""A provider that tells more usage than the request could have: the hard stop holds, what was told is kept, marked and told."""
+"""Usage reports beyond the bound: the hard stop holds, and the report is recorded and logged."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a web page of another origin can make a browser send, it sends in vain."""
+"""Requests of web pages from other origins are rejected."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a request ends and whom it is for: what two servers could read differently is refused, and every byte is bounded."""
+"""Request framing: ambiguous requests are rejected, and every size is bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Random requests, whole and damaged, on raw sockets. The server answers or closes, keeps little, and goes on.
+"""Random and damaged requests on raw sockets: the server answers or closes, and keeps running.
 
 It never sees a request that a strict reader of the same bytes does not see, which is what smuggling is.
 """

@@ -1,4 +1,4 @@
-"""What one client, one key and all together may hold of the gateway; over it others go on."""
+"""Limits of one client, one key and all clients: beyond them other clients are still served."""
 
 import asyncio
 from collections.abc import AsyncIterator

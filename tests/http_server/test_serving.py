@@ -1,4 +1,4 @@
-"""The HTTP server as clients meet it, on raw sockets: framing, order, bounds, and who leaves when."""
+"""The HTTP server on raw sockets: framing, order, limits and disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator

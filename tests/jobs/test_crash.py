@@ -1,4 +1,4 @@
-"""A short storm of `kill -9` on each store; between them they cover every crash point. `make crash` is the long one."""
+"""A short storm of `kill -9` on each store that covers every crash point. `make crash` runs longer."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The fold of a job's log, which is pure, against trivial models."""
+"""The fold of a job's log against simple models."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Durable jobs as their users see them, on both stores."""
+"""Durable jobs through the public interface, on both stores."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,5 +1,4 @@
-"""A worker acts only on a lease that it certainly still holds: after a stop, a sleep of the machine or a jump of the clock
-it does not make the call that it had claimed."""
+"""A worker acts only on a valid lease: after a stop, a machine sleep or a clock jump it does not."""
 
 import asyncio
 import os

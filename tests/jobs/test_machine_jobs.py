@@ -1,4 +1,4 @@
-"""Random job programs whose workers are lost at random moments, against what a plain run comes to."""
+"""Random job programs with lost workers have the results of an uninterrupted run."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""A recovered job takes the same turns as before: what fired, what came in time, what came too late."""
+"""A recovered job receives its answers in the recorded order: timers, events and time limits."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What becomes of the child jobs of a failed job when it is tried again."""
+"""Child jobs when their failed parent is retried."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What a failed job keeps when it is tried again, and what it asks afresh."""
+"""Retries of failed jobs: the answers they keep, and the boundaries they re-run."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The value that job code sees is the same live and in every replay; what JSON cannot hold is refused at commit."""
+"""Job code receives the same value live and in a replay; values without a JSON form are rejected."""
 
 import asyncio
 import enum

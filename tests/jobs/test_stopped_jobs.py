@@ -1,4 +1,4 @@
-"""Jobs that a budget stops and that go on: after a top-up, with the next day; loops that wait for a person; alarms of cost."""
+"""Jobs stopped by budgets and loop guards: they continue after top-ups, new days and decisions."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A failed job keeps where it failed: the files, lines and functions of its own code, and no values."""
+"""Failed jobs keep the files, lines and functions of their own code, without values."""
 
 import asyncio
 from pathlib import Path

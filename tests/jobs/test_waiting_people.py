@@ -1,4 +1,4 @@
-"""`overnight reviews` says that nothing waits for a person only when that is so; restarted workers are told apart."""
+"""`overnight reviews` reports waiting jobs correctly, and distinguishes restarted workers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The room of keys: what opens, until when, who hears of a change, and that nothing of a secret is kept."""
+"""API keys: validity, expiry, notification of changes, and no stored secrets."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Providers' keys of single tenants: sealed, for one tenant and provider alone, and the master keys that open them."""
+"""Provider keys of tenants: sealed per tenant and provider, and opened by master keys."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Content by its hash: conversations come back whole, each message is stored once, tenants never share."""
+"""Content by hash: conversations are complete, messages are stored once, tenants share nothing."""
 
 import asyncio
 import contextlib

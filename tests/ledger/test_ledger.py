@@ -1,4 +1,4 @@
-"""The contract of the ledger: logs are dense, readers miss nothing, sums agree with their events, tenants never meet."""
+"""The ledger: dense logs, complete reads, sums that match their events, isolated tenants."""
 
 import asyncio
 from collections import Counter

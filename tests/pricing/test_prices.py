@@ -1,4 +1,4 @@
-"""Prices: exact against the price data's own arithmetic, and a bound that no later cost can pass."""
+"""Prices: equal to the arithmetic of the price data, with a bound that no cost exceeds."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The documentation is true: what it shows was typed, what it lists is all there is."""
+"""The documentation is correct: its examples run, and its lists are complete."""
 
 import inspect
 import json

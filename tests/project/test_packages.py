@@ -1,4 +1,4 @@
-"""What is installed is what was locked: hashes everywhere, a pinned build back end, and a bill of materials that is true."""
+"""Packages: locked with hashes, a pinned build back end, and a correct bill of materials."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The tests' PostgreSQL starts wherever the tests may stand: what its account cannot read, reach or run is put elsewhere."""
+"""The PostgreSQL server of the tests starts in any environment."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Failures: what each provider's refusal is, whether to ask again, and nothing secret in what is kept of it."""
+"""Failures of providers: their classes, the retry decision, and no secrets in records."""
 
 import json
 from datetime import UTC, datetime

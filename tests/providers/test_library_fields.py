@@ -1,4 +1,4 @@
-"""What a client may say to the library of providers. A module in the library's place notes what it is given."""
+"""Fields of a request that reach the provider library, which a recording module replaces."""
 
 import asyncio
 import json

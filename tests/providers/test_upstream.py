@@ -1,4 +1,4 @@
-"""The upstream client against real sockets: what arrives, what is reused, and what each failure is called."""
+"""The upstream client on real sockets: requests, connection reuse, and classes of failures."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""What holds content is for its owner alone, whatever the umask and whatever was there before."""
+"""Files with content are readable by their owner only, for any umask and earlier mode."""
 
 import ast
 import os

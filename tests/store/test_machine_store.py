@@ -1,4 +1,4 @@
-"""The unit of work against a dict: batches of changes, refusals and faults by two writers leave what a dict would hold."""
+"""The unit of work against a dict: batches, rejections and faults of two writers."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The contract of the store, on both databases: what is acknowledged is durable, and one caller's trouble is his alone."""
+"""The store on both databases: acknowledged writes are durable, and errors reach only their caller."""
 
 import asyncio
 import contextlib

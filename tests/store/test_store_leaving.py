@@ -1,4 +1,4 @@
-"""A caller that stops waiting: its command is skipped, or its outcome is given to `left`, on both databases."""
+"""A caller that stops waiting: its command is skipped, or `left` receives the outcome."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A store that is locked or stands still: event loops go on, callers hear of it in time, and nothing is written twice."""
+"""A locked or blocked store: event loops continue, callers time out, nothing is written twice."""
 
 import asyncio
 import time

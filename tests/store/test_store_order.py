@@ -1,4 +1,4 @@
-"""Several processes on one PostgreSQL: what breaks off leaves nothing behind, and nobody waits in a circle."""
+"""Several processes on one PostgreSQL: aborted batches leave no trace, and deadlocks do not occur."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Ledgers that cannot be written are read all the same; what cannot be read is one clear error."""
+"""Read-only ledgers can be read; an unreadable ledger is one clear error."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""A job's events as a story: real jobs, a real gateway, a scripted provider; rare events as they are written elsewhere."""
+"""The timeline of jobs with a real gateway and a scripted provider, and of rare events."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The scripted provider's Anthropic wire, as the official client meets it."""
+"""Anthropic messages of the scripted provider, with the official client."""
 
 import textwrap
 from typing import Any

@@ -1,4 +1,4 @@
-"""The scripted provider as its users meet it: over HTTP, with the official client, in a process of its own."""
+"""The scripted provider over HTTP, with the official client, in its own process."""
 
 from __future__ import annotations
 

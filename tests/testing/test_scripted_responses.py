@@ -1,4 +1,4 @@
-"""The scripted provider's Responses and embeddings, asked by the official client."""
+"""Responses and embeddings of the scripted provider, with the official client."""
 
 import base64
 import math

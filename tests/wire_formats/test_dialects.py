@@ -1,4 +1,4 @@
-"""What providers of one wire format refuse of each other's conversations is left out, named, and nothing else."""
+"""Dialects: fields that a provider rejects are removed and reported; all others are kept."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The Responses codec by itself, judged by the types of the official SDK: whole answers, streams of events, translations."""
+"""The Responses codec against the official types: answers, event streams, translations."""
 
 import json
 from contextlib import suppress

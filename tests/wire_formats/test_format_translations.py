@@ -1,4 +1,4 @@
-"""Chat over Anthropic messages and back: pure, judged by the official types, by the strict scripted API, and by random talks."""
+"""Chat over Anthropic messages and back: official types, the scripted API, random conversations."""
 
 import json
 from collections.abc import Iterable, Iterator

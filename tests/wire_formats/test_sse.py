@@ -1,4 +1,4 @@
-"""Server-sent events: the same stream gives the same events, however it is cut."""
+"""Server-sent events: the events do not depend on how the stream is divided."""
 
 from itertools import pairwise
 
