@@ -9,7 +9,7 @@ ROUTING = routed(
 )
 
 
-async def test_what_was_used_counts_however_much_the_call_might_have_taken(store: Store) -> None:
+async def test_actual_usage_counts_for_large_calls(store: Store) -> None:
     with spawn_scripted_provider() as provider:
         provider.set_rules("rules: [{answer: {text: hi, usage: {prompt_tokens: 1000, completion_tokens: 500}}}]")
         async with serving(store, provider, ROUTING) as served:

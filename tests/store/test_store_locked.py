@@ -68,7 +68,7 @@ async def warm(store: Store, job_id: str) -> None:
         await store.commit(note(job_id, n))
 
 
-async def test_loop_goes_on_while_store_is_locked(trouble: str, url: str) -> None:
+async def test_event_loop_continues_while_store_is_locked(trouble: str, url: str) -> None:
     left: list[int] = []
     loop = asyncio.get_running_loop()
     with open_store(url) as store:
