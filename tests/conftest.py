@@ -1,4 +1,4 @@
-"""What all tests share: both stores, the scripted provider, a served gateway. PostgreSQL is a server of the test run's own."""
+"""Fixtures of all tests. `store_url` parametrizes a test over both stores."""
 
 import os
 from collections.abc import AsyncIterator, Iterator

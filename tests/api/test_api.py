@@ -18,7 +18,7 @@ def problem(answer: Any, status: int) -> dict[str, Any]:
     return body
 
 
-async def test_jobs_are_listed_newest_first_with_what_they_cost(served: Served) -> None:
+async def test_jobs_are_listed_newest_first_with_their_cost(served: Served) -> None:
     for number in range(3):
         await served.ask(headers={"x-job-id": f"j{number}"})
     first = (await served.http.get("/api/v1/jobs?limit=2")).json()["jobs"]
@@ -29,7 +29,7 @@ async def test_jobs_are_listed_newest_first_with_what_they_cost(served: Served) 
     assert (await served.http.get("/api/v1/jobs?state=failed")).json() == {"jobs": []}
 
 
-async def test_a_job_and_its_events(served: Served) -> None:
+async def test_a_job_and_its_events_are_returned(served: Served) -> None:
     await served.ask(headers={"x-job-id": "j", "x-agent-name": "triage"})
     job = (await served.http.get("/api/v1/jobs/j")).json()
     assert (job["state"], job["agent_id"], job["attempt"]) == ("running", "triage", 1)
@@ -41,7 +41,7 @@ async def test_a_job_and_its_events(served: Served) -> None:
     assert "content" not in later[0]
 
 
-async def test_events_are_followed_live_until_the_job_is_over(served: Served) -> None:
+async def test_events_stream_until_the_job_ends(served: Served) -> None:
     await served.ask(headers={"x-job-id": "live"})
     seen: list[tuple[int, str]] = []
     headers = {"accept": "text/event-stream", "last-event-id": "1"}
@@ -62,7 +62,7 @@ async def test_events_are_followed_live_until_the_job_is_over(served: Served) ->
     assert seen == [(2, "model_called"), (3, "model_succeeded"), (4, "completed")]
 
 
-async def test_completing_keeps_the_result_and_the_error(served: Served) -> None:
+async def test_completing_stores_result_and_error(served: Served) -> None:
     for name in ("good", "bad"):
         await served.ask(headers={"x-job-id": name})
     done = await served.http.post("/api/v1/jobs/good/complete", json={"result": {"filed": 3}})
@@ -74,14 +74,14 @@ async def test_completing_keeps_the_result_and_the_error(served: Served) -> None
     assert (await served.http.get("/api/v1/jobs/bad")).json()["error"] == error
 
 
-async def test_cancelling(served: Served) -> None:
+async def test_cancelling_ends_a_job(served: Served) -> None:
     await served.ask(headers={"x-job-id": "c"})
     assert (await served.http.post("/api/v1/jobs/c/cancel")).json()["state"] == "cancelled"
     problem(await served.http.post("/api/v1/jobs/c/cancel"), 409)
     problem(await served.http.post("/api/v1/jobs/c/attempts"), 409)
 
 
-async def test_another_tenants_job_does_not_exist(served: Served) -> None:
+async def test_job_of_another_tenant_is_not_found(served: Served) -> None:
     answer = await served.ask(headers={"x-job-id": "t", "x-tenant-id": "one"})
     job_id = answer.headers["x-job-id"]
     for name in (job_id, "t"):
@@ -99,7 +99,7 @@ async def test_another_tenants_job_does_not_exist(served: Served) -> None:
     assert mine.json()["state"] == "running"
 
 
-async def test_a_job_whose_id_from_outside_holds_slashes_is_reached(served: Served) -> None:
+async def test_external_id_with_slashes_is_found(served: Served) -> None:
     name = "team/nightly/cancel"
     await served.ask(headers={"x-job-id": name})
     path = "/api/v1/jobs/team%2Fnightly%2fcancel"
@@ -114,13 +114,13 @@ async def test_a_job_whose_id_from_outside_holds_slashes_is_reached(served: Serv
 @pytest.mark.parametrize(
     "path", ["/api%2Fv1%2Fjobs/v1/keys", "/api/v1/jobs%2F..%2Fkeys", "/api%2Fv1/keys", "/api/v1%2Fkeys"]
 )
-async def test_an_encoded_slash_is_no_way_round_the_scope_of_a_path(served: Served, path: str) -> None:
+async def test_encoded_slash_does_not_bypass_the_scope(served: Served, path: str) -> None:
     assert (await served.http.get("/api/v1/keys")).status_code == 401
     answer = await served.http.get(path)
     assert answer.status_code in (401, 404), answer.text
 
 
-async def test_names_of_models_may_hold_slashes(served: Served) -> None:
+async def test_model_names_may_contain_slashes(served: Served) -> None:
     for name in ("ollama/qwen3/8b", "ollama%2Fqwen3/8b"):
         assert (await served.http.get(f"/v1/models/{name}")).json()["id"] == "ollama/qwen3/8b"
 
@@ -144,7 +144,7 @@ async def test_names_of_models_may_hold_slashes(served: Served) -> None:
         ("GET", "/api/v1/jobs/a/cancel", 405, "use POST"),
     ],
 )
-async def test_what_is_wrong_is_a_problem_with_a_way_out(
+async def test_errors_are_problems_with_instructions(
     served: Served, method: str, path: str, status: int, says: str
 ) -> None:
     assert says in problem(await served.http.request(method, path), status)["detail"]
@@ -162,13 +162,13 @@ async def test_what_is_wrong_is_a_problem_with_a_way_out(
         ("cancel", b'{"why": "x"}', "why"),
     ],
 )
-async def test_a_bad_body_is_a_problem_that_names_the_fields(served: Served, path: str, body: bytes, says: str) -> None:
+async def test_invalid_body_names_its_fields(served: Served, path: str, body: bytes, says: str) -> None:
     await served.ask(headers={"x-job-id": "b"})
     answer = await served.http.post(f"/api/v1/jobs/b/{path}", content=body)
     assert says in problem(answer, 400)["detail"]
 
 
-async def test_models_and_health(served: Served) -> None:
+async def test_models_and_health_are_served(served: Served) -> None:
     models = await served.openai.models.list()
     assert "gpt-5.4-mini" in {model.id for model in models.data}
     assert (await served.openai.models.retrieve("gpt-5.4-mini")).owned_by == "openai"
@@ -179,7 +179,7 @@ async def test_models_and_health(served: Served) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}])
-async def test_web_pages_of_other_origins_are_turned_away(served: Served, headers: dict[str, str]) -> None:
+async def test_cross_origin_requests_are_forbidden(served: Served, headers: dict[str, str]) -> None:
     before = served.provider.stats()["requests"]
     assert (await served.ask(headers=headers)).status_code == 403
     assert (await served.http.get("/api/v1/jobs", headers=headers)).status_code == 403

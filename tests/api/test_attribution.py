@@ -1,4 +1,4 @@
-"""Whose call it is: our own headers, baggage and trace context, other products' headers, and the body."""
+"""Attribution of calls: own headers, baggage, trace context, headers of other products, and the body."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("field", "header"), OTHERS)
-def test_other_products_headers_say_the_same_and_ours_wins(field: str, header: str) -> None:
+def test_headers_of_other_products_work_and_ours_take_precedence(field: str, header: str) -> None:
     assert getattr(said(**{header: "theirs"}), field) == "theirs"
     own = {"external_id": "x_job_id", "session_id": "x_session_id"}[field]
     for pair in ({own: "ours", header: "theirs"}, {header: "theirs", own: "ours"}):
@@ -40,7 +40,7 @@ def test_other_products_headers_say_the_same_and_ours_wins(field: str, header: s
     assert said(**{header: "theirs", "baggage": "job=b,session=b"}) == said(baggage="job=b,session=b")
 
 
-def test_what_is_no_identifier_here_is_passed_over_where_it_was_meant_for_others() -> None:
+def test_invalid_identifiers_in_foreign_headers_are_ignored() -> None:
     for _, header in OTHERS:
         for value in ("", "a;b", "x" * 201, "é"):
             assert said(**{header: value}) == Attribution()
@@ -61,7 +61,7 @@ def test_baggage_names_job_agent_and_session() -> None:
     assert (two.external_id, two.agent_id) == ("one", "two")
 
 
-def test_tags_are_few_and_each_once() -> None:
+def test_tags_are_bounded_and_unique() -> None:
     assert said(x_tags=" eu, gold,eu,,batch:7 ").tags == ("eu", "gold", "batch:7")
     assert len(said(x_tags=",".join(map(str, range(16)))).tags) == 16
     for wrong in (",".join(map(str, range(17))), "a;b", "x" * 201):
@@ -83,13 +83,13 @@ def test_tags_are_few_and_each_once() -> None:
         "-" * 55,
     ],
 )
-def test_a_traceparent_that_is_none_is_passed_over(value: str) -> None:
+def test_invalid_traceparent_is_ignored(value: str) -> None:
     assert read_traceparent(value) is None
     assert said(traceparent=value) == Attribution()
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True))
-def test_a_trace_goes_on_under_a_span_of_its_own(value: str) -> None:
+def test_trace_continues_with_a_new_span(value: str) -> None:
     trace = read_traceparent(value)
     if trace is not None:
         call = "call_" + "0123456789abcdef" * 2
@@ -97,12 +97,12 @@ def test_a_trace_goes_on_under_a_span_of_its_own(value: str) -> None:
         assert following == (trace.trace_id, span_of(call), trace.flags)
 
 
-def test_a_trace_of_a_later_version_is_read_as_far_as_it_is_known() -> None:
+def test_later_traceparent_version_is_parsed() -> None:
     assert read_traceparent(f"cc-{TRACE}-{SPAN}-01-what-the-future-holds") == (TRACE, SPAN, "01")
     assert read_traceparent(f"cc-{TRACE}-{SPAN}-01x") is None
 
 
-def test_what_a_key_is_bound_to_holds_against_everything_else() -> None:
+def test_key_binding_overrides_headers_and_metadata() -> None:
     key = VirtualKey("key_1", "acme", "laptop", frozenset({"call"}), "bot", "nightly", ("m",), ("r",))
     found = said(key, baggage="agent=other")
     assert found == Attribution(
@@ -125,7 +125,7 @@ def test_what_a_key_is_bound_to_holds_against_everything_else() -> None:
 # ── in calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_calls_without_ids_are_told_the_job_that_was_made_for_them(served: Served) -> None:
+async def test_calls_without_ids_receive_the_id_of_their_new_job(served: Served) -> None:
     one, other = await served.ask(), await served.ask()
     assert one.headers["x-job-id"] != other.headers["x-job-id"]
     job = await served.ledger.job(one.headers["x-job-id"])
@@ -142,14 +142,14 @@ async def test_calls_without_ids_are_told_the_job_that_was_made_for_them(served:
         {"X-Claude-Code-Session-Id": "run-7"},
     ],
 )
-async def test_calls_of_a_client_of_another_product_form_one_job(served: Served, headers: dict[str, str]) -> None:
+async def test_calls_of_a_third_party_client_form_one_job(served: Served, headers: dict[str, str]) -> None:
     jobs = {(await served.ask(f"question {n}", headers=headers)).headers["x-job-id"] for n in range(3)}
     assert len(jobs) == 1
     job = await served.ledger.job(jobs.pop())
     assert job.external_id in ("run-7", "session:run-7")
 
 
-async def test_a_prompt_cache_key_is_recorded_and_makes_no_job_of_what_has_nothing_else_in_common(
+async def test_prompt_cache_key_is_recorded_and_forms_no_job(
     served: Served,
 ) -> None:
     answers = [await served.ask(f"question {n}", prompt_cache_key="my-app") for n in range(2)]
@@ -163,7 +163,7 @@ async def test_a_prompt_cache_key_is_recorded_and_makes_no_job_of_what_has_nothi
     assert (await served.ask(prompt_cache_key="ä;" * 200)).status_code == 200
 
 
-async def test_upstream_gets_the_trace_with_the_span_that_is_recorded(store: Store, provider: SpawnedProvider) -> None:
+async def test_upstream_receives_the_recorded_span(store: Store, provider: SpawnedProvider) -> None:
     async with recording_provider() as upstream:
         routing = (
             f'{{default_model: m, providers: {{local: {{base_url: "{upstream.base_url}", models: [m]}}}},'

@@ -1,4 +1,4 @@
-"""Errors in the words of the format whose path was asked, and answers that no name from outside can break."""
+"""Errors have the format of the requested path, and no external name can break a response."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from serving import serving
         ("POST", "/v1/messages/batches", 404, "not_found_error"),
     ],
 )
-async def test_below_messages_errors_are_anthropics(
+async def test_errors_below_messages_have_anthropics_format(
     store: Store, provider: SpawnedProvider, method: str, path: str, status: int, kind: str
 ) -> None:
     async with serving(store, provider) as served:
@@ -28,7 +28,7 @@ async def test_below_messages_errors_are_anthropics(
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages/batches", "/v1/responses/resp_1/other"])
-async def test_what_is_not_served_has_a_code_of_its_own(store: Store, provider: SpawnedProvider, path: str) -> None:
+async def test_unknown_path_has_its_own_error_code(store: Store, provider: SpawnedProvider, path: str) -> None:
     async with serving(store, provider) as served:
         answer = await served.http.post(path)
         error = answer.json()["error"]
@@ -44,7 +44,7 @@ async def test_what_is_not_served_has_a_code_of_its_own(store: Store, provider: 
         ("/api/v1/jobs/any/complete", "Payload too large"),
     ],
 )
-async def test_a_body_that_says_it_is_too_large_is_not_waited_for(
+async def test_large_content_length_is_rejected_at_once(
     store: Store, provider: SpawnedProvider, path: str, code: str
 ) -> None:
     async with serving(store, provider) as served:
@@ -59,9 +59,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_waited_for(
         assert code in said
 
 
-async def test_who_counts_tokens_without_a_key_is_told_in_its_own_words(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_count_tokens_without_key_has_anthropics_error(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, auth="required") as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="none", max_retries=0)
         with pytest.raises(anthropic.AuthenticationError) as raised:
@@ -70,15 +68,13 @@ async def test_who_counts_tokens_without_a_key_is_told_in_its_own_words(
         assert raised.value.body["error"]["type"] == "authentication_error"
 
 
-async def test_a_web_page_of_elsewhere_is_refused_in_the_words_of_the_path(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_cross_origin_error_has_the_format_of_the_path(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         answer = await served.http.post("/v1/messages", headers={"host": "elsewhere.example"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
 
 
-async def test_the_name_of_a_dropped_field_cannot_break_the_answer(store: Store, provider: SpawnedProvider) -> None:
+async def test_dropped_field_name_cannot_break_the_response(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         body = {"model": "gpt-5.4-mini", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
         answer = await served.http.post("/v1/messages", json=body | {"odd\r\nx-made-up: 1": 1})
@@ -88,7 +84,7 @@ async def test_the_name_of_a_dropped_field_cannot_break_the_answer(store: Store,
 
 
 @pytest.mark.parametrize(("count", "length"), [(3, 9), (120, 9), (300, 7), (1, 3000)])
-async def test_a_long_list_of_what_was_left_out_ends_with_a_whole_name(
+async def test_long_dropped_header_ends_with_a_whole_name(
     store: Store, provider: SpawnedProvider, count: int, length: int
 ) -> None:
     odd = [f"{number:x>{length}}" for number in range(count)]
@@ -107,7 +103,7 @@ async def test_a_long_list_of_what_was_left_out_ends_with_a_whole_name(
             assert [*names, last] == odd
 
 
-async def test_an_id_that_no_store_can_hold_is_not_found(store: Store, provider: SpawnedProvider) -> None:
+async def test_id_invalid_for_the_store_is_not_found(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         gone = await served.http.get("/v1/responses/resp_%00")
         body = {"model": "auto", "input": "on", "previous_response_id": "resp_\u0000"}
@@ -116,7 +112,7 @@ async def test_an_id_that_no_store_can_hold_is_not_found(store: Store, provider:
         assert (await served.http.delete("/v1/responses/resp_%00")).status_code == 404
 
 
-async def test_models_are_what_anthropics_client_reads_too(store: Store, provider: SpawnedProvider) -> None:
+async def test_model_list_is_readable_by_anthropics_client(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="none", max_retries=0)
         found = [model async for model in client.models.list()]

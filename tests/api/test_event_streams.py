@@ -1,4 +1,4 @@
-"""Live events end with their job, their client and their key, and cost next to nothing while nothing happens."""
+"""Live event streams: they end with the job, the client or the key, and are cheap while idle."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ async def opened(served: Served, job: str, headers: dict[str, str]) -> tuple[asy
     return asyncio.create_task(read()), begun
 
 
-async def test_a_stream_ends_with_its_job(served: Served) -> None:
+async def test_stream_ends_when_the_job_ends(served: Served) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     reading, begun = await opened(served, "n1", {})
     await begun.wait()
@@ -47,7 +47,7 @@ async def test_a_stream_ends_with_its_job(served: Served) -> None:
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-async def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
+async def test_stream_ends_when_the_key_is_revoked(served: Served, how: str) -> None:
     reads = await key_for(served, name="reader", scopes=ALL, expires_in_ms=3_600_000)
     assert (await served.ask(headers={"x-job-id": "n1", **reads})).status_code == 200
     reading, begun = await opened(served, "n1", reads)
@@ -64,7 +64,7 @@ async def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
     assert (await served.ask(headers={"x-job-id": "n1", **reads})).status_code == (401 if how == "revoked" else 200)
 
 
-async def test_a_stream_ends_with_its_client_and_nothing_is_read_for_it(
+async def test_stream_ends_and_stops_reading_when_client_leaves(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
@@ -96,7 +96,7 @@ async def test_a_stream_ends_with_its_client_and_nothing_is_read_for_it(
     assert [each for each in asked if each.name in ("list_job_heads", "read_events", "read_job")] == []
 
 
-async def test_idle_streams_share_one_reading(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_streams_share_one_read(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     streams = [await opened(served, "n1", {}) for _ in range(20)]
     for _, begun in streams:
@@ -121,9 +121,7 @@ async def test_idle_streams_share_one_reading(served: Served, monkeypatch: pytes
             await reading
 
 
-async def test_streams_are_bounded_per_key_and_a_closed_one_makes_room(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_streams_are_limited_per_key(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_streams, "MAX_PER_KEY", 2)
     mine, others = [await key_for(served, scopes=ALL) for _ in range(2)]
     assert (await served.ask(headers={"x-job-id": "n1", **mine})).status_code == 200

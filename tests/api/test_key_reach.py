@@ -1,4 +1,4 @@
-"""A key that is bound to an agent or a workflow sees and touches what is of their jobs: of others, nothing is there for it."""
+"""A key bound to an agent or workflow sees and changes only jobs in its scope."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -66,7 +66,7 @@ def gone(answer: Any, named: str, like: Any, never: str, code: str) -> None:
 
 
 @either
-async def test_a_response_of_another_agent_is_not_there(served: Served, field: str, other: dict[str, str]) -> None:
+async def test_response_of_another_agent_is_not_found(served: Served, field: str, other: dict[str, str]) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
     theirs = (await everyone.respond("a secret", other)).json()["id"]
     never = "resp_" + "0" * 32
@@ -85,7 +85,7 @@ async def test_a_response_of_another_agent_is_not_there(served: Served, field: s
 
 
 @either
-async def test_a_response_of_another_agent_is_not_gone_on_from(
+async def test_response_of_another_agent_cannot_be_continued(
     served: Served, provider: SpawnedProvider, field: str, other: dict[str, str]
 ) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
@@ -110,7 +110,7 @@ async def test_a_response_of_another_agent_is_not_gone_on_from(
 
 @either
 @pytest.mark.parametrize("named", ["by our id", "by its name", "in metadata"])
-async def test_a_job_of_another_agent_takes_no_call_begins_no_attempt_and_gives_no_answer(
+async def test_job_of_another_agent_rejects_calls_and_attempts(
     served: Served, provider: SpawnedProvider, field: str, other: dict[str, str], named: str
 ) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
@@ -140,7 +140,7 @@ async def test_a_job_of_another_agent_takes_no_call_begins_no_attempt_and_gives_
     assert again.headers["x-overnight-replayed"] == "true"
 
 
-async def test_what_one_key_has_found_is_not_found_for_another(served: Served) -> None:
+async def test_lookup_of_one_key_does_not_serve_another(served: Served) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", agent_id="bot")
     job = (await everyone.ask("x", {"x-agent-name": "other", "x-job-id": "theirs"})).headers["x-job-id"]
     for _ in range(2):  # the gateway remembers whose job it is
@@ -149,7 +149,7 @@ async def test_what_one_key_has_found_is_not_found_for_another(served: Served) -
         assert (await mine.ask("x", {"x-job-id": "theirs"})).status_code == 404
 
 
-async def test_its_own_jobs_are_a_bound_keys_to_go_on_with(served: Served) -> None:
+async def test_bound_key_continues_its_own_jobs(served: Served) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", agent_id="bot")
     for caller in (everyone, mine):
         headers = {"x-agent-name": "bot", "x-job-id": "ours"}
@@ -159,7 +159,7 @@ async def test_its_own_jobs_are_a_bound_keys_to_go_on_with(served: Served) -> No
     assert (await mine.to("GET", "/api/v1/jobs/ours")).json()["attempt"] == 2
 
 
-async def test_a_program_that_attaches_with_a_bound_key_works_in_a_job_of_its_agent(served: Served) -> None:
+async def test_attach_with_bound_key_uses_a_job_of_its_agent(served: Served) -> None:
     mine, yours = await key(served, "mine", agent_id="bot", workflow="w"), await key(served, "yours", agent_id="other")
     secret = mine.headers["authorization"].removeprefix("Bearer ")
 
@@ -179,7 +179,7 @@ async def test_a_program_that_attaches_with_a_bound_key_works_in_a_job_of_its_ag
     assert (await yours.to("GET", "/api/v1/jobs/night")).status_code == 404
 
 
-async def test_the_same_session_at_two_bound_keys_is_two_jobs(served: Served) -> None:
+async def test_same_session_at_two_bound_keys_is_two_jobs(served: Served) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", agent_id="bot")
     yours = await key(served, "yours", agent_id="other")
     jobs = [
@@ -191,9 +191,7 @@ async def test_the_same_session_at_two_bound_keys_is_two_jobs(served: Served) ->
 
 
 @either
-async def test_the_budgets_of_other_agents_and_their_jobs_are_not_shown(
-    served: Served, field: str, other: dict[str, str]
-) -> None:
+async def test_budgets_of_other_agents_are_hidden(served: Served, field: str, other: dict[str, str]) -> None:
     everyone, mine = await key(served, "everyone"), await key(served, "mine", **{field: "bot"})
     await everyone.ask("x", other | {"x-job-id": "theirs", "x-agent-name": "other"})
     job = (await mine.ask("x", {"x-job-id": "own"})).headers["x-job-id"]

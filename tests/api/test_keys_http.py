@@ -1,4 +1,4 @@
-"""Keys at the door: who is asked for one, how far each reaches, and that a change of them stops nobody."""
+"""API keys over HTTP: authentication, scopes, and changes of keys while calls run."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ def refused(answer: Any, status: int, code: str) -> str:
 # ── who is asked ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_loopback_is_open_until_the_first_key_is_made_and_stays_closed_when_it_is_revoked(served: Served) -> None:
+async def test_loopback_requires_a_key_once_the_first_key_exists(served: Served) -> None:
     assert (await served.ask(headers={"authorization": "Bearer none"})).status_code == 200
     row, secret = await Keys(served.store).create("acme", NewKey(name="k"), "ann")
     await asyncio.sleep(2.0)
@@ -59,7 +59,7 @@ async def test_loopback_is_open_until_the_first_key_is_made_and_stays_closed_whe
     assert (await served.http.get("/healthz")).status_code == 200
 
 
-async def test_whoever_listens_beyond_loopback_or_is_told_to_asks_for_a_key_from_the_first_moment(
+async def test_public_address_requires_a_key_from_the_start(
     guarded: Served, store: Store, provider: SpawnedProvider
 ) -> None:
     async with serving(store, provider, auth="required") as required:
@@ -73,7 +73,7 @@ async def test_whoever_listens_beyond_loopback_or_is_told_to_asks_for_a_key_from
             assert (await gateway.ask(headers=headers)).status_code == 200
 
 
-async def test_off_keeps_loopback_open_and_nothing_else(store: Store, provider: SpawnedProvider) -> None:
+async def test_keys_off_opens_loopback_only(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, auth="off") as off, serving(store, provider, auth="off", hosts=None) as outside:
         await key_for(off)
         assert (await off.ask()).status_code == 200
@@ -83,7 +83,7 @@ async def test_off_keeps_loopback_open_and_nothing_else(store: Store, provider: 
         assert (await off.http.get("/api/v1/keys")).status_code == 401
 
 
-async def test_the_keys_themselves_are_nobodys_without_an_admin_key(served: Served) -> None:
+async def test_keys_endpoint_requires_an_admin_key(served: Served) -> None:
     assert (await served.http.get("/api/v1/keys")).status_code == 401
     told = (await served.http.get("/api/v1/keys")).json()["detail"]
     assert "create a key with `overnight keys create NAME --scope admin`" in told
@@ -92,7 +92,7 @@ async def test_the_keys_themselves_are_nobodys_without_an_admin_key(served: Serv
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
-async def test_a_key_is_taken_from_the_header_that_each_client_sends(guarded: Served, header: str) -> None:
+async def test_key_is_read_from_each_clients_header(guarded: Served, header: str) -> None:
     secret = (await key_for(guarded))["authorization"].removeprefix("Bearer ")
     shown = {header: f"Bearer {secret}" if header == "authorization" else secret}
     assert (await guarded.ask(headers=shown)).status_code == 200
@@ -100,13 +100,13 @@ async def test_a_key_is_taken_from_the_header_that_each_client_sends(guarded: Se
     assert (await guarded.ask(headers=others | shown)).status_code == 200
 
 
-def test_what_is_no_key_of_ours_is_not_looked_at() -> None:
+def test_keys_of_other_products_are_ignored() -> None:
     assert token_of([(b"authorization", b"Bearer sk-1"), (b"x-api-key", b"x"), (b"cookie", b"on_1")]) is None
     assert token_of([(b"authorization", b"Basic on_1")]) is None
     assert token_of([(b"api-key", b"on_3"), (b"x-api-key", b"on_2"), (b"authorization", b"bearer  on_1 ")]) == "on_1"
 
 
-async def test_refusals_have_the_shape_of_each_format(guarded: Served) -> None:
+async def test_auth_errors_have_the_shape_of_each_format(guarded: Served) -> None:
     refused(await guarded.http.post("/v1/chat/completions", json={}), 401, "invalid_api_key")
     message = (await guarded.http.post("/v1/messages", json={})).json()
     assert (message["type"], message["error"]["type"]) == ("error", "authentication_error")
@@ -119,7 +119,7 @@ async def test_refusals_have_the_shape_of_each_format(guarded: Served) -> None:
     assert (await guarded.http.post("/api/v1/jobs/x/cancel", headers=read_only)).json()["title"] == "Forbidden"
 
 
-async def test_the_official_clients_raise_what_they_raise_for_wrong_keys(guarded: Served) -> None:
+async def test_official_clients_raise_authentication_errors(guarded: Served) -> None:
     secret = (await key_for(guarded))["authorization"].removeprefix("Bearer ")
     hello: list[Any] = [{"role": "user", "content": "hello"}]
     async with openai.AsyncOpenAI(base_url=f"{guarded.url}/v1", api_key=secret, max_retries=0) as right:
@@ -138,7 +138,7 @@ async def test_the_official_clients_raise_what_they_raise_for_wrong_keys(guarded
 
 
 @pytest.mark.parametrize("scope", EVERYTHING)
-async def test_each_scope_opens_its_own_paths_and_no_others(guarded: Served, scope: str) -> None:
+async def test_each_scope_allows_only_its_paths(guarded: Served, scope: str) -> None:
     caller = await key_for(guarded)
     await guarded.ask(headers=caller | {"x-job-id": "j"})
     headers = await key_for(guarded, scopes=(scope,))
@@ -162,7 +162,7 @@ async def test_each_scope_opens_its_own_paths_and_no_others(guarded: Served, sco
         assert answer.status_code != 401
 
 
-async def test_a_key_is_of_one_tenant(guarded: Served) -> None:
+async def test_key_belongs_to_one_tenant(guarded: Served) -> None:
     headers = await key_for(guarded, scopes=EVERYTHING)
     answer = await guarded.ask(headers=headers | {"x-job-id": "j"})
     assert (await guarded.ledger.job("j", "acme")).job_id == answer.headers["x-job-id"]
@@ -173,7 +173,7 @@ async def test_a_key_is_of_one_tenant(guarded: Served) -> None:
     assert (await guarded.http.get("/v1/models", headers=headers | {"x-tenant-id": "other"})).status_code == 403
 
 
-async def test_a_key_of_an_agent_calls_as_that_agent_and_sees_its_jobs_alone(guarded: Served) -> None:
+async def test_agent_key_calls_as_its_agent_and_sees_its_jobs(guarded: Served) -> None:
     everyone = await key_for(guarded, scopes=EVERYTHING)
     for agent in ("bot", "other"):
         await guarded.ask(headers=everyone | {"x-job-id": agent, "x-agent-name": agent, "x-workflow": "w"})
@@ -211,9 +211,7 @@ async def chained(store: Store, provider: SpawnedProvider) -> AsyncIterator[Serv
         yield running
 
 
-async def test_a_model_that_a_key_is_not_let_to_is_out_as_a_fallback_too(
-    chained: Served, provider: SpawnedProvider
-) -> None:
+async def test_unpermitted_model_is_no_fallback(chained: Served, provider: SpawnedProvider) -> None:
     headers = await key_for(chained, models=("gpt-5.4", "gpt-5.4-nano"))
     provider.set_rules("rules: [{match: {model: gpt-5.4}, fault: {status: 503}}]")
     try:
@@ -227,7 +225,7 @@ async def test_a_model_that_a_key_is_not_let_to_is_out_as_a_fallback_too(
     assert {"name": "gpt-5.4-mini", "why": "not permitted by the key"} in called[0].decision["rejected"]
 
 
-async def test_what_a_key_is_not_let_to_is_refused_with_what_it_is(chained: Served) -> None:
+async def test_forbidden_model_error_lists_permitted_models(chained: Served) -> None:
     headers = await key_for(chained, models=("gpt-5.4-n*", "mistral*"), routes=("cheap", "as_asked"))
     before = chained.provider.stats()["requests"]
     message = refused(await chained.ask(model="gpt-5.4", headers=headers), 403, "not_allowed")
@@ -250,7 +248,7 @@ async def test_what_a_key_is_not_let_to_is_refused_with_what_it_is(chained: Serv
     refused(await chained.http.get("/v1/models/gpt-5.4", headers=headers), 403, "not_allowed")
 
 
-async def test_events_say_who_it_was(guarded: Served) -> None:
+async def test_events_name_the_actor(guarded: Served) -> None:
     headers = await key_for(guarded, name="laptop", scopes=EVERYTHING)
     await guarded.ask(headers=headers | {"x-job-id": "j"})
     await guarded.http.post("/api/v1/jobs/j/attempts", headers=headers)
@@ -263,7 +261,7 @@ async def test_events_say_who_it_was(guarded: Served) -> None:
 # ── a change of keys ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_rotation_under_load_fails_no_call(guarded: Served) -> None:
+async def test_rotation_under_load_fails_no_call(guarded: Served) -> None:
     keys = Keys(guarded.store)
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
     present, stop, done = [secret], asyncio.Event(), [0]
@@ -291,7 +289,7 @@ async def test_a_rotation_under_load_fails_no_call(guarded: Served) -> None:
     await asyncio.gather(*agents)
 
 
-async def test_a_revocation_is_seen_by_another_process_within_two_seconds(
+async def test_revocation_reaches_other_processes_in_two_seconds(
     store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     keys = Keys(store)
@@ -319,7 +317,7 @@ async def test_a_revocation_is_seen_by_another_process_within_two_seconds(
 # ── the admin's paths ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_admin_key_makes_rotates_and_ends_keys_of_its_tenant(guarded: Served) -> None:
+async def test_admin_key_manages_keys_of_its_tenant(guarded: Served) -> None:
     admin = await key_for(guarded, name="root", scopes=("admin",))
     made = await guarded.http.post("/api/v1/keys", json={"name": "k", "models": ["gpt-*"]}, headers=admin)
     assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
@@ -357,7 +355,7 @@ async def test_an_admin_key_makes_rotates_and_ends_keys_of_its_tenant(guarded: S
         ("DELETE", "keys/root", None, 405, "GET"),
     ],
 )
-async def test_mistakes_of_an_admin_are_problems_with_a_way_out(
+async def test_invalid_key_requests_are_problems_with_instructions(
     guarded: Served, method: str, path: str, body: Any, status: int, says: str
 ) -> None:
     admin = await key_for(guarded, name="root", scopes=("admin",))

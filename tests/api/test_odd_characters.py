@@ -1,4 +1,4 @@
-"""Characters that a store or a header cannot take are refused by name, or told in another way; they are no fault of ours."""
+"""Characters that a store or header cannot hold are rejected or escaped, without a server error."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -43,7 +43,7 @@ async def served(store: Store, provider: SpawnedProvider) -> AsyncIterator[Serve
         "keys/%F0%9F%98%80",
     ],
 )
-async def test_a_filter_that_no_store_could_take_is_refused_by_name(served: Served, path: str) -> None:
+async def test_invalid_filter_is_rejected_by_name(served: Served, path: str) -> None:
     answer = await served.http.get(f"/api/v1/{path}")
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -67,12 +67,12 @@ async def test_a_filter_that_no_store_could_take_is_refused_by_name(served: Serv
         ("POST", "jobs/a%00b/complete", None),
     ],
 )
-async def test_so_is_a_name_in_a_path_or_a_body(served: Served, method: str, path: str, body: Any) -> None:
+async def test_invalid_name_in_path_or_body_is_rejected(served: Served, method: str, path: str, body: Any) -> None:
     answer = await served.http.request(method, f"/api/v1/{path}", json=body)
     assert answer.status_code == 400, answer.text
 
 
-async def test_texts_are_kept_as_they_came(store: Store, provider: SpawnedProvider) -> None:
+async def test_texts_are_stored_unchanged(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         odd = "a\x00b\u2028\U0001f600"
         asked = await served.ask(odd, model=odd, headers={"x-job-id": "j", "x-task": "heartbeat_check"})
@@ -88,7 +88,7 @@ async def test_texts_are_kept_as_they_came(store: Store, provider: SpawnedProvid
         assert unknown.status_code == 404, unknown.text
 
 
-async def test_so_is_the_reason_of_a_top_up(served: Served) -> None:
+async def test_reason_of_a_top_up_is_stored_unchanged(served: Served) -> None:
     said = {"scope": "agent", "id": "bot", "per": "total", "calls": 1}
     answer = await served.http.post("/api/v1/budgets", json=said | {"why": "a\u2028b\U0001f600"})
     assert answer.status_code == 201, answer.text
@@ -114,7 +114,7 @@ class OddNames:
         return self._routing.provider_for("gpt-5.4-mini")
 
 
-async def test_a_models_name_makes_no_header_of_its_own(store: Store, provider: SpawnedProvider) -> None:
+async def test_model_name_cannot_inject_a_header(store: Store, provider: SpawnedProvider) -> None:
     first, second = "odd\r\nx-evil: 1", "second\u2028\x7f" + "x" * 5000
     provider.set_rules("rules: [{match: {model: 'odd*'}, fault: {status: 503}}]")
     brain = Brain.from_files({"routing.yaml": ROUTING.encode()})

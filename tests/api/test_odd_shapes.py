@@ -1,5 +1,4 @@
-"""Bodies of odd shape: a list where a text should be, JSON in JSON in JSON. Refused in the format's own shape, or read; never a
-fault, and never blamed on the provider."""
+"""Bodies with unexpected types and deep nesting are rejected in the client's format, or accepted."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +38,7 @@ def nested(depth: int, inner: Any = 1) -> Any:
 
 @pytest.mark.parametrize("odd", [["x"], {"a": 1}, 5, True])
 @pytest.mark.parametrize("place", ["input[0].role", "input[0].type", "tools[0].type"])
-async def test_a_value_where_a_text_should_be_is_refused(served: Served, place: str, odd: Any) -> None:
+async def test_non_text_value_is_rejected(served: Served, place: str, odd: Any) -> None:
     item = {"role": "user", "content": "x"}
     body: Json = {"model": CHAT, "input": [item], "tools": [{"type": "function", "name": "f"}]}
     part, name = place.split("[0].")
@@ -64,14 +63,14 @@ def asking(depth: int) -> Json:
 
 
 @pytest.mark.parametrize("depth", [10, 480, 800])
-async def test_tokens_of_what_is_nested_deep_are_counted(served: Served, depth: int) -> None:
+async def test_tokens_of_deeply_nested_bodies_are_counted(served: Served, depth: int) -> None:
     answer = await served.http.post("/v1/messages/count_tokens", content=encode(asking(depth)))
     assert answer.status_code == 200
     assert depth // 4 < answer.json()["input_tokens"] < depth // 4 + 40
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_talk_that_is_nested_deep_is_answered_over_chat_and_paid_once(served: Served, stream: bool) -> None:
+async def test_deeply_nested_conversation_is_answered_and_paid_once(served: Served, stream: bool) -> None:
     body = encode(asking(480) | {"stream": stream})
     answer = await served.http.post("/v1/messages", content=body, headers={"x-job-id": "deep"})
     assert answer.status_code == 200
@@ -90,7 +89,7 @@ WAYS = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "model", "body"), WAYS)
-async def test_what_is_too_deep_for_us_shows_before_it_is_sent(
+async def test_too_deep_body_is_rejected_before_sending(
     served: Served, path: str, model: str, body: Json, stream: bool
 ) -> None:
     answered = 0
@@ -121,7 +120,7 @@ def tool(path: str, depth: int) -> Json:
 
 @pytest.mark.parametrize("name", ["chat", "messages", "responses"])
 @pytest.mark.parametrize(("depth", "read"), [(20, True), (480, False), (900, False), (100_000, False)])
-def test_markers_in_what_is_nested_deep_are_taken_out_or_the_body_is_refused(name: str, depth: int, read: bool) -> None:
+def test_nested_cache_markers_are_removed_or_rejected(name: str, depth: int, read: bool) -> None:
     deep = '{"a":' * depth + '{"cache_control":{"type":"ephemeral"},"b":1}' + "}" * depth
     said = '[{"role":"user","content":[{"type":"input_text","text":"x","z":' + deep + "}]}]"
     field = "input" if name == "responses" else "messages"
@@ -148,7 +147,7 @@ def counted_by_recursion(value: Any) -> tuple[int, int]:
     return 4, 0
 
 
-def test_what_is_counted_is_the_text_its_structure_and_a_flat_number_for_a_picture() -> None:
+def test_token_count_covers_text_structure_and_images() -> None:
     content: list[Json] = [
         {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}},
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 9000}},
@@ -164,7 +163,7 @@ def test_what_is_counted_is_the_text_its_structure_and_a_flat_number_for_a_pictu
 
 @pytest.mark.parametrize("odd", [["message_stop"], {"type": "x"}, 5, None])
 @pytest.mark.parametrize("client", ["messages", "chat", "responses"])
-def test_an_event_whose_type_is_no_text_is_a_shape_unknown(client: str, odd: Any) -> None:
+def test_event_with_non_text_type_is_malformed(client: str, odd: Any) -> None:
     wire = wire_between(client, ("messages",))
     assert wire is not None
     said: Json = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5}

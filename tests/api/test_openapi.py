@@ -1,4 +1,4 @@
-"""What is said to be served is what is served, and whatever a tool makes of it is answered in the shape that is promised."""
+"""The OpenAPI document matches the served paths, and generated requests receive documented responses."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def served() -> Iterator[tuple[str, str]]:
         assert "internal error in a request" not in said, said[-3000:]
 
 
-def test_the_document_names_every_route_and_no_other(served_gateway: Any) -> None:
+def test_document_lists_exactly_the_served_routes(served_gateway: Any) -> None:
     app = application(served_gateway, served_gateway.ledger)
     own = {
         ("/api/v1/" + "/".join(part or "{}" for part in path), method.lower())
@@ -86,7 +86,7 @@ def served_gateway(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.timeout(280)
-def test_whatever_is_asked_is_answered_as_promised(served: tuple[str, str], tmp_path: Path) -> None:
+def test_generated_requests_receive_documented_responses(served: tuple[str, str], tmp_path: Path) -> None:
     """Schemathesis makes requests out of the document, good ones and bad ones: none is a 500, and every answer has its shape."""
     url, key = served
     command = [

@@ -1,4 +1,4 @@
-"""`/readyz` knows a store that cannot be written; `/healthz` says that the process lives."""
+"""`/readyz` reports a store that cannot be written; `/healthz` reports that the process runs."""
 
 import asyncio
 from pathlib import Path

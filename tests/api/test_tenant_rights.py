@@ -1,4 +1,4 @@
-"""What a tenant's keys cannot do: add to what the operator limits, and by a header what a route refuses them."""
+"""Keys of a tenant cannot raise the operator's limits, nor bypass permissions with headers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,9 +32,7 @@ async def key(served: Served, name: str, *scopes: str) -> dict[str, str]:
 # ── budgets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_tenants_admin_key_does_not_lift_the_limit_that_the_operator_set(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_tenant_admin_cannot_raise_operator_limits(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed(LIMITS), hosts=None) as served:
         admin = await key(served, "root", "call", "read", "operate", "admin")
         operator = await key(served, "operator", "instance.admin")
@@ -47,7 +45,7 @@ async def test_a_tenants_admin_key_does_not_lift_the_limit_that_the_operator_set
         assert (await served.ask("3", headers=admin)).status_code == 200
 
 
-async def test_a_tenants_admin_key_neither_makes_nor_takes_over_a_key_of_the_operators(served: Served) -> None:
+async def test_tenant_admin_cannot_manage_operator_keys(served: Served) -> None:
     admin = await key(served, "root", "admin")
     operator = await key(served, "operator", "instance.admin")
     own = await key(served, "both", "admin", "instance.admin")
@@ -85,7 +83,7 @@ def _mixed(job: str, attempt: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("naming", [_headers, _metadata, _mixed])
-async def test_a_key_for_calls_does_not_begin_an_attempt_by_any_way_of_naming_it(served: Served, naming: Any) -> None:
+async def test_call_key_cannot_start_an_attempt(served: Served, naming: Any) -> None:
     caller, operator = await key(served, "caller", "call"), await key(served, "ops", "call", "read", "operate")
     assert (await served.ask("1", headers=operator | {"x-job-id": "j"})).status_code == 200
     assert (await served.http.post("/api/v1/jobs/j/attempts", headers=caller)).status_code == 403
@@ -105,7 +103,7 @@ async def test_a_key_for_calls_does_not_begin_an_attempt_by_any_way_of_naming_it
     assert (await ask(caller, 1)).status_code == 409  # fenced as before
 
 
-async def test_a_key_for_calls_does_not_undo_the_completion_of_a_job(served: Served) -> None:
+async def test_call_key_cannot_reopen_a_completed_job(served: Served) -> None:
     caller, operator = await key(served, "caller", "call"), await key(served, "ops", "call", "read", "operate")
     assert (await served.ask("1", headers=caller | {"x-job-id": "j"})).status_code == 200
     done = {"state": "succeeded", "result": {"answer": 42}}
@@ -117,16 +115,14 @@ async def test_a_key_for_calls_does_not_undo_the_completion_of_a_job(served: Ser
     assert (await served.ask("3", headers=operator | {"x-job-id": "j"})).status_code == 200  # it goes on
 
 
-async def test_a_job_that_ended_with_its_one_call_goes_on_by_another(served: Served) -> None:
+async def test_single_call_job_is_reopened_by_another_call(served: Served) -> None:
     caller = await key(served, "caller", "call")
     job = (await served.ask("1", headers=caller)).headers["x-job-id"]
     assert (await served.ask("2", headers=caller | {"x-job-id": job})).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["x-job-id", "x-session-id"])
-async def test_a_key_for_calls_goes_on_with_its_job_after_an_idle_hour(
-    store_url: str, provider: SpawnedProvider, name: str
-) -> None:
+async def test_call_key_reopens_an_idle_job(store_url: str, provider: SpawnedProvider, name: str) -> None:
     ahead_us = [0]
     with open_store(store_url, lambda: wall_clock_us() + ahead_us[0]) as store:
         async with serving(store, provider, hosts=None) as served:
@@ -150,7 +146,7 @@ async def test_a_key_for_calls_goes_on_with_its_job_after_an_idle_hour(
             assert (await served.ask("four", headers=headers)).status_code == 403
 
 
-async def test_no_header_and_no_metadata_leads_out_of_the_keys_tenant(served: Served) -> None:
+async def test_headers_and_metadata_cannot_change_the_tenant(served: Served) -> None:
     caller = await key(served, "caller", "call")
     assert (await served.ask(headers=caller | {"x-tenant-id": "other"})).status_code == 403
     said = {"tenant_id": "other", "x-tenant-id": "other", "tenant": "other"}

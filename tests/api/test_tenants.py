@@ -1,4 +1,4 @@
-"""Two tenants meet nowhere: what one of them sees does not change with anything that the other does.
+"""Tenants are isolated: no response to one tenant depends on actions of another.
 
 Each tenant asks its own sequence of requests, over all routes of the application, with the same names for its jobs and
 keys as the other, and with the other's very ids. Its answers are compared with those it gets when it is alone, where ids
@@ -178,7 +178,7 @@ async def live(app: Application, tenant: Tenant, steps: Sequence[Step], other: T
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STEPS, STEPS)
-def test_what_a_tenant_sees_does_not_depend_on_the_other(
+def test_responses_do_not_depend_on_other_tenants(
     spawned_provider: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
 ) -> None:
     async def together() -> list[Any]:
@@ -194,9 +194,7 @@ def test_what_a_tenant_sees_does_not_depend_on_the_other(
     assert asyncio.run(together()) == asyncio.run(alone())
 
 
-async def test_every_route_answers_an_id_of_another_tenant_as_one_that_never_was(
-    provider: SpawnedProvider, tmp_path: Path
-) -> None:
+async def test_id_of_another_tenant_equals_an_unknown_id(provider: SpawnedProvider, tmp_path: Path) -> None:
     async with house(tmp_path, provider, TENANTS) as (app, (acme, zeta)):
         for path, body in ASKED.items():
             status, headers, said = await ask(
@@ -240,7 +238,7 @@ ELSEWHERE: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ELSEWHERE)
-async def test_an_id_of_another_tenant_in_a_query_or_a_body_is_as_one_that_never_was(
+async def test_query_or_body_id_of_another_tenant_equals_an_unknown_id(
     provider: SpawnedProvider, tmp_path: Path, method: str, path: str, body: Any
 ) -> None:
     async with house(tmp_path, provider, TENANTS) as (app, (acme, zeta)):
@@ -262,7 +260,7 @@ async def test_an_id_of_another_tenant_in_a_query_or_a_body_is_as_one_that_never
         assert await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None) == before
 
 
-async def test_without_a_key_no_route_does_anything(provider: SpawnedProvider, tmp_path: Path) -> None:
+async def test_every_route_requires_a_key(provider: SpawnedProvider, tmp_path: Path) -> None:
     async with house(tmp_path, provider, TENANTS) as (app, (acme, _)):
         before = provider.stats()["requests"]
         for headers in ({}, {"authorization": "Bearer sk-1"}, {"x-api-key": f"on_{'0' * 76}"}, {"x-tenant-id": "acme"}):

@@ -1,4 +1,4 @@
-"""The brain folder: what works as printed, what is refused and where, and what can never be raised."""
+"""The brain folder: valid files, problems with their places, and no unexpected exceptions."""
 
 import os
 import re
@@ -61,7 +61,7 @@ def one(routing: str | bytes, path: str = "routing.yaml") -> Problem:
 # ── what works ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_printed_routing_file_works_as_it_stands():
+def test_documented_routing_file_loads():
     routing = brain(PRINTED).routing
     assert problems(PRINTED) == []
     assert routing.default_model == "gpt-5.4-mini"
@@ -109,7 +109,7 @@ limits: {max_body_bytes: 1000, default_max_output_tokens: 77}
     assert (house.base_url, house.api_key_env, house.kind) == ("http://localhost:9/v1", "HOUSE_KEY", "openai")
 
 
-def test_no_routing_file_is_the_built_in_routing():
+def test_missing_routing_file_uses_built_in_routing():
     routing = Brain.from_files({}).routing
     assert routing.decide(CallFacts()).targets == (routing.default_model,)
     assert routing.provider_for(routing.default_model) is not None
@@ -131,7 +131,7 @@ def test_no_routing_file_is_the_built_in_routing():
         ("groq/llama-3.3-70b", "groq", "llama-3.3-70b"),
     ],
 )
-def test_well_known_providers_are_found_by_the_models_name(model: str, provider: str, upstream: str):
+def test_known_providers_are_found_by_model_name(model: str, provider: str, upstream: str):
     found = brain(PRINTED).routing.provider_for(model)
     assert found is not None
     assert (found.name, found.upstream_name(model)) == (provider, upstream)
@@ -140,11 +140,11 @@ def test_well_known_providers_are_found_by_the_models_name(model: str, provider:
 @pytest.mark.parametrize(
     "model", ["olmo-2", "opus", "GPT-5", "llama", "gpt-5\r\nx-evil: 1", "gpt- 5", "gpt-" + "5" * 300]
 )
-def test_nobody_serves_a_name_that_fits_no_provider(model: str):
+def test_unknown_model_name_has_no_provider(model: str):
     assert brain(PRINTED).routing.provider_for(model) is None
 
 
-def test_the_brains_own_providers_go_before_the_well_known():
+def test_configured_providers_precede_known_ones():
     routing = brain("""\
 providers:
   first: {base_url: https://a.example/v1, models: ["gpt-*"]}
@@ -181,13 +181,13 @@ providers:
         (None, "unheard_of", "default", ("gpt-5.4-mini",)),
     ],
 )
-def test_decisions(model: str | None, task: str | None, route: str, targets: tuple[str, ...]):
+def test_decisions_follow_the_rules(model: str | None, task: str | None, route: str, targets: tuple[str, ...]):
     decision = brain(PRINTED).routing.decide(CallFacts(model=model, task=task))
     assert (decision.route, decision.targets, decision.requested_model) == (route, targets, model or "")
     assert ("'unheard_of' matches no route" in decision.why) == (task == "unheard_of")
 
 
-def test_an_unknown_model_names_the_nearest_and_the_way_out():
+def test_unknown_model_error_names_nearest_models():
     with pytest.raises(UnknownModel) as raised:
         brain(PRINTED).routing.decide(CallFacts(model="gtp-5.4"))
     assert raised.value.nearest[0] == "gpt-5.4"
@@ -196,7 +196,7 @@ def test_an_unknown_model_names_the_nearest_and_the_way_out():
 
 
 @pytest.mark.parametrize("model", ["x" * 1_000_000, "gpt-\r\nx", "gpt-\ud800", "\x1b[2J"])
-def test_a_name_from_outside_stays_bounded_and_printable(model: str):
+def test_external_names_are_bounded_and_printable(model: str):
     with pytest.raises(UnknownModel) as raised:
         brain(PRINTED).routing.decide(CallFacts(model=model))
     said = str(raised.value)
@@ -290,7 +290,7 @@ prices:
         ("limits: {? [a] : 1}\n", 1, 12, "a key must be", ""),
     ],
 )
-def test_one_mistake_is_one_problem_with_its_place(text: str | bytes, line: int, column: int, says: str, hint: str):
+def test_one_mistake_is_one_problem_with_a_line(text: str | bytes, line: int, column: int, says: str, hint: str):
     found = problems(text)
     matching = [problem for problem in found if says in problem.message and hint in problem.hint]
     assert matching, found
@@ -299,7 +299,7 @@ def test_one_mistake_is_one_problem_with_its_place(text: str | bytes, line: int,
     assert len(found) == 1, found
 
 
-def test_a_circle_of_fallbacks_is_found_where_it_closes():
+def test_fallback_cycle_is_reported_at_its_end():
     text = "fallbacks:\n- {from: gpt-1, to: gpt-2}\n- {from: gpt-2, to: gpt-3}\n- {from: gpt-3, to: gpt-1}\n"
     found = one(text)
     assert (found.line, found.severity) == (4, "error")
@@ -329,7 +329,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
     assert all(f"{file}:{line}:" in str(raised.value) for file, line in found)
 
 
-def test_what_may_be_a_key_is_not_repeated():
+def test_possible_secrets_are_not_quoted():
     secret = "sk-live-0123456789"
     for text in (
         f"providers: {{openai: {{api_key_env: {secret}}}}}",
@@ -343,7 +343,7 @@ def test_what_may_be_a_key_is_not_repeated():
         assert secret not in " ".join(map(str, found))
 
 
-def test_a_model_that_nobody_serves_is_a_warning():
+def test_model_without_provider_is_a_warning():
     found = one("default_model: house-1\n")
     assert (found.line, found.severity) == (1, "warning")
     assert "providers.<name>.models" in found.hint
@@ -351,20 +351,20 @@ def test_a_model_that_nobody_serves_is_a_warning():
     assert one("providers: {x: {base_url: 'http://models.example/v1', models: [m]}}\n").severity == "warning"
 
 
-def test_aliases_are_read_but_cannot_grow_without_end():
+def test_yaml_aliases_are_bounded():
     assert brain("routes: {a: &m gpt-5, b: *m}\n").routing.routes["b"].model == "gpt-5"
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
     assert "more than 50,000 values" in problems("\n".join(lines), "evals/bomb.yaml")[-1].message
 
 
-def test_what_is_said_stays_printable_and_bounded():
+def test_problem_messages_are_bounded_and_printable():
     assert one('routes: {"a\u2028\x85": [x]}\n'.replace("[x]", "gpt-5")).message.isprintable()
     found = problems('prices: {"\\u2028\\e[2J' + "k" * 900 + '": {input_usd_per_mtok: x}}\n')
     assert len(found) == 3
     assert all(str(problem).isprintable() and len(str(problem)) < 1_000 for problem in found)
 
 
-def test_a_file_of_nothing_but_mistakes_gives_a_bounded_answer():
+def test_file_full_of_mistakes_gives_a_bounded_report():
     found = problems("".join(f"k{number}: 1\n" for number in range(900)))
     assert len(found) == 101
     assert "more than 100 problems" in found[-1].message
@@ -397,7 +397,7 @@ def test_prompts_have_front_matter_and_text():
         ("", 1, "no text", "warning"),
     ],
 )
-def test_a_prompts_mistakes_have_their_place(content: str, line: int, says: str, severity: str):
+def test_prompt_problems_have_a_line(content: str, line: int, says: str, severity: str):
     found = one(content, "prompts/p.md")
     assert (found.line, found.severity) == (line, severity)
     assert says in found.message
@@ -418,12 +418,12 @@ def test_a_prompts_mistakes_have_their_place(content: str, line: int, says: str,
         ("memory-schema.json", '{"a": ' + "9" * 5000 + "}", "not valid JSON", "error"),
     ],
 )
-def test_other_files_are_at_least_checked(path: str, content: str, says: str, severity: str):
+def test_files_of_unused_sections_are_checked(path: str, content: str, says: str, severity: str):
     found = [problem for problem in problems(content, path) if says in problem.message]
     assert [problem.severity for problem in found] == [severity]
 
 
-def test_a_folder_nobody_knows_is_told_once_and_readmes_never():
+def test_unknown_folder_is_reported_once_readmes_never():
     files = {"src/a.py": b"", "src/b.py": b"", "README.md": b"", "prompts/README.md": b""}
     told = Brain.from_files(files)
     assert [problem.file for problem in told.warnings] == ["src/a.py"]
@@ -433,7 +433,7 @@ def test_a_folder_nobody_knows_is_told_once_and_readmes_never():
 # ── the folder and its version ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_starter_checks_clean_and_is_never_written_over_anything(tmp_path: Path):
+def test_starter_is_valid_and_never_overwrites(tmp_path: Path):
     folder = tmp_path / "brain"
     written = write_starter(folder)
     assert check_brain(folder) == []
@@ -458,7 +458,7 @@ def test_the_starter_checks_clean_and_is_never_written_over_anything(tmp_path: P
     assert not any(path.exists() for path in others)
 
 
-def test_the_examples_in_the_starters_comments_work_too(tmp_path: Path):
+def test_examples_in_starter_comments_are_valid(tmp_path: Path):
     written = {path.name: path for path in write_starter(tmp_path)}
     lines = written["routing.yaml"].read_text().splitlines()
     examples = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
@@ -475,7 +475,7 @@ def test_the_examples_in_the_starters_comments_work_too(tmp_path: Path):
     assert said == (Guards(), Breakers(), {"cheap", "standard", "strong"}), "they show the built-in values"
 
 
-def test_a_missing_folder_says_what_to_do(tmp_path: Path):
+def test_missing_folder_error_has_instructions(tmp_path: Path):
     missing = tmp_path / "nowhere"
     with pytest.raises(BrainError, match="overnight init"):
         load_brain(missing)
@@ -492,7 +492,7 @@ def test_a_folder_and_its_stored_files_are_the_same_brain(tmp_path: Path):
     assert ".git/config" not in loaded.files
 
 
-def test_links_stay_inside_and_odd_files_are_told(tmp_path: Path):
+def test_links_outside_and_special_files_are_reported(tmp_path: Path):
     folder = tmp_path / "brain"
     data = folder / "..data"  # as mounted configuration is laid out
     (data / "prompts").mkdir(parents=True)
@@ -521,7 +521,7 @@ def test_links_stay_inside_and_odd_files_are_told(tmp_path: Path):
     assert all(str(problem).encode() for problem in found.values())
 
 
-def test_too_many_files_are_refused_not_read(tmp_path: Path):
+def test_too_many_files_are_rejected(tmp_path: Path):
     for number in range(2_001):
         (tmp_path / f"{number}.txt").touch()
     assert any("more than 2,000 files" in problem.message for problem in check_brain(tmp_path))
@@ -533,7 +533,7 @@ FOLDERS = st.dictionaries(st.text(st.sampled_from("ab/.é"), min_size=1, max_siz
 
 
 @given(FOLDERS, FOLDERS)
-def test_the_version_changes_exactly_with_paths_and_bytes(one_folder: dict[str, bytes], other: dict[str, bytes]):
+def test_version_depends_on_paths_and_bytes(one_folder: dict[str, bytes], other: dict[str, bytes]):
     one_version, again, other_version = (
         Brain.from_files(files).version for files in (one_folder, dict(reversed(one_folder.items())), other)
     )
@@ -560,7 +560,7 @@ EDITS = st.lists(st.tuples(st.integers(0, len(PRINTED)), st.integers(0, 12), PIE
 
 @settings(max_examples=400, deadline=None)
 @given(EDITS)
-def test_no_mutation_of_the_routing_file_raises_anything_but_problems(edits: list[tuple[int, int, str]]):
+def test_mutated_routing_files_raise_only_problems(edits: list[tuple[int, int, str]]):
     text = PRINTED
     for at, cut, piece in edits:
         text = text[:at] + piece + text[at + cut :]
@@ -588,7 +588,7 @@ def test_no_mutation_of_the_routing_file_raises_anything_but_problems(edits: lis
     st.binary(max_size=60)
     | st.lists(PIECES, max_size=20).map(lambda pieces: "".join(pieces).encode("utf-8", "replace"))
 )
-def test_no_content_of_any_known_file_raises_anything_but_problems(content: bytes):
+def test_any_file_content_raises_only_problems(content: bytes):
     for path in ("routing.yaml", "prompts/p.md", "tools/t.yaml", "memory-schema.json"):
         assert all(str(problem).encode() for problem in problems(content, path))
 
@@ -600,7 +600,7 @@ def test_money_is_exact_to_the_micro_dollar(microusd: int):
     assert routing.budgets.max_cost_per_job_microusd == microusd
 
 
-def test_importing_the_room_reads_nothing_and_leaves_the_yaml_parser_out():
+def test_importing_brain_loads_no_yaml_parser():
     code = "import sys, overnight.brain; print([m for m in ('ruamel.yaml', 'difflib', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Damaged brain files, from a fixed seed: loading one comes to a brain or to its problems, soon, and to nothing else."""
+"""Damaged brain files, from a fixed seed: loading returns a brain or its problems within a time limit."""
 
 import random
 import signal
@@ -221,13 +221,13 @@ def load(files: dict[str, bytes], named: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_damage_to_any_file_comes_to_problems_and_to_nothing_else(name: str) -> None:
+def test_damaged_files_give_only_problems(name: str) -> None:
     random_ = random.Random(f"{SEED} {name}")
     for number in range(150 if name == "routing.yaml" else 50):
         load({name: mutated(random_, VALID[name])}, f"mutation {number} of {name}")
 
 
-def test_made_up_files_come_to_problems() -> None:
+def test_generated_files_give_problems() -> None:
     random_ = random.Random(SEED)
     for number in range(150):
         content = b"\n".join(b"%b: %b" % (word, made_up(random_)) for word in random_.sample(WORDS[:6], 3))
@@ -235,13 +235,13 @@ def test_made_up_files_come_to_problems() -> None:
 
 
 @pytest.mark.parametrize("name", ["routing.yaml", "prompts/reply.md", "policies/mail.yaml", "tools/send_mail.json"])
-def test_files_made_to_take_for_ever_do_not(name: str) -> None:
+def test_expensive_files_load_in_bounded_time(name: str) -> None:
     for number, content in enumerate(SPECIAL):
         body = b"---\n" + content + b"\n---\nx\n" if name.endswith(".md") else content
         load({name: body}, f"special {number} of {name}")
 
 
-def test_references_that_multiply_take_no_memory() -> None:
+def test_multiplying_references_use_bounded_memory() -> None:
     tracemalloc.start()
     try:
         for content in SPECIAL[:6]:

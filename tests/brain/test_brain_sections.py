@@ -1,4 +1,4 @@
-"""The further sections of routing.yaml: all that is read, all that is refused, all that is doubted."""
+"""The further sections of routing.yaml: accepted values, errors and warnings."""
 
 from typing import Any
 
@@ -133,7 +133,7 @@ def test_every_further_section_is_read():
     assert (support.cache.exact_ttl_s, own.of("bot-9").mode, own.of("bot-9").threshold) == (3_600, "on", 0.9)
 
 
-def test_left_empty_they_are_the_defaults():
+def test_empty_sections_have_defaults():
     names = ["tiers", "complexity", "breakers", "rate_limits", "guards", "alarms", "cache", "retries", "budgets"]
     empty = Brain.from_files({"routing.yaml": "".join(f"{name}:\n" for name in names).encode()})
     assert empty.warnings == ()
@@ -145,7 +145,7 @@ def test_left_empty_they_are_the_defaults():
     assert Brain.from_files({"routing.yaml": b"cache: {exact: , semantic: }"}).routing.cache == said.cache
 
 
-def test_the_failure_classes_are_the_gateways():
+def test_failure_classes_match_the_gateway():
     assert set(FAILURE_CLASSES) == set(CLASSES) - {"circuit_open", "gateway_busy"}, (
         "nothing was tried, so nothing is tried again"
     )
@@ -219,7 +219,7 @@ def test_the_failure_classes_are_the_gateways():
         ("deadlines: {embeddings_ms: 0}\n", 1, 28, "from 1 to", ""),
     ],
 )
-def test_one_mistake_is_one_problem_with_its_place(text: str, line: int, column: int, says: str, hint: str):
+def test_one_mistake_is_one_problem_with_a_line(text: str, line: int, column: int, says: str, hint: str):
     found = problems(text)
     matching = [problem for problem in found if says in problem.message and hint in problem.hint]
     assert matching, found
@@ -264,13 +264,13 @@ def test_one_mistake_is_one_problem_with_its_place(text: str, line: int, column:
         ("rate_limits: [{scope: key, concurrency: 1}, {scope: key, concurrency: 2}]\n", 1, "both limit concurrency"),
     ],
 )
-def test_what_is_hardly_meant_is_a_warning(text: str, line: int, says: str):
+def test_suspicious_values_are_warnings(text: str, line: int, says: str):
     found = problems(text)
     assert [(problem.severity, problem.line) for problem in found] == [("warning", line)], found
     assert says in found[0].message
 
 
-def test_residency_that_nobody_has():
+def test_unknown_residency_is_a_warning():
     found = problems("providers: {openai: {residency: eu}}\nroutes: {a: {model: claude-x, residency: [eu, us]}}\n")
     assert [(problem.severity, problem.line) for problem in found] == [("warning", 2)] * 2
     assert "no provider has the residency 'us'" in found[0].message
@@ -293,7 +293,7 @@ def test_residency_that_nobody_has():
         "tiers: {low: gpt-5, high: gpt-6}\nroutes: {a: {tier: low}}\n",
     ],
 )
-def test_what_may_well_be_meant_is_not_doubted(text: str):
+def test_plausible_values_give_no_warning(text: str):
     assert problems(text) == []
 
 
@@ -311,7 +311,7 @@ EDITS = st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), PIECE
 
 @settings(max_examples=300, deadline=None)
 @given(EDITS)
-def test_no_mutation_raises_anything_but_problems(edits: list[tuple[int, int, str]]):
+def test_mutations_raise_only_problems(edits: list[tuple[int, int, str]]):
     text = WHOLE
     for at, cut, piece in edits:
         text = text[:at] + piece + text[at + cut :]

@@ -1,4 +1,4 @@
-"""The decision: which rule wins, why the others do not, and what no rule can do whatever it says."""
+"""Routing decisions: the matching rule, the reasons against the others, and the limits of rules."""
 
 import json
 import random
@@ -63,16 +63,14 @@ routes:
         ({"model": "any-e", "format": "embeddings", "tags": ("eu",)}, "as_asked", ["gold", "flow", "tagged", "big", "vectors"]),
     ],
 )  # fmt: skip
-def test_the_first_rule_of_which_all_holds_wins_and_the_others_say_why_not(
-    facts: dict[str, Any], route: str, rejected: list[str]
-):
+def test_first_matching_rule_wins_and_others_have_reasons(facts: dict[str, Any], route: str, rejected: list[str]):
     decision = routing(RULES).decide(CallFacts(**facts, text=never))
     assert decision.route == route
     assert [name for name, _ in decision.rejected] == rejected
     assert all(why.startswith("needs ") for _, why in decision.rejected)
 
 
-def test_a_rejection_names_the_condition_and_a_win_all_of_them():
+def test_reasons_name_the_conditions():
     said = routing(RULES)
     decision = said.decide(CallFacts(agent="support-1", tags=("eu",)))
     assert decision.rejected == (
@@ -83,7 +81,7 @@ def test_a_rejection_names_the_condition_and_a_win_all_of_them():
     assert said.header_names == {"x-plan"}
 
 
-def test_a_task_that_names_a_route_for_chat_does_not_take_an_embedding_along():
+def test_chat_route_of_a_task_does_not_apply_to_embeddings():
     said = routing(RULES)
     asked = said.decide(CallFacts(task="named", model="any-embedder", format="embeddings"))
     assert (asked.route, asked.targets) == ("as_asked", ("any-embedder",))
@@ -92,7 +90,7 @@ def test_a_task_that_names_a_route_for_chat_does_not_take_an_embedding_along():
     assert said.decide(CallFacts(task="vectors", model="us-small", format="embeddings")).route == "vectors"
 
 
-def test_embeddings_have_a_deadline_of_their_own_unless_the_route_says_one():
+def test_embeddings_have_their_own_default_deadline():
     said = routing("routes: {quick: {model: us-a, deadline_ms: 700}, plain: us-b}\ndeadlines: {default_ms: 20000}")
     times = {
         (model, form): said.decide(CallFacts(model=model, format=form)).deadline_ms
@@ -106,7 +104,7 @@ def test_embeddings_have_a_deadline_of_their_own_unless_the_route_says_one():
     }  # fmt: skip
 
 
-def test_what_a_route_says_of_caches_and_of_its_end_is_in_its_decisions():
+def test_decisions_carry_cache_and_degraded_settings():
     said = routing("""
 breakers: {when_all_open: fail}
 cache:
@@ -149,7 +147,7 @@ def split(first: int, second: int) -> Routing:
     )
 
 
-def test_weights_come_out_over_many_sessions_and_each_session_keeps_its_own():
+def test_weights_hold_over_sessions_and_sessions_are_sticky():
     said = split(70, 30)
     first = {f"s{n}": said.decide(CallFacts(model="r", session=f"s{n}")).targets for n in range(10_000)}
     again = {f"s{n}": said.decide(CallFacts(model="r", session=f"s{n}", job=f"j{n}")).targets for n in range(10_000)}
@@ -170,7 +168,7 @@ def test_a_changed_weight_moves_only_the_difference():
     assert all(other == ("us-b",) for one, other in zip(before, after, strict=True) if one != other)
 
 
-def test_what_is_sticky_to_what():
+def test_stickiness_follows_session_job_or_seed():
     said = routing("""
 routes:
   session: {weights: {us-a: 1, us-b: 1}}
@@ -210,7 +208,7 @@ def test_two_routes_do_not_split_the_sessions_alike():
     assert alike == pytest.approx(1_000, abs=120)
 
 
-def test_a_weight_of_nothing_is_never_taken():
+def test_zero_weight_is_never_selected():
     closed = routing("routes: {r: {weights: {us-a: 9, eu-a: 0}, residency: eu}}")
     assert closed.decide(CallFacts(model="r")).targets == (), "not even where it is all that residency leaves"
     assert {split(0, 5).decide(CallFacts(model="r", session=str(n))).targets for n in range(500)} == {("us-b",)}
@@ -236,19 +234,19 @@ routes:
         ("mid", HARD, "strong", ("us-big", "any-last")),
     ],
 )
-def test_a_prompt_that_asks_for_much_moves_up_one_tier(route: str, prompt: str, tier: str, targets: tuple[str, ...]):
+def test_complex_prompt_moves_up_one_tier(route: str, prompt: str, tier: str, targets: tuple[str, ...]):
     decision = routing(TIERS).decide(CallFacts(task=route, text=lambda: prompt))
     assert (decision.tier, decision.targets) == (tier, targets)
     assert decision.complexity == score(prompt)
     assert (f": tier {tier}" in decision.why) == (prompt is HARD)
 
 
-def test_the_highest_tier_has_none_above_and_reads_no_prompt():
+def test_highest_tier_reads_no_prompt():
     decision = routing(TIERS).decide(CallFacts(task="top", text=never))
     assert (decision.tier, decision.targets, decision.complexity) == ("strong", ("us-big",), None)
 
 
-def test_the_threshold_is_the_brains():
+def test_complexity_threshold_comes_from_the_brain():
     said = routing(TIERS + "complexity: {threshold: 1}\n")
     assert said.decide(CallFacts(task="low", text=lambda: HARD)).tier == "cheap"
     assert (
@@ -259,7 +257,7 @@ def test_the_threshold_is_the_brains():
     )
 
 
-def test_signs_of_complexity():
+def test_complexity_counts_its_signs():
     code = "```python\nx = 1\n```\n```python\ny = 2\n```\n"
     names = "Ask Berlin, London, Paris, Rome, IBM, SAP, 12.5, 2026-01-31, a@b.example, https://x.example " * 3
     steps = "First read it, then compare, then refactor and finally plan."
@@ -292,7 +290,7 @@ def test_complexity_is_a_number_from_0_to_1_and_the_same_each_time(one: str, oth
 # ── residency ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_targets_outside_of_residency_are_left_out_and_named():
+def test_targets_outside_residency_are_rejected_by_name():
     said = routing("""
 tiers: {low: us-a, high: eu-b}
 routes:

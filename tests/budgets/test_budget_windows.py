@@ -1,4 +1,4 @@
-"""Days and months of every time zone: they follow each other without a gap, whatever is done to the clocks."""
+"""Days and months in every time zone follow each other without a gap, also at clock changes."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
@@ -20,7 +20,7 @@ def micro(at: datetime) -> int:
 
 @examples(300, 5000)
 @given(st.sampled_from(ZONES), moments, st.sampled_from(["day", "month"]))
-def test_windows_follow_each_other_without_a_gap(zone: str, at: datetime, per: str) -> None:
+def test_windows_are_contiguous(zone: str, at: datetime, per: str) -> None:
     now = micro(at)
     window = window_of(per, zone, now)
     assert window.ends_at is not None
@@ -35,7 +35,7 @@ def test_windows_follow_each_other_without_a_gap(zone: str, at: datetime, per: s
 
 @examples(300, 5000)
 @given(st.sampled_from(ZONES), moments)
-def test_a_day_is_the_date_on_the_wall(zone: str, at: datetime) -> None:
+def test_day_is_the_local_date(zone: str, at: datetime) -> None:
     label = window_of("day", zone, micro(at)).label
     local = at.astimezone(ZoneInfo(zone)).date()
     # Clocks put back over midnight show the old date for an hour more; the new day goes on.
@@ -60,7 +60,7 @@ def test_a_day_is_the_date_on_the_wall(zone: str, at: datetime) -> None:
         ("Pacific/Apia", "2011-12-31T12:00:00+14:00", "2011-12-31", 24),
     ],
 )
-def test_days_of_other_lengths(zone: str, at: str, label: str, hours: float) -> None:
+def test_days_at_clock_changes_have_other_lengths(zone: str, at: str, label: str, hours: float) -> None:
     window = window_of("day", zone, micro(datetime.fromisoformat(at)))
     assert window.label == label
     before = micro(datetime.fromisoformat(at))
@@ -69,7 +69,7 @@ def test_days_of_other_lengths(zone: str, at: str, label: str, hours: float) -> 
     assert round(((window.ends_at or 0) - before) / 3_600_000_000, 1) == hours
 
 
-def test_a_day_that_never_was_is_passed_over() -> None:
+def test_skipped_calendar_day_is_skipped() -> None:
     zone = ZoneInfo("Pacific/Apia")
     window = window_of("day", "Pacific/Apia", micro(datetime(2011, 12, 29, 12, tzinfo=zone)))
     assert window.label == "2011-12-29"

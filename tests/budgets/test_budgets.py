@@ -1,4 +1,4 @@
-"""Budgets against a trivial model: reserved and spent together never pass a limit, whoever asks, in whatever order."""
+"""Budgets against a simple model: reserved plus spent never exceeds a limit, in any order of calls."""
 
 import asyncio
 import itertools
@@ -273,7 +273,7 @@ async def _try(store: Store, call_id: str, limits: list[Limit], demand: Priced) 
         return None
 
 
-async def test_a_limit_set_for_one_scope_alone_is_stricter(store: Store) -> None:
+async def test_limit_of_a_named_scope_is_stricter(store: Store) -> None:
     """What a row says and what the policy says: the stricter wins."""
 
     class Cap:

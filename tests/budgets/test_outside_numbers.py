@@ -1,4 +1,4 @@
-"""Numbers from outside are ASCII digits of a bounded length, wherever they stand; whatever else comes is the caller's fault."""
+"""Numbers from outside are ASCII digits of bounded length; other input is a client error."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_an_attempt_is_a_number_wherever_it_stands(served: Served, name: str) -> None:
+async def test_attempt_numbers_are_validated_everywhere(served: Served, name: str) -> None:
     value = ODD[name]
     for metadata in ({"job_attempt": value}, {"job_attempt": value, "job_id": "n1"}):
         assert (await served.ask(metadata=metadata)).status_code == 400
@@ -42,7 +42,7 @@ async def test_an_attempt_is_a_number_wherever_it_stands(served: Served, name: s
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "1e999", "-1", "1.5", "true", "[1]", "{}", "1e-999", "-0", "NaN"])
-async def test_numbers_in_a_body_are_no_fault_of_the_gateway(served: Served, number: str) -> None:
+async def test_invalid_numbers_in_a_body_are_client_errors(served: Served, number: str) -> None:
     fields = (
         "max_tokens",
         "temperature",
@@ -65,7 +65,7 @@ async def test_numbers_in_a_body_are_no_fault_of_the_gateway(served: Served, num
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if name != "zero" and name != "over the most"])
-async def test_numbers_in_a_query_are_no_fault_of_the_gateway(served: Served, name: str) -> None:
+async def test_invalid_numbers_in_a_query_are_client_errors(served: Served, name: str) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     for path in ("/api/v1/jobs", "/api/v1/jobs/n1/events", "/api/v1/budgets"):
         answer = await served.http.get(path, params={"limit": ODD[name]})
@@ -76,7 +76,7 @@ async def test_numbers_in_a_query_are_no_fault_of_the_gateway(served: Served, na
         assert (await served.http.get("/api/v1/jobs/n1/events", headers=live)).status_code == 200
 
 
-async def test_a_length_with_thousands_of_zeros_is_the_number_that_it_is(served: Served) -> None:
+async def test_length_with_leading_zeros_is_parsed(served: Served) -> None:
     body = json.dumps({"model": "auto", "messages": HELLO}).encode()
     host, port = served.url.removeprefix("http://").split(":")
     client = Client(*await asyncio.open_connection(host, int(port)))
@@ -86,7 +86,7 @@ async def test_a_length_with_thousands_of_zeros_is_the_number_that_it_is(served:
     client.writer.close()
 
 
-async def test_an_error_code_of_a_provider_with_thousands_of_digits(store: Store) -> None:
+async def test_huge_provider_error_code_is_handled(store: Store) -> None:
     body = error_of("chat", "no", "server_error", "4" * 5000)
     act = says(head(200, "application/json", f"content-length: {len(body)}") + body)
     async with faulty_upstream({"m": act}) as upstream:
@@ -112,5 +112,5 @@ async def test_an_error_code_of_a_provider_with_thousands_of_digits(store: Store
         (None, None),
     ],
 )
-def test_what_is_a_whole_number_up_to_ten(value: object, number: int | None) -> None:
+def test_parse_whole_accepts_bounded_ascii_digits(value: object, number: int | None) -> None:
     assert parse_whole(value, 10) == number

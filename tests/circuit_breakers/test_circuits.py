@@ -1,4 +1,4 @@
-"""Circuit breakers: the rules alone, several processes over one store against a trivial model, and what a process does alone."""
+"""Circuit breakers: rules, several processes on one store against a simple model, and local views."""
 
 import asyncio
 import itertools
@@ -70,19 +70,19 @@ def opened(now: int = 0, times: int = POLICY.failures) -> Circuit:
     return circuit
 
 
-def test_it_opens_at_so_many_failures_within_the_window_and_not_before() -> None:
+def test_circuit_opens_at_the_failure_threshold() -> None:
     circuit = Circuit("p", "m")
     assert [fail(circuit, at * MS, POLICY, "w") for at in (0, 600, 1000, 1599)] == [False, False, False, True]
     assert (circuit.state(2098 * MS), circuit.state(2099 * MS)) == ("open", "half_open")
 
 
-def test_failures_that_are_told_late_count_at_their_own_time() -> None:
+def test_late_failures_count_at_their_own_time() -> None:
     circuit = Circuit("p", "m")
     assert not any(fail(circuit, at * MS, POLICY, "w") for at in (5000, 3000, 5100, 2000))
     assert fail(circuit, 4900 * MS, POLICY, "w")
 
 
-def test_each_failed_probe_doubles_the_time_up_to_the_most() -> None:
+def test_failed_probes_double_the_cool_down_to_a_maximum() -> None:
     circuit, now, waits = opened(), 0, []
     for number in range(6):
         waits.append((circuit.open_until - now) // MS)
@@ -93,7 +93,7 @@ def test_each_failed_probe_doubles_the_time_up_to_the_most() -> None:
     assert cool_down_ms(10_000, POLICY) == 3000
 
 
-def test_a_shorter_time_never_replaces_a_longer_one() -> None:
+def test_shorter_cool_down_never_replaces_a_longer_one() -> None:
     circuit = opened()
     fail(circuit, 1, POLICY, "w", retry_after_ms=60_000)
     until = circuit.open_until
@@ -106,7 +106,7 @@ def test_a_shorter_time_never_replaces_a_longer_one() -> None:
     assert circuit.open_until >= until
 
 
-def test_what_the_provider_asked_for_before_it_opened_is_honoured_and_bounded() -> None:
+def test_retry_after_before_opening_is_honoured_and_bounded() -> None:
     circuit = Circuit("p", "m")
     for wait in (None, 7_000, 20):
         fail(circuit, 0, POLICY, "w", retry_after_ms=wait)
@@ -115,7 +115,7 @@ def test_what_the_provider_asked_for_before_it_opened_is_honoured_and_bounded() 
     assert circuit.open_until == LONGEST_WAIT_MS * MS
 
 
-def test_one_probe_at_a_time_and_a_dead_one_makes_room() -> None:
+def test_one_probe_at_a_time_and_lost_probes_expire() -> None:
     circuit = opened()
     now = circuit.open_until
     assert not claim(circuit, now - 1, "early", now + 100)
@@ -131,7 +131,7 @@ def test_one_probe_at_a_time_and_a_dead_one_makes_room() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4000), st.none() | st.integers(0, 9000)), max_size=30))
-def test_until_is_never_earlier_than_it_was(steps: list[tuple[int, int | None]]) -> None:
+def test_blocked_until_never_decreases(steps: list[tuple[int, int | None]]) -> None:
     circuit, now = Circuit("p", "m"), 0
     for wait, retry_after_ms in steps:
         now += wait * MS
@@ -142,7 +142,7 @@ def test_until_is_never_earlier_than_it_was(steps: list[tuple[int, int | None]])
         assert circuit.failures <= POLICY.failures
 
 
-def test_which_classes_speak_of_the_target_is_a_decision() -> None:
+def test_classes_that_count_against_a_target_are_pinned() -> None:
     silent = {"rate_limited", "invalid_request", "not_found", "content_filter", "context_length", "circuit_open"}
     silent |= {"gateway_busy"}
     assert {name for name in CLASSES if not speaks_of_target(failure(name), POLICY)} == silent
@@ -151,7 +151,7 @@ def test_which_classes_speak_of_the_target_is_a_decision() -> None:
     assert speaks_of_target(failure("rate_limited"), POLICY, probing=True)
 
 
-def test_what_is_shown() -> None:
+def test_public_view_of_a_circuit() -> None:
     shown = public_circuit(opened(START), START)
     assert (shown["target"], shown["state"], shown["failures"], shown["why"]) == ("p/m", "open", 3, "why")
     assert public_circuit(Circuit("p", "m"), START)["open_until_at"] is None
@@ -159,7 +159,7 @@ def test_what_is_shown() -> None:
     assert (own["target"], own["provider"], own["tenant_id"]) == ("p@acme/m", "p", "acme")
 
 
-async def test_zero_failures_switch_them_off(store: Store) -> None:
+async def test_zero_threshold_disables_circuits(store: Store) -> None:
     circuits = CircuitBreakers(store, Policy(failures=0))
     assert [circuits.failed("p", "m", failure()) for _ in range(100)] == [None] * 100
     assert circuits.allows("p", "m")
@@ -395,7 +395,7 @@ class Fleet(RuleBasedStateMachine):
         assert names.count("circuit_closed") == self.model.closed_events
 
 
-def test_processes_share_one_circuit_as_the_model_does(store_url: str) -> None:
+def test_processes_sharing_a_circuit_agree_with_the_model(store_url: str) -> None:
     clock = Clock()
     with open_store(store_url, clock) as one, open_store(store_url, clock) as other:
         run_state_machine_as_test(
@@ -438,7 +438,7 @@ async def test_failures_spread_over_processes_add_up(store_url: str) -> None:
         assert "3 failures within 1 s" in opened.decision["why"]
 
 
-async def test_of_hundreds_that_ask_at_once_one_is_the_probe(store_url: str) -> None:
+async def test_one_of_hundreds_of_calls_is_the_probe(store_url: str) -> None:
     clock = Clock()
     with open_store(store_url, clock) as one, open_store(store_url, clock) as other:
         job_id = await a_job(one)
@@ -462,7 +462,7 @@ async def test_of_hundreds_that_ask_at_once_one_is_the_probe(store_url: str) -> 
         assert sum(await asyncio.gather(*asked)) == 1
 
 
-async def test_a_busy_target_that_mostly_answers_stays_closed(store: Store) -> None:
+async def test_mostly_successful_target_stays_closed(store: Store) -> None:
     clock = Clock()
     circuits = CircuitBreakers(store, Policy(failures=3, window_ms=60_000))
     store.clock = clock
@@ -479,7 +479,7 @@ async def test_a_busy_target_that_mostly_answers_stays_closed(store: Store) -> N
     assert LEAST_SHARE == 0.5
 
 
-async def test_without_a_store_a_process_goes_on_alone(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+async def test_process_without_store_keeps_a_local_circuit(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     store.clock = clock
     circuits = CircuitBreakers(store, POLICY)
@@ -498,7 +498,7 @@ async def test_without_a_store_a_process_goes_on_alone(store: Store, caplog: pyt
     await circuits.close()
 
 
-async def test_waiting_ends_with_the_cool_down_with_news_or_at_the_deadline(store: Store) -> None:
+async def test_waiting_ends_at_cool_down_change_or_deadline(store: Store) -> None:
     clock = Clock()
     store.clock = clock
     circuits = CircuitBreakers(store, Policy(cool_down_ms=100_000, max_cool_down_ms=100_000))
@@ -518,7 +518,7 @@ async def test_waiting_ends_with_the_cool_down_with_news_or_at_the_deadline(stor
     assert not circuits._waiters
 
 
-async def test_rows_that_say_nothing_any_more_go(store: Store) -> None:
+async def test_obsolete_rows_are_deleted(store: Store) -> None:
     clock = Clock()
     store.clock = clock
     store.writer._clock = clock
@@ -534,7 +534,7 @@ async def test_rows_that_say_nothing_any_more_go(store: Store) -> None:
     assert await list_circuits(store) == []
 
 
-def test_asking_costs_next_to_nothing(tmp_path: Any) -> None:
+def test_checking_a_circuit_reads_no_store(tmp_path: Any) -> None:
     with open_store(str(tmp_path / "x.db")) as store:
         circuits = CircuitBreakers(store, POLICY)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Budgets as people see and change them: on the command line and over HTTP, each within its own tenant."""
+"""Views and changes of budgets on the command line and over HTTP, each within its tenant."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def shell(tmp_path: Path, provider: SpawnedProvider) -> Shell:
 # ── on the command line ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_night_with_a_budget_from_the_stop_to_the_end(shell: Shell) -> None:
+def test_budget_stop_is_shown_topped_up_and_resumed(shell: Shell) -> None:
     shell("run", "asks.py:asks", "count=4", code=3)
     (job,) = shell.json("jobs")
     by_scope: dict[tuple[str, str], Any] = {(each["scope"], each["per"]): each for each in shell.json("budget")}
@@ -78,15 +78,13 @@ def test_a_night_with_a_budget_from_the_stop_to_the_end(shell: Shell) -> None:
         (["job", "job_0123", "--calls", "1"], 1, "Not found: job job_0123"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_way_out(
-    shell: Shell, words: list[str], code: int, error: str
-) -> None:
+def test_invalid_top_ups_are_rejected_with_instructions(shell: Shell, words: list[str], code: int, error: str) -> None:
     shell("run", "asks.py:asks", "count=1")
     shell("budget", "top-up", *words, code=code)
     assert error in shell.errors
 
 
-def test_an_empty_ledger_is_not_made_by_looking(shell: Shell) -> None:
+def test_reading_budgets_creates_no_ledger(shell: Shell) -> None:
     shown = shell("budget")
     assert re.search(r"each job +total +llm calls +2\n", shown)
     assert re.search(r"tenant default +day +cost +\$5", shown)
@@ -109,9 +107,7 @@ async def key_for(served: Served, tenant: str, *scopes: str, **more: Any) -> tup
     return row.key_id, {"authorization": f"Bearer {secret}"}
 
 
-async def test_a_tenant_reads_its_own_budgets_and_the_operators_key_adds_to_them(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_tenant_reads_its_budgets_and_operator_tops_up(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed(LIMITS)) as served:
         for tenant in ("acme", "other"):
             headers = {"x-tenant-id": tenant, "x-agent-name": "reader", "x-job-id": "j"}
@@ -152,7 +148,7 @@ async def test_a_tenant_reads_its_own_budgets_and_the_operators_key_adds_to_them
         assert (await served.http.get("/api/v1/budgets?jobs=j", headers=reader)).status_code == 400
 
 
-async def test_each_key_has_its_own_budget_and_its_own_speed(store: Store, provider: SpawnedProvider) -> None:
+async def test_each_key_has_its_own_budget_and_rate_limit(store: Store, provider: SpawnedProvider) -> None:
     limits = (
         "budgets: {limits: [{scope: key, per: month, max_llm_calls: 2}]}\nrate_limits: [{scope: key, concurrency: 5}]"
     )

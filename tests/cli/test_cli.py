@@ -1,4 +1,4 @@
-"""The command line as people and scripts use it: real processes, their exit codes, their two outputs."""
+"""The command line in real processes: exit codes, stdout and stderr."""
 
 import asyncio
 import json
@@ -130,7 +130,7 @@ def shell(tmp_path: Path, provider: SpawnedProvider) -> Shell:
 # ── running and reading ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_run_then_read_it_back(shell: Shell) -> None:
+def test_job_runs_and_is_shown(shell: Shell) -> None:
     out = shell("run", "night.py:adds", "count=3", "label=xyz")
     assert "succeeded" in out
     assert "result  xyz3" in out
@@ -180,7 +180,7 @@ def test_a_job_runs_once_under_an_id_from_outside(shell: Shell) -> None:
     assert len(shell.json("jobs")) == 1
 
 
-def test_a_failed_job_exits_with_1_and_names_the_way_on(shell: Shell) -> None:
+def test_failed_job_exits_with_1_and_instructions(shell: Shell) -> None:
     assert "RuntimeError: a bad night" in shell("run", "night.py:fails", code=1)
     story = shell("explain", "last")
     job_id = shell.json("jobs")[0]["job_id"]
@@ -201,7 +201,7 @@ def test_only_ids_go_to_standard_output_when_detached(shell: Shell) -> None:
 # ── people ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_approve_and_go_on(shell: Shell) -> None:
+def test_approval_continues_the_job(shell: Shell) -> None:
     out = shell("run", "night.py:asks", code=3)
     assert "waits for approval" in out
     listed = shell("reviews")
@@ -221,7 +221,7 @@ def test_approve_and_go_on(shell: Shell) -> None:
     assert shell.json("reviews", "list", "--all")[0]["decided_by"]
 
 
-def test_an_unknown_effect_needs_to_be_told_apart(shell: Shell) -> None:
+def test_unknown_effect_requires_done_or_not_done(shell: Shell) -> None:
     shell("run", "night.py:pays", code=3)
     review = shell.json("reviews")[0]["review_id"]
     shell("reviews", "approve", review, code=1)
@@ -237,7 +237,7 @@ def test_an_unknown_effect_needs_to_be_told_apart(shell: Shell) -> None:
     assert "provider id B-7" in shell("explain", "last")
 
 
-def test_not_done_does_it_again_and_a_rejection_gives_it_up(shell: Shell) -> None:
+def test_not_done_repeats_an_effect_and_rejection_fails_it(shell: Shell) -> None:
     shell("run", "night.py:pays", code=3)
     shell("reviews", "approve", shell.json("reviews")[0]["review_id"], "--not-done", "--by", "anna")
     shell("resume", "last", code=3)
@@ -250,7 +250,7 @@ def test_not_done_does_it_again_and_a_rejection_gives_it_up(shell: Shell) -> Non
     assert "not done: rejected by zoe: give up" in shell("explain", "last")
 
 
-def test_cancel(shell: Shell) -> None:
+def test_cancel_ends_a_job(shell: Shell) -> None:
     shell("run", "night.py:asks", code=3)
     assert "is cancelled" in shell("cancel", "last", "--by", "anna")
     assert "cancelled by anna" in shell("explain", "last")
@@ -284,7 +284,7 @@ def lose_the_worker(shell: Shell) -> None:
         assert asyncio.run(Operations(store).expire_leases(job.lease_owner)) == 1
 
 
-def test_kill_9_is_survived_and_told(shell: Shell, provider: SpawnedProvider) -> None:
+def test_kill_9_is_recovered_and_shown(shell: Shell, provider: SpawnedProvider) -> None:
     provider.reset()
     process = shell.start("run", "night.py:adds", "count=2", OVERNIGHT_CRASH_AT="effect_called")
     process.communicate(timeout=30)
@@ -300,7 +300,7 @@ def test_kill_9_is_survived_and_told(shell: Shell, provider: SpawnedProvider) ->
     assert len((shell.folder / "sent").read_text().splitlines()) == 1
 
 
-def test_follow_ends_with_the_job_and_at_ctrl_c(shell: Shell) -> None:
+def test_follow_ends_with_the_job_or_ctrl_c(shell: Shell) -> None:
     job_id = shell("run", "night.py:asks", "--detach").strip()
     interrupted = shell.start("events", job_id, "--follow", "--json")
     assert interrupted.stdout is not None
@@ -315,7 +315,7 @@ def test_follow_ends_with_the_job_and_at_ctrl_c(shell: Shell) -> None:
     assert "cancelled" in out.splitlines()[-1]
 
 
-def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
+def test_closed_pipe_is_no_error(shell: Shell) -> None:
     shell("run", "night.py:adds", "count=50")
     process = shell.start("events", "last")
     assert process.stdout is not None
@@ -358,7 +358,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_one_clear_line(shell: Shell) -> None:
+def test_errors_are_one_clear_line(shell: Shell) -> None:
     shell("run", "night.py:adds")
     shell("run", "night.py:adds")
     (shell.folder / "broken.py").write_text("\n\n1 / 0\n")
@@ -372,14 +372,14 @@ def test_mistakes_are_one_clear_line(shell: Shell) -> None:
     assert len(shell.json("jobs")) == 2, "a mistake makes no job"
 
 
-def test_without_a_ledger_reading_makes_none(shell: Shell) -> None:
+def test_reading_creates_no_ledger(shell: Shell) -> None:
     for words in (["jobs"], ["explain", "last"], ["reviews"], ["cancel", "last"], ["reviews", "approve", "rev_1"]):
         shell(*words, code=1)
         assert "no ledger at" in shell.errors
     assert not (shell.folder / ".overnight").exists()
 
 
-def test_a_database_that_is_not_there_is_said_plainly(shell: Shell) -> None:
+def test_missing_database_is_one_clear_error(shell: Shell) -> None:
     shell.environment["DATABASE_URL"] = "postgresql://127.0.0.1:1/none?connect_timeout=2"
     shell("jobs", code=1)
     assert shell.errors.startswith("overnight: ")
@@ -391,7 +391,7 @@ def test_a_database_that_is_not_there_is_said_plainly(shell: Shell) -> None:
 # ── the brain ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_init_writes_what_check_accepts_and_never_twice(shell: Shell) -> None:
+def test_init_writes_a_valid_brain_and_never_overwrites(shell: Shell) -> None:
     out = shell("init", "fresh")
     assert "wrote fresh/routing.yaml" in out
     assert "no problems found" in shell("check", "fresh")
@@ -399,7 +399,7 @@ def test_init_writes_what_check_accepts_and_never_twice(shell: Shell) -> None:
     assert "already there" in shell.errors
 
 
-def test_check_names_every_problem_in_its_place(shell: Shell) -> None:
+def test_check_reports_every_problem_with_its_line(shell: Shell) -> None:
     (shell.folder / "brain" / "routing.yaml").write_text("default_model: small\nbudget:\n  x: 1\nroutes: 3\n")
     out = shell("check", code=1)
     assert "routing.yaml:2:1: error: " in out
@@ -452,13 +452,13 @@ def test_help_of_the_program_imports_no_command() -> None:
         assert re.search(rf"^  {name} +{re.escape(entry.summary[:40])}", done.stdout, re.MULTILINE), name
 
 
-def test_the_help_of_the_program_repeats_that_of_its_commands() -> None:
+def test_program_help_matches_command_help() -> None:
     loaded = LazyCommands(COMMANDS)
     for name, entry in COMMANDS.items():
         assert " ".join((loaded[name].help or "").split()).startswith(entry.summary), name
 
 
-def test_reading_commands_load_nothing_heavy(shell: Shell) -> None:
+def test_reading_commands_import_no_heavy_modules(shell: Shell) -> None:
     shell("run", "night.py:adds")
     code = (
         "import sys; sys.argv = ['overnight', 'jobs']\n"
@@ -479,7 +479,7 @@ def test_reading_commands_load_nothing_heavy(shell: Shell) -> None:
     assert done.stderr == "[]\n"
 
 
-def test_a_pipe_gets_plain_lines(shell: Shell) -> None:
+def test_pipe_receives_plain_lines(shell: Shell) -> None:
     shell("run", "night.py:fails", code=1)
     for words in (["jobs"], ["explain", "last"], ["events", "last"]):
         assert "\x1b" not in shell(*words)
@@ -492,7 +492,7 @@ def test_a_pipe_gets_plain_lines(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["postgres"])
-def test_the_same_on_postgresql(
+def test_commands_work_on_postgresql(
     dialect: str, tmp_path: Path, provider: SpawnedProvider, request: pytest.FixtureRequest
 ) -> None:
     shell = Shell(tmp_path, provider.base_url, request.getfixturevalue(f"{dialect}_url"))

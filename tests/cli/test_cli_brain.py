@@ -1,4 +1,4 @@
-"""The brain folder as the command line finds it: missing, empty, or with many things wrong at once."""
+"""The command line with a missing, empty or invalid brain folder."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("words", LOADS, ids=" ".join)
-def test_a_brain_that_is_not_there_is_not_gone_on_without(
+def test_missing_brain_stops_commands_that_need_it(
     words: list[str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     missing = run(tmp_path, environment | {"OVERNIGHT_BRAIN": "brian"}, *words)
@@ -40,7 +40,7 @@ def test_a_brain_that_is_not_there_is_not_gone_on_without(
         assert len(empty.err.splitlines()) == 1
 
 
-def test_what_needs_no_brain_goes_on_without(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_commands_without_brain_ignore_a_missing_one(tmp_path: Path, environment: dict[str, str]) -> None:
     assert "no budgets and no limits" in run(tmp_path, environment, "budget").out
     job = run(tmp_path, environment, "run", "night.py:asks", "--detach").out.strip()
     lost = environment | {"OVERNIGHT_BRAIN": "brian"}
@@ -48,7 +48,7 @@ def test_what_needs_no_brain_goes_on_without(tmp_path: Path, environment: dict[s
         assert run(tmp_path, lost, *words).code == 0, words
 
 
-def test_check_tells_all_in_one_round(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_check_reports_all_problems_at_once(tmp_path: Path, environment: dict[str, str]) -> None:
     faults = {
         "default_model: gpt-5.4-minii": "did you mean 'gpt-5.4-mini'?",
         "routes: {b: {tier: nope}, c: {model: gpt-5.4, deadlin_ms: 3}, d: gtp-5.4}": "did you mean 'deadline_ms'?",

@@ -1,4 +1,4 @@
-"""`overnight keys` as people and scripts use it: real processes, their exit codes, their two outputs."""
+"""`overnight keys` in real processes: exit codes, stdout and stderr."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def shell(store_url: str, tmp_path: Path) -> Shell:
     return Shell(tmp_path, store_url)
 
 
-def test_a_key_is_made_shown_turned_and_ended(shell: Shell) -> None:
+def test_key_is_created_shown_rotated_and_revoked(shell: Shell) -> None:
     out, told = shell(
         "create", "triage", "--model", "gpt-5.4*", "--expires-in", "90d", "--tenant", "acme", "--agent", "bot"
     )
@@ -94,7 +94,7 @@ def test_a_key_is_made_shown_turned_and_ended(shell: Shell) -> None:
     assert turned["key"][15:] not in everything
 
 
-def test_a_providers_key_comes_in_by_standard_input_or_the_environment_and_never_out(shell: Shell) -> None:
+def test_provider_key_is_read_from_stdin_or_env_and_never_shown(shell: Shell) -> None:
     master = {"OVERNIGHT_MASTER_KEY": "11" * 32}
     shell("provider", "set", "openai", "--tenant", "acme", stdin=f"{OWN}\n", **master)
     shell("provider", "set", "anthropic", "--from-env", "MINE", MINE=OWN, **master)
@@ -131,7 +131,7 @@ def test_a_providers_key_comes_in_by_standard_input_or_the_environment_and_never
         (["provider", "delete", "openai"], "", 1, "provider key of"),
     ],
 )
-def test_mistakes_are_one_clear_line(shell: Shell, words: list[str], stdin: str, code: int, says: str) -> None:
+def test_errors_are_one_clear_line(shell: Shell, words: list[str], stdin: str, code: int, says: str) -> None:
     out, told = shell(*words, stdin=stdin, code=code)
     assert out == ""
     assert told.startswith("overnight: ")
@@ -139,7 +139,7 @@ def test_mistakes_are_one_clear_line(shell: Shell, words: list[str], stdin: str,
     assert told.count("\n") == 1
 
 
-def test_no_master_key_is_made_up_where_several_machines_share_a_store(shell: Shell, store_url: str) -> None:
+def test_shared_store_requires_an_explicit_master_key(shell: Shell, store_url: str) -> None:
     if store_url.startswith("postgres"):
         told = shell("provider", "set", "openai", stdin=OWN, code=1)[1]
         assert "OVERNIGHT_MASTER_KEY" in told
@@ -148,7 +148,7 @@ def test_no_master_key_is_made_up_where_several_machines_share_a_store(shell: Sh
     assert (shell.folder / "master.key").exists() == (not store_url.startswith("postgres"))
 
 
-async def test_a_gateway_that_runs_calls_with_what_the_command_line_was_told(
+async def test_running_gateway_uses_new_keys(
     shell: Shell, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     if store_url.startswith("postgres"):
@@ -184,7 +184,7 @@ prices: {{m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
 
 
 @pytest.mark.parametrize("role", ["gateway", "up"])
-def test_without_keys_nothing_but_loopback_is_served(shell: Shell, role: str) -> None:
+def test_without_keys_only_loopback_is_served(shell: Shell, role: str) -> None:
     command = [sys.executable, "-m", "overnight", role, "--host", "0.0.0.0", "--port", "1"]
     environment = shell.environment | {"OVERNIGHT_AUTH": "off"}
     done = subprocess.run(

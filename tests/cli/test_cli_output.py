@@ -1,4 +1,4 @@
-"""What the command line writes, and how it ends: zones, marks, closed outputs, interrupts, and bad input of every kind."""
+"""Output of the command line: time zones, symbols, closed pipes, interrupts and invalid input."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_times_have_a_date_and_a_zone_and_json_is_utc(shell: Shell) -> None:
         ("Europe", "unknown time zone"),
     ],
 )
-def test_a_zone_that_is_none_is_named(shell: Shell, zone: str, said: str) -> None:
+def test_invalid_time_zone_is_named(shell: Shell, zone: str, said: str) -> None:
     shell("jobs", "--tz", zone, code=2)
     assert said in shell.errors
     assert len(shell.errors.splitlines()) == 1
@@ -66,7 +66,7 @@ def test_a_zone_that_is_none_is_named(shell: Shell, zone: str, said: str) -> Non
 # ── terminals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_marks_stay_apart_without_utf8(shell: Shell) -> None:
+def test_symbols_are_distinct_without_utf8(shell: Shell) -> None:
     assert len(set(MARKS) & set("✓✗‖›–↻·▶↪┬")) == 10
     marks = {MARKS[mark] for mark in "✓✗‖›–↻·▶↪┬"}
     assert len(marks) == 10
@@ -102,11 +102,11 @@ def last(shell: Shell) -> str:
         ({"LANG": "de_DE@euro"}, False),
     ],
 )
-def test_the_locale_says_whether_utf8_is_shown(environment: dict[str, str], utf8: bool) -> None:
+def test_locale_selects_utf8(environment: dict[str, str], utf8: bool) -> None:
     assert locale_allows_utf8(environment) is utf8
 
 
-def test_nothing_from_outside_moves_a_terminal(shell: Shell) -> None:
+def test_external_text_contains_no_terminal_control(shell: Shell) -> None:
     (shell.folder / "odd.py").write_text(
         "import overnight\n"
         "EVIL = '\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202e\\r\\n'\n"
@@ -141,7 +141,7 @@ def piped(shell: Shell, command: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_reader_that_leaves_or_an_output_that_is_closed_is_quiet(shell: Shell) -> None:
+def test_closed_output_is_no_error(shell: Shell) -> None:
     shell("run", "night.py:adds", "count=400", "--json")
     for command in (
         "events last --content",
@@ -181,7 +181,7 @@ main()
 """
 
 
-def test_ctrl_c_is_quiet_from_the_first_moment_on(shell: Shell) -> None:
+def test_ctrl_c_prints_no_traceback(shell: Shell) -> None:
     shell("run", "night.py:asks", "--detach")
     started = time.monotonic()
     shell("run", "night.py:adds", code=0)
@@ -211,7 +211,7 @@ def test_ctrl_c_is_quiet_from_the_first_moment_on(shell: Shell) -> None:
             assert left == [], (words, part, errors)
 
 
-def test_ctrl_c_is_left_alone_where_it_is_ignored(shell: Shell) -> None:
+def test_ignored_sigint_stays_ignored(shell: Shell) -> None:
     ready = "import os, signal; signal.signal(2, 1); os.write(1, b'.')\nfrom overnight.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", ready, "jobs"],
@@ -231,7 +231,7 @@ def test_ctrl_c_is_left_alone_where_it_is_ignored(shell: Shell) -> None:
 # ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_port_in_use_is_one_line_with_the_way_out(shell: Shell) -> None:
+def test_port_in_use_is_one_line_with_instructions(shell: Shell) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -306,7 +306,7 @@ def test_bad_input_is_one_clear_line(name: str, tmp_path: Path) -> None:
             assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", ran.err)
 
 
-def test_a_fault_of_ours_is_one_line_and_a_traceback_only_when_asked_for(shell: Shell) -> None:
+def test_internal_error_is_one_line_unless_traceback_requested(shell: Shell) -> None:
     (shell.folder / "sitecustomize.py").write_text(
         "import overnight.settings as s\n"
         "def broken(): raise ZeroDivisionError('postgresql://u:hunter2@h/x')\n"

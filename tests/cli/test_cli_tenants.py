@@ -1,4 +1,4 @@
-"""No command run for one tenant shows or changes anything of another, whose jobs, sessions, keys and ids are called the same."""
+"""Commands for one tenant neither show nor change data of another tenant with the same names."""
 
 import re
 import secrets
@@ -179,14 +179,14 @@ def settled(text: str) -> str:
     return re.sub(r" +", " ", re.sub(r'"(duration_ms|parked_ms|wall_clock_s)":[^,}]+', r'"\1":0', text))
 
 
-def test_every_command_is_in_a_table_and_has_the_option() -> None:
+def test_every_command_has_the_tenant_option() -> None:
     assert sorted(ALL) == sorted([*READS, *ACTS, *NEUTRAL]), "say in this file what the command shows or changes"
     for name, command in ALL.items():
         options = {word for parameter in command.params for word in parameter.opts}
         assert ("--tenant" in options) == (name not in NEUTRAL), name
 
 
-def test_what_is_shown_to_one_tenant_does_not_depend_on_another(house: House) -> None:
+def test_output_does_not_depend_on_other_tenants(house: House) -> None:
     house.fill("a")
 
     def seen() -> dict[tuple[str, ...], str]:
@@ -206,7 +206,7 @@ def test_what_is_shown_to_one_tenant_does_not_depend_on_another(house: House) ->
     assert all(text.strip() for text in alone.values())
 
 
-def test_what_one_tenant_does_changes_nothing_of_another(house: House) -> None:
+def test_commands_change_only_their_tenant(house: House) -> None:
     for tenant in ("b", "a"):
         house.fill(tenant)
     before, mine = house.rows("b"), house.rows("a")
@@ -228,7 +228,7 @@ def test_what_one_tenant_does_changes_nothing_of_another(house: House) -> None:
             mine = now
 
 
-def test_ids_of_another_tenant_are_not_there(house: House) -> None:
+def test_ids_of_another_tenant_are_not_found(house: House) -> None:
     for tenant in ("b", "a"):
         house.fill(tenant)
     job = house.json("b", "explain", "asks")["job"]["job_id"]
@@ -263,7 +263,7 @@ def test_ids_of_another_tenant_are_not_there(house: House) -> None:
     house("b", "cancel", job)
 
 
-def test_a_name_that_fits_several_jobs_is_refused_with_all_of_them(house: House) -> None:
+def test_ambiguous_name_lists_all_matches(house: House) -> None:
     first = house("a", "run", "night.py:adds", "--detach").out.strip()
     second = house("a", "run", "night.py:adds", "--detach", "--external-id", first[:12]).out.strip()
     other = house("b", "run", "night.py:adds", "--detach").out.strip()
@@ -280,7 +280,7 @@ def test_a_name_that_fits_several_jobs_is_refused_with_all_of_them(house: House)
     house("a", "cancel", first)
 
 
-def test_the_settings_name_the_tenant_and_all_must_be_asked_for(house: House) -> None:
+def test_tenant_defaults_to_settings_and_all_is_explicit(house: House) -> None:
     for tenant in ("b", "a"):
         house(tenant, "run", "night.py:adds", "--detach", "--external-id", "same")
     assert house.json("", "jobs") == []
@@ -295,7 +295,7 @@ def test_the_settings_name_the_tenant_and_all_must_be_asked_for(house: House) ->
     assert "--tenant" not in house("a", "explain", "same").out
 
 
-def test_an_option_before_the_subcommand_is_not_lost(house: House) -> None:
+def test_option_before_the_subcommand_applies(house: House) -> None:
     house.fill("a")
     for words in (
         ["budget", "--tenant", "b", "top-up", "job", "asks", "--calls", "1"],

@@ -1,4 +1,4 @@
-"""The log of `overnight up`: time, level, one line for each job that failed, and one for a trouble however often it comes."""
+"""The log of `overnight up`: time, level, one line per failed job, one line per repeated problem."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ class Clocked:
         return [line.partition("Z ")[2] for line in self.stream.getvalue().splitlines()]
 
 
-def test_a_trouble_that_repeats_is_one_line_and_one_when_it_is_over() -> None:
+def test_repeated_problem_is_one_line_and_one_at_its_end() -> None:
     clocked = Clocked()
     for number in range(30):
         clocked.log.warning("worker_%032x cannot reach the store: %s", number, ConnectionError(f"refused {number}"))
@@ -52,7 +52,7 @@ def test_a_trouble_that_repeats_is_one_line_and_one_when_it_is_over() -> None:
     assert len(clocked.lines) == 3, "what came once is not summed up"
 
 
-def test_a_trouble_that_lasts_is_told_at_intervals() -> None:
+def test_lasting_problem_is_logged_at_intervals() -> None:
     clocked = Clocked()
     for _ in range(250):
         clocked.log.warning("worker died (exit code 1); it is started again")
@@ -61,7 +61,7 @@ def test_a_trouble_that_lasts_is_told_at_intervals() -> None:
     assert all(line.startswith("WARNING worker: repeated, ") for line in clocked.lines[1:])
 
 
-def test_news_are_never_held_back_and_hold_to_one_line() -> None:
+def test_distinct_messages_are_logged_at_once_on_one_line() -> None:
     clocked = Clocked()
     for number in range(3):
         clocked.log.error("job job_%032x failed: a\nbad \x1b[31m night", number, extra={"each": True})
@@ -78,7 +78,7 @@ def test_news_are_never_held_back_and_hold_to_one_line() -> None:
 
 
 @pytest.mark.parametrize("brain", ["none", "limits"])
-def test_up_logs_failures_and_says_whether_anything_is_limited(tmp_path: Path, brain: str) -> None:
+def test_up_logs_failures_and_missing_limits(tmp_path: Path, brain: str) -> None:
     (tmp_path / "night.py").write_text(JOBS)
     if brain == "limits":
         (tmp_path / "brain").mkdir()

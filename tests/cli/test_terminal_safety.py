@@ -1,4 +1,4 @@
-"""Nothing from outside acts on a terminal: tables, JSON, stories, logs, and tracebacks on a real pseudo-terminal."""
+"""External text cannot control a terminal: tables, JSON, timelines, logs and tracebacks."""
 
 import io
 import logging
@@ -73,7 +73,7 @@ def on_terminal(folder: Path, *words: str, **more: str) -> str:
     return written.decode("utf-8", "surrogateescape")
 
 
-def test_nothing_from_outside_acts_on_a_terminal(folder: Path) -> None:
+def test_external_text_cannot_control_a_terminal(folder: Path) -> None:
     shown = {
         "run": on_terminal(folder, "run", "odd.py:evil"),
         "fails": on_terminal(folder, "run", "odd.py:evil", FAILS="1"),
@@ -94,7 +94,7 @@ def test_nothing_from_outside_acts_on_a_terminal(folder: Path) -> None:
     assert "\x1b[" in shown["jobs"], "our own colours are left"
 
 
-def test_a_traceback_that_was_asked_for_does_not_act_on_a_terminal(folder: Path) -> None:
+def test_requested_traceback_cannot_control_a_terminal(folder: Path) -> None:
     (folder / "sitecustomize.py").write_text(
         "import overnight.settings as s\n"
         f"def broken(): raise ZeroDivisionError({EVIL!r})\n"
@@ -107,11 +107,11 @@ def test_a_traceback_that_was_asked_for_does_not_act_on_a_terminal(folder: Path)
         assert ACTS.search(text) is None, text
 
 
-def test_help_and_the_demo_keep_what_moves_a_terminal(folder: Path) -> None:
+def test_help_and_demo_keep_their_own_formatting(folder: Path) -> None:
     assert "\x1b[1m" in on_terminal(folder, "jobs", "--help")
 
 
-def test_the_log_takes_it_out_of_tracebacks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_escapes_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERNIGHT_DEBUG", "1")
     stream = io.StringIO()
     log = logging.Logger("night")

@@ -1,4 +1,4 @@
-"""What lies in the working folder is not run, and code of jobs does not inherit the keys of this program."""
+"""Files in the working folder are not executed, and job code does not inherit the program's keys."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_files_of_the_working_folder_are_not_imported(tmp_path: Path, role: str)
     assert "died" not in log.read_text()
 
 
-def test_a_folder_of_jobs_does_not_take_the_place_of_packages(tmp_path: Path, provider: SpawnedProvider) -> None:
+def test_job_folder_does_not_shadow_packages(tmp_path: Path, provider: SpawnedProvider) -> None:
     """`overnight run` is told to load from the folder; what is installed stands before it."""
     (tmp_path / "brain").mkdir()
     (tmp_path / "brain" / "routing.yaml").write_text(ROUTING.format(url=provider.base_url))
@@ -108,7 +108,7 @@ def test_a_folder_of_jobs_does_not_take_the_place_of_packages(tmp_path: Path, pr
     assert not marker.exists(), marker.read_text()
 
 
-def test_a_module_is_loaded_where_a_worker_was_told_to(tmp_path: Path) -> None:
+def test_module_is_loaded_from_the_given_folder(tmp_path: Path) -> None:
     (tmp_path / "night.py").write_text(
         "import overnight\n@overnight.job\nasync def night() -> str:\n    return 'done'\n"
     )
@@ -146,7 +146,7 @@ prices:
 
 
 @pytest.mark.parametrize("way", ["run", "up"])
-def test_code_of_jobs_and_its_children_inherit_no_keys(tmp_path: Path, provider: SpawnedProvider, way: str) -> None:
+def test_job_code_and_children_inherit_no_keys(tmp_path: Path, provider: SpawnedProvider, way: str) -> None:
     (tmp_path / "brain").mkdir()
     (tmp_path / "brain" / "routing.yaml").write_text(OWN_PROVIDER.format(url=provider.base_url))
     (tmp_path / "leak.py").write_text(LEAKS)

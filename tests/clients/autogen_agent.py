@@ -1,4 +1,4 @@
-"""AutoGen: chat completions, plain and streamed; headers stand at the client."""
+"""AutoGen: chat completions, plain and streamed; headers are set on the client."""
 
 import asyncio
 import os

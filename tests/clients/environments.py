@@ -1,4 +1,4 @@
-"""Each framework in an environment of its own: they disagree about versions."""
+"""One environment for each framework, since their dependencies conflict."""
 
 import shutil
 import subprocess

@@ -82,7 +82,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("client", "form", "way"), RUNS)
-def test_an_agent_of_a_real_framework_runs_through_the_gateway(
+def test_framework_agent_runs_through_the_gateway(
     gateway: Gateway, tmp_path: Path, client: str, form: str, way: str
 ) -> None:
     job = f"{client}-{form}-{way}"

@@ -1,4 +1,4 @@
-"""Providers behind a library: a gateway with the optional extra, in an environment of its own, calls two of them."""
+"""Providers behind a library: a gateway with the optional extra calls two of them."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def events_of(url: str, job_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", MODELS)
-def test_a_call_through_the_library_is_metered_like_any_other(url: str, model: str) -> None:
+def test_library_call_is_metered(url: str, model: str) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60)
     raw = client.chat.completions.with_raw_response.create(model=model, messages=[{"role": "user", "content": "hello"}])
     assert raw.parse().choices[0].message.content == "it was asked: hello"
@@ -82,7 +82,7 @@ def test_a_call_through_the_library_is_metered_like_any_other(url: str, model: s
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("model", MODELS)
-def test_its_streams_and_its_refusals_are_ours(url: str, model: str) -> None:
+def test_library_streams_and_errors_have_client_format(url: str, model: str) -> None:
     async def main() -> tuple[str, Any]:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60)
         stream = await client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""What every client here has: the headers of its job, the tool, and how it says what came out."""
+"""Shared by all clients: the headers of the job, the tool, and the report of the result."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What every log must show of its model calls: each has exactly one end, and is corrected only after it."""
+"""Checks of model calls in any log: each has exactly one end, and corrections come after it."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What is left after a storm, read once: the database by plain SQL, the provider's own count, the outside record."""
+"""The state after a storm: the database by plain SQL, the provider's count, the external record."""
 
 import base64
 import json

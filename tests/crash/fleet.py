@@ -1,4 +1,4 @@
-"""The processes of the storm: real ones, started by the real command line, ended by `kill -9`."""
+"""The processes of the storm: started by the command line, ended by `kill -9`."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""`python -m tests.crash.in_flight --calls 1000 --store both`: kill a gateway with so many calls in flight.
+"""`python -m tests.crash.in_flight --calls 1000 --store both`: kill a gateway with calls in flight.
 
 The calls of the dead gateway hold every place of a limit. A survivor stands beside it. What is measured is how long a call
 at the survivor waits for one, and what the log says of the dead gateway's calls: exactly one end each.

@@ -1,4 +1,4 @@
-"""What must hold after a storm, whatever was killed when. Each check yields what is wrong, and of which job."""
+"""The invariants after a storm. Each check yields the violations, with their jobs."""
 
 import json
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""The world outside, played by the harness: a vendor that honours keys, and keeps every arrival all the same."""
+"""The external systems of the storm: a vendor that honours keys and records every request."""
 
 import asyncio
 import contextlib

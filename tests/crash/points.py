@@ -1,4 +1,4 @@
-"""Which crash points there are, and which roles pass them."""
+"""The crash points, and the roles that reach them."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""A foreign program of the storm: it runs its own loop, calls models over HTTP, and is simply started again when it dies.
+"""An external program of the storm: its own loop, model calls over HTTP, a restart after each kill.
 
 `python -m tests.crash.program LABEL plain|stream` prints its result as one line of JSON. Exit code 75: it waits for a person.
 """

@@ -1,4 +1,4 @@
-"""A storm in figures, and what a person needs to find out why one went wrong."""
+"""The figures of a storm, and the facts to investigate a failure."""
 
 import json
 from collections import Counter

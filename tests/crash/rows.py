@@ -1,4 +1,4 @@
-"""A way into the database that shares no code with what is tested: plain SQL on a connection of its own."""
+"""Access to the database without code under test: plain SQL on its own connection."""
 
 from typing import Any, LiteralString, cast
 from urllib.parse import urlsplit

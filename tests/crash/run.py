@@ -1,4 +1,4 @@
-"""`python -m tests.crash.run --kills 200 --seed 7 --store both`: the storm, its figures, and exit code 1 when anything broke.
+"""`python -m tests.crash.run --kills 200 --seed 7 --store both`: run a storm; exit code 1 on a violation.
 
 Every process is real, every kill is SIGKILL, and what is checked is what others saw: the provider's own count, the record of
 the outside world, and a reader that remembers each event. The last line is JSON.

@@ -1,4 +1,4 @@
-"""`python -m tests.crash.store_stops --seconds 6`: a gateway under load while its store stands still, and what is left of it.
+"""`python -m tests.crash.store_stops --seconds 6`: a gateway under load while its store is blocked.
 
 Two ways of standing still: PostgreSQL's processes are paused (SIGSTOP), or somebody else holds a lock: SQLite's write lock, a
 lock on PostgreSQL's table of events. Every call must end, as an answer or as 503 `store_unavailable`; exactly one end of each is

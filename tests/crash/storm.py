@@ -1,4 +1,4 @@
-"""The storm: jobs flow in, processes are killed and started again, until the kills are used up and all jobs rest."""
+"""The storm: jobs are created while processes are killed and restarted, until all jobs have ended."""
 
 import asyncio
 import contextlib

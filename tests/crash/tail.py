@@ -1,4 +1,4 @@
-"""A reader of its own process that remembers every event it ever saw: `python -m tests.crash.tail DATABASE_URL FILE`.
+"""A reader process that remembers every event: `python -m tests.crash.tail DATABASE_URL FILE`.
 
 What another process can read is acknowledged. Each line of the file is an event as it was first seen: job, seq, and the hash of
 its whole row. It ends with its standard input, after a last look.

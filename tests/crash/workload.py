@@ -1,4 +1,4 @@
-"""Jobs for the storm: every kind of boundary there is, with results that can be computed without running them.
+"""Jobs for the storm with every kind of boundary, and results that can be computed without a run.
 
 A *subject* names one intention (one prompt, one deed) and stands in one place of one job only, so that whoever counts outside
 can tell a repetition from a second intention.

@@ -1,4 +1,4 @@
-"""The demo's mailbox: real messages, what is read of them, the Maildir they lie in, and the models that judge them."""
+"""The mailbox of the demo: real messages, their parsing, the Maildir, and the models for them."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_corpus_names_only_reserved_domains_and_mixes_line_endings() -> None:
 
 
 @pytest.mark.parametrize("key", CORPUS)
-def test_every_message_reads(key: str) -> None:
+def test_every_message_is_parsed(key: str) -> None:
     mail = read_mail(key, CORPUS[key])
     assert not any(problem.startswith("not readable") for problem in mail.problems), mail.problems
     assert mail.text or "no text" in mail.problems
@@ -114,7 +114,7 @@ READINGS: list[tuple[int, Callable[[IncomingMail], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("number", "reading", "expected"), READINGS)
-def test_what_is_read(number: int, reading: Callable[[IncomingMail], Any], expected: Any) -> None:
+def test_parsed_fields_of_a_message(number: int, reading: Callable[[IncomingMail], Any], expected: Any) -> None:
     assert reading(mail_number(number)) == expected
 
 
@@ -153,7 +153,7 @@ def test_html_shows_what_a_reader_would_see(source: str, text: str) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=2_000))
-def test_any_bytes_read(data: bytes) -> None:
+def test_any_bytes_are_parsed(data: bytes) -> None:
     assert read_mail("k", data).key == "k"
 
 
@@ -164,7 +164,7 @@ def test_any_bytes_read(data: bytes) -> None:
     patch=st.binary(max_size=12)
     | st.sampled_from([b'"', b"\r\n\r\n", b"=?utf-8?q?=00?=", b"<", b"(((", b"--", b"\xff"]),
 )
-def test_a_damaged_message_reads(key: str, cut: float, patch: bytes) -> None:
+def test_damaged_message_is_parsed(key: str, cut: float, patch: bytes) -> None:
     data = CORPUS[key]
     at = int(len(data) * cut)
     for damaged in (data[:at], data[:at] + patch + data[at:], patch + data[at:]):
@@ -218,7 +218,7 @@ def test_a_second_layout_changes_nothing(tmp_path: Path) -> None:
     assert len(read_maildir(tmp_path)) == len(CORPUS) - 1
 
 
-def test_what_cannot_be_read_comes_back_with_problems(tmp_path: Path) -> None:
+def test_unreadable_messages_are_returned_with_problems(tmp_path: Path) -> None:
     create_maildir(tmp_path / "box")
     new = tmp_path / "box" / "new"
     (tmp_path / "outside").write_text("Subject: secret\n\nsecret")
@@ -238,7 +238,7 @@ def test_what_cannot_be_read_comes_back_with_problems(tmp_path: Path) -> None:
     assert file_into(tmp_path / "box", mails[5].key, "Other")
 
 
-def test_a_folder_that_is_no_maildir_is_an_error(tmp_path: Path) -> None:
+def test_folder_without_maildir_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MaildirError, match="not a Maildir"):
         read_maildir(tmp_path)
     with pytest.raises(MaildirError, match="not a Maildir"):
@@ -268,7 +268,7 @@ def test_filing_never_overwrites(tmp_path: Path) -> None:
     assert (tmp_path / ".Answered" / "cur" / "1.a:2,S").read_bytes() == b"one"
 
 
-def test_many_filers_move_a_mail_once(tmp_path: Path) -> None:
+def test_concurrent_filers_move_a_mail_once(tmp_path: Path) -> None:
     make_demo_maildir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         moved = list(pool.map(lambda key: file_into(tmp_path, key, "Answered"), list(CORPUS) * 4))
@@ -277,7 +277,7 @@ def test_many_filers_move_a_mail_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "..", "a/b", "../x", ".x", "a..b", "ü", "a\n", "x" * 65])
-def test_folders_with_other_names_are_refused(tmp_path: Path, folder: str) -> None:
+def test_unknown_folder_names_are_rejected(tmp_path: Path, folder: str) -> None:
     create_maildir(tmp_path)
     deliver(tmp_path, b"", unique="1.a")
     with pytest.raises(MaildirError, match="cannot name a folder"):
@@ -319,7 +319,7 @@ def models() -> Iterator[HTTPConnection]:
         connection.close()
 
 
-def test_the_scripted_classifier_is_right_about_the_corpus(models: HTTPConnection) -> None:
+def test_scripted_classifier_matches_the_corpus(models: HTTPConnection) -> None:
     found = {}
     for key, data in CORPUS.items():
         status, text = ask(models, "gpt-5.4-mini", "Classify this mail of a small shop.", read_mail(key, data))
@@ -330,7 +330,7 @@ def test_the_scripted_classifier_is_right_about_the_corpus(models: HTTPConnectio
     assert found == {key: (expected.category, expected.answer) for key, expected in demo_expected().items()}
 
 
-def test_the_strong_model_is_down_for_a_while_and_drafts_before_and_after(models: HTTPConnection) -> None:
+def test_strong_model_fails_for_a_while_and_recovers(models: HTTPConnection) -> None:
     mails = [read_mail(key, CORPUS[key]) for key, expected in demo_expected().items() if expected.answer]
     asked = [ask(models, "claude-opus-4.6", "Draft a reply for the shop.", mail) for mail in mails]
     assert [status for status, _ in asked] == [200] * 5 + [503] * 8 + [200] * (len(mails) - 13)

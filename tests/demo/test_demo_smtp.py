@@ -1,4 +1,4 @@
-"""The demo's answers: replies that nothing can be put into, and a mail server that says what became of them."""
+"""The replies of the demo: no header injection, and a mail server that reports their delivery."""
 
 import contextlib
 import email
@@ -113,7 +113,7 @@ HOSTILE = st.lists(st.text(max_size=30) | INJECTIONS, max_size=6).map("".join)
 
 @settings(max_examples=200, deadline=None)
 @given(subject=HOSTILE, name=HOSTILE, ids=st.lists(st.from_regex(r"<[!-;=?-~]{1,240}>", fullmatch=True), max_size=4))
-def test_no_mail_can_put_a_header_into_its_reply(subject: str, name: str, ids: list[str]) -> None:
+def test_no_mail_can_inject_a_reply_header(subject: str, name: str, ids: list[str]) -> None:
     mail = IncomingMail(
         key="k", sender="a@example.com", sender_name=name, subject=subject, message_id="<m@x>", references=tuple(ids)
     )
@@ -139,7 +139,7 @@ def test_a_reply_continues_the_thread() -> None:
 @pytest.mark.parametrize(
     "subject", ["Größe? 佐藤 " * 10 + "x", "plain words " * 15 + "x", "w" * 180, "=?a?q?b?= as text", "re"]
 )
-def test_a_subject_comes_back_as_it_was(subject: str) -> None:
+def test_subject_round_trips(subject: str) -> None:
     reply = compose_reply(
         IncomingMail(key="k", sender="a@example.com", subject=f"AW: Re: {subject}"), "Hi", "<r@x>", sent_at=SENT_AT
     )
@@ -162,7 +162,7 @@ def refusals() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("mail", "changes", "problem"), list(refusals()))
-def test_what_must_not_be_sent_is_refused(mail: IncomingMail, changes: dict[str, str], problem: str) -> None:
+def test_forbidden_replies_are_rejected(mail: IncomingMail, changes: dict[str, str], problem: str) -> None:
     arguments: dict[str, Any] = {"body": "Hello", "message_id": "<r@x>", "sent_at": SENT_AT} | changes
     with pytest.raises(ValueError, match=problem):
         compose_reply(mail, **arguments)
@@ -245,7 +245,7 @@ def test_a_mail_is_on_disk_before_it_is_acknowledged(tmp_path: Path) -> None:
         assert find_by_message_id(tmp_path, "<3@x>")
 
 
-def test_a_server_that_dies_before_it_answers_leaves_it_unknown(tmp_path: Path) -> None:
+def test_server_death_before_its_answer_is_unknown(tmp_path: Path) -> None:
     with running_server(tmp_path, "--pause-after", "1", "--pause-ms", "60000") as server, ThreadPoolExecutor(1) as pool:
         sending = pool.submit(server.send, b"Message-ID: <1@x>\n\n")
         assert server.line() == {"accepted": 1}
@@ -255,7 +255,7 @@ def test_a_server_that_dies_before_it_answers_leaves_it_unknown(tmp_path: Path) 
         assert find_by_message_id(tmp_path, "<1@x>")
 
 
-def test_refused_for_good_and_for_now(server: Server) -> None:
+def test_permanent_and_temporary_rejections_differ(server: Server) -> None:
     with pytest.raises(SendRefused, match="552"):
         server.send(b"x\n" * 1_500_000)
     with pytest.raises(SendRefused, match="500 Line too long"):
@@ -272,7 +272,7 @@ def test_refused_for_good_and_for_now(server: Server) -> None:
     assert count_by_message_id(server.maildir) == {"<later@x>": 1}
 
 
-def test_the_server_ends_when_its_parent_goes_away(server: Server) -> None:
+def test_server_ends_with_its_parent(server: Server) -> None:
     assert server.process.stdin is not None
     server.process.stdin.close()
     assert server.process.wait(30) == 0
@@ -297,7 +297,7 @@ def test_the_server_ends_when_its_parent_goes_away(server: Server) -> None:
         (["220 hi", "250 ok", "250 ok", "250 ok", "354 go", "250 " + "x" * 20_000], SendUnknown),
     ],
 )
-def test_every_end_of_the_conversation_has_its_name(answers: list[str], outcome: type[Exception]) -> None:
+def test_every_end_of_a_conversation_is_classified(answers: list[str], outcome: type[Exception]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def play() -> None:

@@ -1,4 +1,4 @@
-"""What is found out about an effect of unknown outcome holds: a person's no, and a status check's too-early no."""
+"""Verdicts on effects of unknown outcome persist: rejections, and early negative status checks."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ async def sends_while_busy() -> str:
     return "sent"
 
 
-async def test_a_persons_no_reaches_a_running_job(store: Store) -> None:
+async def test_rejection_reaches_a_running_job(store: Store) -> None:
     operations = Operations(store)
     job = await operations.create(sends_while_busy)
     async with working(store):
@@ -65,7 +65,7 @@ async def sends_once() -> str:
     return await send("bob")
 
 
-async def test_whoever_retries_a_job_asks_again_for_what_was_rejected(store: Store) -> None:
+async def test_retry_of_a_job_repeats_a_rejected_effect(store: Store) -> None:
     operations = Operations(store)
     job = await operations.create(sends_once)
     async with working(store):
@@ -78,7 +78,7 @@ async def test_whoever_retries_a_job_asks_again_for_what_was_rejected(store: Sto
     assert done == ["bob", "bob"]
 
 
-async def test_a_persons_no_holds_for_a_foreign_program_that_starts_again(store: Store, store_url: str) -> None:
+async def test_rejection_holds_for_a_restarted_external_program(store: Store, store_url: str) -> None:
     settings = Settings(Path(), store_url, Path("no-brain"))
     with pytest.raises(JobParked), overnight.attach("nightly", settings=settings):
         await send("cem")
@@ -113,7 +113,7 @@ async def mails() -> Any:
     return await slow_mail()
 
 
-async def test_not_done_counts_from_when_the_outcome_became_unknown(store: Store) -> None:
+async def test_settle_time_starts_when_the_outcome_became_unknown(store: Store) -> None:
     """Counted from the claim, a call that was made late would have no time to arrive."""
     job = await Operations(store).create(mails)
     async with working(store):

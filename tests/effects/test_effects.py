@@ -1,4 +1,4 @@
-"""Effects: done once, unknown never repeated blindly, people decide what nobody can know."""
+"""Effects: executed once, never blindly repeated, decided by people if the outcome is unknown."""
 
 import asyncio
 from typing import Any
@@ -64,7 +64,7 @@ async def sends(names: list[str]) -> list[str]:
     return list(await asyncio.gather(*(send(name, "hello") for name in names)))
 
 
-async def test_effects_run_once_each_with_their_own_key(store: Store) -> None:
+async def test_effects_run_once_with_distinct_keys(store: Store) -> None:
     job = await run(store, sends, ["a", "b", "a"])
     assert job.state == "succeeded"
     assert [to for to, _ in sorted(sent)] == ["a", "a", "b"]
@@ -73,7 +73,7 @@ async def test_effects_run_once_each_with_their_own_key(store: Store) -> None:
     assert events.count("tool_called") == events.count("tool_succeeded") == 3
 
 
-async def test_a_known_refusal_fails_and_a_retry_does_it(store: Store) -> None:
+async def test_known_failure_fails_and_a_retry_succeeds(store: Store) -> None:
     mood["value"] = "refuses"
     job = await run(store, sends, ["a"])
     assert (job.state, sent) == ("failed", [])
@@ -86,7 +86,7 @@ async def test_a_known_refusal_fails_and_a_retry_does_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["breaks", "hangs"])
-async def test_unknown_without_a_status_check_parks_for_a_person(store: Store, trouble: str) -> None:
+async def test_unknown_outcome_without_status_check_parks(store: Store, trouble: str) -> None:
     operations = Operations(store)
     mood["value"] = trouble
     job = await run(store, sends, ["a"])
@@ -106,7 +106,7 @@ async def test_unknown_without_a_status_check_parks_for_a_person(store: Store, t
     assert len(sent) == 1
 
 
-async def test_a_second_unknown_asks_a_second_time(store: Store) -> None:
+async def test_second_unknown_outcome_requests_a_second_review(store: Store) -> None:
     operations = Operations(store)
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
@@ -119,7 +119,7 @@ async def test_a_second_unknown_asks_a_second_time(store: Store) -> None:
     assert len(sent) == 2
 
 
-async def test_a_person_says_not_done_and_it_is_done_again(store: Store) -> None:
+async def test_decision_not_done_repeats_the_effect(store: Store) -> None:
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
     mood["value"] = "fine"
@@ -131,7 +131,7 @@ async def test_a_person_says_not_done_and_it_is_done_again(store: Store) -> None
     assert len({key for _, key in sent}) == 1
 
 
-async def test_a_person_rejects_and_the_code_hears_it(store: Store) -> None:
+async def test_rejection_raises_in_the_code(store: Store) -> None:
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
     await Operations(store).decide(job.waits[0]["review_id"], Decision(False, "ann", note="wrong customer"))
@@ -178,7 +178,7 @@ async def posts(text: str) -> str:
 
 
 @pytest.mark.parametrize(("trouble", "result"), [("breaks after", b'"found"'), ("breaks before", b'"posted"')])
-async def test_the_status_check_settles_what_is_unknown(store: Store, trouble: str, result: bytes) -> None:
+async def test_status_check_settles_an_unknown_outcome(store: Store, trouble: str, result: bytes) -> None:
     mood["value"] = trouble
     job = await run(store, posts, "news")
     assert (job.state, job.result) == ("succeeded", result)
@@ -186,7 +186,7 @@ async def test_the_status_check_settles_what_is_unknown(store: Store, trouble: s
     assert "tool_unknown" in await story(store, job.job_id)
 
 
-async def test_a_check_that_cannot_tell_parks(store: Store) -> None:
+async def test_inconclusive_status_check_parks(store: Store) -> None:
     mood["value"], mood["check"] = "breaks after", "blind"
     job = await run(store, posts, "news")
     assert job.state == "parked"
@@ -217,7 +217,7 @@ async def test_the_same_effect_with_other_arguments_parks(store: Store) -> None:
     assert len(sent) == 1
 
 
-def test_the_key_leaves_out_what_changes_between_attempts() -> None:
+def test_effect_key_is_stable_across_attempts() -> None:
     key = effect_key("t", "triage", "#3", "job_1", "send", "job_1:#3:0")
     assert key.startswith("t|triage|#3|job_1|")
     assert key != effect_key("t", "triage", "#3", "job_1", "send", "job_1:#3:1")

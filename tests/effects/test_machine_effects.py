@@ -1,4 +1,4 @@
-"""Effects and reviews against trivial models: nothing is run twice without a word in between, no question is answered twice."""
+"""Effects and reviews against simple models: no effect runs twice, no review is decided twice."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The decisions of an admission: replay first or not, wait or give up. Without a gateway and without a store."""
+"""The decisions of an admission, without a gateway and a store: replay or not, wait or give up."""
 
 from typing import Any
 
@@ -47,13 +47,13 @@ def step(row: JobRow | None = None, of: Subject | None = None, **flags: bool) ->
     return replay_step(row or job(), of or subject(), **given)
 
 
-def test_a_repeated_request_takes_its_turn_before_it_is_looked_up() -> None:
+def test_repeated_request_is_serialized_before_the_lookup() -> None:
     assert step() is ReplayStep.TAKE_TURN
     assert step(serial=True) is ReplayStep.LOOK_UP
 
 
 @pytest.mark.parametrize("serial", [False, True])
-def test_nothing_is_replayed_where_nothing_can_be_recorded(serial: bool) -> None:
+def test_calls_without_possible_records_are_not_replayed(serial: bool) -> None:
     none = ReplayStep.NONE
     assert step(job(attempt=1), serial=serial) is none, "the first attempt has no older one"
     assert step(job(runtime="overnight"), serial=serial) is none, "job code is answered by position"
@@ -69,7 +69,7 @@ def test_a_child_job_needs_its_ancestors_once() -> None:
     assert not needs_ancestors(job(), subject())
 
 
-def test_only_the_first_attempt_of_a_repeatable_call_is_recalled() -> None:
+def test_only_the_first_attempt_of_a_call_is_recalled() -> None:
     assert may_recall(subject(), 0)
     assert not may_recall(subject(), 1)
     assert not may_recall(subject(unattributed=True), 0)
@@ -81,21 +81,21 @@ BUDGET = Wait("job", "job_1", "default")
 REQUESTS = Wait("tenant", "default", "default", what="requests", until=NOW_US + 5 * SECOND_US)
 
 
-def test_room_in_a_budget_comes_at_no_known_time() -> None:
+def test_budget_wait_has_no_known_end() -> None:
     assert waiting_decision(BUDGET, NOW_US, 100.0, 100.5) == AskAgain(None)
     assert retry_after_s(BUDGET, NOW_US) == 1
 
 
-def test_a_rate_limit_is_waited_for_within_the_queue_time() -> None:
+def test_rate_limit_wait_ends_within_the_queue_time() -> None:
     assert waiting_decision(REQUESTS, NOW_US, 100.0, 105.0) == AskAgain(5.0)
     assert waiting_decision(REQUESTS, NOW_US, 100.0, 104.9) == GiveUpWaiting()
 
 
-def test_tokens_are_waited_for_since_they_may_come_back() -> None:
+def test_token_limit_wait_may_end_early() -> None:
     tokens = msgspec.structs.replace(REQUESTS, what="tokens")
     assert waiting_decision(tokens, NOW_US, 100.0, 101.0) == AskAgain(5.0)
 
 
 @pytest.mark.parametrize(("left_us", "seconds"), [(-SECOND_US, 1), (0, 1), (1, 1), (SECOND_US, 1), (SECOND_US + 1, 2)])
-def test_a_refused_client_is_told_whole_seconds(left_us: int, seconds: int) -> None:
+def test_rejected_client_receives_whole_seconds(left_us: int, seconds: int) -> None:
     assert retry_after_s(msgspec.structs.replace(REQUESTS, until=NOW_US + left_us), NOW_US) == seconds

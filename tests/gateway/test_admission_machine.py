@@ -1,4 +1,4 @@
-"""Budgets of many scopes, days and months, and rates, against a trivial model: never over, nobody refused who fits."""
+"""Admission against a simple model: many scopes, days, months and rates are never exceeded."""
 
 import itertools
 from collections import defaultdict
@@ -377,7 +377,7 @@ def test_admissions_agree_with_the_model(store_url: str) -> None:
         )
 
 
-def test_a_rate_is_a_bucket_that_fills_at_an_even_pace(store_url: str) -> None:
+def test_rate_limit_is_a_token_bucket(store_url: str) -> None:
     clock, policy = Clock(), Policy(Budgets(), [RateLimit(scope="agent", requests_per_minute=3)])
     with open_store(store_url, clock) as store:
 
@@ -405,7 +405,7 @@ def berlin(*when: int) -> int:
     return int(datetime(*when, tzinfo=BERLIN).timestamp()) * 1_000_000
 
 
-def test_a_day_ends_when_it_ends_where_the_tenant_is() -> None:
+def test_day_ends_in_the_tenants_time_zone() -> None:
     """Both tenants call at one moment; it is another day in Tokyo."""
     limits = (BudgetLimit(scope="tenant", per="day", max_llm_calls=1),)
     policy = Policy(Budgets(time_zone="Europe/Berlin", time_zones={"two": "Asia/Tokyo"}, limits=limits))
@@ -420,7 +420,7 @@ def test_a_day_ends_when_it_ends_where_the_tenant_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["x[2026-10-25]", "a b,c"])
-def test_no_name_passes_for_another_ones_day(name: str) -> None:
+def test_names_cannot_collide_with_day_keys(name: str) -> None:
     from overnight.domain import BadInput
 
     limits = (BudgetLimit(scope="agent", per="total", max_llm_calls=1),)

@@ -1,4 +1,4 @@
-"""Calls that wait for our own limits: woken by every settlement, refused at once where waiting is in vain, told in the header."""
+"""Calls in the admission queue: woken by settlements, rejected early, reported in headers."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ def limited(limit: str, queue_ms: int) -> str:
     ],
     ids=["answered", "refused", "tried again"],
 )
-async def test_every_settlement_lets_the_next_one_in(
+async def test_every_settlement_admits_the_next_call(
     store: Store, provider: SpawnedProvider, rules: str, status: int
 ) -> None:
     """Asking again by itself, the front of the queue would look once a second: most would have no time left."""
@@ -38,7 +38,7 @@ async def test_every_settlement_lets_the_next_one_in(
         assert Counter(answer.status_code for answer in answers) == {status: 20}
 
 
-async def test_a_call_whose_turn_comes_too_late_is_refused_at_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_hopeless_wait_is_rejected_at_once(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, limited("scope: tenant, requests_per_minute: 1", 10_000)) as served:
         assert (await served.ask()).status_code == 200
         async with asyncio.timeout(5):  # half of what it would wait in vain
@@ -51,7 +51,7 @@ async def test_a_call_whose_turn_comes_too_late_is_refused_at_once(store: Store,
         assert provider.stats()["requests"] == 1
 
 
-async def test_the_overhead_is_the_time_that_was_not_the_providers(store: Store, provider: SpawnedProvider) -> None:
+async def test_overhead_excludes_provider_time(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 400}}]")
     async with serving(store, provider, limited(ONE_BY_PLACES, 10_000)) as served:
 

@@ -1,4 +1,4 @@
-"""Calls of unknown cost: told apart from cost, in the way of a budget by name, and corrected where they were booked."""
+"""Calls of unknown cost: bounds are reported apart from costs, block budgets and can be corrected."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,7 @@ async def cost_of(served: Served, job: str) -> dict[str, float]:
 # ── corrections ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_budget_names_the_call_in_its_way_and_settling_it_makes_room(
+async def test_budget_names_a_blocking_call_and_settling_frees_it(
     store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     async with serving(store, provider, ONE_CALL + "budgets: {max_cost_per_job_usd: 0.0015}") as served:
@@ -123,7 +123,7 @@ async def fails_then_asks() -> str:
     return (await overnight.chat("second", max_tokens=512)).text
 
 
-async def test_a_job_parked_for_lost_calls_says_which_and_goes_on_once_they_are_settled(
+async def test_job_parked_for_lost_calls_resumes_after_settling(
     store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     provider.set_rules(CUT)
@@ -142,7 +142,7 @@ async def test_a_job_parked_for_lost_calls_says_which_and_goes_on_once_they_are_
     assert check_all_ends(store_url) == 2
 
 
-async def test_a_late_answer_corrects_the_bound_and_is_not_given_to_a_later_attempt(
+async def test_late_answer_corrects_the_bound_and_is_not_replayed(
     store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
     provider.set_rules("rules: [{match: {times: 1}, fault: {delay_ms: 300}}]")
@@ -178,7 +178,7 @@ async def test_a_late_answer_corrects_the_bound_and_is_not_given_to_a_later_atte
 
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("how", ["answered", "broken off", "failed", "late", "late after an operator"])
-async def test_a_settlement_that_is_written_twice_counts_once(
+async def test_repeated_settlement_counts_once(
     store: Store, store_url: str, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, how: str, at_once: bool
 ) -> None:
     commit = Store.commit
@@ -222,7 +222,7 @@ async def test_a_settlement_that_is_written_twice_counts_once(
     assert check_all_ends(store_url) == 2
 
 
-async def test_settling_by_hand_says_plainly_what_it_cannot_do(
+async def test_invalid_manual_settlements_are_rejected(
     store: Store, store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     async with serving(store, provider, ONE_CALL) as served:
@@ -329,7 +329,7 @@ def older(store_url: str) -> None:
                 connection.execute(each)
 
 
-async def test_rollups_from_before_are_parted_as_their_events_say(bare_url: str) -> None:
+async def test_old_rollups_are_split_by_their_events(bare_url: str) -> None:
     older(bare_url)
     with open_store(bare_url) as store:
         ledger = Ledger(store)

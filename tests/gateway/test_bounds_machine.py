@@ -1,4 +1,4 @@
-"""Costs and bounds of calls against a trivial model: never over a limit, never added up, each corrected where it was booked."""
+"""Costs and bounds against a simple model: limits hold, and corrections go to the booked day."""
 
 import asyncio
 import itertools

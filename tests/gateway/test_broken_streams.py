@@ -1,5 +1,4 @@
-"""Streams that end too early, in all three formats: what the provider told is booked as cost; else the prompt and what came.
-Where it may bill what nobody saw, the rest of the reservation comes to that as a bound."""
+"""Truncated streams in all formats: reported usage is booked, else the prompt and received text."""
 
 import asyncio
 import json
@@ -142,7 +141,7 @@ async def before(
 
 
 @FORMATS
-async def test_a_reported_error_costs_the_prompt_and_what_came(store: Store, form: str) -> None:
+async def test_reported_error_costs_prompt_and_received_text(store: Store, form: str) -> None:
     act = streams([*begun(form, told=False), error(form, told=False)], "end")
     async with before(store, form, act) as (served, upstream):
         facts, reserved = await broken(served, form)
@@ -155,7 +154,7 @@ async def test_a_reported_error_costs_the_prompt_and_what_came(store: Store, for
 
 
 @FORMATS
-async def test_a_reported_error_costs_what_was_told(store: Store, form: str) -> None:
+async def test_reported_error_costs_its_reported_usage(store: Store, form: str) -> None:
     act = streams([*begun(form, told=True), error(form, told=True)], "end")
     async with before(store, form, act) as (served, _upstream):
         facts, _ = await broken(served, form)
@@ -168,7 +167,7 @@ async def test_a_reported_error_costs_what_was_told(store: Store, form: str) -> 
 
 @FORMATS
 @pytest.mark.parametrize("then", ["cut", "silence", "end"])
-async def test_a_broken_stream_has_a_bound_beside_what_came(store: Store, form: str, then: str) -> None:
+async def test_broken_stream_has_a_bound_beside_its_cost(store: Store, form: str, then: str) -> None:
     """The connection is lost, nothing comes any more, or the stream ends in the middle: the provider may bill more than came."""
     async with before(store, form, streams(begun(form, told=False), then)) as (served, _upstream):
         facts, reserved = await broken(served, form, "hasty" if then == "silence" else "m")
@@ -178,7 +177,7 @@ async def test_a_broken_stream_has_a_bound_beside_what_came(store: Store, form: 
 
 
 @FORMATS
-async def test_a_broken_stream_keeps_the_usage_that_was_told(store: Store, form: str) -> None:
+async def test_broken_stream_keeps_its_reported_usage(store: Store, form: str) -> None:
     async with before(store, form, streams(begun(form, told=True), "cut")) as (served, _upstream):
         facts, reserved = await broken(served, form)
         if form != "responses":  # which tells none before its end
@@ -196,7 +195,9 @@ async def test_a_broken_stream_keeps_the_usage_that_was_told(store: Store, form:
         ("api_error", "server_error", True),
     ],
 )
-async def test_an_error_instead_of_a_first_event(store: Store, form: str, kind: str, code: str, billed: bool) -> None:
+async def test_error_instead_of_the_first_event_is_free(
+    store: Store, form: str, kind: str, code: str, billed: bool
+) -> None:
     """It is tried again. A refusal costs nothing; a fault after the provider began costs the prompt."""
     act = streams([json.loads(error_of(form, "oops", kind, code))], "end")
     async with before(store, form, act) as (served, upstream):
@@ -209,7 +210,7 @@ async def test_an_error_instead_of_a_first_event(store: Store, form: str, kind: 
         assert {facts.cost_microusd > 0 for facts in failed} == {billed}
 
 
-async def test_a_failed_response_that_is_not_streamed_costs_what_it_tells(store: Store) -> None:
+async def test_failed_plain_response_costs_its_reported_usage(store: Store) -> None:
     body = json.dumps(error("responses", told=True)["response"]).encode()
 
     async def act(_asked: Asked, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

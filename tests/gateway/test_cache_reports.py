@@ -1,4 +1,4 @@
-"""What people read of the caches: the story of a job, and `overnight cache`."""
+"""Reports on the caches: the timeline of a job, and `overnight cache`."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def story(cached: Caching, job: str) -> tuple[Any, list[str]]:
     return told.header, [f"{line.text} | {' '.join(line.facts)} | {line.why}" for line in told.lines]
 
 
-async def test_a_hit_is_a_line_and_no_paid_call(store: Store, provider: SpawnedProvider) -> None:
+async def test_hit_is_one_line_and_no_paid_call(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider, EXACT) as cached:
         await cached.ask("hello", "a")
         await cached.ask("hello", "b")
@@ -57,14 +57,14 @@ async def test_a_hit_is_a_line_and_no_paid_call(store: Store, provider: SpawnedP
         assert len([each for each in (await story(cached, job.job_id))[1] if each.startswith("model")]) == 1
 
 
-async def test_trouble_with_a_cache_is_a_line(store: Store, provider: SpawnedProvider) -> None:
+async def test_cache_failure_is_one_line(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider, SEMANTIC) as cached:
         await cached.ask("hello unembeddable", "a")
         _, lines = await story(cached, "a")
         assert any("cache skipped" in each and "could not be embedded" in each for each in lines)
 
 
-async def test_the_shadow_says_what_it_would_have_said(store: Store, store_url: str, provider: SpawnedProvider) -> None:
+async def test_shadow_comparison_is_reported(store: Store, store_url: str, provider: SpawnedProvider) -> None:
     async with caching(store, provider, SHADOW) as cached:
         for text, job in (("how do I reset it", "a"), ("how do I reset it", "b"), ("how do I reset it please", "c")):
             await cached.ask(text, job, headers={"x-agent-name": "support"})

@@ -1,4 +1,4 @@
-"""The exact cache: a question that was answered before, in another job, is answered from the record and unpaid."""
+"""The exact cache: a question answered in another job is answered from the record at no cost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,13 +30,13 @@ async def cached(store: Store, provider: SpawnedProvider) -> AsyncIterator[Cachi
         yield running
 
 
-async def test_it_is_off_unless_asked_for(store: Store, provider: SpawnedProvider) -> None:
+async def test_cache_is_off_by_default(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider, "") as plain:
         assert [await plain.ask("q", job) for job in "ab"] == [("answer 1", None), ("answer 2", None)]
         assert "cache" not in str(await plain.served.story("b"))
 
 
-async def test_another_job_is_answered_from_the_record_and_unpaid(cached: Caching) -> None:
+async def test_hit_answers_another_job_at_no_cost(cached: Caching) -> None:
     first = await cached.ask("q", "a")
     assert first == ("answer 1", "miss")
     answer = await cached.served.ask("q", headers={"x-job-id": "b"})
@@ -55,7 +55,7 @@ async def test_another_job_is_answered_from_the_record_and_unpaid(cached: Cachin
     assert await cached.sums() == {"exact": (2, 1)}
 
 
-async def test_the_second_occurrence_in_a_job_is_an_honest_question(cached: Caching) -> None:
+async def test_second_occurrence_in_a_job_is_a_miss(cached: Caching) -> None:
     assert [await cached.ask("q", job) for job in "aabbb"] == [
         ("answer 1", "miss"),
         ("answer 2", "miss"),
@@ -69,14 +69,14 @@ async def test_the_second_occurrence_in_a_job_is_an_honest_question(cached: Cach
     assert await cached.sums() == {"exact": (2, 1)}
 
 
-async def test_the_second_occurrence_counts_when_both_come_at_once(cached: Caching) -> None:
+async def test_concurrent_second_occurrence_is_a_miss(cached: Caching) -> None:
     await cached.ask("q", "a")
     told = await asyncio.gather(*(cached.ask("q", "b") for _ in range(8)))
     assert sorted(each.cache for each in told) == ["exact"] + ["miss"] * 7
     assert cached.paid == 8
 
 
-async def test_replay_gives_a_hit_again_and_asks_no_cache(cached: Caching) -> None:
+async def test_replay_returns_a_hit_without_a_lookup(cached: Caching) -> None:
     await cached.ask("q", "a")
     assert await cached.ask("q", "b") == ("answer 1", "exact")
     await cached.ask("other", "b")
@@ -89,7 +89,7 @@ async def test_replay_gives_a_hit_again_and_asks_no_cache(cached: Caching) -> No
     assert live == ("answer 3", "miss")
 
 
-async def test_a_hit_takes_the_form_that_is_asked_for_and_a_stream_fills_the_cache(cached: Caching) -> None:
+async def test_hits_and_entries_work_for_plain_and_streamed_calls(cached: Caching) -> None:
     for first, second in ((True, False), (False, True)):
         text = f"streamed first: {first}"
         plain = [await said(cached, text, job, stream) for job, stream in (("a", first), ("b", second))]
@@ -113,13 +113,13 @@ async def said(cached: Caching, text: str, job: str, stream: bool) -> str:
     return "".join(piece.choices[0].delta.content or "" for piece in read if piece.choices)
 
 
-async def test_tenants_never_meet(cached: Caching) -> None:
+async def test_tenants_share_no_entries(cached: Caching) -> None:
     told = [await cached.ask("q", tenant=tenant) for tenant in ("a", "b", "a", "b", "a|", "A")]
     assert [each.cache for each in told] == ["miss", "miss", "exact", "exact", "miss", "miss"]
     assert told[0].text == told[2].text != told[1].text == told[3].text
 
 
-async def test_keys_of_one_tenant_do_not_meet_either(store: Store, provider: SpawnedProvider) -> None:
+async def test_keys_of_one_tenant_share_no_entries(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider) as cached:
         keys = [await key_for(cached.served) for _ in range(2)]
         told = [await cached.ask("q", tenant="acme", headers=keys[number]) for number in (0, 1, 0, 1)]
@@ -139,13 +139,13 @@ async def test_keys_of_one_tenant_do_not_meet_either(store: Store, provider: Spa
     ],
     ids=str,
 )
-async def test_any_other_question_is_another_one(cached: Caching, other: dict[str, Any]) -> None:
+async def test_different_questions_have_different_entries(cached: Caching, other: dict[str, Any]) -> None:
     await cached.ask("q")
     assert (await cached.ask("q", **other)).cache == "miss"
     assert cached.paid == 2
 
 
-async def test_what_does_not_change_the_answer_does_not_part_questions(cached: Caching) -> None:
+async def test_irrelevant_fields_do_not_change_the_key(cached: Caching) -> None:
     await cached.ask("q")
     marked = [{"role": "user", "content": "q", "cache_control": {"type": "ephemeral"}}]
     assert (await cached.ask("q", messages=marked, user="u", metadata={"a": "b"})).cache == "exact"
@@ -161,21 +161,19 @@ async def test_what_does_not_change_the_answer_does_not_part_questions(cached: C
     ],
     ids=["tools", "length", "filtered"],
 )
-async def test_an_answer_that_is_not_whole_or_asks_for_tools_is_not_given_again(cached: Caching, rules: str) -> None:
+async def test_truncated_and_tool_answers_are_not_cached(cached: Caching, rules: str) -> None:
     cached.provider.set_rules(rules)
     assert [(await cached.ask("q")).cache for _ in range(3)] == ["miss"] * 3
     assert cached.paid == 3
 
 
-async def test_answers_that_ask_for_tools_are_given_again_where_that_is_allowed(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_tool_answers_are_cached_if_enabled(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules(TOOL)
     async with caching(store, provider, "cache: {exact: {ttl_s: 60, tool_turns: true}}") as cached:
         assert [await cached.ask("q") for _ in range(2)] == [("file", "miss"), ("file", "exact")]
 
 
-async def test_failures_are_never_answers(cached: Caching) -> None:
+async def test_failures_are_not_cached(cached: Caching) -> None:
     cached.provider.set_rules("rules: [{match: {times: 2}, fault: {status: 400}}, {answer: better}]")
     for job in "ab":
         failed = await cached.served.ask("q", headers={"x-job-id": job})
@@ -183,7 +181,7 @@ async def test_failures_are_never_answers(cached: Caching) -> None:
     assert [await cached.ask("q") for _ in range(2)] == [("better", "miss"), ("better", "exact")]
 
 
-async def test_what_a_fallback_said_is_not_what_the_route_says(store: Store, provider: SpawnedProvider) -> None:
+async def test_fallback_answers_are_not_cached(store: Store, provider: SpawnedProvider) -> None:
     routing = "fallbacks: [{from: gpt-5.4, to: gpt-5.4-mini}]\nretries: {max_attempts: 1}\n"
     provider.set_rules("rules: [{match: {model: gpt-5.4, times: 1}, fault: {status: 503}}, {answer: '{model}'}]")
     async with serving(store, provider, EXACT + routing) as served:
@@ -192,7 +190,7 @@ async def test_what_a_fallback_said_is_not_what_the_route_says(store: Store, pro
     assert told == [("gpt-5.4-mini", "miss"), ("gpt-5.4", "miss"), ("gpt-5.4", "exact")]
 
 
-async def test_a_cut_stream_is_not_an_answer(cached: Caching) -> None:
+async def test_cut_stream_is_not_cached(cached: Caching) -> None:
     cached.provider.set_rules("rules: [{match: {times: 1}, fault: {cut_after_chunks: 2}}, {answer: whole}]")
     cut = await cached.served.ask("q", headers={"x-job-id": "a"}, stream=True)
     assert "body_cut" in cut.text
@@ -200,7 +198,7 @@ async def test_a_cut_stream_is_not_an_answer(cached: Caching) -> None:
     assert await cached.ask("q") == ("whole", "exact")
 
 
-async def test_an_answer_is_over_when_its_time_is(store_url: str, provider: SpawnedProvider) -> None:
+async def test_entry_expires_after_its_ttl(store_url: str, provider: SpawnedProvider) -> None:
     now = [1_800_000_000_000_000]
     with open_store(store_url, lambda: now[0]) as store:
         async with caching(store, provider) as cached:
@@ -212,7 +210,7 @@ async def test_an_answer_is_over_when_its_time_is(store_url: str, provider: Spaw
             assert await cached.ask("q") == ("answer 2", "exact")
 
 
-async def test_an_answer_that_was_erased_is_none(cached: Caching) -> None:
+async def test_erased_answer_is_a_miss(cached: Caching) -> None:
     await cached.ask("q", "a")
     job = (await cached.served.ledger.job("a")).job_id
     erase = "UPDATE event SET content = NULL WHERE job_id = :job_id AND content IS NOT NULL RETURNING 1"
@@ -221,9 +219,7 @@ async def test_an_answer_that_was_erased_is_none(cached: Caching) -> None:
     assert await cached.ask("q", "c") == ("answer 2", "exact")
 
 
-async def test_the_cache_keeps_no_copy_and_a_hit_names_its_answer_by_hash(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_hit_references_its_answer_by_hash(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {text: word, repeat_words: 20000}}]")
     routing = EXACT + "limits: {default_max_output_tokens: 50000}"
     async with caching(store, provider, routing) as cached:
@@ -234,7 +230,7 @@ async def test_the_cache_keeps_no_copy_and_a_hit_names_its_answer_by_hash(
         assert cached.paid == 1
 
 
-async def test_a_hit_uses_up_no_call_of_a_budget(store: Store, provider: SpawnedProvider) -> None:
+async def test_hit_counts_in_no_budget(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider, EXACT + "budgets: {max_llm_calls_per_job: 1}") as cached:
         for text in "xyz":
             await cached.ask(text)
@@ -244,14 +240,14 @@ async def test_a_hit_uses_up_no_call_of_a_budget(store: Store, provider: Spawned
         assert stopped.status_code == 402
 
 
-async def test_a_call_without_a_job_is_over_with_its_hit(cached: Caching) -> None:
+async def test_unattributed_job_ends_with_its_hit(cached: Caching) -> None:
     await cached.ask("q")
     answer = await cached.served.ask("q")
     job = await cached.served.ledger.job(answer.headers["x-job-id"])
     assert (job.state, answer.headers["x-overnight-cache"]) == ("succeeded", "exact")
 
 
-async def test_job_code_finds_a_hit_at_its_position_and_recovers_with_it(cached: Caching) -> None:
+async def test_job_code_records_and_recovers_a_hit(cached: Caching) -> None:
     await cached.ask("hello")
     calls = JobCalls(cached.served.gateway)
     job = await leased(cached.store)
@@ -265,7 +261,7 @@ async def test_job_code_finds_a_hit_at_its_position_and_recovers_with_it(cached:
     assert stored[-1] == again
 
 
-async def test_a_route_has_its_own_word(store: Store, provider: SpawnedProvider) -> None:
+async def test_route_overrides_cache_settings(store: Store, provider: SpawnedProvider) -> None:
     routing = """
 cache: {exact: {ttl_s: 60}}
 fallbacks: []
@@ -279,7 +275,7 @@ routes:
         assert [(await cached.ask("q", model="usual")).cache for _ in range(2)] == ["miss", "exact"]
 
 
-async def test_two_gateways_share_their_answers(store_url: str, provider: SpawnedProvider) -> None:
+async def test_two_gateways_share_entries(store_url: str, provider: SpawnedProvider) -> None:
     with open_store(store_url) as one, open_store(store_url) as other:
         async with caching(one, provider) as first, caching(other, provider) as second:
             assert await first.ask("q", "a") == ("answer 1", "miss")
@@ -295,7 +291,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("path", FORMATS)
-async def test_every_client_format_has_its_own_answers(cached: Caching, path: str) -> None:
+async def test_each_client_format_has_its_own_entries(cached: Caching, path: str) -> None:
     model = "text-embedding-3-small" if "embed" in path else "gpt-5.4-mini"
 
     async def ask(job: str, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Random programs of calls come to what a trivial model of the exact cache says: tenants, jobs, attempts, time, failures."""
+"""Random calls against a simple model of the exact cache: tenants, jobs, attempts, time, failures."""
 
 import asyncio
 import itertools
@@ -150,7 +150,7 @@ def provider(provider: SpawnedProvider) -> SpawnedProvider:
     return provider
 
 
-def test_random_programs_come_to_what_the_model_says(store_url: str, provider: SpawnedProvider) -> None:
+def test_random_programs_agree_with_the_model(store_url: str, provider: SpawnedProvider) -> None:
     model = Model()
     runs = itertools.count()
     with asyncio.Runner() as runner, open_store(store_url, lambda: model.now) as store:

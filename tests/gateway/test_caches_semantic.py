@@ -1,4 +1,4 @@
-"""The semantic cache: a question like one that was answered before. In shadow it answers nothing and says what it would have."""
+"""The semantic cache: answers to similar questions, and the shadow mode."""
 
 import asyncio
 import sys
@@ -37,7 +37,7 @@ async def chats(cached: Caching, job: str) -> list[Any]:
     return [each for each in await cached.facts(job, "model_called") if each.model != "text-embedding-3-small"]
 
 
-async def test_a_like_question_of_another_job_has_the_answer(cached: Caching) -> None:
+async def test_similar_question_of_another_job_is_a_hit(cached: Caching) -> None:
     first = await cached.ask(ASKED, "a")
     like = await cached.ask(LIKE, "b")
     assert (first.cache, like.cache) == ("miss", "semantic")
@@ -49,7 +49,7 @@ async def test_a_like_question_of_another_job_has_the_answer(cached: Caching) ->
     assert await cached.sums() == {"semantic": (3, 1)}
 
 
-async def test_the_embedding_is_a_call_of_the_job_metered_like_any_other(cached: Caching) -> None:
+async def test_embedding_is_a_metered_call_of_the_job(cached: Caching) -> None:
     await cached.ask(ASKED, "a")
     story = await cached.served.story("a")
     assert story == ["created", "model_called", "model_succeeded", "cache_missed", "model_called", "model_succeeded"]
@@ -69,9 +69,7 @@ budgets:
 """
 
 
-async def test_the_list_of_a_key_does_not_forbid_the_embedding_and_all_that_the_key_draws_on_pays_for_it(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_key_lists_allow_the_embedding_and_its_budgets_pay(store: Store, provider: SpawnedProvider) -> None:
     """That questions are embedded, and by what, was said by whoever runs the gateway, not by the client."""
     async with caching(store, provider, SEMANTIC + ALL_BUDGETS, hosts=None) as cached:
         limits: Any = {"models": ("gpt-5.4*",), "routes": ("heartbeat_check",), "agent_id": "bot"}
@@ -96,7 +94,7 @@ async def test_the_list_of_a_key_does_not_forbid_the_embedding_and_all_that_the_
         assert (await cached.served.ask(OTHER, model="heartbeat_check", headers=mine)).status_code == 402
 
 
-async def test_a_call_without_a_job_does_not_end_with_its_embedding(cached: Caching) -> None:
+async def test_unattributed_job_does_not_end_with_its_embedding(cached: Caching) -> None:
     answer = await cached.served.ask(ASKED)
     events = await cached.served.ledger.events(answer.headers["x-job-id"])
     assert [each.facts.event for each in events][-2:] == ["model_succeeded", "completed"]
@@ -119,7 +117,7 @@ async def test_a_call_without_a_job_does_not_end_with_its_embedding(cached: Cach
     ],
     ids=str,
 )
-async def test_what_must_be_the_same_is_compared_by_its_hash(
+async def test_conversation_before_the_question_must_be_equal(
     cached: Caching, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     assert (await ask_as(cached, ASKED, **one)).cache == "miss"
@@ -127,9 +125,7 @@ async def test_what_must_be_the_same_is_compared_by_its_hash(
     assert (await ask_as(cached, LIKE, **one)).cache == "semantic"
 
 
-async def test_another_version_of_the_prompts_is_another_realm_and_another_routing_is_not(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_realm_changes_with_prompts_and_not_with_routing(store: Store, provider: SpawnedProvider) -> None:
     told: list[str | None] = []
     for routing, prompts in (("", "1"), ("deadlines: {default_ms: 9000}", "1"), ("", "2")):
         async with caching(store, provider, SEMANTIC + routing, prompts_version=prompts) as cached:
@@ -144,7 +140,7 @@ async def ask_as(cached: Caching, text: str, system: str = "", history: str = ""
     return await cached.ask(text, messages=[*messages, {"role": "user", "content": text}], **more)
 
 
-async def test_the_vectors_of_another_tenant_are_never_searched(cached: Caching) -> None:
+async def test_vectors_of_other_tenants_are_not_searched(cached: Caching) -> None:
     """Whatever a tenant calls itself, its agents and its jobs: the very same question of another one is not found."""
     names = [("acme", "a"), ("acme", "a|b"), ("acme|a", "b"), ("acme a", "b"), ("a", "acme"), ("default", "acme")]
     told = [
@@ -160,9 +156,7 @@ async def test_the_vectors_of_another_tenant_are_never_searched(cached: Caching)
     assert [each.text for each in again] == [each.text for each in told]
 
 
-async def test_in_shadow_it_answers_nothing_and_tells_how_it_would_have_differed(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_shadow_mode_records_only_a_comparison(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules(
         "rules: [{match: {user_contains: please}, answer: press the red reset button}, {answer: press the reset button}]"
     )
@@ -198,7 +192,7 @@ async def test_each_agent_has_its_mode_and_threshold(store: Store, provider: Spa
     }
 
 
-async def test_no_second_occurrence_nor_the_jobs_own_like_question_is_answered_from_it(cached: Caching) -> None:
+async def test_own_similar_questions_of_a_job_are_misses(cached: Caching) -> None:
     assert [(await cached.ask(text, "a")).cache for text in (ASKED, LIKE, ASKED)] == ["miss"] * 3
     assert [(await cached.ask(text, "b")).cache for text in (ASKED, ASKED)] == ["semantic", "miss"]
 
@@ -219,12 +213,12 @@ async def test_replay_embeds_nothing(cached: Caching) -> None:
     ],
     ids=["tools", "cut"],
 )
-async def test_tool_turns_and_cut_answers_are_not_kept(cached: Caching, rules: str) -> None:
+async def test_tool_turns_and_cut_answers_are_not_stored(cached: Caching, rules: str) -> None:
     cached.provider.set_rules(rules)
     assert [(await cached.ask(text)).cache for text in (ASKED, LIKE)] == ["miss"] * 2
 
 
-async def test_tool_turns_are_kept_where_that_is_allowed(store: Store, provider: SpawnedProvider) -> None:
+async def test_tool_turns_are_stored_if_enabled(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]")
     async with caching(store, provider, SEMANTIC.replace("mode: on", "mode: on, tool_turns: true")) as cached:
         assert [await cached.ask(text) for text in (ASKED, LIKE)] == [("file", "miss"), ("file", "semantic")]
@@ -239,7 +233,7 @@ async def test_tool_turns_are_kept_where_that_is_allowed(store: Store, provider:
     ],
     ids=["picture", "document", "nothing"],
 )
-async def test_what_is_more_than_a_question_is_not_embedded(cached: Caching, content: Any) -> None:
+async def test_long_or_non_text_messages_are_not_embedded(cached: Caching, content: Any) -> None:
     for _ in range(2):
         assert (await cached.ask("", messages=[{"role": "user", "content": content}])).cache is None
     assert cached.paid == 2
@@ -249,7 +243,7 @@ async def test_what_is_more_than_a_question_is_not_embedded(cached: Caching, con
     "fault",
     ["{status: 503}", "{status: 400}", "{reset: true}", "{broken_json: true}", "{stall: true}"],
 )
-async def test_embeddings_that_fail_fail_no_call(store: Store, provider: SpawnedProvider, fault: str) -> None:
+async def test_failed_embeddings_fail_no_call(store: Store, provider: SpawnedProvider, fault: str) -> None:
     provider.set_rules(f"rules: [{{match: {{model: text-embedding-3-small}}, fault: {fault}}}, {{answer: fine}}]")
     async with caching(store, provider, SEMANTIC + "deadlines: {default_ms: 3000}") as cached:
         assert await cached.ask(ASKED, "a") == ("fine", "miss")
@@ -257,9 +251,7 @@ async def test_embeddings_that_fail_fail_no_call(store: Store, provider: Spawned
         assert "could not be embedded" in missed.decision["why"]
 
 
-async def test_a_budget_that_stops_the_embedding_is_the_calls_own_affair(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_budget_stop_of_an_embedding_does_not_stop_the_call(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider, SEMANTIC + "budgets: {max_llm_calls_per_job: 1}") as cached:
         answer = await cached.served.ask(ASKED, headers={"x-job-id": "a"})
         assert answer.status_code == 402
@@ -268,7 +260,7 @@ async def test_a_budget_that_stops_the_embedding_is_the_calls_own_affair(
         ]  # fmt: skip
 
 
-async def test_without_vectors_the_exact_cache_works_and_the_log_says_what_is_missing(
+async def test_exact_cache_works_without_vector_support(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if store.dialect == "sqlite":
@@ -290,7 +282,7 @@ def _without_pgvector(store: Store) -> None:
     session.close()
 
 
-async def test_exact_comes_first(store: Store, provider: SpawnedProvider) -> None:
+async def test_exact_cache_precedes_the_semantic_one(store: Store, provider: SpawnedProvider) -> None:
     routing = SEMANTIC.replace("cache: {", EXACT.strip()[:-1] + ", ")
     async with caching(store, provider, routing) as cached:
         told = [(await cached.ask(text)).cache for text in (ASKED, ASKED, LIKE, LIKE)]
@@ -298,7 +290,7 @@ async def test_exact_comes_first(store: Store, provider: SpawnedProvider) -> Non
         assert cached.paid == 4  # one answer, three embeddings
 
 
-async def test_streams_and_job_code_meet_the_same_cache(cached: Caching) -> None:
+async def test_streams_and_job_code_share_the_cache(cached: Caching) -> None:
     first = await cached.served.ask(ASKED, headers={"x-job-id": "a"}, stream=True)
     assert (first.headers[CACHE], "press the reset" in first.text) == ("miss", False)
     job = await leased(cached.store)

@@ -1,4 +1,4 @@
-"""Many ask the same at once: one is asked for all, and when that one fails, dies or hangs, another is."""
+"""Single flight: one of many identical calls is made, and another one if it fails or hangs."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def provider(provider: SpawnedProvider) -> SpawnedProvider:
     return provider
 
 
-async def test_one_is_asked_for_all_and_each_job_has_its_own_record(store: Store, provider: SpawnedProvider) -> None:
+async def test_one_call_serves_all_and_each_job_has_its_record(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider) as cached:
         jobs = [f"job-{number}" for number in range(40)]
         told = await asyncio.gather(*(cached.ask("q", job) for job in jobs))
@@ -43,9 +43,7 @@ async def test_one_is_asked_for_all_and_each_job_has_its_own_record(store: Store
                 assert answer.detail["cache"]["of"]["job_id"] == origin
 
 
-async def test_different_questions_tenants_and_repeated_ones_wait_for_nobody(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_different_questions_and_tenants_do_not_wait(store: Store, provider: SpawnedProvider) -> None:
     async with caching(store, provider) as cached:
         told = await asyncio.gather(
             *(cached.ask(f"q{number}") for number in range(3)),
@@ -56,7 +54,7 @@ async def test_different_questions_tenants_and_repeated_ones_wait_for_nobody(
         assert cached.paid == 9
 
 
-async def test_when_the_leader_fails_another_one_leads(store: Store, provider: SpawnedProvider) -> None:
+async def test_another_call_leads_when_the_leader_fails(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {times: 2}, fault: {status: 400, delay_ms: 200}}, {answer: good}]")
     async with caching(store, provider) as cached:
         answers = await asyncio.gather(
@@ -66,9 +64,7 @@ async def test_when_the_leader_fails_another_one_leads(store: Store, provider: S
     assert sorted(answer.headers[CACHE] for answer in answers) == ["exact"] * 9 + ["miss"] * 3
 
 
-async def test_an_answer_that_is_for_the_leader_alone_lets_all_others_ask_at_once(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_unshareable_answer_releases_all_waiting_calls(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}, fault: {delay_ms: 400}}]")
     async with caching(store, provider) as cached:
         began = time.monotonic()
@@ -92,7 +88,7 @@ async def test_streams_lead_and_follow(store: Store, provider: SpawnedProvider) 
     assert sorted([streamed.headers[CACHE], plain.cache, too.headers[CACHE]]) == ["exact", "exact", "miss"]
 
 
-async def test_who_follows_one_that_hangs_asks_in_time_for_itself(store: Store, provider: SpawnedProvider) -> None:
+async def test_follower_of_a_hanging_call_is_made_in_time(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {times: 1}, fault: {stall: true}}, {answer: mine}]")
     async with caching(store, provider, EXACT + "deadlines: {default_ms: 1500}") as cached:
         hangs = asyncio.create_task(cached.served.ask("q", headers={"x-job-id": "a"}))
@@ -103,7 +99,7 @@ async def test_who_follows_one_that_hangs_asks_in_time_for_itself(store: Store, 
         assert (await hangs).status_code == 504
 
 
-async def test_a_question_that_the_job_has_asked_before_follows_nobody(store: Store, provider: SpawnedProvider) -> None:
+async def test_repeated_question_of_a_job_follows_no_leader(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("""
 rules:
   - {match: {times: 1}, fault: {status: 400}}
@@ -124,7 +120,7 @@ async def ask(http: httpx2.AsyncClient, url: str, job: str) -> Any:
     return await http.post(f"{url}/v1/chat/completions", json=body, headers={"x-job-id": job})
 
 
-async def test_one_is_asked_for_all_processes(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
+async def test_one_call_serves_all_processes(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     with ExitStack() as stack:
         urls = [
             stack.enter_context(gateway_process(store_url, provider, tmp_path, routed(EXACT))).url for _ in range(2)
@@ -137,7 +133,7 @@ async def test_one_is_asked_for_all_processes(store_url: str, provider: SpawnedP
 
 
 @pytest.mark.parametrize("crash_at", ["model_admitted", "model_answered"])
-async def test_when_the_leader_is_killed_one_of_another_process_leads(
+async def test_another_process_leads_when_the_leader_is_killed(
     store_url: str, provider: SpawnedProvider, tmp_path: Path, crash_at: str
 ) -> None:
     with ExitStack() as stack:

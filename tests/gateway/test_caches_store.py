@@ -1,4 +1,4 @@
-"""What the caches keep: bounded, in time forgotten, within one tenant and realm whatever the names are."""
+"""The rows of the caches: bounded, deleted after expiry, isolated by tenant and realm."""
 
 import math
 from typing import Any
@@ -77,7 +77,7 @@ async def keep(store: Store, tenant: str, number: int, ttl_us: int = HOUR_US) ->
     await store.commit(KeepAnswer((tenant, number.to_bytes(32)), "", answer.job_id, answer.seq, answer.at, ttl_us))
 
 
-async def test_what_is_over_is_forgotten_and_who_leads_now_is_not(kept: Store, clock: Clock) -> None:
+async def test_expired_entries_are_deleted_and_leaders_kept(kept: Store, clock: Clock) -> None:
     for number in range(3):
         await keep(kept, "t", number)
     clock.now += KEPT_US
@@ -87,7 +87,7 @@ async def test_what_is_over_is_forgotten_and_who_leads_now_is_not(kept: Store, c
     assert await entries(kept) == [("t", 0), ("t", 3)]
 
 
-async def test_a_tenant_keeps_no_more_than_its_share_and_those_that_last_longest(kept: Store) -> None:
+async def test_tenant_maximum_keeps_the_longest_living_entries(kept: Store) -> None:
     for number in range(12):
         await keep(kept, "t", number, KEPT_US + HOUR_US * (12 - number))
         await keep(kept, "u", number)
@@ -97,7 +97,7 @@ async def test_a_tenant_keeps_no_more_than_its_share_and_those_that_last_longest
     assert sum(tenant == "u" for tenant, _ in left) == 12
 
 
-async def test_a_claim_lasts_as_long_as_its_leader_gives_signs_of_life(kept: Store, clock: Clock) -> None:
+async def test_claim_lasts_while_its_lease_is_renewed(kept: Store, clock: Clock) -> None:
     key = ("t", bytes(32))
     assert await kept.commit(ClaimQuestion(key, "one", "a")) is ClaimOutcome.LEADS
     assert await kept.commit(ClaimQuestion(key, "two", "b")) is ClaimOutcome.FOLLOWS
@@ -128,7 +128,7 @@ async def add(store: Store, angle: float, tenant: str = "t", realm: bytes = b"r"
     return answer
 
 
-async def test_the_nearest_is_found_with_its_likeness(kept: Store) -> None:
+async def test_nearest_entry_is_found_with_its_similarity(kept: Store) -> None:
     answers = {angle: await add(kept, angle, text=str(angle)) for angle in (0.0, 0.5, 1.5)}
     near = await nearest(kept, "t", b"r" * 32, turned(0.6), "")
     assert near is not None
@@ -139,7 +139,7 @@ async def test_the_nearest_is_found_with_its_likeness(kept: Store) -> None:
     assert other.answer.job_id == answers[0.0].job_id
 
 
-async def test_one_tenant_never_finds_anothers_even_in_a_realm_of_the_same_hash(kept: Store) -> None:
+async def test_tenants_are_isolated_within_equal_realms(kept: Store) -> None:
     await add(kept, 0.0, "t")
     for tenant in ("u", "T", "t ", "", "%", "t' OR '1'='1"):
         assert await nearest(kept, tenant, b"r" * 32, turned(0.0), "") is None
@@ -147,14 +147,14 @@ async def test_one_tenant_never_finds_anothers_even_in_a_realm_of_the_same_hash(
     assert await nearest(kept, "t", b"r" * 32, turned(0.0), "") is not None
 
 
-async def test_a_vector_whose_answer_is_anothers_is_no_way_to_it(kept: Store) -> None:
+async def test_vector_cannot_reach_another_tenants_answer(kept: Store) -> None:
     """Even a row that names another tenant's answer shows nothing of it."""
     answer = await answered(kept, "u")
     await kept.commit(AddVector("t", b"r" * 32, turned(0.0), answer, HOUR_US))
     assert await nearest(kept, "t", b"r" * 32, turned(0.0), "") is None
 
 
-async def test_what_is_over_or_erased_is_not_found(kept: Store, clock: Clock) -> None:
+async def test_expired_or_erased_answers_are_not_found(kept: Store, clock: Clock) -> None:
     gone = await add(kept, 0.0)
     far = await add(kept, 1.0)
     erase = "DELETE FROM event WHERE job_id = :job_id RETURNING 1"
@@ -183,7 +183,7 @@ class Many:
             unit.append(SQL["insert_vector"], VectorRow(*place, packed_vector(self.numbers), self.numbers))
 
 
-async def test_a_search_looks_at_the_newest_of_a_realm(kept: Store, clock: Clock) -> None:
+async def test_search_compares_the_newest_vectors(kept: Store, clock: Clock) -> None:
     await add(kept, 0.0)
     answer = await answered(kept)
     clock.now += 1
@@ -212,7 +212,7 @@ async def test_a_search_looks_at_the_newest_of_a_realm(kept: Store, clock: Clock
     ],
     ids=lambda body: body[:40].decode(),
 )
-def test_what_cannot_be_compared_is_no_vector(body: bytes) -> None:
+def test_invalid_embeddings_give_no_vector(body: bytes) -> None:
     assert read_vector(body) is None
 
 

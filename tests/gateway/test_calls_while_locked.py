@@ -1,4 +1,4 @@
-"""Calls while the store takes no writes: each ends within its own limits, while the lock is still held."""
+"""Calls while the store is locked: each ends within its own limits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def soon(answer: Any) -> tuple[int, str]:
     return found.status_code, found.text
 
 
-async def test_a_refusal_does_not_wait_for_its_event(store: Store, store_url: str, provider: SpawnedProvider) -> None:
+async def test_rejection_does_not_wait_for_its_event(store: Store, store_url: str, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {delay_ms: 3000}}]")
     routing = ONE_TRY + "rate_limits: [{scope: tenant, concurrency: 1}]\n" + QUICK
     async with serving(store, provider, routing) as served:
@@ -48,7 +48,7 @@ async def test_a_refusal_does_not_wait_for_its_event(store: Store, store_url: st
         assert [each.facts.event for each in events].count("rate_limited") == 1
 
 
-async def test_a_probe_does_not_wait_for_its_claim(store: Store, store_url: str, provider: SpawnedProvider) -> None:
+async def test_probe_does_not_wait_for_its_claim(store: Store, store_url: str, provider: SpawnedProvider) -> None:
     routing = ONE_TRY.replace("failures: 0", "failures: 1, cool_down_ms: 100") + QUICK
     async with serving(store, provider, routing) as served:
         await _open_circuit(served)
@@ -69,7 +69,7 @@ async def _open_circuit(served: Served) -> None:
     await asyncio.sleep(0.5)
 
 
-async def test_who_asks_the_same_does_not_wait_for_a_claim(
+async def test_identical_call_does_not_wait_for_a_claim(
     store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
     async with serving(store, provider, ONE_TRY + "cache: {exact: {ttl_s: 60}}\n" + QUICK) as served:
@@ -79,7 +79,7 @@ async def test_who_asks_the_same_does_not_wait_for_a_claim(
         assert {status for status, _ in answers} <= {200, 503}, answers
 
 
-async def test_a_loop_is_not_asked_about_for_longer_than_a_call_may_wait(
+async def test_loop_check_ends_within_the_store_deadline(
     store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
     async with serving(store, provider, ONE_TRY + "guards: {same_call: 3}\n" + QUICK) as served:

@@ -1,4 +1,4 @@
-"""Circuits and who asks: what one caller's requests run into keeps no other caller from the target."""
+"""Circuits of callers: failures caused by one caller do not block others."""
 
 import asyncio
 from collections import Counter
@@ -54,7 +54,7 @@ async def shown(served: Served, headers: dict[str, str]) -> dict[bool, Any]:
 
 @pytest.mark.parametrize("failures", [1, 2, 4])
 @pytest.mark.parametrize("by", ["tenant", "key"])
-async def test_the_failures_of_one_caller_do_not_move_the_others(
+async def test_failures_of_one_caller_do_not_affect_others(
     store: Store, provider: SpawnedProvider, by: str, failures: int
 ) -> None:
     provider.set_rules(SLOW)
@@ -76,7 +76,7 @@ async def test_the_failures_of_one_caller_do_not_move_the_others(
 
 
 @pytest.mark.parametrize("failures", [2, 4])
-async def test_the_failures_of_one_tenants_keys_do_not_move_the_other_tenants(
+async def test_failures_of_one_tenant_do_not_affect_others(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
     monkeypatch.setattr("overnight.circuit_breakers.local_view.POLL_S", 0.05)
@@ -99,7 +99,7 @@ async def test_the_failures_of_one_tenants_keys_do_not_move_the_other_tenants(
         assert (await models(served, await key(served, "gamma", "y"), "quick", 1)) == ["b"]  # two tenants open it
 
 
-async def test_names_that_fail_without_end_do_not_keep_another_target_from_counting(
+async def test_endless_failing_names_do_not_block_counting(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overnight.circuit_breakers.local_view.MOST_TARGETS", 6)
@@ -113,7 +113,7 @@ async def test_names_that_fail_without_end_do_not_keep_another_target_from_count
         assert provider.stats()["requests"] == asked + 2  # a was not asked
 
 
-async def test_failures_of_several_callers_open_it_for_all(store: Store, provider: SpawnedProvider) -> None:
+async def test_failures_of_several_callers_open_the_circuit_for_all(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules(DOWN)
     async with house(store, provider) as served:
         for name in ("one", "two"):
@@ -124,7 +124,7 @@ async def test_failures_of_several_callers_open_it_for_all(store: Store, provide
         assert provider.stats()["requests"] == asked + 2  # a was not asked
 
 
-async def test_a_sole_caller_has_a_circuit_that_works(store: Store, provider: SpawnedProvider) -> None:
+async def test_single_caller_has_a_working_circuit(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules(DOWN)
     async with house(store, provider) as served:
         assert await models(served, {"x-job-id": "j"}, "hello", 6) == ["b"] * 6
@@ -133,9 +133,7 @@ async def test_a_sole_caller_has_a_circuit_that_works(store: Store, provider: Sp
         assert (opened.decision or {})["for"] == "tenant default"
 
 
-async def test_one_caller_does_not_open_it_for_all_in_time_whatever_comes_of_its_probes(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_probes_of_one_caller_never_open_the_circuit_for_all(store: Store, provider: SpawnedProvider) -> None:
     async with house(store, provider, cool_down_ms=100) as served:
         one, other = {"x-tenant-id": "one"}, {"x-tenant-id": "other"}
         for _ in range(2):

@@ -1,5 +1,4 @@
-"""Failures that would be the same at every retry: the target is asked once, another one answers, and nothing is booked that the
-provider cannot have served. Real sockets: TLS, names that do not resolve, peers that speak something else."""
+"""Deterministic failures: one attempt per target, then a fallback, and no cost for unserved calls."""
 
 import asyncio
 import datetime
@@ -184,14 +183,14 @@ BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"
 
 
 @BOTH
-async def test_a_host_name_that_does_not_exist(store: Store, stream: bool) -> None:
+async def test_unknown_host_is_not_retried(store: Store, stream: bool) -> None:
     async with before(store, "https://models.invalid/v1") as served:
         message = await asked_once(served, "connection: unknown_host", stream=stream)
         assert "the host name is unknown" in message
 
 
 @BOTH
-async def test_a_certificate_that_nobody_trusts(store: Store, certificate: Path, stream: bool) -> None:
+async def test_untrusted_certificate_is_not_retried(store: Store, certificate: Path, stream: bool) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     async with peer(tls=context) as broken, before(store, f"https://localhost:{broken.port}/v1") as served:
@@ -199,7 +198,7 @@ async def test_a_certificate_that_nobody_trusts(store: Store, certificate: Path,
         assert "self-signed certificate" in message
 
 
-async def test_a_server_that_wants_a_certificate_of_the_client(
+async def test_client_certificate_request_is_not_retried(
     store: Store, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS 1.3 says so only after the request was written."""
@@ -212,7 +211,7 @@ async def test_a_server_that_wants_a_certificate_of_the_client(
             await asked_once(served, "connection: tls_failed")
 
 
-async def test_tls_where_plain_http_is_spoken(store: Store) -> None:
+async def test_tls_to_a_plain_server_is_not_retried(store: Store) -> None:
     async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(head(400, "text/plain", "content-length: 0"))
@@ -224,7 +223,7 @@ async def test_tls_where_plain_http_is_spoken(store: Store) -> None:
         assert plain.connections == 2
 
 
-async def test_plain_http_where_tls_is_spoken(store: Store) -> None:
+async def test_plain_http_to_a_tls_server_is_not_retried(store: Store) -> None:
     async def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(bytes.fromhex("15030100020246"))  # fatal: protocol_version
@@ -236,7 +235,7 @@ async def test_plain_http_where_tls_is_spoken(store: Store) -> None:
         assert broken.connections == 2
 
 
-async def test_a_web_server_that_says_that_it_wants_tls(store: Store) -> None:
+async def test_tls_required_response_is_not_retried(store: Store) -> None:
     page = b"<html><center>The plain HTTP request was sent to HTTPS port</center></html>"
     raw = head(400, "text/html", f"content-length: {len(page)}") + page
     async with faulty_upstream({"bad": says(raw)}) as bad, before(store, bad.base_url) as served:
@@ -244,7 +243,7 @@ async def test_a_web_server_that_says_that_it_wants_tls(store: Store) -> None:
         assert bad.asked["bad"] == 2
 
 
-async def test_a_request_that_does_not_leave_whole_is_not_booked(store: Store) -> None:
+async def test_partially_sent_request_costs_nothing(store: Store) -> None:
     """The peer never reads, so most of a large request is still here when the deadline passes."""
 
     async def waits(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -308,7 +307,7 @@ ANSWERS: dict[str, tuple[bytes, str, bool]] = {
 
 @BOTH
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_answers_that_would_be_the_same_again(store: Store, name: str, stream: bool) -> None:
+async def test_deterministic_answers_are_not_retried(store: Store, name: str, stream: bool) -> None:
     raw, kind, billed = ANSWERS[name]
     async with AsyncExitStack() as stack:
         bad = await stack.enter_async_context(faulty_upstream({"bad": says(raw)}))
@@ -321,7 +320,7 @@ async def test_answers_that_would_be_the_same_again(store: Store, name: str, str
 
 @BOTH
 @pytest.mark.parametrize(("status", "kind"), [(503, "overloaded: http_503"), (401, "auth: http_401")])
-async def test_a_compressed_refusal_is_read_by_its_status(store: Store, status: int, kind: str, stream: bool) -> None:
+async def test_compressed_error_is_classified_by_status(store: Store, status: int, kind: str, stream: bool) -> None:
     raw = head(status, "application/json", "content-encoding: gzip", f"content-length: {len(GZIP)}") + GZIP
     async with faulty_upstream({"bad": says(raw)}) as bad, before(store, bad.base_url) as served:
         answer = await served.ask(model="alone", headers={"x-job-id": "j"}, stream=stream)

@@ -1,4 +1,4 @@
-"""A provider that repeats the key it was asked with, in a good answer: neither the client nor the log gets it."""
+"""A provider that echoes its key in an answer: the key reaches neither the client nor the log."""
 
 import asyncio
 import json
@@ -130,7 +130,7 @@ async def recorded(served: Served) -> str:
 @pytest.mark.parametrize(
     ("form", "api"), [("chat", "chat"), ("messages", "messages"), ("responses", "responses"), ("chat", "messages")]
 )
-async def test_a_whole_answer_has_no_key_in_it(
+async def test_plain_answer_contains_no_key(
     store: Store, upstream: FaultyUpstream, form: str, api: str, written: str
 ) -> None:
     upstream.plan = {"m": said_whole(WORDS, written)}
@@ -143,7 +143,7 @@ async def test_a_whole_answer_has_no_key_in_it(
 
 
 @pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
-async def test_arguments_of_a_tool_have_no_key_in_them(store: Store, upstream: FaultyUpstream, written: str) -> None:
+async def test_tool_arguments_contain_no_key(store: Store, upstream: FaultyUpstream, written: str) -> None:
     """They are JSON in a string of JSON: a client that reads them undoes two escapes."""
     answer = saying("chat", "")
     arguments = f'{{"header": "{written}"}}'
@@ -161,7 +161,7 @@ async def test_arguments_of_a_tool_have_no_key_in_them(store: Store, upstream: F
 
 
 @pytest.mark.parametrize(("count", "is_whole"), [(2_000, True), (6_000, False)])
-async def test_pieces_without_text_are_held_up_to_a_bound(
+async def test_chunks_without_text_are_held_up_to_a_bound(
     store: Store, upstream: FaultyUpstream, count: int, is_whole: bool
 ) -> None:
     """While the beginning of a key is held, they must wait too."""
@@ -188,7 +188,7 @@ async def test_pieces_without_text_are_held_up_to_a_bound(
 @pytest.mark.parametrize(
     ("form", "api"), [("chat", "chat"), ("messages", "messages"), ("messages", "chat"), ("responses", "chat")]
 )
-async def test_a_stream_has_no_key_in_it(
+async def test_stream_contains_no_key(
     store: Store, upstream: FaultyUpstream, form: str, api: str, longest: int, torn: bool
 ) -> None:
     upstream.plan = {"m": said_in_pieces(WORDS, longest, torn=torn)}
@@ -212,7 +212,7 @@ def text_in(piece: dict[str, Any]) -> str:
     return "".join(str(each["delta"].get("content") or "") for each in piece.get("choices", []))
 
 
-async def test_a_placeholder_is_a_word_like_any_other(store: Store, upstream: FaultyUpstream) -> None:
+async def test_placeholder_key_is_not_redacted(store: Store, upstream: FaultyUpstream) -> None:
     upstream.plan = {"m": said_whole(f"A key is {PLACEHOLDER} here.")}
     async with serving(store, upstream, routing(upstream, "chat"), environment={"ODD_KEY": PLACEHOLDER}) as served:  # type: ignore[arg-type]
         assert PLACEHOLDER in (await asked(served, "chat", stream=False)).text
@@ -228,7 +228,7 @@ def shown(text: str, longest: int, rng: random.Random) -> str:
     return "".join(text_in(json.loads(each)) for each in out)
 
 
-def test_what_only_begins_as_a_key_is_shown_whole_and_in_order() -> None:
+def test_prefix_of_a_key_is_passed_on_in_order() -> None:
     rng = random.Random(7)
     starts = [SECRET[:length] for length in range(len(SECRET))]
     for _ in range(500):
@@ -236,7 +236,7 @@ def test_what_only_begins_as_a_key_is_shown_whole_and_in_order() -> None:
         assert shown(text, rng.choice([1, 3, 8, 40]), rng) == text
 
 
-def test_a_key_anywhere_between_its_own_beginnings_is_taken_out() -> None:
+def test_key_between_its_prefixes_is_redacted() -> None:
     rng = random.Random(8)
     for _ in range(500):
         around = [SECRET[: rng.randint(0, len(SECRET) - 1)] for _ in range(2)]
@@ -246,5 +246,5 @@ def test_a_key_anywhere_between_its_own_beginnings_is_taken_out() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "none", "EMPTY", "ollama", "lm-studio", PLACEHOLDER])
-def test_placeholders(key: str) -> None:
+def test_known_placeholders_are_recognized(key: str) -> None:
     assert secret_of(key) == b""

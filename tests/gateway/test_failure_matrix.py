@@ -1,5 +1,4 @@
-"""Every endpoint, over every format it is spoken in, streamed or not, with every class of failure: the status and shape that the
-client sees, whether the target is asked again, whether the next one is, what is booked, and what is recorded.
+"""Every endpoint, format and class of failure: status, body, bookings and the one recorded end.
 
 The tables are complete by test: a new format, pair of formats or class fails here until somebody has decided what it does.
 """
@@ -235,7 +234,7 @@ def store(tmp_path: Any) -> Any:
 
 
 @pytest.mark.parametrize(("client", "spoken", "streamed"), MODES)
-async def test_before_the_first_piece(store: Store, client: str, spoken: str, streamed: bool) -> None:
+async def test_failures_before_the_first_chunk(store: Store, client: str, spoken: str, streamed: bool) -> None:
     classes = list(EXPECTED)
     async with (
         faulty_upstream({f"bad-{name}": act for name, act in ACTS.items()}) as upstream,
@@ -298,7 +297,7 @@ def _words(name: str) -> tuple[str, str, str | None]:
 
 
 @pytest.mark.parametrize(("client", "spoken"), [pair for pair in PAIRS if CODECS[pair[0]].streams])
-async def test_after_the_first_piece(store: Store, client: str, spoken: str) -> None:
+async def test_failures_after_the_first_chunk(store: Store, client: str, spoken: str) -> None:
     """The client has had a part: nobody else can go on from there, so it is told, billed in full and never given again."""
     classes = list(MIDSTREAM)
     made = {name: act if name in ("cut", "timeout", "malformed") else act(spoken) for name, act in MIDSTREAM.items()}

@@ -1,4 +1,4 @@
-"""The lines of waiting calls, against what they promise: turns between tenants, first come first served within one."""
+"""Fair queueing: tenants take turns, and each tenant is served first come, first served."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -75,14 +75,12 @@ def in_turns(arrivals: list[str], leavers: set[int]) -> list[int]:
 
 @examples(200, 3000)
 @given(st.lists(st.sampled_from("abc"), max_size=20), st.sets(st.integers(0, 19)))
-def test_tenants_take_turns_and_within_one_it_is_first_come_first_served(
-    arrivals: list[str], leavers: set[int]
-) -> None:
+def test_tenants_take_turns_in_arrival_order(arrivals: list[str], leavers: set[int]) -> None:
     gone = {number for number in leavers if number < len(arrivals)}
     assert asyncio.run(served_in_order(arrivals, gone)) == in_turns(arrivals, gone)
 
 
-async def test_the_front_hears_of_a_settlement_and_nobody_else_asks() -> None:
+async def test_settlement_wakes_only_the_front() -> None:
     lines = AdmissionQueue()
     first, second = lines.join(ROW, "a"), lines.join(ROW, "a")
     await first.reach_front(soon())
@@ -101,7 +99,7 @@ async def test_the_front_hears_of_a_settlement_and_nobody_else_asks() -> None:
     second.leave()
 
 
-async def test_a_settlement_between_two_questions_is_not_missed() -> None:
+async def test_settlement_between_two_polls_is_not_missed() -> None:
     lines = AdmissionQueue()
     turn = lines.join(ROW, "a")
     await turn.reach_front(soon())
@@ -110,7 +108,7 @@ async def test_a_settlement_between_two_questions_is_not_missed() -> None:
     turn.leave()
 
 
-async def test_the_front_asks_again_by_itself() -> None:
+async def test_front_polls_without_a_settlement() -> None:
     """Another process may have settled."""
     turn = AdmissionQueue().join(ROW, "a")
     await turn.reach_front(soon())
@@ -119,7 +117,7 @@ async def test_the_front_asks_again_by_itself() -> None:
 
 
 @pytest.mark.parametrize("place", ["front", "behind"])
-async def test_patience_ends_at_the_deadline(place: str) -> None:
+async def test_waiting_ends_at_the_deadline(place: str) -> None:
     lines = AdmissionQueue()
     turns = [lines.join(ROW, "a"), lines.join(ROW, "a")]
     turn = turns[place == "behind"]
@@ -130,7 +128,7 @@ async def test_patience_ends_at_the_deadline(place: str) -> None:
     assert lines.join_any(lambda: [ROW], "a") is None
 
 
-async def test_whoever_comes_later_gets_in_line_where_somebody_waits() -> None:
+async def test_later_calls_queue_behind_waiting_ones() -> None:
     lines = AdmissionQueue()
     assert lines.join_any(lambda: pytest.fail("nobody waits, so nothing is asked"), "b") is None
     first = lines.join(ROW, "a")

@@ -1,4 +1,4 @@
-"""Embeddings through the gateway, by the official client: metered, recorded and replayed like every other call."""
+"""Embeddings by the official client: metered, recorded and replayed."""
 
 import base64
 import json
@@ -32,14 +32,14 @@ async def test_vectors_are_metered_and_recorded(served: Served, provider: Spawne
     assert json.loads(succeeded.content) == json.loads(raw.text)
 
 
-async def test_both_encodings_and_texts_as_tokens(served: Served) -> None:
+async def test_encodings_and_token_inputs_are_supported(served: Served) -> None:
     as_list = await served.openai.embeddings.create(model=MODEL, input="hello", encoding_format="float")
     as_text: Any = await served.openai.embeddings.create(model=MODEL, input="hello", encoding_format="base64")
     assert list(array("f", base64.b64decode(as_text.data[0].embedding))) == as_list.data[0].embedding
     assert len((await served.openai.embeddings.create(model=MODEL, input=[[1, 2], [3]])).data) == 2
 
 
-async def test_a_price_is_paid_for_the_input_alone(store: Store, provider: SpawnedProvider) -> None:
+async def test_only_the_input_is_priced(store: Store, provider: SpawnedProvider) -> None:
     priced = routed(
         f"providers: {{own: {{base_url: '{provider.base_url}', models: ['emb*'], apis: [embeddings]}}}}\n"
         "prices: {emb: {input_usd_per_mtok: 1000, output_usd_per_mtok: 9999}}\n"
@@ -76,7 +76,7 @@ async def test_a_budget_stops_embeddings_too(store: Store, provider: SpawnedProv
         assert 0 < spent <= 100_000
 
 
-async def test_a_second_attempt_gets_the_recorded_vectors(served: Served, provider: SpawnedProvider) -> None:
+async def test_second_attempt_replays_the_vectors(served: Served, provider: SpawnedProvider) -> None:
     async def ask(attempt: int) -> Any:
         headers = {"x-job-id": "r", "x-job-attempt": str(attempt)}
         return await served.openai.embeddings.with_raw_response.create(
@@ -89,9 +89,7 @@ async def test_a_second_attempt_gets_the_recorded_vectors(served: Served, provid
     assert provider.stats()["paid_calls"] == 1
 
 
-async def test_a_provider_that_hangs_is_given_up_after_the_deadline_of_embeddings(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_hanging_provider_times_out_at_embeddings_deadline(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {stall: true}}]")
     async with serving(store, provider, routed("deadlines: {embeddings_ms: 300}\n")) as served:
         with pytest.raises(openai.APIStatusError) as late:
@@ -116,7 +114,7 @@ async def test_a_provider_that_hangs_is_given_up_after_the_deadline_of_embedding
         ({"input": "a", "stream": True}, "stream"),
     ],
 )
-async def test_a_body_that_cannot_be_used_is_refused_by_its_part(
+async def test_invalid_body_is_rejected_by_field(
     served: Served, provider: SpawnedProvider, sent: dict[str, Any], param: str
 ) -> None:
     answer = await served.http.post("/v1/embeddings", json={"model": MODEL, **sent})
@@ -125,7 +123,7 @@ async def test_a_body_that_cannot_be_used_is_refused_by_its_part(
     assert provider.stats()["paid_calls"] == 0
 
 
-async def test_a_model_that_embeds_nothing_is_refused(served: Served) -> None:
+async def test_model_without_embeddings_is_rejected(served: Served) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         await served.openai.embeddings.create(model="claude-haiku-4-5", input="x")
     assert refused.value.status_code == 503

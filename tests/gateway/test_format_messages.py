@@ -1,5 +1,4 @@
-"""Anthropic messages through the gateway, by the official clients: to a target that speaks them, to one that only chats, and chat
-to the one that speaks messages."""
+"""Anthropic messages by the official clients, to messages and chat targets, and chat to messages."""
 
 import asyncio
 import json
@@ -114,9 +113,7 @@ def of_chat(completion: Any) -> dict[str, Any]:
 
 
 @BOTH
-async def test_a_plain_answer_is_recorded_as_it_is_given(
-    served: Served, client: anthropic.AsyncAnthropic, model: str
-) -> None:
+async def test_plain_answer_is_recorded_unchanged(served: Served, client: anthropic.AsyncAnthropic, model: str) -> None:
     raw = await client.messages.with_raw_response.create(**asking(model=model))
     message = await raw.parse()
     assert said(message) == [{"type": "text", "text": "hello yourself"}]
@@ -138,7 +135,7 @@ async def test_a_plain_answer_is_recorded_as_it_is_given(
 
 
 @BOTH
-async def test_a_stream_says_what_is_recorded_and_what_it_cost(
+async def test_stream_matches_its_record_and_reports_cost(
     served: Served, client: anthropic.AsyncAnthropic, model: str
 ) -> None:
     message, events = await streamed(client, **asking(model=model))
@@ -174,7 +171,7 @@ def test_the_synchronous_client_is_served_too(store: Store, provider: SpawnedPro
 
 @BOTH
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_agent_thinks_calls_tools_and_goes_on(
+async def test_agent_with_thinking_and_tools_continues(
     served: Served, client: anthropic.AsyncAnthropic, model: str, stream: bool
 ) -> None:
     asked = asking("look around", model, tools=[TOOL])
@@ -199,7 +196,7 @@ async def test_an_agent_thinks_calls_tools_and_goes_on(
     assert names.count("model_succeeded") == 2
 
 
-async def test_a_talk_goes_on_with_another_model_and_what_it_refuses_is_left_out(
+async def test_conversation_continues_at_a_model_with_other_limits(
     served: Served, client: anthropic.AsyncAnthropic
 ) -> None:
     for first, then in ((CHAT, NATIVE), (NATIVE, CHAT)):
@@ -218,7 +215,7 @@ async def test_a_talk_goes_on_with_another_model_and_what_it_refuses_is_left_out
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_thoughts_that_another_model_signed_are_left_out_once_they_are_refused(
+async def test_rejected_thinking_blocks_are_removed_and_retried(
     served: Served, client: anthropic.AsyncAnthropic, stream: bool
 ) -> None:
     asked = asking("look around", tools=[TOOL], thinking={"type": "enabled", "budget_tokens": 2000})
@@ -237,7 +234,7 @@ async def test_thoughts_that_another_model_signed_are_left_out_once_they_are_ref
     assert served.provider.stats()["paid_calls"] == 2
 
 
-async def test_a_budget_of_thinking_stays_below_a_cap_that_was_lowered(store: Store, provider: SpawnedProvider) -> None:
+async def test_thinking_budget_stays_below_a_lowered_cap(store: Store, provider: SpawnedProvider) -> None:
     short = routed().replace("heartbeat_check: gpt-5.4-mini", f"short: {{model: {NATIVE}, max_output_tokens: 3000}}")
     async with serving(store, provider, short) as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
@@ -250,7 +247,7 @@ async def test_a_budget_of_thinking_stays_below_a_cap_that_was_lowered(store: St
 # ── chat to a target that speaks messages ───────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_chat_client_is_answered_by_a_target_that_speaks_messages(served: Served) -> None:
+async def test_chat_client_is_served_by_a_messages_target(served: Served) -> None:
     asked: Any = {"model": NATIVE, "messages": [{"role": "user", "content": "hello"}]}
     plain = await served.openai.chat.completions.create(**asked, extra_headers={"x-job-id": "p"})
     assert plain.choices[0].message.content == "hello yourself"
@@ -271,7 +268,7 @@ async def test_a_chat_client_is_answered_by_a_target_that_speaks_messages(served
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_chat_agent_keeps_the_thoughts_of_a_target_that_signs_them(served: Served, stream: bool) -> None:
+async def test_chat_agent_keeps_signed_thinking(served: Served, stream: bool) -> None:
     asked: Any = {"model": NATIVE, "messages": [{"role": "user", "content": "look"}], "tools": [CHAT_TOOL]}
     headers = {"x-job-id": "c"}
     if stream:
@@ -292,7 +289,7 @@ async def test_a_chat_agent_keeps_the_thoughts_of_a_target_that_signs_them(serve
     assert "x-overnight-dropped" not in raw.headers
 
 
-async def test_a_form_for_the_answer_goes_over_in_both_directions(
+async def test_output_schemas_are_translated_in_both_directions(
     served: Served, client: anthropic.AsyncAnthropic
 ) -> None:
     parsed = await served.openai.chat.completions.parse(
@@ -304,7 +301,7 @@ async def test_a_form_for_the_answer_goes_over_in_both_directions(
         assert message.parsed_output == Weather(city="Bergen", rain=True)
 
 
-async def test_what_could_not_be_carried_is_told(served: Served) -> None:
+async def test_untranslatable_fields_are_reported(served: Served) -> None:
     raw = await served.openai.chat.completions.with_raw_response.create(
         model=NATIVE,
         messages=[{"role": "user", "content": "hello"}],
@@ -316,7 +313,7 @@ async def test_what_could_not_be_carried_is_told(served: Served) -> None:
     assert sorted((await recorded(served, "d"))[0].detail["dropped"]) == ["logprobs", "seed"]
 
 
-async def test_what_cannot_be_read_is_refused_unpaid_in_both_directions(
+async def test_invalid_requests_are_rejected_free_in_both_directions(
     served: Served, client: anthropic.AsyncAnthropic
 ) -> None:
     picture = {"type": "image", "source": {"type": "file", "file_id": "f"}}
@@ -361,7 +358,7 @@ async def test_failures_have_the_shape_of_the_format(
     assert (await served.story("j"))[-1] == "model_failed"
 
 
-async def test_refusals_have_the_shape_of_the_format(served: Served, client: anthropic.AsyncAnthropic) -> None:
+async def test_rejections_have_the_shape_of_the_format(served: Served, client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as unknown:
         await client.messages.create(**asking(model="nobody's"))
     assert unknown.value.body["error"]["type"] == "not_found_error"
@@ -376,9 +373,7 @@ async def test_refusals_have_the_shape_of_the_format(served: Served, client: ant
     assert served.provider.stats()["paid_calls"] == 0
 
 
-async def test_a_budget_that_is_spent_stops_the_official_client_at_once(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_spent_budget_stops_the_official_client(store: Store, provider: SpawnedProvider) -> None:
     budgets = "budgets: {max_llm_calls_per_job: 1}\n"
     async with serving(store, provider, routed(budgets)) as served:
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=3)
@@ -392,7 +387,7 @@ async def test_a_budget_that_is_spent_stops_the_official_client_at_once(
 
 @BOTH
 @pytest.mark.parametrize("how", ["{cut_after_chunks: 5}", "{cut_after_chunks: 5, reset: true}", "{broken_json: true}"])
-async def test_a_stream_that_breaks_ends_in_an_error_and_is_billed(
+async def test_broken_stream_ends_in_an_error_and_is_billed(
     served: Served, client: anthropic.AsyncAnthropic, model: str, how: str
 ) -> None:
     served.provider.set_rules(f"rules: [{{answer: one two three four five six, fault: {how}}}]")
@@ -412,7 +407,7 @@ async def test_a_stream_that_breaks_ends_in_an_error_and_is_billed(
     assert facts.cost_microusd > 0
 
 
-async def test_a_tool_call_is_held_back_until_it_is_recorded(served: Served) -> None:
+async def test_tool_call_is_withheld_until_it_is_recorded(served: Served) -> None:
     """Of a stream that breaks after the tool's block, the client has not seen the end of the block."""
     served.provider.set_rules(
         "rules: [{answer: {tool_calls: [{name: look, arguments: {at: sky}}]}, fault: {cut_after_chunks: 7}}]"
@@ -432,7 +427,7 @@ async def test_a_tool_call_is_held_back_until_it_is_recorded(served: Served) -> 
 
 
 @BOTH
-async def test_a_client_that_leaves_pays_for_the_answer_and_finds_it_again(
+async def test_disconnected_client_pays_and_replays_its_answer(
     served: Served, client: anthropic.AsyncAnthropic, model: str
 ) -> None:
     async with client.messages.stream(**asking("a long one", model)) as stream:
@@ -448,7 +443,7 @@ async def test_a_client_that_leaves_pays_for_the_answer_and_finds_it_again(
 
 @BOTH
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_second_attempt_is_given_what_the_first_was(
+async def test_second_attempt_receives_the_recorded_answers(
     served: Served, client: anthropic.AsyncAnthropic, model: str, stream: bool
 ) -> None:
     asked = asking("look around", model, tools=[TOOL])
@@ -468,9 +463,7 @@ async def test_a_second_attempt_is_given_what_the_first_was(
     assert served.provider.stats()["paid_calls"] == 2
 
 
-async def test_the_turns_of_a_chat_agent_are_recognised_when_it_comes_again_streamed_before_and_not_now(
-    served: Served, provider: SpawnedProvider
-) -> None:
+async def test_streamed_turns_are_replayed_to_a_plain_client(served: Served, provider: SpawnedProvider) -> None:
     """What was streamed and what is replayed are the same to the byte, or the next request would not be the same."""
     asked: Any = {"model": NATIVE, "messages": [{"role": "user", "content": "look"}], "tools": [CHAT_TOOL]}
 
@@ -490,7 +483,7 @@ async def test_the_turns_of_a_chat_agent_are_recognised_when_it_comes_again_stre
     assert provider.stats()["paid_calls"] == 2
 
 
-def test_a_killed_gateway_pays_again_for_no_message_it_recorded(
+def test_killed_gateway_pays_no_recorded_message_twice(
     store_url: str, provider: SpawnedProvider, tmp_path: Any
 ) -> None:
     for crash_at in ("", "model_answered"):
@@ -521,7 +514,7 @@ async def test_beta_headers_reach_a_target_of_the_format(served: Served, client:
     assert said(await client.messages.create(**asked))[0]["text"] == "seen"
 
 
-async def test_a_provider_of_the_kind_is_greeted_as_it_wants(store: Store, provider: SpawnedProvider) -> None:
+async def test_provider_receives_its_own_auth_headers(store: Store, provider: SpawnedProvider) -> None:
     greeting = "{x-api-key: secret, anthropic-version: '2023-06-01'}"
     provider.set_rules(f"rules: [{{match: {{headers: {greeting}}}, answer: welcome}}, {{answer: who are you}}]")
     claude = f"providers: {{anthropic: {{base_url: '{provider.base_url}'}}}}\n"
@@ -534,9 +527,7 @@ async def test_a_provider_of_the_kind_is_greeted_as_it_wants(store: Store, provi
         assert answer.json()["choices"][0]["message"]["content"] == "welcome"
 
 
-async def test_cache_markers_change_nothing_about_what_is_asked(
-    served: Served, client: anthropic.AsyncAnthropic
-) -> None:
+async def test_cache_markers_do_not_change_the_fingerprint(served: Served, client: anthropic.AsyncAnthropic) -> None:
     marked = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}]
     plain = [{"type": "text", "text": "hello"}]
     for content, attempt in ((marked, 1), (plain, 2)):
@@ -545,7 +536,7 @@ async def test_cache_markers_change_nothing_about_what_is_asked(
     assert served.provider.stats()["paid_calls"] == 1
 
 
-async def test_tokens_are_counted_without_asking_anybody(served: Served, client: anthropic.AsyncAnthropic) -> None:
+async def test_tokens_are_counted_without_a_provider(served: Served, client: anthropic.AsyncAnthropic) -> None:
     messages: Any = [{"role": "user", "content": "a" * 400}]
     picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 100_000}}
     few = await client.messages.count_tokens(model=NATIVE, messages=messages)

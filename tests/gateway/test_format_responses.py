@@ -1,4 +1,4 @@
-"""The Responses API through the gateway, by the official client: to a target that speaks it and to one that only chats."""
+"""The Responses API by the official client, to Responses and chat targets."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def sent(served: Served, text: str, **more: Any) -> Any:
 
 
 @every_way
-async def test_a_plain_answer_is_the_one_that_is_recorded(served: Served, model: str) -> None:
+async def test_plain_answer_equals_its_record(served: Served, model: str) -> None:
     raw = await served.openai.responses.with_raw_response.create(
         model=model, input="hello", instructions="be brief", metadata={"a": "b"}, extra_headers={"x-job-id": "j"}
     )
@@ -92,14 +92,14 @@ async def test_a_plain_answer_is_the_one_that_is_recorded(served: Served, model:
     assert (succeeded.facts.input_tokens, succeeded.facts.cached_tokens, succeeded.facts.output_tokens) == (100, 40, 20)
 
 
-async def test_what_was_used_costs_the_same_in_every_format(served: Served) -> None:
+async def test_usage_costs_the_same_in_every_format(served: Served) -> None:
     said = await served.openai.responses.with_raw_response.create(model=NATIVE, input="hello")
     chatted = await served.ask("hello", model=NATIVE)
     assert float(said.headers["x-overnight-cost-usd"]) == float(chatted.headers["x-overnight-cost-usd"]) > 0
 
 
 @every_way
-async def test_a_stream_accumulates_to_what_is_recorded_and_tells_its_cost(served: Served, model: str) -> None:
+async def test_stream_accumulates_to_its_record_and_reports_cost(served: Served, model: str) -> None:
     async with served.openai.responses.stream(
         model=model, input="look up", tools=[TOOL], extra_headers={"x-job-id": "s"}
     ) as stream:
@@ -121,7 +121,7 @@ async def test_a_stream_accumulates_to_what_is_recorded_and_tells_its_cost(serve
 
 
 @every_way
-async def test_every_event_of_the_raw_stream_is_as_the_types_say(served: Served, model: str) -> None:
+async def test_raw_stream_events_match_the_types(served: Served, model: str) -> None:
     body = {"stream": True, "tools": [TOOL], "model": model}
     answer = await sent(served, "look up", body=body, headers={"x-job-id": "raw"})
     events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -158,7 +158,7 @@ async def test_structured_output_is_parsed(served: Served, model: str) -> None:
 
 
 @every_way
-async def test_an_answer_that_was_cut_says_so(served: Served, model: str) -> None:
+async def test_truncated_answer_is_incomplete(served: Served, model: str) -> None:
     answer = await served.openai.responses.create(model=model, input="something else", max_output_tokens=3)
     assert (answer.status, answer.max_output_tokens or 3) == ("incomplete", 3)
     assert answer.incomplete_details is not None
@@ -179,7 +179,7 @@ def outputs(response: Any) -> list[Any]:
 
 
 @every_way
-async def test_tools_by_previous_response_id(served: Served, model: str) -> None:
+async def test_tools_work_by_previous_response_id(served: Served, model: str) -> None:
     first = await served.openai.responses.create(model=model, input="look up", tools=[TOOL])
     assert [item.type for item in first.output][-3:] == ["message", "function_call", "function_call"]
     second = await served.openai.responses.create(
@@ -199,7 +199,7 @@ async def test_tools_by_previous_response_id(served: Served, model: str) -> None
 
 
 @every_way
-async def test_tools_by_sending_the_output_back(served: Served, model: str) -> None:
+async def test_tools_work_by_resending_the_output(served: Served, model: str) -> None:
     said: list[Any] = [{"role": "user", "content": "look up"}]
     first = await served.openai.responses.create(model=model, input=said, tools=[TOOL], store=False)
     said += [*first.output, *outputs(first)]
@@ -208,7 +208,7 @@ async def test_tools_by_sending_the_output_back(served: Served, model: str) -> N
 
 
 @every_way
-async def test_items_that_are_only_referred_to_are_found(served: Served, model: str) -> None:
+async def test_referenced_items_are_found(served: Served, model: str) -> None:
     first = await served.openai.responses.create(model=model, input="look up", tools=[TOOL])
     said: list[Any] = [{"role": "user", "content": "look up"}]
     said += [{"type": "item_reference", "id": item.id} for item in first.output if item.type != "reasoning"]
@@ -218,7 +218,7 @@ async def test_items_that_are_only_referred_to_are_found(served: Served, model: 
         await served.openai.responses.create(model=model, input=[{"type": "item_reference", "id": "msg_1"}])
 
 
-async def test_a_conversation_moves_to_another_target_and_back(served: Served) -> None:
+async def test_conversation_moves_between_targets(served: Served) -> None:
     first = await served.openai.responses.create(model=NATIVE, input="look up", tools=[TOOL])
     raw = await served.openai.responses.with_raw_response.create(
         model=CHAT, input=outputs(first), tools=[TOOL], previous_response_id=first.id
@@ -242,7 +242,7 @@ def _count(table: str) -> Any:
     return Statement("count", {"sqlite": sql, "postgres": sql})
 
 
-async def test_storage_grows_by_what_was_said_not_by_what_was_said_before(served: Served, store: Store) -> None:
+async def test_storage_grows_linearly_with_new_items(served: Served, store: Store) -> None:
     """Each turn costs a node for the question and one for the answer before it."""
     previous: str | None = None
     grown: list[tuple[int, int]] = []
@@ -269,7 +269,7 @@ async def test_storage_grows_by_what_was_said_not_by_what_was_said_before(served
 
 
 @every_way
-async def test_a_response_is_read_again_listed_and_forgotten(served: Served, model: str) -> None:
+async def test_response_is_read_listed_and_deleted(served: Served, model: str) -> None:
     first = await served.openai.responses.create(model=model, input="remember", instructions="be brief")
     second = await served.openai.responses.create(model=model, input="more", previous_response_id=first.id)
     again = await served.openai.responses.retrieve(second.id)
@@ -299,7 +299,7 @@ async def test_a_response_is_read_again_listed_and_forgotten(served: Served, mod
 
 
 @every_way
-async def test_another_tenants_response_does_not_exist(served: Served, model: str) -> None:
+async def test_response_of_another_tenant_is_not_found(served: Served, model: str) -> None:
     mine = await served.openai.responses.create(model=model, input="hello", extra_headers={"x-tenant-id": "a"})
     theirs: Any = {"extra_headers": {"x-tenant-id": "b"}}
     unknown: Any = {"previous_response_id": "resp_" + "0" * 32}
@@ -322,7 +322,7 @@ async def test_another_tenants_response_does_not_exist(served: Served, model: st
     assert again.output_text == "hello yourself"
 
 
-async def test_nothing_of_a_refused_continuation_is_paid_or_recorded(served: Served, provider: SpawnedProvider) -> None:
+async def test_rejected_continuation_is_free_and_unrecorded(served: Served, provider: SpawnedProvider) -> None:
     answer = await sent(served, "x", body={"previous_response_id": "resp_1"}, headers={"x-job-id": "none"})
     assert answer.status_code == 404
     assert answer.headers["x-should-retry"] == "false"
@@ -334,9 +334,7 @@ async def test_nothing_of_a_refused_continuation_is_paid_or_recorded(served: Ser
 
 
 @every_way
-async def test_a_second_attempt_gets_the_recorded_turns_again(
-    served: Served, provider: SpawnedProvider, model: str
-) -> None:
+async def test_second_attempt_replays_recorded_turns(served: Served, provider: SpawnedProvider, model: str) -> None:
     async def turns(attempt: int, stream: bool) -> list[Any]:
         headers = {"x-job-id": "r", "x-job-attempt": str(attempt)}
         made: list[Any] = []
@@ -367,9 +365,7 @@ async def test_a_second_attempt_gets_the_recorded_turns_again(
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_tool_that_is_demanded_and_cannot_be_run_is_refused_unpaid(
-    served: Served, provider: SpawnedProvider
-) -> None:
+async def test_required_unsupported_tool_is_rejected_free(served: Served, provider: SpawnedProvider) -> None:
     body = {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}
     answer = await sent(served, "x", body=body, headers={"x-job-id": "t"})
     assert answer.status_code == 400
@@ -381,7 +377,7 @@ async def test_a_tool_that_is_demanded_and_cannot_be_run_is_refused_unpaid(
     assert native.status_code == 200
 
 
-async def test_what_is_left_out_is_named(served: Served) -> None:
+async def test_dropped_fields_are_named(served: Served) -> None:
     body = {"tools": [{"type": "web_search"}], "truncation": "auto", "reasoning": {"summary": "auto"}}
     answer = await sent(served, "hello", body=body, headers={"x-job-id": "l"})
     assert answer.headers["x-overnight-dropped"] == "tools[0] (web_search), reasoning.summary, truncation"
@@ -407,7 +403,7 @@ async def test_a_providers_error_has_the_shape_of_the_api(
 
 
 @every_way
-async def test_a_stream_that_breaks_ends_with_an_error(served: Served, provider: SpawnedProvider, model: str) -> None:
+async def test_broken_stream_ends_with_an_error(served: Served, provider: SpawnedProvider, model: str) -> None:
     provider.set_rules(
         "rules: [{answer: {text: one two three four five}, fault: {cut_after_chunks: 6, chunk_delay_ms: 10}}]"
     )
@@ -427,7 +423,7 @@ async def test_a_stream_that_breaks_ends_with_an_error(served: Served, provider:
     assert failed.facts.error.error_class == "cut"
 
 
-async def test_a_client_that_leaves_finds_its_answer(served: Served, provider: SpawnedProvider) -> None:
+async def test_disconnected_client_finds_its_answer(served: Served, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {text: one two three four}, fault: {chunk_delay_ms: 20}}]")
     stream = await served.openai.responses.create(
         model=CHAT, input="hello", stream=True, extra_headers={"x-job-id": "gone"}
@@ -440,14 +436,14 @@ async def test_a_client_that_leaves_finds_its_answer(served: Served, provider: S
     assert (await served.openai.responses.retrieve(began.response.id)).output_text == "one two three four"  # type: ignore[union-attr]
 
 
-async def test_a_method_that_is_not_possible(served: Served) -> None:
+async def test_unsupported_method_is_405(served: Served) -> None:
     answer = await served.http.put("/v1/responses/resp_1")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
     assert (await served.http.get("/v1/responses/resp_1/input_items?limit=x")).status_code == 400
     assert (await served.http.get("/v1/responses/resp_1/other")).status_code == 404
 
 
-async def test_a_degraded_answer_can_be_gone_on_from(store: Store, provider: SpawnedProvider) -> None:
+async def test_degraded_answer_can_be_continued(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {times: 1}, fault: {status: 401}}, {answer: back again}]")
     route = "routes:\n  calm: {model: deepseek-chat, degraded: {answer: We are at capacity.}}\n"
     async with serving(store, provider, f"default_model: {CHAT}\n{route}") as served:
@@ -460,7 +456,7 @@ async def test_a_degraded_answer_can_be_gone_on_from(store: Store, provider: Spa
 
 
 @every_way
-async def test_the_story_tells_what_was_decided(served: Served, model: str) -> None:
+async def test_timeline_shows_the_routing_decision(served: Served, model: str) -> None:
     headers = {"x-job-id": "told"}
     first = await served.openai.responses.create(model=model, input="look up", tools=[TOOL], extra_headers=headers)
     more: Any = {"previous_response_id": first.id, "input": outputs(first), "tools": [TOOL]}

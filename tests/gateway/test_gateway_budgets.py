@@ -1,4 +1,4 @@
-"""Hard stops that hold: many callers, two gateway processes, one budget."""
+"""Hard stops with many callers and two gateway processes on one budget."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def budget(served: Served, job: str) -> dict[str, int]:
     return {"reserved": row[5], "spent": row[6], "bound": row[19], "calls": row[7]}
 
 
-async def test_the_call_over_the_limit_is_a_402_that_sdks_do_not_retry(store: Store, provider: SpawnedProvider) -> None:
+async def test_call_over_the_limit_is_402_without_retry(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 2}")) as served:
         for _ in range(2):
             assert (await served.ask(headers={"x-job-id": "b"})).status_code == 200
@@ -44,7 +44,7 @@ async def test_the_call_over_the_limit_is_a_402_that_sdks_do_not_retry(store: St
         assert provider.stats()["paid_calls"] == 2
 
 
-async def test_an_answer_says_what_is_left_of_the_budget(store: Store, provider: SpawnedProvider) -> None:
+async def test_response_reports_the_remaining_budget(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_cost_per_job_usd: 0.5}")) as served:
         spent = 0.0
         for _ in range(2):
@@ -66,9 +66,7 @@ async def test_retries_and_fallbacks_count_as_calls(store: Store, provider: Spaw
         assert provider.stats()["requests"] == 3
 
 
-async def test_a_job_cancelled_between_two_tries_keeps_nothing_reserved(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_job_cancelled_between_attempts_keeps_no_reservation(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {status: 503, delay_ms: 300}}]")
     async with serving(store, provider) as served:
         asking = asyncio.create_task(served.ask(headers={"x-job-id": "c"}))
@@ -80,7 +78,7 @@ async def test_a_job_cancelled_between_two_tries_keeps_nothing_reserved(
         assert await budget(served, "c") == {"reserved": 0, "spent": 0, "bound": 0, "calls": 1}
 
 
-async def test_an_output_cap_is_lowered_to_what_the_budget_affords(store: Store, provider: SpawnedProvider) -> None:
+async def test_output_cap_is_lowered_to_the_budget(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_cost_per_job_usd: 0.01}")) as served:
         answer = await served.ask("hi", headers={"x-job-id": "low"})
         assert answer.status_code == 200
@@ -114,7 +112,7 @@ async def flood(urls: list[str], count: int, job: str, text: str = "x", **more: 
 
 
 @pytest.mark.timeout(180)
-async def test_of_a_thousand_calls_at_two_processes_exactly_ten_are_paid(
+async def test_two_processes_pay_exactly_ten_of_a_thousand_calls(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 20}}]")
@@ -128,9 +126,7 @@ async def test_of_a_thousand_calls_at_two_processes_exactly_ten_are_paid(
 
 
 @pytest.mark.timeout(180)
-async def test_a_money_budget_holds_at_two_processes_and_refuses_nobody_who_fits(
-    store_url: str, provider: SpawnedProvider, tmp_path: Path
-) -> None:
+async def test_money_budget_holds_at_two_processes(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     # An answer of 2,000 tokens costs 2 ¢ here, and 2.1 ¢ are reserved for it: most callers must wait for others to settle,
     # and the last ones get less than they asked for.
     provider.set_rules("rules: [{answer: {text: word, repeat_words: 1600}, fault: {delay_ms: 5}}]")
@@ -165,7 +161,7 @@ def in_line(served: Served) -> int:
     return served.gateway.queue.waiting
 
 
-async def test_calls_wait_for_outstanding_ones_in_the_order_they_came(store: Store, provider: SpawnedProvider) -> None:
+async def test_calls_wait_in_arrival_order(store: Store, provider: SpawnedProvider) -> None:
     # The first call holds the budget until all the others stand in line.
     slow = "{match: {user_contains: first}, answer: ok, fault: {delay_ms: 1500}}"
     provider.set_rules(f"rules: [{slow}, {{answer: ok, fault: {{delay_ms: 5}}}}]")
@@ -207,7 +203,7 @@ async def test_a_call_that_waits_longer_than_its_queue_time_is_503(store: Store,
         assert (await slow).status_code == 200
 
 
-async def test_what_a_dead_gateway_reserved_is_spent_not_released(
+async def test_reservations_of_a_dead_gateway_are_booked(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
@@ -228,9 +224,7 @@ async def test_what_a_dead_gateway_reserved_is_spent_not_released(
             assert (await served.ledger.usage(job.job_id))[0][5:] == (0, before["reserved"])
 
 
-async def test_a_dead_process_of_this_host_is_swept_at_once(
-    store_url: str, provider: SpawnedProvider, tmp_path: Path
-) -> None:
+async def test_dead_local_process_is_settled_at_once(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
     with gateway_process(store_url, provider, tmp_path, crash_at="model_admitted") as gateway:
         async with httpx2.AsyncClient(base_url=gateway.url) as http:
@@ -242,7 +236,7 @@ async def test_a_dead_process_of_this_host_is_swept_at_once(
 
 
 @pytest.mark.parametrize("point", ["model_answered", "model_settled"])
-async def test_a_crash_after_the_answer_loses_no_money_and_no_durable_answer(
+async def test_crash_after_the_answer_loses_no_booking(
     store_url: str, provider: SpawnedProvider, tmp_path: Path, point: str
 ) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}

@@ -1,4 +1,4 @@
-"""Plain calls through the gateway, as clients see them and as the ledger tells them; on both stores."""
+"""Plain calls through the gateway, checked by responses and the ledger, on both stores."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 
 
-async def test_the_official_client_gets_the_providers_answer_and_the_ledger_has_the_story(served: Served) -> None:
+async def test_official_client_receives_the_recorded_answer(served: Served) -> None:
     raw = await served.openai.chat.completions.with_raw_response.create(
         model="auto",
         messages=[{"role": "user", "content": "hello"}],
@@ -80,7 +80,7 @@ async def test_a_conversation_stores_each_message_once(served: Served) -> None:
     assert heads[4][:7] == heads[3]
 
 
-async def test_cache_markers_and_stream_flags_do_not_change_what_is_recognised(served: Served) -> None:
+async def test_cache_markers_and_stream_flags_keep_the_fingerprint(served: Served) -> None:
     plain = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     marked = [{"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]}]
     for messages in (plain, marked):
@@ -91,7 +91,7 @@ async def test_cache_markers_and_stream_flags_do_not_change_what_is_recognised(s
     assert prints[0] == prints[1] is not None
 
 
-async def test_a_call_without_a_job_belongs_to_its_session_or_to_a_job_of_its_own(served: Served) -> None:
+async def test_call_without_job_joins_its_session_or_a_new_job(served: Served) -> None:
     first = await served.ask(headers={"x-session-id": "chat-7"})
     second = await served.ask(headers={"x-session-id": "chat-7"})
     assert first.headers["x-job-id"] == second.headers["x-job-id"]
@@ -108,7 +108,7 @@ async def test_metadata_in_the_body_stands_in_for_headers(served: Served) -> Non
     assert (called.agent_id, called.step) == ("reader", "one")
 
 
-async def test_metadata_of_ours_that_is_no_text_is_refused_by_its_place(served: Served) -> None:
+async def test_non_text_metadata_is_rejected_by_name(served: Served) -> None:
     for name in ("job_id", "agent_name", "session_id", "task", "step", "workflow", "tags"):
         answer = await served.ask(metadata={name: 5})
         assert (answer.status_code, f"metadata.{name}: must be" in answer.text) == (400, True)
@@ -117,7 +117,7 @@ async def test_metadata_of_ours_that_is_no_text_is_refused_by_its_place(served: 
     assert (await served.ask(metadata={"step": 5}, headers={"x-step": "one"})).status_code == 200
 
 
-async def test_our_own_job_id_is_continued_and_a_strange_one_is_not_found(served: Served) -> None:
+async def test_known_job_id_is_continued_and_unknown_is_not_found(served: Served) -> None:
     job_id = (await served.ask(headers={"x-job-id": "mine"})).headers["x-job-id"]
     assert (await served.ask(headers={"x-job-id": job_id})).headers["x-job-id"] == job_id
     strange = await served.ask(headers={"x-job-id": "job_" + "0" * 32})
@@ -151,7 +151,7 @@ async def test_the_output_cap_is_sent_upstream_and_recorded(served: Served) -> N
 # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_failure_that_may_pass_is_retried_and_both_tries_are_told(served: Served) -> None:
+async def test_temporary_failure_is_retried_and_recorded(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {times: 1}, fault: {status: 503}}]")
     answer = await served.ask(headers={"x-job-id": "again"})
     assert answer.status_code == 200
@@ -168,7 +168,7 @@ async def test_a_failure_that_may_pass_is_retried_and_both_tries_are_told(served
     assert [event.facts.detail["try"] for event in events if event.facts.event == "model_called"] == [1, 2]
 
 
-async def test_a_model_that_fails_falls_back_and_nothing_of_it_is_silent(served: Served) -> None:
+async def test_fallback_is_recorded_and_reported(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {model: 'claude*'}, fault: {status: 500}}]")
     answer = await served.ask(model="claude-opus-4.6", headers={"x-job-id": "fall"})
     assert answer.status_code == 200
@@ -180,14 +180,14 @@ async def test_a_model_that_fails_falls_back_and_nothing_of_it_is_silent(served:
     assert "server_error" in taken.decision["why"]
 
 
-async def test_a_provider_that_asks_for_a_long_wait_is_left_for_the_fallback(served: Served) -> None:
+async def test_long_retry_after_leads_to_the_fallback(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {model: 'claude*'}, fault: {status: 429, retry_after_ms: 60000}}]")
     answer = await served.ask(model="claude-opus-4.6", headers={"x-job-id": "limit"})
     assert answer.headers["x-overnight-model"] == "gpt-5.4"
     assert (await served.story("limit")).count("model_failed") == 1
 
 
-async def test_a_request_that_is_wrong_everywhere_is_asked_once_and_answered_in_the_providers_words(
+async def test_invalid_request_is_sent_once_and_passed_through(
     served: Served,
 ) -> None:
     served.provider.set_rules("rules: [{fault: {status: 400, message: 'temperature is out of range'}}]")
@@ -197,7 +197,7 @@ async def test_a_request_that_is_wrong_everywhere_is_asked_once_and_answered_in_
     assert (await served.story("bad")) == ["created", "model_called", "model_failed"]
 
 
-async def test_the_last_failure_is_told_and_sdks_are_asked_not_to_repeat_it(served: Served) -> None:
+async def test_last_failure_is_returned_with_no_retry_header(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {status: 429}}]")
     answer = await served.ask(headers={"x-job-id": "down"})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (429, "false")
@@ -209,9 +209,7 @@ async def test_the_last_failure_is_told_and_sdks_are_asked_not_to_repeat_it(serv
 
 
 @pytest.mark.parametrize("fault", ["stall: true", "cut_after_chunks: 1", "broken_json: true"])
-async def test_what_may_have_been_billed_is_settled_as_spent(
-    store: Store, provider: SpawnedProvider, fault: str
-) -> None:
+async def test_possibly_billed_attempt_is_booked(store: Store, provider: SpawnedProvider, fault: str) -> None:
     provider.set_rules(f"rules: [{{fault: {{{fault}}}}}]")
     async with serving(store, provider, routed("deadlines: {default_ms: 400}")) as served:
         answer = await served.ask(headers={"x-job-id": "lost"})
@@ -232,7 +230,7 @@ async def test_a_hanging_model_leaves_time_for_its_fallback(store: Store, provid
         assert (answer.status_code, answer.headers["x-overnight-model"]) == (200, "gpt-5.4")
 
 
-async def test_a_provider_without_its_key_is_passed_over_by_name(store: Store, provider: SpawnedProvider) -> None:
+async def test_provider_without_key_is_skipped_by_name(store: Store, provider: SpawnedProvider) -> None:
     brain = routed(f"providers: {{openai: {{base_url: '{provider.base_url}'}}}}")
     async with serving(
         store, provider, brain, environment={"OPENAI_API_KEY": "k-123"}, offline_base_url=None
@@ -245,7 +243,7 @@ async def test_a_provider_without_its_key_is_passed_over_by_name(store: Store, p
         assert (alone.status_code, "XAI_API_KEY" in alone.json()["error"]["message"]) == (503, True)
 
 
-async def test_the_scripted_provider_is_named_so(served: Served) -> None:
+async def test_scripted_provider_is_labelled(served: Served) -> None:
     await served.ask(headers={"x-job-id": "offline"})
     assert {event.facts.provider for event in (await served.events("offline"))[1:]} == {"scripted"}
 
@@ -278,7 +276,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), BAD_BODIES)
-async def test_a_bad_body_is_a_400_that_names_the_place(served: Served, body: bytes, param: str | None) -> None:
+async def test_invalid_body_is_400_with_its_place(served: Served, body: bytes, param: str | None) -> None:
     answer = await served.http.post("/v1/chat/completions", content=body)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
@@ -304,13 +302,13 @@ async def test_a_bad_body_is_a_400_that_names_the_place(served: Served, body: by
         ("x-step", "b" * 500),
     ],
 )
-async def test_a_bad_header_is_a_400_that_names_it(served: Served, header: str, value: str) -> None:
+async def test_invalid_header_is_400_with_its_name(served: Served, header: str, value: str) -> None:
     answer = await served.ask(headers={header: value.encode("utf-8")})  # type: ignore[dict-item]
     assert (answer.status_code, header in answer.json()["error"]["message"]) == (400, True)
     assert served.provider.stats()["requests"] == 0
 
 
-async def test_an_unknown_model_is_a_404_with_the_nearest_names(served: Served) -> None:
+async def test_unknown_model_is_404_with_nearest_names(served: Served) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         await served.openai.chat.completions.create(model="gtp-5.4-mini", messages=[{"role": "user", "content": "x"}])
     assert raised.value.code == "model_not_found"
@@ -327,7 +325,7 @@ async def test_a_body_over_the_limit_is_a_413(store: Store, provider: SpawnedPro
 # ── tenants, and a store that fails ─────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_tenants_never_meet(served: Served) -> None:
+async def test_tenants_are_isolated(served: Served) -> None:
     mine = await served.ask(headers={"x-job-id": "same", "x-tenant-id": "one"})
     theirs = await served.ask(headers={"x-job-id": "same", "x-tenant-id": "two"})
     assert mine.headers["x-job-id"] != theirs.headers["x-job-id"]
@@ -337,7 +335,7 @@ async def test_tenants_never_meet(served: Served) -> None:
     assert await served.story(mine.headers["x-job-id"], "one") == ["created", "model_called", "model_succeeded"]
 
 
-async def test_without_a_store_the_provider_is_not_asked(served: Served) -> None:
+async def test_provider_is_not_called_without_a_store(served: Served) -> None:
     await served.ask(headers={"x-job-id": "before"})
     asked = served.provider.stats()["requests"]
     served.store.close()

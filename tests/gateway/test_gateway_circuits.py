@@ -1,4 +1,4 @@
-"""Circuits as clients and the ledger see them: opened, passed over, tried by one call, closed; and ends without a target."""
+"""Circuits in the gateway: opened, skipped, probed, closed; and calls without a target."""
 
 import asyncio
 import json
@@ -75,9 +75,7 @@ async def story(served: Served, job: str) -> str:
     return "\n".join(str(line) for line in build_timeline(chapter, served.store.clock()).lines)
 
 
-async def test_an_open_circuit_is_passed_over_and_nothing_of_it_is_silent(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_open_circuit_is_skipped_and_reported(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing()) as served:
         await fail_three(served)
@@ -100,7 +98,7 @@ async def test_an_open_circuit_is_passed_over_and_nothing_of_it_is_silent(
         assert "circuit of house/a opened; no calls until" in await story(served, "before")
 
 
-async def test_streams_pass_it_over_too(store: Store, provider: SpawnedProvider) -> None:
+async def test_streams_skip_an_open_circuit(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing()) as served:
         await fail_three(served)
@@ -111,9 +109,7 @@ async def test_streams_pass_it_over_too(store: Store, provider: SpawnedProvider)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_one_call_tries_again_and_its_answer_lets_all_through(
-    store: Store, provider: SpawnedProvider, streamed: bool
-) -> None:
+async def test_successful_probe_closes_the_circuit(store: Store, provider: SpawnedProvider, streamed: bool) -> None:
     broken(provider)
     async with house(store, provider, routing(SHORT)) as served:
         await fail_three(served)
@@ -136,7 +132,7 @@ async def test_one_call_tries_again_and_its_answer_lets_all_through(
         assert "circuit of house/a closed" in await story(served, prober)
 
 
-async def test_a_probe_that_fails_keeps_it_open_twice_as_long(store: Store, provider: SpawnedProvider) -> None:
+async def test_failed_probe_doubles_the_cool_down(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing("cool_down_ms: 100, max_cool_down_ms: 60000")) as served:
         await fail_three(served)
@@ -149,9 +145,7 @@ async def test_a_probe_that_fails_keeps_it_open_twice_as_long(store: Store, prov
         assert row.probe is None
 
 
-async def test_a_probe_that_is_refused_for_what_it_asks_has_shown_that_the_target_works(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_probe_with_an_invalid_request_closes_the_circuit(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing(SHORT)) as served:
         await fail_three(served)
@@ -162,9 +156,7 @@ async def test_a_probe_that_is_refused_for_what_it_asks_has_shown_that_the_targe
         assert (await served.story("refused"))[-2:] == ["model_failed", "circuit_closed"]
 
 
-async def test_a_probe_that_is_stopped_by_its_budget_makes_room_for_another(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_probe_stopped_by_budget_is_returned(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing(SHORT, more="budgets: {max_llm_calls_per_job: 6}")) as served:
         await fail_three(served)  # six calls
@@ -177,7 +169,7 @@ async def test_a_probe_that_is_stopped_by_its_budget_makes_room_for_another(
         assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
 
 
-async def test_processes_hear_of_each_others_circuits(store: Store, provider: SpawnedProvider) -> None:
+async def test_processes_share_circuits(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(house(store, provider, routing())) for _ in range(2)]
@@ -252,7 +244,7 @@ async def test_a_tenants_own_account_is_shown_to_that_tenant(store: Store, provi
 # ── every circuit is open ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_fail_says_so_at_once_and_leaves_a_record(store: Store, provider: SpawnedProvider) -> None:
+async def test_policy_fail_fails_at_once_and_is_recorded(store: Store, provider: SpawnedProvider) -> None:
     broken(provider, "*")
     async with house(store, provider, routing(route=", when_all_open: fail")) as served:
         await fail_three(served)
@@ -273,9 +265,7 @@ async def test_fail_says_so_at_once_and_leaves_a_record(store: Store, provider: 
         assert (await served.http.post("/v1/chat/completions", json=body)).status_code == 503
 
 
-async def test_a_recorded_answer_is_given_again_although_every_circuit_is_open(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_replay_works_with_every_circuit_open(store: Store, provider: SpawnedProvider) -> None:
     async with house(store, provider, routing(route=", when_all_open: fail")) as served:
         first = await served.ask(model="r", headers={"x-job-id": "old"})
         broken(provider, "*")
@@ -285,7 +275,7 @@ async def test_a_recorded_answer_is_given_again_although_every_circuit_is_open(
         assert again.json() == first.json()
 
 
-async def test_wait_comes_back_when_a_circuit_lets_a_call_through(store: Store, provider: SpawnedProvider) -> None:
+async def test_policy_wait_continues_when_a_circuit_allows(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(
         store, provider, routing("cool_down_ms: 700, max_cool_down_ms: 700", ", when_all_open: wait")
@@ -298,7 +288,7 @@ async def test_wait_comes_back_when_a_circuit_lets_a_call_through(store: Store, 
         assert provider.stats()["errors_by_status"] == {}
 
 
-async def test_wait_ends_at_the_deadline(store: Store, provider: SpawnedProvider) -> None:
+async def test_policy_wait_ends_at_the_deadline(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     async with house(store, provider, routing(route=", when_all_open: wait, deadline_ms: 300")) as served:
         await fail_three(served, "alone")
@@ -306,9 +296,7 @@ async def test_wait_ends_at_the_deadline(store: Store, provider: SpawnedProvider
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "circuit_open")
 
 
-async def test_a_call_that_waited_in_vain_after_tries_of_its_own_says_both(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_failed_wait_after_attempts_reports_both(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     text = routing(route=", when_all_open: wait, deadline_ms: 400").replace("max_attempts: 1", "max_attempts: 9")
     async with house(store, provider, text) as served:
@@ -320,9 +308,7 @@ async def test_a_call_that_waited_in_vain_after_tries_of_its_own_says_both(
         assert (await events(served, "vain", "model_failed"))[-1].error.error_class == "circuit_open"
 
 
-async def test_a_last_resort_is_asked_once_and_its_answer_closes_the_circuit(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_last_resort_is_called_once_and_closes_the_circuit(store: Store, provider: SpawnedProvider) -> None:
     broken(provider, "*")
     text = routing().replace("max_attempts: 1", "max_attempts: 3")
     async with house(store, provider, text) as served:
@@ -396,7 +382,7 @@ async def test_official_clients_read_the_fixed_answer(store: Store, provider: Sp
         assert response.output_text == "We are at capacity."
 
 
-async def test_with_every_circuit_open_the_fixed_answer_comes_at_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_fixed_answer_is_immediate_with_all_circuits_open(store: Store, provider: SpawnedProvider) -> None:
     broken(provider, "*")
     async with house(store, provider, routing(route=SORRY)) as served:
         await fail_three(served)
@@ -407,7 +393,7 @@ async def test_with_every_circuit_open_the_fixed_answer_comes_at_once(store: Sto
         assert await served.story("shut") == ["created", "degraded", "model_succeeded"]
 
 
-async def test_a_wrong_request_is_not_degraded(store: Store, provider: SpawnedProvider) -> None:
+async def test_invalid_request_is_not_degraded(store: Store, provider: SpawnedProvider) -> None:
     broken(provider, "*", "status: 400")
     async with house(store, provider, routing(route=SORRY)) as served:
         answer = await served.ask(model="r")
@@ -415,9 +401,7 @@ async def test_a_wrong_request_is_not_degraded(store: Store, provider: SpawnedPr
         assert "x-overnight-degraded" not in answer.headers
 
 
-async def test_an_older_answer_from_the_cache_comes_before_the_fixed_one(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_expired_cache_answer_precedes_the_fixed_one(store: Store, provider: SpawnedProvider) -> None:
     route = ", degraded: {cache: true, answer: 'We are at capacity.'}"
     async with house(store, provider, routing(route=route)) as served:
         provider.set_rules("rules: [{answer: the first answer}]")
@@ -438,7 +422,7 @@ async def test_an_older_answer_from_the_cache_comes_before_the_fixed_one(
         assert real.json()["choices"][0]["message"]["content"] == "the real answer"
 
 
-async def test_a_degraded_answer_at_a_jobs_position_is_the_answer(store: Store, provider: SpawnedProvider) -> None:
+async def test_degraded_answer_is_recorded_at_the_position(store: Store, provider: SpawnedProvider) -> None:
     broken(provider, "*")
     async with house(store, provider, routing(route=SORRY)) as served:
         recorded = await JobCalls(served.gateway).call(request(await leased(store), model="r"))
@@ -450,7 +434,7 @@ async def test_a_degraded_answer_at_a_jobs_position_is_the_answer(store: Store, 
 # ── tries by class; what nobody knows the cost of ───────────────────────────────────────────────────────────────────
 
 
-async def test_each_class_has_its_own_tries(store: Store, provider: SpawnedProvider) -> None:
+async def test_each_failure_class_has_its_own_attempts(store: Store, provider: SpawnedProvider) -> None:
     text = routing().replace(
         "backoff_ms: 1}", "backoff_ms: 1, by_class: {rate_limited: {max_attempts: 4}, server_error: {max_attempts: 2}}}"
     )
@@ -463,9 +447,7 @@ async def test_each_class_has_its_own_tries(store: Store, provider: SpawnedProvi
 
 @pytest.mark.parametrize("fault", ["stall: true", "cut_after_chunks: 1", "broken_json: true"])
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_nobody_knows_the_cost_of_counts_in_full(
-    store: Store, provider: SpawnedProvider, fault: str, streamed: bool
-) -> None:
+async def test_unknown_cost_counts_in_full(store: Store, provider: SpawnedProvider, fault: str, streamed: bool) -> None:
     broken(provider, fault=fault)
     async with house(store, provider, routing(route=", deadline_ms: 400")) as served:
         await served.ask(model="alone", stream=streamed, headers={"x-job-id": "lost"})
@@ -479,7 +461,7 @@ async def test_what_nobody_knows_the_cost_of_counts_in_full(
         assert (usage[1], *usage[5:]) == (1, known, bound)
 
 
-async def test_asking_a_second_time_is_not_slower(store: Store, provider: SpawnedProvider) -> None:
+async def test_second_circuit_check_is_not_slower(store: Store, provider: SpawnedProvider) -> None:
     """An open circuit costs a look into a dict: a hundred calls past it take no longer than a second each, by far."""
     broken(provider, fault="stall: true")
     async with house(store, provider, routing(route=", deadline_ms: 600")) as served:
@@ -490,9 +472,7 @@ async def test_asking_a_second_time_is_not_slower(store: Store, provider: Spawne
         assert time.monotonic() - began < 30
 
 
-async def test_a_probe_that_its_target_has_no_form_for_makes_room_for_another(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_untranslatable_probe_is_returned(store: Store, provider: SpawnedProvider) -> None:
     broken(provider)
     other = "other: {base_url: 'HERE', models: [b], apis: [responses]}"
     text = routing(SHORT).replace("models: [a, b]}", "models: [a]}, " + other)
@@ -510,7 +490,7 @@ async def test_a_probe_that_its_target_has_no_form_for_makes_room_for_another(
         assert (await served.ask(model="r")).headers["x-overnight-model"] == "a"
 
 
-async def test_a_probe_that_failed_is_settled_before_its_call_waits_for_anything_else(store: Store) -> None:
+async def test_failed_probe_is_settled_before_the_next_wait(store: Store) -> None:
     """Its call goes on at a target where others stand in line; all others wait to hear how the probe came out."""
     room = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The gateway's pure parts: streams put together and taken apart, requests read, recorded answers chosen."""
+"""Pure parts of the gateway: stream assembly, request parsing, selection of recorded answers."""
 
 import json
 from contextlib import suppress
@@ -39,7 +39,7 @@ def chunk(delta: dict[str, Any], reason: str | None = None, index: int = 0) -> d
 
 
 @given(texts, st.lists(st.integers(0, 40), max_size=6))
-def test_text_in_pieces_is_the_text(text: str, cuts: list[int]) -> None:
+def test_chunked_text_is_assembled(text: str, cuts: list[int]) -> None:
     assembly = Assembly()
     assert not assembly.take(chunk({"role": "assistant", "content": ""}))
     for piece in pieces_of(text, cuts):
@@ -54,9 +54,7 @@ def test_text_in_pieces_is_the_text(text: str, cuts: list[int]) -> None:
 
 
 @given(arguments, st.lists(st.integers(0, 200), max_size=8))
-def test_the_piece_that_completes_a_tool_call_is_telling_and_none_before_it(
-    wanted: dict[str, Any], cuts: list[int]
-) -> None:
+def test_only_the_chunk_completing_a_tool_call_is_terminal(wanted: dict[str, Any], cuts: list[int]) -> None:
     text = msgspec.json.encode(wanted).decode()
     assembly = Assembly()
     call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "file", "arguments": ""}}
@@ -71,7 +69,7 @@ def test_the_piece_that_completes_a_tool_call_is_telling_and_none_before_it(
 
 
 @given(texts, texts, st.lists(st.integers(0, 40), max_size=5), st.sampled_from([None, {}]))
-def test_what_is_spoken_in_pieces_is_put_together(data: str, said: str, cuts: list[int], first: Any) -> None:
+def test_chunked_audio_is_assembled(data: str, said: str, cuts: list[int], first: Any) -> None:
     assembly = Assembly()
     assembly.take(chunk({"role": "assistant", "audio": first}))
     assembly.take(chunk({"audio": {"id": "a-1", "transcript": ""}}))
@@ -86,7 +84,7 @@ def test_what_is_spoken_in_pieces_is_put_together(data: str, said: str, cuts: li
     assert assembly.characters == len(data) + len(said)
 
 
-def test_what_a_provider_tells_in_parts_beside_the_text_is_kept_together() -> None:
+def test_extra_fields_in_chunks_are_assembled() -> None:
     assembly = Assembly()
     for told in ({"a": {"b": 1}}, {"c": "d"}, {"c": "e"}):
         assembly.take(chunk({"content": "x", "provider_specific_fields": told}))
@@ -95,17 +93,17 @@ def test_what_a_provider_tells_in_parts_beside_the_text_is_kept_together() -> No
 
 
 @pytest.mark.parametrize("argument", ["7", '"word"', "true"])
-def test_arguments_that_are_no_object_are_telling_from_their_first_character(argument: str) -> None:
+def test_non_object_arguments_are_terminal_at_once(argument: str) -> None:
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": argument[0]}}
     assert Assembly().take(chunk({"tool_calls": [call]}))
 
 
-def test_a_whole_call_in_one_piece_is_telling() -> None:
+def test_tool_call_in_one_chunk_is_terminal() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
     assert Assembly().take(chunk({"tool_calls": [call]}))
 
 
-def test_ids_and_names_that_are_repeated_with_every_piece_are_taken_once() -> None:
+def test_repeated_ids_and_names_are_taken_once() -> None:
     assembly = Assembly()
     for piece in ('{"a"', ":1}"):
         call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": piece}}
@@ -126,7 +124,7 @@ def test_all_choices_must_finish() -> None:
 
 
 @pytest.mark.parametrize("piece", [[], "text", {"choices": [7]}, {"choices": [{"delta": "x"}]}, {"choices": 7}])
-def test_a_shape_unknown_raises_what_the_pump_expects(piece: Any) -> None:
+def test_unknown_shape_raises_an_expected_error(piece: Any) -> None:
     with pytest.raises((TypeError, ValueError, KeyError, AttributeError)):
         Assembly().take(piece)
 
@@ -152,7 +150,7 @@ spoken = st.fixed_dictionaries({"id": st.just("a-1"), "data": texts, "transcript
     st.none() | likelihoods,
     st.none() | spoken,
 )
-def test_a_completion_taken_apart_and_put_together_is_the_same(
+def test_split_completion_is_reassembled(
     content: str | None, made: list[dict[str, Any]], reason: str, logprobs: Any, audio: Any
 ) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": content} | ({"tool_calls": made} if made else {})
@@ -173,13 +171,13 @@ def test_a_completion_taken_apart_and_put_together_is_the_same(
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_body_is_read_or_refused(body: bytes) -> None:
+def test_any_body_is_parsed_or_rejected(body: bytes) -> None:
     with suppress(InvalidBody):
         assert read_request(body).links
 
 
 @given(st.dictionaries(texts, json_values, max_size=5))
-def test_the_upstream_body_is_the_clients_but_for_what_the_gateway_decides(more: dict[str, Any]) -> None:
+def test_upstream_body_keeps_the_clients_fields(more: dict[str, Any]) -> None:
     mine = {"model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "n", "tools"}
     body = {key: value for key, value in more.items() if key not in mine | {"metadata", "service_tier"}}
     body |= {"model": "auto", "messages": [{"role": "user", "content": "ünï"}]}
@@ -188,13 +186,13 @@ def test_the_upstream_body_is_the_clients_but_for_what_the_gateway_decides(more:
     assert sent == body | {"model": "other", "max_tokens": 77}
 
 
-def test_the_field_that_the_client_used_carries_the_cap() -> None:
+def test_output_cap_uses_the_clients_field() -> None:
     body = b'{"messages": [{}], "max_completion_tokens": 9}'
     sent = json.loads(passed_on(read_request(body), msgspec.Raw(b'"m"'), 5))
     assert (sent["max_completion_tokens"], "max_tokens" in sent) == (5, False)
 
 
-def test_the_fingerprint_is_of_what_is_asked_not_of_how() -> None:
+def test_fingerprint_ignores_transport_options() -> None:
     base = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 1}
     same = [
         base | {"stream": True, "stream_options": {"include_usage": True}},
@@ -215,7 +213,7 @@ def test_the_fingerprint_is_of_what_is_asked_not_of_how() -> None:
     assert len({print_of(body) for body in [base, *other]} | {print_of(base, "task")}) == len(other) + 2
 
 
-def test_pictures_that_are_only_pointed_to_count_in_the_bound() -> None:
+def test_image_urls_count_in_the_bound() -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     plain = read_request(json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode())
     pointed = read_request(json.dumps({"messages": [{"role": "user", "content": [picture]}]}).encode())
@@ -230,14 +228,14 @@ def fact(seq: int, event: str, attempt: int, **detail: Any) -> Recorded:
     return Recorded("j", seq, 0, Event(event, attempt=attempt, detail=detail or None), content=content)
 
 
-def test_answers_of_older_attempts_hold_until_they_are_given() -> None:
+def test_older_answers_are_valid_until_replayed() -> None:
     log = [fact(1, "model_succeeded", 1), fact(2, "model_succeeded", 1), fact(4, "model_replayed", 2, of=1)]
     assert [answer.seq for answer in unused(log, 1)] == []
     assert [answer.seq for answer in unused(log, 2)] == [2]
     assert [answer.seq for answer in unused(log, 3)] == [1, 2]
 
 
-def test_a_retry_lets_go_of_later_answers_for_all_attempts() -> None:
+def test_retry_discards_later_answers() -> None:
     log = [
         fact(1, "model_succeeded", 1),
         fact(3, "model_succeeded", 1),
@@ -248,7 +246,7 @@ def test_a_retry_lets_go_of_later_answers_for_all_attempts() -> None:
     assert [answer.seq for answer in unused(log, 3)] == [1, 6]
 
 
-def test_the_newest_attempt_that_was_answered_decides_per_occurrence() -> None:
+def test_newest_answered_attempt_decides_per_occurrence() -> None:
     log = [
         fact(1, "model_succeeded", 1),
         fact(2, "model_succeeded", 1),
@@ -259,7 +257,7 @@ def test_the_newest_attempt_that_was_answered_decides_per_occurrence() -> None:
     assert [answer.seq for answer in unused(log, 3)] == [4, 2]
 
 
-def test_an_answer_that_came_too_late_for_its_attempt_is_given_last() -> None:
+def test_late_answer_of_an_attempt_is_replayed_last() -> None:
     log = [
         fact(1, "model_succeeded", 1),
         fact(2, "attempt_started", 2),
@@ -283,7 +281,7 @@ def test_an_answer_that_came_too_late_for_its_attempt_is_given_last() -> None:
     ],
 )
 @pytest.mark.parametrize("used", [None, "max_tokens", "max_completion_tokens"])
-def test_each_provider_gets_the_fields_it_takes(
+def test_each_provider_receives_supported_fields(
     base_url: str, cap_field: str | None, asks_for_usage: bool, used: str | None
 ) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True} | ({used: 9} if used else {})
@@ -294,7 +292,7 @@ def test_each_provider_gets_the_fields_it_takes(
         assert ("stream_options" in sent) == asks_for_usage
 
 
-def test_metadata_that_was_meant_for_the_gateway_does_not_go_upstream() -> None:
+def test_gateway_metadata_is_not_sent_upstream() -> None:
     request = read_request(b'{"messages": [{}], "metadata": {"job_id": "j", "mine": "kept"}}')
     own = request.without_metadata({"job_id"})
     assert json.loads(passed_on(own, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}

@@ -1,4 +1,4 @@
-"""Rate limits at the gateway: right across processes, fair between tenants, told in the words of the format."""
+"""Rate limits: correct across processes, fair between tenants, reported in the client's format."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ async def facts(served: Served, job: str, event: str, tenant: str = "default") -
 # ── requests, tokens, concurrency ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_over_the_limit_is_a_429_that_says_when_to_come_back(store: Store, provider: SpawnedProvider) -> None:
+async def test_over_the_limit_is_429_with_retry_after(store: Store, provider: SpawnedProvider) -> None:
     routing = limited("scope: tenant, requests_per_minute: 2", 400)
     async with serving(store, provider, routing) as served:
         assert [(await served.ask(headers={"x-job-id": "j"})).status_code for _ in range(2)] == [200, 200]
@@ -54,7 +54,7 @@ async def test_over_the_limit_is_a_429_that_says_when_to_come_back(store: Store,
         assert other.status_code == 200
 
 
-async def test_a_wait_that_is_in_vain_is_refused_at_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_hopeless_wait_is_rejected_at_once(store: Store, provider: SpawnedProvider) -> None:
     """The next request fits in a minute, the queue time ends in 50 seconds: nobody waits for that."""
     routing = routed(
         "rate_limits: [{scope: tenant, requests_per_minute: 1}]\ndeadlines: {queue_ms: 50000, default_ms: 50000}\n"
@@ -69,7 +69,7 @@ async def test_a_wait_that_is_in_vain_is_refused_at_once(store: Store, provider:
         assert (event.detail["refused"], event.detail["waited_ms"] < 25_000) == (True, True)
 
 
-async def test_the_overhead_is_the_wait_and_not_the_providers_time(store: Store, provider: SpawnedProvider) -> None:
+async def test_overhead_includes_the_wait_only(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 400}}]")
 
     async def overhead() -> tuple[float, float]:
@@ -85,7 +85,7 @@ async def test_the_overhead_is_the_wait_and_not_the_providers_time(store: Store,
         assert found[1][0] > 390  # it waited for the other one's place
 
 
-async def test_a_client_waits_its_turn_and_its_job_says_so_once(store_url: str, provider: SpawnedProvider) -> None:
+async def test_wait_is_recorded_once(store_url: str, provider: SpawnedProvider) -> None:
     now = [1_790_000_000_000_000]
     with open_store(store_url, clock=lambda: now[0]) as store:
         async with serving(store, provider, limited("scope: agent, requests_per_minute: 2", 90_000)) as served:
@@ -104,9 +104,7 @@ async def test_a_client_waits_its_turn_and_its_job_says_so_once(store_url: str, 
             assert story[story.index("rate_limited") + 1] == "model_called"
 
 
-async def test_tokens_are_taken_at_the_most_and_given_back_at_the_settlement(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_tokens_are_reserved_and_returned_at_settlement(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, limited("scope: tenant, tokens_per_minute: 10000", 300)) as served:
         # Each may take some 8,300 tokens and takes next to none: one after the other they all pass.
         for _ in range(5):
@@ -117,7 +115,7 @@ async def test_tokens_are_taken_at_the_most_and_given_back_at_the_settlement(
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
-async def test_never_more_than_so_many_at_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_concurrency_limit_holds(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules(SLOW)
     async with serving(store, provider, limited("scope: target, concurrency: 3")) as served:
         most, statuses = 0, list[int]()
@@ -137,7 +135,7 @@ async def test_never_more_than_so_many_at_once(store: Store, provider: SpawnedPr
         assert [row[3] for row in await rows(store)] == [0]
 
 
-async def test_streams_hold_their_place_until_their_end(store: Store, provider: SpawnedProvider) -> None:
+async def test_streams_count_until_their_end(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: one two three four, fault: {delay_ms: 500}}]")
     routing = limited("scope: tenant, concurrency: 1", 100)
     async with serving(store, provider, routing) as served:
@@ -150,7 +148,7 @@ async def test_streams_hold_their_place_until_their_end(store: Store, provider: 
         assert [row[3] for row in await rows(store)] == [0]
 
 
-async def test_the_sdks_see_the_error_they_know(store: Store, provider: SpawnedProvider) -> None:
+async def test_sdks_raise_their_rate_limit_error(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, limited("scope: tenant, requests_per_minute: 1", 200)) as served:
         assert (await served.ask()).status_code == 200
         with pytest.raises(openai.RateLimitError) as raised:
@@ -166,9 +164,7 @@ async def test_the_sdks_see_the_error_they_know(store: Store, provider: SpawnedP
         assert int(refused.value.response.headers["retry-after"]) > 0
 
 
-async def test_a_call_that_named_no_job_leaves_none_open_when_it_is_refused(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_rejected_unattributed_call_leaves_no_open_job(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, limited("scope: tenant, requests_per_minute: 1", 200)) as served:
         await served.ask()
         await served.ask()
@@ -229,9 +225,7 @@ async def test_tenants_take_turns_at_a_target(store: Store, provider: SpawnedPro
 
 
 @pytest.mark.timeout(180)
-async def test_of_two_hundred_calls_at_two_processes_exactly_the_limit_is_paid(
-    store_url: str, provider: SpawnedProvider, tmp_path: Path
-) -> None:
+async def test_two_processes_pay_exactly_the_limit(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     routing = limited("scope: tenant, requests_per_minute: 30", 1000)
     with ExitStack() as stack:
         urls = [stack.enter_context(gateway_process(store_url, provider, tmp_path, routing)).url for _ in range(2)]
@@ -253,7 +247,7 @@ async def test_of_two_hundred_calls_at_two_processes_exactly_the_limit_is_paid(
 
 
 @pytest.mark.timeout(180)
-async def test_two_processes_share_the_places_and_neither_starves(
+async def test_two_processes_share_concurrency_without_starvation(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     provider.set_rules(SLOW)
@@ -289,7 +283,7 @@ async def test_two_processes_share_the_places_and_neither_starves(
     assert set(ended[:45]) == {0, 1}, "a process that only hears of room by asking gets its share too"
 
 
-async def test_kill_minus_9_frees_the_places(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
+async def test_kill_9_frees_the_concurrency_slots(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     routing = limited("scope: tenant, concurrency: 1", 1500)
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
     with gateway_process(store_url, provider, tmp_path, routing, crash_at="model_admitted") as gateway:
@@ -308,7 +302,7 @@ async def test_kill_minus_9_frees_the_places(store_url: str, provider: SpawnedPr
             assert [row[3] for row in await rows(store)] == [0]
 
 
-async def test_a_place_is_free_once_its_reservation_has_expired(
+async def test_slot_is_free_after_its_reservation_expires(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     from overnight.store.store import wall_clock_us

@@ -1,4 +1,4 @@
-"""A foreign runtime that begins anew: what was recorded is given again, once and unpaid."""
+"""A restarted external program receives its recorded answers once, at no cost."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def ask(served: Served, text: str, attempt: int | None = None, **more: Any
     return answer.json()["choices"][0]["message"]["content"], replayed
 
 
-async def test_without_a_new_attempt_a_repeated_request_is_a_new_call(served: Served) -> None:
+async def test_repeated_request_without_new_attempt_is_a_new_call(served: Served) -> None:
     assert [await ask(served, "poll") for _ in range(3)] == [
         ("answer 1", False),
         ("answer 2", False),
@@ -41,7 +41,7 @@ async def test_without_a_new_attempt_a_repeated_request_is_a_new_call(served: Se
     ]
 
 
-async def test_the_kth_request_gets_the_kth_recorded_answer_then_it_goes_live(served: Served) -> None:
+async def test_kth_request_receives_kth_answer_then_live_calls(served: Served) -> None:
     for text in ("poll", "other", "poll"):
         await ask(served, text, 1)
     again = [await ask(served, text, 2) for text in ("poll", "poll", "other", "poll")]
@@ -55,7 +55,7 @@ async def test_the_kth_request_gets_the_kth_recorded_answer_then_it_goes_live(se
     assert "diverged" not in await served.story("n")
 
 
-async def test_an_attempt_after_that_has_the_replayed_and_the_live_answers(served: Served) -> None:
+async def test_next_attempt_replays_replayed_and_live_answers(served: Served) -> None:
     await ask(served, "a", 1)
     await ask(served, "a", 2)
     await ask(served, "a", 2)
@@ -66,14 +66,14 @@ async def test_an_attempt_after_that_has_the_replayed_and_the_live_answers(serve
     ]
 
 
-async def test_another_attempt_is_announced_over_the_api_too(served: Served) -> None:
+async def test_attempt_starts_over_the_api(served: Served) -> None:
     await ask(served, "a")
     announced = await served.http.post("/api/v1/jobs/n/attempts", json={"mode": "recover"})
     assert (announced.status_code, announced.json()["attempt"]) == (201, 2)
     assert await ask(served, "a") == ("answer 1", True)
 
 
-async def test_a_retry_asks_anew_what_came_after_the_last_effect(served: Served) -> None:
+async def test_retry_re_runs_calls_after_the_last_effect(served: Served) -> None:
     await ask(served, "before")
     job = await served.ledger.job("n")
     await served.store.commit(Append(job.job_id, Event("tool_succeeded", name="file", attempt=1)))
@@ -85,7 +85,7 @@ async def test_a_retry_asks_anew_what_came_after_the_last_effect(served: Served)
     assert await ask(served, "after") == ("answer 3", True)
 
 
-async def test_a_replay_takes_the_form_that_is_asked_for(served: Served) -> None:
+async def test_replay_works_for_plain_and_streamed_requests(served: Served) -> None:
     tool_rule = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"
     served.provider.set_rules(tool_rule)
     plain = (await served.ask("x", headers={"x-job-id": "n"})).json()
@@ -111,7 +111,7 @@ async def test_a_replay_takes_the_form_that_is_asked_for(served: Served) -> None
     assert whole.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "file"
 
 
-async def test_a_request_nobody_asked_before_is_one_event_and_goes_live(served: Served) -> None:
+async def test_unmatched_request_is_one_event_and_goes_live(served: Served) -> None:
     for text in ("a", "b"):
         await ask(served, text, 1)
     for text in ("new", "newer"):
@@ -122,7 +122,7 @@ async def test_a_request_nobody_asked_before_is_one_event_and_goes_live(served: 
 
 
 @pytest.mark.parametrize(("attempt", "code"), [(1, "attempt_is_over"), (4, "conflict")])
-async def test_an_attempt_that_is_over_or_skips_ahead_is_a_409(served: Served, attempt: int, code: str) -> None:
+async def test_ended_or_skipped_attempt_number_is_409(served: Served, attempt: int, code: str) -> None:
     await ask(served, "a", 1)
     await ask(served, "a", 2)
     answer = await served.ask("a", headers={"x-job-id": "n", "x-job-attempt": str(attempt)})
@@ -130,12 +130,12 @@ async def test_an_attempt_that_is_over_or_skips_ahead_is_a_409(served: Served, a
     assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_a_job_may_be_heard_of_first_in_its_second_attempt(served: Served) -> None:
+async def test_job_may_start_with_its_second_attempt(served: Served) -> None:
     assert await ask(served, "a", 2) == ("answer 1", False)
     assert (await served.ledger.job("n")).attempt == 2
 
 
-async def test_an_answer_that_comes_when_its_attempt_is_over_is_recorded_but_not_handed_on(served: Served) -> None:
+async def test_late_answer_is_recorded_and_not_returned(served: Served) -> None:
     served.provider.set_rules("rules: [{answer: 'answer {count}', fault: {delay_ms: 400}}]")
     old = asyncio.create_task(served.ask("a", headers={"x-job-id": "n", "x-job-attempt": "1"}))
     await served.until("n", "model_called")
@@ -145,7 +145,7 @@ async def test_an_answer_that_comes_when_its_attempt_is_over_is_recorded_but_not
     assert served.provider.stats()["paid_calls"] == 1
 
 
-async def test_failures_are_not_answers(served: Served) -> None:
+async def test_failures_are_not_replayed(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {times: 2}, fault: {status: 503}}, {answer: better}]")
     assert (await served.ask("a", headers={"x-job-id": "n"})).status_code == 503
     assert await ask(served, "a", 2) == ("better", False)
@@ -168,9 +168,7 @@ async def test_a_large_answer_is_replayed_from_its_blob(store: Store, provider: 
         assert await ask(served, "a", 2) == (first[0], True)
 
 
-async def test_two_gateways_never_give_one_answer_out_twice(
-    store_url: str, provider: SpawnedProvider, tmp_path: Path
-) -> None:
+async def test_two_gateways_replay_each_answer_once(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "same"}]}
     with ExitStack() as stack:
         urls = [stack.enter_context(gateway_process(store_url, provider, tmp_path)).url for _ in range(2)]

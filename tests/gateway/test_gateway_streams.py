@@ -1,4 +1,4 @@
-"""Streamed calls: what passes early, what is held until it is durable, and what a broken stream leaves behind."""
+"""Streamed calls: early text, withheld chunks, and the records of broken streams."""
 
 import asyncio
 import fcntl
@@ -34,7 +34,7 @@ def text_of(pieces: list[Any]) -> str:
     return "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
 
 
-async def test_a_stream_says_what_a_plain_answer_says_and_is_recorded_as_one(served: Served) -> None:
+async def test_stream_equals_plain_answer_and_record(served: Served) -> None:
     pieces = await streamed(served, "tell me", extra_headers={"x-job-id": "s"})
     assert len(pieces) > 4
     assert text_of(pieces) == "(scripted) offline answer to: tell me"
@@ -50,7 +50,7 @@ async def test_a_stream_says_what_a_plain_answer_says_and_is_recorded_as_one(ser
     assert "estimated" not in (succeeded.facts.detail or {})
 
 
-async def test_the_usage_piece_comes_to_those_who_ask_and_carries_the_cost(served: Served) -> None:
+async def test_requested_usage_chunk_carries_the_cost(served: Served) -> None:
     options = {"stream_options": {"include_usage": True}, "extra_headers": {"x-job-id": "u"}}
     last = (await streamed(served, **options))[-1]
     assert last.choices == []
@@ -108,7 +108,7 @@ def unwritable(store_url: str) -> Iterator[None]:
     ],
     ids=["text", "tool call"],
 )
-async def test_what_a_client_could_act_on_waits_until_the_call_is_durable(
+async def test_tool_calls_wait_until_the_call_is_durable(
     store_url: str, provider: SpawnedProvider, tmp_path: Path, rules: str, telling: str
 ) -> None:
     provider.set_rules(rules)
@@ -140,7 +140,7 @@ async def test_what_a_client_could_act_on_waits_until_the_call_is_durable(
 # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_stream_that_fails_before_its_first_piece_is_retried_and_falls_back(served: Served) -> None:
+async def test_stream_failing_before_first_chunk_is_retried(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {model: 'claude*'}, fault: {reset: true}}]")
     pieces = await streamed(served, model="claude-opus-4.6", extra_headers={"x-job-id": "f"})
     assert text_of(pieces).startswith("(scripted)")
@@ -148,20 +148,20 @@ async def test_a_stream_that_fails_before_its_first_piece_is_retried_and_falls_b
     assert (story.count("model_called"), story.count("fallback_taken"), story[-1]) == (3, 1, "model_succeeded")
 
 
-async def test_a_stream_whose_first_piece_does_not_come_falls_back(store: Store, provider: SpawnedProvider) -> None:
+async def test_stream_without_first_chunk_falls_back(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {model: 'claude*'}, fault: {stall: true}}]")
     async with serving(store, provider, routed("deadlines: {default_ms: 600}")) as served:
         assert text_of(await streamed(served, model="claude-opus-4.6")).startswith("(scripted)")
 
 
-async def test_a_refused_stream_is_an_error_with_a_status(served: Served) -> None:
+async def test_rejected_stream_is_an_error_with_a_status(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {status: 400, message: too hot}}]")
     with pytest.raises(openai.BadRequestError, match="too hot"):
         await streamed(served)
 
 
 @pytest.mark.parametrize("fault", ["cut_after_chunks: 3", "cut_after_chunks: 3, reset: true"])
-async def test_a_cut_stream_is_told_billed_and_never_replayed(served: Served, fault: str) -> None:
+async def test_cut_stream_is_reported_billed_and_not_replayed(served: Served, fault: str) -> None:
     served.provider.set_rules(f"rules: [{{answer: one two three four five six, fault: {{{fault}}}}}]")
     with pytest.raises(openai.APIError):
         await streamed(served, extra_headers={"x-job-id": "c"})
@@ -175,7 +175,7 @@ async def test_a_cut_stream_is_told_billed_and_never_replayed(served: Served, fa
     assert "model_replayed" not in await served.story("c")
 
 
-async def test_broken_json_in_mid_stream_ends_it_with_an_error(served: Served) -> None:
+async def test_broken_json_in_a_stream_ends_it_with_an_error(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {broken_json: true, chunk_delay_ms: 5}}]")
     with pytest.raises(openai.APIError):
         await streamed(served, extra_headers={"x-job-id": "j"})
@@ -184,7 +184,7 @@ async def test_broken_json_in_mid_stream_ends_it_with_an_error(served: Served) -
     assert failed.bound_microusd > 0
 
 
-async def test_a_client_that_leaves_does_not_stop_the_recording(served: Served) -> None:
+async def test_disconnect_does_not_stop_the_recording(served: Served) -> None:
     served.provider.set_rules("rules: [{answer: {text: word, repeat_words: 40}, fault: {chunk_delay_ms: 10}}]")
     pieces = await served.openai.chat.completions.create(
         model="auto",
@@ -201,7 +201,7 @@ async def test_a_client_that_leaves_does_not_stop_the_recording(served: Served) 
     assert events[-1].facts.cost_microusd > 0
 
 
-async def test_a_plain_client_that_leaves_is_recorded_too(served: Served) -> None:
+async def test_plain_call_is_recorded_after_disconnect(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {delay_ms: 300}}]")
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
     with pytest.raises(httpx2.ReadTimeout):
@@ -209,7 +209,7 @@ async def test_a_plain_client_that_leaves_is_recorded_too(served: Served) -> Non
     await served.until("left", "model_succeeded")
 
 
-async def test_a_gap_in_a_stream_has_a_deadline(store: Store, provider: SpawnedProvider) -> None:
+async def test_silence_in_a_stream_is_limited(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: one two three, fault: {chunk_delay_ms: 2000}}]")
     async with serving(store, provider, routed("deadlines: {default_ms: 300}")) as served:
         with pytest.raises(openai.APIError):
@@ -217,7 +217,7 @@ async def test_a_gap_in_a_stream_has_a_deadline(store: Store, provider: SpawnedP
         assert (await served.events("gap"))[-1].facts.error.error_class == "timeout"
 
 
-async def test_a_stream_that_hangs_in_its_middle_is_ended(store: Store, provider: SpawnedProvider) -> None:
+async def test_hanging_stream_is_ended(store: Store, provider: SpawnedProvider) -> None:
     piece = {"id": "x", "model": "m", "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
     hanging = asyncio.Event()
 
@@ -250,13 +250,13 @@ async def test_a_stream_that_hangs_in_its_middle_is_ended(store: Store, provider
     server.close()
 
 
-async def test_a_long_stream_may_take_longer_than_its_gaps(store: Store, provider: SpawnedProvider) -> None:
+async def test_long_stream_may_exceed_the_silence_limit(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: {text: word, repeat_words: 12}, fault: {chunk_delay_ms: 60}}]")
     async with serving(store, provider, routed("deadlines: {default_ms: 400}")) as served:
         assert len(text_of(await streamed(served)).split()) == 12
 
 
-async def test_a_crash_before_the_settlement_releases_nothing_of_a_streamed_tool_call(
+async def test_crash_before_settlement_withholds_tool_calls(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     provider.set_rules(TOOL_RULE)

@@ -1,4 +1,4 @@
-"""Pictures and tools that cost more than their bytes show count in the bound, however their names are spelled in the JSON."""
+"""Images and tools count in the cost bound, however the JSON spells their names."""
 
 import json
 from typing import Any
@@ -65,7 +65,7 @@ def spelled(value: Any, escaped: Any, space: str) -> str:
 
 @pytest.mark.parametrize("name", BODIES)
 @given(st.data())
-def test_the_spelling_of_a_name_does_not_lower_the_bound(name: str, data: st.DataObject) -> None:
+def test_escaped_names_do_not_lower_the_bound(name: str, data: st.DataObject) -> None:
     form, body = BODIES[name]
     plain = json.dumps(body)
     assert beyond(form, plain) >= 16_384
@@ -91,13 +91,13 @@ def test_the_spelling_of_a_name_does_not_lower_the_bound(name: str, data: st.Dat
         '"image_url"',
     ],
 )
-def test_what_a_text_says_is_no_picture(form: str, text: str) -> None:
+def test_text_that_mentions_images_is_no_image(form: str, text: str) -> None:
     body = {"messages": [{"role": "user", "content": text}]}
     for ascii_only in (True, False):
         assert beyond(form, json.dumps(body, ensure_ascii=ascii_only)) == 0
 
 
 @pytest.mark.parametrize("form", ["chat", "messages"])
-def test_quotes_in_a_text_may_be_written_as_escapes_too(form: str) -> None:
+def test_escaped_quotes_in_text_are_handled(form: str) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "the ?file_id?, and: ?type?: ?url?"}]})
     assert beyond(form, body.replace("?", "\\u0022")) == 0

@@ -1,4 +1,4 @@
-"""Tools that the provider runs itself: their fees are reserved, paid and told, and a fee that nobody states is refused."""
+"""Provider-run tools: fees are reserved, booked and reported; tools without a fee are rejected."""
 
 import json
 from collections.abc import AsyncIterator
@@ -131,7 +131,7 @@ async def asked(served: Any, job: str, *, stream: bool = False, **more: Any) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_searches_of_a_response_are_paid_and_told(store: Store, stream: bool) -> None:
+async def test_searches_of_a_response_are_booked(store: Store, stream: bool) -> None:
     async with searching(store) as served:
         plain = await served.http.post(
             "/v1/responses", json={"model": "gpt-5.4-mini", "input": "look"}, headers={"x-job-id": "plain"}
@@ -147,7 +147,7 @@ async def test_the_searches_of_a_response_are_paid_and_told(store: Store, stream
         assert reserved >= MOST_USES * (FEES["web_search"] + FEES["code_interpreter"])
 
 
-async def test_the_searches_of_a_message_are_paid_and_told(store: Store) -> None:
+async def test_searches_of_a_message_are_booked(store: Store) -> None:
     async with searching(store) as served:
         body = {"model": "claude-sonnet-4.6", "max_tokens": 50, "messages": [{"role": "user", "content": "look"}]}
         await served.http.post("/v1/messages", json=body, headers={"x-job-id": "plain"})
@@ -171,7 +171,7 @@ async def test_a_hard_stop_holds_for_searches_too(store: Store) -> None:
         assert bounded.status_code == 200, bounded.text
 
 
-async def test_a_fee_that_nobody_states_is_refused_and_can_be_stated(store: Store) -> None:
+async def test_unknown_fee_is_rejected_until_configured(store: Store) -> None:
     async with searching(store) as served:
         refused = await asked(served, "new", tools=[{"type": "crystal_ball"}])
         assert refused.status_code == 400
@@ -184,13 +184,13 @@ async def test_a_fee_that_nobody_states_is_refused_and_can_be_stated(store: Stor
         assert cost > 1_000_000
 
 
-def test_tools_that_the_client_runs_cost_nothing_here() -> None:
+def test_client_side_tools_have_no_fee() -> None:
     run_there = hosted([{"type": "mcp"}, {"type": "local_shell"}, {"type": "computer_use_preview"}])
     assert bound_microusd(run_there, FEES) == 0
 
 
 @pytest.mark.parametrize("bound", [None, 0, -1, True, "3", 10**9])
-def test_a_bound_that_is_none_is_the_usual_one(bound: Any) -> None:
+def test_missing_maximum_uses_the_default(bound: Any) -> None:
     assert hosted([{"type": "web_search_20250305", "max_uses": bound}]) == (("web_search", MOST_USES),)
 
 
@@ -207,12 +207,12 @@ def test_a_bound_that_is_none_is_the_usual_one(bound: Any) -> None:
         {"usage": 3, "content": "x"},
     ],
 )
-def test_what_an_answer_tells_oddly_costs_no_more_than_it_says(answer: Any) -> None:
+def test_odd_usage_reports_are_not_overbooked(answer: Any) -> None:
     used, fees = fees_of((("web_search", 1),), FEES, json.dumps(answer).encode())
     assert fees == FEES["web_search"] * used.get("web_search", 0) <= FEES["web_search"]
 
 
-def test_the_section_is_checked() -> None:
+def test_hosted_tools_section_is_validated() -> None:
     text = 'hosted_tools: {web_search: -1, "Web Search": 0.1, file_search: free}\n'
     with pytest.raises(Exception, match="hosted_tools") as wrong:
         Brain.from_files({"routing.yaml": text.encode()})

@@ -1,4 +1,4 @@
-"""Model calls of job code in this process: the same path, answered at a position of the job."""
+"""Model calls of job code: the same path, recorded at a position of the job."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def request(job: JobRow, ordinal: int = 0, text: str = "hello", task: str | None
     return ModelRequest(body, job, task, "a step", "/1", ordinal, f"print-{ordinal}")
 
 
-async def test_the_answer_stands_at_the_position_that_asked(served: Served) -> None:
+async def test_answer_is_recorded_at_its_position(served: Served) -> None:
     job = await leased(served.store)
     answer = await JobCalls(served.gateway).call(request(job, 3, task="heartbeat_check"))
     assert isinstance(answer, Recorded)
@@ -52,7 +52,7 @@ async def test_the_answer_stands_at_the_position_that_asked(served: Served) -> N
     assert plain.facts.name == "default"
 
 
-async def test_only_the_last_failure_is_an_answer(served: Served) -> None:
+async def test_only_the_last_failure_answers_a_position(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {status: 503}}]")
     job = await leased(served.store)
     answer = await JobCalls(served.gateway).call(request(job))
@@ -63,7 +63,7 @@ async def test_only_the_last_failure_is_an_answer(served: Served) -> None:
     assert [event.path for event in failed] == [None, "/1"]
 
 
-async def test_a_worker_that_lost_its_lease_pays_nothing(served: Served) -> None:
+async def test_worker_without_lease_makes_no_call(served: Served) -> None:
     job = await leased(served.store)
     await leased(served.store, job_id=job.job_id)
     with pytest.raises(Fenced):
@@ -71,7 +71,7 @@ async def test_a_worker_that_lost_its_lease_pays_nothing(served: Served) -> None
     assert served.provider.stats()["requests"] == 0
 
 
-async def test_a_lease_lost_in_mid_call_records_the_cost_and_answers_nothing(served: Served) -> None:
+async def test_lease_lost_during_a_call_records_only_the_cost(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {delay_ms: 300}}]")
     job = await leased(served.store)
     calls = JobCalls(served.gateway)
@@ -86,7 +86,7 @@ async def test_a_lease_lost_in_mid_call_records_the_cost_and_answers_nothing(ser
     assert len(await served.ledger.usage(job.job_id)) == 1
 
 
-async def test_what_an_older_lease_left_in_flight_is_settled_as_lost_once(served: Served) -> None:
+async def test_calls_of_an_older_lease_are_lost_once(served: Served) -> None:
     served.provider.set_rules("rules: [{match: {times: 1}, fault: {stall: true}}]")
     job = await leased(served.store)
     calls = JobCalls(served.gateway)
@@ -117,7 +117,7 @@ async def test_a_call_of_a_live_lease_is_not_lost(served: Served) -> None:
     assert (await asking).facts.event == "model_succeeded"
 
 
-async def test_an_answer_that_comes_after_model_lost_corrects_its_cost(served: Served) -> None:
+async def test_late_answer_after_model_lost_corrects_the_cost(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
     asking = asyncio.create_task(served.ask(headers={"x-job-id": "late"}))
     await served.until("late", "model_called")
@@ -148,7 +148,7 @@ async def test_a_child_draws_on_the_budget_of_all_its_ancestors(store: Store, pr
         assert over_http.status_code == 402
 
 
-async def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
+async def test_body_without_json_form_is_rejected(served: Served) -> None:
     job = await leased(served.store)
     with pytest.raises(BadInput, match="JSON"):
         await JobCalls(served.gateway).call(request(job, seed=object()))
@@ -163,7 +163,7 @@ async def test_a_program_may_call_as_the_job_that_started_it(served: Served) -> 
     assert (answer.status_code, "overnight resume" in answer.json()["error"]["message"]) == (409, True)
 
 
-async def test_a_gateway_that_closes_settles_what_it_leaves_behind(store: Store, provider: SpawnedProvider) -> None:
+async def test_closing_gateway_settles_its_calls(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {stall: true}}]")
     async with serving(store, provider) as served:
         job = await leased(store)

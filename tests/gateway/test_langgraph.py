@@ -1,4 +1,4 @@
-"""A foreign runtime is killed half way and started again: nothing recorded is paid twice, nothing is done twice."""
+"""A LangGraph program is killed and restarted: no call is paid twice, no effect runs twice."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def run_agent(
 
 @pytest.mark.parametrize("options", [(), ("--stream",)], ids=["plain", "streamed"])
 @pytest.mark.parametrize("crash_at", ["effect_called:2", "effect_claimed:3", "effect_committed:2"])
-async def test_killed_half_way_and_started_again(
+async def test_killed_agent_resumes_without_repetition(
     store_url: str, tmp_path: Path, crash_at: str, options: tuple[str, ...]
 ) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}

@@ -1,4 +1,4 @@
-"""The guard against loops beside what is no call of the job's own: replays, and embeddings for the cache."""
+"""The loop guard ignores replays and the embeddings of the cache."""
 
 import asyncio
 import gc
@@ -33,9 +33,7 @@ def provider(provider: SpawnedProvider) -> SpawnedProvider:
     return provider
 
 
-async def test_what_was_recorded_is_given_again_before_anybody_asks_about_a_loop(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_replay_precedes_the_loop_guard(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, GUARDED) as served:
         first = [await served.ask(headers={"x-job-id": "j", "x-job-attempt": "1"}) for _ in range(4)]
         assert [answer.status_code for answer in first] == [200, 200, 200, 409]
@@ -45,7 +43,7 @@ async def test_what_was_recorded_is_given_again_before_anybody_asks_about_a_loop
         assert provider.stats()["paid_calls"] == 3
 
 
-async def test_questions_that_are_embedded_for_the_cache_are_no_loop(store: Store, provider: SpawnedProvider) -> None:
+async def test_cache_embeddings_are_no_loop(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, GUARDED + SEMANTIC) as served:
         for question in QUESTIONS:
             assert (await served.ask(question, headers={"x-job-id": "j"})).status_code == 200
@@ -68,7 +66,7 @@ class Meeting:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-async def test_two_gateways_ask_a_person_about_one_loop_once(
+async def test_two_gateways_request_one_review_per_loop(
     store_url: str, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:
     """Both have looked whether somebody was asked before either asks."""
@@ -86,7 +84,7 @@ async def test_two_gateways_ask_a_person_about_one_loop_once(
             assert len(await list_reviews(stores[0])) == 1
 
 
-async def test_a_question_that_was_answered_meanwhile_is_not_asked_again(
+async def test_decided_loop_review_is_not_requested_again(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One gateway looks whether somebody was asked; then another asks, and a person says go on."""
@@ -110,7 +108,7 @@ def subject(job: str, asks: int) -> Subject:
     return Subject(Attribution(), job, (job,), True, "x", fingerprint=f"{asks:064x}")
 
 
-def test_what_is_remembered_is_bounded_over_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_guard_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looping, "MAX_REMEMBERED", 20_000, raising=False)
     with open_store(str(tmp_path / "ledger.db")) as store:
         bounded(store)

@@ -1,5 +1,4 @@
-"""The output cap that a client names holds, up to what route, model and budget allow; a lower one is told, and all tries are
-counted."""
+"""Output caps: the least of client, route, model and budget applies, and lower caps are reported."""
 
 import json
 from collections.abc import AsyncIterator
@@ -69,11 +68,11 @@ async def cap(served: Any, job: str) -> dict[str, Any]:
         ("house-model", None),
     ],
 )
-def test_what_models_can_put_out(model: str, most: int | None) -> None:
+def test_output_limits_of_models(model: str, most: int | None) -> None:
     assert most_output(model) == most
 
 
-async def test_a_model_is_not_asked_for_more_than_it_can(store: Store, provider: SpawnedProvider) -> None:
+async def test_cap_is_limited_by_the_model(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed()) as served:
         said = await served.ask(model="gpt-3.5-turbo", headers={"x-job-id": "small"})
         assert (said.status_code, "x-overnight-output-cap" in said.headers) == (200, False)
@@ -127,7 +126,7 @@ prices: {{m: {price}}}
 
 
 @pytest.mark.parametrize(("path", "field", "spoken", "sent"), CAPS)
-async def test_the_cap_that_a_client_names_holds(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
+async def test_client_cap_is_used(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
     async with house(store, spoken) as (served, upstream):
         for asked in (50, 32_000, 1_000_000):
             headers = {"x-job-id": f"j{asked}"}
@@ -146,7 +145,7 @@ async def test_the_cap_that_a_client_names_holds(store: Store, path: str, field:
 
 
 @pytest.mark.parametrize(("path", "field", "spoken", "sent"), CAPS)
-async def test_a_cap_that_a_route_lowers_is_told(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
+async def test_cap_lowered_by_a_route_is_reported(store: Store, path: str, field: str, spoken: str, sent: str) -> None:
     async with house(store, spoken) as (served, upstream):
         body = {"model": "short", field: 32_000, **said(path)}
         answer = await served.http.post(f"/v1/{path}", json=body, headers={"x-job-id": "high"})
@@ -163,7 +162,7 @@ async def test_a_cap_that_a_route_lowers_is_told(store: Store, path: str, field:
         assert "asked_max_output_tokens" not in await cap(served, "low")
 
 
-async def test_a_cap_that_the_budget_lowers_is_told(store: Store) -> None:
+async def test_cap_lowered_by_a_budget_is_reported(store: Store) -> None:
     async with house(store, "chat", "budgets: {max_cost_per_job_usd: 0.01}") as (served, upstream):
         answer = await served.ask(model="m", headers={"x-job-id": "j"}, max_tokens=32_000)
         detail = await cap(served, "j")
@@ -205,9 +204,7 @@ ENABLED = {"type": "enabled", "budget_tokens": 10_000}
         ("chat/completions", "chat", {"max_tokens": 16_000, "thinking": ENABLED}),
     ],
 )
-async def test_a_budget_of_thinking_stays_below_the_cap(
-    store: Store, path: str, spoken: str, asked: dict[str, Any]
-) -> None:
+async def test_thinking_budget_stays_below_the_cap(store: Store, path: str, spoken: str, asked: dict[str, Any]) -> None:
     def budget() -> int | None:
         body = upstream.bodies[-1]
         found = body.get("thinking") or body.get("reasoning") or {}
@@ -243,7 +240,7 @@ async def spent(served: Any, job: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("text", ["hello", "never"])
 @pytest.mark.parametrize("fault", ["broken_json: true", "status: 500"])
-async def test_the_cost_of_an_answer_is_that_of_all_its_tries(
+async def test_cost_of_an_answer_includes_all_attempts(
     store: Store, provider: SpawnedProvider, fault: str, text: str, stream: bool
 ) -> None:
     provider.set_rules(FAILING.replace("FAULT", fault), prepend=True)

@@ -1,5 +1,4 @@
-"""More calls than the limits allow: the limits are used, no call is refused in vain, nothing is paid that was not answered, and
-no circuit opens. `bench/overload.py` says it at length, with gateways as processes of their own."""
+"""Overload: limits are used fully, no call is rejected needlessly, unanswered calls cost nothing."""
 
 import asyncio
 
@@ -23,7 +22,7 @@ CHOSEN = {
 
 @pytest.mark.alone
 @pytest.mark.timeout(120)
-async def test_three_times_as_many_calls_as_a_limit_allows(store: Store) -> None:
+async def test_overload_of_three_times_the_limit(store: Store) -> None:
     """All at once: each limit has a model, tenants and a gateway of its own, and they share the store."""
     chosen = [each for each in scenarios(seconds=5.0, service_s=0.4, crowd=20) if each.name in CHOSEN]
     async with upstream_of(chosen) as upstream:

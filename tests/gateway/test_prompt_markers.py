@@ -1,4 +1,4 @@
-"""Markers for the provider's own prompt cache: placed where they pay, never seen by what is recorded or compared."""
+"""Prompt-cache markers: placed in long prefixes, absent from recorded and compared requests."""
 
 import json
 from typing import Any
@@ -44,17 +44,17 @@ def marked(body: dict[str, Any], model: str = "claude-sonnet-4-5") -> list[str]:
     return found
 
 
-def test_the_last_tool_the_system_prompt_and_the_last_turn_of_a_conversation() -> None:
+def test_markers_on_last_tool_system_prompt_and_last_turn() -> None:
     body = {"tools": [TOOL, TOOL], "system": "brief", "messages": [USER, SAID, {"role": "user", "content": "go on"}]}
     assert set(marked(body)) == {"tools[1]", "system[0]", "messages[2].content[0]"}
 
 
-def test_a_single_question_is_not_written_to_a_cache() -> None:
+def test_single_question_receives_no_marker() -> None:
     assert marked({"system": LONG, "messages": [USER]}) == ["system[0]"]
     assert marked({"messages": [USER]}) == []
 
 
-def test_short_prefixes_are_not_worth_a_marker() -> None:
+def test_short_prefixes_receive_no_marker() -> None:
     assert marked({"tools": [{"name": "a"}], "system": "brief", "messages": [USER]}) == ["messages[0].content[0]"]
     assert marked({"system": "brief", "messages": [SAID, {"role": "user", "content": "hi"}]}) == []
 
@@ -63,17 +63,17 @@ def test_short_prefixes_are_not_worth_a_marker() -> None:
     ("model", "worth"),
     [("claude-sonnet-4-5", True), ("claude-3-5-haiku", True), ("claude-haiku-4.5", False), ("claude-opus-4.6", False)],
 )
-def test_models_differ_in_what_is_worth_it(model: str, worth: bool) -> None:
+def test_minimum_prefix_depends_on_the_model(model: str, worth: bool) -> None:
     assert bool(marked({"system": LONG, "messages": [{"role": "user", "content": "q"}]}, model)) is worth
 
 
-def test_what_the_client_marked_is_left_as_it_is() -> None:
+def test_client_markers_are_kept() -> None:
     own = {"type": "text", "text": LONG, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     body = json.dumps({"tools": [TOOL], "messages": [{"role": "user", "content": [own]}]}).encode()
     assert with_markers(body, "claude-sonnet-4-5") == (body, 0)
 
 
-def test_what_can_have_no_marker_gets_none() -> None:
+def test_unmarkable_blocks_receive_no_marker() -> None:
     thinking = {"type": "thinking", "thinking": LONG, "signature": "s"}
     empty = {"type": "text", "text": " "}
     picture = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/a.png"}}
@@ -84,11 +84,11 @@ def test_what_can_have_no_marker_gets_none() -> None:
 
 
 @pytest.mark.parametrize("body", [b"x" * 9000, b"[" * 9000, b'{"tools":7,"messages":' + b" " * 9000 + b"[]}"], ids=len)
-def test_what_cannot_be_read_is_left_as_it_is(body: bytes) -> None:
+def test_unreadable_body_is_unchanged(body: bytes) -> None:
     assert with_markers(body, "claude-sonnet-4-5") == (body, 0)
 
 
-def test_openai_is_told_which_calls_belong_together_and_no_name_of_ours() -> None:
+def test_openai_cache_key_hides_names() -> None:
     one, other = Attribution("acme", session_id="s"), Attribution("beta", session_id="s")
     keys = {with_cache_key(b'{"model":"m"}', who, "job")[0] for who in (one, one, other)}
     assert len(keys) == 2
@@ -106,15 +106,13 @@ def test_openai_is_told_which_calls_belong_together_and_no_name_of_ours() -> Non
         ("http://127.0.0.1:1/v1", False, 0),
     ],
 )
-def test_only_those_that_know_the_key_get_one(base_url: str, unattributed: bool, count: int) -> None:
+def test_only_supporting_providers_receive_a_cache_key(base_url: str, unattributed: bool, count: int) -> None:
     sent = Prepared("/chat/completions", b'{"model":"m"}')
     subject = Subject(Attribution(), "job_1", ("job_1",), False, "m", unattributed=unattributed)
     assert with_prompt_markers(sent, "chat", "m", dialect_of(base_url), subject)[1] == count
 
 
-async def test_an_anthropic_target_takes_them_and_nothing_else_sees_them(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_markers_reach_only_the_anthropic_target(store: Store, provider: SpawnedProvider) -> None:
     routing = f"""
 default_model: claude-sonnet-4-5
 providers: {{mine: {{kind: anthropic, base_url: '{provider.base_url}', api_key_env: MY_KEY, models: ['claude-*']}}}}

@@ -1,4 +1,4 @@
-"""Calls that may take more tokens than a minute holds."""
+"""Calls with more tokens than a rate limit allows in a minute."""
 
 from overnight.store import Store
 from overnight.testing import spawn_scripted_provider
@@ -9,7 +9,7 @@ ROUTING = routed(
 )
 
 
-async def test_what_was_used_counts_however_much_the_call_might_have_taken(store: Store) -> None:
+async def test_actual_usage_counts_for_large_calls(store: Store) -> None:
     with spawn_scripted_provider() as provider:
         provider.set_rules("rules: [{answer: {text: hi, usage: {prompt_tokens: 1000, completion_tokens: 500}}}]")
         async with serving(store, provider, ROUTING) as served:

@@ -1,4 +1,4 @@
-"""What a call was asked is recorded in one way, whether a provider answers it, a cache, or nobody."""
+"""The request of a call is recorded in one form for provider, cache and degraded answers."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ async def asked(served: Served, job: str, event: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("more", [{"seed": 7}, {"response_format": LARGE}], ids=["small", "large"])
-async def test_a_call_a_hit_and_a_degraded_answer_say_alike_what_was_asked(
+async def test_calls_hits_and_degraded_answers_record_the_request(
     store: Store, provider: SpawnedProvider, more: dict[str, Any]
 ) -> None:
     async with serving(store, provider, ROUTING) as served:
@@ -63,7 +63,7 @@ async def test_a_call_a_hit_and_a_degraded_answer_say_alike_what_was_asked(
         assert of_degraded.items() <= of_call.items()
 
 
-async def test_what_a_hit_has_written_is_known_to_be_there(store: Store, provider: SpawnedProvider) -> None:
+async def test_content_written_by_a_hit_is_known(store: Store, provider: SpawnedProvider) -> None:
     """In the month in which it was written, so that the next one need not write it again."""
     async with serving(store, provider, ROUTING) as before:
         await before.ask("q", tools=TOOLS, headers={"x-job-id": "a"})

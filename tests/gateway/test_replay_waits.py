@@ -1,4 +1,4 @@
-"""A recorded answer is given again at once: it waits for no circuit, and in no line."""
+"""A replay waits neither for a circuit nor in a queue."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ def provider(provider: SpawnedProvider) -> SpawnedProvider:
 
 
 @pytest.mark.parametrize("announced", [False, True])
-async def test_a_recorded_answer_waits_for_no_circuit(store: Store, provider: SpawnedProvider, announced: bool) -> None:
+async def test_replay_waits_for_no_circuit(store: Store, provider: SpawnedProvider, announced: bool) -> None:
     """The circuit is open for a minute, and calls wait for it as long."""
     async with house(store, provider, routing(route=", when_all_open: wait, deadline_ms: 60000")) as served:
         first = await served.ask(model="alone", headers={"x-job-id": "old"})
@@ -64,7 +64,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-async def test_a_recorded_answer_stands_in_no_line(store: Store, provider: SpawnedProvider, line: str) -> None:
+async def test_replay_waits_in_no_queue(store: Store, provider: SpawnedProvider, line: str) -> None:
     """One call takes all the room there is, and another waits for it."""
     async with serving(store, provider, routed(f"{LINES[line]}deadlines: {{default_ms: 60000}}")) as served:
 
@@ -89,7 +89,7 @@ async def test_a_recorded_answer_stands_in_no_line(store: Store, provider: Spawn
         await asyncio.wait([slow, waiting, once_more])
 
 
-async def test_a_call_that_waits_for_nothing_looks_for_nothing(
+async def test_call_without_wait_makes_no_lookup(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its admission finds what was recorded, in the same transaction."""

@@ -59,7 +59,7 @@ def test_a_wait_longer_than_the_queue_time_goes_to_the_next_target() -> None:
     assert decide(slow, has_next=False) == RetrySameTarget(8.1)
 
 
-def test_a_wait_that_leaves_no_time_for_an_attempt_is_not_made() -> None:
+def test_backoff_without_time_for_an_attempt_is_skipped() -> None:
     assert decide(OVERLOADED, remaining_s=3.2, has_next=False) == RetrySameTarget(0.1)
     assert decide(OVERLOADED, remaining_s=3.05, has_next=False) == TryNextTarget()
     assert decide(OVERLOADED, remaining_s=3.0, has_next=False) == GiveUp()
@@ -70,7 +70,7 @@ def test_no_target_is_tried_without_time_for_an_answer() -> None:
     assert decide(QUOTA, remaining_s=3.1) == TryNextTarget()
 
 
-def test_a_target_gets_all_of_the_time_where_it_is_the_last() -> None:
+def test_last_target_receives_all_remaining_time() -> None:
     assert attempt_share(30.0, has_next=False) == 30.0
     assert attempt_share(30.0, has_next=True) == 20.0
 
@@ -83,7 +83,7 @@ def test_a_target_gets_all_of_the_time_where_it_is_the_last() -> None:
     st.booleans(),
     st.none() | st.integers(0, 100_000),
 )
-def test_every_decision_keeps_its_promises(
+def test_decisions_satisfy_their_invariants(
     error_class: Any, attempts: int, remaining_s: float, is_open: bool, has_next: bool, retry_after_ms: int | None
 ) -> None:
     rule = CLASSES[error_class]

@@ -1,4 +1,4 @@
-"""Routing where it acts and where it is only looked at: calls through the gateway, `route explain`, `route replay`."""
+"""Routing in calls, and in `overnight route explain` and `overnight route replay`."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def test_headers_tags_and_the_prompt_choose_the_model_and_are_recorded(ser
     assert "x-secret" not in str([gold, eu, low, high]), "what no rule looks at is not recorded"
 
 
-async def test_the_tools_turns_of_a_question_keep_its_tier(served: Served) -> None:
+async def test_tool_turns_keep_the_tier(served: Served) -> None:
     asked = [{"role": "user", "content": [{"type": "text", "text": HARD}]}]
     called = {"role": "assistant", "content": None, "tool_calls": [
         {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
@@ -85,7 +85,7 @@ async def test_the_tools_turns_of_a_question_keep_its_tier(served: Served) -> No
     assert [named(each) for each in answers] == ["gpt-5.4", "gpt-5.4", "gpt-5.4-mini"]
 
 
-async def test_residency_without_a_target_refuses_and_says_why(served: Served, provider: SpawnedProvider) -> None:
+async def test_residency_without_target_is_rejected_with_reasons(served: Served, provider: SpawnedProvider) -> None:
     answer = await served.ask(headers={"x-task": "moon"})
     assert answer.status_code == 503
     message = answer.json()["error"]["message"]
@@ -95,7 +95,7 @@ async def test_residency_without_a_target_refuses_and_says_why(served: Served, p
     assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_too_many_tags_and_odd_tags_are_refused(served: Served) -> None:
+async def test_too_many_or_invalid_tags_are_rejected(served: Served) -> None:
     many = await served.ask(headers={"x-tags": ",".join(f"t{n}" for n in range(17))})
     odd = await served.ask(headers={"x-tags": "a;b"})
     assert (many.status_code, odd.status_code) == (400, 400)
@@ -130,7 +130,7 @@ async def calls_of(served: Served, job: str) -> list[RecordedCall]:
     return recorded_calls(row, await served.ledger.events(row.job_id))
 
 
-async def test_the_same_rules_move_nothing_and_cost_the_same(served: Served, provider: SpawnedProvider) -> None:
+async def test_same_rules_change_nothing(served: Served, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {model: claude-opus-4.6}, fault: {status: 503, code: overloaded, message: m}}]")
     job = {"x-job-id": "night", "x-session-id": "s"}
     for more in ({"x-task": "low"}, {"x-task": "deep"}, {"x-plan": "gold"}, {"x-tags": "eu"}):
@@ -147,7 +147,7 @@ async def test_the_same_rules_move_nothing_and_cost_the_same(served: Served, pro
     assert (found.left_out(), found.unpriced, found.erased) == ([], {}, 0)
 
 
-async def test_each_try_belongs_to_its_call_and_what_failed_is_passed_over(
+async def test_attempts_belong_to_calls_and_failed_targets_are_skipped(
     served: Served, provider: SpawnedProvider
 ) -> None:
     provider.set_rules("rules: [{match: {model: claude-opus-4.6}, fault: {status: 503, code: overloaded, message: m}}]")
@@ -162,7 +162,7 @@ async def test_each_try_belongs_to_its_call_and_what_failed_is_passed_over(
     assert (ways(without), [left.why for left in without.left_out()]) == ({}, ["route deep has no target left now"])
 
 
-async def test_moved_calls_are_priced_with_their_tokens(served: Served) -> None:
+async def test_changed_calls_are_priced_with_their_tokens(served: Served) -> None:
     for _ in range(3):
         await served.ask(headers={"x-job-id": "night", "x-task": "low"})
     calls = await calls_of(served, "night")
@@ -178,7 +178,7 @@ prices: {eu-9: {input_usd_per_mtok: 7, output_usd_per_mtok: 11}}
     assert move.then_microusd == sum(call.cost_microusd for call in calls) > 0
 
 
-async def test_a_changed_price_counts_also_for_calls_that_stay(served: Served) -> None:
+async def test_changed_price_applies_to_unchanged_routes(served: Served) -> None:
     await served.ask(headers={"x-job-id": "night"})
     (call,) = await calls_of(served, "night")
     found = await replayed(served, "prices: {gpt-5.4-mini: {input_usd_per_mtok: 100, output_usd_per_mtok: 0}}")
@@ -187,7 +187,7 @@ async def test_a_changed_price_counts_also_for_calls_that_stay(served: Served) -
     assert (move.then_microusd, move.now_microusd) == (call.cost_microusd, call.input_tokens * 100)
 
 
-async def test_a_price_nobody_knows_is_named_and_never_nothing(served: Served) -> None:
+async def test_unknown_price_is_named_and_never_zero(served: Served) -> None:
     await served.ask(headers={"x-job-id": "night", "x-task": "low"})
     await served.ask(headers={"x-job-id": "night", "x-plan": "gold"})
     provider = (
@@ -206,7 +206,7 @@ async def test_a_price_nobody_knows_is_named_and_never_nothing(served: Served) -
     assert {move.model_now: move.now_microusd for move in free.moves()}["house-1"] == 0, "nobody sends a bill"
 
 
-async def test_calls_without_an_answer_are_left_out_with_their_cost(served: Served, provider: SpawnedProvider) -> None:
+async def test_unanswered_calls_are_excluded_with_their_cost(served: Served, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {model: gpt-5.4}, fault: {status: 503, code: overloaded, message: m}}]")
     assert (await served.ask(headers={"x-job-id": "night", "x-plan": "gold"})).status_code == 503
     await served.ask(model="eu-1", headers={"x-job-id": "night"})
@@ -218,7 +218,7 @@ async def test_calls_without_an_answer_are_left_out_with_their_cost(served: Serv
     ]
 
 
-async def test_tiers_weigh_the_prompts_that_were_kept(served: Served) -> None:
+async def test_tiers_use_stored_prompts(served: Served) -> None:
     await served.ask("hello", headers={"x-job-id": "night", "x-task": "deep"})
     await served.ask(HARD, headers={"x-job-id": "night", "x-task": "deep"})
     found = await replayed(served, "tiers: {low: gpt-5.4-mini, high: gpt-5.4}\nroutes: {deep: {tier: low}}")
@@ -226,7 +226,7 @@ async def test_tiers_weigh_the_prompts_that_were_kept(served: Served) -> None:
     assert found.erased == 0
 
 
-async def test_a_prompt_that_is_gone_is_weighed_as_simple_and_counted(served: Served) -> None:
+async def test_erased_prompt_counts_as_simple(served: Served) -> None:
     await served.ask(HARD, headers={"x-job-id": "night", "x-task": "deep"})
     (call,) = await calls_of(served, "night")
     call.input_ref = (call.input_ref or "")[:-6] + "000000"
@@ -237,7 +237,7 @@ async def test_a_prompt_that_is_gone_is_weighed_as_simple_and_counted(served: Se
     assert (ways(found), found.erased) == ({("claude-opus-4.6", "gpt-5.4-mini"): 1}, 1)
 
 
-async def test_parallel_calls_keep_their_tries(served: Served, provider: SpawnedProvider) -> None:
+async def test_parallel_calls_keep_their_attempts(served: Served, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{match: {model: claude-opus-4.6}, fault: {status: 503, code: overloaded, message: m}}]")
     headers = {"x-job-id": "night", "x-task": "deep"}
     answers = await asyncio.gather(*(served.ask(f"q{n}", headers=headers) for n in range(12)))
@@ -246,9 +246,7 @@ async def test_parallel_calls_keep_their_tries(served: Served, provider: Spawned
     assert [(call.tries, call.model, call.left_out) for call in calls] == [(2, "gpt-5.4", "")] * 12
 
 
-async def test_sessions_stay_with_their_weighted_choice_on_paper_as_live(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_simulation_keeps_sticky_weighted_choices(store: Store, provider: SpawnedProvider) -> None:
     even = "weights: {gpt-5.4: 1, gpt-5.4-mini: 1}"
     text = f"routes: {{split: {{{even}}}, jobs: {{{even}, sticky: job}}}}"
     async with serving(store, provider, text) as served:
@@ -260,7 +258,7 @@ async def test_sessions_stay_with_their_weighted_choice_on_paper_as_live(
     assert all(then == now for then, now in ways(found)), "each is hashed by the same id as then"
 
 
-async def test_tries_are_told_apart_by_what_they_are_called_and_cost_all_that_they_cost(served: Served) -> None:
+async def test_attempts_are_grouped_by_name_and_summed(served: Served) -> None:
     await served.ask(headers={"x-job-id": "night"})
     row = await served.ledger.job("night")
     events: list[Recorded] = []
@@ -287,7 +285,7 @@ async def test_tries_are_told_apart_by_what_they_are_called_and_cost_all_that_th
     ]
 
 
-async def test_a_call_that_stays_costs_what_it_cost_whatever_its_tokens_say(served: Served) -> None:
+async def test_unchanged_call_keeps_its_recorded_cost(served: Served) -> None:
     await served.ask(headers={"x-job-id": "night"})
     (call,) = await calls_of(served, "night")
     call.cost_microusd += 1_000  # written to the provider's cache, or a failed try that was billed
@@ -325,7 +323,7 @@ def command(tmp_path: Path) -> Commands:
     return Commands(tmp_path)
 
 
-def test_explain_says_who_wins_who_does_not_and_where_it_goes(command: Commands) -> None:
+def test_explain_shows_the_rules_and_targets(command: Commands) -> None:
     out = command("explain", "--tag", "eu", "--header", "X-Plan=none", "--agent", "a")
     lines = {line[:10].strip(): line[10:] for line in out.splitlines() if line[:10].strip()}
     assert lines["route"] == "eu"
@@ -339,7 +337,7 @@ def test_explain_says_who_wins_who_does_not_and_where_it_goes(command: Commands)
     assert lines["cache"] == "off"
 
 
-def test_explain_decides_what_the_gateway_decides(command: Commands) -> None:
+def test_explain_agrees_with_the_gateway(command: Commands) -> None:
     said = json.loads(command("explain", "--task", "low", "--prompt", HARD, "--json"))
     lived = routing(ROUTING).decide(CallFacts(task="low", text=lambda: HARD))
     assert [target["model"] for target in said["targets"]] == list(lived.targets)
@@ -373,11 +371,11 @@ def test_explain_reads_a_body_with_its_metadata(command: Commands) -> None:
         (["--routing", "/nowhere.yaml"], "cannot be read"),
     ],
 )
-def test_explain_refuses_with_a_way_out(command: Commands, words: list[str], says: str) -> None:
+def test_explain_errors_have_instructions(command: Commands, words: list[str], says: str) -> None:
     assert says in command("explain", *words, code=1)
 
 
-def test_a_routing_file_with_a_mistake_is_told_by_its_own_name(command: Commands) -> None:
+def test_invalid_routing_file_is_named(command: Commands) -> None:
     other = command.folder / "other.yaml"
     other.write_text("routes: {a: 3}\nbudgts: 1\n")
     said = command("explain", "--routing", str(other), code=1)
@@ -385,7 +383,7 @@ def test_a_routing_file_with_a_mistake_is_told_by_its_own_name(command: Commands
     assert f"{other}:2:1: error" in said
 
 
-async def test_replay_prints_what_moves_and_what_is_in_no_sum(tmp_path: Path, provider: SpawnedProvider) -> None:
+async def test_replay_prints_changed_and_excluded_calls(tmp_path: Path, provider: SpawnedProvider) -> None:
     command = Commands(tmp_path)
     with open_store(command.environment["DATABASE_URL"]) as store:
         async with serving(store, provider, ROUTING) as served:

@@ -1,4 +1,4 @@
-"""A stream with one strange value in it is the provider's fault, not ours: tried again or told, and settled at once."""
+"""A stream with an unexpected value is a provider failure: retried or reported, and settled once."""
 
 import json
 from collections.abc import AsyncIterator
@@ -102,11 +102,11 @@ every_path = pytest.mark.parametrize("path", ["chat/completions", "messages", "r
 
 @every_path
 @pytest.mark.parametrize("strange", STRANGE)
-async def test_a_strange_chat_stream(store: Store, path: str, strange: str) -> None:
+async def test_unexpected_chat_stream_values_are_failures(store: Store, path: str, strange: str) -> None:
     await check(store, "gpt-5.4-mini", path, STRANGE[strange])
 
 
 @every_path
 @pytest.mark.parametrize("strange", STRANGE_MESSAGES)
-async def test_a_strange_messages_stream(store: Store, path: str, strange: str) -> None:
+async def test_unexpected_messages_stream_values_are_failures(store: Store, path: str, strange: str) -> None:
     await check(store, "claude-sonnet-4.6", path, STRANGE_MESSAGES[strange])

@@ -1,4 +1,4 @@
-"""A feed gives every reader every piece in order, at once where the reader can take it, and together where it is behind."""
+"""The stream buffer delivers all chunks in order: at once, or joined for slow readers."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ async def read(feed: BroadcastBuffer) -> list[bytes]:
     return [piece async for piece in feed]
 
 
-async def test_every_reader_has_it_from_the_first_piece_on() -> None:
+async def test_every_reader_receives_all_chunks() -> None:
     feed = BroadcastBuffer()
     feed.push([b"a", b"b"])
     early = asyncio.create_task(read(feed))
@@ -26,7 +26,7 @@ async def test_every_reader_has_it_from_the_first_piece_on() -> None:
     assert await read(feed) == [b"abcd"]
 
 
-async def test_a_piece_is_written_before_push_returns() -> None:
+async def test_chunk_is_written_before_push_returns() -> None:
     feed, written = BroadcastBuffer(), list[bytes]()
 
     def write(piece: bytes) -> bool:
@@ -46,7 +46,7 @@ async def test_a_piece_is_written_before_push_returns() -> None:
     await flowing
 
 
-async def test_what_comes_while_the_reader_is_behind_is_one_piece() -> None:
+async def test_chunks_for_a_slow_reader_are_joined() -> None:
     feed, written, room = BroadcastBuffer(), list[bytes](), asyncio.Event()
 
     def write(piece: bytes) -> bool:
@@ -65,7 +65,7 @@ async def test_what_comes_while_the_reader_is_behind_is_one_piece() -> None:
     assert written == [b"a", b"bc"]
 
 
-async def test_a_reader_that_leaves_is_forgotten() -> None:
+async def test_reader_that_leaves_is_removed() -> None:
     feed, written = BroadcastBuffer(), list[bytes]()
     flowing = asyncio.create_task(feed.flow(lambda piece: not written.append(piece), asyncio.Event().wait))
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Tool calls in streams whose provider numbers them badly: each client is told all of them, none before it is durable."""
+"""Tool calls in badly numbered streams: all reach the client, none before it is durable."""
 
 import json
 from collections.abc import Callable
@@ -91,13 +91,13 @@ def put_together(events: list[Json]) -> list[tuple[Any, str, str]]:
 
 @ANY
 @pytest.mark.parametrize("at", [None, 0, 1])
-def test_calls_are_recorded_each_by_itself_however_they_are_numbered(number: Numbering, at: int | None) -> None:
+def test_calls_are_separated_with_any_numbering(number: Numbering, at: int | None) -> None:
     assert put_together(streamed(*pieces(number, CALLS, at))) == CALLS
 
 
 @ANY
 @pytest.mark.parametrize("at", [None, 0, 1])
-def test_a_messages_client_is_told_every_call(number: Numbering, at: int | None) -> None:
+def test_messages_client_receives_every_call(number: Numbering, at: int | None) -> None:
     early, late, recorded = told("messages", streamed(*pieces(number, CALLS, at)))
     snapshot, bufs = None, dict[int, bytes]()
     for event in [*early, *late]:
@@ -110,7 +110,7 @@ def test_a_messages_client_is_told_every_call(number: Numbering, at: int | None)
 
 @ANY
 @pytest.mark.parametrize("at", [None, 0, 1])
-def test_a_responses_client_is_told_every_call(number: Numbering, at: int | None) -> None:
+def test_responses_client_receives_every_call(number: Numbering, at: int | None) -> None:
     early, late, recorded = told("responses", streamed(*pieces(number, CALLS, at)))
     state: Any = ResponseStreamState(input_tools=openai.omit, text_format=openai.omit)
     for event in [*early, *late]:
@@ -122,13 +122,13 @@ def test_a_responses_client_is_told_every_call(number: Numbering, at: int | None
 
 
 @ANY
-def test_what_passes_to_a_chat_client_stays_as_it_was(number: Numbering) -> None:
+def test_chunks_for_a_chat_client_are_unchanged(number: Numbering) -> None:
     events = streamed(*pieces(number, CALLS))
     early, late, _ = told("chat", events)
     assert [*early, *late] == events
 
 
-def test_pieces_of_calls_that_share_an_index_are_told_apart_by_their_ids() -> None:
+def test_calls_sharing_an_index_are_separated_by_id() -> None:
     mixed = [
         {"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"a"'}},
         {"index": 0, "id": "c2", "function": {"name": "g", "arguments": '{"b"'}},
@@ -139,7 +139,7 @@ def test_pieces_of_calls_that_share_an_index_are_told_apart_by_their_ids() -> No
 
 
 @pytest.mark.parametrize("call_id", [None, ""])
-def test_calls_without_ids_are_told_apart_by_a_name_after_what_is_complete(call_id: str | None) -> None:
+def test_calls_without_ids_are_separated_by_name(call_id: str | None) -> None:
     calls = [(call_id, name, arguments) for _, name, arguments in CALLS]
     assert [call[1:] for call in put_together(streamed(*pieces(WAYS["all the same"], calls)))] == [
         call[1:] for call in calls
@@ -147,7 +147,7 @@ def test_calls_without_ids_are_told_apart_by_a_name_after_what_is_complete(call_
 
 
 @pytest.mark.parametrize("first", ["", "{"])
-def test_a_name_that_is_repeated_begins_nothing(first: str) -> None:
+def test_repeated_name_starts_no_call(first: str) -> None:
     parts = [
         {"index": 0, "function": {"name": "f", "arguments": each}} for each in (first, '{"a":1}'[len(first) :], "")
     ]
@@ -155,7 +155,7 @@ def test_a_name_that_is_repeated_begins_nothing(first: str) -> None:
     assert put_together(streamed(*parts)) == [("c1", "f", '{"a":1}')]
 
 
-def test_ids_that_are_new_with_every_piece_begin_nothing() -> None:
+def test_changing_ids_start_no_call() -> None:
     numbers = count()
     named = [
         {"index": 0, "id": f"x{next(numbers)}", "function": {"name": "f", "arguments": each}} for each in '{"a":1}'
@@ -189,7 +189,7 @@ def test_no_call_has_ended_before_it_is_durable(number: Numbering, client: str, 
 
 
 @pytest.mark.parametrize("more", ["content", "refusal", "reasoning_content"])
-def test_what_is_said_after_a_call_ends_it_too(more: str) -> None:
+def test_text_after_a_call_ends_it(more: str) -> None:
     events = streamed(*pieces(WAYS["numbered"], [("c1", "f", "")]))
     events.insert(-1, chunk({more: "and"}))
     early, late, _ = told("messages", events)
@@ -197,14 +197,14 @@ def test_what_is_said_after_a_call_ends_it_too(more: str) -> None:
 
 
 @ANY
-def test_the_piece_that_completes_a_call_is_telling_whichever_call_it_is(number: Numbering) -> None:
+def test_chunk_completing_any_call_is_terminal(number: Numbering) -> None:
     for place, piece in enumerate(pieces(number, CALLS)):
         alone = Assembly()
         assert alone.take(chunk({"tool_calls": [piece]})), place
 
 
 @pytest.mark.parametrize("client", ["chat", "messages", "responses"])
-def test_arguments_that_are_nested_too_deep_for_us_wait_and_are_told_as_they_are(client: str) -> None:
+def test_deeply_nested_arguments_are_withheld_unchanged(client: str) -> None:
     deep = '{"a":' * 5000 + "1" + "}" * 5000
     early, late, _ = told(client, streamed(*pieces(WAYS["numbered"], [("c1", "f", deep)], 9000)))
     begun, rest = json.dumps(deep[:9000])[1:-1], json.dumps(deep[9000:])[1:-1]
@@ -214,7 +214,7 @@ def test_arguments_that_are_nested_too_deep_for_us_wait_and_are_told_as_they_are
 
 
 @pytest.mark.parametrize("index", ["0", [0], {}])
-def test_indexes_that_are_no_numbers_are_refused_or_kept_apart_and_never_a_fault(index: Any) -> None:
+def test_invalid_indexes_cause_no_internal_error(index: Any) -> None:
     assembly = Assembly()
     assembly.take(chunk({"content": "x"}))
     odd = chunk({"content": "y"})

@@ -1,4 +1,4 @@
-"""Calls of a tenant with keys of its own: its provider is shown that key and no other, and nobody else ever sees it."""
+"""Provider keys of tenants: a provider receives only its tenant's key."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ async def shown(served: Served, upstream: RecordingProvider, tenant: str) -> str
     return upstream.seen[-1]["authorization"]
 
 
-async def test_a_tenants_own_key_takes_the_place_of_the_houses_for_its_calls_alone(
+async def test_tenant_key_replaces_the_default_key_for_its_calls(
     served: Served, upstream: RecordingProvider, store: Store
 ) -> None:
     keys = Keys(store, Masters(MASTER))
@@ -68,7 +68,7 @@ async def test_a_tenants_own_key_takes_the_place_of_the_houses_for_its_calls_alo
     assert await shown(served, upstream, "acme") == f"Bearer {HOUSE}"
 
 
-async def test_a_key_that_cannot_be_opened_is_not_replaced_by_one_that_others_pay_for(
+async def test_unreadable_tenant_key_has_no_replacement(
     served: Served, upstream: RecordingProvider, store: Store
 ) -> None:
     await Keys(store, Masters("22" * 32)).set_provider_key("acme", "house", OWN, "ann")
@@ -79,9 +79,7 @@ async def test_a_key_that_cannot_be_opened_is_not_replaced_by_one_that_others_pa
     assert upstream.seen == []
 
 
-async def test_job_code_of_a_tenant_calls_with_its_key_too(
-    served: Served, upstream: RecordingProvider, store: Store
-) -> None:
+async def test_job_code_uses_its_tenants_key(served: Served, upstream: RecordingProvider, store: Store) -> None:
     import overnight
     from overnight.jobs import Operations
 
@@ -102,7 +100,7 @@ async def test_job_code_of_a_tenant_calls_with_its_key_too(
     assert upstream.seen[-1]["authorization"] == f"Bearer {OWN}"
 
 
-async def test_a_provider_is_greeted_in_its_own_way(
+async def test_provider_receives_its_own_auth_headers(
     store: Store, provider: SpawnedProvider, upstream: RecordingProvider
 ) -> None:
     await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
@@ -114,7 +112,7 @@ async def test_a_provider_is_greeted_in_its_own_way(
 
 
 @pytest.mark.parametrize(("asked_for", "expected"), [(True, "scripted"), (False, "house")])
-async def test_offline_a_tenants_own_key_counts_unless_offline_was_asked_for(
+async def test_tenant_key_applies_unless_offline_is_requested(
     store: Store, provider: SpawnedProvider, upstream: RecordingProvider, asked_for: bool, expected: str
 ) -> None:
     await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
@@ -129,7 +127,7 @@ async def test_offline_a_tenants_own_key_counts_unless_offline_was_asked_for(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
-async def test_a_provider_that_quotes_the_key_it_was_shown_does_not_make_it_known(
+async def test_echoed_tenant_key_is_redacted(
     served: Served, upstream: RecordingProvider, store: Store, status: int, stream: bool
 ) -> None:
     upstream.refusing, upstream.streaming = status, stream and status == 200
@@ -143,7 +141,7 @@ async def test_a_provider_that_quotes_the_key_it_was_shown_does_not_make_it_know
     assert "[key]" in (await served.events("j", "other"))[-1].facts.error.message
 
 
-async def test_no_secret_is_in_the_ledger_the_log_an_answer_or_the_database(
+async def test_no_secret_is_stored_logged_or_returned(
     store: Store,
     store_url: str,
     provider: SpawnedProvider,

@@ -1,4 +1,4 @@
-"""How long each part of a call may take: streams that live, silence, first bytes, signs of life to the client, late store."""
+"""Time limits of calls: streams, silence, first byte, keep-alives, and a slow store."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def test_a_stream_longer_than_its_deadline_is_settled_once(store: Store) -
         assert (end.cost_microusd or 0) + (end.bound_microusd or 0) > 0
 
 
-async def test_a_live_call_is_never_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_live_call_is_never_settled_as_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr("overnight.gateway.orphaned_calls.UNSERVED_EVERY", 1)
     limit = "rate_limits: [{scope: target, concurrency: 1}]"
@@ -102,7 +102,7 @@ async def test_a_live_call_is_never_swept(store: Store, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("sign", [b": PROCESSING\n\n", b"\n\n"])
-async def test_comments_and_blanks_are_signs_of_life(store: Store, sign: bytes) -> None:
+async def test_comments_and_blank_lines_reset_the_silence_limit(store: Store, sign: bytes) -> None:
     async def act(asked: Asked, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM)
         for _ in range(8):
@@ -167,7 +167,7 @@ async def test_a_stream_closed_at_the_total_costs_what_came_and_blames_nobody(st
         assert "circuit_opened" not in await served.story("s")
 
 
-async def test_blanks_before_a_whole_answer_are_no_timeout(store: Store) -> None:
+async def test_blank_lines_before_a_plain_answer_are_no_timeout(store: Store) -> None:
     async def act(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from faulty_upstream import WHOLE
 
@@ -194,7 +194,7 @@ def fails_late(status: int) -> Act:
     return act
 
 
-async def test_a_silent_stream_keeps_its_client_with_comments(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_stream_sends_keep_alive_comments(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "KEEP_ALIVE_S", 0.15)
     async with house(store, paced(0.4), "total_ms: 20000") as (served, _):
         chunks = [piece.choices[0].delta.content async for piece in await served.openai.chat.completions.create(
@@ -244,7 +244,7 @@ def slow(seconds: float) -> Act:
     return act
 
 
-async def test_time_in_the_queue_does_not_shorten_a_try(store: Store) -> None:
+async def test_queue_time_does_not_shorten_an_attempt(store: Store) -> None:
     limit = "rate_limits: [{scope: target, concurrency: 1}]"
     async with house(store, slow(0.4), "total_ms: 700, queue_ms: 10000", limit) as (served, upstream):
         answers = await asyncio.gather(*(served.ask(model="m", headers={"x-job-id": f"j{n}"}) for n in range(5)))
@@ -252,7 +252,7 @@ async def test_time_in_the_queue_does_not_shorten_a_try(store: Store) -> None:
         assert sum(upstream.asked.values()) == 5
 
 
-async def test_a_failed_try_makes_room_for_others_before_its_retry(store: Store) -> None:
+async def test_failed_attempt_is_settled_before_its_backoff(store: Store) -> None:
     tried: list[str] = []
 
     async def act(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -279,7 +279,7 @@ async def test_a_failed_try_makes_room_for_others_before_its_retry(store: Store)
             assert sum(end.cost_microusd or 0 for end in ends) == 2 * (5 + 6)
 
 
-async def test_a_client_that_leaves_the_queue_is_not_paid_for(store: Store) -> None:
+async def test_queued_call_of_a_disconnected_client_is_free(store: Store) -> None:
     limit = "rate_limits: [{scope: target, concurrency: 1}]"
     async with house(store, slow(0.5), "total_ms: 5000, queue_ms: 5000", limit) as (served, upstream):
         first = asyncio.create_task(served.ask(model="m", headers={"x-job-id": "first"}))
@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_the_queue_is_not_paid_for(store: Store) -> N
 # ── processes that die ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_owner_on_another_machine_is_dead_when_its_beat_stops(store: Store) -> None:
+async def test_remote_owner_without_heartbeat_is_dead(store: Store) -> None:
     from overnight.gateway.orphaned_calls import OrphanWatch
 
     now, beat, own = [100.0], [1], [1]

@@ -1,4 +1,4 @@
-"""Two gateways on one store: a newer attempt waits for what an older one is still being answered elsewhere."""
+"""Two gateways on one store: a new attempt waits for the same call of an older attempt."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ async def ask(served: Served, attempt: int) -> tuple[int, str, bool]:
     return answer.status_code, text, answer.headers.get("x-overnight-replayed") == "true"
 
 
-async def test_a_new_attempt_elsewhere_gets_the_answer_under_way(store: Store, provider: SpawnedProvider) -> None:
+async def test_new_attempt_receives_the_answer_in_flight_elsewhere(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as one, serving(store, provider) as other:
         first = asyncio.create_task(ask(one, 1))
         await one.until("n", "model_called")

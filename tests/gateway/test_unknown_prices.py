@@ -1,4 +1,4 @@
-"""A model whose price nobody knows: refused with the way out, in the check and at the call, and never free by itself."""
+"""Models of unknown price are rejected by the check and the call, and are never free."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def checked(folder: Path, routing: str) -> list[Problem]:
 
 
 @pytest.mark.parametrize("key", ["api_key_env: HOUSE_KEY, ", ""], ids=["with a key", "without"])
-def test_the_check_names_each_model_without_a_price_where_the_file_does(tmp_path: Path, key: str) -> None:
+def test_check_names_each_model_without_a_price(tmp_path: Path, key: str) -> None:
     found = checked(tmp_path, HOUSE.replace("KEY", key))
     assert [(each.line, each.severity, re.findall("house-.", each.message)) for each in found] == [
         (3, "error", ["house-1"]),
@@ -54,7 +54,7 @@ def test_the_check_names_each_model_without_a_price_where_the_file_does(tmp_path
         assert checked(tmp_path, HOUSE.replace("KEY", key) + f"prices: {entry.replace('house-1', every)}") == []
 
 
-def test_the_check_has_nothing_to_say_of_listed_prices_and_of_models_that_nobody_serves(tmp_path: Path) -> None:
+def test_check_accepts_listed_prices_and_unserved_models(tmp_path: Path) -> None:
     assert checked(tmp_path, "default_model: claude-opus-4.6\nroutes: {a: gpt-5.4, b: grok-4.20}\n") == []
     assert [each.severity for each in checked(tmp_path, "default_model: nobodys-1\n")] == ["warning"]
 
@@ -64,7 +64,7 @@ def test_a_glob_that_would_price_every_model_is_an_error(tmp_path: Path) -> None
     assert (found.line, found.severity, "house/*" in found.hint) == (1, "error", True)
 
 
-def test_on_the_command_line_too(tmp_path: Path, provider: SpawnedProvider) -> None:
+def test_unknown_prices_are_reported_on_the_command_line(tmp_path: Path, provider: SpawnedProvider) -> None:
     shell = Shell(tmp_path, provider.base_url)
     (tmp_path / "brain" / "routing.yaml").write_text(HOUSE.replace("KEY", ""))
     shown = shell("check", code=1)
@@ -77,9 +77,7 @@ def test_on_the_command_line_too(tmp_path: Path, provider: SpawnedProvider) -> N
 
 
 @pytest.mark.parametrize("key", ["api_key_env: HOUSE_KEY, ", ""], ids=["with a key", "without"])
-async def test_a_model_without_a_price_is_refused_with_the_entry_that_prices_it(
-    store: Store, provider: SpawnedProvider, key: str
-) -> None:
+async def test_unpriced_model_error_shows_the_missing_entry(store: Store, provider: SpawnedProvider, key: str) -> None:
     brain = routed(f"providers: {{house: {{base_url: '{provider.base_url}', {key}models: ['house-*']}}}}\n")
     options: dict[str, Any] = {"environment": {"HOUSE_KEY": "k"}, "offline_base_url": None}
     async with serving(store, provider, brain, **options) as served:
@@ -96,9 +94,7 @@ async def test_a_model_without_a_price_is_refused_with_the_entry_that_prices_it(
             assert (answer.status_code, answer.headers["x-overnight-cost-usd"]) == (200, "0.000000"), answer.text
 
 
-async def test_what_is_played_offline_is_priced_by_the_lists_and_else_at_nothing(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_offline_calls_use_listed_prices_or_zero(store: Store, provider: SpawnedProvider) -> None:
     house = "{base_url: 'https://house.example/v1', api_key_env: HOUSE_KEY, models: [house-1]}"
     async with serving(store, provider, routed(f"providers: {{house: {house}}}")) as served:
         answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
@@ -110,7 +106,7 @@ async def test_what_is_played_offline_is_priced_by_the_lists_and_else_at_nothing
 # ── the book ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_glob_prices_what_no_name_does_and_the_first_that_fits_counts():
+def test_first_matching_price_glob_applies():
     one, two, three = Price(1, 1, 1), Price(2, 2, 2), Price(0, 0, 0)
     prices = PriceBook({"here/*": one, "gpt-5.4-m*": two, "gpt-5.4-mini": three, "*": one})
     sources = {

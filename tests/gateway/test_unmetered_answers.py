@@ -1,4 +1,4 @@
-"""Answers that do not say what they used: nobody knows what the provider bills, so all that was reserved is spent."""
+"""Answers without a usage report: the whole reservation is booked as a bound."""
 
 import asyncio
 import json
@@ -131,7 +131,7 @@ def told_cost(answer: Any) -> float | None:
 
 @pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it, answers_half_of_it_whole])
 @pytest.mark.parametrize(("client", "spoken", "streamed"), MODES)
-async def test_all_that_was_reserved_is_spent(
+async def test_whole_reservation_is_booked(
     one_store: Store, client: str, spoken: str, streamed: bool, act: Any
 ) -> None:
     path, body = ENDPOINTS[client]
@@ -161,9 +161,7 @@ async def test_all_that_was_reserved_is_spent(
 
 @pytest.mark.parametrize("spoken", ["messages", "chat"])
 @pytest.mark.parametrize("act", [tells_no_usage, answers_whole, tells_half_of_it, answers_half_of_it_whole])
-async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
-    one_store: Store, act: Any, spoken: str
-) -> None:
+async def test_official_helper_accepts_a_stream_without_usage(one_store: Store, act: Any, spoken: str) -> None:
     async with silent(one_store, act, spoken=spoken) as (served, _):
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
         asked: Json = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}
@@ -184,7 +182,7 @@ async def test_the_official_helper_follows_a_stream_that_tells_no_usage(
 
 
 @pytest.mark.parametrize("price", ["0", "1"])
-async def test_what_costs_nothing_costs_nothing_without_usage_too(one_store: Store, price: str) -> None:
+async def test_free_model_is_free_without_usage(one_store: Store, price: str) -> None:
     async with silent(one_store, price=price) as (served, _):
         answer = await served.ask(model="m", headers={"x-job-id": "j"})
         free = price == "0"
@@ -216,7 +214,7 @@ async def test_hidden_output_never_passes_the_budget(store: Store) -> None:
         assert 0.01 * 1_000_000 < billed <= await spent(served, "j") <= limit_usd * 1_000_000
 
 
-async def test_what_was_taken_of_a_rate_of_tokens_is_not_given_back(one_store: Store) -> None:
+async def test_reserved_tokens_are_not_returned(one_store: Store) -> None:
     """It is corrected to what was used, where somebody says what that was."""
     sql = "SELECT tokens_at FROM rate"
     statement = Statement("tokens_at", {"sqlite": sql, "postgres": sql})

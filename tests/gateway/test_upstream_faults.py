@@ -1,5 +1,4 @@
-"""Providers that lie, drag, break off and go away: the client gets an answer or an error, never a wrong one; every call that was
-accepted has a recorded end; and what is booked covers what a provider can have billed."""
+"""Faulty providers: the client receives an answer or an error, and every call has one end."""
 
 import asyncio
 import json
@@ -284,7 +283,7 @@ def store(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-async def test_plain_answers_however_odd(store: Store, name: str) -> None:
+async def test_odd_plain_answers(store: Store, name: str) -> None:
     act, error_class = PLAIN[name]
     async with house(store, act, "routes: {hasty: {model: m, deadline_ms: 250}}") as (served, upstream):
         answer = await served.ask(model="hasty" if error_class == "timeout" else "m", headers={"x-job-id": "j"})
@@ -297,7 +296,7 @@ async def test_plain_answers_however_odd(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMED)
-async def test_streamed_answers_however_odd(store: Store, name: str) -> None:
+async def test_odd_streamed_answers(store: Store, name: str) -> None:
     act, error_class, had_a_part = STREAMED[name]
     async with house(store, act, "routes: {hasty: {model: m, deadline_ms: 250}}") as (served, upstream):
         model = "hasty" if error_class == "timeout" else "m"
@@ -314,7 +313,7 @@ async def test_streamed_answers_however_odd(store: Store, name: str) -> None:
         await checked(served, upstream, name, error_class)
 
 
-async def test_a_provider_that_stalls_once_does_not_hold_the_connections_of_others(store: Store) -> None:
+async def test_stalled_provider_blocks_no_other_connections(store: Store) -> None:
     acts: list[Act] = [stalls] * 5 + [answers]
     async with house(store, acts, "routes: {hasty: {model: m, deadline_ms: 300}}") as (served, upstream):
         stalled = [asyncio.create_task(served.ask(model="hasty")) for _ in range(5)]
@@ -336,7 +335,7 @@ async def some_work(_asked: Asked, _reader: Any, writer: Any) -> None:
     await answers(_asked, _reader, writer)
 
 
-async def test_a_provider_that_is_down_for_a_while_under_load_loses_nothing(store: Store) -> None:
+async def test_provider_outage_under_load_loses_no_call(store: Store) -> None:
     more = """
 routes: {r: {model: m, when_all_open: wait}}
 """.strip()
@@ -388,7 +387,7 @@ routes: {r: {model: m, when_all_open: wait}}
             assert set(statuses) <= {200, 502, 503, 504}
 
 
-async def test_with_a_fallback_nobody_notices_that_a_provider_is_down(store: Store) -> None:
+async def test_fallback_hides_a_provider_outage(store: Store) -> None:
     async with faulty_upstream({"m": some_work}) as upstream, faulty_upstream({"spare": some_work}) as other:
         text = routing(upstream, "routes: {r: {model: m, fallbacks: [spare]}}").replace("[m, spare]", "[m]")
         text = text.replace("providers: {", f"providers: {{other: {{base_url: '{other.base_url}', models: [spare]}}, ")
@@ -413,7 +412,7 @@ async def test_with_a_fallback_nobody_notices_that_a_provider_is_down(store: Sto
             assert await budgets(store) == (0, cost)
 
 
-async def test_what_a_provider_can_have_billed_never_passes_the_budget(store: Store) -> None:
+async def test_possible_bill_never_exceeds_the_budget(store: Store) -> None:
     """It is paid for every token it was allowed, and breaks off: nobody knows, so the budget must have covered all of it."""
     limit_usd = 0.02
     async with house(store, breaks_off(0.5), f"budgets: {{max_cost_per_job_usd: {limit_usd}}}") as (served, upstream):
@@ -430,7 +429,7 @@ async def test_what_a_provider_can_have_billed_never_passes_the_budget(store: St
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-async def test_one_of_two_gateways_killed_under_load(
+async def test_kill_of_one_of_two_gateways_under_load(
     dialect: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = str(tmp_path / "fleet.db") if dialect == "sqlite" else request.getfixturevalue("postgres_url")

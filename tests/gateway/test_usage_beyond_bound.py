@@ -1,4 +1,4 @@
-"""A provider that tells more usage than the request could have: the hard stop holds, what was told is kept, marked and told."""
+"""Usage reports beyond the bound: the hard stop holds, and the report is recorded and logged."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ retries: {{max_attempts: 1}}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_provider_tells_beyond_the_bound_is_marked_and_not_booked(
+async def test_usage_beyond_the_bound_is_recorded_and_not_booked(
     store: Store, provider: SpawnedProvider, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     caplog.set_level(logging.WARNING, "overnight.gateway")
@@ -73,7 +73,7 @@ async def test_what_a_provider_tells_beyond_the_bound_is_marked_and_not_booked(
         assert (await served.ask(headers={"x-job-id": "j"}, max_tokens=8000)).status_code == 402
 
 
-async def test_usage_within_the_bound_is_booked_as_it_was_told(store: Store, provider: SpawnedProvider) -> None:
+async def test_usage_within_the_bound_is_booked(store: Store, provider: SpawnedProvider) -> None:
     async with lied_to(store, provider, {"prompt_tokens": 500, "completion_tokens": 7, "total_tokens": 507}) as served:
         await served.ask(headers={"x-job-id": "j"}, max_tokens=8000)
         ended = next(each.facts for each in await served.events("j") if each.facts.event == "model_succeeded")
@@ -81,9 +81,7 @@ async def test_usage_within_the_bound_is_booked_as_it_was_told(store: Store, pro
         assert "told" not in (ended.detail or {})
 
 
-async def test_what_a_request_points_to_may_cost_more_than_its_bytes_show(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_referenced_content_may_exceed_its_bytes(store: Store, provider: SpawnedProvider) -> None:
     async with lied_to(store, provider, {"prompt_tokens": 90_000, "completion_tokens": 7}) as served:
         parts = [{"type": "image_url", "image_url": {"url": "https://example.org/long.png"}}]
         body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": parts}]}
@@ -93,7 +91,7 @@ async def test_what_a_request_points_to_may_cost_more_than_its_bytes_show(
         assert (ended.cost_microusd, "told" in (ended.detail or {})) == (90_007, False)
 
 
-async def test_a_failed_try_is_booked_within_its_bound_too(store: Store, provider: SpawnedProvider) -> None:
+async def test_failed_attempt_is_booked_within_its_bound(store: Store, provider: SpawnedProvider) -> None:
     async with lied_to(store, provider, HUGE, {"choices": []}) as served:
         for _ in range(2):  # no budget is used up by it
             assert (await served.ask(headers={"x-job-id": "j"}, max_tokens=8000)).status_code == 502

@@ -1,4 +1,4 @@
-"""What a web page of another origin can make a browser send, it sends in vain."""
+"""Requests of web pages from other origins are rejected."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ async def sent(
     return await served.http.request(method, path, content=body, headers=headers)
 
 
-async def test_an_origin_is_compared_by_scheme_name_and_port(served: Served) -> None:
+async def test_origin_is_compared_by_scheme_host_and_port(served: Served) -> None:
     port = served.url.rpartition(":")[2]
     other = str(int(port) - 1)
     foreign = (
@@ -54,9 +54,7 @@ async def test_an_origin_is_compared_by_scheme_name_and_port(served: Served) -> 
     ("site", "post", "get"),
     [("cross-site", 403, 403), ("same-site", 403, 403), ("same-origin", 200, 200), ("none", 200, 200)],
 )
-async def test_what_a_page_of_another_site_sends_without_an_origin(
-    served: Served, site: str, post: int, get: int
-) -> None:
+async def test_cross_site_request_without_origin_is_rejected(served: Served, site: str, post: int, get: int) -> None:
     assert (await sent(served, {"content-type": JSON, "sec-fetch-site": site})).status_code == post
     assert (await sent(served, {"sec-fetch-site": site}, "GET", "/api/v1/jobs")).status_code == get
     link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -89,7 +87,7 @@ PAGE = {"sec-fetch-site": "same-origin"}
         ({"referer": "http://evil.com/"}, 415),
     ],
 )
-async def test_a_body_is_json_and_says_so(served: Served, headers: dict[str, str], status: int) -> None:
+async def test_body_requires_the_json_content_type(served: Served, headers: dict[str, str], status: int) -> None:
     before = served.provider.stats()["requests"]
     answer = await sent(served, headers)
     assert answer.status_code == status
@@ -101,7 +99,7 @@ async def test_a_body_is_json_and_says_so(served: Served, headers: dict[str, str
         assert (own.status_code, own.headers["content-type"]) == (415, "application/problem+json")
 
 
-async def test_a_page_of_this_gateway_may_send_no_body(served: Served) -> None:
+async def test_same_origin_page_may_send_no_body(served: Served) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     page = {"origin": served.url, "sec-fetch-site": "same-origin"}
     cancelled = await served.http.post("/api/v1/jobs/n1/cancel", headers=page)

@@ -1,4 +1,4 @@
-"""Where a request ends and whom it is for: what two servers could read differently is refused, and every byte is bounded."""
+"""Request framing: ambiguous requests are rejected, and every size is bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -86,7 +86,7 @@ SMUGGLING = {
 
 
 @pytest.mark.parametrize("name", SMUGGLING)
-async def test_what_could_be_read_in_two_ways_is_refused(client: Client, name: str) -> None:
+async def test_ambiguous_requests_are_rejected(client: Client, name: str) -> None:
     said, expected = SMUGGLING[name]
     client.say(said)
     status, _ = await client.answer()
@@ -105,7 +105,7 @@ async def test_what_could_be_read_in_two_ways_is_refused(client: Client, name: s
         CHUNKED + b'2;a=b;c="d"\r\nab\r\n0\r\nx-sum: 1\r\n\r\n',
     ],
 )
-async def test_what_is_said_in_an_unusual_way_is_taken(client: Client, said: bytes) -> None:
+async def test_unusual_valid_requests_are_accepted(client: Client, said: bytes) -> None:
     client.say(said)
     status, body = await client.answer()
     assert (status, body.startswith((b"GET /x ", b"POST /x ab"))) == (200, True)
@@ -126,7 +126,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_bytes_that_are_no_body_come_to_an_end(name: str) -> None:
+async def test_framing_bytes_are_bounded(name: str) -> None:
     start, more = ENDLESS[name]
     async with served(echo) as (_, connect):
         client = await connect()
@@ -144,21 +144,21 @@ async def test_bytes_that_are_no_body_come_to_an_end(name: str) -> None:
         assert await client.rest() == b""
 
 
-async def test_the_chunks_of_a_body_are_no_overhead(client: Client) -> None:
+async def test_chunk_framing_does_not_count_as_body(client: Client) -> None:
     size = 8 * MOST_HEAD_BYTES
     client.say(CHUNKED + b"2\r\nab\r\n" * (size // 2) + b"0\r\n\r\n")
     assert await client.answer() == (200, b"POST /x " + b"ab" * (size // 2))
 
 
 @pytest.mark.parametrize("offer", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
-async def test_thousands_of_requests_sent_ahead_are_not_kept(client: Client, offer: bytes) -> None:
+async def test_pipelined_requests_are_bounded(client: Client, offer: bytes) -> None:
     # One read holds thousands. Each offer was a call deeper, and each request a kilobyte that waits.
     client.say(b"GET /u HTTP/1.1\r\nhost: x\r\n%b\r\n" % offer * 3000)
     answers = (await client.rest()).count(b"HTTP/1.1 200 OK")
     assert 1 <= answers <= MAX_PIPELINED + 1
 
 
-async def test_an_offer_with_chunks_and_a_second_request(client: Client) -> None:
+async def test_upgrade_with_chunks_and_a_second_request(client: Client) -> None:
     offer = post(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked")
     client.say(offer + POST % (2, b"cd"))
     assert await client.answer() == (200, b"POST /x ab")
@@ -168,7 +168,7 @@ async def test_an_offer_with_chunks_and_a_second_request(client: Client) -> None
 # ── closing one's side ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_requests_sent_ahead_are_answered_after_the_client_closed_its_side(client: Client) -> None:
+async def test_pipelined_requests_are_answered_after_half_close(client: Client) -> None:
     client.say(b"".join(POST % (1, b"%d" % number) for number in range(3)))
     client.writer.write_eof()
     for number in range(3):
@@ -176,14 +176,14 @@ async def test_requests_sent_ahead_are_answered_after_the_client_closed_its_side
     assert await client.rest() == b""
 
 
-async def test_a_second_request_cut_short_does_not_cost_the_first_its_answer(client: Client) -> None:
+async def test_truncated_second_request_keeps_the_first_response(client: Client) -> None:
     client.say(POST % (2, b"ok") + b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf")
     client.writer.write_eof()
     assert await client.answer() == (200, b"POST /echo ok")
     assert await client.rest() == b""
 
 
-async def test_the_application_hears_of_a_client_that_closes_its_side() -> None:
+async def test_application_is_notified_of_a_half_close() -> None:
     left = asyncio.Event()
 
     async def listens(scope: Any, receive: Any, send: Any) -> None:
@@ -213,7 +213,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-async def test_drips_are_not_waited_for_without_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_bodies_time_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
     start, drip = SLOW[name]
     async with served(echo, head_s=0.1, body_window_s=0.1) as (_, connect):
@@ -235,7 +235,7 @@ async def test_drips_are_not_waited_for_without_end(name: str, monkeypatch: pyte
             dripping.cancel()
 
 
-async def test_a_body_that_we_do_not_read_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_paused_reading_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""Random requests, whole and damaged, on raw sockets. The server answers or closes, keeps little, and goes on.
+"""Random and damaged requests on raw sockets: the server answers or closes, and keeps running.
 
 It never sees a request that a strict reader of the same bytes does not see, which is what smuggling is.
 """
@@ -177,7 +177,7 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_damaged_requests_are_read_as_a_strict_reader_reads_them() -> None:
+async def test_damaged_requests_are_parsed_strictly() -> None:
     rng = random.Random(SEED)
     cases = [b"".join(a_request(rng) for _ in range(rng.choice([1, 1, 2, 3]))) for _ in range(CASES)]
     cases = [case if number % 5 == 0 else damaged(case, rng) for number, case in enumerate(cases)]
@@ -235,7 +235,7 @@ async def gateway(store: Store) -> AsyncIterator[Served]:
             yield served
 
 
-async def test_damaged_calls_are_no_fault_of_the_gateway(gateway: Served) -> None:
+async def test_damaged_calls_cause_no_internal_error(gateway: Served) -> None:
     rng = random.Random(SEED)
     host, port = gateway.url.removeprefix("http://").split(":")
     for number in range(CASES // 4):

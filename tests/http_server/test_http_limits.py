@@ -1,4 +1,4 @@
-"""What one client, one key and all together may hold of the gateway; over it others go on."""
+"""Limits of one client, one key and all clients: beyond them other clients are still served."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ async def gateway(store: Store, provider: SpawnedProvider) -> AsyncIterator[Serv
 
 
 @pytest.mark.parametrize(("limits", "status"), [(ConnectionLimits(3, 99), 503), (ConnectionLimits(99, 3), 429)])
-async def test_connections_over_a_limit_are_told_so_and_closed(limits: ConnectionLimits, status: int) -> None:
+async def test_connections_over_a_limit_are_rejected_and_closed(limits: ConnectionLimits, status: int) -> None:
     async with served(echo, limits=limits) as (server, connect):
         clients = [await connect() for _ in range(3)]
         refused = await connect()
@@ -44,7 +44,7 @@ async def test_connections_over_a_limit_are_told_so_and_closed(limits: Connectio
         assert await again.answer() == (200, b"GET /x ")
 
 
-async def test_a_flood_of_connections_is_not_even_answered() -> None:
+async def test_connection_flood_is_closed_without_response() -> None:
     async with served(echo, limits=ConnectionLimits(1, 1)) as (server, connect):
         first = await connect()
         for _ in range(MAX_REFUSALS + 20):
@@ -64,7 +64,7 @@ async def test_a_flood_of_connections_is_not_even_answered() -> None:
         ("fe80::1%eth0", "fe80::"),
     ],
 )
-def test_who_stands_behind_an_address(address: str, holder: str) -> None:
+def test_client_address_is_derived_from_trusted_proxies(address: str, holder: str) -> None:
     assert holder_of(address) == holder
 
 
@@ -97,7 +97,7 @@ async def until_refused(gateway: Served, headers: dict[str, str], most: int, **m
             client.writer.close()
 
 
-async def test_unfinished_bodies_of_a_key_are_bounded_and_another_key_goes_on(gateway: Served) -> None:
+async def test_unfinished_bodies_are_bounded_per_key(gateway: Served) -> None:
     mine, others = await key_for(gateway, scopes=("call", "operate")), await key_for(gateway, tenant="other")
     held = [await half(gateway, mine, MIB - 1) for _ in range(2)]
     await asyncio.sleep(0.2)
@@ -125,14 +125,14 @@ async def test_bodies_of_a_key_count_until_their_calls_are_answered(gateway: Ser
     assert (await gateway.ask(text="x" * 900_000, headers=mine)).status_code == 200
 
 
-async def test_unfinished_bodies_are_bounded_in_all(gateway: Served) -> None:
+async def test_unfinished_bodies_are_bounded_in_total(gateway: Served) -> None:
     assert await until_refused(gateway, {}, 12) == (8, 503)
     async with asyncio.timeout(20):
         while (await until_refused(gateway, {}, 1))[1]:
             await asyncio.sleep(0.05)
 
 
-async def test_requests_of_a_key_at_once_are_bounded(store: Store, provider: SpawnedProvider) -> None:
+async def test_concurrent_requests_of_a_key_are_bounded(store: Store, provider: SpawnedProvider) -> None:
     from overnight.api import application
     from overnight.ledger import Ledger
 
@@ -156,7 +156,7 @@ async def test_requests_of_a_key_at_once_are_bounded(store: Store, provider: Spa
             assert (await (await asks(mine)).answer())[0] == 400
 
 
-async def test_a_refused_body_is_read_on_so_that_the_refusal_arrives() -> None:
+async def test_rejected_body_is_drained_so_that_the_error_arrives() -> None:
     async def refuses(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
             await asyncio.sleep(0.05)  # the client is ahead, and is held back

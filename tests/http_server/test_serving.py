@@ -1,4 +1,4 @@
-"""The HTTP server as clients meet it, on raw sockets: framing, order, bounds, and who leaves when."""
+"""The HTTP server on raw sockets: framing, order, limits and disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ async def test_one_connection_carries_many_requests(client: Client) -> None:
         assert await client.answer() == (200, b"POST /echo %d" % number)
 
 
-async def test_requests_sent_ahead_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     async def slow_first(scope: Any, receive: Any, send: Any) -> None:
         body = await body_of(receive)
         if body == b"0":
@@ -42,7 +42,7 @@ async def test_the_path_is_decoded_and_may_be_a_whole_url(client: Client) -> Non
     assert await client.answer() == (200, b"GET /whole ")
 
 
-async def test_a_body_in_chunks_and_in_drips(client: Client) -> None:
+async def test_slow_chunked_body_is_read(client: Client) -> None:
     request = b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-late: 1\r\n\r\n"
     for byte in request:
         client.say(bytes([byte]))
@@ -50,14 +50,14 @@ async def test_a_body_in_chunks_and_in_drips(client: Client) -> None:
     assert await client.answer() == (200, b"POST /c abcde")
 
 
-async def test_a_client_that_waits_to_be_told_is_told_to_go_on(client: Client) -> None:
+async def test_expect_continue_is_answered(client: Client) -> None:
     client.say(b"POST /c HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
     assert await client.head() == b"http/1.1 100 continue\r\n\r\n"
     client.say(b"ok")
     assert await client.answer() == (200, b"POST /c ok")
 
 
-async def test_an_offer_of_another_protocol_is_passed_over(client: Client) -> None:
+async def test_upgrade_offer_is_ignored(client: Client) -> None:
     # Java's HTTP client offers h2c with every request; a server that stops at the offer loses the body.
     offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
     for body in (b"first", b"again"):
@@ -66,7 +66,7 @@ async def test_an_offer_of_another_protocol_is_passed_over(client: Client) -> No
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_a_connection_is_closed_when_the_client_wants_it(client: Client, version: bytes) -> None:
+async def test_connection_close_is_honoured(client: Client, version: bytes) -> None:
     wish = b"connection: close\r\n" if version == b"1.1" else b""
     client.say(b"GET /x HTTP/%b\r\nhost: x\r\n%b\r\n" % (version, wish))
     head = await client.head()
@@ -74,13 +74,13 @@ async def test_a_connection_is_closed_when_the_client_wants_it(client: Client, v
     assert await client.rest() == b"GET /x "
 
 
-async def test_an_old_client_may_keep_its_connection(client: Client) -> None:
+async def test_http_1_0_keep_alive_is_honoured(client: Client) -> None:
     for _ in range(2):
         client.say(b"GET /x HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
         assert await client.answer() == (200, b"GET /x ")
 
 
-async def test_a_client_that_closes_its_side_still_gets_its_answer() -> None:
+async def test_half_closed_client_receives_its_response() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.05)
         await answer(send, b"late")
@@ -93,7 +93,7 @@ async def test_a_client_that_closes_its_side_still_gets_its_answer() -> None:
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
-async def test_only_head_has_no_body(client: Client, method: bytes) -> None:
+async def test_head_response_has_no_body(client: Client, method: bytes) -> None:
     client.say(method + b" /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     head, _, body = (await client.rest()).partition(b"\r\n\r\n")
     assert b"content-length: %d" % len(method + b" /x ") in head
@@ -101,7 +101,7 @@ async def test_only_head_has_no_body(client: Client, method: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_an_answer_of_unknown_length(version: bytes) -> None:
+async def test_response_of_unknown_length_is_chunked(version: bytes) -> None:
     async def stream(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for piece in (b"one", b"", b"three"):
@@ -135,7 +135,7 @@ async def test_an_answer_of_unknown_length(version: bytes) -> None:
         (b"GET /x HTTP/1.1\r\n" + b"a: b\r\n" * 300 + b"\r\n", 431),
     ],
 )
-async def test_what_is_no_request_is_refused_and_closed(client: Client, said: bytes, status: int) -> None:
+async def test_invalid_request_is_rejected_and_closed(client: Client, said: bytes, status: int) -> None:
     client.say(said)
     refused, body = await client.answer()
     assert (refused, b"invalid_request_error" in body) == (status, True)
@@ -146,7 +146,7 @@ BROKEN = b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-async def test_a_broken_chunk_is_refused_where_no_answer_has_begun(ahead: int) -> None:
+async def test_broken_chunk_before_the_response_is_rejected(ahead: int) -> None:
     left: list[bool] = []
 
     async def reader(scope: Any, receive: Any, send: Any) -> None:
@@ -173,7 +173,7 @@ async def test_a_broken_chunk_is_refused_where_no_answer_has_begun(ahead: int) -
             await server.stop(LINGER_S)
 
 
-async def test_a_broken_chunk_cuts_an_answer_that_has_begun() -> None:
+async def test_broken_chunk_during_the_response_cuts_it() -> None:
     async def early(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -188,7 +188,7 @@ async def test_a_broken_chunk_cuts_an_answer_that_has_begun() -> None:
         assert b"400" not in await client.rest()
 
 
-async def test_nonsense_after_a_request_does_not_cost_its_answer() -> None:
+async def test_garbage_after_a_request_keeps_its_response() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await body_of(receive)
         await asyncio.sleep(0.05)
@@ -201,7 +201,7 @@ async def test_nonsense_after_a_request_does_not_cost_its_answer() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_refusal_before_the_body_is_whole_can_be_read() -> None:
+async def test_early_rejection_can_be_read() -> None:
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, b"too large", 413)
 
@@ -218,7 +218,7 @@ async def test_a_refusal_before_the_body_is_whole_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /x HT", b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf"])
-async def test_silence_is_not_waited_for_without_end(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_client_times_out(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
     left = asyncio.Event()
 
@@ -237,7 +237,7 @@ async def test_silence_is_not_waited_for_without_end(said: bytes, monkeypatch: p
                 await left.wait()
 
 
-async def test_work_of_ours_is_no_silence_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_work_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -250,7 +250,7 @@ async def test_work_of_ours_is_no_silence_of_the_client(monkeypatch: pytest.Monk
         assert await client.answer() == (200, b"late")
 
 
-async def test_a_body_that_nobody_reads_is_held_back() -> None:
+async def test_unread_body_is_paused() -> None:
     read = asyncio.Event()
     seen: list[int] = []
 
@@ -274,7 +274,7 @@ async def test_a_body_that_nobody_reads_is_held_back() -> None:
         assert max(seen) < MOST_UNREAD_BYTES + 512 * 1024, "more than a bound and a read were kept"
 
 
-async def test_a_client_that_does_not_read_holds_back_the_answer() -> None:
+async def test_slow_client_pauses_the_response() -> None:
     written = 0
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -299,7 +299,7 @@ async def test_a_client_that_does_not_read_holds_back_the_answer() -> None:
 # ── faults and ends ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_fault_before_the_answer_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_before_the_response_is_500(caplog: pytest.LogCaptureFixture) -> None:
     async def faulty(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ZeroDivisionError("secret")
@@ -312,7 +312,7 @@ async def test_a_fault_before_the_answer_is_a_500(caplog: pytest.LogCaptureFixtu
         assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_fault_inside_the_answer_cuts_it() -> None:
+async def test_error_during_the_response_cuts_it() -> None:
     async def faulty(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -324,7 +324,7 @@ async def test_a_fault_inside_the_answer_cuts_it() -> None:
         assert b"0\r\n\r\n" not in (await client.rest()).partition(b"\r\n\r\n")[2]
 
 
-async def test_a_header_cannot_smuggle_another() -> None:
+async def test_header_injection_is_rejected() -> None:
     async def smuggler(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, b"x", 200, (b"x-name", b"a\r\nx-evil: 1"))
 
@@ -335,7 +335,7 @@ async def test_a_header_cannot_smuggle_another() -> None:
         assert (head.split()[1], b"evil" in head) == (b"500", False)
 
 
-async def test_stopping_waits_for_what_is_being_answered() -> None:
+async def test_shutdown_waits_for_responses() -> None:
     begun = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -354,7 +354,7 @@ async def test_stopping_waits_for_what_is_being_answered() -> None:
         assert await idle.rest() == b""
 
 
-async def test_stopping_does_not_wait_for_ever() -> None:
+async def test_shutdown_has_a_time_limit() -> None:
     ended = asyncio.Event()
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -372,7 +372,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
         assert ended.is_set()
 
 
-async def test_a_call_goes_on_when_its_client_leaves() -> None:
+async def test_call_continues_after_disconnect() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:

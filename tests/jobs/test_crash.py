@@ -1,4 +1,4 @@
-"""A short storm of `kill -9` on each store; between them they cover every crash point. `make crash` is the long one."""
+"""A short storm of `kill -9` on each store that covers every crash point. `make crash` runs longer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,13 @@ from crash.storm import Storm, Terms
 HALVES = {"sqlite": PLACES[::2], "postgres": PLACES[1::2]}
 
 
-def test_every_crash_point_of_the_source_is_in_the_storm() -> None:
+def test_storm_covers_every_crash_point() -> None:
     """A new point must be entered in tests/crash/points.py, with the roles that pass it."""
     assert points_in_source() == PASSED_BY.keys()
     assert {point for half in HALVES.values() for point, _ in half} == PASSED_BY.keys()
 
 
-async def test_nothing_is_lost_repeated_or_stuck_in_a_storm(store_url: str, tmp_path: Path) -> None:
+async def test_storm_loses_and_repeats_nothing(store_url: str, tmp_path: Path) -> None:
     places = HALVES["postgres" if store_url.startswith("postgres") else "sqlite"]
     storm = Storm(store_url, tmp_path, Terms(len(places), 1, places, jobs_at_once=7, settle_s=45))
     try:
@@ -38,7 +38,7 @@ async def test_nothing_is_lost_repeated_or_stuck_in_a_storm(store_url: str, tmp_
         storm.close()
 
 
-async def test_nothing_is_done_twice_by_workers_that_were_stopped(store_url: str, tmp_path: Path) -> None:
+async def test_stopped_workers_repeat_nothing(store_url: str, tmp_path: Path) -> None:
     """SIGSTOP for longer than the lease, between a claim and its call and anywhere else; the vendor keeps every arrival."""
     storm = Storm(store_url, tmp_path, Terms(0, 1, [], workers=2, jobs_at_once=7, settle_s=45, stops=3, lease_s=4.0))
     try:

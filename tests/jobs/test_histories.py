@@ -1,4 +1,4 @@
-"""Histories written by earlier versions are read by this one: every recorded answer is given back, nothing is done again."""
+"""Histories of earlier versions are replayed: recorded answers are used, nothing runs again."""
 
 import base64
 import json

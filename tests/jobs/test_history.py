@@ -1,4 +1,4 @@
-"""The fold of a job's log, which is pure, against trivial models."""
+"""The fold of a job's log against simple models."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def path_of(parts: list[tuple[str, int]]) -> str:
 
 
 @given(segments)
-def test_the_steps_a_path_lies_in(parts: list[tuple[str, int]]) -> None:
+def test_enclosing_steps_of_a_path(parts: list[tuple[str, int]]) -> None:
     wanted = [(path_of(parts[:n]), number) for n, (mark, number) in enumerate(parts) if mark == "#"]
     assert enclosing(path_of(parts)) == wanted[::-1]
 
@@ -103,7 +103,7 @@ def test_the_fold_keeps_the_last_of_each_position(said: list[Any]) -> None:
 
 
 @given(logs)
-def test_the_order_is_that_of_the_commits_outside_of_finished_steps(said: list[Any]) -> None:
+def test_order_is_by_commit_outside_finished_steps(said: list[Any]) -> None:
     history = fold(log_of(said))
     wanted = [
         answer.seq
@@ -138,7 +138,7 @@ def failures_of(history: History) -> list[int]:
 
 
 @given(logs, paths, st.integers(0, 2), st.sets(st.integers(1, 25)))
-def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordinal: int, unhandled: set[int]) -> None:
+def test_retried_step_keeps_its_effects(said: list[Any], path: str, ordinal: int, unhandled: set[int]) -> None:
     """Up to the last thing it has done a step's answers are retained, but for what it failed of; after it nothing does."""
     events = log_of(said)
     before, step = fold(events), (path, ordinal)
@@ -154,7 +154,7 @@ def test_a_retried_step_keeps_what_it_has_done(said: list[Any], path: str, ordin
 
 
 @given(logs, st.sets(st.integers(1, 25)))
-def test_a_retried_job_asks_afresh_what_it_failed_of(said: list[Any], unhandled: set[int]) -> None:
+def test_retried_job_re_runs_its_failures(said: list[Any], unhandled: set[int]) -> None:
     events = with_event(log_of(said), "failed", unhandled=sorted(unhandled))
     before = fold(events)
     failures = [answer for answer in before.order if failed(answer)]
@@ -180,7 +180,7 @@ def test_a_retried_job_asks_afresh_what_it_failed_of(said: list[Any], unhandled:
 
 
 @given(logs, st.integers(1, 26))
-def test_what_a_retry_does_not_come_to_is_retained(said: list[Any], since: int) -> None:
+def test_unreached_answers_are_retained(said: list[Any], since: int) -> None:
     """What is replayed is what stood before, so that the code comes there as it did."""
     events = log_of(said)
     before = fold(events)
@@ -192,7 +192,7 @@ def test_what_a_retry_does_not_come_to_is_retained(said: list[Any], since: int) 
 
 
 @given(logs, paths, st.integers(0, 2))
-def test_what_was_given_again_is_as_old_as_it_was(said: list[Any], path: str, ordinal: int) -> None:
+def test_replayed_answer_keeps_its_age(said: list[Any], path: str, ordinal: int) -> None:
     """A step that is tried a third time knows what its first try led up to, though the second gave it again in another order."""
     step = (path, ordinal)
     second = retried_step(log_of(said), step)
@@ -283,13 +283,13 @@ RETRIES: dict[str, tuple[Said, list[int], RetryPlan]] = {
 
 
 @pytest.mark.parametrize("what", RETRIES)
-def test_what_a_retry_asks_afresh(what: str) -> None:
+def test_answers_that_a_retry_re_runs(what: str) -> None:
     said, unhandled, drop = RETRIES[what]
     assert stale_for_retry(fold(with_event(log_of(said), "failed", unhandled=unhandled))) == drop
 
 
 @given(logs, st.integers(0, 25))
-def test_a_log_that_grew_is_folded_as_one(said: list[Any], cut: int) -> None:
+def test_incremental_fold_equals_full_fold(said: list[Any], cut: int) -> None:
     """Nothing in the fold depends on when it is done."""
     events = log_of(said)
     whole, again = fold(events), fold(iter(list(events)))
@@ -314,7 +314,7 @@ def retried() -> list[Recorded]:
     return with_event(events, "answers_dropped", seqs=[], since=2)
 
 
-def test_what_is_retained_counts_for_who_asks_the_same() -> None:
+def test_retained_answer_serves_the_same_request() -> None:
     events = retried()
     history = fold(events)
     assert (history.answers, history.entries) == ({}, {})
@@ -325,7 +325,7 @@ def test_what_is_retained_counts_for_who_asks_the_same() -> None:
     assert (kept.answers["/1", 0].seq, kept.answers["/1", 0].facts) == (6, events[1].facts)
 
 
-def test_what_ends_meanwhile_counts_with_what_began_it() -> None:
+def test_end_of_an_earlier_entry_answers_it() -> None:
     """A child that ends before the retry has come to it answers nothing yet: the code may not come there this time."""
     events = with_event(retried(), "child_finished", ("/2", 0), child_job_id="one", state="succeeded")
     events[-1].facts.kind = "child"
@@ -337,7 +337,7 @@ def test_what_ends_meanwhile_counts_with_what_began_it() -> None:
 
 
 @pytest.mark.parametrize(("place", "kind"), [(("/2", 0), "child"), (("/3", 0), "approval")])
-def test_what_nobody_waits_for_any_more_answers_nothing(place: Position, kind: str) -> None:
+def test_event_without_waiting_boundary_is_ignored(place: Position, kind: str) -> None:
     ended = {"child": "child_finished", "approval": "review_decided"}[kind]
     events = with_event(retried(), ended, place, child_job_id="another", review_id="another")
     events[-1].facts.kind = kind
@@ -346,7 +346,7 @@ def test_what_nobody_waits_for_any_more_answers_nothing(place: Position, kind: s
     assert history.retained[place].answer is None
 
 
-def test_a_boundary_is_answered_once() -> None:
+def test_boundary_has_one_answer() -> None:
     """A failed child that somebody resumes after its parent went on from that tells it in vain."""
     events = with_event(log_of([("child_started", "", 0), ("child_finished", "", 0)]), "child_finished", ("", 0))
     events[-1].facts.kind = "child"

@@ -1,4 +1,4 @@
-"""Durable jobs as their users see them, on both stores."""
+"""Durable jobs through the public interface, on both stores."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -92,7 +92,7 @@ async def asks(question: str) -> list[Any]:
     return [first, answer.approved, answer.by, await double(1)]
 
 
-async def test_an_approval_parks_and_goes_on_without_repeating(store: Store) -> None:
+async def test_approval_parks_and_continues_without_repetition(store: Store) -> None:
     operations = Operations(store)
     job = await run(store, asks, "send it?")
     assert job.state == "parked"
@@ -121,7 +121,7 @@ async def asks_in_branches() -> list[Any]:
     return list(await asyncio.gather(*(ask(number) for number in range(3)), double(7), return_exceptions=True))
 
 
-async def test_parking_inside_gather(store: Store) -> None:
+async def test_job_parks_inside_gather(store: Store) -> None:
     operations = Operations(store)
     job = await operations.create(asks_in_branches)
     async with working(store):
@@ -220,7 +220,7 @@ async def parent() -> list[int]:
     return [await child(1), *await asyncio.gather(child(2), child(3))]
 
 
-async def test_child_jobs(store: Store) -> None:
+async def test_child_jobs_run_and_return_results(store: Store) -> None:
     job = await run(store, parent)
     for _ in range(50):
         if job.state != "parked":
@@ -273,7 +273,7 @@ async def caught() -> str:
     return await patient("y")
 
 
-async def test_step_retries_and_caught_failures(store: Store) -> None:
+async def test_steps_are_retried_and_failures_can_be_caught(store: Store) -> None:
     job = await run(store, caught)
     assert job.result == b'"y"'
 
@@ -298,7 +298,7 @@ async def changes() -> int:
     return total
 
 
-async def test_changed_code_parks_with_a_diff_and_resumes_when_mended(store: Store) -> None:
+async def test_changed_code_parks_with_a_diff_and_resumes_when_fixed(store: Store) -> None:
     operations = Operations(store)
     version[0] = "one"
     job = await run(store, changes)
@@ -387,7 +387,7 @@ async def unserializable() -> Any:
     return object()
 
 
-async def test_a_result_without_json_form_fails_with_the_place(store: Store) -> None:
+async def test_result_without_json_form_fails_with_its_path(store: Store) -> None:
     job = await run(store, unserializable)
     assert job.state == "failed"
     assert "the result of job unserializable" in (job.error or "")
@@ -405,7 +405,7 @@ async def nested() -> int:
     return await outer(4) + await double(1)
 
 
-async def test_a_step_that_parks_inside_goes_on_inside(store: Store) -> None:
+async def test_step_that_parks_continues_inside(store: Store) -> None:
     job = await run(store, nested)
     assert (job.state, job.waits[0]["for"]) == ("parked", "approval")
     await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
@@ -433,7 +433,7 @@ async def stubbornly() -> int:
     return await stubborn()
 
 
-async def test_a_retried_step_asks_afresh_after_a_recovery(store: Store) -> None:
+async def test_retried_step_re_runs_after_a_recovery(store: Store) -> None:
     tries["left"] = 3
     operations = Operations(store)
     job = await run(store, stubbornly)
@@ -456,7 +456,7 @@ async def fails_in_a_branch() -> str:
     return await fragile("last")
 
 
-async def test_a_retry_keeps_failures_that_the_code_went_on_from(store: Store) -> None:
+async def test_retry_keeps_handled_failures(store: Store) -> None:
     operations = Operations(store)
     job = await run(store, fails_in_a_branch)
     for _ in range(2):
@@ -479,7 +479,7 @@ async def strong_parent() -> str:
     return await weak_child()
 
 
-async def test_a_failed_child_is_tried_again_with_its_parent(store: Store) -> None:
+async def test_failed_child_is_retried_with_its_parent(store: Store) -> None:
     operations = Operations(store)
     job = await run(store, strong_parent)
     async with working(store):
@@ -491,7 +491,7 @@ async def test_a_failed_child_is_tried_again_with_its_parent(store: Store) -> No
     assert job.result == b'"child"'
 
 
-async def test_a_job_that_left_its_worker_in_silence_is_taken_again(store: Store) -> None:
+async def test_silently_evicted_job_is_taken_again(store: Store) -> None:
     operations = Operations(store)
     async with working(store) as worker:
         job = await operations.create(endless)
@@ -542,7 +542,7 @@ async def test_decisions_reach_branches_in_any_order(store: Store) -> None:
     assert job.result == b"[true,false]"
 
 
-async def test_a_dead_process_of_this_machine_is_noticed_at_once(store_url: str, store: Store) -> None:
+async def test_dead_local_process_is_detected_at_once(store_url: str, store: Store) -> None:
     import subprocess
     import sys
     from pathlib import Path
@@ -579,7 +579,7 @@ async def spread(*numbers: int) -> int:
     return sum([await double(number) for number in numbers])
 
 
-async def test_a_job_with_any_number_of_arguments(store: Store) -> None:
+async def test_job_accepts_variable_arguments(store: Store) -> None:
     job = await run(store, spread, 1, 2, 3)
     assert job.result == b"12"
 
@@ -594,7 +594,7 @@ async def catches_late() -> str:
     return caught
 
 
-async def test_code_sees_the_same_failure_live_and_replayed(store: Store) -> None:
+async def test_failure_is_equal_live_and_replayed(store: Store) -> None:
     job = await run(store, catches_late)
     await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
     async with working(store):
@@ -602,7 +602,7 @@ async def test_code_sees_the_same_failure_live_and_replayed(store: Store) -> Non
     assert job.result == b'"ValueError"'
 
 
-async def test_a_worker_for_one_job_leaves_the_others_alone(store: Store) -> None:
+async def test_worker_for_one_job_ignores_others(store: Store) -> None:
     other = await Operations(store).create(adds, (1,))
     mine = await Operations(store).create(parent)
     async with working(store, root=mine.job_id):
@@ -610,7 +610,7 @@ async def test_a_worker_for_one_job_leaves_the_others_alone(store: Store) -> Non
     assert (await Ledger(store).job(other.job_id)).state == "queued"
 
 
-async def test_arguments_of_the_wrong_type_are_refused_before_anything_is_written(store: Store) -> None:
+async def test_wrong_argument_types_are_rejected_before_a_write(store: Store) -> None:
     from overnight.domain import BadInput
 
     with pytest.raises(BadInput, match="job adds, argument count"):

@@ -1,4 +1,4 @@
-"""The layers of jobs/: every file has one, and the public surface of the package is what it was."""
+"""The layers of jobs/: every file belongs to one, and the public names are pinned."""
 
 import tomllib
 from pathlib import Path

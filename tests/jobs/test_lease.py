@@ -1,5 +1,4 @@
-"""A worker acts only on a lease that it certainly still holds: after a stop, a sleep of the machine or a jump of the clock
-it does not make the call that it had claimed."""
+"""A worker acts only on a valid lease: after a stop, a machine sleep or a clock jump it does not."""
 
 import asyncio
 import os
@@ -49,7 +48,7 @@ def a_lease(time: Time) -> tuple[Clocks, Lease]:
     return clocks, Lease(clocks, 15 * S, clocks.read())
 
 
-def test_a_lease_lasts_from_when_its_acknowledged_renewal_was_sent(time: Time) -> None:
+def test_lease_lasts_from_the_acknowledged_renewal(time: Time) -> None:
     clocks, lease = a_lease(time)
     time.passes(14.9)
     sent = clocks.read()
@@ -63,7 +62,7 @@ def test_a_lease_lasts_from_when_its_acknowledged_renewal_was_sent(time: Time) -
         lease.check()
 
 
-def test_a_renewal_that_is_acknowledged_too_late_renews_nothing(time: Time) -> None:
+def test_late_acknowledgement_renews_nothing(time: Time) -> None:
     clocks, lease = a_lease(time)
     sent = clocks.read()
     time.passes(19)
@@ -76,7 +75,7 @@ def test_a_renewal_that_is_acknowledged_too_late_renews_nothing(time: Time) -> N
 @pytest.mark.parametrize(
     ("wall_s", "up_s"), [(15, 0), (0, 15), (20, 20), (-1, 5), (-3600, 1)], ids=["jump", "sleep", "stop", "back", "hour"]
 )
-def test_the_larger_of_both_clocks_counts_and_a_wall_clock_that_went_back(time: Time, wall_s: int, up_s: int) -> None:
+def test_larger_clock_difference_or_setback_ends_the_lease(time: Time, wall_s: int, up_s: int) -> None:
     _, lease = a_lease(time)
     time.wall += wall_s * S
     time.up += up_s * S
@@ -86,7 +85,7 @@ def test_the_larger_of_both_clocks_counts_and_a_wall_clock_that_went_back(time: 
     assert lease.is_lost(), "once lost it stays lost"
 
 
-def test_a_clock_that_went_back_a_little_is_seen_although_more_time_has_passed(time: Time) -> None:
+def test_small_clock_setback_is_detected(time: Time) -> None:
     clocks, lease = a_lease(time)
     time.passes(5)
     clocks.read()
@@ -117,7 +116,7 @@ async def posts() -> str:
 
 
 @pytest.mark.parametrize("jump", ["asleep", "wall forward", "wall back"])
-async def test_a_claimed_effect_is_not_called_after_a_jump(store_url: str, time: Time, jump: str) -> None:
+async def test_claimed_effect_is_not_called_after_a_clock_jump(store_url: str, time: Time, jump: str) -> None:
     arrived.clear()
     busy = threading.Event()
     with open_store(store_url, lambda: time.wall) as store, ThreadPoolExecutor(1) as threads:
@@ -167,9 +166,7 @@ class Sleeper:
         return await self._calls.settle_lost(job)
 
 
-async def test_a_model_is_not_called_on_a_lease_that_may_be_lost(
-    store: Store, time: Time, provider: SpawnedProvider
-) -> None:
+async def test_model_is_not_called_on_an_expired_lease(store: Store, time: Time, provider: SpawnedProvider) -> None:
     provider.reset()
     async with serving(store, provider) as served:
         worker = Worker(store, Sleeper(JobCalls(served.gateway), time), uptime=lambda: time.up)

@@ -1,4 +1,4 @@
-"""Random job programs whose workers are lost at random moments, against what a plain run comes to."""
+"""Random job programs with lost workers have the results of an uninterrupted run."""
 
 import asyncio
 import itertools
@@ -280,14 +280,14 @@ MIXES = {
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_jobs_come_to_their_plain_result_whatever_is_lost(fresh_url: Any, mix: str) -> None:
+def test_lost_workers_do_not_change_results(fresh_url: Any, mix: str) -> None:
     run_state_machine_as_test(lambda: Jobs(fresh_url(), MIXES[mix]), settings=examples(3, 60, stateful_step_count=8))
 
 
 # ── a store that refuses for a while ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_job_goes_on_after_the_store_refused_its_writes(fresh_url: Any) -> None:
+def test_job_continues_after_rejected_writes(fresh_url: Any) -> None:
     """A worker whose writes are refused for a moment (a full disk, a database that starts again) still finishes its jobs."""
     machine = Jobs(fresh_url(), MIXES["all"])
     machine.body = [["step", "step-1"], ["effect", "effect-2", "fine", True], ["nest", "nest-3", [["step", "step-4"]]]]
@@ -382,7 +382,7 @@ EXAMPLES: dict[str, Body] = {
 
 
 @pytest.mark.parametrize("what", EXAMPLES)
-def test_a_retry_comes_to_the_plain_result(fresh_url: Any, what: str) -> None:
+def test_retry_reaches_the_uninterrupted_result(fresh_url: Any, what: str) -> None:
     machine = Jobs(fresh_url(), MIXES["all retried"])
     machine.body = EXAMPLES[what]
     machine.job_id = machine.make().job_id
@@ -421,7 +421,7 @@ async def races_news() -> list[str]:
     return order
 
 
-async def test_news_from_outside_keep_their_place_among_the_jobs_own_answers(store: Store) -> None:
+async def test_external_events_keep_their_recorded_order(store: Store) -> None:
     """A decision that is recorded before a step's commit is handed on before it, as it will be in every replay."""
     gates.update(work=asyncio.Event(), end=asyncio.Event())
     operations, ledger = Operations(store), Ledger(store)

@@ -1,4 +1,4 @@
-"""A recovered job takes the same turns as before: what fired, what came in time, what came too late."""
+"""A recovered job receives its answers in the recorded order: timers, events and time limits."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ async def turns_of_the_loop(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_answer_that_is_longer_on_its_way_keeps_its_turn() -> None:
+async def test_slow_answer_keeps_its_turn() -> None:
     """An effect's answer comes a few turns of the loop after the step's that was committed with it, whenever that is."""
 
     async def take(order: DeliveryOrder, seq: int, given: list[int]) -> None:
@@ -76,7 +76,7 @@ async def too_late() -> str:
     return said
 
 
-async def test_an_answer_that_came_after_the_timeout_stays_too_late(store: Store) -> None:
+async def test_answer_after_a_timeout_stays_late(store: Store) -> None:
     job = await park_and_recover(store, too_late)
     assert (job.state, job.result, job.waits) == ("succeeded", b'"too late"', [])
 
@@ -95,7 +95,7 @@ async def races(count: int) -> list[str]:
     return said
 
 
-async def test_a_race_with_a_timeout_has_one_winner(store: Store) -> None:
+async def test_race_with_a_timeout_has_one_recorded_winner(store: Store) -> None:
     job = await park_and_recover(store, races, 60)
     assert (job.state, job.waits) == ("succeeded", [])
 
@@ -107,7 +107,7 @@ async def long_answers(count: int) -> list[int]:
     return [len(text) for text in texts]
 
 
-async def test_answers_too_long_to_stand_in_the_log_are_replayed(store_url: str, tmp_path: Path) -> None:
+async def test_large_answers_are_replayed(store_url: str, tmp_path: Path) -> None:
     rules = "rules: [{answer: {text: 'lorem ipsum', repeat_words: 20000}}]"
     (tmp_path / "brain").mkdir()
     (tmp_path / "brain" / "routing.yaml").write_text("limits: {default_max_output_tokens: 50000}")
@@ -160,7 +160,7 @@ def busy_database(url: str) -> Iterator[None]:
         thread.join()
 
 
-async def test_a_job_does_not_park_between_a_step_and_what_comes_after_it(store: Store, store_url: str) -> None:
+async def test_job_does_not_park_between_two_boundaries(store: Store, store_url: str) -> None:
     with busy_database(store_url):
         job = await park_and_recover(store, works_while_it_waits, 20)
     assert (job.state, job.result) == ("succeeded", b"190")
@@ -207,7 +207,7 @@ async def lose_after_a_step(store: Store, job_id: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_effect_whose_branch_was_cut_short_is_settled_after_a_loss(store: Store) -> None:
+async def test_effect_of_a_cancelled_branch_is_settled_in_recovery(store: Store) -> None:
     job = await Operations(store).create(gives_up_on, (False,))
     await lose_after_a_step(store, job.job_id)
     async with working(store):
@@ -216,7 +216,7 @@ async def test_an_effect_whose_branch_was_cut_short_is_settled_after_a_loss(stor
     assert (await story(store, job.job_id)).count("tool_succeeded") == 1
 
 
-async def test_a_person_is_asked_about_it_where_nobody_else_can_tell(store: Store) -> None:
+async def test_unknown_interrupted_effect_requests_a_review(store: Store) -> None:
     job = await Operations(store).create(gives_up_on, (True,))
     await lose_after_a_step(store, job.job_id)
     async with working(store):

@@ -1,4 +1,4 @@
-"""What becomes of the child jobs of a failed job when it is tried again."""
+"""Child jobs when their failed parent is retried."""
 
 import asyncio
 
@@ -46,7 +46,7 @@ async def family(store: Store, job: JobRow) -> dict[str, JobRow]:
     return found
 
 
-async def test_a_failed_child_keeps_what_it_has_done_and_so_do_its_own(store: Store) -> None:
+async def test_failed_children_keep_their_results(store: Store) -> None:
     broken.add("x")
     job = await run(store, grandparent, "x")
     assert job.state == "failed"
@@ -68,7 +68,7 @@ async def impatient(name: str) -> str:
 
 
 @pytest.mark.parametrize("ends", ["before the retry", "after the retry", "badly before the retry"])
-async def test_a_child_that_outlives_its_failed_parent_is_heard_by_the_retry(store: Store, ends: str) -> None:
+async def test_child_outliving_its_parent_answers_the_retry(store: Store, ends: str) -> None:
     broken.add("first")
     gates["x"] = asyncio.Event()
     operations = Operations(store)
@@ -93,7 +93,7 @@ async def test_a_child_that_outlives_its_failed_parent_is_heard_by_the_retry(sto
     assert (await story(store, job.job_id)).count("child_finished") == 1
 
 
-async def test_a_child_that_a_person_has_tried_again_first_is_waited_for(store: Store) -> None:
+async def test_manually_retried_child_is_awaited(store: Store) -> None:
     broken.add("x")
     job = await run(store, parent, "x")
     below = (await family(store, job))["child"]
@@ -104,7 +104,7 @@ async def test_a_child_that_a_person_has_tried_again_first_is_waited_for(store: 
     assert (calls["send x"], calls["x"]) == (1, 2)
 
 
-async def test_a_cancelled_child_stays_so_and_another_one_takes_its_place(store: Store) -> None:
+async def test_cancelled_child_is_replaced(store: Store) -> None:
     gates["x"] = asyncio.Event()
     operations = Operations(store)
     async with working(store):

@@ -1,4 +1,4 @@
-"""What a failed job keeps when it is tried again, and what it asks afresh."""
+"""Retries of failed jobs: the answers they keep, and the boundaries they re-run."""
 
 import asyncio
 from collections import Counter
@@ -77,7 +77,7 @@ async def mails(names: list[str]) -> list[str]:
     return list(await asyncio.gather(*(send(name) for name in found if isinstance(name, str))))
 
 
-async def test_a_failure_that_the_code_went_on_from_stays(store: Store) -> None:
+async def test_handled_failure_is_kept(store: Store) -> None:
     """It went on by branches; were the failure asked afresh, every later mail would go out in the place of another."""
     broken.update(["b", "send d"])
     job = await run(store, mails, ["a", "b", "c", "d", "e"])
@@ -104,7 +104,7 @@ async def workers(names: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("lost", ["a", "b", "c", "f"])
-async def test_workers_of_one_line_keep_what_each_has_done(store: Store, lost: str) -> None:
+async def test_parallel_branches_keep_their_results(store: Store, lost: str) -> None:
     broken.add(lost)
     job = await run(store, workers, list("abcdef"))
     assert job.state == "failed"
@@ -135,7 +135,7 @@ async def one_after_the_other(names: list[str]) -> list[str]:
     return [str(each) for each in results]
 
 
-async def test_what_is_asked_otherwise_is_asked_afresh_and_what_was_done_is_not_done_again(store: Store) -> None:
+async def test_changed_requests_re_run_and_effects_are_kept(store: Store) -> None:
     broken.add("a")
     job = await run(store, one_after_the_other, ["a", "b", "c"])
     assert job.state == "failed"
@@ -158,7 +158,7 @@ async def may_detour() -> str:
     return sent
 
 
-async def test_what_was_done_elsewhere_is_found(store: Store) -> None:
+async def test_effect_at_another_position_is_found(store: Store) -> None:
     """The code was changed before the retry: the history diverges up to the failure, so this needs a failure before it."""
     broken.update(["first", "detour"])
     job = await run(store, detours)
@@ -190,7 +190,7 @@ async def writes(draft: str) -> str:
     return str(sent)
 
 
-async def test_an_effect_with_other_arguments_than_were_done_parks_the_job(store: Store) -> None:
+async def test_effect_with_changed_arguments_parks_the_job(store: Store) -> None:
     broken.add("first")
     job = await run(store, writes, "draft")
     assert (job.state, calls["send draft"]) == ("failed", 1)
@@ -217,7 +217,7 @@ async def ask() -> bool:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_an_open_question_stays_the_same_question(store: Store, when: str) -> None:
+async def test_open_review_is_kept(store: Store, when: str) -> None:
     """Be it decided before the retry or after."""
     broken.add("first")
     job = await run(store, asks)
@@ -247,7 +247,7 @@ async def limited() -> str:
         return await slow_work("first")
 
 
-async def test_a_time_limit_begins_anew(store: Store) -> None:
+async def test_time_limit_restarts(store: Store) -> None:
     broken.add("first")
     job = await run(store, limited)
     assert job.state == "failed"
@@ -283,7 +283,7 @@ async def parallel() -> list[str]:
     return await in_parallel()
 
 
-async def test_what_a_failed_step_has_left_behind_stops_before_it_is_tried_again(store: Store) -> None:
+async def test_branches_of_a_failed_step_stop_before_its_retry(store: Store) -> None:
     gates["slow"] = asyncio.Event()
     job = await run(store, parallel)
     assert (job.state, job.result) == ("succeeded", b'["sent slow","quick"]')
@@ -322,7 +322,7 @@ async def races_a_decision() -> list[str]:
     return said
 
 
-async def test_an_effect_that_a_person_has_decided_is_handed_on_in_its_turn(store: Store) -> None:
+async def test_decided_effect_is_delivered_in_order(store: Store) -> None:
     """The decision is recorded before the step's commit; so it comes first, now and in every replay."""
     gates.update(work=asyncio.Event(), end=asyncio.Event())
     operations, ledger = Operations(store), Ledger(store)

@@ -1,4 +1,4 @@
-"""The value that job code sees is the same live and in every replay; what JSON cannot hold is refused at commit."""
+"""Job code receives the same value live and in a replay; values without a JSON form are rejected."""
 
 import asyncio
 import enum
@@ -104,7 +104,7 @@ async def uses(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_replay_gives_the_value_that_was_given_live(store: Store, kind: str) -> None:
+async def test_replay_returns_the_live_value(store: Store, kind: str) -> None:
     job = await run(store, uses, kind)
     if job.waits[0]["for"] == "child":
         async with working(store):
@@ -155,7 +155,7 @@ async def goes_on(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_nan_and_infinities_are_refused_at_commit_and_stay_so(store: Store, kind: str) -> None:
+async def test_nan_and_infinity_are_rejected_at_commit(store: Store, kind: str) -> None:
     job = await run(store, goes_on, kind)
     failed = [event for event in await Ledger(store).events(job.job_id) if event.facts.event == "step_failed"]
     assert [event.facts.error.error_class for event in failed if event.facts.error] == ["BadInput"]
@@ -169,7 +169,7 @@ async def test_nan_and_infinities_are_refused_at_commit_and_stay_so(store: Store
     assert any(word in said for word in ("is nan", "is inf", "is -inf", "is NaN", "is Infinity"))
 
 
-async def test_numbers_and_nulls_beside_words_like_them_are_kept(store: Store) -> None:
+async def test_values_next_to_null_and_nan_words_are_kept(store: Store) -> None:
     job = await run(store, fine)
     assert (job.state, job.result) == ("succeeded", b'[null,{"information":"banana"},0.5,"NaN"]')
 
@@ -189,7 +189,7 @@ async def ends_infinite() -> float:
     return math.inf
 
 
-async def test_a_job_that_returns_an_infinity_fails_and_says_so(store: Store) -> None:
+async def test_job_returning_infinity_fails_with_its_reason(store: Store) -> None:
     job = await run(store, ends_infinite)
     assert job.state == "failed"
     assert "the result of job ends_infinite: value is inf" in (job.error or "")
@@ -214,7 +214,7 @@ async def measures() -> list[Any]:
     return [await measure()]
 
 
-async def test_an_effect_whose_result_cannot_be_kept_is_not_done_again(store: Store) -> None:
+async def test_effect_with_unstorable_result_is_not_repeated(store: Store) -> None:
     done.clear()
     job = await run(store, measures)
     assert (job.state, job.result, done) == ("succeeded", b"[1.5]", ["measured"])
@@ -249,7 +249,7 @@ async def takes_rate(rate: float) -> None: ...
 async def child_of(rate: float) -> None: ...
 
 
-async def test_what_is_refused_before_it_is_asked_is_refused_in_a_replay_too(store: Store) -> None:
+async def test_early_rejection_is_repeated_in_a_replay(store: Store) -> None:
     job = await run(store, asks_the_impossible)
     await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
     async with working(store):

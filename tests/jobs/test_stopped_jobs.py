@@ -1,4 +1,4 @@
-"""Jobs that a budget stops and that go on: after a top-up, with the next day; loops that wait for a person; alarms of cost."""
+"""Jobs stopped by budgets and loop guards: they continue after top-ups, new days and decisions."""
 
 import asyncio
 import logging
@@ -101,7 +101,7 @@ async def nap_step(seconds: float) -> None:
 # ── top-ups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_top_up_wakes_the_job_and_its_log_says_by_whom(store: Store, provider: SpawnedProvider) -> None:
+async def test_top_up_wakes_the_job_and_is_recorded(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 2}")) as served, working(served):
         job_id = await start(served, asks, 4)
         job = await rest(served, job_id)
@@ -123,9 +123,7 @@ async def test_a_top_up_wakes_the_job_and_its_log_says_by_whom(store: Store, pro
 
 
 @pytest.mark.parametrize("per", [None, "day"])
-async def test_a_job_that_nobody_wakes_is_told_of_a_top_up_too(
-    store: Store, provider: SpawnedProvider, per: str | None
-) -> None:
+async def test_unparked_job_receives_a_top_up(store: Store, provider: SpawnedProvider, per: str | None) -> None:
     """A program of its own that was refused asks again when it likes."""
     limit = f"budgets: {{limits: [{{scope: job, per: {per or 'total'}, max_llm_calls: 1}}]}}"
     async with serving(store, provider, routed(limit)) as served:
@@ -142,7 +140,7 @@ async def test_a_job_that_nobody_wakes_is_told_of_a_top_up_too(
             await add(served, "job", "job_of_nobody", per, calls=5)
 
 
-async def test_a_job_that_waits_for_the_budget_of_another_is_told_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_job_waiting_for_another_budget_wakes_once(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
         parent = await start(served, asks_by_a_child, 2)
         async with asyncio.timeout(20):
@@ -158,7 +156,7 @@ async def test_a_job_that_waits_for_the_budget_of_another_is_told_once(store: St
             assert [facts.detail["row"] for facts in topped] == rows
 
 
-async def test_only_those_who_wait_for_the_budget_wake(store: Store, provider: SpawnedProvider) -> None:
+async def test_only_jobs_waiting_for_the_budget_wake(store: Store, provider: SpawnedProvider) -> None:
     limit = "budgets: {max_llm_calls_per_job: 2, limits: [{scope: workflow, only: asks, max_llm_calls: 5}]}"
     async with serving(store, provider, routed(limit)) as served, working(served):
         own = await start(served, asks, 3)
@@ -173,7 +171,7 @@ async def test_only_those_who_wait_for_the_budget_wake(store: Store, provider: S
         assert (await served.ledger.job(own)).state == "parked"
 
 
-async def test_a_job_that_cannot_park_yet_hears_of_a_top_up(store: Store, provider: SpawnedProvider) -> None:
+async def test_busy_job_receives_a_top_up(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
         job_id = await start(served, asks_beside_a_nap, 2, 15.0)
         await served.until(job_id, "budget_stopped")
@@ -204,7 +202,7 @@ async def test_a_job_that_nobody_looked_for_is_woken_whatever_the_clocks_say(
         assert (await served.story(job_id)).count("budget_topped_up") == 1
 
 
-async def test_a_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider) -> None:
+async def test_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider) -> None:
     """What was too little is not looked at again."""
     async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
         job_id = await start(served, asks, 3)
@@ -216,7 +214,7 @@ async def test_a_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider
         assert [event.seq for event in await served.events(job_id)] == [event.seq for event in before]
 
 
-async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: SpawnedProvider) -> None:
+async def test_invalid_top_up_is_rejected(store: Store, provider: SpawnedProvider) -> None:
     limits = (
         "budgets: {limits: [{scope: tenant, per: day, max_cost_usd: 1}, {scope: tenant, per: month, max_cost_usd: 9}]}"
     )
@@ -236,7 +234,7 @@ async def test_a_top_up_that_makes_no_sense_is_refused(store: Store, provider: S
         assert await list_budgets(store, served.gateway.policy) == []
 
 
-async def test_a_foreign_caller_is_let_in_again_after_a_top_up(store: Store, provider: SpawnedProvider) -> None:
+async def test_external_call_is_admitted_after_a_top_up(store: Store, provider: SpawnedProvider) -> None:
     limits = "budgets: {limits: [{scope: agent, only: reader, per: month, max_cost_usd: 0}]}"
     async with serving(store, provider, routed(limits)) as served:
         headers = {"x-agent-name": "reader", "x-job-id": "r"}
@@ -254,9 +252,7 @@ async def test_a_foreign_caller_is_let_in_again_after_a_top_up(store: Store, pro
 
 
 @pytest.mark.parametrize(("per", "days"), [("day", 1), ("month", 1)])
-async def test_the_next_day_or_month_wakes_the_job(
-    store_url: str, provider: SpawnedProvider, per: str, days: int
-) -> None:
+async def test_next_day_or_month_wakes_the_job(store_url: str, provider: SpawnedProvider, per: str, days: int) -> None:
     clock = Clock(EVENING)
     limits = f"budgets: {{time_zone: Europe/Berlin, limits: [{{scope: tenant, per: {per}, max_llm_calls: 2}}]}}"
     with open_store(store_url, clock) as store:
@@ -277,9 +273,7 @@ async def test_the_next_day_or_month_wakes_the_job(
             )
 
 
-async def test_what_was_reserved_yesterday_is_settled_in_yesterdays_budget(
-    store_url: str, provider: SpawnedProvider
-) -> None:
+async def test_reservation_is_settled_in_its_day(store_url: str, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 300}}]")
     clock = Clock(EVENING)
     limits = "budgets: {time_zone: Europe/Berlin, limits: [{scope: tenant, per: day, max_cost_usd: 5}]}"
@@ -305,7 +299,7 @@ async def _of_tenants(served: Served) -> list[BudgetLine]:
     return [each for each in await list_budgets(served.store, served.gateway.policy) if each.scope == "tenant"]
 
 
-async def test_a_job_that_takes_too_long_makes_no_further_call(store_url: str, provider: SpawnedProvider) -> None:
+async def test_job_over_its_time_limit_makes_no_call(store_url: str, provider: SpawnedProvider) -> None:
     clock = Clock(EVENING)
     limits = "budgets: {limits: [{scope: agent, only: 'r*', max_wall_clock_s: 60}]}"
     with open_store(store_url, clock) as store:
@@ -379,7 +373,7 @@ async def test_the_tool_calls_of_children_count_for_their_parent(store: Store, p
         assert line.measures["tool_calls"].spent == 5
 
 
-async def test_branches_at_once_make_no_tool_call_too_many(store: Store, provider: SpawnedProvider) -> None:
+async def test_parallel_branches_stay_within_the_tool_limit(store: Store, provider: SpawnedProvider) -> None:
     posted.clear()
     limits = "budgets: {limits: [{scope: tenant, per: day, max_tool_calls: 7}]}"
     async with serving(store, provider, routed(limits)) as served, working(served):
@@ -393,7 +387,7 @@ async def test_branches_at_once_make_no_tool_call_too_many(store: Store, provide
         assert len(posted) == 20
 
 
-def test_a_program_of_its_own_stops_and_goes_on_after_a_top_up(store_url: str, tmp_path: Path) -> None:
+def test_external_program_continues_after_a_top_up(store_url: str, tmp_path: Path) -> None:
     posted.clear()
     brain = tmp_path / "brain"
     brain.mkdir()
@@ -430,9 +424,7 @@ async def polls(count: int) -> str:
 
 
 @pytest.mark.parametrize("approved", [True, False])
-async def test_a_job_that_asks_the_same_again_and_again_asks_a_person(
-    store: Store, provider: SpawnedProvider, approved: bool
-) -> None:
+async def test_repeated_calls_request_a_review(store: Store, provider: SpawnedProvider, approved: bool) -> None:
     async with serving(store, provider, routed("guards: {same_call: 4}")) as served, working(served):
         job_id = await start(served, polls, 7)
         job = await rest(served, job_id)
@@ -447,7 +439,7 @@ async def test_a_job_that_asks_the_same_again_and_again_asks_a_person(
         assert (await served.story(job_id)).count("review_requested") == 1
 
 
-async def test_a_foreign_loop_is_told_the_way_out(store: Store, provider: SpawnedProvider) -> None:
+async def test_external_loop_error_has_instructions(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("guards: {same_call: 3}")) as served:
         headers = {"x-job-id": "loop"}
         statuses = [(await served.ask(headers=headers)).status_code for _ in range(5)]
@@ -464,7 +456,7 @@ async def test_a_foreign_loop_is_told_the_way_out(store: Store, provider: Spawne
         assert [(await served.ask(headers=headers)).status_code for _ in range(4)] == [200, 200, 200, 409]
 
 
-async def test_a_loop_over_two_processes_is_one_loop(store_url: str, provider: SpawnedProvider) -> None:
+async def test_loop_over_two_processes_is_detected(store_url: str, provider: SpawnedProvider) -> None:
     with open_store(store_url) as one, open_store(store_url) as other:
         routing = routed("guards: {same_call: 6}")
         async with serving(one, provider, routing) as first, serving(other, provider, routing) as second:
@@ -473,9 +465,7 @@ async def test_a_loop_over_two_processes_is_one_loop(store_url: str, provider: S
     assert statuses == [200] * 6 + [409] * 2
 
 
-async def test_an_agent_that_turns_in_circles_is_stopped_and_an_honest_one_is_not(
-    store: Store, provider: SpawnedProvider
-) -> None:
+async def test_agent_without_progress_is_stopped(store: Store, provider: SpawnedProvider) -> None:
     """The conversation grows with every turn, so that no two requests are alike; what is said does not."""
     provider.set_rules("rules: [{answer: {tool_calls: [{name: look, arguments: {at: here}}]}}]")
     async with serving(store, provider, routed("guards: {same_call: 0, no_progress_turns: 10}")) as served:
@@ -510,7 +500,7 @@ async def test_a_guard_of_zero_is_off(store: Store, provider: SpawnedProvider) -
         assert {(await served.ask(headers={"x-job-id": "poll"})).status_code for _ in range(60)} == {200}
 
 
-async def test_calls_without_a_job_are_no_loop(store: Store, provider: SpawnedProvider) -> None:
+async def test_unattributed_calls_are_no_loop(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, routed("guards: {same_call: 2}")) as served:
         assert {(await served.ask()).status_code for _ in range(6)} == {200}
 
@@ -518,7 +508,7 @@ async def test_calls_without_a_job_are_no_loop(store: Store, provider: SpawnedPr
 # ── alarms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
+async def test_expensive_job_raises_one_cost_alarm(
     store: Store, provider: SpawnedProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     routing = routed(
@@ -547,7 +537,7 @@ async def test_a_job_that_costs_much_more_than_its_like_sounds_one_alarm(
         assert "cost alert: it has cost" in await told(served, dear)
 
 
-async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provider: SpawnedProvider) -> None:
+async def test_cost_alarm_of_external_jobs_uses_their_task(store: Store, provider: SpawnedProvider) -> None:
     routing = routed("alarms: {cost_factor: 2, least_jobs: 3}\nguards: {same_call: 0, no_progress_turns: 0}")
     async with serving(store, provider, routing) as served:
         for number in range(3):
@@ -561,7 +551,7 @@ async def test_the_alarm_of_foreign_jobs_goes_by_their_task(store: Store, provid
         assert "cost_alarm" not in await served.story("unlike")
 
 
-async def test_nobody_in_particular_is_limited_by_a_limit_of_agents(store: Store, provider: SpawnedProvider) -> None:
+async def test_agent_limit_does_not_apply_without_an_agent(store: Store, provider: SpawnedProvider) -> None:
     limits = "budgets: {limits: [{scope: agent, max_llm_calls: 1}]}"
     async with serving(store, provider, routed(limits)) as served:
         assert [(await served.ask()).status_code for _ in range(2)] == [200, 200]

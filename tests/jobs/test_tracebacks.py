@@ -1,4 +1,4 @@
-"""A failed job keeps where it failed: the files, lines and functions of its own code, and no values."""
+"""Failed jobs keep the files, lines and functions of their own code, without values."""
 
 import asyncio
 from pathlib import Path
@@ -67,7 +67,7 @@ async def test_the_api_shows_where_a_job_failed(store: Store, provider: SpawnedP
     assert "traceback" not in listed
 
 
-async def test_a_failed_step_and_an_unknown_effect_keep_theirs(store: Store) -> None:
+async def test_failed_step_and_unknown_effect_keep_tracebacks(store: Store) -> None:
     await run(store, shops, "4111-secret")
     parked = await run(store, transfers, "4111-secret")
     ledger = Ledger(store)
@@ -79,7 +79,7 @@ async def test_a_failed_step_and_an_unknown_effect_keep_theirs(store: Store) -> 
     assert parked.state == "parked"
 
 
-async def test_a_foreign_program_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_external_program_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERNIGHT_HOME", str(tmp_path))
     settings = Settings.from_environment()
     with pytest.raises(ConnectionError), overnight.attach("night-1", settings=settings):

@@ -1,4 +1,4 @@
-"""`overnight reviews` says that nothing waits for a person only when that is so; restarted workers are told apart."""
+"""`overnight reviews` reports waiting jobs correctly, and distinguishes restarted workers."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def shell(tmp_path: Path, provider: SpawnedProvider) -> Shell:
     return Shell(tmp_path, provider.base_url)
 
 
-def test_a_parked_job_without_a_review_waits_for_a_person_too(shell: Shell) -> None:
+def test_parked_job_without_review_is_listed(shell: Shell) -> None:
     shell("run", "night.py:asks", code=3)
     review = shell.json("reviews")[0]["review_id"]
     code = shell.folder / "night.py"
@@ -39,7 +39,7 @@ def test_a_parked_job_without_a_review_waits_for_a_person_too(shell: Shell) -> N
     assert "No open reviews" in shell("reviews")
 
 
-def test_what_goes_on_by_itself_is_counted_and_is_no_work_for_a_person(shell: Shell) -> None:
+def test_self_resuming_jobs_are_counted_apart(shell: Shell) -> None:
     (shell.folder / "sleeper.py").write_text(
         "import overnight\n@overnight.job\nasync def sleeps() -> None:\n    await overnight.sleep(3600)\n"
     )
@@ -79,7 +79,7 @@ def wait_for(what: Any) -> Any:
 
 
 @pytest.mark.alone
-def test_a_restarted_worker_registers_under_an_id_of_its_own(shell: Shell, provider: SpawnedProvider) -> None:
+def test_restarted_worker_has_a_new_id(shell: Shell, provider: SpawnedProvider) -> None:
     ledger = shell.folder / ".overnight" / "ledger.db"
     provider.set_rules("rules: [{answer: ok, fault: {delay_ms: 700}}]")
 

@@ -1,4 +1,4 @@
-"""The room of keys: what opens, until when, who hears of a change, and that nothing of a secret is kept."""
+"""API keys: validity, expiry, notification of changes, and no stored secrets."""
 
 import asyncio
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def everything_in(store_url: str) -> bytes:
 # ── virtual keys ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_key_opens_as_what_it_was_made_for(keys: Keys, ring: Keyring) -> None:
+async def test_key_authenticates_with_its_attributes(keys: Keys, ring: Keyring) -> None:
     new = NewKey(name="triage", scopes=("read", "call"), agent_id="bot", models=("gpt-*",), routes=("support",))
     row, secret = await keys.create("acme", new, "ann")
     found = await ring.find(secret)
@@ -80,7 +80,7 @@ async def test_a_key_opens_as_what_it_was_made_for(keys: Keys, ring: Keyring) ->
     assert (found.models, found.routes) == (("gpt-*",), ("support",))
 
 
-async def test_what_is_no_key_opens_nothing(keys: Keys, ring: Keyring) -> None:
+async def test_invalid_key_is_rejected(keys: Keys, ring: Keyring) -> None:
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
     wrong = secret[:-1] + ("0" if secret[-1] != "0" else "1")
     for tried in (
@@ -97,7 +97,7 @@ async def test_what_is_no_key_opens_nothing(keys: Keys, ring: Keyring) -> None:
     assert await ring.find(secret) is not None
 
 
-async def test_a_key_ends_with_its_time(keys: Keys, ring: Keyring, clock: Clock) -> None:
+async def test_key_expires(keys: Keys, ring: Keyring, clock: Clock) -> None:
     _, secret = await keys.create("acme", NewKey(name="k", expires_in_ms=HOUR_MS), "ann")
     clock.ahead_ms = HOUR_MS - 60_000
     assert await ring.find(secret) is not None  # the copy in memory is the same one later on
@@ -107,7 +107,7 @@ async def test_a_key_ends_with_its_time(keys: Keys, ring: Keyring, clock: Clock)
         await keys.rotate("k", "acme", Rotation(), "ann")
 
 
-async def test_after_a_rotation_both_secrets_open_for_the_overlap(keys: Keys, ring: Keyring, clock: Clock) -> None:
+async def test_both_secrets_work_during_the_overlap(keys: Keys, ring: Keyring, clock: Clock) -> None:
     row, old = await keys.create("acme", NewKey(name="k"), "ann")
     again, new = await keys.rotate("k", "acme", Rotation(overlap_ms=HOUR_MS), "bob")
     assert (again.key_id, again.rotated_by) == (row.key_id, "bob")
@@ -119,9 +119,7 @@ async def test_after_a_rotation_both_secrets_open_for_the_overlap(keys: Keys, ri
     assert not await opens(ring, new)
 
 
-async def test_a_rotation_can_give_more_time_and_never_to_the_old_secret(
-    keys: Keys, ring: Keyring, clock: Clock
-) -> None:
+async def test_rotation_extends_only_the_new_secret(keys: Keys, ring: Keyring, clock: Clock) -> None:
     _, old = await keys.create("acme", NewKey(name="k", expires_in_ms=HOUR_MS), "ann")
     _, new = await keys.rotate("k", "acme", Rotation(overlap_ms=9 * HOUR_MS, expires_in_ms=5 * HOUR_MS), "ann")
     clock.ahead_ms = 2 * HOUR_MS
@@ -145,7 +143,7 @@ async def test_revoking_ends_every_secret_of_a_key_and_frees_its_name(keys: Keys
         await keys.rotate(row.key_id, "acme", Rotation(), "ann")
 
 
-async def test_one_name_is_one_key_however_many_ask_at_once(keys: Keys) -> None:
+async def test_concurrent_creation_makes_one_key_per_name(keys: Keys) -> None:
     made = await asyncio.gather(
         *(keys.create("acme", NewKey(name="k"), "ann") for _ in range(20)), return_exceptions=True
     )
@@ -156,7 +154,7 @@ async def test_one_name_is_one_key_however_many_ask_at_once(keys: Keys) -> None:
     assert len({row.key_id for row in await keys.list()}) == 2
 
 
-async def test_a_key_is_found_by_id_name_and_beginning_within_its_tenant(keys: Keys) -> None:
+async def test_key_is_found_by_id_name_or_prefix_in_its_tenant(keys: Keys) -> None:
     row, secret = await keys.create("acme", NewKey(name="k"), "ann")
     for name in (row.key_id, "k", row.handle, secret):
         assert (await keys.one(name, "acme")).key_id == row.key_id
@@ -165,7 +163,7 @@ async def test_a_key_is_found_by_id_name_and_beginning_within_its_tenant(keys: K
     assert await keys.list("other") == []
 
 
-async def test_nothing_of_a_secret_is_kept_or_shown(keys: Keys, store: Store, store_url: str) -> None:
+async def test_secrets_are_neither_stored_nor_shown(keys: Keys, store: Store, store_url: str) -> None:
     row, secret = await keys.create("acme", NewKey(name="k"), "ann")
     _, second = await keys.rotate("k", "acme", Rotation(), "ann")
     await keys.set_provider_key("acme", "openai", "sk-very-secret-4711", "ann")
@@ -195,7 +193,7 @@ async def test_nothing_of_a_secret_is_kept_or_shown(keys: Keys, store: Store, st
         (NewKey(name="k", scopes=("admin",), agent_id="x"), "cannot be limited"),
     ],
 )
-async def test_what_a_key_cannot_be(keys: Keys, new: NewKey, says: str) -> None:
+async def test_invalid_key_attributes_are_rejected(keys: Keys, new: NewKey, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         await keys.create("acme", new, "ann")
     assert await keys.list() == []
@@ -204,9 +202,7 @@ async def test_what_a_key_cannot_be(keys: Keys, new: NewKey, says: str) -> None:
 # ── what a process knows ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_key_made_elsewhere_opens_at_once_and_a_revoked_one_is_out_within_two_seconds(
-    keys: Keys, store_url: str
-) -> None:
+async def test_changes_of_other_processes_apply_in_two_seconds(keys: Keys, store_url: str) -> None:
     with open_store(store_url) as other:
         ring = Keyring(other)
         row, secret = await keys.create("acme", NewKey(name="k"), "ann")
@@ -219,9 +215,7 @@ async def test_a_key_made_elsewhere_opens_at_once_and_a_revoked_one_is_out_withi
         assert await ring.find(second) is not None
 
 
-async def test_neither_calls_nor_guesses_reach_the_store(
-    keys: Keys, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_authentication_reads_no_store(keys: Keys, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
     ring, reads, reading = Keyring(store), [0], store.read
     await ring.refresh()
@@ -244,7 +238,7 @@ async def test_neither_calls_nor_guesses_reach_the_store(
     assert await ring.find(secret) is not None
 
 
-async def test_a_copy_that_cannot_be_renewed_answers_nobody(keys: Keys, store: Store) -> None:
+async def test_stale_copy_rejects_all_keys(keys: Keys, store: Store) -> None:
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
     ring = Keyring(store)
     assert await ring.find(secret) is not None
@@ -255,7 +249,7 @@ async def test_a_copy_that_cannot_be_renewed_answers_nobody(keys: Keys, store: S
         await ring.find(secret)
 
 
-async def test_a_caller_who_leaves_takes_no_other_with_him(keys: Keys, ring: Keyring) -> None:
+async def test_cancelled_caller_does_not_cancel_others(keys: Keys, ring: Keyring) -> None:
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
     leaving, staying = asyncio.create_task(ring.find(secret)), asyncio.create_task(ring.find(secret))
     await asyncio.sleep(0)
@@ -263,7 +257,7 @@ async def test_a_caller_who_leaves_takes_no_other_with_him(keys: Keys, ring: Key
     assert await staying is not None
 
 
-async def test_the_last_use_is_noted_when_the_process_ends(keys: Keys, ring: Keyring) -> None:
+async def test_last_use_is_recorded_at_shutdown(keys: Keys, ring: Keyring) -> None:
     row, secret = await keys.create("acme", NewKey(name="k"), "ann")
     await keys.create("acme", NewKey(name="unused"), "ann")
     assert (await keys.one("k")).last_used_at is None

@@ -1,4 +1,4 @@
-"""Providers' keys of single tenants: sealed, for one tenant and provider alone, and the master keys that open them."""
+"""Provider keys of tenants: sealed per tenant and provider, and opened by master keys."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def ring(store: Store) -> Keyring:
     return Keyring(store, Masters(MASTER))
 
 
-async def test_a_tenants_own_key_of_a_provider_is_for_that_tenant_and_provider_alone(keys: Keys, ring: Keyring) -> None:
+async def test_provider_key_is_bound_to_tenant_and_provider(keys: Keys, ring: Keyring) -> None:
     await keys.set_provider_key("acme", "openai", " sk-1\n", "ann")
     ring.expire()
     await ring.refresh()
@@ -48,13 +48,13 @@ async def test_a_tenants_own_key_of_a_provider_is_for_that_tenant_and_provider_a
 
 
 @pytest.mark.parametrize("secret", ["", " \n", "a b", "a\nb", "a\r\nx-evil: 1", "schlüssel", "x" * 5000])
-async def test_what_could_not_stand_in_a_header_is_no_providers_key(keys: Keys, secret: str) -> None:
+async def test_key_invalid_in_a_header_is_rejected(keys: Keys, secret: str) -> None:
     with pytest.raises(BadInput) as refused:
         await keys.set_provider_key("acme", "openai", secret, "ann")
     assert not secret.strip() or secret not in str(refused.value)
 
 
-async def test_a_sealed_key_opens_for_nobody_else_and_with_no_other_master(keys: Keys, store: Store) -> None:
+async def test_sealed_key_requires_its_tenant_and_master(keys: Keys, store: Store) -> None:
     row = await keys.set_provider_key("acme", "openai", "sk-1", "ann")
     assert row.sealed is not None
     masters = Masters(MASTER)
@@ -72,7 +72,7 @@ async def test_a_sealed_key_opens_for_nobody_else_and_with_no_other_master(keys:
         stranger.provider_key("acme", "openai")
 
 
-async def test_master_keys_of_the_environment_are_turned_by_putting_the_new_one_first(store: Store) -> None:
+async def test_environment_master_keys_rotate_by_order(store: Store) -> None:
     await Keys(store, Masters(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
     both = Masters(f"{MASTER},{OLD_MASTER}")
     master_id, count = await Keys(store, both).rotate_master()
@@ -83,9 +83,7 @@ async def test_master_keys_of_the_environment_are_turned_by_putting_the_new_one_
     assert ring.provider_key("acme", "openai") == "sk-1"
 
 
-async def test_the_master_key_in_the_home_is_made_once_for_its_owner_alone_and_turned_in_its_place(
-    store: Store, tmp_path: Path
-) -> None:
+async def test_home_master_key_is_created_once_and_rotated(store: Store, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: Masters(None, home, makes_file=True).first().key, range(8)))
@@ -109,7 +107,7 @@ async def test_the_master_key_in_the_home_is_made_once_for_its_owner_alone_and_t
 
 
 @pytest.mark.parametrize("given", ["short", "zz" * 32, "A" * 43 + "!", "=" * 44, f"{MASTER},x"])
-def test_a_master_key_that_is_none_is_refused_without_being_quoted(given: str) -> None:
+def test_invalid_master_key_is_rejected_and_not_quoted(given: str) -> None:
     with pytest.raises(BadInput, match="openssl") as refused:
         Masters(given)
     assert given not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Content by its hash: conversations come back whole, each message is stored once, tenants never share."""
+"""Content by hash: conversations are complete, messages are stored once, tenants share nothing."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ conversations = st.lists(
 )
 
 
-def test_any_tree_of_conversations_comes_back(store_url: str) -> None:
+def test_any_conversation_tree_round_trips(store_url: str) -> None:
     """Model: a dict of prefixes. Two processes store at once; each prefix and each message is there once per tenant."""
 
     @examples(25, 500)
@@ -126,7 +126,7 @@ async def test_tenants_never_share_content(store: Store, store_url: str) -> None
     assert await ledger.content("blue", await store.commit(keep(job_id, "blue", [secret], known))) == [secret]
 
 
-async def test_a_conversation_goes_on_in_the_next_month(store_url: str) -> None:
+async def test_conversation_continues_in_the_next_month(store_url: str) -> None:
     """Each month is whole in itself, so that a month can be dropped."""
     at = [1_706_745_599_000_000]  # 2024-01-31 23:59:59
     with open_store(store_url, lambda: at[0]) as store:
@@ -142,7 +142,7 @@ async def test_a_conversation_goes_on_in_the_next_month(store_url: str) -> None:
         assert counts(store_url, "t")[:2] == (5, 5)
 
 
-async def test_blobs_come_back_and_are_stored_once(store: Store, store_url: str) -> None:
+async def test_blobs_round_trip_and_are_stored_once(store: Store, store_url: str) -> None:
     job_id = make_job(store)
     bodies = [b"", b"\x00", b"x" * 300_000, bytes(range(256))]
     references = [await all_of(store, [keep_blob(job_id, "t", body) for body in bodies]) for _ in range(3)]
@@ -152,13 +152,13 @@ async def test_blobs_come_back_and_are_stored_once(store: Store, store_url: str)
 
 
 @given(st.one_of(st.text(), st.text(alphabet="blo:/sha256chain0123456789abcdef"), st.just("blob://202401/sha256/zz")))
-def test_what_is_no_reference_is_bad_input(text: str) -> None:
+def test_invalid_reference_is_bad_input(text: str) -> None:
     with contextlib.suppress(BadInput):
         is_chain, month, digest = parse_reference(text)
         assert (type(is_chain), type(month), type(digest)) == (bool, int, bytes)
 
 
 @pytest.mark.parametrize("reference", ["blob://202401/sha256/00", "blob://1/chain/sha256/00", "blob://202401/sha256/"])
-async def test_what_is_not_stored_is_not_found(store: Store, reference: str) -> None:
+async def test_unknown_reference_is_not_found(store: Store, reference: str) -> None:
     with pytest.raises(NotFound):
         await Ledger(store).content("t", reference)

@@ -1,4 +1,4 @@
-"""The contract of the ledger: logs are dense, readers miss nothing, sums agree with their events, tenants never meet."""
+"""The ledger: dense logs, complete reads, sums that match their events, isolated tenants."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ def foreign(**facts: Any) -> Open:
 # ── jobs and their logs ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_job_begins_with_what_it_was_made_of(store: Store) -> None:
+async def test_created_event_holds_the_fields_of_a_job(store: Store) -> None:
     new = newjob(external_id="mail-1", agent_id="triage", workflow="inbox", session_id="s", actor="ann", input=b"[1]")
     job_id, fresh = await store.commit(Open(new))
     job = await Ledger(store).job("mail-1")
@@ -43,7 +43,7 @@ async def test_a_job_begins_with_what_it_was_made_of(store: Store) -> None:
     assert len(await Ledger(store).events(job_id)) == 1
 
 
-async def test_one_batch_may_make_a_job_and_write_to_it(store: Store, store_url: str) -> None:
+async def test_one_batch_creates_a_job_and_appends(store: Store, store_url: str) -> None:
     new = newjob(external_id="x")
     outcomes = await all_of(store, [Open(new), *(note(new.job_id, n) for n in range(3)), Open(newjob(external_id="x"))])
     assert outcomes == [(new.job_id, True), 2, 3, 4, (new.job_id, False)]
@@ -63,7 +63,7 @@ async def test_a_job_that_does_not_run_has_no_present_lease(store: Store) -> Non
     assert isinstance(outcome, Fenced)
 
 
-async def test_content_is_kept_beside_the_facts(store: Store, store_url: str) -> None:
+async def test_content_is_stored_beside_the_facts(store: Store, store_url: str) -> None:
     job_id = make_job(store)
     await store.commit(note(job_id, "x", content=b'{"a":1}'))
     event = (await Ledger(store).events(job_id))[-1]
@@ -120,7 +120,7 @@ async def test_jobs_are_listed_newest_first_by_page(store: Store) -> None:
     assert await ledger.jobs(state="running") == []
 
 
-async def test_tenants_do_not_see_each_others_jobs(store: Store) -> None:
+async def test_jobs_are_isolated_by_tenant(store: Store) -> None:
     job_id = make_job(store, "blue", external_id="mail-1")
     red = make_job(store, "red", external_id="mail-1")
     ledger = Ledger(store)

@@ -1,4 +1,4 @@
-"""Job states: the transition table is what the code allows, and no other module writes a state."""
+"""Job states: only transitions of the table happen, and no other module writes a state."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Rows of processes in `worker`: those of killed processes go, those of processes that may live stay."""
+"""Rows of processes in `worker`: rows of dead processes are deleted, the others stay."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Prices: exact against the price data's own arithmetic, and a bound that no later cost can pass."""
+"""Prices: equal to the arithmetic of the price data, with a bound that no cost exceeds."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def exactly(micro_dollars):
 
 
 @pytest.mark.parametrize("provider", providers, ids=lambda provider: provider.id)
-def test_costs_are_those_of_the_price_data(provider):
+def test_costs_match_the_price_data(provider):
     ours = book()
     for info in provider.models:
         listed = provider.find_model(info.id, all_providers=providers)  # an id need not be a name it is called by
@@ -115,13 +115,13 @@ def test_service_tiers_have_their_own_price():
         ("text-embedding-3-small", "openai", "openai/text-embedding-3-small"),
     ],
 )
-def test_names_find_their_price(model, provider, source):
+def test_model_names_match_their_price(model, provider, source):
     assert book().price(model, provider).source == source
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "", "/", "openai/", "x" * 100_000, "openai/no\nsuch"])
 @pytest.mark.parametrize("provider", [None, "", "openai", "no-such-provider", "y" * 100_000])
-def test_unknown_models_are_refused_shortly(model, provider):
+def test_unknown_models_are_rejected_with_a_short_message(model, provider):
     prices = book()
     for _ in range(2):
         with pytest.raises(UnknownPrice) as caught:
@@ -135,7 +135,7 @@ class Own(NamedTuple):
     output_microusd_per_mtok: int
 
 
-def test_own_prices_come_first():
+def test_configured_prices_take_precedence():
     mine, azure = Own(500_000, 250_000, 2_000_000), Own(3_000_000, 3_000_000, 0)
     prices = PriceBook({"gpt-5.4-mini": mine, "azure/gpt-5.4-mini": azure, "local": Own(1, 1, 1)})
     assert prices.price("gpt-5.4-mini", "openai").source == "own/gpt-5.4-mini"
@@ -146,7 +146,7 @@ def test_own_prices_come_first():
 
 
 @pytest.mark.parametrize("negative", [Own(-1, 0, 0), Own(0, -1, 0), Own(0, 0, -1)])
-def test_a_negative_price_is_refused_by_name(negative):
+def test_negative_price_is_rejected_by_name(negative):
     with pytest.raises(ValueError, match="the price of 'gpt-5'"):
         PriceBook({"gpt-5": negative})
 
@@ -217,7 +217,7 @@ COUNTS = st.integers(0, 5000)
 
 
 @given(st.lists(PRICES, min_size=1, max_size=3), COUNTS, COUNTS, st.lists(COUNTS, min_size=6, max_size=6))
-def test_no_cost_passes_the_bound(windows, prompt_bytes, max_output, parts):
+def test_no_cost_exceeds_the_bound(windows, prompt_bytes, max_output, parts):
     bound = ModelPrice("x", windows).upper_bound_microusd(prompt_bytes, max_output)
     cached, written, written_1h, heard, read, spoken = parts
     read, spoken = min(read, prompt_bytes), min(spoken, max_output)
@@ -233,13 +233,13 @@ def test_no_cost_passes_the_bound(windows, prompt_bytes, max_output, parts):
 
 
 @given(BOOKS, COUNTS, COUNTS, COUNTS, COUNTS)
-def test_the_bound_rises_with_what_is_asked_for(price, prompt_bytes, more_bytes, output, more_output):
+def test_bound_rises_with_the_request(price, prompt_bytes, more_bytes, output, more_output):
     bound = price.upper_bound_microusd(prompt_bytes, output)
     assert bound <= price.upper_bound_microusd(prompt_bytes + more_bytes, output + more_output)
 
 
 @given(BOOKS, COUNTS, st.integers(0, 50_000))
-def test_what_is_affordable_is_the_most_that_fits(price, prompt_bytes, available):
+def test_affordable_tokens_are_the_maximum_that_fits(price, prompt_bytes, available):
     most = price.affordable_output_tokens(prompt_bytes, available)
     assert 0 <= most <= UNLIMITED_TOKENS
     if price.upper_bound_microusd(prompt_bytes, 0) > available:
@@ -377,7 +377,7 @@ def test_no_usable_counts_are_no_usage(read, sent):
     assert read(sent) is None
 
 
-def test_an_estimate_says_so():
+def test_estimate_is_marked():
     assert estimated_usage(9, 8) == Usage(input_tokens=3, output_tokens=2, estimated=True)
     assert estimated_usage(0, 0) == Usage(input_tokens=0, output_tokens=0, estimated=True)
 

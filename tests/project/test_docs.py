@@ -1,4 +1,4 @@
-"""The documentation is true: what it shows was typed, what it lists is all there is."""
+"""The documentation is correct: its examples run, and its lists are complete."""
 
 import inspect
 import json
@@ -89,7 +89,7 @@ def playing(
 
 
 @pytest.mark.parametrize("page", played_pages(), ids=name_of)
-def test_what_a_page_shows_is_what_one_gets(
+def test_pages_execute_as_shown(
     page: Path, playing: dict[Path, Future[Played]], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if page in playing:
@@ -116,13 +116,13 @@ def typed_by_hand() -> Iterator[tuple[str, Block, str]]:
             end = match.end()
 
 
-def test_the_name_of_a_file_is_said_before_it() -> None:
+def test_file_names_precede_their_content() -> None:
     """A rendered page does not show what stands beside the fence."""
     titled = [each for each in typed_by_hand() if "title" in each[1].options]
     assert [place for place, block, before in titled if f"`{block.options['title']}`" not in before] == []
 
 
-def test_a_server_is_the_last_of_its_block_and_has_a_terminal_of_its_own() -> None:
+def test_server_command_ends_its_block() -> None:
     """Lines pasted after a server are not typed into the shell before it ends."""
     for place, block, before in typed_by_hand():
         if block.language == "sh":
@@ -132,7 +132,7 @@ def test_a_server_is_the_last_of_its_block_and_has_a_terminal_of_its_own() -> No
             assert not servers or "terminal" in before or "second one" in before or "another one" in before, place
 
 
-def test_what_a_page_imports_it_says_how_to_install() -> None:
+def test_imports_of_a_page_are_installed_by_it() -> None:
     installed: dict[str, set[str]] = {}
     for place, block, _ in typed_by_hand():
         page = installed.setdefault(place.partition(":")[0], set())
@@ -149,7 +149,7 @@ def test_what_a_page_imports_it_says_how_to_install() -> None:
 COMES_ALONG = {"langchain_core"}  # with langchain-openai
 
 
-def test_json_on_the_pages_is_json() -> None:
+def test_json_examples_are_valid() -> None:
     for page in PAGES:
         for block in blocks_of(page.read_text(encoding="utf-8")):
             if block.language == "json":
@@ -165,7 +165,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith(("https://", "http://")):
             continue
@@ -175,7 +175,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{name_of(page)}: {link} names no heading"
 
 
-def test_every_page_can_be_found_from_the_index() -> None:
+def test_every_page_is_reachable_from_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     linked = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index)}
     assert set(DOCS) - linked == {ROOT / "docs" / "index.md"}

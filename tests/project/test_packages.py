@@ -1,4 +1,4 @@
-"""What is installed is what was locked: hashes everywhere, a pinned build back end, and a bill of materials that is true."""
+"""Packages: locked with hashes, a pinned build back end, and a correct bill of materials."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ def pinned(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_every_package_has_hashes_and_no_place(name: str) -> None:
+def test_every_package_has_hashes_and_no_url(name: str) -> None:
     blocks = re.split(r"^(?=[a-z0-9])", lock(name), flags=re.MULTILINE)[1:]
     assert len(blocks) == len(pinned(name)) > 0
     assert [block.splitlines()[0] for block in blocks if "--hash=sha256:" not in block] == []
@@ -34,7 +34,7 @@ def test_the_build_back_end_is_pinned() -> None:
     assert PROJECT["build-system"]["requires"] == [f"setuptools=={pinned('-build')['setuptools']}"]
 
 
-def test_a_gateway_comes_without_the_libraries_of_the_demo() -> None:
+def test_gateway_install_excludes_demo_libraries() -> None:
     assert not {"aiosmtpd", "atpublic"} & pinned("").keys()
     assert "aiosmtpd" in pinned("-demo")
     assert not any("aiosmtpd" in each for each in PROJECT["project"]["dependencies"])
@@ -42,7 +42,7 @@ def test_a_gateway_comes_without_the_libraries_of_the_demo() -> None:
         assert pinned("").items() <= pinned(name).items(), "one version of each package in all locks"
 
 
-def test_the_demo_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
+def test_demo_error_names_the_missing_extra(tmp_path: Path) -> None:
     lacks = "import sys; sys.modules['aiosmtpd'] = None; from overnight.cli import main; main()"
     command = [sys.executable, "-c", lacks, "demo"]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
@@ -50,13 +50,13 @@ def test_the_demo_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
     assert done.stderr == "overnight: the demo's mail server is an extra: pip install 'overnight[demo]'\n"
 
 
-def test_all_that_make_installs_is_in_a_lock() -> None:
+def test_make_installs_only_locked_packages() -> None:
     lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t")]
     installs = [line for line in lines if "$(INSTALL)" in line or "pip install" in line]
     assert installs
     assert [line for line in installs if "--require-hashes" not in line and "--no-index" not in line] == []
 
 
-def test_the_bill_of_materials_is_that_of_the_lock() -> None:
+def test_bill_of_materials_matches_the_lock() -> None:
     done = subprocess.run([sys.executable, "sbom.py"], check=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == (ROOT / "sbom.cdx.json").read_text()

@@ -77,7 +77,7 @@ def of_tree(root: int) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
-def test_what_is_planted_is_found_nowhere_else(tmp_path: Path, provider: SpawnedProvider) -> None:
+def test_planted_secrets_stay_in_place(tmp_path: Path, provider: SpawnedProvider) -> None:
     (tmp_path / "brain").mkdir()
     (tmp_path / "brain" / "routing.yaml").write_text(ROUTING.format(url=provider.base_url))
     (tmp_path / "hold.py").write_text(JOB)

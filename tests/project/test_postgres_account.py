@@ -1,4 +1,4 @@
-"""The tests' PostgreSQL starts wherever the tests may stand: what its account cannot read, reach or run is put elsewhere."""
+"""The PostgreSQL server of the tests starts in any environment."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def start(installed: Path, temporary: Path, *before: str) -> list[str]:
 
 
 @as_root
-def test_binaries_and_temporary_files_that_only_root_can_read(private: Path, tmp_path: Path) -> None:
+def test_server_starts_with_root_only_files(private: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir(mode=0o700)
     data, left = start(private, temporary)
@@ -61,7 +61,7 @@ def test_binaries_and_temporary_files_that_only_root_can_read(private: Path, tmp
 
 
 @as_root
-def test_a_folder_for_temporary_files_that_runs_no_programs(private: Path, tmp_path: Path) -> None:
+def test_server_starts_with_noexec_temporary_folder(private: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "noexec"
     temporary.mkdir()
     mounted = f"mount -t tmpfs -o noexec,mode=1777 tmpfs {temporary}"
@@ -71,7 +71,7 @@ def test_a_folder_for_temporary_files_that_runs_no_programs(private: Path, tmp_p
     assert left == "[]"
 
 
-def test_a_folder_whose_name_is_too_long_for_a_socket(tmp_path: Path) -> None:
+def test_server_starts_with_a_long_folder_name(tmp_path: Path) -> None:
     import postgres
 
     temporary = tmp_path / ("long" * 30)

@@ -1,4 +1,4 @@
-"""Failures: what each provider's refusal is, whether to ask again, and nothing secret in what is kept of it."""
+"""Failures of providers: their classes, the retry decision, and no secrets in records."""
 
 import json
 from datetime import UTC, datetime
@@ -127,7 +127,7 @@ REFUSALS += [(seen["status"], seen["body"], seen["class"], seen["code"]) for see
 
 
 @pytest.mark.parametrize(("status", "body", "error_class", "code"), REFUSALS)
-def test_what_a_refusal_is(status, body, error_class, code):
+def test_error_responses_are_classified(status, body, error_class, code):
     failure = response_failure(status, {}, json.dumps(body).encode())
     assert (failure.error_class, failure.code, failure.status) == (error_class, code, status)
     rule = CLASSES[error_class]
@@ -139,7 +139,7 @@ def test_what_a_refusal_is(status, body, error_class, code):
 @pytest.mark.parametrize(
     "body", [b"", b"<html>Bad Gateway</html>", b"\xff\xfe", b"{", b"[" * 200_000, b'"' + b"x" * 2_000_000]
 )
-def test_bodies_that_are_no_json(body):
+def test_non_json_bodies_are_classified(body):
     assert response_failure(502, {}, body).error_class == "server_error"
     assert response_failure(429, {}, body).message == "the upstream answered 429"
     assert response_failure(200, {}, body).error_class == "malformed"
@@ -165,7 +165,7 @@ RULES = {  # class: the same target again, the next target, may have cost, speak
 }
 
 
-def test_what_each_class_means_is_a_decision():
+def test_properties_of_each_class_are_pinned():
     assert {name: tuple(rule) for name, rule in CLASSES.items()} == RULES
 
 
@@ -188,7 +188,7 @@ EXCEPTIONS = [
 
 
 @pytest.mark.parametrize(("error", "error_class", "code", "retryable", "may_have_cost"), EXCEPTIONS)
-def test_what_an_exception_is(error, error_class, code, retryable, may_have_cost):
+def test_exceptions_are_classified(error, error_class, code, retryable, may_have_cost):
     failure = exception_failure(error)
     assert (failure.error_class, failure.code, failure.status) == (error_class, code, None)
     assert (failure.retryable, failure.fallback, failure.may_have_cost) == (retryable, True, may_have_cost)
@@ -244,11 +244,11 @@ def test_deterministic_answers_are_not_retried(status, headers, body, code, may_
         (504, None, True),
     ],
 )
-def test_a_refusal_is_not_billed(status, code, may_have_cost):
+def test_rejection_is_not_billed(status, code, may_have_cost):
     assert response_failure(status, {}, json.dumps(openai(code=code)).encode()).may_have_cost is may_have_cost
 
 
-def test_a_class_named_in_a_header_alone():
+def test_class_is_read_from_a_header():
     headers = {b"x-amzn-errortype": b"ThrottlingException:http://internal.amazon.com/"}
     failure = response_failure(400, headers, b'{"message": "slow"}')
     assert (failure.error_class, failure.code) == ("rate_limited", "ThrottlingException")
@@ -257,7 +257,7 @@ def test_a_class_named_in_a_header_alone():
 @pytest.mark.parametrize(
     ("text", "wait"), [("17s", 17_000), ("1.5s", 1500), ("nans", None), ("s", None), ("1h", None), (7, None)]
 )
-def test_a_wait_that_stands_in_the_body(text, wait):
+def test_retry_after_is_read_from_the_body(text, wait):
     body = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": text}]}}
     assert response_failure(429, {}, json.dumps(body).encode()).retry_after_ms == wait
     assert response_failure(429, {b"retry-after": b"3"}, json.dumps(body).encode()).retry_after_ms == 3000
@@ -277,7 +277,7 @@ def test_a_wait_that_stands_in_the_body(text, wait):
         ("error", False),
     ],
 )
-def test_which_bodies_are_errors(decoded, error):
+def test_error_bodies_are_recognized(decoded, error):
     assert is_error(decoded) is error
 
 
@@ -298,7 +298,7 @@ def test_which_bodies_are_errors(decoded, error):
         (400, "content_filter", b"true", False),
     ],
 )
-def test_the_server_says_whether_to_retry(status, code, said, retryable):
+def test_should_retry_header_is_honoured(status, code, said, retryable):
     failure = response_failure(status, {b"x-should-retry": said}, json.dumps(openai(code=code)).encode())
     assert failure.retryable is retryable
 
@@ -327,7 +327,7 @@ def at(seconds):
         ({b"retry-after": at(10**7)}, 24 * 3600 * 1000),
     ],
 )
-def test_how_long_the_server_asks_to_wait(headers, wait):
+def test_retry_after_headers_are_parsed(headers, wait):
     assert response_failure(429, headers, b"", NOW).retry_after_ms == wait
 
 
@@ -341,7 +341,7 @@ class Policy(NamedTuple):
 
 
 @pytest.mark.parametrize(("attempt", "most"), [(1, 200), (2, 400), (3, 800), (5, 3200), (6, 5000), (10_000, 5000)])
-def test_the_wait_doubles_up_to_its_most(attempt, most):
+def test_backoff_doubles_up_to_the_maximum(attempt, most):
     rng = Random(1)
     waits = [backoff_ms(attempt, Policy(), None, rng) for _ in range(2000)]
     assert min(waits) < most * 0.05
@@ -349,7 +349,7 @@ def test_the_wait_doubles_up_to_its_most(attempt, most):
     assert backoff_ms(attempt, Policy(jitter="none"), None, rng) == most
 
 
-def test_never_sooner_than_the_server_asks_and_not_all_at_once():
+def test_backoff_respects_retry_after_with_jitter():
     rng = Random(1)
     waits = [backoff_ms(1, Policy(), 10_000, rng) for _ in range(500)]
     assert min(waits) >= 10_000
@@ -377,7 +377,7 @@ FRAMES = [
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("frame", FRAMES)
-def test_keys_are_scrubbed_wherever_they_stand(key, frame):
+def test_keys_are_redacted_everywhere(key, frame):
     for before in (0, 245, 1995):  # also across the places where text is cut
         text = "x " * before + frame.format(key)
         failure = response_failure(401, {}, json.dumps(openai(text, code=text)).encode())
@@ -392,7 +392,7 @@ CALLED_SECRET = [
 
 
 @pytest.mark.parametrize("text", CALLED_SECRET)
-def test_what_is_called_a_secret_is_one(text):
+def test_values_named_secret_are_redacted(text):
     assert "hunter22" not in scrubbed(text)
     assert "dXNlcjpwYXNz" not in scrubbed(text)
 
@@ -431,7 +431,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.integers(100, 999))
-def test_any_body_gives_a_failure(body, status):
+def test_any_body_is_classified(body, status):
     failure = response_failure(status, {}, json.dumps(body).encode())
     assert failure.error_class in CLASSES
     assert failure.message

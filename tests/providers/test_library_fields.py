@@ -1,4 +1,4 @@
-"""What a client may say to the library of providers. A module in the library's place notes what it is given."""
+"""Fields of a request that reach the provider library, which a recording module replaces."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def ask(**more: Any) -> Any:
     return await pool.request("POST", "/chat/completions", headers, json.dumps(BODY | more).encode(), until)
 
 
-async def test_parameters_of_the_call_are_handed_on(asked: list[dict[str, Any]]) -> None:
+async def test_call_parameters_are_passed_on(asked: list[dict[str, Any]]) -> None:
     assert (await ask()).status == 200
     [call] = asked
     assert BODY.items() <= call.items()
@@ -42,9 +42,7 @@ async def test_parameters_of_the_call_are_handed_on(asked: list[dict[str, Any]])
 
 
 @pytest.mark.parametrize("name", ["base_url", "api_base", "fallbacks", "mock_response", "extra_headers", "num_retries"])
-async def test_where_the_library_calls_and_whom_is_not_the_clients_to_say(
-    asked: list[dict[str, Any]], name: str
-) -> None:
+async def test_client_cannot_set_address_or_key(asked: list[dict[str, Any]], name: str) -> None:
     refused = await ask(**{name: "https://elsewhere.example"})
     assert refused.status == 400
     assert json.loads(refused.body)["error"]["param"] == name

@@ -1,4 +1,4 @@
-"""The upstream client against real sockets: what arrives, what is reused, and what each failure is called."""
+"""The upstream client on real sockets: requests, connection reuse, and classes of failures."""
 
 import asyncio
 import inspect
@@ -132,7 +132,7 @@ async def read_all(pool, seconds=60.0):
 
 
 @both_loops
-async def test_request_is_exactly_what_was_asked_for():
+async def test_request_is_sent_exactly():
     async with pool_on(answering(OK)) as (server, pool):
         answer = await ask(pool, b'{"model":"m"}')
         assert (answer.status, answer.body) == (200, b"ok")
@@ -177,7 +177,7 @@ ANSWERS = {
 @pytest.mark.parametrize("raw", ANSWERS.values(), ids=ANSWERS)
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 @both_loops
-async def test_every_framing_arrives_whole_and_keeps_the_connection(raw, pieces):
+async def test_every_framing_is_read_and_keeps_the_connection(raw, pieces):
     parts = [raw] if pieces == "whole" else [raw[i : i + 1] for i in range(len(raw))]
     async with pool_on(answering(*parts)) as (server, pool):
         for _ in range(3):
@@ -217,7 +217,7 @@ async def test_large_bodies_both_ways():
 
 
 @both_loops
-async def test_stream_hands_on_each_chunk_as_it_comes():
+async def test_stream_yields_each_chunk_at_once():
     read = asyncio.Event()
 
     async def script(server, reader, writer, _):
@@ -238,7 +238,7 @@ async def test_stream_hands_on_each_chunk_as_it_comes():
 
 
 @both_loops
-async def test_a_follower_gets_each_chunk_until_it_has_enough():
+async def test_follower_receives_chunks_until_it_stops():
     script = answering(CHUNKED + b"3\r\none\r\n", b"3\r\ntwo\r\n", b"3\r\nsix\r\n", b"0\r\n\r\n")
     async with pool_on(script) as (_, pool):
         for enough in (b"one", b"two", b"none"):
@@ -255,7 +255,7 @@ async def test_a_follower_gets_each_chunk_until_it_has_enough():
 
 
 @both_loops
-async def test_a_follower_hears_of_a_cut_and_of_its_own_fault():
+async def test_follower_receives_errors():
     async with pool_on(answering(CHUNKED + b"2\r\nok\r\n", close=True)) as (_, pool):
         seen = []
         async with await pool.stream("POST", "/chat", HEADERS, b"{}", soon()) as stream:
@@ -298,7 +298,7 @@ async def test_a_deadline_can_be_moved_both_ways(first_s):
 
 
 @both_loops
-async def test_slow_reader_holds_the_upstream_back():
+async def test_slow_reader_pauses_the_upstream():
     sent = 0
 
     async def script(server, reader, writer, _):
@@ -363,7 +363,7 @@ async def test_the_queue_is_bounded_and_waits_no_longer_than_the_deadline():
 
 
 @both_loops
-async def test_cancelled_waiters_leave_no_hole_in_the_queue():
+async def test_cancelled_waiters_leave_the_queue():
     async with pool_on(answering(OK), max_connections=1) as (server, pool):
         tasks = [asyncio.create_task(ask(pool, b"%d" % n)) for n in range(30)]
         for step in range(40):
@@ -377,7 +377,7 @@ async def test_cancelled_waiters_leave_no_hole_in_the_queue():
 
 
 @both_loops
-async def test_a_waiter_cancelled_at_the_hand_over_passes_the_connection_on():
+async def test_waiter_cancelled_at_handover_passes_the_connection():
     async with pool_on(answering(OK), max_connections=1) as (server, pool):
 
         async def ask_then_cancel_the_next():
@@ -395,7 +395,7 @@ async def test_a_waiter_cancelled_at_the_hand_over_passes_the_connection_on():
 
 
 @both_loops
-async def test_cancelling_a_call_closes_its_connection_and_frees_its_place():
+async def test_cancelled_call_closes_its_connection():
     async def script(server, reader, writer, number):
         await server.read(reader)
         if number == 2:
@@ -445,14 +445,14 @@ async def test_leaving_a_stream_early_closes_its_connection(how):
     ids=["close", "1.0", "second answer", "rubbish"],
 )
 @both_loops
-async def test_a_connection_in_doubt_is_not_used_again(last):
+async def test_doubtful_connection_is_not_reused(last):
     async with pool_on(answering(last)) as (server, pool):
         assert [(await ask(pool)).body for _ in range(3)] == [b"ok"] * 3
         assert server.connections == 3
 
 
 @both_loops
-async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one():
+async def test_unsolicited_response_is_not_used():
     async def script(server, reader, writer, number):
         await server.read(reader)
         writer.write(OK)
@@ -480,7 +480,7 @@ async def test_idle_connections_close_after_a_while():
 
 
 @both_loops
-async def test_an_early_refusal_of_a_large_request_is_an_answer():
+async def test_early_error_for_a_large_request_is_read():
     answered = asyncio.Event()
 
     async def script(server, reader, writer, _):
@@ -523,7 +523,7 @@ def closes_when_told(told, closed):
 
 
 @both_loops
-async def test_a_connection_closed_before_we_write_is_noticed_without_the_event_loop():
+async def test_closed_connection_is_detected_before_writing():
     told, closed = threading.Event(), threading.Event()
     port, heads, thread = closes_when_told(told, closed)
     pool = UpstreamPool(f"http://127.0.0.1:{port}", idle_timeout_s=60)
@@ -543,7 +543,7 @@ def reset(writer):
 
 
 @both_loops
-async def test_a_request_that_did_not_leave_whole_is_repeated_once_on_a_fresh_connection():
+async def test_partially_sent_request_is_repeated_once():
     partial = 0
 
     async def script(server, reader, writer, number):
@@ -565,7 +565,7 @@ async def test_a_request_that_did_not_leave_whole_is_repeated_once_on_a_fresh_co
 
 
 @both_loops
-async def test_a_request_that_did_not_leave_whole_twice_was_never_sent():
+async def test_twice_partially_sent_request_is_never_sent():
     async def script(server, reader, writer, number):
         if number == 1:
             await server.read(reader)
@@ -614,7 +614,7 @@ async def test_a_request_that_may_have_been_received_is_not_repeated(ending, use
 
 
 @both_loops
-async def test_nobody_listens():
+async def test_refused_connection_is_a_failure():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     pool = UpstreamPool(f"http://127.0.0.1:{port}", max_connections=1)
@@ -624,7 +624,7 @@ async def test_nobody_listens():
 
 
 @both_loops
-async def test_connecting_takes_too_long():
+async def test_connect_timeout_is_a_failure():
     async def silent(server, reader, writer, _):
         await reader.read()
 
@@ -652,7 +652,7 @@ async def test_nothing_is_sent_after_the_deadline():
     [(b"", "first_byte"), (b"HTTP/1.1 200 OK\r\n", "first_byte"), (CHUNKED + b"2\r\nok\r\n", "body")],
 )
 @both_loops
-async def test_the_phase_of_a_timeout(start, phase):
+async def test_timeout_names_its_phase(start, phase):
     async def script(server, reader, writer, _):
         await server.read(reader)
         writer.write(start)
@@ -675,7 +675,7 @@ CUTS = {
 
 @pytest.mark.parametrize("raw", CUTS.values(), ids=CUTS)
 @both_loops
-async def test_a_cut_body_is_never_a_whole_one(raw):
+async def test_truncated_body_is_an_error(raw):
     async with pool_on(answering(raw, close=True)) as (server, pool):
         with pytest.raises(BodyCut):
             await ask(pool)
@@ -688,7 +688,7 @@ async def test_a_cut_body_is_never_a_whole_one(raw):
 
 
 @both_loops
-async def test_a_reset_does_not_end_a_body_that_ends_with_the_connection():
+async def test_reset_is_no_end_of_a_body():
     async def script(server, reader, writer, _):
         await server.read(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
@@ -733,7 +733,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("start", "rest"), ENDLESS.values(), ids=ENDLESS)
 @both_loops
-async def test_endless_heads_are_cut_off(start, rest):
+async def test_endless_headers_are_rejected(start, rest):
     async def script(server, reader, writer, _):
         await server.read(reader)
         writer.write(start)
@@ -747,7 +747,7 @@ async def test_endless_heads_are_cut_off(start, rest):
 
 
 @both_loops
-async def test_a_head_that_arrives_at_once_is_bounded_too():
+async def test_large_header_block_is_rejected():
     head = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %s\r\n" % (n, b"y" * 1000) for n in range(70))
     async with pool_on(answering(head + b"content-length: 2\r\n\r\nok")) as (_, pool):
         with pytest.raises(ResponseTooLarge, match="head"):
@@ -755,7 +755,7 @@ async def test_a_head_that_arrives_at_once_is_bounded_too():
 
 
 @both_loops
-async def test_a_body_over_the_bound_is_cut_off():
+async def test_body_over_the_limit_is_rejected():
     raw = CHUNKED + b"400\r\n" + bytes(1024) + b"\r\n" + b"400\r\n" + bytes(1024) + b"\r\n0\r\n\r\n"
     async with pool_on(answering(raw), max_body_bytes=2048) as (_, pool):
         assert len((await ask(pool)).body) == 2048
@@ -805,7 +805,7 @@ async def test_closing_the_pool_ends_every_call():
     ],
 )
 @both_loops
-async def test_requests_that_would_say_something_else_are_refused(method, path, headers):
+async def test_request_injection_is_rejected(method, path, headers):
     async with pool_on(answering(OK)) as (server, pool):
         with pytest.raises(ValueError) as caught:
             await pool.request(method, path, headers, b"{}", soon())
@@ -828,7 +828,7 @@ async def test_no_error_names_a_header_value(raw):
 @pytest.mark.parametrize(
     "url", ["localhost:1", "ftp://localhost", "http://", f"http://u:{KEY}@h", "http://h/?key=1", "http://h:99999"]
 )
-def test_a_base_url_that_is_none(url):
+def test_invalid_base_url_is_rejected(url):
     with pytest.raises(ValueError) as caught:
         UpstreamPool(url)
     assert KEY not in str(caught.value)
@@ -862,7 +862,7 @@ def certificate(tmp_path_factory):
 
 
 @both_loops
-async def test_tls_answers_reuse_and_distrust(certificate):
+async def test_tls_works_reuses_and_verifies(certificate):
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(f"{certificate}.crt", certificate)
     trusting = ssl.create_default_context(cafile=f"{certificate}.crt")
@@ -878,7 +878,7 @@ async def test_tls_answers_reuse_and_distrust(certificate):
 
 
 @both_loops
-async def test_tls_large_bodies_cuts_and_back_pressure(certificate):
+async def test_tls_handles_large_and_cut_bodies(certificate):
     async def script(server, reader, writer, _):
         _, body = await server.read(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(body) + 1) + body)

@@ -1,4 +1,4 @@
-"""What holds content is for its owner alone, whatever the umask and whatever was there before."""
+"""Files with content are readable by their owner only, for any umask and earlier mode."""
 
 import ast
 import os
@@ -67,7 +67,7 @@ def lay_out(folder: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777], ids=oct)
-def test_commands_make_a_home_for_the_owner_alone(folder: Path, provider: SpawnedProvider, umask: int) -> None:
+def test_home_folder_is_created_for_its_owner_only(folder: Path, provider: SpawnedProvider, umask: int) -> None:
     lay_out(folder, provider.base_url)
     keys = [sys.executable, "-c", OVERNIGHT, "keys", "provider", "set", "openai", "--from-env", "PLANTED"]
     overnight(folder, "run", "night.py:adds", umask=umask)
@@ -79,7 +79,7 @@ def test_commands_make_a_home_for_the_owner_alone(folder: Path, provider: Spawne
     assert stat.S_IMODE((home / "ledger.db").stat().st_mode) == 0o600
 
 
-def test_files_beside_the_database_are_closed_while_it_is_written(folder: Path) -> None:
+def test_database_side_files_are_owner_only(folder: Path) -> None:
     holds = (
         "from machine_parts import make_job\nfrom overnight.store import open_store\n"
         "with open_store('deep/er/ledger.db') as store:\n    make_job(store); print('open', flush=True); input()"
@@ -96,7 +96,7 @@ def test_files_beside_the_database_are_closed_while_it_is_written(folder: Path) 
     assert wide == {}
 
 
-def test_a_home_and_a_ledger_that_were_open_are_closed(folder: Path, provider: SpawnedProvider) -> None:
+def test_open_home_and_ledger_modes_are_tightened(folder: Path, provider: SpawnedProvider) -> None:
     lay_out(folder, provider.base_url)
     overnight(folder, "run", "night.py:adds")
     home = folder / ".overnight"
@@ -107,9 +107,7 @@ def test_a_home_and_a_ledger_that_were_open_are_closed(folder: Path, provider: S
     assert open_to_others(home) == {}
 
 
-def test_a_folder_that_was_named_keeps_its_mode_and_its_files_are_closed(
-    folder: Path, provider: SpawnedProvider
-) -> None:
+def test_given_folder_keeps_its_mode(folder: Path, provider: SpawnedProvider) -> None:
     lay_out(folder, provider.base_url)
     shared = folder / "shared"
     shared.mkdir()
@@ -119,7 +117,7 @@ def test_a_folder_that_was_named_keeps_its_mode_and_its_files_are_closed(
 
 
 @pytest.mark.parametrize("command", ["up", "gateway"])
-def test_who_serves_says_that_others_can_enter_the_home(folder: Path, command: str) -> None:
+def test_server_warns_of_an_open_home(folder: Path, command: str) -> None:
     shared, log = folder / "shared", folder / "log"
     shared.mkdir()
     shared.chmod(0o755)
@@ -147,7 +145,7 @@ def test_who_serves_says_that_others_can_enter_the_home(folder: Path, command: s
     assert f"chmod 700 {shared}" in said[0]
 
 
-def test_the_demo_leaves_no_mail_to_others(folder: Path) -> None:
+def test_demo_mail_is_owner_only(folder: Path) -> None:
     from overnight.demo.maildir import create_maildir, deliver, file_into
 
     before = os.umask(0)
@@ -160,7 +158,7 @@ def test_the_demo_leaves_no_mail_to_others(folder: Path) -> None:
     assert open_to_others(folder / "box") == {}
 
 
-def test_nothing_else_makes_files_or_folders() -> None:
+def test_only_known_code_creates_files() -> None:
     """The starter brain is no content; everything else goes through `files.py`."""
     allowed = {"files.py", "brain/starter/__init__.py"}
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""The unit of work against a dict: batches of changes, refusals and faults by two writers leave what a dict would hold."""
+"""The unit of work against a dict: batches, rejections and faults of two writers."""
 
 import asyncio
 import itertools
@@ -129,14 +129,14 @@ class Rows(RuleBasedStateMachine):
         assert {row[0][own:]: (row[1], row[2]) for row in found} == self.counted
 
 
-def test_batches_leave_what_a_dict_would_hold(store_url: str) -> None:
+def test_batches_agree_with_a_dict(store_url: str) -> None:
     with open_store(store_url) as one, open_store(store_url) as other:
         run_state_machine_as_test(
             lambda: Rows([one, other], store_url), settings=examples(20, 600, stateful_step_count=10)
         )
 
 
-async def test_a_row_is_gone_after_its_deletion_and_may_come_again(store: Store, store_url: str) -> None:
+async def test_deleted_row_may_be_inserted_again(store: Store, store_url: str) -> None:
     for batch in (["take", "drop", "take"], ["drop", "take", "drop"], ["take"], ["drop"]):
         outcomes = await all_of(store, [Change("t-", "ok", [(kind, "a", 1)]) for kind in batch])
         assert outcomes == [1] * len(batch)
@@ -144,7 +144,7 @@ async def test_a_row_is_gone_after_its_deletion_and_may_come_again(store: Store,
         assert left == [(1 if batch[-1] == "take" else 0,)], batch
 
 
-async def test_what_is_read_in_a_unit_is_what_it_holds(store: Store) -> None:
+async def test_reads_in_a_unit_see_its_changes(store: Store) -> None:
     class Reads:
         def locks(self) -> list[Any]:
             return [(BUDGET, ("t-", "job", "zz"))]

@@ -1,4 +1,4 @@
-"""The contract of the store, on both databases: what is acknowledged is durable, and one caller's trouble is his alone."""
+"""The store on both databases: acknowledged writes are durable, and errors reach only their caller."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ asyncio.run(main())
 """
 
 
-def test_what_is_acknowledged_is_durable(store: Store, store_url: str) -> None:
+def test_acknowledged_writes_are_durable(store: Store, store_url: str) -> None:
     """Another process sees each commit as soon as it is acknowledged, and kill -9 loses none of them."""
     job_id = make_job(store)
     acknowledged: set[str] = set()
@@ -97,7 +97,7 @@ def test_two_processes_write_one_database(store: Store, store_url: str) -> None:
 # ── one caller's trouble is his alone ────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_refused_items_do_not_disturb_the_others(store: Store, store_url: str) -> None:
+async def test_rejected_commands_do_not_affect_others(store: Store, store_url: str) -> None:
     job_id = make_job(store)
     kinds = {
         "good": lambda n: note(job_id, n),
@@ -117,7 +117,7 @@ FAULTS = [KeyError("x"), ZeroDivisionError("x"), RuntimeError("x"), AttributeErr
 
 @pytest.mark.parametrize("how_many", [1, 12])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-async def test_a_faulty_command_hits_only_its_caller(
+async def test_faulty_command_affects_only_its_caller(
     store: Store, store_url: str, fault: Exception, how_many: int
 ) -> None:
     job_id, broken = make_job(store), make_job(store)
@@ -132,7 +132,7 @@ async def test_a_faulty_command_hits_only_its_caller(
     assert await store.commit(note(job_id, "still there")) == how_many + 2
 
 
-async def test_a_command_that_forgot_a_lock_hits_only_itself(store: Store, store_url: str) -> None:
+async def test_command_without_its_lock_affects_only_itself(store: Store, store_url: str) -> None:
     job_id, other = make_job(store), make_job(store)
     forgot = UnderJob(job_id, lambda unit, job: unit.get(EXTERNAL, ("default", other)))
     outcomes = await all_of(store, [note(job_id, 1), forgot, note(job_id, 2)])
@@ -140,7 +140,7 @@ async def test_a_command_that_forgot_a_lock_hits_only_itself(store: Store, store
     assert names(store_url, job_id) == ["1", "2"]
 
 
-async def test_a_caller_that_gives_up_disturbs_nobody(store: Store, store_url: str) -> None:
+async def test_cancelled_caller_does_not_affect_others(store: Store, store_url: str) -> None:
     job_id = make_job(store)
     tasks = [asyncio.create_task(store.commit(note(job_id, n))) for n in range(100)]
     await asyncio.sleep(0)
@@ -181,7 +181,7 @@ async def test_seq_is_dense_under_concurrency(store: Store, store_url: str) -> N
         }
 
 
-async def test_answers_come_in_the_order_of_their_commits(store: Store) -> None:
+async def test_outcomes_arrive_in_commit_order(store: Store) -> None:
     """Recovery hands answers on in recorded order, so a live caller must not hear of a later commit first."""
     job_id = make_job(store)
     heard: list[int] = []
@@ -263,7 +263,7 @@ async def full_line(store: Store, job_id: str) -> AsyncIterator[list["asyncio.Fu
     await asyncio.gather(blocker, *line)
 
 
-async def test_callers_of_another_loop_get_room_too(store: Store) -> None:
+async def test_callers_of_another_loop_are_served(store: Store) -> None:
     job_id = make_job(store)
 
     async def crowd() -> list[Any]:
@@ -278,7 +278,7 @@ async def test_callers_of_another_loop_get_room_too(store: Store) -> None:
 
 
 @pytest.mark.parametrize("when", ["before he hears of it", "as he hears of it"])
-async def test_a_waiting_caller_that_gives_up_passes_his_turn_on(
+async def test_cancelled_waiting_caller_passes_its_turn(
     store: Store, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overnight.store.writer.LONGEST_QUEUE", 4)
@@ -302,7 +302,7 @@ async def test_a_waiting_caller_that_gives_up_passes_his_turn_on(
         assert isinstance(await waiting[-1], int)
 
 
-async def test_closing_gives_everything_back(store_url: str) -> None:
+async def test_closing_releases_all_resources(store_url: str) -> None:
     """Files, sockets and threads: a process may open and close as many stores as it likes."""
 
     async def use() -> None:
@@ -324,7 +324,7 @@ async def test_closing_gives_everything_back(store_url: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["commit", "ride", "blocking", "ride and commit"])
-async def test_closing_writes_what_is_in_line_and_ends(store_url: str, how: str) -> None:
+async def test_closing_writes_the_queue_and_ends(store_url: str, how: str) -> None:
     store = open_store(store_url)
     job_id = make_job(store)
     for n in range(20):
@@ -349,7 +349,7 @@ async def test_closing_writes_what_is_in_line_and_ends(store_url: str, how: str)
     assert not [thread for thread in threading.enumerate() if thread is store.writer._thread]
 
 
-async def test_a_loop_that_has_closed_costs_nobody_anything(store: Store, store_url: str) -> None:
+async def test_closed_loop_does_not_affect_others(store: Store, store_url: str) -> None:
     job_id = make_job(store)
 
     async def submits_and_ends() -> None:
@@ -373,7 +373,7 @@ UNWRITABLE = {
 
 
 @pytest.mark.parametrize("what", UNWRITABLE)
-async def test_what_cannot_be_stored_hits_only_its_caller(store: Store, store_url: str, what: str) -> None:
+async def test_unstorable_value_affects_only_its_caller(store: Store, store_url: str, what: str) -> None:
     job_id, other = make_job(store), make_job(store)
 
     def act(unit: Unit, job: JobRow) -> None:
@@ -405,7 +405,7 @@ async def test_text_from_outside_cannot_break_a_batch(store: Store, store_url: s
 # ── two writers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_two_writers_that_make_the_same_job_at_once_make_one(store: Store, store_url: str) -> None:
+async def test_concurrent_creation_makes_one_job(store: Store, store_url: str) -> None:
     wanted = [f"mail-{n % 40}" for n in range(160)]
     with open_store(store_url) as other:
         asked = [all_of(each, [Open(newjob(external_id=name)) for name in wanted]) for each in (store, other)]
@@ -422,7 +422,7 @@ async def test_two_writers_that_make_the_same_job_at_once_make_one(store: Store,
     assert rows(store_url, "SELECT count(*) FROM event") == [(40,)]
 
 
-async def test_the_same_external_id_with_another_input_is_a_conflict(store: Store) -> None:
+async def test_same_external_id_with_other_input_is_a_conflict(store: Store) -> None:
     first = await store.commit(Open(newjob(external_id="x", input=b"1")))
     with pytest.raises(Conflict, match="x exists already"):
         await store.commit(Open(newjob(external_id="x", input=b"2")))
@@ -498,7 +498,7 @@ async def test_a_transaction_unknown_to_a_new_primary_is_written_again(
 
 
 @pytest.mark.parametrize("where", ["run", "finish"])
-async def test_a_fault_in_the_writing_thread_fails_its_batch_alone(
+async def test_fault_in_the_writing_thread_fails_one_batch(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     from overnight.store.batches import Batches
@@ -542,7 +542,7 @@ async def test_reading_survives_a_lost_connection(postgres_url: str) -> None:
         assert (await ledger.job(job_id)).job_id == job_id
 
 
-async def test_two_processes_that_store_the_same_messages_do_not_block_each_other(postgres_url: str) -> None:
+async def test_concurrent_equal_messages_do_not_block(postgres_url: str) -> None:
     """Rows are written in one global order, so no transaction has to be sacrificed (a second's wait each)."""
     from overnight.ledger import KnownContent, address_chain, store_blob, store_chain
 
@@ -590,7 +590,7 @@ def disk() -> Iterator[Disk]:
     apsw.connection_hooks.remove(disk.connections.append)  # type: ignore[arg-type]
 
 
-async def test_a_full_disk_refuses_everybody_and_goes_on_when_there_is_room(tmp_path: Path, disk: Disk) -> None:
+async def test_full_disk_rejects_writes_until_space_is_free(tmp_path: Path, disk: Disk) -> None:
     url = str(tmp_path / "ledger.db")
     with open_store(url) as store:
         jobs = [make_job(store) for _ in range(3)]
@@ -637,7 +637,7 @@ def test_an_unknown_scheme_is_one_clear_error(url: str) -> None:
         "postgresql://ann:p@hunter2@127.0.0.1:1/x",
     ],
 )
-def test_no_error_tells_the_password(url: str) -> None:
+def test_errors_contain_no_password(url: str) -> None:
     with pytest.raises((BadInput, StoreUnavailable), match="DATABASE_URL") as told:
         open_store(url)
     shown: BaseException | None = told.value
@@ -683,7 +683,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, what
     assert "OVERNIGHT_HOME" in out
 
 
-def test_what_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+def test_non_database_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("This is a letter and no database. " * 200)
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "file").write_text("")
@@ -692,7 +692,7 @@ def test_what_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
             open_store(str(tmp_path / path))
 
 
-def test_a_newer_schema_is_refused_and_left_alone(store_url: str) -> None:
+def test_newer_schema_is_rejected_and_unchanged(store_url: str) -> None:
     open_store(store_url).close()
     newest = migrations("postgres" if "://" in store_url else "sqlite")[-1][0]
     sql = f"INSERT INTO schema_migration VALUES ({newest + 1}, 0)"
@@ -720,9 +720,7 @@ for line in sys.stdin:
 """
 
 
-def test_migrations_run_once_when_processes_open_at_the_same_time(
-    tmp_path: Path, store_url: str, request: pytest.FixtureRequest
-) -> None:
+def test_concurrent_opens_migrate_once(tmp_path: Path, store_url: str, request: pytest.FixtureRequest) -> None:
     urls = [store_url] if "://" in store_url else [str(tmp_path / f"{n}.db") for n in range(15)]
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(program(OPENS)) for _ in range(4)]
@@ -737,7 +735,7 @@ def test_migrations_run_once_when_processes_open_at_the_same_time(
             assert applied == [(n,) for n, _ in migrations("postgres" if "://" in url else "sqlite")]
 
 
-async def test_months_are_made_once_when_processes_meet_a_new_month(store_url: str) -> None:
+async def test_concurrent_processes_create_a_month_once(store_url: str) -> None:
     """Partitions are made at the first write of a month, by whoever comes first."""
     at = [1_800_000_000_000_000]
     with contextlib.ExitStack() as stack:

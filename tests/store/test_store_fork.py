@@ -1,4 +1,4 @@
-"""A process that holds a store may fork, as uvloop does to start another program: the child must leave the connections alone."""
+"""A forked process does not touch the connections of its parent's store."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""A caller that stops waiting: its command is skipped, or its outcome is given to `left`, on both databases."""
+"""A caller that stops waiting: its command is skipped, or `left` receives the outcome."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ async def test_commit_in_time_is_an_ordinary_commit(store: Store, store_url: str
 
 
 @WAYS
-async def test_command_in_line_is_skipped(store: Store, store_url: str, how: str) -> None:
+async def test_queued_command_is_skipped(store: Store, store_url: str, how: str) -> None:
     job_id, left = make_job(store), []
     async with busy(store, job_id):
         task = asks(store, note(job_id, "late"), how, left)
@@ -90,7 +90,7 @@ async def test_command_in_line_is_skipped(store: Store, store_url: str, how: str
 
 
 @WAYS
-async def test_command_under_way_is_told_afterwards(store: Store, store_url: str, how: str) -> None:
+async def test_outcome_of_a_running_command_reaches_left(store: Store, store_url: str, how: str) -> None:
     job_id, left = make_job(store), []
     hold = Hold(job_id, lambda unit: note(job_id, "late").decide(unit))
     async with busy(store, job_id) as first:
@@ -129,7 +129,7 @@ async def test_cancelled_after_commit_before_waking(store: Store, store_url: str
         assert len(left) == names(store_url, job_id).count("late")
 
 
-async def test_time_that_has_passed_writes_nothing(store: Store, store_url: str) -> None:
+async def test_expired_deadline_writes_nothing(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
     with pytest.raises(StoreUnavailable):
         await store.commit(note(job_id, "late"), until=asyncio.get_running_loop().time() - 1, left=left.append)
@@ -137,7 +137,7 @@ async def test_time_that_has_passed_writes_nothing(store: Store, store_url: str)
     assert left == []
 
 
-async def test_waiting_for_room_ends_in_time(store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wait_for_the_queue_times_out(store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.store.writer.LONGEST_QUEUE", 3)
     job_id, left = make_job(store), []
     async with busy(store, job_id):
@@ -149,7 +149,7 @@ async def test_waiting_for_room_ends_in_time(store: Store, store_url: str, monke
     assert (names(store_url, job_id), left, store.writer.waiting) == (["0", "1"], [], 0)
 
 
-async def test_command_that_left_between_two_tries_is_skipped(store: Store, store_url: str) -> None:
+async def test_command_cancelled_between_attempts_is_skipped(store: Store, store_url: str) -> None:
     """A faulty command makes the batch start over; who has left by then is not decided again."""
     job_id, left = make_job(store), []
 
@@ -169,7 +169,7 @@ async def test_command_that_left_between_two_tries_is_skipped(store: Store, stor
     assert (names(store_url, job_id), left, store.writer.waiting) == (["before", "z"], [], 0)
 
 
-async def test_refused_command_tells_nobody(store: Store, store_url: str) -> None:
+async def test_rejected_command_does_not_call_left(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
 
     def refuse(unit: Unit) -> None:

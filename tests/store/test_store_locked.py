@@ -1,4 +1,4 @@
-"""A store that is locked or stands still: event loops go on, callers hear of it in time, and nothing is written twice."""
+"""A locked or blocked store: event loops continue, callers time out, nothing is written twice."""
 
 import asyncio
 import time
@@ -68,7 +68,7 @@ async def warm(store: Store, job_id: str) -> None:
         await store.commit(note(job_id, n))
 
 
-async def test_loop_goes_on_while_store_is_locked(trouble: str, url: str) -> None:
+async def test_event_loop_continues_while_store_is_locked(trouble: str, url: str) -> None:
     left: list[int] = []
     loop = asyncio.get_running_loop()
     with open_store(url) as store:

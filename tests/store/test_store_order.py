@@ -1,4 +1,4 @@
-"""Several processes on one PostgreSQL: what breaks off leaves nothing behind, and nobody waits in a circle."""
+"""Several processes on one PostgreSQL: aborted batches leave no trace, and deadlocks do not occur."""
 
 import asyncio
 from collections import Counter
@@ -40,9 +40,7 @@ class Insert:
 
 
 @pytest.mark.parametrize(("before", "between"), [(0, 1), (0, 2), (1, 1), (3, 4)])
-async def test_a_transaction_that_breaks_leaves_the_connection_whole(
-    postgres_url: str, before: int, between: int
-) -> None:
+async def test_aborted_transaction_keeps_the_connection_usable(postgres_url: str, before: int, between: int) -> None:
     """Its statements were prepared on the way and are gone with it; also when it is the first of the connection."""
     with open_store(postgres_url) as other:
         job_id = make_job(other)
@@ -58,7 +56,7 @@ async def test_a_transaction_that_breaks_leaves_the_connection_whole(
     assert len(names(postgres_url, job_id)) == before + 3 * between
 
 
-async def test_what_an_external_id_stands_for_is_locked_in_its_place(store: Store) -> None:
+async def test_external_id_is_locked_in_global_order(store: Store) -> None:
     """With the first locks, not when the command has found out: others would lock the two the other way round."""
     job_id = make_job(store, external_id="nightly")
 
@@ -73,7 +71,7 @@ async def test_what_an_external_id_stands_for_is_locked_in_its_place(store: Stor
 
 
 @pytest.mark.timeout(120)
-async def test_processes_that_share_jobs_and_budgets_never_wait_in_a_circle(postgres_url: str, tmp_path: Path) -> None:
+async def test_shared_jobs_and_budgets_cause_no_deadlock(postgres_url: str, tmp_path: Path) -> None:
     routing = routed(
         "budgets: {limits: [{scope: tenant, per: day, max_cost_usd: 100}, {scope: agent, max_llm_calls: 100000}]}\n"
         "rate_limits: [{scope: target, concurrency: 500}]\ndeadlines: {default_ms: 60000}"

@@ -1,4 +1,4 @@
-"""Ledgers that cannot be written are read all the same; what cannot be read is one clear error."""
+"""Read-only ledgers can be read; an unreadable ledger is one clear error."""
 
 import contextlib
 import os
@@ -133,13 +133,13 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     _told(tmp_path, str(file), "Restore a backup")
 
 
-def test_file_of_another_kind_is_one_clear_error(tmp_path: Path) -> None:
+def test_non_database_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("This is a letter and no database. " * 200)
     _told(tmp_path, "ledger.db", "no SQLite database", "OVERNIGHT_HOME")
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("resume", "job_x"), ("keys", "list")])
-def test_database_of_another_program_is_left_alone(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_database_of_another_program_is_unchanged(tmp_path: Path, command: tuple[str, ...]) -> None:
     connection = apsw.Connection(str(tmp_path / "ledger.db"))
     connection.execute("CREATE TABLE bookmarks (url)").fetchall()
     connection.close()
@@ -148,7 +148,7 @@ def test_database_of_another_program_is_left_alone(tmp_path: Path, command: tupl
         assert again.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
 
 
-def test_postgres_that_takes_no_writes(postgres_url: str, tmp_path: Path) -> None:
+def test_read_only_postgres_can_be_read(postgres_url: str, tmp_path: Path) -> None:
     """A standby: reading works where the schema is there, opening for writing is one clear error."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE reader_only LOGIN") if not connection.execute(
@@ -186,7 +186,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs file systems that can be mounted")
 @pytest.mark.parametrize("wal", ["without log", "with log"])
-def test_a_ledger_on_a_full_disk_can_be_read_and_says_what_to_do(small_disk: Path, wal: str) -> None:
+def test_ledger_on_a_full_disk_can_be_read(small_disk: Path, wal: str) -> None:
     ledger = small_disk / "ledger.db"
     store = open_store(str(ledger))
     job_id = make_job(store)

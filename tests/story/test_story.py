@@ -1,4 +1,4 @@
-"""A job's events as a story: real jobs, a real gateway, a scripted provider; rare events as they are written elsewhere."""
+"""The timeline of jobs with a real gateway and a scripted provider, and of rare events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -122,7 +122,7 @@ async def two() -> None:
     await deeper("a2")
 
 
-async def test_what_happened_stands_where_it_happened(app: App) -> None:
+async def test_events_are_shown_at_their_place(app: App) -> None:
     tries.clear()
     story = await told(app, await play(app, whole))
     shown = texts(story)
@@ -141,7 +141,7 @@ async def test_what_happened_stands_where_it_happened(app: App) -> None:
     assert story.advice == []
 
 
-async def test_content_is_shown_only_when_it_is_asked_for(app: App) -> None:
+async def test_content_is_shown_on_request_only(app: App) -> None:
     tries[:] = [1]
     job = await play(app, whole)
     chapter = await load_job_tree(app.ledger, job)
@@ -163,7 +163,7 @@ async def asks(questions: list[str]) -> str:
     return ""
 
 
-async def test_a_turn_says_what_was_decided_and_why(app: App, provider: SpawnedProvider) -> None:
+async def test_call_line_shows_the_decision_and_reason(app: App, provider: SpawnedProvider) -> None:
     story = await told(app, await play(app, asks, ["hello", "look it up", "busy today"]))
     first, second, third = (each for each in story.lines if each.kind == "model")
     assert first.text == "model draft → claude-opus-4.6: answered in text"
@@ -194,7 +194,7 @@ async def test_prompts_and_answers_are_shown_with_content(app: App) -> None:
     assert "hello" in model.content[0].text
 
 
-async def test_a_budget_stop_is_told_with_what_to_do(app: App) -> None:
+async def test_budget_stop_is_shown_with_instructions(app: App) -> None:
     story = await told(app, await play(app, asks, list("1234567")))
     assert story.header.state == "parked"
     stop = line(story, "budget limit reached")
@@ -206,7 +206,7 @@ async def test_a_budget_stop_is_told_with_what_to_do(app: App) -> None:
     assert "max_llm_calls_per_job" in story.advice[0].text
 
 
-async def test_a_budget_stop_between_two_tries_stands_with_its_call(app: App) -> None:
+async def test_budget_stop_between_attempts_is_shown_at_its_call(app: App) -> None:
     story = await told(app, await play(app, asks, ["1", "2", "3", "4", "busy"]))
     shown = texts(story)
     at = next(at for at, text in enumerate(shown) if text.startswith("  failed at claude-opus-4.6"))
@@ -214,7 +214,7 @@ async def test_a_budget_stop_between_two_tries_stands_with_its_call(app: App) ->
     assert any(text.startswith("  budget limit reached: ") for text in shown[at:])
 
 
-async def test_the_cost_of_a_job_holds_that_of_its_children(app: App) -> None:
+async def test_cost_of_a_job_includes_its_children(app: App) -> None:
     job = await play(app, parent_of_asks)
     story = await told(app, job)
     assert story.header.model_calls == 2
@@ -243,7 +243,7 @@ async def pays() -> str:
     return await transfer(40)
 
 
-async def test_people_are_asked_and_their_decisions_named(app: App) -> None:
+async def test_reviews_and_decisions_are_shown(app: App) -> None:
     job = await play(app, pays)
     story = await told(app, job)
     review = job.waits[0]["review_id"]
@@ -278,7 +278,7 @@ async def fails() -> None:
     raise RuntimeError("a bad night\x1b[31m")
 
 
-async def test_a_failed_job_says_how_to_go_on(app: App) -> None:
+async def test_failed_job_shows_instructions(app: App) -> None:
     job = await play(app, fails)
     story = await told(app, job)
     assert story.header.error == "RuntimeError: a bad night�[31m"
@@ -312,7 +312,7 @@ async def asks_a_child() -> str:
     return await searches()
 
 
-async def test_a_child_that_is_tried_again_with_its_parent_is_told_once_in_each_attempt(app: App) -> None:
+async def test_retried_child_is_shown_once_per_attempt(app: App) -> None:
     tries.clear()
     job = await play(app, asks_a_child)
     await app.operations.resume(job.job_id, "dora")
@@ -343,7 +343,7 @@ async def naps() -> None:
     await overnight.sleep(3600)
 
 
-async def test_a_timer_needs_nobody(app: App) -> None:
+async def test_timer_requires_no_person(app: App) -> None:
     job = await Operations(app.store).create(naps)
     async with app.working():
         async with asyncio.timeout(10):
@@ -390,7 +390,7 @@ KEPT = [
 ]
 
 
-def test_what_a_retry_gives_back_is_told_as_such() -> None:
+def test_answers_kept_by_a_retry_are_marked() -> None:
     story = build_timeline(history(*begun(*KEPT)), 10 * SECOND)
     assert texts(story) == [
         "started by worker",
@@ -410,7 +410,7 @@ CRASH = [
 ]
 
 
-def test_a_crash_is_named_with_what_was_under_way_and_what_was_replayed() -> None:
+def test_crash_is_shown_with_interrupted_and_replayed_work() -> None:
     story = build_timeline(
         history(
             *begun(Event("step_started", name="slow", trace_id=":0"), Event("tool_called", name="send", trace_id=":1")),
@@ -436,7 +436,7 @@ def test_a_crash_is_named_with_what_was_under_way_and_what_was_replayed() -> Non
     assert (story.header.crashes, story.header.tool_calls) == (1, 1)
 
 
-def test_a_model_call_in_flight_at_a_crash_is_told_with_its_booked_cost() -> None:
+def test_lost_model_call_is_shown_with_its_booked_cost() -> None:
     story = build_timeline(
         history(
             *begun(Event("model_called", name="draft", model="gpt-5.4", call_id="c1", trace_id=":0")),
@@ -465,7 +465,7 @@ def test_gaps_are_shown() -> None:
     ]
 
 
-def test_a_step_that_takes_long_is_no_gap() -> None:
+def test_long_step_is_no_gap() -> None:
     chapter = history(
         *begun(Event("step_started", name="long", trace_id=":0"), Event("step_committed", name="long", trace_id=":0")),
         every_us=60 * SECOND,
@@ -473,7 +473,7 @@ def test_a_step_that_takes_long_is_no_gap() -> None:
     assert [each.kind for each in build_timeline(chapter, 1000 * SECOND).lines] == ["start", "gap", "step"]
 
 
-def test_a_divergence_names_both_sides() -> None:
+def test_divergence_shows_both_sides() -> None:
     changed = {"position": {"path": "", "ordinal": 2}, "changed": {"name": {"recorded": "read", "asked": "write"}}}
     wait = msgspec.json.encode([{"for": "divergence", **changed}]).decode()
     chapter = history(*begun(Event("diverged", detail=changed)), job={"state": "parked", "waiting": wait})
@@ -482,14 +482,14 @@ def test_a_divergence_names_both_sides() -> None:
     assert story.advice[0].commands == ("overnight resume job_01", "overnight cancel job_01")
 
 
-def test_an_event_without_words_of_its_own_is_named() -> None:
+def test_unknown_event_is_named() -> None:
     story = build_timeline(
         history(*begun(Event("budget_settled", name="gpt", decision={"why": "60 a minute"}))), SECOND
     )
     assert line(story, "budget_settled gpt").why == "60 a minute"
 
 
-async def test_a_program_of_its_own_that_comes_back_was_lost(app: App) -> None:
+async def test_restarted_external_program_is_shown_as_lost(app: App) -> None:
     new = NewJob("job_" + "f" * 32, "default", "foreign", "n8n night", external_id="x1", state="running")
     await app.store.commit(CreateJob(new))
     again = Event("attempt_started", attempt=2, actor="pid 7", detail={"mode": "recover"})
@@ -544,7 +544,7 @@ EVENTS = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(EVENTS, max_size=30), st.sampled_from(["python", "foreign"]), st.sampled_from(["running", "failed"]))
-def test_no_order_of_events_breaks_the_story(events: list[Event], runtime: str, state: str) -> None:
+def test_any_order_of_events_is_rendered(events: list[Event], runtime: str, state: str) -> None:
     story = build_timeline(history(*events, job={"runtime": runtime, "state": state}), 10 * SECOND, with_content=True)
     assert all(each.text.isprintable() and each.depth >= 0 for each in story.lines)
     header = story.header
@@ -571,21 +571,21 @@ def test_no_order_of_events_breaks_the_story(events: list[Event], runtime: str, 
         (187_200 * SECOND, "2 d 4 h"),
     ],
 )
-def test_durations_are_for_people(span_us: int, text: str) -> None:
+def test_durations_are_readable(span_us: int, text: str) -> None:
     assert span_text(span_us) == text
 
 
-def test_small_costs_are_not_nothing() -> None:
+def test_small_costs_are_not_shown_as_zero() -> None:
     assert [cost_text(cost) for cost in (0, 7, 1234, 2_500_000)] == ["$0", "<$0.0001", "$0.0012", "$2.50"]
 
 
 @given(st.text())
-def test_text_from_outside_is_one_printable_line(text: str) -> None:
+def test_external_text_is_one_printable_line(text: str) -> None:
     assert clean(text).isprintable()
     assert len(clean(text * 50)) <= 300
 
 
-def test_of_many_waits_the_first_few_are_told() -> None:
+def test_first_few_of_many_waits_are_shown() -> None:
     waits = [{"for": "child", "child_job_id": f"job_{number}"} for number in range(300)]
     waiting = msgspec.json.encode(waits).decode()
     story = build_timeline(history(*begun(), job={"state": "parked", "waiting": waiting}), 2 * SECOND)

@@ -1,4 +1,4 @@
-"""What the tests of the caches share: a served gateway with a cache, and what a call told."""
+"""Shared by the cache tests: a served gateway with a cache, and the facts of a call."""
 
 import asyncio
 from collections.abc import AsyncIterator

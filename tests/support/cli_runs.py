@@ -1,4 +1,4 @@
-"""Many runs of the command line, each a process of its own: forked from one that has imported it already."""
+"""Runs of the command line as processes, forked from one that has imported it."""
 
 import io
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A PostgreSQL database for each test, without the price of making one: emptied and renamed between tests."""
+"""A PostgreSQL database for each test: emptied and renamed between tests."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Plays a Markdown page as a reader would: its files are written, its commands typed, in order, in one shell.
+"""Executes a Markdown page: writes its files and runs its commands in order, in one shell.
 
     ```python title=night.py     a file of that name (any language); a Python block that a later `overnight run FILE.py:job`
                                  names before it exists is that file

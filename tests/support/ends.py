@@ -1,4 +1,4 @@
-"""What every log must show of its model calls, of a whole store."""
+"""Checks of all model calls in a store (see `tests/crash/ends.py`)."""
 
 from typing import Any
 

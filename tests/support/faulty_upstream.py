@@ -1,4 +1,4 @@
-"""A provider made of raw sockets, whose connections do whatever a test wants: refuse, stall, trickle, lie, break off.
+"""A provider on raw sockets with scripted faults: refuse, stall, trickle, lie, disconnect.
 
 `plan` says per model what is done with a request, its last act again and again; a model without one answers. Every request
 is counted before anything is done with it, as a provider would bill it.

@@ -1,4 +1,4 @@
-"""Write a frozen history with the program as it is now: `python tests/support/freeze_history.py VERSION`.
+"""Write a frozen history with the present version: `python tests/support/freeze_history.py VERSION`.
 
 Run it when the form of the log changes on purpose, with a new name; the old files are never edited and must go on being read.
 """

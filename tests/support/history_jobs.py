@@ -1,4 +1,4 @@
-"""The jobs behind the frozen histories. Their code must never change: a history is only as old as the code it was written by."""
+"""The jobs of the frozen histories. Never change their code: the histories depend on it."""
 
 import asyncio
 from typing import Any

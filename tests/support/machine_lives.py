@@ -1,4 +1,4 @@
-"""Worker processes as event loops of their own, so that a test can lose one at any moment: its loop is never run again."""
+"""Worker processes as event loops, which a test can abandon at any moment."""
 
 import asyncio
 import contextlib

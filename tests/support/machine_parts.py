@@ -1,4 +1,4 @@
-"""What the contract tests share: small commands, plain reading, and programs that run in processes of their own."""
+"""Shared by the store tests: commands, reads, and programs for separate processes."""
 
 import asyncio
 import os

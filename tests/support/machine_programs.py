@@ -1,4 +1,4 @@
-"""Random job programs, the outside world they act on, and the trivial model: what a plain run of a program comes to."""
+"""Random job programs, their external world, and a model that computes their results."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A provider that remembers the headers it was shown, and refuses as it is told to."""
+"""A provider that records the headers it receives, and rejects requests on demand."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""A served gateway for tests: in this process on a port of its own, or as real processes of the command line."""
+"""A served gateway for tests: in this process, or as processes of the command line."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Syntax trees of the program's own files."""
+"""Syntax trees of the program's source files."""
 
 import ast
 from functools import cache

@@ -1,4 +1,4 @@
-"""What keeps a store from answering: locks of another process, and a PostgreSQL server that stands still."""
+"""Blocks a store: locks of another process, and a PostgreSQL server that is stopped."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The scripted provider's Anthropic wire, as the official client meets it."""
+"""Anthropic messages of the scripted provider, with the official client."""
 
 import textwrap
 from typing import Any
@@ -33,7 +33,7 @@ def streamed(provider: SpawnedProvider, text: str = "hello", **more: Any) -> ant
         return stream.get_final_message()
 
 
-def test_a_stream_amounts_to_the_plain_answer(provider: SpawnedProvider) -> None:
+def test_stream_equals_the_plain_answer(provider: SpawnedProvider) -> None:
     rules(
         provider,
         """
@@ -55,7 +55,7 @@ def test_a_stream_amounts_to_the_plain_answer(provider: SpawnedProvider) -> None
     assert provider.stats()["paid_calls"] == 2
 
 
-def test_a_thought_goes_back_as_it_came_and_in_no_other_way(provider: SpawnedProvider) -> None:
+def test_thinking_must_be_returned_unchanged(provider: SpawnedProvider) -> None:
     rules(
         provider, "- {match: {tool_result: true}, answer: done}\n- answer: {thinking: hm, tool_calls: [{name: file}]}"
     )
@@ -104,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("told", REFUSED)
-def test_what_the_real_api_refuses_is_refused_and_free(provider: SpawnedProvider, told: str) -> None:
+def test_invalid_requests_are_rejected_free(provider: SpawnedProvider, told: str) -> None:
     with pytest.raises(anthropic.BadRequestError) as refused:
         ask(provider, **REFUSED[told])
     assert told in str(refused.value) or (told == "unknown field" and "`n`" in str(refused.value))
@@ -112,7 +112,7 @@ def test_what_the_real_api_refuses_is_refused_and_free(provider: SpawnedProvider
     assert provider.stats()["paid_calls"] == 0
 
 
-def test_without_its_version_header_nothing_is_answered(provider: SpawnedProvider) -> None:
+def test_version_header_is_required(provider: SpawnedProvider) -> None:
     answer = httpx2.post(f"{provider.base_url}/messages", json=asked())
     assert (answer.status_code, answer.json()["type"]) == (400, "error")
 
@@ -136,7 +136,7 @@ def test_injected_errors_have_the_wire_shape(
     assert raised.value.body["error"]["type"] == kind
 
 
-def test_a_cut_stream_breaks_in_the_middle_and_is_paid(provider: SpawnedProvider) -> None:
+def test_cut_stream_breaks_and_is_paid(provider: SpawnedProvider) -> None:
     rules(provider, "- {answer: one two three, fault: {cut_after_chunks: 4, reset: true}}")
     with pytest.raises(httpx2.TransportError):
         streamed(provider)
@@ -170,7 +170,7 @@ def test_the_rules_see_system_tools_and_tool_results(provider: SpawnedProvider) 
     assert ask(provider, messages=history, tools=[TOOL]).content[0].text == "it said filed"
 
 
-def test_tokens_are_counted_for_nothing(provider: SpawnedProvider) -> None:
+def test_token_counting_is_free(provider: SpawnedProvider) -> None:
     counted = client(provider).messages.count_tokens(model="m", messages=[{"role": "user", "content": "a" * 400}])
     assert counted.input_tokens == 101
     assert provider.stats()["paid_calls"] == 0

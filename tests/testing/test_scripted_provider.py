@@ -1,4 +1,4 @@
-"""The scripted provider as its users meet it: over HTTP, with the official client, in a process of its own."""
+"""The scripted provider over HTTP, with the official client, in its own process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def wait_until(check) -> None:
 # ── answers ──────────────────────────────────────────────────────────────────
 
 
-def test_without_rules_it_echoes_and_says_that_it_is_scripted(provider):
+def test_default_answer_echoes_and_is_labelled(provider):
     answer = ask(provider, "hello there")
     assert answer.choices[0].message.content == "(scripted) offline answer to: hello there"
     assert answer.choices[0].finish_reason == "stop"
@@ -77,7 +77,7 @@ def test_without_rules_it_echoes_and_says_that_it_is_scripted(provider):
     assert answer.usage.prompt_tokens_details.cached_tokens == 0
 
 
-def test_the_same_request_gets_the_same_answer_but_its_own_id(provider):
+def test_same_request_has_same_answer_and_new_id(provider):
     first, second = ask(provider), ask(provider)
     assert first.id != second.id
     assert first.model_dump(exclude={"id"}) == second.model_dump(exclude={"id"})
@@ -85,7 +85,7 @@ def test_the_same_request_gets_the_same_answer_but_its_own_id(provider):
     assert ask(provider).id == first.id
 
 
-def test_stream_joins_to_the_plain_answer_and_ends_with_usage_when_asked(provider):
+def test_stream_equals_plain_answer_with_requested_usage(provider):
     rules(provider, "- {answer: 'one two  three\\nfour '}")
     plain = ask(provider)
     events = list(ask(provider, stream=True, stream_options={"include_usage": True}))
@@ -98,7 +98,7 @@ def test_stream_joins_to_the_plain_answer_and_ends_with_usage_when_asked(provide
     assert all(e.choices and e.usage is None for e in without)
 
 
-def test_tool_calls_plain_and_streamed_with_arguments_in_pieces(provider):
+def test_tool_calls_work_plain_and_streamed(provider):
     rules(
         provider,
         """
@@ -137,7 +137,7 @@ def test_tool_calls_plain_and_streamed_with_arguments_in_pieces(provider):
     assert "".join(pieces[0]) == first.function.arguments
 
 
-def test_arguments_as_text_are_sent_as_they_stand(provider):
+def test_text_arguments_are_sent_unchanged(provider):
     rules(provider, "- {answer: {tool_calls: [{name: f, arguments: '{\"a\": '}]}}")
     assert ask(provider).choices[0].message.tool_calls[0].function.arguments == '{"a": '
 
@@ -228,7 +228,7 @@ def test_models_are_listed_and_found(provider):
         ("{user_contains: b, model: m}", {"text": "b"}, {"text": "b", "model": "n"}),
     ],
 )
-def test_a_rule_fits_only_what_it_names(provider, match, fits, fits_not):
+def test_rule_matches_its_conditions_only(provider, match, fits, fits_not):
     rules(provider, f"- {{match: {match}, answer: fitted}}")
     assert said(provider, **fits) == "fitted"
     assert said(provider, **fits_not).startswith("(scripted)")
@@ -241,7 +241,7 @@ def test_text_parts_count_as_text_and_the_tool_result_can_be_quoted(provider):
     assert said(provider, messages=messages) == "m saw 42 for two\nparts"
 
 
-def test_the_first_rule_wins_and_a_used_up_rule_makes_way(provider):
+def test_first_unused_rule_wins(provider):
     rules(
         provider,
         """
@@ -255,7 +255,7 @@ def test_the_first_rule_wins_and_a_used_up_rule_makes_way(provider):
     assert said(provider) == "a1", "reset puts rules back to their start"
 
 
-def test_between_requests_counts_only_what_the_other_conditions_let_through(provider):
+def test_between_requests_counts_matching_requests(provider):
     rules(provider, "- {match: {model: bad, between_requests: [2, 3]}, answer: hit}\n- {answer: '-'}")
     heard = [said(provider, model=model) for model in ("bad", "good", "bad", "good", "bad", "bad")]
     assert heard == ["-", "-", "hit", "-", "hit", "-"]
@@ -275,7 +275,7 @@ def test_a_model_fails_for_a_while(provider):
     wait_until(well_again)
 
 
-def test_prepended_rules_come_first_and_leave_the_others_as_they_were(provider):
+def test_prepended_rules_come_first(provider):
     rules(provider, "- {match: {times: 1}, answer: old once}\n- {answer: old}")
     assert said(provider) == "old once"
     rules(provider, "- {match: {times: 1}, answer: new}", prepend=True)
@@ -317,7 +317,7 @@ def test_quota_errors_say_so(provider):
     assert (caught.value.type, caught.value.code) == ("insufficient_quota", "insufficient_quota")
 
 
-def test_the_official_client_gets_through_by_its_own_retries(provider):
+def test_official_client_succeeds_by_its_own_retries(provider):
     rules(provider, "- {match: {times: 2}, fault: {status: 429, retry_after_ms: 1}}")
     answer = client(provider, retries=2).chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
     assert answer.choices
@@ -326,7 +326,7 @@ def test_the_official_client_gets_through_by_its_own_retries(provider):
 
 
 @pytest.mark.parametrize("reset", ["false", "true"])
-def test_a_cut_stream_breaks_in_the_middle_and_is_paid(provider, reset):
+def test_cut_stream_breaks_and_is_paid(provider, reset):
     rules(provider, f"- {{answer: one two three four, fault: {{cut_after_chunks: 3, reset: {reset}}}}}")
     seen = []
     events = ask(provider, stream=True)
@@ -359,7 +359,7 @@ def test_a_reset_before_any_answer_is_a_tcp_reset_and_free(provider):
 
 @pytest.mark.parametrize("fault", ["stall: true", "delay_ms: 600000"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_a_silent_provider_has_paid(provider, fault, stream):
+def test_client_leaving_a_silent_provider_pays(provider, fault, stream):
     rules(provider, f"- {{fault: {{{fault}}}}}")
     body = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "x"}]}).encode()
     with socket.create_connection((provider.host, provider.port), timeout=20) as sock:
@@ -372,7 +372,7 @@ def test_a_client_that_leaves_a_silent_provider_has_paid(provider, fault, stream
     assert provider.stats()["paid_calls"] == 1
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_stream_has_paid(provider):
+def test_client_leaving_a_stream_pays(provider):
     rules(provider, "- {answer: {repeat_words: 1000}, fault: {chunk_delay_ms: 20}}")
     stream = ask(provider, stream=True)
     next(iter(stream))
@@ -395,7 +395,7 @@ def test_broken_json_is_broken_in_both_forms(provider):
         list(ask(provider, stream=True))
 
 
-def test_a_slow_stream_waits_between_its_pieces(provider):
+def test_slow_stream_waits_between_chunks(provider):
     rules(provider, "- {answer: a b c, fault: {chunk_delay_ms: 30}}")
     stream = ask(provider, stream=True)
     next(iter(stream))
@@ -406,7 +406,7 @@ def test_a_slow_stream_waits_between_its_pieces(provider):
 # ── counting ─────────────────────────────────────────────────────────────────
 
 
-def test_a_call_paid_twice_is_told_apart_from_two_calls(provider):
+def test_repeated_payment_differs_from_two_calls(provider):
     for model, text in (("m", "same"), ("m", "same"), ("n", "same"), ("m", "other")):
         ask(provider, text, model=model)
     paid = [(call["model"], call["last_user"], call["paid"]) for call in provider.calls()]
@@ -414,14 +414,14 @@ def test_a_call_paid_twice_is_told_apart_from_two_calls(provider):
     assert provider.stats()["paid_calls_by_model"] == {"m": 3, "n": 1}
 
 
-def test_fingerprints_see_content_and_not_its_spelling_or_options(provider):
+def test_fingerprints_depend_on_content_only(provider):
     raw(provider, b'{"model":"m","messages":[{"role":"user","content":"x"}]}')
     raw(provider, b'{ "temperature": 1, "messages":[{"content": "\\u0078", "role":"user"}], "model":"m"}')
     raw(provider, b'{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"x"}]}')
     assert [call["paid"] for call in provider.calls()] == [2, 1]
 
 
-def test_requests_that_are_not_understood_are_refused_and_free(provider):
+def test_invalid_requests_are_rejected_free(provider):
     not_utf8 = b'{"model":"m","messages":[{"content":"\xff"}]}'
     deep = b'{"model":"m","messages":[{"content":%s}]}' % (b"[" * 100_000 + b"]" * 100_000)
     for body in (
@@ -501,7 +501,7 @@ def test_more_requests_on_a_stalled_connection_do_not_wake_it(provider):
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", b"431"),
     ],
 )
-def test_what_is_not_a_reasonable_request_is_refused(provider, sent, status):
+def test_oversized_requests_are_rejected(provider, sent, status):
     with socket.create_connection((provider.host, provider.port), timeout=20) as sock:
         sock.sendall(sent)
         assert sock.recv(65_536).split(b" ")[1] == status
@@ -511,7 +511,7 @@ def test_what_is_not_a_reasonable_request_is_refused(provider, sent, status):
 # ── rules files ──────────────────────────────────────────────────────────────
 
 
-def test_all_problems_of_a_rules_file_are_told_at_once_with_line_and_way_out(provider, tmp_path: Path):
+def test_all_problems_of_a_rules_file_are_reported(provider, tmp_path: Path):
     rules(provider, "- {answer: kept}")
     file = tmp_path / "bad.yaml"
     file.write_text(
@@ -580,7 +580,7 @@ def test_all_problems_of_a_rules_file_are_told_at_once_with_line_and_way_out(pro
          "e: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]", "more than 50000 values"),
     ],
 )  # fmt: skip
-def test_what_is_not_a_rules_file_is_refused(provider, text, told):
+def test_invalid_rules_file_is_rejected(provider, text, told):
     with pytest.raises(ScriptedProviderError) as caught:
         provider.set_rules(text)
     assert told in str(caught.value)
@@ -663,7 +663,7 @@ def test_the_command_serves_a_rules_file_and_ends_on_sigterm(tmp_path: Path):
     assert f"{file}:1: rule 1: unknown key `answr`; did you mean `answer`?" in failed.stderr
 
 
-def test_importing_the_room_brings_in_no_client_server_or_yaml():
+def test_importing_testing_loads_no_client_or_yaml():
     code = "import sys, overnight.testing; print(sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"openai", "httptools", "uvloop", "ruamel", "pydantic", "http"} & set(

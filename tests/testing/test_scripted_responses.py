@@ -1,4 +1,4 @@
-"""The scripted provider's Responses and embeddings, asked by the official client."""
+"""Responses and embeddings of the scripted provider, with the official client."""
 
 import base64
 import math
@@ -41,7 +41,7 @@ def client(provider: SpawnedProvider) -> Iterator[openai.OpenAI]:
         yield opened
 
 
-def test_a_plain_answer_says_that_it_is_scripted(client: openai.OpenAI, provider: SpawnedProvider) -> None:
+def test_plain_answer_is_labelled_scripted(client: openai.OpenAI, provider: SpawnedProvider) -> None:
     answer = client.responses.create(model="m", input="hello")
     Response.model_validate(answer.model_dump())
     assert answer.output_text == "(scripted) offline answer to: hello"
@@ -50,7 +50,7 @@ def test_a_plain_answer_says_that_it_is_scripted(client: openai.OpenAI, provider
     assert provider.stats()["paid_calls"] == 1
 
 
-def test_a_stream_amounts_to_the_plain_answer(client: openai.OpenAI) -> None:
+def test_stream_equals_the_plain_answer(client: openai.OpenAI) -> None:
     with client.responses.stream(model="m", input="look up", tools=[TOOL]) as stream:
         events = list(stream)
         whole = stream.get_final_response()
@@ -66,7 +66,7 @@ def test_a_stream_amounts_to_the_plain_answer(client: openai.OpenAI) -> None:
     assert events[-1].type == "response.completed"
 
 
-def test_a_turn_with_tools_goes_on_when_nothing_refers_to_what_is_not_kept(client: openai.OpenAI) -> None:
+def test_tool_turn_continues_without_stored_items(client: openai.OpenAI) -> None:
     first = client.responses.create(model="m", input="look up", tools=[TOOL])
     before: list[Any] = [{"role": "user", "content": "look up"}]
     items: list[Any] = [item.model_dump(exclude={"id"}, exclude_none=True) for item in first.output]
@@ -105,7 +105,7 @@ def cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-def test_near_duplicates_are_near_and_others_are_not(client: openai.OpenAI, provider: SpawnedProvider) -> None:
+def test_similar_texts_have_similar_vectors(client: openai.OpenAI, provider: SpawnedProvider) -> None:
     said = ["How do I reset my password?", "how do I reset my  password", "Which is the highest mountain of Asia?"]
     answer = client.embeddings.create(model="e", input=said)
     first, near, far = (each.embedding for each in answer.data)
@@ -124,7 +124,7 @@ def test_vectors_are_the_same_in_both_encodings(client: openai.OpenAI) -> None:
     assert len(as_list.data[0].embedding) == 16
 
 
-def test_texts_as_tokens_and_texts_that_are_none(client: openai.OpenAI) -> None:
+def test_token_inputs_and_invalid_inputs(client: openai.OpenAI) -> None:
     assert len(client.embeddings.create(model="e", input=[1, 2, 3]).data) == 1
     assert len(client.embeddings.create(model="e", input=[[1, 2], [3]]).data) == 2
     for sent in ("", [], ["a", ""]):

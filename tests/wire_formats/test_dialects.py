@@ -1,4 +1,4 @@
-"""What providers of one wire format refuse of each other's conversations is left out, named, and nothing else."""
+"""Dialects: fields that a provider rejects are removed and reported; all others are kept."""
 
 import json
 import re
@@ -76,7 +76,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_thoughts_of_another_model_go_only_to_those_who_take_them(host: str) -> None:
+def test_foreign_reasoning_goes_only_to_supporting_models(host: str) -> None:
     body, losses = sent(host)
     turn = body["messages"][1]
     assert THOUGHTS.intersection(turn) == KEPT[host]
@@ -96,7 +96,7 @@ def signed(*models: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_thoughts_that_say_whose_they_are_go_to_no_other_model(host: str) -> None:
+def test_signed_reasoning_goes_to_no_other_model(host: str) -> None:
     body, losses = sent(host, messages=[HISTORY[0], signed("a-1"), *HISTORY[2:]])
     turn = body["messages"][1]
     wants = host in ("deepseek", "moonshot")
@@ -104,7 +104,7 @@ def test_thoughts_that_say_whose_they_are_go_to_no_other_model(host: str) -> Non
     assert losses == ("messages[1].thinking_blocks[0]", "messages[1].reasoning_content")
 
 
-def test_a_models_own_thoughts_come_back_to_it() -> None:
+def test_own_reasoning_is_returned_to_the_model() -> None:
     for name in ("theirs", "ant/theirs"):
         body, losses = sent("own", messages=[HISTORY[0], signed(name), *HISTORY[2:]])
         assert (body["messages"][1], losses) == (signed(name), ())
@@ -117,7 +117,7 @@ def test_a_models_own_thoughts_come_back_to_it() -> None:
     assert (body["messages"][1], losses) == (told, ())
 
 
-def test_what_was_recorded_stays_what_the_client_said() -> None:
+def test_recorded_request_is_unchanged() -> None:
     request = CHAT.read(json.dumps({"model": "m", "messages": HISTORY, "store": True}).encode())
     before = dict(request.fields)
     wire = wire_between("chat", ("chat",))
@@ -144,9 +144,7 @@ def test_what_was_recorded_stays_what_the_client_said() -> None:
         ("own", {"top_k": 5, "store": True}, []),
     ],
 )
-def test_parameters_that_a_provider_refuses_are_left_out_by_name(
-    host: str, body: dict[str, Any], left: list[str]
-) -> None:
+def test_rejected_parameters_are_dropped_by_name(host: str, body: dict[str, Any], left: list[str]) -> None:
     got, losses = sent(host, **body)
     assert [name for name in losses if "[" not in name] == left
     assert set(body) - set(got) == set(left)
@@ -161,14 +159,14 @@ def test_ids_of_tool_calls_fit_and_still_agree() -> None:
     assert not [name for name in losses if "id" in name.split(".")[-1]]
 
 
-def test_a_turn_without_thoughts_is_taken_by_those_who_want_some() -> None:
+def test_turn_without_reasoning_is_accepted() -> None:
     turn = {name: value for name, value in TURN.items() if name not in THOUGHTS}
     body, _ = sent("deepseek", messages=[HISTORY[0], turn, *HISTORY[2:]])
     assert body["messages"][1]["reasoning_content"] == ""
     assert "reasoning_content" not in body["messages"][0]
 
 
-def test_what_fits_is_not_touched() -> None:
+def test_compatible_body_is_unchanged() -> None:
     request = CHAT.read(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode())
     for url in HOSTS.values():
         fields, losses = fitted(request.fields, dialect_of(url), THEIRS)
@@ -193,7 +191,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from(sorted(HOSTS)))
-def test_any_body_is_fitted_once_and_for_all(messages: Any, host: str) -> None:
+def test_fitting_a_body_is_idempotent(messages: Any, host: str) -> None:
     dialect = dialect_of(HOSTS[host])
     fields = {"messages": msgspec.Raw(msgspec.json.encode(messages)), "store": msgspec.Raw(b"true")}
     got, losses = fitted(fields, dialect, THEIRS)

@@ -1,4 +1,4 @@
-"""The Responses codec by itself, judged by the types of the official SDK: whole answers, streams of events, translations."""
+"""The Responses codec against the official types: answers, event streams, translations."""
 
 import json
 from contextlib import suppress
@@ -120,7 +120,7 @@ def chunks_of(completion: dict[str, Any], cuts: list[int]) -> list[dict[str, Any
 
 
 @given(completions())
-def test_an_answer_is_what_the_sdk_expects(completion: dict[str, Any]) -> None:
+def test_answer_matches_the_sdk_types(completion: dict[str, Any]) -> None:
     answer = responses_over_chat.answer(completion, asked())
     assert RESPONSES.is_answer(answer)
     parsed = Response.model_validate(answer)
@@ -132,7 +132,7 @@ def test_an_answer_is_what_the_sdk_expects(completion: dict[str, Any]) -> None:
 
 
 @given(completions(), st.lists(st.integers(0, 40), max_size=5))
-def test_a_stream_amounts_to_what_is_recorded(completion: dict[str, Any], cuts: list[int]) -> None:
+def test_stream_equals_its_record(completion: dict[str, Any], cuts: list[int]) -> None:
     pieces, assembly = over_chat_pieces(asked()), CHAT.assembly()
     events: list[dict[str, Any]] = []
     for chunk in chunks_of(completion, cuts):
@@ -151,7 +151,7 @@ def test_a_stream_amounts_to_what_is_recorded(completion: dict[str, Any], cuts: 
 
 
 @given(completions())
-def test_a_recorded_answer_taken_apart_is_a_stream_of_it(completion: dict[str, Any]) -> None:
+def test_recorded_answer_is_split_into_a_stream(completion: dict[str, Any]) -> None:
     recorded = responses_over_chat.answer(completion, asked())
     events = events_in(b"".join(RESPONSES.taken_apart(json.dumps(recorded).encode(), COST)))
     _, snapshot = accumulated(events)
@@ -161,7 +161,7 @@ def test_a_recorded_answer_taken_apart_is_a_stream_of_it(completion: dict[str, A
 
 
 @given(completions())
-def test_what_was_said_comes_back_as_the_message_it_was(completion: dict[str, Any]) -> None:
+def test_output_message_round_trips(completion: dict[str, Any]) -> None:
     answer = responses_over_chat.answer(completion, asked())
     losses = Losses()
     body = {**asked().body, "input": [{"role": "user", "content": "hello"}, *answer["output"]]}
@@ -306,7 +306,7 @@ def test_a_request_becomes_a_chat_request() -> None:
         ({"instructions": "be brief", "input": [{"type": "web_search_call", "id": "w"}]}, "input"),
     ],
 )
-def test_what_a_chat_cannot_hold_is_refused_by_name(more: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_rejected_by_name(more: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidBody) as refused:
         responses_over_chat.request({"input": "hello", **more}, Losses())
     assert refused.value.param == param
@@ -327,7 +327,7 @@ SHOT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("more", [[], [{"role": "user", "content": "well?"}], [{"role": "system", "content": "rules"}]])
-def test_what_a_tool_showed_is_seen_in_the_message_after_all_results(more: list[dict[str, Any]]) -> None:
+def test_tool_images_follow_all_results_in_chat(more: list[dict[str, Any]]) -> None:
     losses = Losses()
     talk = responses_over_chat.request({"input": SHOT + more}, losses)["messages"]
     assert talk[2:4] == [
@@ -342,7 +342,7 @@ def test_what_a_tool_showed_is_seen_in_the_message_after_all_results(more: list[
     assert losses == []
 
 
-def test_what_a_tool_showed_stays_in_its_result_where_messages_are_spoken() -> None:
+def test_tool_images_stay_in_results_in_messages() -> None:
     wire = wire_between("responses", ("messages",))
     assert wire is not None
     request = RESPONSES.read(msgspec.json.encode({"model": "m", "input": SHOT}))
@@ -354,7 +354,7 @@ def test_what_a_tool_showed_stays_in_its_result_where_messages_are_spoken() -> N
 
 @pytest.mark.parametrize("spoken", ["chat", "messages"])
 @pytest.mark.parametrize("model", ["a-1", "o-2"])
-def test_thoughts_that_a_reasoning_item_holds_go_to_no_other_model(spoken: str, model: str) -> None:
+def test_reasoning_items_go_to_no_other_model(spoken: str, model: str) -> None:
     blocks = [{"type": "thinking", "thinking": "hm", "signature": "s", "model": "a-1"}]
     message = {"role": "assistant", "content": "ok", "reasoning_content": "hm", "thinking_blocks": blocks}
     asked_for = Asked("resp_1", "a-1", {"input": "x"}, 1)
@@ -407,7 +407,7 @@ THEIRS: list[dict[str, Any]] = [
 ]
 
 
-def test_a_native_answer_and_its_stream_carry_our_ids() -> None:
+def test_native_answer_and_stream_have_our_ids() -> None:
     whole = native(THEIRS)
     ours = responses_native.answer(whole, asked(previous_response_id="resp_before"))
     assert [item["id"] for item in ours["output"]] == ["rs_0123_0", "ws_0123_1", "msg_0123_2", "fc_0123_3"]
@@ -435,7 +435,7 @@ def test_a_native_answer_and_its_stream_carry_our_ids() -> None:
     assert not any(f'"{each["id"]}"' in json.dumps(events) for each in THEIRS)
 
 
-def test_a_native_request_leaves_nothing_with_the_provider() -> None:
+def test_native_request_is_not_stored_at_the_provider() -> None:
     losses = Losses()
     own = responses_over_chat.answer(
         {"choices": [{"message": {"thinking_blocks": [{"type": "thinking"}]}, "finish_reason": "stop"}]}, asked()
@@ -480,13 +480,13 @@ def body(**fields: Any) -> bytes:
         (b'{"input": [{"cache_control": 1, "role": "user", "content": ' + b"[" * 900 + b"]" * 900 + b"}]}", None),
     ],
 )
-def test_a_body_that_cannot_be_used_is_refused_by_its_part(sent: bytes, param: str | None) -> None:
+def test_invalid_body_is_rejected_by_field(sent: bytes, param: str | None) -> None:
     with pytest.raises(InvalidBody) as refused:
         RESPONSES.read(sent)
     assert refused.value.param == param
 
 
-def test_a_continued_request_reuses_the_chain_of_the_one_before() -> None:
+def test_continued_request_reuses_the_chain() -> None:
     first = RESPONSES.read(body(input="one", instructions="be brief"))
     output = [b'{"content":[],"id":"msg_1","role":"assistant","type":"message"}']
     second = RESPONSES.read(body(input="two", instructions="be brief", previous_response_id="resp_1"))
@@ -503,7 +503,7 @@ def test_a_continued_request_reuses_the_chain_of_the_one_before() -> None:
     assert second.prompt_bytes > first.prompt_bytes
 
 
-def test_references_are_replaced_where_they_stand() -> None:
+def test_references_are_replaced_in_place() -> None:
     request = RESPONSES.read(body(input=[{"id": "msg_1"}, {"role": "user", "content": "x", "cache_control": {}}]))
     assert references(request) == ["msg_1"]
     request = continued(request, [], {"msg_1": b'{"a":1}'})
@@ -512,7 +512,7 @@ def test_references_are_replaced_where_they_stand() -> None:
     assert [link.body for link in request.links] == [b'{"a":1}', b'{"content":"x","role":"user"}']
 
 
-def test_what_reaches_a_server_of_tools_is_not_recorded() -> None:
+def test_credentials_of_tool_servers_are_not_recorded() -> None:
     tool = {"type": "mcp", "server_label": "s", "authorization": "Bearer x", "headers": {"x-key": "y"}}
     request = RESPONSES.read(body(input="x", tools=[tool]))
     assert request.tools == b'[{"server_label":"s","type":"mcp"}]'
@@ -548,7 +548,7 @@ FIELDS = ["tools", "tool_choice", "text", "reasoning", "include", "instructions"
     st.lists(st.tuples(st.sampled_from(KINDS), anything), max_size=3),
     st.dictionaries(st.sampled_from(FIELDS), anything),
 )
-def test_whatever_is_sent_is_read_or_refused(items: list[tuple[str, Any]], fields: dict[str, Any]) -> None:
+def test_any_body_is_parsed_or_rejected(items: list[tuple[str, Any]], fields: dict[str, Any]) -> None:
     """To every kind of target; and the answer to what was carried over is made without a fault."""
     said = [{"type": kind, **(more if isinstance(more, dict) else {"content": more})} for kind, more in items]
     completion = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}

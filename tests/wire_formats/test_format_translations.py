@@ -1,4 +1,4 @@
-"""Chat over Anthropic messages and back: pure, judged by the official types, by the strict scripted API, and by random talks."""
+"""Chat over Anthropic messages and back: official types, the scripted API, random conversations."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -88,7 +88,7 @@ MARK = {"cache_control": {"type": "ephemeral"}}
 # ── chat → messages: requests ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_plain_talk_goes_over_whole() -> None:
+def test_plain_conversation_is_translated() -> None:
     body = {
         "messages": [
             {"role": "developer", "content": "Be terse."},
@@ -123,7 +123,7 @@ def test_a_plain_talk_goes_over_whole() -> None:
     }
 
 
-def test_tools_their_calls_and_results_go_over() -> None:
+def test_tools_calls_and_results_are_translated() -> None:
     call = {"id": "functions.file:0", "type": "function", "function": {"name": "file", "arguments": '{"n": 1}'}}
     empty = {"id": "call_2", "type": "function", "function": {"name": "file", "arguments": ""}}
     body = {
@@ -151,7 +151,7 @@ def test_tools_their_calls_and_results_go_over() -> None:
     assert lost == ["messages[1].tool_calls[0].id"]
 
 
-def test_calls_in_the_talk_are_understood_without_tools_and_a_prefill_where_it_is_refused_is_gone_on_from() -> None:
+def test_calls_without_tools_and_prefills_are_translated() -> None:
     function = {"name": "file", "arguments": "{}"}
     body = {
         "messages": [
@@ -170,7 +170,7 @@ def test_calls_in_the_talk_are_understood_without_tools_and_a_prefill_where_it_i
 
 
 @pytest.mark.parametrize("model", [CLAUDE, OLD_CLAUDE])
-def test_an_instruction_in_the_middle_stays_there_where_the_model_takes_it(model: str) -> None:
+def test_mid_conversation_instruction_stays_if_supported(model: str) -> None:
     body = {
         "messages": [
             {"role": "user", "content": "x"},
@@ -186,7 +186,7 @@ def test_an_instruction_in_the_middle_stays_there_where_the_model_takes_it(model
         assert (out["system"], lost) == ([text("From here on, rhyme.")], ["messages[1].role"])
 
 
-def test_a_system_prompt_alone_is_what_is_asked() -> None:
+def test_lone_system_prompt_becomes_the_question() -> None:
     assert to_messages({"messages": [{"role": "system", "content": "Say hi."}]})[0]["messages"] == [
         user(text("Say hi."))
     ]
@@ -214,7 +214,7 @@ SAID = [{"role": "user", "content": "x"}]
          ["messages[1].reasoning_content"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_carried_is_named(more: Json, lost: list[str]) -> None:
+def test_untranslatable_fields_are_named(more: Json, lost: list[str]) -> None:
     assert sorted(to_messages({"messages": SAID, **more})[1]) == sorted(lost)
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_carried_is_named(more: Json, lost: list[str]) -> None:
         ("kimi-k3", {"temperature": 1.0, "top_k": 5}, ["temperature"]),
     ],
 )
-def test_sampling_is_told_to_those_who_take_it(model: str, kept: Json, lost: list[str]) -> None:
+def test_sampling_goes_to_supporting_models(model: str, kept: Json, lost: list[str]) -> None:
     out, named = to_messages({"messages": SAID, "temperature": 1.7, "top_p": 1, "top_k": 5}, model)
     assert {name: out[name] for name in ("temperature", "top_p", "top_k") if name in out} == kept
     assert named == lost
@@ -244,7 +244,7 @@ def test_sampling_is_told_to_those_who_take_it(model: str, kept: Json, lost: lis
         ("kimi-k3", {"reasoning_effort": "medium"}, {"type": "enabled", "budget_tokens": 4000}, None),
     ],
 )
-def test_effort_becomes_what_the_model_takes(model: str, asked_for: Json, thinking: Json, effort: str | None) -> None:
+def test_effort_is_translated_per_model(model: str, asked_for: Json, thinking: Json, effort: str | None) -> None:
     out, lost = to_messages({"messages": SAID, **asked_for, "temperature": 1}, model)
     assert (out["thinking"], out.get("output_config", {}).get("effort"), lost) == (thinking, effort, [])
 
@@ -257,7 +257,7 @@ def test_effort_becomes_what_the_model_takes(model: str, asked_for: Json, thinki
         ("claude-sonnet-4-5", {"reasoning_effort": "high", "max_tokens": 1000}),
     ],
 )
-def test_a_wish_for_thought_that_would_be_refused_is_dropped_by_name(model: str, more: Json) -> None:
+def test_unsupported_thinking_is_dropped_by_name(model: str, more: Json) -> None:
     out, lost = to_messages({"messages": SAID, **more}, model)
     assert ("thinking" in out, lost) == (False, ["reasoning_effort"])
 
@@ -266,7 +266,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": ["integer", "null"], "m
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
 
 
-def test_a_schema_for_the_answer_goes_over_closed_with_the_rest_in_words() -> None:
+def test_output_schema_is_translated_with_instructions() -> None:
     out, lost = to_messages({"messages": SAID, "response_format": FORMAT})
     number = {"type": "integer", "description": "(minimum: 1)"}
     assert out["output_config"]["format"]["schema"] == {
@@ -278,7 +278,7 @@ def test_a_schema_for_the_answer_goes_over_closed_with_the_rest_in_words() -> No
     assert lost == ["response_format.json_schema.schema.properties.n.minimum"]
 
 
-def test_without_schemas_of_its_own_a_model_calls_a_tool_or_is_asked_in_words() -> None:
+def test_schema_becomes_a_tool_or_an_instruction() -> None:
     out, lost = to_messages({"messages": SAID, "response_format": FORMAT}, "kimi-k3")
     assert (out["tools"][0]["input_schema"], lost) == (SCHEMA, [])
     message = whole_message([{"type": "tool_use", "id": "t", "name": out["tools"][0]["name"], "input": {"n": 3}}])
@@ -290,7 +290,7 @@ def test_without_schemas_of_its_own_a_model_calls_a_tool_or_is_asked_in_words() 
     assert lost == ["response_format"]
 
 
-def test_too_many_cache_markers_leave_the_last() -> None:
+def test_last_cache_markers_are_kept() -> None:
     body = {"messages": [user(*(text(str(n), **MARK) for n in range(6)))], "tools": [{**TOOL, **MARK}]}
     out, lost = to_messages(body)
     assert [("cache_control" in block) for block in out["messages"][0]["content"]] == [
@@ -304,7 +304,7 @@ def test_too_many_cache_markers_leave_the_last() -> None:
     assert lost == ["tools[0].cache_control", "messages.cache_control", "messages.cache_control"]
 
 
-def test_a_thought_goes_back_only_to_the_model_that_had_it() -> None:
+def test_thinking_returns_only_to_its_model() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": signature(CLAUDE, "hm")}
     call = {"type": "tool_use", "id": "t1", "name": "file", "input": {}}
     told = chat_over_messages.answer({**whole_message([thought, call]), "stop_reason": "tool_use"}, asked(model=CLAUDE))
@@ -326,7 +326,7 @@ def test_a_thought_goes_back_only_to_the_model_that_had_it() -> None:
 # ── messages → chat: requests ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_messages_talk_goes_over_to_chat() -> None:
+def test_messages_conversation_is_translated_to_chat() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
     body = {
         "system": [text("Be terse."), text("Be kind.")],
@@ -378,7 +378,7 @@ def test_a_messages_talk_goes_over_to_chat() -> None:
     ])  # fmt: skip
 
 
-def test_papers_and_sources_go_over() -> None:
+def test_documents_and_citations_are_translated() -> None:
     body = {
         "messages": [
             user(
@@ -413,7 +413,7 @@ def test_thinking_becomes_effort(model: str, more: Json, sent: str | None, lost:
     assert (out.get("reasoning_effort"), named) == (sent, lost)
 
 
-def test_a_format_becomes_one_that_is_enforced_where_it_can_be() -> None:
+def test_output_format_is_enforced_if_possible() -> None:
     closed = {**SCHEMA, "additionalProperties": False}
     for schema, strict in ((SCHEMA, False), (closed, True)):
         body = {"messages": SAID, "output_config": {"format": {"type": "json_schema", "schema": schema}}}
@@ -423,7 +423,7 @@ def test_a_format_becomes_one_that_is_enforced_where_it_can_be() -> None:
         }
 
 
-def test_what_a_chat_model_thought_goes_back_to_it_and_to_nobody_else() -> None:
+def test_chat_reasoning_returns_only_to_its_model() -> None:
     told = messages_over_chat.answer(
         whole_chat({"content": "ok", "reasoning_content": "hm"}), asked(model="own/deep-1")
     )
@@ -470,7 +470,7 @@ def asks(content: Any) -> Json:
         ({"functions": [5]}, "functions[0]"),
     ],
 )
-def test_a_chat_request_that_cannot_be_read_is_refused_by_its_part(body: Json, param: str) -> None:
+def test_invalid_chat_request_is_rejected_by_field(body: Json, param: str) -> None:
     for model in (CLAUDE, OLD_CLAUDE):
         with pytest.raises(InvalidBody) as refused:
             to_messages({"messages": SAID, **body}, model)
@@ -499,7 +499,7 @@ def test_a_chat_request_that_cannot_be_read_is_refused_by_its_part(body: Json, p
         ({"tool_choice": "any"}, "tool_choice"),
     ],
 )
-def test_a_messages_request_that_cannot_be_read_is_refused_by_its_part(body: Json, param: str) -> None:
+def test_invalid_messages_request_is_rejected_by_field(body: Json, param: str) -> None:
     with pytest.raises(InvalidBody) as refused:
         to_chat({"messages": SAID, **body})
     assert refused.value.param == param
@@ -528,7 +528,7 @@ def allowed(mode: str, *tools: Json) -> Json:
         ({"response_format": {"type": "grammar"}}, None, ["response_format"]),
     ],
 )
-def test_what_a_chat_request_wants_in_vain_is_named(more: Json, choice: str | None, lost: list[str]) -> None:
+def test_unsupported_chat_fields_are_named(more: Json, choice: str | None, lost: list[str]) -> None:
     for model in (CLAUDE, OLD_CLAUDE):
         out, named = to_messages({"messages": SAID, **more}, model)
         assert (out.get("tool_choice", {}).get("type"), named) == (choice, lost)
@@ -552,13 +552,13 @@ def test_what_a_chat_request_wants_in_vain_is_named(more: Json, choice: str | No
         ({"thinking": {"type": "zzz"}}, None, ["thinking"]),
     ],
 )
-def test_what_a_messages_request_wants_in_vain_is_named(more: Json, choice: str | None, lost: list[str]) -> None:
+def test_unsupported_messages_fields_are_named(more: Json, choice: str | None, lost: list[str]) -> None:
     out, named = to_chat({"messages": SAID, **more})
     assert (out.get("tool_choice"), named) == (choice, lost)
     assert not {"response_format", "reasoning_effort"} & out.keys()
 
 
-def test_a_paper_by_its_address_goes_over_to_messages_and_is_left_out_towards_chat() -> None:
+def test_document_url_goes_to_messages_only() -> None:
     paper = {"type": "document", "source": {"type": "url", "url": "https://example.test/a.pdf"}}
     out, lost = to_chat({"messages": [user(paper, text("read"))]})
     assert (out["messages"], lost) == ([{"role": "user", "content": "read"}], ["messages[0].content[0]"])
@@ -567,7 +567,7 @@ def test_a_paper_by_its_address_goes_over_to_messages_and_is_left_out_towards_ch
     assert (out["messages"], lost) == ([user(paper, text("read"))], [])
 
 
-def test_texts_among_blocks_are_read_and_what_only_has_lost_a_part_goes_on() -> None:
+def test_mixed_blocks_are_read_with_losses() -> None:
     out, lost = to_chat({"messages": [user("hello", text("x"))]})
     assert (out["messages"], lost) == ([{"role": "user", "content": "hello\nx"}], [])
     out, lost = to_chat({"messages": [user(PICTURE_ELSEWHERE), *SAID]})
@@ -669,7 +669,7 @@ def cut(said: str, data: st.DataObject) -> list[str]:
 
 
 @given(blocks, st.data(), st.sampled_from(["", " "]))
-def test_a_streamed_message_is_put_together_as_the_sdk_does(content: list[Json], data: Any, spaces: str) -> None:
+def test_streamed_message_is_assembled_like_the_sdk(content: list[Json], data: Any, spaces: str) -> None:
     content = [
         {**block, **({"id": f"t{at}"} if block["type"] == "tool_use" else {})} for at, block in enumerate(content)
     ]
@@ -690,7 +690,7 @@ def test_a_streamed_message_is_put_together_as_the_sdk_does(content: list[Json],
 
 
 @given(blocks, st.data(), st.sampled_from(["", " "]))
-def test_a_message_streamed_to_a_chat_client_says_what_is_recorded(content: list[Json], data: Any, spaces: str) -> None:
+def test_message_stream_to_chat_equals_its_record(content: list[Json], data: Any, spaces: str) -> None:
     content = [
         {**block, **({"id": f"t{at}"} if block["type"] == "tool_use" else {})} for at, block in enumerate(content)
     ]
@@ -757,7 +757,7 @@ def chunked(completion: Json, data: st.DataObject) -> Iterator[Json]:
 
 
 @given(sayings, st.sampled_from(["stop", "length", "tool_calls", "content_filter"]), st.data())
-def test_a_chat_answer_streamed_to_a_messages_client_says_what_is_recorded(said: Json, reason: str, data: Any) -> None:
+def test_chat_stream_to_messages_equals_its_record(said: Json, reason: str, data: Any) -> None:
     for at, call in enumerate(said.get("tool_calls", ())):
         call["id"] = data.draw(st.sampled_from(["", f"functions.a:{at}", f"call_{at}"]))
     completion = whole_chat(said, finish_reason=reason)
@@ -786,7 +786,7 @@ def test_a_chat_answer_streamed_to_a_messages_client_says_what_is_recorded(said:
     assert recorded["usage"]["input_tokens"] + recorded["usage"]["cache_read_input_tokens"] == 15
 
 
-def test_pieces_that_come_mixed_up_still_make_one_block_of_a_kind() -> None:
+def test_interleaved_chunks_form_one_block_per_kind() -> None:
     def chunk(delta: Json, reason: str | None = None) -> Json:
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
@@ -816,14 +816,14 @@ def test_pieces_that_come_mixed_up_still_make_one_block_of_a_kind() -> None:
     assert [block["input"] for block in found["content"][2:]] == [{"n": 1}, {}]
 
 
-def test_arguments_that_are_no_json_are_kept() -> None:
+def test_non_json_arguments_are_kept() -> None:
     said = {"tool_calls": [{"id": "a", "function": {"name": "file", "arguments": '{"a": '}}]}
     told = messages_over_chat.answer(whole_chat(said, finish_reason="length"), asked())
     assert told["content"][0]["input"] == {"unparsed_input": '{"a": '}
     assert told["stop_reason"] == "max_tokens"
 
 
-def test_sources_become_annotations() -> None:
+def test_citations_become_annotations() -> None:
     cited = {
         "type": "web_search_result_location",
         "url": "http://a",
@@ -865,7 +865,7 @@ def talks(draw: Any) -> list[Json]:
 
 
 @given(talks(), st.sampled_from([CLAUDE, OLD_CLAUDE, "kimi-k3", "claude-fable-5-2"]), st.booleans())
-def test_any_talk_that_chat_takes_becomes_one_that_messages_take(talk: list[Json], model: str, thinks: bool) -> None:
+def test_any_valid_chat_becomes_valid_messages(talk: list[Json], model: str, thinks: bool) -> None:
     more = {"reasoning_effort": "medium"} if thinks else {}
     if says_nothing(talk):
         with pytest.raises(InvalidBody, match="messages"):
@@ -906,7 +906,7 @@ def joined(said: list[Any]) -> list[Any]:
 
 
 @given(talks())
-def test_a_talk_that_goes_over_and_comes_back_says_the_same(talk: list[Json]) -> None:
+def test_translation_round_trips(talk: list[Json]) -> None:
     talk = [message for message in talk if message["role"] != "system"]
     for message in talk:
         for call in message.get("tool_calls", ()):
@@ -966,9 +966,7 @@ nonsense = st.builds(
 @settings(max_examples=300)
 @given(bodies, st.lists(nonsense, min_size=1, max_size=4),
        st.sampled_from(["claude-opus-5", "claude-sonnet-4-5", "gpt-5.6", "x"]))  # fmt: skip
-def test_nonsense_is_carried_over_or_named_or_refused_and_never_a_fault(
-    body: Json, messages: list[Json], model: str
-) -> None:
+def test_random_input_causes_no_internal_error(body: Json, messages: list[Json], model: str) -> None:
     for module in (chat_over_messages, messages_over_chat):
         asking = {**body, "messages": messages, "model": model, "max_tokens": 2000}
         refused = refusal(module, json.loads(json.dumps(asking)))

@@ -1,4 +1,4 @@
-"""Server-sent events: the same stream gives the same events, however it is cut."""
+"""Server-sent events: the events do not depend on how the stream is divided."""
 
 from itertools import pairwise
 
@@ -49,7 +49,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize(("raw", "events"), STREAMS.values(), ids=STREAMS)
-def test_every_stream_whole_byte_by_byte_and_cut_in_two(raw, events):
+def test_streams_parse_equally_for_any_division(raw, events):
     assert parse(raw) == events
     assert parse(raw, range(1, len(raw))) == events
     for cut in range(len(raw)):
@@ -75,17 +75,17 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join), st.lists(st.integers(0, 120), max_size=30))
 @example(b"data: a\r\n\r\n", [8, 9, 10])
-def test_cutting_changes_nothing(raw, cuts):
+def test_division_does_not_change_events(raw, cuts):
     assert parse(raw, cuts) == parse(raw)
 
 
 @given(st.lists(st.binary(max_size=60)), st.sampled_from([None, "message_delta"]), st.lists(st.integers(0, 400)))
-def test_what_is_encoded_comes_back(payloads, name, cuts):
+def test_encoded_events_round_trip(payloads, name, cuts):
     raw = KEEP_ALIVE.join(encode_event(payload, name) for payload in payloads)
     assert parse(raw, cuts) == [payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n") for payload in payloads]
 
 
-def test_events_are_given_as_soon_as_they_end():
+def test_events_are_returned_as_soon_as_complete():
     parser = SseParser()
     assert parser.feed(b"data: a\n") == []
     assert parser.feed(b"\n") == [b"a"]
@@ -104,7 +104,7 @@ def test_events_are_given_as_soon_as_they_end():
     ],
     ids=["one chunk", "line without end", "event without end", "empty lines without end", "whole event"],
 )
-def test_what_is_kept_is_bounded(chunks):
+def test_buffered_bytes_are_bounded(chunks):
     parser = SseParser(max_event_bytes=100)
     with pytest.raises(EventTooLarge, match="100 bytes"):
         [parser.feed(chunk) for chunk in chunks]

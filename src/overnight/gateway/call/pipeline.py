@@ -33,7 +33,7 @@ from .attempt_evaluation import AttemptEvaluation
 from .degraded_answer import FinalOutcome
 from .final_outcome import final_outcome
 from .gateway_failures import not_carried, not_sent, unread
-from .request_preparation import attempt_state, new_attempt, prepare_request, without_foreign_reasoning
+from .request_preparation import attempt_state, context_without_reasoning, new_attempt, prepare_request
 from .result import Answered, CallResult, DegradedAnswer, Failed, is_late
 from .retry_decision import GiveUp, RetrySameTarget, TryNextTarget, attempt_share, retry_decision
 from .services import CallServices
@@ -315,7 +315,7 @@ class CallPipeline:
     async def _choose_next(self, failure: Failure) -> float | None:
         """Choose the next attempt. Returns the delay before it, in seconds; None if there is none."""
         self._return_probe()  # if the attempt was a probe that was not sent
-        changed = without_foreign_reasoning(self.context, failure)
+        changed = context_without_reasoning(self.context, failure)
         if changed is not None:
             self.context = changed
             return 0.0

@@ -64,7 +64,7 @@ def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
     return PreparedRequest(prepared, headers, markers)
 
 
-def without_foreign_reasoning(context: CallContext, failure: Failure) -> CallContext | None:
+def context_without_reasoning(context: CallContext, failure: Failure) -> CallContext | None:
     """The call without reasoning blocks of another model, if the target rejected them; None without such blocks."""
     request = context.request
     if request.left_out or not are_refused(failure.status, failure.message):
