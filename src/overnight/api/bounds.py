@@ -8,7 +8,7 @@ import msgspec
 
 from overnight.budgets import correct_cost, list_bounds, public_bound
 from overnight.domain import BadInput, check_identifier, usd_to_micro
-from overnight.gateway import Answer
+from overnight.gateway import HttpResponse
 from overnight.ledger import Ledger
 
 from .json_bodies import body_of, json_answer, query_of, whole
@@ -34,7 +34,7 @@ class BoundsApi:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> HttpResponse:
         """`?job=&limit=`: as `overnight budget bounds --json`."""
         query, tenant_id = query_of(request, "job", "limit"), request.tenant_id
         named = query.get("job")
@@ -47,7 +47,7 @@ class BoundsApi:
         )
         return json_answer(200, {"bounds": [public_bound(row) for row in found]})
 
-    async def settle(self, request: Request) -> Answer:
+    async def settle(self, request: Request) -> HttpResponse:
         call_id = check_identifier(request.parts[3], "the call's id")
         body = await body_of(request, NewSettlement)
         if "\0" in body.why:
