@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.api.attribution import attribution
-from overnight.domain import Attribution, BadInput, Forbidden, Reach, read_traceparent, span_of, traceparent_of
+from overnight.domain import Attribution, BadInput, Forbidden, KeyScope, read_traceparent, span_of, traceparent_of
 from overnight.keys import Keyring, VirtualKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
@@ -113,7 +113,7 @@ def test_key_binding_overrides_headers_and_metadata() -> None:
         key_id="key_1",
         models=("m",),
         routes=("r",),
-        reach=Reach("bot", "nightly"),
+        key_scope=KeyScope("bot", "nightly"),
         operates=False,
     )
     assert said(key, x_tenant_id="acme", x_agent_name="bot", x_workflow="nightly") == found

@@ -64,7 +64,7 @@ class Effects(RuleBasedStateMachine):
             return effects.claim(unit, job, wanted, None).verdict
 
         if held is not None and held["state"] in {"claimed", "committed", "unknown"} and held["digest"] != digest:
-            with pytest.raises(Conflict, match="a key stands for one intention"):
+            with pytest.raises(Conflict, match="use another key for other arguments"):
                 self.under_job(key, act, mine)
             return
         verdict = self.under_job(key, act, mine)

@@ -13,7 +13,7 @@ from overnight.domain import (
     Attribution,
     BadInput,
     Forbidden,
-    Reach,
+    KeyScope,
     check_identifier,
     parse_whole,
     read_traceparent,
@@ -103,9 +103,9 @@ def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:
     return attribution([each for each in headers if each[0] == b"x-tenant-id"], key).tenant_id
 
 
-def reach_of(key: VirtualKey | None) -> Reach:
+def key_scope_of(key: VirtualKey | None) -> KeyScope:
     """The jobs within the tenant that a key can access."""
-    return key.reach if key is not None else EVERYWHERE
+    return key.key_scope if key is not None else EVERYWHERE
 
 
 def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[str, int]) -> None:
@@ -156,5 +156,5 @@ def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None
             raise Forbidden(f"{header}: the key {key.name} is bound to {mine}; send that value or omit the header")
         found[field] = mine
     found["actor"], found["key_id"] = key.name, key.key_id
-    found["models"], found["routes"], found["reach"] = key.models, key.routes, key.reach
+    found["models"], found["routes"], found["key_scope"] = key.models, key.routes, key.key_scope
     found["operates"] = "operate" in key.scopes

@@ -11,7 +11,7 @@ from overnight.domain import BadInput, check_identifier, usd_to_micro
 from overnight.gateway import Gateway, HttpResponse
 from overnight.ledger import Ledger
 
-from .attribution import reach_of
+from .attribution import key_scope_of
 from .json_bodies import (
     body_of,
     json_answer,
@@ -50,14 +50,14 @@ class BudgetsApi:
         query = query_of(request, "job", "all", "limit")
         if query.get("all", "false") not in {"true", "false"}:
             raise BadInput("all: expected true or false")
-        named, reach = query.get("job"), reach_of(request.key)
-        job = await self._ledger.job(check_identifier(named, "job"), request.tenant_id, reach) if named else None
+        named, key_scope = query.get("job"), key_scope_of(request.key)
+        job = await self._ledger.job(check_identifier(named, "job"), request.tenant_id, key_scope) if named else None
         found = await list_budgets(
             self._ledger.store,
             self._gateway.policy,
             tenant_id=request.tenant_id,
             job_id=job.job_id if job else "",
-            reach=reach,
+            key_scope=key_scope,
             key_id=request.key.key_id if request.key else "",
             everything=query.get("all") == "true",
             most=max(1, whole(query, "limit", 50, MAX_JOBS)),

@@ -23,7 +23,7 @@ from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
-from .attribution import reach_of
+from .attribution import key_scope_of
 from .event_streams import EventStreams
 from .json_bodies import (
     EmptyBody,
@@ -83,11 +83,11 @@ class Jobs:
 
     async def _job(self, request: Request) -> JobRow:
         name = check_identifier(request.parts[3], "the job's id")
-        return await self._ledger.job(name, request.tenant_id, reach_of(request.key))
+        return await self._ledger.job(name, request.tenant_id, key_scope_of(request.key))
 
     async def list(self, request: Request) -> HttpResponse:
         """`?state=&before=&limit=`: newest first; `before` is the last job_id of the previous page."""
-        query, reach = query_of(request, "state", "before", "limit"), reach_of(request.key)
+        query, key_scope = query_of(request, "state", "before", "limit"), key_scope_of(request.key)
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
@@ -99,8 +99,8 @@ class Jobs:
             state=state,
             before=before,
             most=most,
-            agent_id=reach.agent_id or "",
-            workflow=reach.workflow or "",
+            agent_id=key_scope.agent_id or "",
+            workflow=key_scope.workflow or "",
         )
         return json_answer(200, {"jobs": await self._public(found)})
 

@@ -8,10 +8,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from overnight.domain import BadInput, Reach, parse_whole
+from overnight.domain import BadInput, KeyScope, parse_whole
 from overnight.gateway import RESPONSES, Gateway, HttpResponse, error_response
 
-from .attribution import reach_of
+from .attribution import key_scope_of
 from .problems import MethodNotAllowed
 from .requests import Request
 
@@ -30,7 +30,7 @@ class ResponsesApi:
     async def answer(self, request: Request) -> HttpResponse:
         """Answer one of the paths, within the tenant and reach of the caller. Raises UnknownResponse, BadInput."""
         response_id, *below = request.parts[2:]
-        whose = request.tenant_id, reach_of(request.key)
+        whose = request.tenant_id, key_scope_of(request.key)
         allowed = ("GET",) if below else ("GET", "DELETE")
         if request.method not in allowed:
             why = str(MethodNotAllowed(request.method, ", ".join(allowed)))
@@ -49,13 +49,15 @@ class ResponsesApi:
         pieces = RESPONSES.taken_apart(body, None)
         return HttpResponse(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
-    async def _items(self, response_id: str, tenant_id: str, reach: Reach, query: dict[str, str]) -> HttpResponse:
+    async def _items(
+        self, response_id: str, tenant_id: str, key_scope: KeyScope, query: dict[str, str]
+    ) -> HttpResponse:
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadInput("order: expected asc or desc")
         most = _number(query, "limit", 20, MAX_ITEMS)
         after = query.get("after")
-        body = await self._kept.items(response_id, tenant_id, reach, order=order, after=after, most=max(1, most))
+        body = await self._kept.items(response_id, tenant_id, key_scope, order=order, after=after, most=max(1, most))
         return HttpResponse(200, [_JSON], body)
 
 

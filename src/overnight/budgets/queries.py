@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, Reach, check_identifier, iso_utc, micro_to_usd
+from overnight.domain import EVERYWHERE, BadInput, KeyScope, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
 from overnight.store import Store, records_of
 
@@ -69,24 +69,29 @@ async def list_budgets(
     *,
     tenant_id: str = "",
     job_id: str = "",
-    reach: Reach = EVERYWHERE,
+    key_scope: KeyScope = EVERYWHERE,
     key_id: str = "",
     everything: bool = False,
     most: int = 50,
 ) -> list[BudgetLine]:
-    """Budgets with a limit in force, or all that count anything: of tenants, keys, agents, … and of the newest unfinished jobs
-    (with a `job_id`: of that one alone). Within a `reach` there are those of the tenant, of the agent, the workflow and the jobs
-    that it names, and of `key_id`."""
+    """List the budgets of tenants, keys, agents, … and of the newest unfinished jobs.
+
+    Args:
+        everything: include budgets without a limit in force.
+        job_id: list the budgets of this job only.
+        most: the number of unfinished jobs whose budgets are listed.
+        key_scope: list only budgets of the tenant, of the scope's agent, workflow and jobs, and of the key `key_id`.
+    """
     now = store.clock()
     found: list[BudgetLine] = []
     if not job_id:
         rows = await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now})
         found += [_line(policy, row, None, None, now) for row in records_of(BudgetRow, rows)]
-    if reach != EVERYWHERE:
-        mine = {("tenant", tenant_id), ("agent", reach.agent_id), ("workflow", reach.workflow), ("key", key_id)}
+    if key_scope != EVERYWHERE:
+        mine = {("tenant", tenant_id), ("agent", key_scope.agent_id), ("workflow", key_scope.workflow), ("key", key_id)}
         found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
-    values |= {"agent_id": reach.agent_id or "", "workflow": reach.workflow or ""}
+    values |= {"agent_id": key_scope.agent_id or "", "workflow": key_scope.workflow or ""}
     for *columns, name, started_at in await store.read(SQL["list_job_budgets"], values):
         (row,) = records_of(BudgetRow, [columns])
         found.append(_line(policy, row, name, started_at, now))

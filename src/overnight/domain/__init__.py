@@ -4,7 +4,7 @@ Depends on: nothing.
 Never: touches a file, a socket, a clock or a database.
 """
 
-from .attribution import EVERYWHERE, Attribution, Reach
+from .attribution import EVERYWHERE, Attribution, KeyScope
 from .calls import CallFacts
 from .errors import (
     BadInput,
@@ -40,10 +40,10 @@ __all__ = [
     "Event",
     "Fenced",
     "Forbidden",
+    "KeyScope",
     "LoopStopped",
     "NotFound",
     "OvernightError",
-    "Reach",
     "Recorded",
     "StoreUnavailable",
     "TimeLimits",

@@ -1,4 +1,4 @@
-"""Who a call belongs to."""
+"""The attribution of a call: tenant, job, agent, session, trace and API key."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,28 +6,30 @@ from typing import NamedTuple
 import msgspec
 
 
-class Reach(NamedTuple):
-    """How far a key reaches within its tenant: to the jobs of its agent and workflow, and what belongs to them; None is any."""
+class KeyScope(NamedTuple):
+    """The part of a tenant that an API key can access: jobs of one agent and workflow, and their data. None allows any.
+
+    A job outside the scope is reported to the key as not found.
+    """
 
     agent_id: str | None = None
     workflow: str | None = None
 
-    def covers(self, agent_id: str | None, workflow: str | None) -> bool:
-        """Whether a job of this agent and workflow is within it. What is not does not exist for the key."""
+    def allows(self, agent_id: str | None, workflow: str | None) -> bool:
+        """Whether the key can access a job of this agent and workflow."""
         return self.agent_id in (None, agent_id) and self.workflow in (None, workflow)
 
 
-EVERYWHERE = Reach()
+EVERYWHERE = KeyScope()
 
 
 class Attribution(msgspec.Struct, frozen=True):
     """The identifiers a call carries. All are checked text; `tenant_id` is never taken from another tenant's request.
 
-    `span_id` is the caller's span, `trace_flags` its flags. `key_id` is the key it was asked with; `models` and `routes` are the
-    globs of what that key may use (empty: everything), `reach` tells the jobs that are there for it, and `operates`
-    whether it may begin attempts and reopen jobs. A session that
-    `only_marks` is recorded, but its calls form no job.
-    `headers` are those that routing rules look at, by their names in lower case; the values are bounded, not checked.
+    `span_id` and `trace_flags` are those of the caller's span. `key_id` names the API key of the request. `models` and `routes`
+    are globs of what the key may use; empty allows everything. `key_scope` limits the jobs that the key can access. `operates`
+    allows the key to begin attempts and to reopen jobs. With `only_marks`, the session is recorded but forms no job.
+    `headers` holds the request headers that routing rules match, by lower-case name; their values are bounded, not checked.
     """
 
     tenant_id: str = "default"
@@ -47,7 +49,7 @@ class Attribution(msgspec.Struct, frozen=True):
     key_id: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
-    reach: Reach = EVERYWHERE
+    key_scope: KeyScope = EVERYWHERE
     operates: bool = True
     only_marks: bool = False
     headers: Mapping[str, str] = {}

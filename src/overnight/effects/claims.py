@@ -84,8 +84,8 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
     begun = row.state in {"claimed", "committed", "unknown"}
     if begun and row.arguments_sha256 != wanted.arguments_sha256:
         raise Conflict(
-            f"effect {wanted.tool} was {row.state} with other arguments under the same key {wanted.effect_key};"
-            " a key stands for one intention"
+            f"effect {wanted.tool} is {row.state} with other arguments under the idempotency key {wanted.effect_key};"
+            " use another key for other arguments"
         )
     if row.state == "committed":
         return ClaimResult("committed", row)

@@ -7,14 +7,14 @@ from collections import OrderedDict
 import msgspec
 
 from overnight.budgets import Kin
-from overnight.domain import EVERYWHERE, Attribution, Reach, new_id
+from overnight.domain import EVERYWHERE, Attribution, KeyScope, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.wire_formats.request import Request
 
 from .call_deadlines import store_answers_by
 from .identity import Subject, session_name
 
-AncestryKey = tuple[str, str, Reach]
+AncestryKey = tuple[str, str, KeyScope]
 """The tenant, the job's name, and the scope of the key of the lookup."""
 
 MAX_KNOWN_JOBS = 50_000
@@ -44,11 +44,11 @@ class JobAncestry:
         if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
             external_id = session_name(who)
         name = job_id or external_id
-        ancestors = self._known.get((who.tenant_id, name, who.reach)) if name is not None else None
+        ancestors = self._known.get((who.tenant_id, name, who.key_scope)) if name is not None else None
         if ancestors is None and job_id is not None:
             async with store_answers_by(until):
-                found = await self._find_ancestors(job_id, who.tenant_id, who.reach)
-            ancestors = self._remember((who.tenant_id, job_id, who.reach), found)
+                found = await self._find_ancestors(job_id, who.tenant_id, who.key_scope)
+            ancestors = self._remember((who.tenant_id, job_id, who.key_scope), found)
         job = new_id("job") if ancestors is None else ancestors[-1]
         return Subject(
             who=who,
@@ -66,7 +66,7 @@ class JobAncestry:
 
     async def with_ancestors(self, subject: Subject, job_id: str) -> Subject:
         """The subject of a job that exists and has a parent. Raises NotFound, StoreUnavailable."""
-        ancestors = await self._find_ancestors(job_id, subject.who.tenant_id, subject.who.reach)
+        ancestors = await self._find_ancestors(job_id, subject.who.tenant_id, subject.who.key_scope)
         return msgspec.structs.replace(subject, job_id=job_id, ancestors=ancestors, known=True)
 
     def update_subject(self, subject: Subject, job_id: str, attempt: int) -> Subject:
@@ -77,7 +77,7 @@ class JobAncestry:
             return msgspec.structs.replace(subject, attempt=attempt)
         ancestors = subject.ancestors if job_id == subject.job_id else (job_id,)
         if subject.external_id is not None:
-            self._remember((subject.who.tenant_id, subject.external_id, subject.who.reach), ancestors)
+            self._remember((subject.who.tenant_id, subject.external_id, subject.who.key_scope), ancestors)
         return msgspec.structs.replace(subject, job_id=job_id, ancestors=ancestors, known=True, attempt=attempt)
 
     async def ancestors(self, job: JobRow) -> tuple[str, ...]:
@@ -95,8 +95,8 @@ class JobAncestry:
             self._known.popitem(last=False)
         return ancestors
 
-    async def _find_ancestors(self, job_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> tuple[str, ...]:
-        job = await self._ledger.job(job_id, tenant_id, reach)
+    async def _find_ancestors(self, job_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> tuple[str, ...]:
+        job = await self._ledger.job(job_id, tenant_id, key_scope)
         found = [job.job_id]
         while job.parent_job_id is not None:
             job = await self._ledger.job(job.parent_job_id, tenant_id)

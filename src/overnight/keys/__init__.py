@@ -1,4 +1,4 @@
-"""What: virtual keys, which say who asks and how far they reach; and providers' keys of single tenants, sealed.
+"""What: API keys, which identify a caller and limit its access; and encrypted provider keys of single tenants.
 Owns: virtual_key, provider_key, key_change; the file of master keys.
 Depends on: store, domain.
 Never: stores, shows or logs a secret; `create` and `rotate` give one back, once.

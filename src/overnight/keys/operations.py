@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, NotFound, Reach, check_identifier, new_id
+from overnight.domain import EVERYWHERE, BadInput, KeyScope, NotFound, check_identifier, new_id
 from overnight.store import Store, records_of
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
@@ -144,11 +144,11 @@ class Keys:
         return master.master_id, count
 
 
-def bound_to(store: Store, token: str) -> Reach:
+def bound_to(store: Store, token: str) -> KeyScope:
     """What the key of this secret is bound to; nothing, where it is no key of ours. Blocks: for threads without a loop."""
     handle = handle_of(token)
     rows = store.read_blocking(SQL["read_key"], {"tenant_id": "", "name": handle}) if handle else []
-    return virtual_key(records_of(KeyRow, rows)[0]).reach if rows else EVERYWHERE
+    return virtual_key(records_of(KeyRow, rows)[0]).key_scope if rows else EVERYWHERE
 
 
 def known_provider(name: str, known: Sequence[str]) -> None:

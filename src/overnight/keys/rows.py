@@ -1,22 +1,24 @@
-"""The rows of this room, and what of them may be shown."""
+"""The rows of API keys and provider keys, and their public form without secrets."""
 
 from typing import Any
 
 import msgspec
 
-from overnight.domain import Reach, iso_utc
+from overnight.domain import KeyScope, iso_utc
 from overnight.store import Table, statements
 
 SQL = statements("overnight.keys")
 INSTANCE_ADMIN = "instance.admin"
 SCOPES = ("call", "read", "operate", "admin", INSTANCE_ADMIN)
 """`call`: model calls. `read`: jobs and their events. `operate`: attempts, completion, cancelling. `admin`: the tenant's keys.
-`instance.admin`: what the operator decides for a tenant, such as adding to its budgets; the command line alone gives it."""
+`instance.admin`: decisions of the operator for a tenant, such as budget top-ups; only the command line grants it."""
 
 
 class KeyRow(msgspec.Struct):
-    """Of the secret only digests. `scopes`, `models` and `routes` are JSON lists; times in microseconds. `changed` is the
-    number of the change that wrote the row last."""
+    """One API key with digests of its secrets. `scopes`, `models` and `routes` are JSON lists; times are microseconds UTC.
+
+    `changed` is the number of the last change that wrote the row.
+    """
 
     key_id: str
     tenant_id: str
@@ -43,7 +45,7 @@ class KeyRow(msgspec.Struct):
 
 
 class ProviderKeyRow(msgspec.Struct):
-    """`sealed` is None once it was deleted."""
+    """An encrypted provider key of one tenant. `sealed` is None after its deletion."""
 
     tenant_id: str
     provider: str
@@ -60,14 +62,14 @@ class ChangeRow(msgspec.Struct):
 
 
 class NameRow(msgspec.Struct):
-    """A name that a key which is not revoked bears; it stands in that key's row."""
+    """The name of a key that is not revoked, read from the key's own row."""
 
     tenant_id: str
     name: str
 
 
 class VirtualKey(msgspec.Struct, frozen=True):
-    """Who asks: what a key stands for and how far it reaches. Empty `models` or `routes` allow all; else they are globs."""
+    """An API key: the caller it identifies and its permissions. `models` and `routes` are globs; empty allows all."""
 
     key_id: str
     tenant_id: str
@@ -79,8 +81,8 @@ class VirtualKey(msgspec.Struct, frozen=True):
     routes: tuple[str, ...] = ()
 
     @property
-    def reach(self) -> Reach:
-        return Reach(self.agent_id, self.workflow)
+    def key_scope(self) -> KeyScope:
+        return KeyScope(self.agent_id, self.workflow)
 
 
 _texts = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -107,7 +109,7 @@ def state_of(row: KeyRow, now: int) -> str:
 
 
 def public_key(row: KeyRow, now: int) -> dict[str, Any]:
-    """A key as JSON shows it; nothing of it helps to use the key. `starts_with` tells which secret is meant."""
+    """The public form of a key as JSON. It holds no secret; `starts_with` is the visible prefix of the secret."""
     times = ("created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at")
     shown: dict[str, Any] = {
         "key_id": row.key_id,
@@ -130,7 +132,7 @@ def public_key(row: KeyRow, now: int) -> dict[str, Any]:
 
 
 def public_provider_key(row: ProviderKeyRow) -> dict[str, Any]:
-    """That a tenant has a key of its own there, since when, and the master key that it is sealed with; not the key."""
+    """The public form of a tenant's provider key: when it was set and by which master key it is encrypted."""
     return {
         "provider": row.provider,
         "tenant_id": row.tenant_id,

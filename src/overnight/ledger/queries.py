@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, FINISHED, Event, NotFound, Reach, Recorded
+from overnight.domain import EVERYWHERE, FINISHED, Event, KeyScope, NotFound, Recorded
 from overnight.store import Store, records_of
 
 from .content import parse_reference
@@ -42,8 +42,8 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def job(self, name: str, tenant_id: str = "", reach: Reach = EVERYWHERE) -> JobRow:
-        """A job by its job id or external id. Raises NotFound if there is none, or it is outside of `reach`.
+    async def job(self, name: str, tenant_id: str = "", key_scope: KeyScope = EVERYWHERE) -> JobRow:
+        """A job by its job id or external id. Raises NotFound if there is none, or it is outside of `key_scope`.
 
         `tenant_id`: empty means every tenant, and `default` for an external id.
         """
@@ -53,7 +53,7 @@ class Ledger:
                 SQL["read_job_external"], {"tenant_id": tenant_id or "default", "external_id": name}
             )
         job = records_of(JobRow, rows)[0] if rows else None
-        if job is None or not reach.covers(job.agent_id, job.workflow):
+        if job is None or not key_scope.allows(job.agent_id, job.workflow):
             raise NotFound(f"job {name}. `overnight jobs` lists jobs")
         return job
 

@@ -29,7 +29,7 @@ def are_refused(status: int | None, message: str) -> bool:
     return status == 400 and "signature" in lowered and "thinking" in lowered
 
 
-def without_reasoning(request: Request) -> Request | None:
+def without_reasoning_blocks(request: Request) -> Request | None:
     """A chat or messages request without its reasoning blocks, which `left_out` names; None when it has none."""
     messages: Any = _decode(request.fields["messages"]) if "messages" in request.fields else None
     kept: list[Json] = []

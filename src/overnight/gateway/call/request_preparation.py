@@ -7,7 +7,7 @@ import msgspec
 from overnight.domain import traceparent_of
 from overnight.providers.error_classes import Failure
 from overnight.wire_formats import Prepared
-from overnight.wire_formats.reasoning_blocks import are_refused, without_reasoning
+from overnight.wire_formats.reasoning_blocks import are_refused, without_reasoning_blocks
 
 from ..admission.admission_outcomes import Granted
 from ..attempt import Attempt
@@ -69,5 +69,5 @@ def context_without_reasoning(context: CallContext, failure: Failure) -> CallCon
     request = context.request
     if request.left_out or not are_refused(failure.status, failure.message):
         return None
-    changed = without_reasoning(request)
+    changed = without_reasoning_blocks(request)
     return msgspec.structs.replace(context, request=changed) if changed is not None else None

@@ -10,8 +10,8 @@ from overnight.domain import (
     EVERYWHERE,
     Attribution,
     Event,
+    KeyScope,
     NotFound,
-    Reach,
     Recorded,
 )
 from overnight.ledger import Ledger, recorded
@@ -50,8 +50,8 @@ class StoredResponses:
         earlier: list[bytes] = []
         async with store_answers_by(until):
             if previous is not None and bytes(previous) != b"null":
-                earlier = await self._earlier(_name(previous), who.tenant_id, who.reach)
-            named = await self._named(wanted, who.tenant_id, who.reach)
+                earlier = await self._earlier(_name(previous), who.tenant_id, who.key_scope)
+            named = await self._named(wanted, who.tenant_id, who.key_scope)
         request = form.continued(request, earlier, named)
         size = len(bytes(request.fields["input"]))
         if size > most_bytes:
@@ -61,10 +61,10 @@ class StoredResponses:
             )
         return request
 
-    async def _earlier(self, response_id: str, tenant_id: str, reach: Reach) -> list[bytes]:
+    async def _earlier(self, response_id: str, tenant_id: str, key_scope: KeyScope) -> list[bytes]:
         """The input items of a response, followed by its output items."""
         try:
-            called, answer = await self._find(response_id, tenant_id, reach)
+            called, answer = await self._find(response_id, tenant_id, key_scope)
             output: list[Json] = (await self._body(answer, response_id))["output"]
             return [*await self._input(called, response_id, tenant_id), *map(_canonical, output)]
         except UnknownResponse:
@@ -74,7 +74,7 @@ class StoredResponses:
                 "previous_response_id",
             ) from None
 
-    async def _named(self, wanted: list[str], tenant_id: str, reach: Reach) -> dict[str, bytes]:
+    async def _named(self, wanted: list[str], tenant_id: str, key_scope: KeyScope) -> dict[str, bytes]:
         """The items of stored responses by their ids."""
         if len(wanted) > MAX_REFERENCES:
             raise BodyTooLarge(f"input: {len(wanted):,} references to items; send at most {MAX_REFERENCES:,}")
@@ -85,7 +85,7 @@ class StoredResponses:
             # prefix_KEY or prefix_KEY_n; the response is resp_KEY.
             response_id = f"resp_{item_id.partition('_')[2].partition('_')[0]}"
             try:
-                _, answer = await self._find(response_id, tenant_id, reach)
+                _, answer = await self._find(response_id, tenant_id, key_scope)
                 output: list[Json] = (await self._body(answer, response_id))["output"]
             except UnknownResponse:
                 output = []
@@ -94,32 +94,39 @@ class StoredResponses:
                 raise UnknownPreviousResponse(f"Item with id {item_id!r} not found: send the item itself", "input")
         return named
 
-    async def one(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> bytes:
+    async def one(self, response_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> bytes:
         """The response as recorded. Raises UnknownResponse."""
-        _, answer = await self._find(response_id, tenant_id, reach)
+        _, answer = await self._find(response_id, tenant_id, key_scope)
         return _encode(await self._body(answer, response_id))
 
     async def items(
-        self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE, *, order: str, after: str | None, most: int
+        self,
+        response_id: str,
+        tenant_id: str,
+        key_scope: KeyScope = EVERYWHERE,
+        *,
+        order: str,
+        after: str | None,
+        most: int,
     ) -> bytes:
         """A page of the input items of a response, newest first (`order` desc) or oldest first. Raises UnknownResponse."""
-        called, _ = await self._find(response_id, tenant_id, reach)
+        called, _ = await self._find(response_id, tenant_id, key_scope)
         items: list[Json] = [_decode(each) for each in await self._input(called, response_id, tenant_id)]
         return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
 
-    async def forget(self, response_id: str, tenant_id: str, reach: Reach = EVERYWHERE) -> None:
+    async def forget(self, response_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> None:
         """Delete the response's id; the log of its job stays as it is. Raises UnknownResponse."""
         if not response_id.isprintable() or not await self._ledger.store.commit(
-            ForgetResponse(tenant_id, response_id, reach)
+            ForgetResponse(tenant_id, response_id, key_scope)
         ):
             raise _unknown(response_id)
 
-    async def _find(self, response_id: str, tenant_id: str, reach: Reach) -> tuple[Event, Recorded]:
+    async def _find(self, response_id: str, tenant_id: str, key_scope: KeyScope) -> tuple[Event, Recorded]:
         if not response_id.isprintable():
             raise _unknown(response_id)  # no valid id, and some stores reject such text
         values = {"tenant_id": tenant_id, "response_id": response_id}
         rows = await self._ledger.store.read(SQL["read_response"], values)
-        if not rows or not reach.covers(*rows[0][:2]):
+        if not rows or not key_scope.allows(*rows[0][:2]):
             raise _unknown(response_id)
         _, _, job_id, called, *answered = rows[0]
         return _event(called), recorded(job_id, answered)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import Reach, Recorded
+from overnight.domain import KeyScope, Recorded
 from overnight.store import Table, Unit, statements
 from overnight.wire_formats.request import Request
 
@@ -49,14 +49,14 @@ class ForgetResponse(msgspec.Struct):
 
     tenant_id: str
     response_id: str
-    reach: Reach
+    key_scope: KeyScope
 
     def locks(self) -> list[tuple[Table[Any], Any]]:
         return []
 
     def decide(self, unit: Unit) -> bool:
         values = {"tenant_id": self.tenant_id, "response_id": self.response_id}
-        if not any(self.reach.covers(*row) for row in unit.query(_FIND, values)):
+        if not any(self.key_scope.allows(*row) for row in unit.query(_FIND, values)):
             return False
         unit.append(_DELETE, self)
         return True
