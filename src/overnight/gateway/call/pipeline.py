@@ -349,7 +349,7 @@ class CallPipeline:
     async def settle_reply(self, reply: Reply) -> None:
         """Write the answer of the present attempt as the end of the call.
 
-        Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable.
+        Raises Fenced when a newer attempt or lease has begun, StoreUnavailable.
         """
         await self._settle(self._evaluation.answered(self.context, self._present_attempt(), reply), reply)
 
@@ -367,7 +367,7 @@ class CallPipeline:
         return self.attempt
 
     async def _settle(self, result: AttemptResult, end: Reply | AttemptFailure | None = None) -> None:
-        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable."""
+        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun, StoreUnavailable."""
         context, attempt = self.context, self._present_attempt()
         if self._lookup is not None:
             self._lookup.compare(context.subject, attempt.target, result)
