@@ -358,11 +358,11 @@ def attach(
     `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
     OVERNIGHT_API_KEY, else OPENAI_API_KEY.
     """
-    from overnight.jobs import ExternalJob, checked
+    from overnight.jobs import ExternalJob, check_identifiers
     from overnight.store import open_store
 
     chosen = settings or Settings.from_environment()
-    external_id, tenant = checked(external_id, tenant_id or chosen.tenant_id)
+    external_id, tenant = check_identifiers(external_id, tenant_id or chosen.tenant_id)
     key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     with (

@@ -8,7 +8,7 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.messages import ModelClientStreamingChunkEvent
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from told import HEADERS, tell, weather_of
+from client_report import HEADERS, report, weather_of
 
 
 async def weather(city: str) -> str:
@@ -36,7 +36,7 @@ async def main(streamed: bool) -> None:
         pieces += isinstance(message, ModelClientStreamingChunkEvent)
         text = getattr(getattr(message, "messages", [None])[-1], "content", text) or text
     await client.close()
-    tell(str(text), pieces)
+    report(str(text), pieces)
 
 
 asyncio.run(main(sys.argv[2] == "streamed"))

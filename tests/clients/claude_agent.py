@@ -5,7 +5,7 @@ import os
 
 from claude_agent_sdk import AssistantMessage, ClaudeAgentOptions, TextBlock, create_sdk_mcp_server, query, tool
 
-from told import HEADERS, tell, weather_of
+from client_report import HEADERS, report, weather_of
 
 
 @tool("weather", "The weather in a city.", {"city": str})
@@ -36,7 +36,7 @@ async def main() -> None:
     async for message in query(prompt="How is the weather in Berlin?", options=options):
         if isinstance(message, AssistantMessage):
             text += "".join(block.text for block in message.content if isinstance(block, TextBlock))
-    tell(text, 1)
+    report(text, 1)
 
 
 asyncio.run(main())

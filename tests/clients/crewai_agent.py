@@ -9,7 +9,7 @@ from crewai import LLM, Agent, Crew, Task
 from crewai.events import LLMStreamChunkEvent, crewai_event_bus
 from crewai.tools import tool
 
-from told import HEADERS, tell, weather_of
+from client_report import HEADERS, report, weather_of
 
 pieces: list[str] = []
 
@@ -35,4 +35,4 @@ llm = LLM(
 agent = Agent(role="weather", goal="tell the weather", backstory="You use the tool.", tools=[weather], llm=llm)
 task = Task(description="How is the weather in Berlin?", expected_output="one sentence", agent=agent)
 answer = str(Crew(agents=[agent], tasks=[task], verbose=False).kickoff())
-tell(answer, len(pieces))
+report(answer, len(pieces))

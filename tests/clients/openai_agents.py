@@ -16,7 +16,7 @@ from agents import (
 )
 from openai import AsyncOpenAI
 
-from told import HEADERS, tell, weather_of
+from client_report import HEADERS, report, weather_of
 
 set_tracing_disabled(True)
 
@@ -41,7 +41,7 @@ async def main(form: str, streamed: bool) -> None:
             pieces += event.type == "raw_response_event"
     else:
         result = await Runner.run(agent, "How is the weather in Berlin?", run_config=config)
-    tell(str(result.final_output), pieces)
+    report(str(result.final_output), pieces)
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2] == "streamed"))

@@ -12,7 +12,7 @@ from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from told import HEADERS, tell, weather_of
+from client_report import HEADERS, report, weather_of
 
 
 def model(form: str) -> object:
@@ -35,7 +35,7 @@ async def main(form: str, streamed: bool) -> None:
 
     settings = {"extra_headers": HEADERS}
     if not streamed:
-        tell((await agent.run("How is the weather in Berlin?", model_settings=settings)).output, 0)
+        report((await agent.run("How is the weather in Berlin?", model_settings=settings)).output, 0)
         return
     pieces = 0
     async with agent.run_stream("How is the weather in Berlin?", model_settings=settings) as result:
@@ -43,7 +43,7 @@ async def main(form: str, streamed: bool) -> None:
         async for part in result.stream_text(delta=True):
             text += part
             pieces += 1
-    tell(text, pieces)
+    report(text, pieces)
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2] == "streamed"))

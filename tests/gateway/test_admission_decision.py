@@ -8,8 +8,8 @@ import pytest
 from overnight.budgets import Wait
 from overnight.domain import Attribution
 from overnight.gateway.admission.decision import (
-    AskAgain,
     GiveUpWaiting,
+    PollAgain,
     ReplayStep,
     may_recall,
     needs_ancestors,
@@ -82,18 +82,18 @@ REQUESTS = Wait("tenant", "default", "default", what="requests", until=NOW_US + 
 
 
 def test_budget_wait_has_no_known_end() -> None:
-    assert waiting_decision(BUDGET, NOW_US, 100.0, 100.5) == AskAgain(None)
+    assert waiting_decision(BUDGET, NOW_US, 100.0, 100.5) == PollAgain(None)
     assert retry_after_s(BUDGET, NOW_US) == 1
 
 
 def test_rate_limit_wait_ends_within_the_queue_time() -> None:
-    assert waiting_decision(REQUESTS, NOW_US, 100.0, 105.0) == AskAgain(5.0)
+    assert waiting_decision(REQUESTS, NOW_US, 100.0, 105.0) == PollAgain(5.0)
     assert waiting_decision(REQUESTS, NOW_US, 100.0, 104.9) == GiveUpWaiting()
 
 
 def test_token_limit_wait_may_end_early() -> None:
     tokens = msgspec.structs.replace(REQUESTS, what="tokens")
-    assert waiting_decision(tokens, NOW_US, 100.0, 101.0) == AskAgain(5.0)
+    assert waiting_decision(tokens, NOW_US, 100.0, 101.0) == PollAgain(5.0)
 
 
 @pytest.mark.parametrize(("left_us", "seconds"), [(-SECOND_US, 1), (0, 1), (1, 1), (SECOND_US, 1), (SECOND_US + 1, 2)])

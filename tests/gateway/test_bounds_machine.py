@@ -41,7 +41,7 @@ from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
 from overnight.domain.policies import BudgetLimit, Budgets
 from overnight.gateway.admission.attempt_result import AttemptResult
-from overnight.gateway.admission.commands import Lose
+from overnight.gateway.admission.commands import SettleLost
 from overnight.gateway.admission.settlement import write_result
 from overnight.ledger import JOB, Ledger, NewJob, append, locked_job, open_job
 from overnight.store import Store, Unit, open_store
@@ -228,8 +228,8 @@ class Bounds(RuleBasedStateMachine):
     @rule(which=st.integers(0), mine=st.booleans())
     def lose(self, which: int, mine: bool) -> None:
         call_id, made = self.chosen(which, "open") or ("", Made("", [], 0))
-        assert self.stores[mine].commit_blocking(Lose(call_id, self.id(made.job), "its worker was lost"))
-        assert not self.stores[not mine].commit_blocking(Lose(call_id, self.id(made.job), "again"))
+        assert self.stores[mine].commit_blocking(SettleLost(call_id, self.id(made.job), "its worker was lost"))
+        assert not self.stores[not mine].commit_blocking(SettleLost(call_id, self.id(made.job), "again"))
         made.state, made.held, made.bound, made.kept = "lost", 0, made.amount, True
 
     @precondition(lambda self: self.chosen(0, "lost"))

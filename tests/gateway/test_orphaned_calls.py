@@ -1,4 +1,4 @@
-"""Calls of gateways that are silent: what a gateway that wakes serves is kept, and a store that takes no writes loses nothing."""
+"""Calls of silent gateways: a waking gateway keeps its new calls, and a read-only store loses none."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ async def taken_for_dead(sweeper: Served, owner: str) -> None:
     await asyncio.sleep(0.15)
 
 
-async def test_a_gateway_that_wakes_keeps_the_calls_that_it_makes_then(
+async def test_waking_gateway_keeps_its_new_calls(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 3600.0)
@@ -105,7 +105,7 @@ def locked_rows(url: str) -> Iterator[None]:
         connection.rollback()
 
 
-async def test_a_store_that_takes_no_writes_loses_no_live_call(
+async def test_read_only_store_loses_no_live_call(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)

@@ -52,7 +52,7 @@ def named(response: httpx2.Response) -> str:
 # ── where it acts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_headers_tags_and_the_prompt_choose_the_model_and_are_recorded(served: Served) -> None:
+async def test_headers_tags_and_prompt_select_the_model(served: Served) -> None:
     job = {"x-job-id": "night"}
     assert named(await served.ask(headers=job | {"X-Plan": "gold", "x-secret": "s"})) == "gpt-5.4"
     assert named(await served.ask(headers=job | {"x-tags": "beta, eu", "x-plan": "none"})) == "eu-1"

@@ -146,7 +146,7 @@ async def test_a_stream_that_passes_a_limit_fails_with_timeout(
         assert (end.event, end.error.error_class) == ("model_failed", "timeout")
 
 
-async def test_a_stream_closed_at_the_total_costs_what_came_and_blames_nobody(store: Store) -> None:
+async def test_stream_closed_at_the_total_books_received_text(store: Store) -> None:
     """It runs past its deadline as long as chunks come, and not past `total_ms`."""
     more = "breakers: {failures: 1, cool_down_ms: 60000}"
     limits = "total_ms: 900, default_ms: 300, silence_ms: 300"

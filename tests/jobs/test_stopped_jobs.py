@@ -183,7 +183,7 @@ async def test_busy_job_receives_a_top_up(store: Store, provider: SpawnedProvide
 
 
 @pytest.mark.parametrize("ahead_s", [0, -3600, 3600])
-async def test_a_job_that_nobody_looked_for_is_woken_whatever_the_clocks_say(
+async def test_unnotified_job_is_woken_with_any_clock(
     store: Store, store_url: str, provider: SpawnedProvider, ahead_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The top-up is written by another host, which dies before it looks who waits. Its clock may be wrong."""

@@ -1,4 +1,4 @@
-"""The feed over all jobs: complete, in one order, and the same for every reader, whatever writers do meanwhile."""
+"""The feed over all jobs: complete, in one order, and equal for every reader beside any writers."""
 
 import asyncio
 import random
@@ -55,7 +55,7 @@ def write_slowly(url: str, seed: int, count: int) -> None:
             store.commit_blocking(SlowAppend(chance.choice(jobs), chance.choice([0, 0, 0.002, 0.02])))
 
 
-async def test_readers_beside_slow_writers_miss_nothing(store_url: str, store: Store) -> None:
+async def test_slow_writers_cause_no_missed_events(store_url: str, store: Store) -> None:
     writers = [asyncio.create_task(asyncio.to_thread(write_slowly, store_url, seed, 12)) for seed in range(8)]
     feed, after, live = Feed(store), START, list[Any]()
     while True:
@@ -85,7 +85,7 @@ async def test_a_tenant_reads_only_its_events(store: Store) -> None:
     assert await everything(store, most=3, tenant_id="none") == []
 
 
-async def test_reading_from_the_end_gives_what_comes_later(store: Store) -> None:
+async def test_reading_from_the_end_returns_new_events(store: Store) -> None:
     assert await Feed(store).end() == START
     make_job_id = (await store.commit(Open(newjob())))[0]
     end = await Feed(store).end()
@@ -94,7 +94,7 @@ async def test_reading_from_the_end_gives_what_comes_later(store: Store) -> None
     assert places(await everything(store, end)) == [(make_job_id, 2)]
 
 
-async def test_a_cursor_is_for_its_tenant_alone(store: Store) -> None:
+async def test_cursor_is_bound_to_its_tenant(store: Store) -> None:
     await store.commit(Open(newjob("acme")))
     feed = Feed(store)
     end = await feed.end()
@@ -142,7 +142,7 @@ async def test_events_of_an_earlier_release_get_a_position(store_url: str, store
     assert places(await everything(store, end)) == [(job_id, 2)]
 
 
-async def test_events_from_before_the_feed_come_first(store: Store, store_url: str) -> None:
+async def test_events_older_than_the_feed_come_first(store: Store, store_url: str) -> None:
     old = (await store.commit(Open(newjob())))[0]
     if store.dialect == "postgres":
         with psycopg.connect(store_url) as connection:

@@ -1,4 +1,4 @@
-"""The event log as JSON Lines: each event once and in order, whatever is killed; rotated; by tenant; without content."""
+"""The event log as JSON Lines: each event once, in order, rotated, by tenant, without content."""
 
 import asyncio
 import contextlib
@@ -86,7 +86,7 @@ async def test_each_event_is_one_line_without_content(store: Store, tmp_path: Pa
     assert events[1].event.facts.error == error
 
 
-async def test_tenants_have_folders_of_their_own(store: Store, tmp_path: Path) -> None:
+async def test_each_tenant_has_its_folder(store: Store, tmp_path: Path) -> None:
     async with serving(store, JsonLinesSink(LogFiles(tmp_path, by_tenant=True))):
         for tenant in ("acme", "a/../b", "acme"):
             await store.commit(Open(newjob(tenant)))
@@ -129,7 +129,7 @@ async def test_killed_sinks_lose_and_repeat_nothing(store_url: str, store: Store
     assert [line["feed"] for line in lines(folder)] == await feed_of(store)
 
 
-async def test_a_full_disk_holds_only_the_sink(store: Store, tmp_path: Path) -> None:
+async def test_full_disk_stops_only_the_sink(store: Store, tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a file where the folder should be")
     sink = JsonLinesSink(LogFiles(tmp_path / "log"))
     job_id = (await store.commit(Open(newjob())))[0]
@@ -142,7 +142,7 @@ async def test_a_full_disk_holds_only_the_sink(store: Store, tmp_path: Path) -> 
     assert [line["seq"] for line in lines(tmp_path / "log")] == [1, 2]
 
 
-async def test_a_silent_owner_is_replaced_and_its_late_page_refused(store: Store, tmp_path: Path) -> None:
+async def test_silent_owner_is_replaced_and_its_late_page_rejected(store: Store, tmp_path: Path) -> None:
     now = time.monotonic()
     old = SinkConsumer(store, JsonLinesSink(LogFiles(tmp_path)), "old", lambda: now)
     new = SinkConsumer(store, JsonLinesSink(LogFiles(tmp_path)), "new", lambda: now)

@@ -1,4 +1,4 @@
-"""Prepare one request for several targets: no target sees what was prepared for another, over every pair of formats."""
+"""One request prepared for several targets and formats: no target affects another."""
 
 import json
 from itertools import product

@@ -31,7 +31,7 @@ from .ledger_reader import PAGE, read
 from .lookup import find_job, tenant_of, tenants_of
 from .options import AllTenants, Json, Tenant
 from .output import print_json
-from .routing_view import public_rerouting, show_decision, show_rerouting
+from .routing_view import public_rerouting, show_decision, show_simulation
 from .usage import WrongUsage
 
 program = typer.Typer(
@@ -203,7 +203,7 @@ def replay(
         begin = _since(since, ledger.store.clock())
         tenant_id = tenants_of(tenant, all_tenants, settings)
         named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
-        rerouting = RoutingSimulation(
+        simulation = RoutingSimulation(
             ledger,
             other,
             PriceBook(other.prices),
@@ -215,12 +215,12 @@ def replay(
         async for row in _jobs(ledger, named, tenant_id, begin):
             for call in recorded_calls(row, await ledger.events(row.job_id)):
                 if call.at >= begin:
-                    await rerouting.take(call)
-        public = public_rerouting(rerouting, str(routing), sorted(other.header_names - present.header_names))
+                    await simulation.take(call)
+        public = public_rerouting(simulation, str(routing), sorted(other.header_names - present.header_names))
         if json:
             print_json(public)
         else:
-            show_rerouting(public)
+            show_simulation(public)
 
     read(work)
 

@@ -68,9 +68,9 @@ def _cache_text(policy: CachePolicy) -> str:
     return ", ".join(texts) or "off"
 
 
-def public_rerouting(rerouting: RoutingSimulation, file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
+def public_rerouting(simulation: RoutingSimulation, file: str, unseen_headers: Sequence[str]) -> dict[str, Any]:
     """The comparison with stable public names. Sums cover only calls whose new price is known."""
-    moves = list(rerouting.moves())
+    moves = list(simulation.moves())
     priced = [move for move in moves if move.now_microusd is not None]
     then = sum(move.then_microusd for move in priced)
     now = sum(move.now_microusd or 0 for move in priced)
@@ -102,15 +102,15 @@ def public_rerouting(rerouting: RoutingSimulation, file: str, unseen_headers: Se
                 "cost_then_usd": left.cost_microusd / 1_000_000,
                 "bound_then_usd": left.bound_microusd / 1_000_000,
             }
-            for left in rerouting.left_out()
+            for left in simulation.left_out()
         ],
-        "unknown_prices": dict(sorted(rerouting.unpriced.items())),
-        "prompts_not_kept": rerouting.erased,
+        "unknown_prices": dict(sorted(simulation.unpriced.items())),
+        "prompts_not_kept": simulation.erased,
         "headers_not_recorded": list(unseen_headers),
     }
 
 
-def show_rerouting(public: Mapping[str, Any]) -> None:
+def show_simulation(public: Mapping[str, Any]) -> None:
     """One row per change of target; then the sums, then the calls that are not in the sums."""
     out = console()
     rows: Sequence[Mapping[str, Any]] = public["rows"]

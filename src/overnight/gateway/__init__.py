@@ -39,8 +39,8 @@ from .identity import MAX_ATTEMPTS, parse_job_name, parse_tags, with_metadata
 from .job_calls import JobCalls
 from .routing_simulation import (
     ExcludedCalls,
-    Move,
     RecordedCall,
+    RouteChange,
     RoutingSimulation,
     recorded_calls,
 )
@@ -61,11 +61,11 @@ __all__ = [
     "Gateway",
     "HttpResponse",
     "JobCalls",
-    "Move",
     "Overloaded",
     "PriceBook",
     "RateLimited",
     "RecordedCall",
+    "RouteChange",
     "RoutingSimulation",
     "Unavailable",
     "UnknownPath",

@@ -72,7 +72,7 @@ COSTS_EVERY = 20
 """Sweeps between two polls for the costs of finished jobs."""
 
 WAKE_EVERY = 5
-"""Sweeps between two looks for parked jobs that nobody has woken after a top-up."""
+"""Sweeps between two searches for parked jobs that no process has woken after a top-up."""
 
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""

@@ -14,7 +14,7 @@ from overnight.domain import StoreUnavailable
 from overnight.ledger import BEAT_S, JobRow, forget_dead_processes, is_dead
 from overnight.store import Store
 
-from .admission.commands import Lose
+from .admission.commands import SettleLost
 from .admission.due_settlements import Settlements
 
 log = logging.getLogger("overnight.gateway")
@@ -205,7 +205,7 @@ class OrphanedCalls:
     ) -> int:
         lost = 0
         for first in range(0, len(calls), AT_ONCE):
-            commands = [Lose(call_id, job_id, why, silent) for call_id, job_id in calls[first : first + AT_ONCE]]
+            commands = [SettleLost(call_id, job_id, why, silent) for call_id, job_id in calls[first : first + AT_ONCE]]
             lost += sum(await asyncio.gather(*map(self._store.commit, commands)))
         if calls:
             self._freed()

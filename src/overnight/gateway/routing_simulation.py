@@ -141,7 +141,7 @@ def _answered(call: RecordedCall, event: Recorded) -> None:
     call.output_tokens = facts.output_tokens or 0
 
 
-class Move(msgspec.Struct):
+class RouteChange(msgspec.Struct):
     """Calls with the same old and new route, model and provider. `now_microusd` is None if the new price is unknown."""
 
     route_then: str
@@ -199,7 +199,7 @@ class RoutingSimulation:
         self._ledger, self._routing, self._prices = ledger, routing, prices
         self._present, self._present_prices = present, present_prices
         self._decide = decide or routing.decide
-        self._moves: dict[tuple[str, str, str, str, str, str], Move] = {}
+        self._moves: dict[tuple[str, str, str, str, str, str], RouteChange] = {}
         self._left_out: dict[str, ExcludedCalls] = {}
         self.unpriced: dict[str, int] = {}
         self.erased = 0
@@ -253,7 +253,7 @@ class RoutingSimulation:
         key = (call.route, call.model, call.provider, route, model, provider)
         move = self._moves.get(key)
         if move is None:
-            move = self._moves[key] = Move(
+            move = self._moves[key] = RouteChange(
                 route_then=call.route,
                 model_then=call.model,
                 provider_then=call.provider,
@@ -283,7 +283,7 @@ class RoutingSimulation:
             same = False
         return call.cost_microusd if same else now
 
-    def moves(self) -> Iterator[Move]:
+    def moves(self) -> Iterator[RouteChange]:
         """Changed calls first, then by cost in descending order."""
         yield from sorted(self._moves.values(), key=lambda each: (not each.moved, -each.then_microusd, each.model_then))
 

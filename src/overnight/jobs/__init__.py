@@ -21,7 +21,7 @@ from .effect_decorator import (
 )
 from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
-from .external_job import ExternalJob, JobParked, checked
+from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Decision, Operations
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (
@@ -62,7 +62,7 @@ __all__ = [
     "add_folder",
     "approval",
     "chat",
-    "checked",
+    "check_identifiers",
     "effect",
     "fingerprint",
     "job",

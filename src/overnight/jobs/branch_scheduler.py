@@ -33,7 +33,7 @@ class PendingWait(msgspec.Struct):
 
 
 class BranchScheduler:
-    """Counts what is in progress, orders deliveries, and parks the job when nothing can run.
+    """Counts work in progress, orders deliveries, and parks the job when nothing can run.
 
     `replaying` is set while recorded answers are replayed: until then the job does not park.
     """

@@ -241,7 +241,7 @@ class Resume(msgspec.Struct):
         if job.state == "parked":
             lifecycle.queue(unit, job, self.actor)
         elif self.plan is None or job.last_seq != self.last_seq:
-            raise Conflict(f"{self.job_id} changed meanwhile; try again")
+            raise Conflict(f"{self.job_id} has changed; retry")
         else:
             lifecycle.retry(unit, job, msgspec.structs.asdict(self.plan), self.actor)
         return job.state

@@ -9,7 +9,7 @@ from overnight.domain import BudgetStopped, Conflict, Event, Recorded
 from overnight.ledger import JobRow, locked_job
 from overnight.store import Unit
 
-from .effect_execution import Act, EffectCall, EffectOutcome, Tool, UnderJob
+from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
 from .execution import Execution
 from .positions import Position, Scope
 from .waiting_for_budget import wait_for_budget
@@ -49,8 +49,8 @@ class EffectBoundary:
     def _fence(self, unit: Unit) -> JobRow:
         return locked_job(unit, self._job.job_id, lease_epoch=self._job.lease_epoch)
 
-    async def _write(self, act: Act, limits: Sequence[Limit] = ()) -> Any:
-        command = UnderJob(
+    async def _write(self, act: EffectAction, limits: Sequence[Limit] = ()) -> Any:
+        command = EffectCommand(
             job_id=self._job.job_id,
             tenant_id=self._job.tenant_id,
             key=self._key,

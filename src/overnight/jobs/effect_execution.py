@@ -65,20 +65,20 @@ class EffectOutcome(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-Act = Callable[[Unit, JobRow], Any]
+EffectAction = Callable[[Unit, JobRow], Any]
 
 
 class Write(Protocol):
-    """Commit an act, counted in the budgets of `limits`."""
+    """Commit an action, counted in the budgets of `limits`."""
 
-    def __call__(self, act: Act, limits: Sequence[Limit] = ()) -> Awaitable[Any]: ...
+    def __call__(self, act: EffectAction, limits: Sequence[Limit] = ()) -> Awaitable[Any]: ...
 
 
 class EffectCall:
     """One call of an effect.
 
     - `key`: its idempotency key. `named`: its arguments by name.
-    - `write`: commits an act under the locks of the job and the effect; raises Fenced once the caller has lost the job.
+    - `write`: commits an action under the locks of the job and the effect; raises Fenced once the caller has lost the job.
     - `clock`: the time in microseconds. `owner`: the process. `check`: runs directly before the function.
     - `limits`: finds the limits that the call counts in. `position`: None for external programs.
     """
@@ -238,14 +238,14 @@ class EffectCall:
         return await self._write(requested)
 
 
-class UnderJob(msgspec.Struct):
-    """An act under the locks of a job and an effect. `fence` raises if the caller may no longer write."""
+class EffectCommand(msgspec.Struct):
+    """An action under the locks of a job and an effect. `fence` raises if the caller may no longer write."""
 
     job_id: str
     tenant_id: str
     key: str
     fence: Callable[[Unit], JobRow]
-    act: Act
+    act: EffectAction
     limits: Sequence[Limit] = ()
 
     def locks(self) -> list[tuple[Any, Any]]:

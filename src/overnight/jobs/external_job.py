@@ -25,7 +25,7 @@ from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
 from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
-from .effect_execution import Act, EffectCall, EffectOutcome, Tool, UnderJob
+from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
 from .encoding import fingerprint
 from .execution import NotInJob
 from .tool_call_limits import ToolLimits
@@ -148,8 +148,8 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
             )
         return job
 
-    async def write(act: Act, limits: Sequence[Limit] = ()) -> Any:
-        command = UnderJob(
+    async def write(act: EffectAction, limits: Sequence[Limit] = ()) -> Any:
+        command = EffectCommand(
             job_id=attached.job_id,
             tenant_id=attached.tenant_id,
             key=key,
@@ -194,6 +194,6 @@ def _record_replay(unit: Unit, job: JobRow, tool: str, key: str) -> None:
     append(unit, job, event)
 
 
-def checked(external_id: str, tenant_id: str) -> tuple[str, str]:
+def check_identifiers(external_id: str, tenant_id: str) -> tuple[str, str]:
     """Check both identifiers, and return them. Raises BadInput."""
     return check_identifier(external_id, "external_id"), check_identifier(tenant_id, "tenant_id")

@@ -85,7 +85,7 @@ class Operations:
                 try:
                     await self.cancel(child.job_id, actor)
                 except Conflict:
-                    continue  # it finished meanwhile
+                    continue  # it has finished
 
     async def decide(self, review_id: str, decision: "Decision") -> ReviewRow:
         """Decide a review, and wake its job. Raises BadInput if the decision does not fit the question."""

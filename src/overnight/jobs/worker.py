@@ -142,7 +142,7 @@ class Worker:
     def _heartbeat(self) -> None:
         """Renew the leases, on a thread of its own, so that job code that blocks the loop does not lose its lease."""
         while not self._beat.wait(self._lease_us / 3_000_000):
-            # Read before the command is sent: a lease that is taken meanwhile may not be extended by it.
+            # Read before the command is sent: a lease that is taken later must not be extended by it.
             held, sent = list(self._leases.values()), self._clocks.read()
             try:
                 self.store.commit_blocking(self._refresh())
@@ -194,7 +194,7 @@ class Worker:
                 self._begin(job, sent)
 
     def _evict_expired(self) -> None:
-        """Evict jobs whose lease may have run out; the next worker finds out what they had in progress."""
+        """Evict jobs whose lease may have run out; the next worker determines the outcome of their work in progress."""
         for execution, _ in list(self._running.values()):
             if execution is not None and not execution.state.evicted and execution.log.lease.is_lost():
                 execution.state.evict(LeaseLost("its lease ran out while it was running here"))

@@ -1,1 +1,1 @@
-"""What: admission control of model calls: reservations, queues, settlement, replay for external runtimes, loop guard."""
+"""What: admission control of model calls: reservations, queues, settlement, replay for external jobs, loop guard."""

@@ -27,7 +27,7 @@ from .admission_outcomes import (
     StillInFlight,
 )
 from .call_account import CallAccount, keys_of
-from .commands import Admit, CacheStep, Refuse, UnreservedEnd
+from .commands import Admit, CacheLookupResult, RecordRejection, UnreservedEnd
 from .decision import GiveUpWaiting, may_recall, retry_after_s, waiting_decision
 from .reservation import reservation_of
 from .services import AdmissionServices
@@ -51,7 +51,7 @@ class AttemptPlan(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     attempts: int = 0
     fallback: dict[str, str] | None = None
-    cache_result: CacheStep | None = None
+    cache_result: CacheLookupResult | None = None
     final: UnreservedEnd | None = None
     is_free: bool = False
 
@@ -149,7 +149,7 @@ class CallAdmission:
                 " concurrent calls, or raise the budget in routing.yaml"
             )
         if not self._rate_limit_recorded:
-            refuse = Refuse(subject, self._rate_limited(wait, target, refused=True))
+            refuse = RecordRejection(subject, self._rate_limited(wait, target, refused=True))
             await self._services.settlements.note(refuse, self._deadlines.loop.time() + MIN_STORE_S)
         retry_s = retry_after_s(wait, self._services.store.clock())
         return RateLimited(

@@ -76,7 +76,7 @@ from .reservation import Reservation
 from .settlement import booked_amounts, write_result
 
 
-class CacheStep(Protocol):
+class CacheLookupResult(Protocol):
     """The result of a cache lookup, applied by the admission of its call."""
 
     def take(
@@ -121,7 +121,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
     fallback: Event | None = None
     serial: bool = False
     probe: bool = False
-    cache_result: CacheStep | None = None
+    cache_result: CacheLookupResult | None = None
     waited: Event | None = None
     final: UnreservedEnd | None = None
 
@@ -298,7 +298,7 @@ class Settled(msgspec.Struct, frozen=True):
     alarmed: Sequence[CostAlarm] = ()
 
 
-class Lose(msgspec.Struct):
+class SettleLost(msgspec.Struct):
     """Settle a call as lost: its end is unknown, so the whole reservation is booked as a bound. Returns whether it was open.
 
     `silent`: the owner of the reservation and the last `seen_at` of its row. If the owner has renewed its row since, it is
@@ -334,7 +334,7 @@ def _is_silent(unit: Unit, owner: str, seen_at: int | None) -> bool:
     return (rows[0][0] if rows else None) == seen_at
 
 
-class Refuse(msgspec.Struct, frozen=True):
+class RecordRejection(msgspec.Struct, frozen=True):
     """Record the rejection of a call in its job. Create the job if it does not exist."""
 
     subject: Subject

@@ -49,7 +49,7 @@ def may_recall(subject: Subject, attempts: int) -> bool:
     return is_repeatable and attempts == 0
 
 
-class AskAgain(msgspec.Struct, frozen=True):
+class PollAgain(msgspec.Struct, frozen=True):
     """Poll the store again after a settlement, or after `after_s` seconds if given."""
 
     after_s: float | None = None
@@ -59,7 +59,7 @@ class GiveUpWaiting(msgspec.Struct, frozen=True):
     """The queue time ends before there can be room."""
 
 
-def waiting_decision(wait: Wait, now_us: int, loop_time: float, queue_deadline: float) -> AskAgain | GiveUpWaiting:
+def waiting_decision(wait: Wait, now_us: int, loop_time: float, queue_deadline: float) -> PollAgain | GiveUpWaiting:
     """Decide how long a call waits for room.
 
     Args:
@@ -69,12 +69,12 @@ def waiting_decision(wait: Wait, now_us: int, loop_time: float, queue_deadline: 
         queue_deadline: the end of the stay in the queue, at the latest.
     """
     if wait.until is None:
-        return AskAgain()
+        return PollAgain()
     pause_s = (wait.until - now_us) / 1_000_000
     # Tokens may be released early, when a call is settled below its reservation. Requests never are.
     if wait.what == "requests" and loop_time + pause_s > queue_deadline:
         return GiveUpWaiting()
-    return AskAgain(pause_s)
+    return PollAgain(pause_s)
 
 
 def retry_after_s(wait: Wait, now_us: int) -> int:

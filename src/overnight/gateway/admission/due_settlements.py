@@ -11,11 +11,11 @@ from functools import partial
 from overnight.domain import OvernightError, StoreUnavailable
 from overnight.store import Command, Store
 
-from .commands import Lose, Settle, Settled
+from .commands import Settle, Settled, SettleLost
 from .unsent_calls import SettleUnsent
 
 log = logging.getLogger("overnight.gateway")
-ClosingCommand = Settle | Lose | SettleUnsent
+ClosingCommand = Settle | SettleLost | SettleUnsent
 """A command that ends a reservation."""
 
 MAX_LATE = 10_000

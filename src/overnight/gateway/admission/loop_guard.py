@@ -3,8 +3,8 @@
 Cheap signs are counted in memory for each call: the same request, or an answer of the same length as one before. Only for a
 suspicious job the log is read, and the log decides. So the guard works across processes, and other jobs pay nothing.
 
-A turn makes progress if its last message and its answer (without ids) are new, or if since the turn before a step, an effect or
-a child job was finished, or a signal or a decision of a person arrived.
+A turn makes progress if its last message and its answer (without ids) are new. It also makes progress if, since the turn before,
+a step, an effect or a child job was finished, or a signal or a decision of a person arrived.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from overnight.wire_formats.request import Request
 from ..admission.event_writer import append_at, append_with_request
 from ..identity import Subject
 from .answer_comparison import Difference
-from .rows import ASKED, AskedRow
+from .rows import ASKED, LookedUpRow
 from .statistics import SHARED, Tally, count
 
 NOTHING, REPEATED = "no answer is recorded for this question", "this job has asked the same question before"
@@ -65,7 +65,7 @@ class CacheResult(msgspec.Struct, frozen=True):
         key = (job.job_id, self.mark)
         unit.lock([(ASKED, key)])
         repeated = unit.get(ASKED, key) is not None
-        unit.remember(ASKED, AskedRow(*key))
+        unit.remember(ASKED, LookedUpRow(*key))
         candidate = self.candidate
         if candidate is not None and (repeated or candidate.answer.job_id == job.job_id):
             candidate, repeated = None, True
@@ -132,7 +132,7 @@ def _event(called: Event, name: str, attempt: int) -> Event:
     return event
 
 
-class NoteShadow(msgspec.Struct, frozen=True):
+class RecordShadowComparison(msgspec.Struct, frozen=True):
     """Record the answer of the semantic cache in shadow mode, compared with the actual answer: an event and a count."""
 
     job_id: str

@@ -35,7 +35,7 @@ from .cache_keys import (
     question_of,
     semantic_realm,
 )
-from .cache_result import CacheResult, Candidate, NoteShadow
+from .cache_result import CacheResult, Candidate, RecordShadowComparison
 from .commands import ForgetExpired
 from .question_embedding import Embed
 from .rows import SQL
@@ -326,7 +326,7 @@ class CacheLookup:
             return
         event = call_event(self._context, target, "cache_shadow", result.call_id)
         event.call_id = result.call_id
-        note = NoteShadow(subject.job_id, event, would_be, compare(one, other), result.cost_microusd or 0)
+        note = RecordShadowComparison(subject.job_id, event, would_be, compare(one, other), result.cost_microusd or 0)
         self._caches.single_flight.write_later(note)
 
     def store_answer(self, attempt: Attempt, answer: Recorded, body: bytes) -> None:

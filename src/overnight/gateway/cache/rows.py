@@ -28,7 +28,7 @@ class EntryRow(msgspec.Struct):
     lease_until: int = 0
 
 
-class AskedRow(msgspec.Struct, frozen=True):
+class LookedUpRow(msgspec.Struct, frozen=True):
     """A question that a job has looked up in a cache; read from the job's own log."""
 
     job_id: str
@@ -53,12 +53,12 @@ def _entry_key(row: EntryRow) -> tuple[str, bytes]:
     return (row.tenant_id, row.key)
 
 
-def _asked_key(row: AskedRow) -> tuple[str, str]:
+def _asked_key(row: LookedUpRow) -> tuple[str, str]:
     return (row.job_id, row.fingerprint)
 
 
-ASKED: Table[AskedRow] = Table(
-    65, AskedRow, _asked_key, lock=SQL["lock_asked"], insert=SQL["lock_asked"], update=SQL["lock_asked"]
+ASKED: Table[LookedUpRow] = Table(
+    65, LookedUpRow, _asked_key, lock=SQL["lock_asked"], insert=SQL["lock_asked"], update=SQL["lock_asked"]
 )
 ENTRY: Table[EntryRow] = Table(
     70,

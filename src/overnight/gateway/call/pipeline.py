@@ -23,7 +23,7 @@ from ..admission.admission_outcomes import AdmissionOutcome, CacheHit, Concluded
 from ..admission.attempt_result import AttemptResult
 from ..admission.call_account import CallAccount
 from ..admission.call_admission import AttemptPlan, CallAdmission
-from ..admission.commands import Lose
+from ..admission.commands import SettleLost
 from ..admission.unsent_calls import SettleUnsent
 from ..attempt import Attempt, AttemptFailure, Dispatch, Reply
 from ..cache import CacheLookup
@@ -126,7 +126,7 @@ class CallPipeline:
         if attempt is not None and settlements.is_open(attempt.call_id):
             # The call was cancelled between its admission and its settlement.
             was_sent = self.sent_at is not None
-            end = Lose if was_sent else SettleUnsent
+            end = SettleLost if was_sent else SettleUnsent
             why = "it was cancelled while in flight" if was_sent else "it was cancelled before it was sent"
             settlements.defer(attempt.call_id, end(attempt.call_id, subject.job_id, why))
         self._admission.leave()
@@ -349,7 +349,7 @@ class CallPipeline:
     async def settle_reply(self, reply: Reply) -> None:
         """Write the answer of the present attempt as the end of the call.
 
-        Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable.
+        Raises Fenced when a newer attempt or lease has begun, StoreUnavailable.
         """
         await self._settle(self._evaluation.answered(self.context, self._present_attempt(), reply), reply)
 
@@ -367,7 +367,7 @@ class CallPipeline:
         return self.attempt
 
     async def _settle(self, result: AttemptResult, end: Reply | AttemptFailure | None = None) -> None:
-        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun meanwhile, StoreUnavailable."""
+        """Write the end of the call. Raises Fenced when a newer attempt or lease has begun, StoreUnavailable."""
         context, attempt = self.context, self._present_attempt()
         if self._lookup is not None:
             self._lookup.compare(context.subject, attempt.target, result)

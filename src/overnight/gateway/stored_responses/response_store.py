@@ -21,7 +21,7 @@ from overnight.wire_formats.request import Request
 from ..call_deadlines import store_answers_by
 from ..error_responses import BodyTooLarge, UnknownPreviousResponse, UnknownResponse
 from .input_items import listed
-from .rows import SQL, ForgetResponse
+from .rows import SQL, DeleteResponse
 
 Json = dict[str, Any]
 MAX_REFERENCES = 1_000
@@ -117,7 +117,7 @@ class StoredResponses:
     async def forget(self, response_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> None:
         """Delete the response's id; the log of its job stays as it is. Raises UnknownResponse."""
         if not response_id.isprintable() or not await self._ledger.store.commit(
-            ForgetResponse(tenant_id, response_id, key_scope)
+            DeleteResponse(tenant_id, response_id, key_scope)
         ):
             raise _unknown(response_id)
 

@@ -44,7 +44,7 @@ def stored_response_of(request: Request, response_id: str, called_seq: int) -> S
     return StoredResponse(response_id, called_seq)
 
 
-class ForgetResponse(msgspec.Struct):
+class DeleteResponse(msgspec.Struct):
     """Delete a response's id; the job's log stays. Returns whether there was one within the key's scope."""
 
     tenant_id: str

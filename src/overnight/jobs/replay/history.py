@@ -35,7 +35,7 @@ FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received",
 
 
 def arguments_digest(content: bytes | None) -> str | None:
-    """What the arguments of an effect, as JSON, are compared by; None where they were erased or stand elsewhere."""
+    """The digest of an effect's arguments as JSON; None if they were erased or are stored elsewhere."""
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 

@@ -71,7 +71,7 @@ class RetainedAnswers:
 
     async def _replay(self, future: "asyncio.Future[Recorded]", scope: Scope, position: Position) -> None:
         log, history = self._log, self._log.history
-        # Recorded anew: a later replay must know when it was delivered.
+        # Recorded again, since a later replay needs the time of its delivery.
         kept = await log.record(log.kept_event(scope, history.retained[position]), position)
         history.keep(position, kept.seq)
         await self._scheduler.wait_turn(kept.seq)

@@ -12,6 +12,6 @@ def weather_of(city: str) -> str:
     return "18 degrees and quiet"
 
 
-def tell(answer: str, pieces: int) -> None:
+def report(answer: str, pieces: int) -> None:
     """The last line of output. `pieces` counts what came streamed."""
     print(json.dumps({"answer": answer, "asked": _asked, "pieces": pieces}))
