@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def deadlines(queue_ms: int, total_ms: int | None = None) -> str:
     """The section that bounds how long a call waits for our own limits, and how long its provider may take."""
     total_ms = queue_ms if total_ms is None else total_ms
     return f"deadlines: {{queue_ms: {queue_ms}, total_ms: {total_ms}}}"
+
+
+@cache
+def brain_of(routing: str) -> Brain:
+    """The folder with this routing.yaml; it is read once."""
+    return Brain.from_files({"routing.yaml": routing.encode()})
 
 
 class Served:
@@ -81,7 +88,7 @@ async def serving(
     store: Store, provider: SpawnedProvider, routing: str = ROUTING, **options: Any
 ) -> AsyncIterator[Served]:
     """A gateway in this event loop, in front of the scripted provider."""
-    brain = Brain.from_files({"routing.yaml": routing.encode()})
+    brain = brain_of(routing)
     outside = {name: options.pop(name) for name in ("hosts", "auth") if name in options}
     environment = options.get("environment", {})
     offline = None if environment else provider.base_url  # with keys, the real path is under test
@@ -135,3 +142,8 @@ def gateway_process(
 
 def who(**fields: Any) -> Attribution:
     return Attribution(**fields)
+
+
+def in_line(served: Served) -> int:
+    """How many calls wait."""
+    return served.gateway.queue.waiting
