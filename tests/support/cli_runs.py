@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import command_server
+from command_server import Command
 
 
 class Ran(NamedTuple):
@@ -42,7 +43,7 @@ def run(folder: Path, environment: Mapping[str, str], *words: str, stdin: str = 
         given.write(stdin.encode())
         given.seek(0)
         streams = (given.fileno(), out.fileno(), err.fileno())
-        code = command_server.request(server(), list(words), str(folder), dict(environment), streams)
+        code = Command(server(), list(words), str(folder), dict(environment), streams).wait()
         for written in (out, err):
             written.seek(0)
         return Ran(code, out.read().decode(errors="replace"), err.read().decode(errors="replace"))
@@ -73,9 +74,9 @@ def program_folder() -> Path:
         f"#!{sys.executable} -ISE\n"
         "import os, sys\n"
         f"sys.path.insert(0, {os.path.dirname(command_server.__file__)!r})\n"
-        "from command_server import STREAMS, request\n"
+        "from command_server import STREAMS, Command\n"
         f"where = ({server()!r}, sys.argv[1:], os.getcwd(), dict(os.environ), STREAMS, {os.path.dirname(sys.executable)!r})\n"
-        "code = request(*where)\n"
+        "code = Command(*where).wait()\n"
         "sys.exit(code if code >= 0 else 128 - code)\n"
     )
     program.chmod(0o755)

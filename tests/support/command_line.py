@@ -15,8 +15,8 @@ from typing import Any
 import click
 import typer
 
-import command_server
 from cli_runs import needs_interpreter, run, server
+from command_server import Command
 from overnight.cli.program import program
 
 JOBS = """
@@ -147,7 +147,7 @@ def _on_terminal(folder: Path, settings: dict[str, str], words: tuple[str, ...],
             streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
             subprocess.run(command, cwd=folder, env=settings, timeout=60, check=False, **streams)
         else:
-            command_server.request(server(), list(words), str(folder), settings, (terminal, terminal, terminal))
+            Command(server(), list(words), str(folder), settings, (terminal, terminal, terminal)).wait()
     finally:
         os.close(terminal)
 

@@ -6,34 +6,62 @@ imports are saved. A test of these, of signals and of variables that the interpr
     python command_server.py SOCKET     serves until its standard input closes
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 
 STREAMS = (0, 1, 2)
-LONGEST_REQUEST = 4 << 20
+NUMBER = 12
+"""Bytes of a process number or an exit code in an answer."""
 
 
-def request(
-    path: str,
-    words: list[str],
-    folder: str,
-    environment: dict[str, str],
-    streams: tuple[int, ...],
-    script_folder: str = "",
-) -> int:
-    """Run a command, and return its exit code: negative for a signal. `script_folder` comes first on its module path."""
-    asked = {"words": words, "folder": folder, "environment": environment, "script_folder": script_folder}
-    body = json.dumps(asked).encode("utf-8", "surrogateescape")
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        socket.send_fds(connection, [len(body).to_bytes(4, "big")], streams)
-        connection.sendall(body)
-        answer = connection.recv(64)
-    if not answer:
-        raise RuntimeError("the command server ended")
-    return int(answer)
+class Command:
+    """A running command. It is killed when the connection closes, as it does when this process ends."""
+
+    def __init__(
+        self,
+        path: str,
+        words: list[str],
+        folder: str,
+        environment: dict[str, str],
+        streams: tuple[int, ...],
+        script_folder: str = "",
+    ) -> None:
+        """`script_folder` comes first on its module path."""
+        asked = {"words": words, "folder": folder, "environment": environment, "script_folder": script_folder}
+        body = json.dumps(asked).encode("utf-8", "surrogateescape")
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(path)
+        socket.send_fds(self._connection, [len(body).to_bytes(4, "big")], streams)
+        self._connection.sendall(body)
+        self.pid = self._number()
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        """Its exit code: negative for a signal."""
+        if self._code is None:
+            self._code = self._number()
+            self._connection.close()
+        return self._code
+
+    def kill(self) -> None:
+        """End it at once, unless it has ended."""
+        if self._code is None:
+            self._connection.shutdown(socket.SHUT_WR)
+            self.wait()
+
+    def _number(self) -> int:
+        answer = b""
+        while len(answer) < NUMBER:
+            piece = self._connection.recv(NUMBER - len(answer))
+            if not piece:
+                raise RuntimeError("the command server ended")
+            answer += piece
+        return int(answer)
 
 
 def _serve(path: str) -> None:
@@ -85,15 +113,28 @@ def _attend(connection: socket.socket) -> None:
         _run(**json.loads(b"".join(pieces).decode("utf-8", "surrogateescape")))
     for stream in streams:
         os.close(stream)
-    _, status = os.waitpid(command, 0)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
+    connection.sendall(b"%*d" % (NUMBER, command))
+    threading.Thread(target=_kill_when_closed, args=(connection, command), daemon=True).start()
+    os.waitid(os.P_PID, command, os.WEXITED | os.WNOWAIT)
+    with _ENDS:
+        _, status = os.waitpid(command, 0)
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+            connection.sendall(b"%*d" % (NUMBER, os.waitstatus_to_exitcode(status)))
+        os._exit(0)
+
+
+_ENDS = threading.Lock()
+
+
+def _kill_when_closed(connection: socket.socket, command: int) -> None:
+    connection.recv(1)
+    with _ENDS, contextlib.suppress(ProcessLookupError):
+        os.kill(command, signal.SIGKILL)
 
 
 def _run(words: list[str], folder: str, environment: dict[str, str], script_folder: str) -> None:
     import atexit
     import io
-    import threading
     import time
     import traceback
 

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
@@ -14,9 +12,11 @@ from typing import Any
 import httpx2
 import openai
 
+from cli_runs import server
+from command_server import Command
 from overnight.api import Server, application
 from overnight.brain import Brain
-from overnight.domain import Attribution
+from overnight.domain import Attribution, NotFound
 from overnight.gateway import Gateway, PriceBook
 from overnight.ledger import Ledger
 from overnight.store import Store
@@ -76,7 +76,7 @@ class Served:
         """The job's events once `event` is among them."""
         async with asyncio.timeout(20):
             while True:
-                with suppress(LookupError, Exception):
+                with suppress(NotFound):  # the job is created by its first call
                     found = await self.events(job)
                     if sum(each.facts.event == event for each in found) >= count:
                         return found
@@ -110,7 +110,7 @@ async def serving(
 class GatewayProcess:
     """`overnight gateway` as a process."""
 
-    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
+    def __init__(self, process: Command, ready: dict[str, Any]) -> None:
         self.process = process
         self.owner: str = ready["owner"]
         self.url = f"http://127.0.0.1:{ready['port']}"
@@ -126,18 +126,19 @@ def gateway_process(
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     env |= {"OVERNIGHT_HOME": str(folder), "OVERNIGHT_BRAIN": str(brain), "DATABASE_URL": store_url}
     env |= {"OVERNIGHT_CRASH_AT": crash_at}
-    command = [sys.executable, "-m", "overnight", "gateway", "--port", "0", "--offline-base-url", provider.base_url]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=folder)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "the gateway process did not start"
-        yield GatewayProcess(process, json.loads(line))
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    words = ["gateway", "--port", "0", "--offline-base-url", provider.base_url]
+    ours, theirs = os.pipe()
+    with open(ours) as out, open(os.devnull) as nothing:
+        try:
+            process = Command(server(), words, str(folder), env, (nothing.fileno(), theirs, 2))
+        finally:
+            os.close(theirs)
+        try:
+            line = out.readline()
+            assert line, "the gateway process did not start"
+            yield GatewayProcess(process, json.loads(line))
+        finally:
+            process.kill()
 
 
 def who(**fields: Any) -> Attribution:
