@@ -7,10 +7,10 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/overnight demo
 
-# Four processes on two cores, each with a database server of its own; then the tests that need the cores for themselves.
+# Three processes on two cores, each with servers of its own; then the tests that need the cores for themselves.
 test: .venv/dev
-	$(BIN)/python -m pytest tests -n 4 --dist loadfile -m 'not alone'
-	$(BIN)/python -m pytest tests -m alone
+	$(BIN)/python -m pytest tests -n 3 --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest $$(grep -rlw --include='test_*.py' 'mark.alone' tests) -m alone
 
 # Real agent frameworks, each in an environment of its own, which the first run installs.
 clients: .venv/dev

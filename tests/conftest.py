@@ -1,9 +1,14 @@
 """Fixtures of all tests. `store_url` parametrizes a test over both stores."""
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 
+import httpcore2
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +16,23 @@ from databases import ReusedDatabase, new_database
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider, spawn_scripted_provider
 from serving import Served, serving
+
+# Compiled files are kept: otherwise each process compiles the program and the tests again, which takes seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Tests kill processes, not the machine: a file system in memory keeps all that they must find again, and flushes cost nothing.
+# TMPDIR names another folder.
+MEMORY, NEEDED_BYTES = "/dev/shm", 4 << 30
+if (
+    "TMPDIR" not in os.environ
+    and os.access(MEMORY, os.W_OK | os.X_OK)
+    and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES
+):
+    os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+
+# Each client would read the system's certificate authorities again, which takes longer than most tests.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 # A parallel run gives its processes the size of a terminal, which the commands under test would take for the user's wish.
 for name in ("COLUMNS", "LINES"):
@@ -32,7 +54,14 @@ def postgres_server() -> Iterator[str]:
     """A DSN of a running server; databases are made per test. What is written survives its processes, not the machine."""
     from postgres import running
 
-    with running(max_connections="200", fsync="off", full_page_writes="off") as server:
+    quick = {
+        "fsync": "off",
+        "full_page_writes": "off",
+        "autovacuum": "off",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+    }
+    with running(max_connections="200", shared_buffers="64MB", **quick) as server:
         yield server.dsn
 
 
@@ -50,11 +79,20 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the schema and nothing else."""
+    file = tmp_path_factory.mktemp("empty") / "ledger.db"
+    with open_store(str(file)):
+        pass
+    return file
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store, once for each dialect. PostgreSQL has its schema already."""
+    """The URL of an empty store that has its schema, once for each dialect."""
     if request.param == "sqlite":
-        return str(tmp_path / "ledger.db")
+        return str(shutil.copy(request.getfixturevalue("empty_ledger"), tmp_path / "ledger.db"))
     return request.getfixturevalue("reused_database").fresh()
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from api_keys import key_for
 from overnight.api import event_streams
 from overnight.keys import Keys
 from serving import Served
-from test_keys_http import key_for
 
 ALL = ("call", "read", "operate")
 LIVE = {"accept": "text/event-stream"}

@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from api_keys import key_for
 from overnight.api.authentication import token_of
 from overnight.keys import Keys, NewKey, Rotation
 from overnight.store import Store
@@ -25,13 +26,6 @@ async def guarded(store: Store, provider: SpawnedProvider) -> AsyncIterator[Serv
     """As on an address that other machines reach."""
     async with serving(store, provider, hosts=None) as running:
         yield running
-
-
-async def key_for(served: Served, tenant: str = "acme", **fields: Any) -> dict[str, str]:
-    """Headers with a fresh key."""
-    name = fields.pop("name", f"k{time.monotonic_ns()}")
-    _, secret = await Keys(served.store).create(tenant, NewKey(name=name, **fields), "ann")
-    return {"authorization": f"Bearer {secret}"}
 
 
 def refused(answer: Any, status: int, code: str) -> str:

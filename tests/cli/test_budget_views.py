@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from command_line import ROUTING, Shell
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
-from test_cli import ROUTING, Shell
 
 LIMITS = (
     "budgets: {max_llm_calls_per_job: 2, limits: [{scope: tenant, per: day, max_cost_usd: 5},"

@@ -2,124 +2,22 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from command_line import Shell
 from overnight.cli.lazy_group import LazyCommands
 from overnight.cli.program import COMMANDS, program
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
 from overnight.store import open_store
 from overnight.testing import SpawnedProvider
-
-JOBS = """
-import asyncio
-import os
-from pathlib import Path
-
-import overnight
-
-@overnight.step
-async def part(number: int) -> int:
-    await asyncio.sleep(float(os.environ.get("PART_S", "0")))
-    return number
-
-@overnight.effect
-def post(text: str, idempotency_key: str) -> object:
-    with Path("sent").open("a") as sent:
-        sent.write(idempotency_key + "\\n")
-    return overnight.Done("MSG-1", text)
-
-@post.status_check
-def posted(idempotency_key: str, text: str):
-    sent = Path("sent")
-    if sent.exists() and idempotency_key in sent.read_text():
-        return overnight.Done("MSG-1", text)
-    return overnight.NOT_DONE
-
-@overnight.effect
-def transfer(amount: int) -> str:
-    raise TimeoutError("the bank did not answer")
-
-@overnight.job
-async def adds(count: int = 2, label: str = "") -> str:
-    total = sum([await part(number) for number in range(count)])
-    answer = await overnight.chat(f"hello {label}", task="greet")
-    await post(answer.text)
-    return f"{label}{total}"
-
-@overnight.job
-async def asks() -> bool:
-    return (await overnight.approval("Go on?", amount=3)).approved
-
-@overnight.job
-async def pays() -> str:
-    return await transfer(40)
-
-@overnight.job
-async def fails() -> None:
-    raise RuntimeError("a bad night")
-"""
-ROUTING = """
-default_model: small
-routes: {{greet: small}}
-providers:
-  here: {{base_url: "{url}", models: [small]}}
-prices:
-  small: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
-"""
-
-
-class Shell:
-    """A folder with a brain and jobs, and the command in it."""
-
-    def __init__(self, folder: Path, url: str, database_url: str = "") -> None:
-        self.folder = folder
-        (folder / "brain").mkdir()
-        (folder / "brain" / "routing.yaml").write_text(ROUTING.format(url=url))
-        (folder / "night.py").write_text(JOBS)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "OPENAI_"))}
-        self.environment = kept | {"USER": "zoe", "LOGNAME": "zoe"}
-        self.environment.pop("DATABASE_URL", None)
-        self.environment.pop("COLUMNS", None)
-        if database_url:
-            self.environment["DATABASE_URL"] = database_url
-
-    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", "from overnight.cli import main; main()", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment | environment, stdout=pipe, stderr=pipe, text=True
-        )
-
-    def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
-        """Standard output; standard error is kept in `errors`."""
-        process = self.start(*words, **environment)
-        out, self.errors = process.communicate(timeout=60)
-        assert process.returncode == code, f"{words}: exit code {process.returncode}\n{out}\n{self.errors}"
-        assert "Traceback" not in self.errors
-        return out
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        return json.loads(self(*words, "--json", code=code))
-
-    def wait(self, what: str) -> None:
-        """Until some job has an event of this name."""
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            if (self.folder / ".overnight").exists() and f'"{what}"' in self("events", "last", "--json"):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"no {what} in time")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli_runs import run
-from test_cli import JOBS
+from command_line import JOBS
 
 LOADS = [
     ["up", "--port", "1"],

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from cli_runs import run
 from overnight.testing import SpawnedProvider
 from recording_provider import recording_provider
 from serving import gateway_process
@@ -27,20 +28,9 @@ class Shell:
         self.folder = folder
 
     def __call__(self, *words: str, stdin: str = "", code: int = 0, **environment: str) -> tuple[str, str]:
-        command = [sys.executable, "-m", "overnight", "keys", *words]
-        environment = self.environment | environment
-        done = subprocess.run(
-            command,
-            check=False,
-            input=stdin,
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout, done.stderr
+        ran = run(self.folder, self.environment | environment, "keys", *words, stdin=stdin)
+        assert ran.code == code, ran
+        return ran.out, ran.err
 
     def json(self, *words: str, **options: Any) -> Any:
         return json.loads(self(*words, "--json", **options)[0])

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cli_runs import run
+from cli_runs import program_folder, run
+from command_line import ALL, Shell, settled
 from overnight.cli.terminal import MARKS, locale_allows_utf8
 from overnight.testing import SpawnedProvider
-from test_cli import Shell
-from test_cli_tenants import ALL, settled
 
 PROGRAM = [sys.executable, "-c", "from overnight.cli import main; main()"]
 
@@ -131,11 +130,13 @@ def test_external_text_contains_no_terminal_control(shell: Shell) -> None:
 
 
 def piped(shell: Shell, command: str) -> "subprocess.CompletedProcess[str]":
-    (shell.folder / "overnight").write_text(
-        f"#!/bin/sh\nexec {sys.executable} -c 'from overnight.cli import main; main()' \"$@\"\n"
-    )
-    (shell.folder / "overnight").chmod(0o755)
-    whole = f"PATH=$PWD:$PATH; set -o pipefail; {command}"
+    if "&-" in command:  # the command server is given all three streams
+        program = shell.folder / "overnight"
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from overnight.cli import main; main()' \"$@\"\n")
+        program.chmod(0o755)
+    else:
+        program = program_folder() / "overnight"
+    whole = f"PATH={program.parent}:$PATH; set -o pipefail; {command}"
     return subprocess.run(
         ["bash", "-c", whole], check=False, cwd=shell.folder, env=shell.environment, capture_output=True, text=True
     )

@@ -3,20 +3,16 @@
 import re
 import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
-import click
 import msgspec
 import pytest
-import typer
 
 from cli_runs import Ran, run
-from overnight.cli.program import program
+from command_line import ALL, JOBS, ROUTING, settled
 from overnight.testing import SpawnedProvider
-from test_cli import JOBS, ROUTING
 
 HOUR_US = 3_600_000_000
 LIMITS = """
@@ -73,18 +69,6 @@ NEUTRAL = {
     "route explain": "reads routing.yaml alone",
     "keys rotate-master": "seals anew, and shows nothing of whom",
 }
-
-
-def commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command that can be called, groups that do something by themselves among them."""
-    inner = getattr(command, "commands", {})
-    if name and (not inner or command.invoke_without_command):
-        yield name, command
-    for word, each in inner.items():
-        yield from commands(each, f"{name} {word}".strip())
-
-
-ALL: dict[str, click.Command] = dict(commands(typer.main.get_command(program)))
 
 
 class House:
@@ -171,12 +155,6 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path, provider: SpawnedProvider) -> House:
     return House(tmp_path, provider.base_url)
-
-
-def settled(text: str) -> str:
-    """Without what only the clock changes."""
-    text = re.sub(r"\d+(\.\d+)? (ms|s|min|h)( \d+ (s|min))?\b", "SPAN", text)
-    return re.sub(r" +", " ", re.sub(r'"(duration_ms|parked_ms|wall_clock_s)":[^,}]+', r'"\1":0', text))
 
 
 def test_every_command_has_the_tenant_option() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from command_line import JOBS
 from overnight.supervisor import LogLines
-from test_cli import JOBS
 
 LINE = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ \w+: .+"
 

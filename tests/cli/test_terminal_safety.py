@@ -2,24 +2,15 @@
 
 import io
 import logging
-import os
-import pty
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from command_line import ACTS, ROUTING, on_terminal
 from overnight.supervisor import LogLines
 from overnight.testing import SpawnedProvider
-from test_cli import ROUTING
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x1b[8mhidden\u202eesrever\u2066\rover"
-ACTS = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\x1b(?!\\[[0-7;]*m)|\r(?!\n)"
-)
-"""What no output may hold. A terminal turns line feeds into CR LF; colours are ours."""
 CODE = f"""
 import logging, os, sys, threading, warnings
 import overnight
@@ -49,28 +40,6 @@ def folder(tmp_path: Path, provider: SpawnedProvider) -> Path:
     (tmp_path / "brain" / "routing.yaml").write_text(ROUTING.format(url=provider.base_url))
     (tmp_path / "odd.py").write_text(CODE)
     return tmp_path
-
-
-def on_terminal(folder: Path, *words: str, **more: str) -> str:
-    """What a terminal is sent by `overnight WORDS`, both outputs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "DATABASE_"))}
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from overnight.cli import main; main()", *words]
-    settings = kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | more
-    process = subprocess.Popen(command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the terminal is closed on the other side
-            break
-        if not piece:
-            break
-        written += piece
-    os.close(ours)
-    process.wait(60)
-    return written.decode("utf-8", "surrogateescape")
 
 
 def test_external_text_cannot_control_a_terminal(folder: Path) -> None:

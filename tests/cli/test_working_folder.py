@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cli_runs import run
+from command_line import ROUTING
 from overnight.testing import SpawnedProvider
-from test_cli import ROUTING
 
 PLANTS = (
     *("uvloop", "apsw", "msgspec", "httptools", "psycopg", "sqlite_vec", "rich", "typer", "genai_prices"),
@@ -125,10 +126,8 @@ def test_module_is_loaded_from_the_given_folder(tmp_path: Path) -> None:
 def _rests(folder: Path, job_id: str, more: dict[str, str]) -> str:
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        shown = subprocess.run(
-            [*program(), "jobs", "--json"], check=True, cwd=folder, env=environment(**more), capture_output=True
-        )
-        state = next(each["state"] for each in json.loads(shown.stdout) if each["job_id"] == job_id)
+        shown = run(folder, environment(**more), "jobs", "--json")
+        state = next(each["state"] for each in json.loads(shown.out) if each["job_id"] == job_id)
         if state not in {"queued", "running"}:
             return state
         time.sleep(0.1)
@@ -151,21 +150,19 @@ def test_job_code_and_children_inherit_no_keys(tmp_path: Path, provider: Spawned
     (tmp_path / "brain" / "routing.yaml").write_text(OWN_PROVIDER.format(url=provider.base_url))
     (tmp_path / "leak.py").write_text(LEAKS)
     more = SECRETS | {"OVERNIGHT_HOME": str(tmp_path / "home"), "MINE": "stays"}
-    run = [*program(), "run", "leak.py:leaks", "--json"]
+    leak = [*program(), "run", "leak.py:leaks", "--json"]
     if way == "run":
-        done = subprocess.run(run, check=False, cwd=tmp_path, env=environment(**more), capture_output=True, text=True)
+        done = subprocess.run(leak, check=False, cwd=tmp_path, env=environment(**more), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)["result"]
     else:
         with serving(tmp_path, tmp_path / "log", "up", "--jobs", "leak.py", more=more):
             done = subprocess.run(
-                [*run, "--detach"], check=True, cwd=tmp_path, env=environment(**more), capture_output=True, text=True
+                [*leak, "--detach"], check=True, cwd=tmp_path, env=environment(**more), capture_output=True, text=True
             )
             job_id = json.loads(done.stdout)["job_id"]
             assert _rests(tmp_path, job_id, more) == "succeeded"
-        shown = [*program(), "explain", job_id, "--json", "--content"]
-        told = subprocess.run(shown, check=True, cwd=tmp_path, env=environment(**more), capture_output=True, text=True)
-        result = told.stdout
+        result = run(tmp_path, environment(**more), "explain", job_id, "--json", "--content").out
     text = json.dumps(result)
     assert "stays" in text, "the rest of the environment is there"
     for name, secret in SECRETS.items():

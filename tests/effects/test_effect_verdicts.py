@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import overnight
+from job_runs import overnight_decision, rest, story, working
 from overnight.jobs import JobParked, Operations
 from overnight.reviews import list_reviews
 from overnight.settings import Settings
 from overnight.store import Store
-from test_jobs import overnight_decision, rest, story, working
 
 done: list[str] = []
 world: dict[str, Any] = {}

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import overnight
+from job_runs import rest, run, story, working
 from overnight.domain import BadInput
 from overnight.effects import effect_key
 from overnight.jobs import Decision, Operations
 from overnight.ledger import Ledger
 from overnight.store import Store
-from test_jobs import rest, run, story, working
 
 sent: list[tuple[str, str]] = []
 mood = {"value": "fine"}

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import httpx2
 import psycopg
 import pytest
 
+import cli_runs
 import overnight
 from ends import check_all_ends
 from machine_parts import rows
@@ -24,8 +23,8 @@ from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from overnight.store.migration_runner import migrations
 from overnight.testing import SpawnedProvider
+from served_jobs import rest, start, told, working
 from serving import Served, routed, serving
-from test_stopped_jobs import rest, start, told, working
 
 CUT = "rules: [{match: {times: 1}, fault: {cut_after_chunks: 0}}]"
 PRICES = (
@@ -41,18 +40,9 @@ def command(store_url: str, folder: Path, *words: str, code: int = 0, **more: st
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")}
     url = store_url if "://" in store_url else f"sqlite:///{store_url}"
     environment = kept | {"DATABASE_URL": url, "OVERNIGHT_HOME": str(folder), "USER": "zoe", "LOGNAME": "zoe"} | more
-    ran = subprocess.run(
-        [sys.executable, "-m", "overnight", *words],
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == code, ran.stdout
-    return ran.stdout
+    ran = cli_runs.run(folder, environment, *words)
+    assert ran.code == code, ran
+    return ran.out + ran.err
 
 
 async def run(store_url: str, folder: Path, *words: str, code: int = 0) -> str:

@@ -3,18 +3,18 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caching import EXACT, SEMANTIC, Caching, caching
+from cli_runs import run
+from job_model_calls import leased, request
 from overnight.gateway import JobCalls
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree, public_timeline
 from overnight.testing import SpawnedProvider
-from test_job_calls import leased, request
 
 SHADOW = SEMANTIC.replace("mode: on", "mode: shadow")
 
@@ -81,8 +81,6 @@ async def test_shadow_comparison_is_reported(store: Store, store_url: str, provi
 
 
 async def command(store_url: str, *words: str) -> str:
-    words = (sys.executable, "-m", "overnight", *words)
-    environment = os.environ | {"DATABASE_URL": store_url}
-    done = await asyncio.to_thread(subprocess.run, words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    ran = await asyncio.to_thread(run, Path.cwd(), os.environ | {"DATABASE_URL": store_url}, *words)
+    assert ran.code == 0, ran.err
+    return ran.out

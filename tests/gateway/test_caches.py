@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from api_keys import key_for
 from caching import EXACT, Caching, Change, caching
+from job_model_calls import leased, request
 from overnight.gateway import JobCalls
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
 from serving import serving
-from test_job_calls import leased, request
-from test_keys_http import key_for
 
 TOOL = "rules: [{answer: {tool_calls: [{name: file, arguments: {n: 7}}]}}]"
 HOUR_US = 3_600_000_000

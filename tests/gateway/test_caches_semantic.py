@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from caching import CACHE, EXACT, SEMANTIC, Caching, caching
+from job_model_calls import leased, request
 from overnight.gateway import JobCalls
 from overnight.gateway.cache import cache_usage
 from overnight.keys import Keys, NewKey
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
-from test_job_calls import leased, request
 
 ASKED = "How do I reset the password of my account?"
 LIKE = "How do I reset the password of my account please?"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from endpoints import ENDPOINTS, MODES, PAIRS
 from faulty_upstream import (
     Act,
     FaultyUpstream,
@@ -26,19 +27,8 @@ from overnight.api.application import _CALLS
 from overnight.budgets import BUDGET_SQL
 from overnight.providers.error_classes import CLASSES
 from overnight.store import Store, open_store
-from overnight.wire_formats import _WIRES, CODECS
+from overnight.wire_formats import CODECS
 from serving import Served, serving
-
-# client format: path, body
-ENDPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
-    "responses": ("/v1/responses", {"input": "hello"}),
-    "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}),
-    "embeddings": ("/v1/embeddings", {"input": "hello"}),
-}
-PAIRS = sorted(_WIRES)
-MODES = [(client, spoken, streamed) for client, spoken in PAIRS for streamed in (False, True)]
-MODES = [mode for mode in MODES if CODECS[mode[0]].streams or not mode[2]]
 
 
 class Expected(NamedTuple):

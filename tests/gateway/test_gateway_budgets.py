@@ -156,11 +156,6 @@ async def test_money_budget_holds_at_two_processes(store_url: str, provider: Spa
     assert all(tokens >= 256 for tokens in lows)
 
 
-def in_line(served: Served) -> int:
-    """How many calls wait."""
-    return served.gateway.queue.waiting
-
-
 async def test_calls_wait_in_arrival_order(store: Store, provider: SpawnedProvider) -> None:
     # The first call holds the budget until all the others stand in line.
     slow = "{match: {user_contains: first}, answer: ok, fault: {delay_ms: 1500}}"

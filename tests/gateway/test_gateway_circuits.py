@@ -3,16 +3,17 @@
 import asyncio
 import json
 import os
-import sys
 import time
-from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from circuit_house import broken, fail_three, house, routing
+from cli_runs import run
 from faulty_upstream import Asked, answers, faulty_upstream, refuses
+from job_model_calls import leased, request
 from overnight.circuit_breakers import (
     CloseCircuit,
     Note,
@@ -26,44 +27,14 @@ from overnight.providers.error_classes import exception_failure
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider
-from serving import Served, deadlines, serving
-from test_job_calls import leased, request
+from serving import Served, deadlines
 
 HOUSE = "{base_url: '%s', models: [%s]}"
-LONG = "cool_down_ms: 60000, max_cool_down_ms: 60000"
 SHORT = "cool_down_ms: 150, max_cool_down_ms: 150"
 
 
 OWN = caller_account("house", "default", None)
 """Of the caller of these tests, who shows no key."""
-
-
-def routing(cool_down: str = LONG, route: str = "", more: str = "") -> str:
-    """Models a and b of a house provider; a falls back to b. Three failures open a circuit."""
-    return f"""
-default_model: a
-routes: {{r: {{model: a, fallbacks: [b]{route}}}, alone: {{model: a, fallbacks: []{route}}}}}
-retries: {{max_attempts: 1, backoff_ms: 1}}
-deadlines: {{default_ms: 5000}}
-breakers: {{failures: 3, window_ms: 60000, {cool_down}}}
-providers: {{house: {{base_url: 'HERE', models: [a, b]}}}}
-prices: {{a: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}, b: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
-{more}"""
-
-
-@asynccontextmanager
-async def house(store: Store, provider: SpawnedProvider, text: str) -> AsyncIterator[Served]:
-    async with serving(store, provider, text.replace("HERE", provider.base_url)) as served:
-        yield served
-
-
-def broken(provider: SpawnedProvider, models: str = "a", fault: str = "status: 500", more: str = "") -> None:
-    provider.set_rules(f"rules: [{{match: {{model: '{models}'{more}}}, fault: {{{fault}}}}}]")
-
-
-async def fail_three(served: Served, route: str = "r", job: str = "before") -> None:
-    for _ in range(3):
-        await served.ask(model=route, headers={"x-job-id": job})
 
 
 async def events(served: Served, job: str, name: str) -> list[Any]:
@@ -201,10 +172,9 @@ async def test_circuits_are_listed_and_closed_by_people(
     store: Store, store_url: str, provider: SpawnedProvider
 ) -> None:
     async def overnight(*words: str) -> str:
-        command = [sys.executable, "-m", "overnight", "circuits", *words]
-        env = os.environ | {"DATABASE_URL": store_url}
-        running = await asyncio.create_subprocess_exec(*command, env=env, stdout=PIPE, stderr=STDOUT)
-        return (await running.communicate())[0].decode()
+        environment = os.environ | {"DATABASE_URL": store_url}
+        ran = await asyncio.to_thread(run, Path.cwd(), environment, "circuits", *words)
+        return ran.out + ran.err
 
     broken(provider)
     async with house(store, provider, routing()) as served:

@@ -109,7 +109,7 @@ def subject(job: str, asks: int) -> Subject:
 
 
 def test_loop_guard_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looping, "MAX_REMEMBERED", 20_000, raising=False)
+    monkeypatch.setattr(looping, "MAX_REMEMBERED", 20_000)
     with open_store(str(tmp_path / "ledger.db")) as store:
         bounded(store)
 

@@ -51,7 +51,7 @@ def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.ledger.processes.BEAT_S", 0.3)
     times = {"SILENT_AFTER_S": 0.9, "SUSPECT_AFTER_S": 0.6, "MAX_RENEWAL_S": 0.6, "WATCH_EVERY_S": 0.05}
     for name, seconds in times.items():
-        monkeypatch.setattr(f"{WATCH}.{name}", seconds, raising=False)
+        monkeypatch.setattr(f"{WATCH}.{name}", seconds)
 
 
 async def ends(served: Served, job: str) -> list[str]:

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
+from circuit_house import broken, fail_three, house, routing
 from overnight.gateway.admission.call_admission import AttemptPlan, CallAdmission
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
-from serving import Served, routed, serving
-from test_gateway_budgets import in_line
-from test_gateway_circuits import broken, fail_three, house, routing
+from serving import Served, in_line, routed, serving
 
 SLOW = "{match: {user_contains: slow}, answer: ok, fault: {delay_ms: 20000}}"
 

@@ -15,7 +15,7 @@ from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from recording_provider import RecordingProvider, recording_provider
 from serving import Served, serving
-from test_keys import everything_in
+from store_content import everything_in
 
 MASTER = "11" * 32
 OWN, HOUSE = "sk-acmes-own-key-4711", "sk-of-the-house-0815"

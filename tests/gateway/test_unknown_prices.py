@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from command_line import Shell
 from overnight.brain import Price, Problem, check_brain
 from overnight.gateway import PriceBook
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import routed, serving
-from test_cli import Shell
 
 HOUSE = """\
 default_model: gpt-5.4-mini

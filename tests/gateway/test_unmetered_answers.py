@@ -10,12 +10,12 @@ from typing import Any
 import anthropic
 import pytest
 
+from endpoints import ENDPOINTS, MODES
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
 from overnight.budgets import BUDGET_SQL
 from overnight.gateway.routing_simulation import recorded_calls
 from overnight.store import Statement, Store, open_store
 from serving import Served, serving
-from test_failure_matrix import ENDPOINTS, MODES
 
 Json = dict[str, Any]
 HALF: dict[str, Json] = {"messages": {"input_tokens": 5}, "embeddings": {}, "responses": {"input_tokens": 5}}

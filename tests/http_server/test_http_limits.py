@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from api_keys import key_for
 from overnight.api import ConnectionLimits
 from overnight.http_server.connection_limits import MAX_REFUSALS, holder_of
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from raw_http import Client, answer, echo, served
 from serving import Served, routed, serving
-from test_keys_http import key_for
 
 GET = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 MIB = 1024 * 1024

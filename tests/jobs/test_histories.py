@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 import history_jobs
+from job_runs import rest, story, working
 from overnight.domain import EVENT_NAMES
 from overnight.ledger import JOB, LEDGER_SQL, JobRow, Ledger
 from overnight.store import Store, Unit
-from test_jobs import rest, story, working
 
 FILES = sorted(Path(__file__).with_name("histories").glob("*.json"))
 EVENT_COLUMNS = ("job_id", "seq", "tenant_id", "month", "at", "path", "ordinal", "fingerprint", "body", "content")

@@ -1,16 +1,16 @@
 """Durable jobs through the public interface, on both stores."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 import overnight
+from endless_job import endless
+from job_runs import overnight_decision, rest, run, story, working
 from overnight.domain import FINISHED
-from overnight.jobs import JobFunction, NoModel, Operations, Worker
-from overnight.ledger import JobRow, Ledger
+from overnight.jobs import NoModel, Operations, Worker
+from overnight.ledger import Ledger
 from overnight.store import Store
 
 done: list[Any] = []
@@ -19,37 +19,6 @@ done: list[Any] = []
 @pytest.fixture(autouse=True)
 def clean() -> None:
     done.clear()
-
-
-@asynccontextmanager
-async def working(store: Store, **options: Any) -> AsyncIterator[Worker]:
-    worker = Worker(store, NoModel(), **options)
-    await worker.start()
-    try:
-        yield worker
-    finally:
-        await worker.stop()
-
-
-async def rest(store: Store, job_id: str, *states: str) -> JobRow:
-    wanted = set(states) or FINISHED | {"parked"}
-    ledger = Ledger(store)
-    async with asyncio.timeout(15):
-        while True:
-            job = await ledger.job(job_id)
-            if job.state in wanted:
-                return job
-            await asyncio.sleep(0.01)
-
-
-async def run(store: Store, function: JobFunction[..., Any], *args: Any, **options: Any) -> JobRow:
-    job = await Operations(store).create(function, args)
-    async with working(store, **options):
-        return await rest(store, job.job_id)
-
-
-async def story(store: Store, job_id: str) -> list[str]:
-    return [event.facts.event for event in await Ledger(store).events(job_id)]
 
 
 @overnight.step
@@ -103,12 +72,6 @@ async def test_approval_parks_and_continues_without_repetition(store: Store) -> 
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert job.result == b'[42,true,"ann",2]'
     assert done == [21, 1]
-
-
-def overnight_decision(**facts: Any) -> Any:
-    from overnight.jobs import Decision
-
-    return Decision(**({"by": "ann"} | facts))
 
 
 @overnight.job
@@ -337,13 +300,6 @@ async def test_code_that_ends_before_its_history_diverges(store: Store) -> None:
     assert job.waits[0]["for"] == "divergence"
 
 
-@overnight.job
-async def endless() -> None:
-    while True:
-        await overnight.sleep(0.05)
-        await double(0)
-
-
 async def test_cancel_stops_running_and_parked_jobs(store: Store) -> None:
     operations = Operations(store)
     running = await operations.create(endless)
@@ -545,19 +501,19 @@ async def test_decisions_reach_branches_in_any_order(store: Store) -> None:
 async def test_dead_local_process_is_detected_at_once(store_url: str, store: Store) -> None:
     import subprocess
     import sys
-    from pathlib import Path
 
     code = f"""
 import asyncio, sys
-sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
-import test_jobs
+sys.path[:0] = {sys.path!r}
+from endless_job import endless
+from job_runs import story
 from overnight.jobs import NoModel, Operations, Worker
 from overnight.store import open_store
 async def main():
     store = open_store({store_url!r})
-    job = await Operations(store).create(test_jobs.endless)
+    job = await Operations(store).create(endless)
     await Worker(store, NoModel(), worker_id="killed").start()
-    while "step_committed" not in await test_jobs.story(store, job.job_id):
+    while "step_committed" not in await story(store, job.job_id):
         await asyncio.sleep(0.01)
     print(job.job_id, flush=True)
     await asyncio.sleep(60)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import overnight
+from job_runs import rest, story, working
 from overnight.domain import FINISHED
 from overnight.gateway import JobCalls
 from overnight.jobs import Operations, Worker, load_job
@@ -22,7 +23,6 @@ from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
 from serving import serving
-from test_jobs import rest, story, working
 
 S = 1_000_000
 

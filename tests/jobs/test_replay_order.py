@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import overnight
+from job_runs import overnight_decision, rest, story, working
 from overnight.app import open_app
 from overnight.domain import new_id
 from overnight.jobs import CreateJob, Decision, JobFunction, Operations
@@ -17,7 +18,6 @@ from overnight.reviews import list_reviews
 from overnight.settings import Settings
 from overnight.store import Store, open_store
 from overnight.testing import spawn_scripted_provider
-from test_jobs import overnight_decision, rest, story, working
 
 
 async def park_and_recover(store: Store, function: JobFunction[..., Any], *args: Any) -> Any:

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 import overnight
+from failing_jobs import again, broken, calls, fresh, gated, gates, run, send, work
+from job_runs import rest, story, working
 from overnight.domain import FINISHED
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
-from test_jobs import rest, story, working
-from test_retries import again, broken, calls, fresh, gated, gates, run, send, work
 
 __all__ = ["fresh"]
 

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 import overnight
+from job_runs import overnight_decision, rest, run, working
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
 from overnight.store import Store
-from test_jobs import overnight_decision, rest, run, working
 
 
 class Colour(enum.Enum):

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,12 @@ import pytest
 import overnight
 from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up_budget, wake_topped_up
 from overnight.domain import FINISHED, BadInput, NotFound
-from overnight.gateway import JobCalls
-from overnight.jobs import Decision, ModelFailed, Operations, Worker
-from overnight.ledger import JobRow, Ledger
+from overnight.jobs import Decision, ModelFailed, Operations
+from overnight.ledger import Ledger
 from overnight.settings import Settings
 from overnight.store import Store, open_store
-from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider
+from served_jobs import rest, start, told, working
 from serving import Served, routed, serving
 
 EVENING = int(datetime(2026, 3, 31, 21, 59, tzinfo=UTC).timestamp()) * 1_000_000
@@ -35,38 +32,10 @@ class Clock:
         return self.now
 
 
-@asynccontextmanager
-async def working(served: Served) -> AsyncIterator[Worker]:
-    worker = Worker(served.store, JobCalls(served.gateway), policy=served.gateway.policy)
-    await worker.start()
-    try:
-        yield worker
-    finally:
-        await worker.stop()
-
-
-async def rest(served: Served, job_id: str, *states: str) -> JobRow:
-    async with asyncio.timeout(20):
-        while (job := await served.ledger.job(job_id)).state not in (states or {*FINISHED, "parked"}):
-            await asyncio.sleep(0.01)
-        return job
-
-
-async def start(served: Served, function: Any, *args: Any) -> str:
-    return (await Operations(served.store).create(function, args)).job_id
-
-
 async def add(served: Served, scope: str, name: str, per: str | None = None, **amounts: int) -> list[str]:
     wanted = TopUp("default", scope, name, "ann", "worth it", **amounts)
     _, woken = await top_up_budget(served.store, addressed(served.gateway.policy, wanted, per, served.store.clock()))
     return woken
-
-
-async def told(served: Served, job_id: str) -> str:
-    job = await served.ledger.job(job_id)
-    story = build_timeline(await load_job_tree(served.ledger, job), served.store.clock())
-    lines = [f"{line.text} {line.why}" for line in story.lines]
-    return "\n".join(lines + [f"{each.text} {each.commands}" for each in story.advice])
 
 
 @overnight.job

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 import overnight
+from command_line import Shell
+from job_runs import run
 from overnight.ledger import Ledger
 from overnight.settings import Settings
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
 from serving import serving
-from test_cli import Shell
-from test_jobs import run
 
 HERE = __file__
 

@@ -12,9 +12,9 @@ from typing import Any
 import apsw
 import pytest
 
+from command_line import Shell
 from machine_parts import rows
 from overnight.testing import SpawnedProvider
-from test_cli import Shell
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from overnight.domain import BadInput, Conflict, NotFound, StoreUnavailable
 from overnight.keys import Keyring, Keys, Masters, NewKey, Rotation, public_key
 from overnight.store import Store, open_store
 from overnight.store.store import wall_clock_us
+from store_content import everything_in
 
 HOUR_MS = 3_600_000
 MASTER = "11" * 32
@@ -54,17 +53,6 @@ async def opens(ring: Keyring, secret: str) -> bool:
     """Whether it does now, for one who has heard of every change."""
     ring.expire()
     return await ring.find(secret) is not None
-
-
-def everything_in(store_url: str) -> bytes:
-    """All that the database has on its disk, or would send."""
-    if not store_url.startswith("postgres"):
-        return b"".join(path.read_bytes() for path in Path(store_url).parent.iterdir() if "ledger.db" in path.name)
-    with psycopg.connect(store_url) as connection:
-        names = [row[0] for row in connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')")]
-        own = [name for name in names if not name.startswith(("pg_", "sql_"))]
-        rows = [connection.execute(f'SELECT t::text FROM "{name}" t').fetchall() for name in own]
-    return str(rows).encode()
 
 
 # ── virtual keys ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ import typer
 
 import overnight
 import overnight.testing
-from doc_pages import FENCE, SERVES, Block, Played, blocks_of, missing_line, play
+from cli_runs import run
+from doc_pages import FENCE, SERVES, Block, blocks_of, missing_line, play
 from overnight.api.openapi import document
 from overnight.brain import Routing, check_brain
 from overnight.brain.providers import well_known
@@ -33,7 +32,6 @@ SOURCE = ROOT / "src" / "overnight"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 POSTGRES = "postgresql://overnight@127.0.0.1:5432/overnight"
-AT_ONCE = 3
 
 
 def name_of(page: Path) -> str:
@@ -70,32 +68,11 @@ def played_pages() -> list[Path]:
     return [page for page in PAGES if kinds & {block.language for block in blocks_of(page.read_text(encoding="utf-8"))}]
 
 
-@pytest.fixture(scope="module")
-def playing(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Path, Future[Played]]]:
-    """The chosen pages, some at a time: most of a page's time is waiting."""
-    if not (shutil.which("bash") and shutil.which("curl")):
-        pytest.skip("bash and curl are needed to type what the pages show")
-    chosen = [
-        item.callspec.params["page"] for item in request.session.items if "playing" in getattr(item, "fixturenames", ())
-    ]  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            page: pool.submit(play, page, tmp_path_factory.mktemp("page"))
-            for page in chosen
-            if POSTGRES not in page.read_text(encoding="utf-8")
-        }
-
-
+@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="pages are typed into bash and curl")
 @pytest.mark.parametrize("page", played_pages(), ids=name_of)
-def test_pages_execute_as_shown(
-    page: Path, playing: dict[Path, Future[Played]], request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    if page in playing:
-        played = playing[page].result()
-    else:
-        played = play(page, tmp_path, {POSTGRES: request.getfixturevalue("postgres_url")})
+def test_pages_execute_as_shown(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    needs_server = POSTGRES in page.read_text(encoding="utf-8")
+    played = play(page, tmp_path, {POSTGRES: request.getfixturevalue("postgres_url")} if needs_server else {})
     for at, (block, code) in enumerate(zip(played.blocks, played.codes, strict=True)):
         place = f"{name_of(page)}:{block.line}"
         if block.language in {"sh", "python", "yaml"}:
@@ -357,10 +334,7 @@ def test_states_and_waits() -> None:
 def test_a_job_in_json(tmp_path: Path) -> None:
     (tmp_path / "night.py").write_text("import overnight\n@overnight.job\nasync def night() -> int:\n    return 1\n")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OVERNIGHT_", "DATABASE_"))}
-    command = [sys.executable, "-m", "overnight", "run", "night.py:night", "--json"]
-    shown = subprocess.run(
-        command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+    shown = run(tmp_path, kept, "run", "night.py:night", "--json").out
     # A traceback is shown where one job is read with its log.
     assert sorted(first_column(section(reference("http"), "A job"))) == sorted([*json.loads(shown), "traceback"])
 

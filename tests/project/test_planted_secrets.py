@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from command_line import ACTS, on_terminal
 from overnight.testing import SpawnedProvider
-from test_terminal_safety import ACTS, on_terminal
 
 PROVIDER_KEY, TENANT_KEY = "sk-planted-provider-51a7", "sk-planted-tenant-9c02"
 MASTER = "cGxhbnRlZC1tYXN0ZXIta2V5LW9mLTMyLWJ5dGVzISE="

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from command_line import JOBS, ROUTING
 from overnight.testing import SpawnedProvider
 from source_trees import tree_of
-from test_cli import JOBS, ROUTING
 
 OVERNIGHT = "from overnight.cli import main; main()"
 SOURCES = Path(__file__).parents[2] / "src" / "overnight"

@@ -1,34 +1,18 @@
 """Runs of the command line as processes, forked from one that has imported it."""
 
-import io
-import multiprocessing
+import atexit
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-_FORKING: Any = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(
-    [
-        "overnight.cli.program",
-        "overnight.cli.errors",
-        "overnight.app",
-        "overnight.api",
-        "overnight.budgets",
-        "overnight.gateway",
-        "overnight.jobs",
-        "overnight.keys",
-        "overnight.testing",
-        "genai_prices.data",
-        "rich.console",
-        "rich.text",
-        "ruamel.yaml",
-        "uvloop",
-        "cli_runs",
-    ]
-)
+import command_server
+from command_server import Command
 
 
 class Ran(NamedTuple):
@@ -37,29 +21,63 @@ class Ran(NamedTuple):
     err: str
 
 
+INTERPRETER = ("PYTHON", "LC_", "LANG")
+"""Variables that the interpreter reads when it starts begin so."""
+
+
+def needs_interpreter(environment: Mapping[str, str]) -> bool:
+    """Whether the environment sets such a variable, and not as it is in this process."""
+    named = {name: value for name, value in environment.items() if name.startswith(INTERPRETER)}
+    return any(value not in {os.environ.get(name), "C.UTF-8"} for name, value in named.items())
+
+
 def run(folder: Path, environment: Mapping[str, str], *words: str, stdin: str = "") -> Ran:
     """`overnight WORDS` in `folder`: its exit code and what it wrote."""
-    with tempfile.TemporaryDirectory() as outputs:
-        Path(outputs, "0").write_text(stdin, encoding="utf-8")
-        process = _FORKING.Process(target=_child, args=(str(folder), dict(environment), words, outputs))
-        process.start()
-        process.join(120)
-        assert process.exitcode is not None, f"{words} did not end"
-        out, err = (Path(outputs, number).read_text(encoding="utf-8", errors="replace") for number in "12")
-        return Ran(process.exitcode, out, err)
+    if needs_interpreter(environment):
+        command = [sys.executable, "-c", "from overnight.cli import main; main()", *words]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=False, timeout=120
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin.encode())
+        given.seek(0)
+        streams = (given.fileno(), out.fileno(), err.fileno())
+        code = Command(server(), list(words), str(folder), dict(environment), streams).wait()
+        for written in (out, err):
+            written.seek(0)
+        return Ran(code, out.read().decode(errors="replace"), err.read().decode(errors="replace"))
 
 
-def _child(folder: str, environment: dict[str, str], words: tuple[str, ...], outputs: str) -> None:
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    for number in (0, 1, 2):
-        kind = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
-        os.dup2(os.open(os.path.join(outputs, str(number)), kind), number)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
-    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), "utf-8")
-    sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, "w", closefd=False)), "utf-8", line_buffering=True)
-    sys.argv = ["overnight", *words]
-    from overnight.cli import main
+@cache
+def server() -> str:
+    """The socket of the command server, which ends with this process."""
+    folder = tempfile.mkdtemp(prefix="commands-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "socket")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")}
+    command = [sys.executable, command_server.__file__, path]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n", "the command server did not start"
+    atexit.register(process.communicate)
+    return path
 
-    main()
+
+@cache
+def program_folder() -> Path:
+    """A folder with a program `overnight` that runs in the command server."""
+    folder = Path(server()).parent / "bin"
+    folder.mkdir()
+    program = folder / "overnight"
+    program.write_text(
+        f"#!{sys.executable} -ISE\n"
+        "import os, sys\n"
+        f"sys.path.insert(0, {os.path.dirname(command_server.__file__)!r})\n"
+        "from command_server import STREAMS, Command\n"
+        f"where = ({server()!r}, sys.argv[1:], os.getcwd(), dict(os.environ), STREAMS, {os.path.dirname(sys.executable)!r})\n"
+        "code = Command(*where).wait()\n"
+        "sys.exit(code if code >= 0 else 128 - code)\n"
+    )
+    program.chmod(0o755)
+    return folder

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import msgspec
 
+from cli_runs import program_folder
+
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 SERVES = re.compile(
     r"^(?:[A-Z_]+=\S+ )*(?:overnight (?:up|gateway|worker)\b|python -m overnight\.testing\.scripted_provider\b)"
@@ -31,6 +33,7 @@ SERVES = re.compile(
 NOT_TYPED = re.compile(r"^(?:make|git clone|python3? -m (?:pip|venv)|pip) ")
 PORT = re.compile(r"\b87\d\d\b")
 MARK = "@@block "
+PROGRAMS = Path(sys.executable).parent
 LONGEST_S = 120
 
 PROLOGUE = """
@@ -108,6 +111,7 @@ def _typed(line: str) -> str:
         if re.search(r"overnight (up|gateway)\b", line) and "--port" not in line:
             line = re.sub(r"overnight (up|gateway)\b", r"overnight \1 --port 8700", line)
         before, word, after = re.match(r"((?:[A-Z_]+=\S+ )*)(\S+)(.*)", line).groups()  # type: ignore[union-attr]
+        word = str(PROGRAMS / word)  # a process of its own, which signals reach
         return f"{before}serve {word}{after}"
     return line
 
@@ -150,7 +154,7 @@ def play(page: Path, folder: Path, replacements: Mapping[str, str] | None = None
     logs.mkdir()
     dropped = ("OVERNIGHT_", "OPENAI_", "DATABASE_", "COLUMNS", "PYTEST")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and not k.endswith("_API_KEY")}
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    binaries = os.pathsep.join([str(program_folder()), str(PROGRAMS), kept.get("PATH", "")])
     environment = kept | {
         "PATH": binaries,
         "HOME": str(folder),

@@ -3,19 +3,20 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 
+from cli_runs import server
+from command_server import Command
 from overnight.api import Server, application
 from overnight.brain import Brain
-from overnight.domain import Attribution
+from overnight.domain import Attribution, NotFound
 from overnight.gateway import Gateway, PriceBook
 from overnight.ledger import Ledger
 from overnight.store import Store
@@ -40,6 +41,12 @@ def deadlines(queue_ms: int, total_ms: int | None = None) -> str:
     """The section that bounds how long a call waits for our own limits, and how long its provider may take."""
     total_ms = queue_ms if total_ms is None else total_ms
     return f"deadlines: {{queue_ms: {queue_ms}, total_ms: {total_ms}}}"
+
+
+@cache
+def brain_of(routing: str) -> Brain:
+    """The folder with this routing.yaml; it is read once."""
+    return Brain.from_files({"routing.yaml": routing.encode()})
 
 
 class Served:
@@ -69,7 +76,7 @@ class Served:
         """The job's events once `event` is among them."""
         async with asyncio.timeout(20):
             while True:
-                with suppress(LookupError, Exception):
+                with suppress(NotFound):  # the job is created by its first call
                     found = await self.events(job)
                     if sum(each.facts.event == event for each in found) >= count:
                         return found
@@ -81,7 +88,7 @@ async def serving(
     store: Store, provider: SpawnedProvider, routing: str = ROUTING, **options: Any
 ) -> AsyncIterator[Served]:
     """A gateway in this event loop, in front of the scripted provider."""
-    brain = Brain.from_files({"routing.yaml": routing.encode()})
+    brain = brain_of(routing)
     outside = {name: options.pop(name) for name in ("hosts", "auth") if name in options}
     environment = options.get("environment", {})
     offline = None if environment else provider.base_url  # with keys, the real path is under test
@@ -103,7 +110,7 @@ async def serving(
 class GatewayProcess:
     """`overnight gateway` as a process."""
 
-    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
+    def __init__(self, process: Command, ready: dict[str, Any]) -> None:
         self.process = process
         self.owner: str = ready["owner"]
         self.url = f"http://127.0.0.1:{ready['port']}"
@@ -119,19 +126,25 @@ def gateway_process(
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     env |= {"OVERNIGHT_HOME": str(folder), "OVERNIGHT_BRAIN": str(brain), "DATABASE_URL": store_url}
     env |= {"OVERNIGHT_CRASH_AT": crash_at}
-    command = [sys.executable, "-m", "overnight", "gateway", "--port", "0", "--offline-base-url", provider.base_url]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=folder)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "the gateway process did not start"
-        yield GatewayProcess(process, json.loads(line))
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    words = ["gateway", "--port", "0", "--offline-base-url", provider.base_url]
+    ours, theirs = os.pipe()
+    with open(ours) as out, open(os.devnull) as nothing:
+        try:
+            process = Command(server(), words, str(folder), env, (nothing.fileno(), theirs, 2))
+        finally:
+            os.close(theirs)
+        try:
+            line = out.readline()
+            assert line, "the gateway process did not start"
+            yield GatewayProcess(process, json.loads(line))
+        finally:
+            process.kill()
 
 
 def who(**fields: Any) -> Attribution:
     return Attribution(**fields)
+
+
+def in_line(served: Served) -> int:
+    """How many calls wait."""
+    return served.gateway.queue.waiting
