@@ -27,9 +27,9 @@ from overnight.budgets import (
     FLOOR_TOKENS,
     RESERVATION,
     Booked,
+    BudgetJob,
     Call,
     Caller,
-    Kin,
     Policy,
     ReservationGrant,
     TopUp,
@@ -173,7 +173,7 @@ class Admissions(RuleBasedStateMachine):
         return {"total": "", "day": date, "month": date[:7]}[per]
 
     def caller(self, tenant: str, agent: str, job: str) -> Caller:
-        kin = tuple(Kin(f"{self.mine(each)}-{tenant}", each) for each in LINEAGE[job])
+        kin = tuple(BudgetJob(f"{self.mine(each)}-{tenant}", each) for each in LINEAGE[job])
         names = {"session": self.mine("chat"), "workflow": None, "step": "draft", "key": self.mine("key")}
         return Caller(self.mine(tenant), kin, self.mine(agent), target=self.mine("model"), **names)
 

@@ -24,9 +24,9 @@ from ends import check_ends
 from machine_parts import examples, rows
 from overnight.budgets import (
     Booked,
+    BudgetJob,
     Call,
     Caller,
-    Kin,
     Policy,
     ReservationGrant,
     TopUp,
@@ -159,7 +159,7 @@ class Bounds(RuleBasedStateMachine):
     )
     def call(self, job: str, agent: str, wanted: int, mine: bool) -> None:
         jobs = ("root",) if job == "root" else JOBS
-        who = Caller(self.tenant, tuple(Kin(self.id(each), each) for each in jobs), agent)
+        who = Caller(self.tenant, tuple(BudgetJob(self.id(each), each) for each in jobs), agent)
         limits = self.policy.limits(who, self.clock.now)
         called = Event("model_called", call_id=f"call-{next(self.numbers)}", model="m", provider="p", route="r")
         called.agent_id, called.step, called.session_id = agent, "draft", "chat"

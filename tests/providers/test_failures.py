@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from overnight.providers import (
-    AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
     NotHttp,
     PoolBusy,
+    ResponseLost,
     ResponseTooLarge,
     Unreachable,
     UpstreamError,
@@ -174,7 +174,7 @@ EXCEPTIONS = [
     (UpstreamTimeout("h:1", "connect", "x"), "connection", "connect_timeout", True, False),
     (UpstreamTimeout("h:1", "first_byte", "x"), "timeout", "first_byte_timeout", True, True),
     (UpstreamTimeout("h:1", "body", "x"), "timeout", "body_timeout", True, True),
-    (AnswerLost("h:1", "x"), "lost", "answer_lost", True, True),
+    (ResponseLost("h:1", "x"), "lost", "answer_lost", True, True),
     (BodyCut("h:1", "x"), "cut", "body_cut", True, True),
     (Unreachable("h:1", "unknown_host", "x"), "connection", "unknown_host", False, False),
     (Unreachable("h:1", "certificate_invalid", "x"), "connection", "certificate_invalid", False, False),

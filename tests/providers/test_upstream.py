@@ -14,10 +14,10 @@ import pytest
 import uvloop
 
 from overnight.providers import (
-    AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
+    ResponseLost,
     ResponseTooLarge,
     UpstreamError,
     UpstreamPool,
@@ -603,7 +603,7 @@ async def test_a_request_that_may_have_been_received_is_not_repeated(ending, use
         if used_before:
             await ask(pool)
         seen = len(server.requests)
-        with pytest.raises(AnswerLost) as caught:
+        with pytest.raises(ResponseLost) as caught:
             await ask(pool)
         assert caught.value.sent is True
         assert len(server.requests) == seen + 1
@@ -777,7 +777,7 @@ async def test_closing_the_pool_ends_every_call():
         while not server.requests:
             await asyncio.sleep(0)
         await pool.close()
-        with pytest.raises(AnswerLost):
+        with pytest.raises(ResponseLost):
             await busy
         with pytest.raises(NeverSent):
             await waiting

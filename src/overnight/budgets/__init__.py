@@ -16,7 +16,7 @@ from .corrections import (
     list_bounds,
     public_bound,
 )
-from .policy import Caller, Key, Kin, Limit, Policy, Rate
+from .policy import BudgetJob, Caller, Key, Limit, Policy, Rate
 from .queries import (
     SCOPES,
     BudgetLine,
@@ -66,6 +66,7 @@ __all__ = [
     "SOURCES",
     "Booked",
     "BoundRow",
+    "BudgetJob",
     "BudgetLine",
     "BudgetRow",
     "Call",
@@ -74,7 +75,6 @@ __all__ = [
     "CostBound",
     "Estimate",
     "Key",
-    "Kin",
     "Limit",
     "Policy",
     "Rate",

@@ -1,4 +1,4 @@
-"""Which budgets and which speeds hold for a call: the rules of the brain against whose call it is. Pure."""
+"""Select the budgets and rate limits that apply to a caller, by the rules of the brain. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from overnight.domain.policies import BudgetLimit, Budgets, RateLimit
 from .windows import ALWAYS, PERIODS, Window, window_of
 
 Key = tuple[str, str, str]
-"""Tenant, scope and scope id: a row."""
+"""The key of a row: tenant, scope and scope id."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -28,16 +28,16 @@ class Limit(msgspec.Struct, frozen=True):
     wall_clock_s: int | None = None
     started_at: int | None = None
     task: str | None = None
-    """What the job is called."""
+    """The name of the job."""
 
     @property
     def name(self) -> str:
-        """Whose it is, without the day or month."""
+        """The scope id without its day or month."""
         return bare(self.scope_id)
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """A speed that applies to a call. `tenant_id` is empty where it is one for all tenants."""
+    """A rate limit that applies to a call. An empty `tenant_id` means one limit for all tenants."""
 
     tenant_id: str
     scope: str
@@ -51,8 +51,8 @@ class Rate(msgspec.Struct, frozen=True):
         return (self.tenant_id, self.scope, self.scope_id)
 
 
-class Kin(msgspec.Struct, frozen=True):
-    """A job whose budget a call draws on: `name` is its workflow's or its own, `started_at` in microseconds."""
+class BudgetJob(msgspec.Struct, frozen=True):
+    """A job whose budget a call is charged to. `name` is its workflow or its own name; `started_at` is microseconds UTC."""
 
     job_id: str
     name: str | None = None
@@ -60,10 +60,10 @@ class Kin(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose call it is. `jobs` are the job's ancestors and itself, root first; `target` is the model's name."""
+    """The caller of a model or tool call. `jobs` are the job's ancestors and itself, root first; `target` is the model name."""
 
     tenant_id: str
-    jobs: tuple[Kin, ...] = ()
+    jobs: tuple[BudgetJob, ...] = ()
     agent: str | None = None
     session: str | None = None
     workflow: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.budgets import Caller, Kin
+from overnight.budgets import BudgetJob, Caller
 from overnight.domain import Attribution, BadInput, check_identifier, parse_whole
 from overnight.ledger import JobRow
 
@@ -52,14 +52,14 @@ class Subject(msgspec.Struct, frozen=True):
     place: Place | None = None
     fingerprint: str | None = None
     is_auxiliary: bool = False
-    lineage: Mapping[str, Kin] = {}
+    lineage: Mapping[str, BudgetJob] = {}
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
     """The caller for budgets and rate limits; `job`, once it is known, completes it."""
     who = subject.who
     if job is None:
-        kin = tuple(subject.lineage.get(each) or Kin(each) for each in subject.ancestors)
+        kin = tuple(subject.lineage.get(each) or BudgetJob(each) for each in subject.ancestors)
         return Caller(
             tenant_id=who.tenant_id,
             jobs=kin,
@@ -71,8 +71,8 @@ def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -
             target=target,
         )
     above = subject.ancestors[:-1] if job.job_id == subject.job_id else ()
-    kin = tuple(subject.lineage.get(each) or Kin(each) for each in above)
-    kin = (*kin, Kin(job.job_id, job.workflow or job.name, job.started_at))
+    kin = tuple(subject.lineage.get(each) or BudgetJob(each) for each in above)
+    kin = (*kin, BudgetJob(job.job_id, job.workflow or job.name, job.started_at))
     return Caller(
         tenant_id=job.tenant_id,
         jobs=kin,

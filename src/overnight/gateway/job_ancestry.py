@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from overnight.budgets import Kin
+from overnight.budgets import BudgetJob
 from overnight.domain import EVERYWHERE, Attribution, KeyScope, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.wire_formats.request import Request
@@ -33,7 +33,7 @@ class JobAncestry:
     def __init__(self, ledger: Ledger, brain_version: str | None) -> None:
         self._ledger, self._brain_version = ledger, brain_version
         self._known: OrderedDict[AncestryKey, tuple[str, ...]] = OrderedDict()
-        self.lineage: OrderedDict[str, Kin] = OrderedDict()
+        self.lineage: OrderedDict[str, BudgetJob] = OrderedDict()
 
     async def subject_of(self, who: Attribution, request: Request, until: float) -> Subject:
         """The subject of a call: the named job, the job of its session, or a new job.
@@ -101,7 +101,7 @@ class JobAncestry:
         while job.parent_job_id is not None:
             job = await self._ledger.job(job.parent_job_id, tenant_id)
             found.append(job.job_id)
-            self.lineage[job.job_id] = Kin(job.job_id, job.workflow or job.name, job.started_at)
+            self.lineage[job.job_id] = BudgetJob(job.job_id, job.workflow or job.name, job.started_at)
         while len(self.lineage) > MAX_KNOWN_JOBS:
             self.lineage.popitem(last=False)
         return tuple(reversed(found))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from overnight.budgets import Caller, Kin, Limit, Policy
+from overnight.budgets import BudgetJob, Caller, Limit, Policy
 from overnight.ledger import JobRow, Ledger
 
 MAX_CACHED_JOBS = 10_000
@@ -13,7 +13,7 @@ class ToolLimits:
 
     def __init__(self, policy: Policy | None, ledger: Ledger) -> None:
         self._policy, self._ledger = policy, ledger
-        self._ancestors: dict[str, tuple[Kin, ...]] = {}
+        self._ancestors: dict[str, tuple[BudgetJob, ...]] = {}
 
     async def of(self, job: JobRow, step: str | None) -> Sequence[Limit]:
         """The limits that apply to a tool call of this job now."""
@@ -32,7 +32,7 @@ class ToolLimits:
         limits = policy.limits(caller, self._ledger.store.clock())
         return [limit for limit in limits if limit.limit_tool_calls is not None or limit.wall_clock_s is not None]
 
-    async def _find_ancestors(self, job: JobRow) -> tuple[Kin, ...]:
+    async def _find_ancestors(self, job: JobRow) -> tuple[BudgetJob, ...]:
         """The ancestors of a job, root first."""
         parent_id = job.parent_job_id
         if parent_id is None:
@@ -46,5 +46,5 @@ class ToolLimits:
         return found
 
 
-def _budget_job(job: JobRow) -> Kin:
-    return Kin(job.job_id, job.workflow or job.name, job.started_at)
+def _budget_job(job: JobRow) -> BudgetJob:
+    return BudgetJob(job.job_id, job.workflow or job.name, job.started_at)

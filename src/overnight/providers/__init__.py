@@ -17,12 +17,12 @@ from .library_pool import (
     installed,
 )
 from .transport_errors import (
-    AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
     NotHttp,
     PoolBusy,
+    ResponseLost,
     ResponseTooLarge,
     Unreachable,
     UpstreamError,
@@ -31,7 +31,6 @@ from .transport_errors import (
 
 __all__ = [
     "INSTALL",
-    "AnswerLost",
     "BodyCut",
     "Headers",
     "LibraryPool",
@@ -40,6 +39,7 @@ __all__ = [
     "NeverSent",
     "NotHttp",
     "PoolBusy",
+    "ResponseLost",
     "ResponseTooLarge",
     "Unreachable",
     "UpstreamError",

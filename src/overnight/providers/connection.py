@@ -11,12 +11,12 @@ from typing import cast
 import httptools
 
 from .transport_errors import (
-    AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
     NotHttp,
     Phase,
+    ResponseLost,
     ResponseTooLarge,
     Unreachable,
     UpstreamError,
@@ -326,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
                 # TLS 1.3 refuses a client after its handshake, and then reads nothing that it sent.
                 exchange.fail(Unreachable(self.origin, "tls_failed", f"the upstream refused TLS: {exc.reason}"))
             elif not exchange.status:
-                exchange.fail(AnswerLost(self.origin, "the connection was lost after sending, without an answer"))
+                exchange.fail(ResponseLost(self.origin, "the connection was lost after sending, without an answer"))
             elif self._until_close and exc is None:
                 exchange.end()
             else:

@@ -19,12 +19,12 @@ from overnight.domain import ErrorFacts, parse_whole
 from overnight.domain.policies import ClassRetries, Retries
 
 from . import (
-    AnswerLost,
     BodyCut,
     MalformedResponse,
     NeverSent,
     NotHttp,
     PoolBusy,
+    ResponseLost,
     ResponseTooLarge,
     Unreachable,
     UpstreamError,
@@ -84,7 +84,7 @@ _FINAL = frozenset({"quota", "auth", "content_filter", "context_length"})
 _BY_EXCEPTION: Mapping[type[UpstreamError], tuple[ErrorClass, str]] = {
     NeverSent: ("connection", "connect_failed"),
     PoolBusy: ("gateway_busy", "pool_busy"),
-    AnswerLost: ("lost", "answer_lost"),
+    ResponseLost: ("lost", "answer_lost"),
     BodyCut: ("cut", "body_cut"),
     ResponseTooLarge: ("malformed", "response_too_large"),
     NotHttp: ("malformed", "not_http"),

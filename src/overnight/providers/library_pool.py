@@ -19,8 +19,8 @@ from overnight.domain import OvernightError
 
 from .connection_pool import Check, Headers, UpstreamResponse
 from .transport_errors import (
-    AnswerLost,
     NeverSent,
+    ResponseLost,
     UpstreamTimeout,
     no_connection,
 )
@@ -68,7 +68,7 @@ class LibraryStream:
         except StopAsyncIteration:
             raise
         except Exception as error:
-            raise AnswerLost(self._origin, f"the stream broke off: {type(error).__name__}") from None
+            raise ResponseLost(self._origin, f"the stream broke off: {type(error).__name__}") from None
 
     async def follow(self, take: Callable[[bytes], bool]) -> bool:
         """As `UpstreamStream.follow`."""
@@ -140,7 +140,7 @@ class LibraryPool:
                 raise NeverSent(self.origin, f"the library lacks a package: {error.__context__}") from None
             if (cause := _unconnected(error)) is not None:
                 raise no_connection(self.origin, cause) from None
-            raise AnswerLost(self.origin, "the connection was lost, or never made") from None
+            raise ResponseLost(self.origin, "the connection was lost, or never made") from None
         except OvernightError:
             raise
         except Exception as error:

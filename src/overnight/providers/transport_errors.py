@@ -1,11 +1,11 @@
-"""How a call to an upstream fails. Each error says whether the upstream may have acted on it and charged for it (``sent``):
+"""Transport errors of provider calls. ``sent`` tells whether the provider may have received and charged the request:
 
     UpstreamError
-    ├── NeverSent          sent=False  no connection, or the request did not leave whole: free to repeat
-    │   ├── Unreachable    sent=False  unknown host name, certificate or TLS: fails again until somebody mends it
-    │   └── PoolBusy       sent=False  the pool of this process had no room: no sign against the upstream
+    ├── NeverSent          sent=False  no connection, or an incomplete request: safe to repeat
+    │   ├── Unreachable    sent=False  unknown host, invalid certificate or TLS: permanent until reconfigured
+    │   └── PoolBusy       sent=False  the local connection pool is full: no fault of the provider
     ├── UpstreamTimeout    sent=False in "queue", "connect" and "send"; True in "first_byte" and "body"
-    ├── AnswerLost         sent=True   connection lost before a whole response head: outcome unknown
+    ├── ResponseLost       sent=True   connection lost before a whole response head: outcome unknown
     ├── BodyCut            sent=True   connection lost inside the body
     ├── MalformedResponse  sent=True   a broken HTTP/1.1 head, or compressed although identity was asked for
     │   └── NotHttp        sent=False  the peer speaks another protocol, so it cannot have read the request
@@ -27,7 +27,7 @@ _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", sock
 
 
 class UpstreamError(Exception):
-    """A call without a whole answer. ``sent``: may the upstream have received the whole request?"""
+    """A call without a complete response. ``sent``: the upstream may have received the complete request."""
 
     sent = True
 
@@ -36,7 +36,7 @@ class UpstreamError(Exception):
 
 
 class NeverSent(UpstreamError):
-    """No connection, or the request did not leave this process whole. Repeating it is safe and free."""
+    """No connection, or an incomplete request. Repeating it is safe and costs nothing."""
 
     sent = False
 
@@ -50,11 +50,11 @@ class Unreachable(NeverSent):
 
 
 class PoolBusy(NeverSent):
-    """The pool's own bounds kept the call from a connection."""
+    """The pool has no free connection within its bounds."""
 
 
-class AnswerLost(UpstreamError):
-    """Sent, then the connection was lost before a whole response head. Whether it was processed is unknown."""
+class ResponseLost(UpstreamError):
+    """The connection was lost after the request was sent, before a complete response head. The outcome is unknown."""
 
 
 class BodyCut(UpstreamError):
@@ -62,11 +62,11 @@ class BodyCut(UpstreamError):
 
 
 class MalformedResponse(UpstreamError):
-    """The upstream answered with something that is not plain HTTP/1.1."""
+    """The response is not plain HTTP/1.1."""
 
 
 class NotHttp(MalformedResponse):
-    """The peer answered in another protocol: TLS, HTTP/2, SSH. It cannot have read the request."""
+    """The peer speaks another protocol (TLS, HTTP/2, SSH), so it cannot have read the request."""
 
     sent = False
 
@@ -86,7 +86,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 def no_connection(origin: str, error: OSError) -> NeverSent:
-    """What kept a connection from being made, and whether it will again."""
+    """The error for a failed connection attempt: Unreachable if it is permanent, else NeverSent."""
     if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
         return Unreachable(origin, "unknown_host", "the host name is unknown; correct base_url")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -104,7 +104,7 @@ def no_connection(origin: str, error: OSError) -> NeverSent:
 
 
 def spoken(first_bytes: bytes) -> str:
-    """What the first bytes of an answer say about the protocol, as the end of a sentence."""
+    """The protocol that the first bytes of a response indicate, as the end of an error message."""
     if first_bytes[:2] == b"\x15\x03":
         return " but TLS: use https in base_url"
     if first_bytes[:3] in (b"PRI", b"\0\0\0") or (first_bytes[:2] == b"\0\0" and first_bytes[3:4] == b"\x04"):

@@ -1,5 +1,7 @@
-"""How a request of one format reaches a target, and how its answer comes back: passed on where both speak the same, else
-translated. Pure; one `Wire` per pair of formats, one `Reader` per streamed try."""
+"""Carry requests and answers between a client format and a target format: passed through if equal, else translated.
+
+Pure. There is one `Wire` per pair of formats, and one `Reader` per streamed attempt.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 _T = TypeVar("_T")
 Asking = Callable[[], Asked]
 _ROOM = 64
-"""Frames of the stack: by more than that nothing done with a body later lies deeper than what is made of it before it is sent."""
+"""Stack frames kept free while a body is prepared, so that its later processing cannot exceed the recursion limit."""
 
 
 class Choice(msgspec.Struct):
@@ -39,7 +41,7 @@ class Choice(msgspec.Struct):
 
 
 class Completion(msgspec.Struct):
-    """What is read of a chat completion that is passed on."""
+    """The parts of a chat completion that are decoded when it is passed through."""
 
     choices: list[Choice] = []
     usage: Json | None = None
@@ -50,7 +52,7 @@ _completion = msgspec.json.Decoder(Completion).decode
 
 
 class Received(NamedTuple):
-    """A whole answer in the client's format, what it used (None: not told), and how many characters were answered."""
+    """A complete answer in the client's format. `usage` is None if unreported; `characters` is the length of the answer."""
 
     body: bytes
     usage: Usage | None
@@ -58,28 +60,28 @@ class Received(NamedTuple):
 
 
 class Reader(Protocol):
-    """One streamed try. `assembly` is of the spoken format."""
+    """The stream of one attempt. `assembly` is in the target's format."""
 
     @property
     def assembly(self) -> Assembly: ...
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
-        """The encoded pieces for the client, and whether the event was telling. Raises as `Assembly.take`."""
+        """The encoded chunks for the client, and whether the event is terminal. Raises as `Assembly.take`."""
         ...
 
     def recorded(self) -> bytes:
-        """The whole answer in the client's format."""
+        """The complete answer in the client's format."""
         ...
 
     def usage(self) -> Usage | None: ...
 
     def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
-        """What closes the stream, once the answer is durable."""
+        """The last chunks of the stream, sent once the answer is durable."""
         ...
 
 
 class Wire(Protocol):
-    """From a client's format to a target's and back."""
+    """The conversion from a client's format to a target's and back."""
 
     @property
     def client(self) -> Codec: ...
@@ -95,7 +97,7 @@ class Wire(Protocol):
 
 
 def headers_for(spoken: Codec, request: Request) -> tuple[tuple[bytes, bytes], ...]:
-    """What a target of the client's own format is told: the client's headers before the usual ones."""
+    """The headers for a target of the client's own format: the client's take precedence over the default ones."""
     given = {name for name, _ in request.pass_headers}
     return (*request.pass_headers, *(each for each in spoken.headers if each[0] not in given))
 
@@ -109,7 +111,7 @@ def client_body(request: Request, max_tokens: int | None = None) -> Json:
 
 
 class ChatPassed:
-    """Chat to a target that speaks chat: the bytes stay as they are, which is what most calls are."""
+    """Chat to a chat target, the most frequent case: the bytes are passed through."""
 
     def __init__(self, codec: Codec) -> None:
         self.client = self.spoken = codec
@@ -165,7 +167,7 @@ class _ChatReader:
 
 
 class Passed:
-    """Any format to a target that speaks it; `native` changes what must not stay the provider's own (ids, cost)."""
+    """Any format to a target of the same format; `native` replaces the provider's ids and cost."""
 
     def __init__(self, codec: Codec, native: Translation | None = None) -> None:
         self.client = self.spoken = codec
@@ -195,7 +197,7 @@ class Passed:
 
 
 class Translated:
-    """A client's format over a target's that is another."""
+    """A client's format translated into the different format of a target."""
 
     def __init__(self, client: Codec, spoken: Codec, translation: Translation) -> None:
         self.client, self.spoken, self._translation = client, spoken, translation
@@ -226,8 +228,11 @@ class Translated:
 
 
 def carried(made: Callable[[], _T]) -> _T:
-    """What is made of a client's body for the target, where there is room to do it again: what is nested too deep for us must
-    show before anything is sent and paid. Raises InvalidBody."""
+    """Call `made` with reserve stack, so that excessive nesting fails before a request is sent and billed.
+
+    Raises:
+        InvalidBody: the body is nested too deep or has an unknown shape.
+    """
     try:
         return _lower(made, _ROOM)
     except RecursionError:
@@ -241,7 +246,7 @@ def _lower(made: Callable[[], _T], frames: int) -> _T:
 
 
 def _too_deep() -> InvalidBody:
-    return InvalidBody("the body is nested too deep; send less JSON within JSON")
+    return InvalidBody("the body is nested too deep; send fewer nested levels")
 
 
 class _Reader:
