@@ -21,8 +21,8 @@ class Ran(NamedTuple):
     err: str
 
 
-INTERPRETER = ("PYTHON", "LC_", "LANG")
-"""Variables that the interpreter reads when it starts begin so."""
+INTERPRETER = ("PYTHON", "LC_", "LANG", "OVERNIGHT_CRASH_AT", "OVERNIGHT_STOP_AT")
+"""Variables that are read when the interpreter starts or imports the program begin so."""
 
 
 def needs_interpreter(environment: Mapping[str, str]) -> bool:
@@ -73,6 +73,8 @@ def program_folder() -> Path:
     program.write_text(
         f"#!{sys.executable} -ISE\n"
         "import os, sys\n"
+        "if {'OVERNIGHT_CRASH_AT', 'OVERNIGHT_STOP_AT'} & set(os.environ):\n"
+        f"    os.execv({str(Path(sys.executable).with_name('overnight'))!r}, sys.argv)\n"
         f"sys.path.insert(0, {os.path.dirname(command_server.__file__)!r})\n"
         "from command_server import STREAMS, Command\n"
         f"where = ({server()!r}, sys.argv[1:], os.getcwd(), dict(os.environ), STREAMS, {os.path.dirname(sys.executable)!r})\n"

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
@@ -12,8 +14,6 @@ from typing import Any
 import httpx2
 import openai
 
-from cli_runs import server
-from command_server import Command
 from overnight.api import Server, application
 from overnight.brain import Brain
 from overnight.domain import Attribution, NotFound
@@ -110,7 +110,7 @@ async def serving(
 class GatewayProcess:
     """`overnight gateway` as a process."""
 
-    def __init__(self, process: Command, ready: dict[str, Any]) -> None:
+    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
         self.process = process
         self.owner: str = ready["owner"]
         self.url = f"http://127.0.0.1:{ready['port']}"
@@ -126,19 +126,18 @@ def gateway_process(
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
     env |= {"OVERNIGHT_HOME": str(folder), "OVERNIGHT_BRAIN": str(brain), "DATABASE_URL": store_url}
     env |= {"OVERNIGHT_CRASH_AT": crash_at}
-    words = ["gateway", "--port", "0", "--offline-base-url", provider.base_url]
-    ours, theirs = os.pipe()
-    with open(ours) as out, open(os.devnull) as nothing:
-        try:
-            process = Command(server(), words, str(folder), env, (nothing.fileno(), theirs, 2))
-        finally:
-            os.close(theirs)
-        try:
-            line = out.readline()
-            assert line, "the gateway process did not start"
-            yield GatewayProcess(process, json.loads(line))
-        finally:
-            process.kill()
+    command = [sys.executable, "-m", "overnight", "gateway", "--port", "0", "--offline-base-url", provider.base_url]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, "the gateway process did not start"
+        yield GatewayProcess(process, json.loads(line))
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def who(**fields: Any) -> Attribution:

@@ -13,14 +13,14 @@ DELETE FROM cache_entry WHERE tenant_id = :tenant_id AND key = :key
 -- name: look_up
 -- The answer is read where it was recorded, within the tenant; where it was erased, there is no answer.
 SELECT answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body, answer.content,
-    answer.tenant_id
+    answer.tenant_id, answer.error_message
 FROM cache_entry AS entry
 JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq AND answer.month = entry.month
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.expires_at > :now AND answer.tenant_id = :tenant_id
 
 -- name: look_up_older
 SELECT answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body, answer.content,
-    answer.tenant_id
+    answer.tenant_id, answer.error_message
 FROM cache_entry AS entry
 JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq AND answer.month = entry.month
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.kept_until > :now AND answer.tenant_id = :tenant_id
