@@ -5,14 +5,17 @@ import asyncio
 import pytest
 
 import overnight
-from failing_jobs import again, broken, calls, fresh, gated, gates, run, send, work
+from failing_jobs import again, broken, calls, clear, gated, gates, run, send, work
 from job_runs import rest, story, working
 from overnight.domain import FINISHED
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
 
-__all__ = ["fresh"]
+
+@pytest.fixture(autouse=True)
+def cleared() -> None:
+    clear()
 
 
 @overnight.job

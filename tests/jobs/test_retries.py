@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 
 import overnight
-from failing_jobs import again, broken, calls, gated, gates, order, run, send, work
+from failing_jobs import again, broken, calls, clear, gated, gates, order, run, send, work
 from job_runs import overnight_decision, rest, story, working
 from overnight.domain import FINISHED
 from overnight.jobs import Decision, Operations
 from overnight.ledger import Ledger
 from overnight.reviews import list_reviews
 from overnight.store import Store
+
+
+@pytest.fixture(autouse=True)
+def cleared() -> None:
+    clear()
+
 
 # ── which failures are asked afresh ──────────────────────────────────────────────────────────────────────────────────
 

@@ -4,8 +4,6 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import pytest
-
 import overnight
 from job_runs import rest, working
 from overnight.jobs import JobFunction, Operations
@@ -13,19 +11,13 @@ from overnight.ledger import JobRow
 from overnight.store import Store
 
 calls: Counter[str] = Counter()
-
-
 broken: set[str] = set()
-
-
 gates: dict[str, asyncio.Event] = {}
-
-
 order: list[str] = []
 
 
-@pytest.fixture(autouse=True)
-def fresh() -> None:
+def clear() -> None:
+    """Forget what earlier tests called and broke."""
     for kept in (calls, broken, gates, order):
         kept.clear()
 
