@@ -50,7 +50,7 @@ async def test_only_the_input_is_priced(store: Store, provider: SpawnedProvider)
         )
         used = raw.parse().usage.prompt_tokens
         assert float(raw.headers["x-overnight-cost-usd"]) == used / 1000
-        with pytest.raises(openai.APIStatusError, match="speaks embeddings, not chat"):
+        with pytest.raises(openai.APIStatusError, match="accepts embeddings, not chat"):
             await served.openai.chat.completions.create(model="emb", messages=[{"role": "user", "content": "x"}])
 
 
@@ -127,4 +127,4 @@ async def test_model_without_embeddings_is_rejected(served: Served) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         await served.openai.embeddings.create(model="claude-haiku-4-5", input="x")
     assert refused.value.status_code == 503
-    assert "speaks messages, not embeddings" in str(refused.value)
+    assert "accepts messages, not embeddings" in str(refused.value)

@@ -138,7 +138,10 @@ def append(
         key = os.urandom(16)
         event.content_mac = hmac.digest(key, content, "sha256").hex()
     if (error := event.error) is not None and error.message:
-        message, event.error = error.message, msgspec.structs.replace(error, message="")
+        message, event.error = (
+            error.message.encode("utf-8", "surrogatepass"),
+            msgspec.structs.replace(error, message=""),
+        )
     row = EventRow(
         job_id=job.job_id,
         seq=job.last_seq,

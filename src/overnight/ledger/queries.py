@@ -22,7 +22,8 @@ def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
     inline = bytes(content) if content is not None else None
     facts = _decode(body)
     if message is not None and facts.error is not None:
-        facts.error = msgspec.structs.replace(facts.error, message=message)
+        text = bytes(message).decode("utf-8", "surrogatepass")
+        facts.error = msgspec.structs.replace(facts.error, message=text)
     return Recorded(
         job_id=job_id,
         seq=seq,

@@ -74,7 +74,7 @@ class EventRow(msgspec.Struct):
     body: bytes
     content: bytes | None
     content_key: bytes | None
-    error_message: str | None
+    error_message: bytes | None
 
 
 def _external_key(row: ExternalRow) -> tuple[str, str]:

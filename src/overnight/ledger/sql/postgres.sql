@@ -12,7 +12,7 @@ VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :
 -- name: insert_event_bulk
 INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message)
 SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month::bigint[], :at::bigint[], :path::text[],
-    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[], :content_key::bytea[], :error_message::text[])
+    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[], :content_key::bytea[], :error_message::bytea[])
 
 -- name: lock_job
 SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,

@@ -28,7 +28,7 @@ CREATE TABLE feed_cursor (
 
 -- Content can be erased: the key of its `content_mac`, and the message of an error, stand beside it and go with it.
 ALTER TABLE event ADD COLUMN content_key BLOB;
-ALTER TABLE event ADD COLUMN error_message TEXT;
+ALTER TABLE event ADD COLUMN error_message BLOB;
 
 ALTER TABLE reservation ADD COLUMN step TEXT;
 ALTER TABLE reservation ADD COLUMN task_id TEXT;
