@@ -97,7 +97,7 @@ class Exchange:
                 connection.transport.write(_CONTINUE)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self._told or (self.gone and not self.whole):
+        if self._told or ((self.gone or self.answered) and not self.whole):
             return {"type": "http.disconnect"}
         self._told = self.whole
         chunks, self._chunks = self._chunks, []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -62,6 +64,20 @@ class Server:
         bound = self._listener.sockets[0].getsockname()
         return bound[0], bound[1]
 
+    async def start_unix(self, path: str) -> None:
+        """Listen on a unix socket that only this user can reach. Raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._look()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # of an earlier process
+        old = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(old)
+        self._listener = await self._loop.create_unix_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
+
     def now(self) -> float:
         """The loop's clock, in seconds."""
         return self._loop.time()
@@ -115,7 +131,8 @@ class Server:
         """Count a new connection; the status and message of its refusal where there are too many."""
         self.connections.add(connection)
         peer = connection.transport.get_extra_info("peername")
-        connection.address, refusal = self._counts.add(peer[0] if peer else "")
+        # A peer on a unix socket has no address: it is this user, who relays for many clients.
+        connection.address, refusal = self._counts.add(peer[0]) if isinstance(peer, tuple) else ("", None)
         return refusal
 
     def left(self, connection: Connection) -> None:

@@ -1,0 +1,131 @@
+"""Relays requests to an HTTP server of this machine on a unix socket, as an ASGI application.
+
+Each request has a connection of its own. Bodies pass in both directions as they come, so that uploads and live events hold no
+memory, and a server that answers before it has read a body is heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import httptools
+
+from .asgi import Headers, Receive, Scope, Send
+
+CHUNK_BYTES = 64 * 1024
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
+)
+
+
+class RelayUnavailable(Exception):
+    """The server on the socket did not take the request, or closed the connection before it answered."""
+
+
+class UnixRelay:
+    """Relays requests to the server that listens on `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay one request.
+
+        Raises RelayUnavailable while nothing was sent to the client; ConnectionError when the answer breaks off later.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path)
+        except OSError as error:
+            raise RelayUnavailable(error.strerror or str(error)) from None
+        uploading = asyncio.ensure_future(_upload(scope, receive, writer))
+        try:
+            answering = asyncio.ensure_future(_download(scope, reader, send))
+            await asyncio.wait([uploading, answering], return_when=asyncio.FIRST_COMPLETED)
+            if uploading.done() and not uploading.cancelled() and uploading.exception() is None and uploading.result():
+                answering.cancel()  # the client has left
+                await asyncio.wait([answering])
+                return
+            await answering
+        finally:
+            uploading.cancel()
+            await asyncio.wait([uploading])
+            writer.close()
+
+
+async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter) -> bool:
+    """Send the request. Returns True once the client has left."""
+    headers: Headers = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP]
+    is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    lines = [b"%b %b HTTP/1.1\r\n" % (scope["method"].encode(), target)]
+    lines += [b"%b: %b\r\n" % each for each in headers]
+    if client := scope.get("client"):
+        lines.append(b"x-forwarded-for: %b\r\n" % client[0].encode())
+    lines += [b"transfer-encoding: chunked\r\n"] if is_chunked else []
+    with contextlib.suppress(
+        ConnectionError
+    ):  # a server that refused the body may have closed its side; its answer counts
+        writer.write(b"".join(lines) + b"connection: close\r\n\r\n")
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return True
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if is_chunked and body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if is_chunked and not more:
+                body += b"0\r\n\r\n"
+            writer.write(body)
+            await writer.drain()
+    return (await receive())["type"] == "http.disconnect"
+
+
+class _Response:
+    """Collects what the parser reports."""
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self.body: list[bytes] = []
+        self.has_head = self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send) -> None:
+    """Send the response to the client as it comes."""
+    response, is_begun = _Response(), False
+    parser = httptools.HttpResponseParser(response)
+    while not response.is_complete:
+        data = await reader.read(CHUNK_BYTES)
+        if data:
+            parser.feed_data(data)
+        if response.has_head and parser.get_status_code() < 200:  # an interim response is the other server's own matter
+            response.headers.clear()
+            response.has_head = response.is_complete = False
+            continue
+        if response.has_head and not is_begun:
+            is_begun = True
+            headers = [each for each in response.headers if each[0] not in _HOP_BY_HOP and each[0] != b"date"]
+            await send({"type": "http.response.start", "status": parser.get_status_code(), "headers": headers})
+        if response.body:
+            body, response.body = b"".join(response.body), []
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        if not data:
+            break
+    if not is_begun:
+        raise RelayUnavailable("it closed the connection without an answer")
+    if not response.is_complete and scope["method"] != "HEAD":
+        raise ConnectionError("the answer broke off")
+    await send({"type": "http.response.body", "body": b""})
