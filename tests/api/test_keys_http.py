@@ -13,6 +13,7 @@ import pytest
 
 from api_keys import key_for
 from overnight.api.authentication import token_of
+from overnight.domain import SCOPES, expand_scopes
 from overnight.keys import Keys, NewKey, Rotation
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
@@ -80,7 +81,7 @@ async def test_keys_off_opens_loopback_only(store: Store, provider: SpawnedProvi
 async def test_keys_endpoint_requires_an_admin_key(served: Served) -> None:
     assert (await served.http.get("/api/v1/keys")).status_code == 401
     told = (await served.http.get("/api/v1/keys")).json()["detail"]
-    assert "create a key with `overnight keys create NAME --scope admin`" in told
+    assert "create a key with `overnight keys create NAME --scope keys.admin`" in told
     assert (await served.http.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})).status_code == 401
     assert (await served.ask()).status_code == 200  # nothing was made
 
@@ -131,28 +132,27 @@ async def test_official_clients_raise_authentication_errors(guarded: Served) -> 
 # ── how far ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("scope", EVERYTHING)
+@pytest.mark.parametrize("scope", [*EVERYTHING, *SCOPES])
 async def test_each_scope_allows_only_its_paths(guarded: Served, scope: str) -> None:
     caller = await key_for(guarded)
     await guarded.ask(headers=caller | {"x-job-id": "j"})
     headers = await key_for(guarded, scopes=(scope,))
     paths = [
-        ("call", "POST", "/v1/chat/completions"),
-        ("call", "GET", "/v1/models"),
-        ("read", "GET", "/api/v1/jobs"),
-        ("read", "GET", "/api/v1/jobs/j"),
-        ("read", "GET", "/api/v1/jobs/j/events"),
-        ("operate", "POST", "/api/v1/jobs/j/attempts"),
-        ("operate", "POST", "/api/v1/jobs/j/complete"),
-        ("admin", "GET", "/api/v1/keys"),
-        ("admin", "GET", "/api/v1/provider-keys"),
-        ("instance.admin", "POST", "/api/v1/budgets"),
-        ("instance.admin", "GET", "/api/v1/bounds"),
+        ("calls", "POST", "/v1/chat/completions"),
+        ("calls", "GET", "/v1/models"),
+        ("jobs.read", "GET", "/api/v1/jobs"),
+        ("jobs.read", "GET", "/api/v1/jobs/j"),
+        ("jobs.read", "GET", "/api/v1/jobs/j/events"),
+        ("jobs.operate", "POST", "/api/v1/jobs/j/attempts"),
+        ("jobs.operate", "POST", "/api/v1/jobs/j/complete"),
+        ("keys.admin", "GET", "/api/v1/keys"),
+        ("keys.admin", "GET", "/api/v1/provider-keys"),
+        ("instance.read", "GET", "/api/v1/bounds"),
         ("instance.admin", "POST", "/api/v1/bounds/call_1/settle"),
     ]
     for needed, method, path in paths:
         answer = await guarded.http.request(method, path, headers=headers)
-        assert (answer.status_code == 403) == (needed != scope), (path, answer.text)
+        assert (answer.status_code == 403) == (needed not in expand_scopes([scope])), (path, answer.text)
         assert answer.status_code != 401
 
 
@@ -336,7 +336,7 @@ async def test_admin_key_manages_keys_of_its_tenant(guarded: Served) -> None:
     [
         ("POST", "keys", {"name": "root"}, 409, "root"),
         ("POST", "keys", {"nam": "x"}, 400, "nam"),
-        ("POST", "keys", {"name": "x", "scopes": ["all"]}, 400, "call, read, operate, admin"),
+        ("POST", "keys", {"name": "x", "scopes": ["all"]}, 400, "calls, effects, tools"),
         ("POST", "keys", {"name": "x", "tenant_id": "other"}, 400, "tenant_id"),
         ("POST", "keys", {"name": "x", "expires_in_ms": 0}, 400, "expires_in_ms"),
         ("GET", "keys?page=2", None, 400, "page"),

@@ -64,7 +64,7 @@ async def test_key_authenticates_with_its_attributes(keys: Keys, ring: Keyring) 
     found = await ring.find(secret)
     assert found is not None
     assert (found.key_id, found.tenant_id, found.name) == (row.key_id, "acme", "triage")
-    assert (found.scopes, found.agent_id, found.workflow) == ({"call", "read"}, "bot", None)
+    assert (found.scopes, found.agent_id, found.workflow) == ({"calls", "jobs.read", "content.read"}, "bot", None)
     assert (found.models, found.routes) == (("gpt-*",), ("support",))
 
 

@@ -129,7 +129,7 @@ class Application:
         try:
             check_content_type(method, headers)
             if form is not None and method == "POST":
-                key = await self._authenticator.authenticate(headers, "call")
+                key = await self._authenticator.authenticate(headers, "calls")
                 self._count(scope, key)
                 direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
                 return await self._openai.call(form, headers, receive, key, direct.has_left if direct else None)

@@ -157,4 +157,4 @@ def _bind(key: VirtualKey, found: dict[str, Any], ranks: dict[str, int]) -> None
         found[field] = mine
     found["actor"], found["key_id"] = key.name, key.key_id
     found["models"], found["routes"], found["key_scope"] = key.models, key.routes, key.key_scope
-    found["operates"] = "operate" in key.scopes
+    found["operates"] = "jobs.operate" in key.scopes

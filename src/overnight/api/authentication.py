@@ -5,14 +5,16 @@ Keys are optional only on loopback, and only until the first key is created. A k
 
 from __future__ import annotations
 
-from overnight.domain import Forbidden, Unauthenticated
+from overnight.domain import Forbidden, Scope, Unauthenticated
 from overnight.http_server import Headers
-from overnight.keys import INSTANCE_ADMIN, PREFIX, Keyring, VirtualKey
+from overnight.keys import PREFIX, Keyring, VirtualKey
 
 _PLACES = (b"authorization", b"x-api-key", b"api-key")
 _PREFIX = PREFIX.encode()
 _HINT = "Send Authorization: Bearer on_…; create a key with `overnight keys create NAME`"
-_ALWAYS_PROTECTED = ("admin", INSTANCE_ADMIN)
+_ALWAYS_PROTECTED = frozenset[Scope](
+    {"reviews.decide", "budgets.write", "keys.admin", "instance.read", "instance.admin"}
+)
 """Scopes that require a key even where calls require none."""
 
 
@@ -29,17 +31,17 @@ def token_of(headers: Headers) -> str | None:
     return next((found[name].decode("latin-1") for name in _PLACES if name in found), None)
 
 
-def scope_of(path: str, method: str) -> str:
-    """The scope that a path requires; admin for unknown paths."""
+def scope_of(path: str, method: str) -> Scope:
+    """The scope that a path requires; keys.admin for unknown paths."""
     if path.startswith("/v1/"):
-        return "call"
+        return "calls"
     if path in ("/api/v1/jobs", "/api/v1/circuits") or path.startswith("/api/v1/jobs/"):
-        return "read" if method in ("GET", "HEAD") else "operate"
+        return "jobs.read" if method in ("GET", "HEAD") else "jobs.operate"
     if path == "/api/v1/budgets":
-        return "read" if method in ("GET", "HEAD") else INSTANCE_ADMIN
+        return "jobs.read" if method in ("GET", "HEAD") else "budgets.write"
     if path == "/api/v1/bounds" or path.startswith("/api/v1/bounds/"):
-        return INSTANCE_ADMIN
-    return "admin"
+        return "instance.read" if method in ("GET", "HEAD") else "instance.admin"
+    return "keys.admin"
 
 
 class Authenticator:
@@ -50,7 +52,7 @@ class Authenticator:
         self._always = auth == "required" or not loopback
         self._never = auth == "off" and loopback
 
-    async def authenticate(self, headers: Headers, scope: str) -> VirtualKey | None:
+    async def authenticate(self, headers: Headers, scope: Scope) -> VirtualKey | None:
         """The key of the request; None if it requires none. Raises Unauthenticated, Forbidden, StoreUnavailable."""
         keyring = self._keyring
         if keyring.aged:

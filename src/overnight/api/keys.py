@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from overnight.domain import Forbidden
+from overnight.domain import INSTANCE_SCOPES, Forbidden, expand_scopes
 from overnight.gateway import Gateway, HttpResponse
 from overnight.keys import (
-    INSTANCE_ADMIN,
     KeyRow,
     Keys,
     NewKey,
@@ -52,8 +51,8 @@ class KeysApi:
 
     async def create(self, request: Request) -> HttpResponse:
         new = await body_of(request, NewKey)
-        if INSTANCE_ADMIN in new.scopes:
-            raise Forbidden(f"scopes: only the operator can grant {INSTANCE_ADMIN}, with `overnight keys create`")
+        if instance := expand_scopes(new.scopes) & INSTANCE_SCOPES:
+            raise Forbidden(f"scopes: only the operator can grant {min(instance)}, with `overnight keys create`")
         row, secret = await self._keys.create(request.tenant_id, new, request.actor)
         return self._with_secret(201, row, secret)
 
@@ -93,8 +92,8 @@ class KeysApi:
         revoke a key of the operator. Raises Forbidden, NotFound."""
         row = await self._keys.one(request.parts[3], request.tenant_id)
         caller_scopes = request.key.scopes if request.key is not None else frozenset[str]()
-        if INSTANCE_ADMIN in virtual_key(row).scopes and INSTANCE_ADMIN not in caller_scopes:
-            raise Forbidden(f"{row.name} has the scope {INSTANCE_ADMIN}; only the operator can rotate or revoke it")
+        if beyond := (virtual_key(row).scopes & INSTANCE_SCOPES) - caller_scopes:
+            raise Forbidden(f"{row.name} has the scope {min(beyond)}; only the operator can rotate or revoke it")
         return row.key_id
 
     def _shown(self, row: KeyRow) -> dict[str, object]:

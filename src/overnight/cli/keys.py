@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from overnight.app import load_settings_brain, masters_of
+from overnight.domain import SCOPES
 from overnight.keys import KeyRow, Keys, NewKey, Rotation, known_provider, public_key, public_provider_key
 from overnight.settings import Settings
 from overnight.store import Store, open_store
@@ -92,7 +93,7 @@ def create(
         typer.Option(
             "--scope",
             metavar="SCOPE",
-            help="call (default), read, operate, admin or instance.admin; may be repeated.",
+            help=f"{', '.join(SCOPES)}, or a role; may be repeated (default: calls).",
         ),
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Allow only calls and jobs of this agent.")] = None,
@@ -118,13 +119,13 @@ def create(
     Examples:
       overnight keys create triage --model 'gpt-5.4*' --expires-in 90d
       export OPENAI_API_KEY=$(overnight keys create laptop)
-      overnight keys create ops --tenant acme --scope read --scope operate --json
+      overnight keys create ops --tenant acme --scope jobs.read --scope jobs.operate --json
     """
 
     use_zone(tz, json=json)
     new = NewKey(
         name=name,
-        scopes=tuple(scope or ("call",)),
+        scopes=tuple(scope or ("calls",)),
         agent_id=agent,
         workflow=workflow,
         models=tuple(model or ()),

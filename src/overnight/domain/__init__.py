@@ -22,6 +22,7 @@ from .errors import (
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, booked, iso_utc, public_event
 from .identifiers import check_identifier, day_of, month_of, new_id, parse_whole
 from .money import micro_to_usd, usd_text, usd_to_micro
+from .scopes import INSTANCE_SCOPES, ROLES, SCOPES, Scope, expand_scopes, ordered_scopes
 from .states import FINISHED, Waiting, job_states
 from .time_limits import TimeLimits
 from .tracing import TraceParent, read_traceparent, span_of, traceparent_of
@@ -30,6 +31,9 @@ __all__ = [
     "EVENT_NAMES",
     "EVERYWHERE",
     "FINISHED",
+    "INSTANCE_SCOPES",
+    "ROLES",
+    "SCOPES",
     "Attribution",
     "BadInput",
     "BudgetStopped",
@@ -45,6 +49,7 @@ __all__ = [
     "NotFound",
     "OvernightError",
     "Recorded",
+    "Scope",
     "StoreUnavailable",
     "TimeLimits",
     "TraceParent",
@@ -53,11 +58,13 @@ __all__ = [
     "booked",
     "check_identifier",
     "day_of",
+    "expand_scopes",
     "iso_utc",
     "job_states",
     "micro_to_usd",
     "month_of",
     "new_id",
+    "ordered_scopes",
     "parse_whole",
     "public_event",
     "read_traceparent",

@@ -9,8 +9,6 @@ from .master_keys import Masters, SealedShut
 from .operations import Keys, NewKey, Rotation, bound_to, known_provider
 from .permissions import allows
 from .rows import (
-    INSTANCE_ADMIN,
-    SCOPES,
     KeyRow,
     ProviderKeyRow,
     VirtualKey,
@@ -22,9 +20,7 @@ from .rows import (
 from .tokens import PREFIX
 
 __all__ = [
-    "INSTANCE_ADMIN",
     "PREFIX",
-    "SCOPES",
     "KeyRow",
     "Keyring",
     "Keys",

@@ -8,12 +8,24 @@ from typing import Annotated
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, KeyScope, NotFound, check_identifier, new_id
+from overnight.domain import (
+    EVERYWHERE,
+    INSTANCE_SCOPES,
+    ROLES,
+    SCOPES,
+    BadInput,
+    KeyScope,
+    NotFound,
+    check_identifier,
+    expand_scopes,
+    new_id,
+    ordered_scopes,
+)
 from overnight.store import Store, records_of
 
 from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
 from .master_keys import Masters
-from .rows import INSTANCE_ADMIN, SCOPES, SQL, KeyRow, ProviderKeyRow, virtual_key
+from .rows import SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 
 DAY_MS = 86_400_000
@@ -26,7 +38,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a key is to be. `models` and `routes` are names or globs; empty allow all. `expires_in_ms` None: never."""
 
     name: str
-    scopes: tuple[str, ...] = ("call",)
+    scopes: tuple[str, ...] = ("calls",)
     agent_id: str | None = None
     workflow: str | None = None
     models: tuple[str, ...] = ()
@@ -61,7 +73,7 @@ class Keys:
             previous_handle=None,
             previous_digest=None,
             previous_until=None,
-            scopes=_json([scope for scope in SCOPES if scope in new.scopes]),
+            scopes=_json(ordered_scopes(new.scopes)),
             agent_id=new.agent_id,
             workflow=new.workflow,
             models=_json(new.models),
@@ -168,19 +180,20 @@ def _check(new: NewKey) -> None:
         value: str | None = getattr(new, field)
         if value is not None:
             check_identifier(value, field)
-    unknown = [scope for scope in new.scopes if scope not in SCOPES]
+    unknown = [scope for scope in new.scopes if scope not in SCOPES and scope not in ROLES]
     if unknown or not new.scopes:
         what = f"unknown scope {unknown[0][:40]!r}" if unknown else "at least one is required"
         raise BadInput(f"scopes: {what}; known: {', '.join(SCOPES)}")
     for field in ("models", "routes"):
         _check_globs(field, getattr(new, field))
     bound = new.agent_id or new.workflow or new.models or new.routes
-    if "admin" in new.scopes and bound:
+    scopes = expand_scopes(new.scopes)
+    if "keys.admin" in scopes and bound:
         raise BadInput(
-            "scopes: a key with admin can create any key of its tenant, so it cannot be limited; omit the limits"
+            "scopes: a key with keys.admin can create any key of its tenant, so it cannot be limited; omit the limits"
         )
-    if INSTANCE_ADMIN in new.scopes and bound:
-        raise BadInput(f"scopes: a key with {INSTANCE_ADMIN} can access all of its tenant; omit the limits")
+    if (instance := scopes & INSTANCE_SCOPES) and bound:
+        raise BadInput(f"scopes: a key with {max(instance)} can access all of its tenant; omit the limits")
 
 
 def _check_globs(field: str, globs: Sequence[str]) -> None:

@@ -4,14 +4,10 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import KeyScope, iso_utc
+from overnight.domain import KeyScope, expand_scopes, iso_utc, ordered_scopes
 from overnight.store import Table, statements
 
 SQL = statements("overnight.keys")
-INSTANCE_ADMIN = "instance.admin"
-SCOPES = ("call", "read", "operate", "admin", INSTANCE_ADMIN)
-"""`call`: model calls. `read`: jobs and their events. `operate`: attempts, completion, cancelling. `admin`: the tenant's keys.
-`instance.admin`: decisions of the operator for a tenant, such as budget top-ups; only the command line grants it."""
 
 
 class KeyRow(msgspec.Struct):
@@ -69,7 +65,8 @@ class NameRow(msgspec.Struct):
 
 
 class VirtualKey(msgspec.Struct, frozen=True):
-    """An API key: the caller it identifies and its permissions. `models` and `routes` are globs; empty allows all."""
+    """An API key: the caller it identifies and its permissions. `scopes` are expanded. `models` and `routes` are globs; empty
+    allows all."""
 
     key_id: str
     tenant_id: str
@@ -93,7 +90,7 @@ def virtual_key(row: KeyRow) -> VirtualKey:
         key_id=row.key_id,
         tenant_id=row.tenant_id,
         name=row.name,
-        scopes=frozenset(_texts(row.scopes)),
+        scopes=expand_scopes(_texts(row.scopes)),
         agent_id=row.agent_id,
         workflow=row.workflow,
         models=_texts(row.models),
@@ -117,7 +114,7 @@ def public_key(row: KeyRow, now: int) -> dict[str, Any]:
         "tenant_id": row.tenant_id,
         "state": state_of(row, now),
         "starts_with": row.handle,
-        "scopes": _texts(row.scopes),
+        "scopes": ordered_scopes(_texts(row.scopes)),
         "agent_id": row.agent_id,
         "workflow": row.workflow,
         "models": _texts(row.models),

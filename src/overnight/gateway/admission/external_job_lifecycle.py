@@ -92,15 +92,15 @@ def admit_call(unit: Unit, job: JobRow, subject: Subject) -> None:
 
 
 def _check_scope(unit: Unit, job: JobRow, wanted: int | None) -> None:
-    """Require the scope `operate` to fence the running attempt or to undo the completion of a job, as the job endpoints do.
+    """Require the scope `jobs.operate` to fence the running attempt or to undo the completion of a job, as the job endpoints do.
 
     The scope is not required for a job that ended with its only call, or because no call came. Raises Forbidden."""
     if wanted == job.attempt + 1:
         raise Forbidden(
-            f"x-job-attempt: starting attempt {wanted} of {job.job_id} requires a key with the scope operate"
+            f"x-job-attempt: starting attempt {wanted} of {job.job_id} requires a key with the scope jobs.operate"
         )
     if job.state in FINISHED and not job.unattributed and not _was_idle(unit, job):
-        raise Forbidden(f"{job.job_id} is {job.state}; reopening it requires a key with the scope operate")
+        raise Forbidden(f"{job.job_id} is {job.state}; reopening it requires a key with the scope jobs.operate")
 
 
 def _was_idle(unit: Unit, job: JobRow) -> bool:
