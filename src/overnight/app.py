@@ -57,14 +57,15 @@ def load_settings_brain(settings: Settings) -> "Brain":
     return brain
 
 
-def has_provider_key(secrets: Mapping[str, str]) -> bool:
+def has_provider_key(brain: "Brain", secrets: Mapping[str, str]) -> bool:
     """Whether `secrets_of` found a provider key."""
-    return any(value for name, value in secrets.items() if name != MASTER_KEY)
+    return any(secrets.get(provider.api_key_env) for provider in brain.routing.providers if provider.api_key_env)
 
 
 def secrets_of(brain: "Brain") -> dict[str, str]:
-    """The environment variables that hold provider keys or master keys."""
-    names = {provider.api_key_env for provider in brain.routing.providers if provider.api_key_env}
+    """The environment variables that hold provider keys, master keys, or a proxy with its credentials."""
+    given = [name for each in brain.routing.providers for name in (each.api_key_env, each.proxy_env)]
+    names = {name for name in given if name}
     found = {name: os.environ[name] for name in names if name in os.environ}
     if (master := os.environ.get("OVERNIGHT_MASTER_KEY")) is not None:
         found[MASTER_KEY] = master
@@ -209,7 +210,7 @@ class App:
             from overnight.keys import Keyring
 
             offline = self._offline_base_url
-            if offline is None and not has_provider_key(self._secrets):
+            if offline is None and not has_provider_key(self.brain, self._secrets):
                 offline = await self._start_offline_provider()
             keys = Keyring(self.store, masters_of(self.settings, self._secrets))
             self._gateway = Gateway(

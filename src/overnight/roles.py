@@ -179,7 +179,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         offline: list[str] = []
         if settings.offline_base_url:
             offline = ["--offline-base-url", settings.offline_base_url]
-        elif not has_provider_key(secrets):
+        elif not has_provider_key(brain, secrets):
             provider = await stack.enter_async_context(start_scripted_provider())
             offline = ["--offline-base-url", provider.base_url]
         tree = ProcessTree(log.warning)

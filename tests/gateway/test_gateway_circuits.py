@@ -22,7 +22,7 @@ from overnight.circuit_breakers import (
 )
 from overnight.domain import Event
 from overnight.gateway import JobCalls
-from overnight.providers import NeverSent
+from overnight.outgoing import NeverSent
 from overnight.providers.error_classes import exception_failure
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree

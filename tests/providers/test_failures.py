@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from overnight.providers import (
+from overnight.outgoing import (
     BodyCut,
     MalformedResponse,
     NeverSent,

@@ -52,18 +52,54 @@ def _places(reader: Reader, node: Node, name: str) -> frozenset[str] | None:
     return None if found is None else frozenset(found)
 
 
+def _proxy(reader: Reader, node: Node, name: str) -> str | None:
+    """The URL of an HTTP proxy, or none. What is wrong with it is told, the URL itself is not."""
+    from urllib.parse import urlsplit
+
+    hint = "such as http://proxy.example.com:3128, or none to connect directly"
+    if not isinstance(node, Scalar) or node.kind != "text":
+        reader.wrong(node, name, hint)
+        return None
+    if node.text == "none":
+        return "none"
+    try:
+        url = urlsplit(node.text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        reader.problem(node, f"{name} is not a URL", hint)
+        return None
+    if url.username is not None or url.password is not None:
+        reader.problem(node, f"{name} holds credentials", "set proxy_env to an environment variable instead")
+    elif url.scheme not in ("http", "https") or not host or len(node.text) > 512 or not _plain(node.text):
+        reader.problem(node, f"{name} must be the http or https URL of a proxy", hint)
+    elif url.path not in ("", "/") or url.query or url.fragment:
+        reader.problem(node, f"{name} must not have a path, a query or a fragment", hint)
+    else:
+        return node.text.rstrip("/")
+    return None
+
+
+_VARIABLE = r"[A-Z_][A-Z0-9_]{0,127}"
+_FILE = text(r"/[^\0\r\n]{1,1023}", "the absolute path of a PEM file")
+
 FIELDS: Fields = {
     "base_url": ("base_url", base_url),
     "api_key_env": (
         "api_key_env",
-        text(r"[A-Z_][A-Z0-9_]{0,127}", "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
+        text(_VARIABLE, "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
     ),
     "models": ("models", many(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
     "kind": ("kind", choice(*_APIS)),
     "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
     "apis": ("apis", many(choice("chat", "responses", "messages", "embeddings"))),
     "residency": ("residency", _places),
+    "proxy": ("proxy", _proxy),
+    "proxy_env": ("proxy_env", text(_VARIABLE, "an environment variable's name such as EXAMPLE_PROXY", secret=True)),
+    "ca": ("ca", _FILE),
+    "client_cert": ("client_cert", _FILE),
+    "client_key": ("client_key", _FILE),
 }
+_CONNECTION = ("proxy", "proxy_env", "ca", "client_cert", "client_key")
 
 
 def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderDef]) -> tuple[ProviderDef, ...]:
@@ -84,6 +120,7 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
                     reader.problem(
                         at, f"{where} needs the key {field!r}", "it is optional only for well-known providers"
                     )
+        _check_connection(reader, at, where, values, values.get("kind") or (inherited.kind if inherited else "openai"))
         if any(problem.severity == "error" for problem in reader.problems[before:]):
             continue
         fields: dict[str, Any] = {"name": name, "base_url": ""}
@@ -93,6 +130,17 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
             fields["apis"] = _APIS[values.get("kind", "openai")]
         found.append(ProviderDef(**fields | values))
     return tuple(found)
+
+
+def _check_connection(reader: Reader, at: Node, where: str, values: dict[str, Any], kind: str) -> None:
+    """Report settings of a connection that contradict each other."""
+    if kind == "library" and (given := next((name for name in _CONNECTION if name in values), None)):
+        hint = "the library takes proxies and certificates from the environment"
+        reader.problem(at, f"{where}.{given} has no effect on a provider of kind library", hint)
+    if "proxy" in values and "proxy_env" in values:
+        reader.problem(at, f"{where} has both proxy and proxy_env", "keep one of them")
+    if "client_key" in values and "client_cert" not in values:
+        reader.problem(at, f"{where}.client_key needs client_cert", "the certificate that belongs to the key")
 
 
 @cache

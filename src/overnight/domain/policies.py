@@ -207,6 +207,8 @@ class ProviderDef(msgspec.Struct, frozen=True):
 
     `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case. `apis` are the formats it speaks (chat,
     responses, messages, embeddings); `residency` where it keeps data. A `library` may have no base_url: "".
+    `proxy` is a URL without credentials, or "none" for no proxy; `proxy_env` names a variable with such a URL, which may
+    have credentials; without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files.
     """
 
     name: str
@@ -217,6 +219,11 @@ class ProviderDef(msgspec.Struct, frozen=True):
     model_prefix: str = ""
     apis: tuple[str, ...] = ("chat", "embeddings")
     residency: frozenset[str] = frozenset()
+    proxy: str | None = None
+    proxy_env: str | None = None
+    ca: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
     def upstream_name(self, model: str) -> str:
         """The name the provider itself knows `model` by."""

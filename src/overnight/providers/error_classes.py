@@ -17,8 +17,7 @@ import msgspec
 
 from overnight.domain import ErrorFacts, parse_whole
 from overnight.domain.policies import ClassRetries, Retries
-
-from . import (
+from overnight.outgoing import (
     BodyCut,
     MalformedResponse,
     NeverSent,
@@ -30,6 +29,7 @@ from . import (
     UpstreamError,
     UpstreamTimeout,
 )
+
 from .error_patterns import (
     BY_CODE,
     BY_HUNDRED,

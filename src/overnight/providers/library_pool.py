@@ -16,11 +16,12 @@ from typing import Any, Self, cast
 import msgspec
 
 from overnight.domain import OvernightError
-
-from .connection_pool import Check, Headers, UpstreamResponse
-from .transport_errors import (
+from overnight.outgoing import (
+    Check,
+    Headers,
     NeverSent,
     ResponseLost,
+    UpstreamResponse,
     UpstreamTimeout,
     no_connection,
 )

@@ -12,6 +12,7 @@ from overnight.brain import Routing
 from overnight.domain import OvernightError
 from overnight.domain.policies import ProviderDef
 from overnight.keys import Keyring, SealedShut
+from overnight.outgoing import EnvironmentProxies, UpstreamPool
 from overnight.pricing.price_book import (
     NOTHING,
     Context,
@@ -24,9 +25,9 @@ from overnight.wire_formats.dialects import Dialect, dialect_of
 from . import (
     INSTALL,
     LibraryPool,
-    UpstreamPool,
     installed,
 )
+from .connections import ConnectionInvalid, connections_to
 from .key_redaction import secret_of, without
 
 Pool = UpstreamPool | LibraryPool
@@ -86,9 +87,10 @@ class _Ready(NamedTuple):
 class Targets:
     """Targets by model name, made on first use. One upstream pool per base URL.
 
-    Keys are read from `environment` once. With an `offline_base_url`, the models of all providers that want a key are played
-    by the scripted provider there, and are named so: a key that happens to be set changes nothing. A tenant with
-    a key of its own goes to the provider with that; where offline `was_asked_for`, not even then.
+    Keys and the proxies of `proxy_env` are read from `environment`, HTTP_PROXY and the like from that of the process: once.
+    With an `offline_base_url`, the models of all providers that want a key are played by the scripted provider there, and are
+    named so: a key that happens to be set changes nothing. A tenant with a key of its own goes to the provider with that;
+    where offline `was_asked_for`, not even then.
     """
 
     def __init__(
@@ -104,8 +106,9 @@ class Targets:
         self._routing, self._prices = routing, prices
         self._environment = os.environ if environment is None else environment
         self._offline, self._was_asked_for = offline_base_url, was_asked_for
+        self._proxies = EnvironmentProxies(os.environ)
         self._own_keys, self._version = own_keys, 0
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str | None, ...], Pool] = {}
         self._ready: dict[tuple[str, str], _Ready] = {}
 
     @property
@@ -161,13 +164,7 @@ class Targets:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
         if key:
             headers += _greeting(provider.kind, key)
-        library = provider.kind == "library" and name != SCRIPTED
-        if library and not installed():
-            raise Unavailable(f"{model} is served by {name} through a library that is not installed: {INSTALL}")
-        place = f"{name} {base_url}" if library else base_url
-        pool = self._pools.get(place)
-        if pool is None:
-            pool = self._pools[place] = LibraryPool(name, base_url) if library else self._connections_to(base_url)
+        pool = self._pool_of(model, provider, name, base_url)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
         return _Ready(
@@ -183,9 +180,33 @@ class Targets:
             secret=secret_of(key),
         )
 
-    def _connections_to(self, base_url: str) -> UpstreamPool:
-        connect_s = self._routing.time_limits.connect_ms / 1000
-        return UpstreamPool(base_url, max_connections=MOST_CONNECTIONS, connect_timeout_s=connect_s)
+    def _pool_of(self, model: str, provider: ProviderDef, name: str, base_url: str) -> Pool:
+        """The pool of a provider. Providers with the same URL and the same settings of the connection share one."""
+        if provider.kind == "library" and name != SCRIPTED:
+            if not installed():
+                raise Unavailable(f"{model} is served by {name} through a library that is not installed: {INSTALL}")
+            place: tuple[str | None, ...] = (name, base_url)
+            return self._pools.get(place) or self._pools.setdefault(place, LibraryPool(name, base_url))
+        place = (base_url, name)
+        if name != SCRIPTED:
+            place = (
+                base_url,
+                provider.proxy,
+                provider.proxy_env,
+                provider.ca,
+                provider.client_cert,
+                provider.client_key,
+            )
+        pool = self._pools.get(place)
+        if pool is None:
+            connect_s = self._routing.time_limits.connect_ms / 1000
+            settings = None if name == SCRIPTED else provider
+            try:
+                pool = connections_to(base_url, settings, self._proxies, self._environment, MOST_CONNECTIONS, connect_s)
+            except ConnectionInvalid as error:
+                raise Unavailable(f"{model} is served by {name}, whose connection is misconfigured: {error}") from None
+            self._pools[place] = pool
+        return pool
 
     def _own_key(self, owner: str, provider: str) -> str | None:
         try:

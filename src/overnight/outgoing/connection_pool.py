@@ -1,4 +1,4 @@
-"""A keep-alive HTTP/1.1 client for one upstream origin; what a failed call means stands in ``errors.py``.
+"""A keep-alive HTTP/1.1 client for one upstream origin; ``transport_errors.py`` lists what a failed call means.
 
 A request is repeated here in one case only: a reused connection went away while part of the request was still in our own
 buffer, so the upstream never had it whole. That happens once, on a fresh connection. A request that may have been
@@ -18,20 +18,24 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .connection import UpstreamConnection, UpstreamExchange
+from .addresses import AddressPolicy
+from .connection import UpstreamConnection
+from .dialer import Dialer, Resolve, proxy_refusal
+from .exchange import UpstreamExchange
+from .proxies import Proxy
+from .tls import tls_context
 from .transport_errors import (
     NeverSent,
     PoolBusy,
     UpstreamTimeout,
-    no_connection,
 )
 
 Headers = Sequence[tuple[bytes, bytes]]
 Check = Callable[[], None] | None
 
-_OWN_HEADERS = frozenset(
-    {b"host", b"accept-encoding", b"content-length", b"transfer-encoding", b"connection", b"expect"}
-)
+_OWN_HEADERS = frozenset({
+    b"host", b"accept-encoding", b"content-length", b"transfer-encoding", b"connection", b"expect", b"proxy-authorization",
+})  # fmt: skip
 _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 
 
@@ -91,7 +95,8 @@ class UpstreamPool:
 
     ``base_url``: ``http(s)://host[:port][/prefix]``, no user, no query. ``max_body_bytes`` bounds each response body.
     Idle connections close after ``idle_timeout_s``, below the five seconds after which many servers close theirs.
-    ``ssl_context`` defaults to the system's trust. Deadlines are times of the running loop, finite. Not thread-safe: one loop.
+    ``ssl_context`` defaults to the system's trust; ``proxy``, ``policy`` and ``resolver`` as for `Dialer`. Deadlines are times
+    of the running loop, finite. Not thread-safe: one loop.
     """
 
     def __init__(
@@ -104,6 +109,9 @@ class UpstreamPool:
         connect_timeout_s: float = 10.0,
         idle_timeout_s: float = 4.5,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
+        policy: AddressPolicy | None = None,
+        resolver: Resolve | None = None,
     ) -> None:
         url = urlsplit(base_url)
         if (
@@ -115,14 +123,21 @@ class UpstreamPool:
         ):
             raise ValueError("base_url must be http(s)://host[:port][/prefix] without user, query or fragment")
         secure = url.scheme == "https"
-        self._host = url.hostname if ":" in url.hostname else url.hostname.encode("idna").decode("ascii")
-        self._port = url.port or (443 if secure else 80)
-        shown_host = f"[{self._host}]" if ":" in self._host else self._host
-        self.origin = f"{shown_host}:{self._port}"
-        host = shown_host if self._port == (443 if secure else 80) else self.origin
+        name = url.hostname if ":" in url.hostname else url.hostname.encode("idna").decode("ascii")
+        port = url.port or (443 if secure else 80)
+        shown_host = f"[{name}]" if ":" in name else name
+        self.origin = f"{shown_host}:{port}"
+        host = shown_host if port == (443 if secure else 80) else self.origin
         self._prefix = url.path.rstrip("/")
         self._fixed = f"host: {host}\r\naccept-encoding: identity\r\n".encode("ascii")
-        self._ssl = (ssl_context or ssl.create_default_context()) if secure else None
+        self._proxy = None if secure else proxy
+        if self._proxy is not None:
+            self._prefix = f"http://{host}{self._prefix}"  # the absolute form
+            if self._proxy.authorization:
+                self._fixed += b"proxy-authorization: %b\r\n" % self._proxy.authorization
+        self._fixed_lines = self._fixed.count(b"\n")
+        tls = (ssl_context or tls_context()) if secure else None
+        self._dialer = Dialer(name, port, self.origin, tls=tls, proxy=proxy, policy=policy, resolver=resolver)
         self._max_connections, self._max_waiting, self._max_body = max_connections, max_waiting, max_body_bytes
         self._connect_timeout, self._idle_timeout = connect_timeout_s, idle_timeout_s
         self._connections: set[UpstreamConnection] = set()
@@ -187,6 +202,9 @@ class UpstreamPool:
             connection.begin(answer, head, body)
             error = await answer.opened()
             if error is None:
+                if answer.status == 407 and self._proxy is not None:
+                    answer.close()
+                    raise proxy_refusal(self.origin, self._proxy, 407)
                 return answer
             if fresh or not reused or not isinstance(error, NeverSent):
                 raise error
@@ -208,7 +226,7 @@ class UpstreamPool:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(body) if body or method != "GET" else b"\r\n")
         head = b"".join(parts)
-        lines = len(headers) + (5 if body or method != "GET" else 4)
+        lines = len(headers) + self._fixed_lines + (3 if body or method != "GET" else 2)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head or request_line.count(" ") != 2:
             raise ValueError(f"upstream {self.origin}: a space in method or path, or a line break or NUL in the head")
         return head
@@ -268,11 +286,8 @@ class UpstreamPool:
         """Open a connection in a place already counted in ``_connecting``."""
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self.origin, self._give, self._forget),
-                    self._host,
-                    self._port,
-                    ssl=self._ssl,
+                connection = await self._dialer.connect(
+                    loop, lambda: UpstreamConnection(self.origin, self._give, self._forget)
                 )
             if connection.lost or self._closed:
                 connection.transport.abort()
@@ -281,8 +296,6 @@ class UpstreamPool:
             self._give(None)
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout(self.origin, "connect", "no connection in time") from None
-            if isinstance(error, OSError):
-                raise no_connection(self.origin, error) from None
             raise
         self._connecting -= 1
         self._connections.add(connection)

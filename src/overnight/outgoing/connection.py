@@ -1,4 +1,4 @@
-"""One upstream connection and one exchange on it: httptools under asyncio.Protocol. What a failed call means: ``errors``."""
+"""One HTTP/1.1 connection to a server: httptools under asyncio.Protocol. It carries one exchange at a time."""
 
 from __future__ import annotations
 
@@ -10,191 +10,23 @@ from typing import cast
 
 import httptools
 
+from .content_decoding import BodyTruncated, ContentDecoder, InvalidEncoding, TooMuchDecoded, content_decoder
+from .exchange import UpstreamExchange
 from .transport_errors import (
     BodyCut,
     MalformedResponse,
     NeverSent,
     NotHttp,
-    Phase,
     ResponseLost,
     ResponseTooLarge,
     Unreachable,
-    UpstreamError,
-    UpstreamTimeout,
     spoken,
 )
 
 MAX_HEAD_BYTES = 64 * 1024
-# A stream that nobody reads holds at most this much plus one read of the event loop (256 KiB).
-STREAM_BUFFER_BYTES = 256 * 1024
 _HTTP = b"HTTP/"
 # Below this size one copy is cheaper than a second system call.
 _JOIN_BYTES = 64 * 1024
-
-
-class UpstreamExchange:
-    """One request and its answer as it arrives. Made by the pool, filled by the connection, read by one caller.
-
-    ``whole``: wake the reader at the end only, and never hold the upstream back. ``deadline`` is a time of ``loop``.
-    """
-
-    __slots__ = (
-        "_buffered", "_chunks", "_deadline", "_fault", "_loop", "_room", "_taker", "_timer", "_waiter",
-        "connection", "error", "headers", "status", "whole",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        connection: UpstreamConnection,
-        loop: asyncio.AbstractEventLoop,
-        deadline: float,
-        max_body: int,
-        *,
-        whole: bool,
-    ) -> None:
-        self.status = 0  # until the head is here
-        self.headers: dict[bytes, bytes] = {}
-        self.connection: UpstreamConnection | None = connection  # until the end, or an error
-        self.error: UpstreamError | None = None
-        self.whole = whole
-        self._loop = loop
-        self._room = max_body
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._taker: Callable[[bytes], bool] | None = None
-        self._fault: Exception | None = None
-        self._deadline = deadline
-        self._timer = loop.call_at(deadline, self._expire)
-
-    async def opened(self) -> UpstreamError | None:
-        """Wait for the head, or if ``whole`` for the end. Returns the error that prevents it."""
-        while self.connection is not None and (self.whole or not self.status):
-            await self._wait()
-        return self.error if self.whole or not self.status else None
-
-    async def read(self) -> bytes:
-        """The bytes that came since the last read, waiting for some; ``b""`` at the end. Raises UpstreamError."""
-        while not self._chunks:
-            if self.error is not None:
-                raise self.error
-            if self.connection is None:
-                return b""
-            await self._wait()
-        data = self.take()
-        if self.connection is not None:
-            self.connection.hold_back(False)
-        return data
-
-    async def follow(self, take: Callable[[bytes], bool]) -> bool:
-        """Hand each chunk to `take` as it comes; True once `take` wants no more, False at the end. Raises UpstreamError, and
-        what `take` raises."""
-        if self._chunks and take(self.take()):
-            return True
-        if self.connection is not None:
-            self.connection.hold_back(False)
-        self._taker = take
-        try:
-            while self.connection is not None and self._taker is not None:
-                await self._wait()
-            wanted_no_more = self._taker is None
-        finally:
-            self._taker = None
-        if self._fault is not None:
-            raise self._fault
-        if not wanted_no_more and self.error is not None:
-            raise self.error
-        return wanted_no_more
-
-    def take(self) -> bytes:
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        return data
-
-    def extend(self, deadline: float) -> None:
-        """Another deadline, in place of the one before."""
-        if self.connection is None:
-            return
-        self._deadline = deadline
-        if (
-            deadline < self._timer.when()
-        ):  # a later one is looked at when the timer goes off: streams extend at every piece
-            self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._expire)
-
-    def close(self) -> None:
-        self._chunks.clear()
-        if self.connection is not None:
-            self.fail(BodyCut(self.connection.origin, "the answer was closed here before its end"))
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        self.status, self.headers = status, headers
-        if not self.whole:
-            self._wake()
-
-    def body(self, chunk: bytes, connection: UpstreamConnection) -> None:
-        self._room -= len(chunk)
-        if self._room < 0:
-            self.fail(ResponseTooLarge(connection.origin, "the response body is over the bound; raise max_body_bytes"))
-            return
-        if self._taker is not None:
-            try:
-                enough = self._taker(chunk)
-            except Exception as error:
-                self._fault, enough = error, True  # it is the reader's, not the parser's that called us
-            if enough:
-                self._taker = None
-                self._wake()
-            return
-        self._chunks.append(chunk)
-        if not self.whole:
-            self._buffered += len(chunk)
-            if self._buffered > STREAM_BUFFER_BYTES:
-                connection.hold_back(True)
-            self._wake()
-
-    def end(self) -> None:
-        self.connection = None
-        self._timer.cancel()
-        self._wake()
-
-    def fail(self, error: UpstreamError) -> None:
-        """End with an error and close the connection. After the end this does nothing."""
-        connection = self.connection
-        if connection is not None:
-            self.error = error
-            self.end()
-            connection.abandon()
-
-    def _expire(self) -> None:
-        if self._deadline > self._loop.time():
-            self._timer = self._loop.call_at(self._deadline, self._expire)
-        elif self.connection is not None:
-            phase: Phase = "body" if self.status else "send" if self.connection.is_sending() else "first_byte"
-            what = _UNFINISHED[phase]
-            self.fail(UpstreamTimeout(self.connection.origin, phase, f"{what} before the deadline"))
-
-
-_UNFINISHED = {
-    "send": "the request had not left whole",
-    "first_byte": "no answer came",
-    "body": "the body did not end",
-}
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -218,7 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._quiet_bytes = 0
         self._first_bytes = b""
         self._until_close = False
-        self._unreadable = False
+        self._decoder: ContentDecoder | None = None
         self._complete = False
         self._reusable = False
         self._unsent = False
@@ -245,7 +77,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, exchange: UpstreamExchange, head: bytes, body: bytes) -> None:
         self._exchange = exchange
-        self._complete = self._reusable = self._until_close = self._unreadable = False
+        self._complete = self._reusable = self._until_close = False
+        self._decoder = None
         self._quiet_bytes = self._head_bytes = 0
         self._first_bytes = b""
         self._headers = {}
@@ -328,7 +161,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif not exchange.status:
                 exchange.fail(ResponseLost(self.origin, "the connection was lost after sending, without an answer"))
             elif self._until_close and exc is None:
-                exchange.end()
+                if self._decoded_whole(exchange):
+                    exchange.end()
             else:
                 exchange.fail(BodyCut(self.origin, "the connection was lost inside the response body"))
         self._on_lost(self)
@@ -358,23 +192,69 @@ class UpstreamConnection(asyncio.Protocol):
             self._headers = {}
             return
         headers = self._headers
-        if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
-            if status < 300:
-                exchange.fail(MalformedResponse(self.origin, "the body is compressed although identity was asked for"))
-                return
-            self._unreadable = True  # its status says enough
         self._until_close = (
             b"content-length" not in headers and b"chunked" not in headers.get(b"transfer-encoding", b"").lower()
         )
+        if b"content-encoding" in headers and not self._prepare_decoding(status, exchange):
+            return
         exchange.head(status, headers)
 
     def on_body(self, chunk: bytes) -> None:
         if self._exchange is not None and not self._complete:
             self._quiet_bytes = 0
-            if not self._unreadable:
+            if self._decoder is None:
                 self._exchange.body(chunk, self)
+            else:
+                self._decode(self._decoder, chunk, self._exchange)
 
     def on_message_complete(self) -> None:
-        if self._exchange is not None and self._exchange.status and not self._complete:
+        exchange = self._exchange
+        if exchange is not None and exchange.status and not self._complete:
+            if self._decoder is not None and not self._decoded_whole(exchange):
+                return
             self._complete = True
             self._reusable = self._parser.should_keep_alive()
+
+    def _prepare_decoding(self, status: int, exchange: UpstreamExchange) -> bool:
+        """Set up the decoding of the body. Returns whether its encoding is known, or the status says enough without a body."""
+        encoding = self._headers.pop(b"content-encoding")
+        try:
+            self._decoder = content_decoder(encoding, exchange.room)
+        except InvalidEncoding as error:
+            if status < 300:
+                exchange.fail(MalformedResponse(self.origin, str(error)))
+                return False
+            self._decoder = ContentDecoder((), 0)
+            self._decoder.discard()
+        if self._decoder is not None:
+            self._headers.pop(b"content-length", None)  # that of the encoded body
+        return True
+
+    def _decode(self, decoder: ContentDecoder, chunk: bytes, exchange: UpstreamExchange) -> None:
+        try:
+            for piece in decoder.feed(chunk):
+                if self._exchange is not exchange:
+                    return  # its reader, or a bound, ended it
+                exchange.body(piece, self)
+        except (InvalidEncoding, TooMuchDecoded) as error:
+            self._not_decoded(decoder, error, exchange)
+
+    def _not_decoded(self, decoder: ContentDecoder, error: Exception, exchange: UpstreamExchange) -> None:
+        """An error response keeps its status, and as much of its body as was decoded; any other fails."""
+        if exchange.status >= 300:
+            decoder.discard()
+        elif isinstance(error, TooMuchDecoded):
+            exchange.fail(ResponseTooLarge(self.origin, str(error)))
+        else:
+            exchange.fail(MalformedResponse(self.origin, str(error)))
+
+    def _decoded_whole(self, exchange: UpstreamExchange) -> bool:
+        """At the end of a body: whether the exchange can end. Fails it if the encoded body lacks its end."""
+        if self._decoder is None or exchange.status >= 300:
+            return True
+        try:
+            self._decoder.finish()
+        except BodyTruncated as error:
+            exchange.fail(BodyCut(self.origin, str(error)))
+            return False
+        return True

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvloop
 
-from overnight.providers import (
+from overnight.outgoing import (
     BodyCut,
     MalformedResponse,
     NeverSent,
@@ -707,7 +707,8 @@ MALFORMED = {
     "length and chunks": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     "bad chunk": CHUNKED + b"zz\r\nok\r\n",
     "upgrade": b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
-    "gzip": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b",
+    "not gzip": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\0\0",
+    "compress": b"HTTP/1.1 200 OK\r\ncontent-encoding: compress\r\ncontent-length: 2\r\n\r\nok",
 }
 
 

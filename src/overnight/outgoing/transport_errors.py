@@ -1,17 +1,18 @@
-"""Transport errors of provider calls. ``sent`` tells whether the provider may have received and charged the request:
+"""Transport errors of requests. ``sent`` tells whether the server may have received the whole request:
 
     UpstreamError
     ├── NeverSent          sent=False  no connection, or an incomplete request: safe to repeat
-    │   ├── Unreachable    sent=False  unknown host, invalid certificate or TLS: permanent until reconfigured
+    │   ├── Unreachable    sent=False  unknown host, invalid certificate or TLS, refused by a proxy or the address
+    │   │                              policy: permanent until reconfigured
     │   └── PoolBusy       sent=False  the local connection pool is full: no fault of the provider
     ├── UpstreamTimeout    sent=False in "queue", "connect" and "send"; True in "first_byte" and "body"
     ├── ResponseLost       sent=True   connection lost before a whole response head: outcome unknown
-    ├── BodyCut            sent=True   connection lost inside the body
-    ├── MalformedResponse  sent=True   a broken HTTP/1.1 head, or compressed although identity was asked for
+    ├── BodyCut            sent=True   connection lost inside the body, or an encoded body without its end
+    ├── MalformedResponse  sent=True   a broken HTTP/1.1 head, or an invalid or unsupported content encoding
     │   └── NotHttp        sent=False  the peer speaks another protocol, so it cannot have read the request
-    └── ResponseTooLarge   sent=True   head over 64 KiB, or body over its bound
+    └── ResponseTooLarge   sent=True   head over 64 KiB, body over its bound before or after decoding, a compression bomb
 
-No message names a header value.
+No message names a header value or the credentials of a proxy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from __future__ import annotations
 import socket
 import ssl
 from typing import Literal
+
+from .tls import certificate_problem
 
 Phase = Literal["queue", "connect", "send", "first_byte", "body"]
 
@@ -42,7 +45,8 @@ class NeverSent(UpstreamError):
 
 
 class Unreachable(NeverSent):
-    """No connection is possible as configured: ``code`` is ``unknown_host``, ``certificate_invalid`` or ``tls_failed``."""
+    """No connection is possible as configured. ``code``: ``unknown_host``, ``certificate_invalid``, ``tls_failed``,
+    ``proxy_refused`` or ``address_refused``."""
 
     def __init__(self, origin: str, code: str, problem: str) -> None:
         super().__init__(origin, problem)
@@ -85,22 +89,30 @@ class UpstreamTimeout(UpstreamError):
         self.sent = phase in ("first_byte", "body")
 
 
-def no_connection(origin: str, error: OSError) -> NeverSent:
-    """The error for a failed connection attempt: Unreachable if it is permanent, else NeverSent."""
+def no_connection(origin: str, error: OSError, at: str = "") -> NeverSent:
+    """The error for a failed connection attempt: Unreachable if it is permanent, else NeverSent.
+
+    Args:
+        at: what the attempt was made to if not to the origin, such as ``proxy HOST:PORT: ``.
+    """
     if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
-        return Unreachable(origin, "unknown_host", "the host name is unknown; correct base_url")
+        return Unreachable(origin, "unknown_host", f"{at}the host name is unknown; correct {_setting(at)}")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Unreachable(origin, "certificate_invalid", f"its certificate is not valid: {error.verify_message[:200]}")
+        return Unreachable(origin, "certificate_invalid", at + certificate_problem(error))
     # A connection that was closed in the handshake, or a fault inside the server, may be over next time.
     passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     if isinstance(error, ssl.SSLError) and not passing and "INTERNAL_ERROR" not in str(error.reason).upper():
         hint = (
-            "; it speaks no TLS: use http in base_url"
+            f"; it speaks no TLS: use http in {_setting(at)}"
             if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
             else ""
         )
-        return Unreachable(origin, "tls_failed", f"TLS failed: {error.reason}{hint}")
-    return NeverSent(origin, f"cannot connect: {str(error)[:200]}")
+        return Unreachable(origin, "tls_failed", f"{at}TLS failed: {error.reason}{hint}")
+    return NeverSent(origin, f"{at}cannot connect: {str(error)[:200]}")
+
+
+def _setting(at: str) -> str:
+    return "the URL of the proxy" if at else "base_url"
 
 
 def spoken(first_bytes: bytes) -> str:

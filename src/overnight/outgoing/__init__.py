@@ -1,0 +1,55 @@
+"""What: HTTP/1.1 requests to other hosts: connections, proxies, TLS, content decoding, and the policy of addresses.
+Owns: sockets to other hosts.
+Depends on: nothing of ours.
+Never: repeats a request that a server may have received, or knows what a provider or a model call is.
+"""
+
+from .addresses import AddressPolicy, non_public_kind
+from .client import Client, FetchResponse, UrlInvalid
+from .connection_pool import Check, Headers, UpstreamPool, UpstreamResponse, UpstreamStream
+from .proxies import EnvironmentProxies, Proxy, ProxyInvalid, parse_proxy
+from .tls import TlsFileInvalid, TlsFiles, tls_context
+from .transport_errors import (
+    BodyCut,
+    MalformedResponse,
+    NeverSent,
+    NotHttp,
+    PoolBusy,
+    ResponseLost,
+    ResponseTooLarge,
+    Unreachable,
+    UpstreamError,
+    UpstreamTimeout,
+    no_connection,
+)
+
+__all__ = [
+    "AddressPolicy",
+    "BodyCut",
+    "Check",
+    "Client",
+    "EnvironmentProxies",
+    "FetchResponse",
+    "Headers",
+    "MalformedResponse",
+    "NeverSent",
+    "NotHttp",
+    "PoolBusy",
+    "Proxy",
+    "ProxyInvalid",
+    "ResponseLost",
+    "ResponseTooLarge",
+    "TlsFileInvalid",
+    "TlsFiles",
+    "Unreachable",
+    "UpstreamError",
+    "UpstreamPool",
+    "UpstreamResponse",
+    "UpstreamStream",
+    "UpstreamTimeout",
+    "UrlInvalid",
+    "no_connection",
+    "non_public_kind",
+    "parse_proxy",
+    "tls_context",
+]

@@ -1,0 +1,253 @@
+"""Decode the content encodings of responses (gzip, deflate, br, zstd), bounded in decoded size and in ratio.
+
+Each decoder returns small pieces, so that a compression bomb is recognised before it fills the memory.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+MAX_RATIO = 200
+"""Decoded to encoded bytes. Text and JSON compress up to about 50:1."""
+FREE_BYTES = 1024 * 1024
+"""Up to this size the ratio is not limited."""
+_MAX_CODINGS = 3
+_PIECE = 64 * 1024
+_MAX_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# Some servers give a character set, or the name of a transfer encoding; the bytes of the body are plain then.
+_PLAIN = frozenset({
+    "", "identity", "none", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "binary", "7bit", "8bit", "chunked",
+})  # fmt: skip
+
+
+class InvalidEncoding(Exception):
+    """An unsupported content encoding, or bytes that are not in it."""
+
+
+class TooMuchDecoded(Exception):
+    """The decoded body is above its bound, or too large for its encoded size."""
+
+
+class BodyTruncated(Exception):
+    """The encoded body ended before its end mark."""
+
+
+class _Coding(Protocol):
+    """One coding."""
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """The decoded pieces of the next encoded bytes, made as they are taken."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the bytes so far can be the whole body."""
+        ...
+
+
+class _Gzip:
+    """Any number of gzip members. A body that is not gzip at all is passed on: some proxies decode and keep the header."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(31)
+        self._start = b""
+        self._is_member, self._members, self._is_plain = False, 0, False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data, self._start = self._start + data, b""
+        while data and not self._is_plain:
+            if not self._is_member:
+                if len(data) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(data):
+                    self._start = data
+                    return
+                if not data.startswith(_GZIP_MAGIC):
+                    self._is_plain = self._members == 0
+                    break
+                self._inflate, self._is_member = zlib.decompressobj(31), True
+            yield from _inflated(self._inflate, data)
+            data = self._inflate.unused_data
+            if self._inflate.eof:
+                self._is_member, self._members = False, self._members + 1
+        if data and self._is_plain:  # after a member, other bytes are padding
+            yield data
+
+    @property
+    def is_finished(self) -> bool:
+        return not self._is_member and not self._start
+
+
+class _Deflate:
+    """The zlib format of RFC 9110, or the raw deflate data that many servers send under this name."""
+
+    def __init__(self) -> None:
+        self._inflate: Any = None
+        self._start = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._inflate is None:
+            self._start += data
+            if len(self._start) < 2:
+                return
+            first, second = self._start[:2]
+            has_header = first & 0x0F == 8 and (first << 8 | second) % 31 == 0
+            self._inflate = zlib.decompressobj(15 if has_header else -15)
+            data, self._start = self._start, b""
+        if not self._inflate.eof:
+            yield from _inflated(self._inflate, data)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._inflate.eof if self._inflate is not None else not self._start
+
+
+def _inflated(inflate: Any, data: bytes) -> Iterator[bytes]:
+    try:
+        piece = inflate.decompress(data, _PIECE)
+        while piece:
+            yield piece
+            piece = inflate.decompress(inflate.unconsumed_tail, _PIECE)
+    except zlib.error as error:
+        raise InvalidEncoding(str(error)) from None
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        import brotli
+
+        self._brotli: Any = brotli
+        self._decompressor: Any = brotli.Decompressor()
+        self._fed = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._fed = True
+        try:
+            piece = self._decompressor.process(data, output_buffer_limit=_PIECE)
+            while piece or not self._decompressor.can_accept_more_data():
+                yield piece
+                piece = self._decompressor.process(b"", output_buffer_limit=_PIECE)
+        except self._brotli.error as error:
+            raise InvalidEncoding(str(error)) from None
+
+    @property
+    def is_finished(self) -> bool:
+        return not self._fed or bool(self._decompressor.is_finished())
+
+
+class _Zstd:
+    """Any number of frames. A body that is not zstd at all is passed on, as with gzip."""
+
+    _SLICE = 256
+    """The library bounds no output. A block of 128 KiB takes at least 4 bytes, so this bounds one step to 8 MiB."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._zstandard: Any = zstandard
+        self._frame: Any = None
+        self._start = b""
+        self._frames, self._is_plain = 0, False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data, self._start = self._start + data, b""
+        while data and not self._is_plain:
+            if self._frame is None:
+                if len(data) < len(_ZSTD_MAGIC):
+                    self._start = data
+                    return
+                if not self._is_frame(data):
+                    self._is_plain = self._frames == 0
+                    break
+                limits = {"max_window_size": _MAX_ZSTD_WINDOW}
+                self._frame = self._zstandard.ZstdDecompressor(**limits).decompressobj()
+            data = yield from self._decompressed(self._frame, data)
+        if data and self._is_plain:
+            yield data
+
+    @staticmethod
+    def _is_frame(data: bytes) -> bool:
+        return data.startswith(_ZSTD_MAGIC) or (data[1:4] == b"\x2a\x4d\x18" and 0x50 <= data[0] <= 0x5F)
+
+    def _decompressed(self, frame: Any, data: bytes) -> Generator[bytes, None, bytes]:
+        """Yields the decoded pieces, and returns the bytes after the frame."""
+        try:
+            for at in range(0, len(data), self._SLICE):
+                if piece := frame.decompress(data[at : at + self._SLICE]):
+                    yield piece
+                if frame.eof:
+                    self._frame, self._frames = None, self._frames + 1
+                    return bytes(frame.unused_data) + data[at + self._SLICE :]
+        except self._zstandard.ZstdError as error:
+            raise InvalidEncoding(str(error)) from None
+        return b""
+
+    @property
+    def is_finished(self) -> bool:
+        return self._frame is None and not self._start
+
+
+_CODINGS: Mapping[str, Callable[[], _Coding]] = {
+    "gzip": _Gzip,
+    "x-gzip": _Gzip,
+    "deflate": _Deflate,
+    "br": _Brotli,
+    "zstd": _Zstd,
+}
+
+
+class ContentDecoder:
+    """Decodes one body. `codings` in the order in which they were applied; `max_bytes` bounds the decoded size."""
+
+    def __init__(self, codings: Sequence[str], max_bytes: int) -> None:
+        self._codings = [_CODINGS[name]() for name in reversed(codings)]
+        self._max_bytes = max_bytes
+        self._encoded = 0
+        self._made = [0] * len(codings)
+        self._discards = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The decoded pieces of the next bytes. Raises InvalidEncoding and TooMuchDecoded."""
+        if not self._discards:
+            self._encoded += len(data)
+            yield from self._through(0, data)
+
+    def _through(self, stage: int, data: bytes) -> Iterator[bytes]:
+        for piece in self._codings[stage].feed(data):
+            self._made[stage] += len(piece)
+            self._check(self._made[stage])
+            if stage + 1 < len(self._codings):
+                yield from self._through(stage + 1, piece)
+            else:
+                yield piece
+
+    def _check(self, made: int) -> None:
+        if made > self._max_bytes:
+            raise TooMuchDecoded("the decoded body is over the bound; raise max_body_bytes")
+        if made > FREE_BYTES and made > MAX_RATIO * self._encoded:
+            raise TooMuchDecoded(f"the decoded body is over {MAX_RATIO} times as large as the encoded body")
+
+    def finish(self) -> None:
+        """At the end of the body. Raises BodyTruncated."""
+        if not self._discards and self._encoded and not all(each.is_finished for each in self._codings):
+            raise BodyTruncated("the encoded body lacks its end")
+
+    def discard(self) -> None:
+        """Ignore the rest of the body."""
+        self._discards = True
+
+
+def content_decoder(header: bytes, max_bytes: int) -> ContentDecoder | None:
+    """The decoder for a `content-encoding` header; None for a plain body. Raises InvalidEncoding for an unknown coding."""
+    names = [
+        name for name in (part.strip().lower() for part in header.decode("latin-1").split(",")) if name not in _PLAIN
+    ]
+    if not names:
+        return None
+    unknown = next((name for name in names if name not in _CODINGS), None)
+    if unknown is not None or len(names) > _MAX_CODINGS:
+        shown = (unknown or ", ".join(names))[:40]
+        raise InvalidEncoding(f"the content encoding {shown!r} is not supported (gzip, deflate, br and zstd are)")
+    return ContentDecoder(names, max_bytes)
