@@ -19,7 +19,7 @@ from overnight.domain import (
 )
 from overnight.gateway import HttpResponse, parse_job_name
 from overnight.jobs import Complete, Operations
-from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job
+from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job, read_idleness
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
@@ -114,7 +114,8 @@ class Jobs:
     async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:
         """As `overnight jobs --json`; costs include child jobs."""
         costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
-        return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in jobs]
+        idle = await read_idleness(self._ledger.store, jobs, now)
+        return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in jobs]
 
     async def events(self, request: Request) -> HttpResponse:
         """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job finishes (`id` is the seq)."""

@@ -82,6 +82,7 @@ _RETRIES: Fields = {**_TRIES, "by_class": ("by_class", as_node)}
 _LIMITS: Fields = {
     "max_body_bytes": ("max_body_bytes", whole(1, 1 << 30)),
     "default_max_output_tokens": ("default_max_output_tokens", whole(1, 10_000_000)),
+    "external_abandoned_hours": ("external_abandoned_hours", whole(1, 87_600)),
 }
 _BREAKERS: Fields = {
     "failures": ("failures", whole(0, 10_000)),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from overnight.ledger import JobRow
+from overnight.ledger import Idleness, JobRow
 from overnight.reviews import ReviewRow
 from overnight.settings import Settings
 from overnight.story import (
@@ -13,6 +13,7 @@ from overnight.story import (
     content_text,
     cost_text,
     count_text,
+    idle_text,
     moment_text,
     span_text,
     span_us,
@@ -23,8 +24,10 @@ from .lookup import SHORT_ID, for_tenant
 from .output import STATE_STYLES, console, print_rows, styled
 
 
-def show_jobs(jobs: Sequence[JobRow], costs: Mapping[str, tuple[int, int, int]], now_us: int) -> None:
-    """One line per job; the last column is the reason it waits or failed."""
+def show_jobs(
+    jobs: Sequence[JobRow], costs: Mapping[str, tuple[int, int, int]], now_us: int, idle: Mapping[str, Idleness]
+) -> None:
+    """One line per job; the last column is the reason it waits, is idle or failed."""
     if not jobs:
         console().print("No jobs. Create one with `overnight demo` or `overnight run module:function`.")
         return
@@ -49,7 +52,7 @@ def show_jobs(jobs: Sequence[JobRow], costs: Mapping[str, tuple[int, int, int]],
         row += [(clean(job.tenant_id, 30), "")] if tenants else []
         row += [(span_text(span_us(job, now_us)), ""), (cost_text(cost) if calls else "-", "")]
         row += [(cost_text(bound) if bound else "-", ""), (str(calls or "-"), "")]
-        rows.append([*row, (moment_text(job.created_at), ""), (_remark(job), "dim")])
+        rows.append([*row, (moment_text(job.created_at), ""), (_remark(job, idle.get(job.job_id), now_us), "dim")])
     print_rows(heads, rows, frozenset({"took", "calls", "cost", "bound"}))
 
 
@@ -69,7 +72,9 @@ def show_end(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, n
     out.print(following, style="cyan", soft_wrap=True)
 
 
-def _remark(job: JobRow) -> str:
+def _remark(job: JobRow, idleness: Idleness | None = None, now_us: int = 0) -> str:
+    if idleness is not None:
+        return idle_text(idleness, now_us)
     if job.state == "parked":
         return "waits for " + ", ".join(sorted({_wait_text(wait) for wait in job.waits}))
     if job.state == "failed" and job.error:

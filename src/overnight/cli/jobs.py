@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from overnight.domain import Recorded, job_states, public_event
-from overnight.ledger import JobRow, Ledger
+from overnight.ledger import JobRow, Ledger, read_idleness
 from overnight.settings import Settings
 from overnight.story import build_timeline, load_job_tree, public_job, public_timeline, tree_costs
 
@@ -59,11 +59,12 @@ def jobs(
         tenant_id = tenants_of(tenant, all_tenants, settings)
         found = await _page(ledger, tenant_id, state, before, limit, children)
         costs = await tree_costs(ledger, [job.job_id for job in found])
+        now = ledger.store.clock()
+        idle = await read_idleness(ledger.store, found, now)
         if json:
-            now = ledger.store.clock()
-            print_json([public_job(job, *costs.get(job.job_id, (0, 0, 0)), now) for job in found])
+            print_json([public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in found])
         else:
-            show_jobs(found, costs, ledger.store.clock())
+            show_jobs(found, costs, now, idle)
 
     read(work)
 

@@ -107,6 +107,8 @@ def _header(header: Header) -> Iterator["Text"]:
     yield styled((header.state, "bold " + STATE_STYLES.get(header.state, "")), ("   " + " · ".join(facts), ""))
     if header.error:
         yield styled((header.error, "red"))
+    if header.idle:
+        yield styled((header.idle, "yellow"))
     for wait in header.waiting:
         yield styled(("waits for " + wait, "magenta"))
     yield _counts(header)

@@ -89,10 +89,12 @@ class Alarms(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Hard counts: bytes of a request's body, output tokens of a call that names no cap."""
+    """Hard counts: bytes of a request's body, output tokens of a call that names no cap, hours without a call after which an
+    external job is ended as failed."""
 
     max_body_bytes: int = 33_554_432
     default_max_output_tokens: int = 8_192
+    external_abandoned_hours: int = 24
 
 
 class ClassRetries(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
+from .admission.abandoned_jobs import end_abandoned
 from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
@@ -73,6 +74,9 @@ COSTS_EVERY = 20
 
 WAKE_EVERY = 5
 """Sweeps between two searches for parked jobs that no process has woken after a top-up."""
+
+ABANDONED_EVERY = 30
+"""Sweeps between two searches for abandoned external jobs."""
 
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""
@@ -363,6 +367,8 @@ class Gateway:
                     await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
+                if turn % ABANDONED_EVERY == 0:
+                    await end_abandoned(self.store, self.routing.limits.external_abandoned_hours)
             except StoreUnavailable as error:
                 log.warning("recovery of lost calls failed, will retry: %s", error)
             except Exception:

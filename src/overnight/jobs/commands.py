@@ -14,7 +14,6 @@ from overnight.ledger import (
     begin_attempt,
     lifecycle,
     locked_job,
-    mark_idle,
     open_job,
 )
 from overnight.store import Unit
@@ -272,8 +271,7 @@ class BeginAttempt(msgspec.Struct):
 class Complete(msgspec.Struct):
     """End an external job. Outcome: its row.
 
-    With `attempt`, only while that attempt is the current one. With `idle_since`, only if nothing was recorded since; the
-    event says that the job was idle.
+    With `attempt`, only while that attempt is the current one.
     """
 
     job_id: str
@@ -281,7 +279,6 @@ class Complete(msgspec.Struct):
     result: bytes | None = None
     error: ErrorFacts | None = None
     actor: str | None = None
-    idle_since: int | None = None
     attempt: int | None = None
     trace: bytes | None = None
 
@@ -290,17 +287,14 @@ class Complete(msgspec.Struct):
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)
-        still_busy = self.idle_since is not None and job.active_at >= self.idle_since
         # A previous attempt cannot end the job of the current one.
-        if still_busy or self.attempt not in {None, job.attempt}:
+        if self.attempt not in {None, job.attempt}:
             return msgspec.structs.replace(job)
         if job.runtime != "foreign":
             raise Conflict(f"{self.job_id} is run by Overnight itself and ends with its function")
         if job.state not in FINISHED:
             name = "completed" if self.state == "succeeded" else self.state
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
-            if self.idle_since is not None:
-                mark_idle(event)
             lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
         return msgspec.structs.replace(job)
 

@@ -17,7 +17,7 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.ledger import JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
-from .commands import Complete, ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
+from .commands import ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
 from .encoding import encode
 from .execution import Execution, task_factory
@@ -37,7 +37,6 @@ LEASE_S = 15.0
 MAX_RUNNING = 1000
 MAX_LOST_WORKERS = 5
 PROGRESS = ANSWERS | {"attempt_started", "boundary_kept"}
-IDLE_US = 30 * 60 * 1_000_000
 
 
 class Worker:
@@ -167,7 +166,6 @@ class Worker:
                     next_lost = loop.time() + RECOVERY_INTERVAL_S
                     await self._release_unowned()
                     await self._expire_dead_workers()
-                    await self._complete_idle()
                 await self._deliver_signals()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)
@@ -209,12 +207,6 @@ class Worker:
     async def _expire_dead_workers(self) -> None:
         """End the leases of workers of this machine whose process is dead."""
         await Operations(self.store).expire_dead_workers()
-
-    async def _complete_idle(self) -> None:
-        """Complete external jobs without an event for half an hour; a further call reopens them."""
-        before = self.store.clock() - IDLE_US
-        for (job_id,) in await self.store.read(SQL["list_idle"], {"before": before}):
-            await self.store.commit(Complete(job_id, idle_since=before))
 
     def _begin(self, job: JobRow, sent: ClockReading) -> "asyncio.Task[None]":
         lease = self._leases[job.job_id] = Lease(self._clocks, self._lease_us, sent)

@@ -7,8 +7,9 @@ Never: decides when a job changes its state; it writes what a package above has 
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .event_sinks import EventSink, SinkConsumer, sink_lags
 from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
+from .idleness import IDLE_US, Idleness, abandon, closed_idle, is_idle, last_outcome, read_idleness
 from .lifecycle import ATTEMPT_MARK, begin_attempt
-from .log import LARGEST_CONTENT, Append, NewJob, append, closed_idle, locked_job, mark_idle, open_job
+from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
 from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
 from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
@@ -19,6 +20,7 @@ __all__ = [
     "ATTEMPT_MARK",
     "BEAT_S",
     "EXTERNAL",
+    "IDLE_US",
     "JOB",
     "LARGEST_CONTENT",
     "LEDGER_SQL",
@@ -29,6 +31,7 @@ __all__ = [
     "FeedEvent",
     "FeedPage",
     "FeedPosition",
+    "Idleness",
     "JobRow",
     "KnownContent",
     "Ledger",
@@ -36,6 +39,7 @@ __all__ = [
     "NewJob",
     "Registration",
     "SinkConsumer",
+    "abandon",
     "address_chain",
     "append",
     "begin_attempt",
@@ -43,10 +47,12 @@ __all__ = [
     "count_usage",
     "forget_dead_processes",
     "is_dead",
+    "is_idle",
+    "last_outcome",
     "locked_job",
-    "mark_idle",
     "open_job",
     "parse_reference",
+    "read_idleness",
     "recorded",
     "sink_lags",
     "store_blob",

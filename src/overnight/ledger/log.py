@@ -161,20 +161,6 @@ def append(
     return job.last_seq
 
 
-_IDLE_WHY = "no call for 30 minutes"
-
-
-def mark_idle(completed: Event) -> None:
-    """Mark a `completed` event: the job ended because no call came for half an hour, and a later call may reopen it."""
-    completed.decision, completed.detail = {"why": _IDLE_WHY}, {"idle": True}
-
-
-def closed_idle(completed: Event) -> bool:
-    """Whether a `completed` event is marked as idle. Older versions wrote only the reason."""
-    why = (completed.decision or {}).get("why")
-    return bool((completed.detail or {}).get("idle")) or (completed.actor is None and why == _IDLE_WHY)
-
-
 class Append(msgspec.Struct):
     """Append one event; with `lease_epoch`, only while that lease holds. Outcome: its seq."""
 

@@ -22,7 +22,7 @@ from .text import (
     until_text,
     who,
 )
-from .totals import span_us
+from .totals import idle_text, span_us
 
 __all__ = [
     "Advice",
@@ -38,6 +38,7 @@ __all__ = [
     "content_text",
     "cost_text",
     "count_text",
+    "idle_text",
     "load_job_tree",
     "local_time",
     "moment_text",

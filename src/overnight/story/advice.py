@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.ledger import JobRow
+from overnight.ledger import JobRow, is_idle
 
 from .text import (
     clean,
@@ -97,6 +97,14 @@ def advise(job: JobRow, open_reviews: Mapping[str, str], now_us: int) -> list[Ad
     if job.state == "running" and job.runtime == "python" and (job.lease_expires_at or 0) < now_us:
         return [
             Advice("Its worker is lost. A running worker takes the job over; without one:", (_command("resume", job),))
+        ]
+    if is_idle(job, now_us):
+        return [
+            Advice(
+                "A further call continues the job. If its program has ended, end the job; otherwise it ends as failed after the"
+                " time of limits.external_abandoned_hours:",
+                (_command("cancel", job),),
+            )
         ]
     return []
 

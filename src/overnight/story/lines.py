@@ -35,7 +35,7 @@ class Header(msgspec.Struct):
     """The sums of a job and its loaded child jobs.
 
     `bound_microusd` is the upper bound of calls of unknown cost, in addition to the known cost; `model_bounds` likewise for
-    `models`. Times in microseconds UTC, spans in microseconds.
+    `models`. `idle` says since when an external job has made no call. Times in microseconds UTC, spans in microseconds.
     """
 
     job_id: str
@@ -54,6 +54,7 @@ class Header(msgspec.Struct):
     parked_us: int = 0
     cost_microusd: int = 0
     bound_microusd: int = 0
+    idle: str = ""
     lost_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0

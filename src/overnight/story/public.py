@@ -6,20 +6,22 @@ from typing import Any
 import msgspec
 
 from overnight.domain import Recorded, iso_utc, micro_to_usd, public_event
-from overnight.ledger import JobRow, Ledger
+from overnight.ledger import Idleness, JobRow, Ledger
 
 from .lines import Header, Line, Timeline
 from .loader import JobTree
-from .totals import span_us
+from .totals import idleness_of, span_us
 
 LAST_EVENTS = 50
 
 
-def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int) -> dict[str, Any]:
+def public_job(
+    job: JobRow, calls: int, cost_microusd: int, bound_microusd: int, now_us: int, idleness: Idleness | None = None
+) -> dict[str, Any]:
     """A job as JSON, without its content (input, result). `calls` (paid), `cost_microusd` and `bound_microusd` include child
     jobs; the bound is the upper bound of calls of unknown cost, in addition to the cost.
 
-    Spans are in milliseconds, money in dollars, times in UTC.
+    Spans are in milliseconds, money in dollars, times in UTC. `idleness` is that of a running external job without a call.
     """
     return {
         "job_id": job.job_id,
@@ -48,7 +50,14 @@ def public_job(job: JobRow, calls: int, cost_microusd: int, bound_microusd: int,
         "brain_version": job.brain_version,
         "last_seq": job.last_seq,
         "unattributed": bool(job.unattributed),
+        "idle": _public_idleness(idleness) if idleness is not None else None,
     }
+
+
+def _public_idleness(idleness: Idleness) -> dict[str, Any]:
+    outcome = idleness.outcome
+    public = outcome.public() | {"at": iso_utc(outcome.at)} if outcome is not None else None
+    return {"since": iso_utc(idleness.since), "last_outcome": public}
 
 
 def public_traceback(job: JobRow, events: Sequence[Recorded]) -> msgspec.Raw | None:
@@ -87,7 +96,9 @@ def public_timeline(tree: JobTree, story: Timeline, now_us: int, *, with_content
     """`{job, header, lines, next, events}`; the events include those of loaded child jobs."""
     header = story.header
     return {
-        "job": public_job(tree.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us)
+        "job": public_job(
+            tree.job, header.paid_calls, header.cost_microusd, header.bound_microusd, now_us, idleness_of(tree, now_us)
+        )
         | {"traceback": public_traceback(tree.job, tree.events)},
         "header": _public_header(header),
         "lines": [_public_line(line) for line in story.lines],
@@ -105,6 +116,7 @@ def _public_events(tree: JobTree, with_content: bool) -> list[dict[str, Any]]:
 
 def _public_header(header: Header) -> dict[str, Any]:
     public: dict[str, Any] = msgspec.to_builtins(header)
+    del public["idle"]  # `job.idle` has its parts
     public["created_at"], public["finished_at"] = iso_utc(header.created_at), _iso(header.finished_at)
     public["duration_ms"], public["parked_ms"] = public.pop("span_us") / 1000, public.pop("parked_us") / 1000
     public["cost_usd"] = micro_to_usd(public.pop("cost_microusd"))

@@ -27,7 +27,8 @@ def build_timeline(tree: JobTree, now_us: int, *, with_content: bool = False) ->
     header = count(tree, now_us)
     header.waiting = waiting_list(tree.job.waits, now_us)
     nodes = _nodes(tree, with_content=with_content, is_child=False)
-    return Timeline(header, list(_LineWriter().lines(nodes, 0)), advise(tree.job, _open_reviews(tree.events), now_us))
+    advice = advise(tree.job, _open_reviews(tree.events), now_us)
+    return Timeline(header, list(_LineWriter().lines(nodes, 0)), advice)
 
 
 def _nodes(tree: JobTree, *, with_content: bool, is_child: bool) -> list[Node]:

@@ -1,11 +1,12 @@
 """The sums in the header of a timeline."""
 
 from overnight.domain import FINISHED, Recorded, booked
-from overnight.ledger import JobRow
+from overnight.ledger import Idleness, JobRow, is_idle, last_outcome
 
 from .lifecycle_events import row_error
 from .lines import Header
 from .loader import JobTree
+from .text import moment_text, span_text
 
 ADDED = (
     "cost_microusd",
@@ -30,6 +31,8 @@ ADDED = (
 def count(tree: JobTree, now_us: int) -> Header:
     """The header of a job, with the sums of the children loaded with it."""
     header = _header(tree.job, now_us)
+    idleness = idleness_of(tree, now_us)
+    header.idle = idle_text(idleness, now_us) if idleness is not None else ""
     header.parked_us = _parked_us(tree.events, now_us)
     running = True
     moved = False
@@ -51,6 +54,19 @@ def count(tree: JobTree, now_us: int) -> Header:
             header.model_bounds[model] = header.model_bounds.get(model, 0) + bound
         header.child_jobs += 1
     return header
+
+
+def idleness_of(tree: JobTree, now_us: int) -> Idleness | None:
+    """The idleness of an external job; None if it is not idle."""
+    if not is_idle(tree.job, now_us):
+        return None
+    return Idleness(tree.job.active_at, last_outcome((event.facts, event.at) for event in reversed(tree.events)))
+
+
+def idle_text(idleness: Idleness, now_us: int) -> str:
+    """The idleness of a job as text: since when, and the last outcome."""
+    outcome = f"; last outcome: {idleness.outcome.text()}" if idleness.outcome is not None else ""
+    return f"idle for {span_text(now_us - idleness.since)}: no call since {moment_text(idleness.since)}{outcome}"
 
 
 def _header(job: JobRow, now_us: int) -> Header:

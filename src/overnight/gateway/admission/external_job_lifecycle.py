@@ -105,8 +105,9 @@ def _check_scope(unit: Unit, job: JobRow, wanted: int | None) -> None:
 
 def _was_idle(unit: Unit, job: JobRow) -> bool:
     """Whether the job was closed as idle, and not by a program or a person."""
-    completed = next(search_log(unit, job, '"event":"completed"', most=1), None)
-    return job.state == "succeeded" and completed is not None and closed_idle(completed.facts)
+    name = "completed" if job.state == "succeeded" else "failed"
+    ended = next(search_log(unit, job, f'"event":"{name}"', most=1), None)
+    return ended is not None and closed_idle(ended.facts)
 
 
 def close_unattributed(unit: Unit, job: JobRow, error: ErrorFacts | None) -> None:

@@ -23,9 +23,6 @@ SELECT job_id FROM job WHERE lease_owner = :owner LIMIT 1000
 SELECT job_id, lease_epoch, cancel_requested_at FROM job
 WHERE lease_owner = :owner AND (wake_at IS NOT NULL OR cancel_requested_at IS NOT NULL)
 
--- name: list_idle
-SELECT job_id FROM job WHERE runtime = 'foreign' AND state = 'running' AND active_at < :before LIMIT 1000
-
 -- name: extend_leases
 UPDATE job SET lease_expires_at = :expires_at WHERE lease_owner = :owner AND lease_expires_at > :seen_at
 

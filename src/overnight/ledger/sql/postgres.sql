@@ -39,6 +39,10 @@ JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.mont
 WHERE node.tenant_id = :tenant_id AND node.month = :month
     AND node.hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))
 
+-- name: list_last_events
+SELECT event.job_id, event.at, event.body FROM job JOIN event ON event.job_id = job.job_id AND event.seq > job.last_seq - :most
+WHERE job.job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb)) ORDER BY event.job_id, event.seq DESC
+
 -- name: list_job_heads
 SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM jsonb_array_elements_text(:job_ids::jsonb))
 

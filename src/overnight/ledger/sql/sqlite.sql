@@ -29,6 +29,10 @@ SELECT node.hash, message.body FROM node
 JOIN message ON message.tenant_id = node.tenant_id AND message.month = node.month AND message.hash = node.message
 WHERE node.tenant_id = :tenant_id AND node.month = :month AND node.hash IN (SELECT unhex(value) FROM json_each(:hashes))
 
+-- name: list_last_events
+SELECT event.job_id, event.at, event.body FROM job JOIN event ON event.job_id = job.job_id AND event.seq > job.last_seq - :most
+WHERE job.job_id IN (SELECT value FROM json_each(:job_ids)) ORDER BY event.job_id, event.seq DESC
+
 -- name: list_job_heads
 SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM json_each(:job_ids))
 
