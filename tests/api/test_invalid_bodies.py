@@ -9,8 +9,8 @@ import pytest
 
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
-from overnight.wire_formats import CODECS, counted, wire_between
-from overnight.wire_formats.contract import Asked
+from overnight.wire_formats import CODECS, estimate_input_tokens, wire_between
+from overnight.wire_formats.contract import AnswerContext
 from overnight.wire_formats.request import InvalidBody
 from serving import Served, serving
 
@@ -158,7 +158,7 @@ def test_token_count_covers_text_structure_and_images() -> None:
     body = {"messages": [{"role": "user", "content": content}], "system": "S" * 40, "tools": [{"name": "f"}]}
     characters, pictures = counted_by_recursion([body["system"], body["tools"], body["messages"]])
     assert pictures == 1
-    assert counted(body) == -(-characters // 4) + 1600
+    assert estimate_input_tokens(body) == -(-characters // 4) + 1600
 
 
 @pytest.mark.parametrize("odd", [["message_stop"], {"type": "x"}, 5, None])
@@ -169,7 +169,7 @@ def test_event_with_non_text_type_is_malformed(client: str, odd: Any) -> None:
     said: Json = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
     body = {"input": "x"} if client == "responses" else said
     request = CODECS[client].read(msgspec.json.encode({"model": "m", **body}))
-    reader = wire.reader(request, lambda: Asked("x_1", "m", body, 1_767_225_600))
+    reader = wire.reader(request, lambda: AnswerContext("x_1", "m", body, 1_767_225_600))
     event = {"type": odd, "index": 0}
     with pytest.raises(TypeError):
         reader.take(event, msgspec.json.encode(event))

@@ -318,9 +318,9 @@ async def test_invalid_requests_are_rejected_free_in_both_directions(
 ) -> None:
     picture = {"type": "image", "source": {"type": "file", "file_id": "f"}}
     body: dict[str, Any] = asking(model=CHAT) | {"messages": [{"role": "user", "content": [picture]}]}
-    with pytest.raises(anthropic.BadRequestError, match=re.escape("messages[0].content: holds nothing")):
+    with pytest.raises(anthropic.BadRequestError, match=re.escape("messages[0].content: contains no content")):
         await client.messages.create(**body)
-    with pytest.raises(openai.BadRequestError, match="stop: must be a text or a list"):
+    with pytest.raises(openai.BadRequestError, match="stop: must be a string or a list"):
         await served.openai.chat.completions.create(
             model=NATIVE, messages=[{"role": "user", "content": "x"}], extra_body={"stop": 5}
         )

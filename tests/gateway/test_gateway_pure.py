@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from overnight.domain import Event, Recorded
 from overnight.gateway.admission.external_job_replay import unused
-from overnight.wire_formats.chat import passed_on
+from overnight.wire_formats.chat import passthrough_body
 from overnight.wire_formats.chat import read as read_request
-from overnight.wire_formats.chat_stream import Assembly, taken_apart
+from overnight.wire_formats.chat_stream import Assembly, stream_events
 from overnight.wire_formats.dialects import dialect_of
 from overnight.wire_formats.request import InvalidBody
 from overnight.wire_formats.sse import DONE, SseParser
@@ -44,9 +44,9 @@ def test_chunked_text_is_assembled(text: str, cuts: list[int]) -> None:
     assert not assembly.take(chunk({"role": "assistant", "content": ""}))
     for piece in pieces_of(text, cuts):
         assert not assembly.take(chunk({"content": piece}))
-    assert not assembly.whole
+    assert not assembly.is_complete
     assert assembly.take(chunk({}, "stop"))
-    assert assembly.whole
+    assert assembly.is_complete
     body = json.loads(assembly.completion())
     assert body["choices"][0]["message"] == {"role": "assistant", "content": text}
     assert (body["id"], body["object"], body["model"]) == ("c-1", "chat.completion", "m")
@@ -61,8 +61,8 @@ def test_only_the_chunk_completing_a_tool_call_is_terminal(wanted: dict[str, Any
     assert not assembly.take(chunk({"role": "assistant", "content": None, "tool_calls": [call]}))
     pieces = pieces_of(text, cuts)
     for number, piece in enumerate(pieces):
-        telling = assembly.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}))
-        assert telling == (number == len(pieces) - 1)
+        terminal_events = assembly.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}))
+        assert terminal_events == (number == len(pieces) - 1)
     assembly.take(chunk({}, "tool_calls"))
     [made] = json.loads(assembly.completion())["choices"][0]["message"]["tool_calls"]
     assert made == {"id": "call_1", "type": "function", "function": {"name": "file", "arguments": text}}
@@ -118,9 +118,9 @@ def test_all_choices_must_finish() -> None:
     assembly.take(chunk({"content": "a"}, index=0))
     assembly.take(chunk({"content": "b"}, index=1))
     assembly.take(chunk({}, "stop", index=0))
-    assert not assembly.whole
+    assert not assembly.is_complete
     assembly.take(chunk({}, "stop", index=1))
-    assert assembly.whole
+    assert assembly.is_complete
 
 
 @pytest.mark.parametrize("piece", [[], "text", {"choices": [7]}, {"choices": [{"delta": "x"}]}, {"choices": 7}])
@@ -158,12 +158,12 @@ def test_split_completion_is_reassembled(
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
     body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-    events = list(taken_apart(msgspec.json.encode(body), 0.0))
+    events = list(stream_events(msgspec.json.encode(body), 0.0))
     assert events[-1] == DONE
     assembly = Assembly()
     for payload in SseParser().feed(b"".join(events[:-1])):
         assembly.take(json.loads(payload))
-    assert assembly.whole
+    assert assembly.is_complete
     assert json.loads(assembly.completion()) == body | {"usage": usage | {"cost_usd": 0.0}}
 
 
@@ -182,13 +182,13 @@ def test_upstream_body_keeps_the_clients_fields(more: dict[str, Any]) -> None:
     body = {key: value for key, value in more.items() if key not in mine | {"metadata", "service_tier"}}
     body |= {"model": "auto", "messages": [{"role": "user", "content": "ünï"}]}
     request = read_request(json.dumps(body).encode())
-    sent = json.loads(passed_on(request, msgspec.Raw(b'"other"'), 77))
+    sent = json.loads(passthrough_body(request, msgspec.Raw(b'"other"'), 77))
     assert sent == body | {"model": "other", "max_tokens": 77}
 
 
 def test_output_cap_uses_the_clients_field() -> None:
     body = b'{"messages": [{}], "max_completion_tokens": 9}'
-    sent = json.loads(passed_on(read_request(body), msgspec.Raw(b'"m"'), 5))
+    sent = json.loads(passthrough_body(read_request(body), msgspec.Raw(b'"m"'), 5))
     assert (sent["max_completion_tokens"], "max_tokens" in sent) == (5, False)
 
 
@@ -287,7 +287,7 @@ def test_each_provider_receives_supported_fields(
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True} | ({used: 9} if used else {})
     request = read_request(json.dumps(body).encode())
     for _ in range(2):  # the second try of a call must not find what the first one left
-        sent = json.loads(passed_on(request, msgspec.Raw(b'"m"'), 5, dialect_of(base_url)))
+        sent = json.loads(passthrough_body(request, msgspec.Raw(b'"m"'), 5, dialect_of(base_url)))
         assert {name: sent[name] for name in sent if name.startswith("max_")} == {cap_field or used or "max_tokens": 5}
         assert ("stream_options" in sent) == asks_for_usage
 
@@ -295,6 +295,6 @@ def test_each_provider_receives_supported_fields(
 def test_gateway_metadata_is_not_sent_upstream() -> None:
     request = read_request(b'{"messages": [{}], "metadata": {"job_id": "j", "mine": "kept"}}')
     own = request.without_metadata({"job_id"})
-    assert json.loads(passed_on(own, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
+    assert json.loads(passthrough_body(own, msgspec.Raw(b'"m"'), 5))["metadata"] == {"mine": "kept"}
     none = request.without_metadata({"job_id", "mine"})
-    assert "metadata" not in json.loads(passed_on(none, msgspec.Raw(b'"m"'), 5))
+    assert "metadata" not in json.loads(passthrough_body(none, msgspec.Raw(b'"m"'), 5))

@@ -28,7 +28,7 @@ class SteppedProvider:
 
     async def act(self, asked: Asked, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self.begins.wait()
-        first, *rest = CODECS[asked.form].taken_apart(json.dumps(WHOLE[asked.form]).encode(), 0.0)
+        first, *rest = CODECS[asked.form].stream_events(json.dumps(WHOLE[asked.form]).encode(), 0.0)
         writer.write(STREAM + chunk(first))
         await writer.drain()
         await self.ends.wait()

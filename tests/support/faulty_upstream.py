@@ -95,7 +95,7 @@ STREAM = head(200, "text/event-stream", "transfer-encoding: chunked")
 
 def pieces_of(asked: Asked) -> list[bytes]:
     """The good answer as events of its format."""
-    return list(CODECS[asked.form].taken_apart(json.dumps(WHOLE[asked.form]).encode(), None))
+    return list(CODECS[asked.form].stream_events(json.dumps(WHOLE[asked.form]).encode(), None))
 
 
 def error_of(form: str, message: str, kind: str, code: str | None) -> bytes:

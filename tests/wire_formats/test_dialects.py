@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from overnight.wire_formats import CHAT, wire_between
 from overnight.wire_formats.dialects import (
+    DEFAULT_DIALECT,
     THOUGHTS,
-    USUAL,
     dialect_of,
     fit,
     fitted,
@@ -123,7 +123,7 @@ def test_recorded_request_is_unchanged() -> None:
     wire = wire_between("chat", ("chat",))
     assert wire is not None
     wire.prepare(request, msgspec.Raw(b'"m"'), 100, dialect_of(HOSTS["mistral"]))
-    after = json.loads(wire.prepare(request, msgspec.Raw(b'"m"'), 100, USUAL).body)
+    after = json.loads(wire.prepare(request, msgspec.Raw(b'"m"'), 100, DEFAULT_DIALECT).body)
     assert after["messages"] == HISTORY
     assert after["store"] is True
     assert before["messages"] == request.fields["messages"]
@@ -203,4 +203,4 @@ def test_fitting_a_body_is_idempotent(messages: Any, host: str) -> None:
     if isinstance(messages, list):
         for message in body["messages"]:
             if isinstance(message, dict):
-                assert dialect.forgets.isdisjoint(message)
+                assert dialect.rejected_message_fields.isdisjoint(message)

@@ -17,17 +17,17 @@ from pydantic import TypeAdapter
 from overnight.pricing.usage import Usage
 from overnight.wire_formats import (
     CODECS,
-    Asked,
+    AnswerContext,
     Losses,
     client_body,
     responses_native,
     responses_over_chat,
     wire_between,
 )
-from overnight.wire_formats.dialects import USUAL
+from overnight.wire_formats.dialects import DEFAULT_DIALECT
 from overnight.wire_formats.request import InvalidBody
 from overnight.wire_formats.responses import continued, input_items, references
-from overnight.wire_formats.responses_chunks import pieces as over_chat_pieces
+from overnight.wire_formats.responses_chunks import stream_translator as over_chat_stream_translator
 from overnight.wire_formats.sse import SseParser
 
 RESPONSES, CHAT = CODECS["responses"], CODECS["chat"]
@@ -39,8 +39,8 @@ arguments = st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.intege
 INSTRUCTIONS = {"custom": {"type": "custom", "name": "patch"}, "plain": {"type": "function", "name": "look"}}
 
 
-def asked(**body: Any) -> Asked:
-    return Asked("resp_0123", "m-1", {"input": "hello", "tools": list(INSTRUCTIONS.values()), **body}, 1_700_000_000)
+def asked(**body: Any) -> AnswerContext:
+    return AnswerContext("resp_0123", "m-1", {"input": "hello", "tools": list(INSTRUCTIONS.values()), **body}, 1_700_000_000)
 
 
 def events_in(stream: bytes) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def test_answer_matches_the_sdk_types(completion: dict[str, Any]) -> None:
 
 @given(completions(), st.lists(st.integers(0, 40), max_size=5))
 def test_stream_equals_its_record(completion: dict[str, Any], cuts: list[int]) -> None:
-    pieces, assembly = over_chat_pieces(asked()), CHAT.assembly()
+    pieces, assembly = over_chat_stream_translator(asked()), CHAT.assembly()
     events: list[dict[str, Any]] = []
     for chunk in chunks_of(completion, cuts):
         assembly.take(chunk)
@@ -153,7 +153,7 @@ def test_stream_equals_its_record(completion: dict[str, Any], cuts: list[int]) -
 @given(completions())
 def test_recorded_answer_is_split_into_a_stream(completion: dict[str, Any]) -> None:
     recorded = responses_over_chat.answer(completion, asked())
-    events = events_in(b"".join(RESPONSES.taken_apart(json.dumps(recorded).encode(), COST)))
+    events = events_in(b"".join(RESPONSES.stream_events(json.dumps(recorded).encode(), COST)))
     _, snapshot = accumulated(events)
     assert events[-1]["response"]["usage"].pop("cost_usd") == COST
     assert events[-1]["response"] == recorded
@@ -181,7 +181,7 @@ def test_output_message_round_trips(completion: dict[str, Any]) -> None:
 def test_no_text_passes_after_a_call_is_complete_until_the_end() -> None:
     """The gateway holds pieces from a telling one on; the telling ones are those of chat."""
     call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}}
-    pieces = over_chat_pieces(asked())
+    pieces = over_chat_stream_translator(asked())
     told = pieces.take({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
     assert [event["type"] for event in told][-2:] == [
         "response.output_item.added",
@@ -346,7 +346,7 @@ def test_tool_images_stay_in_results_in_messages() -> None:
     wire = wire_between("responses", ("messages",))
     assert wire is not None
     request = RESPONSES.read(msgspec.json.encode({"model": "m", "input": SHOT}))
-    sent = msgspec.json.decode(wire.prepare(request, msgspec.Raw(b'"m"'), 100, USUAL).body)
+    sent = msgspec.json.decode(wire.prepare(request, msgspec.Raw(b'"m"'), 100, DEFAULT_DIALECT).body)
     results = sent["messages"][-1]["content"]
     assert [block["type"] for block in results] == ["tool_result", "tool_result"]
     assert [[part["type"] for part in block["content"]] for block in results] == [["text", "image"], ["image"]]
@@ -357,13 +357,13 @@ def test_tool_images_stay_in_results_in_messages() -> None:
 def test_reasoning_items_go_to_no_other_model(spoken: str, model: str) -> None:
     blocks = [{"type": "thinking", "thinking": "hm", "signature": "s", "model": "a-1"}]
     message = {"role": "assistant", "content": "ok", "reasoning_content": "hm", "thinking_blocks": blocks}
-    asked_for = Asked("resp_1", "a-1", {"input": "x"}, 1)
+    asked_for = AnswerContext("resp_1", "a-1", {"input": "x"}, 1)
     output = responses_over_chat.answer({"choices": [{"message": message}]}, asked_for)["output"]
     wire = wire_between("responses", (spoken,))
     assert wire is not None
     talk = [{"role": "user", "content": "x"}, *output, {"role": "user", "content": "y"}]
     request = RESPONSES.read(msgspec.json.encode({"model": "m", "input": talk}))
-    prepared = wire.prepare(request, msgspec.Raw(msgspec.json.encode(model)), 100, USUAL)
+    prepared = wire.prepare(request, msgspec.Raw(msgspec.json.encode(model)), 100, DEFAULT_DIALECT)
     assert (b"hm" in prepared.body, prepared.losses) == (
         (True, ()) if model == "a-1" else (False, ("input[1] (reasoning)",))
     )
@@ -413,17 +413,17 @@ def test_native_answer_and_stream_have_our_ids() -> None:
     assert [item["id"] for item in ours["output"]] == ["rs_0123_0", "ws_0123_1", "msg_0123_2", "fc_0123_3"]
     assert (ours["id"], ours["previous_response_id"], ours["store"]) == ("resp_0123", "resp_before", True)
     assert ours["output"][0]["encrypted_content"] == "gA"
-    pieces, assembly = responses_native.pieces(asked(previous_response_id="resp_before")), RESPONSES.assembly()
+    pieces, assembly = responses_native.stream_translator(asked(previous_response_id="resp_before")), RESPONSES.assembly()
     events: list[dict[str, Any]] = []
-    telling: list[str] = []
-    for event in events_in(b"".join(RESPONSES.taken_apart(json.dumps(whole).encode(), None))):
+    terminal_events: list[str] = []
+    for event in events_in(b"".join(RESPONSES.stream_events(json.dumps(whole).encode(), None))):
         if assembly.take(event):
-            telling.append(event["type"])
+            terminal_events.append(event["type"])
         events += pieces.take(event)
     # The delta too: it is "{}", with which the arguments are complete.
     call = [f"response.function_call_arguments.{part}" for part in ("delta", "done")]
-    assert telling == [*call, "response.output_item.done", "response.completed"]
-    assert assembly.whole
+    assert terminal_events == [*call, "response.output_item.done", "response.completed"]
+    assert assembly.is_complete
     assert assembly.characters == len("hm" + "hello there" + "{}")
     assert responses_native.answer(json.loads(assembly.completion()), asked(previous_response_id="resp_before")) == ours
     events += pieces.end(COST, Usage(input_tokens=5, output_tokens=7))
@@ -558,6 +558,6 @@ def test_any_body_is_parsed_or_rejected(items: list[tuple[str, Any]], fields: di
         with suppress(InvalidBody):
             request = RESPONSES.read(json.dumps({"input": said, **fields}).encode())
             assert not references(request) or any(kind == "item_reference" for kind, _ in items)
-            wire.prepare(request, msgspec.Raw(b'"m"'), 100, USUAL)
-            answer = responses_over_chat.answer(completion, Asked("resp_1", "m", client_body(request), 1))
+            wire.prepare(request, msgspec.Raw(b'"m"'), 100, DEFAULT_DIALECT)
+            answer = responses_over_chat.answer(completion, AnswerContext("resp_1", "m", client_body(request), 1))
             assert RESPONSES.is_answer(answer)

@@ -18,13 +18,13 @@ from overnight.pricing.usage import anthropic_usage, openai_usage
 from overnight.testing.scripted_messages import read, signature
 from overnight.wire_formats import chat_over_messages, messages_over_chat
 from overnight.wire_formats.chat_stream import Assembly as ChatAssembly
-from overnight.wire_formats.contract import Asked, InvalidBody, Losses
+from overnight.wire_formats.contract import AnswerContext, InvalidBody, Losses
 from overnight.wire_formats.messages_stream import (
     Assembly,
-    decoded,
+    decode_answer,
     encode,
     events_of,
-    taken_apart,
+    stream_events,
 )
 from overnight.wire_formats.sse import SseParser
 
@@ -37,8 +37,8 @@ EVENT = TypeAdapter(anthropic.types.RawMessageStreamEvent)
 TOOL = {"type": "function", "function": {"name": "file", "parameters": {"type": "object", "properties": {}}}}
 
 
-def asked(answer_id: str = "x_1", model: str = "model-a", **body: Any) -> Asked:
-    return Asked(answer_id, model, {"messages": [{"role": "user", "content": "hi"}], **body}, 1_767_225_600)
+def asked(answer_id: str = "x_1", model: str = "model-a", **body: Any) -> AnswerContext:
+    return AnswerContext(answer_id, model, {"messages": [{"role": "user", "content": "hi"}], **body}, 1_767_225_600)
 
 
 def to_messages(body: Json, model: str = CLAUDE) -> tuple[Json, list[str]]:
@@ -678,13 +678,13 @@ def test_streamed_message_is_assembled_like_the_sdk(content: list[Json], data: A
     assembly = Assembly()
     tellings = [event["type"] for event in events if assembly.take(event)]
     assert tellings[-1] == "message_delta"
-    assert assembly.whole
+    assert assembly.is_complete
     completion = json.loads(assembly.completion())
     assert completion == message
     assert {name: value for name, value in sdk_message(events).items() if value is not None} == {
         name: value for name, value in completion.items() if value is not None
     }
-    again = [json.loads(each) for each in SseParser().feed(b"".join(taken_apart(assembly.completion(), 0.5)))]
+    again = [json.loads(each) for each in SseParser().feed(b"".join(stream_events(assembly.completion(), 0.5)))]
     assert again[-2]["usage"]["cost_usd"] == 0.5
     assert sdk_message(again)["content"] == sdk_message(events)["content"]
 
@@ -697,7 +697,7 @@ def test_message_stream_to_chat_equals_its_record(content: list[Json], data: Any
     calls = any(block["type"] == "tool_use" for block in content)
     message = whole_message(content, stop_reason="tool_use" if calls else "max_tokens")
     who = asked()
-    assembly, pieces = Assembly(), chat_over_messages.Pieces(who)
+    assembly, pieces = Assembly(), chat_over_messages.StreamTranslator(who)
     chunks: list[Json] = []
     for event in streamed(message, data, spaces):
         assembly.take(event)
@@ -705,14 +705,14 @@ def test_message_stream_to_chat_equals_its_record(content: list[Json], data: Any
     usage = anthropic_usage(assembly.usage)
     assert usage is not None
     chunks += pieces.end(0.25, usage)
-    recorded = chat_over_messages.answer(decoded(assembly.completion()), who)
+    recorded = chat_over_messages.answer(decode_answer(assembly.completion()), who)
     openai.types.chat.ChatCompletion.model_validate(recorded)
     choice = recorded["choices"][0]
     assert sdk_choice(chunks) == {"message": choice["message"], "finish_reason": choice["finish_reason"]}
     own = ChatAssembly()
     for chunk in chunks:
         own.take(chunk)
-    assert own.whole
+    assert own.is_complete
     assert json.loads(own.completion())["choices"][0]["message"] == choice["message"]
     assert chunks[-1]["usage"] == {**recorded["usage"], "cost_usd": 0.25}
     assert recorded["usage"]["prompt_tokens"] == 15
@@ -762,7 +762,7 @@ def test_chat_stream_to_messages_equals_its_record(said: Json, reason: str, data
         call["id"] = data.draw(st.sampled_from(["", f"functions.a:{at}", f"call_{at}"]))
     completion = whole_chat(said, finish_reason=reason)
     who = asked("msg_9")
-    pieces, chat, events = messages_over_chat.Pieces(who), ChatAssembly(), []
+    pieces, chat, events = messages_over_chat.StreamTranslator(who), ChatAssembly(), []
     for chunk in chunked(completion, data):
         chat.take(chunk)
         events += pieces.take(chunk)
@@ -781,7 +781,7 @@ def test_chat_stream_to_messages_equals_its_record(said: Json, reason: str, data
     for event in events:
         own.take(event)
         assert encode(event).startswith(b"event: ")
-    assert own.whole
+    assert own.is_complete
     assert json.loads(own.completion())["content"] == json.loads(json.dumps(recorded["content"]))
     assert recorded["usage"]["input_tokens"] + recorded["usage"]["cache_read_input_tokens"] == 15
 
@@ -794,7 +794,7 @@ def test_interleaved_chunks_form_one_block_per_kind() -> None:
         name = {"name": "file"} if more else {}
         return {"tool_calls": [{"index": at, "function": {"arguments": arguments, **name}, **more}]}
 
-    pieces = messages_over_chat.Pieces(asked())
+    pieces = messages_over_chat.StreamTranslator(asked())
     chunks = [
         chunk({"content": "\n"}),
         chunk({"reasoning": "h"}),
@@ -971,7 +971,7 @@ def test_random_input_causes_no_internal_error(body: Json, messages: list[Json],
         asking = {**body, "messages": messages, "model": model, "max_tokens": 2000}
         refused = refusal(module, json.loads(json.dumps(asking)))
         assert refused is None or (refused.param and str(refused).startswith(refused.param))
-        module.Pieces(asked(**body))
+        module.StreamTranslator(asked(**body))
 
 
 def refusal(module: Any, body: Json) -> InvalidBody | None:

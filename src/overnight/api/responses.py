@@ -46,7 +46,7 @@ class ResponsesApi:
         if query.get("stream") != "true":
             return HttpResponse(200, [_JSON], body)
         after = _number(query, "starting_after", -1, 1_000_000_000)
-        pieces = RESPONSES.taken_apart(body, None)
+        pieces = RESPONSES.stream_events(body, None)
         return HttpResponse(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
     async def _items(

@@ -31,7 +31,7 @@ from overnight.wire_formats import (
     RESPONSES,
     Codec,
     client_body,
-    counted,
+    estimate_input_tokens,
 )
 from overnight.wire_formats.request import Request
 
@@ -239,8 +239,8 @@ class Gateway:
                 `error_response` turns each into a response.
         """
         request = self.read(form, body)
-        if form.passes:
-            request = request.with_pass_headers(each for each in headers if each[0] in form.passes)
+        if form.forwarded_headers:
+            request = request.with_pass_headers(each for each in headers if each[0] in form.forwarded_headers)
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request = request.without_metadata(METADATA_NAMES)
@@ -278,7 +278,7 @@ class Gateway:
         context, headers = pipeline.context, call_headers(pipeline)
         if not context.request.stream:
             return HttpResponse(200, [JSON, *headers], body)
-        chunks = context.client.taken_apart(body, 0.0 if context.request.wants_usage else None)
+        chunks = context.client.stream_events(body, 0.0 if context.request.wants_usage else None)
         return HttpResponse(200, [*_STREAM, *headers], pieces=_each(chunks))
 
     async def _streamed(self, context: CallContext) -> HttpResponse:
@@ -331,7 +331,7 @@ class Gateway:
 
     def count_tokens(self, body: bytes) -> int:
         """Estimate the input tokens of a messages request, without a provider. Raises BodyTooLarge, InvalidBody."""
-        return counted(client_body(self.read(MESSAGES, body)))
+        return estimate_input_tokens(client_body(self.read(MESSAGES, body)))
 
     def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes

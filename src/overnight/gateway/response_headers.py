@@ -24,7 +24,7 @@ def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> HttpResponse
     else:
         target, wire = pipeline.selection.target, pipeline.selection.wire
         where = f"{target.provider} {target.model}"
-        same_format = wire.client is wire.spoken
+        same_format = wire.client_format is wire.upstream_format
         answer = call_failure_response(
             result.failure, where, pipeline.attempts, result.body, pipeline.context.client, same_format=same_format
         )

@@ -1,6 +1,6 @@
-"""Wire formats: pure codecs and translations, and the table of what can be spoken over what.
+"""Wire formats: pure codecs, translations, and the table of supported format pairs.
 
-A format or a translation is a row here and nothing else: it cannot reach a provider, money or the ledger.
+A new format or translation is one row in this module. It has no access to providers, money or the ledger.
 """
 
 from . import (
@@ -14,21 +14,21 @@ from . import (
     responses_over_chat,
 )
 from .contract import (
-    Asked,
+    AnswerContext,
     Codec,
     Json,
     Losses,
     Prepared,
     Translation,
 )
-from .messages import counted
-from .messages_passthrough import MessagesPassed
-from .responses_chunks import pieces as responses_pieces
-from .responses_stream import LAST as RESPONSES_LAST
+from .messages import estimate_input_tokens
+from .messages_passthrough import MessagesPassthrough
+from .responses_chunks import stream_translator as responses_stream_translator
+from .responses_stream import FINAL_EVENTS as RESPONSES_FINAL_EVENTS
 from .transports import (
-    ChatPassed,
-    Composed,
-    Passed,
+    ChatPassthrough,
+    ComposedTranslation,
+    Passthrough,
     Reader,
     Received,
     Translated,
@@ -41,7 +41,7 @@ __all__ = [
     "CODECS",
     "MESSAGES",
     "RESPONSES",
-    "Asked",
+    "AnswerContext",
     "Codec",
     "Json",
     "Losses",
@@ -50,21 +50,20 @@ __all__ = [
     "Received",
     "Wire",
     "client_body",
-    "counted",
+    "estimate_input_tokens",
     "wire_between",
 ]
 
 CHAT = Codec(
     name="chat",
     path="/chat/completions",
-    last=frozenset(),
+    final_event_types=frozenset(),
     cap_field="max_tokens",
-    streams=True,
     read=chat.read,
     usage_of=chat.usage_of,
     is_answer=chat.is_answer,
     assembly=chat.Assembly,
-    taken_apart=chat.taken_apart,
+    stream_events=chat.stream_events,
     encode=chat.encode,
     error_body=chat.error_body,
     error_event=chat.error_event,
@@ -72,14 +71,13 @@ CHAT = Codec(
 RESPONSES = Codec(
     name="responses",
     path="/responses",
-    last=RESPONSES_LAST,
+    final_event_types=RESPONSES_FINAL_EVENTS,
     cap_field="max_output_tokens",
-    streams=True,
     read=responses.read,
     usage_of=responses.usage_of,
     is_answer=responses.is_answer,
     assembly=responses.Assembly,
-    taken_apart=responses.taken_apart,
+    stream_events=responses.stream_events,
     encode=responses.encode,
     error_body=responses.error_body,
     error_event=responses.error_event,
@@ -87,65 +85,76 @@ RESPONSES = Codec(
 MESSAGES = Codec(
     name="messages",
     path="/messages",
-    last=frozenset({"message_stop"}),
+    final_event_types=frozenset({"message_stop"}),
     cap_field="max_tokens",
-    streams=True,
     read=messages.read,
     usage_of=messages.usage_of,
     is_answer=messages.is_answer,
     assembly=messages.Assembly,
-    taken_apart=messages.taken_apart,
+    stream_events=messages.stream_events,
     encode=messages.encode,
     error_body=messages.error_body,
     error_event=messages.error_event,
-    decoded=messages.decoded,
+    decode_answer=messages.decode_answer,
     headers=messages.HEADERS,
-    passes=messages.PASSES,
+    forwarded_headers=messages.FORWARDED_HEADERS,
 )
 EMBEDDINGS = Codec(
     name="embeddings",
     path="/embeddings",
-    last=frozenset(),
+    final_event_types=frozenset(),
     cap_field=None,
-    streams=False,
     read=embeddings.read,
     usage_of=embeddings.usage_of,
     is_answer=embeddings.is_answer,
     assembly=embeddings.Assembly,
-    taken_apart=embeddings.taken_apart,
+    stream_events=embeddings.stream_events,
     encode=embeddings.encode,
     error_body=embeddings.error_body,
     error_event=embeddings.error_event,
 )
 CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)}
 
-_RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_pieces)
-_CHAT_OVER_MESSAGES = Translation(chat_over_messages.request, chat_over_messages.answer, chat_over_messages.Pieces)
-_MESSAGES_OVER_CHAT = Translation(messages_over_chat.request, messages_over_chat.answer, messages_over_chat.Pieces)
-_RESPONSES_OVER_MESSAGES = Composed(
+_RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_stream_translator)
+_CHAT_OVER_MESSAGES = Translation(
+    chat_over_messages.request, chat_over_messages.answer, chat_over_messages.StreamTranslator
+)
+_MESSAGES_OVER_CHAT = Translation(
+    messages_over_chat.request, messages_over_chat.answer, messages_over_chat.StreamTranslator
+)
+_RESPONSES_OVER_MESSAGES = ComposedTranslation(
     _RESPONSES_OVER_CHAT._replace(request=responses_over_chat.pivot), _CHAT_OVER_MESSAGES
 )
 _WIRES: dict[tuple[str, str], Wire] = {
-    ("chat", "chat"): ChatPassed(CHAT),
-    ("responses", "responses"): Passed(
-        RESPONSES, Translation(responses_native.request, responses_native.answer, responses_native.pieces)
+    ("chat", "chat"): ChatPassthrough(CHAT),
+    ("responses", "responses"): Passthrough(
+        RESPONSES, Translation(responses_native.request, responses_native.answer, responses_native.stream_translator)
     ),
     ("responses", "chat"): Translated(RESPONSES, CHAT, _RESPONSES_OVER_CHAT),
     ("responses", "messages"): Translated(
         RESPONSES,
         MESSAGES,
-        Translation(_RESPONSES_OVER_MESSAGES.request, _RESPONSES_OVER_MESSAGES.answer, _RESPONSES_OVER_MESSAGES.pieces),
+        Translation(
+            _RESPONSES_OVER_MESSAGES.request,
+            _RESPONSES_OVER_MESSAGES.answer,
+            _RESPONSES_OVER_MESSAGES.stream_translator,
+        ),
     ),
-    ("messages", "messages"): MessagesPassed(MESSAGES),
+    ("messages", "messages"): MessagesPassthrough(MESSAGES),
     ("messages", "chat"): Translated(MESSAGES, CHAT, _MESSAGES_OVER_CHAT),
     ("chat", "messages"): Translated(CHAT, MESSAGES, _CHAT_OVER_MESSAGES),
-    ("embeddings", "embeddings"): Passed(EMBEDDINGS),
+    ("embeddings", "embeddings"): Passthrough(EMBEDDINGS),
 }
 _PREFERRED = ("chat", "messages", "responses")
 
 
-def wire_between(client: str, speaks: tuple[str, ...]) -> Wire | None:
-    """How a client of one format reaches a target that speaks some: passed on where it can be; None where there is no way."""
-    if client in speaks:
+def wire_between(client: str, upstream_formats: tuple[str, ...]) -> Wire | None:
+    """The conversion from a client format to the formats of a target.
+
+    A format that both share is preferred. Returns None if the pair is not supported.
+    """
+    if client in upstream_formats:
         return _WIRES.get((client, client))
-    return next((_WIRES[client, each] for each in _PREFERRED if each in speaks and (client, each) in _WIRES), None)
+    return next(
+        (_WIRES[client, each] for each in _PREFERRED if each in upstream_formats and (client, each) in _WIRES), None
+    )

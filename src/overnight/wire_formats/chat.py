@@ -1,4 +1,4 @@
-"""OpenAI chat completions: the format that most runtimes and providers speak."""
+"""OpenAI chat completions: the format of most agent runtimes and providers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import msgspec
 from overnight.ledger import address_chain
 from overnight.pricing.usage import Usage, openai_usage
 
-from .chat_stream import Assembly, taken_apart
+from .chat_stream import Assembly, stream_events
 from .contract import Json
-from .dialects import USUAL, Dialect
+from .dialects import DEFAULT_DIALECT, Dialect
 from .request import (
     NOT_FINGERPRINTED,
-    POINTED_TO_BYTES,
+    REFERENCED_FILE_BYTES,
     TOOLS_BYTES,
     Request,
     canonical,
     invalid_body,
-    spelled_out,
     tools_of,
-    unmarked,
+    unescaped_for_search,
+    without_cache_markers,
 )
 from .sse import encode_event
 
-__all__ = ["Assembly", "encode", "error_body", "error_event", "is_answer", "read", "taken_apart", "usage_of"]
+__all__ = ["Assembly", "encode", "error_body", "error_event", "is_answer", "read", "stream_events", "usage_of"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
@@ -40,7 +40,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class _Known(msgspec.Struct):
-    """The parts of the body that the gateway itself looks at."""
+    """The fields of the body that the gateway reads."""
 
     messages: Annotated[list[Json], msgspec.Meta(min_length=1)]
     model: str | None = None
@@ -62,15 +62,21 @@ _EXAMPLE = 'a list of chat messages, such as [{"role": "user", "content": "hello
 
 
 def read(body: bytes) -> Request:
-    """Raises InvalidBody, naming the part and what it should be."""
+    """Decode a request body.
+
+    Raises:
+        InvalidBody: a field is invalid; the error names the field and the expected value.
+    """
     try:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        said = cast("list[Json]", unmarked(known.messages)) if b"cache_control" in body else known.messages
+        said = cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
         links = address_chain([canonical(message) for message in said])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_body(error, says="messages", example=_EXAMPLE, called="chat completions") from None
+        raise invalid_body(
+            error, conversation_field="messages", example=_EXAMPLE, api_name="chat completions"
+        ) from None
     tools, tools_sha256 = tools_of(fields.get("tools"))
     stable = (
         b""
@@ -78,8 +84,8 @@ def read(body: bytes) -> Request:
         else canonical({name: value for name, value in params.items() if name not in NOT_FINGERPRINTED})
     )
     completion = known.max_completion_tokens is not None
-    spelled = spelled_out(body)
-    pointed = sum(spelled.count(mark) for mark in _POINTERS)
+    unescaped = unescaped_for_search(body)
+    references_found = sum(unescaped.count(mark) for mark in _POINTERS)
     return Request(
         format="chat",
         fields=fields,
@@ -90,19 +96,19 @@ def read(body: bytes) -> Request:
         params=canonical(params),
         stable_params=stable,
         stream=bool(known.stream),
-        prompt_bytes=len(body) + pointed * POINTED_TO_BYTES + (TOOLS_BYTES if tools else 0),
+        prompt_bytes=len(body) + references_found * REFERENCED_FILE_BYTES + (TOOLS_BYTES if tools else 0),
         cap=known.max_completion_tokens if completion else known.max_tokens,
         cap_field="max_completion_tokens" if completion else "max_tokens",
         wants_usage=bool(known.stream_options and known.stream_options.include_usage),
         choices=known.n or 1,
         metadata=known.metadata,
         price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
-        open_ended=pointed > 0,
+        open_ended=references_found > 0,
     )
 
 
-def passed_on(request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect = USUAL) -> bytes:
-    """The body for one target: the client's, with the target's model, the output cap, and usage asked for."""
+def passthrough_body(request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect = DEFAULT_DIALECT) -> bytes:
+    """The client's body with the target's model, the output limit and a request for usage."""
     fields = {**request.fields, "model": model}
     for name in CAP_FIELDS:
         fields.pop(name, None)
@@ -115,20 +121,25 @@ def passed_on(request: Request, model: msgspec.Raw, tokens: int, dialect: Dialec
 
 
 _BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
-_LEAST_BUDGET = 1024
+_MIN_BUDGET_TOKENS = 1024
 
 
 def fit_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
-    """Make the budgets of reasoning fit a cap that is not the client's, in place: they count among the output, and a target
-    refuses one that is not below its cap. Returns the names of what was changed. Raises as a decoder."""
+    """Reduce reasoning budgets below the output limit, in place. The limit includes reasoning, so a target rejects
+    larger budgets.
+
+    Returns: the names of changed fields.
+    Raises:
+        msgspec.DecodeError, RecursionError: a field cannot be decoded.
+    """
     changed: list[str] = []
     for name, field in _BUDGETS:
-        told = _any(fields[name]) if name in fields else None
-        budget = cast("Json", told).get(field) if isinstance(told, dict) else None
+        given = _any(fields[name]) if name in fields else None
+        budget = cast("Json", given).get(field) if isinstance(given, dict) else None
         if type(budget) is int and budget >= tokens:
             changed.append(f"{name}.{field}")
-            if tokens > _LEAST_BUDGET:
-                fitting = {**cast("Json", told), field: max(tokens // 2, _LEAST_BUDGET)}
+            if tokens > _MIN_BUDGET_TOKENS:
+                fitting = {**cast("Json", given), field: max(tokens // 2, _MIN_BUDGET_TOKENS)}
                 fields[name] = msgspec.Raw(_encode(fitting))
             else:
                 del fields[name]
@@ -155,8 +166,8 @@ def error_event(body: bytes) -> bytes:
     return encode_event(body)
 
 
-def suit(body: Json, tokens: int, dialect: Dialect, *, stream: bool) -> None:
-    """Make a body that was translated into chat fit the target: its name of the cap, and usage asked for."""
+def adapt_body(body: Json, tokens: int, dialect: Dialect, *, stream: bool) -> None:
+    """Adapt a body that was translated to chat: the target's field for the output limit, and a request for usage."""
     for name in CAP_FIELDS:
         body.pop(name, None)
     body[dialect.cap_field or "max_tokens"] = tokens
@@ -167,7 +178,7 @@ def suit(body: Json, tokens: int, dialect: Dialect, *, stream: bool) -> None:
             body["stream_options"] = {"include_usage": True}
 
 
-def told(usage: Usage) -> Json:
-    """Usage as chat tells it."""
+def usage_json(usage: Usage) -> Json:
+    """Usage in the chat format."""
     total = usage.input_tokens + usage.output_tokens
     return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}

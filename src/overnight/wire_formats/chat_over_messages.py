@@ -1,9 +1,12 @@
-"""The client speaks chat, the target Anthropic messages.
+"""Translate chat requests to Anthropic messages.
 
-A JSON Schema for the answer becomes `output_config.format` where the model takes one, else a tool that must be called and whose
-input is the answer; where neither can be, it is asked for in words. Reasoning effort becomes `output_config.effort` with adaptive
-thinking, or a budget of thinking for older models. Thoughts come back as `reasoning_content` and, signed, as `thinking_blocks`: a
-client that sends these along keeps the model's train of thought.
+A JSON Schema for the answer becomes `output_config.format` if the model supports it, else a forced tool whose input
+is the answer,
+else an instruction. Reasoning effort becomes `output_config.effort` with adaptive thinking, or a thinking budget for
+older models.
+Reasoning is returned as `reasoning_content` and, signed, as `thinking_blocks`. A client that sends these back
+preserves the
+model's reasoning.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from .chat_over_messages_answer import ANSWER_TOOL, Pieces, answer
+from .chat_over_messages_answer import ANSWER_TOOL, StreamTranslator, answer
 from .chat_over_messages_thinking import MESSAGES_SAMPLING, set_sampling, set_thinking
 from .chat_over_messages_turns import Conversation
 from .contract import Losses
-from .identifiers import MESSAGES_NAME, fitting
+from .identifiers import MESSAGES_NAME, fit_name
 from .lenient_json import (
     Json,
     dict_of,
@@ -24,24 +27,24 @@ from .lenient_json import (
     text_of,
 )
 from .messages_models import Traits, traits_of
-from .messages_schemas import closed
+from .messages_schemas import closed_schema
 from .validation import check, objects_of, texts_of
 
-__all__ = ["ANSWER_TOOL", "Pieces", "answer", "request"]
+__all__ = ["ANSWER_TOOL", "StreamTranslator", "answer", "request"]
 
-USUAL_CAP = 8_192
-MOST_MARKERS = 4
-MOST_STRICT_TOOLS = 20
-LONGEST_USER = 256
+DEFAULT_MAX_TOKENS = 8_192
+MAX_CACHE_MARKERS = 4
+MAX_STRICT_TOOLS = 20
+MAX_USER_CHARACTERS = 256
 _encode = msgspec.json.Encoder().encode
-# Anthropic's own names, which clients send beside those of chat.
+# Anthropic's fields, which clients send together with chat fields.
 _NATIVE = ("cache_control", "container", "context_management", "inference_geo", "mcp_servers", "speed")
 _HANDLED = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "user", "tools", "functions",
     "tool_choice", "function_call", "parallel_tool_calls", "response_format", "reasoning_effort", "reasoning", "thinking",
     "output_config", "service_tier", "metadata", *_NATIVE, *MESSAGES_SAMPLING,
 })  # fmt: skip
-# What these say is what would be done anyway.
+# Values that equal the default behaviour.
 _NEUTRAL: Json = {
     "n": 1,
     "logprobs": False,
@@ -69,7 +72,11 @@ _IN_WORDS = "Answer with one JSON object and nothing else."
 
 
 def request(body: Json, losses: Losses) -> Json:
-    """`model` is the target's own name; `max_tokens` or `max_completion_tokens` the cap. Raises InvalidBody."""
+    """Translate a request body.
+
+    `model` is the target's model name. `max_tokens` or `max_completion_tokens` is the output limit. Raises
+    InvalidBody.
+    """
     check(body, _SHAPES)
     model = text_of(body.get("model"))
     traits = traits_of(model)
@@ -82,7 +89,7 @@ def request(body: Json, losses: Losses) -> Json:
     for at, message in enumerate(dicts_of(body.get("messages"))):
         talk.add(message, f"messages[{at}]")
     talk.end("messages")
-    cap = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_CAP
+    cap = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
     out: Json = {"model": model, "max_tokens": cap, "messages": talk.turns}
     out |= {name: body[name] for name in _NATIVE if body.get(name) is not None}
     if body.get("stream"):
@@ -110,8 +117,8 @@ def _set_stops(body: Json, out: Json, losses: Losses) -> None:
 
 def _set_user(body: Json, out: Json, losses: Losses) -> None:
     user = text_of(body.get("user")) or text_of(dict_of(body.get("metadata")).get("user_id"))
-    # What looks like a person's address is refused.
-    if user and len(user) <= LONGEST_USER and "@" not in user:
+    # Anthropic rejects user ids that look like an email address or phone number.
+    if user and len(user) <= MAX_USER_CHARACTERS and "@" not in user:
         out["metadata"] = {"user_id": user}
     elif user:
         losses.append("user")
@@ -129,7 +136,7 @@ def _set_user(body: Json, out: Json, losses: Losses) -> None:
 def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
     given = dicts_of(body.get("tools"))
     strict = (
-        traits.schemas and sum(bool(dict_of(tool.get("function")).get("strict")) for tool in given) <= MOST_STRICT_TOOLS
+        traits.schemas and sum(bool(dict_of(tool.get("function")).get("strict")) for tool in given) <= MAX_STRICT_TOOLS
     )
     tools = [
         made
@@ -145,7 +152,7 @@ def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses
     elif asked not in (None, "auto", "none"):
         losses.append("tool_choice")
     if not tools and talk.tools_used:
-        # Calls in the conversation are only understood beside the tools they called.
+        # Anthropic rejects a conversation with tool calls if the tools are absent.
         out["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in talk.tools_used]
         out["tool_choice"] = {"type": "none"}
 
@@ -164,7 +171,7 @@ def _tool(tool: Json, place: str, losses: Losses, *, strict: bool) -> Json | Non
 
 def _function(function: Json, place: str, losses: Losses, *, strict: bool) -> Json:
     name = text_of(function.get("name"))
-    fits = fitting(name, MESSAGES_NAME)
+    fits = fit_name(name, MESSAGES_NAME)
     if fits != name:
         losses.append(f"{place}.name")
     schema = dict_of(function.get("parameters"))
@@ -173,7 +180,7 @@ def _function(function: Json, place: str, losses: Losses, *, strict: bool) -> Js
         made["description"] = function["description"]
     if function.get("strict") and strict:
         made["strict"] = True
-        made["input_schema"] = {"type": "object", **closed(schema, f"{place}.parameters", losses)}
+        made["input_schema"] = {"type": "object", **closed_schema(schema, f"{place}.parameters", losses)}
     elif function.get("strict"):
         losses.append(f"{place}.strict")
     return made
@@ -185,7 +192,7 @@ def _set_choice(asked: Any, body: Json, out: Json, losses: Losses) -> None:
     if isinstance(asked, str):
         choice = {"type": {"required": "any"}.get(asked, asked)}
     elif name := text_of((dict_of(named.get("function")) or named).get("name")):
-        choice = {"type": "tool", "name": fitting(name, MESSAGES_NAME)}
+        choice = {"type": "tool", "name": fit_name(name, MESSAGES_NAME)}
     elif allowed := dict_of(named.get("allowed_tools")):
         choice = _allow_only(allowed, out, losses)
     elif asked is not None:
@@ -203,9 +210,9 @@ def _set_choice(asked: Any, body: Json, out: Json, losses: Losses) -> None:
 
 
 def _allow_only(allowed: Json, out: Json, losses: Losses) -> Json:
-    """Leave the tools that may be called. Where these are none, none is called."""
+    """Keep only the allowed tools. Without any, tool calls are disabled."""
     tools = objects_of(allowed.get("tools"), "tool_choice.allowed_tools.tools")
-    names = {fitting(text_of((dict_of(each.get("function")) or each).get("name")), MESSAGES_NAME) for each in tools}
+    names = {fit_name(text_of((dict_of(each.get("function")) or each).get("name")), MESSAGES_NAME) for each in tools}
     kept = [tool for tool in out["tools"] if tool.get("name") in names]
     if not kept:
         losses.append("tool_choice")
@@ -214,7 +221,7 @@ def _allow_only(allowed: Json, out: Json, losses: Losses) -> Json:
     return {"type": "any" if allowed.get("mode") == "required" else "auto"}
 
 
-# ── the form of the answer ──────────────────────────────────────────────────────────────────────────────────────────
+# ── response format ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
@@ -229,7 +236,7 @@ def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losse
     schema = dict_of(described.get("schema"))
     if kind == "json_schema" and schema and traits.schemas:
         place = "response_format.json_schema.schema"
-        out["output_config"] = {"format": {"type": "json_schema", "schema": closed(schema, place, losses)}}
+        out["output_config"] = {"format": {"type": "json_schema", "schema": closed_schema(schema, place, losses)}}
     elif schema.get("type") == "object" and "tools" not in out and not _thinks(body):
         about = text_of(described.get("description")) or "The answer."
         out["tools"] = [{"name": ANSWER_TOOL, "description": about, "input_schema": schema}]
@@ -245,13 +252,13 @@ def _thinks(body: Json) -> bool:
 
 
 def _thin_markers(out: Json, losses: Losses) -> None:
-    """Keep the last markers, which cover the most."""
+    """Keep the last cache markers, since they cover the longest prefix."""
     places: list[tuple[str, Json]] = [(f"tools[{at}]", each) for at, each in enumerate(out.get("tools") or ())]
     places += [(f"system[{at}]", each) for at, each in enumerate(out.get("system") or ())]
     for turn in out["messages"]:
         for block in turn["content"]:
             places += [("messages", each) for each in (*dicts_of(block.get("content")), block)]
     marked = [(place, each) for place, each in places if "cache_control" in each]
-    for place, each in marked[: -(MOST_MARKERS - ("cache_control" in out))]:
+    for place, each in marked[: -(MAX_CACHE_MARKERS - ("cache_control" in out))]:
         del each["cache_control"]
         losses.append(f"{place}.cache_control")

@@ -1,4 +1,4 @@
-"""Anthropic's answer as a chat client wants it, whole and in pieces."""
+"""Convert Anthropic answers to chat completions, complete and streamed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from overnight.pricing.usage import (
     cost_fields,
 )
 
-from .contract import Asked
-from .identifiers import MESSAGES_NAME, way_back
+from .contract import AnswerContext
+from .identifiers import MESSAGES_NAME, original_names
 from .lenient_json import (
     Json,
     dict_of,
@@ -25,7 +25,7 @@ from .lenient_json import (
 )
 
 ANSWER_TOOL = "structured_answer"
-"""The tool that a model without schemas of its own is made to call; its input is the answer."""
+"""The tool that a model without schema support is forced to call; its input is the answer."""
 
 _FINISHED = {
     "end_turn": "stop",
@@ -40,15 +40,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def names_back(body: Json) -> Mapping[str, str]:
-    """The client's names of tools, by what they became."""
+    """Map sent tool names to the client's names."""
     functions = [dict_of(tool.get("function")) for tool in dicts_of(body.get("tools"))]
     functions += dicts_of(body.get("functions"))
-    return way_back((text_of(each.get("name")) for each in functions), MESSAGES_NAME)
+    return original_names((text_of(each.get("name")) for each in functions), MESSAGES_NAME)
 
 
-def answer(message: Json, asked: Asked) -> Json:
-    """The chat completion. Thoughts, which only their own model takes back, are marked with its name."""
-    names = names_back(asked.body)
+def answer(message: Json, context: AnswerContext) -> Json:
+    """The chat completion. Reasoning names its model, since only that model accepts it again."""
+    names = names_back(context.body)
     texts: list[str] = []
     thoughts: list[Json] = []
     calls: list[Json] = []
@@ -58,10 +58,10 @@ def answer(message: Json, asked: Asked) -> Json:
         match block["type"]:
             case "text":
                 texts.append(block["text"])
-                notes += _notes(block.get("citations"), said, said + len(block["text"]))
+                notes += _annotations(block.get("citations"), said, said + len(block["text"]))
                 said += len(block["text"])
             case "thinking" | "redacted_thinking":
-                thoughts.append(_thought(block, len(thoughts), asked))
+                thoughts.append(_thought(block, len(thoughts), context))
             case "tool_use" if block["name"] == ANSWER_TOOL:
                 texts.append(_arguments(block.get("input")))
             case "tool_use":
@@ -69,17 +69,27 @@ def answer(message: Json, asked: Asked) -> Json:
                 calls.append({"id": block["id"], "type": "function", "function": call})
             case _:
                 pass
-    spoken: Json = {"role": "assistant", "content": "".join(texts) or None, "refusal": _refusal(message)}
+    message_out: Json = {"role": "assistant", "content": "".join(texts) or None, "refusal": _refusal(message)}
     if thoughts:
-        spoken["thinking_blocks"] = thoughts
+        message_out["thinking_blocks"] = thoughts
     if reasoning := "".join(text_of(each.get("thinking")) for each in thoughts):
-        spoken["reasoning_content"] = reasoning
+        message_out["reasoning_content"] = reasoning
     if calls:
-        spoken["tool_calls"] = calls
+        message_out["tool_calls"] = calls
     if notes:
-        spoken["annotations"] = notes
-    choice = {"index": 0, "message": spoken, "logprobs": None, "finish_reason": _finish(message, calls=bool(calls))}
-    told: Json = {"id": asked.answer_id, "object": "chat.completion", "created": asked.created_at, "model": asked.model}
+        message_out["annotations"] = notes
+    choice = {
+        "index": 0,
+        "message": message_out,
+        "logprobs": None,
+        "finish_reason": _finish(message, calls=bool(calls)),
+    }
+    told: Json = {
+        "id": context.answer_id,
+        "object": "chat.completion",
+        "created": context.created_at,
+        "model": context.model,
+    }
     told["choices"] = [choice]
     usage = anthropic_usage(message.get("usage"))
     if usage is not None:
@@ -88,7 +98,7 @@ def answer(message: Json, asked: Asked) -> Json:
 
 
 def chat_usage(usage: Usage) -> Json:
-    """Usage as chat tells it, with the parts that prices differ for."""
+    """Usage in the chat format, with the parts that have different prices."""
     told: Json = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -103,7 +113,7 @@ def chat_usage(usage: Usage) -> Json:
 
 def _finish(message: Json, *, calls: bool) -> str:
     reason = _FINISHED.get(text_of(message.get("stop_reason")), "stop")
-    # A tool that was our own way to get the answer is none of the client's.
+    # The tool of the structured answer is internal, so its call is not returned.
     return "stop" if reason == "tool_calls" and not calls else reason
 
 
@@ -117,13 +127,13 @@ def _arguments(given: Any) -> str:
     return given if isinstance(given, str) else _encode(given or {}).decode()
 
 
-def _thought(block: Json, index: int, asked: Asked) -> Json:
-    # The index is what clients put pieces of a list together by.
-    return {**block, "index": index, "model": asked.model}
+def _thought(block: Json, index: int, context: AnswerContext) -> Json:
+    # Clients assemble list fragments by their index.
+    return {**block, "index": index, "model": context.model}
 
 
-def _notes(citations: Any, start: int, end: int) -> list[Json]:
-    """Sources of a text. Those that are no address are passed on as they are."""
+def _annotations(citations: Any, start: int, end: int) -> list[Json]:
+    """The citations of a text. Citations without a URL are passed through unchanged."""
     notes: list[Json] = []
     for each in dicts_of(citations):
         if url := text_of(each.get("url")):
@@ -134,22 +144,22 @@ def _notes(citations: Any, start: int, end: int) -> list[Json]:
     return notes
 
 
-class Pieces:
-    """Events of messages in, chunks of chat out."""
+class StreamTranslator:
+    """Converts message events to chat chunks."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self._names = names_back(asked.body)
-        self._head = {
-            "id": asked.answer_id,
+    def __init__(self, context: AnswerContext) -> None:
+        self._context = context
+        self._names = names_back(context.body)
+        self._message_fields = {
+            "id": context.answer_id,
             "object": "chat.completion.chunk",
-            "created": asked.created_at,
-            "model": asked.model,
+            "created": context.created_at,
+            "model": context.model,
         }
         self._block: Json = {}
         self._said_input = False
         self._thoughts = self._calls = self._characters = 0
-        self._notes: list[Json] = []
+        self._annotations: list[Json] = []
         self._ended: Json = {}
 
     def take(self, event: Json) -> list[Json]:
@@ -171,7 +181,7 @@ class Pieces:
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if cost_usd is None:
             return []
-        return [{**self._head, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
+        return [{**self._message_fields, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
 
     def _start(self, block: Json) -> list[Json]:
         self._block, self._said_input = block, False
@@ -220,7 +230,7 @@ class Pieces:
         block, self._block = self._block, {}
         match block["type"]:
             case "thinking" | "redacted_thinking":
-                thought = _thought(block, self._thoughts, self._asked)
+                thought = _thought(block, self._thoughts, self._context)
                 self._thoughts += 1
                 return [self._chunk({"thinking_blocks": [thought]})]
             case "tool_use":
@@ -229,17 +239,17 @@ class Pieces:
                 self._calls += block["name"] != ANSWER_TOOL
                 return last
             case "text":
-                self._notes += _notes(block.get("citations"), block["start"], self._characters)
+                self._annotations += _annotations(block.get("citations"), block["start"], self._characters)
             case _:
                 pass
         return []
 
     def _finish(self) -> list[Json]:
-        delta: Json = {"annotations": self._notes} if self._notes else {}
+        delta: Json = {"annotations": self._annotations} if self._annotations else {}
         if refusal := _refusal(self._ended):
             delta["refusal"] = refusal
         return [self._chunk(delta, _finish(self._ended, calls=self._calls > 0))]
 
     def _chunk(self, delta: Json, reason: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "choices": [choice]}
+        return {**self._message_fields, "choices": [choice]}

@@ -1,4 +1,4 @@
-"""How much a model thinks and how freely it speaks: chat's words for it as Anthropic has them."""
+"""Translate the thinking and sampling options of chat to Anthropic's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MESSAGES_SAMPLING = ("temperature", "top_p", "top_k")
 _LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
-class Wish(NamedTuple):
-    """`name` is the field that said it. An effort of `none` wants no thinking; `budget` is in tokens."""
+class ThinkingRequest(NamedTuple):
+    """The requested thinking. `name` is the client's field; effort `none` disables thinking; `budget` is in tokens."""
 
     name: str
     effort: str
@@ -29,7 +29,7 @@ class Wish(NamedTuple):
 
 
 def effort_of(budget: int) -> str:
-    """The level that has at least this budget."""
+    """The lowest effort level with at least this budget."""
     levels = ("low", "medium", "high", "xhigh")
     return next((level for level in levels if budget <= BUDGETS[level]), "max")
 
@@ -42,7 +42,7 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
             losses.append(f"output_config.{name}")
     if config:
         out["output_config"] = {**config, **dict_of(out.get("output_config"))}
-    wish = _wish(body)
+    wish = _thinking_request(body)
     if wish is None:
         if native := dict_of(body.get("thinking")):
             out["thinking"] = native
@@ -53,7 +53,7 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
         else:
             out["thinking"] = {"type": "disabled"}
         return
-    # A model that is made to call a tool may not think first.
+    # A forced tool call excludes thinking.
     if dict_of(out.get("tool_choice")).get("type") in ("any", "tool"):
         losses.append(wish.name)
         return
@@ -76,7 +76,7 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
 
 
 def _with_known_efforts(body: Json, losses: Losses) -> Json:
-    """A level that is none of ours says nothing of how much it is."""
+    """Remove unknown effort levels, which have no defined budget."""
     reasoning = dict_of(body.get("reasoning"))
     if body.get("reasoning_effort") not in _EFFORTS:
         losses.append("reasoning_effort")
@@ -87,31 +87,32 @@ def _with_known_efforts(body: Json, losses: Losses) -> Json:
     return body
 
 
-def _wish(body: Json) -> Wish | None:
+def _thinking_request(body: Json) -> ThinkingRequest | None:
     native = dict_of(body.get("thinking"))
     if native.get("type") == "disabled":
-        return Wish("thinking", "none")
+        return ThinkingRequest("thinking", "none")
     if native.get("type") in ("enabled", "adaptive"):
         budget = native.get("budget_tokens")
         if isinstance(budget, int) and budget > 0:
-            return Wish("thinking", effort_of(budget), budget)
-        return Wish("thinking", text_of(body.get("reasoning_effort")) or "high")
+            return ThinkingRequest("thinking", effort_of(budget), budget)
+        return ThinkingRequest("thinking", text_of(body.get("reasoning_effort")) or "high")
     effort = text_of(body.get("reasoning_effort"))
     if effort:
-        return Wish("reasoning_effort", effort)
+        return ThinkingRequest("reasoning_effort", effort)
     reasoning = dict_of(body.get("reasoning"))
     if not reasoning:
         return None
     if reasoning.get("enabled") is False:
-        return Wish("reasoning", "none")
+        return ThinkingRequest("reasoning", "none")
     budget = reasoning.get("max_tokens")
     if isinstance(budget, int) and budget > 0:
-        return Wish("reasoning", effort_of(budget), budget)
-    return Wish("reasoning", text_of(reasoning.get("effort")) or "medium")
+        return ThinkingRequest("reasoning", effort_of(budget), budget)
+    return ThinkingRequest("reasoning", text_of(reasoning.get("effort")) or "medium")
 
 
 def _is_amid_tools(turns: list[Json]) -> bool:
-    """Is the last answer one that called tools without a thought? Models that think within a budget refuse to begin there."""
+    """Whether the last assistant turn called tools without thinking. Models with a thinking budget then reject
+    thinking."""
     answers = [dicts_of(turn.get("content")) for turn in turns if turn.get("role") == "assistant"]
     waits = any(block.get("type") == "tool_result" for block in dicts_of(turns[-1].get("content")))
     if not waits or not answers or not answers[-1]:
@@ -120,7 +121,7 @@ def _is_amid_tools(turns: list[Json]) -> bool:
 
 
 def set_sampling(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
-    """Temperatures above 1 become 1, which is the most. What stands at the usual value need not be sent."""
+    """Translate sampling options. Temperatures above 1 become 1, the maximum. Default values are omitted."""
     thinks = dict_of(out.get("thinking")).get("type") in ("enabled", "adaptive")
     for name in MESSAGES_SAMPLING:
         value: Any = body.get(name)

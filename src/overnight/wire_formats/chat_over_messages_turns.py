@@ -1,7 +1,8 @@
-"""The conversation of a chat request as Anthropic messages have it.
+"""Convert the conversation of a chat request to Anthropic messages.
 
-Anthropic's turns alternate, results of tools come first in the turn after the calls, empty text is refused, and instructions
-stand before the conversation or, where the model takes them, after a turn of the user's.
+Anthropic turns alternate. Tool results come first in the turn after the calls. Empty text is rejected. Instructions
+come before
+the conversation or, for some models, after a user turn.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 import msgspec
 
 from .contract import Losses
-from .dialects import is_of
-from .identifiers import MESSAGES_ID, MESSAGES_NAME, fitting
+from .dialects import names_model
+from .identifiers import MESSAGES_ID, MESSAGES_NAME, fit_name
 from .lenient_json import (
     Json,
     dict_of,
@@ -23,14 +24,14 @@ from .messages_models import Traits
 from .validation import (
     blocks_of,
     check,
-    nothing_left,
     objects_of,
     role_of,
-    said_in,
+    text_field,
+    unsupported_content,
 )
 
 UNSIGNED = "overnight/"
-"""What stands in place of a signature, before the model's name, where a thought was not Claude's."""
+"""The prefix of the model name that replaces the signature of reasoning from other models."""
 GO_ON = "Continue."
 
 _decode = msgspec.json.Decoder().decode
@@ -44,9 +45,10 @@ _SHAPES = {"function_call": (dict,), "refusal": (str,)}
 
 
 class Conversation:
-    """`system` and `turns` once all messages were added and `end` was called. `model` is the target's name for itself.
+    """Builds `system` and `turns`; both are complete after `end`. `model` is the target's model name.
 
-    Raises InvalidBody for what cannot be read, and where nothing is left of what the user first or last said.
+    Raises:
+        InvalidBody: a message cannot be read, or the first or last user turn has no content.
     """
 
     def __init__(self, model: str, traits: Traits, losses: Losses) -> None:
@@ -86,15 +88,15 @@ class Conversation:
                 self._unread = f"{place}.content"
 
     def end(self, place: str) -> None:
-        """All messages are in. The conversation must begin and, for most models, end with the user."""
+        """Finish the conversation. It must start and, for most models, end with a user turn."""
         self._end_turn(last=True)
         turns = self.turns
         if not turns and self.system:
-            # Of a system prompt alone nothing could be asked.
+            # A conversation with only a system prompt contains no question.
             turns.append({"role": "user", "content": self.system})
             self.system = []
         if not turns:
-            raise nothing_left(place)
+            raise unsupported_content(place)
         if turns[0]["role"] == "assistant":
             self._losses.append(f"{place}[0].role")
             turns.insert(0, _go_on())
@@ -110,8 +112,8 @@ class Conversation:
     def _end_turn(self, *, last: bool = False) -> None:
         turn = self._results + self._said
         if self._unread and not turn and (last or not self.turns):
-            # Words of ours would have to stand in its place.
-            raise nothing_left(self._unread)
+            # Otherwise a generated text would have to replace the content.
+            raise unsupported_content(self._unread)
         self._append("user", turn)
         self._results, self._said, self._unread = [], [], ""
         instructions, self._instructions = self._instructions, []
@@ -131,7 +133,8 @@ class Conversation:
         else:
             self.turns.append({"role": role, "content": content})
 
-    # ── one message ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── one message
+    # ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _answered(self, message: Json, place: str) -> list[Json]:
         blocks = self._thoughts(message, place)
@@ -149,11 +152,11 @@ class Conversation:
         return blocks
 
     def _thoughts(self, message: Json, place: str) -> list[Json]:
-        """Thoughts go back to the model that had them, and to no other: it would refuse them."""
+        """The reasoning blocks of the target's own model. It rejects those of other models."""
         blocks: list[Json] = []
         for at, thought in enumerate(dicts_of(message.get("thinking_blocks"))):
             kind, signed = thought.get("type"), text_of(thought.get("signature"))
-            own = thought.get("model") is None or is_of(thought["model"], self._model)
+            own = thought.get("model") is None or names_model(thought["model"], self._model)
             if kind == "thinking" and signed and not signed.startswith(UNSIGNED) and own:
                 blocks.append({"type": kind, "thinking": text_of(thought.get("thinking")), "signature": signed})
             elif kind == "redacted_thinking" and thought.get("data") and own:
@@ -200,15 +203,16 @@ class Conversation:
         return block
 
     def _fits(self, name: str, most: int, place: str) -> str:
-        fits = fitting(name, most)
+        fits = fit_name(name, most)
         if fits != name and place:
             self._losses.append(place)
         return fits
 
-    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── content parts
+    # ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _texts(self, message: Json, place: str, *, may_lack: bool = False) -> list[Json]:
-        """Text is all that instructions and answers may hold."""
+        """The text blocks of instructions or answers, which accept nothing else."""
         return self._blocks(message, place, may_lack=may_lack, only_text=True)
 
     def _blocks(self, message: Json, place: str, *, may_lack: bool = False, only_text: bool = False) -> list[Json]:
@@ -231,17 +235,17 @@ class Conversation:
         kind = part.get("type")
         match kind:
             case "text" | "input_text" | "output_text" | "refusal":
-                text = said_in(part, "refusal" if kind == "refusal" else "text", place)
+                text = text_field(part, "refusal" if kind == "refusal" else "text", place)
                 return {"type": "text", "text": text} if text.strip() else None
             case "image_url":
                 image = part.get("image_url")
                 url = text_of(image) or text_of(dict_of(image).get("url"))
                 if dict_of(image).get("detail") not in (None, "auto"):
                     self._losses.append(f"{place}.image_url.detail")
-                block = _pointed(url)
+                block = _media_block(url)
             case "file":
                 file = dict_of(part.get("file"))
-                block = _pointed(text_of(file.get("file_data")))
+                block = _media_block(text_of(file.get("file_data")))
                 if block is not None and block["type"] == "document" and text_of(file.get("filename")):
                     block["title"] = file["filename"]
             case "image" | "document" | "search_result" if part.get("source"):
@@ -258,12 +262,12 @@ def _go_on() -> Json:
 
 
 def _id_of_function(function: Json) -> str:
-    """Calls of the older kind have no id: a call and its result share the name."""
+    """The id of a legacy function call, derived from the function name, because such calls have no id."""
     return f"call_{text_of(function.get('name'))}"
 
 
-def _pointed(url: str) -> Json | None:
-    """A picture or a paper, by its address or within it."""
+def _media_block(url: str) -> Json | None:
+    """An image or document block, by URL or with embedded data."""
     if not url.startswith("data:"):
         kind = "document" if url.partition("?")[0].lower().endswith(".pdf") else "image"
         return {"type": kind, "source": {"type": "url", "url": url}} if "://" in url else None

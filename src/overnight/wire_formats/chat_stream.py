@@ -1,7 +1,8 @@
-"""The answer of a stream, put together from its pieces, and taken apart again. Pure.
+"""Chat streams: assemble a completion from chunks, and convert a completion to chunks. Pure.
 
-A piece is *telling* when a client could act on it: the one that completes the arguments of a tool call, and the one with
-the finish reason. From a telling piece on, everything waits until the call is durable.
+A chunk is *terminal* when a client could act on it: it completes the arguments of a tool call, or carries the finish
+reason.
+The stream withholds a terminal chunk and everything after it until the call is durable.
 """
 
 from __future__ import annotations
@@ -18,42 +19,43 @@ from .sse import DONE
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 _complete = msgspec.json.Decoder(msgspec.Raw).decode
-# Sent once by some providers and with every piece by others.
+# Fields that some providers send once and others with every chunk.
 _ONCE = frozenset({"role", "id", "type", "name"})
 _SAID = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class _Text(list[str]):
-    """Text that still grows; joined once, at the end."""
+    """Growing text, joined once at the end."""
 
     __slots__ = ()
 
 
 class _Calls:
-    """The tool calls of a choice, in the order in which they began, and which of them a piece belongs to.
+    """The tool calls of a choice in the order of their start, and the assignment of fragments to calls.
 
-    Some servers give all calls the same index, or none: there a new id begins a new call, and so does a name after arguments
-    that are complete.
+    Some servers give all calls the same index, or none. Then a new call starts with a new id, or with a name after
+    complete
+    arguments.
     """
 
-    __slots__ = ("_ids", "_latest", "begun")
+    __slots__ = ("_ids", "_latest", "calls_in_order")
 
     def __init__(self) -> None:
-        self.begun: list[Json] = []
+        self.calls_in_order: list[Json] = []
         self._ids: dict[tuple[int, str], int] = {}
         self._latest: dict[int, int] = {}
 
     def place(self, part: Json, position: int) -> int:
-        """The place of the piece's call, a new one where it begins a call."""
+        """The position of the call that a fragment belongs to. A fragment that starts a call gets a new position."""
         index: int | None = part.get("index")
         given = position if index is None else index
         call_id: str | None = part.get("id")
         place = self._ids.get((given, call_id)) if call_id else None
         if place is None:
             place = self._latest.get(given)
-            if place is None or _begins_another(self.begun[place], part):
-                place = len(self.begun)
-                self.begun.append({})
+            if place is None or _begins_another(self.calls_in_order[place], part):
+                place = len(self.calls_in_order)
+                self.calls_in_order.append({})
             if call_id:
                 self._ids[given, call_id] = place
         self._latest[given] = place
@@ -61,12 +63,12 @@ class _Calls:
 
 
 class Assembly:
-    """Feed it the decoded pieces in order. `characters` counts what was received; `usage` is the last one told."""
+    """Add decoded chunks in order. `characters` counts received characters; `usage` is the most recent report."""
 
-    __slots__ = ("_called", "_choices", "_finished", "_head", "characters", "usage")
+    __slots__ = ("_called", "_choices", "_finished", "_message_fields", "characters", "usage")
 
     def __init__(self) -> None:
-        self._head: Json = {}
+        self._message_fields: Json = {}
         self._choices: dict[int, Json] = {}
         self._finished: set[int] = set()
         self._called = False
@@ -74,28 +76,34 @@ class Assembly:
         self.usage: Json | None = None
 
     @property
-    def whole(self) -> bool:
-        """Has every choice that began come to its finish reason?"""
+    def is_complete(self) -> bool:
+        """Whether every choice has a finish reason."""
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
     def take(self, event: Json) -> bool:
-        """Put an event in its place. True when it is telling. The pieces of tool calls in it are numbered: each gets its call's
-        place as its `index`. Raises TypeError, ValueError, KeyError or AttributeError for a shape unknown."""
-        if not self._head:
-            self._head = {key: value for key, value in event.items() if key not in ("choices", "usage", "object")}
+        """Add an event. Returns True if it is terminal. Sets the `index` of each tool call fragment to the position of
+        its call.
+
+        Raises:
+            TypeError, ValueError, KeyError, AttributeError: the event has an unknown shape.
+        """
+        if not self._message_fields:
+            self._message_fields = {
+                key: value for key, value in event.items() if key not in ("choices", "usage", "object")
+            }
         if isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
-        telling = False
+        is_terminal = False
         for choice in cast("list[Json]", event.get("choices") or ()):
             index: int = choice.get("index") or 0
             held = self._choices.get(index)
             if held is None:
                 if not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-                    raise TypeError("the index of a choice is no number")
+                    raise TypeError("the index of a choice must be a number")
                 held = self._choices[index] = {"index": index, "message": {}, "logprobs": None, "finish_reason": None}
             delta = choice.get("delta")
             if delta:
-                telling |= self._merge(held["message"], delta)
+                is_terminal |= self._merge(held["message"], delta)
             logprobs = choice.get("logprobs")
             if logprobs:
                 held["logprobs"] = _joined_logprobs(held["logprobs"], logprobs)
@@ -103,35 +111,37 @@ class Assembly:
             if reason:
                 held["finish_reason"] = reason
                 self._finished.add(index)
-                telling = True
-        return telling
+                is_terminal = True
+        return is_terminal
 
     def _merge(self, message: Json, delta: Json) -> bool:
-        # What is said after a call ends it, with whatever arguments it has by then.
-        telling = self._called and any(delta.get(name) for name in _SAID)
+        # Text after a call ends the call with its present arguments.
+        is_terminal = self._called and any(delta.get(name) for name in _SAID)
         for key, value in delta.items():
             if key == "tool_calls" and value:
                 self._called = True
-                telling |= self._merge_calls(message.setdefault("tool_calls", _Calls()), value)
+                is_terminal |= self._merge_calls(message.setdefault("tool_calls", _Calls()), value)
             elif key == "function_call" and value:
                 self._called = True
-                telling |= self._merge_call(message.setdefault("function_call", {"function": {}}), {"function": value})
+                is_terminal |= self._merge_call(
+                    message.setdefault("function_call", {"function": {}}), {"function": value}
+                )
             else:
                 self._put(message, key, value)
-        return telling
+        return is_terminal
 
     def _merge_calls(self, calls: _Calls, parts: list[Json]) -> bool:
-        telling = False
+        is_terminal = False
         for position, part in enumerate(parts):
-            before = len(calls.begun)
+            before = len(calls.calls_in_order)
             place = part["index"] = calls.place(part, position)
-            # The next call ends the one before it.
-            telling |= 0 < before == place
-            telling |= self._merge_call(calls.begun[place], part)
-        return telling
+            # A new call ends the one before it.
+            is_terminal |= 0 < before == place
+            is_terminal |= self._merge_call(calls.calls_in_order[place], part)
+        return is_terminal
 
     def _merge_call(self, call: Json, part: Json) -> bool:
-        """A piece of a tool call. True when its arguments are complete."""
+        """Add a fragment of a tool call. Returns True if its arguments are complete."""
         for key, value in part.items():
             if key == "function":
                 function: Json = call.setdefault("function", {})
@@ -143,7 +153,7 @@ class Assembly:
         piece = said.get("arguments")
         if not piece:
             return False
-        # Only its last character can complete an object.
+        # An object can only be complete at its last character.
         arguments: _Text = call["function"]["arguments"]
         return (piece.rstrip()[-1:] in ("}", "]") or _start(arguments) not in ("{", "[")) and _is_complete(arguments)
 
@@ -158,27 +168,27 @@ class Assembly:
         elif isinstance(value, list) and isinstance(into.get(key), list):
             into[key] = [*into[key], *cast("list[Any]", value)]
         elif isinstance(value, dict) and key == "audio":
-            spoken: Json = into.get(key) or {}
-            into[key] = spoken
+            audio: Json = into.get(key) or {}
+            into[key] = audio
             for name, said in cast("Json", value).items():
-                self._put(spoken, name, said)
+                self._put(audio, name, said)
         elif isinstance(value, dict) and isinstance(into.get(key), dict):
             into[key] = {**into[key], **cast("Json", value)}
         elif value or key not in into:
             into[key] = value
 
     def completion(self) -> bytes:
-        """The chat completion that the stream amounts to, as JSON."""
+        """The assembled chat completion, as JSON."""
         choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
-        body: Json = {**self._head, "object": "chat.completion", "choices": choices}
+        body: Json = {**self._message_fields, "object": "chat.completion", "choices": choices}
         if self.usage is not None:
             body["usage"] = self.usage
         return _encode(body)
 
     def usage_piece(self, cost_usd: Cost, estimate: Json) -> bytes:
-        """The last piece, with what the call cost; `estimate` stands in where the provider told no usage."""
+        """The last chunk, with the cost of the call. `estimate` replaces missing usage."""
         usage: Json = {**(self.usage or estimate), **cost_fields(cost_usd)}
-        body: Json = {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        body: Json = {**self._message_fields, "object": "chat.completion.chunk", "choices": [], "usage": usage}
         return b"data: %b\n\n" % _encode(body)
 
 
@@ -188,18 +198,18 @@ def _start(arguments: list[str]) -> str:
 
 def _is_complete(arguments: list[str]) -> bool:
     if _start(arguments) not in ("{", "["):
-        return True  # a number or a word is complete at any of its characters
+        return True  # a number or a word may end at any character
     try:
         _complete("".join(arguments))
     except msgspec.DecodeError:
         return False
     except RecursionError:
-        return True  # nested too deep to know: it waits
+        return True  # nesting too deep to parse: treated as complete, so that the chunk is withheld
     return True
 
 
 def _begins_another(call: Json, part: Json) -> bool:
-    """Does a piece, under the index of this call, begin the next one?"""
+    """Whether a fragment with the index of this call starts the next call."""
     said: Json = part.get("function") or {}
     name = said.get("name")
     if not name:
@@ -207,7 +217,7 @@ def _begins_another(call: Json, part: Json) -> bool:
     held: Json = call.get("function") or {}
     arguments: list[str] = held.get("arguments") or []
     if part.get("id") and call.get("id"):
-        # Some servers make up a new id with every piece of one call.
+        # Some servers generate a new id for every fragment of one call.
         return name != held.get("name") or _is_complete(arguments)
     return bool(said.get("arguments") and _start(arguments)) and _is_complete(arguments)
 
@@ -223,7 +233,7 @@ def _finished(choice: Json) -> Json:
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
     if isinstance(calls := message.get("tool_calls"), _Calls):
-        message["tool_calls"] = [{"type": "function", **cast("Json", _plain(call))} for call in calls.begun]
+        message["tool_calls"] = [{"type": "function", **cast("Json", _plain(call))} for call in calls.calls_in_order]
     if isinstance(call := message.get("function_call"), dict):
         message["function_call"] = cast("Json", call)["function"]
     return {**choice, "message": message}
@@ -237,8 +247,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def taken_apart(completion: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
-    """A recorded chat completion as the events of a stream; with `cost_usd`, the usage piece too. Ends with the end mark."""
+def stream_events(completion: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
+    """Convert a recorded chat completion to stream chunks. With `cost_usd`, a usage chunk is included. Ends with the
+    end mark."""
     body: Json = msgspec.json.decode(completion)
     head = {key: value for key, value in body.items() if key not in ("choices", "usage", "object")}
     head["object"] = "chat.completion.chunk"

@@ -1,8 +1,10 @@
-"""The contract of a wire format: pure codecs, with no way to a provider, to money or to the ledger.
+"""The contract of a wire format: pure codecs without access to providers, money or the ledger.
 
-A *client format* is what the caller speaks, a *spoken format* what a target speaks. Where they are the same, bytes are
-passed through. Where they differ, a translation module `X_over_Y` (client X, target Y) has `request`, `answer` and `Pieces`;
-`answer` and `Pieces` go back, from Y to X. Whatever cannot be carried over is named in `Losses`.
+The *client format* is the format of the caller, the *upstream format* that of the target. If both are equal, bytes
+are passed
+through. If not, a translation module `X_over_Y` (client X, target Y) has `request`, `answer` and `StreamTranslator`.
+The last two
+convert from Y to X. Content that has no equivalent is named in `Losses`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from overnight.pricing.usage import Cost, Usage
 from .request import InvalidBody, Request
 
 __all__ = [
-    "Asked",
+    "AnswerContext",
     "Assembly",
     "Codec",
     "InvalidBody",
     "Json",
     "Losses",
-    "Pieces",
     "Prepared",
     "Request",
+    "StreamTranslator",
     "Translation",
 ]
 
@@ -33,14 +35,19 @@ Json = dict[str, Any]
 
 
 class Losses(list[str]):
-    """Names of what could not be carried over, such as `messages[2].content[0].cache_control` or `top_k`."""
+    """Names of content that could not be translated, such as `messages[2].content[0].cache_control` or `top_k`."""
 
     __slots__ = ()
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What an answer must agree with: the id it carries (item ids are derived from it), the model as the client is told it,
-    the client's own body, and when it was asked (Unix seconds)."""
+class AnswerContext(msgspec.Struct, frozen=True):
+    """The client-side values that a translated answer repeats.
+
+    - `answer_id`: the id of the answer; item ids are derived from it.
+    - `model`: the model name in the answer.
+    - `body`: the client's request body.
+    - `created_at`: when the request arrived, in Unix seconds.
+    """
 
     answer_id: str
     model: str
@@ -49,9 +56,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Assembly(Protocol):
-    """The answer of a stream, put together from its events, in one spoken format.
+    """The answer of a stream, assembled from events of one upstream format.
 
-    `characters` counts what was received; `usage` is the last one told; `whole`: has it come to its end?
+    - `characters`: the number of characters received.
+    - `usage`: the most recent usage report.
+    - `is_complete`: whether the stream reached its end.
     """
 
     @property
@@ -59,68 +68,73 @@ class Assembly(Protocol):
     @property
     def usage(self) -> Json | None: ...
     @property
-    def whole(self) -> bool: ...
+    def is_complete(self) -> bool: ...
 
     def take(self, event: Json) -> bool:
-        """Put an event in its place. True when it is *telling*: it completes a tool call or has the finish reason.
+        """Add an event. Returns True for a *terminal* event, which completes a tool call or carries the finish reason.
 
-        Raises TypeError, ValueError, KeyError or AttributeError for a shape unknown.
+        Raises:
+            TypeError, ValueError, KeyError, AttributeError: the event has an unknown shape.
         """
         ...
 
     def completion(self) -> bytes:
-        """The whole answer, as if it had not been streamed."""
+        """The complete answer, in the format of an answer without streaming."""
         ...
 
 
-class Pieces(Protocol):
-    """Events of the spoken format → events of the client's format."""
+class StreamTranslator(Protocol):
+    """Converts events of the upstream format to events of the client format."""
 
     def take(self, event: Json) -> list[Json]: ...
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
-        """What closes the stream, once the answer is durable. Of chat, usage is told only with a cost."""
+        """The last events of the stream, sent after the answer is durable. Chat reports usage only if a cost is given."""
         ...
 
 
 class Codec(NamedTuple):
-    """One wire format: the functions of a module `formats/F.py`.
+    """One wire format: the functions of the module `wire_formats/F.py`.
 
-    `path`: where a target takes it. `last`: the types of the events that end a stream (chat has an end mark instead).
-    `cap_field`: the name of the output cap in a body; None where nothing is capped. `streams`: may an answer be streamed?
-    `decoded`: a whole answer as a translation is given it. `headers`: what every target of the format is told. `passes`: which of
-    the client's headers (lower case) go to a target of the same format.
+    - `path`: the path of the endpoint at a target.
+    - `final_event_types`: types of the events that end a stream. Chat has an end mark instead.
+    - `cap_field`: the body field of the output limit; None if the format has no such limit.
+    - `decode_answer`: decodes a complete answer for a translation.
+    - `headers`: headers sent to each target of the format.
+    - `forwarded_headers`: lower-case names of client headers that are forwarded to a target of the same format.
     """
 
     name: str
     path: str
-    last: frozenset[str]
+    final_event_types: frozenset[str]
     cap_field: str | None
-    streams: bool
     read: Callable[[bytes], Request]
     usage_of: Callable[[Json], Usage | None]
     is_answer: Callable[[Json], bool]
     assembly: Callable[[], Assembly]
-    taken_apart: Callable[[bytes, float | None], Iterator[bytes]]
+    stream_events: Callable[[bytes, float | None], Iterator[bytes]]
     encode: Callable[[Json], bytes]
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
-    decoded: Callable[[bytes], Any] = msgspec.json.decode
+    decode_answer: Callable[[bytes], Any] = msgspec.json.decode
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    passes: frozenset[bytes] = frozenset()
+    forwarded_headers: frozenset[bytes] = frozenset()
 
 
 class Translation(NamedTuple):
-    """The functions of a module `formats/X_over_Y.py`. `request` gets the client's decoded body, with the output cap under the
-    client's own name for it, and the target's name of the model."""
+    """The functions of a module `wire_formats/X_over_Y.py`.
+
+    `request` receives the decoded client body. It contains the output limit in the client's field, and the target's
+    model name.
+    """
 
     request: Callable[[Json, Losses], Json]
-    answer: Callable[[Json, Asked], Json]
-    pieces: Callable[[Asked], Pieces]
+    answer: Callable[[Json, AnswerContext], Json]
+    stream_translator: Callable[[AnswerContext], StreamTranslator]
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What goes to a target: `body` to `path`, with `headers` beside the target's own."""
+    """A prepared request: `body` for `path`. `headers` are sent in addition to the target's own."""
 
     path: str
     body: bytes

@@ -1,7 +1,8 @@
-"""Where providers of the OpenAI wire format differ in what they take.
+"""Differences between providers of the OpenAI wire format.
 
-A conversation goes on at another provider when the first one fails, and then carries what only the first one understands:
-thoughts, ids of tool calls, parameters. What the next one is known to refuse is left out, and named.
+When a provider fails, the conversation continues at another one and may contain content that only the first accepts:
+reasoning,
+tool call ids, parameters. Content that the next provider is known to reject is removed and reported.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Parameters that only some take; most others refuse a whole request for one of them. None of these is a capability that the
-# answer would lack: a target that has no tools or no audio must refuse.
+# Parameters that only some providers accept; most others reject the whole request. None of them is a capability
+# that the answer would lack. A target without tools or audio must reject the request instead.
 _OF_OTHERS = _names(
     "thinking enable_thinking chat_template_kwargs top_k min_p repetition_penalty reasoning provider transforms plugins"
     " safe_prompt random_seed prompt_mode search_parameters"
@@ -37,82 +38,95 @@ _TALLIES = _names("logprobs top_logprobs logit_bias")
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """`cap_field` names the limit of output tokens (None: the name the client used, else `max_tokens`).
+    """Deviations of one provider.
 
-    `stream_options`: may usage be asked for with a stream? Those that refuse the field tell usage anyway. `cache_key`: is
-    `prompt_cache_key` known? `refuses` are parameters and `forgets` fields of messages that it refuses a whole request for.
-    `wants_thoughts`: a turn with tool calls must carry its `reasoning_content`. `short_ids`: ids of tool calls are nine letters
-    and digits.
+    - `cap_field`: the field of the output limit; None: the field that the client used, else `max_tokens`.
+    - `stream_options`: whether a stream accepts this field. Providers that reject it report usage anyway.
+    - `rejected_parameters`, `rejected_message_fields`: fields that make the provider reject the whole request.
+    - `requires_reasoning`: whether an assistant turn with tool calls must contain `reasoning_content`.
+    - `requires_short_ids`: whether tool call ids must be nine letters and digits.
+    - `cache_key`: whether `prompt_cache_key` is accepted.
     """
 
     cap_field: str | None = None
     stream_options: bool = True
-    refuses: frozenset[str] = frozenset()
-    forgets: frozenset[str] = frozenset()
-    wants_thoughts: bool = False
-    short_ids: bool = False
+    rejected_parameters: frozenset[str] = frozenset()
+    rejected_message_fields: frozenset[str] = frozenset()
+    requires_reasoning: bool = False
+    requires_short_ids: bool = False
     cache_key: bool = False
 
 
-USUAL = Dialect()
-_OPENAI = Dialect(cap_field="max_completion_tokens", refuses=_OF_OTHERS, forgets=THOUGHTS)
-_THINKING = Dialect(refuses=_OF_OPENAI, forgets=THOUGHTS - {"reasoning_content"}, wants_thoughts=True)
-# By the end of the host's name. OpenAI's reasoning models refuse `max_tokens`, which all others still take; Mistral refuses
-# every field that it does not know.
+DEFAULT_DIALECT = Dialect()
+_OPENAI = Dialect(cap_field="max_completion_tokens", rejected_parameters=_OF_OTHERS, rejected_message_fields=THOUGHTS)
+_THINKING = Dialect(
+    rejected_parameters=_OF_OPENAI, rejected_message_fields=THOUGHTS - {"reasoning_content"}, requires_reasoning=True
+)
+# By the suffix of the host name. OpenAI's reasoning models reject `max_tokens`, which all others still accept.
+# Mistral rejects every unknown field.
 _BY_HOST = {
     "api.openai.com": msgspec.structs.replace(_OPENAI, cache_key=True),
     ".openai.azure.com": _OPENAI,
     "api.mistral.ai": Dialect(
         cap_field="max_tokens",
         stream_options=False,
-        refuses=(_OF_OTHERS | _OF_OPENAI | _TALLIES | {"user"})
+        rejected_parameters=(_OF_OTHERS | _OF_OPENAI | _TALLIES | {"user"})
         - {"safe_prompt", "random_seed", "prompt_mode", "prediction"},
-        forgets=THOUGHTS,
-        short_ids=True,
+        rejected_message_fields=THOUGHTS,
+        requires_short_ids=True,
     ),
-    "api.groq.com": Dialect(refuses=(_OF_OTHERS | _OF_OPENAI | _TALLIES) - {"service_tier"}, forgets=THOUGHTS),
-    "api.cerebras.ai": Dialect(refuses=_OF_OTHERS | _OF_OPENAI, forgets=THOUGHTS),
+    "api.groq.com": Dialect(
+        rejected_parameters=(_OF_OTHERS | _OF_OPENAI | _TALLIES) - {"service_tier"}, rejected_message_fields=THOUGHTS
+    ),
+    "api.cerebras.ai": Dialect(rejected_parameters=_OF_OTHERS | _OF_OPENAI, rejected_message_fields=THOUGHTS),
     "generativelanguage.googleapis.com": Dialect(
-        refuses=_OF_OTHERS | _OF_OPENAI | {"user", "logit_bias"}, forgets=THOUGHTS
+        rejected_parameters=_OF_OTHERS | _OF_OPENAI | {"user", "logit_bias"}, rejected_message_fields=THOUGHTS
     ),
-    "api.together.xyz": Dialect(forgets=THOUGHTS),
-    "api.fireworks.ai": Dialect(forgets=THOUGHTS - {"reasoning_content"}),
+    "api.together.xyz": Dialect(rejected_message_fields=THOUGHTS),
+    "api.fireworks.ai": Dialect(rejected_message_fields=THOUGHTS - {"reasoning_content"}),
     "api.deepseek.com": _THINKING,
     "api.moonshot.ai": _THINKING,
     "api.moonshot.cn": _THINKING,
-    "openrouter.ai": Dialect(forgets=frozenset({"thinking_blocks"})),
+    "openrouter.ai": Dialect(rejected_message_fields=frozenset({"thinking_blocks"})),
 }
 
 
 def dialect_of(base_url: str) -> Dialect:
     host = urlsplit(base_url).hostname or ""
-    return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), USUAL)
+    return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), DEFAULT_DIALECT)
 
 
-def is_of(told: Any, model: str) -> bool:
-    """Does what a thought tells of its model name this one? `told` may begin with the provider's name."""
+def names_model(told: Any, model: str) -> bool:
+    """Whether the model name in a reasoning block names `model`. The name may start with the provider's name."""
     return isinstance(told, str) and (told == model or told.endswith(f"/{model}"))
 
 
 def fitted(
     fields: Mapping[str, msgspec.Raw], dialect: Dialect, model: msgspec.Raw
 ) -> tuple[Mapping[str, msgspec.Raw], list[str]]:
-    """A request's fields as the target takes them, and the names of what was left out. What fits is the very same object.
-    `model` is the target's own name."""
-    losses = sorted(dialect.refuses.intersection(fields))
+    """Adapt the fields of a request to a target.
+
+    Args:
+        fields: the top-level fields of the client's body.
+        dialect: the target's deviations.
+        model: the target's model name, as JSON.
+
+    Returns: the fields and the names of removed ones. If nothing changed, the fields are the same object.
+    """
+    losses = sorted(dialect.rejected_parameters.intersection(fields))
     messages = fields.get("messages")
     if messages is not None and _may_need_change(bytes(messages), dialect):
         found: Any = _decode(messages)
         if isinstance(found, list) and _fit_messages(cast("list[Any]", found), dialect, _decode(model), losses):
             fields = {**fields, "messages": msgspec.Raw(_encode(found))}
-    if dialect.refuses.isdisjoint(fields):
+    if dialect.rejected_parameters.isdisjoint(fields):
         return fields, losses
-    return {name: value for name, value in fields.items() if name not in dialect.refuses}, losses
+    return {name: value for name, value in fields.items() if name not in dialect.rejected_parameters}, losses
 
 
 def fit(body: Json, dialect: Dialect) -> list[str]:
-    """The same for a decoded body, in place, with the model that it has."""
-    losses = sorted(dialect.refuses.intersection(body))
+    """Adapt a decoded body in place. Returns the names of removed fields."""
+    losses = sorted(dialect.rejected_parameters.intersection(body))
     for name in losses:
         del body[name]
     if isinstance(body.get("messages"), list):
@@ -122,16 +136,16 @@ def fit(body: Json, dialect: Dialect) -> list[str]:
 
 
 def short_id(name: str) -> str:
-    """Nine letters and digits, the same for the same id."""
+    """A deterministic id of nine letters and digits."""
     if len(name) == 9 and name.isascii() and name.isalnum():
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _may_need_change(messages: bytes, dialect: Dialect) -> bool:
-    if (dialect.short_ids or dialect.wants_thoughts) and b'"tool_calls"' in messages:
+    if (dialect.requires_short_ids or dialect.requires_reasoning) and b'"tool_calls"' in messages:
         return True
-    if not dialect.forgets:
+    if not dialect.rejected_message_fields:
         return _SIGNED in messages
     return any(mark in messages for mark in _MARKS)
 
@@ -143,7 +157,7 @@ def _fit_messages(messages: list[Any], dialect: Dialect, model: Any, losses: lis
             continue
         said = cast("Json", message)
         changed = _without_others(said, model, f"messages[{at}]", losses) or changed
-        for name in sorted(dialect.forgets.intersection(said)):
+        for name in sorted(dialect.rejected_message_fields.intersection(said)):
             del said[name]
             losses.append(f"messages[{at}].{name}")
             changed = True
@@ -153,14 +167,14 @@ def _fit_messages(messages: list[Any], dialect: Dialect, model: Any, losses: lis
 
 
 def _without_others(message: Json, model: Any, place: str, losses: list[str]) -> bool:
-    """Leave out the thoughts that say that another model had them, and what repeats them in plain words."""
+    """Remove reasoning that names a different model, and its copies in plain text."""
     blocks: Any = message.get("thinking_blocks")
     if not isinstance(blocks, list):
         return False
     own: list[Any] = []
     for at, block in enumerate(cast("list[Any]", blocks)):
         told = cast("Json", block).get("model") if isinstance(block, dict) else None
-        if told is None or is_of(told, str(model)):
+        if told is None or names_model(told, str(model)):
             own.append(block)
         else:
             losses.append(f"{place}.thinking_blocks[{at}]")
@@ -177,7 +191,7 @@ def _without_others(message: Json, model: Any, place: str, losses: list[str]) ->
 
 def _without_thoughts(message: Json, dialect: Dialect, place: str, losses: list[str]) -> bool:
     parts = message.get("content")
-    if not dialect.forgets or not isinstance(parts, list):
+    if not dialect.rejected_message_fields or not isinstance(parts, list):
         return False
     kept: list[Any] = []
     for at, part in enumerate(cast("list[Any]", parts)):
@@ -193,15 +207,15 @@ def _without_thoughts(message: Json, dialect: Dialect, place: str, losses: list[
 
 
 def _with_thoughts(message: Json, dialect: Dialect, _place: str, _losses: list[str]) -> bool:
-    # Turns of another model have none; an empty one is taken, a missing one is not.
-    if not dialect.wants_thoughts or not message.get("tool_calls") or "reasoning_content" in message:
+    # Turns of another model contain none; an empty string is accepted, a missing field is not.
+    if not dialect.requires_reasoning or not message.get("tool_calls") or "reasoning_content" in message:
         return False
     message["reasoning_content"] = ""
     return True
 
 
 def _with_short_ids(message: Json, dialect: Dialect, _place: str, _losses: list[str]) -> bool:
-    if not dialect.short_ids:
+    if not dialect.requires_short_ids:
         return False
     calls: Any = message.get("tool_calls")
     named = (

@@ -1,4 +1,4 @@
-"""OpenAI embeddings. The inputs of a request are one link of its chain: they are no conversation. Nothing is streamed."""
+"""OpenAI embeddings. All inputs of a request are one link of its chain, since they form no conversation. No streaming."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .request import (
     invalid_body,
 )
 
-__all__ = ["Assembly", "encode", "error_body", "error_event", "is_answer", "read", "taken_apart", "usage_of"]
+__all__ = ["Assembly", "encode", "error_body", "error_event", "is_answer", "read", "stream_events", "usage_of"]
 
-MOST_INPUTS = 2048
+MAX_INPUTS = 2048
 _NOT_PARAMETERS = frozenset({"input"})
-_SAYS = 'a text, or a list of texts such as ["hello", "world"]'
+_EXAMPLE = 'a string, or a list of strings such as ["hello", "world"]'
 
 
 class _Known(msgspec.Struct):
-    """The parts of the body that the gateway itself looks at. Inputs are texts, or texts as tokens."""
+    """The fields of the body that the gateway reads. Inputs are strings or lists of tokens."""
 
     input: str | list[str | int | list[int]]
     model: str | None = None
@@ -44,13 +44,17 @@ _any = msgspec.json.Decoder().decode
 
 
 def read(body: bytes) -> Request:
-    """Raises InvalidBody, naming the part and what it should be."""
+    """Decode a request body.
+
+    Raises:
+        InvalidBody: a field is invalid; the error names the field and the expected value.
+    """
     try:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_body(error, says="input", example=_SAYS, called="embeddings") from None
+        raise invalid_body(error, conversation_field="input", example=_EXAMPLE, api_name="embeddings") from None
     _check(known)
     return Request(
         format="embeddings",
@@ -70,25 +74,23 @@ def read(body: bytes) -> Request:
 def _check(known: _Known) -> None:
     said = known.input
     if known.stream:
-        raise InvalidBody("stream: embeddings are not streamed; leave it out", "stream")
+        raise InvalidBody("stream: embeddings do not support streaming; remove it", "stream")
     if not said:
-        raise InvalidBody(f"`input` is empty: send {_SAYS}", "input")
+        raise InvalidBody(f"`input` is empty: send {_EXAMPLE}", "input")
     if isinstance(said, str):
         return
     if len({type(each) for each in said}) > 1:
-        raise InvalidBody("input: texts and tokens cannot stand in one list", "input")
+        raise InvalidBody("input: a list must not mix strings and tokens", "input")
     if isinstance(said[0], int):
-        return  # one text, as tokens
-    if len(said) > MOST_INPUTS:
-        raise InvalidBody(f"input: {len(said):,} texts at once; send at most {MOST_INPUTS:,}", "input")
+        return  # one string, as tokens
+    if len(said) > MAX_INPUTS:
+        raise InvalidBody(f"input: {len(said):,} strings in one request; send at most {MAX_INPUTS:,}", "input")
     if not all(said):
-        raise InvalidBody(
-            f"input[{said.index('' if isinstance(said[0], str) else [])}] is empty; leave it out", "input"
-        )
+        raise InvalidBody(f"input[{said.index('' if isinstance(said[0], str) else [])}] is empty; remove it", "input")
 
 
 def usage_of(answer: Json) -> Usage | None:
-    """Some servers tell the total only."""
+    """The reported usage. Some servers report only the total."""
     usage: Json = answer.get("usage") or {}
     return openai_usage(
         {"prompt_tokens": usage.get("prompt_tokens", usage.get("total_tokens")), "completion_tokens": 0}
@@ -100,19 +102,19 @@ def is_answer(answer: Json) -> bool:
 
 
 class Assembly:
-    """There are no streams to put together; nobody asks for one, because `read` refuses it."""
+    """A placeholder that satisfies the contract; `read` rejects requests for a stream."""
 
     characters = 0
     usage: Json | None = None
-    whole = False
+    is_complete = False
 
     def take(self, event: Json) -> bool:
-        raise ValueError(f"embeddings are not streamed, yet a piece came: {sorted(event)[:5]}")
+        raise ValueError(f"embeddings do not support streaming, but an event arrived: {sorted(event)[:5]}")
 
     def completion(self) -> bytes:
-        raise ValueError("embeddings are not streamed")
+        raise ValueError("embeddings do not support streaming")
 
 
-def taken_apart(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:  # noqa: ARG001 - the form of all formats
-    """The answer as it is: embeddings are not streamed."""
+def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:  # noqa: ARG001 - the form of all formats
+    """The answer unchanged, since embeddings do not support streaming."""
     yield body

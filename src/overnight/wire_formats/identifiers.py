@@ -1,6 +1,6 @@
-"""Names and ids as the other side takes them: letters, digits, `_` and `-`, up to some length.
+"""Names and ids in the form that the target accepts: letters, digits, `_` and `-`, up to a maximum length.
 
-A name that does not fit is shortened and gets a mark of its own, so that two names never become one and the way back is known.
+A rejected name is shortened and gets a hash, so that two names stay different and the original name can be restored.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ _OTHER = re.compile(r"[^a-zA-Z0-9_-]")
 MESSAGES_NAME = 128
 CHAT_NAME = 64
 CHAT_ID = 40
-"""The longest id of a tool call that all of OpenAI's own endpoints take."""
+"""The maximum length of a tool call id that all OpenAI endpoints accept."""
 MESSAGES_ID = 128
 
 
-def fitting(name: str, most: int) -> str:
-    """The name where it fits, else one made of it."""
+def fit_name(name: str, most: int) -> str:
+    """The name if the target accepts it, else a shortened name with a hash."""
     if name and len(name) <= most and not _OTHER.search(name):
         return name
     mark = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{_OTHER.sub('_', name)[: most - 13]}_{mark}"
 
 
-def way_back(names: Iterable[str], most: int) -> Mapping[str, str]:
-    """What the names became, and what they were; those that fit are left out."""
-    return {became: name for name in names if (became := fitting(name, most)) != name}
+def original_names(names: Iterable[str], most: int) -> Mapping[str, str]:
+    """Map changed names to the original ones. Names that did not change are absent."""
+    return {became: name for name in names if (became := fit_name(name, most)) != name}

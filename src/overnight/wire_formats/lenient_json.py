@@ -1,4 +1,4 @@
-"""Reading JSON of unknown shape: what is not what it should be reads as empty, and is left to the provider to complain about."""
+"""Read JSON of unknown shape. A value of an unexpected type reads as empty; the provider reports the error."""
 
 from __future__ import annotations
 

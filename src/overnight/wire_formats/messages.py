@@ -14,47 +14,47 @@ from overnight.pricing.usage import Usage, anthropic_usage
 from .contract import Json
 from .messages_stream import (
     Assembly,
-    decoded,
+    decode_answer,
     encode,
-    taken_apart,
+    stream_events,
 )
 from .request import (
     NOT_FINGERPRINTED,
-    POINTED_TO_BYTES,
+    REFERENCED_FILE_BYTES,
     Request,
     canonical,
     invalid_body,
-    spelled_out,
     tools_of,
-    unmarked,
+    unescaped_for_search,
+    without_cache_markers,
 )
 from .sse import encode_event
 
 __all__ = [
+    "FORWARDED_HEADERS",
     "HEADERS",
-    "PASSES",
     "Assembly",
-    "counted",
-    "decoded",
+    "decode_answer",
     "encode",
     "error_body",
     "error_event",
+    "estimate_input_tokens",
     "is_answer",
     "read",
-    "taken_apart",
+    "stream_events",
     "usage_of",
 ]
 
 TOOLS_BYTES = 1024
-"""Counted for tools: the provider puts instructions of its own before them, up to 804 tokens."""
+"""Added to the prompt size if tools are present: the provider inserts instructions of up to 804 tokens."""
 HEADERS = ((b"anthropic-version", b"2023-06-01"),)
-"""For what is translated. Later versions refuse `temperature` for every model; in this one, those that take it may be told."""
-PASSES = frozenset({b"anthropic-version", b"anthropic-beta"})
+"""Sent with translated requests. Later versions reject `temperature` for every model; this one accepts it for some."""
+FORWARDED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
 PICTURE_TOKENS = 1_600
-"""Of a picture, in an estimate: what the largest that is not scaled down comes to."""
+"""Estimated tokens of an image: the size of the largest one that the provider does not scale down."""
 
 HOSTED_TOOL_BYTES = 65_536
-"""Counted for each tool that the provider runs: what it finds is billed as input."""
+"""Added for each tool that the provider executes: its results are billed as input."""
 
 _BY_URL = re.compile(rb'"type"\s*:\s*"url"').findall
 _HOSTED = ("web_search_2", "web_fetch_2", "code_execution_2")
@@ -79,7 +79,7 @@ _ERRORS = {
 
 
 class _Known(msgspec.Struct):
-    """The parts of the body that the gateway itself looks at."""
+    """The fields of the body that the gateway reads."""
 
     messages: Annotated[list[Json], msgspec.Meta(min_length=1, max_length=100_000)]
     system: str | list[Json] | None = None
@@ -97,23 +97,29 @@ _any = msgspec.json.Decoder().decode
 
 
 def read(body: bytes) -> Request:
-    """Raises InvalidBody, naming the part and what it should be. The system prompt is recorded as the first message."""
+    """Decode a request body. The system prompt is recorded as the first message.
+
+    Raises:
+        InvalidBody: a field is invalid; the error names the field and the expected value.
+    """
     try:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
         links = address_chain([canonical(message) for message in _said(known, marked=b"cache_control" in body)])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_body(error, says="messages", example=_EXAMPLE, called="Anthropic messages") from None
+        raise invalid_body(
+            error, conversation_field="messages", example=_EXAMPLE, api_name="Anthropic messages"
+        ) from None
     tools, tools_sha256 = tools_of(fields.get("tools"))
     stable = (
         b""
         if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
         else canonical({name: value for name, value in params.items() if name not in _VOLATILE})
     )
-    spelled = spelled_out(body)
-    pointed = spelled.count(b'"file_id"') + (len(_BY_URL(spelled)) if b'"url"' in spelled else 0)
-    run_there = _hosted(tools) if any(mark in spelled for mark in _MARKS) else []
+    unescaped = unescaped_for_search(body)
+    references_found = unescaped.count(b'"file_id"') + (len(_BY_URL(unescaped)) if b'"url"' in unescaped else 0)
+    run_there = _hosted(tools) if any(mark in unescaped for mark in _MARKS) else []
     return Request(
         format="messages",
         fields=fields,
@@ -125,7 +131,7 @@ def read(body: bytes) -> Request:
         stable_params=stable,
         stream=bool(known.stream),
         prompt_bytes=len(body)
-        + pointed * POINTED_TO_BYTES
+        + references_found * REFERENCED_FILE_BYTES
         + len(run_there) * HOSTED_TOOL_BYTES
         + (TOOLS_BYTES if tools else 0),
         cap=known.max_tokens,
@@ -134,7 +140,7 @@ def read(body: bytes) -> Request:
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),
         hosted=hosted(run_there),
-        open_ended=pointed > 0 or bool(run_there),
+        open_ended=references_found > 0 or bool(run_there),
     )
 
 
@@ -142,11 +148,11 @@ def _said(known: _Known, *, marked: bool) -> list[Json]:
     messages = known.messages
     if known.system:
         messages = [{"role": "system", "content": known.system}, *messages]
-    return cast("list[Json]", unmarked(messages)) if marked else messages
+    return cast("list[Json]", without_cache_markers(messages)) if marked else messages
 
 
 def _hosted(tools: bytes | None) -> list[Json]:
-    """Those that the provider runs itself."""
+    """The tools that the provider executes."""
     given: list[Json] = _any(tools) if tools else []
     return [tool for tool in given if str(tool.get("type")).startswith(_HOSTED)]
 
@@ -160,7 +166,7 @@ def is_answer(answer: Json) -> bool:
 
 
 def error_body(message: str, _kind: str, code: str | None, param: str | None, status: int) -> bytes:
-    """The type is Anthropic's for the status; our code stands where its SDKs look for one."""
+    """An error body. Its type is Anthropic's type for the status; `code` is placed where Anthropic's SDKs read it."""
     kind = _ERRORS.get(status, "api_error" if status >= 500 else "invalid_request_error")
     error: Json = {"type": kind, "message": message}
     if code or param:
@@ -172,19 +178,19 @@ def error_event(body: bytes) -> bytes:
     return encode_event(body, "error")
 
 
-def counted(body: Json) -> int:
-    """About how many tokens the request's input comes to: a quarter of its characters, and a flat number for each picture or
-    file. At least 1."""
+def estimate_input_tokens(body: Json) -> int:
+    """Estimate the input tokens of a request: a quarter of its characters, plus a fixed number per image or file. At
+    least 1."""
     asked: list[Any] = [body.get("system") or "", body.get("tools") or [], body.get("messages") or []]
     characters, pictures = _sizes(asked)
     return max(1, -(-characters // 4) + pictures * PICTURE_TOKENS)
 
 
 def _sizes(value: Any) -> tuple[int, int]:
-    """(characters of text and of structure, pictures and files)."""
+    """The number of characters, and the number of images and files."""
     characters = pictures = 0
     left = [value]
-    while left:  # not by recursion: what is nested deep is read all the same
+    while left:  # iterative, so that deeply nested input cannot exceed the recursion limit
         each: Any = left.pop()
         if isinstance(each, str):
             characters += len(each)

@@ -1,4 +1,4 @@
-"""What models that speak Anthropic messages take, as far as it differs and the name tells."""
+"""Capabilities of models in the Anthropic messages format, derived from the model name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ _ALWAYS = frozenset({"fable", "mythos"})
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """`adaptive`: thinks as `output_config.effort` says (else within `budget_tokens`). `always_thinks`: refuses to be told
-    not to. `sampling`: takes `temperature`, `top_p`, `top_k`; `one_of_both`: not the first two at once.
-    `system_turns`: takes instructions between turns. `prefill`: goes on from a last assistant turn.
-    `schemas`: takes `output_config.format` and strict tools. `efforts`: the levels beyond low, medium and high.
+    """Capabilities of one model.
+
+    - `adaptive`: thinking is controlled by `output_config.effort`, else by `budget_tokens`.
+    - `always_thinks`: the model rejects a request to disable thinking.
+    - `sampling`: accepts `temperature`, `top_p`, `top_k`; `one_of_both`: rejects the first two together.
+    - `system_turns`: accepts instructions between turns.
+    - `prefill`: continues a last assistant turn.
+    - `schemas`: accepts `output_config.format` and strict tools.
+    - `efforts`: levels beyond low, medium and high.
     """
 
     adaptive: bool = False
@@ -31,7 +36,7 @@ class Traits(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=1024)
 def traits_of(model: str) -> Traits:
-    """Of a model that is not Claude, or not known by its name: what all have always taken."""
+    """The capabilities of a model. Other vendors' and unknown models get the options that all models accept."""
     name = model.lower()
     at = name.find("claude-")
     if at < 0:

@@ -1,7 +1,9 @@
-"""The client speaks Anthropic messages, the target chat.
+"""Translate Anthropic messages requests to chat.
 
-`output_config.format` becomes `response_format`; a thinking budget or effort becomes `reasoning_effort`. What the target thought
-comes back as thinking blocks that are signed with its name: they go back to it as `reasoning_content`, and to no other model.
+`output_config.format` becomes `response_format`; a thinking budget or effort becomes `reasoning_effort`. The target's
+reasoning is
+returned as thinking blocks that are signed with its model name. Only the same model gets them back, as
+`reasoning_content`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,21 @@ from typing import Any
 
 from .chat_over_messages_thinking import effort_of
 from .contract import Losses
-from .identifiers import CHAT_NAME, fitting
+from .identifiers import CHAT_NAME, fit_name
 from .lenient_json import (
     Json,
     dict_of,
     dicts_of,
     text_of,
 )
-from .messages_over_chat_answer import Pieces, answer
+from .messages_over_chat_answer import StreamTranslator, answer
 from .messages_over_chat_turns import Conversation
 from .messages_schemas import is_strict
 from .validation import check, texts_of
 
-__all__ = ["Pieces", "answer", "request"]
+__all__ = ["StreamTranslator", "answer", "request"]
 
-MOST_STOPS = 4
+MAX_STOP_SEQUENCES = 4
 _HANDLED = frozenset({
     "model", "messages", "system", "stream", "max_tokens", "stop_sequences", "temperature", "top_p", "tools", "tool_choice",
     "thinking", "output_config", "output_format", "metadata", "service_tier",
@@ -40,21 +42,21 @@ _SHAPES: dict[str, tuple[type, ...]] = {
 _CONFIG: dict[str, tuple[type, ...]] = {"effort": (str,), "format": (dict,)}
 _THINKING: dict[str, tuple[type, ...]] = {"type": (str,), "budget_tokens": (int,)}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-# By the start of the name. The first refuse to be told how hard to think, the next take tools only where they do not think, and
-# the last, where they think, refuse to be told how freely to speak.
+# Model name prefixes. The first group rejects `reasoning_effort`, the next accepts tools only without reasoning,
+# and the last rejects sampling options while it reasons.
 _NO_EFFORT = ("gpt-3", "gpt-4", "chatgpt-4")
 _NO_EFFORT_WITH_TOOLS = ("gpt-5.4", "gpt-5.5", "gpt-5.6", "gpt-5.7", "gpt-5.8", "gpt-5.9", "gpt-6")
 _THINKERS = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
 def request(body: Json, losses: Losses) -> Json:
-    """`model` is the target's own name. Raises InvalidBody."""
+    """Translate a request body. `model` is the target's model name. Raises InvalidBody."""
     check(body, _SHAPES)
     check(dict_of(body.get("output_config")), _CONFIG, "output_config.")
     check(dict_of(body.get("thinking")), _THINKING, "thinking.")
     model = text_of(body.get("model"))
     losses += [name for name, value in body.items() if name not in _HANDLED and value not in (None, [], {})]
-    # Claude behind a chat provider takes markers; others refuse fields that they do not know.
+    # Claude behind a chat provider accepts cache markers; other models reject unknown fields.
     talk = Conversation(model, losses, markers="claude" in model.lower())
     talk.begin(body.get("system"))
     messages = dicts_of(body.get("messages"))
@@ -62,7 +64,7 @@ def request(body: Json, losses: Losses) -> Json:
         talk.add(message, f"messages[{at}]")
     talk.end("messages")
     if messages and messages[-1].get("role") == "assistant":
-        # Here it would be gone on from; chat takes it for an answer already given.
+        # Anthropic would continue this turn; chat treats it as a complete answer.
         losses.append(f"messages[{len(messages) - 1}].role")
     out: Json = {"model": model, "messages": talk.messages}
     if body.get("max_tokens"):
@@ -90,7 +92,7 @@ def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
             f"{place}.{name}" for name, value in tool.items() if name not in _TOOL and value not in (None, False, [])
         ]
         name = text_of(tool.get("name"))
-        fits = fitting(name, CHAT_NAME)
+        fits = fit_name(name, CHAT_NAME)
         if fits != name:
             losses.append(f"{place}.name")
         function: Json = {"name": fits, "parameters": dict_of(tool.get("input_schema"))}
@@ -115,7 +117,7 @@ def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
 def _set_choice(choice: Json, out: Json, losses: Losses) -> None:
     tools: list[Json] = out.get("tools") or []
     kind = text_of(choice.get("type"))
-    name = fitting(text_of(choice.get("name")), CHAT_NAME)
+    name = fit_name(text_of(choice.get("name")), CHAT_NAME)
     if kind == "tool" and any(tool["function"]["name"] == name for tool in tools):
         out["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif kind in _CHOICES and tools:
@@ -161,9 +163,9 @@ def _set_effort(body: Json, out: Json, losses: Losses) -> None:
 
 def _set_sampling(body: Json, out: Json, losses: Losses) -> None:
     stops = texts_of(body.get("stop_sequences"), "stop_sequences")
-    losses += [f"stop_sequences[{at}]" for at in range(MOST_STOPS, len(stops))]
+    losses += [f"stop_sequences[{at}]" for at in range(MAX_STOP_SEQUENCES, len(stops))]
     if stops:
-        out["stop"] = stops[:MOST_STOPS]
+        out["stop"] = stops[:MAX_STOP_SEQUENCES]
     thinks = out["model"].lower().rpartition("/")[2].startswith(_THINKERS) and out.get("reasoning_effort") != "none"
     for name in ("temperature", "top_p"):
         value: Any = body.get(name)

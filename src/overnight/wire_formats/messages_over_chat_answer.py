@@ -1,4 +1,4 @@
-"""A chat answer as a client of Anthropic messages wants it, whole and in pieces."""
+"""Convert chat answers to Anthropic messages, complete and streamed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from overnight.pricing.usage import (
 )
 
 from .chat_over_messages_turns import UNSIGNED
-from .contract import Asked
+from .contract import AnswerContext
 from .identifiers import (
     CHAT_NAME,
     MESSAGES_ID,
-    fitting,
-    way_back,
+    fit_name,
+    original_names,
 )
 from .lenient_json import (
     Json,
@@ -30,7 +30,7 @@ from .lenient_json import (
     list_of,
     text_of,
 )
-from .messages import counted
+from .messages import estimate_input_tokens
 
 _STOPPED = {
     "stop": "end_turn",
@@ -44,21 +44,21 @@ _decode = msgspec.json.Decoder().decode
 
 
 def names_back(body: Json) -> Mapping[str, str]:
-    """The client's names of tools, by what they became."""
-    return way_back((text_of(tool.get("name")) for tool in dicts_of(body.get("tools"))), CHAT_NAME)
+    """Map sent tool names to the client's names."""
+    return original_names((text_of(tool.get("name")) for tool in dicts_of(body.get("tools"))), CHAT_NAME)
 
 
-def answer(completion: Json, asked: Asked) -> Json:
-    """The message. Its thoughts are signed with the model's name."""
+def answer(completion: Json, context: AnswerContext) -> Json:
+    """The message. Its reasoning is signed with the model name."""
     choices = dicts_of(completion["choices"])
     choice = choices[0] if choices else dict_of(None)
     said = dict_of(choice.get("message"))
-    names = names_back(asked.body)
+    names = names_back(context.body)
     content: list[Json] = []
     if thought := _reasoning(said):
-        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED + asked.model})
+        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED + context.model})
     text = _text(said)
-    # Text of nothing but space could not be sent back: it is refused.
+    # Anthropic rejects text of only whitespace, so the client could not send it back.
     if text.strip():
         content.append({"type": "text", "text": text})
     calls = dicts_of(said.get("tool_calls"))
@@ -67,16 +67,18 @@ def answer(completion: Json, asked: Asked) -> Json:
     for at, call in enumerate(calls):
         function = dict_of(call.get("function"))
         name = text_of(function.get("name"))
-        call_id = _call_id(text_of(call.get("id")), at, asked)
+        call_id = _call_id(text_of(call.get("id")), at, context)
         made = {"type": "tool_use", "id": call_id, "name": names.get(name, name)}
         content.append({**made, "input": _input(function.get("arguments"))})
-    usage = openai_usage(completion.get("usage")) or estimated_usage(4 * counted(asked.body), len(text) + len(thought))
-    ended = _ended(choice, asked, called=bool(calls), refusal=text_of(said.get("refusal")))
-    return {**_head(asked), "content": content, **ended, "usage": messages_usage(usage)}
+    usage = openai_usage(completion.get("usage")) or estimated_usage(
+        4 * estimate_input_tokens(context.body), len(text) + len(thought)
+    )
+    ended = _ended(choice, context, has_calls=bool(calls), refusal=text_of(said.get("refusal")))
+    return {**_message_fields(context), "content": content, **ended, "usage": messages_usage(usage)}
 
 
 def messages_usage(usage: Usage) -> Json:
-    """Usage as Anthropic tells it: what was read from a cache, or written to it, is not counted among the input."""
+    """Usage in Anthropic's format: tokens read from a cache or written to it are not part of the input tokens."""
     written = usage.cache_write_tokens + usage.cache_write_1h_tokens
     told: Json = {
         "input_tokens": usage.input_tokens - usage.cached_tokens - written,
@@ -89,8 +91,8 @@ def messages_usage(usage: Usage) -> Json:
     return told
 
 
-def _head(asked: Asked) -> Json:
-    return {"id": asked.answer_id, "type": "message", "role": "assistant", "model": asked.model}
+def _message_fields(context: AnswerContext) -> Json:
+    return {"id": context.answer_id, "type": "message", "role": "assistant", "model": context.model}
 
 
 def _reasoning(said: Json) -> str:
@@ -104,8 +106,8 @@ def _text(said: Json) -> str:
     return content + text_of(said.get("refusal"))
 
 
-def _call_id(given: str, at: int, asked: Asked) -> str:
-    return fitting(given, MESSAGES_ID) if given else f"toolu_{asked.answer_id.removeprefix('msg_')}_{at}"
+def _call_id(given: str, at: int, context: AnswerContext) -> str:
+    return fit_name(given, MESSAGES_ID) if given else f"toolu_{context.answer_id.removeprefix('msg_')}_{at}"
 
 
 def _input(arguments: Any) -> Json:
@@ -120,13 +122,13 @@ def _input(arguments: Any) -> Json:
     return dict_of(found) if isinstance(found, dict) else {"unparsed_input": arguments}
 
 
-def _ended(choice: Json, asked: Asked, *, called: bool, refusal: str) -> Json:
+def _ended(choice: Json, context: AnswerContext, *, has_calls: bool, refusal: str) -> Json:
     reason = _STOPPED.get(text_of(choice.get("finish_reason")), "end_turn")
-    if called and reason == "end_turn":
+    if has_calls and reason == "end_turn":
         reason = "tool_use"
-    # Some servers tell which of the client's own ends it was.
+    # Some servers report which of the client's stop sequences matched.
     stop = choice.get("stop_reason")
-    stop = stop if reason == "end_turn" and stop in list_of(asked.body.get("stop_sequences")) else None
+    stop = stop if reason == "end_turn" and stop in list_of(context.body.get("stop_sequences")) else None
     ended: Json = {"stop_reason": "stop_sequence" if stop else reason, "stop_sequence": stop}
     if refusal or reason == "refusal":
         details = {"type": "refusal", "category": None, "explanation": refusal or None}
@@ -135,7 +137,7 @@ def _ended(choice: Json, asked: Asked, *, called: bool, refusal: str) -> Json:
 
 
 class _Call:
-    """A tool call that grows: `index` is its block's once it was begun; `kept` what came before it could be."""
+    """A tool call under construction. `index` is set once its block started; `kept` buffers fragments before that."""
 
     __slots__ = ("call_id", "index", "kept", "name")
 
@@ -145,13 +147,15 @@ class _Call:
         self.kept = ""
 
 
-class Pieces:
-    """Chunks of chat in, events of messages out. The end waits for `end`: only then is the usage known. The chunks come through
-    an `Assembly` of chat, which numbers their tool calls."""
+class StreamTranslator:
+    """Converts chat chunks to message events. The last events are sent by `end`, when the usage is known.
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self._names = names_back(asked.body)
+    A chat `Assembly` must have numbered the tool calls of the chunks.
+    """
+
+    def __init__(self, context: AnswerContext) -> None:
+        self._context = context
+        self._names = names_back(context.body)
         self._begun = False
         self._kind = self._space = ""
         self._index = -1
@@ -184,16 +188,16 @@ class Pieces:
         told = messages_usage(usage)
         if cost_usd is not None:
             told |= cost_fields(cost_usd)
-        ended = _ended(self._choice, self._asked, called=bool(self._calls), refusal=self._refusal)
+        ended = _ended(self._choice, self._context, has_calls=bool(self._calls), refusal=self._refusal)
         return [*events, {"type": "message_delta", "delta": ended, "usage": told}, {"type": "message_stop"}]
 
     def _begin(self) -> list[Json]:
         if self._begun:
             return []
         self._begun = True
-        usage = messages_usage(estimated_usage(4 * counted(self._asked.body), 0))
+        usage = messages_usage(estimated_usage(4 * estimate_input_tokens(self._context.body), 0))
         message: Json = {
-            **_head(self._asked),
+            **_message_fields(self._context),
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -213,7 +217,7 @@ class Pieces:
             return []
         events: list[Json] = []
         if kind == "thinking":
-            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED + self._asked.model}))
+            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED + self._context.model}))
         return [*events, {"type": "content_block_stop", "index": self._index}]
 
     def _grow_text(self, text: str) -> list[Json]:
@@ -227,7 +231,7 @@ class Pieces:
     def _grow(self, kind: str, delta: Json) -> list[Json]:
         index = self._grown.get(kind)
         if index is not None:
-            # Told in between something else: it still belongs to the one block that the whole answer has of its kind.
+            # Interleaved content belongs to the one block of its kind in the complete answer.
             return [self._delta(delta, index)]
         empty = {"thinking": "", "signature": ""} if kind == "thinking" else {"text": ""}
         events = self._open(kind, {"type": kind, **empty})
@@ -246,7 +250,7 @@ class Pieces:
             return []
         events: list[Json] = []
         if call.index < 0:
-            call_id = _call_id(call.call_id, len(self._calls) - 1, self._asked)
+            call_id = _call_id(call.call_id, len(self._calls) - 1, self._context)
             name = self._names.get(call.name, call.name)
             events = self._open("tool_use", {"type": "tool_use", "id": call_id, "name": name, "input": {}})
             call.index, call.kept = self._index, ""

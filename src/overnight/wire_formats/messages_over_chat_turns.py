@@ -1,4 +1,4 @@
-"""The conversation of a messages request as chat has it."""
+"""Convert the conversation of a messages request to chat messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 from .chat_over_messages_turns import UNSIGNED
 from .contract import Losses
-from .dialects import is_of
-from .identifiers import CHAT_ID, CHAT_NAME, fitting
+from .dialects import names_model
+from .identifiers import CHAT_ID, CHAT_NAME, fit_name
 from .lenient_json import (
     Json,
     dict_of,
@@ -18,9 +18,9 @@ from .lenient_json import (
 )
 from .validation import (
     blocks_of,
-    nothing_left,
     role_of,
-    said_in,
+    text_field,
+    unsupported_content,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -28,13 +28,16 @@ _SEEN = frozenset({"type", "text", "cache_control"})
 _ROLES = ("user", "assistant", "system")
 _FAILED = "Error: "
 SHOWN = "What the tool showed:"
-"""What stands before pictures from a tool's result, in the user's message after it."""
+"""The text before images of a tool result, in the user message after the result."""
 
 
 class Conversation:
-    """`messages` grow with each one added. `markers`: does the target take `cache_control`?
+    """Builds `messages` from the turns that are added.
 
-    Raises InvalidBody for what cannot be read, and by `end` where nothing is left of all, or of what the user last said.
+    `markers`: whether the target accepts `cache_control`.
+
+    Raises:
+        InvalidBody: a turn cannot be read, or `end` finds no content at all or none in the last user turn.
     """
 
     def __init__(self, model: str, losses: Losses, *, markers: bool) -> None:
@@ -62,15 +65,18 @@ class Conversation:
                 self._add_user(blocks, place)
 
     def end(self, place: str) -> None:
-        """All messages are in."""
+        """Finish the conversation after its last turn."""
         if self._unread or all(message["role"] == "system" for message in self.messages):
-            raise nothing_left(self._unread or place)
+            raise unsupported_content(self._unread or place)
 
-    # ── the user's ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── user turns
+    # ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add_user(self, blocks: list[Json], place: str) -> None:
-        """Results first: they must follow the calls. What a tool showed goes with what the user says, for pictures have no
-        place in a result."""
+        """Add a user turn. Tool results come first, since they must follow the calls. Images of a result move to the
+        user message,
+        because a chat result holds only text.
+        """
         shown: list[Json] = []
         said: list[Json] = []
         before, lost = len(self.messages), len(self._losses)
@@ -105,7 +111,7 @@ class Conversation:
         return shown
 
     def _parts(self, block: Json, place: str) -> list[Json]:
-        """A block as parts of a message; what cannot be one is named."""
+        """Convert a block to message parts. A block without an equivalent is added to the losses."""
         kind = block.get("type")
         source = dict_of(block.get("source"))
         found: list[Json] = []
@@ -113,14 +119,14 @@ class Conversation:
             case "text":
                 if block.get("citations"):
                     self._losses.append(f"{place}.citations")
-                text = said_in(block, "text", place)
+                text = text_field(block, "text", place)
                 found = [{"type": "text", "text": text}] if text else []
             case "image" if source.get("type") == "url":
                 found = [{"type": "image_url", "image_url": {"url": text_of(source.get("url"))}}]
             case "image" if source.get("type") == "base64":
                 found = [{"type": "image_url", "image_url": {"url": _data_url(source)}}]
             case "document":
-                found = self._paper(block, source, place)
+                found = self._document(block, source, place)
             case "search_result":
                 head = "\n".join(filter(None, (text_of(block.get("title")), text_of(block.get("source")))))
                 texts = [text_of(each.get("text")) for each in dicts_of(block.get("content"))]
@@ -136,7 +142,7 @@ class Conversation:
             self._drop_marker(block, place)
         return found
 
-    def _paper(self, block: Json, source: Json, place: str) -> list[Json]:
+    def _document(self, block: Json, source: Json, place: str) -> list[Json]:
         head = "\n".join(filter(None, (text_of(block.get("title")), text_of(block.get("context")))))
         titled = [{"type": "text", "text": head}] if head else []
         match source.get("type"):
@@ -152,7 +158,8 @@ class Conversation:
             case _:
                 return []
 
-    # ── the model's ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── assistant turns
+    # ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add_answer(self, blocks: list[Json], place: str) -> None:
         texts: list[Json] = []
@@ -166,13 +173,13 @@ class Conversation:
                 case "tool_use":
                     self._drop_marker(block, where)
                     calls.append(self._call(block, where))
-                case "thinking" if _is_of(text_of(block.get("signature")), self._model):
+                case "thinking" if _is_own_thought(text_of(block.get("signature")), self._model):
                     thoughts.append(text_of(block.get("thinking")))
                 case _:
                     self._losses.append(where)
         if not texts and not calls:
             return
-        # Blocks of one answer are one text that was cut where something was cited.
+        # Citations split one text into several blocks, so the blocks are joined without a separator.
         marked = any("cache_control" in each for each in texts)
         text: Any = texts if marked else "".join(each["text"] for each in texts)
         message: Json = {"role": "assistant", "content": text or None}
@@ -190,10 +197,11 @@ class Conversation:
         call_id = self._fits(text_of(block.get("id")), CHAT_ID, f"{place}.id")
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
-    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── content parts
+    # ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _texts(self, blocks: list[Json], place: str) -> list[Json]:
-        """Text is all that instructions may hold."""
+        """The text parts of instructions, which accept nothing else."""
         parts: list[Json] = []
         for at, block in enumerate(blocks):
             found = self._parts(block, f"{place}[{at}]")
@@ -203,7 +211,7 @@ class Conversation:
         return parts
 
     def _content(self, parts: list[Json]) -> Any:
-        """One text where it can be: not everyone who speaks chat takes parts."""
+        """The content as one string where possible, since some chat servers reject a list of parts."""
         if all(each.keys() == {"type", "text"} for each in parts):
             return "\n".join(each["text"] for each in parts)
         return parts
@@ -213,7 +221,7 @@ class Conversation:
             self._losses.append(f"{place}.cache_control")
 
     def _fits(self, name: str, most: int, place: str) -> str:
-        fits = fitting(name, most)
+        fits = fit_name(name, most)
         if fits != name and place:
             self._losses.append(place)
         return fits
@@ -223,6 +231,6 @@ def _data_url(source: Json) -> str:
     return f"data:{text_of(source.get('media_type'))};base64,{text_of(source.get('data'))}"
 
 
-def _is_of(signature: str, model: str) -> bool:
-    """Was the thought had by this model, and told by chat?"""
-    return signature.startswith(UNSIGNED) and is_of(signature.removeprefix(UNSIGNED), model)
+def _is_own_thought(signature: str, model: str) -> bool:
+    """Whether a signature marks reasoning that this model produced in the chat format."""
+    return signature.startswith(UNSIGNED) and names_model(signature.removeprefix(UNSIGNED), model)

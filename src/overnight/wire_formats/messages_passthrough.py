@@ -1,7 +1,8 @@
-"""Messages to a target that speaks messages: the client's bytes, but for what this target would refuse.
+"""Pass messages requests to a target of the same format. The body changes only where this target would reject it.
 
-That is a budget of thinking over an output cap that was lowered, thoughts that were told by chat and are signed by nobody, and,
-where the client did not name this very model, ways to think and to sample that it does not take.
+These parts change: a thinking budget above a lowered output limit; unsigned reasoning blocks from chat models; and,
+if the
+client named a different model, thinking and sampling options that this model rejects.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from .messages_over_chat_answer import messages_usage
 from .messages_stream import Assembly, encode
 from .request import Request
 from .transports import (
-    Asking,
-    Passed,
+    ContextFactory,
+    Passthrough,
     Reader,
-    carried,
     headers_for,
+    with_reserve_stack,
 )
 
 _decode = msgspec.json.Decoder().decode
@@ -51,21 +52,25 @@ _SUITED = ("thinking", "output_config", *MESSAGES_SAMPLING)
 _LAST = frozenset({"message_delta", "message_stop"})
 
 
-class MessagesPassed(Passed):
+class MessagesPassthrough(Passthrough):
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses(request.left_out)
         fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
         if not fields.keys().isdisjoint(_SUITED) or _UNSIGNED in bytes(fields["messages"]):
-            carried(lambda: _fit(fields, request.model, tokens, losses))
-        return Prepared(self.spoken.path, _encode(fields), headers_for(self.spoken, request), tuple(losses))
+            with_reserve_stack(lambda: _fit(fields, request.model, tokens, losses))
+        return Prepared(
+            self.upstream_format.path, _encode(fields), headers_for(self.upstream_format, request), tuple(losses)
+        )
 
-    def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
+    def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
         return _Reader(request.prompt_bytes)
 
 
 class _Reader:
-    """The events as they came; the last ones wait for what the call cost. Where no usage is told, an estimate stands in: clients
-    put their totals together from both ends of the stream, and break where there is nothing."""
+    """Passes events through and withholds the last ones until the cost is known. If the provider reports no usage, an
+    estimate
+    replaces it, because clients add up the usage of the first and last event and fail without it.
+    """
 
     __slots__ = ("_last", "_prompt_bytes", "assembly")
 
@@ -75,21 +80,21 @@ class _Reader:
         self._prompt_bytes = prompt_bytes
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
-        telling = self.assembly.take(event)
+        is_terminal = self.assembly.take(event)
         kind = event["type"]
         if kind in _LAST:
             self._last.append(event)
-            return [], telling
+            return [], is_terminal
         if kind == "message_start" and not self.assembly.usage:
             usage = messages_usage(estimated_usage(self._prompt_bytes, 0))
-            return [encode({**event, "message": {**event["message"], "usage": usage}})], telling
-        return [b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)], telling
+            return [encode({**event, "message": {**event["message"], "usage": usage}})], is_terminal
+        return [b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)], is_terminal
 
     def recorded(self) -> bytes:
         return self.assembly.completion()
 
     def usage(self) -> Usage | None:
-        return self.assembly.told()
+        return self.assembly.reported_usage()
 
     def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         known = self.assembly.usage or {}
@@ -113,7 +118,7 @@ def _fit(fields: dict[str, msgspec.Raw], asked_for: str, tokens: int, losses: Lo
 
 
 def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
-    """Without the thoughts of models that sign nothing."""
+    """Remove reasoning blocks without a valid signature."""
     kept: list[Json] = []
     for at, message in enumerate(dicts_of(messages)):
         content = message.get("content")
@@ -130,7 +135,7 @@ def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
 
 
 def _fit_budget(fields: dict[str, msgspec.Raw], tokens: int, losses: Losses) -> None:
-    """Thinking counts among the output: its budget must be less than the cap, which may be lower than the client's."""
+    """Reduce the thinking budget below the output limit, which includes thinking and may be lower than the client's."""
     thinking = dict_of(_decode(fields["thinking"])) if "thinking" in fields else {}
     budget = thinking.get("budget_tokens")
     if not isinstance(budget, int) or budget < tokens:

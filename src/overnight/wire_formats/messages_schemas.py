@@ -1,4 +1,4 @@
-"""JSON Schemas that steer a model's output: what each provider takes of them."""
+"""JSON Schemas for structured output, adapted to each provider."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"},
 )
 _NESTED = frozenset({"$defs", "definitions", "properties", "items", "anyOf", "oneOf", "allOf"})
-MOST_NESTED = 64
+MAX_NESTING = 64
 _encode = msgspec.json.Encoder().encode
 
 
-def closed(schema: Json, place: str, losses: Losses, depth: int = 0) -> Json:
-    """The schema as Anthropic takes it: objects closed, and conditions that it does not know told in the description instead.
+def closed_schema(schema: Json, place: str, losses: Losses, depth: int = 0) -> Json:
+    """The schema in the form that Anthropic accepts: closed objects, with unsupported constraints moved to the
+    description.
 
-    They are named in `losses`: told is not enforced.
+    The moved constraints are named in `losses`, since the provider does not enforce them.
     """
-    if depth > MOST_NESTED:
+    if depth > MAX_NESTING:
         losses.append(place)
         return {}
     kinds = schema.get("type")
     if isinstance(kinds, list):
         rest = {name: value for name, value in schema.items() if name != "type"}
         variants = [{**rest, "type": kind} if kind != "null" else {"type": "null"} for kind in cast("list[Any]", kinds)]
-        return {"anyOf": [closed(each, place, losses, depth + 1) for each in variants]}
+        return {"anyOf": [closed_schema(each, place, losses, depth + 1) for each in variants]}
     out: Json = {}
     told: list[str] = []
     for name, value in schema.items():
@@ -58,15 +59,15 @@ def closed(schema: Json, place: str, losses: Losses, depth: int = 0) -> Json:
 def _nested(name: str, value: Any, place: str, losses: Losses, depth: int) -> Any:
     if name in ("$defs", "definitions", "properties"):
         return {
-            key: closed(dict_of(each), f"{place}.{key}", losses, depth) if isinstance(each, dict) else each
+            key: closed_schema(dict_of(each), f"{place}.{key}", losses, depth) if isinstance(each, dict) else each
             for key, each in dict_of(value).items()
         }
     if isinstance(value, list):
         return [
-            closed(dict_of(each), f"{place}[{at}]", losses, depth) if isinstance(each, dict) else each
+            closed_schema(dict_of(each), f"{place}[{at}]", losses, depth) if isinstance(each, dict) else each
             for at, each in enumerate(cast("list[Any]", value))
         ]
-    return closed(dict_of(value), place, losses, depth) if isinstance(value, dict) else value
+    return closed_schema(dict_of(value), place, losses, depth) if isinstance(value, dict) else value
 
 
 def _is_kept(name: str, value: Any) -> bool:
@@ -74,8 +75,8 @@ def _is_kept(name: str, value: Any) -> bool:
 
 
 def is_strict(schema: Any, depth: int = 0) -> bool:
-    """Could OpenAI enforce it? Then every object is closed and wants all of its properties."""
-    if depth > MOST_NESTED:
+    """Whether OpenAI can enforce the schema: every object is closed and requires all of its properties."""
+    if depth > MAX_NESTING:
         return False
     found = dict_of(schema)
     properties = dict_of(found.get("properties"))

@@ -1,7 +1,7 @@
-"""The answer of a stream of Anthropic messages, put together from its events, and taken apart again. Pure.
+"""Streams of Anthropic messages: assemble a message from events, and convert a message to events. Pure.
 
-An event is *telling* when a client could act on it: the end of a tool's block, the piece that completes its input, and the one
-with the stop reason.
+An event is *terminal* when a client could act on it: it ends a tool block, completes the tool's input, or carries the
+stop reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _complete = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-# What a message_delta may tell of the usage; its counts are totals.
+# Usage fields of a message_delta event; its counts are totals.
 _DELTA_USAGE = (
     "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens",
     "server_tool_use", "output_tokens_details",
@@ -30,12 +30,12 @@ _DELTA_USAGE = (
 
 
 def is_tool(block: Json) -> bool:
-    """Does the block call a tool, the client's or the provider's?"""
+    """Whether the block is a tool call, of the client or of the provider."""
     return str(block["type"]).endswith("tool_use")
 
 
 class _Growing:
-    """One block: what it began with, and the pieces that came, by the name of their field."""
+    """One block under construction: its start event, and the fragments per field."""
 
     __slots__ = ("block", "open", "pieces")
 
@@ -45,12 +45,12 @@ class _Growing:
         self.open = True
 
     def take(self, delta: Json) -> int:
-        """Put a delta in; how many characters it brought."""
+        """Add a delta. Returns the number of characters in it."""
         if delta["type"] == "citations_delta":
             self.block["citations"] = [*(self.block.get("citations") or ()), delta["citation"]]
             return 0
         came = 0
-        # Any kind of delta, also one that is not known yet, says how its fields grow.
+        # Each string field of a delta grows, including fields of unknown delta types.
         for name, value in delta.items():
             if name == "type":
                 continue
@@ -62,11 +62,11 @@ class _Growing:
         return came
 
     def completes(self, delta: Json) -> bool:
-        """Is the tool's input complete with this delta?"""
+        """Whether the delta completes the tool's input."""
         piece: str = delta.get("partial_json") or ""
         return piece.rstrip()[-1:] == "}" and _is_object("".join(self.pieces["partial_json"]))
 
-    def whole(self) -> Json:
+    def completed(self) -> Json:
         block = dict(self.block)
         for name, pieces in self.pieces.items():
             if name != "partial_json":
@@ -78,28 +78,31 @@ class _Growing:
 
 
 class Assembly:
-    """Feed it the decoded events in order. `characters` counts what was received; `usage` is the last one told."""
+    """Add decoded events in order. `characters` counts received characters; `usage` is the most recent report."""
 
-    __slots__ = ("_blocks", "_head", "_stopped", "characters", "usage")
+    __slots__ = ("_blocks", "_message_fields", "_stopped", "characters", "usage")
 
     def __init__(self) -> None:
-        self._head: Json = {}
+        self._message_fields: Json = {}
         self._blocks: dict[int, _Growing] = {}
         self._stopped = False
         self.characters = 0
         self.usage: Json | None = None
 
     @property
-    def whole(self) -> bool:
-        """Has it come to its stop reason, with all blocks ended?"""
+    def is_complete(self) -> bool:
+        """Whether the stop reason arrived and all blocks ended."""
         return self._stopped and not any(each.open for each in self._blocks.values())
 
     def take(self, event: Json) -> bool:
-        """Put an event in its place. True when it is telling. Raises TypeError, ValueError, KeyError or AttributeError for a
-        shape unknown; a *type* unknown is left alone."""
+        """Add an event. Returns True if it is terminal. Unknown event types are ignored.
+
+        Raises:
+            TypeError, ValueError, KeyError, AttributeError: the event has an unknown shape.
+        """
         kind = event["type"]
         if not isinstance(kind, str):
-            raise TypeError("the type of an event is no text")
+            raise TypeError("the type of an event must be a string")
         match kind:
             case "content_block_delta":
                 growing = self._blocks[event["index"]]
@@ -114,9 +117,11 @@ class Assembly:
                 return is_tool(growing.block)
             case "message_start":
                 message: Json = event["message"]
-                self._head = {name: value for name, value in message.items() if name not in ("content", "usage")}
+                self._message_fields = {
+                    name: value for name, value in message.items() if name not in ("content", "usage")
+                }
                 self.usage = dict(message.get("usage") or {})
-                self.usage.pop("output_tokens", None)  # what was written by then, not what it will come to
+                self.usage.pop("output_tokens", None)  # the count at the start, not the final one
             case "message_delta":
                 return self._take_end(event)
             case _:
@@ -126,7 +131,7 @@ class Assembly:
     def _take_end(self, event: Json) -> bool:
         delta: Json = event["delta"]
         further = {name: value for name, value in event.items() if name not in ("type", "delta", "usage")}
-        self._head |= {**delta, **further}
+        self._message_fields |= {**delta, **further}
         told: Json = event.get("usage") or {}
         self.usage = {**(self.usage or {}), **{name: value for name, value in told.items() if value is not None}}
         if not delta.get("stop_reason"):
@@ -134,13 +139,13 @@ class Assembly:
         self._stopped = True
         return True
 
-    def told(self) -> Usage | None:
+    def reported_usage(self) -> Usage | None:
         return anthropic_usage(self.usage)
 
     def completion(self) -> bytes:
-        """The message that the stream amounts to, as JSON."""
-        content = [self._blocks[index].whole() for index in sorted(self._blocks)]
-        return _encode({**self._head, "content": content, "usage": self.usage or {}})
+        """The assembled message, as JSON."""
+        content = [self._blocks[index].completed() for index in sorted(self._blocks)]
+        return _encode({**self._message_fields, "content": content, "usage": self.usage or {}})
 
 
 def _is_object(text: str) -> bool:
@@ -164,9 +169,11 @@ _content = msgspec.json.Decoder(_Content).decode
 _block = msgspec.json.Decoder(_Block).decode
 
 
-def decoded(message: bytes) -> Any:
-    """A whole message, with the `input` of tool calls as the text that it is: other formats carry it as text, and a client that
-    saw it streamed must find it so again."""
+def decode_answer(message: bytes) -> Any:
+    """Decode a complete message, with the `input` of tool calls as JSON text.
+
+    Other formats carry it as text, and a client must receive the same text with and without streaming.
+    """
     whole: Any = _decode(message)
     if isinstance(whole, dict) and isinstance(blocks := cast("Json", whole).get("content"), list):
         for block, raw in zip(cast("list[Any]", blocks), _content(message).content, strict=True):
@@ -175,8 +182,8 @@ def decoded(message: bytes) -> Any:
     return cast("Any", whole)
 
 
-def taken_apart(message: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
-    """A recorded message as the events of a stream; with `cost_usd`, it stands in the usage."""
+def stream_events(message: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
+    """Convert a recorded message to stream events. With `cost_usd`, the usage contains the cost."""
     for event in events_of(_decode(message), cost_usd):
         yield encode(event)
 
@@ -186,8 +193,8 @@ def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
     ended = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
     if message.get("stop_details"):
         ended["stop_details"] = message["stop_details"]
-    begun: Json = {**message, "content": [], **dict.fromkeys(ended), "usage": {**usage, "output_tokens": 0}}
-    yield {"type": "message_start", "message": begun}
+    started: Json = {**message, "content": [], **dict.fromkeys(ended), "usage": {**usage, "output_tokens": 0}}
+    yield {"type": "message_start", "message": started}
     for index, block in enumerate(cast("list[Json]", message["content"])):
         start, deltas = _apart(block)
         yield {"type": "content_block_start", "index": index, "content_block": start}
@@ -195,7 +202,7 @@ def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     told = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
-    told.setdefault("output_tokens", None)  # 0 would be a count that nobody told
+    told.setdefault("output_tokens", None)  # 0 would report a count that the provider did not send
     if cost_usd is not None:
         told |= cost_fields(cost_usd)
     yield {"type": "message_delta", "delta": ended, "usage": told}
@@ -203,7 +210,7 @@ def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
 
 
 def _apart(block: Json) -> tuple[Json, list[Json]]:
-    """How a block begins, and what then comes to it. Blocks that do not grow come whole."""
+    """The start event of a block, and its deltas. A block without deltas is sent complete."""
     kind = block["type"]
     if kind == "text":
         deltas = [{"type": "text_delta", "text": block["text"]}] if block["text"] else []

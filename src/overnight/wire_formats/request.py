@@ -1,6 +1,6 @@
-"""A request of a model call, read once, whatever its wire format: what is recorded of it and what it may cost.
+"""The request of a model call in a neutral form: the recorded parts, and the bounds of its cost.
 
-Prompts stay bytes: a body passed on keeps the client's own messages, whatever was changed around them.
+The fields stay JSON bytes, so a body that is passed through keeps the client's messages unchanged.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from overnight.ledger import Link
 from overnight.pricing.price_book import Context
 from overnight.pricing.provider_tools import Hosted
 
-POINTED_TO_BYTES = 16_384
-"""Counted for each picture or file that a request only points to: it costs tokens that its bytes here do not show."""
+REFERENCED_FILE_BYTES = 16_384
+"""Added to the prompt size for each image or file that a request references: its tokens exceed the bytes of the reference."""
 
-LARGEST_KEPT_TOOLS = 64 * 1024
+MAX_CACHED_TOOLS_BYTES = 64 * 1024
 TOOLS_BYTES = 512
-"""Counted for tools: some providers put instructions of their own before them, which are billed."""
+"""Added to the prompt size if tools are present: some providers insert instructions, which are billed."""
 
 NOT_FINGERPRINTED = frozenset({"model", "metadata", "user", "safety_identifier", "prompt_cache_key", "service_tier"})
 
 
 class InvalidBody(BadInput):
-    """`param` names the part of the body that is off, where it is known."""
+    """A request body is invalid. `param` names the invalid field, if known."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -37,15 +37,17 @@ class InvalidBody(BadInput):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request in neutral form; it never changes, so that each attempt is prepared from the same request.
+    """A decoded request. It is immutable, so that each attempt is prepared from the same request.
 
-    `format` is the wire format's name, `fields` the top-level fields of the client's body, read-only.
-
-    `links`, `tools` and `params` are what is recorded; `stable_params` what of them counts for the fingerprint. `cap` is the
-    client's own limit of output tokens, `choices` the number of answers asked for, `prompt_bytes` what bounds the input.
-    `pass_headers` are the client's headers that a target of the same format gets too. `left_out` names what was taken out of the
-    body because a target refused it. `hosted` are the tools that the provider runs itself.
-    An `open_ended` request may use input that its bytes do not bound: what it points to, and what such tools bring.
+    - `format`: the name of the wire format; `fields`: the top-level fields of the client's body, read-only.
+    - `links`, `tools`, `params`: the recorded parts; `stable_params`: the parameters that are part of the
+    fingerprint.
+    - `cap`: the client's output limit in tokens; `choices`: the number of requested answers.
+    - `prompt_bytes`: the upper bound of the input.
+    - `pass_headers`: client headers that a target of the same format receives.
+    - `left_out`: fields that were removed because a target rejected them.
+    - `hosted`: tools that the provider executes.
+    - `open_ended`: whether the input may exceed its bytes, through referenced files or results of hosted tools.
     """
 
     format: str
@@ -76,7 +78,7 @@ class Request(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, pass_headers=tuple(headers))
 
     def without_metadata(self, names: Iterable[str]) -> Request:
-        """The request whose body lacks these names of its `metadata`: they address the gateway, not the provider."""
+        """A copy whose body lacks these `metadata` names. They are options of the gateway, not of the provider."""
         left = {name: value for name, value in (self.metadata or {}).items() if name not in names}
         fields = {name: value for name, value in self.fields.items() if name != "metadata"}
         if left:
@@ -84,17 +86,22 @@ class Request(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, fields=fields)
 
     def fingerprint(self, task: str | None) -> str:
-        """What a foreign runtime's repeated request is recognised by; without stream flags, metadata and cache markers."""
+        """The fingerprint that identifies a repeated request of an external runtime.
+
+        Streaming options, metadata and cache markers are excluded.
+        """
         head = self.links[-1].node if self.links else b""
-        # Chat came first: its fingerprints stand in ledgers without the format's name.
+        # Existing ledgers contain chat fingerprints without the name of the format.
         form = "" if self.format == "chat" else f"{self.format}\n"
         named = f"{form}{task or ''}\n{self.model}\n{self.tools_sha256}\n".encode()
         return hashlib.sha256(named + head + self.stable_params).hexdigest()
 
 
-def spelled_out(body: bytes) -> bytes:
-    """JSON as text to look for names in, whose characters may each be written as an escape. It can no longer be decoded: quotes
-    within texts must not look like those of a name."""
+def unescaped_for_search(body: bytes) -> bytes:
+    """Replace JSON escapes of ASCII characters, so that names can be searched for.
+
+    The result cannot be decoded: quotes within strings become apostrophes.
+    """
     if b"\\u00" not in body:
         return body
     return body.replace(b"\\u0022", b"'").decode("raw_unicode_escape").encode("latin-1", "replace")
@@ -106,49 +113,57 @@ _tools = msgspec.json.Decoder(list[dict[str, Any]] | None).decode
 
 
 def tools_of(raw: msgspec.Raw | None) -> tuple[bytes | None, str]:
-    """The tools in canonical form, and their hash. Raises InvalidBody."""
+    """The tools as canonical JSON, and the hash of it. Raises InvalidBody."""
     if raw is None:
         return None, ""
     body = bytes(raw)
     try:
-        return _tool_set(body) if len(body) <= LARGEST_KEPT_TOOLS else _tool_set.__wrapped__(body)
+        return _tool_set(body) if len(body) <= MAX_CACHED_TOOLS_BYTES else _tool_set.__wrapped__(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidBody("tools: must be a list of objects; see the reference of the API you call", "tools") from None
 
 
 @lru_cache(maxsize=256)
 def _tool_set(raw: bytes) -> tuple[bytes | None, str]:
-    # An agent sends the same tools with every turn, and they are often larger than what is said.
+    # An agent sends the same tools with every turn, and they are often larger than the messages.
     tools = _tools(raw)
     if not tools:
         return None, ""
-    text = canonical(unmarked(tools) if b"cache_control" in raw else tools)
+    text = canonical(without_cache_markers(tools) if b"cache_control" in raw else tools)
     return text, hashlib.sha256(text).hexdigest()
 
 
-def unmarked(value: Any) -> Any:
-    """Without cache markers: they steer the provider's cache and say nothing."""
+def without_cache_markers(value: Any) -> Any:
+    """Remove cache markers, which control the provider's cache and carry no content."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
-        return {key: unmarked(each) for key, each in entries.items() if key != "cache_control"}
+        return {key: without_cache_markers(each) for key, each in entries.items() if key != "cache_control"}
     if isinstance(value, list):
-        return [unmarked(each) for each in cast("list[Any]", value)]
+        return [without_cache_markers(each) for each in cast("list[Any]", value)]
     return value
 
 
-def invalid_body(error: Exception, *, says: str, example: str, called: str) -> InvalidBody:
-    """The error for a body that could not be decoded. `says` is the field that holds the conversation, `example` what may stand
-    there, `called` the name of the API."""
+def invalid_body(error: Exception, *, conversation_field: str, example: str, api_name: str) -> InvalidBody:
+    """The error for a body that could not be decoded.
+
+    Args:
+        error: the exception of the decoder.
+        conversation_field: the field that holds the conversation.
+        example: a valid value of that field.
+        api_name: the name of the API.
+    """
     if isinstance(error, UnicodeDecodeError):
         return InvalidBody("the body is not UTF-8 text; send JSON encoded as UTF-8")
     if isinstance(error, RecursionError):
-        return InvalidBody(f"the body is nested too deep; send plain {called}")
+        return InvalidBody(f"the body is nested too deep; send plain {api_name}")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidBody(f"the body is not valid JSON: {error}; send one JSON object")
     problem, _, place = str(error).partition(" - at `$")
     param = place.rstrip("`").lstrip(".") or None
-    if param is None and f"missing required field `{says}`" in problem:
-        return InvalidBody(f"`{says}` is missing: send {example}", says)
-    if param == says and "length" in problem:
-        return InvalidBody(f"`{says}` is empty: send {example}", says)
-    return InvalidBody(f"{param or 'the body'}: {problem[:1].lower()}{problem[1:]}; see the {called} reference", param)
+    if param is None and f"missing required field `{conversation_field}`" in problem:
+        return InvalidBody(f"`{conversation_field}` is missing: send {example}", conversation_field)
+    if param == conversation_field and "length" in problem:
+        return InvalidBody(f"`{conversation_field}` is empty: send {example}", conversation_field)
+    return InvalidBody(
+        f"{param or 'the body'}: {problem[:1].lower()}{problem[1:]}; see the {api_name} reference", param
+    )

@@ -1,5 +1,6 @@
-"""OpenAI Responses. What is recorded of a request: `instructions` as the first link of the chain, then each input item, as
-canonical JSON. Nothing is left with the provider: what `previous_response_id` names is put in front of the input here.
+"""OpenAI Responses. The recorded chain starts with `instructions`; each input item follows as canonical JSON.
+
+The provider stores nothing: the items of the response in `previous_response_id` are inserted before the input.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from overnight.pricing.usage import Usage, openai_usage
 from .contract import Json
 from .request import (
     NOT_FINGERPRINTED,
-    POINTED_TO_BYTES,
+    REFERENCED_FILE_BYTES,
     TOOLS_BYTES,
     InvalidBody,
     Request,
     canonical,
     invalid_body,
-    spelled_out,
     tools_of,
+    unescaped_for_search,
 )
-from .responses_stream import Assembly, encode, taken_apart
+from .responses_stream import Assembly, encode, stream_events
 from .sse import encode_event
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "is_answer",
     "read",
     "references",
-    "taken_apart",
+    "stream_events",
     "usage_of",
 ]
 
@@ -46,9 +47,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 
 HOSTED_TOOL_BYTES = 65_536
-"""Counted for each tool that the provider runs itself: what it reads there is billed as input."""
+"""Added for each tool that the provider executes: its results are billed as input."""
 INSTRUCTIONS = "instructions"
-"""The type of the link that `instructions` become; no input item has it."""
+"""The type of the link that records `instructions`; no input item has this type."""
 
 _POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"input", "instructions", "tools", "stream", "stream_options"})
@@ -58,16 +59,16 @@ _MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')
 _SECRETS = frozenset({"authorization", "headers"})
 _ANSWERED = frozenset({"completed", "incomplete"})
-_SAYS = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
+_EXAMPLE = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
 _ELSEWHERE = {
-    "background": "leave it out; an answer is read to its end and recorded even when its client has left",
-    "conversation": "conversations are not kept here: send previous_response_id, or the earlier items as input",
-    "prompt": "prompt templates lie with the provider, where their size cannot be known: send instructions and input",
+    "background": "remove it; an answer is read to its end and recorded even after its client disconnected",
+    "conversation": "conversations are not supported: send previous_response_id, or the earlier items as input",
+    "prompt": "prompt templates are stored at the provider, so their size is unknown: send instructions and input",
 }
 
 
 class _Known(msgspec.Struct):
-    """The parts of the body that the gateway itself looks at."""
+    """The fields of the body that the gateway reads."""
 
     input: str | list[Json]
     model: str | None = None
@@ -98,22 +99,26 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read(body: bytes) -> Request:
-    """Raises InvalidBody, naming the part and what it should be."""
+    """Decode a request body.
+
+    Raises:
+        InvalidBody: a field is invalid; the error names the field and the expected value.
+    """
     try:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
         said = _said(known, marked=any(mark in body for mark in _MARKS))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_body(error, says="input", example=_SAYS, called="Responses") from None
+        raise invalid_body(error, conversation_field="input", example=_EXAMPLE, api_name="Responses") from None
     for name, way_out in _ELSEWHERE.items():
         if getattr(known, name):
             raise InvalidBody(f"{name}: {way_out}", name)
     tools, tools_sha256, run_there = _tools(fields.get("tools"))
     given = hosted(run_there, known.max_tool_calls)
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
-    spelled = spelled_out(body)
-    pointed = sum(spelled.count(mark) for mark in _POINTERS)
+    unescaped = unescaped_for_search(body)
+    references_found = sum(unescaped.count(mark) for mark in _POINTERS)
     return Request(
         format="responses",
         fields=fields,
@@ -125,7 +130,7 @@ def read(body: bytes) -> Request:
         stable_params=canonical({name: value for name, value in params.items() if name not in aside}),
         stream=bool(known.stream),
         prompt_bytes=len(body)
-        + pointed * POINTED_TO_BYTES
+        + references_found * REFERENCED_FILE_BYTES
         + (TOOLS_BYTES if tools else 0)
         + len(run_there) * HOSTED_TOOL_BYTES,
         cap=known.max_output_tokens,
@@ -134,12 +139,12 @@ def read(body: bytes) -> Request:
         metadata=known.metadata,
         price_context=(("service_tier", known.service_tier),) if known.service_tier else (),
         hosted=given,
-        open_ended=pointed > 0 or bool(run_there),
+        open_ended=references_found > 0 or bool(run_there),
     )
 
 
 def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]) -> Request:
-    """The request with the `earlier` items before its own and each reference replaced by its item (`named`, by id).
+    """Insert the `earlier` items before the request's own, and replace each reference by its item (`named`, by id).
 
     Both the recorded chain and the body for the provider change.
     """
@@ -151,23 +156,23 @@ def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]
         if reference is not None:
             said[head + place] = sent[place] = named[reference]
     added = [*earlier, *named.values()]
-    pointed = sum(item.count(mark) for item in added for mark in _POINTERS)
+    references_found = sum(item.count(mark) for item in added for mark in _POINTERS)
     return msgspec.structs.replace(
         request,
         links=tuple(address_chain([*said[:head], *earlier, *said[head:]])),
         fields={**request.fields, "input": msgspec.Raw(b"[%b]" % b",".join([*earlier, *sent]))},
-        prompt_bytes=request.prompt_bytes + sum(map(len, added)) + pointed * POINTED_TO_BYTES,
-        open_ended=request.open_ended or pointed > 0,
+        prompt_bytes=request.prompt_bytes + sum(map(len, added)) + references_found * REFERENCED_FILE_BYTES,
+        open_ended=request.open_ended or references_found > 0,
     )
 
 
 def references(request: Request) -> list[str]:
-    """The ids of the items that the input only refers to."""
+    """The ids of items that the input contains only by reference."""
     return [name for name in (_reference(link.body) for link in request.links) if name is not None]
 
 
 def input_items(chain: list[bytes]) -> list[bytes]:
-    """The input items of a recorded request's chain, without the instructions."""
+    """The input items of a recorded request, without the instructions."""
     return chain[1:] if chain and _is_instructions(chain[0]) else chain
 
 
@@ -184,7 +189,8 @@ def error_body(message: str, kind: str, code: str | None, param: str | None, _st
 
 
 def error_event(body: bytes) -> bytes:
-    """The end of a stream that failed: the fields of the `error` event, and the error as clients raise it."""
+    """The last event of a failed stream: the fields of the `error` event, and the error object that client libraries
+    read."""
     error: Json = _any(body).get("error") or {}
     told = {
         "code": error.get("code"),
@@ -198,17 +204,17 @@ def _said(known: _Known, *, marked: bool) -> list[bytes]:
     """The links of the request's own chain. Raises InvalidBody."""
     items = [{"role": "user", "content": known.input}] if isinstance(known.input, str) else known.input
     if not items and known.previous_response_id is None:
-        raise InvalidBody(f"`input` is empty: send {_SAYS}", "input")
+        raise InvalidBody(f"`input` is empty: send {_EXAMPLE}", "input")
     for place, item in enumerate(items):
         _check(item, place)
-    said = [canonical(_unmarked(item) if marked else item) for item in items]
+    said = [canonical(_without_cache_markers(item) if marked else item) for item in items]
     if known.instructions:
         said.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
     return said
 
 
 def _check(item: Json, place: int) -> None:
-    """Raises InvalidBody for an item that no target could make sense of."""
+    """Check one input item. Raises InvalidBody if no target can read it."""
     kind, role = item.get("type"), item.get("role")
     where = f"input[{place}]"
     if kind is None and role is None:
@@ -218,21 +224,21 @@ def _check(item: Json, place: int) -> None:
         item["type"] = kind
     if kind in (None, "message"):
         if role == "tool":
-            raise InvalidBody(f"{where}: the result of a tool is an item of type function_call_output", f"{where}.role")
+            raise InvalidBody(f"{where}: send a tool result as an item of type function_call_output", f"{where}.role")
         if not isinstance(role, str) or role not in _ROLES:
-            raise InvalidBody(f"{where}: the role is one of {', '.join(sorted(_ROLES))}", f"{where}.role")
+            raise InvalidBody(f"{where}: role must be one of {', '.join(sorted(_ROLES))}", f"{where}.role")
         if not isinstance(item.get("content"), str | list):
-            raise InvalidBody(f"{where}: content is a text or a list of parts", f"{where}.content")
+            raise InvalidBody(f"{where}: content must be a string or a list of parts", f"{where}.content")
     elif not isinstance(kind, str) or kind == INSTRUCTIONS:
         raise InvalidBody(f"{where}: unknown type; see the Responses reference", f"{where}.type")
     elif kind == "item_reference" and not isinstance(item.get("id"), str):
-        raise InvalidBody(f"{where}: a reference needs the id of an item", f"{where}.id")
+        raise InvalidBody(f"{where}: a reference requires the id of an item", f"{where}.id")
     elif kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str):
-        raise InvalidBody(f"{where}: call_id is missing; it ties a call to its output", f"{where}.call_id")
+        raise InvalidBody(f"{where}: call_id is missing; it links a call to its output", f"{where}.call_id")
 
 
 def _sent(raw: msgspec.Raw) -> list[bytes]:
-    """The items as the client sent them; none of a text."""
+    """The items as the client sent them; empty if the input is a string."""
     return [] if bytes(raw)[:1] == b'"' else [bytes(each) for each in _raws(raw)]
 
 
@@ -244,31 +250,31 @@ def _reference(body: bytes) -> str | None:
 
 
 def _is_instructions(body: bytes) -> bool:
-    # Canonical JSON has its keys in order, and the decoder has let no other item of that type in.
+    # The keys of canonical JSON are ordered, and the decoder rejected other items of this type.
     return body.endswith(b'"type":"instructions"}') and _any(body).get("type") == INSTRUCTIONS
 
 
 def _tools(raw: msgspec.Raw | None) -> tuple[bytes | None, str, list[Json]]:
-    """The tools as they are recorded, their hash, and those of them that the provider runs. Raises InvalidBody."""
+    """The canonical JSON of the tools, its hash, and the tools that the provider executes. Raises InvalidBody."""
     tools, digest = tools_of(raw)
     if tools is None:
         return None, "", []
     decoded: list[Json] = _objects(tools)
     for place, tool in enumerate(decoded):
         if not isinstance(tool.get("type"), str | None):
-            raise InvalidBody(f"tools[{place}]: the type is a text, such as function", f"tools[{place}].type")
+            raise InvalidBody(f"tools[{place}]: type must be a string, such as function", f"tools[{place}].type")
     if any(_SECRETS & tool.keys() for tool in decoded):
-        # What a provider needs to reach a server of tools is a secret: it goes upstream and nowhere else.
+        # Credentials for a tool server are sent to the provider and never recorded.
         kept = [{name: value for name, value in tool.items() if name not in _SECRETS} for tool in decoded]
         tools, digest = tools_of(msgspec.Raw(canonical(kept)))
     return tools, digest, [tool for tool in decoded if tool.get("type") not in _OWN_TOOLS]
 
 
-def _unmarked(value: Any) -> Any:
-    """Without cache markers: they steer the provider's cache and say nothing."""
+def _without_cache_markers(value: Any) -> Any:
+    """Remove cache markers, which control the provider's cache and carry no content."""
     if isinstance(value, dict):
         entries = cast("Json", value)
-        return {key: _unmarked(each) for key, each in entries.items() if key not in _MARKERS}
+        return {key: _without_cache_markers(each) for key, each in entries.items() if key not in _MARKERS}
     if isinstance(value, list):
-        return [_unmarked(each) for each in cast("list[Any]", value)]
+        return [_without_cache_markers(each) for each in cast("list[Any]", value)]
     return value

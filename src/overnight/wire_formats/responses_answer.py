@@ -1,4 +1,4 @@
-"""What a response object says besides its output: what was asked for and how much was used; reasoning sealed for its way back."""
+"""The fields of a response object besides its output: request parameters, usage and packed reasoning."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 
 from overnight.pricing.usage import Usage
 
-from .contract import Asked, Json
+from .contract import AnswerContext, Json
 
 OWN_REASONING = "overnight.1."
-"""How encrypted reasoning begins that is no provider's, but thinking blocks put there to survive the round trip."""
+"""The prefix of `encrypted_content` that contains packed thinking blocks instead of a provider's reasoning."""
 
 _blocks = msgspec.json.Decoder(list[Json]).decode
 _encode = msgspec.json.Encoder().encode
-_USUAL: Json = {
+_DEFAULTS: Json = {
     "background": False,
     "error": None,
     "incomplete_details": None,
-    # Instructions and tools stand in the record of the request, once; here each answer would repeat them.
+    # The request record contains instructions and tools once; each answer would repeat them.
     "instructions": None,
     "tools": [],
     "max_output_tokens": None,
@@ -63,24 +63,24 @@ _ECHOED = frozenset({
 })  # fmt: skip
 
 
-def begun(asked: Asked) -> Json:
-    """A response of which nothing is known yet but what was asked for."""
-    told = {name: value for name, value in asked.body.items() if name in _ECHOED and value is not None}
+def initial_response(context: AnswerContext) -> Json:
+    """The response object before any output, with the parameters of the request."""
+    told = {name: value for name, value in context.body.items() if name in _ECHOED and value is not None}
     if "text" in told:
-        told["text"] = {**_USUAL["text"], **told["text"]}
+        told["text"] = {**_DEFAULTS["text"], **told["text"]}
     return {
-        "id": asked.answer_id,
+        "id": context.answer_id,
         "object": "response",
-        "created_at": asked.created_at,
+        "created_at": context.created_at,
         "status": "in_progress",
-        "model": asked.model,
-        **_USUAL,
+        "model": context.model,
+        **_DEFAULTS,
         **told,
     }
 
 
-def told_usage(usage: Usage) -> Json:
-    """Usage as Responses tells it."""
+def usage_json(usage: Usage) -> Json:
+    """Usage in the Responses format."""
     written = usage.cache_write_tokens + usage.cache_write_1h_tokens
     return {
         "input_tokens": usage.input_tokens,
@@ -91,13 +91,13 @@ def told_usage(usage: Usage) -> Json:
     }
 
 
-def sealed(blocks: list[Json]) -> str:
-    """Thinking blocks, signatures and all, as the encrypted content of a reasoning item."""
+def pack_thinking(blocks: list[Json]) -> str:
+    """Pack thinking blocks, including signatures, as the `encrypted_content` of a reasoning item."""
     return OWN_REASONING + b64encode(_encode(blocks)).decode()
 
 
-def unsealed(content: Any) -> list[Json] | None:
-    """The thinking blocks in a reasoning item's encrypted content; None when it is a provider's own, or damaged."""
+def unpack_thinking(content: Any) -> list[Json] | None:
+    """Unpack the thinking blocks of a reasoning item. Returns None for a provider's own or damaged content."""
     if not isinstance(content, str) or not content.startswith(OWN_REASONING):
         return None
     try:

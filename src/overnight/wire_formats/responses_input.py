@@ -1,5 +1,9 @@
-"""Responses items → chat messages. What was said is carried over or refused, never left out; what the provider's own tools left
-in the history is named in the losses, since the message after it says what came of it."""
+"""Convert Responses items to chat messages.
+
+Messages are converted or rejected, never omitted. Calls of provider-executed tools are reported as losses; the
+message after
+them contains their outcome.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ from typing import Any, cast
 import msgspec
 
 from .contract import InvalidBody, Json, Losses
-from .dialects import is_of
+from .dialects import names_model
 from .messages_over_chat_turns import SHOWN
-from .responses_answer import unsealed
-from .validation import nothing_left
+from .responses_answer import unpack_thinking
+from .validation import unsupported_content
 
 _encode = msgspec.json.Encoder().encode
 _TRACES = frozenset({
@@ -29,7 +33,7 @@ _FILE = ("file_data", "file_id", "filename")
 
 
 def messages(body: Json, losses: Losses) -> list[Json]:
-    """The conversation of a request. Raises InvalidBody for what a chat cannot hold."""
+    """The conversation of a request. Raises InvalidBody for items without a chat equivalent."""
     said = body["input"]
     thread = _Thread(str(body.get("model")), losses)
     if body.get("instructions"):
@@ -37,26 +41,28 @@ def messages(body: Json, losses: Losses) -> list[Json]:
     if isinstance(said, str):
         thread.messages.append({"role": "user", "content": said})
         return thread.messages
-    begun = len(thread.messages)
+    messages_before = len(thread.messages)
     for place, item in enumerate(cast("list[Json]", said)):
         thread.where = f"input[{place}]"
         try:
             thread.take(item)
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidBody(f"{thread.where}: {error} is missing or of an unknown shape", thread.where) from None
-    if len(thread.messages) == begun:
-        raise nothing_left("input")
+    if len(thread.messages) == messages_before:
+        raise unsupported_content("input")
     return thread.messages
 
 
-def showing(thread: list[Json]) -> list[Json]:
-    """The conversation with what the tools showed in the user's message after their results: in a result, chat takes only text.
-    The messages given are changed."""
+def move_tool_media(thread: list[Json]) -> list[Json]:
+    """Move images and files of tool results to a user message after the results, because a chat result holds only text.
+
+    The given messages are changed.
+    """
     out: list[Json] = []
     shown: list[Json] = []
     for message in thread:
         if message["role"] == "tool":
-            shown += _shown_by(message)
+            shown += _take_media(message)
         elif shown:
             out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *shown]})
             shown = []
@@ -70,8 +76,8 @@ def showing(thread: list[Json]) -> list[Json]:
     return out
 
 
-def _shown_by(message: Json) -> list[Json]:
-    """What is no text is taken out of the result of a tool."""
+def _take_media(message: Json) -> list[Json]:
+    """Remove all parts but text from a tool result, and return them."""
     parts = cast("list[Json]", message["content"]) if isinstance(message["content"], list) else []
     shown = [part for part in parts if part["type"] != "text"]
     if shown:
@@ -80,7 +86,7 @@ def _shown_by(message: Json) -> list[Json]:
 
 
 class _Thread:
-    """Messages as they grow: what the model said and called in one turn is one message."""
+    """Messages under construction: the text and the calls of one assistant turn become one message."""
 
     def __init__(self, model: str, losses: Losses) -> None:
         self.messages: list[Json] = []
@@ -103,12 +109,12 @@ class _Thread:
         elif kind in _TRACES:
             self._losses.append(f"{self.where} ({kind})")
         else:
-            raise InvalidBody(f"{self.where}: this model's API has no form for {kind}; leave it out", self.where)
+            raise InvalidBody(f"{self.where}: the target's API does not support {kind}; remove it", self.where)
 
     def _message(self, item: Json) -> None:
         role = item["role"]
         if role != "assistant":
-            # `developer` is `system` by another name, and only OpenAI knows it.
+            # `developer` is OpenAI's name for `system`.
             role = "system" if role == "developer" else role
             self.messages.append({"role": role, "content": self._content(item["content"], "content")})
             return
@@ -129,7 +135,7 @@ class _Thread:
     def _text(self, part: Json) -> str:
         if part["type"] not in ("output_text", "input_text", "text"):
             raise InvalidBody(
-                f"{self.where}.content: an assistant says output_text or refusal", f"{self.where}.content"
+                f"{self.where}.content: assistant content must be output_text or refusal", f"{self.where}.content"
             )
         return part["text"]
 
@@ -139,11 +145,11 @@ class _Thread:
         self._turn().setdefault("tool_calls", []).append(call)
 
     def _reasoning(self, item: Json) -> None:
-        told = unsealed(item.get("encrypted_content")) or []
-        blocks = [block for block in told if block.get("model") is None or is_of(block["model"], self._model)]
+        told = unpack_thinking(item.get("encrypted_content")) or []
+        blocks = [block for block in told if block.get("model") is None or names_model(block["model"], self._model)]
         text = "".join(part["text"] for part in cast("list[Json]", item.get("content") or ()))
         if len(blocks) < len(told) or not (blocks or text):
-            # Another model's, sealed by another provider, or a summary: nobody else can think on from it.
+            # Reasoning of another model or provider, or a summary: no other model can use it.
             self._losses.append(f"{self.where} (reasoning)")
             return
         turn = self._turn()
@@ -155,7 +161,7 @@ class _Thread:
             turn["thinking_blocks"] = [*turn.get("thinking_blocks", ()), *blocks]
 
     def _turn(self, *, fresh: bool = False) -> Json:
-        """The message of the model that is being put together."""
+        """The assistant message under construction."""
         if not fresh and self.messages and self.messages[-1]["role"] == "assistant":
             return self.messages[-1]
         turn: Json = {"role": "assistant", "content": None}
@@ -166,7 +172,7 @@ class _Thread:
         if isinstance(content, str):
             return content
         parts = [self._part(part, f"{self.where}.{name}[{n}]") for n, part in enumerate(cast("list[Json]", content))]
-        # Not every server takes a list of parts.
+        # Some servers reject a list of parts.
         return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
     def _part(self, part: Json, where: str) -> Json:
@@ -184,4 +190,6 @@ class _Thread:
             return {"type": "file", "file": {key: part[key] for key in _FILE if part.get(key)}}
         if kind == "input_audio":
             return {"type": "input_audio", "input_audio": part["input_audio"]}
-        raise InvalidBody(f"{where}: this model's API cannot be given {kind} so; send text, or the data itself", where)
+        raise InvalidBody(
+            f"{where}: the target's API does not support {kind} in this form; send text, or the data itself", where
+        )

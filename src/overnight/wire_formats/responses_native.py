@@ -1,5 +1,9 @@
-"""Responses to a target that speaks Responses. Nothing is kept there: the answer and its items carry our ids, the provider's are
-forgotten, and what an item needs to be understood again (encrypted reasoning) travels in the item."""
+"""Pass Responses requests to a target of the same format.
+
+The provider stores nothing. The answer and its items get the gateway's ids instead of the provider's. Each item
+contains its
+encrypted reasoning.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from typing import Any, cast
 from overnight.pricing.usage import Cost, Usage
 
 from .contract import (
-    Asked,
+    AnswerContext,
     Json,
     Losses,
-    Pieces,
+    StreamTranslator,
 )
-from .responses_answer import OWN_REASONING, told_usage
-from .responses_stream import LAST, with_cost
+from .responses_answer import OWN_REASONING, usage_json
+from .responses_stream import FINAL_EVENTS, with_cost
 
 _KEPT_HERE = ("previous_response_id", "background", "conversation")
-# The provider looks an id up, and has kept nothing to find.
+# The provider would look up the id of a response that it did not store.
 _WITHOUT_ID = frozenset({
     "message",
     "reasoning",
@@ -59,53 +63,53 @@ def _items(items: list[Json], losses: Losses) -> list[Json]:
     return sent
 
 
-def answer(response: Json, asked: Asked) -> Json:
-    """The provider's answer as ours."""
+def answer(response: Json, context: AnswerContext) -> Json:
+    """The provider's answer with the gateway's ids."""
     items: list[Json] = response["output"]
-    return {**_ours(response, asked), "output": [_our_item(item, at, asked) for at, item in enumerate(items)]}
+    return {**_ours(response, context), "output": [_our_item(item, at, context) for at, item in enumerate(items)]}
 
 
-def _ours(response: Json, asked: Asked) -> Json:
-    body = asked.body
+def _ours(response: Json, context: AnswerContext) -> Json:
+    body = context.body
     return {
         **response,
-        "id": asked.answer_id,
+        "id": context.answer_id,
         "previous_response_id": body.get("previous_response_id"),
         "store": body.get("store") is not False,
-        # They stand in the record of the request, once; here each answer would repeat them.
+        # The request record contains them once; each answer would repeat them.
         "instructions": None,
         "tools": [],
     }
 
 
-def _our_item(item: Json, index: int, asked: Asked) -> Json:
+def _our_item(item: Json, index: int, context: AnswerContext) -> Json:
     kind = item.get("type") or "message"
     if kind not in _WITHOUT_ID:
         return item
     prefix = _PREFIXES.get(kind) or str(item.get("id")).partition("_")[0]
-    return {**item, "id": f"{prefix}_{asked.answer_id.partition('_')[2]}_{index}"}
+    return {**item, "id": f"{prefix}_{context.answer_id.partition('_')[2]}_{index}"}
 
 
-class _Pieces:
-    __slots__ = ("_asked", "_ids", "_last")
+class _StreamTranslator:
+    __slots__ = ("_context", "_ids", "_last")
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, context: AnswerContext) -> None:
+        self._context = context
         self._ids: dict[int, Any] = {}
         self._last: Json | None = None
 
     def take(self, event: Json) -> list[Json]:
-        if event["type"] in LAST:
+        if event["type"] in FINAL_EVENTS:
             self._last = event
             return []
         ours = event
         if "response" in event:
-            ours = {**event, "response": _ours(event["response"], self._asked)}
+            ours = {**event, "response": _ours(event["response"], self._context)}
         index: Any = event.get("output_index")
         if isinstance(index, int):
             item: Any = event.get("item")
             if isinstance(item, dict):
-                mine = _our_item(cast("Json", item), index, self._asked)
+                mine = _our_item(cast("Json", item), index, self._context)
                 self._ids[index] = mine.get("id")
                 ours = {**ours, "item": mine}
             if "item_id" in event and index in self._ids:
@@ -115,11 +119,11 @@ class _Pieces:
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if self._last is None:
             return []
-        whole = answer(self._last["response"], self._asked)
+        whole = answer(self._last["response"], self._context)
         if not whole.get("usage"):
-            whole["usage"] = told_usage(usage)
+            whole["usage"] = usage_json(usage)
         return [{**self._last, "response": with_cost(whole, cost_usd)}]
 
 
-def pieces(asked: Asked) -> Pieces:
-    return _Pieces(asked)
+def stream_translator(context: AnswerContext) -> StreamTranslator:
+    return _StreamTranslator(context)

@@ -1,8 +1,10 @@
-"""Responses over a target that speaks chat completions.
+"""Translate Responses to chat completions.
 
-A tool that the provider would run itself (web search and the like) is named in the losses; where `tool_choice` demands it, the
-request is refused. A custom tool becomes a function with one text, and back. Reasoning travels as `reasoning_content` and
-`thinking_blocks`, sealed into the reasoning item's `encrypted_content`, so that signatures survive.
+Provider-executed tools (such as web search) are reported as losses; a request whose `tool_choice` requires one is
+rejected. A
+custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
+`thinking_blocks`, packed in
+the `encrypted_content` of the reasoning item, so that signatures are preserved.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import msgspec
 from overnight.pricing.usage import openai_usage
 
 from .contract import (
-    Asked,
+    AnswerContext,
     InvalidBody,
     Json,
     Losses,
 )
-from .responses_answer import begun, sealed, told_usage
-from .responses_input import messages, showing
+from .responses_answer import initial_response, pack_thinking, usage_json
+from .responses_input import messages, move_tool_media
 
 __all__ = ["answer", "custom_names", "logprobs_of", "pivot", "request"]
 
@@ -55,7 +57,7 @@ _HANDLED = frozenset({
 })  # fmt: skip
 _NOTHING_ASKED: tuple[tuple[str, Any], ...] = (("truncation", "disabled"), ("background", False))
 _LOGPROBS = "message.output_text.logprobs"
-# Ours come sealed whether or not they are asked for.
+# Packed reasoning is always included.
 _GIVEN_ANYWAY = frozenset({_LOGPROBS, "reasoning.encrypted_content"})
 _ONE_TEXT: Json = {
     "type": "object",
@@ -66,14 +68,15 @@ _ONE_TEXT: Json = {
 
 
 def request(body: Json, losses: Losses) -> Json:
-    """The chat request. Raises InvalidBody for what a chat cannot hold, and for a tool demanded that it cannot run."""
+    """Translate a request body. Raises InvalidBody for content without a chat equivalent, and for a required
+    unsupported tool."""
     sent = pivot(body, losses)
-    sent["messages"] = showing(sent["messages"])
+    sent["messages"] = move_tool_media(sent["messages"])
     return sent
 
 
 def pivot(body: Json, losses: Losses) -> Json:
-    """The same on its way to another format, which may take pictures in the result of a tool: they are where they were."""
+    """Translate a request for a further translation. Images stay in tool results, which the next format may support."""
     sent: Json = {name: body[name] for name in _SAME if body.get(name) is not None}
     sent["messages"] = messages(body, losses)
     if body.get("max_output_tokens") is not None:
@@ -114,7 +117,8 @@ def _text(text: Json, sent: Json, losses: Losses) -> None:
     losses += [f"text.{name}" for name in text if name not in ("format", "verbosity")]
 
 
-# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── tools
+# ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _tools(body: Json, sent: Json, losses: Losses) -> None:
@@ -135,7 +139,7 @@ def _tools(body: Json, sent: Json, losses: Losses) -> None:
         tools = [tool for tool in tools if tool["function"]["name"] in names]
     if choice == "required" and not tools:
         raise InvalidBody(
-            "tool_choice: no tool that this model's API can call is left; offer a function", "tool_choice"
+            "tool_choice: no tool remains that the target's API can call; offer a function", "tool_choice"
         )
     if not tools:
         return
@@ -148,7 +152,7 @@ def _tools(body: Json, sent: Json, losses: Losses) -> None:
 
 def _function(tool: Json, losses: Losses, where: str) -> Json:
     if not isinstance(tool.get("name"), str):
-        raise InvalidBody(f"{where}: a function has a name beside its type", f"{where}.name")
+        raise InvalidBody(f"{where}: a function requires a name beside its type", f"{where}.name")
     function: Json = {
         "name": tool["name"],
         "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
@@ -161,7 +165,7 @@ def _function(tool: Json, losses: Losses, where: str) -> Json:
 
 def _custom(tool: Json, losses: Losses, where: str) -> Json:
     if not isinstance(tool.get("name"), str):
-        raise InvalidBody(f"{where}: a custom tool has a name beside its type", f"{where}.name")
+        raise InvalidBody(f"{where}: a custom tool requires a name beside its type", f"{where}.name")
     said: str = tool.get("description") or ""
     form: Json = tool.get("format") or {}
     if form.get("type") == "grammar":
@@ -172,7 +176,7 @@ def _custom(tool: Json, losses: Losses, where: str) -> Json:
 
 
 def _chosen(choice: Json, names: set[str]) -> tuple[Any, set[str]]:
-    """The choice as chat says it, and the names of the tools that stay."""
+    """The tool choice in the chat format, and the names of the remaining tools."""
     kind = choice.get("type")
     if kind in ("function", "custom") and choice.get("name") in names:
         return {"type": "function", "function": {"name": choice["name"]}}, names
@@ -180,26 +184,25 @@ def _chosen(choice: Json, names: set[str]) -> tuple[Any, set[str]]:
         allowed: list[Json] = choice.get("tools") or []
         return choice.get("mode") or "auto", names & {str(tool.get("name")) for tool in allowed}
     wanted = choice.get("name") or kind
-    raise InvalidBody(
-        f"tool_choice: {wanted} is no tool that this model's API can call; offer a function", "tool_choice"
-    )
+    raise InvalidBody(f"tool_choice: the target's API cannot call {wanted}; offer a function", "tool_choice")
 
 
 def custom_names(body: Json) -> frozenset[str]:
-    """The tools whose calls go back as custom ones."""
+    """The names of custom tools. Their calls are returned as custom tool calls."""
     tools: list[Json] = body.get("tools") or []
     return frozenset(tool["name"] for tool in tools if tool.get("type") == "custom")
 
 
-# ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the answer
+# ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def answer(completion: Json, asked: Asked) -> Json:
-    """The response that a chat completion amounts to."""
+def answer(completion: Json, context: AnswerContext) -> Json:
+    """Convert a chat completion to a response."""
     choice: Json = completion["choices"][0]
     message: Json = choice.get("message") or {}
-    response = begun(asked)
-    response["output"] = output = _output(message, choice.get("logprobs"), asked)
+    response = initial_response(context)
+    response["output"] = output = _output(message, choice.get("logprobs"), context)
     reason = _CUT.get(choice.get("finish_reason") or "")
     response["status"] = "incomplete" if reason else "completed"
     if reason:
@@ -209,7 +212,7 @@ def answer(completion: Json, asked: Asked) -> Json:
     if isinstance(completion.get("service_tier"), str):
         response["service_tier"] = completion["service_tier"]
     usage = openai_usage(completion.get("usage"))
-    response["usage"] = told_usage(usage) if usage else None
+    response["usage"] = usage_json(usage) if usage else None
     return response
 
 
@@ -217,8 +220,8 @@ _URL = "url_citation"
 _CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-def _output(message: Json, logprobs: Any, asked: Asked) -> list[Json]:
-    key = asked.answer_id.partition("_")[2]
+def _output(message: Json, logprobs: Any, context: AnswerContext) -> list[Json]:
+    key = context.answer_id.partition("_")[2]
     output: list[Json] = []
     thought = reasoning_of(message)
     blocks: list[Json] = message.get("thinking_blocks") or []
@@ -226,13 +229,13 @@ def _output(message: Json, logprobs: Any, asked: Asked) -> list[Json]:
         item: Json = {"id": f"rs_{key}", "type": "reasoning", "summary": []}
         item["content"] = [{"type": "reasoning_text", "text": thought}] if thought else []
         if blocks:
-            item["encrypted_content"] = sealed(blocks)
+            item["encrypted_content"] = pack_thinking(blocks)
         output.append(item)
     parts = _parts(message, logprobs)
     if parts:
         said: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
         output.append({**said, "content": parts})
-    custom = custom_names(asked.body)
+    custom = custom_names(context.body)
     for place, call in enumerate(cast("list[Json]", message.get("tool_calls") or ())):
         output.append(call_item(call, place, key, custom))
     return output
@@ -272,14 +275,14 @@ def _one_text(arguments: str) -> str:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, or of a piece of it."""
+    """The text of a message's content, or of a fragment of it."""
     if not isinstance(content, list):
         return content or ""
     return "".join(part["text"] for part in cast("list[Json]", content) if part.get("type") == "text")
 
 
 def reasoning_of(message: Json) -> str:
-    """What the model thought, by the two names that servers have for it."""
+    """The reasoning of a message, from either of the two field names that servers use."""
     thought: Any = message.get("reasoning_content") or message.get("reasoning")
     return thought if isinstance(thought, str) else ""
 

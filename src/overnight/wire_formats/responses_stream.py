@@ -1,4 +1,4 @@
-"""The events of a Responses stream: the answer put together from them, and a whole answer taken apart into them. Pure."""
+"""Events of a Responses stream: assemble a response from events, and convert a response to events. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder().decode
 _complete = msgspec.json.Decoder(msgspec.Raw).decode
 
 _LAST = {"completed": "response.completed", "incomplete": "response.incomplete"}
-LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The events that end a stream."""
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _ARGUMENTS = "response.function_call_arguments.delta"
@@ -30,7 +30,7 @@ _FOR_THE_CLIENT = _CALLS | {
     "tool_search_call",
     "mcp_approval_request",
 }
-"""Items that ask the client to act. Other calls are the provider's own."""
+"""Items that ask the client to act. The provider executes all other calls."""
 
 
 def encode(event: Json) -> bytes:
@@ -38,7 +38,7 @@ def encode(event: Json) -> bytes:
 
 
 class Assembly:
-    """Of a target that speaks Responses: its last event carries the whole answer."""
+    """The assembled response of a target that accepts Responses. The final event carries the complete response."""
 
     __slots__ = ("_answer", "_arguments", "characters", "usage")
 
@@ -49,7 +49,7 @@ class Assembly:
         self.usage: Json | None = None
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self._answer is not None
 
     def take(self, event: Json) -> bool:
@@ -59,11 +59,11 @@ class Assembly:
                 return False
             self.characters += len(event["delta"])
             return kind == _ARGUMENTS and self._completes(event["output_index"], event["delta"])
-        if kind in LAST:
+        if kind in FINAL_EVENTS:
             answer: Json = event["response"]
             if kind != "response.failed":
                 if not isinstance(answer["output"], list):
-                    raise TypeError("the whole answer has no output")
+                    raise TypeError("the final response has no output")
                 self._answer = answer
             if isinstance(answer.get("usage"), dict):
                 self.usage = answer["usage"]
@@ -73,7 +73,7 @@ class Assembly:
         return kind in _TOLD
 
     def _completes(self, index: int, piece: str) -> bool:
-        """Are the arguments of the call at this place complete with this piece?"""
+        """Whether `piece` completes the arguments of the call at `index`."""
         pieces = self._arguments.setdefault(index, [])
         pieces.append(piece)
         if piece.rstrip()[-1:] != "}":
@@ -83,7 +83,7 @@ class Assembly:
         except msgspec.DecodeError:
             return False
         except RecursionError:
-            return True  # nested too deep to know: it waits
+            return True  # nesting too deep to parse: treated as complete, so that the chunk is withheld
         return True
 
     def completion(self) -> bytes:
@@ -91,7 +91,7 @@ class Assembly:
 
 
 class Events:
-    """Events in their order, each with its number."""
+    """Stream events with consecutive sequence numbers."""
 
     __slots__ = ("_next",)
 
@@ -103,7 +103,7 @@ class Events:
         return {"type": f"response.{kind}", "sequence_number": number, **fields}
 
     def begin(self, answer: Json) -> list[Json]:
-        """The answer as it is before anything was said."""
+        """The events that announce the response before its first output."""
         empty: Json = {**answer, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
         empty.pop("completed_at", None)
         return [self.event("created", response=empty), self.event("in_progress", response=empty)]
@@ -111,13 +111,14 @@ class Events:
     def last(self, answer: Json) -> Json:
         return self.event(_LAST[answer["status"]].removeprefix("response."), response=answer)
 
-    # ── a whole item ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a complete item
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def item(self, index: int, item: Json) -> Iterator[Json]:
-        """Everything that tells an item."""
+        """All events of one complete item."""
         at: Json = {"item_id": item.get("id"), "output_index": index}
         kind = item.get("type")
-        yield self.event("output_item.added", output_index=index, item=emptied(item))
+        yield self.event("output_item.added", output_index=index, item=announced_item(item))
         if kind in ("message", "reasoning"):
             for place, part in enumerate(cast("list[Json]", item.get("summary") or ())):
                 yield from self._summary({**at, "summary_index": place}, part)
@@ -136,7 +137,8 @@ class Events:
         yield self.event("reasoning_summary_text.done", **at, text=part["text"])
         yield self.event("reasoning_summary_part.done", **at, part=part)
 
-    # ── its parts ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── parts of an item
+    # ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def part_added(self, at: Json, place: int, part: Json) -> Json:
         field = _FIELDS[part["type"]]
@@ -148,7 +150,7 @@ class Events:
         return self.event("content_part.added", **at, content_index=place, part=empty)
 
     def delta(self, at: Json, place: int, part: Json) -> Iterator[Json]:
-        """What is said in a part, or a piece of it."""
+        """The delta events of one content part, or of a fragment of it."""
         kind = part["type"]
         if said := part[_FIELDS[kind]]:
             more: Json = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
@@ -182,8 +184,8 @@ _CALL_FIELDS = {
 }
 
 
-def emptied(item: Json) -> Json:
-    """An item as it is announced, before what it holds."""
+def announced_item(item: Json) -> Json:
+    """The item as it is announced, without its content."""
     kind = item.get("type")
     if kind == "message":
         return {**item, "content": [], "status": "in_progress"}
@@ -196,8 +198,8 @@ def emptied(item: Json) -> Json:
     return item
 
 
-def taken_apart(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
-    """A recorded response as the events of a stream; with `cost_usd`, the usage in the last one tells it."""
+def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
+    """Convert a recorded response to stream events. With `cost_usd`, the usage of the final event contains the cost."""
     answer: Json = _decode(body)
     events = Events()
     for event in events.begin(answer):

@@ -1,7 +1,8 @@
-"""Server-sent events: the payloads out of a byte stream cut anywhere, and back into one.
+"""Server-sent events: parse payloads from a byte stream, and encode them.
 
-Only ``data`` is kept. Event names repeat what the payload's own ``type`` says in every provider's format, and ids and
-reconnection times have no meaning for one answer to one request.
+Only ``data`` is kept. Event names repeat the ``type`` of the payload in every provider's format. Ids and reconnection
+times
+have no meaning for the answer to one request.
 """
 
 from __future__ import annotations
@@ -11,36 +12,40 @@ import re
 DONE = b"data: [DONE]\n\n"
 """The end mark of OpenAI-compatible streams."""
 KEEP_ALIVE = b": keep-alive\n\n"
-"""A comment: keeps proxies from closing a quiet stream, and readers ignore it."""
+"""A comment that readers ignore. It prevents proxies from closing an idle stream."""
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class EventTooLarge(ValueError):
-    """One event, or one line, is over the parser's bound."""
+    """An event or a line exceeds the limit of the parser."""
 
 
 class SseParser:
-    """Feed chunks in order; each call returns the ``data`` payloads (bytes) of the events that ended in it.
+    """Incremental parser. Each call of `feed` returns the payloads of the events that the chunk completed.
 
-    ``max_event_bytes`` bounds what is kept between calls and the size of one payload; beyond it ``EventTooLarge`` is raised
-    and the parser is of no further use.
+    ``max_event_bytes`` limits the buffered bytes and the size of one payload. After ``EventTooLarge`` the parser must
+    be discarded.
     """
 
     __slots__ = ("_after_cr", "_data", "_line", "_line_size", "_max", "_size", "_start")
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
         self._max = max_event_bytes
-        self._line: list[bytes] = []  # the pieces of an unfinished line
+        self._line: list[bytes] = []  # fragments of an incomplete line
         self._line_size = 0
-        self._data: list[bytes] = []  # the data lines of an unfinished event
-        self._size = 0  # of both, in bytes
+        self._data: list[bytes] = []  # data lines of an incomplete event
+        self._size = 0  # bytes in both
         self._after_cr = False
-        self._start: bytes | None = b""  # the first bytes, until they cannot be a byte order mark
+        self._start: bytes | None = b""  # the first bytes, until a byte order mark is ruled out
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes of the stream; return the payloads completed by them."""
+        """Parse the next bytes. Returns the payloads that they completed.
+
+        Raises:
+            EventTooLarge: an event exceeds the limit.
+        """
         if (
             chunk.startswith(b"data: ")
             and chunk.endswith(b"\n\n")
@@ -49,14 +54,14 @@ class SseParser:
             and not (self._line or self._data or self._start)
             and len(chunk) <= self._max
         ):
-            # Just one event, whole: what most reads of a stream bring, at a quarter of the cost.
+            # One complete event, which most reads contain, takes a quarter of the time on this path.
             self._start, self._after_cr = None, False
             return [chunk[6:-2]]
         if self._start is not None:
             chunk = self._without_mark(self._start + chunk)
         if self._after_cr and chunk:
             self._after_cr = False
-            if chunk[0] == 10:  # a line end was cut between CR and LF
+            if chunk[0] == 10:  # a line end was split between CR and LF
                 chunk = chunk[1:]
         if b"\r" in chunk:
             self._after_cr = chunk[-1] == 13
@@ -78,10 +83,10 @@ class SseParser:
         return events
 
     def flush(self) -> list[bytes]:
-        """At the end of the stream: the payload of a last event that was not closed by an empty line, if there is one.
+        """The payload of a last event without a closing empty line, if any. Call it at the end of the stream.
 
-        The standard drops such an event, but some servers leave the empty line off after their last one. Whether the stream
-        was cut is for the connection to say, not for this.
+        The standard discards such an event, but some servers omit the last empty line. The connection reports
+        truncation.
         """
         events = self.feed(b"\n\n") if self._line or self._data or self._start else []
         self._start, self._after_cr = None, False
@@ -104,7 +109,7 @@ class SseParser:
     def _grow(self, by: int) -> None:
         self._size += by
         if self._size > self._max:
-            raise EventTooLarge(f"a server-sent event is over {self._max} bytes")
+            raise EventTooLarge(f"a server-sent event exceeds {self._max} bytes")
 
     def _without_mark(self, begin: bytes) -> bytes:
         if len(begin) < 3 and _BOM.startswith(begin):
@@ -115,9 +120,10 @@ class SseParser:
 
 
 def encode_event(data: bytes, event: str | None = None) -> bytes:
-    """One event as it goes over the wire. A payload of several lines becomes several ``data`` lines.
+    """Encode one event. Each line of the payload becomes a ``data`` line.
 
-    Raises ValueError if the event's name holds a line end.
+    Raises:
+        ValueError: the event name contains a line end.
     """
     name = b""
     if event is not None:

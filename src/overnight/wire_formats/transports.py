@@ -14,13 +14,13 @@ from overnight.pricing.usage import Cost, Usage, openai_usage
 
 from . import chat
 from .contract import (
-    Asked,
+    AnswerContext,
     Assembly,
     Codec,
     Json,
     Losses,
-    Pieces,
     Prepared,
+    StreamTranslator,
     Translation,
 )
 from .dialects import Dialect, fit, fitted
@@ -31,8 +31,8 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 _T = TypeVar("_T")
-Asking = Callable[[], Asked]
-_ROOM = 64
+ContextFactory = Callable[[], AnswerContext]
+_RESERVE_FRAMES = 64
 """Stack frames kept free while a body is prepared, so that its later processing cannot exceed the recursion limit."""
 
 
@@ -70,51 +70,56 @@ class Reader(Protocol):
         ...
 
     def recorded(self) -> bytes:
-        """The complete answer in the client's format."""
+        """The complete answer in the client format."""
         ...
 
     def usage(self) -> Usage | None: ...
 
     def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
-        """The last chunks of the stream, sent once the answer is durable."""
+        """The last chunks of the stream, sent after the answer is durable."""
         ...
 
 
 class Wire(Protocol):
-    """The conversion from a client's format to a target's and back."""
+    """The conversion between a client format and an upstream format."""
 
     @property
-    def client(self) -> Codec: ...
+    def client_format(self) -> Codec: ...
     @property
-    def spoken(self) -> Codec: ...
+    def upstream_format(self) -> Codec: ...
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared: ...
-    def received(self, body: bytes, asked: Asking) -> Received | None:
-        """None when the body is no answer. Raises DecodeError, UnicodeDecodeError, RecursionError, and as `Assembly.take`."""
+    def received(self, body: bytes, make_context: ContextFactory) -> Received | None:
+        """Convert a complete answer. Returns None if the body is not an answer.
+
+        Raises:
+            DecodeError, UnicodeDecodeError, RecursionError: the body cannot be decoded.
+            TypeError, ValueError, KeyError, AttributeError: the body has an unknown shape.
+        """
         ...
 
-    def reader(self, request: Request, asked: Asking) -> Reader: ...
+    def reader(self, request: Request, make_context: ContextFactory) -> Reader: ...
 
 
-def headers_for(spoken: Codec, request: Request) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers for a target of the client's own format: the client's take precedence over the default ones."""
+def headers_for(upstream_format: Codec, request: Request) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers for a target of the client format. Client headers take precedence over the defaults."""
     given = {name for name, _ in request.pass_headers}
-    return (*request.pass_headers, *(each for each in spoken.headers if each[0] not in given))
+    return (*request.pass_headers, *(each for each in upstream_format.headers if each[0] not in given))
 
 
 def client_body(request: Request, max_tokens: int | None = None) -> Json:
-    """The client's body, decoded; where its format has an output cap, `max_tokens` replaces it."""
+    """The decoded client body. `max_tokens` replaces the output limit if the format has one."""
     body = cast("Json", _decode(_encode(dict(request.fields))))
     if max_tokens is not None and request.cap_field:
         body[request.cap_field] = max_tokens
     return body
 
 
-class ChatPassed:
+class ChatPassthrough:
     """Chat to a chat target, the most frequent case: the bytes are passed through."""
 
     def __init__(self, codec: Codec) -> None:
-        self.client = self.spoken = codec
+        self.client_format = self.upstream_format = codec
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
         try:
@@ -126,18 +131,20 @@ class ChatPassed:
             raise _too_deep() from None
         if fields is not request.fields:
             request = msgspec.structs.replace(request, fields=fields)
-        return Prepared(self.spoken.path, chat.passed_on(request, model, tokens, dialect), losses=tuple(losses))
+        return Prepared(
+            self.upstream_format.path, chat.passthrough_body(request, model, tokens, dialect), losses=tuple(losses)
+        )
 
-    def received(self, body: bytes, asked: Asking) -> Received | None:  # noqa: ARG002
+    def received(self, body: bytes, make_context: ContextFactory) -> Received | None:  # noqa: ARG002
         completion = _completion(body)
         if not body.isascii():
-            body.decode()  # what is not looked at must be text all the same
+            body.decode()  # fields that are not decoded must be valid UTF-8 too
         if not completion.choices or completion.error:
             return None
         usage = openai_usage(completion.usage)
         return Received(body, usage, 0 if usage else sum(len(bytes(each.message)) for each in completion.choices))
 
-    def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
+    def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
         return _ChatReader(request.wants_usage)
 
 
@@ -149,10 +156,11 @@ class _ChatReader:
         self._wants_usage = wants_usage
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
-        telling = self.assembly.take(event)
-        # A piece of usage alone is for us; the client gets its own, with the cost, if it asked for one.
+        is_terminal = self.assembly.take(event)
+        # A chunk with only usage is for the gateway. The client receives its own, with the cost, if it requested
+        # usage.
         shown = event.get("choices") or not event.get("usage")
-        return ([encode_event(payload)] if shown else []), telling
+        return ([encode_event(payload)] if shown else []), is_terminal
 
     def recorded(self) -> bytes:
         return self.assembly.completion()
@@ -163,86 +171,90 @@ class _ChatReader:
     def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
         if not self._wants_usage:
             return [DONE]
-        return [self.assembly.usage_piece(cost_usd, chat.told(usage)), DONE]
+        return [self.assembly.usage_piece(cost_usd, chat.usage_json(usage)), DONE]
 
 
-class Passed:
-    """Any format to a target of the same format; `native` replaces the provider's ids and cost."""
+class Passthrough:
+    """Any format to a target of the same format. `native` replaces the provider's ids and adds the cost."""
 
     def __init__(self, codec: Codec, native: Translation | None = None) -> None:
-        self.client = self.spoken = codec
+        self.client_format = self.upstream_format = codec
         self._native = native
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses()
         body: Json = {**request.fields, "model": model}
-        if self.spoken.cap_field:
-            body[self.spoken.cap_field] = msgspec.Raw(b"%d" % tokens)
+        if self.upstream_format.cap_field:
+            body[self.upstream_format.cap_field] = msgspec.Raw(b"%d" % tokens)
         if (native := self._native) is not None:
             whole = body
-            body = carried(lambda: native.request(_decode(_encode(whole)), losses))
-        return Prepared(self.spoken.path, _encode(body), headers_for(self.spoken, request), tuple(losses))
+            body = with_reserve_stack(lambda: native.request(_decode(_encode(whole)), losses))
+        return Prepared(
+            self.upstream_format.path, _encode(body), headers_for(self.upstream_format, request), tuple(losses)
+        )
 
-    def received(self, body: bytes, asked: Asking) -> Received | None:
-        answer = _answer(self.spoken, body)
+    def received(self, body: bytes, make_context: ContextFactory) -> Received | None:
+        answer = _answer(self.upstream_format, body)
         if answer is None:
             return None
-        usage = self.spoken.usage_of(answer)
+        usage = self.upstream_format.usage_of(answer)
         if self._native is not None:
-            body = _encode(self._native.answer(answer, asked()))
+            body = _encode(self._native.answer(answer, make_context()))
         return Received(body, usage, 0 if usage else len(body))
 
-    def reader(self, request: Request, asked: Asking) -> Reader:  # noqa: ARG002
-        return _Reader(self.client, self.spoken, self._native, asked)
+    def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
+        return _Reader(self.client_format, self.upstream_format, self._native, make_context)
 
 
 class Translated:
-    """A client's format translated into the different format of a target."""
+    """A client format translated to a different upstream format."""
 
-    def __init__(self, client: Codec, spoken: Codec, translation: Translation) -> None:
-        self.client, self.spoken, self._translation = client, spoken, translation
+    def __init__(self, client: Codec, upstream_format: Codec, translation: Translation) -> None:
+        self.client_format, self.upstream_format, self._translation = client, upstream_format, translation
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
         losses = Losses(request.left_out)
         named = {"model": _decode(model)}
-        body = carried(lambda: self._translation.request({**client_body(request, tokens), **named}, losses))
+        body = with_reserve_stack(lambda: self._translation.request({**client_body(request, tokens), **named}, losses))
         body["model"] = model
-        if self.spoken.name == "chat":
+        if self.upstream_format.name == "chat":
             losses += fit(body, dialect)
-            chat.suit(body, tokens, dialect, stream=request.stream)
-        elif self.spoken.cap_field:
-            body[self.spoken.cap_field] = tokens
-        return Prepared(self.spoken.path, _encode(body), self.spoken.headers, tuple(losses))
+            chat.adapt_body(body, tokens, dialect, stream=request.stream)
+        elif self.upstream_format.cap_field:
+            body[self.upstream_format.cap_field] = tokens
+        return Prepared(self.upstream_format.path, _encode(body), self.upstream_format.headers, tuple(losses))
 
-    def received(self, body: bytes, asked: Asking) -> Received | None:
-        answer = _answer(self.spoken, body)
+    def received(self, body: bytes, make_context: ContextFactory) -> Received | None:
+        answer = _answer(self.upstream_format, body)
         if answer is None:
             return None
-        usage = self.spoken.usage_of(answer)
-        translated = _encode(self._translation.answer(answer, asked()))
+        usage = self.upstream_format.usage_of(answer)
+        translated = _encode(self._translation.answer(answer, make_context()))
         return Received(translated, usage, 0 if usage else len(translated))
 
-    def reader(self, request: Request, asked: Asking) -> Reader:
-        told = self.client.name != "chat" or request.wants_usage
-        return _Reader(self.client, self.spoken, self._translation, asked, told=told)
+    def reader(self, request: Request, make_context: ContextFactory) -> Reader:
+        reports_usage = self.client_format.name != "chat" or request.wants_usage
+        return _Reader(
+            self.client_format, self.upstream_format, self._translation, make_context, reports_usage=reports_usage
+        )
 
 
-def carried(made: Callable[[], _T]) -> _T:
+def with_reserve_stack(made: Callable[[], _T]) -> _T:
     """Call `made` with reserve stack, so that excessive nesting fails before a request is sent and billed.
 
     Raises:
         InvalidBody: the body is nested too deep or has an unknown shape.
     """
     try:
-        return _lower(made, _ROOM)
+        return _call_at_depth(made, _RESERVE_FRAMES)
     except RecursionError:
         raise _too_deep() from None
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise InvalidBody(f"a part of the body has an unknown shape ({error}); see the reference of the API") from None
 
 
-def _lower(made: Callable[[], _T], frames: int) -> _T:
-    return _lower(made, frames - 1) if frames else made()
+def _call_at_depth(made: Callable[[], _T], frames: int) -> _T:
+    return _call_at_depth(made, frames - 1) if frames else made()
 
 
 def _too_deep() -> InvalidBody:
@@ -250,55 +262,72 @@ def _too_deep() -> InvalidBody:
 
 
 class _Reader:
-    __slots__ = ("_asked", "_client", "_pieces", "_spoken", "_told", "_translation", "assembly")
+    __slots__ = (
+        "_client",
+        "_context",
+        "_reports_usage",
+        "_stream_translator",
+        "_translation",
+        "_upstream_format",
+        "assembly",
+    )
 
     def __init__(
         self,
         client: Codec,
-        spoken: Codec,
+        upstream_format: Codec,
         translation: Translation | None,
-        asked: Asking,
+        make_context: ContextFactory,
         *,
-        told: bool = True,
+        reports_usage: bool = True,
     ) -> None:
-        self._client, self._spoken, self._translation, self._told = client, spoken, translation, told
-        self.assembly = spoken.assembly()
+        self._client, self._upstream_format, self._translation, self._reports_usage = (
+            client,
+            upstream_format,
+            translation,
+            reports_usage,
+        )
+        self.assembly = upstream_format.assembly()
         if translation is not None:
-            self._asked = asked()
-            self._pieces = translation.pieces(self._asked)
+            self._context = make_context()
+            self._stream_translator = translation.stream_translator(self._context)
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:  # noqa: ARG002
-        telling = self.assembly.take(event)
-        events = [event] if self._translation is None else self._pieces.take(event)
-        return [self._client.encode(each) for each in events], telling
+        is_terminal = self.assembly.take(event)
+        events = [event] if self._translation is None else self._stream_translator.take(event)
+        return [self._client.encode(each) for each in events], is_terminal
 
     def recorded(self) -> bytes:
         whole = self.assembly.completion()
         if self._translation is None:
             return whole
-        return _encode(self._translation.answer(self._spoken.decoded(whole), self._asked))
+        return _encode(self._translation.answer(self._upstream_format.decode_answer(whole), self._context))
 
     def usage(self) -> Usage | None:
-        return self._spoken.usage_of({"usage": self.assembly.usage})
+        return self._upstream_format.usage_of({"usage": self.assembly.usage})
 
     def end(self, cost_usd: Cost, usage: Usage) -> list[bytes]:
-        last = [] if self._translation is None else self._pieces.end(cost_usd if self._told else None, usage)
-        pieces = [self._client.encode(each) for each in last]
-        return [*pieces, DONE] if self._client.name == "chat" else pieces
+        last = (
+            []
+            if self._translation is None
+            else self._stream_translator.end(cost_usd if self._reports_usage else None, usage)
+        )
+        chunks = [self._client.encode(each) for each in last]
+        return [*chunks, DONE] if self._client.name == "chat" else chunks
 
 
-def _answer(spoken: Codec, body: bytes) -> Json | None:
-    answer: Any = spoken.decoded(body)
+def _answer(upstream_format: Codec, body: bytes) -> Json | None:
+    answer: Any = upstream_format.decode_answer(body)
     if not isinstance(answer, dict):
         return None
     found = cast("Json", answer)
-    return found if spoken.is_answer(found) else None
+    return found if upstream_format.is_answer(found) else None
 
 
-class Composed(NamedTuple):
-    """Two translations in a row: the client's format over the pivot, the pivot over the target's.
+class ComposedTranslation(NamedTuple):
+    """Two translations in sequence: client format to pivot format to upstream format.
 
-    An answer on its way back must agree with what was asked in the pivot first, then with what the client asked.
+    An answer is converted back in reverse order, with the request in each format as context.
     """
 
     first: Translation
@@ -307,20 +336,22 @@ class Composed(NamedTuple):
     def request(self, body: Json, losses: Losses) -> Json:
         return self.second.request(self.first.request(body, losses), losses)
 
-    def answer(self, answer: Json, asked: Asked) -> Json:
-        return self.first.answer(self.second.answer(answer, self._in_pivot(asked)), asked)
+    def answer(self, answer: Json, context: AnswerContext) -> Json:
+        return self.first.answer(self.second.answer(answer, self._in_pivot(context)), context)
 
-    def pieces(self, asked: Asked) -> Pieces:
-        return _ComposedPieces(self.first.pieces(asked), self.second.pieces(self._in_pivot(asked)))
+    def stream_translator(self, context: AnswerContext) -> StreamTranslator:
+        return _ComposedStreamTranslator(
+            self.first.stream_translator(context), self.second.stream_translator(self._in_pivot(context))
+        )
 
-    def _in_pivot(self, asked: Asked) -> Asked:
-        return msgspec.structs.replace(asked, body=self.first.request(asked.body, Losses()))
+    def _in_pivot(self, context: AnswerContext) -> AnswerContext:
+        return msgspec.structs.replace(context, body=self.first.request(context.body, Losses()))
 
 
-class _ComposedPieces:
+class _ComposedStreamTranslator:
     __slots__ = ("_first", "_second")
 
-    def __init__(self, first: Pieces, second: Pieces) -> None:
+    def __init__(self, first: StreamTranslator, second: StreamTranslator) -> None:
         self._first, self._second = first, second
 
     def take(self, event: Json) -> list[Json]:

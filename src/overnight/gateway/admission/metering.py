@@ -183,18 +183,18 @@ def reported_beyond_bound(result: AttemptResult) -> dict[str, int] | None:
 
 def _reported_usage(attempt: Attempt, failed: AttemptFailure, estimate: Usage) -> Usage | None:
     """The usage in an unusable answer, an error or the events of a broken stream; None without a report."""
-    failure, received, spoken = failed.failure, failed.received, attempt.wire.spoken
+    failure, received, upstream_format = failed.failure, failed.received, attempt.wire.upstream_format
     try:
         if received.usage:
-            reported = spoken.usage_of({"usage": received.usage})
-            if reported is not None or spoken.name != "messages":
+            reported = upstream_format.usage_of({"usage": received.usage})
+            if reported is not None or upstream_format.name != "messages":
                 return reported
             # A stream of messages reports its input at the beginning, and its output at the end.
-            reported = spoken.usage_of({"usage": {**received.usage, "output_tokens": estimate.output_tokens}})
+            reported = upstream_format.usage_of({"usage": {**received.usage, "output_tokens": estimate.output_tokens}})
             return reported and msgspec.structs.replace(reported, estimated=True)
         if failure.status != OK or not failed.body:
             return None
         answer: Json = _decode_object(failed.body)
-        return spoken.usage_of({"usage": usage_in(answer)} if is_error(answer) else answer)
+        return upstream_format.usage_of({"usage": usage_in(answer)} if is_error(answer) else answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError, KeyError, AttributeError):
         return None

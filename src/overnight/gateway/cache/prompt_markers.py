@@ -38,13 +38,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 def with_prompt_markers(
-    sent: Prepared, spoken: str, model: str, dialect: Dialect, subject: Subject
+    sent: Prepared, upstream_format: str, model: str, dialect: Dialect, subject: Subject
 ) -> tuple[Prepared, int]:
     """Add the prompt-cache markers of the target's format to a request. Returns the request and the number of markers."""
     body, count = sent.body, 0
-    if spoken == "messages":
+    if upstream_format == "messages":
         body, count = with_markers(body, model)
-    elif dialect.cache_key and spoken in _KEYED and not subject.unattributed:
+    elif dialect.cache_key and upstream_format in _KEYED and not subject.unattributed:
         body, count = with_cache_key(body, subject.who, subject.job_id)
     return (msgspec.structs.replace(sent, body=body), count) if count else (sent, 0)
 

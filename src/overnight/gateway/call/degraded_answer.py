@@ -19,7 +19,7 @@ from overnight.ledger import (
 )
 from overnight.providers.error_classes import Failure
 from overnight.store import Unit
-from overnight.wire_formats import Asked, wire_between
+from overnight.wire_formats import AnswerContext, wire_between
 from overnight.wire_formats.request import Request
 
 from ..admission.event_writer import append_at, append_with_request
@@ -31,10 +31,10 @@ DEGRADED = "degraded"
 _encode = msgspec.json.Encoder().encode
 
 
-def fixed_answer(text: str, form: str, asked: Asked) -> bytes | None:
+def fixed_answer(text: str, form: str, asked: AnswerContext) -> bytes | None:
     """The text as a complete answer in a client's format; None if the format has no text answers (embeddings)."""
     wire = wire_between(form, ("chat",))
-    if wire is None or wire.client.cap_field is None:
+    if wire is None or wire.client_format.cap_field is None:
         return None
     message = {"role": "assistant", "content": text, "refusal": None}
     completion = {

@@ -6,7 +6,7 @@ import time
 
 from overnight.domain import new_id
 from overnight.providers.error_classes import Failure
-from overnight.wire_formats import Asked, client_body
+from overnight.wire_formats import AnswerContext, client_body
 
 from ..cache import CacheLookup
 from ..call_context import CallContext, call_event
@@ -41,7 +41,7 @@ async def final_outcome(
             of = {"job_id": expired.answer.job_id, "seq": expired.answer.seq}
             return FinalOutcome(event=event, why=why, body=expired.body, kind="cache", of=of)
     if degraded is not None and degraded.answer is not None:
-        asked = Asked(context.answer_id(event.call_id), DEGRADED, client_body(request), int(time.time()))
+        asked = AnswerContext(context.answer_id(event.call_id), DEGRADED, client_body(request), int(time.time()))
         body = fixed_answer(degraded.answer, request.format, asked)
         if body is not None:
             return FinalOutcome(event=event, why=why, body=body, kind="answer", answer_id=asked.answer_id)

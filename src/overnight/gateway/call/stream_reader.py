@@ -51,7 +51,7 @@ class StreamReader:
         self, context: CallContext, attempt: Attempt, dispatch: Dispatch, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._context, self._attempt, self._loop = context, attempt, loop
-        self._target, self._spoken = attempt.target, attempt.wire.spoken
+        self._target, self._upstream_format = attempt.target, attempt.wire.upstream_format
         self._silence_s = context.decision.time_limits.silence(context.decision.deadline_ms)
         self._deadline = dispatch.deadline
         self._parser = SseParser()
@@ -111,7 +111,7 @@ class StreamReader:
         if reply is None:
             error = self._target.without_key(body[:MAX_ERROR_BYTES])
             return self._failed(response_failure(stream.status, stream.headers, error), error)
-        events = b"".join(self._spoken.taken_apart(body, 0.0))
+        events = b"".join(self._upstream_format.stream_events(body, 0.0))
         return self._failed_by(self._take(SseParser(max_event_bytes=len(events) + 65536).feed(events)))
 
     def _failed_by(self, failure: Failure | None) -> AttemptFailure | None:
@@ -157,7 +157,7 @@ class StreamReader:
 
     def _take(self, payloads: list[bytes]) -> Failure | None:
         """Separate the chunks of events into visible and withheld ones."""
-        last = self._spoken.last
+        last = self._upstream_format.final_event_types
         for payload in payloads:
             if payload == b"[DONE]":
                 self.is_done = True
@@ -192,7 +192,7 @@ class StreamReader:
 
     def answer(self, failure: Failure | None) -> Reply | AttemptFailure:
         """The result of a stream that has ended, with or without `failure`."""
-        if not self._reader.assembly.whole:
+        if not self._reader.assembly.is_complete:
             return self._failed(failure or cut("the stream ended without a finish reason"))
         reader = self._reader
         try:

@@ -13,7 +13,7 @@ import msgspec
 from overnight.pricing.usage import estimated_usage
 from overnight.providers import UpstreamError
 from overnight.providers.error_classes import exception_failure, response_failure
-from overnight.wire_formats import Asked, client_body
+from overnight.wire_formats import AnswerContext, client_body
 
 from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
@@ -101,14 +101,14 @@ class WholeAnswer:
 WHOLE_ANSWER = WholeAnswer()
 
 
-def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], Asked]:
+def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], AnswerContext]:
     """The facts of the request that the answer must repeat, created on demand."""
     return partial(_asked, context, attempt)
 
 
-def _asked(context: CallContext, attempt: Attempt) -> Asked:
+def _asked(context: CallContext, attempt: Attempt) -> AnswerContext:
     answer_id = context.answer_id(attempt.call_id)
-    return Asked(answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time()))
+    return AnswerContext(answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time()))
 
 
 def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:
