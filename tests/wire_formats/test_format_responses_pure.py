@@ -40,7 +40,9 @@ INSTRUCTIONS = {"custom": {"type": "custom", "name": "patch"}, "plain": {"type":
 
 
 def asked(**body: Any) -> AnswerContext:
-    return AnswerContext("resp_0123", "m-1", {"input": "hello", "tools": list(INSTRUCTIONS.values()), **body}, 1_700_000_000)
+    return AnswerContext(
+        "resp_0123", "m-1", {"input": "hello", "tools": list(INSTRUCTIONS.values()), **body}, 1_700_000_000
+    )
 
 
 def events_in(stream: bytes) -> list[dict[str, Any]]:
@@ -413,7 +415,10 @@ def test_native_answer_and_stream_have_our_ids() -> None:
     assert [item["id"] for item in ours["output"]] == ["rs_0123_0", "ws_0123_1", "msg_0123_2", "fc_0123_3"]
     assert (ours["id"], ours["previous_response_id"], ours["store"]) == ("resp_0123", "resp_before", True)
     assert ours["output"][0]["encrypted_content"] == "gA"
-    pieces, assembly = responses_native.stream_translator(asked(previous_response_id="resp_before")), RESPONSES.assembly()
+    pieces, assembly = (
+        responses_native.stream_translator(asked(previous_response_id="resp_before")),
+        RESPONSES.assembly(),
+    )
     events: list[dict[str, Any]] = []
     terminal_events: list[str] = []
     for event in events_in(b"".join(RESPONSES.stream_events(json.dumps(whole).encode(), None))):
