@@ -1,7 +1,9 @@
-"""Compare the answers of this checkout's gateway with those of another one: `python tests/support/compare_versions.py /tmp/other/src`.
+"""Compare the answers and events of this checkout's gateway with those of another one.
 
-Every endpoint, over every format that its provider may speak, whole and streamed, with a good answer and with every class of failure.
-Status, headers, body and recorded events are compared; what differs by nature (ids, times) is left out. Prints each difference.
+    PYTHONPATH=tests/support:tests/gateway:bench python tests/support/compare_versions.py /tmp/other/src
+
+Every endpoint, over every format that its provider may speak, whole and streamed, with a good answer and every class of failure.
+Status, headers, body and recorded events are compared, without ids and times. Prints each difference.
 """
 
 import argparse
@@ -18,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "gateway")]
 
 from endpoints import ENDPOINTS, MODES
 from faulty_upstream import faulty_upstream
