@@ -87,7 +87,7 @@ class Jobs:
 
     async def list(self, request: Request) -> HttpResponse:
         """`?state=&before=&limit=`: newest first; `before` is the last job_id of the previous page."""
-        query, key_scope = query_of(request, "state", "before", "limit"), key_scope_of(request.key)
+        query = query_of(request, "state", "before", "limit")
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
@@ -99,8 +99,7 @@ class Jobs:
             state=state,
             before=before,
             most=most,
-            agent_id=key_scope.agent_id or "",
-            workflow=key_scope.workflow or "",
+            key_scope=key_scope_of(request.key),
         )
         return json_answer(200, {"jobs": await self._public(found)})
 

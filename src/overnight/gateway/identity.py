@@ -117,7 +117,7 @@ def parse_tags(value: str, place: str) -> tuple[str, ...]:
 def session_name(who: Attribution) -> str:
     """The external id of the job of a session without a named job. It includes the scope of the key: the same session
     name under the key of another agent is another job."""
-    return "@".join(filter(None, (f"session:{who.session_id}", *who.key_scope)))
+    return "@".join(filter(None, (f"session:{who.session_id}", who.key_scope.agent_id, who.key_scope.workflow)))
 
 
 def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:

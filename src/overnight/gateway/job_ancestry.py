@@ -43,6 +43,8 @@ class JobAncestry:
         external_id, job_id = who.external_id, who.job_id
         if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
             external_id = session_name(who)
+        if external_id is not None:
+            who.key_scope.check_job(external_id, "x-job-id" if who.external_id is not None else "x-session-id")
         name = job_id or external_id
         ancestors = self._known.get((who.tenant_id, name, who.key_scope)) if name is not None else None
         if ancestors is None and job_id is not None:

@@ -38,7 +38,11 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
             job_id = mapped.job_id
             unit.lock([(JOB, job_id)])
     job = unit.get(JOB, job_id)
-    if job is not None and job.tenant_id == who.tenant_id and who.key_scope.allows(job.agent_id, job.workflow):
+    if (
+        job is not None
+        and job.tenant_id == who.tenant_id
+        and who.key_scope.allows(job.agent_id, job.workflow, job.scope_name)
+    ):
         return job, False
     if job is not None and subject.external_id is not None:
         # External ids are unique per tenant.
