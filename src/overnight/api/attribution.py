@@ -38,6 +38,7 @@ class _Place(NamedTuple):
 
 _PLACES: dict[bytes, _Place] = {
     b"x-job-id": _Place("job", OWN),
+    b"x-parent-job-id": _Place("parent", OWN),
     b"x-agent-name": _Place("agent_id", OWN),
     b"x-tenant-id": _Place("tenant_id", OWN),
     b"x-session-id": _Place("session_id", OWN),

@@ -40,6 +40,7 @@ class Attribution(msgspec.Struct, frozen=True):
     `span_id` and `trace_flags` are those of the caller's span. `key_id` names the API key of the request. `models` and `routes`
     are globs of what the key may use; empty allows everything. `key_scope` limits the jobs that the key can access. `operates`
     allows the key to begin attempts and to reopen jobs. With `only_marks`, the session is recorded but forms no job.
+    `parent` names the parent of a job that the call starts, by its job id or external id.
     `headers` holds the request headers that routing rules match, by lower-case name; their values are bounded, not checked.
     """
 
@@ -63,4 +64,5 @@ class Attribution(msgspec.Struct, frozen=True):
     key_scope: KeyScope = EVERYWHERE
     operates: bool = True
     only_marks: bool = False
+    parent: str | None = None
     headers: Mapping[str, str] = {}

@@ -57,7 +57,9 @@ def prepare_request(context: CallContext, attempt: Attempt) -> PreparedRequest:
     prepared = attempt.wire.prepare(context.request, target.upstream_model, attempt.grant.tokens, target.dialect)
     if context.decision.cache.prompt_markers:
         upstream_format = attempt.wire.upstream_format.name
-        prepared, markers = with_prompt_markers(prepared, upstream_format, target.model, target.dialect, context.subject)
+        prepared, markers = with_prompt_markers(
+            prepared, upstream_format, target.model, target.dialect, context.subject
+        )
     headers = target.headers + prepared.headers
     if who.trace_id is not None:
         headers = (*headers, (b"traceparent", traceparent_of(who.trace_id, attempt.call_id, who.trace_flags)))

@@ -108,7 +108,9 @@ def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], AnswerConte
 
 def _asked(context: CallContext, attempt: Attempt) -> AnswerContext:
     answer_id = context.answer_id(attempt.call_id)
-    return AnswerContext(answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time()))
+    return AnswerContext(
+        answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time())
+    )
 
 
 def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:
