@@ -103,7 +103,7 @@ def test_later_traceparent_version_is_parsed() -> None:
 
 
 def test_key_binding_overrides_headers_and_metadata() -> None:
-    key = VirtualKey("key_1", "acme", "laptop", frozenset({"call"}), "bot", "nightly", ("m",), ("r",))
+    key = VirtualKey("key_1", "acme", "laptop", frozenset({"calls"}), "bot", "nightly", ("m",), ("r",))
     found = said(key, baggage="agent=other")
     assert found == Attribution(
         "acme",

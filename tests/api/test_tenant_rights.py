@@ -146,3 +146,36 @@ async def test_headers_and_metadata_cannot_change_the_tenant(served: Served) -> 
     answer = await served.ask(headers=caller | {"baggage": "tenant=other,tenant_id=other"}, metadata=said)
     job = await served.ledger.job(answer.headers["x-job-id"], "acme")
     assert job.tenant_id == "acme"
+
+
+# ── rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RULES = """
+default_model: gpt-5.4-nano
+routes:
+  senior: {model: gpt-5.4, when: {agent: senior}}
+  night: {model: gpt-5.4, when: {workflow: night}}
+  intern: {model: gpt-5.4-mini, when: {header: {x-agent-name: intern}}}
+"""
+
+
+async def test_headers_cannot_leave_the_rules_of_the_key(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, RULES, hosts=None) as served:
+        new = NewKey(name="intern", agent_id="intern", workflow="day")
+        _, secret = await Keys(store).create("acme", new, "ann")
+        intern = {"authorization": f"Bearer {secret}"}
+        senior = await key(served, "anyone", "calls")
+
+        async def model(headers: dict[str, str], **more: Any) -> Any:
+            answer = await served.ask(headers=headers, **more)
+            return answer.headers.get("x-overnight-model") or answer.status_code
+
+        for said in ({}, {"x-agent-name": "intern"}, {"baggage": "agent=senior"}):
+            assert await model(intern | said, model="auto") == "gpt-5.4-mini", said  # omitting the header leaves no rule
+        assert await model(intern, model="auto", metadata={"agent_name": "senior"}) == "gpt-5.4-mini"
+        for route in ("senior", "night"):
+            assert await model(intern | {"x-task": route}, model="auto") == 403
+            assert await model(intern, model=route) == 403
+            assert await model(senior, model=route) == "gpt-5.4"
+        assert await model(senior | {"x-agent-name": "senior"}, model="auto") == "gpt-5.4"
+        assert await model(intern | {"x-agent-name": "senior"}, model="auto") == 403

@@ -117,7 +117,7 @@ def test_only_the_ledger_updates_the_state_column() -> None:
 def test_job_queries_name_the_columns_of_its_row() -> None:
     text = "\n".join(path.read_text() for path in (SRC / "ledger" / "sql").glob("*.sql"))
     lists = re.findall(r"SELECT (job_id, tenant_id, external_id, parent_job_id.*?)\s+FROM job\b", text, re.DOTALL)
-    assert len(lists) == 6
+    assert len(lists) == 7
     for columns in lists:
         assert columns.replace("\n", " ").replace(" ", "").split(",") == list(JobRow.__struct_fields__)
     assert not re.search(r"SELECT \* FROM (?!unnest)", text)

@@ -62,7 +62,7 @@ class Application:
         self._responses = ResponsesApi(gateway)
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(gateway.keys, loopback=hosts is not None, auth=auth)
-        jobs, keys, budgets = Jobs(ledger), KeysApi(gateway), BudgetsApi(gateway, ledger)
+        jobs, keys, budgets = Jobs(gateway, ledger), KeysApi(gateway), BudgetsApi(gateway, ledger)
         bounds = BoundsApi(ledger)
         self._guard = None if hosts is None else BrowserGuard(hosts)
         # Below /api/v1, the second part stands for any name.

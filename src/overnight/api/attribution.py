@@ -38,6 +38,7 @@ class _Place(NamedTuple):
 
 _PLACES: dict[bytes, _Place] = {
     b"x-job-id": _Place("job", OWN),
+    b"x-parent-job-id": _Place("parent", OWN),
     b"x-agent-name": _Place("agent_id", OWN),
     b"x-tenant-id": _Place("tenant_id", OWN),
     b"x-session-id": _Place("session_id", OWN),
@@ -93,9 +94,13 @@ def attribution(headers: Headers, key: VirtualKey | None = None) -> Attribution:
 
 
 def with_headers(who: Attribution, headers: Headers, names: Set[str]) -> Attribution:
-    """Add the headers that routing rules use, truncated to the maximum length of a rule's value."""
+    """Add the headers that routing rules use, truncated to the maximum length of a rule's value. Where rules match headers of
+    identity, the identity of the key holds, also for a call that omits the header."""
     texts = ((name.decode("latin-1"), value.decode("latin-1")[:MAX_VALUE]) for name, value in headers)
-    return msgspec.structs.replace(who, headers={name: text for name, text in texts if name in names})
+    found = {name: text for name, text in texts if name in names}
+    identity = {"x-agent-name": who.agent_id, "x-workflow": who.workflow, "x-tenant-id": who.tenant_id}
+    found |= {name: text for name, text in identity.items() if text is not None and name in names}
+    return msgspec.structs.replace(who, headers=found)
 
 
 def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:

@@ -61,5 +61,6 @@ class BoundsApi:
             why=body.why,
             source=body.source,
             tokens=body.tokens,
+            key_id=request.key_id,
         )
         return json_answer(200, done.public())

@@ -17,13 +17,13 @@ from overnight.domain import (
     parse_whole,
     public_event,
 )
-from overnight.gateway import HttpResponse, parse_job_name
+from overnight.gateway import Gateway, HttpResponse, parse_job_name
 from overnight.jobs import Complete, Operations
 from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job, read_idleness
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
-from .attribution import key_scope_of
+from .attribution import attribution, key_scope_of
 from .event_streams import EventStreams
 from .json_bodies import (
     EmptyBody,
@@ -77,7 +77,8 @@ class Jobs:
     """All routes are limited to the tenant of the request, and the agent and workflow of its key. Other jobs are reported as
     not found."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, gateway: Gateway, ledger: Ledger) -> None:
+        self._gateway = gateway
         self._ledger, self._operations = ledger, Operations(ledger.store)
         self._streams = EventStreams(ledger, _live_event)
 
@@ -87,7 +88,7 @@ class Jobs:
 
     async def list(self, request: Request) -> HttpResponse:
         """`?state=&before=&limit=`: newest first; `before` is the last job_id of the previous page."""
-        query, key_scope = query_of(request, "state", "before", "limit"), key_scope_of(request.key)
+        query = query_of(request, "state", "before", "limit")
         state, before = query.get("state", ""), query.get("before", "")
         if state and state not in job_states:
             raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
@@ -99,8 +100,7 @@ class Jobs:
             state=state,
             before=before,
             most=most,
-            agent_id=key_scope.agent_id or "",
-            workflow=key_scope.workflow or "",
+            key_scope=key_scope_of(request.key),
         )
         return json_answer(200, {"jobs": await self._public(found)})
 
@@ -133,6 +133,15 @@ class Jobs:
 
     async def attempts(self, request: Request) -> HttpResponse:
         wanted = await body_of(request, NewAttempt)
+        name = check_identifier(request.parts[3], "the job's id")
+        job_id, external_id = parse_job_name(name, "the job's id")
+        if external_id is not None:
+            who = msgspec.structs.replace(
+                attribution(request.headers, request.key), job_id=None, external_id=name, attempt=None
+            )
+            job_id, is_new = await self._gateway.start_job(who)
+            if is_new:
+                return json_answer(201, {"job_id": job_id, "attempt": 1})
         job = await self._job(request)
         until: int | None = None
         if wanted.mode == "retry":

@@ -53,7 +53,7 @@ class KeysApi:
         new = await body_of(request, NewKey)
         if instance := expand_scopes(new.scopes) & INSTANCE_SCOPES:
             raise Forbidden(f"scopes: only the operator can grant {min(instance)}, with `overnight keys create`")
-        row, secret = await self._keys.create(request.tenant_id, new, request.actor)
+        row, secret = await self._keys.create(request.tenant_id, new, request.actor, request.key_id)
         return self._with_secret(201, row, secret)
 
     async def one(self, request: Request) -> HttpResponse:
@@ -62,12 +62,13 @@ class KeysApi:
     async def rotate(self, request: Request) -> HttpResponse:
         how = await body_of(request, Rotation)
         key_id = await self._key_within_rights(request)
-        row, secret = await self._keys.rotate(key_id, request.tenant_id, how, request.actor)
+        row, secret = await self._keys.rotate(key_id, request.tenant_id, how, request.actor, request.key_id)
         return self._with_secret(200, row, secret)
 
     async def revoke(self, request: Request) -> HttpResponse:
         await body_of(request, EmptyBody)
-        row = await self._keys.revoke(await self._key_within_rights(request), request.tenant_id, request.actor)
+        key_id = await self._key_within_rights(request)
+        row = await self._keys.revoke(key_id, request.tenant_id, request.actor, request.key_id)
         self._ring.expire()
         return json_answer(200, self._shown(row))
 
@@ -78,12 +79,13 @@ class KeysApi:
     async def set_provider(self, request: Request) -> HttpResponse:
         provider, secret = request.parts[3], (await body_of(request, Secret)).key
         known_provider(provider, [each.name for each in self._gateway.routing.providers])
-        row = await self._keys.set_provider_key(request.tenant_id, provider, secret, request.actor)
+        tenant_id, actor = request.tenant_id, request.actor
+        row = await self._keys.set_provider_key(tenant_id, provider, secret, actor, request.key_id)
         self._ring.expire()
         return json_answer(200, public_provider_key(row))
 
     async def drop_provider(self, request: Request) -> HttpResponse:
-        await self._keys.drop_provider_key(request.tenant_id, request.parts[3], request.actor)
+        await self._keys.drop_provider_key(request.tenant_id, request.parts[3], request.actor, request.key_id)
         self._ring.expire()
         return HttpResponse(204, [])
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from overnight.domain import CallFacts, OvernightError
+from overnight.domain import CallFacts, OvernightError, allows
 from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_response, permitted_decision
 from overnight.http_server import Headers, Receive
-from overnight.keys import VirtualKey, allows
+from overnight.keys import VirtualKey
 
 from .attribution import attribution, with_headers
 from .body_memory import BodyMemory

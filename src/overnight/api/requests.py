@@ -39,6 +39,11 @@ class Request(msgspec.Struct):
         """The actor that events record."""
         return self.key.name if self.key else "api"
 
+    @property
+    def key_id(self) -> str | None:
+        """The API key that audit entries record."""
+        return self.key.key_id if self.key else None
+
     def header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
 

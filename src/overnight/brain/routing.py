@@ -183,8 +183,9 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     def decide(self, facts: CallFacts, /, *, chance: Callable[[], float] = _chance) -> RouteDecision:
         """The rule and the targets for a call; no target when residency leaves none (`rejected` names them all).
 
-        Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises `UnknownModel`
-        when the model asked for is neither a route, nor known, nor a way to ask for the default.
+        Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises Forbidden for a
+        route of another agent or workflow than the key's, `UnknownModel` when the model asked for is neither a route, nor known,
+        nor a way to ask for the default.
         """
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
@@ -195,12 +196,12 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             if plan is None:
                 said = f"x-task {clipped(facts.task)} matches no route; "
             elif facts.format != EMBEDDINGS or self._embeds(plan.route, asked):
-                return self._by_plan(plan, facts, f"x-task {facts.task} matches the route", (), chance)
+                return self._by_name(plan, facts, f"x-task {facts.task} matches the route", chance)
             else:
                 said = f"x-task {facts.task} matches a route that does not serve embeddings; "
         plan = self.plans.get(asked)
         if plan is not None:
-            return self._by_plan(plan, facts, f"{said}the requested model is a route name", (), chance)
+            return self._by_name(plan, facts, f"{said}the requested model is a route name", chance)
         rejected: list[tuple[str, str]] = []
         for plan in self.rules:
             when = plan.route.when
@@ -220,6 +221,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         if route.when is not None and route.when.format is not None:
             return route.when.format.fit(EMBEDDINGS)
         return asked in _ASKS_FOR_DEFAULT or self.provider_for(asked) is None
+
+    def _by_name(self, plan: Plan, facts: CallFacts, why: str, chance: Callable[[], float]) -> RouteDecision:
+        if plan.route.when is not None:
+            plan.route.when.check_key(facts, plan.route.name)
+        return self._by_plan(plan, facts, why, (), chance)
 
     def _by_plan(
         self, plan: Plan, facts: CallFacts, why: str, rejected: Rejected, chance: Callable[[], float]

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from overnight.domain import CallFacts
+from overnight.domain import CallFacts, Forbidden
 from overnight.domain.globs import Names
 from overnight.domain.policies import CachePolicy, Degraded
 
@@ -45,6 +45,16 @@ class When(msgspec.Struct, frozen=True):
             if not values.fit(facts.headers.get(name)):
                 return f"needs header {name}: {values}"
         return None
+
+    def check_key(self, facts: CallFacts, route: str) -> None:
+        """Raises Forbidden if the caller's key is bound to another agent or workflow than the route is for. Holds also where the
+        call names the route: a header selects no route that the identity of its key does not."""
+        for kind, names, bound in (
+            ("agent", self.agent, facts.key_agent),
+            ("workflow", self.workflow, facts.key_workflow),
+        ):
+            if names is not None and bound is not None and not names.fit(bound):
+                raise Forbidden(f"route {route} is for {kind} {names}; the key is bound to {kind} {bound}")
 
     def __str__(self) -> str:
         named = {field: getattr(self, field) for field in ("format", "task", "agent", "workflow", "model", "tag")}

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import BadInput, Conflict, Event, NotFound, iso_utc, micro_to_usd
-from overnight.ledger import JOB, JobRow, append, count_usage, locked_job
+from overnight.ledger import JOB, JobRow, append, count_usage, locked_job, write_audit
 from overnight.store import Store, Unit, records_of
 
 from .rows import BOUND, SQL, BoundRow
@@ -123,6 +123,7 @@ class CorrectCost(msgspec.Struct):
     source: str
     actor: str
     why: str
+    key_id: str | None = None
 
     def locks(self) -> list[tuple[Any, Any]]:
         row = self.row
@@ -139,6 +140,7 @@ class CorrectCost(msgspec.Struct):
             event = corrected(unit, job, row, Booked(self.cost_microusd, 0), self.tokens, self.source)
             event.actor, event.attempt, event.decision = self.actor, job.attempt, {"why": self.why}
             append(unit, job, event)
+            self._audit(unit, row, was)
             same = False
         return Correction(
             call_id=row.call_id,
@@ -149,6 +151,23 @@ class CorrectCost(msgspec.Struct):
             was=was,
             most_microusd=row.booked_microusd,
             changed=not same,
+        )
+
+    def _audit(self, unit: Unit, row: BoundRow, was: Booked) -> None:
+        write_audit(
+            unit,
+            "cost.settled",
+            row.call_id,
+            tenant_id=row.tenant_id,
+            actor=self.actor,
+            key_id=self.key_id,
+            before={"cost_usd": micro_to_usd(was.cost_microusd), "bound_usd": micro_to_usd(was.bound_microusd)},
+            after={
+                "cost_usd": micro_to_usd(row.cost_microusd),
+                "bound_usd": 0.0,
+                "source": self.source,
+                "why": self.why,
+            },
         )
 
 
@@ -162,10 +181,12 @@ async def correct_cost(
     why: str,
     source: str = OPERATOR,
     tokens: int | None = None,
+    key_id: str | None = None,
 ) -> Correction:
     """Book the known cost of a call that was booked at a bound, and wake the jobs that wait for its budgets.
 
-    `tokens`: input and output together; None leaves them. Raises BadInput for a negative cost or an unknown source, Conflict
+    `tokens`: input and output together; None leaves them. `key_id`: the API key of the request. Raises BadInput for a negative
+    cost or an unknown source, Conflict
     for a call that is still under way, NotFound for every other call: also for one that was settled at a known cost.
     """
     if cost_microusd < 0 or (tokens or 0) < 0:
@@ -181,7 +202,15 @@ async def correct_cost(
             " `overnight budget bounds` lists the calls of unknown cost"
         )
     done = await store.commit(
-        CorrectCost(row=row, cost_microusd=cost_microusd, tokens=tokens, source=source, actor=actor, why=why)
+        CorrectCost(
+            row=row,
+            cost_microusd=cost_microusd,
+            tokens=tokens,
+            source=source,
+            actor=actor,
+            why=why,
+            key_id=key_id,
+        )
     )
     return msgspec.structs.replace(done, woken=await wake_corrected(store, row)) if done.changed else done
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, KeyScope, check_identifier, iso_utc, micro_to_usd
+from overnight.domain import EVERYWHERE, BadInput, KeyScope, allows, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
 from overnight.store import Store, records_of
 
@@ -92,7 +92,9 @@ async def list_budgets(
         found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
     values |= {"agent_id": key_scope.agent_id or "", "workflow": key_scope.workflow or ""}
-    for *columns, name, started_at in await store.read(SQL["list_job_budgets"], values):
+    for *columns, name, started_at, scope_name in await store.read(SQL["list_job_budgets"], values):
+        if not allows(key_scope.jobs, scope_name):
+            continue
         (row,) = records_of(BudgetRow, [columns])
         found.append(_line(policy, row, name, started_at, now))
     limited = [line for line in found if any(each.allowed is not None for each in line.measures.values())]

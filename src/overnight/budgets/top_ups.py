@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, append, lifecycle
+from overnight.domain import BadInput, Event, NotFound, micro_to_usd, new_id
+from overnight.ledger import JOB, JobRow, append, lifecycle, write_audit
 from overnight.store import Store, Unit, records_of
 
 from .policy import Limit, bare
@@ -19,7 +19,7 @@ from .settlement import decode_scopes
 class TopUp(msgspec.Struct):
     """What is added to one row, by whom and why. The outcome of the command is the row.
 
-    `scope_id` is the row's: of a day or a month it ends with that in brackets.
+    `key_id` is the API key of the request. `scope_id` is the row's: of a day or a month it ends with that in brackets.
     """
 
     tenant_id: str
@@ -35,6 +35,7 @@ class TopUp(msgspec.Struct):
     resets_at: int | None = None
     top_up_id: str = ""
     at: int = 0
+    key_id: str | None = None
 
     def amounts(self) -> dict[str, int]:
         """What is added, by its name in events; nothing that is 0."""
@@ -70,6 +71,7 @@ class TopUp(msgspec.Struct):
         if self.job_id and (job is None or job.tenant_id != self.tenant_id):
             raise NotFound(f"job {self.job_id} of this tenant")
         row = budget_of(unit, self.tenant_id, Limit(self.scope, self.scope_id, resets_at=self.resets_at))
+        before = _added(row)
         row.extra_microusd += self.microusd
         row.extra_tokens += self.tokens
         row.extra_calls += self.calls
@@ -79,9 +81,30 @@ class TopUp(msgspec.Struct):
         unit.change(BUDGET, row)
         self.top_up_id, self.at = new_id("topup"), unit.now
         unit.append(SQL["insert_top_up"], self)
+        write_audit(
+            unit,
+            "budget.topped_up",
+            f"{self.scope} {self.scope_id}",
+            tenant_id=self.tenant_id,
+            actor=self.actor,
+            key_id=self.key_id,
+            before=before,
+            after=_added(row) | {"why": self.why},
+        )
         if job is not None:
             self.tell(unit, job)
         return msgspec.structs.replace(row)
+
+
+def _added(row: BudgetRow) -> dict[str, Any]:
+    """What people have added to a budget, for audit entries."""
+    return {
+        "extra_usd": micro_to_usd(row.extra_microusd),
+        "extra_tokens": row.extra_tokens,
+        "extra_llm_calls": row.extra_calls,
+        "extra_tool_calls": row.extra_tool_calls,
+        "extra_seconds": row.extra_wall_clock_s,
+    }
 
 
 class Room(msgspec.Struct, frozen=True):

@@ -3,22 +3,21 @@
 Secrets are read from standard input, never from arguments, which other users of the machine can read.
 """
 
-import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from overnight.app import load_settings_brain, masters_of
+from overnight.app import load_settings_brain
 from overnight.domain import SCOPES
-from overnight.keys import KeyRow, Keys, NewKey, Rotation, known_provider, public_key, public_provider_key
+from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, known_provider, public_key, public_provider_key
 from overnight.settings import Settings
-from overnight.store import Store, open_store
+from overnight.store import Store
 
 from .actor import operator
+from .key_store import with_keys
 from .keys_view import show_keys, show_rows, show_secret, value_text
 from .lookup import tenant_of, tenants_of
 from .options import AllTenants, By, Json, Tenant, Tz
@@ -26,7 +25,6 @@ from .output import print_json, say
 from .time_zone import use_zone
 from .usage import WrongUsage
 
-T = TypeVar("T")
 program = typer.Typer(
     no_args_is_help=True, help="Manage API keys of the gateway and provider keys of tenants.", rich_markup_mode=None
 )
@@ -42,6 +40,14 @@ Expires = Annotated[
 ]
 ProviderName = Annotated[
     str, typer.Argument(metavar="PROVIDER", help="A provider of routing.yaml or a well-known provider.")
+]
+ToolGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--tools", metavar="GLOB", help="Allow only these tools; may be repeated (default: all)."),
+]
+JobGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--jobs", metavar="GLOB", help="Allow only jobs of these names; may be repeated (default: all)."),
 ]
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -72,18 +78,6 @@ def _lifetime(text: str | None) -> int | None:
     )
 
 
-def _with_keys(work: Callable[[Keys, Store, Settings], Awaitable[T]]) -> T:
-    """Run `work(keys, store, settings)` on the store of the environment, which is created if missing."""
-
-    settings = Settings.from_environment()
-
-    async def run() -> T:
-        return await work(Keys(store, masters_of(settings)), store, settings)
-
-    with open_store(settings.database_url) as store:
-        return asyncio.run(run())
-
-
 @program.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the key, which events record as the actor.")],
@@ -108,6 +102,8 @@ def create(
         list[str] | None,
         typer.Option("--route", metavar="GLOB", help="Allow only these routes; may be repeated (default: all)."),
     ] = None,
+    tools: ToolGlobs = None,
+    jobs: JobGlobs = None,
     expires_in: Expires = None,
     by: By = None,
     tz: Tz = None,
@@ -119,6 +115,7 @@ def create(
     Examples:
       overnight keys create triage --model 'gpt-5.4*' --expires-in 90d
       export OPENAI_API_KEY=$(overnight keys create laptop)
+      overnight keys create refunds --jobs 'nightly/*' --tools 'refund*'
       overnight keys create ops --tenant acme --scope jobs.read --scope jobs.operate --json
     """
 
@@ -130,6 +127,8 @@ def create(
         workflow=workflow,
         models=tuple(model or ()),
         routes=tuple(route or ()),
+        tools=tuple(tools or ()),
+        jobs=tuple(jobs or ()),
         expires_in_ms=_lifetime(expires_in),
     )
 
@@ -138,7 +137,7 @@ def create(
         row, secret = await keys.create(tenant_of(tenant, settings), new, operator(by))
         return row, secret, store.clock(), first
 
-    row, secret, now, first = _with_keys(work)
+    row, secret, now, first = with_keys(work)
     show_secret(row, secret, now, json=json)
     if first and not json:
         say("This is the first key: gateways on this store now require a key", err=True)
@@ -170,7 +169,7 @@ def list_keys(
         shown = [public_key(row, store.clock()) for row in rows]
         return [key for key in shown if everything or key["state"] == "active"]
 
-    shown = _with_keys(work)
+    shown = with_keys(work)
     if json:
         print_json(shown)
     else:
@@ -191,7 +190,7 @@ def show(key: KeyName, tenant: Tenant = None, tz: Tz = None, json: Json = False)
     async def work(keys: Keys, store: Store, settings: Settings) -> dict[str, Any]:
         return public_key(await keys.one(key, tenant_of(tenant, settings)), store.clock())
 
-    shown = _with_keys(work)
+    shown = with_keys(work)
     if json:
         print_json(shown)
         return
@@ -226,7 +225,7 @@ def rotate(
     async def work(keys: Keys, store: Store, settings: Settings) -> tuple[KeyRow, str, int]:
         return *await keys.rotate(key, tenant_of(tenant, settings), how, operator(by)), store.clock()
 
-    show_secret(*_with_keys(work), json=json)
+    show_secret(*with_keys(work), json=json)
 
 
 @program.command()
@@ -241,11 +240,46 @@ def revoke(key: KeyName, tenant: Tenant = None, by: By = None, json: Json = Fals
     async def work(keys: Keys, store: Store, settings: Settings) -> dict[str, Any]:
         return public_key(await keys.revoke(key, tenant_of(tenant, settings), operator(by)), store.clock())
 
-    shown = _with_keys(work)
+    shown = with_keys(work)
     if json:
         print_json(shown)
     else:
         say(f"{shown['name']} ({shown['key_id']}) is revoked")
+
+
+@program.command()
+def allow(
+    key: KeyName,
+    tenant: Tenant = None,
+    tools: ToolGlobs = None,
+    jobs: JobGlobs = None,
+    by: By = None,
+    json: Json = False,
+) -> None:
+    """Replace the tools or jobs that a key may use; '*' allows all.
+
+    \b
+    Example:
+      overnight keys allow triage --jobs 'nightly/*' --tools 'refund*'
+    """
+    if tools is None and jobs is None:
+        raise WrongUsage("--tools or --jobs is required")
+    new = Allowance(tools=_globs(tools), jobs=_globs(jobs))
+
+    async def work(keys: Keys, store: Store, settings: Settings) -> dict[str, Any]:
+        return public_key(await keys.allow(key, tenant_of(tenant, settings), new, operator(by)), store.clock())
+
+    shown = with_keys(work)
+    if json:
+        print_json(shown)
+    else:
+        allowed = [f"{name} {value_text(shown[name], ', ') or 'all'}" for name in ("tools", "jobs")]
+        say(f"{shown['name']} ({shown['key_id']}) may use {'; '.join(allowed)}")
+
+
+def _globs(given: list[str] | None) -> tuple[str, ...] | None:
+    """The globs of an option; '*' stands for all, None for the present ones."""
+    return None if given is None else () if "*" in given else tuple(given)
 
 
 @program.command("rotate-master")
@@ -263,7 +297,7 @@ def rotate_master(json: Json = False) -> None:
     async def work(keys: Keys, *_: Any) -> tuple[str, int]:
         return await keys.rotate_master()
 
-    master_id, count = _with_keys(work)
+    master_id, count = with_keys(work)
     if json:
         print_json({"master_id": master_id, "sealed_anew": count})
     else:
@@ -296,7 +330,7 @@ def set_provider(
         secret = _secret(name, from_env)
         return public_provider_key(await keys.set_provider_key(tenant_of(tenant, settings), name, secret, operator(by)))
 
-    shown = _with_keys(work)
+    shown = with_keys(work)
     if json:
         print_json(shown)
     else:
@@ -328,7 +362,7 @@ def list_providers(tenant: Tenant = None, all_tenants: AllTenants = False, tz: T
         tenant_id = tenants_of(tenant, all_tenants, settings)
         return [public_provider_key(row) for row in await keys.provider_keys(tenant_id)]
 
-    shown = _with_keys(work)
+    shown = with_keys(work)
     if json:
         print_json(shown)
         return
@@ -349,7 +383,7 @@ def delete_provider(name: ProviderName, tenant: Tenant = None, by: By = None, js
         await keys.drop_provider_key(tenant_id, name, operator(by))
         return tenant_id
 
-    tenant_id = _with_keys(work)
+    tenant_id = with_keys(work)
     if json:
         print_json({"provider": name, "tenant_id": tenant_id, "deleted": True})
     else:

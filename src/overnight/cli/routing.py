@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from .lookup import find_job, tenant_of, tenants_of
 from .options import AllTenants, Json, Tenant
 from .output import print_json
 from .routing_view import public_rerouting, show_decision, show_simulation
+from .since import since_us_of
 from .usage import WrongUsage
 
 program = typer.Typer(
@@ -43,7 +43,6 @@ RoutingFile = Annotated[
     Path | None,
     typer.Option("--routing", metavar="FILE", help="A routing.yaml (default: that of the brain).", show_default=False),
 ]
-_UNITS_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 def _chosen(file: Path | None) -> Routing:
@@ -200,7 +199,7 @@ def replay(
     other, present = load_routing(routing), _chosen(None)
 
     async def work(ledger: Ledger, settings: Settings) -> None:
-        begin = _since(since, ledger.store.clock())
+        begin = since_us_of(since, ledger.store.clock())
         tenant_id = tenants_of(tenant, all_tenants, settings)
         named = await find_job(ledger, job, tenant_of(tenant, settings)) if job else None
         simulation = RoutingSimulation(
@@ -241,20 +240,3 @@ async def _jobs(ledger: Ledger, named: JobRow | None, tenant_id: str, since_us: 
                 yield job
         before = page[-1].job_id
         await asyncio.sleep(0)
-
-
-def _since(text: str, now_us: int) -> int:
-    """A time in microseconds, from a duration before now or a date or time in UTC; 0 for "". Raises WrongUsage."""
-
-    if not text:
-        return 0
-    number, unit = text[:-1], text[-1:]
-    if number.isascii() and number.isdigit() and len(number) < 8 and unit in _UNITS_US:
-        return max(0, now_us - int(number) * _UNITS_US[unit])
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise WrongUsage(
-            f"--since {text[:40]}: expected 7d, 12h, 30m, or a date or time such as 2026-01-31T02:00"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

@@ -20,6 +20,7 @@ from .errors import (
     Unauthenticated,
 )
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, booked, iso_utc, public_event
+from .globs import allows, listed
 from .identifiers import check_identifier, day_of, month_of, new_id, parse_whole
 from .money import micro_to_usd, usd_text, usd_to_micro
 from .scopes import INSTANCE_SCOPES, ROLES, SCOPES, Scope, expand_scopes, ordered_scopes
@@ -55,12 +56,14 @@ __all__ = [
     "TraceParent",
     "Unauthenticated",
     "Waiting",
+    "allows",
     "booked",
     "check_identifier",
     "day_of",
     "expand_scopes",
     "iso_utc",
     "job_states",
+    "listed",
     "micro_to_usd",
     "month_of",
     "new_id",

@@ -13,7 +13,8 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call before it is routed. Names are checked text; header names are lower case.
 
     `format` is the client's: chat, responses, messages or embeddings. `job` is our id or the one given from outside.
-    `text` gives the prompt; it is asked for only when a rule with tiers weighs it.
+    `key_agent` and `key_workflow` are what the API key is bound to. `text` gives the prompt; it is asked for only when a rule
+    with tiers weighs it.
     """
 
     model: str | None = None
@@ -24,5 +25,7 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Mapping[str, str] = {}
     session: str | None = None
     job: str | None = None
+    key_agent: str | None = None
+    key_workflow: str | None = None
     format: str = "chat"
     text: Callable[[], str] = _nothing

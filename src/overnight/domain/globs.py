@@ -1,7 +1,8 @@
 """Names and globs that something from outside is compared with."""
 
 import re
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
+from functools import lru_cache
 
 import msgspec
 
@@ -31,3 +32,14 @@ class Names(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return " or ".join(self.patterns)
+
+
+@lru_cache(maxsize=8192)
+def allows(globs: tuple[str, ...], name: str) -> bool:
+    """Whether a list of globs permits a name; an empty list permits all."""
+    return not globs or any(fnmatchcase(name, glob) for glob in globs)
+
+
+def listed(globs: tuple[str, ...]) -> str:
+    """The first globs as text, for errors."""
+    return ", ".join(globs[:20]) + (", …" if len(globs) > 20 else "")

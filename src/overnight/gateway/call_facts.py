@@ -25,6 +25,8 @@ def routing_facts(who: Attribution, request: Request) -> CallFacts:
         headers=who.headers,
         session=who.session_id,
         job=who.job_id or who.external_id,
+        key_agent=who.key_scope.agent_id,
+        key_workflow=who.key_scope.workflow,
         format=request.format,
         text=lambda: last_user_text([link.body for link in request.links]),
     )

@@ -40,6 +40,7 @@ from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
+from .admission.external_job_lifecycle import StartJob
 from .admission.in_flight import InFlightCalls
 from .admission.key_permissions import permitted_decision
 from .admission.loop_guard import LoopGuard
@@ -261,6 +262,11 @@ class Gateway:
         finally:
             pipeline.release()
         return await self._answer(pipeline, result)
+
+    async def start_job(self, who: Attribution) -> tuple[str, bool]:
+        """Start the named external job, unless it exists. Returns its id, and whether it is new. Raises NotFound, Conflict."""
+        subject = await self.jobs.subject_of(who, None, self._store_deadline())
+        return await self.store.commit(StartJob(subject))
 
     async def _answer(self, pipeline: CallPipeline, result: CallResult | None) -> HttpResponse:
         """The HTTP response of a call that has ended."""

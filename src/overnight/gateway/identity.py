@@ -38,6 +38,7 @@ class Subject(msgspec.Struct, frozen=True):
         fingerprint: identifies a repeated request of an external job.
         is_auxiliary: whether the call serves another call of the job. A job for one call does not end with it.
         lineage: names and start times of jobs with children, where they are known.
+        parent_job_id: the parent that the call names; required of a job that exists.
     """
 
     who: Attribution
@@ -53,6 +54,7 @@ class Subject(msgspec.Struct, frozen=True):
     fingerprint: str | None = None
     is_auxiliary: bool = False
     lineage: Mapping[str, BudgetJob] = {}
+    parent_job_id: str | None = None
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
@@ -93,6 +95,7 @@ _METADATA = {
     "task": "task_id",
     "step": "step",
     "workflow": "workflow",
+    "parent_job_id": "parent",
 }
 
 METADATA_NAMES = frozenset({*_METADATA, "job_id", "job_attempt", "tags"})
@@ -114,10 +117,15 @@ def parse_tags(value: str, place: str) -> tuple[str, ...]:
     return tuple(check_identifier(tag, place) for tag in tags)
 
 
+def other_parent(job_id: str, parent_job_id: str) -> str:
+    """The error for a job that exists and has not the named parent; its own descendant would be a cycle."""
+    return f"x-parent-job-id: {job_id} has started already, and {parent_job_id} is not its parent; omit the header"
+
+
 def session_name(who: Attribution) -> str:
     """The external id of the job of a session without a named job. It includes the scope of the key: the same session
     name under the key of another agent is another job."""
-    return "@".join(filter(None, (f"session:{who.session_id}", *who.key_scope)))
+    return "@".join(filter(None, (f"session:{who.session_id}", who.key_scope.agent_id, who.key_scope.workflow)))
 
 
 def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:

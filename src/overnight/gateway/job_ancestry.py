@@ -7,12 +7,12 @@ from collections import OrderedDict
 import msgspec
 
 from overnight.budgets import BudgetJob
-from overnight.domain import EVERYWHERE, Attribution, KeyScope, new_id
+from overnight.domain import EVERYWHERE, Attribution, BadInput, Conflict, KeyScope, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.wire_formats.request import Request
 
 from .call_deadlines import store_answers_by
-from .identity import Subject, session_name
+from .identity import Subject, other_parent, session_name
 
 AncestryKey = tuple[str, str, KeyScope]
 """The tenant, the job's name, and the scope of the key of the lookup."""
@@ -35,34 +35,57 @@ class JobAncestry:
         self._known: OrderedDict[AncestryKey, tuple[str, ...]] = OrderedDict()
         self.lineage: OrderedDict[str, BudgetJob] = OrderedDict()
 
-    async def subject_of(self, who: Attribution, request: Request, until: float) -> Subject:
-        """The subject of a call: the named job, the job of its session, or a new job.
+    async def subject_of(self, who: Attribution, request: Request | None, until: float) -> Subject:
+        """The subject of a call: the named job, the job of its session, or a new job, below the named parent.
 
-        Raises NotFound, and StoreUnavailable at `until`, a time of the loop.
+        Raises NotFound, also for an unknown parent, Conflict for a job with another parent, Forbidden for a job that the key does
+        not permit, BadInput for an attempt without a job, and StoreUnavailable at `until`, a time of the loop.
         """
         external_id, job_id = who.external_id, who.job_id
         if job_id is None and external_id is None and who.session_id is not None and not who.only_marks:
             external_id = session_name(who)
+        if external_id is not None:
+            who.key_scope.check_job(external_id, "x-job-id" if who.external_id is not None else "x-session-id")
         name = job_id or external_id
+        if name is None and who.attempt is not None:
+            raise BadInput("x-job-attempt: an attempt belongs to a job; name the job in x-job-id")
+        above = () if who.parent is None else await self._parent_and_above(who, name, until)
         ancestors = self._known.get((who.tenant_id, name, who.key_scope)) if name is not None else None
         if ancestors is None and job_id is not None:
             async with store_answers_by(until):
                 found = await self._find_ancestors(job_id, who.tenant_id, who.key_scope)
             ancestors = self._remember((who.tenant_id, job_id, who.key_scope), found)
+        if ancestors is not None and above and ancestors[:-1] != above:
+            raise Conflict(other_parent(ancestors[-1], above[-1]))
         job = new_id("job") if ancestors is None else ancestors[-1]
         return Subject(
             who=who,
             job_id=job,
-            ancestors=ancestors or (job,),
+            ancestors=ancestors or (*above, job),
             known=ancestors is not None,
-            label=who.task_id or request.model or "default",
+            label=who.task_id or (request.model if request is not None else None) or "default",
             external_id=external_id,
             unattributed=name is None,
             brain_version=self._brain_version,
             attempt=who.attempt or 1,
             lineage=self.lineage,
-            fingerprint=request.fingerprint(who.task_id),
+            fingerprint=request.fingerprint(who.task_id) if request is not None else None,
+            parent_job_id=above[-1] if above else None,
         )
+
+    async def _parent_and_above(self, who: Attribution, name: str | None, until: float) -> tuple[str, ...]:
+        """The named parent and its ancestors, root first. Raises NotFound, Conflict for a job that names itself."""
+        parent = who.parent or ""
+        if parent == name:
+            raise Conflict(f"x-parent-job-id: {parent} cannot be its own parent")
+        key = (who.tenant_id, parent, who.key_scope)
+        found = self._known.get(key)
+        if found is None or found[-1] not in self.lineage:
+            async with store_answers_by(until):
+                job = await self._ledger.job(parent, who.tenant_id, who.key_scope)
+                found = self._remember(key, await self._find_ancestors(job.job_id, who.tenant_id))
+            self._add_lineage(job)
+        return found
 
     async def with_ancestors(self, subject: Subject, job_id: str) -> Subject:
         """The subject of a job that exists and has a parent. Raises NotFound, StoreUnavailable."""
@@ -101,7 +124,10 @@ class JobAncestry:
         while job.parent_job_id is not None:
             job = await self._ledger.job(job.parent_job_id, tenant_id)
             found.append(job.job_id)
-            self.lineage[job.job_id] = BudgetJob(job.job_id, job.workflow or job.name, job.started_at)
+            self._add_lineage(job)
+        return tuple(reversed(found))
+
+    def _add_lineage(self, job: JobRow) -> None:
+        self.lineage[job.job_id] = BudgetJob(job.job_id, job.workflow or job.name, job.started_at)
         while len(self.lineage) > MAX_KNOWN_JOBS:
             self.lineage.popitem(last=False)
-        return tuple(reversed(found))

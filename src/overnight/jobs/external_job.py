@@ -84,15 +84,16 @@ class ExternalJob:
         return headers
 
     def __enter__(self) -> "ExternalJob":
-        agent_id, workflow = bound_to(self.store, self.api_key)  # the attribution of its calls
+        scope = bound_to(self.store, self.api_key)  # the attribution of its calls
+        scope.check_job(self.external_id, "external_id")
         new = NewJob(
             job_id=new_id("job"),
             tenant_id=self.tenant_id,
             runtime="foreign",
             name=self.name,
             external_id=self.external_id,
-            agent_id=agent_id,
-            workflow=workflow,
+            agent_id=scope.agent_id,
+            workflow=scope.workflow,
             state="running",
         )
         job, fresh = self.store.commit_blocking(CreateJob(new))

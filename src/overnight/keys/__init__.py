@@ -1,13 +1,13 @@
 """What: API keys, which identify a caller and limit its access; and encrypted provider keys of single tenants.
-Owns: virtual_key, provider_key, key_change; the file of master keys.
-Depends on: store, domain.
+Owns: virtual_key, key_allowance, provider_key, key_change; the file of master keys.
+Depends on: ledger (audit entries), store, domain.
 Never: stores, shows or logs a secret; `create` and `rotate` give one back, once.
 """
 
 from .keyring import Keyring
 from .master_keys import Masters, SealedShut
-from .operations import Keys, NewKey, Rotation, bound_to, known_provider
-from .permissions import allows
+from .operations import Allowance, Keys, NewKey, Rotation, bound_to, known_provider
+from .permissions import Requester, check_decision, check_tool
 from .rows import (
     KeyRow,
     ProviderKeyRow,
@@ -21,17 +21,20 @@ from .tokens import PREFIX
 
 __all__ = [
     "PREFIX",
+    "Allowance",
     "KeyRow",
     "Keyring",
     "Keys",
     "Masters",
     "NewKey",
     "ProviderKeyRow",
+    "Requester",
     "Rotation",
     "SealedShut",
     "VirtualKey",
-    "allows",
     "bound_to",
+    "check_decision",
+    "check_tool",
     "known_provider",
     "public_key",
     "public_provider_key",

@@ -7,15 +7,29 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, Conflict, NotFound
+from overnight.domain import INSTANCE_SCOPES, BadInput, Conflict, NotFound, ordered_scopes
+from overnight.ledger import write_audit
 from overnight.store import Unit
 
 from .master_keys import Masters
-from .rows import CHANGE, KEY, NAME, PROVIDER_KEY, KeyRow, NameRow, ProviderKeyRow
+from .rows import (
+    CHANGE,
+    KEY,
+    NAME,
+    PROVIDER_KEY,
+    SQL,
+    KeyRow,
+    NameRow,
+    ProviderKeyRow,
+    audited_key,
+    audited_provider_key,
+)
 from .tokens import Minted
 
 Locks = list[tuple[Any, Any]]
 THE_ROW = 1
+UNLIMITED_SCOPES = frozenset({"keys.admin", *INSTANCE_SCOPES})
+"""A key with one of these reaches all of its tenant, so it cannot be limited."""
 
 
 def _number(unit: Unit) -> int:
@@ -34,11 +48,27 @@ def _held(unit: Unit, key_id: str) -> KeyRow:
     return row
 
 
+def _write_audit(
+    unit: Unit, action: str, row: KeyRow, actor: str, key_id: str | None, before: Mapping[str, Any] | None
+) -> None:
+    write_audit(
+        unit,
+        action,
+        row.key_id,
+        tenant_id=row.tenant_id,
+        actor=actor,
+        key_id=key_id,
+        before=before,
+        after=audited_key(row),
+    )
+
+
 class Create(msgspec.Struct):
     """Raises Conflict when the tenant has a key of that name that is not revoked."""
 
     row: KeyRow
     expires_in_us: int | None
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (KEY, self.row.key_id), (NAME, (self.row.tenant_id, self.row.name))]
@@ -54,6 +84,9 @@ class Create(msgspec.Struct):
         row.changed = _number(unit)
         unit.insert(KEY, row)
         unit.remember(NAME, NameRow(row.tenant_id, row.name))
+        if (row.tools, row.jobs) != ("[]", "[]"):
+            unit.append(SQL["set_allowance"], row)
+        _write_audit(unit, "key.created", row, row.created_by, self.caller_key_id, None)
         return row
 
 
@@ -66,6 +99,7 @@ class Rotate(msgspec.Struct):
     overlap_us: int
     expires_in_us: int | None
     actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (KEY, self.key_id)]
@@ -74,6 +108,7 @@ class Rotate(msgspec.Struct):
         row = _held(unit, self.key_id)
         if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= unit.now):
             raise Conflict(f"{row.name} is {'revoked' if row.revoked_at else 'expired'}: create a new key instead")
+        before = audited_key(row)
         row.previous_handle, row.previous_digest = row.handle, row.digest
         until = unit.now + self.overlap_us
         row.previous_until = until if row.expires_at is None else min(until, row.expires_at)
@@ -82,6 +117,7 @@ class Rotate(msgspec.Struct):
             row.expires_at = unit.now + self.expires_in_us
         row.rotated_at, row.rotated_by, row.changed = unit.now, self.actor, _number(unit)
         unit.change(KEY, row)
+        _write_audit(unit, "key.rotated", row, self.actor, self.caller_key_id, before)
         return row
 
 
@@ -90,6 +126,7 @@ class Revoke(msgspec.Struct):
 
     key_id: str
     actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (KEY, self.key_id)]
@@ -97,8 +134,40 @@ class Revoke(msgspec.Struct):
     def decide(self, unit: Unit) -> KeyRow:
         row = _held(unit, self.key_id)
         if row.revoked_at is None:
+            before = audited_key(row)
             row.revoked_at, row.revoked_by, row.changed = unit.now, self.actor, _number(unit)
             unit.change(KEY, row)
+            _write_audit(unit, "key.revoked", row, self.actor, self.caller_key_id, before)
+        return row
+
+
+class SetAllowance(msgspec.Struct):
+    """Replace the globs of tools and jobs of a key; None leaves them. Raises Conflict for a key that has no limits by its scopes,
+    and for a revoked key.
+
+    The scopes are written by their present names, which processes without allowances do not know and so never grant."""
+
+    key_id: str
+    tools: str | None
+    jobs: str | None
+    actor: str
+
+    def locks(self) -> Locks:
+        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+
+    def decide(self, unit: Unit) -> KeyRow:
+        row = _held(unit, self.key_id)
+        scopes = ordered_scopes(msgspec.json.decode(row.scopes, type=list[str]))
+        if row.revoked_at is not None:
+            raise Conflict(f"{row.name} is revoked: create a new key instead")
+        if unlimited := UNLIMITED_SCOPES & set(scopes):
+            raise Conflict(f"{row.name} has the scope {min(unlimited)}, so it cannot be limited")
+        before = audited_key(row)
+        row.tools, row.jobs = self.tools or row.tools, self.jobs or row.jobs
+        row.scopes, row.changed = msgspec.json.encode(scopes).decode(), _number(unit)
+        unit.change(KEY, row)
+        unit.append(SQL["set_allowance"], row)
+        _write_audit(unit, "key.allowance_changed", row, self.actor, None, before)
         return row
 
 
@@ -126,6 +195,7 @@ class SetProviderKey(msgspec.Struct):
     master_id: str
     sealed: bytes
     actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
@@ -142,6 +212,7 @@ class SetProviderKey(msgspec.Struct):
             set_at=unit.now,
             changed=number,
         )
+        _audit_provider(unit, "provider_key.set", self, row, fresh)
         if row is None:
             unit.insert(PROVIDER_KEY, fresh)
             return fresh
@@ -151,12 +222,32 @@ class SetProviderKey(msgspec.Struct):
         return row
 
 
+def _audit_provider(
+    unit: Unit,
+    action: str,
+    change: SetProviderKey | DropProviderKey,
+    before: ProviderKeyRow | None,
+    after: ProviderKeyRow | None,
+) -> None:
+    write_audit(
+        unit,
+        action,
+        change.provider,
+        tenant_id=change.tenant_id,
+        actor=change.actor,
+        key_id=change.caller_key_id,
+        before=audited_provider_key(before),
+        after=audited_provider_key(after),
+    )
+
+
 class DropProviderKey(msgspec.Struct):
     """Raises NotFound."""
 
     tenant_id: str
     provider: str
     actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
@@ -165,6 +256,7 @@ class DropProviderKey(msgspec.Struct):
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         if row is None or row.sealed is None:
             raise NotFound(f"provider key of {self.tenant_id} for {self.provider}")
+        _audit_provider(unit, "provider_key.deleted", self, row, None)
         row.sealed, row.set_by, row.set_at, row.changed = None, self.actor, unit.now, _number(unit)
         unit.change(PROVIDER_KEY, row)
 

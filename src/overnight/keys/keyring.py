@@ -160,8 +160,9 @@ class Keyring:
             return
         after = self._number
         while rows := await self._store.read(SQL["list_changed_keys"], {"changed": after, "most": PAGE}):
-            self._take_keys(records_of(KeyRow, rows))
-            after = rows[-1][-1]
+            found = records_of(KeyRow, rows)
+            self._take_keys(found)
+            after = found[-1].changed
         after = self._number
         while rows := await self._store.read(SQL["list_changed_provider_keys"], {"changed": after, "most": PAGE}):
             self._take_provider_keys(records_of(ProviderKeyRow, rows))

@@ -10,7 +10,6 @@ import msgspec
 
 from overnight.domain import (
     EVERYWHERE,
-    INSTANCE_SCOPES,
     ROLES,
     SCOPES,
     BadInput,
@@ -23,19 +22,21 @@ from overnight.domain import (
 )
 from overnight.store import Store, records_of
 
-from .commands import Create, DropProviderKey, Reseal, Revoke, Rotate, SetProviderKey
+from .commands import UNLIMITED_SCOPES, Create, DropProviderKey, Reseal, Revoke, Rotate, SetAllowance, SetProviderKey
 from .master_keys import Masters
 from .rows import SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 
 DAY_MS = 86_400_000
 LONGEST_MS = 3650 * DAY_MS
+_PLAIN = ("tools", "jobs")
 MOST_GLOBS, LONGEST_GLOB, LONGEST_SECRET = 100, 256, 4096
 Span = Annotated[int, msgspec.Meta(ge=1, le=LONGEST_MS)]
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key is to be. `models` and `routes` are names or globs; empty allow all. `expires_in_ms` None: never."""
+    """What a key is to be. `models`, `routes`, `tools` and `jobs` are names or globs; empty allow all.
+    `expires_in_ms` None: never."""
 
     name: str
     scopes: tuple[str, ...] = ("calls",)
@@ -43,6 +44,8 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     workflow: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
     expires_in_ms: Span | None = None
 
 
@@ -53,13 +56,21 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     expires_in_ms: Span | None = None
 
 
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+    """The tools and jobs that a key may use, as names or globs; empty allow all, None leaves what it may."""
+
+    tools: tuple[str, ...] | None = None
+    jobs: tuple[str, ...] | None = None
+
+
 class Keys:
-    """The keys of a store. A secret is given back once, by `create` and `rotate`."""
+    """The keys of a store. A secret is given back once, by `create` and `rotate`. `key_id`: the API key of the request, for the
+    audit entry; None for the command line."""
 
     def __init__(self, store: Store, masters: Masters | None = None) -> None:
         self._store, self._masters = store, masters or Masters()
 
-    async def create(self, tenant_id: str, new: NewKey, actor: str) -> tuple[KeyRow, str]:
+    async def create(self, tenant_id: str, new: NewKey, actor: str, key_id: str | None = None) -> tuple[KeyRow, str]:
         """(the key, its secret). Raises BadInput, Conflict where the name is taken."""
         check_identifier(tenant_id, "the tenant")
         _check(new)
@@ -87,18 +98,29 @@ class Keys:
             revoked_at=None,
             last_used_at=None,
             changed=0,
+            tools=_json(new.tools),
+            jobs=_json(new.jobs),
         )
-        return await self._store.commit(Create(row, _us(new.expires_in_ms))), minted.token
+        return await self._store.commit(Create(row, _us(new.expires_in_ms), key_id)), minted.token
 
-    async def rotate(self, name: str, tenant_id: str, how: Rotation, actor: str) -> tuple[KeyRow, str]:
+    async def rotate(
+        self, name: str, tenant_id: str, how: Rotation, actor: str, key_id: str | None = None
+    ) -> tuple[KeyRow, str]:
         """(the key, its new secret). Raises NotFound, Conflict where it is revoked or expired."""
-        key_id, minted = (await self.one(name, tenant_id)).key_id, mint()
-        command = Rotate(key_id, minted, how.overlap_ms * 1000, _us(how.expires_in_ms), actor)
+        rotated, minted = (await self.one(name, tenant_id)).key_id, mint()
+        command = Rotate(rotated, minted, how.overlap_ms * 1000, _us(how.expires_in_ms), actor, key_id)
         return await self._store.commit(command), minted.token
 
-    async def revoke(self, name: str, tenant_id: str, actor: str) -> KeyRow:
+    async def revoke(self, name: str, tenant_id: str, actor: str, key_id: str | None = None) -> KeyRow:
         """Raises NotFound."""
-        return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor))
+        return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor, key_id))
+
+    async def allow(self, name: str, tenant_id: str, new: Allowance, actor: str) -> KeyRow:
+        """Replace the tools or jobs that a key may use. Raises NotFound, BadInput, Conflict where it cannot be limited."""
+        found = [None if globs is None else _json(globs) for globs in (new.tools, new.jobs)]
+        for field in ("tools", "jobs"):
+            _check_globs(field, getattr(new, field) or ())
+        return await self._store.commit(SetAllowance((await self.one(name, tenant_id)).key_id, *found, actor))
 
     async def list(self, tenant_id: str = "", before: str = "", most: int = 200) -> list[KeyRow]:
         """Newest first; `before` is the key_id that the page before ended with. Raises BadInput."""
@@ -123,7 +145,9 @@ class Keys:
 
     # ── keys of providers ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def set_provider_key(self, tenant_id: str, provider: str, secret: str, actor: str) -> ProviderKeyRow:
+    async def set_provider_key(
+        self, tenant_id: str, provider: str, secret: str, actor: str, key_id: str | None = None
+    ) -> ProviderKeyRow:
         """Keep it sealed, in place of the one before. Raises BadInput."""
         check_identifier(tenant_id, "the tenant")
         check_identifier(provider, "the provider")
@@ -135,16 +159,16 @@ class Keys:
                 f"invalid provider key: expected one line of up to {LONGEST_SECRET} visible ASCII characters"
             )
         master_id, sealed = self._masters.seal(secret, (tenant_id, provider))
-        return await self._store.commit(SetProviderKey(tenant_id, provider, master_id, sealed, actor))
+        return await self._store.commit(SetProviderKey(tenant_id, provider, master_id, sealed, actor, key_id))
 
     async def provider_keys(self, tenant_id: str = "") -> list[ProviderKeyRow]:
         values = {"tenant_id": tenant_id}
         return records_of(ProviderKeyRow, await self._store.read(SQL["list_provider_keys"], values))
 
-    async def drop_provider_key(self, tenant_id: str, provider: str, actor: str) -> None:
+    async def drop_provider_key(self, tenant_id: str, provider: str, actor: str, key_id: str | None = None) -> None:
         """Raises NotFound, BadInput."""
         check_identifier(provider, "the provider")
-        await self._store.commit(DropProviderKey(tenant_id, provider, actor))
+        await self._store.commit(DropProviderKey(tenant_id, provider, actor, key_id))
 
     async def rotate_master(self) -> tuple[str, int]:
         """(the id of the master key that seals now, how many secrets were sealed anew). Raises BadInput, SealedShut."""
@@ -184,16 +208,13 @@ def _check(new: NewKey) -> None:
     if unknown or not new.scopes:
         what = f"unknown scope {unknown[0][:40]!r}" if unknown else "at least one is required"
         raise BadInput(f"scopes: {what}; known: {', '.join(SCOPES)}")
-    for field in ("models", "routes"):
+    for field in ("models", "routes", "tools", "jobs"):
         _check_globs(field, getattr(new, field))
-    bound = new.agent_id or new.workflow or new.models or new.routes
-    scopes = expand_scopes(new.scopes)
-    if "keys.admin" in scopes and bound:
+    limited = new.agent_id or new.workflow or new.models or new.routes or new.tools or new.jobs
+    if limited and (unlimited := expand_scopes(new.scopes) & UNLIMITED_SCOPES):
         raise BadInput(
-            "scopes: a key with keys.admin can create any key of its tenant, so it cannot be limited; omit the limits"
+            f"scopes: a key with {min(unlimited)} reaches all of its tenant, so it cannot be limited; omit the limits"
         )
-    if (instance := scopes & INSTANCE_SCOPES) and bound:
-        raise BadInput(f"scopes: a key with {max(instance)} can access all of its tenant; omit the limits")
 
 
 def _check_globs(field: str, globs: Sequence[str]) -> None:
@@ -202,6 +223,8 @@ def _check_globs(field: str, globs: Sequence[str]) -> None:
     for glob in globs:
         if not glob or len(glob) > LONGEST_GLOB or not (glob.isascii() and glob.isprintable()) or " " in glob:
             raise BadInput(f"{field}: {glob[:40]!r} is neither a name nor a glob such as gpt-*")
+        if field in _PLAIN and "[" in glob:
+            raise BadInput(f"{field}: {glob[:40]!r}: only * and ? are wildcards; names have no brackets")
 
 
 def _json(words: Sequence[str]) -> str:

@@ -11,9 +11,10 @@ SQL = statements("overnight.keys")
 
 
 class KeyRow(msgspec.Struct):
-    """One API key with digests of its secrets. `scopes`, `models` and `routes` are JSON lists; times are microseconds UTC.
+    """One API key with digests of its secrets. `scopes`, `models`, `routes`, `tools` and `jobs` are JSON lists;
+    times are microseconds UTC.
 
-    `changed` is the number of the last change that wrote the row.
+    `changed` is the number of the last change that wrote the row. `tools` and `jobs` are in `key_allowance`.
     """
 
     key_id: str
@@ -38,6 +39,8 @@ class KeyRow(msgspec.Struct):
     revoked_at: int | None
     last_used_at: int | None
     changed: int
+    tools: str = "[]"
+    jobs: str = "[]"
 
 
 class ProviderKeyRow(msgspec.Struct):
@@ -65,8 +68,8 @@ class NameRow(msgspec.Struct):
 
 
 class VirtualKey(msgspec.Struct, frozen=True):
-    """An API key: the caller it identifies and its permissions. `scopes` are expanded. `models` and `routes` are globs; empty
-    allows all."""
+    """An API key: the caller it identifies and its permissions. `scopes` are expanded. `models`, `routes`, `tools` and
+    `jobs` are globs; empty allows all."""
 
     key_id: str
     tenant_id: str
@@ -76,10 +79,12 @@ class VirtualKey(msgspec.Struct, frozen=True):
     workflow: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
 
     @property
     def key_scope(self) -> KeyScope:
-        return KeyScope(self.agent_id, self.workflow)
+        return KeyScope(self.agent_id, self.workflow, self.jobs)
 
 
 _texts = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -95,6 +100,8 @@ def virtual_key(row: KeyRow) -> VirtualKey:
         workflow=row.workflow,
         models=_texts(row.models),
         routes=_texts(row.routes),
+        tools=_texts(row.tools),
+        jobs=_texts(row.jobs),
     )
 
 
@@ -119,6 +126,8 @@ def public_key(row: KeyRow, now: int) -> dict[str, Any]:
         "workflow": row.workflow,
         "models": _texts(row.models),
         "routes": _texts(row.routes),
+        "tools": _texts(row.tools),
+        "jobs": _texts(row.jobs),
         "created_by": row.created_by,
         "rotated_by": row.rotated_by,
         "revoked_by": row.revoked_by,
@@ -126,6 +135,25 @@ def public_key(row: KeyRow, now: int) -> dict[str, Any]:
     shown |= {name: _moment(getattr(row, name)) for name in times}
     old = row.previous_until if row.previous_until and row.previous_until > now and row.revoked_at is None else None
     return shown | {"previous_starts_with": row.previous_handle if old else None, "previous_expires_at": _moment(old)}
+
+
+def audited_key(row: KeyRow) -> dict[str, Any]:
+    """The facts of a key that audit entries compare, without secrets."""
+    return {
+        "name": row.name,
+        "starts_with": row.handle,
+        "scopes": ordered_scopes(_texts(row.scopes)),
+        **{name: getattr(row, name) for name in ("agent_id", "workflow")},
+        **{name: _texts(getattr(row, name)) for name in ("models", "routes", "tools", "jobs")},
+        **{name: _moment(getattr(row, name)) for name in ("expires_at", "previous_until", "revoked_at")},
+    }
+
+
+def audited_provider_key(row: ProviderKeyRow | None) -> dict[str, Any]:
+    """The facts of a provider key that audit entries compare; of a deleted one, none."""
+    if row is None or row.sealed is None:
+        return {}
+    return {"set_by": row.set_by, "set_at": iso_utc(row.set_at), "master_id": row.master_id}
 
 
 def public_provider_key(row: ProviderKeyRow) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What: the log of every job: append, read, follow; the state of a job; content by its hash; rollups of cost.
-Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor.
+Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor, audit_entry.
 Depends on: store, domain.
 Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
 """
 
+from .audit import AuditEntry, list_audit, write_audit
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .event_sinks import EventSink, SinkConsumer, sink_lags
 from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
@@ -26,6 +27,7 @@ __all__ = [
     "LEDGER_SQL",
     "START",
     "Append",
+    "AuditEntry",
     "EventSink",
     "Feed",
     "FeedEvent",
@@ -49,6 +51,7 @@ __all__ = [
     "is_dead",
     "is_idle",
     "last_outcome",
+    "list_audit",
     "locked_job",
     "open_job",
     "parse_reference",
@@ -58,4 +61,5 @@ __all__ = [
     "store_blob",
     "store_chain",
     "this_host",
+    "write_audit",
 ]

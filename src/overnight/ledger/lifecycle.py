@@ -191,7 +191,7 @@ def finish(
     error: ErrorFacts | None = None,
     trace: bytes | None = None,
 ) -> None:
-    """End a job with this event, and report the end to its parent, whose row must be locked too.
+    """End a job with this event, and report the end to a parent that waits for it, whose row must be locked too.
 
     `result` is JSON; `trace` is the traceback of a failure as JSON, recorded where there is no result.
     """
@@ -201,7 +201,9 @@ def finish(
     job.lease_owner, job.lease_expires_at, job.wake_at, job.waiting = None, None, None, "[]"
     unit.change(JOB, job)
     append(unit, job, event, content=trace if result is None else result)
-    parent = unit.get(JOB, job.parent_job_id) if job.parent_job_id is not None else None
+    # The code of the parent waits at the position of its child. No position awaits the child of an external program.
+    waits = job.parent_job_id is not None and job.parent_path is not None
+    parent = unit.get(JOB, job.parent_job_id) if waits else None
     # A finished parent reads the end of its child when it is retried.
     if parent is not None and parent.state not in FINISHED:
         notify_parent(unit, parent, job, error)

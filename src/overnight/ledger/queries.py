@@ -54,7 +54,7 @@ class Ledger:
                 SQL["read_job_external"], {"tenant_id": tenant_id or "default", "external_id": name}
             )
         job = records_of(JobRow, rows)[0] if rows else None
-        if job is None or not key_scope.allows(job.agent_id, job.workflow):
+        if job is None or not key_scope.allows(job.agent_id, job.workflow, job.scope_name):
             raise NotFound(f"job {name}. `overnight jobs` lists jobs")
         return job
 
@@ -65,12 +65,12 @@ class Ledger:
         state: str = "",
         before: str = "",
         most: int = 50,
-        agent_id: str = "",
-        workflow: str = "",
+        key_scope: KeyScope = EVERYWHERE,
     ) -> list[JobRow]:
-        """A page of at most `most` jobs, newest first. `before`: the job id that the previous page ends with."""
+        """A page of at most `most` jobs in `key_scope`, newest first. `before`: the job id that the previous page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
-        values |= {"agent_id": agent_id, "workflow": workflow}
+        values |= {"agent_id": key_scope.agent_id or "", "workflow": key_scope.workflow or ""}
+        values["names"] = msgspec.json.encode(key_scope.jobs).decode()
         return records_of(JobRow, await self.store.read(SQL["list_jobs"], values))
 
     async def children(self, job_id: str) -> list[JobRow]:

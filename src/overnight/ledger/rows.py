@@ -47,6 +47,11 @@ class JobRow(msgspec.Struct):
     cancel_requested_at: int | None
 
     @property
+    def scope_name(self) -> str:
+        """The name that the job globs of keys match."""
+        return self.external_id or self.name
+
+    @property
     def waits(self) -> list[dict[str, Any]]:
         """The waits of a parked job: `{"for": …, "path": …, "ordinal": …, …}` each."""
         return msgspec.json.decode(self.waiting)

@@ -88,9 +88,9 @@ SELECT budget.tenant_id, budget.scope, budget.scope_id, budget.limit_microusd, b
     budget.tool_calls, budget.extra_microusd, budget.extra_tokens, budget.extra_calls, budget.extra_tool_calls,
     budget.extra_wall_clock_s, budget.top_ups, budget.resets_at, budget.alarmed_at,
     budget.bound_microusd, budget.corrections,
-    coalesce(job.workflow, job.name), job.started_at
+    coalesce(job.workflow, job.name), job.started_at, coalesce(job.external_id, job.name)
 FROM (
-    SELECT job_id, tenant_id, workflow, name, started_at FROM job
+    SELECT job_id, tenant_id, external_id, workflow, name, started_at FROM job
     WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:job_id = '' OR job_id = :job_id)
         AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
         AND (:job_id <> '' OR (state IN ('queued', 'running', 'parked') AND unattributed = 0))

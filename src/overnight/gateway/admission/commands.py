@@ -40,7 +40,6 @@ from overnight.domain import (
     Recorded,
 )
 from overnight.ledger import (
-    EXTERNAL,
     JOB,
     JobRow,
     KnownContent,
@@ -70,7 +69,7 @@ from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_with_request
-from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job
+from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job, job_locks
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
 from .settlement import booked_amounts, write_result
@@ -128,10 +127,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
     def locks(self) -> Locks:
         subject = self.subject
         who = subject.who
-        found: Locks = []
-        if subject.external_id is not None and not subject.known:
-            found.append((EXTERNAL, (who.tenant_id, subject.external_id)))
-        found.append((JOB, subject.job_id))
+        found = job_locks(subject)
         if self.policy.plain:
             found += [(BUDGET, (who.tenant_id, "job", each)) for each in subject.ancestors]
         else:
@@ -341,11 +337,7 @@ class RecordRejection(msgspec.Struct, frozen=True):
     event: Event
 
     def locks(self) -> Locks:
-        subject = self.subject
-        found: Locks = [(JOB, subject.job_id)]
-        if subject.external_id is not None and not subject.known:
-            found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
-        return found
+        return job_locks(self.subject)
 
     def decide(self, unit: Unit) -> None:
         job, _ = find_or_create_job(unit, self.subject)

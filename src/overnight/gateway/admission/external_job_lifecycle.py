@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from overnight.domain import (
     FINISHED,
     Conflict,
@@ -16,20 +18,33 @@ from overnight.ledger import (
     JOB,
     JobRow,
     NewJob,
+    append,
     begin_attempt,
     closed_idle,
     lifecycle,
+    locked_job,
     open_job,
 )
 from overnight.store import Unit
 
-from ..identity import Subject
+from ..identity import Subject, other_parent
+from .attempt_result import Locks
 from .log_search import search_log
+
+
+def job_locks(subject: Subject) -> Locks:
+    """The locks of `find_or_create_job`."""
+    found: Locks = [(JOB, subject.job_id)]
+    if subject.external_id is not None and not subject.known:
+        found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
+    if subject.parent_job_id is not None and not subject.known:
+        found.append((JOB, subject.parent_job_id))
+    return found
 
 
 def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
     """Return the locked job of a call, and whether it was created. Raises NotFound, also for a job outside the scope of the
-    caller's key."""
+    caller's key, and Conflict for a job with another parent, or a new one below a finished parent."""
     who = subject.who
     job_id = subject.job_id
     if subject.external_id is not None and not subject.known:
@@ -38,18 +53,27 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
             job_id = mapped.job_id
             unit.lock([(JOB, job_id)])
     job = unit.get(JOB, job_id)
-    if job is not None and job.tenant_id == who.tenant_id and who.key_scope.allows(job.agent_id, job.workflow):
+    if (
+        job is not None
+        and job.tenant_id == who.tenant_id
+        and who.key_scope.allows(job.agent_id, job.workflow, job.scope_name)
+    ):
+        if subject.parent_job_id not in (None, job.parent_job_id):
+            raise Conflict(other_parent(job.job_id, str(subject.parent_job_id)))
         return job, False
     if job is not None and subject.external_id is not None:
         # External ids are unique per tenant.
         raise NotFound(f"job {subject.external_id} in the scope of this key; choose another name for a new job")
     if subject.known or job is not None:
         raise NotFound(f"job {job_id}. `overnight jobs` lists jobs")
+    parent = _open_parent(unit, subject)
     new = NewJob(
         job_id,
         who.tenant_id,
         "foreign",
         who.workflow or who.agent_id or "external job",
+        parent_job_id=subject.parent_job_id,
+        root_job_id=parent.root_job_id if parent else None,
         external_id=subject.external_id,
         agent_id=who.agent_id,
         workflow=who.workflow,
@@ -62,7 +86,34 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
     made, is_new = open_job(unit, new)
     # Earlier attempts made no call, so there is nothing to fence.
     made.attempt = who.attempt or 1
+    if parent is not None:
+        event = Event("child_started", kind="child", name=new.name, actor=who.actor, attempt=parent.attempt)
+        event.detail = {"child_job_id": made.job_id}
+        append(unit, parent, event)
     return made, is_new
+
+
+def _open_parent(unit: Unit, subject: Subject) -> JobRow | None:
+    """The locked parent of a new job. Raises Conflict for a parent that has finished."""
+    if subject.parent_job_id is None:
+        return None
+    parent = locked_job(unit, subject.parent_job_id)
+    if parent.state in FINISHED:
+        raise Conflict(f"x-parent-job-id: {parent.job_id} has {parent.state}, so it can start no more child jobs")
+    return parent
+
+
+class StartJob(msgspec.Struct):
+    """Start an external job, unless it exists. Outcome: its id, and whether it is new. Raises NotFound, Conflict."""
+
+    subject: Subject
+
+    def locks(self) -> Locks:
+        return job_locks(self.subject)
+
+    def decide(self, unit: Unit) -> tuple[str, bool]:
+        job, is_new = find_or_create_job(unit, self.subject)
+        return job.job_id, is_new
 
 
 def admit_call(unit: Unit, job: JobRow, subject: Subject) -> None:

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain import Attribution, Forbidden
+from overnight.domain import Attribution, Forbidden, allows, listed
 from overnight.domain.policies import RouteDecision
-from overnight.keys import VirtualKey, allows
+from overnight.keys import VirtualKey
 
 
 def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | None) -> RouteDecision:
@@ -19,17 +19,13 @@ def permitted_decision(decision: RouteDecision, key: VirtualKey | Attribution | 
     if key is None or not (key.models or key.routes):
         return decision
     if not allows(key.routes, decision.route):
-        raise Forbidden(f"the key does not permit route {decision.route}; permitted: {_listed(key.routes)}")
+        raise Forbidden(f"the key does not permit route {decision.route}; permitted: {listed(key.routes)}")
     targets = tuple(model for model in decision.targets if allows(key.models, model))
     if targets == decision.targets:
         return decision
     first = decision.targets[0]
     if not targets or first == decision.requested_model != targets[0]:
-        raise Forbidden(f"the key does not permit model {first}; permitted: {_listed(key.models)}")
+        raise Forbidden(f"the key does not permit model {first}; permitted: {listed(key.models)}")
     closed = tuple((model, "not permitted by the key") for model in decision.targets if model not in targets)
     changed: Any = msgspec.structs.replace(cast(Any, decision), targets=targets, rejected=(*decision.rejected, *closed))
     return changed
-
-
-def _listed(globs: tuple[str, ...]) -> str:
-    return ", ".join(globs[:20]) + (", …" if len(globs) > 20 else "")

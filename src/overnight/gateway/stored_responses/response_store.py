@@ -126,9 +126,9 @@ class StoredResponses:
             raise _unknown(response_id)  # no valid id, and some stores reject such text
         values = {"tenant_id": tenant_id, "response_id": response_id}
         rows = await self._ledger.store.read(SQL["read_response"], values)
-        if not rows or not key_scope.allows(*rows[0][:2]):
+        if not rows or not key_scope.allows(*rows[0][:3]):
             raise _unknown(response_id)
-        _, _, job_id, called, *answered = rows[0]
+        _, _, _, job_id, called, *answered = rows[0]
         return _event(called), recorded(job_id, answered)
 
     async def _body(self, answer: Recorded, response_id: str) -> Json:

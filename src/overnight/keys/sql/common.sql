@@ -6,36 +6,48 @@ VALUES (:key_id, :tenant_id, :name, :handle, :digest, :previous_handle, :previou
     :last_used_at, :changed)
 
 -- name: update_key
-UPDATE virtual_key SET handle = :handle, digest = :digest, previous_handle = :previous_handle, previous_digest = :previous_digest,
-    previous_until = :previous_until, expires_at = :expires_at, rotated_by = :rotated_by, rotated_at = :rotated_at,
+UPDATE virtual_key SET scopes = :scopes, handle = :handle, digest = :digest, previous_handle = :previous_handle,
+    previous_digest = :previous_digest, previous_until = :previous_until, expires_at = :expires_at, rotated_by = :rotated_by, rotated_at = :rotated_at,
     revoked_by = :revoked_by, revoked_at = :revoked_at, changed = :changed
 WHERE key_id = :key_id
+
+-- name: set_allowance
+INSERT INTO key_allowance (key_id, tools, jobs) VALUES (:key_id, :tools, :jobs)
+ON CONFLICT (key_id) DO UPDATE SET tools = excluded.tools, jobs = excluded.jobs
 
 -- name: touch_key
 UPDATE virtual_key SET last_used_at = :last_used_at WHERE key_id = :key_id
 
 -- name: read_key
 SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
-    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed,
+    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]'),
+    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]')
 FROM virtual_key
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (key_id = :name OR handle = :name OR previous_handle = :name)
 
 -- name: read_named_keys
 SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
-    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed,
+    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]'),
+    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]')
 FROM virtual_key WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND name = :name
 ORDER BY key_id DESC LIMIT :most
 
 -- name: list_keys
 SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
-    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed,
+    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]'),
+    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]')
 FROM virtual_key
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:before = '' OR key_id < :before)
 ORDER BY key_id DESC LIMIT :most
 
 -- name: list_changed_keys
 SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
-    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed
+    workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed,
+    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]'),
+    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]')
 FROM virtual_key WHERE changed > :changed ORDER BY changed LIMIT :most
 
 -- name: insert_provider_key

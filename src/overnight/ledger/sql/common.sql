@@ -68,17 +68,6 @@ SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name
     active_at, cancel_requested_at
 FROM job WHERE tenant_id = :tenant_id AND external_id = :external_id
 
--- name: list_jobs
-SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
-    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
-    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
-    active_at, cancel_requested_at
-FROM job
-WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state)
-    AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
-    AND (:before = '' OR job_id < :before)
-ORDER BY job_id DESC LIMIT :most
-
 -- name: list_children
 SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
     code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
@@ -157,3 +146,11 @@ SELECT sink, position, job_id, seq FROM feed_cursor ORDER BY sink
 SELECT feed_cursor.owner, feed_cursor.beat, worker.host, worker.pid
 FROM feed_cursor LEFT JOIN worker ON worker.worker_id = feed_cursor.owner
 WHERE feed_cursor.sink = :sink
+
+-- name: insert_audit_entry
+INSERT INTO audit_entry (audit_id, tenant_id, at, actor, key_id, action, subject, detail)
+VALUES (:audit_id, :tenant_id, :at, :actor, :key_id, :action, :subject, :detail)
+
+-- name: list_audit_entries
+SELECT audit_id, tenant_id, at, actor, key_id, action, subject, detail FROM audit_entry
+WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND at >= :since ORDER BY at DESC, audit_id DESC LIMIT :most

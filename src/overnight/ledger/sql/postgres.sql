@@ -70,3 +70,19 @@ ORDER BY position, job_id, seq LIMIT 1
 
 -- name: lock_cursor
 SELECT sink, position, job_id, seq, owner, beat FROM feed_cursor WHERE sink = ANY(:sink) ORDER BY sink FOR UPDATE
+
+-- name: list_jobs
+SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
+    code_fingerprint, brain_version, parent_path, parent_ordinal, state, waiting, attempt, lease_epoch, lease_owner,
+    lease_expires_at, wake_at, recoveries, last_seq, input, result, error, unattributed, created_at, started_at, finished_at,
+    active_at, cancel_requested_at
+FROM job
+WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state)
+    AND (:agent_id = '' OR agent_id = :agent_id) AND (:workflow = '' OR workflow = :workflow)
+    AND (:names = '[]' OR EXISTS (
+        SELECT 1 FROM jsonb_array_elements_text(:names::jsonb) AS glob
+        WHERE coalesce(external_id, name)
+            LIKE replace(replace(replace(replace(replace(glob, '\', '\\'), '_', '\_'), '%', '\%'), '*', '%'), '?', '_')
+    ))
+    AND (:before = '' OR job_id < :before)
+ORDER BY job_id DESC LIMIT :most

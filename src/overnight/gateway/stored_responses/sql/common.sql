@@ -6,13 +6,13 @@ VALUES (:tenant_id, :response_id, :job_id, :called_seq, :answered_seq, :created_
 DELETE FROM response WHERE tenant_id = :tenant_id AND response_id = :response_id
 
 -- name: find_response
-SELECT job.agent_id, job.workflow
+SELECT job.agent_id, job.workflow, coalesce(job.external_id, job.name)
 FROM response
 JOIN job ON job.job_id = response.job_id
 WHERE response.tenant_id = :tenant_id AND response.response_id = :response_id
 
 -- name: read_response
-SELECT job.agent_id, job.workflow, response.job_id, called.body, answered.seq, answered.at, answered.path, answered.ordinal,
+SELECT job.agent_id, job.workflow, coalesce(job.external_id, job.name), response.job_id, called.body, answered.seq, answered.at, answered.path, answered.ordinal,
     answered.fingerprint, answered.body, answered.content, answered.tenant_id,
     answered.error_message
 FROM response
