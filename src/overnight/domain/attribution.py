@@ -29,6 +29,7 @@ class Attribution(msgspec.Struct, frozen=True):
     `span_id` and `trace_flags` are those of the caller's span. `key_id` names the API key of the request. `models` and `routes`
     are globs of what the key may use; empty allows everything. `key_scope` limits the jobs that the key can access. `operates`
     allows the key to begin attempts and to reopen jobs. With `only_marks`, the session is recorded but forms no job.
+    `about` is the record that the caller works on.
     `headers` holds the request headers that routing rules match, by lower-case name; their values are bounded, not checked.
     """
 
@@ -40,6 +41,7 @@ class Attribution(msgspec.Struct, frozen=True):
     task_id: str | None = None
     step: str | None = None
     workflow: str | None = None
+    about: str | None = None
     actor: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
