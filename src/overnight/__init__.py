@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .jobs import NotDone as NotDone
     from .jobs import Retry as Retry
     from .jobs import StepFailed as StepFailed
+    from .jobs import about as about
     from .jobs import approval as approval
     from .jobs import chat as chat
     from .jobs import effect as effect
@@ -70,6 +71,7 @@ _HOMES = {
         "NotDone",
         "Retry",
         "StepFailed",
+        "about",
         "approval",
         "chat",
         "effect",

@@ -45,6 +45,7 @@ _PLACES: dict[bytes, _Place] = {
     b"x-task": _Place("task_id", OWN),
     b"x-step": _Place("step", OWN),
     b"x-workflow": _Place("workflow", OWN),
+    b"x-record": _Place("about", OWN),
     b"x-litellm-trace-id": _Place("job", OTHERS),
     b"x-portkey-trace-id": _Place("job", OTHERS + 1),
     b"x-litellm-session-id": _Place("session_id", OTHERS),

@@ -32,13 +32,14 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    about: str | None = None
 
     def event(self, name: str, call_id: str) -> Event:
         """An event of the call, attributed as its `model_called` was."""
         event = Event(name, call_id=call_id, kind="model", model=self.model, provider=self.provider, route=self.route)
         event.agent_id, event.step, event.task_id = self.agent_id, self.step, self.task_id
         event.session_id, event.workflow, event.name = self.session_id, self.workflow, self.name
-        event.trace_id, event.span_id = self.trace_id, self.span_id
+        event.trace_id, event.span_id, event.about = self.trace_id, self.span_id, self.about
         return event
 
 

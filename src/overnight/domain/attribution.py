@@ -41,6 +41,7 @@ class Attribution(msgspec.Struct, frozen=True):
     are globs of what the key may use; empty allows everything. `key_scope` limits the jobs that the key can access. `operates`
     allows the key to begin attempts and to reopen jobs. With `only_marks`, the session is recorded but forms no job.
     `parent` names the parent of a job that the call starts, by its job id or external id.
+    `about` is the record that the caller works on.
     `headers` holds the request headers that routing rules match, by lower-case name; their values are bounded, not checked.
     """
 
@@ -52,6 +53,7 @@ class Attribution(msgspec.Struct, frozen=True):
     task_id: str | None = None
     step: str | None = None
     workflow: str | None = None
+    about: str | None = None
     actor: str | None = None
     trace_id: str | None = None
     span_id: str | None = None

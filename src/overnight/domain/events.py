@@ -102,6 +102,8 @@ class Event(msgspec.Struct, omit_defaults=True):
     `content` is inline JSON (parameters, arguments, a result): it is kept beside the event, outside of what will be
     sealed, so that it can be erased while the fact stays. `path` and `ordinal` are set when the event answers a boundary.
     `content_mac` is an HMAC of it under a key that is kept and erased with it; earlier versions wrote `content_sha256`.
+    `about` is the record that the caller works on, as the caller says. Of a model call, `queued_ms` is the time in queues and in
+    the store before its attempt was sent, `first_byte_ms` the time until the first event of a streamed answer.
     `cost_microusd` is known cost; `bound_microusd` is what a call may have cost beyond it, at most. Read both by `booked`.
     """
 
@@ -136,6 +138,9 @@ class Event(msgspec.Struct, omit_defaults=True):
     trace_id: str | None = None
     span_id: str | None = None
     brain_version: str | None = None
+    about: str | None = None
+    queued_ms: float | None = None
+    first_byte_ms: float | None = None
 
 
 def booked(event: Event) -> tuple[int | None, int | None]:

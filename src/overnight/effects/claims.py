@@ -12,7 +12,8 @@ from .rows import EFFECT, EffectRow
 
 
 class EffectClaim(msgspec.Struct, frozen=True):
-    """The request to execute an effect. `arguments`: canonical JSON; `arguments_sha256`: its digest; `owner`: the process."""
+    """The request to execute an effect. `arguments`: canonical JSON; `arguments_sha256`: its digest; `owner`: the process.
+    `about`: the record that the caller works on."""
 
     effect_key: str
     tool: str
@@ -21,6 +22,7 @@ class EffectClaim(msgspec.Struct, frozen=True):
     owner: str
     step: str | None = None
     call_id: str | None = None
+    about: str | None = None
 
 
 class EffectPosition(msgspec.Struct, frozen=True):
@@ -96,7 +98,9 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
             return ClaimResult("in_progress", row)
-        mark_unknown(unit, job, row, "its worker was lost between the claim and the commit", position)
+        mark_unknown(
+            unit, job, row, "its worker was lost between the claim and the commit", position, about=wanted.about
+        )
         return ClaimResult("unknown", row)
     row.state, row.owner, row.attempt, row.lease_epoch = "claimed", wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.claimed_at, row.settled_at, row.error = wanted.arguments_sha256, unit.now, None, None
@@ -107,7 +111,7 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
 
 def _called(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> None:
     event = Event("tool_called", name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
-    event.attempt, event.call_id = job.attempt, wanted.call_id
+    event.attempt, event.call_id, event.about = job.attempt, wanted.call_id, wanted.about
     append(unit, job, event, content=wanted.arguments, **_at(position))
 
 
@@ -117,8 +121,9 @@ def _at(position: EffectPosition | None) -> dict[str, Any]:
     return {"path": position.path, "ordinal": position.ordinal, "fingerprint": position.fingerprint}
 
 
-def _facts(name: str, row: EffectRow, job: JobRow) -> Event:
-    return Event(name, name=row.tool, kind="effect", idempotency_key=row.effect_key, attempt=job.attempt)
+def _facts(name: str, row: EffectRow, job: JobRow, about: str | None) -> Event:
+    key, attempt = row.effect_key, job.attempt
+    return Event(name, name=row.tool, kind="effect", idempotency_key=key, attempt=attempt, about=about)
 
 
 def commit(
@@ -131,14 +136,16 @@ def commit(
     *,
     why: str | None = None,
     latency_ms: float | None = None,
+    about: str | None = None,
 ) -> int:
     """Commit the effect: it was done. Returns the seq of `tool_succeeded`.
 
     `result`: JSON. `provider_id`: its id at the provider. `why`: how it was found done, if not by its call.
+    `about`: the record that the caller works on.
     """
     row.state, row.result, row.provider_id, row.settled_at = "committed", result, provider_id, unit.now
     unit.change(EFFECT, row)
-    event = _facts("tool_succeeded", row, job)
+    event = _facts("tool_succeeded", row, job, about)
     event.latency_ms = latency_ms
     if provider_id:
         event.detail = {"provider_id": provider_id}
@@ -147,9 +154,16 @@ def commit(
     return append(unit, job, event, content=result, **_at(position))
 
 
-def fail(unit: Unit, job: JobRow, row: EffectRow, error: ErrorFacts, position: EffectPosition | None) -> int:
+def fail(
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow,
+    error: ErrorFacts,
+    position: EffectPosition | None,
+    about: str | None = None,
+) -> int:
     """Record that the effect was certainly not done. Returns the seq of `tool_failed`."""
-    return _not_done(unit, job, row, "failed", error, position, None)
+    return _not_done(unit, job, row, "failed", error, position, None, about)
 
 
 def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: EffectPosition | None, actor: str) -> int:
@@ -169,19 +183,22 @@ def _not_done(
     error: ErrorFacts,
     position: EffectPosition | None,
     actor: str | None,
+    about: str | None = None,
 ) -> int:
     row.state, row.error, row.settled_at = state, error.message[:500], unit.now
     unit.change(EFFECT, row)
-    event = _facts("tool_failed", row, job)
+    event = _facts("tool_failed", row, job, about)
     event.error, event.actor = error, actor
     return append(unit, job, event, **_at(position))
 
 
-def release(unit: Unit, job: JobRow, row: EffectRow, why: str, actor: str | None = None) -> None:
+def release(
+    unit: Unit, job: JobRow, row: EffectRow, why: str, actor: str | None = None, about: str | None = None
+) -> None:
     """Record that a status check or a person found the effect not done: it may be claimed again."""
     row.state, row.settled_at = "released", unit.now
     unit.change(EFFECT, row)
-    event = _facts("tool_failed", row, job)
+    event = _facts("tool_failed", row, job, about)
     event.decision, event.actor = {"why": why, "verdict": "not_done"}, actor
     append(unit, job, event)
 
@@ -193,10 +210,11 @@ def mark_unknown(
     why: str,
     position: EffectPosition | None = None,
     trace: bytes | None = None,
+    about: str | None = None,
 ) -> None:
     """Record that the outcome is unknown. `trace`: the traceback of the exception of the call, as JSON."""
     row.state, row.settled_at = "unknown", unit.now
     unit.change(EFFECT, row)
-    event = _facts("tool_unknown", row, job)
+    event = _facts("tool_unknown", row, job, about)
     event.decision = {"why": why}
     append(unit, job, event, content=trace, **_at(position))

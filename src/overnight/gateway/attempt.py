@@ -15,7 +15,7 @@ from overnight.wire_formats import Json, Prepared, Wire
 
 
 class Attempt(msgspec.Struct, kw_only=True):
-    """One request to one target. Only the pipeline changes it.
+    """One request to one target. Only the pipeline changes it, and the reader of its stream sets `first_byte_ms`.
 
     Fields:
         call_id: the id of the attempt and of its reservation.
@@ -26,6 +26,8 @@ class Attempt(msgspec.Struct, kw_only=True):
         sent_at: the time of sending, a time of the loop; None before.
         seconds: its maximum duration.
         losses: the parts of the request that the target's format cannot represent.
+        queued_ms: the time in queues and in the store before it, in milliseconds.
+        first_byte_ms: the time from the preparation to the first event of a streamed answer; None before, and without a stream.
         markers: the number of prompt-cache markers.
     """
 
@@ -39,6 +41,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     losses: tuple[str, ...] = ()
     markers: int = 0
+    queued_ms: float = 0.0
+    first_byte_ms: float | None = None
 
     def latency_ms(self) -> float:
         """The time since the preparation, in milliseconds, to the microsecond."""

@@ -79,6 +79,7 @@ def call_event(context: CallContext, target: Target, name: str, call_id: str = "
         session_id=who.session_id,
         agent_id=who.agent_id,
         workflow=who.workflow,
+        about=who.about,
         actor=who.actor,
         route=context.decision.route,
         model=target.model,

@@ -43,10 +43,11 @@ class CallDeadlines:
         queue_s: the queue time of the route, in seconds.
         queue_left_s: the remaining queue time. Calls of job code have an hour.
         queued_at: the start of the present stay in a queue.
+        queued_s: the time in queues and in the store since the last `take_queued_ms`.
         is_queueing: whether the call is in a queue now.
     """
 
-    __slots__ = ("deadline", "is_queueing", "loop", "queue_left_s", "queue_s", "queued_at", "total_s")
+    __slots__ = ("deadline", "is_queueing", "loop", "queue_left_s", "queue_s", "queued_at", "queued_s", "total_s")
 
     def __init__(self, decision: RouteDecision, loop: asyncio.AbstractEventLoop, *, waits_long: bool) -> None:
         self.loop = loop
@@ -54,7 +55,7 @@ class CallDeadlines:
         self.deadline = loop.time() + self.total_s
         self.queue_s = decision.time_limits.queue_ms / 1000
         self.queue_left_s = JOB_QUEUE_S if waits_long else self.queue_s
-        self.queued_at = 0.0
+        self.queued_at = self.queued_s = 0.0
         self.is_queueing = False
 
     def queueing(self, *, counts: bool = True) -> QueueTime:
@@ -64,6 +65,11 @@ class CallDeadlines:
     def restart_queueing(self) -> None:
         """Discard the queue time of the present stay so far: the call waited for a provider."""
         self.queued_at = self.loop.time()
+
+    def take_queued_ms(self) -> float:
+        """The milliseconds in queues and in the store since the last call of this, to the microsecond."""
+        queued_s, self.queued_s = self.queued_s, 0.0
+        return round(queued_s * 1000, 3)
 
     def queue_deadline(self) -> float:
         """The end of the present stay in a queue, at the latest."""
@@ -122,5 +128,6 @@ class QueueTime:
         self._deadlines.is_queueing = False
         spent = self._deadlines.loop.time() - self._began
         self._deadlines.deadline += spent
+        self._deadlines.queued_s += spent
         if self._counts:
             self._deadlines.queue_left_s -= spent

@@ -40,6 +40,8 @@ class JobRequest(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def check(self) -> Callable[[], None] | None: ...
+    @property
+    def about(self) -> str | None: ...
 
 
 class JobCalls:
@@ -68,6 +70,7 @@ class JobCalls:
             task_id=request.task,
             step=request.step,
             workflow=job.workflow,
+            about=request.about,
         )
         if gateway.keys.aged:
             await gateway.keys.refresh()  # the tenant's own keys of providers

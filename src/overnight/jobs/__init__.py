@@ -23,6 +23,7 @@ from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Decision, Operations
+from .records import about
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
@@ -59,6 +60,7 @@ __all__ = [
     "Retry",
     "StepFailed",
     "Worker",
+    "about",
     "add_folder",
     "approval",
     "chat",

@@ -149,7 +149,7 @@ class BoundaryLog:
     def kept_event(self, scope: Scope, retained: BoundaryState, *, entry_only: bool = False) -> Event:
         """The `boundary_kept` event: a retained answer is valid, or with `entry_only` its entry."""
         recorded = retained.entry if entry_only or retained.answer is None else retained.answer
-        event = Event("boundary_kept", step=scope.name, attempt=self.job.attempt, detail={})
+        event = Event("boundary_kept", step=scope.name, attempt=self.job.attempt, about=scope.about, detail={})
         if recorded is not None:
             event.kind, event.name = recorded.facts.kind, recorded.facts.name
             event.detail = {} if recorded is retained.entry else {"of": recorded.seq}

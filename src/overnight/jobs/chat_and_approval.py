@@ -91,6 +91,7 @@ async def chat(
             ordinal=position[1],
             fingerprint=digest,
             check=execution.log.check_lease,
+            about=scope.about,
         )
         return await _call_model(execution, scope, position, request)
 
@@ -131,7 +132,9 @@ async def approval(question: str, **detail: Any) -> Approval:
         entry = log.find_entry(scope, position)
         if entry is None:
             with scheduler.in_progress():
-                entry = await log.commit(_RequestApproval(execution.job, question, detail, position, digest))
+                entry = await log.commit(
+                    _RequestApproval(execution.job, question, detail, position, digest, scope.about)
+                )
             log.add_entry(position, entry)
         wait = {"for": "approval", "review_id": (entry.facts.detail or {})["review_id"]}
         answer = await scheduler.wait_outside(scope, position, wait)
@@ -148,6 +151,7 @@ class _RequestApproval(msgspec.Struct):
     detail: dict[str, Any]
     position: Position
     fingerprint: str
+    about: str | None
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.held.job_id)]
@@ -155,7 +159,7 @@ class _RequestApproval(msgspec.Struct):
     def decide(self, unit: Unit) -> Recorded:
         job = locked_job(unit, self.held.job_id, lease_epoch=self.held.lease_epoch)
         boundary = Boundary("approval", self.question[:200], *self.position, self.fingerprint)
-        review = request_review(unit, job, "approval", self.question, self.detail, boundary)
+        review = request_review(unit, job, "approval", self.question, self.detail, boundary, self.about)
         asked = Event("review_requested", kind="approval", name=boundary.name, detail={"review_id": review.review_id})
         return Recorded(
             job_id=job.job_id,

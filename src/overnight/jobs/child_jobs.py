@@ -53,7 +53,7 @@ async def run_child(execution: Execution, scope: Scope, code: ChildCode, payload
         if entry is None:
             with scheduler.in_progress():
                 new = _new_child(execution.job, code, position, payload)
-                entry = await log.commit(StartChild(new, execution.job.lease_epoch, digest, scope.name))
+                entry = await log.commit(StartChild(new, execution.job.lease_epoch, digest, scope.name, scope.about))
             log.add_entry(position, entry)
             crash_point("child_started")
         execution.services.notify()
@@ -95,6 +95,7 @@ class StartChild(msgspec.Struct):
     lease_epoch: int
     fingerprint: str
     step: str | None
+    about: str | None
 
     def locks(self) -> Locks:
         return [(JOB, str(self.new.parent_job_id)), (JOB, self.new.job_id)]
@@ -103,7 +104,9 @@ class StartChild(msgspec.Struct):
         new = self.new
         parent = locked_job(unit, str(new.parent_job_id), lease_epoch=self.lease_epoch)
         open_job(unit, new)
-        event = Event("child_started", kind="child", name=new.name, step=self.step, attempt=parent.attempt)
+        event = Event(
+            "child_started", kind="child", name=new.name, step=self.step, attempt=parent.attempt, about=self.about
+        )
         event.detail = {"child_job_id": new.job_id}
         path, ordinal, digest = new.parent_path, new.parent_ordinal, self.fingerprint
         seq = append(unit, parent, event, path=path, ordinal=ordinal, fingerprint=digest)

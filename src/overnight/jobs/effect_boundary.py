@@ -44,6 +44,7 @@ class EffectBoundary:
             step=scope.name,
             position=effects.EffectPosition(position[0], position[1], digest),
             limits=lambda: execution.services.tool_limits.of(job, scope.name),
+            about=scope.about,
         )
 
     def _fence(self, unit: Unit) -> JobRow:
@@ -101,7 +102,7 @@ class EffectBoundary:
                 if (decided := history.answers.get(position)) is not None:
                     return await scheduler.deliver(scope, decided)
                 outcome = None
-        event = Event(outcome.event, kind="effect", name=self._tool.tool, error=outcome.error)
+        event = Event(outcome.event, kind="effect", name=self._tool.tool, error=outcome.error, about=scope.about)
         if outcome.seq:
             answer = Recorded(
                 job_id=self._job.job_id,

@@ -81,6 +81,7 @@ class EffectCall:
     - `write`: commits an action under the locks of the job and the effect; raises Fenced once the caller has lost the job.
     - `clock`: the time in microseconds. `owner`: the process. `check`: runs directly before the function.
     - `limits`: finds the limits that the call counts in. `position`: None for external programs.
+    - `about`: the record that the caller works on.
     """
 
     def __init__(
@@ -96,10 +97,11 @@ class EffectCall:
         step: str | None = None,
         position: effects.EffectPosition | None = None,
         limits: Callable[[], Awaitable[Sequence[Limit]]] | None = None,
+        about: str | None = None,
     ) -> None:
         self._find_limits, self._limits = limits, tuple[Limit, ...]()
         self.tool, self.key, self.named, self._write, self._clock = tool, key, named, write, clock
-        self.position, self._check = position, check
+        self.position, self._check, self._about = position, check, about
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
         digest = fingerprint(msgspec.json.decode(self.arguments))
@@ -110,6 +112,7 @@ class EffectCall:
             arguments_sha256=digest,
             owner=owner,
             step=step,
+            about=about,
         )
 
     async def run(self) -> EffectOutcome | None:
@@ -158,13 +161,14 @@ class EffectCall:
                 count_tool_call(unit, job.tenant_id, self._limits)
             except BudgetStopped as stop:
                 event = Event("budget_stopped", kind="effect", name=self.tool.tool, step=self._claim.step)
-                event.attempt, event.decision = job.attempt, stop_facts(stop)
+                event.attempt, event.decision, event.about = job.attempt, stop_facts(stop), self._about
                 append(unit, job, event)
                 return stop
         return effects.claim(unit, job, self._claim, self.position)
 
     def _released(self, unit: Unit, job: JobRow) -> None:
-        effects.release(unit, job, self._row(unit, job), "the status check reports that it was not done")
+        why = "the status check reports that it was not done"
+        effects.release(unit, job, self._row(unit, job), why, about=self._about)
 
     def _row(self, unit: Unit, job: JobRow) -> effects.EffectRow:
         row = unit.get(effects.EFFECT, (job.tenant_id, self.key))
@@ -190,13 +194,13 @@ class EffectCall:
 
     async def _unknown(self, why: str, trace: bytes | None = None) -> None:
         def unknown(unit: Unit, job: JobRow) -> None:
-            effects.mark_unknown(unit, job, self._row(unit, job), why, self.position, trace)
+            effects.mark_unknown(unit, job, self._row(unit, job), why, self.position, trace, self._about)
 
         await self._write(unknown)
 
     async def _fail(self, facts: ErrorFacts) -> EffectOutcome:
         def failed(unit: Unit, job: JobRow) -> int:
-            return effects.fail(unit, job, self._row(unit, job), facts, self.position)
+            return effects.fail(unit, job, self._row(unit, job), facts, self.position, self._about)
 
         return EffectOutcome("tool_failed", await self._write(failed), error=facts)
 
@@ -206,7 +210,15 @@ class EffectCall:
         def committed(unit: Unit, job: JobRow) -> int:
             row = self._row(unit, job)
             return effects.commit(
-                unit, job, row, result, done.provider_id, self.position, why=why, latency_ms=latency_ms
+                unit,
+                job,
+                row,
+                result,
+                done.provider_id,
+                self.position,
+                why=why,
+                latency_ms=latency_ms,
+                about=self._about,
             )
 
         seq = await self._write(committed)
@@ -233,7 +245,7 @@ class EffectCall:
         boundary = Boundary("effect", self.tool.tool, at.path, at.ordinal, at.fingerprint) if at is not None else None
 
         def requested(unit: Unit, job: JobRow) -> str:
-            return request_review(unit, job, "quarantine", question, detail, boundary).review_id
+            return request_review(unit, job, "quarantine", question, detail, boundary, self._about).review_id
 
         return await self._write(requested)
 

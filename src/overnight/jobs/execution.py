@@ -160,6 +160,7 @@ class Execution:
         retained = history.recall(position, asked)
         if retained is None:
             event = Event("value_recorded", kind="value", name=name, attempt=self.job.attempt, step=scope.name)
+            event.about = scope.about
             content = msgspec.json.encode(make())
         else:
             event, content = self.log.kept_event(scope, history.retained[position]), retained.content

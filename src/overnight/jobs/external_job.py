@@ -28,6 +28,7 @@ from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
 from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
 from .encoding import fingerprint
 from .execution import NotInJob
+from .records import current_record
 from .tool_call_limits import ToolLimits
 from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
@@ -77,10 +78,12 @@ class ExternalJob:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that attribute a model call to this attempt."""
+        """The headers that attribute a model call to this attempt, and to the record of `overnight.about`."""
         headers = {"x-job-id": self.job_id, "x-job-attempt": str(self.attempt), "x-tenant-id": self.tenant_id}
         if self.api_key.startswith(PREFIX):
             headers["x-api-key"] = self.api_key  # takes precedence over the key of the client itself
+        if (record := current_record()) is not None:
+            headers["x-record"] = record
         return headers
 
     def __enter__(self) -> "ExternalJob":
@@ -170,6 +173,7 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
         owner=attached.owner,
         check=_no_lease,
         limits=limits,
+        about=current_record(),
     )
     try:
         outcome = await call.run()
@@ -190,6 +194,7 @@ def _no_lease() -> None:
 
 def _record_replay(unit: Unit, job: JobRow, tool: str, key: str) -> None:
     event = Event("tool_succeeded", name=tool, kind="effect", idempotency_key=key, attempt=job.attempt)
+    event.about = current_record()
     event.decision = {"why": "replayed from an earlier attempt"}
     event.detail = {"replayed": True}
     append(unit, job, event)

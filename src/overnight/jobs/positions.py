@@ -15,13 +15,15 @@ class Scope:
     """The place of running code in a job.
 
     `steps`: the steps it is inside, outermost first. `trunk`: the scope that a branch was spawned from. `name`: the
-    innermost step.
+    innermost step. `about`: the record that the code works on.
     """
 
-    __slots__ = ("branches", "name", "ordinal", "path", "steps", "trunk")
+    __slots__ = ("about", "branches", "name", "ordinal", "path", "steps", "trunk")
 
-    def __init__(self, path: str, steps: tuple["Scope", ...] = (), name: str | None = None) -> None:
-        self.path, self.steps, self.name = path, steps, name
+    def __init__(
+        self, path: str, steps: tuple["Scope", ...] = (), name: str | None = None, about: str | None = None
+    ) -> None:
+        self.path, self.steps, self.name, self.about = path, steps, name, about
         self.trunk: Scope | None = None
         self.ordinal = 0
         self.branches = 0
@@ -34,7 +36,7 @@ class Scope:
 
     def branch(self) -> "Scope":
         """The scope of the next task spawned from here."""
-        scope = Scope(f"{self.path}/{self.branches}", self.steps, self.name)
+        scope = Scope(f"{self.path}/{self.branches}", self.steps, self.name, self.about)
         scope.trunk = self
         self.branches += 1
         return scope
@@ -50,7 +52,7 @@ class Scope:
 
     def inside(self, ordinal: int, name: str) -> "Scope":
         """The scope of the body of the step at `ordinal`."""
-        scope = Scope(f"{self.path}#{ordinal}", (), name)
+        scope = Scope(f"{self.path}#{ordinal}", (), name, self.about)
         scope.steps = (*self.steps, scope)
         return scope
 

@@ -28,6 +28,7 @@ class ModelRequest(msgspec.Struct, frozen=True):
     fingerprint: str
     check: Callable[[], None] | None = None
     """The last statement before the request is sent; raises if the job's lease may have run out."""
+    about: str | None = None
 
 
 class ModelPort(Protocol):

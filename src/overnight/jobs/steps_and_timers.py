@@ -153,7 +153,7 @@ class _StepRun:
                 return await self._execution.scheduler.deliver(self._scope, answer)
 
     def _event(self, name: str, attempt: int) -> Event:
-        return Event(name, kind="step", name=self._label, step=self._label, attempt=attempt)
+        return Event(name, kind="step", name=self._label, step=self._label, attempt=attempt, about=self._scope.about)
 
     async def _fail(self, failed: Event, error: Exception, inside: Scope) -> Recorded:
         execution = self._execution
@@ -251,7 +251,8 @@ class _Timer:
 
     def _event(self, name: str) -> Event:
         attempt = self._execution.job.attempt
-        return Event(name, kind="timer", name=self._name, step=self._scope.name, attempt=attempt)
+        step, record = self._scope.name, self._scope.about
+        return Event(name, kind="timer", name=self._name, step=step, attempt=attempt, about=record)
 
 
 async def sleep(seconds: float) -> None:

@@ -62,8 +62,12 @@ def request_review(
     question: str,
     detail: dict[str, Any],
     boundary: Boundary | None,
+    about: str | None = None,
 ) -> ReviewRow:
-    """Request a review, and record it in the job's history at the boundary that waits for it."""
+    """Request a review, and record it in the job's history at the boundary that waits for it.
+
+    `about`: the record that the caller works on.
+    """
     path, ordinal = (boundary.path, boundary.ordinal) if boundary is not None else ("", 0)
     text = msgspec.json.encode(detail).decode()
     digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
@@ -84,7 +88,7 @@ def request_review(
         decided_at=None,
     )
     unit.insert(REVIEW, row)
-    event = Event("review_requested", attempt=job.attempt)
+    event = Event("review_requested", attempt=job.attempt, about=about)
     event.detail = {"review_id": row.review_id, "review": kind, "question": question[:200], "digest": digest}
     if boundary is None:
         append(unit, job, event, content=text.encode())

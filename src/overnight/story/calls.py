@@ -57,9 +57,10 @@ def _model_called(builder: TimelineBuilder, event: Recorded) -> None:
         node.seqs.append(event.seq)
     if facts.call_id is not None:
         builder.calls[facts.call_id] = node
-    if builder.pending_fallback is not None:
-        node.notes.append(builder.pending_fallback)
-        builder.pending_fallback = None
+    # Earlier versions wrote no call id.
+    pending = builder.pending_fallbacks.pop(facts.call_id, None) or builder.pending_fallbacks.pop(None, None)
+    if pending is not None:
+        node.notes.append(pending)
     detail = facts.detail or {}
     tokens, requested = detail.get("max_output_tokens"), detail.get("asked_max_output_tokens")
     if detail.get("lowered"):
@@ -154,11 +155,12 @@ def _model_failed(builder: TimelineBuilder, event: Recorded) -> None:
 def _fallback_taken(builder: TimelineBuilder, event: Recorded) -> None:
     decision = event.facts.decision or {}
     text = f"fallback from {decision.get('from')} to {decision.get('to')}"
-    builder.pending_fallback = builder.node(event, "fallback", text, "note")
-    builder.pending_fallback.why = ": ".join(dict.fromkeys(reason(event).split(": ")))  # the class may equal the code
+    fallback = builder.node(event, "fallback", text, "note")
+    fallback.why = ": ".join(dict.fromkeys(reason(event).split(": ")))  # the class may equal the code
     if (node := _just_failed(builder, event)) is not None:
-        node.notes.append(builder.pending_fallback)
-        builder.pending_fallback = None
+        node.notes.append(fallback)
+    else:
+        builder.pending_fallbacks[event.facts.call_id] = fallback
 
 
 def _circuit_opened(builder: TimelineBuilder, event: Recorded) -> None:

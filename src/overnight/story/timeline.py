@@ -8,7 +8,10 @@ from overnight.domain import Recorded
 
 from .lines import Node, Shown
 from .loader import JobTree
-from .text import content_text, trace_text
+from .text import clean, content_text, trace_text
+
+RECORD_KINDS = frozenset({"step", "model", "tool", "ask", "timer", "child"})
+"""The kinds of lines that name the record of their event."""
 
 UNFINISHED = {"lost": "in progress when the worker was lost", "stopped": "unfinished"}
 
@@ -18,7 +21,8 @@ class TimelineBuilder:
 
     `segment` holds the nodes of this lease by position or key, `calls` all model calls by id, `children` the nodes of each
     child job by its id, one for each attempt that awaited it. `last_milestone` is the latest milestone, `last_failure` the
-    latest failed model attempt by its seq, and `pending_fallback` a fallback whose call is still to come. `degraded_answers`
+    latest failed model attempt by its seq, and `pending_fallbacks` the fallbacks whose calls
+    are still to come, by call id. `degraded_answers`
     are the seqs of degraded answers. `shown_reasons` are reasons of routing, each shown once.
     """
 
@@ -32,7 +36,7 @@ class TimelineBuilder:
         self.last_milestone: Node | None = None
         self.degraded_answers: set[int] = set()
         self.last_failure: tuple[int, Node | None] = (0, None)
-        self.pending_fallback: Node | None = None
+        self.pending_fallbacks: dict[str | None, Node] = {}
         self.shown_reasons: set[tuple[str | None, str]] = set()
 
     def node(self, event: Recorded, kind: str, text: str, status: str = "running") -> Node:
@@ -45,6 +49,7 @@ class TimelineBuilder:
             status=status,
             ended_at=event.at,
             seqs=[event.seq],
+            facts=[f"about {clean(event.facts.about, 60)}"] if event.facts.about and kind in RECORD_KINDS else [],
         )
 
     def milestone(

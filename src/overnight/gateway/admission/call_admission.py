@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from overnight.budgets import Key, Wait
-from overnight.domain import Event, month_of
+from overnight.domain import Event, month_of, new_id
 from overnight.providers.targets import Target
 
 from ..call_context import CallContext, call_event
@@ -60,7 +60,7 @@ class CallAdmission:
     """The admissions of one call. `subject` is its job, updated by each admission."""
 
     __slots__ = (
-        "_context", "_deadlines", "_looked_up", "_rate_limit_recorded", "_recalled", "_services", "_waiting_for",
+        "_call_id", "_context", "_deadlines", "_looked_up", "_rate_limit_recorded", "_recalled", "_services", "_waiting_for",
         "_waiting_since", "account", "subject",
     )  # fmt: skip
 
@@ -68,6 +68,7 @@ class CallAdmission:
         self._services, self._context, self._deadlines = services, context, deadlines
         self.subject: Subject = context.subject
         self.account = CallAccount(services, deadlines, context.subject.who.tenant_id)
+        self._call_id = new_id("call")  # of the next attempt, also while it waits
         self._waiting_for: Wait | None = None
         self._waiting_since = 0.0
         self._rate_limit_recorded = self._looked_up = False
@@ -202,14 +203,16 @@ class CallAdmission:
         fallback: Event | None = None
         if plan.fallback is not None:
             fallback = call_event(context, plan.target, "fallback_taken")
-            fallback.decision = dict(plan.fallback)
+            fallback.decision, fallback.call_id = dict(plan.fallback), self._call_id
         waiting_for = self._waiting_for
         return Admit(
             subject=self.subject,
             request=context.request,
             policy=services.policy,
             known=services.known_content,
-            reservation=reservation_of(context, plan.target, plan.attempts + 1, services.owner, services.fees),
+            reservation=reservation_of(
+                context, plan.target, plan.attempts + 1, self._call_id, services.owner, services.fees
+            ),
             now=services.store.clock(),
             unsettled=self.account.unsettled,
             fallback=fallback,
@@ -271,6 +274,7 @@ class CallAdmission:
             deadlines.restart_queueing()
 
     def _granted(self, granted: Granted, attempts: int) -> None:
+        self._call_id = new_id("call")
         self.account.draw(granted)
         self._rate_limit_recorded = self._rate_limit_recorded or self._waiting_for is not None
         self._waiting_for = None

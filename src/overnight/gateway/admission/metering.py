@@ -66,6 +66,7 @@ def result_of_failure(
     failure = failed.failure
     event = call_event(context, attempt.target, "model_failed", attempt.call_id)
     event.call_id, event.latency_ms = attempt.call_id, attempt.latency_ms()
+    event.queued_ms, event.first_byte_ms = attempt.queued_ms, attempt.first_byte_ms
     event.error = ErrorFacts(failure.error_class, failure.message, failure.code, failure.retryable)
     share = _share(context.request, attempt, failed, fees) if failure.may_have_cost else _Share()
     tokens = (0, 0, 0)
@@ -99,6 +100,7 @@ def result_of_reply(
     cost = None if usage.estimated else attempt.target.price.cost_of(usage)
     event = call_event(context, attempt.target, "model_succeeded", attempt.call_id)
     event.call_id, event.latency_ms = attempt.call_id, attempt.latency_ms()
+    event.queued_ms, event.first_byte_ms = attempt.queued_ms, attempt.first_byte_ms
     detail: dict[str, Any] = {}
     if request.hosted:
         used, tool_fees = fees_of(request.hosted, fees, reply.body)

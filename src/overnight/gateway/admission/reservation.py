@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from overnight.domain import Event, new_id, span_of
+from overnight.domain import Event, span_of
 from overnight.pricing.output_limits import output_cap
 from overnight.pricing.price_book import ModelPrice
 from overnight.pricing.provider_tools import bound_microusd
@@ -72,19 +72,20 @@ def _output_cap(context: CallContext, target: Target) -> int:
 
 
 def reservation_of(
-    context: CallContext, target: Target, number: int, owner: str, fees: Mapping[str, int]
+    context: CallContext, target: Target, number: int, call_id: str, owner: str, fees: Mapping[str, int]
 ) -> Reservation:
     """The reservation of an attempt at `target`.
 
     Args:
         number: the number of the attempt in its call, from 1.
+        call_id: its id.
         owner: the name of this process.
         fees: the fees of provider-run tools, in microdollars.
     """
     decision, request, who = context.decision, context.request, context.subject.who
     tokens = _output_cap(context, target)
     called = call_event(context, target, "model_called")
-    called.call_id = new_id("call")
+    called.call_id = call_id
     called.decision = decision_facts(decision)
     called.detail = {"requested_model": decision.requested_model, "try": number}
     called.detail |= caller_facts(who, request.format)
@@ -92,8 +93,8 @@ def reservation_of(
         called.detail["asked_max_output_tokens"] = request.cap
         called.detail["capped_by"] = "route" if tokens == decision.output_cap else "model"
     if who.trace_id:
-        called.span_id = span_of(called.call_id)
+        called.span_id = span_of(call_id)
         called.detail["parent_span_id"] = who.span_id
     tool_fees = bound_microusd(request.hosted, fees) if request.hosted else 0
     bound = AttemptCostBound(target.price, request.prompt_bytes, request.choices, tokens, tool_fees)
-    return Reservation(called.call_id, owner, bound, called)
+    return Reservation(call_id, owner, bound, called)

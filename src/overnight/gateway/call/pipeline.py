@@ -270,7 +270,7 @@ class CallPipeline:
 
     def _prepare(self, attempt: Attempt) -> Dispatch:
         """The request in the target's format, and the deadline of its attempt. Raises InvalidBody."""
-        attempt.began = time.perf_counter()
+        attempt.began, attempt.queued_ms = time.perf_counter(), self.deadlines.take_queued_ms()
         now = self.deadlines.loop.time()
         request = prepare_request(self.context, attempt)
         attempt.losses = request.prepared.losses

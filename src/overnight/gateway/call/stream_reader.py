@@ -158,6 +158,8 @@ class StreamReader:
     def _take(self, payloads: list[bytes]) -> Failure | None:
         """Separate the chunks of events into visible and withheld ones."""
         last = self._upstream_format.final_event_types
+        if self._attempt.first_byte_ms is None and payloads:
+            self._attempt.first_byte_ms = self._attempt.latency_ms()
         for payload in payloads:
             if payload == b"[DONE]":
                 self.is_done = True

@@ -27,11 +27,6 @@ CREATE TABLE feed_cursor (
 ALTER TABLE event ADD COLUMN content_key BYTEA;
 ALTER TABLE event ADD COLUMN error_message BYTEA;
 
-ALTER TABLE reservation ADD COLUMN step TEXT;
-ALTER TABLE reservation ADD COLUMN task_id TEXT;
-ALTER TABLE reservation ADD COLUMN session_id TEXT;
-ALTER TABLE reservation ADD COLUMN workflow TEXT;
-
 -- `source` says how an outcome is known: executed, confirmed or reported. `arguments_sha256` is the digest of what was asked.
 ALTER TABLE effect ADD COLUMN claim_digest BYTEA;
 ALTER TABLE effect ADD COLUMN expires_at BIGINT;
