@@ -29,8 +29,8 @@ providers:
   house: {base_url: "http://localhost:9/v1", models: ["eu-*"], kind: anthropic, residency: eu}
   other: {base_url: "http://localhost:9/v1", models: [odd], apis: [responses, chat], residency: [eu, de]}
   lib: {kind: library, models: [libby]}
-  openai: {residency: [eu]}
-  anthropic: {kind: openai}
+  openai: {residency: [eu], proxy: "http://proxy.internal:3128/", ca: /etc/ca.pem}
+  anthropic: {kind: openai, proxy: none, client_cert: /etc/both.pem}
 deadlines: {default_ms: 20000, embeddings_ms: 5000}
 retries:
   backoff_ms: 100
@@ -216,6 +216,15 @@ def test_failure_classes_match_the_gateway():
         ("cache: {prompt_markers: 1}\n", 1, 25, "true or false", ""),
         ("providers: {openai: {apis: [chats]}}\n", 1, 29, "one of chat", "'chat'"),
         ("providers: {openai: {residency: []}}\n", 1, 33, "is an empty list", ""),
+        ("providers: {openai: {proxy: 3128}}\n", 1, 29, "must be such as", ""),
+        ("providers: {openai: {proxy: 'socks5://p:1'}}\n", 1, 29, "http or https URL of a proxy", "none"),
+        ("providers: {openai: {proxy: 'http://p:1/x'}}\n", 1, 29, "a path, a query", "none"),
+        ("providers: {openai: {proxy: 'http://p:99999'}}\n", 1, 29, "not a URL", "none"),
+        ("providers: {openai: {proxy: 'http://u:pw@p'}}\n", 1, 29, "holds credentials", "proxy_env"),
+        ("providers: {openai: {proxy: none, proxy_env: P}}\n", 1, 13, "both proxy and proxy_env", "one"),
+        ("providers: {openai: {ca: ca.pem}}\n", 1, 26, "absolute path", ""),
+        ("providers: {openai: {client_key: /k.pem}}\n", 1, 13, "needs client_cert", ""),
+        ("providers: {l: {kind: library, models: [a], ca: /c}}\n", 1, 13, "no effect on a provider of kind", ""),
         ("deadlines: {embeddings_ms: 0}\n", 1, 28, "from 1 to", ""),
     ],
 )

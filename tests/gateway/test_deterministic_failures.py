@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import gzip
 import socket
 import ssl
 import threading
@@ -260,7 +261,8 @@ async def test_partially_sent_request_costs_nothing(store: Store) -> None:
 
 # ── no answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
+GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xff\xff"  # a head, and no gzip
+BOMB = gzip.compress(bytes(4 * 1024 * 1024))
 SETTINGS = bytes.fromhex("000006040000000000000400100000")
 # what the peer says → class and code, and whether it may have served the request
 ANSWERS: dict[str, tuple[bytes, str, bool]] = {
@@ -277,14 +279,24 @@ ANSWERS: dict[str, tuple[bytes, str, bool]] = {
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "malformed: http_204", False),
     "an empty body": (head(200, "application/json", "content-length: 0"), "malformed: empty_body", True),
     "a page": (head(200, "text/html", "content-length: 14") + b"<html>hi</html"[:14], "malformed: invalid_json", True),
-    "gzip": (
+    "broken gzip": (
         head(200, "application/json", "content-encoding: gzip", f"content-length: {len(GZIP)}") + GZIP,
         "malformed: malformed_response",
         True,
     ),
-    "a gzipped stream": (
-        STREAM.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n") + b"8\r\n" + GZIP + b"\r\n0\r\n\r\n",
+    "a broken gzip stream": (
+        STREAM.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n") + b"c\r\n" + GZIP + b"\r\n0\r\n\r\n",
         "malformed: malformed_response",
+        True,
+    ),
+    "an unknown encoding": (
+        head(200, "application/json", "content-encoding: compress", "content-length: 2") + b"{}",
+        "malformed: malformed_response",
+        True,
+    ),
+    "a compression bomb": (
+        head(200, "application/json", "content-encoding: gzip", f"content-length: {len(BOMB)}") + BOMB,
+        "malformed: response_too_large",
         True,
     ),
     "an SSH server": (b"SSH-2.0-OpenSSH_9.6\r\n", "malformed: not_http", False),
@@ -320,7 +332,7 @@ async def test_deterministic_answers_are_not_retried(store: Store, name: str, st
 
 @BOTH
 @pytest.mark.parametrize(("status", "kind"), [(503, "overloaded: http_503"), (401, "auth: http_401")])
-async def test_compressed_error_is_classified_by_status(store: Store, status: int, kind: str, stream: bool) -> None:
+async def test_undecodable_error_is_classified_by_status(store: Store, status: int, kind: str, stream: bool) -> None:
     raw = head(status, "application/json", "content-encoding: gzip", f"content-length: {len(GZIP)}") + GZIP
     async with faulty_upstream({"bad": says(raw)}) as bad, before(store, bad.base_url) as served:
         answer = await served.ask(model="alone", headers={"x-job-id": "j"}, stream=stream)

@@ -1,6 +1,7 @@
 """Faulty providers: the client receives an answer or an error, and every call has one end."""
 
 import asyncio
+import gzip
 import json
 import os
 from collections import Counter
@@ -164,7 +165,11 @@ PLAIN: dict[str, tuple[Act, str | None]] = {
     "huge headers": (says(head(200, "application/json", *(f"x-{n}: {'y' * 1000}" for n in range(80)))), "malformed"),
     "endless headers": (says(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000), "malformed"),
     "no HTTP": (says(b"SSH-2.0-OpenSSH_9\r\n\r\n"), "malformed"),
-    "compressed": (says(plain(b"\x1f\x8b\x08", "content-encoding: gzip")), "malformed"),
+    "compressed": (says(plain(gzip.compress(GOOD), "content-encoding: gzip")), None),
+    "compressed in name only": (says(plain(GOOD, "content-encoding: gzip")), None),
+    "a character set as the encoding": (says(plain(GOOD, "content-encoding: utf-8")), None),
+    "half a gzip": (says(plain(gzip.compress(GOOD)[:40], "content-encoding: gzip")), "cut"),
+    "broken gzip": (says(plain(b"\x1f\x8b\x07\x00", "content-encoding: gzip")), "malformed"),
     "two lengths": (says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"), "malformed"),
     "nothing, closed": (closes, "lost"),
     "nothing, reset": (resets, "lost"),

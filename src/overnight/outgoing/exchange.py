@@ -12,7 +12,7 @@ from .transport_errors import BodyCut, Phase, ResponseTooLarge, UpstreamError, U
 STREAM_BUFFER_BYTES = 256 * 1024
 
 
-class ExchangeConnection(Protocol):
+class ExchangeCarrier(Protocol):
     """What an exchange needs of the connection that carries it."""
 
     origin: str
@@ -37,7 +37,7 @@ class UpstreamExchange:
 
     def __init__(
         self,
-        connection: ExchangeConnection,
+        connection: ExchangeCarrier,
         loop: asyncio.AbstractEventLoop,
         deadline: float,
         max_body: int,
@@ -46,7 +46,7 @@ class UpstreamExchange:
     ) -> None:
         self.status = 0  # until the head is here
         self.headers: dict[bytes, bytes] = {}
-        self.connection: ExchangeConnection | None = connection  # until the end, or an error
+        self.connection: ExchangeCarrier | None = connection  # until the end, or an error
         self.error: UpstreamError | None = None
         self.whole = whole
         self._loop = loop
@@ -139,7 +139,7 @@ class UpstreamExchange:
         if not self.whole:
             self._wake()
 
-    def body(self, chunk: bytes, connection: ExchangeConnection) -> None:
+    def body(self, chunk: bytes, connection: ExchangeCarrier) -> None:
         self.room -= len(chunk)
         if self.room < 0:
             self.fail(ResponseTooLarge(connection.origin, "the response body is over the bound; raise max_body_bytes"))
