@@ -171,7 +171,9 @@ async def test_headers_cannot_leave_the_rules_of_the_key(store: Store, provider:
             return answer.headers.get("x-overnight-model") or answer.status_code
 
         for said in ({}, {"x-agent-name": "intern"}, {"baggage": "agent=senior"}):
-            assert await model(intern | said, model="auto") == "gpt-5.4-mini", said  # omitting the header leaves no rule
+            assert await model(intern | said, model="auto") == "gpt-5.4-mini", (
+                said
+            )  # omitting the header leaves no rule
         assert await model(intern, model="auto", metadata={"agent_name": "senior"}) == "gpt-5.4-mini"
         for route in ("senior", "night"):
             assert await model(intern | {"x-task": route}, model="auto") == 403

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from overnight.domain import (
@@ -28,13 +30,12 @@ from overnight.ledger import (
 from overnight.store import Unit
 
 from ..identity import Subject, other_parent
-from .attempt_result import Locks
 from .log_search import search_log
 
 
-def job_locks(subject: Subject) -> Locks:
+def job_locks(subject: Subject) -> list[tuple[Any, Any]]:
     """The locks of `find_or_create_job`."""
-    found: Locks = [(JOB, subject.job_id)]
+    found: list[tuple[Any, Any]] = [(JOB, subject.job_id)]
     if subject.external_id is not None and not subject.known:
         found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
     if subject.parent_job_id is not None and not subject.known:
@@ -108,7 +109,7 @@ class StartJob(msgspec.Struct):
 
     subject: Subject
 
-    def locks(self) -> Locks:
+    def locks(self) -> list[tuple[Any, Any]]:
         return job_locks(self.subject)
 
     def decide(self, unit: Unit) -> tuple[str, bool]:
