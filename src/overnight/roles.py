@@ -1,4 +1,4 @@
-"""The processes of a fleet: gateway, worker, and `up`, which runs both under one supervisor."""
+"""The processes of a fleet: gateway, api, worker, and `up`, which runs all under one supervisor."""
 
 import asyncio
 import contextlib
@@ -10,18 +10,22 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from overnight.app import has_provider_key, load_settings_brain, open_app, take_secrets
+from overnight.app import App, has_provider_key, load_settings_brain, open_app, take_secrets
 from overnight.brain import Brain
 from overnight.domain import BadInput
 from overnight.files import is_open_to_others
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
+
+if TYPE_CHECKING:
+    from overnight.api import Server
 
 log = logging.getLogger(__name__)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -40,13 +44,15 @@ async def serve_gateway(
     offline_base_url: str | None,
     until: Awaitable[Any],
     owner: str | None = None,
+    api_socket: str | None = None,
 ) -> None:
-    """Serve the gateway and the API on one port until `until` completes. Prints one JSON line when it listens."""
+    """Serve the gateway on a port until `until` completes. Prints one JSON line when it listens.
+
+    Args:
+        api_socket: the unix socket of the `api` process that serves all but model calls; without one, this process does.
+    """
     set_up_log("gateway")
     _allow_files()
-    from overnight.api import LOOPBACK as NAMES
-    from overnight.api import ConnectionLimits, Server, application
-
     _check_auth(settings, host)
     secrets = take_secrets(load_settings_brain(settings))
     _warn_open(settings)
@@ -54,12 +60,7 @@ async def serve_gateway(
         gateway = await app.gateway()
         # Reservations under this name were left by an earlier process of the same name.
         await gateway.settle_owner(gateway.owner)
-        limits = ConnectionLimits(
-            settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
-        )
-        names = NAMES if host in LOOPBACK else None
-        served = application(gateway, app.ledger, hosts=names, auth=settings.auth, requests_per_key=limits.per_key)
-        server = Server(served, limits=limits)
+        server = await _server(settings, app, host, api_socket)
         try:
             bound_host, bound_port = await server.start(host, port)
         except (OSError, UnicodeError) as error:
@@ -71,6 +72,50 @@ async def serve_gateway(
             await until
         finally:
             await server.stop()
+
+
+async def serve_api(
+    settings: Settings, host: str, path: str, *, offline_base_url: str | None, until: Awaitable[Any]
+) -> None:
+    """Serve the API on the unix socket `path` until `until` completes. Prints one JSON line when it listens.
+
+    Args:
+        host: the address of the gateway in front of it, whose rules for keys and host names hold.
+    """
+    set_up_log("api")
+    _allow_files()
+    _check_auth(settings, host)
+    secrets = take_secrets(load_settings_brain(settings))
+    async with open_app(settings, offline_base_url=offline_base_url, secrets=secrets) as app:
+        server = await _server(settings, app, host)
+        try:
+            await server.start_unix(path)
+        except OSError as error:
+            raise BadInput(f"--socket {path}: {error.strerror or error}") from None
+        _settle_memory()
+        _announce({"role": "api", "socket": path})
+        try:
+            await until
+        finally:
+            await server.stop()
+
+
+async def _server(settings: Settings, app: App, host: str, api_socket: str | None = None) -> "Server":
+    from overnight.api import LOOPBACK as NAMES
+    from overnight.api import ConnectionLimits, Server, application
+
+    limits = ConnectionLimits(
+        settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
+    )
+    served = application(
+        await app.gateway(),
+        app.ledger,
+        hosts=NAMES if host in LOOPBACK else None,
+        auth=settings.auth,
+        requests_per_key=limits.per_key,
+        api_socket=api_socket,
+    )
+    return Server(served, limits=limits)
 
 
 def _warn_unlimited(settings: Settings, brain: Brain) -> None:
@@ -188,7 +233,10 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
         async def worker_died(_: int) -> None:
             await Operations(store).expire_dead_workers()
 
-        gateway = child_command("gateway", "--host", host, "--port", str(port), *offline)
+        socket_path = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-"))) / "api.sock")
+        api = child_command("api", "--gateway-host", host, "--socket", socket_path, *offline)
+        await tree.start(Child("api", api, environment=environment))
+        gateway = child_command("gateway", "--host", host, "--port", str(port), "--api-socket", socket_path, *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
         if not await _listens(host, port, tree):
             raise BadInput(f"{host}:{port}: the gateway could not start; see the log lines above")

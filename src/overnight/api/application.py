@@ -25,6 +25,7 @@ from overnight.keys import VirtualKey
 from overnight.ledger import Ledger
 
 from . import openapi
+from .api_relay import ApiRelay
 from .attribution import tenant_of
 from .authentication import Authenticator, scope_of
 from .body_memory import BodyMemory
@@ -227,7 +228,10 @@ def application(
     hosts: Collection[str] | None = LOOPBACK,
     auth: str = "auto",
     requests_per_key: int = ConnectionLimits().per_key,
-) -> Application:
+    api_socket: str | None = None,
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """The application to serve with `Server`; the gateway must be started. `hosts`: accepted host names; None accepts any and
-    always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off."""
-    return Application(gateway, ledger, hosts, auth, requests_per_key)
+    always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off. `api_socket`: the unix socket of the process that
+    serves all but model calls."""
+    served = Application(gateway, ledger, hosts, auth, requests_per_key)
+    return served if api_socket is None else ApiRelay(served, api_socket)

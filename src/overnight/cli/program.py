@@ -28,7 +28,10 @@ COMMANDS = {
     "cancel": Entry(ACTIONS, "run:cancel", "Cancel a job and its child jobs."),
     "reviews": Entry(ACTIONS, "reviews:program", "List, approve and reject reviews."),
     "budget": Entry(ACTIONS, "budget:program", "Show limits and budgets, add to a budget, and correct costs."),
-    "gateway": Entry(FLEET, "roles:gateway", "Serve the gateway and the API in this process."),
+    "gateway": Entry(
+        FLEET, "roles:gateway", "Serve the gateway in this process, and the API if no --api-socket is given."
+    ),
+    "api": Entry(FLEET, "roles:api", "Serve the API behind a gateway, so that long reports do not delay model calls."),
     "worker": Entry(FLEET, "roles:worker", "Run jobs in this process."),
 }
 

@@ -1,4 +1,4 @@
-"""`overnight gateway` and `worker`, the roles of a fleet, and `up`, which starts both on one machine."""
+"""`overnight gateway`, `api` and `worker`, the roles of a fleet, and `up`, which starts all on one machine."""
 
 from typing import Annotated
 
@@ -20,9 +20,13 @@ def gateway(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 selects a free port and prints it.")] = 8700,
     owner: Annotated[str | None, typer.Option(hidden=True)] = None,
+    api_socket: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The socket of an `overnight api` process that serves all but model calls."),
+    ] = None,
     offline_base_url: Offline = None,
 ) -> None:
-    """Serve the gateway and the API in this process.
+    """Serve the gateway in this process, and the API if no --api-socket is given.
 
     \b
     Example:
@@ -33,8 +37,35 @@ def gateway(
 
     async def serve() -> None:
         await roles.serve_gateway(
-            settings, host, port, offline_base_url=offline_base_url, until=roles.stopped(), owner=owner
+            settings,
+            host,
+            port,
+            offline_base_url=offline_base_url,
+            until=roles.stopped(),
+            owner=owner,
+            api_socket=api_socket,
         )
+
+    run_loop(serve)
+
+
+def api(
+    socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket to listen on.")],
+    gateway_host: Annotated[str, typer.Option(help="The address of the gateway in front.")] = "127.0.0.1",
+    offline_base_url: Offline = None,
+) -> None:
+    """Serve the API behind a gateway, so that long reports do not delay model calls.
+
+    \b
+    Example:
+      overnight api --socket /run/overnight/api.sock
+      overnight gateway --api-socket /run/overnight/api.sock
+    """
+
+    settings = Settings.from_environment()
+
+    async def serve() -> None:
+        await roles.serve_api(settings, gateway_host, socket, offline_base_url=offline_base_url, until=roles.stopped())
 
     run_loop(serve)
 
