@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clients check crash bench soak lock clean
+.PHONY: demo test clients check wheel image crash bench soak lock clean
 
 demo: .venv/ready
 	$(BIN)/overnight demo
@@ -21,6 +21,19 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The wheel, installed as a user would in an environment of its own, runs the demo outside of this folder.
+wheel: .venv/ready
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel -q --no-index --no-build-isolation --no-deps -w build/wheel .
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-demo.lock
+	build/wheel/env/bin/python -m pip install -q --disable-pip-version-check --no-index --no-deps build/wheel/*.whl
+	cd build/wheel && OVERNIGHT_HOME=$(CURDIR)/build/wheel/home env/bin/overnight demo --json
+
+# The container image, where docker or podman is.
+image:
+	$(or $(shell command -v docker || command -v podman),$(error neither docker nor podman is installed)) build -t overnight .
 
 crash: .venv/dev
 	$(BIN)/python -m tests.crash.run --kills 200 --store both
