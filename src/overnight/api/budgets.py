@@ -1,4 +1,5 @@
-"""`/api/v1/budgets`: limits and spending of the tenant. Top-ups require `instance.admin`."""
+"""`/api/v1/budgets`: limits and spending of the tenant. Top-ups require `budgets.write`, and `instance.admin` where the operator
+limits."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from overnight.budgets import TopUp, addressed, line_of, list_budgets, top_up_budget
+from overnight.budgets import TopUp, addressed, line_of, list_budgets, operator_limit, top_up_budget
 from overnight.domain import BadInput, check_identifier, usd_to_micro
 from overnight.gateway import Gateway, HttpResponse
 from overnight.ledger import Ledger
@@ -71,7 +72,7 @@ class BudgetsApi:
         store, policy = self._ledger.store, self._gateway.policy
         job = None
         if body.scope == "job":
-            job = await self._ledger.job(check_identifier(body.id, "id"), request.tenant_id)
+            job = await self._ledger.job(check_identifier(body.id, "id"), request.tenant_id, key_scope_of(request.key))
         if body.scope == "tenant" and body.id != request.tenant_id:
             raise BadInput("id: a key can only access its own tenant")
         name = job.job_id if job else body.id
@@ -86,6 +87,10 @@ class BudgetsApi:
             calls=body.calls,
             tool_calls=body.tool_calls,
             wall_clock_s=body.seconds,
+            key_id=request.key_id,
         )
-        row, woken = await top_up_budget(store, addressed(policy, wanted, body.per, store.clock()))
+        wanted = addressed(policy, wanted, body.per, store.clock())
+        if request.key is None or "instance.admin" not in request.key.scopes:
+            wanted.operator_limit = operator_limit(policy, wanted, job)
+        row, woken = await top_up_budget(store, wanted)
         return json_answer(201, line_of(policy, row, job, store.clock()).public() | {"woken": woken})

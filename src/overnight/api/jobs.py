@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -19,11 +20,13 @@ from overnight.domain import (
 )
 from overnight.gateway import Gateway, HttpResponse, parse_job_name
 from overnight.jobs import Complete, Operations
+from overnight.keys import VirtualKey
 from overnight.ledger import JOB, JobRow, Ledger, begin_attempt, locked_job, read_idleness
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
 from .attribution import attribution, key_scope_of
+from .content import reads_content, without_content
 from .event_streams import EventStreams
 from .json_bodies import (
     EmptyBody,
@@ -80,7 +83,7 @@ class Jobs:
     def __init__(self, gateway: Gateway, ledger: Ledger) -> None:
         self._gateway = gateway
         self._ledger, self._operations = ledger, Operations(ledger.store)
-        self._streams = EventStreams(ledger, _live_event)
+        self._streams = EventStreams(ledger)
 
     async def _job(self, request: Request) -> JobRow:
         name = check_identifier(request.parts[3], "the job's id")
@@ -102,20 +105,23 @@ class Jobs:
             most=most,
             key_scope=key_scope_of(request.key),
         )
-        return json_answer(200, {"jobs": await self._public(found)})
+        return json_answer(200, {"jobs": await self._public(found, request.key)})
 
     async def one(self, request: Request) -> HttpResponse:
         job = await self._job(request)
-        (shown,) = await self._public([job])
+        (shown,) = await self._public([job], request.key)
+        if not reads_content(request.key):
+            return json_answer(200, shown)
         shown["result"] = msgspec.Raw(job.result) if job.result else None
         shown["traceback"] = await read_traceback(self._ledger, job)
         return json_answer(200, shown)
 
-    async def _public(self, jobs: Sequence[JobRow]) -> list[dict[str, Any]]:
+    async def _public(self, jobs: Sequence[JobRow], key: VirtualKey | None) -> list[dict[str, Any]]:
         """As `overnight jobs --json`; costs include child jobs."""
         costs, now = await tree_costs(self._ledger, [job.job_id for job in jobs]), self._ledger.store.clock()
         idle = await read_idleness(self._ledger.store, jobs, now)
-        return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in jobs]
+        shown = [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in jobs]
+        return shown if reads_content(key) else [without_content(each) for each in shown]
 
     async def events(self, request: Request) -> HttpResponse:
         """`?after=SEQ&limit=N`; with `Accept: text/event-stream`, live until the job finishes (`id` is the seq)."""
@@ -125,11 +131,13 @@ class Jobs:
         if b"text/event-stream" in request.header(b"accept"):
             resumed = parse_whole(request.header(b"last-event-id"), 2**53)
             after = after if resumed is None else resumed
+            encode = partial(_live_event, with_message=reads_content(request.key))
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-            return HttpResponse(200, headers, pieces=self._streams.open(request, job, after))
+            return HttpResponse(200, headers, pieces=self._streams.open(request, job, after, encode))
         found = await self._ledger.events(job.job_id, after, whole(query, "limit", MAX_EVENTS, MAX_EVENTS))
         last = found[-1].seq if found else after
-        return json_answer(200, {"events": [public_event(event) for event in found], "after": last})
+        shown = [_public_event(event, with_message=reads_content(request.key)) for event in found]
+        return json_answer(200, {"events": shown, "after": last})
 
     async def attempts(self, request: Request) -> HttpResponse:
         wanted = await body_of(request, NewAttempt)
@@ -157,7 +165,8 @@ class Jobs:
         job = await self._job(request)
         error = ErrorFacts("failed", body.error[:500]) if isinstance(body.error, str) else body.error
         command = Complete(job.job_id, body.state, bytes(body.result), error, request.actor)
-        return json_answer(200, (await self._public([await self._ledger.store.commit(command)]))[0])
+        (shown,) = await self._public([await self._ledger.store.commit(command)], request.key)
+        return json_answer(200, shown)
 
     async def cancel(self, request: Request) -> HttpResponse:
         await body_of(request, EmptyBody)
@@ -166,5 +175,11 @@ class Jobs:
         return json_answer(202 if state == "running" else 200, {"job_id": job.job_id, "state": state})
 
 
-def _live_event(event: Recorded) -> bytes:
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.facts.event.encode(), _encode(public_event(event)))
+def _public_event(event: Recorded, *, with_message: bool) -> dict[str, Any]:
+    shown = public_event(event)
+    return shown if with_message else without_content(shown)
+
+
+def _live_event(event: Recorded, *, with_message: bool) -> bytes:
+    data = _encode(_public_event(event, with_message=with_message))
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.facts.event.encode(), data)
