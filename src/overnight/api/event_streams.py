@@ -92,8 +92,8 @@ class EventStreams:
         return asyncio.get_running_loop().time()
 
     def open(self, request: Request, job: JobRow, after: int, encode: Callable[[Recorded], bytes]) -> EventStream:
-        """Open a stream. `encode` turns a recorded event into a server-sent event. Raises RateLimited or Overloaded at the maximum
-        of streams per key or in total."""
+        """Open a stream. `encode` turns a recorded event into a server-sent event. Raises RateLimited or Overloaded at the
+        maximum of streams per key or in total."""
         holder = request.key.key_id if request.key else ""
         if self._by_holder.get(holder, 0) >= MAX_PER_KEY:
             raise RateLimited(f"maximum of {MAX_PER_KEY} live event streams per key reached; close one", 1)
