@@ -215,7 +215,8 @@ async def test_id_of_another_tenant_equals_an_unknown_id(provider: SpawnedProvid
                     await ask(app, method, template.replace("{}", each), zeta.headers, body) for each in (name, never)
                 ]
                 assert theirs[0] == nobodys[0], (method, template, name, theirs[2])
-                assert theirs[0] >= 400
+                starts_own = template.endswith("/attempts") and not name.startswith("job_")  # a new job of this name
+                assert theirs[0] >= 400 or starts_own
                 assert theirs[2].replace(name, never) == nobodys[2]
                 asked += 1
         assert asked > 30
