@@ -208,6 +208,8 @@ async def test_id_of_another_tenant_equals_an_unknown_id(provider: SpawnedProvid
         asked = 0
         for method, template in all_routes(app):
             for name in acme.ids if "{}" in template else ():
+                if template.endswith("/attempts") and not name.startswith("job_"):
+                    continue  # it would start a job of this name
                 never = f"{name.partition('_')[0]}_{'0' * 32}"
                 body = BODIES.get(template.rpartition("/")[2]) or BODIES.get(template.split("/")[-2])
                 body = body if method != "GET" else None
@@ -215,8 +217,7 @@ async def test_id_of_another_tenant_equals_an_unknown_id(provider: SpawnedProvid
                     await ask(app, method, template.replace("{}", each), zeta.headers, body) for each in (name, never)
                 ]
                 assert theirs[0] == nobodys[0], (method, template, name, theirs[2])
-                starts_own = template.endswith("/attempts") and not name.startswith("job_")  # a new job of this name
-                assert theirs[0] >= 400 or starts_own
+                assert theirs[0] >= 400
                 assert theirs[2].replace(name, never) == nobodys[2]
                 asked += 1
         assert asked > 30
