@@ -53,6 +53,11 @@ async def test_loopback_requires_a_key_once_the_first_key_exists(served: Served)
     assert (await served.http.get("/healthz")).status_code == 200
 
 
+async def test_missing_admin_key_error_names_the_scope_to_create(guarded: Served) -> None:
+    told = (await guarded.http.get("/api/v1/keys")).json()["detail"]
+    assert "create a key with `overnight keys create NAME --scope keys.admin`" in told
+
+
 async def test_public_address_requires_a_key_from_the_start(
     guarded: Served, store: Store, provider: SpawnedProvider
 ) -> None:
@@ -78,9 +83,11 @@ async def test_keys_off_opens_loopback_only(store: Store, provider: SpawnedProvi
 
 
 async def test_keys_endpoint_requires_an_admin_key(served: Served) -> None:
-    assert (await served.http.get("/api/v1/keys")).status_code == 401
-    told = (await served.http.get("/api/v1/keys")).json()["detail"]
-    assert "create a key with `overnight keys create NAME --scope keys.admin`" in told
+    refused = await served.http.get("/api/v1/keys")
+    assert refused.status_code == 401
+    told = refused.json()["detail"]
+    assert "the first key ends that" in told, "the advice to make a key would end the access without one"
+    assert "keys create" not in told
     assert (await served.http.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})).status_code == 401
     assert (await served.ask()).status_code == 200  # nothing was made
 
