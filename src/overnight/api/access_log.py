@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from overnight.domain import iso_utc
+from overnight.domain import BadInput, iso_utc
 from overnight.files import open_file
 from overnight.http_server import Message, Receive, Scope, Send
 
@@ -36,6 +36,16 @@ class AccessLog:
         self._path = path
         self._file = sys.stderr.fileno() if path is None else open_file(path, _FLAGS)
         self._looked_at = time.monotonic()
+
+    @staticmethod
+    def of(setting: str) -> AccessLog | None:
+        """The log of OVERNIGHT_ACCESS_LOG: none, 1 for standard error, or a file. Raises BadInput."""
+        if not setting or setting == "0":
+            return None
+        try:
+            return AccessLog(None if setting == "1" else Path(setting))
+        except OSError as error:
+            raise BadInput(f"OVERNIGHT_ACCESS_LOG: {setting[:200]}: {error.strerror}") from None
 
     async def write(
         self, scope: Scope, receive: Receive, send: Send, app: Callable[[Scope, Receive, Send], Awaitable[None]]

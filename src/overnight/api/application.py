@@ -16,12 +16,14 @@ from overnight.gateway import (
     Codec,
     Gateway,
     HttpResponse,
+    Overloaded,
     RateLimited,
     error_response,
     internal_error_response,
 )
 from overnight.http_server import DIRECT, Direct, Receive, Scope, Send
 from overnight.http_server.connection_limits import ConnectionLimits
+from overnight.http_server.relay import RelayUnavailable
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
 
@@ -36,7 +38,7 @@ from .readiness import ReadyApi
 from .requests import ClientLeft, Request, send_answer
 from .rest_application import RestApplication
 from .rest_services import RestServices
-from .routes import CALLS, Route, find_route
+from .routes import CALLS, PathRoute, find_route
 
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -144,10 +146,13 @@ class Application:
             return await self._rest.answer(request, scope, send)
         if self._forward is None:
             raise OvernightError(f"{route.template} is not served by this process")
-        await self._forward(scope, receive, send)
+        try:
+            await self._forward(scope, receive, send)
+        except RelayUnavailable:
+            raise Overloaded(f"the process that serves {route.template} does not answer; try again") from None
         return None
 
-    async def _probe(self, route: Route) -> HttpResponse:
+    async def _probe(self, route: PathRoute) -> HttpResponse:
         if route.template == "/readyz":
             return await self._ready.answer()
         return HttpResponse(200, [(b"content-type", b"application/json")], b'{"status":"ok"}')

@@ -12,7 +12,7 @@ from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
 
 from .body_memory import SMALL, Count
-from .routes import Route
+from .routes import PathRoute
 
 
 class ClientLeft(Exception):
@@ -24,7 +24,7 @@ class Request(msgspec.Struct):
     access. `authenticate` checks its key again, for long responses; it raises the same errors. `body` is read by the part that
     serves it."""
 
-    route: Route
+    route: PathRoute
     names: list[str]
     method: str
     query: bytes

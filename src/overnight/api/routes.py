@@ -18,7 +18,7 @@ Part = Literal["probes", "calls", "rest"]
 """`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application."""
 
 
-class Route(NamedTuple):
+class PathRoute(NamedTuple):
     """A row of the table. `scope` None: the path requires no key. `spans`: the last name of the template may hold slashes."""
 
     method: str
@@ -32,40 +32,40 @@ CALLS: dict[str, Codec] = {f"/v1{codec.path}": codec for codec in CODECS.values(
 """The paths of model calls, and the format of each."""
 COUNT_TOKENS = "/v1/messages/count_tokens"
 
-ROUTES: tuple[Route, ...] = (
-    Route("GET", "/", None, "rest"),
-    Route("GET", "/openapi.json", None, "rest"),
-    Route("GET", "/healthz", None, "probes"),
-    Route("GET", "/readyz", None, "probes"),
-    *(Route("POST", path, "calls", "calls") for path in CALLS),
-    Route("POST", COUNT_TOKENS, "calls", "calls"),
-    Route("GET", "/v1/models", "calls", "calls"),
-    Route("GET", "/v1/models/{model}", "calls", "calls", spans=True),
-    Route("GET", "/v1/responses/{response}", "calls", "calls"),
-    Route("DELETE", "/v1/responses/{response}", "calls", "calls"),
-    Route("GET", "/v1/responses/{response}/input_items", "calls", "calls"),
-    Route("GET", "/api/v1/jobs", "jobs.read", "rest"),
-    Route("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
-    Route("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),
-    Route("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate", "rest"),
-    Route("POST", "/api/v1/jobs/{job}/complete", "jobs.operate", "rest"),
-    Route("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate", "rest"),
-    Route("GET", "/api/v1/budgets", "jobs.read", "rest"),
-    Route("POST", "/api/v1/budgets", "budgets.write", "rest"),
-    Route("GET", "/api/v1/bounds", "instance.read", "rest"),
-    Route("POST", "/api/v1/bounds/{call}/settle", "instance.admin", "rest"),
-    Route("GET", "/api/v1/circuits", "jobs.read", "rest"),
-    Route("GET", "/api/v1/keys", "keys.admin", "rest"),
-    Route("POST", "/api/v1/keys", "keys.admin", "rest"),
-    Route("GET", "/api/v1/keys/{key}", "keys.admin", "rest"),
-    Route("POST", "/api/v1/keys/{key}/rotate", "keys.admin", "rest"),
-    Route("POST", "/api/v1/keys/{key}/revoke", "keys.admin", "rest"),
-    Route("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
-    Route("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
-    Route("DELETE", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
+ROUTES: tuple[PathRoute, ...] = (
+    PathRoute("GET", "/", None, "rest"),
+    PathRoute("GET", "/openapi.json", None, "rest"),
+    PathRoute("GET", "/healthz", None, "probes"),
+    PathRoute("GET", "/readyz", None, "probes"),
+    *(PathRoute("POST", path, "calls", "calls") for path in CALLS),
+    PathRoute("POST", COUNT_TOKENS, "calls", "calls"),
+    PathRoute("GET", "/v1/models", "calls", "calls"),
+    PathRoute("GET", "/v1/models/{model}", "calls", "calls", spans=True),
+    PathRoute("GET", "/v1/responses/{response}", "calls", "calls"),
+    PathRoute("DELETE", "/v1/responses/{response}", "calls", "calls"),
+    PathRoute("GET", "/v1/responses/{response}/input_items", "calls", "calls"),
+    PathRoute("GET", "/api/v1/jobs", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),
+    PathRoute("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate", "rest"),
+    PathRoute("POST", "/api/v1/jobs/{job}/complete", "jobs.operate", "rest"),
+    PathRoute("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate", "rest"),
+    PathRoute("GET", "/api/v1/budgets", "jobs.read", "rest"),
+    PathRoute("POST", "/api/v1/budgets", "budgets.write", "rest"),
+    PathRoute("GET", "/api/v1/bounds", "instance.read", "rest"),
+    PathRoute("POST", "/api/v1/bounds/{call}/settle", "instance.admin", "rest"),
+    PathRoute("GET", "/api/v1/circuits", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/keys", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/keys", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/keys/{key}", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/keys/{key}/rotate", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/keys/{key}/revoke", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
+    PathRoute("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
+    PathRoute("DELETE", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
 )
 
-_Methods = dict[str, Route]
+_Methods = dict[str, PathRoute]
 
 
 def _segments(template: str) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def _index() -> tuple[dict[str, _Methods], dict[int, list[tuple[tuple[str, ...],
 _EXACT, _BY_LENGTH, _SPANNING = _index()
 
 
-def find_route(scope: AsgiScope) -> tuple[Route, list[str]]:
+def find_route(scope: AsgiScope) -> tuple[PathRoute, list[str]]:
     """The row of a request, and the names in its path. Raises UnknownPath, MethodNotAllowed.
 
     HEAD is served wherever GET is. A percent-encoded slash belongs to a name, as in a job id.

@@ -20,7 +20,7 @@ _SCHEMES = ("http", "https")
 MAX_HOPS = 32
 
 
-class Client(NamedTuple):
+class ForwardedClient(NamedTuple):
     """`host` is the client's address; None if the headers name none. `scheme` as the client used it, or None."""
 
     host: str | None
@@ -42,7 +42,7 @@ class TrustedProxies:
         parsed = _address(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def client_of(self, headers: Headers) -> Client | None:
+    def client_of(self, headers: Headers) -> ForwardedClient | None:
         """The client that the headers of a trusted proxy name; None if there are none.
 
         Every proxy appends the address that it saw. The last one that is not a trusted proxy is the client: what stands
@@ -59,7 +59,7 @@ class TrustedProxies:
             hops = ",".join(fields[b"x-forwarded-for"]).split(",")
         if b"x-forwarded-proto" in fields:
             scheme = ",".join(fields[b"x-forwarded-proto"]).rpartition(",")[2].strip().lower()
-        return Client(self._client(hops), scheme if scheme in _SCHEMES else None)
+        return ForwardedClient(self._client(hops), scheme if scheme in _SCHEMES else None)
 
     def _client(self, hops: list[str]) -> str | None:
         found: str | None = None

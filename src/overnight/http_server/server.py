@@ -78,6 +78,8 @@ class Server:
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket that only this user can reach. Raises OSError."""
         self._loop = asyncio.get_running_loop()
+        if self._lifespan is not None:
+            await self._lifespan.start()
         self._look()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with suppress(FileNotFoundError):

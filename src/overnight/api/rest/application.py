@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from overnight import __version__
 from overnight.domain import Recorded, public_event
 from overnight.jobs import Operations
 from overnight.keys import Keys
@@ -20,21 +20,22 @@ from ..rest_services import RestServices
 from ..routes import ROUTES
 from . import bounds, budgets, circuits, jobs, keys
 from .calls import Answer, ApiRoute, Call, Toolbox, json_answer
-from .models import PROBLEM, Shown, responses
+from .models import PROBLEM, ResponseModel, responses
 
 _encode = msgspec.json.Encoder().encode
+_VERSION = version("overnight")
 _PLAIN = Path(__file__).parent.parent / "openapi.yaml"
 _ABOUT = "The operations layer under AI agents: model calls and tool calls go through it, each is recorded, metered, done once."
 root = APIRouter(route_class=ApiRoute)
 
 
-class About(Shown):
+class About(ResponseModel):
     name: str
     version: str
     description: str
 
 
-class Document(Shown):
+class Document(ResponseModel):
     openapi: str
     paths: dict[str, Any]
 
@@ -46,7 +47,7 @@ async def about(call: Call) -> Answer:
         200,
         {
             "name": "Overnight",
-            "version": __version__,
+            "version": _VERSION,
             "description": _ABOUT,
             "model_calls": f"{url}/v1",
             "api": f"{url}/api/v1",
@@ -90,8 +91,8 @@ def document(public_url: str = "") -> bytes:
 
     yaml: Any = YAML(typ="safe")
     merged: dict[str, Any] = yaml.load(_PLAIN)
-    made = get_openapi(title="Overnight", version=__version__, routes=_router().routes)
-    merged["openapi"], merged["info"]["version"] = made["openapi"], __version__
+    made = get_openapi(title="Overnight", version=_VERSION, routes=_router().routes)
+    merged["openapi"], merged["info"]["version"] = made["openapi"], _VERSION
     if public_url:
         merged["servers"] = [{"url": public_url}]
     for section, found in made["components"].items():

@@ -11,7 +11,7 @@ from overnight.budgets import correct_cost, list_bounds, public_bound
 from overnight.domain import check_identifier, usd_to_micro
 
 from .calls import Answer, ApiRoute, Call, json_answer, no_nul
-from .models import Body, Parameters, PathName, Shown, Text, responses, whole
+from .models import Body, Parameters, PathName, ResponseModel, Text, responses, whole
 
 MAX_CALLS = 1000
 MAX_USD = 1_000_000
@@ -35,11 +35,11 @@ class NewSettlement(Body):
     why: str = Field("", max_length=2000)
 
 
-class BoundList(Shown):
+class BoundList(ResponseModel):
     bounds: list[dict[str, Any]]
 
 
-class SettledBound(Shown):
+class SettledBound(ResponseModel):
     call_id: str
     cost_usd: float
     changed: bool

@@ -11,7 +11,7 @@ from overnight.budgets import SCOPES, TopUp, addressed, line_of, list_budgets, t
 from overnight.domain import BadInput, check_identifier, usd_to_micro
 
 from .calls import Answer, ApiRoute, Call, json_answer, no_nul
-from .models import IDENTIFIER, Body, Parameters, Shown, Text, responses, whole
+from .models import IDENTIFIER, Body, Parameters, ResponseModel, Text, responses, whole
 
 MAX_JOBS = 1000
 MAX_USD = 1_000_000
@@ -41,11 +41,11 @@ class NewTopUp(Body):
     why: str = Field("", max_length=2000)
 
 
-class BudgetList(Shown):
+class BudgetList(ResponseModel):
     budgets: list[dict[str, Any]]
 
 
-class ToppedUp(Shown):
+class ToppedUp(ResponseModel):
     scope: str
     id: str
     woken: list[str]

@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from overnight.gateway import list_circuits, public_circuit
 
 from .calls import Answer, ApiRoute, Call, json_answer
-from .models import Shown, responses
+from .models import ResponseModel, responses
 
 router = APIRouter(route_class=ApiRoute)
 
 
-class CircuitList(Shown):
+class CircuitList(ResponseModel):
     circuits: list[dict[str, Any]]
 
 

@@ -28,7 +28,7 @@ from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
 from .calls import Answer, ApiCall, ApiRoute, Call, json_answer
-from .models import Body, EmptyBody, JobName, Parameters, Shown, Text, responses, whole
+from .models import Body, EmptyBody, JobName, Parameters, ResponseModel, Text, responses, whole
 
 MAX_JOBS, MAX_EVENTS = 200, 1000
 MAX_SEQ = 2**53
@@ -73,7 +73,7 @@ class Completion(Body):
     error: str | JobError | None = None
 
 
-class JobShown(Shown):
+class JobShown(ResponseModel):
     job_id: str
     name: str
     state: str = Field(json_schema_extra={"enum": list(job_states)})
@@ -83,21 +83,21 @@ class JobShown(Shown):
     cost_usd: float
 
 
-class JobList(Shown):
+class JobList(ResponseModel):
     jobs: list[JobShown]
 
 
-class EventPage(Shown):
+class EventPage(ResponseModel):
     events: list[dict[str, Any]]
     after: int
 
 
-class AttemptShown(Shown):
+class AttemptShown(ResponseModel):
     job_id: str
     attempt: int
 
 
-class StateShown(Shown):
+class StateShown(ResponseModel):
     job_id: str
     state: str
 

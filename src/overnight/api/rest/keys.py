@@ -20,7 +20,7 @@ from overnight.keys import (
 )
 
 from .calls import Answer, ApiCall, ApiRoute, Call, json_answer
-from .models import Body, EmptyBody, Parameters, PathName, Shown, Text, responses, whole
+from .models import Body, EmptyBody, Parameters, PathName, ResponseModel, Text, responses, whole
 
 MAX_KEYS = 200
 DAY_MS = 86_400_000
@@ -60,7 +60,7 @@ class ProviderSecret(Body):
     key: str
 
 
-class KeyShown(Shown):
+class KeyShown(ResponseModel):
     key_id: str
     name: str
     state: str
@@ -70,15 +70,15 @@ class KeyWithSecret(KeyShown):
     key: str
 
 
-class KeyList(Shown):
+class KeyList(ResponseModel):
     keys: list[KeyShown]
 
 
-class ProviderKeyShown(Shown):
+class ProviderKeyShown(ResponseModel):
     provider: str
 
 
-class ProviderKeyList(Shown):
+class ProviderKeyList(ResponseModel):
     provider_keys: list[ProviderKeyShown]
 
 

@@ -36,7 +36,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Shown(BaseModel):
+class ResponseModel(BaseModel):
     """A documented response. It may have more fields."""
 
     model_config = ConfigDict(extra="allow")
@@ -67,7 +67,9 @@ JobName = Annotated[str, Path(description="A job id or an external id."), WithJs
 PathName = Annotated[str, WithJsonSchema(NAME)]
 
 
-def responses(status: int, description: str, model: type[Shown] | None = None, **media: Any) -> dict[int | str, Any]:
+def responses(
+    status: int, description: str, model: type[ResponseModel] | None = None, **media: Any
+) -> dict[int | str, Any]:
     """The documented response of an endpoint; `media` adds content types."""
     said: dict[str, Any] = {"description": description} | ({"model": model} if model is not None else {})
     return {status: said | media}
