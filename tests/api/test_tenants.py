@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from overnight.api import Application, application
 from overnight.api.routes import COUNT_TOKENS, ROUTES
 from overnight.brain import Brain
-from overnight.gateway import CODECS, Gateway, PriceBook
+from overnight.gateway import Gateway, PriceBook
 from overnight.keys import Keyring, Keys, Masters, NewKey
 from overnight.ledger import Ledger
 from overnight.store import open_store
