@@ -16,7 +16,7 @@ from asgi_calls import asgi_call
 from overnight.api import Application, application
 from overnight.api.routes import CALLS, ROUTES
 from overnight.brain import Brain
-from overnight.domain import SCOPES
+from overnight.domain import SCOPES, expand_scopes
 from overnight.gateway import Gateway, PriceBook
 from overnight.keys import Keyring, Keys, Masters, NewKey
 from overnight.ledger import Ledger

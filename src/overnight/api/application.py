@@ -238,6 +238,7 @@ def application(
     services = RestServices(
         ledger=ledger,
         keyring=gateway.keys,
+        start_job=gateway.start_job,
         policy=lambda: gateway.policy,
         providers=lambda: [each.name for each in gateway.routing.providers],
         memory=memory,

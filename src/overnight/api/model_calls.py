@@ -6,13 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-<<<<<<< HEAD:src/overnight/api/openai.py
 from overnight.domain import CallFacts, OvernightError, allows
-from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_response, permitted_decision
-=======
-from overnight.domain import CallFacts, OvernightError
 from overnight.gateway import Codec, Gateway, HttpResponse, error_response, permitted_decision
->>>>>>> 8b5323e (Serve /api/v1 with FastAPI behind a plain ASGI front):src/overnight/api/model_calls.py
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey
 

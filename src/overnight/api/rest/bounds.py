@@ -77,5 +77,6 @@ async def settle(asked: Call, call: PathName, body: NewSettlement) -> Answer:  #
         why=no_nul(body.why, "why"),
         source=body.source,
         tokens=body.tokens,
+        key_id=asked.request.key_id,
     )
     return json_answer(200, done.public())

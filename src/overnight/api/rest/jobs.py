@@ -27,6 +27,7 @@ from overnight.ledger import JOB, JobRow, begin_attempt, locked_job, read_idlene
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
+from ..attribution import attribution
 from .calls import Answer, ApiCall, ApiRoute, Call, json_answer
 from .models import Body, EmptyBody, JobName, Parameters, ResponseModel, Text, responses, whole
 
@@ -131,7 +132,7 @@ class _RawResult(msgspec.Struct):
 
 @router.get("/jobs", summary="Jobs, newest first", responses=responses(200, "A page of jobs.", JobList))
 async def list_jobs(call: Call, query: Annotated[JobQuery, Query()]) -> Answer:
-    state, before, key_scope = query.state, query.before, call.key_scope
+    state, before = query.state, query.before
     if state and state not in job_states:
         raise BadInput(f"state: {state[:40]!r} is not one of {', '.join(job_states)}")
     if before and parse_job_name(before, "before")[0] is None:
@@ -141,8 +142,7 @@ async def list_jobs(call: Call, query: Annotated[JobQuery, Query()]) -> Answer:
         state=state,
         before=before,
         most=query.limit,
-        agent_id=key_scope.agent_id or "",
-        workflow=key_scope.workflow or "",
+        key_scope=call.key_scope,
     )
     return json_answer(200, {"jobs": await _public(call, found)})
 
@@ -185,6 +185,15 @@ async def events(call: Call, job: JobName, query: Annotated[EventQuery, Query()]
     responses=responses(201, "The attempt.", AttemptShown),
 )
 async def attempts(call: Call, job: JobName, body: NewAttempt) -> Answer:  # noqa: ARG001 - see JobName
+    """The first attempt of a job that has an external id starts the job."""
+    name = check_identifier(call.request.names[0], "the job's id")
+    _, external_id = parse_job_name(name, "the job's id")
+    if external_id is not None:
+        who = attribution(call.request.headers, call.request.key)
+        who = msgspec.structs.replace(who, job_id=None, external_id=name, attempt=None)
+        job_id, is_new = await call.services.start_job(who)
+        if is_new:
+            return json_answer(201, {"job_id": job_id, "attempt": 1})
     found, ledger = await _job(call), call.services.ledger
     until: int | None = None
     if body.mode == "retry":

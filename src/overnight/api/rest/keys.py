@@ -36,7 +36,8 @@ class KeyQuery(Parameters):
 
 
 class NewKeyBody(Body):
-    """What a key is to be. `models` and `routes` are names or globs; empty allow all. `expires_in_ms` absent: never."""
+    """What a key is to be. `models`, `routes`, `tools` and `jobs` are names or globs; empty allow all. `expires_in_ms` absent:
+    never."""
 
     name: str
     scopes: list[str] = Field(default_factory=list)
@@ -44,6 +45,8 @@ class NewKeyBody(Body):
     workflow: str | None = None
     models: list[str] = Field(default_factory=list)
     routes: list[str] = Field(default_factory=list)
+    tools: list[str] = Field(default_factory=list)
+    jobs: list[str] = Field(default_factory=list)
     expires_in_ms: Span | None = None
 
 
@@ -99,7 +102,7 @@ async def create(call: Call, body: NewKeyBody) -> Answer:
     new = NewKey(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     if instance := expand_scopes(new.scopes) & INSTANCE_SCOPES:
         raise Forbidden(f"scopes: only the operator can grant {min(instance)}, with `overnight keys create`")
-    row, secret = await call.tools.keys.create(call.tenant_id, new, call.actor)
+    row, secret = await call.tools.keys.create(call.tenant_id, new, call.actor, call.request.key_id)
     return _with_secret(call, 201, row, secret)
 
 
@@ -116,13 +119,14 @@ async def one(call: Call, key: PathName) -> Answer:  # noqa: ARG001 - see PathNa
 async def rotate(call: Call, key: PathName, body: RotationBody) -> Answer:  # noqa: ARG001 - see PathName
     key_id = await _key_within_rights(call)
     how = Rotation(overlap_ms=body.overlap_ms, expires_in_ms=body.expires_in_ms)
-    row, secret = await call.tools.keys.rotate(key_id, call.tenant_id, how, call.actor)
+    row, secret = await call.tools.keys.rotate(key_id, call.tenant_id, how, call.actor, call.request.key_id)
     return _with_secret(call, 200, row, secret)
 
 
 @router.post("/keys/{key}/revoke", summary="End a key", responses=responses(200, "The key.", KeyShown))
 async def revoke(call: Call, key: PathName, body: EmptyBody) -> Answer:  # noqa: ARG001 - see PathName
-    row = await call.tools.keys.revoke(await _key_within_rights(call), call.tenant_id, call.actor)
+    key_id = await _key_within_rights(call)
+    row = await call.tools.keys.revoke(key_id, call.tenant_id, call.actor, call.request.key_id)
     call.services.keyring.expire()
     return json_answer(200, _shown(call, row))
 
@@ -145,7 +149,7 @@ async def list_provider_keys(call: Call) -> Answer:
 async def set_provider_key(call: Call, provider: PathName, body: ProviderSecret) -> Answer:
     provider = call.request.names[0]
     known_provider(provider, call.services.providers())
-    row = await call.tools.keys.set_provider_key(call.tenant_id, provider, body.key, call.actor)
+    row = await call.tools.keys.set_provider_key(call.tenant_id, provider, body.key, call.actor, call.request.key_id)
     call.services.keyring.expire()
     return json_answer(200, public_provider_key(row))
 
@@ -157,7 +161,8 @@ async def set_provider_key(call: Call, provider: PathName, body: ProviderSecret)
     responses=responses(204, "It is gone."),
 )
 async def drop_provider_key(call: Call, provider: PathName) -> Answer:  # noqa: ARG001 - see PathName
-    await call.tools.keys.drop_provider_key(call.tenant_id, call.request.names[0], call.actor)
+    request = call.request
+    await call.tools.keys.drop_provider_key(call.tenant_id, request.names[0], call.actor, request.key_id)
     call.services.keyring.expire()
     return Answer(HttpResponse(204, []))
 
