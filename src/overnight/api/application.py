@@ -23,7 +23,7 @@ from overnight.gateway import (
 )
 from overnight.http_server import DIRECT, Direct, Receive, Scope, Send
 from overnight.http_server.connection_limits import ConnectionLimits
-from overnight.http_server.relay import RelayUnavailable
+from overnight.http_server.relay import RelayUnavailable, UnixRelay
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
 
@@ -148,8 +148,9 @@ class Application:
             raise OvernightError(f"{route.template} is not served by this process")
         try:
             await self._forward(scope, receive, send)
-        except RelayUnavailable:
-            raise Overloaded(f"the process that serves {route.template} does not answer; try again") from None
+        except RelayUnavailable as error:
+            log.warning("the api process did not answer: %s", error)
+            raise Overloaded("the API process is starting; try again") from None
         return None
 
     async def _probe(self, route: PathRoute) -> HttpResponse:
@@ -229,11 +230,11 @@ def application(
     requests_per_key: int = ConnectionLimits().per_key,
     public_url: str = "",
     access_log: AccessLog | None = None,
-    forward: AsgiApplication | None = None,
+    api_socket: str | None = None,
 ) -> Application:
     """The application to serve with `Server`; the gateway must be started. `hosts`: accepted host names; None accepts any and
     always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off. `public_url` is where clients reach it, for links.
-    `forward` passes requests for `/api/v1` on to the process that serves them; without it they are served here."""
+    `api_socket`: the unix socket of the process that serves `/api/v1`; without one, this process does."""
     memory = BodyMemory(lambda: gateway.routing.limits.max_body_bytes)
     services = RestServices(
         ledger=ledger,
@@ -251,8 +252,8 @@ def application(
         auth=auth,
         requests_per_key=requests_per_key,
         calls=ModelCalls(gateway, memory),
-        rest=RestApplication(services) if forward is None else None,
-        forward=forward,
+        rest=RestApplication(services) if api_socket is None else None,
+        forward=UnixRelay(api_socket) if api_socket is not None else None,
         access_log=access_log,
     )
 
