@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -60,7 +61,7 @@ async def serve_gateway(
         gateway = await app.gateway()
         # Reservations under this name were left by an earlier process of the same name.
         await gateway.settle_owner(gateway.owner)
-        server = await _server(settings, app, host, api_socket)
+        server = await _server(settings, app, host, api_socket, access_log=settings.access_log)
         try:
             bound_host, bound_port = await server.start(host, port)
         except (OSError, UnicodeError) as error:
@@ -100,9 +101,12 @@ async def serve_api(
             await server.stop()
 
 
-async def _server(settings: Settings, app: App, host: str, api_socket: str | None = None) -> "Server":
+async def _server(
+    settings: Settings, app: App, host: str, api_socket: str | None = None, access_log: str = ""
+) -> "Server":
+    """The server of the gateway or of the API. The gateway's access log has the requests of both."""
     from overnight.api import LOOPBACK as NAMES
-    from overnight.api import ConnectionLimits, Server, application
+    from overnight.api import AccessLog, ConnectionLimits, Server, TrustedProxies, application
 
     limits = ConnectionLimits(
         settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
@@ -113,9 +117,12 @@ async def _server(settings: Settings, app: App, host: str, api_socket: str | Non
         hosts=NAMES if host in LOOPBACK else None,
         auth=settings.auth,
         requests_per_key=limits.per_key,
+        public_url=settings.public_url,
+        access_log=AccessLog.of(access_log),
         api_socket=api_socket,
     )
-    return Server(served, limits=limits)
+    proxies, root_path = TrustedProxies(settings.trusted_proxies), urlsplit(settings.public_url).path
+    return Server(served, limits=limits, proxies=proxies, root_path=root_path, lifespan=True)
 
 
 def _warn_unlimited(settings: Settings, brain: Brain) -> None:

@@ -1,7 +1,9 @@
 """Process settings from the environment. Secrets come from there, never from the brain."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +21,34 @@ def _count(variable: str, text: str | None, default: int) -> int:
     if not number:
         raise BadInput(f"{variable}: expected a whole number from 1 to {MAX_COUNT:,}")
     return number
+
+
+def _public_url() -> str:
+    """OVERNIGHT_PUBLIC_URL without a slash at its end. Raises BadInput."""
+    url = (os.environ.get("OVERNIGHT_PUBLIC_URL") or "").rstrip("/")
+    if not url:
+        return ""
+    found = urlsplit(url)
+    if (
+        found.scheme not in ("http", "https")
+        or not found.hostname
+        or found.query
+        or found.fragment
+        or "@" in found.netloc
+    ):
+        raise BadInput(f"OVERNIGHT_PUBLIC_URL: {url[:80]!r} is not an address such as https://overnight.example.com")
+    return url
+
+
+def _trusted_proxies() -> tuple[str, ...]:
+    """OVERNIGHT_TRUSTED_PROXIES: addresses and CIDR blocks, separated by commas. Raises BadInput."""
+    found = [each.strip() for each in (os.environ.get("OVERNIGHT_TRUSTED_PROXIES") or "").split(",") if each.strip()]
+    for each in found:
+        try:
+            ip_network(each, strict=False)
+        except ValueError:
+            raise BadInput(f"OVERNIGHT_TRUSTED_PROXIES: {each[:40]!r} is not an address or a CIDR block") from None
+    return tuple(found)
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -41,6 +71,9 @@ class Settings(msgspec.Struct, frozen=True):
     event_log_by: str = "all"
     event_log_mb: int = 64
     event_log_files: int = 20
+    public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: str = ""
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -51,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True):
         OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) limit concurrent connections.
         OVERNIGHT_EVENT_LOG is a folder for the event log (none): one file for `all` tenants or one for each `tenant` (_BY, all),
         rotated at _MB (64) with _FILES (20) rotated files kept.
+        OVERNIGHT_PUBLIC_URL is where clients reach the gateway, for links. OVERNIGHT_TRUSTED_PROXIES are the addresses whose
+        forwarded headers are read (none). OVERNIGHT_ACCESS_LOG is a file, or 1 for standard error (none).
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -89,6 +124,9 @@ class Settings(msgspec.Struct, frozen=True):
             event_log_by=by,
             event_log_mb=_count("OVERNIGHT_EVENT_LOG_MB", os.environ.get("OVERNIGHT_EVENT_LOG_MB"), 64),
             event_log_files=_count("OVERNIGHT_EVENT_LOG_FILES", os.environ.get("OVERNIGHT_EVENT_LOG_FILES"), 20),
+            public_url=_public_url(),
+            trusted_proxies=_trusted_proxies(),
+            access_log=os.environ.get("OVERNIGHT_ACCESS_LOG") or "",
         )
 
     def environment(self) -> dict[str, str]:

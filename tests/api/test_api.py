@@ -135,7 +135,7 @@ async def test_model_names_may_contain_slashes(served: Served) -> None:
         ("GET", "/api/v1/jobs?limit=many", 400, "limit"),
         ("GET", "/api/v1/jobs?limit=100000", 400, "200"),
         ("GET", "/api/v1/jobs?a=%ff", 400, "query"),
-        ("GET", "/api/v1/jobs/none/events?after=-1", 404, "none"),
+        ("GET", "/api/v1/jobs/none/events?after=-1", 400, "after: expected a whole number"),
         ("GET", "/api/v1/jobs/no%3Bne", 400, "not allowed"),
         ("GET", "/api/v1/jobs/none", 404, "none"),
         ("GET", "/api/v1/nothing", 404, "/api/v1/jobs"),

@@ -13,7 +13,6 @@ import pytest
 
 from api_keys import key_for
 from overnight.api.authentication import token_of
-from overnight.domain import SCOPES, expand_scopes
 from overnight.keys import Keys, NewKey, Rotation
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
@@ -54,6 +53,11 @@ async def test_loopback_requires_a_key_once_the_first_key_exists(served: Served)
     assert (await served.http.get("/healthz")).status_code == 200
 
 
+async def test_missing_admin_key_error_names_the_scope_to_create(guarded: Served) -> None:
+    told = (await guarded.http.get("/api/v1/keys")).json()["detail"]
+    assert "create a key with `overnight keys create NAME --scope keys.admin`" in told
+
+
 async def test_public_address_requires_a_key_from_the_start(
     guarded: Served, store: Store, provider: SpawnedProvider
 ) -> None:
@@ -79,9 +83,11 @@ async def test_keys_off_opens_loopback_only(store: Store, provider: SpawnedProvi
 
 
 async def test_keys_endpoint_requires_an_admin_key(served: Served) -> None:
-    assert (await served.http.get("/api/v1/keys")).status_code == 401
-    told = (await served.http.get("/api/v1/keys")).json()["detail"]
-    assert "create a key with `overnight keys create NAME --scope keys.admin`" in told
+    refused = await served.http.get("/api/v1/keys")
+    assert refused.status_code == 401
+    told = refused.json()["detail"]
+    assert "the first key ends that" in told, "the advice to make a key would end the access without one"
+    assert "keys create" not in told
     assert (await served.http.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})).status_code == 401
     assert (await served.ask()).status_code == 200  # nothing was made
 
@@ -130,30 +136,6 @@ async def test_official_clients_raise_authentication_errors(guarded: Served) -> 
 
 
 # ── how far ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("scope", [*EVERYTHING, *SCOPES])
-async def test_each_scope_allows_only_its_paths(guarded: Served, scope: str) -> None:
-    caller = await key_for(guarded)
-    await guarded.ask(headers=caller | {"x-job-id": "j"})
-    headers = await key_for(guarded, scopes=(scope,))
-    paths = [
-        ("calls", "POST", "/v1/chat/completions"),
-        ("calls", "GET", "/v1/models"),
-        ("jobs.read", "GET", "/api/v1/jobs"),
-        ("jobs.read", "GET", "/api/v1/jobs/j"),
-        ("jobs.read", "GET", "/api/v1/jobs/j/events"),
-        ("jobs.operate", "POST", "/api/v1/jobs/j/attempts"),
-        ("jobs.operate", "POST", "/api/v1/jobs/j/complete"),
-        ("keys.admin", "GET", "/api/v1/keys"),
-        ("keys.admin", "GET", "/api/v1/provider-keys"),
-        ("instance.read", "GET", "/api/v1/bounds"),
-        ("instance.admin", "POST", "/api/v1/bounds/call_1/settle"),
-    ]
-    for needed, method, path in paths:
-        answer = await guarded.http.request(method, path, headers=headers)
-        assert (answer.status_code == 403) == (needed not in expand_scopes([scope])), (path, answer.text)
-        assert answer.status_code != 401
 
 
 async def test_key_belongs_to_one_tenant(guarded: Served) -> None:

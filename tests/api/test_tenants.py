@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overnight.api import Application, application
+from overnight.api.routes import COUNT_TOKENS, ROUTES
 from overnight.brain import Brain
-from overnight.gateway import CODECS, Gateway, PriceBook
+from overnight.gateway import Gateway, PriceBook
 from overnight.keys import Keyring, Keys, Masters, NewKey
 from overnight.ledger import Ledger
 from overnight.store import open_store
@@ -68,16 +69,10 @@ class Step(NamedTuple):
 STEPS = st.lists(st.builds(Step, st.integers(0, 999), st.integers(0, 999), st.booleans(), st.booleans()), max_size=14)
 
 
-def all_routes(app: Application) -> list[tuple[str, str]]:
-    """Every method and path there is; `{}` stands for a name."""
-    own = [
-        (method, "/".join(("/api/v1", *(part or "{}" for part in parts))))
-        for parts, methods in app.routes.items()
-        for method in methods
-    ]
-    calls = [("POST", f"/v1{codec.path}") for codec in CODECS.values()]
-    kept = [("GET", "/v1/responses/{}"), ("DELETE", "/v1/responses/{}"), ("GET", "/v1/responses/{}/input_items")]
-    return [*own, *calls, *kept, ("GET", "/v1/models"), ("GET", "/v1/models/{}")]
+def all_routes() -> list[tuple[str, str]]:
+    """Every method and path that requires a key, but the count of tokens; `{}` stands for a name."""
+    found = [(route.method, re.sub(r"{\w+}", "{}", route.template)) for route in ROUTES if route.scope is not None]
+    return [each for each in found if each[1] != COUNT_TOKENS]
 
 
 class Tenant:
@@ -160,7 +155,7 @@ async def house(
 
 
 async def live(app: Application, tenant: Tenant, steps: Sequence[Step], other: Tenant | None) -> None:
-    routes = all_routes(app)
+    routes = all_routes()
     for step in steps:
         method, template = routes[step.route % len(routes)]
         ids = [name for name in (other.ids if other else ()) if template not in ASKED or name.startswith("job_")]
@@ -206,8 +201,10 @@ async def test_id_of_another_tenant_equals_an_unknown_id(provider: SpawnedProvid
         assert kinds == {"job", "key", "resp"}
         before = await ask(app, "GET", "/api/v1/jobs/j1/events", acme.headers, None)
         asked = 0
-        for method, template in all_routes(app):
+        for method, template in all_routes():
             for name in acme.ids if "{}" in template else ():
+                if template.endswith("/attempts") and not name.startswith("job_"):
+                    continue  # it would start a job of this name
                 never = f"{name.partition('_')[0]}_{'0' * 32}"
                 body = BODIES.get(template.rpartition("/")[2]) or BODIES.get(template.split("/")[-2])
                 body = body if method != "GET" else None
@@ -264,7 +261,7 @@ async def test_every_route_requires_a_key(provider: SpawnedProvider, tmp_path: P
     async with house(tmp_path, provider, TENANTS) as (app, (acme, _)):
         before = provider.stats()["requests"]
         for headers in ({}, {"authorization": "Bearer sk-1"}, {"x-api-key": f"on_{'0' * 76}"}, {"x-tenant-id": "acme"}):
-            for method, template in all_routes(app):
+            for method, template in all_routes():
                 status, _, said = await ask(
                     app, method, template.replace("{}", "root"), headers, ASKED.get(template, {})
                 )

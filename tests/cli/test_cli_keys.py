@@ -105,7 +105,7 @@ def test_provider_key_is_read_from_stdin_or_env_and_never_shown(shell: Shell) ->
     ("words", "stdin", "code", "says"),
     [
         (["create", "a;b"], "", 1, "name"),
-        (["create", "k", "--scope", "all"], "", 1, "call, read, operate, admin"),
+        (["create", "k", "--scope", "all"], "", 1, "calls, effects, tools"),
         (["create", "k", "--expires-in", "soon"], "", 2, "such as 90d"),
         (["create", "k", "--expires-in", "0d"], "", 2, "would expire at once"),
         (["create", "k", "--expires-in", "3651d"], "", 2, "3650d"),

@@ -19,7 +19,7 @@ from machine_parts import rows
 from overnight.budgets import correct_cost
 from overnight.jobs import ModelFailed
 from overnight.keys import Keys, NewKey
-from overnight.ledger import Ledger
+from overnight.ledger import Ledger, list_audit
 from overnight.store import Store, open_store
 from overnight.store.migration_runner import migrations
 from overnight.testing import SpawnedProvider
@@ -274,6 +274,10 @@ async def test_calls_of_unknown_cost_are_settled_over_http(store: Store, provide
         [corrected] = [e.facts for e in await served.events(job_id) if e.facts.event == "cost_corrected"]
         assert (corrected.cost_microusd, corrected.actor, corrected.decision) == (100, "ops", {"why": "of May"})
         assert (await served.http.get("/api/v1/bounds", headers=own)).json() == {"bounds": []}
+        [entry] = [each.public() for each in await list_audit(store, "default") if each.action == "cost.settled"]
+        assert (entry["subject"], entry["actor"], entry["key_id"] is None) == (call, "ops", False)
+        assert entry["before"] == {"cost_usd": 0.0, "bound_usd": pytest.approx(entry["before"]["bound_usd"])}
+        assert entry["after"] == {"cost_usd": 0.0001, "bound_usd": 0.0, "source": "invoice", "why": "of May"}
 
 
 async def key_for(served: Served, tenant: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from faulty_upstream import (
     says,
     stalls,
 )
-from overnight.api.application import _CALLS
+from overnight.api.routes import CALLS
 from overnight.budgets import BUDGET_SQL
 from overnight.providers.error_classes import CLASSES
 from overnight.store import Store, open_store
@@ -96,7 +96,7 @@ PRICE = "{input_usd_per_mtok: 1, output_usd_per_mtok: 1}"
 
 
 def test_every_endpoint_pair_and_class_has_an_expectation() -> None:
-    assert {f"/v1{CODECS[name].path}" for name in ENDPOINTS} == set(_CALLS)
+    assert {f"/v1{CODECS[name].path}" for name in ENDPOINTS} == set(CALLS)
     assert set(ENDPOINTS) == set(CODECS) == {client for client, _ in PAIRS}
     assert set(EXPECTED) | NEVER_FROM_A_PROVIDER == set(CLASSES)
     assert set(ACTS) == set(EXPECTED)

@@ -30,6 +30,7 @@ routes:
 fallbacks: [{from: claude-opus-4.6, to: gpt-5.4}]
 retries: {max_attempts: 2, backoff_ms: 1}
 """
+APPLICATION_OPTIONS = ("hosts", "auth", "public_url", "access_log")
 
 
 def routed(more: str = "") -> str:
@@ -89,7 +90,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """A gateway in this event loop, in front of the scripted provider."""
     brain = brain_of(routing)
-    outside = {name: options.pop(name) for name in ("hosts", "auth") if name in options}
+    outside = {name: options.pop(name) for name in APPLICATION_OPTIONS if name in options}
     environment = options.get("environment", {})
     offline = None if environment else provider.base_url  # with keys, the real path is under test
     options = {"offline_base_url": offline, "environment": environment, **options}

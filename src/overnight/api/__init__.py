@@ -4,8 +4,20 @@ Depends on: gateway, keys, jobs, ledger, domain.
 Never: decides about a job or a call itself, or shows one tenant what is another's.
 """
 
-from overnight.http_server import ConnectionLimits, Server
+from overnight.http_server import ConnectionLimits, Server, TrustedProxies
 
-from .application import LOOPBACK, Application, application
+from .access_log import AccessLog
+from .application import LOOPBACK, Application, application, rest_application
+from .rest_services import RestServices
 
-__all__ = ["LOOPBACK", "Application", "ConnectionLimits", "Server", "application"]
+__all__ = [
+    "LOOPBACK",
+    "AccessLog",
+    "Application",
+    "ConnectionLimits",
+    "RestServices",
+    "Server",
+    "TrustedProxies",
+    "application",
+    "rest_application",
+]

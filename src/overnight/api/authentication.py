@@ -6,12 +6,17 @@ Keys are optional only on loopback, and only until the first key is created. A k
 from __future__ import annotations
 
 from overnight.domain import Forbidden, Scope, Unauthenticated
-from overnight.http_server import Headers
+from overnight.http_server import FORWARDED, Headers, is_loopback
+from overnight.http_server import Scope as AsgiScope
 from overnight.keys import PREFIX, Keyring, VirtualKey
 
 _PLACES = (b"authorization", b"x-api-key", b"api-key")
 _PREFIX = PREFIX.encode()
 _HINT = "Send Authorization: Bearer on_…; create a key with `overnight keys create NAME`"
+_NO_KEYS_YET = (
+    "Calls on this machine need no key yet, and the first key ends that. Without one, use the command line here: "
+    "`overnight keys`, `overnight budget`"
+)
 _ALWAYS_PROTECTED = frozenset[Scope](
     {"reviews.decide", "budgets.write", "keys.admin", "instance.read", "instance.admin"}
 )
@@ -31,19 +36,6 @@ def token_of(headers: Headers) -> str | None:
     return next((found[name].decode("latin-1") for name in _PLACES if name in found), None)
 
 
-def scope_of(path: str, method: str) -> Scope:
-    """The scope that a path requires; keys.admin for unknown paths."""
-    if path.startswith("/v1/"):
-        return "calls"
-    if path in ("/api/v1/jobs", "/api/v1/circuits") or path.startswith("/api/v1/jobs/"):
-        return "jobs.read" if method in ("GET", "HEAD") else "jobs.operate"
-    if path == "/api/v1/budgets":
-        return "jobs.read" if method in ("GET", "HEAD") else "budgets.write"
-    if path == "/api/v1/bounds" or path.startswith("/api/v1/bounds/"):
-        return "instance.read" if method in ("GET", "HEAD") else "instance.admin"
-    return "keys.admin"
-
-
 class Authenticator:
     """Checks the key of every request. `loopback`: only this machine can connect. `auth` is OVERNIGHT_AUTH."""
 
@@ -52,17 +44,18 @@ class Authenticator:
         self._always = auth == "required" or not loopback
         self._never = auth == "off" and loopback
 
-    async def authenticate(self, headers: Headers, scope: Scope) -> VirtualKey | None:
-        """The key of the request; None if it requires none. Raises Unauthenticated, Forbidden, StoreUnavailable."""
+    async def authenticate(self, headers: Headers, scope: Scope, asked: AsgiScope) -> VirtualKey | None:
+        """The key of the request `asked`; None if it requires none. Raises Unauthenticated, Forbidden, StoreUnavailable."""
         keyring = self._keyring
         if keyring.aged:
             await keyring.refresh()
         token = token_of(headers)
         if token is None:
+            required = self._always or (keyring.exist and not self._never) or _is_forwarded(asked)
             if scope in _ALWAYS_PROTECTED:
-                hint = _HINT.replace("NAME", f"NAME --scope {scope}")
+                hint = _HINT.replace("NAME", f"NAME --scope {scope}") if required else _NO_KEYS_YET
                 raise Unauthenticated(f"no API key; this path always requires the scope {scope}. {hint}")
-            if self._always or (keyring.exist and not self._never):
+            if required:
                 raise Unauthenticated(f"no API key. {_HINT}")
             return None
         key = await keyring.find(token)
@@ -74,3 +67,9 @@ class Authenticator:
             has = ", ".join(sorted(key.scopes))
             raise Forbidden(f"the key {key.name} lacks scope {scope}; it has: {has}")
         return key
+
+
+def _is_forwarded(asked: AsgiScope) -> bool:
+    """Whether a proxy passed the request on: its client is on another machine then, whoever connected."""
+    client: tuple[str, int] | None = asked.get("client")
+    return FORWARDED in asked or (client is not None and not is_loopback(client[0]))

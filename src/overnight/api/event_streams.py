@@ -32,8 +32,15 @@ class EventStream:
     """The server-sent events of one job, for one client. `aclose` it, whether or not it was iterated."""
 
     def __init__(
-        self, owner: EventStreams, job: JobRow, after: int, holder: str, check: Callable[[], Awaitable[object]]
+        self,
+        owner: EventStreams,
+        job: JobRow,
+        after: int,
+        holder: str,
+        check: Callable[[], Awaitable[object]],
+        encode: Callable[[Recorded], bytes],
     ) -> None:
+        self.encode = encode
         self.job_id, self.after, self.holder, self.check = job.job_id, after, holder, check
         self.news = asyncio.Event()
         self.end_reason: str | None = None
@@ -53,7 +60,7 @@ class EventStream:
             events = await self._owner.ledger.events(self.job_id, self.after, PAGE)
             for event in events:
                 self.after = event.seq
-                yield self._owner.encode(event)
+                yield self.encode(event)
                 if self.end_reason is not None:
                     break
             self.sent_at = self._owner.now()
@@ -73,10 +80,10 @@ class EventStream:
 
 
 class EventStreams:
-    """All live streams of a gateway. `encode` turns a recorded event into a server-sent event."""
+    """All live streams of a gateway."""
 
-    def __init__(self, ledger: Ledger, encode: Callable[[Recorded], bytes]) -> None:
-        self.ledger, self.encode = ledger, encode
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self._open: dict[EventStream, asyncio.Task[None]] = {}
         self._by_holder: dict[str, int] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -84,14 +91,15 @@ class EventStreams:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def open(self, request: Request, job: JobRow, after: int) -> EventStream:
-        """Open a stream. Raises RateLimited or Overloaded at the maximum of streams per key or in total."""
+    def open(self, request: Request, job: JobRow, after: int, encode: Callable[[Recorded], bytes]) -> EventStream:
+        """Open a stream. `encode` turns a recorded event into a server-sent event. Raises RateLimited or Overloaded at the
+        maximum of streams per key or in total."""
         holder = request.key.key_id if request.key else ""
         if self._by_holder.get(holder, 0) >= MAX_PER_KEY:
             raise RateLimited(f"maximum of {MAX_PER_KEY} live event streams per key reached; close one", 1)
         if len(self._open) >= MAX_TOTAL:
             raise Overloaded(f"maximum of {MAX_TOTAL} live event streams reached; try again later")
-        stream = EventStream(self, job, after, holder, request.authenticate)
+        stream = EventStream(self, job, after, holder, request.authenticate, encode)
         self._by_holder[holder] = self._by_holder.get(holder, 0) + 1
         loop = asyncio.get_running_loop()
         self._open[stream] = loop.create_task(_until_left(request.receive, stream))

@@ -1,24 +1,10 @@
-"""`/openapi.json`."""
+"""The OpenAPI document, for tools that read it without a server."""
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from overnight.gateway import HttpResponse
-
-
-@cache
 def document() -> bytes:
     """The document as JSON."""
-    from ruamel.yaml import YAML
+    from .rest.application import document as merged
 
-    yaml: Any = YAML(typ="safe")
-    return msgspec.json.encode(yaml.load(Path(__file__).with_name("openapi.yaml")))
-
-
-def answer() -> HttpResponse:
-    return HttpResponse(200, [(b"content-type", b"application/json")], document())
+    return merged()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -12,7 +11,8 @@ from overnight.gateway import BodyTooLarge, BroadcastBuffer, HttpResponse
 from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
 
-from .body_memory import SMALL, BodyMemory, Count
+from .body_memory import SMALL, Count
+from .routes import PathRoute
 
 
 class ClientLeft(Exception):
@@ -20,19 +20,20 @@ class ClientLeft(Exception):
 
 
 class Request(msgspec.Struct):
-    """One request. `parts` are the segments of its path; `tenant_id` is the tenant whose resources it can access.
-    `authenticate` checks its key again, for long responses; it raises the same errors."""
+    """One request that the front has let in. `names` are the names in its path; `tenant_id` is the tenant whose resources it can
+    access. `authenticate` checks its key again, for long responses; it raises the same errors. `body` is read by the part that
+    serves it."""
 
+    route: PathRoute
+    names: list[str]
     method: str
-    path: str
-    parts: list[str]
     query: bytes
     headers: Headers
     receive: Receive
-    memory: BodyMemory
     authenticate: Callable[[], Awaitable[object]]
     tenant_id: str = "default"
     key: VirtualKey | None = None
+    body: bytes = b""
 
     @property
     def actor(self) -> str:
@@ -46,14 +47,6 @@ class Request(msgspec.Struct):
 
     def header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
-
-
-def parts_of(scope: Scope) -> list[str]:
-    """The segments of the path. A percent-encoded slash belongs to a segment, as in a job id."""
-    raw: bytes = scope.get("raw_path") or b""
-    if b"%" not in raw:
-        return scope["path"].split("/")[1:]
-    return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
 
 async def read_body(receive: Receive, most: int, headers: Headers, count: Count) -> bytes:

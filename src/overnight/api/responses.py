@@ -8,11 +8,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from overnight.domain import BadInput, KeyScope, parse_whole
-from overnight.gateway import RESPONSES, Gateway, HttpResponse, error_response
+from overnight.domain import BadInput, parse_whole
+from overnight.gateway import RESPONSES, Gateway, HttpResponse
 
 from .attribution import key_scope_of
-from .problems import MethodNotAllowed
 from .requests import Request
 
 _JSON = (b"content-type", b"application/json")
@@ -27,38 +26,41 @@ class ResponsesApi:
     def __init__(self, gateway: Gateway) -> None:
         self._kept = gateway.responses
 
-    async def answer(self, request: Request) -> HttpResponse:
-        """Answer one of the paths, within the tenant and reach of the caller. Raises UnknownResponse, BadInput."""
-        response_id, *below = request.parts[2:]
-        whose = request.tenant_id, key_scope_of(request.key)
-        allowed = ("GET",) if below else ("GET", "DELETE")
-        if request.method not in allowed:
-            why = str(MethodNotAllowed(request.method, ", ".join(allowed)))
-            answer = error_response(BadInput(why), RESPONSES)
-            return HttpResponse(405, [*answer.headers, (b"allow", ", ".join(allowed).encode())], answer.body)
-        query = dict(parse_qsl(request.query.decode("latin-1")))
-        if below:
-            return await self._items(response_id, *whose, query)
-        if request.method == "DELETE":
-            await self._kept.forget(response_id, *whose)
-            return HttpResponse(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
-        body = await self._kept.one(response_id, *whose)
+    async def one(self, request: Request) -> HttpResponse:
+        """One response, or its events with `stream=true`. Raises UnknownResponse, BadInput."""
+        query = _query(request)
+        body = await self._kept.one(request.names[0], request.tenant_id, key_scope_of(request.key))
         if query.get("stream") != "true":
             return HttpResponse(200, [_JSON], body)
         after = _number(query, "starting_after", -1, 1_000_000_000)
         pieces = RESPONSES.stream_events(body, None)
         return HttpResponse(200, [*_STREAM], pieces=_each(islice(pieces, after + 1, None)))
 
-    async def _items(
-        self, response_id: str, tenant_id: str, key_scope: KeyScope, query: dict[str, str]
-    ) -> HttpResponse:
-        order = query.get("order", "desc")
+    async def delete(self, request: Request) -> HttpResponse:
+        """Raises UnknownResponse."""
+        response_id = request.names[0]
+        await self._kept.forget(response_id, request.tenant_id, key_scope_of(request.key))
+        return HttpResponse(200, [_JSON], _encode({"id": response_id, "object": "response", "deleted": True}))
+
+    async def items(self, request: Request) -> HttpResponse:
+        """A page of the input items of a response. Raises UnknownResponse, BadInput."""
+        query = _query(request)
+        order, most = query.get("order", "desc"), _number(query, "limit", 20, MAX_ITEMS)
         if order not in ("asc", "desc"):
             raise BadInput("order: expected asc or desc")
-        most = _number(query, "limit", 20, MAX_ITEMS)
-        after = query.get("after")
-        body = await self._kept.items(response_id, tenant_id, key_scope, order=order, after=after, most=max(1, most))
+        body = await self._kept.items(
+            request.names[0],
+            request.tenant_id,
+            key_scope_of(request.key),
+            order=order,
+            after=query.get("after"),
+            most=max(1, most),
+        )
         return HttpResponse(200, [_JSON], body)
+
+
+def _query(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.query.decode("latin-1")))
 
 
 def _number(query: dict[str, str], name: str, default: int, most: int) -> int:

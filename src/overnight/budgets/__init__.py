@@ -23,6 +23,7 @@ from .queries import (
     addressed,
     line_of,
     list_budgets,
+    operator_limit,
 )
 from .rate_limits import Wait
 from .reservations import (
@@ -99,6 +100,7 @@ __all__ = [
     "list_bounds",
     "list_budgets",
     "locks",
+    "operator_limit",
     "public_bound",
     "reserve",
     "settle",

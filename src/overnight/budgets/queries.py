@@ -124,6 +124,14 @@ def line_of(policy: Policy, row: BudgetRow, job: JobRow | None, now: int) -> Bud
     return _line(policy, row, (job.workflow or job.name) if job else None, job.started_at if job else None, now)
 
 
+def operator_limit(policy: Policy, top_up: TopUp, job: JobRow | None) -> Limit:
+    """The limits of the brain for the row of an addressed top-up."""
+    name = bare(top_up.scope_id)
+    per = _PER[len(top_up.scope_id[len(name) + 1 : -1])]
+    asked = (job.workflow or job.name) if job else name.partition("/")[2] if top_up.scope == "step" else name
+    return policy.in_force(top_up.scope, per, asked)
+
+
 def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) -> dict[str, Measure]:
     took = (now - started_at) // 1_000_000 if started_at is not None else 0
     found = {

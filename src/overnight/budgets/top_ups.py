@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, Event, NotFound, micro_to_usd, new_id
+from overnight.domain import BadInput, Event, Forbidden, NotFound, micro_to_usd, new_id
 from overnight.ledger import JOB, JobRow, append, lifecycle, write_audit
 from overnight.store import Store, Unit, records_of
 
@@ -19,7 +19,8 @@ from .settlement import decode_scopes
 class TopUp(msgspec.Struct):
     """What is added to one row, by whom and why. The outcome of the command is the row.
 
-    `key_id` is the API key of the request. `scope_id` is the row's: of a day or a month it ends with that in brackets.
+    `key_id` is the API key of the request. `operator_limit` is the brain's limit of the row, for a caller who may not lift it.
+    `scope_id` is the row's: of a day or a month it ends with that in brackets.
     """
 
     tenant_id: str
@@ -36,6 +37,7 @@ class TopUp(msgspec.Struct):
     top_up_id: str = ""
     at: int = 0
     key_id: str | None = None
+    operator_limit: Limit | None = None
 
     def amounts(self) -> dict[str, int]:
         """What is added, by its name in events; nothing that is 0."""
@@ -70,6 +72,8 @@ class TopUp(msgspec.Struct):
         job: JobRow | None = unit.get(JOB, self.job_id) if self.job_id else None
         if self.job_id and (job is None or job.tenant_id != self.tenant_id):
             raise NotFound(f"job {self.job_id} of this tenant")
+        if self.operator_limit is not None:
+            check_own_limits(self, self.operator_limit, unit.get(BUDGET, (self.tenant_id, self.scope, self.scope_id)))
         row = budget_of(unit, self.tenant_id, Limit(self.scope, self.scope_id, resets_at=self.resets_at))
         before = _added(row)
         row.extra_microusd += self.microusd
@@ -94,6 +98,26 @@ class TopUp(msgspec.Struct):
         if job is not None:
             self.tell(unit, job)
         return msgspec.structs.replace(row)
+
+
+def check_own_limits(top_up: TopUp, limit: Limit, row: BudgetRow | None) -> None:
+    """Raises Forbidden unless the budget has limits of its own, and the operator's brain none, for all that is added. What is
+    added also counts towards limits that the brain sets later, so a budget without a limit takes no addition either."""
+    operators = {
+        "microusd": limit.limit_microusd,
+        "tokens": limit.limit_tokens,
+        "calls": limit.limit_calls,
+        "tool_calls": limit.limit_tool_calls,
+        "seconds": limit.wall_clock_s,
+    }
+    own = {} if row is None else {"microusd": row.limit_microusd, "calls": row.limit_calls}
+    for added in top_up.amounts():
+        name = added.removeprefix("added_")
+        if operators[name] is not None or own.get(name) is None:
+            raise Forbidden(
+                f"{top_up.scope} {bare(top_up.scope_id)}: the limits of the brain are the operator's; this top-up requires the"
+                " scope instance.admin"
+            )
 
 
 def _added(row: BudgetRow) -> dict[str, Any]:

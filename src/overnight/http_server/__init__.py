@@ -6,6 +6,20 @@ Never: knows what the application serves.
 
 from .asgi import DIRECT, Direct, Headers, Message, Receive, Scope, Send
 from .connection_limits import ConnectionLimits
+from .forwarded import FORWARDED, TrustedProxies, is_loopback
 from .server import Server
 
-__all__ = ["DIRECT", "ConnectionLimits", "Direct", "Headers", "Message", "Receive", "Scope", "Send", "Server"]
+__all__ = [
+    "DIRECT",
+    "FORWARDED",
+    "ConnectionLimits",
+    "Direct",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "Server",
+    "TrustedProxies",
+    "is_loopback",
+]

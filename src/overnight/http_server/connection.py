@@ -14,7 +14,9 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from .asgi import Headers
+from .endpoints import Endpoints
 from .exchange import MOST_UNREAD_BYTES, STATUS_LINES, Exchange
+from .forwarded import TrustedProxies
 from .request_head import (
     FRAMING_FIELDS,
     MAX_FIELDS,
@@ -42,6 +44,8 @@ class ConnectionServer(Protocol):
     least_body_bytes_s: int
     is_stopping: bool
     date: bytes
+    root_path: str
+    proxies: TrustedProxies
 
     def now(self) -> float: ...
 
@@ -96,6 +100,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.heard_at = self.server.now()
+        self._endpoints = Endpoints(self.transport, self.server.proxies, self.server.root_path)
         refusal = self.server.entered(self)
         if refusal is not None:
             self._is_deaf = True
@@ -312,6 +317,7 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": self._headers,
         }
+        self._endpoints.add_to(scope, self._headers)
         expects = len(self._framing) > 1 and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self._framing
         )

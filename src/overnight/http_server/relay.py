@@ -17,6 +17,8 @@ CHUNK_BYTES = 64 * 1024
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
+_FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"))
+"""Set anew: the server on the socket trusts this relay, and a client can send anything."""
 
 
 class RelayUnavailable(Exception):
@@ -55,13 +57,14 @@ class UnixRelay:
 
 async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter) -> bool:
     """Send the request. Returns True once the client has left."""
-    headers: Headers = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP]
+    headers: Headers = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
     is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
     lines = [b"%b %b HTTP/1.1\r\n" % (scope["method"].encode(), target)]
     lines += [b"%b: %b\r\n" % each for each in headers]
     if client := scope.get("client"):
         lines.append(b"x-forwarded-for: %b\r\n" % client[0].encode())
+        lines.append(b"x-forwarded-proto: %b\r\n" % scope["scheme"].encode())
     lines += [b"transfer-encoding: chunked\r\n"] if is_chunked else []
     with contextlib.suppress(
         ConnectionError

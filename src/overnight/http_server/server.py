@@ -14,6 +14,8 @@ from .asgi import Receive, Scope, Send
 from .connection import Connection
 from .connection_limits import ConnectionCounts, ConnectionLimits
 from .exchange import Exchange
+from .forwarded import TrustedProxies
+from .lifespan import Lifespan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,8 +45,15 @@ class Server:
         head_s: float = HEAD_S,
         body_window_s: float = BODY_WINDOW_S,
         limits: ConnectionLimits | None = None,
+        proxies: TrustedProxies | None = None,
+        root_path: str = "",
+        lifespan: bool = False,
     ) -> None:
+        """`proxies`: whose forwarded headers are read. `root_path`: the prefix under which a proxy serves the application.
+        `lifespan`: tell the application when the server starts and stops."""
         self._app = app
+        self.proxies, self.root_path = proxies or TrustedProxies(), root_path.rstrip("/")
+        self._lifespan = Lifespan(app) if lifespan else None
         self.silence_s, self.head_s, self.body_window_s = silence_s, head_s, body_window_s
         self.least_body_bytes_s = LEAST_BODY_BYTES_S
         self._counts = ConnectionCounts(limits or ConnectionLimits())
@@ -59,6 +68,8 @@ class Server:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; the address bound, as told by the system. Port 0 takes a free one. Raises OSError."""
         self._loop = asyncio.get_running_loop()
+        if self._lifespan is not None:
+            await self._lifespan.start()
         self._look()
         self._listener = await self._loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
         bound = self._listener.sockets[0].getsockname()
@@ -67,6 +78,8 @@ class Server:
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket that only this user can reach. Raises OSError."""
         self._loop = asyncio.get_running_loop()
+        if self._lifespan is not None:
+            await self._lifespan.start()
         self._look()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with suppress(FileNotFoundError):
@@ -102,6 +115,8 @@ class Server:
             await asyncio.wait(self._tasks, timeout=grace_s)
         if self._looker is not None:
             self._looker.cancel()
+        if self._lifespan is not None:
+            await self._lifespan.stop(grace_s)
 
     def run(self, exchange: Exchange) -> None:
         """Answer a request. It is answered to the end, whether or not its client stays."""

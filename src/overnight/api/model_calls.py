@@ -1,28 +1,43 @@
-"""Routes for clients of OpenAI and Anthropic."""
+"""The plain ASGI handlers below `/v1`: model calls in every format, stored responses and models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError, allows
-from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_response, permitted_decision
+from overnight.gateway import Codec, Gateway, HttpResponse, error_response, permitted_decision
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey
 
 from .attribution import attribution, with_headers
 from .body_memory import BodyMemory
-from .requests import read_body
+from .requests import Request, read_body
+from .responses import ResponsesApi
+from .routes import COUNT_TOKENS
 
 _encode = msgspec.json.Encoder().encode
 
 
-class OpenAI:
+class ModelCalls:
     """`/v1`: model calls in every format, and models. Errors follow the format."""
 
     def __init__(self, gateway: Gateway, memory: BodyMemory) -> None:
         self._gateway, self._memory = gateway, memory
+        responses = ResponsesApi(gateway)
+        self._handlers: dict[tuple[str, str], Callable[[Request], Awaitable[HttpResponse]]] = {
+            ("POST", COUNT_TOKENS): self.count_tokens,
+            ("GET", "/v1/models"): self.models,
+            ("GET", "/v1/models/{model}"): self.model,
+            ("GET", "/v1/responses/{response}"): responses.one,
+            ("DELETE", "/v1/responses/{response}"): responses.delete,
+            ("GET", "/v1/responses/{response}/input_items"): responses.items,
+        }
+
+    async def answer(self, request: Request) -> HttpResponse:
+        """The response of every path but those of the calls themselves. Raises OvernightError."""
+        return await self._handlers[request.route.method, request.route.template](request)
 
     async def call(
         self,
@@ -43,18 +58,16 @@ class OpenAI:
         except OvernightError as error:
             return error_response(error, form)
 
-    async def count_tokens(self, headers: Headers, receive: Receive, key: VirtualKey | None) -> HttpResponse:
+    async def count_tokens(self, request: Request) -> HttpResponse:
         """Anthropic's count_tokens: an estimate, without cost."""
-        try:
-            with self._memory.holding(key) as count:
-                body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
-                tokens = self._gateway.count_tokens(body)
-        except OvernightError as error:
-            return error_response(error, CODECS["messages"])
+        most = self._gateway.routing.limits.max_body_bytes
+        with self._memory.holding(request.key) as count:
+            tokens = self._gateway.count_tokens(await read_body(request.receive, most, request.headers, count))
         return HttpResponse(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
 
-    def models(self, key: VirtualKey | None) -> HttpResponse:
+    async def models(self, request: Request) -> HttpResponse:
         """The models that the key permits."""
+        key = request.key
         known = self._gateway.routing.known_models()
         cards = [self._card(model) for model in known if key is None or allows(key.models, model)]
         page = (
@@ -63,9 +76,10 @@ class OpenAI:
         body = {"object": "list", "data": cards, "has_more": False, **page}
         return HttpResponse(200, [(b"content-type", b"application/json")], _encode(body))
 
-    def model(self, name: str, key: VirtualKey | None) -> HttpResponse:
+    async def model(self, request: Request) -> HttpResponse:
         """Raises Forbidden, UnknownRequestedModel."""
-        permitted_decision(self._gateway.decide(CallFacts(model=name)), key)
+        name = request.names[0]
+        permitted_decision(self._gateway.decide(CallFacts(model=name)), request.key)
         return HttpResponse(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:

@@ -1,0 +1,37 @@
+"""The two ends of a connection, as the scope of each of its requests names them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .asgi import Headers
+from .forwarded import FORWARDED, TrustedProxies
+
+
+class Endpoints:
+    """`client` is who connected; a Unix socket has none, and a path instead of an address."""
+
+    def __init__(self, transport: asyncio.Transport, proxies: TrustedProxies, root_path: str) -> None:
+        peer, bound = (transport.get_extra_info(name) for name in ("peername", "sockname"))
+        self.client: tuple[str, int] | None = peer[:2] if isinstance(peer, tuple) else None
+        self.server: tuple[str, int | None] = bound[:2] if isinstance(bound, tuple) else (str(bound or ""), None)
+        self._proxies, self._root_path = proxies, root_path
+        self._is_proxy = proxies.trusts(self.client[0] if self.client else "")
+
+    def add_to(self, scope: dict[str, Any], headers: Headers) -> None:
+        """Set `client`, `server`, `scheme` and `root_path`. In ASGI a path begins with the root path, which a proxy may have
+        removed."""
+        scope["client"], scope["server"] = self.client, self.server
+        scope["root_path"] = root = self._root_path
+        if root and not (scope["path"] + "/").startswith(root + "/"):
+            scope["path"], scope["raw_path"] = root + scope["path"], root.encode() + scope["raw_path"]
+        found = self._proxies.client_of(headers) if self._is_proxy else None
+        if found is None:
+            return
+        if self.client is not None:
+            scope[FORWARDED] = True
+        if found.host is not None:
+            scope["client"] = (found.host, 0)
+        if found.scheme is not None:
+            scope["scheme"] = found.scheme
