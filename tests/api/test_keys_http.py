@@ -228,6 +228,8 @@ async def test_events_name_the_actor(guarded: Served) -> None:
     headers = await key_for(guarded, name="laptop", scopes=EVERYTHING)
     await guarded.ask(headers=headers | {"x-job-id": "j"})
     await guarded.http.post("/api/v1/jobs/j/attempts", headers=headers)
+    (created, *_) = await guarded.events("j", "acme")
+    assert (created.facts.detail or {})["key_id"].startswith("key_")
     await guarded.http.post("/api/v1/jobs/j/cancel", headers=headers)
     said = {event.facts.event: event.facts.actor for event in await guarded.events("j", "acme")}
     for name in ("created", "model_called", "model_succeeded", "attempt_started", "cancelled"):

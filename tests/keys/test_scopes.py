@@ -70,6 +70,11 @@ async def test_stored_scopes_of_an_earlier_version_are_expanded(keys: Keys, stor
     assert stored_scopes(changed) & set(EARLIER) == set()  # a process without allowances would ignore this one
 
 
+async def test_agent_key_cannot_have_reviews_decide(keys: Keys) -> None:
+    with pytest.raises(BadInput, match="decides no reviews"):
+        await keys.create("acme", NewKey(name="k", scopes=("reviews.decide",), agent_id="bot"), "ann")
+
+
 def test_unknown_scope_grants_nothing() -> None:
     assert expand_scopes(["calls", "everything", "root"]) == {"calls"}
 

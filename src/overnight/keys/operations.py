@@ -210,6 +210,8 @@ def _check(new: NewKey) -> None:
         raise BadInput(f"scopes: {what}; known: {', '.join(SCOPES)}")
     for field in ("models", "routes", "tools", "jobs"):
         _check_globs(field, getattr(new, field))
+    if new.agent_id and "reviews.decide" in new.scopes:
+        raise BadInput("scopes: a key that is bound to an agent decides no reviews; omit agent_id or reviews.decide")
     limited = new.agent_id or new.workflow or new.models or new.routes or new.tools or new.jobs
     if limited and (unlimited := expand_scopes(new.scopes) & UNLIMITED_SCOPES):
         raise BadInput(

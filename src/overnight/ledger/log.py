@@ -18,7 +18,8 @@ LARGEST_CONTENT = 64 * 1024
 
 
 class NewJob(msgspec.Struct, frozen=True):
-    """The fields of a new job. `input` is JSON; `runtime` is `python`, or `foreign` for external programs."""
+    """The fields of a new job. `input` is JSON; `runtime` is `python`, or `foreign` for external programs. `key_id` is the API
+    key that made it, which never decides its reviews."""
 
     job_id: str
     tenant_id: str
@@ -38,6 +39,7 @@ class NewJob(msgspec.Struct, frozen=True):
     state: str = "queued"
     unattributed: bool = False
     actor: str | None = None
+    key_id: str | None = None
 
 
 def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
@@ -65,6 +67,8 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
         detail["external_id"] = new.external_id
     if new.unattributed:
         detail["unattributed"] = True
+    if new.key_id is not None:
+        detail["key_id"] = new.key_id
     facts = Event("created", actor=new.actor, detail=detail, brain_version=new.brain_version)
     facts.agent_id, facts.workflow, facts.session_id = new.agent_id, new.workflow, new.session_id
     append(unit, job, facts)

@@ -83,6 +83,7 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         state="running",
         unattributed=subject.unattributed,
         actor=who.actor,
+        key_id=who.key_id,
     )
     made, is_new = open_job(unit, new)
     # Earlier attempts made no call, so there is nothing to fence.
