@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from overnight.brain import Routing
+from overnight.brain import Brain, Routing
 from overnight.budgets import Policy, wake_topped_up
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
@@ -64,6 +64,7 @@ from .error_responses import (
 )
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .job_ancestry import JobAncestry
+from .live_settings import updated_services
 from .orphaned_calls import OrphanedCalls
 from .response_headers import answer_of, call_headers
 from .stored_responses import StoredResponses
@@ -114,9 +115,8 @@ class Gateway:
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
         self.keys.patience_s = self._patience_s
-        self.targets = Targets(
-            routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
-        )
+        self._offline = (offline_base_url, offline_was_asked_for)
+        self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
         self.responses = StoredResponses(self.ledger)
         self.known_content = KnownContent()
@@ -134,6 +134,23 @@ class Gateway:
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    def _new_targets(self, environment: Mapping[str, str] | None) -> Targets:
+        base_url, asked = self._offline
+        return Targets(self.routing, self.prices, environment, base_url, self.keys, was_asked_for=asked)
+
+    async def reload(self, brain: Brain, environment: Mapping[str, str]) -> None:
+        """Change to another version of the brain. Calls in flight keep their targets. `environment` has the keys of all."""
+        routing, prices = brain.routing, PriceBook(brain.routing.prices)
+        await asyncio.to_thread(prices.load)
+        if routing.cache.semantic is not None:
+            await self.caches.vectors()
+        self._retired.append(self.targets)
+        self.routing, self.prices, self.brain_version = routing, prices, brain.version
+        self.jobs.brain_version, self.keys.patience_s = brain.version, self._patience_s
+        self.targets = self._new_targets(environment)
+        self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
+        self.queue.notify()  # a raised limit may have room
 
     @property
     def services(self) -> CallServices:
@@ -158,12 +175,8 @@ class Gateway:
             usage_warnings=UsageWarnings(),
             breakers_written=self.circuits.written,
         )
-        lookup = LookupServices(
-            caches=self.caches,
-            known_content=self.known_content,
-            embed=self._embed,
-            prompts_version=self._prompts_version,
-        )
+        caches, known, version = self.caches, self.known_content, self._prompts_version
+        lookup = LookupServices(caches=caches, known_content=known, embed=self._embed, prompts_version=version)
         return CallServices(
             loop=loop,
             admission=admission,
@@ -214,9 +227,8 @@ class Gateway:
                 await self._registration.end()
         except StoreUnavailable as error:
             log.warning("calls in flight will be settled by the next process: %s", error)
-        await self.targets.close()
-
-    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+        for targets in (*self._retired, self.targets):
+            await targets.close()
 
     async def call(
         self,
