@@ -161,9 +161,9 @@ def history(
 
 
 def reload(json: Json = False) -> None:
-    """Ask all gateways and workers of this ledger to change to the present content of the brain folder.
+    """Ask running processes to change to the present brain folder.
 
-    The folder is checked first; with errors, nothing changes. Running jobs keep the version that they started with.
+    All gateways and workers of this ledger change. The folder is checked first; with errors, nothing changes. Running jobs keep the version that they started with.
 
     \b
     Example:
