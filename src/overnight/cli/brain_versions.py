@@ -24,9 +24,10 @@ from overnight.ledger import (
 from overnight.settings import Settings
 from overnight.story import count_text, moment_text
 
+from .actor import operator
 from .brain import show_problems
 from .ledger_reader import read
-from .options import Json, Tz
+from .options import By, Json, Tz
 from .output import console, print_json, print_rows, say, styled
 from .time_zone import use_zone
 
@@ -160,10 +161,11 @@ def history(
     read(work)
 
 
-def reload(json: Json = False) -> None:
+def reload(by: By = None, json: Json = False) -> None:
     """Ask running processes to change to the present brain folder.
 
-    All gateways and workers of this ledger change. The folder is checked first; with errors, nothing changes. Running jobs keep the version that they started with.
+    All gateways and workers of this ledger change. The folder is checked first; with errors, nothing changes. Running jobs
+    keep the version that they started with.
 
     \b
     Example:
@@ -179,7 +181,7 @@ def reload(json: Json = False) -> None:
 
     async def work() -> tuple[str, list[str]]:
         active = await find_brain_version(ledger.store, "") if await list_brain_versions(ledger.store, 1) else ""
-        await ledger.store.commit(KeepBrain(brain.version, brain.files, reload=True))
+        await ledger.store.commit(KeepBrain(brain.version, brain.files, reload_by=operator(by)))
         return active, await list_changed_files(ledger.store, active, brain.version) if active else []
 
     with ledger.store:

@@ -35,7 +35,7 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
-from .admission.abandoned_jobs import end_abandoned
+from .admission.abandoned_jobs import AbandonedJobs
 from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
@@ -76,9 +76,6 @@ COSTS_EVERY = 20
 
 WAKE_EVERY = 5
 """Sweeps between two searches for parked jobs that no process has woken after a top-up."""
-
-ABANDONED_EVERY = 30
-"""Sweeps between two searches for abandoned external jobs."""
 
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""
@@ -123,6 +120,7 @@ class Gateway:
         self.queue = AdmissionQueue()
         self.settlements = Settlements(store, self._settled_late)
         self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
+        self.abandoned_jobs = AbandonedJobs(store)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.cost_alerts = CostAlerts(store, routing.alarms)
@@ -136,14 +134,13 @@ class Gateway:
         self._background: set[asyncio.Task[None]] = set()
 
     def _new_targets(self, environment: Mapping[str, str] | None) -> Targets:
-        base_url, asked = self._offline
-        return Targets(self.routing, self.prices, environment, base_url, self.keys, was_asked_for=asked)
+        base, asked = self._offline
+        return Targets(self.routing, self.prices, environment, base, self.keys, was_asked_for=asked)
 
     async def reload(self, brain: Brain, environment: Mapping[str, str]) -> None:
         """Change to another version of the brain. Calls in flight keep their targets. `environment` has the keys of all."""
-        routing, prices = brain.routing, PriceBook(brain.routing.prices)
-        await asyncio.to_thread(prices.load)
-        if routing.cache.semantic is not None:
+        await asyncio.to_thread((prices := PriceBook(brain.routing.prices)).load)
+        if (routing := brain.routing).cache.semantic is not None:
             await self.caches.vectors()
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
@@ -370,8 +367,6 @@ class Gateway:
             )
         return decision
 
-    # ── lost calls ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _settled_late(self) -> None:
         self.queue.notify()
         self.circuits.written()
@@ -385,8 +380,7 @@ class Gateway:
                     await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
-                if turn % ABANDONED_EVERY == 0:
-                    await end_abandoned(self.store, self.routing.limits.external_abandoned_hours)
+                await self.abandoned_jobs.sweep(self.routing.limits.external_abandoned_hours)
             except StoreUnavailable as error:
                 log.warning("recovery of lost calls failed, will retry: %s", error)
             except Exception:

@@ -8,6 +8,7 @@ import msgspec
 from overnight.domain import BadInput, NotFound
 from overnight.store import Store, Unit
 
+from .audit import write_audit
 from .rows import SQL
 
 MAX_LISTED = 1000
@@ -39,12 +40,12 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class KeepBrain(msgspec.Struct):
-    """Store the files of a version, unless it is stored, and note that it is active. With `reload`, ask all processes of this
-    ledger to change to it."""
+    """Store the files of a version, unless it is stored, and note that it is active. With `reload_by`, the name of a
+    person, ask all processes of this ledger to change to it."""
 
     version: str
     files: Mapping[str, bytes]
-    reload: bool = False
+    reload_by: str | None = None
 
     def locks(self) -> list[tuple[Any, Any]]:
         return []
@@ -55,8 +56,9 @@ class KeepBrain(msgspec.Struct):
                 unit.append(SQL["insert_brain_file"], _File(self.version, path, body))
         row = _Activation(self.version, len(self.files), unit.now)
         unit.append(SQL["upsert_brain_version"], row)
-        if self.reload:
+        if self.reload_by is not None:
             unit.append(SQL["request_reload"], row)
+            write_audit(unit, "brain.reloaded", self.version, tenant_id="", actor=self.reload_by)
 
 
 class _Activation(msgspec.Struct, frozen=True):
