@@ -112,6 +112,7 @@ class Operating:
         """Queue a run of `module:function` or `file.py:function` and return its row. Run it with `work_until_rest`."""
         from overnight.jobs import load_job
 
+        await self._app.keep_brain()
         return await self._jobs.create(
             load_job(reference),
             args,
@@ -206,7 +207,7 @@ class App:
     async def gateway(self) -> "Gateway":
         """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such."""
         if self._gateway is None:
-            from overnight.gateway import Gateway, PriceBook
+            from overnight.gateway import BrainReloads, Gateway, PriceBook
             from overnight.keys import Keyring
 
             offline = self._offline_base_url
@@ -226,9 +227,26 @@ class App:
                 registers=self._registers,
                 keys=keys,
             )
+            await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)
+            reloads = BrainReloads(self.store, self.brain.version, self._reload)
+            await reloads.start()
+            self._stack.push_async_callback(reloads.stop)
         return self._gateway
+
+    async def keep_brain(self) -> None:
+        """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
+        from overnight.ledger import KeepBrain
+
+        await self.store.commit(KeepBrain(self.brain.version, self.brain.files))
+
+    async def _reload(self, brain: "Brain") -> None:
+        """Change to another version of the brain. Its providers may name keys that the process did not have at its start."""
+        self._secrets = {**secrets_of(brain), **self._secrets}
+        await (await self.gateway()).reload(brain, self._secrets)
+        self.brain = brain
+        await self.keep_brain()
 
     async def _start_offline_provider(self) -> str:
         from overnight.testing import start_scripted_provider
@@ -328,7 +346,9 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
 
     async def main() -> Any:
         async with open_app(settings or Settings.from_environment()) as app:
-            job = await Operations(app.store).create(function, args, kwargs, tenant_id=app.settings.tenant_id)
+            await app.keep_brain()
+            tenant_id, version = app.settings.tenant_id, app.brain.version
+            job = await Operations(app.store).create(function, args, kwargs, tenant_id=tenant_id, brain_version=version)
             job = await app.operations.work_until_rest(job.job_id)
             if job.state != "succeeded":
                 raise JobFailed(_why_not(job), job.state)

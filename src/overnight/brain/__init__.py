@@ -5,7 +5,7 @@ Never: writes into an existing brain, holds a secret, calls a provider, or lets 
 """
 
 from overnight.brain.complexity import Complexity
-from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, version_of
+from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, read_files, version_of
 from overnight.brain.problems import BrainError, Problem
 from overnight.brain.prompts import Prompt
 from overnight.brain.routing import Routing, UnknownModel
@@ -60,6 +60,7 @@ __all__ = [
     "check_brain",
     "load_brain",
     "load_routing",
+    "read_files",
     "version_of",
     "write_starter",
 ]

@@ -76,6 +76,13 @@ def load_brain(folder: Path) -> Brain:
     return _built(f"the brain {clipped(str(folder), 200)}", files, problems)
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of `folder` by path, whatever their content. Raises `BrainError` where it does not exist."""
+    if not folder.is_dir():
+        raise BrainError(_missing(folder))
+    return _read(folder)[0]
+
+
 def load_routing(file: Path) -> Routing:
     """The routing of one file, wherever it stands. Raises `BrainError` with every problem when there is an error among them."""
     try:

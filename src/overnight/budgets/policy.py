@@ -86,6 +86,10 @@ class Policy:
     """The rules, sorted for quick asking. `plain`: every job has its limits and nothing else is asked for."""
 
     def __init__(self, budgets: Budgets, rates: Iterable[RateLimit] = ()) -> None:
+        self.update(budgets, rates)
+
+    def update(self, budgets: Budgets, rates: Iterable[RateLimit] = ()) -> None:
+        """Replace the rules, for all that hold this policy."""
         self.budgets = budgets
         self._cost, self._calls = budgets.max_cost_per_job_microusd, budgets.max_llm_calls_per_job
         self._by_scope: dict[str, list[BudgetLimit]] = {}

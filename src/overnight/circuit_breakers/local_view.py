@@ -98,6 +98,10 @@ class CircuitBreakers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept_at = 0
 
+    def configure(self, breaker: Breakers) -> None:
+        """Replace the settings. Open circuits stay open."""
+        self._breaker = breaker
+
     async def start(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 

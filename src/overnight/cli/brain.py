@@ -1,5 +1,6 @@
 """`overnight init` and `check`: the brain folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,25 +59,26 @@ def check(folder: Folder = None, json: Json = False) -> None:
 
     chosen = _chosen(folder)
     problems = check_brain(chosen, PriceBook)
+    show_problems(chosen, problems, json=json)
+    raise typer.Exit(1 if any(problem.severity == "error" for problem in problems) else 0)
+
+
+def show_problems(folder: Path, problems: Sequence[Problem], *, json: bool) -> None:
+    """Print every problem of a brain folder, and their numbers."""
     errors = sum(problem.severity == "error" for problem in problems)
     if json:
         public: list[dict[str, Any]] = [msgspec.to_builtins(problem) for problem in problems]
-        print_json({"folder": str(chosen), "errors": errors, "warnings": len(problems) - errors, "problems": public})
-        raise typer.Exit(1 if errors else 0)
-
-    def show(problem: Problem) -> None:
+        print_json({"folder": str(folder), "errors": errors, "warnings": len(problems) - errors, "problems": public})
+        return
+    for problem in problems:
         style = "red" if problem.severity == "error" else "yellow"
         place = f"{problem.file}:{problem.line}:{problem.column}: "
         hint = (f"\n    {problem.hint}", "dim") if problem.hint else ""
         line = styled((place, "bold"), (f"{problem.severity}: ", style), problem.message, hint)
         console().print(line, soft_wrap=True)
-
-    for problem in problems:
-        show(problem)
     warnings = f", {_counted(len(problems) - errors, 'warning')}" if len(problems) > errors else ""
     verdict = f"{_counted(errors, 'error')}{warnings}" if problems else "no problems found"
-    console().print(f"{chosen}: {verdict}", soft_wrap=True)
-    raise typer.Exit(1 if errors else 0)
+    console().print(f"{folder}: {verdict}", soft_wrap=True)
 
 
 def _counted(number: int, what: str) -> str:

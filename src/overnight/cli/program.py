@@ -15,6 +15,8 @@ COMMANDS = {
     "demo": Entry(SETUP, "demo:demo", "Run the demo: a mailbox is processed while its worker is killed twice."),
     "init": Entry(SETUP, "brain:init", "Write a starter brain folder: routing.yaml, a prompt and a README."),
     "check": Entry(SETUP, "brain:check", "Check the brain folder and report every problem with its position."),
+    "brain": Entry(SETUP, "brain_versions:program", "Compare and list versions of the brain folder."),
+    "reload": Entry(SETUP, "brain_versions:reload", "Ask running processes to change to the present brain folder."),
     "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),

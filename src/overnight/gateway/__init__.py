@@ -20,6 +20,7 @@ from overnight.wire_formats import (
 )
 
 from .admission.key_permissions import permitted_decision
+from .brain_reloads import BrainReloads
 from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
 from .call_facts import routing_facts
@@ -52,6 +53,7 @@ __all__ = [
     "MAX_ATTEMPTS",
     "RESPONSES",
     "BodyTooLarge",
+    "BrainReloads",
     "BroadcastBuffer",
     "CacheUsage",
     "Circuit",

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from overnight.brain import Routing
+from overnight.brain import Brain, Routing
 from overnight.budgets import Policy, wake_topped_up
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
@@ -35,7 +35,7 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
-from .admission.abandoned_jobs import end_abandoned
+from .admission.abandoned_jobs import AbandonedJobs
 from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
@@ -64,6 +64,7 @@ from .error_responses import (
 )
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .job_ancestry import JobAncestry
+from .live_settings import updated_services
 from .orphaned_calls import OrphanedCalls
 from .response_headers import answer_of, call_headers
 from .stored_responses import StoredResponses
@@ -75,9 +76,6 @@ COSTS_EVERY = 20
 
 WAKE_EVERY = 5
 """Sweeps between two searches for parked jobs that no process has woken after a top-up."""
-
-ABANDONED_EVERY = 30
-"""Sweeps between two searches for abandoned external jobs."""
 
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""
@@ -114,15 +112,15 @@ class Gateway:
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
         self.keys.patience_s = self._patience_s
-        self.targets = Targets(
-            routing, prices, environment, offline_base_url, self.keys, was_asked_for=offline_was_asked_for
-        )
+        self._offline = (offline_base_url, offline_was_asked_for)
+        self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
         self.responses = StoredResponses(self.ledger)
         self.known_content = KnownContent()
         self.queue = AdmissionQueue()
         self.settlements = Settlements(store, self._settled_late)
         self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
+        self.abandoned_jobs = AbandonedJobs(store)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.cost_alerts = CostAlerts(store, routing.alarms)
@@ -134,6 +132,22 @@ class Gateway:
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    def _new_targets(self, environment: Mapping[str, str] | None) -> Targets:
+        base, asked = self._offline
+        return Targets(self.routing, self.prices, environment, base, self.keys, was_asked_for=asked)
+
+    async def reload(self, brain: Brain, environment: Mapping[str, str]) -> None:
+        """Change to another version of the brain. Calls in flight keep their targets. `environment` has the keys of all."""
+        await asyncio.to_thread((prices := PriceBook(brain.routing.prices)).load)
+        if (routing := brain.routing).cache.semantic is not None:
+            await self.caches.vectors()
+        self._retired.append(self.targets)
+        self.routing, self.prices, self.brain_version = routing, prices, brain.version
+        self.jobs.brain_version, self.keys.patience_s = brain.version, self._patience_s
+        self.targets = self._new_targets(environment)
+        self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
+        self.queue.notify()  # a raised limit may have room
 
     @property
     def services(self) -> CallServices:
@@ -158,12 +172,8 @@ class Gateway:
             usage_warnings=UsageWarnings(),
             breakers_written=self.circuits.written,
         )
-        lookup = LookupServices(
-            caches=self.caches,
-            known_content=self.known_content,
-            embed=self._embed,
-            prompts_version=self._prompts_version,
-        )
+        caches, known, version = self.caches, self.known_content, self._prompts_version
+        lookup = LookupServices(caches=caches, known_content=known, embed=self._embed, prompts_version=version)
         return CallServices(
             loop=loop,
             admission=admission,
@@ -214,9 +224,8 @@ class Gateway:
                 await self._registration.end()
         except StoreUnavailable as error:
             log.warning("calls in flight will be settled by the next process: %s", error)
-        await self.targets.close()
-
-    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+        for targets in (*self._retired, self.targets):
+            await targets.close()
 
     async def call(
         self,
@@ -358,8 +367,6 @@ class Gateway:
             )
         return decision
 
-    # ── lost calls ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _settled_late(self) -> None:
         self.queue.notify()
         self.circuits.written()
@@ -373,8 +380,7 @@ class Gateway:
                     await wake_topped_up(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
-                if turn % ABANDONED_EVERY == 0:
-                    await end_abandoned(self.store, self.routing.limits.external_abandoned_hours)
+                await self.abandoned_jobs.sweep(self.routing.limits.external_abandoned_hours)
             except StoreUnavailable as error:
                 log.warning("recovery of lost calls failed, will retry: %s", error)
             except Exception:

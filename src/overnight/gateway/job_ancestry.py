@@ -25,13 +25,11 @@ class JobAncestry:
 
     Attributes:
         lineage: names and start times of jobs with children.
-
-    Args:
         brain_version: recorded in the jobs that calls create.
     """
 
     def __init__(self, ledger: Ledger, brain_version: str | None) -> None:
-        self._ledger, self._brain_version = ledger, brain_version
+        self._ledger, self.brain_version = ledger, brain_version
         self._known: OrderedDict[AncestryKey, tuple[str, ...]] = OrderedDict()
         self.lineage: OrderedDict[str, BudgetJob] = OrderedDict()
 
@@ -66,7 +64,7 @@ class JobAncestry:
             label=who.task_id or (request.model if request is not None else None) or "default",
             external_id=external_id,
             unattributed=name is None,
-            brain_version=self._brain_version,
+            brain_version=self.brain_version,
             attempt=who.attempt or 1,
             lineage=self.lineage,
             fingerprint=request.fingerprint(who.task_id) if request is not None else None,

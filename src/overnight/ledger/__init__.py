@@ -1,10 +1,21 @@
 """What: the log of every job: append, read, follow; the state of a job; content by its hash; rollups of cost.
-Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor, audit_entry.
+Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor, audit_entry,
+brain_version, brain_file.
 Depends on: store, domain.
 Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
 """
 
 from .audit import AuditEntry, list_audit, write_audit
+from .brain_versions import (
+    BrainVersion,
+    KeepBrain,
+    ReloadRequest,
+    find_brain_version,
+    list_brain_versions,
+    list_changed_files,
+    read_brain_files,
+    read_reload,
+)
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
 from .event_sinks import EventSink, SinkConsumer, sink_lags
 from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
@@ -28,6 +39,7 @@ __all__ = [
     "START",
     "Append",
     "AuditEntry",
+    "BrainVersion",
     "EventSink",
     "Feed",
     "FeedEvent",
@@ -35,11 +47,13 @@ __all__ = [
     "FeedPosition",
     "Idleness",
     "JobRow",
+    "KeepBrain",
     "KnownContent",
     "Ledger",
     "Link",
     "NewJob",
     "Registration",
+    "ReloadRequest",
     "SinkConsumer",
     "abandon",
     "address_chain",
@@ -47,15 +61,20 @@ __all__ = [
     "begin_attempt",
     "closed_idle",
     "count_usage",
+    "find_brain_version",
     "forget_dead_processes",
     "is_dead",
     "is_idle",
     "last_outcome",
     "list_audit",
+    "list_brain_versions",
+    "list_changed_files",
     "locked_job",
     "open_job",
     "parse_reference",
+    "read_brain_files",
     "read_idleness",
+    "read_reload",
     "recorded",
     "sink_lags",
     "store_blob",

@@ -13,6 +13,9 @@ from .attempt_result import Locks
 
 log = logging.getLogger("overnight.gateway")
 HOUR_US = 3_600_000_000
+EVERY = 30
+"""Sweeps between two searches."""
+
 _LIST_ABANDONED = statements("overnight.gateway.admission")["list_abandoned"]
 
 
@@ -40,11 +43,24 @@ class EndAbandoned(msgspec.Struct, frozen=True):
         return True
 
 
-async def end_abandoned(store: Store, hours: int) -> int:
-    """End external jobs without an event and without a call in flight for `hours`. Returns their number."""
-    before, ended = store.clock() - hours * HOUR_US, 0
-    for job_id, parent_job_id in await store.read(_LIST_ABANDONED, {"before": before}):
-        ended += await store.commit(EndAbandoned(job_id, parent_job_id, before, hours))
-    if ended:
-        log.info("ended %d external jobs without a call for %d h (limits.external_abandoned_hours)", ended, hours)
-    return ended
+class AbandonedJobs:
+    """Looks for abandoned jobs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._sweeps = store, 0
+
+    async def sweep(self, hours: int) -> None:
+        """Every half minute, end external jobs without an event and without a call in flight for `hours`.
+
+        Call it about every second. Raises StoreUnavailable.
+        """
+        if self._sweeps % EVERY == 0:
+            await self._end(hours)
+        self._sweeps += 1
+
+    async def _end(self, hours: int) -> None:
+        before, ended = self._store.clock() - hours * HOUR_US, 0
+        for job_id, parent_job_id in await self._store.read(_LIST_ABANDONED, {"before": before}):
+            ended += await self._store.commit(EndAbandoned(job_id, parent_job_id, before, hours))
+        if ended:
+            log.info("ended %d external jobs without a call for %d h (limits.external_abandoned_hours)", ended, hours)

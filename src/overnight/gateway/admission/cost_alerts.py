@@ -87,10 +87,15 @@ class CostAlerts:
     """The usual cost of jobs, by tenant and task."""
 
     def __init__(self, store: Store, alarms: Alarms) -> None:
-        self._store, self._factor, self._least = store, alarms.cost_factor, alarms.least_jobs
+        self._store = store
+        self.configure(alarms)
         self._tasks: OrderedDict[tuple[str, str], _Task] = OrderedDict()
         self._seen: dict[str, int] = {}
         self._until = 0
+
+    def configure(self, alarms: Alarms) -> None:
+        """Replace the settings."""
+        self._factor, self._least = alarms.cost_factor, alarms.least_jobs
 
     async def poll(self) -> None:
         """Read the jobs that have finished since the last poll, up to a maximum number."""

@@ -89,10 +89,14 @@ class LoopGuard:
 
     def __init__(self, store: Store, guards: Guards) -> None:
         self._store, self._ledger = store, Ledger(store)
-        self._same, self._turns = guards.same_call, guards.no_progress_turns
-        self._off = not self._same and not self._turns
+        self.configure(guards)
         self._watches: OrderedDict[str, _Watch] = OrderedDict()
         self._remembered = 0
+
+    def configure(self, guards: Guards) -> None:
+        """Replace the settings. The counts of running jobs stay."""
+        self._same, self._turns = guards.same_call, guards.no_progress_turns
+        self._off = not self._same and not self._turns
 
     def request_admitted(self, subject: Subject) -> None:
         """Count an admitted call of the job."""

@@ -154,3 +154,41 @@ VALUES (:audit_id, :tenant_id, :at, :actor, :key_id, :action, :subject, :detail)
 -- name: list_audit_entries
 SELECT audit_id, tenant_id, at, actor, key_id, action, subject, detail FROM audit_entry
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND at >= :since ORDER BY at DESC, audit_id DESC LIMIT :most
+
+-- name: insert_brain_file
+INSERT INTO brain_file (version, path, body) VALUES (:version, :path, :body) ON CONFLICT DO NOTHING
+
+-- name: upsert_brain_version
+INSERT INTO brain_version (version, files, stored_at, activated_at) VALUES (:version, :files, :at, :at)
+ON CONFLICT (version) DO UPDATE SET activated_at = excluded.activated_at
+
+-- name: request_reload
+UPDATE brain_version SET reload = (SELECT coalesce(max(reload), 0) + 1 FROM brain_version) WHERE version = :version
+
+-- name: read_reload
+SELECT version, reload FROM brain_version WHERE reload IS NOT NULL ORDER BY reload DESC LIMIT 1
+
+-- name: read_brain_version
+SELECT version FROM brain_version WHERE version = :version
+
+-- name: read_active_version
+SELECT version FROM brain_version ORDER BY activated_at DESC, version LIMIT 1
+
+-- name: list_versions_of_prefix
+SELECT version FROM brain_version WHERE version LIKE :pattern ORDER BY version LIMIT 2
+
+-- name: read_brain_files
+SELECT path, body FROM brain_file WHERE version = :version ORDER BY path
+
+-- name: list_brain_versions
+SELECT brain_version.version, brain_version.files, brain_version.stored_at, brain_version.activated_at,
+    CAST(coalesce(named.jobs, 0) AS BIGINT)
+FROM brain_version LEFT JOIN (
+    SELECT brain_version AS version, count(*) AS jobs FROM job WHERE brain_version IS NOT NULL GROUP BY brain_version
+) AS named ON named.version = brain_version.version
+ORDER BY brain_version.stored_at DESC, brain_version.version LIMIT :most
+
+-- name: list_changed_files
+SELECT DISTINCT path FROM (
+    SELECT path FROM brain_file WHERE version = :before OR version = :after GROUP BY path, body HAVING count(*) = 1
+) AS changed ORDER BY path

@@ -52,11 +52,14 @@ CREATE TABLE key_allowance (
     jobs   TEXT NOT NULL
 ) STRICT;
 
--- A brain version whose files stand in `brain_file`.
+-- A brain version whose files stand in `brain_file`. A process last began with it, or changed to it, at `activated_at`. `reload`
+-- numbers the requests to all processes to change to it; the highest one is the latest.
 CREATE TABLE brain_version (
-    version   TEXT PRIMARY KEY,
-    files     INTEGER NOT NULL,
-    stored_at INTEGER NOT NULL
+    version      TEXT PRIMARY KEY,
+    files        INTEGER NOT NULL,
+    stored_at    INTEGER NOT NULL,
+    activated_at INTEGER NOT NULL,
+    reload       INTEGER
 ) STRICT;
 
 -- Changes of keys, budgets, roles and settings: no job's log has them. An empty tenant is the instance.
