@@ -14,6 +14,7 @@ import uvloop
 from certificates import Authority
 from http_proxy import HttpProxy, http_proxy
 from overnight.outgoing import (
+    BodyCut,
     EnvironmentProxies,
     NeverSent,
     Proxy,
@@ -152,6 +153,28 @@ def test_https_goes_through_a_tunnel(new_loop: Loop, tmp_path: Path) -> None:
             assert proxy.asked == [f"CONNECT models.example:{server.port}"]  # kept alive
             assert b"proxy-authorization" not in server.requests[0]
             assert server.requests[0].startswith(b"GET / HTTP/1.1\r\n")
+
+    run(new_loop, test())
+
+
+@LOOPS
+def test_lost_tunnel_is_noticed(new_loop: Loop, tmp_path: Path) -> None:
+    """A body that is cut fails at once, and a tunnel that the server closed is not used again."""
+
+    async def test() -> None:
+        authority = Authority(tmp_path)
+        good = answer(b"ok", "connection: close")
+        cut = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 9\r\n\r\ncut"
+        answers = {"/": good, "/cut": cut}
+        async with web_server(answers, tls=authority.serving("models.example")) as server, http_proxy(admits) as proxy:
+            context = tls_context(TlsFiles(ca=str(authority.ca)))
+            pool = UpstreamPool(f"https://models.example:{server.port}", ssl_context=context, proxy=through(proxy))
+            soon = asyncio.get_running_loop().time() + 10
+            assert (await pool.request("GET", "/", [], b"", soon)).body == b"ok"
+            with pytest.raises(BodyCut):
+                await pool.request("GET", "/cut", [], b"", soon)
+            assert (await get(pool)).body == b"ok"
+            assert len(proxy.asked) == 3
 
     run(new_loop, test())
 

@@ -28,9 +28,10 @@ class WebServer:
                 length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
                 self.requests.append(head + await reader.readexactly(length))
                 path = head.split(b" ", 2)[1].decode()
-                writer.write(self.answers.get(path.partition("?")[0], answer(b"nothing here", status=404)))
+                given = self.answers.get(path.partition("?")[0], answer(b"nothing here", status=404))
+                writer.write(given)
                 await writer.drain()
-                if b"connection: close" in lines:
+                if b"connection: close" in lines or b"connection: close\r\n" in given:
                     break
         with suppress(OSError):
             writer.close()

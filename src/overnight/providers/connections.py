@@ -38,7 +38,7 @@ def connections_to(
     """
     if provider is None:
         return UpstreamPool(base_url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
-    is_secure = base_url.startswith("https:")
+    is_secure = urlsplit(base_url).scheme == "https"
     try:
         proxy = _proxy_of(base_url, provider, proxies, environment, is_secure=is_secure)
         files = TlsFiles(ca=provider.ca, client_cert=provider.client_cert, client_key=provider.client_key)
