@@ -13,6 +13,7 @@ from .chat_and_approval import (
 )
 from .child_jobs import JobFailed
 from .commands import BeginAttempt, Complete, CreateJob
+from .current_record import about
 from .definitions import JobFunction, add_folder, job, load_job
 from .effect_decorator import (
     EffectFailed,
@@ -23,7 +24,6 @@ from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Decision, Operations
-from .records import about
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,

@@ -25,10 +25,10 @@ from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
 from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
+from .current_record import current_record
 from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
 from .encoding import fingerprint
 from .execution import NotInJob
-from .records import current_record
 from .tool_call_limits import ToolLimits
 from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
