@@ -49,6 +49,10 @@ JobGlobs = Annotated[
     list[str] | None,
     typer.Option("--jobs", metavar="GLOB", help="Allow only jobs of these names; may be repeated (default: all)."),
 ]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", metavar="SCOPE", help=f"{', '.join(SCOPES)}, or a role; may be repeated (default: calls)."),
+]
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -82,14 +86,7 @@ def _lifetime(text: str | None) -> int | None:
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the key, which events record as the actor.")],
     tenant: Tenant = None,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scope",
-            metavar="SCOPE",
-            help=f"{', '.join(SCOPES)}, or a role; may be repeated (default: calls).",
-        ),
-    ] = None,
+    scope: Scopes = None,
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Allow only calls and jobs of this agent.")] = None,
     workflow: Annotated[
         str | None, typer.Option(metavar="NAME", help="Allow only calls and jobs of this workflow.")
