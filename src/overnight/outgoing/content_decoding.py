@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 MAX_RATIO = 200
@@ -116,10 +117,8 @@ def _inflated(inflate: Any, data: bytes) -> Iterator[bytes]:
 
 class _Brotli:
     def __init__(self) -> None:
-        import brotli
-
-        self._brotli: Any = brotli
-        self._decompressor: Any = brotli.Decompressor()
+        self._brotli: Any = import_module("brotli")
+        self._decompressor: Any = self._brotli.Decompressor()
         self._fed = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -144,9 +143,7 @@ class _Zstd:
     """The library bounds no output. A block of 128 KiB takes at least 4 bytes, so this bounds one step to 8 MiB."""
 
     def __init__(self) -> None:
-        import zstandard
-
-        self._zstandard: Any = zstandard
+        self._zstandard: Any = import_module("zstandard")
         self._frame: Any = None
         self._start = b""
         self._frames, self._is_plain = 0, False

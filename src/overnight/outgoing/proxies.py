@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -101,7 +101,7 @@ class NoProxy:
 
     def __init__(self, text: str) -> None:
         self._names: list[tuple[str, int | None]] = []
-        self._networks: list[tuple[object, int | None]] = []
+        self._networks: list[tuple[IPv4Network | IPv6Network, int | None]] = []
         self._all = False
         for entry in re.split(r"[,\s]+", text.strip().lower()):
             if entry:
@@ -126,7 +126,7 @@ class NoProxy:
             return True
         host = host.lower().rstrip(".")
         if (address := _address(host)) is not None:
-            return any(on in (None, port) and address in network for network, on in self._networks)  # type: ignore[operator]
+            return any(on in (None, port) and address in network for network, on in self._networks)
         return any(on in (None, port) and (host == name or host.endswith(f".{name}")) for name, on in self._names)
 
 
