@@ -11,7 +11,6 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from overnight.domain import Recorded, public_event
 from overnight.jobs import Operations
 from overnight.keys import Keys
 
@@ -69,7 +68,7 @@ def create(services: RestServices) -> FastAPI:
         services=services,
         operations=Operations(services.ledger.store),
         keys=Keys(services.ledger.store, services.keyring.masters),
-        streams=EventStreams(services.ledger, _live_event),
+        streams=EventStreams(services.ledger),
     )
     app.include_router(_router())
     return app
@@ -112,7 +111,3 @@ def document(public_url: str = "") -> bytes:
             tenant = {"$ref": "#/components/parameters/tenant"}
             operation["parameters"] = [*operation.get("parameters", ()), tenant]
     return _encode(merged)
-
-
-def _live_event(event: Recorded) -> bytes:
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.facts.event.encode(), _encode(public_event(event)))

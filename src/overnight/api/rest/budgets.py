@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from overnight.budgets import SCOPES, TopUp, addressed, line_of, list_budgets, top_up_budget
+from overnight.budgets import SCOPES, TopUp, addressed, line_of, list_budgets, operator_limit, top_up_budget
 from overnight.domain import BadInput, check_identifier, usd_to_micro
 
 from .calls import Answer, ApiRoute, Call, json_answer, no_nul
@@ -82,11 +82,11 @@ async def list_limits(call: Call, query: Annotated[BudgetQuery, Query()]) -> Ans
     responses=responses(201, "The budget, and the jobs that go on.", ToppedUp),
 )
 async def top_up(call: Call, body: NewTopUp) -> Answer:
-    """The scope of the budget and its name choose it."""
+    """The scope of the budget and its name choose it. What the operator limits requires `instance.admin`."""
     store, policy = call.services.ledger.store, call.services.policy()
     why, job = no_nul(body.why, "why"), None
     if body.scope == "job":
-        job = await call.services.ledger.job(check_identifier(body.id, "id"), call.tenant_id)
+        job = await call.services.ledger.job(check_identifier(body.id, "id"), call.tenant_id, call.key_scope)
     if body.scope == "tenant" and body.id != call.tenant_id:
         raise BadInput("id: a key can only access its own tenant")
     wanted = TopUp(
@@ -100,6 +100,10 @@ async def top_up(call: Call, body: NewTopUp) -> Answer:
         calls=body.calls,
         tool_calls=body.tool_calls,
         wall_clock_s=body.seconds,
+        key_id=call.request.key_id,
     )
-    row, woken = await top_up_budget(store, addressed(policy, wanted, body.per, store.clock()))
+    wanted, key = addressed(policy, wanted, body.per, store.clock()), call.request.key
+    if key is None or "instance.admin" not in key.scopes:
+        wanted.operator_limit = operator_limit(policy, wanted, job)
+    row, woken = await top_up_budget(store, wanted)
     return json_answer(201, line_of(policy, row, job, store.clock()).public() | {"woken": woken})

@@ -6,6 +6,7 @@ All are limited to the tenant of the request, and the agent and workflow of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from overnight.domain import (
     BadInput,
     Conflict,
     ErrorFacts,
+    Recorded,
     check_identifier,
     job_states,
     parse_whole,
@@ -28,11 +30,13 @@ from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
 from ..attribution import attribution
+from ..content import reads_content, without_content
 from .calls import Answer, ApiCall, ApiRoute, Call, json_answer
 from .models import Body, EmptyBody, JobName, Parameters, ResponseModel, Text, responses, whole
 
 MAX_JOBS, MAX_EVENTS = 200, 1000
 MAX_SEQ = 2**53
+_encode = msgspec.json.Encoder().encode
 router = APIRouter(route_class=ApiRoute)
 
 
@@ -151,6 +155,8 @@ async def list_jobs(call: Call, query: Annotated[JobQuery, Query()]) -> Answer:
 async def one(call: Call, job: JobName) -> Answer:  # noqa: ARG001 - see JobName
     found = await _job(call)
     (shown,) = await _public(call, [found])
+    if not reads_content(call.request.key):
+        return json_answer(200, shown)
     shown["result"] = msgspec.Raw(found.result) if found.result else None
     shown["traceback"] = await read_traceback(call.services.ledger, found)
     return json_answer(200, shown)
@@ -172,10 +178,12 @@ async def events(call: Call, job: JobName, query: Annotated[EventQuery, Query()]
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         if request.method == "HEAD":
             return Answer(HttpResponse(200, headers))
-        return Answer(HttpResponse(200, headers, pieces=call.tools.streams.open(request, found, after)))
+        encode = partial(_live_event, with_content=reads_content(request.key))
+        return Answer(HttpResponse(200, headers, pieces=call.tools.streams.open(request, found, after, encode)))
     page = await call.services.ledger.events(found.job_id, after, query.limit)
     last = page[-1].seq if page else after
-    return json_answer(200, {"events": [public_event(event) for event in page], "after": last})
+    shown = [_public_event(event, with_content=reads_content(request.key)) for event in page]
+    return json_answer(200, {"events": shown, "after": last})
 
 
 @router.post(
@@ -232,10 +240,21 @@ async def _public(call: ApiCall, jobs: Sequence[JobRow]) -> list[dict[str, Any]]
     ledger = call.services.ledger
     costs, now = await tree_costs(ledger, [job.job_id for job in jobs]), ledger.store.clock()
     idle = await read_idleness(ledger.store, jobs, now)
-    return [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in jobs]
+    shown = [public_job(job, *costs.get(job.job_id, (0, 0, 0)), now, idle.get(job.job_id)) for job in jobs]
+    return shown if reads_content(call.request.key) else [without_content(each) for each in shown]
 
 
 def _error_facts(error: str | JobError | None) -> ErrorFacts | None:
     if isinstance(error, str):
         return ErrorFacts("failed", error[:500])
     return error and ErrorFacts(error.error_class, error.message, error.code, error.retryable)
+
+
+def _public_event(event: Recorded, *, with_content: bool) -> dict[str, Any]:
+    shown = public_event(event)
+    return shown if with_content else without_content(shown)
+
+
+def _live_event(event: Recorded, *, with_content: bool) -> bytes:
+    data = _encode(_public_event(event, with_content=with_content))
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.facts.event.encode(), data)
