@@ -18,7 +18,7 @@ from overnight.keys import Keys
 from ..event_streams import EventStreams
 from ..rest_services import RestServices
 from ..routes import ROUTES
-from . import bounds, budgets, circuits, jobs, keys
+from . import bounds, brain, budgets, circuits, jobs, keys
 from .calls import Answer, ApiRoute, Call, Toolbox, json_answer
 from .models import PROBLEM, ResponseModel, responses
 
@@ -69,7 +69,7 @@ def create(services: RestServices) -> FastAPI:
         services=services,
         operations=Operations(services.ledger.store),
         keys=Keys(services.ledger.store, services.keyring.masters),
-        streams=EventStreams(services.ledger, _live_event),
+        streams=EventStreams(services.ledger),
     )
     app.include_router(_router())
     return app
@@ -79,7 +79,7 @@ def create(services: RestServices) -> FastAPI:
 def _router() -> APIRouter:
     every = APIRouter(responses=PROBLEM)
     every.include_router(root)
-    for part in (jobs, budgets, bounds, circuits, keys):
+    for part in (jobs, budgets, bounds, circuits, brain, keys):
         every.include_router(part.router, prefix="/api/v1")
     return every
 
