@@ -15,6 +15,7 @@ from cli_runs import run
 from overnight.api import Server, application
 from overnight.app import App, open_app
 from overnight.brain import Brain, load_brain
+from overnight.keys import Keys, NewKey
 from overnight.ledger import read_brain_files
 from overnight.settings import Settings
 from overnight.testing import SpawnedProvider
@@ -164,3 +165,30 @@ async def test_diff_compares_versions_and_folders(store_url: str, provider: Spaw
     assert found["after"] == old
     for unknown in ("ffffffff", "no-folder"):
         overnight(tmp_path, store_url, "brain", "diff", unknown, code=1)
+
+
+async def test_prompts_of_every_version_are_read_over_http(
+    store_url: str, provider: SpawnedProvider, tmp_path: Path
+) -> None:
+    (tmp_path / "brain" / "prompts" / "mail").mkdir(parents=True)
+    (tmp_path / "brain" / "prompts" / "mail" / "reply.md").write_text("Reply.\n")
+    old = write(tmp_path)
+    async with gateway(store_url, tmp_path, provider) as (app, http):
+        found = (await http.get("/api/v1/brain/prompts/triage")).json()
+        assert (found["text"], found["description"], found["version"]) == (
+            "Sort the mail of {name}.",
+            "Sort mail.",
+            old,
+        )
+        assert (await http.get("/api/v1/brain/prompts/mail/reply")).json()["text"] == "Reply."
+        new = write(tmp_path, prompt="Order the mail.")
+        await reload(tmp_path, store_url)
+        assert (await http.get("/api/v1/brain/prompts/triage")).json()["version"] == new
+        by_prefix = await http.get("/api/v1/brain/prompts/triage", params={"version": old[:10]})
+        assert by_prefix.json()["text"] == "Sort the mail of {name}."
+        for path, status in (("none", 404), ("triage?version=ffffffffff", 404), ("triage?version=x", 400)):
+            assert (await http.get(f"/api/v1/brain/prompts/{path}")).status_code == status
+        _, secret = await Keys(app.store).create("acme", NewKey(name="reader", scopes=("jobs.read",)), "ann")
+        headers = {"authorization": f"Bearer {secret}"}
+        assert (await http.get("/api/v1/brain/prompts/triage", headers=headers)).status_code == 403
+        assert (await http.get("/api/v1/brain/prompts/triage")).status_code == 401

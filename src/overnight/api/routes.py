@@ -55,6 +55,7 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/bounds", "instance.read", "rest"),
     PathRoute("POST", "/api/v1/bounds/{call}/settle", "instance.admin", "rest"),
     PathRoute("GET", "/api/v1/circuits", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/brain/prompts/{prompt}", "content.read", "rest", spans=True),
     PathRoute("GET", "/api/v1/keys", "keys.admin", "rest"),
     PathRoute("POST", "/api/v1/keys", "keys.admin", "rest"),
     PathRoute("GET", "/api/v1/keys/{key}", "keys.admin", "rest"),

@@ -7,7 +7,7 @@ Never: writes into an existing brain, holds a secret, calls a provider, or lets 
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, read_files, version_of
 from overnight.brain.problems import BrainError, Problem
-from overnight.brain.prompts import Prompt
+from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, Way, When
 from overnight.brain.starter import write_starter
@@ -61,6 +61,7 @@ __all__ = [
     "load_brain",
     "load_routing",
     "read_files",
+    "read_prompt",
     "version_of",
     "write_starter",
 ]

@@ -13,6 +13,7 @@ from .brain_versions import (
     find_brain_version,
     list_brain_versions,
     list_changed_files,
+    read_brain_file,
     read_brain_files,
     read_reload,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "locked_job",
     "open_job",
     "parse_reference",
+    "read_brain_file",
     "read_brain_files",
     "read_idleness",
     "read_reload",

@@ -80,6 +80,14 @@ async def read_brain_files(store: Store, version: str) -> dict[str, bytes]:
     return {path: bytes(body) for path, body in await store.read(SQL["read_brain_files"], {"version": version})}
 
 
+async def read_brain_file(store: Store, version: str, path: str) -> bytes:
+    """One file of a stored version. Raises NotFound."""
+    rows = await store.read(SQL["read_brain_file"], {"version": version, "path": path})
+    if not rows:
+        raise NotFound(f"file {path[:200]} in brain version {version[:12]}")
+    return bytes(rows[0][0])
+
+
 async def find_brain_version(store: Store, prefix: str) -> str:
     """The stored version that begins with `prefix`; the active one for an empty prefix. Raises NotFound, BadInput."""
     if not prefix:

@@ -180,6 +180,9 @@ SELECT version FROM brain_version WHERE version LIKE :pattern ORDER BY version L
 -- name: read_brain_files
 SELECT path, body FROM brain_file WHERE version = :version ORDER BY path
 
+-- name: read_brain_file
+SELECT body FROM brain_file WHERE version = :version AND path = :path
+
 -- name: list_brain_versions
 SELECT brain_version.version, brain_version.files, brain_version.stored_at, brain_version.activated_at,
     CAST(coalesce(named.jobs, 0) AS BIGINT)
