@@ -170,7 +170,7 @@ class Gateway:
             loop_guard=LoopGuard(self.store, self.routing.guards),
             cost_alerts=self.cost_alerts,
             usage_warnings=UsageWarnings(),
-            breakers_written=self.circuits.written,
+            breakers_written=self.circuits.refresh_soon,
         )
         caches, known, version = self.caches, self.known_content, self._prompts_version
         lookup = LookupServices(caches=caches, known_content=known, embed=self._embed, prompts_version=version)
@@ -369,7 +369,7 @@ class Gateway:
 
     def _settled_late(self) -> None:
         self.queue.notify()
-        self.circuits.written()
+        self.circuits.refresh_soon()
 
     async def _sweep(self) -> None:
         for turn in itertools.count():

@@ -16,7 +16,7 @@ from overnight.budgets import (
     corrected,
     settle,
 )
-from overnight.circuit_breakers import note
+from overnight.circuit_breakers import apply_update
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import (
     LARGEST_CONTENT,
@@ -81,7 +81,7 @@ def _write_end(
     if result.also is not None:
         result.also.write(unit, written)
     if result.breaker_update is not None:
-        note(unit, job, result.breaker_update, event)
+        apply_update(unit, job, result.breaker_update, event)
     return written
 
 
