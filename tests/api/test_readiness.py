@@ -88,5 +88,5 @@ async def test_not_ready_with_little_room(
     if store.dialect == "postgres":
         pytest.skip("the disk is the server's")
     async with serving(store, provider) as served:
-        monkeypatch.setattr("overnight.store.sqlite.LEAST_ROOM", 1 << 80)
+        monkeypatch.setattr("overnight.store.sqlite.MIN_FREE_BYTES", 1 << 80)
         await becomes(served, 503)

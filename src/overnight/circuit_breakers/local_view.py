@@ -152,7 +152,7 @@ class CircuitBreakers:
                 self._run_in_background(self._release(key, call))
 
         try:
-            granted, shared = await self._store.commit(ClaimProbe(key, call, until), until=deadline, left=claimed_late)
+            granted, shared = await self._store.commit(ClaimProbe(key, call, until), until=deadline, on_late_commit=claimed_late)
         except StoreUnavailable:
             return True  # without the store, the local claim decides
         except BaseException:

@@ -21,7 +21,7 @@ from overnight.domain.policies import Breakers
 
 State = Literal["closed", "open", "half_open"]
 MAX_RETRY_AFTER_MS = 3_600_000
-"""The maximum of a provider's Retry-After, unless `max_cool_down_ms` is longer: a wrong header must not block a target for a day."""
+"""The maximum of a Retry-After, unless `max_cool_down_ms` is longer: a wrong header must not block a target for a day."""
 
 CALLER_SEPARATOR = "&"
 """Separates account, tenant and key. No identifier contains it."""

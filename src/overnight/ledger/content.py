@@ -101,9 +101,9 @@ def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownC
         fresh = [link for link in fresh if link.node not in stored]
     for link in fresh:
         message = MessageRow(tenant_id, month, link.message, link.body)
-        unit.offer(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
+        unit.insert_shared(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
         node = NodeRow(tenant_id, month, link.node, link.parent, link.message)
-        unit.offer(_INSERT_NODE, (tenant_id, month, link.node), node)
+        unit.insert_shared(_INSERT_NODE, (tenant_id, month, link.node), node)
     return f"blob://{month}/chain/sha256/{links[-1].node.hex()}"
 
 
@@ -112,7 +112,7 @@ def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | No
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
     if known is None or not known.has(tenant_id, month, digest):
-        unit.offer(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
+        unit.insert_shared(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
     return f"blob://{month}/sha256/{digest.hex()}"
 
 

@@ -50,7 +50,7 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
     key = (new.tenant_id, new.external_id)
     held = unit.get(EXTERNAL, key) if new.external_id is not None else None
     existing_id = held.job_id if held else new.job_id
-    if not unit.known(JOB, existing_id):
+    if not unit.is_loaded(JOB, existing_id):
         unit.lock([(JOB, existing_id)])
     existing = unit.get(JOB, existing_id)
     if existing is not None:
@@ -61,7 +61,7 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
     unit.insert(JOB, job)
     if new.external_id is not None:
         # The mapping is read from the job's row, so nothing more is written; later commands of this batch must see it.
-        unit.remember(EXTERNAL, ExternalRow(new.tenant_id, new.external_id, new.job_id))
+        unit.cache(EXTERNAL, ExternalRow(new.tenant_id, new.external_id, new.job_id))
     detail: dict[str, Any] = {"name": new.name, "runtime": new.runtime}
     if new.external_id:
         detail["external_id"] = new.external_id

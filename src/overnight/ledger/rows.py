@@ -107,5 +107,5 @@ EXTERNAL: Table[ExternalRow] = Table(
     insert=SQL["lock_external"],
     update=SQL["lock_external"],
     # The job is locked with it: locked later, it would come behind rows that others lock after it.
-    leads=lambda row: (JOB, row.job_id),
+    also_locks=lambda row: (JOB, row.job_id),
 )

@@ -243,7 +243,7 @@ class CallAdmission:
     async def _commit(self, command: Admit) -> AdmissionReport:
         """Commit one admission. Raises StoreUnavailable when the store does not answer within the queue time."""
         until = self._deadlines.store_deadline()
-        return await self._services.store.commit(command, until=until, left=self._committed_late)
+        return await self._services.store.commit(command, until=until, on_late_commit=self._committed_late)
 
     def _committed_late(self, report: AdmissionReport) -> None:
         """Settle at zero an admission that was committed after its caller had given up."""
