@@ -110,12 +110,12 @@ def test_every_further_section_is_read():
         "tenant", "day", 50_000_000, None, "budgets.limits[0]",
     )  # fmt: skip
     assert (month.max_tokens, month.max_llm_calls, month.max_tool_calls, month.max_wall_clock_s) == (1, 2, 0, 4)
-    assert [month.covers(name) for name in ("a", "support-1", "b", None)] == [True, True, False, False]
-    assert [day.covers(name) for name in ("anybody", None)] == [True, False]
+    assert [month.applies_to(name) for name in ("a", "support-1", "b", None)] == [True, True, False, False]
+    assert [day.applies_to(name) for name in ("anybody", None)] == [True, False]
     assert [said.budgets.time_zone_of(name) for name in ("acme", "else")] == ["America/New_York", "Europe/Berlin"]
     (rate,) = said.rate_limits
     assert (rate.requests_per_minute, rate.tokens_per_minute, rate.concurrency) == (600, 100_000, 20)
-    assert (rate.covers("acme"), rate.covers("acme2")) == (True, False)
+    assert (rate.applies_to("acme"), rate.applies_to("acme2")) == (True, False)
     assert (said.guards.same_call, said.guards.no_progress_turns) == (0, 9)
     assert (said.alarms.cost_factor, said.alarms.least_jobs) == (2.5, 7)
 

@@ -9,7 +9,7 @@ from overnight.brain.folder import Brain, check_brain, load_brain, load_routing,
 from overnight.brain.problems import BrainError, Problem
 from overnight.brain.prompts import Prompt
 from overnight.brain.routing import Routing, UnknownModel
-from overnight.brain.rules import Route, Way, When
+from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
 from overnight.domain.policies import (
     AgentCache,
@@ -52,10 +52,10 @@ __all__ = [
     "Retries",
     "Route",
     "RouteDecision",
+    "RouteVariant",
     "Routing",
     "SemanticCache",
     "UnknownModel",
-    "Way",
     "When",
     "check_brain",
     "load_brain",

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import Fields, Reader, as_node, choice, flag, number, text, whole
+from overnight.brain.fields import Fields, Reader, as_node, choice, flag, integer, number, text
 from overnight.brain.nodes import Node, Scalar
 from overnight.brain.routes_section import YEAR_S, Model, key_name, model
 from overnight.domain.globs import Names
@@ -15,7 +15,7 @@ from overnight.domain.policies import (
     SemanticCache,
 )
 
-_ttl = whole(1, YEAR_S)
+_ttl = integer(1, YEAR_S)
 _threshold = number(0, 1)
 _CACHE: Fields = {
     "exact": ("exact", as_node),

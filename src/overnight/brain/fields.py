@@ -127,7 +127,7 @@ def as_node(_reader: Reader, node: Node, _name: str) -> Node:
     return node
 
 
-def whole(low: int, high: int) -> Reads:
+def integer(low: int, high: int) -> Reads:
     """A whole number from `low` to `high`."""
 
     def read(reader: Reader, node: Node, name: str) -> int | None:
@@ -218,7 +218,7 @@ def choice(*allowed: str) -> Reads:
     return read
 
 
-def many(reads: Reads) -> Reads:
+def list_of(reads: Reads) -> Reads:
     """A list of which each item is read by `reads`, as a tuple."""
 
     def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
@@ -228,9 +228,9 @@ def many(reads: Reads) -> Reads:
     return read
 
 
-def several(reads: Reads) -> Reads:
+def one_or_many(reads: Reads) -> Reads:
     """One value, or a list of them that is not empty; as a tuple."""
-    listed = many(reads)
+    listed = list_of(reads)
 
     def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
         if not isinstance(node, Items):
@@ -246,7 +246,7 @@ def several(reads: Reads) -> Reads:
 
 def names(longest: int = 256) -> Reads:
     """One name or glob, or a list of them."""
-    patterns = several(text(rf"[ -~]{{1,{longest}}}", "a name, or a glob such as support-*"))
+    patterns = one_or_many(text(rf"[ -~]{{1,{longest}}}", "a name, or a glob such as support-*"))
 
     def read(reader: Reader, node: Node, name: str) -> Names | None:
         found = patterns(reader, node, name)

@@ -12,7 +12,7 @@ from overnight.brain.nodes import parse_yaml, text_place
 from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
-from overnight.brain.routing_file import Books, built_in_routing, read_routing
+from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -99,7 +99,7 @@ def load_routing(file: Path) -> Routing:
     return routing
 
 
-def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
+def check_brain(folder: Path, books: PriceSources | None = None) -> list[Problem]:
     """Everything wrong in `folder`, in order of file and line; with `books`, models without a price too. Raises nothing for any
     content."""
     if not folder.is_dir():
@@ -140,7 +140,7 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _definitions(
-    files: Mapping[str, bytes], books: Books | None = None
+    files: Mapping[str, bytes], books: PriceSources | None = None
 ) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
     routing: Routing | None = None
     prompts: dict[str, Prompt] = {}
@@ -148,7 +148,7 @@ def _definitions(
     noticed: set[str] = set()
     for path in sorted(files):
         top = path.partition("/")[0]
-        suffix, misplaced = _placed(path, top)
+        suffix, misplaced = _file_kind(path, top)
         if misplaced is not None:
             # an unknown folder is one problem, not one per file in it
             if top in _FOLDERS or top not in noticed:
@@ -175,7 +175,7 @@ def _definitions(
     return (built_in_routing() if ROUTING not in files else routing), prompts, problems
 
 
-def _placed(path: str, top: str) -> tuple[str, Problem | None]:
+def _file_kind(path: str, top: str) -> tuple[str, Problem | None]:
     """The kind of file by its place ("" is none that is read), or why it has none."""
     name = path.rpartition("/")[2]
     suffix = os.path.splitext(name)[1]

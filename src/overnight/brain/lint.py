@@ -5,7 +5,7 @@ from typing import Protocol
 
 from overnight.brain.fields import Reader
 from overnight.brain.nodes import Node
-from overnight.brain.problems import clipped, did_you_mean, likeness, nearest
+from overnight.brain.problems import clipped, did_you_mean, nearest, similarity
 from overnight.brain.routes_section import Model, Rule
 from overnight.brain.routing import Routing
 from overnight.brain.rules import FORMATS, When
@@ -16,7 +16,7 @@ ALIKE = 0.8
 """From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
 
 
-def doubt_routes(
+def lint_routes(
     reader: Reader, rules: Mapping[str, Rule], tiers: Mapping[str, Sequence[Model]], routing: Routing
 ) -> None:
     """Rules that no call reaches, tiers that no route uses, residency that nobody has."""
@@ -33,12 +33,12 @@ def doubt_routes(
             if place not in places:
                 hint = did_you_mean(place, places) or "set the residency of a provider in providers.<name>.residency"
                 reader.problem(rule.node, f"no provider has the residency {clipped(place)}", hint, "warning")
-        if not plan.ways:
+        if not plan.variants:
             message = f"routes.{name} has no target in {' or '.join(rule.residency)}: its calls are rejected"
             reader.problem(rule.node, message, "add a model of a provider with this residency", "warning")
 
 
-class Book(Protocol):
+class PriceSource(Protocol):
     """What models cost."""
 
     def price(self, model: str, provider_hint: str | None = None, /) -> object:
@@ -49,8 +49,8 @@ class Book(Protocol):
         ...
 
 
-def doubt_prices(
-    reader: Reader, models: Iterable[Model], routing: Routing, book: Book, stated: Collection[str]
+def lint_prices(
+    reader: Reader, models: Iterable[Model], routing: Routing, book: PriceSource, stated: Collection[str]
 ) -> None:
     """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused. A model
     that is `stated` under prices has one, even if it was wrong there and is reported."""
@@ -67,7 +67,7 @@ def doubt_prices(
             reader.problem(model.node, message, _price_hint(model.name, provider.name, routing, book))
 
 
-def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
+def _price_hint(model: str, provider: str, routing: Routing, book: PriceSource) -> str:
     """A mistyped name needs the right one; only a model that really has no price needs an entry."""
     entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
     near = nearest_model(model, routing, book, provider)
@@ -76,14 +76,14 @@ def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
     return f"set it, 0 if calls are free: {entry}"
 
 
-def nearest_model(model: str, routing: Routing, book: Book | None, provider: str | None = None) -> str | None:
+def nearest_model(model: str, routing: Routing, book: PriceSource | None, provider: str | None = None) -> str | None:
     """The known model whose name is most like this one, with the prefix `provider/` that it was given."""
     prefix, slash, rest = model.rpartition("/")
     served = (name for name, by in routing.served.items() if by is not None)
     known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
     known = {name for name in known if not is_glob(name) and name not in {model, rest}}
     found = nearest(model, known) or nearest(rest, known)
-    if not found or likeness(rest, found[0].rpartition("/")[2]) < ALIKE:
+    if not found or similarity(rest, found[0].rpartition("/")[2]) < ALIKE:
         return None
     return found[0] if found[0].startswith(prefix) else f"{prefix}{slash}{found[0]}"
 
@@ -94,7 +94,7 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
         when = rule.when
         if when is None:
             continue
-        first = next((before for before, other in earlier if _takes_all(other, when)), None)
+        first = next((before for before, other in earlier if _subsumes(other, when)), None)
         named = _always_named(when, rules)
         if named:
             message = (
@@ -111,14 +111,14 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
 
 def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
     """The condition that only calls can meet which name a route, and so never come to conditions."""
-    if when.format is None or not when.format.fit("embeddings"):
+    if when.format is None or not when.format.matches("embeddings"):
         for field, names in (("task", when.task), ("model", when.model)):
             if names is not None and all(not is_glob(each) and each in rules for each in names.patterns):
                 return f"{field} {names}"
     return None
 
 
-def _takes_all(wider: When, narrower: When) -> bool:
+def _subsumes(wider: When, narrower: When) -> bool:
     """Does every call that meets `narrower` meet `wider`? Only where that is plain to see."""
     formats = [form for form in FORMATS if _format_fits(narrower, form)]
     return (
@@ -132,7 +132,7 @@ def _takes_all(wider: When, narrower: When) -> bool:
 
 
 def _format_fits(when: When, form: str) -> bool:
-    return when.format.fit(form) if when.format is not None else form != "embeddings"
+    return when.format.matches(form) if when.format is not None else form != "embeddings"
 
 
 def _covers(wider: Names | None, narrower: Names | None) -> bool:
@@ -145,13 +145,13 @@ def _covers(wider: Names | None, narrower: Names | None) -> bool:
 
 def _covers_one(pattern: str, wider: Names, each: str) -> bool:
     if not is_glob(each):
-        return wider.fit(each)
+        return wider.matches(each)
     # Of globs, only a beginning that stays open is compared: what "a?" and "[ab]*" share is not plain to see.
     start = pattern.removesuffix("*")
     return each == pattern or (start != pattern and not is_glob(start) and each.startswith(start))
 
 
-def doubt_limits(
+def lint_limits(
     reader: Reader,
     listed: Iterable[tuple[BudgetLimit | RateLimit, Node]],
     measures: Mapping[str, str],

@@ -48,7 +48,7 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     return difflib.get_close_matches(name[:128], known, n=count)
 
 
-def likeness(one: str, other: str) -> float:
+def similarity(one: str, other: str) -> float:
     """How like two names are: 1 for equal ones."""
     import difflib
 

@@ -2,14 +2,14 @@
 
 import msgspec
 
-from overnight.brain.fields import Fields, Reader, many, text
+from overnight.brain.fields import Fields, Reader, list_of, text
 from overnight.brain.nodes import Scalar, parse_yaml
 from overnight.brain.problems import Problem
 
 _LINE = r"[^\r\n]{1,1000}"
 _FIELDS: Fields = {
     "description": ("description", text(_LINE, "one line of text")),
-    "tags": ("tags", many(text(r"[^\s,]{1,64}", "a word"))),
+    "tags": ("tags", list_of(text(r"[^\s,]{1,64}", "a word"))),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, several, text
+from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, list_of, one_or_many, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
 from overnight.domain.policies import ProviderDef
@@ -48,7 +48,7 @@ def _plain(value: str) -> bool:
 
 
 def _places(reader: Reader, node: Node, name: str) -> frozenset[str] | None:
-    found = several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))(reader, node, name)
+    found = one_or_many(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))(reader, node, name)
     return None if found is None else frozenset(found)
 
 
@@ -88,10 +88,10 @@ FIELDS: Fields = {
         "api_key_env",
         text(_VARIABLE, "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
     ),
-    "models": ("models", many(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
+    "models": ("models", list_of(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
     "kind": ("kind", choice(*_APIS)),
     "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
-    "apis": ("apis", many(choice("chat", "responses", "messages", "embeddings"))),
+    "apis": ("apis", list_of(choice("chat", "responses", "messages", "embeddings"))),
     "residency": ("residency", _places),
     "proxy": ("proxy", _proxy),
     "proxy_env": ("proxy_env", text(_VARIABLE, "an environment variable's name such as EXAMPLE_PROXY", secret=True)),

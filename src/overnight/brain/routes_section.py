@@ -11,12 +11,12 @@ from overnight.brain.fields import (
     Reader,
     choice,
     flag,
-    many,
+    integer,
+    list_of,
     model_name,
     names,
-    several,
+    one_or_many,
     text,
-    whole,
 )
 from overnight.brain.nodes import Entries, Node, Scalar
 from overnight.brain.problems import clipped
@@ -26,14 +26,14 @@ from overnight.domain.globs import Names
 from overnight.domain.policies import CACHE_MODES, WHEN_ALL_OPEN
 
 DAY_MS = 86_400_000
-MOST_TOKENS = 10_000_000
+MAX_TOKENS = 10_000_000
 YEAR_S = 31_536_000
 TIME_LIMITS = ("queue_ms", "connect_ms", "first_byte_ms", "silence_ms", "total_ms")
 TAKEN_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"})
 route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
-deadline = whole(1, DAY_MS)
-output_tokens = whole(1, MOST_TOKENS)
+deadline = integer(1, DAY_MS)
+output_tokens = integer(1, MAX_TOKENS)
 _header_name = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", "a header's name such as x-plan")
 _header_value = names(200)
 
@@ -89,7 +89,7 @@ def key_name(reader: Reader, at: Scalar, reads: Any, what: str) -> str | None:
 
 
 def _weights(reader: Reader, node: Node, name: str) -> tuple[tuple[Model, int], ...] | None:
-    weight = whole(0, 1_000_000)
+    weight = integer(0, 1_000_000)
     found: list[tuple[Model, int]] = []
     for key, (at, value) in reader.entries(node, name).items():
         named = key_name(reader, at, model_name, f"a model in {name}")
@@ -115,7 +115,7 @@ def _headers(reader: Reader, node: Node, name: str) -> dict[str, Names] | None:
 
 
 def _formats(reader: Reader, node: Node, name: str) -> Names | None:
-    found = several(choice(*FORMATS))(reader, node, name)
+    found = one_or_many(choice(*FORMATS))(reader, node, name)
     return None if found is None else Names(found)
 
 
@@ -153,7 +153,7 @@ def _degraded(reader: Reader, node: Node, name: str) -> Degraded | None:
 
 
 _CACHE: Fields = {
-    "exact": ("exact_ttl_s", whole(0, YEAR_S)),
+    "exact": ("exact_ttl_s", integer(0, YEAR_S)),
     "semantic": ("mode", choice(*CACHE_MODES)),
 }
 
@@ -171,10 +171,10 @@ _ROUTE: Fields = {
     "weights": ("weights", _weights),
     "when": ("when", _when),
     "sticky": ("sticky", choice(*STICKY)),
-    "residency": ("residency", several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
+    "residency": ("residency", one_or_many(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
     "deadline_ms": ("deadline_ms", deadline),
     "max_output_tokens": ("max_output_tokens", output_tokens),
-    "fallbacks": ("fallbacks", many(model)),
+    "fallbacks": ("fallbacks", list_of(model)),
     "degraded": ("degraded", _degraded),
     "when_all_open": ("when_all_open", choice(*WHEN_ALL_OPEN)),
     "cache": ("cache", _cache),
@@ -188,7 +188,7 @@ def read_tiers(reader: Reader, node: Node | None) -> dict[str, tuple[Model, ...]
     for name, (at, value) in reader.entries(node, "tiers").items():
         if key_name(reader, at, route_name, "a tier's name") is None:
             continue
-        models = several(model)(reader, value, f"tiers.{name}")
+        models = one_or_many(model)(reader, value, f"tiers.{name}")
         if models is not None:
             tiers[name] = models
     return tiers

@@ -31,15 +31,15 @@ from overnight.brain.routes_section import (
     read_tiers,
     same_model,
 )
-from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
-from overnight.brain.rules import Route, Way
+from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, fallback_chain
+from overnight.brain.rules import Route, RouteVariant
 from overnight.domain import TimeLimits
 from overnight.domain.globs import is_glob
 
 from .lint import (
-    Book,
-    doubt_prices,
-    doubt_routes,
+    PriceSource,
+    lint_prices,
+    lint_routes,
     nearest_model,
 )
 
@@ -72,7 +72,7 @@ _FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
 _COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
 
-Books = Callable[[Mapping[str, Price]], Book]
+PriceSources = Callable[[Mapping[str, Price]], PriceSource]
 """What all models cost, by the prices that a file sets itself."""
 
 
@@ -81,7 +81,7 @@ def built_in_routing() -> Routing:
     return Routing(providers=tuple(well_known().values()))
 
 
-def read_routing(file: str, content: str, books: Books | None = None) -> tuple[Routing | None, list[Problem]]:
+def read_routing(file: str, content: str, books: PriceSources | None = None) -> tuple[Routing | None, list[Problem]]:
     """The routing of one routing.yaml, None when it holds an error, and every problem in it; with `books`, models without
     a price among them."""
     root, problems = parse_yaml(file, content)
@@ -93,7 +93,7 @@ def read_routing(file: str, content: str, books: Books | None = None) -> tuple[R
     return (None if any(problem.severity == "error" for problem in problems) else routing), problems
 
 
-def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routing:
+def _routing(reader: Reader, top: dict[str, Any], books: PriceSources | None) -> Routing:
     default: Model | None = top.get("default_model")
     known = well_known()
     own = {provider.name: provider for provider in read_providers(reader, top.get("providers"), known)}
@@ -144,7 +144,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
         },
     )
     if not any(problem.severity == "error" for problem in reader.problems):
-        doubt_routes(reader, rules, tiers, routing)
+        lint_routes(reader, rules, tiers, routing)
     if book is not None:
         named = [each for each in (default, embedder, *models) if each is not None]
         named += [each for rule in rules.values() for each in rule.fallbacks or ()]
@@ -152,11 +152,13 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     return routing
 
 
-def _warn_unpriced(reader: Reader, top: dict[str, Any], models: list[Model], routing: Routing, book: Book) -> None:
+def _warn_unpriced(
+    reader: Reader, top: dict[str, Any], models: list[Model], routing: Routing, book: PriceSource
+) -> None:
     prices = top.get("prices")
     stated = prices.entries if isinstance(prices, Entries) else ()
     models = [*models, *_listed(top.get("fallbacks"), top.get("providers"))]
-    doubt_prices(reader, models, routing, book, frozenset(stated))
+    lint_prices(reader, models, routing, book, frozenset(stated))
 
 
 def _listed(fallbacks: Node | None, providers: Node | None) -> Iterator[Model]:
@@ -182,25 +184,25 @@ def _route(
     fallbacks: Mapping[str, tuple[str, ...]],
     draft: Routing,
 ) -> Route:
-    def way(name: str, models: tuple[str, ...], weight: int = 1) -> Way:
+    def variant(name: str, models: tuple[str, ...], weight: int = 1) -> RouteVariant:
         if rule.fallbacks is None:
-            following = [each for model in models for each in chain(model, fallbacks)]
+            following = [each for model in models for each in fallback_chain(model, fallbacks)]
         else:
             # a route's own list is its whole chain, so that an empty one can say: no fallback
             following = [each.name for each in rule.fallbacks]
-        return Way(name, tuple(dict.fromkeys((*models, *following))), weight)
+        return RouteVariant(name, tuple(dict.fromkeys((*models, *following))), weight)
 
     if rule.tier is not None:
         order = list(tiers)
         at = order.index(rule.tier.name)
-        ways = tuple(way(tier, tiers[tier]) for tier in order[at : at + 2])
+        variants = tuple(variant(tier, tiers[tier]) for tier in order[at : at + 2])
     elif rule.weights:
-        ways = tuple(way(model.name, (model.name,), weight) for model, weight in rule.weights)
+        variants = tuple(variant(model.name, (model.name,), weight) for model, weight in rule.weights)
     else:
-        ways = tuple(way(model.name, (model.name,)) for model in rule.models())
+        variants = tuple(variant(model.name, (model.name,)) for model in rule.models())
     return Route(
         name=name,
-        ways=ways,
+        variants=variants,
         kind="tier" if rule.tier else "weights" if rule.weights else "model",
         deadline_ms=deadline_ms or draft.deadline_ms,
         embeddings_ms=deadline_ms or draft.embeddings_ms,
@@ -270,7 +272,7 @@ def _deadlines(
 
 
 def _fallbacks(
-    reader: Reader, node: Node | None, draft: Routing, listed: set[str], book: Book | None
+    reader: Reader, node: Node | None, draft: Routing, listed: set[str], book: PriceSource | None
 ) -> dict[str, tuple[str, ...]]:
     fallbacks: dict[str, tuple[str, ...]] = {}
     for index, item in enumerate(reader.items(node, "fallbacks")):
@@ -287,7 +289,7 @@ def _fallbacks(
             reader.problem(item, f"{where} falls back from {clipped(source)} to itself", "name another model")
         elif target in fallbacks.get(source, ()):
             reader.problem(item, f"{where} repeats the fallback from {shown}", "keep one of the two")
-        elif source in chain(target, fallbacks):
+        elif source in fallback_chain(target, fallbacks):
             reader.problem(
                 item,
                 f"{where} creates a cycle: from {shown}, which already falls back to {clipped(source)}",
@@ -299,7 +301,7 @@ def _fallbacks(
 
 
 def _must_be_known(
-    reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: Book | None
+    reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: PriceSource | None
 ) -> None:
     if model.name not in listed and draft.provider_for(model.name) is None and not reader.full:
         near = nearest_model(model.name, draft, book)
@@ -307,7 +309,7 @@ def _must_be_known(
         reader.problem(model.node, f"{where} names the unknown model {clipped(model.name)}", hint)
 
 
-def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: Book | None) -> None:
+def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: PriceSource | None) -> None:
     if draft.provider_for(model.name) is None and not reader.full:
         near = nearest_model(model.name, draft, book)
         said = (

@@ -27,22 +27,22 @@ class When(msgspec.Struct, frozen=True):
     headers: Mapping[str, Names] = {}
     format: Names | None = None
 
-    def unmet(self, facts: CallFacts) -> str | None:
+    def unmet_condition(self, facts: CallFacts) -> str | None:
         """The first condition that does not hold, in words; None when all do."""
-        if not (self.format.fit(facts.format) if self.format else facts.format != "embeddings"):
+        if not (self.format.matches(facts.format) if self.format else facts.format != "embeddings"):
             return f"needs format {self.format or 'chat, responses or messages'}"
-        if self.task is not None and not self.task.fit(facts.task):
+        if self.task is not None and not self.task.matches(facts.task):
             return f"needs task {self.task}"
-        if self.agent is not None and not self.agent.fit(facts.agent):
+        if self.agent is not None and not self.agent.matches(facts.agent):
             return f"needs agent {self.agent}"
-        if self.workflow is not None and not self.workflow.fit(facts.workflow):
+        if self.workflow is not None and not self.workflow.matches(facts.workflow):
             return f"needs workflow {self.workflow}"
-        if self.model is not None and not self.model.fit(facts.model or ""):
+        if self.model is not None and not self.model.matches(facts.model or ""):
             return f"needs model {self.model}"
-        if self.tag is not None and not any(map(self.tag.fit, facts.tags)):
+        if self.tag is not None and not any(map(self.tag.matches, facts.tags)):
             return f"needs tag {self.tag}"
         for name, values in self.headers.items():
-            if not values.fit(facts.headers.get(name)):
+            if not values.matches(facts.headers.get(name)):
                 return f"needs header {name}: {values}"
         return None
 
@@ -53,7 +53,7 @@ class When(msgspec.Struct, frozen=True):
             ("agent", self.agent, facts.key_agent),
             ("workflow", self.workflow, facts.key_workflow),
         ):
-            if names is not None and bound is not None and not names.fit(bound):
+            if names is not None and bound is not None and not names.matches(bound):
                 raise Forbidden(f"route {route} is for {kind} {names}; the key is bound to {kind} {bound}")
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class When(msgspec.Struct, frozen=True):
         return ", ".join([*said, *(f"header {name}: {values}" for name, values in self.headers.items())])
 
 
-class Way(msgspec.Struct, frozen=True):
+class RouteVariant(msgspec.Struct, frozen=True):
     """One of the ways a route can go: a model and its fallbacks in the order they are tried.
 
     `name` is the model's or, on a tiered route, the tier's; `weight` counts against those of the other ways.
@@ -82,7 +82,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    ways: tuple[Way, ...]
+    variants: tuple[RouteVariant, ...]
     deadline_ms: int
     embeddings_ms: int
     max_output_tokens: int
@@ -98,7 +98,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def targets(self) -> tuple[str, ...]:
         """The first way's model and its fallbacks."""
-        return self.ways[0].targets
+        return self.variants[0].targets
 
     @property
     def model(self) -> str:

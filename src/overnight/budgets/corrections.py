@@ -15,7 +15,7 @@ from .top_ups import wake_corrected
 LATE_ANSWER, OPERATOR, INVOICE = "late_answer", "operator", "invoice"
 SOURCES = (OPERATOR, INVOICE)
 """What a person may name as the source of a cost."""
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -223,7 +223,7 @@ async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
 
 async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
     """The calls that are booked at a bound and not corrected yet, newest first. An empty tenant lists all tenants'."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MOST_LISTED)}
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MAX_LISTED)}
     return records_of(BoundRow, await store.read(SQL["list_bounds"], values))
 
 

@@ -33,7 +33,7 @@ class Limit(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The scope id without its day or month."""
-        return bare(self.scope_id)
+        return name_in(self.scope_id)
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ def scope_id(name: str, window: Window) -> str:
     return f"{name}[{window.label}]" if window.label else name
 
 
-def bare(row_id: str) -> str:
+def name_in(row_id: str) -> str:
     """The name in a row's id."""
     return row_id.partition("[")[0]
 
@@ -111,13 +111,13 @@ class Policy:
         for kin in who.jobs:
             merged = found["job", kin.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
             merged["started_at"], merged["task"] = kin.started_at, kin.name
-        for name, subject, rules in self._asked(who):
+        for name, subject, rules in self._matching_rules(who):
             for rule in rules:
-                if rule.covers(name):
+                if rule.applies_to(name):
                     self._add(found, rule, subject, who, now_us)
         return [Limit(scope, row_id, **fields) for (scope, row_id), fields in found.items()]
 
-    def _asked(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
+    def _matching_rules(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
         """(the name that a rule covers or not, whose row it is, the rules of that scope)."""
         rules = self._by_scope
         for kin in who.jobs:
@@ -158,18 +158,18 @@ class Policy:
         if (scope, per) == ("job", "total"):
             merged = {"limit_microusd": self._cost, "limit_calls": self._calls}
         for rule in self._by_scope.get(scope, []):
-            if rule.per == per and rule.covers(name):
+            if rule.per == per and rule.applies_to(name):
                 _tighten_all(merged, rule)
         # How long a job may take is checked at its own row, whoever the limit is for.
         if scope == "job" and per == "total":
             for rule in self.budgets.limits:
-                if rule.scope == "job" and rule.covers(name):
+                if rule.scope == "job" and rule.applies_to(name):
                     _tighten(merged, "wall_clock_s", rule.max_wall_clock_s)
         return Limit(scope, name or "", per=per, **merged)
 
     def periods(self, scope: str, name: str) -> list[str]:
         """For which total, day or month somebody is limited."""
-        found = {rule.per for rule in self._by_scope.get(scope, []) if rule.covers(name)}
+        found = {rule.per for rule in self._by_scope.get(scope, []) if rule.applies_to(name)}
         if scope == "job":
             found.add("total")
         return [per for per in PERIODS if per in found]
@@ -190,7 +190,7 @@ class Policy:
         found: dict[Key, dict[str, Any]] = {}
         for rule in self.rate_rules:
             tenant_id, name = names[rule.scope]
-            if name is not None and rule.covers(name):
+            if name is not None and rule.applies_to(name):
                 merged = found.setdefault((tenant_id, rule.scope, name), {})
                 _tighten(merged, "requests_per_minute", rule.requests_per_minute)
                 _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
@@ -211,8 +211,8 @@ def _tighten_all(merged: dict[str, Any], rule: BudgetLimit) -> None:
 def _tighten(merged: dict[str, Any], name: str, limit: int | None) -> None:
     """The stricter of two wins; none is no limit."""
     if limit is not None:
-        held = merged.get(name)
-        merged[name] = limit if held is None else min(held, limit)
+        previous = merged.get(name)
+        merged[name] = limit if previous is None else min(previous, limit)
 
 
 def stricter(one: int | None, other: int | None) -> int | None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, KeyScope, allows, check_identifier, iso_utc, micro_to_usd
+from overnight.domain import ALL_JOBS, BadInput, KeyScope, allows, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
 from overnight.store import Store, records_of
 
-from .policy import Limit, Policy, bare, scope_id
+from .policy import Limit, Policy, name_in, scope_id
 from .reservations import allowed
 from .rows import SQL, BudgetRow
 from .top_ups import TopUp
@@ -69,7 +69,7 @@ async def list_budgets(
     *,
     tenant_id: str = "",
     job_id: str = "",
-    key_scope: KeyScope = EVERYWHERE,
+    key_scope: KeyScope = ALL_JOBS,
     key_id: str = "",
     everything: bool = False,
     most: int = 50,
@@ -87,7 +87,7 @@ async def list_budgets(
     if not job_id:
         rows = await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now})
         found += [_line(policy, row, None, None, now) for row in records_of(BudgetRow, rows)]
-    if key_scope != EVERYWHERE:
+    if key_scope != ALL_JOBS:
         mine = {("tenant", tenant_id), ("agent", key_scope.agent_id), ("workflow", key_scope.workflow), ("key", key_id)}
         found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
@@ -102,7 +102,7 @@ async def list_budgets(
 
 
 def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int | None, now: int) -> BudgetLine:
-    name = bare(row.scope_id)
+    name = name_in(row.scope_id)
     window = row.scope_id[len(name) + 1 : -1]
     per = _PER[len(window)]
     asked = job_name if row.scope == "job" else name.partition("/")[2] if row.scope == "step" else name
@@ -156,7 +156,7 @@ def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) ->
     return found
 
 
-def addressed(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
+def resolve_top_up(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
     """The top-up with the row that is meant: `scope_id` is a name, and of a day or a month the present one. Without `per`, the
     only one that is limited. Raises BadInput, naming the choices."""
     if top_up.scope not in SCOPES:

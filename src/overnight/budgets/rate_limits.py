@@ -32,7 +32,7 @@ class Wait(msgspec.Struct, frozen=True):
         return (self.tenant_id, self.scope, self.scope_id)
 
 
-class Passed(msgspec.Struct, array_like=True, frozen=True):
+class RateUsage(msgspec.Struct, array_like=True, frozen=True):
     """What a call took of a rate: `took_us` of the bucket of tokens, which holds `per_minute` of them."""
 
     tenant_id: str
@@ -42,7 +42,7 @@ class Passed(msgspec.Struct, array_like=True, frozen=True):
     took_us: int = 0
 
 
-decode_passed = msgspec.json.Decoder(list[Passed]).decode
+decode_passed = msgspec.json.Decoder(list[RateUsage]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,7 +62,7 @@ def rate_of(unit: Unit, rate: Rate) -> RateRow:
     return row
 
 
-def blocked(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
+def wait_for(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
     """What a call of so many tokens must wait for."""
     for rate in rates:
         row, now = rate_of(unit, rate), unit.now
@@ -86,9 +86,9 @@ def _took(amount: int, per_minute: int) -> int:
     return min(MINUTE_US, amount * MINUTE_US // per_minute)
 
 
-def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
+def consume(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
     """Take a call's share of each; what was taken, as JSON, to be corrected when the call is settled."""
-    passed: list[Passed] = []
+    passed: list[RateUsage] = []
     for rate in rates:
         row, took, per_minute = rate_of(unit, rate), 0, rate.tokens_per_minute or 0
         row.in_flight += 1
@@ -98,11 +98,11 @@ def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
             took = _took(tokens, rate.tokens_per_minute)
             row.tokens_at = max(row.tokens_at, unit.now) + took
         unit.change(RATE, row)
-        passed.append(Passed(*rate.key, per_minute, took))
+        passed.append(RateUsage(*rate.key, per_minute, took))
     return _encode(passed).decode()
 
 
-def leave(unit: Unit, passed: Sequence[Passed], tokens: int | None) -> None:
+def release(unit: Unit, passed: Sequence[RateUsage], tokens: int | None) -> None:
     """A call is over: its place is free, and its tokens are corrected to what they were, also to more than a minute's worth: what
     was used is used. None leaves them as they are."""
     for each in passed:

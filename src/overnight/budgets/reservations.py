@@ -9,7 +9,7 @@ from overnight.domain import BudgetStopped, micro_to_usd, usd_text
 from overnight.store import Unit
 
 from .policy import Limit, Rate, stricter
-from .rate_limits import Wait, blocked, pass_through
+from .rate_limits import Wait, consume, wait_for
 from .rows import BUDGET, RATE, RESERVATION, BudgetRow, ReservationRow
 from .settlement import LOST, OpenBound, open_bounds
 
@@ -100,7 +100,7 @@ def _stop(
     name = names.get(measure, measure)
     per = "" if limit.per == "total" else f" per {limit.per}"
     return BudgetStopped(
-        f"{limit.scope} {limit.name} {words} ({name}{per}){_way_out(bounds)}",
+        f"{limit.scope} {limit.name} {words} ({name}{per}){_remedy(bounds)}",
         scope=limit.scope,
         limit=name,
         spent=spent,
@@ -119,7 +119,7 @@ def _stop(
 _BOOKED_FOR = {LOST: "lost", "failed": "failed", "no_usage": "answered without usage", "over_bound": "told too much"}
 
 
-def _way_out(bounds: Sequence[OpenBound]) -> str:
+def _remedy(bounds: Sequence[OpenBound]) -> str:
     """Which calls of unknown cost count against the budget, and how to book what they really cost."""
     if not bounds:
         return ""
@@ -201,10 +201,10 @@ def reserve(
     bound = demand.prompt_tokens + tokens * demand.choices
     passed = "[]"
     if rates:
-        wait = blocked(unit, rates, bound)
+        wait = wait_for(unit, rates, bound)
         if wait is not None:
             return wait
-        passed = pass_through(unit, rates, bound)
+        passed = consume(unit, rates, bound)
     amount = demand.bound_microusd(tokens)
     for row in rows:
         row.reserved_microusd += amount
@@ -232,7 +232,7 @@ def reserve(
     return ReservationGrant(tokens, amount, tokens < demand.wanted_tokens)
 
 
-def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
+def remaining_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
     """What is left of the budget that has least left, in money; None where none is limited in money. The rows are locked."""
     least: int | None = None
     for limit in limits:

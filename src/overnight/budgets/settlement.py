@@ -13,13 +13,13 @@ from overnight.domain import Conflict, day_of
 from overnight.store import Unit
 
 from .policy import Limit
-from .rate_limits import decode_passed, leave
+from .rate_limits import decode_passed, release
 from .rows import BOUND, BUDGET, RATE, RESERVATION, SQL, BoundRow, ReservationRow
 
 LOST, FAILED, NO_USAGE, OVER_BOUND = "lost", "failed", "no_usage", "over_bound"
 """Why a call was booked at a bound: no answer came, a failed try may be billed, an answer told no usage, or told more than the
 request could use, of which nothing is booked."""
-MOST_NAMED = 5
+MAX_NAMED_CALLS = 5
 Scopes = list[tuple[str, str]]
 decode_scopes = msgspec.json.Decoder(Scopes).decode
 
@@ -52,7 +52,7 @@ def budget_locks(tenant_id: str, scopes: str) -> list[tuple[Any, Any]]:
     return [(BUDGET, (tenant_id, *scope)) for scope in decode_scopes(scopes)]
 
 
-def held(unit: Unit, call_id: str) -> ReservationRow:
+def locked_reservation(unit: Unit, call_id: str) -> ReservationRow:
     """The locked reservation; its budgets and rates are locked with it. Conflict when it was settled already."""
     row = unit.get(RESERVATION, call_id)
     if row is None:
@@ -79,7 +79,7 @@ def settle(
     `tokens`: those of input and output together; `bound_microusd`: what the call may have cost beyond `cost_microusd`, as far
     as its reservation goes. `why`: for what is booked at a bound.
     """
-    row = held(unit, call_id)
+    row = locked_reservation(unit, call_id)
     if cost_microusd is None:
         booked, used = Booked(0, row.amount_microusd), row.tokens
     else:
@@ -96,7 +96,7 @@ def settle(
             budget.spent_tokens += used
             unit.touch(BUDGET, budget)
     if row.rates != "[]":
-        leave(unit, decode_passed(row.rates), None if cost_microusd is None else used)
+        release(unit, decode_passed(row.rates), None if cost_microusd is None else used)
     unit.delete(RESERVATION, row)
     if booked.bound_microusd or why in (LOST, OVER_BOUND):
         _keep(unit, row, booked, used, why)
@@ -150,5 +150,5 @@ def rebook(unit: Unit, row: BoundRow, now: Booked, tokens: int, source: str) -> 
 
 def open_bounds(unit: Unit, tenant_id: str, limit: Limit) -> Sequence[OpenBound]:
     """The largest bounds that a budget counts; some of them where there are many."""
-    values = {"tenant_id": tenant_id, "scope": limit.scope, "scope_id": limit.scope_id, "most": MOST_NAMED}
+    values = {"tenant_id": tenant_id, "scope": limit.scope, "scope_id": limit.scope_id, "most": MAX_NAMED_CALLS}
     return [OpenBound(*row) for row in unit.query(SQL["list_bounds_of_budget"], values)]

@@ -10,7 +10,7 @@ from overnight.domain import BadInput, Event, Forbidden, NotFound, micro_to_usd,
 from overnight.ledger import JOB, JobRow, append, lifecycle, write_audit
 from overnight.store import Store, Unit, records_of
 
-from .policy import Limit, bare
+from .policy import Limit, name_in
 from .reservations import budget_of
 from .rows import BUDGET, SQL, BoundRow, BudgetRow
 from .settlement import decode_scopes
@@ -53,9 +53,9 @@ class TopUp(msgspec.Struct):
     @property
     def job_id(self) -> str | None:
         """The job whose budget it is. Its log is told of what is added, those of other jobs when it wakes them."""
-        return bare(self.scope_id) if self.scope == "job" else None
+        return name_in(self.scope_id) if self.scope == "job" else None
 
-    def tell(self, unit: Unit, job: JobRow) -> None:
+    def append_event(self, unit: Unit, job: JobRow) -> None:
         """Write the fact to the log of a job."""
         event = Event("budget_topped_up", actor=self.actor, kind="budget", name=self.scope, attempt=job.attempt)
         event.decision = {"why": self.why}
@@ -96,7 +96,7 @@ class TopUp(msgspec.Struct):
             after=_added(row) | {"why": self.why},
         )
         if job is not None:
-            self.tell(unit, job)
+            self.append_event(unit, job)
         return msgspec.structs.replace(row)
 
 
@@ -131,7 +131,7 @@ def _added(row: BudgetRow) -> dict[str, Any]:
     }
 
 
-class Room(msgspec.Struct, frozen=True):
+class CorrectionNotice(msgspec.Struct, frozen=True):
     """A call that a budget counted at a bound was corrected: there may be room in it."""
 
     tenant_id: str
@@ -141,19 +141,19 @@ class Room(msgspec.Struct, frozen=True):
     job_id: str
     """The job of the call. Its log holds the correction; those of other jobs are told when it wakes them."""
 
-    def tell(self, unit: Unit, job: JobRow) -> None:
+    def append_event(self, unit: Unit, job: JobRow) -> None:
         """Write the fact to the log of a job. It says nothing of the cost, which is another job's."""
         event = Event("cost_corrected", call_id=self.call_id, kind="budget", name=self.scope, attempt=job.attempt)
         event.detail = {"of_job_id": self.job_id, "scope": self.scope, "row": self.scope_id}
         append(unit, job, event)
 
 
-class Wake(msgspec.Struct):
+class WakeJob(msgspec.Struct):
     """A command: queue a job that was parked on a budget before the `top_ups`-th addition to it, or the `corrections`-th
     correction. Whether it was."""
 
     job_id: str
-    top_up: TopUp | Room
+    top_up: TopUp | CorrectionNotice
     top_ups: int
     corrections: int
 
@@ -165,16 +165,16 @@ class Wake(msgspec.Struct):
         if job is None or job.state != "parked" or not _waits_for(job.waits, self):
             return False
         if job.job_id != self.top_up.job_id:
-            self.top_up.tell(unit, job)
+            self.top_up.append_event(unit, job)
         lifecycle.wake(unit, job)
         return True
 
 
-class Hear(msgspec.Struct):
+class RecordTopUp(msgspec.Struct):
     """A command: a job that has not parked hears of what was added to another's budget that stopped it, or corrected in it."""
 
     job_id: str
-    top_up: TopUp | Room
+    top_up: TopUp | CorrectionNotice
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.job_id)]
@@ -182,10 +182,10 @@ class Hear(msgspec.Struct):
     def decide(self, unit: Unit) -> None:
         job: JobRow | None = unit.get(JOB, self.job_id)
         if job is not None:
-            self.top_up.tell(unit, job)
+            self.top_up.append_event(unit, job)
 
 
-def _waits_for(waits: list[dict[str, Any]], wake: Wake) -> bool:
+def _waits_for(waits: list[dict[str, Any]], wake: WakeJob) -> bool:
     return any(
         wait.get("for") == "budget"
         and (wait.get("scope"), wait.get("row")) == (wake.top_up.scope, wake.top_up.scope_id)
@@ -202,37 +202,39 @@ async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[st
 
 async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
     """Wake the jobs that wait for a budget which counted a call that is corrected now; which these are."""
-    return [job_id for room in _rooms([bound]) for job_id in await _wake_in(store, room)]
+    return [job_id for room in _correction_notices([bound]) for job_id in await _wake_in(store, room)]
 
 
-def _rooms(bounds: Iterable[BoundRow]) -> Iterable[Room]:
+def _correction_notices(bounds: Iterable[BoundRow]) -> Iterable[CorrectionNotice]:
     """One for each budget, of its last correction."""
     found = {
-        (bound.tenant_id, scope, scope_id): Room(bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id)
+        (bound.tenant_id, scope, scope_id): CorrectionNotice(
+            bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id
+        )
         for bound in bounds
         for scope, scope_id in decode_scopes(bound.scopes)
     }
     return found.values()
 
 
-async def _wake_in(store: Store, top_up: TopUp | Room) -> list[str]:
+async def _wake_in(store: Store, top_up: TopUp | CorrectionNotice) -> list[str]:
     row = await _row(store, top_up.tenant_id, top_up.scope, top_up.scope_id)
     return await _wake(store, top_up, row) if row is not None else []
 
 
-async def _wake(store: Store, top_up: TopUp | Room, row: BudgetRow) -> list[str]:
+async def _wake(store: Store, top_up: TopUp | CorrectionNotice, row: BudgetRow) -> list[str]:
     woken: list[str] = []
     after = ""
     while rows := await store.read(SQL["list_stopped_jobs"], {"tenant_id": top_up.tenant_id, "after": after}):
         after = rows[-1][0]
         for job_id, waiting in rows:
-            wake = Wake(job_id, top_up, row.top_ups, row.corrections)
+            wake = WakeJob(job_id, top_up, row.top_ups, row.corrections)
             if _waits_for(msgspec.json.decode(waiting), wake) and await store.commit(wake):
                 woken.append(job_id)
     return woken
 
 
-async def wake_topped_up(store: Store) -> None:
+async def wake_waiting_jobs(store: Store) -> None:
     """Wake every job whose budget was topped up or corrected since it stopped the job.
 
     That is a job that parked meanwhile, or one whose top-up was made by a process that died before it could wake the job. The
@@ -246,10 +248,10 @@ async def wake_topped_up(store: Store) -> None:
         for job_id, top_ups in jobs:
             cause = row and await _latest(store, row, top_ups)
             if row and cause:
-                await store.commit(Wake(job_id, cause, row.top_ups, row.corrections))
+                await store.commit(WakeJob(job_id, cause, row.top_ups, row.corrections))
 
 
-async def hear_top_up(
+async def record_missed_top_up(
     store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int, corrections: int = 0
 ) -> bool:
     """Was something added to a budget since it stopped this job, when there had been `top_ups`, or a call in it corrected, when
@@ -259,11 +261,11 @@ async def hear_top_up(
         return False
     cause = await _latest(store, row, top_ups)
     if cause is not None and cause.job_id != job_id:
-        await store.commit(Hear(job_id, cause))
+        await store.commit(RecordTopUp(job_id, cause))
     return True
 
 
-async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | None:
+async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | CorrectionNotice | None:
     """The last top-up of a budget that has more than `top_ups` of them, else the last correction in it."""
     values = {"tenant_id": row.tenant_id, "scope": row.scope, "scope_id": row.scope_id}
     if row.top_ups > top_ups:
@@ -273,7 +275,7 @@ async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | 
         *columns, at = made[-1]
         return msgspec.structs.replace(*records_of(TopUp, [columns]), at=at)
     bounds = await store.read(SQL["list_corrected_bounds"], {"tenant_id": row.tenant_id})
-    rooms = _rooms(records_of(BoundRow, bounds))
+    rooms = _correction_notices(records_of(BoundRow, bounds))
     return next((room for room in rooms if (room.scope, room.scope_id) == (row.scope, row.scope_id)), None)
 
 

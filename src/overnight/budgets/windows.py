@@ -32,10 +32,10 @@ def window_of(per: str, zone: str, now_us: int) -> Window:
     """The day or month (`per`) of the IANA zone that `now_us` is in; `total` is one window without an end."""
     if per == "total":
         return ALWAYS
-    held = _days.get(zone)
-    if held is None or not held.begins_at <= now_us < (held.day.ends_at or 0):
-        held = _days[zone] = _day_of(_zone(zone), now_us)
-    return held.day if per == "day" else held.month
+    locked_reservation = _days.get(zone)
+    if locked_reservation is None or not locked_reservation.begins_at <= now_us < (locked_reservation.day.ends_at or 0):
+        locked_reservation = _days[zone] = _day_of(_zone(zone), now_us)
+    return locked_reservation.day if per == "day" else locked_reservation.month
 
 
 def _day_of(zone: ZoneInfo, now_us: int) -> _Day:

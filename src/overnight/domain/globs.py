@@ -24,7 +24,7 @@ class Names(msgspec.Struct, frozen=True):
         globs = "|".join(translate(one) for one in self.patterns if is_glob(one))
         setting(self, "glob", re.compile(globs) if globs else None)
 
-    def fit(self, name: str | None) -> bool:
+    def matches(self, name: str | None) -> bool:
         """Is it one of them? No name never is."""
         if name is None:
             return False

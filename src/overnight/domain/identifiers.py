@@ -7,7 +7,7 @@ from functools import lru_cache
 from .errors import BadInput
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@+=|#~ ")
-LONGEST_IDENTIFIER = 200
+MAX_IDENTIFIER_LENGTH = 200
 _DAY_US = 86_400_000_000
 
 
@@ -18,8 +18,8 @@ def new_id(prefix: str) -> str:
 
 def check_identifier(value: str, place: str) -> str:
     """The value as given, or BadInput that names `place` (a header, an option) and the rule."""
-    if not value or len(value) > LONGEST_IDENTIFIER:
-        raise BadInput(f"{place}: an identifier has 1 to {LONGEST_IDENTIFIER} characters, this one has {len(value)}")
+    if not value or len(value) > MAX_IDENTIFIER_LENGTH:
+        raise BadInput(f"{place}: an identifier has 1 to {MAX_IDENTIFIER_LENGTH} characters, this one has {len(value)}")
     if not _ALLOWED.issuperset(value):
         bad = next(character for character in value if character not in _ALLOWED)
         raise BadInput(f"{place}: the character {bad!r} is not allowed; use letters, digits and - _ . : / @ + = | # ~")

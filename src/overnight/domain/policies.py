@@ -35,9 +35,9 @@ class BudgetLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_wall_clock_s: int | None = None
     place: str = "budgets.limits"
 
-    def covers(self, name: str | None) -> bool:
+    def applies_to(self, name: str | None) -> bool:
         """Does it hold for the scope of this id? A call without one (no agent, no key) is under no limit of that scope."""
-        return name is not None and (self.only is None or self.only.fit(name))
+        return name is not None and (self.only is None or self.only.matches(name))
 
 
 class Budgets(msgspec.Struct, frozen=True):
@@ -66,9 +66,9 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     place: str = "rate_limits"
 
-    def covers(self, name: str | None) -> bool:
+    def applies_to(self, name: str | None) -> bool:
         """Does it hold for the scope of this id?"""
-        return name is not None and (self.only is None or self.only.fit(name))
+        return name is not None and (self.only is None or self.only.matches(name))
 
 
 class Guards(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ class SemanticCache(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, agent_id: str | None) -> AgentCache:
         """The mode and threshold for this agent."""
         for names, own in self.agents:
-            if names.fit(agent_id):
+            if names.matches(agent_id):
                 return own
         return AgentCache(self.mode, self.threshold)
 

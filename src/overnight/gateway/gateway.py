@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from typing import Any
 
 from overnight.brain import Brain, Routing
-from overnight.budgets import Policy, wake_topped_up
+from overnight.budgets import Policy, wake_waiting_jobs
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
@@ -377,7 +377,7 @@ class Gateway:
             try:
                 await self.lost_calls.sweep()
                 if turn % WAKE_EVERY == 0:
-                    await wake_topped_up(self.store)
+                    await wake_waiting_jobs(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
                 await self.abandoned_jobs.sweep(self.routing.limits.external_abandoned_hours)

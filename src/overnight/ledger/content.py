@@ -17,7 +17,7 @@ from overnight.store import Unit
 from .rows import SQL
 
 ROOT = bytes(32)
-LOOK_UP_ABOVE = 6
+MIN_LINKS_TO_LOOK_UP = 6
 _INSERT_MESSAGE, _INSERT_NODE, _INSERT_BLOB = SQL["insert_message"], SQL["insert_node"], SQL["insert_blob"]
 
 
@@ -88,18 +88,18 @@ def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownC
     if not links:
         return ""
     month = month_of(unit.now)
-    fresh: list[Link] = []
+    missing: list[Link] = []
     # A stored node implies its whole prefix, so the walk goes back from the head to the first known one.
     for link in reversed(links):
         if known.has(tenant_id, month, link.node):
             break
-        fresh.append(link)
-    if len(fresh) > LOOK_UP_ABOVE:
-        wanted = msgspec.json.encode([link.node.hex() for link in fresh]).decode()
+        missing.append(link)
+    if len(missing) > MIN_LINKS_TO_LOOK_UP:
+        wanted = msgspec.json.encode([link.node.hex() for link in missing]).decode()
         rows = unit.query(SQL["known_nodes"], {"tenant_id": tenant_id, "month": month, "hashes": wanted})
         stored = {bytes(row[0]) for row in rows}
-        fresh = [link for link in fresh if link.node not in stored]
-    for link in fresh:
+        missing = [link for link in missing if link.node not in stored]
+    for link in missing:
         message = MessageRow(tenant_id, month, link.message, link.body)
         unit.insert_shared(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
         node = NodeRow(tenant_id, month, link.node, link.parent, link.message)

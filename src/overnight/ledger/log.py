@@ -13,7 +13,7 @@ from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
 
 _encode = msgspec.json.Encoder().encode
 _INSERT_EVENT = SQL["insert_event"]
-LARGEST_CONTENT = 64 * 1024
+MAX_INLINE_CONTENT = 64 * 1024
 """The largest content that is stored inline, in bytes."""
 
 

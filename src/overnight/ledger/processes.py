@@ -19,8 +19,8 @@ from overnight.store import Store, Unit
 
 from .rows import SQL
 
-BEAT_S = 5.0
-FORGOTTEN_AFTER_US = 24 * 3600 * 1_000_000
+RENEWAL_INTERVAL_S = 5.0
+STALE_AFTER_US = 24 * 3600 * 1_000_000
 log = logging.getLogger("overnight.ledger")
 
 
@@ -58,7 +58,7 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-class Renew(msgspec.Struct):
+class RenewRegistration(msgspec.Struct):
     """Write the row of a process; `seen_at` becomes the time of the transaction."""
 
     worker_id: str
@@ -76,7 +76,7 @@ class Renew(msgspec.Struct):
         unit.append(SQL["upsert_process"], self)
 
 
-class Withdraw(msgspec.Struct):
+class DeleteRegistration(msgspec.Struct):
     """Delete the row of a process that ends in good order."""
 
     worker_id: str
@@ -88,7 +88,7 @@ class Withdraw(msgspec.Struct):
         unit.append(SQL["delete_process"], self)
 
 
-class ForgetProcess(msgspec.Struct):
+class DeleteStaleProcess(msgspec.Struct):
     """Delete the row of a process that was last seen before `before`, unless it owns a reservation or a lease."""
 
     worker_id: str
@@ -101,13 +101,13 @@ class ForgetProcess(msgspec.Struct):
         unit.append(SQL["delete_old_process"], self)
 
 
-async def forget_dead_processes(store: Store) -> None:
+async def delete_dead_processes(store: Store) -> None:
     """Delete the rows of processes that died without withdrawing: not seen for a day, owners of nothing, and of this host those
     that are gone. A process of another host that only slept for so long writes its row again. Raises StoreUnavailable."""
-    before = store.clock() - FORGOTTEN_AFTER_US
+    before = store.clock() - STALE_AFTER_US
     for worker_id, host, pid in await store.read(SQL["list_old_processes"], {"before": before}):
         if host != this_host() or is_dead(host, pid):
-            await store.commit(ForgetProcess(worker_id, before))
+            await store.commit(DeleteStaleProcess(worker_id, before))
 
 
 class Registration:
@@ -120,21 +120,21 @@ class Registration:
 
     async def start(self) -> None:
         """Register. Raises StoreUnavailable."""
-        await self._store.commit(self._renewal())
-        threading.Thread(target=self._beat, name="overnight-registration", daemon=True).start()
+        await self._store.commit(self._registration())
+        threading.Thread(target=self._renew_periodically, name="overnight-registration", daemon=True).start()
 
     async def end(self) -> None:
         """Withdraw. Raises StoreUnavailable; the row is then recognised as dead by others."""
         self._ended.set()
-        await self._store.commit(Withdraw(self._id))
+        await self._store.commit(DeleteRegistration(self._id))
 
-    def _renewal(self) -> Renew:
-        return Renew(self._id, self._role, this_host(), os.getpid(), self._started_at)
+    def _registration(self) -> RenewRegistration:
+        return RenewRegistration(self._id, self._role, this_host(), os.getpid(), self._started_at)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+    def _renew_periodically(self) -> None:
+        while not self._ended.wait(RENEWAL_INTERVAL_S):
             try:
-                self._store.commit_blocking(self._renewal())
+                self._store.commit_blocking(self._registration())
             except OvernightError as error:
                 if not self._ended.is_set():
                     log.warning("registration of this process could not be renewed, will retry: %s", error)

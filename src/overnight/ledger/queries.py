@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, FINISHED, Event, KeyScope, NotFound, Recorded
+from overnight.domain import ALL_JOBS, FINISHED, Event, KeyScope, NotFound, Recorded
 from overnight.store import Store, records_of
 
 from .content import parse_reference
@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def job(self, name: str, tenant_id: str = "", key_scope: KeyScope = EVERYWHERE) -> JobRow:
+    async def job(self, name: str, tenant_id: str = "", key_scope: KeyScope = ALL_JOBS) -> JobRow:
         """A job by its job id or external id. Raises NotFound if there is none, or it is outside of `key_scope`.
 
         `tenant_id`: empty means every tenant, and `default` for an external id.
@@ -65,7 +65,7 @@ class Ledger:
         state: str = "",
         before: str = "",
         most: int = 50,
-        key_scope: KeyScope = EVERYWHERE,
+        key_scope: KeyScope = ALL_JOBS,
     ) -> list[JobRow]:
         """A page of at most `most` jobs in `key_scope`, newest first. `before`: the job id that the previous page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .price_book import ModelPrice
 
-LEAST_OUTPUT = 256
+MIN_OUTPUT = 256
 BYTES_PER_TOKEN = 4
 _LIMITS = (
     # https://platform.claude.com/docs/en/about-claude/models/overview; 3.7 with the beta header output-128k-2025-02-19
@@ -91,7 +91,7 @@ _ONLY_WITHOUT_PATH = ("glm-", "deepseek-")
 
 
 @lru_cache(maxsize=4096)
-def most_output(model: str) -> int | None:
+def max_output(model: str) -> int | None:
     """In tokens; None where no limit is known. `model` may have a path or a region before it (`openrouter/openai/gpt-4`)."""
     path, _, name = model.lower().rpartition("/")
     if path and name.startswith(_ONLY_WITHOUT_PATH):
@@ -108,9 +108,9 @@ def output_cap(
 
     Where the client asked for none, the `usual` cap holds, and what the prompt leaves of the model's window counts too.
     """
-    limits = [most for most in (route, most_output(model)) if most is not None]
+    limits = [most for most in (route, max_output(model)) if most is not None]
     if asked is not None:
         return min([asked, *limits])
     if price.context_window:
-        limits.append(max(LEAST_OUTPUT, price.context_window - prompt_bytes // BYTES_PER_TOKEN))
+        limits.append(max(MIN_OUTPUT, price.context_window - prompt_bytes // BYTES_PER_TOKEN))
     return min([usual, *limits])

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 Hosted = tuple[tuple[str, int], ...]
 """The hosted tools of a request: name, and how often each may be used at most."""
 
-MOST_USES = 10
+MAX_USES = 10
 """Of a tool whose request sets no bound (`max_uses`, `max_tool_calls`): so many are reserved; more are paid when told."""
 
 FEES: Mapping[str, int] = {
@@ -34,13 +34,13 @@ _DATED = re.compile(r"_\d{4}_?\d{2}_?\d{2}$")
 _decode = msgspec.json.Decoder().decode
 
 
-def hosted(tools: Iterable[Json], most: int | None = None) -> Hosted:
+def hosted_tools(tools: Iterable[Json], most: int | None = None) -> Hosted:
     """Of the tools of a request that the provider runs; `most` bounds each, where the tool itself says nothing."""
     found: dict[str, int] = {}
     for tool in tools:
         name = _DATED.sub("", str(tool.get("type")))
         bound = tool.get("max_uses", most)
-        found[name] = found.get(name, 0) + (bound if type(bound) is int and 0 < bound < 10_000 else MOST_USES)
+        found[name] = found.get(name, 0) + (bound if type(bound) is int and 0 < bound < 10_000 else MAX_USES)
     return tuple(found.items())
 
 

@@ -42,7 +42,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     estimated: bool = False
     adjusted: bool = False
 
-    def at_most(self, input_tokens: int, output_tokens: int) -> Usage:
+    def clamped(self, input_tokens: int, output_tokens: int) -> Usage:
         """The same where no total is larger than these."""
         kept = _consistent(
             self.adjusted,

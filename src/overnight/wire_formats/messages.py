@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from overnight.ledger import address_chain
-from overnight.pricing.provider_tools import hosted
+from overnight.pricing.provider_tools import hosted_tools
 from overnight.pricing.usage import Usage, anthropic_usage
 
 from .contract import Json
@@ -139,7 +139,7 @@ def read(body: bytes) -> Request:
         wants_usage=True,
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),
-        hosted=hosted(run_there),
+        hosted=hosted_tools(run_there),
         open_ended=references_found > 0 or bool(run_there),
     )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from overnight.ledger import address_chain
-from overnight.pricing.provider_tools import hosted
+from overnight.pricing.provider_tools import hosted_tools
 from overnight.pricing.usage import Usage, openai_usage
 
 from .contract import Json
@@ -115,7 +115,7 @@ def read(body: bytes) -> Request:
         if getattr(known, name):
             raise InvalidBody(f"{name}: {way_out}", name)
     tools, tools_sha256, run_there = _tools(fields.get("tools"))
-    given = hosted(run_there, known.max_tool_calls)
+    given = hosted_tools(run_there, known.max_tool_calls)
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
     unescaped = unescaped_for_search(body)
     references_found = sum(unescaped.count(mark) for mark in _POINTERS)

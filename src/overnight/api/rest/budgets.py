@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from overnight.budgets import SCOPES, TopUp, addressed, line_of, list_budgets, top_up_budget
+from overnight.budgets import SCOPES, TopUp, line_of, list_budgets, resolve_top_up, top_up_budget
 from overnight.domain import BadInput, check_identifier, usd_to_micro
 
 from .calls import Answer, ApiRoute, Call, json_answer, no_nul
@@ -101,5 +101,5 @@ async def top_up(call: Call, body: NewTopUp) -> Answer:
         tool_calls=body.tool_calls,
         wall_clock_s=body.seconds,
     )
-    row, woken = await top_up_budget(store, addressed(policy, wanted, body.per, store.clock()))
+    row, woken = await top_up_budget(store, resolve_top_up(policy, wanted, body.per, store.clock()))
     return json_answer(201, line_of(policy, row, job, store.clock()).public() | {"woken": woken})

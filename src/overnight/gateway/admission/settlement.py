@@ -19,7 +19,7 @@ from overnight.budgets import (
 from overnight.circuit_breakers import apply_update
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import (
-    LARGEST_CONTENT,
+    MAX_INLINE_CONTENT,
     JobRow,
     count_usage,
     store_blob,
@@ -75,7 +75,7 @@ def _write_end(
 ) -> Recorded:
     """Append the event with the answer, and write the rows that belong to it."""
     content = result.content
-    if content is not None and len(content) > LARGEST_CONTENT:
+    if content is not None and len(content) > MAX_INLINE_CONTENT:
         event.output_ref, content = store_blob(unit, job.tenant_id, content), None
     written = append_at(unit, job, event, place, content, fingerprint)
     if result.also is not None:
