@@ -156,7 +156,7 @@ def test_failure_classes_match_the_gateway():
     [
         ("tiers: {a: }\n", 1, 9, "tiers.a must be text", ""),
         ("tiers: {a: []}\n", 1, 12, "tiers.a is an empty list", "remove the line"),
-        ("tiers: {a b: gpt-5}\n", 1, 9, "a tier's name must be", ""),
+        ("tiers: {a b: gpt-5}\n", 1, 9, "a tier name must be", ""),
         ("tiers: [a]\n", 1, 8, "tiers must be a mapping", ""),
         ("complexity: {threshold: 1.5}\n", 1, 25, "from 0 to 1", ""),
         ("complexity: {treshold: 1}\n", 1, 14, "unknown key 'treshold'", "'threshold'"),
@@ -192,7 +192,7 @@ def test_failure_classes_match_the_gateway():
         ),
         ("breakers: {cool_down_ms: 9, max_cool_down_ms: 8}\n", 1, 11, "above max_cool_down_ms", ""),
         ("breakers: {window_ms: 0}\n", 1, 23, "from 1 to", ""),
-        ("budgets: {time_zone: Europe/Berln}\n", 1, 22, "names no time zone", "did you mean 'Europe/Berlin'?"),
+        ("budgets: {time_zone: Europe/Berln}\n", 1, 22, "is not a known time zone", "did you mean 'Europe/Berlin'?"),
         ("budgets: {time_zone: ../etc/passwd}\n", 1, 22, "must be a time zone", ""),
         ("budgets: {tenants: {a: {zone: UTC}}}\n", 1, 25, "unknown key 'zone'", "time_zone"),
         ("budgets: {limits: [{scope: job}]}\n", 1, 20, "has no limit", "max_cost_usd"),

@@ -1,7 +1,7 @@
 """What: the brain folder as typed, versioned definitions, with every problem in it named by file and line.
 Owns: the files of the brain (routing.yaml, prompts/), their content hash, and the starter that `init` writes.
 Depends on: domain.
-Never: writes into an existing brain, holds a secret, calls a provider, or lets an unknown key pass.
+Never: writes to an existing brain, contains a secret, calls a provider, or accepts an unknown key.
 """
 
 from overnight.brain.complexity import Complexity

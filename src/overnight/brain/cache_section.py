@@ -1,4 +1,4 @@
-"""`cache:` of routing.yaml."""
+"""The section `cache:` of routing.yaml."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ _SEMANTIC: Fields = {
     "agents": ("agents", as_node),
 }
 _AGENT: Fields = {"mode": ("mode", choice(*CACHE_MODES)), "threshold": ("threshold", _threshold)}
-_agent_name = text(r"[ -~]{1,256}", "an agent's name, or a glob such as support-*")
+_agent_name = text(r"[ -~]{1,256}", "an agent name, or a glob such as support-*")
 
 
 def read_cache(reader: Reader, node: Node | None) -> tuple[CachePolicy, Model | None]:
-    """The policy, and the model that makes its embeddings with its place in the file."""
+    """The policy, and the embedding model with its place in the file."""
     found = reader.section(node, "cache", _CACHE)
     exact: dict[str, Any] = {}
     if "exact" in found and not _left_out(found["exact"]):

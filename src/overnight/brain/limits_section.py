@@ -1,4 +1,4 @@
-"""Sections of routing.yaml that say how much and how often: budgets, rate limits, tries, breakers, guards, alarms."""
+"""Sections of routing.yaml with limits: budgets, rate limits, retries, breakers, guards, alarms."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 def time_zone(reader: Reader, node: Node, name: str) -> str | None:
     """An IANA time zone."""
-    import zoneinfo  # only a brain that names a zone needs its data
+    import zoneinfo  # loaded only for a brain that names a zone
 
     found = text(r"[A-Za-z0-9_+/-]{1,64}", "a time zone such as Europe/Berlin")(reader, node, name)
     if found is None:
@@ -40,7 +40,9 @@ def time_zone(reader: Reader, node: Node, name: str) -> str | None:
     try:
         zoneinfo.ZoneInfo(found)
     except (LookupError, ValueError, OSError):
-        reader.unknown(node, f"{name} names no time zone: {clipped(found)}", found, zoneinfo.available_timezones())
+        reader.unknown(
+            node, f"{name} is not a known time zone: {clipped(found)}", found, zoneinfo.available_timezones()
+        )
         return None
     return found
 
@@ -127,7 +129,7 @@ def _attributes(fields: Fields) -> dict[str, str]:
 def _listed(
     reader: Reader, node: Node | None, name: str, fields: Fields, measures: Fields, kind: Callable[..., _T]
 ) -> list[tuple[_T, Node]]:
-    """A list of limits, of which each has a scope and says how much; with their places in the file."""
+    """A list of limits, each with a scope and at least one measure, and their places in the file."""
     limits: list[tuple[_T, Node]] = []
     for index, item in enumerate(reader.items(node, name)):
         where = f"{name}[{index}]"

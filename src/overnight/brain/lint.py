@@ -1,4 +1,4 @@
-"""What a routing.yaml may say and hardly means: warnings that need more than one section to be seen."""
+"""Warnings about valid but probably unintended content of routing.yaml, which involve more than one section."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -13,13 +13,13 @@ from overnight.domain.globs import Names, is_glob
 from overnight.domain.policies import PERIODS, BudgetLimit, Budgets, RateLimit
 
 ALIKE = 0.8
-"""From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
+"""The similarity from which an unknown name counts as a typing error. Own models are not misspelt public ones."""
 
 
 def lint_routes(
     reader: Reader, rules: Mapping[str, Rule], tiers: Mapping[str, Sequence[Model]], routing: Routing
 ) -> None:
-    """Rules that no call reaches, tiers that no route uses, residency that nobody has."""
+    """Warn of unreachable rules, unused tiers, and residencies without a provider."""
     _unreached(reader, rules)
     named = next((models[0].node for models in tiers.values() if models), None)
     if named is not None and not any(route.kind == "tier" for route in routing.routes.values()):
@@ -39,21 +39,23 @@ def lint_routes(
 
 
 class PriceSource(Protocol):
-    """What models cost."""
+    """The prices of models."""
 
     def price(self, model: str, provider_hint: str | None = None, /) -> object:
-        """Raises LookupError where nobody knows."""
+        """Raises LookupError for a model without a known price."""
 
     def names(self, provider: str | None = None, /) -> Sequence[str]:
-        """Models with a list price."""
+        """The models with a list price."""
         ...
 
 
 def lint_prices(
     reader: Reader, models: Iterable[Model], routing: Routing, book: PriceSource, stated: Collection[str]
 ) -> None:
-    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused. A model
-    that is `stated` under prices has one, even if it was wrong there and is reported."""
+    """Warn of served models without a price: budgets cannot limit their calls, so they are rejected.
+
+    A model that is `stated` under prices has a price, even if it was invalid and is reported elsewhere.
+    """
     seen = set(stated)
     for model in models:
         provider = routing.provider_for(model.name)
@@ -68,7 +70,7 @@ def lint_prices(
 
 
 def _price_hint(model: str, provider: str, routing: Routing, book: PriceSource) -> str:
-    """A mistyped name needs the right one; only a model that really has no price needs an entry."""
+    """The hint for a missing price: the corrected name if it looks misspelt, else the entry to add."""
     entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
     near = nearest_model(model, routing, book, provider)
     if near is not None and (near in routing.prices or near.rpartition("/")[2] in set(book.names(provider))):
@@ -77,7 +79,7 @@ def _price_hint(model: str, provider: str, routing: Routing, book: PriceSource) 
 
 
 def nearest_model(model: str, routing: Routing, book: PriceSource | None, provider: str | None = None) -> str | None:
-    """The known model whose name is most like this one, with the prefix `provider/` that it was given."""
+    """The known model with the most similar name, with the same prefix `provider/`."""
     prefix, slash, rest = model.rpartition("/")
     served = (name for name, by in routing.served.items() if by is not None)
     known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
@@ -110,7 +112,7 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
 
 
 def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
-    """The condition that only calls can meet which name a route, and so never come to conditions."""
+    """The condition that is met only by calls which name a route, and so never reach the conditions."""
     if when.format is None or not when.format.matches("embeddings"):
         for field, names in (("task", when.task), ("model", when.model)):
             if names is not None and all(not is_glob(each) and each in rules for each in names.patterns):
@@ -119,7 +121,7 @@ def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
 
 
 def _subsumes(wider: When, narrower: When) -> bool:
-    """Does every call that meets `narrower` meet `wider`? Only where that is plain to see."""
+    """Whether every call that meets `narrower` certainly meets `wider`."""
     formats = [form for form in FORMATS if _format_fits(narrower, form)]
     return (
         all(_format_fits(wider, form) for form in formats)
@@ -146,7 +148,7 @@ def _covers(wider: Names | None, narrower: Names | None) -> bool:
 def _covers_one(pattern: str, wider: Names, each: str) -> bool:
     if not is_glob(each):
         return wider.matches(each)
-    # Of globs, only a beginning that stays open is compared: what "a?" and "[ab]*" share is not plain to see.
+    # Of globs, only open-ended prefixes are compared; the intersection of "a?" and "[ab]*" is not computed.
     start = pattern.removesuffix("*")
     return each == pattern or (start != pattern and not is_glob(start) and each.startswith(start))
 
@@ -157,7 +159,7 @@ def lint_limits(
     measures: Mapping[str, str],
     budgets: Budgets | None = None,
 ) -> None:
-    """Limits that can never be the one that holds. `measures` is key in the file → attribute."""
+    """Warn of limits that can never take effect. `measures` maps keys in the file to attributes."""
     seen: dict[tuple[str, str, tuple[str, ...], str], tuple[int, str]] = {}
     if budgets is not None:
         for measure, per_job in _PER_JOB.items():
@@ -186,7 +188,7 @@ def _doubt_limit(
     scope, per, whom, measure = what
     if what in seen:
         before = seen[what][1]
-        reader.problem(node, f"{place} and {before} both limit {measure}: the lower holds", "keep one", "warning")
+        reader.problem(node, f"{place} and {before} both limit {measure}: the lower one applies", "keep one", "warning")
     for other in PERIODS:
         limited, where = seen.get((scope, other, whom, measure), (None, ""))
         if limited is None or other == per:
@@ -195,7 +197,7 @@ def _doubt_limit(
         of_longer, of_shorter = (value, limited) if longer == per else (limited, value)
         if of_shorter > of_longer:
             message = f"{place} and {where}: {measure} per {shorter} is above that per {longer}, and so never reached"
-            reader.problem(node, message, "lower the one, or raise the other", "warning")
+            reader.problem(node, message, "lower the first, or raise the second", "warning")
 
 
 _LENGTHS = {"day": 0, "month": 1, "total": 2}

@@ -1,4 +1,4 @@
-"""prompts/*.md → Prompt: front matter between two lines of ---, then the text."""
+"""Prompts: prompts/*.md with optional front matter between two lines of ---."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ _FIELDS: Fields = {
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """A prompt. `name` is its path under prompts/ without .md; `text` is everything after the front matter."""
+    """A prompt. `name` is its path in prompts/ without .md; `text` is the content after the front matter."""
 
     name: str
     text: str
@@ -23,7 +23,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 def read_prompt(file: str, name: str, content: str) -> tuple[Prompt, list[Problem]]:
-    """The prompt of one file and what is wrong with it. A file without front matter is all text."""
+    """Parse one file. Returns the prompt and its problems. A file without front matter is all text."""
     lines = content.removeprefix("\ufeff").splitlines(keepends=True)
     reader = Reader(file)
     top = Scalar(1, 1, "", "null")

@@ -1,4 +1,4 @@
-"""`routes:` and `tiers:` of routing.yaml, as written: other sections still have a say in what becomes of them."""
+"""The sections `routes:` and `tiers:` as written, before other sections are applied."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,26 +34,26 @@ _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "
 route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
 deadline = integer(1, DAY_MS)
 output_tokens = integer(1, MAX_TOKENS)
-_header_name = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", "a header's name such as x-plan")
+_header_name = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", "a header name such as x-plan")
 _header_value = names(200)
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model and where the file names it."""
+    """A model and its place in the file."""
 
     name: str
     node: Node
 
 
 class RouteCache(msgspec.Struct, frozen=True):
-    """A route's own words about the cache; None leaves it to the section `cache`."""
+    """The cache settings of a route; None inherits the section `cache`."""
 
     exact_ttl_s: int | None = None
     mode: str | None = None
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A route as written, before deadlines, fallbacks and tiers are known: exactly one of model, tier, weights."""
+    """A route as written, before deadlines, fallbacks and tiers are resolved: exactly one of model, tier, weights."""
 
     node: Node
     model: Model | None = None
@@ -70,7 +70,7 @@ class Rule(msgspec.Struct, frozen=True):
     cache: RouteCache = RouteCache()
 
     def models(self) -> Iterator[Model]:
-        """The models it names to begin with."""
+        """The models that the rule names directly."""
         if self.model is not None:
             yield self.model
         for model, _ in self.weights:
@@ -78,13 +78,13 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def model(reader: Reader, node: Node, name: str) -> Model | None:
-    """A model's name."""
+    """A model name."""
     found = model_name(reader, node, name)
     return None if found is None else Model(found, node)
 
 
 def key_name(reader: Reader, at: Scalar, reads: Any, what: str) -> str | None:
-    """A key as a name, whatever YAML takes it for (4.1 is one)."""
+    """A key as a name, regardless of its YAML type (4.1 is valid)."""
     return reads(reader, msgspec.structs.replace(at, kind="text"), what)
 
 
@@ -138,7 +138,7 @@ def _when(reader: Reader, node: Node, name: str) -> When | None:
 
 
 _DEGRADED: Fields = {
-    "answer": ("answer", text(r"[\s\S]{1,10000}", "the answer to give (up to 10,000 characters)")),
+    "answer": ("answer", text(r"[\s\S]{1,10000}", "the text to answer with (up to 10,000 characters)")),
     "cache": ("cache", flag),
 }
 
@@ -183,10 +183,10 @@ _TARGETS = ("model", "tier", "weights")
 
 
 def read_tiers(reader: Reader, node: Node | None) -> dict[str, tuple[Model, ...]]:
-    """Tier → its model and those tried after it; lowest tier first."""
+    """The models of each tier, in order of precedence; lowest tier first."""
     tiers: dict[str, tuple[Model, ...]] = {}
     for name, (at, value) in reader.entries(node, "tiers").items():
-        if key_name(reader, at, route_name, "a tier's name") is None:
+        if key_name(reader, at, route_name, "a tier name") is None:
             continue
         models = one_or_many(model)(reader, value, f"tiers.{name}")
         if models is not None:
@@ -195,11 +195,11 @@ def read_tiers(reader: Reader, node: Node | None) -> dict[str, tuple[Model, ...]
 
 
 def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> dict[str, Rule]:
-    """Name → route, in the order of the file."""
+    """The routes by name, in the order of the file."""
     rules: dict[str, Rule] = {}
     for name, (at, value) in reader.entries(node, "routes").items():
         where = f"routes.{name}"
-        key_name(reader, at, route_name, "a route's name")
+        key_name(reader, at, route_name, "a route name")
         if name in TAKEN_NAMES:
             reader.problem(at, f"{name!r} is reserved and cannot be a route name", "choose another name")
         if not isinstance(value, Entries):
@@ -224,7 +224,7 @@ def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> d
 
 
 def same_model(rule: Rule, where: str, reader: Reader) -> None:
-    """Report fallbacks that name the route's own model."""
+    """Report fallbacks that repeat the route's own model."""
     for fallback in rule.fallbacks or ():
         if rule.model is not None and fallback.name == rule.model.name:
             reader.problem(fallback.node, f"{where} falls back to its own model {clipped(fallback.name)}")

@@ -1,4 +1,4 @@
-"""Which model answers a call, and within what: definitions and one pure decision."""
+"""The routing decision: definitions, and one pure function from the facts of a call to its targets."""
 
 import hashlib
 import random
@@ -41,7 +41,8 @@ Rejected = tuple[tuple[str, str], ...]
 
 
 class PreparedRoute(NamedTuple):
-    """A route made ready: the ways that residency leaves open, where each one's share of 0 to 1 ends, what it closed."""
+    """A prepared route: the variants within its residency, the end of each one's share of 0 to 1, and the excluded
+    targets."""
 
     route: Route
     variants: tuple[RouteVariant, ...]
@@ -50,7 +51,7 @@ class PreparedRoute(NamedTuple):
 
 
 class UnknownModel(LookupError):
-    """The brain knows neither a model nor a route of this name. `nearest` are up to three that it knows."""
+    """The name is neither a known model nor a route. `nearest` are up to three similar known names."""
 
     def __init__(self, model: str, known: Iterable[str]) -> None:
         self.model = model
@@ -63,7 +64,7 @@ class UnknownModel(LookupError):
 
 
 def fallback_chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """`model`, then its fallbacks, then theirs: nearest first, each once."""
+    """`model` and its fallbacks, recursively: breadth first, each once."""
     targets = [model]
     waiting = deque(fallbacks.get(model, ()))
     seen = {model}
@@ -77,11 +78,12 @@ def fallback_chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tupl
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """routing.yaml, checked and resolved. `providers` are in the order in which they are asked.
+    """A valid, resolved routing.yaml. `providers` are in order of precedence.
 
-    `fallbacks` is model → the models named after it; `tiers` is tier → its models, lowest first; `prices` are those the
-    brain sets itself, `hosted_tools` its fees of tools that providers run (micro-dollars a use). `header_names` are the
-    request headers that its rules look at.
+    - `fallbacks`: model → its fallback models.
+    - `tiers`: tier → its models, lowest first.
+    - `prices`: prices set by the file; `hosted_tools`: fees of provider-executed tools in micro-dollars per use.
+    - `header_names`: request headers that rules refer to.
     """
 
     default_model: str = DEFAULT_MODEL
@@ -103,7 +105,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     guards: Guards = Guards()
     alarms: Alarms = Alarms()
     cache: CachePolicy = CachePolicy()
-    # derived once, so that a decision is a few dict look-ups
+    # Derived once, so that a decision takes a few dict look-ups.
     chains: Mapping[str, tuple[str, ...]] = {}
     served: Mapping[str, ProviderDef | None] = {}
     globs: tuple[tuple[str, str, ProviderDef], ...] = ()
@@ -156,7 +158,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         return PreparedRoute(route, tuple(variants), shares, tuple(closed.items()))
 
     def _residency_violation(self, model: str, route: Route) -> str | None:
-        """Why this target is outside of the route's residency; None when it is within."""
+        """Why this target is outside of the route's residency; None if it is within."""
         provider = self.served[model]
         if not route.residency or (provider is not None and not provider.residency.isdisjoint(route.residency)):
             return None
@@ -173,24 +175,27 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def provider_for(self, model: str) -> ProviderDef | None:
-        """Who serves `model`: a provider that lists its name, else the first with a glob that fits, else None."""
+        """The provider of `model`: one that lists the name, else the first with a matching glob, else None."""
         if model in self.served:
             return self.served[model]
-        # a name from outside ends up in headers and URLs: only plain ones may match a glob
+        # External names end up in headers and URLs, so only plain ones may match a glob.
         if len(model) > MAX_NAME or not (model.isascii() and model.isprintable()) or " " in model:
             return None
         return self._by_glob(model)
 
     def known_models(self) -> list[str]:
-        """Every model this brain names, sorted; models that only a glob covers are not listed."""
+        """Every model named by this brain, sorted. Models that only a glob matches are absent."""
         return sorted(self.served)
 
     def decide(self, facts: CallFacts, /, *, chance: Callable[[], float] = _chance) -> RouteDecision:
-        """The rule and the targets for a call; no target when residency leaves none (`rejected` names them all).
+        """Select the rule and the targets of a call. Without a target within the residency, `rejected` lists all of
+        them.
 
-        Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises Forbidden for a
-        route of another agent or workflow than the key's, `UnknownModel` when the model asked for is neither a route, nor known,
-        nor a way to ask for the default.
+        Pure except for `chance` (0 to 1), which selects a weighted variant for a call without an id to hash.
+
+        Raises:
+            UnknownModel: the requested model is neither a route, nor known, nor a name of the default.
+            Forbidden: the route belongs to another agent or workflow than the key's.
         """
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
@@ -222,7 +227,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         raise UnknownModel(asked, [*self.served, *self.routes])
 
     def _serves_embeddings(self, route: Route, asked: str) -> bool:
-        """May the task's route answer for embeddings? One that says so may; any may where no model is known instead."""
+        """Whether the route of the task may serve embeddings: if it declares so, or if no known model is requested."""
         if route.when is not None and route.when.format is not None:
             return route.when.format.matches(EMBEDDINGS)
         return asked in _ASKS_FOR_DEFAULT or self.provider_for(asked) is None
@@ -282,17 +287,17 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _select_by_weight(plan: PreparedRoute, facts: CallFacts, chance: Callable[[], float]) -> tuple[RouteVariant, str]:
-    """One of the weighted ways, the same for the same session or job, and how it was found."""
+    """Select a weighted variant, the same for the same session or job. Returns the variant and how it was selected."""
     sticky, kept_by, name = plan.route.sticky, "session", facts.session
     if sticky == "job" or (sticky == "session" and name is None):
         kept_by, name = "job", facts.job
     if sticky == "none" or name is None:
         share, how = chance(), "selected randomly by weight"
     else:
-        # The route is part of it, so that two routes do not split the sessions alike.
+        # The hash includes the route, so that two routes divide sessions independently.
         digest = hashlib.blake2b(f"{plan.route.name}\0{name}".encode(), digest_size=6).digest()
         share, how = int.from_bytes(digest) / (1 << 48), f"selected by weight, sticky by {kept_by}"
-    # The last share ends at 1.0 up to rounding, and a chance may be asked for 1.0 itself.
+    # The last share ends at 1.0 up to rounding, and a chance of exactly 1.0 is possible.
     variant = next(
         (variant for variant, end in zip(plan.variants, plan.shares, strict=True) if share < end), plan.variants[-1]
     )

@@ -1,4 +1,4 @@
-"""routing.yaml → Routing, with everything that is wrong with it at once."""
+"""Read routing.yaml, and report all of its problems at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -67,13 +67,13 @@ _PRICE: Fields = {
     "cached_input_usd_per_mtok": ("cached_input_microusd_per_mtok", money),
     "output_usd_per_mtok": ("output_microusd_per_mtok", money),
 }
-_TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a type of tool without its date, such as web_search")
+_TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a tool type without its date, such as web_search")
 _FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
 _COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
 
 PriceSources = Callable[[Mapping[str, Price]], PriceSource]
-"""What all models cost, by the prices that a file sets itself."""
+"""The prices of all models, given the prices that a file sets."""
 
 
 def built_in_routing() -> Routing:
@@ -82,8 +82,8 @@ def built_in_routing() -> Routing:
 
 
 def read_routing(file: str, content: str, books: PriceSources | None = None) -> tuple[Routing | None, list[Problem]]:
-    """The routing of one routing.yaml, None when it holds an error, and every problem in it; with `books`, models without
-    a price among them."""
+    """Parse one routing.yaml. Returns the routing, or None on errors, and all problems; with `books`, including
+    missing prices."""
     root, problems = parse_yaml(file, content)
     if root is None and problems:
         return None, problems
@@ -98,7 +98,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: PriceSources | None) ->
     known = well_known()
     own = {provider.name: provider for provider in read_providers(reader, top.get("providers"), known)}
     cache, embedder = read_cache(reader, top.get("cache"))
-    # enough to say which models are known; the rest of the file is checked against it
+    # Sufficient to determine the known models, which the rest of the file is checked against.
     draft = Routing(
         default_model=default.name if default else DEFAULT_MODEL,
         providers=(*own.values(), *(provider for name, provider in known.items() if name not in own)),
@@ -162,7 +162,7 @@ def _warn_unpriced(
 
 
 def _listed(fallbacks: Node | None, providers: Node | None) -> Iterator[Model]:
-    """The models that sections which hold no error name: in fallbacks, and by name under a provider."""
+    """The models in valid sections: in fallbacks, and by name in providers."""
     for item in fallbacks.items if isinstance(fallbacks, Items) else ():
         if isinstance(item, Entries):
             yield from _named(value for _, value in item.entries.values())
@@ -188,7 +188,7 @@ def _route(
         if rule.fallbacks is None:
             following = [each for model in models for each in fallback_chain(model, fallbacks)]
         else:
-            # a route's own list is its whole chain, so that an empty one can say: no fallback
+            # A route's own list is its complete chain, so an empty list disables fallbacks.
             following = [each.name for each in rule.fallbacks]
         return RouteVariant(name, tuple(dict.fromkeys((*models, *following))), weight)
 
@@ -223,7 +223,7 @@ def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
         key_name(reader, at, model_name, "a model in prices")
         if is_glob(priced[:1]):
             message = f"prices.{clipped(priced)} sets the price of every model, including those with a list price"
-            reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model's name")
+            reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model name")
         found = reader.section(value, f"prices.{priced}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
         if "input_microusd_per_mtok" in found and "output_microusd_per_mtok" in found:
             found.setdefault("cached_input_microusd_per_mtok", found["input_microusd_per_mtok"])
@@ -243,7 +243,7 @@ def _hosted_tools(reader: Reader, node: Node | None) -> dict[str, int]:
 def _deadlines(
     reader: Reader, node: Node | None, rules: Mapping[str, Rule], draft: Routing
 ) -> tuple[Routing, dict[str, int]]:
-    """The routing with its own time limits, and the deadlines of routes."""
+    """The routing with its time limits, and the deadlines of routes."""
     fields: Fields = dict.fromkeys(("default_ms", "embeddings_ms", *TIME_LIMITS, *rules), ("", deadline))
     found: dict[str, int] = {}
     entries = reader.entries(node, "deadlines")
@@ -293,7 +293,7 @@ def _fallbacks(
             reader.problem(
                 item,
                 f"{where} creates a cycle: from {shown}, which already falls back to {clipped(source)}",
-                "take one of the circle's fallbacks out",
+                "remove one fallback of the cycle",
             )
         else:
             fallbacks[source] = (*fallbacks.get(source, ()), target)

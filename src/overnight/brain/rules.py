@@ -1,4 +1,4 @@
-"""Routes as written: what a rule asks of a call, and where it may send it."""
+"""Rules: conditions on a call, and the targets of a matching call."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,9 +14,9 @@ STICKY = ("session", "job", "none")
 
 
 class When(msgspec.Struct, frozen=True):
-    """What must hold of a call, all of it. `headers` is name in lower case → the values that fit.
+    """Conditions that must all be met. `headers` maps lower-case names to matching values.
 
-    A rule that names no format is for all but embeddings: what answers a chat embeds nothing.
+    A rule without a format excludes embeddings, because chat models cannot serve them.
     """
 
     task: Names | None = None
@@ -28,7 +28,7 @@ class When(msgspec.Struct, frozen=True):
     format: Names | None = None
 
     def unmet_condition(self, facts: CallFacts) -> str | None:
-        """The first condition that does not hold, in words; None when all do."""
+        """The first condition that is not met, as text; None if all are."""
         if not (self.format.matches(facts.format) if self.format else facts.format != "embeddings"):
             return f"needs format {self.format or 'chat, responses or messages'}"
         if self.task is not None and not self.task.matches(facts.task):
@@ -63,9 +63,9 @@ class When(msgspec.Struct, frozen=True):
 
 
 class RouteVariant(msgspec.Struct, frozen=True):
-    """One of the ways a route can go: a model and its fallbacks in the order they are tried.
+    """One alternative of a route: a model and its fallbacks, in the order of attempts.
 
-    `name` is the model's or, on a tiered route, the tier's; `weight` counts against those of the other ways.
+    `name` is that of the model or, on a tiered route, of the tier. `weight` is relative to the other variants.
     """
 
     name: str
@@ -76,9 +76,11 @@ class RouteVariant(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named rule.
 
-    One way; or with `kind` "weights" several of which each session (`sticky`) keeps one; or with "tier" its tier and the
-    one above. `residency`: only targets whose provider has one of these. A deadline of its own holds for embeddings too.
-    `max_output_tokens` holds for calls that name no cap, `output_cap` (the route's own) for all.
+    - `variants`: one; with `kind` "weights" several, of which each session (`sticky`) keeps one; with "tier" its tier
+    and the next.
+    - `residency`: allows only targets whose provider has one of these. The route's deadline also applies to
+    embeddings.
+    - `max_output_tokens`: for calls without an output limit; `output_cap`: for all calls of the route.
     """
 
     name: str
@@ -97,7 +99,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The first way's model and its fallbacks."""
+        """The models of the first variant."""
         return self.variants[0].targets
 
     @property

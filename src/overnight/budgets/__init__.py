@@ -1,7 +1,7 @@
-"""What: hard stops on spend, calls and time, reserved before a call and settled after it; speeds; what people add.
+"""What: hard limits on cost, calls and time, reserved before a call and settled after it; rate limits; top-ups.
 Owns: budget, reservation, rate, top_up, booked_bound, booked_bound_scope.
-Depends on: ledger, store, domain. The rules are handed in.
-Never: estimates a price; the caller brings the bound.
+Depends on: ledger, store, domain. The caller passes the rules.
+Never: estimates a price; the caller passes the bound.
 """
 
 from .corrections import (

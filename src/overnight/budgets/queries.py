@@ -1,4 +1,4 @@
-"""The budgets in force, as people read them, and the row that a person means."""
+"""Queries of the budgets in force, and the selection of a budget row by name."""
 
 from typing import Any
 
@@ -20,8 +20,12 @@ MEASURES = ("cost", "tokens", "llm_calls", "tool_calls", "wall_clock_s")
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """One measure of a budget. `allowed` is None without a limit; what people `added` is part of it. `bound` is what calls of
-    unknown cost may have cost at most, beside what is `spent`; it counts against the limit."""
+    """One measure of a budget.
+
+    - `allowed`: the limit including top-ups; None without a limit.
+    - `added`: the sum of top-ups.
+    - `bound`: the maximum of unknown cost, in addition to `spent`. It counts against the limit.
+    """
 
     allowed: int | None
     added: int
@@ -35,7 +39,7 @@ class Measure(msgspec.Struct, frozen=True):
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
-    """One budget. `window` is its day or month, `resets_at` when that is over (microseconds). Costs are in micro-dollars."""
+    """One budget. `window` is its day or month, `resets_at` the end of it in microseconds. Costs are in micro-dollars."""
 
     tenant_id: str
     scope: str
@@ -47,7 +51,7 @@ class BudgetLine(msgspec.Struct, frozen=True):
     measures: dict[str, Measure]
 
     def public(self) -> dict[str, Any]:
-        """In public JSON names: measures with a limit, or with something spent; costs in dollars."""
+        """In public JSON names: measures with a limit or usage; costs in dollars."""
         shown: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
         if self.resets_at is not None:
             shown |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
@@ -120,13 +124,13 @@ def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int 
 
 
 def line_of(policy: Policy, row: BudgetRow, job: JobRow | None, now: int) -> BudgetLine:
-    """One row as a line; with its job, where it is a job's."""
+    """Convert a row to a line. `job` is the job of a job's budget."""
     return _line(policy, row, (job.workflow or job.name) if job else None, job.started_at if job else None, now)
 
 
 def operator_limit(policy: Policy, top_up: TopUp, job: JobRow | None) -> Limit:
-    """The limits of the brain for the row of an addressed top-up."""
-    name = bare(top_up.scope_id)
+    """The limits of the brain for the row of a resolved top-up."""
+    name = name_in(top_up.scope_id)
     per = _PER[len(top_up.scope_id[len(name) + 1 : -1])]
     asked = (job.workflow or job.name) if job else name.partition("/")[2] if top_up.scope == "step" else name
     return policy.in_force(top_up.scope, per, asked)
@@ -157,8 +161,14 @@ def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) ->
 
 
 def resolve_top_up(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
-    """The top-up with the row that is meant: `scope_id` is a name, and of a day or a month the present one. Without `per`, the
-    only one that is limited. Raises BadInput, naming the choices."""
+    """Resolve the row of a top-up. Its `scope_id` is a name; of a daily or monthly budget, the current window is
+    selected.
+
+    Without `per`, there must be exactly one period with a limit.
+
+    Raises:
+        BadInput: the budget does not exist or is ambiguous; the error lists the choices.
+    """
     if top_up.scope not in SCOPES:
         raise BadInput(f"scope: {top_up.scope[:40]!r} is not one of {', '.join(SCOPES)}")
     name = check_identifier(top_up.scope_id, "the id of the budget")

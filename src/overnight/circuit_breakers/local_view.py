@@ -1,8 +1,7 @@
 """The local view of all circuits: read without I/O before each call, updated by each result, refreshed every second.
 
 The shared rows are authoritative, so that failures of all processes add up and one probe serves all of them. The
-local view
-changes at once with the results of this process, and works alone while the store is unavailable.
+local view changes at once with the results of this process, and works alone while the store is unavailable.
 """
 
 from __future__ import annotations
@@ -124,8 +123,7 @@ class CircuitBreakers:
 
     def open_circuit(self, account: str, model: str, own: str | None = None) -> Circuit | None:
         """The open or half-open circuit of a target: the shared one, else the caller's own. `blocked_until` is the
-        earliest time
-        of a probe.
+        earliest time of a probe.
         """
         if not self._open:
             return None
@@ -152,7 +150,9 @@ class CircuitBreakers:
                 self._run_in_background(self._release(key, call))
 
         try:
-            granted, shared = await self._store.commit(ClaimProbe(key, call, until), until=deadline, on_late_commit=claimed_late)
+            granted, shared = await self._store.commit(
+                ClaimProbe(key, call, until), until=deadline, on_late_commit=claimed_late
+            )
         except StoreUnavailable:
             return True  # without the store, the local claim decides
         except BaseException:
@@ -227,8 +227,7 @@ class CircuitBreakers:
         """Record a failed call. A rejection of the request itself counts as a success, since the target works.
 
         A failure counts in the caller's own circuit. It also counts in the shared circuit, until the key or its
-        tenant reaches half of
-        the failures that open it. So one caller's failing requests do not block the others.
+        tenant reaches half of the failures that open it. So one caller's failing requests do not block the others.
 
         Returns: the update to commit with the failure; None if no circuit changes.
         """

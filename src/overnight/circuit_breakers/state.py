@@ -107,8 +107,7 @@ def counts_for_all(own: Circuit, now: int, breaker: Breakers) -> bool:
     """Whether a failure at `now`, already counted in the caller's own circuit, also counts for the shared circuit.
 
     Up to half of the failures that open a circuit count per caller and window; the rest must come from other callers.
-    Failed probes
-    of the caller's own circuit never count. If the tenant has a row, `count_for_tenant` must agree.
+    Failed probes of the caller's own circuit never count. If the tenant has a row, `count_for_tenant` must agree.
     """
     if own.openings > 1 or own.opened_at not in (None, now):
         return False

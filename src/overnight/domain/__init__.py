@@ -1,7 +1,7 @@
-"""What: the words of Overnight as frozen records and pure rules.
-Owns: identifiers, job states, events, attribution, errors.
+"""What: the records and pure rules that all packages share.
+Owns: identifiers, job states, events, attribution, errors, the records of routing.yaml.
 Depends on: nothing.
-Never: touches a file, a socket, a clock or a database.
+Never: accesses a file, a socket, a clock or a database.
 """
 
 from .attribution import ALL_JOBS, Attribution, KeyScope

@@ -2,7 +2,7 @@
 Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor, audit_entry,
 brain_version, brain_file.
 Depends on: store, domain.
-Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
+Never: decides when a job changes its state; it writes the decision of a package above, in the same transaction.
 """
 
 from .audit import AuditEntry, list_audit, write_audit

@@ -1,8 +1,8 @@
-"""Content by its hash: messages in prefix chains, and blobs. Addresses are valid within (tenant, month).
+"""Content addressed by hash: messages in prefix chains, and blobs. Addresses are valid within (tenant, month).
 
     node = SHA-256(parent node ‖ message hash);  the first node's parent is 32 zero bytes
 
-A request refers to one head node, so each further message costs one node, and two requests compare like two commits.
+A request refers to one head node. So each further message adds one node, and two requests compare like two commits.
 """
 
 import hashlib
@@ -58,7 +58,8 @@ def address_chain(messages: list[bytes]) -> list[Link]:
 
 
 class KnownContent:
-    """The addresses that this process knows to be durable, so that it does not write them again; the newest `most`."""
+    """An LRU cache of addresses that are durable, so that this process does not write them again. `most`: the number
+    of entries."""
 
     def __init__(self, most: int = 100_000) -> None:
         self._most = most
@@ -72,11 +73,11 @@ class KnownContent:
         return False
 
     def learn(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
-        """Add links. Call it only once the transaction that stored them is durable."""
+        """Add links. Call it only after the transaction that stored them is durable."""
         self.learn_hashes(tenant_id, month, [link.node for link in links])
 
     def learn_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
-        """Add blobs, as `learn` does links."""
+        """Add hashes of blobs. Call it only after the transaction that stored them is durable."""
         for each in hashes:
             self._seen[tenant_id, month, each] = None
         while len(self._seen) > self._most:
@@ -89,7 +90,7 @@ def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownC
         return ""
     month = month_of(unit.now)
     missing: list[Link] = []
-    # A stored node implies its whole prefix, so the walk goes back from the head to the first known one.
+    # A stored node implies its whole prefix, so the search goes back from the head to the first known node.
     for link in reversed(links):
         if known.has(tenant_id, month, link.node):
             break
@@ -108,7 +109,7 @@ def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownC
 
 
 def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | None = None) -> str:
-    """Write a blob, unless it is known to be stored. Returns its reference."""
+    """Write a blob unless it is known to be stored. Returns its reference."""
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
     if known is None or not known.has(tenant_id, month, digest):
@@ -117,10 +118,10 @@ def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | No
 
 
 def parse_reference(reference: str) -> tuple[bool, int, bytes]:
-    """(is a chain, month, hash) of `blob://MONTH/[chain/]sha256/HEX`. Raises BadInput for other texts."""
+    """Parse `blob://MONTH/[chain/]sha256/HEX`. Returns (is a chain, month, hash). Raises BadInput."""
     parts = reference.removeprefix("blob://").split("/")
     try:
         is_chain = parts[1] == "chain"
         return is_chain, int(parts[0]), bytes.fromhex(parts[-1])
     except (ValueError, IndexError):
-        raise BadInput(f"{reference!r} is not a reference; it looks like blob://202601/sha256/…") from None
+        raise BadInput(f"{reference!r} is not a reference; expected a form like blob://202601/sha256/…") from None

@@ -1,8 +1,8 @@
 """Named points at which a test can kill or stop the process.
 
 `OVERNIGHT_CRASH_AT=effect_called:3` sends SIGKILL at the third pass. `OVERNIGHT_STOP_AT` sends SIGSTOP instead;
-SIGCONT resumes.
-The points are part of the product code, because a crash simulated elsewhere proves nothing about this code.
+SIGCONT resumes. The points are part of the product code, because a crash simulated elsewhere proves nothing about
+this code.
 """
 
 import os

@@ -1,8 +1,7 @@
 """PostgreSQL through psycopg 3: one pipelined transaction per group commit.
 
 If the connection breaks during COMMIT, the outcome is unknown. So each transaction keeps its id, and the server
-reports the
-outcome (`pg_xact_status`) before a command is decided again.
+reports the outcome (`pg_xact_status`) before a command is decided again.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Named SQL statements.
 
 A package has `sql/common.sql` and, for differing dialects, `sql/sqlite.sql` and `sql/postgres.sql`. Each statement
-starts with
-`-- name: verb_noun`. Its `:field` parameters are bound from the attributes of a row or the keys of a mapping.
+starts with `-- name: verb_noun`. Its `:field` parameters are bound from the attributes of a row or the keys of a
+mapping.
 """
 
 import re

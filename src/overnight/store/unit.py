@@ -1,8 +1,7 @@
 """A unit of work: lock and load the rows of a batch of commands, decide in memory, write the changes.
 
 Under the row locks the rules are plain Python over loaded rows. So a batch takes two round trips on PostgreSQL, a
-rejected
-command does not abort the transaction, and the rules can be tested without a database.
+rejected command does not abort the transaction, and the rules can be tested without a database.
 """
 
 from collections.abc import Callable, Iterable, Sequence

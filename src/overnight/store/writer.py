@@ -1,10 +1,9 @@
 """Group commit: concurrent commands share one transaction, and a command returns when that transaction is durable.
 
 Commands of one iteration of the event loop form a batch. If flushes are fast, the batch is written in the loop's
-thread, since
-two thread switches take longer than the flush. If they are slow, one writer thread writes, and the next batch fills
-meanwhile. The
-queue is bounded: callers wait, so that memory use stays constant and no command is dropped.
+thread, since two thread switches take longer than the flush. If they are slow, one writer thread writes, and the next
+batch fills meanwhile. The queue is bounded: callers wait, so that memory use stays constant and no command is
+dropped.
 """
 
 import asyncio
@@ -82,8 +81,7 @@ class Writer:
                 gave up.
 
         With either argument, a command is skipped if its caller has given up (deadline passed or task cancelled)
-        before the batch is
-        decided. It is committed only if its transaction had already started.
+        before the batch is decided. It is committed only if its transaction had already started.
 
         Raises:
             StoreUnavailable: the write failed, or `until` has passed.
@@ -194,8 +192,7 @@ class Writer:
         """Whether to wait for further commands in the next loop iteration.
 
         This helps where batches are usually shared: as long as commands arrive, or up to the usual size and the
-        duration of one flush.
-        If flushes are slow, batches fill while the thread writes.
+        duration of one flush. If flushes are slow, batches fill while the thread writes.
         """
         if self._usual_batch < MIN_SHARED_BATCH or not 0 < count < MAX_BATCH or self._batches.flush_s >= QUICK_FLUSH_S:
             return False

@@ -1,5 +1,7 @@
-"""The OpenAI embeddings wire format, with computed vectors: equal texts have equal vectors, and texts that share
-most of their words and letters are similar. A paraphrase in other words is not."""
+"""The OpenAI embeddings wire format with computed vectors.
+
+Equal texts have equal vectors. Texts that share most of their words and letters are similar; a paraphrase is not.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class EmbeddingsRequest(msgspec.Struct):
 
 
 class EmbeddingsCall(Call):
-    """For the rules, each input is a user message."""
+    """An embeddings request. For rule matching, each input is a user message."""
 
     def __init__(self, request: EmbeddingsRequest, headers: Headers) -> None:
         self.inputs = _texts(request.input)
@@ -45,13 +47,13 @@ _decode = msgspec.json.Decoder(EmbeddingsRequest).decode
 
 
 def read(body: bytes, headers: Headers) -> Call:
-    """Raises Refused."""
+    """Decode a request. Raises Refused."""
     try:
         request = _decode(body)
     except NOT_JSON as problem:
         raise Refused(f"The JSON body cannot be used: {problem}.") from None
     if not request.input or len(request.input) > MAX_INPUTS or not all(_texts(request.input)):
-        raise Refused(f"`input` must be a text or up to {MAX_INPUTS} of them, none empty.")
+        raise Refused(f"`input` must be a string or up to {MAX_INPUTS} of them, none empty.")
     if not 1 <= (request.dimensions or 1) <= MAX_DIMENSIONS:
         raise Refused(f"`dimensions` must be from 1 to {MAX_DIMENSIONS}.")
     return EmbeddingsCall(request, headers)
@@ -70,7 +72,7 @@ def _of_tokens(tokens: list[Any]) -> str:
 
 
 def vector(text: str, dimensions: int = USUAL_DIMENSIONS) -> array[float]:
-    """Words and runs of three letters, each hashed to a position and a sign; of length 1."""
+    """The unit vector of a text: words and trigrams, each hashed to a position and a sign."""
     words = [word.lower() for word in _word.findall(text)] or [text]
     values = [0.0] * dimensions
     for word in words:
@@ -78,7 +80,7 @@ def vector(text: str, dimensions: int = USUAL_DIMENSIONS) -> array[float]:
         for gram in (word, *(padded[at : at + 3] for at in range(len(padded) - 2))):
             hashed = int.from_bytes(blake2b(gram.encode(), digest_size=8).digest(), "big")
             values[(hashed >> 1) % dimensions] += 1.0 if hashed & 1 else -1.0
-    if not any(values):  # all of it has cancelled out
+    if not any(values):  # all components cancelled out
         values[0] = 1.0
     size = sqrt(sum(value * value for value in values))
     return array("f", [value / size for value in values])
@@ -98,7 +100,7 @@ def whole(reply: Reply, call: Call) -> bytes:
 
 
 def events(reply: Reply, call: Call) -> Iterator[bytes]:
-    """Unused: these requests have no `stream`."""
+    """Unused, since embeddings do not support streaming."""
     yield response(200, whole(reply, call))
 
 

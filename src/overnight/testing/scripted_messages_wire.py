@@ -1,4 +1,4 @@
-"""The Anthropic messages wire format: whole answers, the events of a stream, errors. Same request, same bytes."""
+"""The Anthropic messages wire format: complete answers, stream events, errors. Deterministic."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _blocks(reply: Reply) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
-    """Body of a plain answer."""
+    """The body of an answer without streaming."""
     content: list[dict[str, Any]] = []
     if reply.thinking is not None:
         signed = signature(reply.model, reply.thinking)
@@ -92,7 +92,7 @@ def whole(reply: Reply, _call: Call) -> bytes:
 
 
 def events(reply: Reply, _call: Call) -> Iterator[bytes]:
-    """All events of a streamed answer."""
+    """The events of a streamed answer."""
     usage = _usage(reply)
     nothing = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
     begun = _message(reply, [], nothing, {**usage, "output_tokens": 1})

@@ -1,7 +1,7 @@
-"""The OpenAI Responses wire format: requests, whole answers, the events of a stream. Same request, same bytes.
+"""The OpenAI Responses wire format: requests, complete answers, stream events. Deterministic.
 
-Nothing is kept here, and what a provider that keeps nothing refuses is refused: ids of earlier answers and items, reasoning that
-it has not sealed itself, calls without their outputs. So whoever translates into this format learns of it offline.
+Nothing is stored. Requests that a stateless provider rejects are rejected here, so that translation errors are found
+offline: ids of earlier answers and items, foreign encrypted reasoning, calls without their outputs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ITEMS = frozenset({
 
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):
-    """What the answer depends on; other keys are accepted and ignored."""
+    """The fields that determine the answer; other fields are accepted and ignored."""
 
     model: str
     input: str | list[Json]
@@ -56,12 +56,12 @@ _decode = msgspec.json.Decoder(ResponsesRequest).decode
 
 
 def seal(model: str, thinking: str) -> str:
-    """The encrypted content of a thought: of another model, or changed, it is refused."""
+    """The encrypted content of reasoning. That of another model, or changed, is rejected."""
     return f"gAAAA{sha256(model.encode() + b':' + thinking.encode()).hexdigest()[:40]}"
 
 
 def read(body: bytes, headers: Headers) -> Call:
-    """A Responses request as the rules see it. Raises Refused."""
+    """Decode a Responses request for rule matching. Raises Refused."""
     try:
         request = _decode(body)
     except NOT_JSON as problem:
@@ -92,7 +92,7 @@ def _check_pairs(items: list[Json]) -> None:
 
 
 def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
-    """An item as a chat message; None of one that says nothing to the rules."""
+    """Convert an item to a chat message. Returns None for an item that rules cannot match."""
     kind = item.get("type") or "message"
     if kind not in _ITEMS:
         raise Refused(f"Invalid value: '{kind}'. Supported values are: {', '.join(sorted(_ITEMS))}.")
@@ -177,12 +177,12 @@ def _output(reply: Reply) -> list[Json]:
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
-    """Body of a plain answer."""
+    """The body of an answer without streaming."""
     return _encode(_response(reply, _output(reply), _status(reply)))
 
 
 def events(reply: Reply, _call: Call) -> Iterator[bytes]:
-    """All events of a streamed answer, numbered."""
+    """The numbered events of a streamed answer."""
     for number, event in enumerate(_events(reply)):
         kind = f"response.{event.pop('kind')}"
         yield b"event: %s\ndata: %s\n\n" % (

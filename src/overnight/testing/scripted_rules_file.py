@@ -217,7 +217,7 @@ class _Reader:
         return None
 
     def _spot(self, node: Any, depth: int) -> Spot:
-        # An alias is the same node again: without these bounds a few lines could unfold without end.
+        # An alias repeats the same node: without limits, a few lines could expand without end.
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_DEPTH:
             raise ValueError(f"more than {MAX_NODES} values or {MAX_DEPTH} levels")
@@ -235,7 +235,8 @@ class _Reader:
     def fields(
         self, spot: Spot, where: str, leaves: Mapping[str, Leaf], nested: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Checked values of a mapping; keys of `nested` come back as spots. Invalid values are reported and omitted."""
+        """The valid values of a mapping; keys of `nested` are returned as spots. Invalid values are reported and
+        omitted."""
         if spot.pairs is None:
             self.report(spot.line, where, f"must be a mapping with some of: {', '.join([*nested, *leaves])}")
             return {}
@@ -243,7 +244,7 @@ class _Reader:
         for key_spot, value in spot.pairs:
             key = str(key_spot.value)
             if key in found:
-                self.report(key_spot.line, where, f"`{key}` stands here twice; keep one")
+                self.report(key_spot.line, where, f"`{key}` appears twice; keep one")
             elif key in nested:
                 found[key] = value
             elif key in leaves:
@@ -265,7 +266,7 @@ class _Reader:
 
 
 def parse_rules(text: str, source: str) -> RuleSet:
-    """Rules from YAML (or JSON) text. `source` names the text in problems. Raises RulesError with all of them."""
+    """Parse rules from YAML (or JSON) text. `source` names the text in problems. Raises RulesError with all problems."""
     reader = _Reader(source)
     root = reader.spots(text)
     rules: list[Rule] = []
@@ -275,7 +276,7 @@ def parse_rules(text: str, source: str) -> RuleSet:
         models = top.get("models", ())
         spots = reader.listed(top["rules"], "rules") if "rules" in top else []
         if len(spots) > MAX_RULES:
-            reader.report(root.line, "rules", f"more than {MAX_RULES} rules; drop some")
+            reader.report(root.line, "rules", f"more than {MAX_RULES} rules; remove some")
         rules = [_rule(reader, spot, number) for number, spot in enumerate(spots[:MAX_RULES], 1)]
     if reader.problems:
         raise RulesError(reader.problems)
@@ -286,7 +287,7 @@ def _rule(reader: _Reader, spot: Spot, number: int) -> Rule:
     where = f"rule {number}"
     found = reader.fields(spot, where, {"name": _text}, ("match", "answer", "fault"))
     if spot.pairs is not None and not ("answer" in found or "fault" in found):
-        reader.report(spot.line, where, "answers nothing; give it `answer` or `fault`")
+        reader.report(spot.line, where, "has no effect; give it `answer` or `fault`")
     match = _match(reader, found["match"], f"{where}, match") if "match" in found else Match()
     answer = _answer(reader, found["answer"], f"{where}, answer", match) if "answer" in found else None
     fault = _fault(reader, found["fault"], f"{where}, fault", answer) if "fault" in found else NO_FAULT
@@ -297,7 +298,7 @@ def _match(reader: _Reader, spot: Spot, where: str) -> Match:
     found = reader.fields(spot, where, MATCH)
     if span := found.pop("between_requests", None):
         if "after" in found or "times" in found:
-            reader.report(spot.line, where, "`between_requests` says the same as `after` with `times`; keep one")
+            reader.report(spot.line, where, "`between_requests` is equivalent to `after` with `times`; keep one")
         found |= {"after": span[0] - 1, "times": span[1] - span[0] + 1}
     return Match(**found)
 
@@ -331,7 +332,9 @@ def _check_slots(reader: _Reader, spot: Spot, where: str, match: Match) -> None:
     for slot in SLOT.finditer(spot.value) if isinstance(spot.value, str) else ():
         group = slot[2]
         if group and not (pattern and (group in pattern.groupindex or group in map(str, range(pattern.groups + 1)))):
-            reader.report(spot.line, where, f"`{slot[0]}` has no such group in `user_regex`; add the group or drop it")
+            reader.report(
+                spot.line, where, f"`{slot[0]}` refers to a missing group of `user_regex`; add the group or remove it"
+            )
 
 
 def _fault(reader: _Reader, spot: Spot, where: str, answer: Answer | None) -> Fault:
@@ -341,11 +344,15 @@ def _fault(reader: _Reader, spot: Spot, where: str, answer: Answer | None) -> Fa
         clash = given & {"chunk_delay_ms", "cut_after_chunks", "stall", "reset", "broken_json"}
         if clash or answer:
             other = ", ".join(sorted(clash)) or "answer"
-            reader.report(spot.line, where, f"`status` refuses the call, so `{other}` cannot happen too; keep one")
+            reader.report(
+                spot.line, where, f"`status` rejects the call, so `{other}` cannot be combined with it; keep one"
+            )
     elif alone := given & {"retry_after_ms", "code", "message"}:
         reader.report(spot.line, where, f"`{', '.join(sorted(alone))}` belongs to an error answer; add `status`")
     elif "stall" in given and (clash := given - {"stall"}):
         reader.report(
-            spot.line, where, f"`stall` never answers, so `{', '.join(sorted(clash))}` cannot happen; keep one"
+            spot.line,
+            where,
+            f"`stall` never answers, so `{', '.join(sorted(clash))}` cannot be combined with it; keep one",
         )
     return Fault(**found)

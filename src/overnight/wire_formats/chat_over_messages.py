@@ -1,12 +1,9 @@
 """Translate chat requests to Anthropic messages.
 
 A JSON Schema for the answer becomes `output_config.format` if the model supports it, else a forced tool whose input
-is the answer,
-else an instruction. Reasoning effort becomes `output_config.effort` with adaptive thinking, or a thinking budget for
-older models.
-Reasoning is returned as `reasoning_content` and, signed, as `thinking_blocks`. A client that sends these back
-preserves the
-model's reasoning.
+is the answer, else an instruction. Reasoning effort becomes `output_config.effort` with adaptive thinking, or a
+thinking budget for older models. Reasoning is returned as `reasoning_content` and, signed, as `thinking_blocks`. A
+client that sends these back preserves the model's reasoning.
 """
 
 from __future__ import annotations

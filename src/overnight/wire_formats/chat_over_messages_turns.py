@@ -1,8 +1,7 @@
 """Convert the conversation of a chat request to Anthropic messages.
 
 Anthropic turns alternate. Tool results come first in the turn after the calls. Empty text is rejected. Instructions
-come before
-the conversation or, for some models, after a user turn.
+come before the conversation or, for some models, after a user turn.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Chat streams: assemble a completion from chunks, and convert a completion to chunks. Pure.
 
 A chunk is *terminal* when a client could act on it: it completes the arguments of a tool call, or carries the finish
-reason.
-The stream withholds a terminal chunk and everything after it until the call is durable.
+reason. The stream withholds a terminal chunk and everything after it until the call is durable.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ class _Calls:
     """The tool calls of a choice in the order of their start, and the assignment of fragments to calls.
 
     Some servers give all calls the same index, or none. Then a new call starts with a new id, or with a name after
-    complete
-    arguments.
+    complete arguments.
     """
 
     __slots__ = ("_ids", "_latest", "calls_in_order")

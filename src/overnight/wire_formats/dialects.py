@@ -1,8 +1,7 @@
 """Differences between providers of the OpenAI wire format.
 
 When a provider fails, the conversation continues at another one and may contain content that only the first accepts:
-reasoning,
-tool call ids, parameters. Content that the next provider is known to reject is removed and reported.
+reasoning, tool call ids, parameters. Content that the next provider is known to reject is removed and reported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Translate Anthropic messages requests to chat.
 
 `output_config.format` becomes `response_format`; a thinking budget or effort becomes `reasoning_effort`. The target's
-reasoning is
-returned as thinking blocks that are signed with its model name. Only the same model gets them back, as
+reasoning is returned as thinking blocks that are signed with its model name. Only the same model gets them back, as
 `reasoning_content`.
 """
 

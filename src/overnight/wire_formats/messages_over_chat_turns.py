@@ -74,8 +74,7 @@ class Conversation:
 
     def _add_user(self, blocks: list[Json], place: str) -> None:
         """Add a user turn. Tool results come first, since they must follow the calls. Images of a result move to the
-        user message,
-        because a chat result holds only text.
+        user message, because a chat result holds only text.
         """
         shown: list[Json] = []
         said: list[Json] = []

@@ -1,8 +1,7 @@
 """Pass messages requests to a target of the same format. The body changes only where this target would reject it.
 
 These parts change: a thinking budget above a lowered output limit; unsigned reasoning blocks from chat models; and,
-if the
-client named a different model, thinking and sampling options that this model rejects.
+if the client named a different model, thinking and sampling options that this model rejects.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ class MessagesPassthrough(Passthrough):
 
 class _Reader:
     """Passes events through and withholds the last ones until the cost is known. If the provider reports no usage, an
-    estimate
-    replaces it, because clients add up the usage of the first and last event and fail without it.
+    estimate replaces it, because clients add up the usage of the first and last event and fail without it.
     """
 
     __slots__ = ("_last", "_prompt_bytes", "assembly")

@@ -1,8 +1,7 @@
 """Convert Responses items to chat messages.
 
 Messages are converted or rejected, never omitted. Calls of provider-executed tools are reported as losses; the
-message after
-them contains their outcome.
+message after them contains their outcome.
 """
 
 from __future__ import annotations

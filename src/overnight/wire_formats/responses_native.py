@@ -1,8 +1,7 @@
 """Pass Responses requests to a target of the same format.
 
 The provider stores nothing. The answer and its items get the gateway's ids instead of the provider's. Each item
-contains its
-encrypted reasoning.
+contains its encrypted reasoning.
 """
 
 from __future__ import annotations

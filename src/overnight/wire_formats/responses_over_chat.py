@@ -1,10 +1,8 @@
 """Translate Responses to chat completions.
 
 Provider-executed tools (such as web search) are reported as losses; a request whose `tool_choice` requires one is
-rejected. A
-custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
-`thinking_blocks`, packed in
-the `encrypted_content` of the reasoning item, so that signatures are preserved.
+rejected. A custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
+`thinking_blocks`, packed in the `encrypted_content` of the reasoning item, so that signatures are preserved.
 """
 
 from __future__ import annotations
