@@ -203,8 +203,8 @@ def _error_place(error: Any, text: str, first_line: int) -> tuple[int, int]:
 def _reason(error: Any) -> str:
     # The parser's own rendering quotes the line, which may contain a secret.
     parts = [getattr(error, "context", None), getattr(error, "problem", None) or getattr(error, "reason", None)]
-    said = ", ".join(str(part) for part in parts if part)
-    return said or type(error).__name__
+    reason = ", ".join(str(part) for part in parts if part)
+    return reason or type(error).__name__
 
 
 def text_place(text: str, position: int, first_line: int = 1) -> tuple[int, int]:

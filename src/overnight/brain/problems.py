@@ -65,13 +65,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    shown = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    shortened = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
     # repr escapes control characters, line separators and the lone surrogates of file names that are not UTF-8.
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shortened)
 
 
 def clipped(text: str, limit: int = 60) -> str:
     """Quote `text` for a message: one line, bounded, safe to print."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
     # repr keeps unprintable characters out of terminals and lone surrogates out of encoders.
-    return repr(shown)
+    return repr(shortened)

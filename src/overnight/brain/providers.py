@@ -53,7 +53,7 @@ def _places(reader: Reader, node: Node, name: str) -> frozenset[str] | None:
 
 
 def _proxy(reader: Reader, node: Node, name: str) -> str | None:
-    """The URL of an HTTP proxy, or none. What is wrong with it is told, the URL itself is not."""
+    """The URL of an HTTP proxy, or none. Problems are reported without the URL."""
     from urllib.parse import urlsplit
 
     hint = "such as http://proxy.example.com:3128, or none to connect directly"

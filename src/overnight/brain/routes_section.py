@@ -207,14 +207,14 @@ def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> d
                 rules[name] = Rule(value, named)
             continue
         found = reader.section(value, where, _ROUTE)
-        said = [key for key in _TARGETS if key in value.entries]
-        if not said:
+        given = [key for key in _TARGETS if key in value.entries]
+        if not given:
             reader.problem(value, f"{where} needs the key 'model'", "or 'tier', or 'weights'")
-        elif len(said) > 1:
+        elif len(given) > 1:
             reader.problem(
-                value.entries[said[1]][0], f"{where} has both {said[0]!r} and {said[1]!r}", "keep one of the two"
+                value.entries[given[1]][0], f"{where} has both {given[0]!r} and {given[1]!r}", "keep one of the two"
             )
-        elif said[0] in found:
+        elif given[0] in found:
             rule = Rule(value, **found)
             if rule.tier is not None and rule.tier.name not in tiers:
                 reader.unknown(rule.tier.node, f"{where}.tier names no tier of `tiers`", rule.tier.name, tiers)

@@ -200,30 +200,30 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
             raise UnknownModel(asked[: MAX_NAME + 1], ())
-        said = ""
+        prefix = ""
         if facts.task:
             plan = self.plans.get(facts.task)
             if plan is None:
-                said = f"x-task {clipped(facts.task)} matches no route; "
+                prefix = f"x-task {clipped(facts.task)} matches no route; "
             elif facts.format != EMBEDDINGS or self._serves_embeddings(plan.route, asked):
                 return self._by_name(plan, facts, f"x-task {facts.task} matches the route", chance)
             else:
-                said = f"x-task {facts.task} matches a route that does not serve embeddings; "
+                prefix = f"x-task {facts.task} matches a route that does not serve embeddings; "
         plan = self.plans.get(asked)
         if plan is not None:
-            return self._by_name(plan, facts, f"{said}the requested model is a route name", chance)
+            return self._by_name(plan, facts, f"{prefix}the requested model is a route name", chance)
         rejected: list[tuple[str, str]] = []
         for plan in self.rules:
             when = plan.route.when
             unmet_condition = when.unmet_condition(facts) if when is not None else None
             if unmet_condition is None:
-                return self._by_plan(plan, facts, f"{said}matched {when}", tuple(rejected), chance)
+                return self._by_plan(plan, facts, f"{prefix}matched {when}", tuple(rejected), chance)
             rejected.append((plan.route.name, unmet_condition))
         if asked in _ASKS_FOR_DEFAULT:
-            why = f"{said}model {asked!r} selects the default" if asked else f"{said}no model requested"
+            why = f"{prefix}model {asked!r} selects the default" if asked else f"{prefix}no model requested"
             return self._without_rule(DEFAULT_ROUTE, self.default_model, facts, why, tuple(rejected))
         if asked in self.served or self.provider_for(asked) is not None:
-            return self._without_rule(AS_ASKED, asked, facts, f"{said}the requested model is known", tuple(rejected))
+            return self._without_rule(AS_ASKED, asked, facts, f"{prefix}the requested model is known", tuple(rejected))
         raise UnknownModel(asked, [*self.served, *self.routes])
 
     def _serves_embeddings(self, route: Route, asked: str) -> bool:

@@ -284,15 +284,15 @@ def _fallbacks(
         if len(found) < 2:
             continue
         source, target = found["source"].name, found["target"].name
-        shown = f"{clipped(source)} to {clipped(target)}"
+        step = f"{clipped(source)} to {clipped(target)}"
         if source == target:
             reader.problem(item, f"{where} falls back from {clipped(source)} to itself", "name another model")
         elif target in fallbacks.get(source, ()):
-            reader.problem(item, f"{where} repeats the fallback from {shown}", "keep one of the two")
+            reader.problem(item, f"{where} repeats the fallback from {step}", "keep one of the two")
         elif source in fallback_chain(target, fallbacks):
             reader.problem(
                 item,
-                f"{where} creates a cycle: from {shown}, which already falls back to {clipped(source)}",
+                f"{where} creates a cycle: from {step}, which already falls back to {clipped(source)}",
                 "remove one fallback of the cycle",
             )
         else:
@@ -312,10 +312,10 @@ def _must_be_known(
 def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: PriceSource | None) -> None:
     if draft.provider_for(model.name) is None and not reader.full:
         near = nearest_model(model.name, draft, book)
-        said = (
+        suggestion = (
             f"did you mean {near!r}?"
             if near
             else did_you_mean(model.name, (name for name in listed if draft.provider_for(name) is not None))
         )
-        hint = said if said.startswith("did") else "list it under providers.<name>.models"
+        hint = suggestion if suggestion.startswith("did") else "list it under providers.<name>.models"
         reader.problem(model.node, f"no provider serves the model {clipped(model.name)}", hint, "warning")

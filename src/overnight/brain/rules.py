@@ -58,8 +58,8 @@ class When(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         named = {field: getattr(self, field) for field in ("format", "task", "agent", "workflow", "model", "tag")}
-        said = [f"{field} {names}" for field, names in named.items() if names is not None]
-        return ", ".join([*said, *(f"header {name}: {values}" for name, values in self.headers.items())])
+        conditions = [f"{field} {names}" for field, names in named.items() if names is not None]
+        return ", ".join([*conditions, *(f"header {name}: {values}" for name, values in self.headers.items())])
 
 
 class RouteVariant(msgspec.Struct, frozen=True):

@@ -52,9 +52,9 @@ class BudgetLine(msgspec.Struct, frozen=True):
 
     def public(self) -> dict[str, Any]:
         """In public JSON names: measures with a limit or usage; costs in dollars."""
-        shown: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
+        fields: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
         if self.resets_at is not None:
-            shown |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
+            fields |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
         for name, each in self.measures.items():
             facts = {"limit": each.allowed, "added": each.added, "spent": each.spent, "reserved": each.reserved}
             if each.bound is not None:
@@ -63,8 +63,8 @@ class BudgetLine(msgspec.Struct, frozen=True):
             if name == "cost":
                 name = "cost_usd"  # noqa: PLW2901
                 facts = {key: None if value is None else micro_to_usd(value) for key, value in facts.items()}
-            shown[name] = facts
-        return shown | {"top_ups": self.top_ups}
+            fields[name] = facts
+        return fields | {"top_ups": self.top_ups}
 
 
 async def list_budgets(
@@ -179,8 +179,8 @@ def resolve_top_up(policy: Policy, top_up: TopUp, per: str | None, now: int) -> 
     if per is None:
         choices = policy.periods(top_up.scope, name) if top_up.scope not in {"job", "step"} else ["total"]
         if len(choices) != 1:
-            said = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
-            raise BadInput(f"{top_up.scope} {name} {said}: select one with --per total, day or month")
+            problem = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
+            raise BadInput(f"{top_up.scope} {name} {problem}: select one with --per total, day or month")
         per = choices[0]
     window = window_of(per, policy.zone(top_up.tenant_id), now)
     return msgspec.structs.replace(top_up, scope_id=scope_id(name, window), resets_at=window.ends_at)

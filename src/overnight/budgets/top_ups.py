@@ -216,7 +216,7 @@ async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[st
 
 async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
     """Wake the jobs that wait for the budgets of a corrected call. Returns their ids."""
-    return [job_id for room in _correction_notices([bound]) for job_id in await _wake_in(store, room)]
+    return [job_id for notice in _correction_notices([bound]) for job_id in await _wake_in(store, notice)]
 
 
 def _correction_notices(bounds: Iterable[BoundRow]) -> Iterable[CorrectionNotice]:
@@ -292,8 +292,8 @@ async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Correct
         *columns, at = made[-1]
         return msgspec.structs.replace(*records_of(TopUp, [columns]), at=at)
     bounds = await store.read(SQL["list_corrected_bounds"], {"tenant_id": row.tenant_id})
-    rooms = _correction_notices(records_of(BoundRow, bounds))
-    return next((room for room in rooms if (room.scope, room.scope_id) == (row.scope, row.scope_id)), None)
+    notices = _correction_notices(records_of(BoundRow, bounds))
+    return next((notice for notice in notices if (notice.scope, notice.scope_id) == (row.scope, row.scope_id)), None)
 
 
 async def _row(store: Store, tenant_id: str, scope: str, scope_id: str) -> BudgetRow | None:

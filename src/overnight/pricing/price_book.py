@@ -180,9 +180,9 @@ class ModelPrice:
         now = units[0]
         plain = now["input_mtok"]
         write = now.get("cache_write_mtok", plain)
-        spoken = [rate for key, rate in now.items() if key.startswith("output") and key.endswith("_mtok")]
+        output_rates = [rate for key, rate in now.items() if key.startswith("output") and key.endswith("_mtok")]
         # A model with prices only for images or audio has no other charges.
-        output = now.get("output_mtok", max(spoken, default=0))
+        output = now.get("output_mtok", max(output_rates, default=0))
         return _Rates(
             start=start,
             input=plain,

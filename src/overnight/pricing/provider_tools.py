@@ -57,8 +57,8 @@ def bound_microusd(asked: Hosted, fees: Mapping[str, int]) -> int:
 
 def fees_of(asked: Hosted, fees: Mapping[str, int], answer: bytes) -> tuple[dict[str, int], int]:
     """The uses by tool in an answer (items of a response, or usage of a message), and their total fee."""
-    told: Json = _decode(answer)
-    counted = _in_response(told) if told.get("object") == "response" else _in_message(told)
+    decoded: Json = _decode(answer)
+    counted = _in_response(decoded) if decoded.get("object") == "response" else _in_message(decoded)
     used = {name: count for name, _ in asked if (count := counted.get(name.removesuffix("_preview"), 0))}
     return used, sum(fees[name] * count for name, count in used.items())
 
@@ -78,8 +78,8 @@ def _in_response(body: Json) -> dict[str, int]:
 
 def _in_message(body: Json) -> dict[str, int]:
     usage = body.get("usage")
-    told = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
-    counts = cast("Json", told) if isinstance(told, dict) else {}
+    uses = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
+    counts = cast("Json", uses) if isinstance(uses, dict) else {}
     found = {
         name.removesuffix("_requests"): count
         for name, count in counts.items()

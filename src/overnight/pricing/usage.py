@@ -143,7 +143,7 @@ def _consistent(
     for part in input_parts:
         kept.append(min(part, left))
         left -= kept[-1]
-    reasoning, spoken = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
+    reasoning, audio = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
@@ -152,6 +152,6 @@ def _consistent(
         cache_write_1h_tokens=kept[2],
         audio_input_tokens=kept[3],
         reasoning_tokens=reasoning,
-        audio_output_tokens=spoken,
-        adjusted=adjusted or (*kept, reasoning, spoken) != (*input_parts, *output_parts),
+        audio_output_tokens=audio,
+        adjusted=adjusted or (*kept, reasoning, audio) != (*input_parts, *output_parts),
     )

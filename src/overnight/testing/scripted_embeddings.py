@@ -91,8 +91,8 @@ def whole(reply: Reply, call: Call) -> bytes:
     data: list[dict[str, Any]] = []
     for index, text in enumerate(call.inputs):
         made = vector(text, call.dimensions)
-        told = b64encode(made.tobytes()).decode() if call.as_base64 else list(made)
-        data.append({"object": "embedding", "index": index, "embedding": told})
+        encoded = b64encode(made.tobytes()).decode() if call.as_base64 else list(made)
+        data.append({"object": "embedding", "index": index, "embedding": encoded})
     used = reply.usage["prompt_tokens"]
     usage = {"prompt_tokens": used, "total_tokens": used}
     body = {"object": "list", "data": data, "model": reply.model, "usage": usage}

@@ -101,9 +101,11 @@ def _checked(request: MessagesRequest, headers: Headers) -> list[Json]:
     if not version:
         raise Refused("anthropic-version: header is required")
     if version >= WITHOUT_SAMPLING:
-        told = next((name for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None), None)
-        if told:
-            raise Refused(f"{told}: Extra inputs are not permitted")
+        rejected = next(
+            (name for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None), None
+        )
+        if rejected:
+            raise Refused(f"{rejected}: Extra inputs are not permitted")
     if set(request.metadata or ()) - {"user_id"}:
         raise Refused("metadata: Extra inputs are not permitted")
     if any(not each.strip() for each in request.stop_sequences):

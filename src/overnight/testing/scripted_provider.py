@@ -79,8 +79,8 @@ class Provider:
         if methods is None and path.startswith(b"/v1/models/"):
             methods = {b"GET": self._model}
         if methods is None:
-            shown = path.decode("latin-1")[:200]
-            return iter((error_response(404, f"Unknown request URL: {shown}.", "unknown_url"),))
+            url = path.decode("latin-1")[:200]
+            return iter((error_response(404, f"Unknown request URL: {url}.", "unknown_url"),))
         if handler := methods.get(http.method):
             return handler(http)
         allowed = b", ".join(methods).decode()

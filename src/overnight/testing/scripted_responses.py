@@ -109,8 +109,8 @@ def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     if kind == "web_search_call":
         return None
-    said: Any = item.get("arguments", item.get("input"))
-    function = {"name": item.get("name"), "arguments": said}
+    arguments: Any = item.get("arguments", item.get("input"))
+    function = {"name": item.get("name"), "arguments": arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": item.get("call_id"), "function": function}]}
 
 
@@ -120,17 +120,17 @@ def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
 def _response(reply: Reply, output: list[Json], status: str) -> Json:
     cut = reply.finish_reason in ("length", "content_filter")
     reason = {"length": "max_output_tokens"}.get(reply.finish_reason, reply.finish_reason)
-    told, sent = reply.usage, reply.usage["prompt_tokens_details"]
+    usage, sent = reply.usage, reply.usage["prompt_tokens_details"]
     ended = status != "in_progress"
     usage = {
-        "input_tokens": told["prompt_tokens"],
+        "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {
             "cached_tokens": sent["cached_tokens"],
             "cache_write_tokens": sent.get("cache_write_tokens", 0),
         },
-        "output_tokens": told["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": told["completion_tokens_details"]["reasoning_tokens"]},
-        "total_tokens": told["total_tokens"],
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"]},
+        "total_tokens": usage["total_tokens"],
     }
     return {
         "id": f"resp_{reply.tag}",
@@ -167,9 +167,9 @@ def _output(reply: Reply) -> list[Json]:
         item["summary"] = [{"type": "summary_text", "text": reply.thinking}]
         output.append({**item, "encrypted_content": seal(reply.model, reply.thinking)})
     if reply.text is not None:
-        said: Json = {"id": f"msg_{reply.tag}", "type": "message", "role": "assistant", "status": _status(reply)}
+        message: Json = {"id": f"msg_{reply.tag}", "type": "message", "role": "assistant", "status": _status(reply)}
         part: Json = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
-        output.append({**said, "content": [part]})
+        output.append({**message, "content": [part]})
     for end, name, arguments in reply.calls:
         call: Json = {"id": f"fc_{end}", "type": "function_call", "call_id": f"call_{end}", "name": name}
         output.append({**call, "arguments": arguments, "status": "completed"})
@@ -192,9 +192,9 @@ def events(reply: Reply, _call: Call) -> Iterator[bytes]:
 
 
 def _events(reply: Reply) -> Iterator[Json]:
-    begun = _response(reply, [], "in_progress")
-    yield {"kind": "created", "response": begun}
-    yield {"kind": "in_progress", "response": begun}
+    started = _response(reply, [], "in_progress")
+    yield {"kind": "created", "response": started}
+    yield {"kind": "in_progress", "response": started}
     output = _output(reply)
     for index, item in enumerate(output):
         at = {"item_id": item["id"], "output_index": index}

@@ -71,8 +71,10 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        said = cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
-        links = address_chain([canonical(message) for message in said])
+        messages = (
+            cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
+        )
+        links = address_chain([canonical(message) for message in messages])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(
             error, conversation_field="messages", example=_EXAMPLE, api_name="chat completions"

@@ -52,14 +52,14 @@ def answer(message: Json, context: AnswerContext) -> Json:
     texts: list[str] = []
     thoughts: list[Json] = []
     calls: list[Json] = []
-    said = 0
-    notes: list[Json] = []
+    offset = 0
+    annotations: list[Json] = []
     for block in dicts_of(message["content"]):
         match block["type"]:
             case "text":
                 texts.append(block["text"])
-                notes += _annotations(block.get("citations"), said, said + len(block["text"]))
-                said += len(block["text"])
+                annotations += _annotations(block.get("citations"), offset, offset + len(block["text"]))
+                offset += len(block["text"])
             case "thinking" | "redacted_thinking":
                 thoughts.append(_thought(block, len(thoughts), context))
             case "tool_use" if block["name"] == ANSWER_TOOL:
@@ -76,30 +76,30 @@ def answer(message: Json, context: AnswerContext) -> Json:
         message_out["reasoning_content"] = reasoning
     if calls:
         message_out["tool_calls"] = calls
-    if notes:
-        message_out["annotations"] = notes
+    if annotations:
+        message_out["annotations"] = annotations
     choice = {
         "index": 0,
         "message": message_out,
         "logprobs": None,
         "finish_reason": _finish(message, calls=bool(calls)),
     }
-    told: Json = {
+    completion: Json = {
         "id": context.answer_id,
         "object": "chat.completion",
         "created": context.created_at,
         "model": context.model,
     }
-    told["choices"] = [choice]
+    completion["choices"] = [choice]
     usage = anthropic_usage(message.get("usage"))
     if usage is not None:
-        told["usage"] = chat_usage(usage)
-    return told
+        completion["usage"] = chat_usage(usage)
+    return completion
 
 
 def chat_usage(usage: Usage) -> Json:
     """Usage in the chat format, with the parts that have different prices."""
-    told: Json = {
+    fields: Json = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
@@ -107,8 +107,8 @@ def chat_usage(usage: Usage) -> Json:
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
     if written := usage.cache_write_tokens + usage.cache_write_1h_tokens:
-        told["prompt_tokens_details"]["cache_write_tokens"] = written
-    return told
+        fields["prompt_tokens_details"]["cache_write_tokens"] = written
+    return fields
 
 
 def _finish(message: Json, *, calls: bool) -> str:
@@ -134,14 +134,14 @@ def _thought(block: Json, index: int, context: AnswerContext) -> Json:
 
 def _annotations(citations: Any, start: int, end: int) -> list[Json]:
     """The citations of a text. Citations without a URL are passed through unchanged."""
-    notes: list[Json] = []
+    annotations: list[Json] = []
     for each in dicts_of(citations):
         if url := text_of(each.get("url")):
-            told = {"url": url, "title": text_of(each.get("title")), "start_index": start, "end_index": end}
-            notes.append({"type": "url_citation", "url_citation": told})
+            citation = {"url": url, "title": text_of(each.get("title")), "start_index": start, "end_index": end}
+            annotations.append({"type": "url_citation", "url_citation": citation})
         else:
-            notes.append({**each, "start_index": start, "end_index": end})
-    return notes
+            annotations.append({**each, "start_index": start, "end_index": end})
+    return annotations
 
 
 class StreamTranslator:

@@ -56,7 +56,7 @@ class Conversation:
         self.tools_used: dict[str, None] = {}
         self._model, self._traits, self._losses = model, traits, losses
         self._results: list[Json] = []
-        self._said: list[Json] = []
+        self._user_content: list[Json] = []
         self._instructions: list[tuple[str, Json]] = []
         self._unread = ""
 
@@ -75,15 +75,15 @@ class Conversation:
             self._results.append(self._result(message, place))
         elif role in ("system", "developer"):
             blocks = self._texts(message, place)
-            if self.turns or self._said or self._results:
+            if self.turns or self._user_content or self._results:
                 self._instructions += [(place, each) for each in blocks]
             else:
                 self.system += blocks
         else:
             lost = len(self._losses)
-            said = self._blocks(message, place)
-            self._said += said
-            if not said and len(self._losses) > lost:
+            content = self._blocks(message, place)
+            self._user_content += content
+            if not content and len(self._losses) > lost:
                 self._unread = f"{place}.content"
 
     def end(self, place: str) -> None:
@@ -109,12 +109,12 @@ class Conversation:
             last["text"] = last["text"].rstrip()
 
     def _end_turn(self, *, last: bool = False) -> None:
-        turn = self._results + self._said
+        turn = self._results + self._user_content
         if self._unread and not turn and (last or not self.turns):
             # Otherwise a generated text would have to replace the content.
             raise unsupported_content(self._unread)
         self._append("user", turn)
-        self._results, self._said, self._unread = [], [], ""
+        self._results, self._user_content, self._unread = [], [], ""
         instructions, self._instructions = self._instructions, []
         if not instructions:
             return
@@ -176,17 +176,17 @@ class Conversation:
             "input": self._arguments(function.get("arguments"), f"{place}.function.arguments"),
         }
 
-    def _arguments(self, said: Any, place: str) -> Json:
-        if isinstance(said, str) and not said.strip():
+    def _arguments(self, arguments: Any, place: str) -> Json:
+        if isinstance(arguments, str) and not arguments.strip():
             return {}
         try:
-            found: Any = _decode(said) if isinstance(said, str) else said
+            found: Any = _decode(arguments) if isinstance(arguments, str) else arguments
         except (msgspec.DecodeError, RecursionError):
             found = None
         if isinstance(found, dict):
             return dict_of(found)
         self._losses.append(place)
-        return {"unparsed_input": said}
+        return {"unparsed_input": arguments}
 
     def _result(self, message: Json, place: str) -> Json:
         call_id = message.get("tool_call_id") if message.get("role") == "tool" else _id_of_function(message)

@@ -147,8 +147,8 @@ class Assembly:
                     self._put(function, name, text)
             elif key != "index":
                 self._put(call, key, value)
-        said: Json = part.get("function") or {}
-        piece = said.get("arguments")
+        fragment: Json = part.get("function") or {}
+        piece = fragment.get("arguments")
         if not piece:
             return False
         # An object can only be complete at its last character.
@@ -168,8 +168,8 @@ class Assembly:
         elif isinstance(value, dict) and key == "audio":
             audio: Json = into.get(key) or {}
             into[key] = audio
-            for name, said in cast("Json", value).items():
-                self._put(audio, name, said)
+            for name, item in cast("Json", value).items():
+                self._put(audio, name, item)
         elif isinstance(value, dict) and isinstance(into.get(key), dict):
             into[key] = {**into[key], **cast("Json", value)}
         elif value or key not in into:
@@ -208,8 +208,8 @@ def _is_complete(arguments: list[str]) -> bool:
 
 def _begins_another(call: Json, part: Json) -> bool:
     """Whether a fragment with the index of this call starts the next call."""
-    said: Json = part.get("function") or {}
-    name = said.get("name")
+    fragment: Json = part.get("function") or {}
+    name = fragment.get("name")
     if not name:
         return False
     held: Json = call.get("function") or {}
@@ -217,7 +217,7 @@ def _begins_another(call: Json, part: Json) -> bool:
     if part.get("id") and call.get("id"):
         # Some servers generate a new id for every fragment of one call.
         return name != held.get("name") or _is_complete(arguments)
-    return bool(said.get("arguments") and _start(arguments)) and _is_complete(arguments)
+    return bool(fragment.get("arguments") and _start(arguments)) and _is_complete(arguments)
 
 
 def _joined_logprobs(held: Json | None, more: Json) -> Json:

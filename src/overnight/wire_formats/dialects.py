@@ -95,9 +95,9 @@ def dialect_of(base_url: str) -> Dialect:
     return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), DEFAULT_DIALECT)
 
 
-def names_model(told: Any, model: str) -> bool:
+def names_model(named: Any, model: str) -> bool:
     """Whether the model name in a reasoning block names `model`. The name may start with the provider's name."""
-    return isinstance(told, str) and (told == model or told.endswith(f"/{model}"))
+    return isinstance(named, str) and (named == model or named.endswith(f"/{model}"))
 
 
 def fitted(
@@ -154,14 +154,14 @@ def _fit_messages(messages: list[Any], dialect: Dialect, model: Any, losses: lis
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
             continue
-        said = cast("Json", message)
-        changed = _without_others(said, model, f"messages[{at}]", losses) or changed
-        for name in sorted(dialect.rejected_message_fields.intersection(said)):
-            del said[name]
+        fields = cast("Json", message)
+        changed = _without_others(fields, model, f"messages[{at}]", losses) or changed
+        for name in sorted(dialect.rejected_message_fields.intersection(fields)):
+            del fields[name]
             losses.append(f"messages[{at}].{name}")
             changed = True
         for change in _CHANGES:
-            changed = change(said, dialect, f"messages[{at}]", losses) or changed
+            changed = change(fields, dialect, f"messages[{at}]", losses) or changed
     return changed
 
 
@@ -172,8 +172,8 @@ def _without_others(message: Json, model: Any, place: str, losses: list[str]) ->
         return False
     own: list[Any] = []
     for at, block in enumerate(cast("list[Any]", blocks)):
-        told = cast("Json", block).get("model") if isinstance(block, dict) else None
-        if told is None or names_model(told, str(model)):
+        named = cast("Json", block).get("model") if isinstance(block, dict) else None
+        if named is None or names_model(named, str(model)):
             own.append(block)
         else:
             losses.append(f"{place}.thinking_blocks[{at}]")

@@ -106,7 +106,9 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        links = address_chain([canonical(message) for message in _said(known, marked=b"cache_control" in body)])
+        links = address_chain(
+            [canonical(message) for message in _recorded_messages(known, marked=b"cache_control" in body)]
+        )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(
             error, conversation_field="messages", example=_EXAMPLE, api_name="Anthropic messages"
@@ -144,7 +146,7 @@ def read(body: bytes) -> Request:
     )
 
 
-def _said(known: _Known, *, marked: bool) -> list[Json]:
+def _recorded_messages(known: _Known, *, marked: bool) -> list[Json]:
     messages = known.messages
     if known.system:
         messages = [{"role": "system", "content": known.system}, *messages]

@@ -76,38 +76,38 @@ class Conversation:
         """Add a user turn. Tool results come first, since they must follow the calls. Images of a result move to the
         user message, because a chat result holds only text.
         """
-        shown: list[Json] = []
-        said: list[Json] = []
+        media: list[Json] = []
+        user_parts: list[Json] = []
         before, lost = len(self.messages), len(self._losses)
         for at, block in enumerate(blocks):
             where = f"{place}.content[{at}]"
             if block.get("type") == "tool_result":
-                shown += self._add_result(block, where)
+                media += self._add_result(block, where)
             else:
-                said += self._parts(block, where)
-        if shown:
-            said = [{"type": "text", "text": SHOWN}, *shown, *said]
-        if said:
-            self.messages.append({"role": "user", "content": self._content(said)})
+                user_parts += self._parts(block, where)
+        if media:
+            user_parts = [{"type": "text", "text": SHOWN}, *media, *user_parts]
+        if user_parts:
+            self.messages.append({"role": "user", "content": self._content(user_parts)})
         elif len(self.messages) == before and len(self._losses) > lost:
             self._unread = f"{place}.content"
 
     def _add_result(self, block: Json, place: str) -> list[Json]:
         texts: list[str] = []
-        shown: list[Json] = []
+        media: list[Json] = []
         for at, inner in enumerate(blocks_of(block.get("content"), f"{place}.content", may_lack=True)):
             for part in self._parts(inner, f"{place}.content[{at}]"):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
-                    shown.append(part)
+                    media.append(part)
         text = "\n".join(texts)
         if block.get("is_error") and not text.lower().startswith("error"):
             text = _FAILED + text
         self._drop_marker(block, place)
         call_id = self._fits(text_of(block.get("tool_use_id")), CHAT_ID, "")
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
-        return shown
+        return media
 
     def _parts(self, block: Json, place: str) -> list[Json]:
         """Convert a block to message parts. A block without an equivalent is added to the losses."""

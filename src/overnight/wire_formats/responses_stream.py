@@ -152,9 +152,9 @@ class Events:
     def delta(self, at: Json, place: int, part: Json) -> Iterator[Json]:
         """The delta events of one content part, or of a fragment of it."""
         kind = part["type"]
-        if said := part[_FIELDS[kind]]:
+        if text := part[_FIELDS[kind]]:
             more: Json = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
-            yield self.event(f"{kind}.delta", **at, content_index=place, delta=said, **more)
+            yield self.event(f"{kind}.delta", **at, content_index=place, delta=text, **more)
 
     def part_done(self, at: Json, place: int, part: Json) -> Iterator[Json]:
         kind = part["type"]

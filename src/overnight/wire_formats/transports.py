@@ -159,8 +159,8 @@ class _ChatReader:
         is_terminal = self.assembly.take(event)
         # A chunk with only usage is for the gateway. The client receives its own, with the cost, if it requested
         # usage.
-        shown = event.get("choices") or not event.get("usage")
-        return ([encode_event(payload)] if shown else []), is_terminal
+        visible = event.get("choices") or not event.get("usage")
+        return ([encode_event(payload)] if visible else []), is_terminal
 
     def recorded(self) -> bytes:
         return self.assembly.completion()
