@@ -452,7 +452,7 @@ def test_starter_is_valid_and_never_overwrites(tmp_path: Path):
     for path in others:
         path.unlink()
     last.write_text("mine")
-    with pytest.raises(FileExistsError, match=re.escape(f"{last}: already there, so nothing was written")):
+    with pytest.raises(FileExistsError, match=re.escape(f"{last}: already exists, so nothing was written")):
         write_starter(folder)
     assert last.read_text() == "mine"
     assert not any(path.exists() for path in others)

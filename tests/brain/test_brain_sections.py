@@ -73,13 +73,13 @@ def test_every_further_section_is_read():
     said = Brain.from_files({"routing.yaml": WHOLE.encode()}).routing
     support, split = said.routes["support"], said.routes["split"]
     assert said.tiers == {"cheap": ("gpt-5.4-mini",), "standard": ("gpt-5.4", "grok-4.20")}
-    assert (support.kind, [way.name for way in support.ways], said.complexity.threshold) == (
+    assert (support.kind, [way.name for way in support.variants], said.complexity.threshold) == (
         "tier",
         ["cheap", "standard"],
         0.7,
     )
     assert (support.sticky, support.residency, support.when_all_open) == ("job", ("eu",), "wait")
-    assert (split.kind, [(way.name, way.weight) for way in split.ways]) == ("weights", [("gpt-5.4", 70), ("eu-1", 30)])
+    assert (split.kind, [(way.name, way.weight) for way in split.variants]) == ("weights", [("gpt-5.4", 70), ("eu-1", 30)])
     assert (split.deadline_ms, split.embeddings_ms) == (700, 700)
     assert (support.deadline_ms, support.embeddings_ms, said.deadline_ms) == (20_000, 5_000, 20_000)
 

@@ -121,7 +121,7 @@ async def test_store_is_quick_again_after_a_lock(trouble: str, url: str) -> None
 
 async def test_closing_a_locked_store_ends(trouble: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in line fails; nobody is left waiting."""
-    monkeypatch.setattr("overnight.store.writer.CLOSE_S", 2.5 if trouble == "stopped server" else 0.3)
+    monkeypatch.setattr("overnight.store.writer.CLOSE_TIMEOUT_S", 2.5 if trouble == "stopped server" else 0.3)
     monkeypatch.setattr("overnight.store.postgres.RECONNECT_S", 2)
     store = open_store(url)
     job_id = make_job(store)

@@ -12,7 +12,7 @@ from overnight.brain.rules import FORMATS, When
 from overnight.domain.globs import Names, is_glob
 from overnight.domain.policies import PERIODS, BudgetLimit, Budgets, RateLimit
 
-ALIKE = 0.8
+MIN_SIMILARITY = 0.8
 """The similarity from which an unknown name counts as a typing error. Own models are not misspelt public ones."""
 
 
@@ -85,7 +85,7 @@ def nearest_model(model: str, routing: Routing, book: PriceSource | None, provid
     known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
     known = {name for name in known if not is_glob(name) and name not in {model, rest}}
     found = nearest(model, known) or nearest(rest, known)
-    if not found or similarity(rest, found[0].rpartition("/")[2]) < ALIKE:
+    if not found or similarity(rest, found[0].rpartition("/")[2]) < MIN_SIMILARITY:
         return None
     return found[0] if found[0].startswith(prefix) else f"{prefix}{slash}{found[0]}"
 
@@ -173,11 +173,11 @@ def lint_limits(
             value: int | None = getattr(limit, attribute)
             if value is None:
                 continue
-            _doubt_limit(reader, node, seen, (limit.scope, per, whom, measure), value, place)
+            _lint_limit(reader, node, seen, (limit.scope, per, whom, measure), value, place)
             seen.setdefault((limit.scope, per, whom, measure), (value, place))
 
 
-def _doubt_limit(
+def _lint_limit(
     reader: Reader,
     node: Node,
     seen: Mapping[tuple[str, str, tuple[str, ...], str], tuple[int, str]],

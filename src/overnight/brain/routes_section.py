@@ -29,7 +29,7 @@ DAY_MS = 86_400_000
 MAX_TOKENS = 10_000_000
 YEAR_S = 31_536_000
 TIME_LIMITS = ("queue_ms", "connect_ms", "first_byte_ms", "silence_ms", "total_ms")
-TAKEN_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
+RESERVED_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"})
 route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
 deadline = integer(1, DAY_MS)
@@ -200,7 +200,7 @@ def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> d
     for name, (at, value) in reader.entries(node, "routes").items():
         where = f"routes.{name}"
         key_name(reader, at, route_name, "a route name")
-        if name in TAKEN_NAMES:
+        if name in RESERVED_NAMES:
             reader.problem(at, f"{name!r} is reserved and cannot be a route name", "choose another name")
         if not isinstance(value, Entries):
             if (named := model(reader, value, where)) is not None:

@@ -124,7 +124,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: PriceSources | None) ->
     fallbacks = _fallbacks(reader, top.get("fallbacks"), draft, listed, book)
     for name, rule in rules.items():
         for each in rule.fallbacks or ():
-            _must_be_known(reader, f"routes.{name}.fallbacks", each, draft, listed, book)
+            _check_known(reader, f"routes.{name}.fallbacks", each, draft, listed, book)
         same_model(rule, f"routes.{name}", reader)
         if rule.cache.mode not in (None, "off") and cache.semantic is None:
             reader.problem(
@@ -280,7 +280,7 @@ def _fallbacks(
         found = reader.section(item, where, _FALLBACK, ("from", "to"))
         for key, attribute in (("from", "source"), ("to", "target")):
             if attribute in found:
-                _must_be_known(reader, f"{where}.{key}", found[attribute], draft, listed, book)
+                _check_known(reader, f"{where}.{key}", found[attribute], draft, listed, book)
         if len(found) < 2:
             continue
         source, target = found["source"].name, found["target"].name
@@ -300,7 +300,7 @@ def _fallbacks(
     return fallbacks
 
 
-def _must_be_known(
+def _check_known(
     reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: PriceSource | None
 ) -> None:
     if model.name not in listed and draft.provider_for(model.name) is None and not reader.full:

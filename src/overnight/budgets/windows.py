@@ -33,10 +33,10 @@ def window_of(per: str, zone: str, now_us: int) -> Window:
     """The day or month (`per`) of the IANA zone that contains `now_us`. `total` is one window without an end."""
     if per == "total":
         return ALWAYS
-    locked_reservation = _days.get(zone)
-    if locked_reservation is None or not locked_reservation.begins_at <= now_us < (locked_reservation.day.ends_at or 0):
-        locked_reservation = _days[zone] = _day_of(_zone(zone), now_us)
-    return locked_reservation.day if per == "day" else locked_reservation.month
+    cached = _days.get(zone)
+    if cached is None or not cached.begins_at <= now_us < (cached.day.ends_at or 0):
+        cached = _days[zone] = _day_of(_zone(zone), now_us)
+    return cached.day if per == "day" else cached.month
 
 
 def _day_of(zone: ZoneInfo, now_us: int) -> _Day:

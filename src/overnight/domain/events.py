@@ -65,8 +65,8 @@ MODEL = (
     "budget_stopped",
     "rate_limited",
 )
-PEOPLE = ("review_requested", "review_decided")
-FURTHER = (
+REVIEW_EVENTS = ("review_requested", "review_decided")
+OTHER_EVENTS = (
     "step_failed",
     "value_recorded",
     "timer_set",
@@ -90,7 +90,7 @@ FURTHER = (
     "worker_lost",
     "replay_ended",
 )
-EVENT_NAMES = frozenset(LIFECYCLE + MODEL + PEOPLE + FURTHER)
+EVENT_NAMES = frozenset(LIFECYCLE + MODEL + REVIEW_EVENTS + OTHER_EVENTS)
 
 
 class ErrorFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={"error_class": "class"}):
@@ -180,13 +180,13 @@ def iso_utc(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _outside(value: Any, key: str = "") -> Any:
+def _to_public(value: Any, key: str = "") -> Any:
     """Convert internal units to public ones at any depth: times to UTC text, money to dollars."""
     if isinstance(value, dict):
         pairs = cast(dict[str, Any], value)
-        return {name.replace("_microusd", "_usd"): _outside(inner, name) for name, inner in pairs.items()}
+        return {name.replace("_microusd", "_usd"): _to_public(inner, name) for name, inner in pairs.items()}
     if isinstance(value, list):
-        return [_outside(item) for item in cast(list[Any], value)]
+        return [_to_public(item) for item in cast(list[Any], value)]
     if isinstance(value, int) and key.endswith("_at"):
         return iso_utc(value)
     if isinstance(value, int) and key.endswith("_microusd"):
@@ -211,7 +211,7 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     }
     if recorded.parent_job_id:
         public["parent_job_id"] = recorded.parent_job_id
-    public |= {key: _outside(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
+    public |= {key: _to_public(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
     if cost is not None:
         public["cost_usd_est"] = cost / 1_000_000
     if bound is not None:

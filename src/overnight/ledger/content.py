@@ -72,11 +72,11 @@ class KnownContent:
             return True
         return False
 
-    def learn(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
+    def add_links(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
         """Add links. Call it only after the transaction that stored them is durable."""
-        self.learn_hashes(tenant_id, month, [link.node for link in links])
+        self.add_hashes(tenant_id, month, [link.node for link in links])
 
-    def learn_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
+    def add_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
         """Add hashes of blobs. Call it only after the transaction that stored them is durable."""
         for each in hashes:
             self._seen[tenant_id, month, each] = None

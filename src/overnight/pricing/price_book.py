@@ -224,7 +224,7 @@ def _fraction_digits(price: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-NOTHING = ModelPrice("none", [{"input_mtok": Decimal(0), "output_mtok": Decimal(0)}])
+FREE = ModelPrice("none", [{"input_mtok": Decimal(0), "output_mtok": Decimal(0)}])
 """The price of offline models without a known price: they are never billed."""
 
 
@@ -259,7 +259,7 @@ class PriceBook:
             return found
         found = None
         if key not in self._unknown and len(model) <= _MAX_NAME and len(provider_hint or "") <= _MAX_NAME:
-            found = self._of_ones_own(f"{provider_hint}/{model}", model) or self._listed(model, provider_hint, context)
+            found = self._override_of(f"{provider_hint}/{model}", model) or self._listed(model, provider_hint, context)
         if found is None:
             if len(self._unknown) >= _MAX_CACHED:
                 self._unknown.clear()
@@ -284,7 +284,7 @@ class PriceBook:
         found = find_provider_by_id(providers, provider) if provider else None
         return sorted({info.id for one in ([found] if found else providers) for info in one.models})
 
-    def _of_ones_own(self, *names: str) -> ModelPrice | None:
+    def _override_of(self, *names: str) -> ModelPrice | None:
         exact = (self._own[name] for name in names if name in self._own)
         by_glob = (price for glob, price in self._own_globs for name in names if fnmatchcase(name, glob))
         return next(exact, None) or next(by_glob, None)

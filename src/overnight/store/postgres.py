@@ -27,9 +27,9 @@ T = TypeVar("T")
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
 DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
 LOSSES = ("57P", "08")  # the server or the network failed, perhaps after the COMMIT
-RECONNECT_FOR_S = 30.0
+RECONNECT_TIMEOUT_S = 30.0
 CONNECT_S, RECONNECT_S = 10, 5
-PATIENCE_S = 0.03
+MAX_BLOCK_S = 0.03
 BULK_FROM = 5
 # TCP keepalive and timeout: a silent network failure is detected after about 25 s, also while data is in flight.
 NETWORK = {
@@ -172,7 +172,7 @@ class PostgresSession:
     dialect: Dialect = "postgres"
     Error: type[Exception] = psycopg.Error
 
-    max_block_s = PATIENCE_S
+    max_block_s = MAX_BLOCK_S
 
     def __init__(self, database: PostgresDatabase, connection: _Connection) -> None:
         self.flush_s = 0.0
@@ -269,7 +269,7 @@ class PostgresSession:
     def _reconnect(self, report: Callable[[StoreUnavailable], None] | None = None) -> None:
         """Reconnect. Without `report`, fails after a time limit. With it, `report` receives the failure and only
         `stop` ends the attempts."""
-        expire = time.monotonic() + RECONNECT_FOR_S
+        expire = time.monotonic() + RECONNECT_TIMEOUT_S
         pause = 0.05
         while True:
             if self._stop.is_set():
@@ -317,7 +317,7 @@ class PostgresSession:
         if month in self._months:
             return
         with self._database.connect()._connection as connection, connection.transaction():
-            connection.until = time.monotonic() + RECONNECT_FOR_S
+            connection.until = time.monotonic() + RECONNECT_TIMEOUT_S
             connection.execute("SELECT pg_advisory_xact_lock(72161)")
             for table in ("event", "message", "node", "blob"):
                 connection.execute(

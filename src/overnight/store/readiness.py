@@ -12,10 +12,10 @@ from .unit import Unit
 if TYPE_CHECKING:
     from .store import Store
 
-GOOD_FOR_S = 2.0
+REUSE_S = 2.0
 """How long a result is reused, so that any number of checks causes one write per period."""
-WITHIN_S = 2.0
-FAILED_FOR_S = 5.0
+WRITE_TIMEOUT_S = 2.0
+FAILURE_TTL_S = 5.0
 """How long a failed write of a caller counts. A small probe may fit on a full disk where callers' writes do not."""
 _TOUCH = Statement(
     "touch_schema",
@@ -44,13 +44,13 @@ class Readiness:
 
     async def problem(self) -> str | None:
         """Why the store cannot be written, or None."""
-        if time.monotonic() - self._looked_at > GOOD_FOR_S:
+        if time.monotonic() - self._looked_at > REUSE_S:
             if self._look is None or self._look.done():
-                self._look = asyncio.get_running_loop().create_task(self._look_at_store())
+                self._look = asyncio.get_running_loop().create_task(self._check_store())
             await asyncio.shield(self._look)
         return self._found
 
-    async def _look_at_store(self) -> None:
+    async def _check_store(self) -> None:
         self._found = await self._find()
         self._looked_at = time.monotonic()
 
@@ -58,8 +58,8 @@ class Readiness:
         if self._store.is_disk_full():
             return "the disk is full"
         try:
-            await self._store.commit(NoOpWrite(), until=asyncio.get_running_loop().time() + WITHIN_S)
+            await self._store.commit(NoOpWrite(), until=asyncio.get_running_loop().time() + WRITE_TIMEOUT_S)
         except OvernightError as error:
             return str(error)
         failed_at, failure = self._store.writer.last_failure
-        return failure if time.monotonic() - failed_at < FAILED_FOR_S else None
+        return failure if time.monotonic() - failed_at < FAILURE_TTL_S else None

@@ -30,7 +30,7 @@ DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError
 BUSY_S = 30.0
 READ_BUSY_MS = 10_000
 MIN_FREE_BYTES = 16_000_000
-PATIENCE_S = 0.002
+MAX_BLOCK_S = 0.002
 """About the time of one commit of another process: the event loop waits for that, and no longer."""
 REMEDY = "Set OVERNIGHT_HOME to a writable folder"
 
@@ -53,7 +53,7 @@ class SqliteDatabase:
     def connect(self, *, readonly: bool = False, within: float = READ_BUSY_MS / 1000) -> "SqliteSession":
         try:
             if readonly:
-                return SqliteSession(self._open_to_read(within), self.path)
+                return SqliteSession(self._open_for_reading(within), self.path)
             make_database_file(self.path)
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
@@ -70,7 +70,7 @@ class SqliteDatabase:
             raise StoreUnavailable(explain(error, self.path)) from error
         return session
 
-    def _open_to_read(self, within: float) -> apsw.Connection:
+    def _open_for_reading(self, within: float) -> apsw.Connection:
         """Open the file for reading. On a read-only folder or full disk, SQLite cannot create the files that it shares
         with writers.
 
@@ -106,7 +106,7 @@ class SqliteDatabase:
 
     def is_disk_full(self) -> bool:
         """Whether less space is left than a checkpoint and a batch of large calls may need."""
-        return _lacks_room(self.path)
+        return _is_full_error(self.path)
 
     def enable_vectors(self) -> None:
         """Load sqlite-vec in new readers. Raises StoreUnavailable if it cannot be loaded."""
@@ -121,7 +121,7 @@ class SqliteDatabase:
         self._vectors = path
 
 
-def _lacks_room(path: Path) -> bool:
+def _is_full_error(path: Path) -> bool:
     try:
         disk = os.statvfs(path.parent)
     except OSError:
@@ -147,7 +147,7 @@ def explain(error: Exception, path: Path) -> str:
     why = error.strerror if isinstance(error, OSError) else error
     # SQLite reports no reason if there is no space for its shared files.
     is_full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) == errno.ENOSPC
-    if is_full or (isinstance(error, apsw.IOError | apsw.CantOpenError | OSError) and _lacks_room(path)):
+    if is_full or (isinstance(error, apsw.IOError | apsw.CantOpenError | OSError) and _is_full_error(path)):
         return f"{path}: {why}. The disk is full: free space on the disk of {path.parent}"
     return f"{path}: {why}. {REMEDY}"
 
@@ -166,7 +166,7 @@ class SqliteSession:
     dialect: Dialect = "sqlite"
     Error: type[Exception] = apsw.Error
 
-    max_block_s = PATIENCE_S
+    max_block_s = MAX_BLOCK_S
 
     def __init__(self, connection: apsw.Connection, path: Path) -> None:
         self.flush_s = 0.0

@@ -42,7 +42,7 @@ MAX_BATCH = 512
 LINGER_S = 0.02
 BATCH_SIZE_DECAY, MIN_SHARED_BATCH = 0.8, 1.5
 """The usual batch size decays by this factor with each smaller batch. From the second value on, batches count as shared."""
-CLOSE_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
 """How long `close` waits for queued commands to be written."""
 
 
@@ -240,11 +240,11 @@ class Writer:
                 self._queue.put(entry)
             self._inbox = []
             self._queue.put(None)
-        self._thread.join(CLOSE_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
         self._stopped = True
         if (session := self._session) is not None:
             session.stop()
-        self._thread.join(CLOSE_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _check_open(self) -> None:
         if self._closed:

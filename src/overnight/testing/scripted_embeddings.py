@@ -18,7 +18,7 @@ import msgspec
 from .scripted_rules import Call, ChatRequest
 from .scripted_wire import FINGERPRINT, NOT_JSON, Headers, Refused, Reply, Wire, error_response, response
 
-USUAL_DIMENSIONS = 256
+DEFAULT_DIMENSIONS = 256
 MAX_DIMENSIONS = 8_192
 MAX_INPUTS = 2_048
 _word = re.compile(r"\w+")
@@ -38,7 +38,7 @@ class EmbeddingsCall(Call):
     def __init__(self, request: EmbeddingsRequest, headers: Headers) -> None:
         self.inputs = _texts(request.input)
         self.as_base64 = request.encoding_format == "base64"
-        self.dimensions = request.dimensions or USUAL_DIMENSIONS
+        self.dimensions = request.dimensions or DEFAULT_DIMENSIONS
         messages: list[dict[str, Any]] = [{"role": "user", "content": text} for text in self.inputs]
         super().__init__(ChatRequest(request.model, messages), headers)
 
@@ -71,7 +71,7 @@ def _of_tokens(tokens: list[Any]) -> str:
     return " ".join(map(str, tokens))
 
 
-def vector(text: str, dimensions: int = USUAL_DIMENSIONS) -> array[float]:
+def vector(text: str, dimensions: int = DEFAULT_DIMENSIONS) -> array[float]:
     """The unit vector of a text: words and trigrams, each hashed to a position and a sign."""
     words = [word.lower() for word in _word.findall(text)] or [text]
     values = [0.0] * dimensions

@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
             )
             return
         if not self._held:
-            self._go_on()
+            self._advance()
         if self._waiting and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._write_paused = False
         if not self._held:
-            self._go_on()
+            self._advance()
 
     def _refuse(self, status: int, message: str) -> None:
         self._waiting.clear()
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(error_response(status, message))
         self._transport.close()
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         """Take steps until one of them waits, the client stops reading, or none is left."""
         self._held = False
         while not self._write_paused:
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(step, float):
                 self._held = True
                 if step != FOREVER:
-                    self._timer = asyncio.get_running_loop().call_later(step, self._go_on)
+                    self._timer = asyncio.get_running_loop().call_later(step, self._advance)
                 return
             if isinstance(step, Ending):
                 self._end(step)

@@ -46,7 +46,7 @@ from .scripted_wire import (
 )
 
 BACKLOG = 4_096
-BEFORE_RESET_S = 0.02
+RESET_DELAY_S = 0.02
 """The delay before a reset, so that written bytes are sent: a reset discards the socket's buffer."""
 
 _encode = msgspec.json.encode
@@ -160,7 +160,7 @@ class Provider:
     def _reset(self, _http: HttpRequest) -> Iterator[Step]:
         self.counts.reset()
         for rule in self.rules.rules:
-            rule.rearm()
+            rule.reset()
         yield response(200, b"{}")
 
     def _set_rules(self, http: HttpRequest) -> Iterator[Step]:
@@ -218,7 +218,7 @@ def _streamed(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[St
 
 def _cut(fault: Fault) -> Iterator[Step]:
     if fault.reset:
-        yield BEFORE_RESET_S
+        yield RESET_DELAY_S
         yield Ending.RESET
     yield Ending.CLOSE
 

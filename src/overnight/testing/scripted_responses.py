@@ -208,14 +208,14 @@ def _events(reply: Reply) -> Iterator[Json]:
             named = {"name": item["name"], "arguments": item["arguments"]}
             yield {"kind": "function_call_arguments.done", **at, **named}
         elif item["type"] == "message":
-            yield from _told(item["content"][0], {**at, "content_index": 0})
+            yield from _text_events(item["content"][0], {**at, "content_index": 0})
         else:
             yield from _thought(item["summary"][0], {**at, "summary_index": 0})
         yield {"kind": "output_item.done", "output_index": index, "item": item}
     yield {"kind": _status(reply), "response": _response(reply, output, _status(reply))}
 
 
-def _told(part: Json, at: Json) -> Iterator[Json]:
+def _text_events(part: Json, at: Json) -> Iterator[Json]:
     yield {"kind": "content_part.added", **at, "part": {**part, "text": ""}}
     for piece in in_words(part["text"]):
         yield {"kind": "output_text.delta", **at, "delta": piece, "logprobs": []}

@@ -130,7 +130,7 @@ class Call:
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
 
 
-class Taken(msgspec.Struct, frozen=True):
+class RuleMatch(msgspec.Struct, frozen=True):
     """A call and its matching rule. `count` is the number of this call among those of the rule, from 1."""
 
     call: Call
@@ -172,15 +172,15 @@ class Rule:
         self.fault = fault
         is_glob = match.model is not None and any(sign in match.model for sign in "*?[")
         self._model_fits = re.compile(fnmatch.translate(match.model)).match if match.model and is_glob else None
-        self.rearm()
+        self.reset()
 
-    def rearm(self) -> None:
+    def reset(self) -> None:
         """Reset the counters of the rule."""
         self.seen = 0
         self.taken = 0
         self._ends_at: float | None = None
 
-    def take(self, call: Call, now: float) -> Taken | None:
+    def take(self, call: Call, now: float) -> RuleMatch | None:
         """Match a call and count it. Returns None if the rule does not match. `now` is a monotonic time in seconds."""
         match = self.match
         if not self._fits(call):
@@ -197,7 +197,7 @@ class Rule:
             if now >= self._ends_at:
                 return None
         self.taken += 1
-        return Taken(call, self, self.taken, groups)
+        return RuleMatch(call, self, self.taken, groups)
 
     def _fits(self, call: Call) -> bool:
         match = self.match
@@ -223,7 +223,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     models: tuple[str, ...] = ()
 
-    def first(self, call: Call, now: float) -> Taken | None:
+    def first(self, call: Call, now: float) -> RuleMatch | None:
         """The match of the first matching rule, or None."""
         for rule in self.rules:
             if taken := rule.take(call, now):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .scripted_rules import Answer, Call, ChatRequest, Taken, text_of
+from .scripted_rules import Answer, Call, ChatRequest, RuleMatch, text_of
 
 CREATED = 1_767_225_600  # 2026-01-01: constant, so that equal requests have equal answers
 FINGERPRINT = "fp_scripted"
@@ -85,7 +85,7 @@ def tokens_of(chars: int) -> int:
     return max(1, -(-chars // 4))
 
 
-def compose(call: Call, taken: Taken | None, fingerprint: str, nth: int) -> Reply:
+def compose(call: Call, taken: RuleMatch | None, fingerprint: str, nth: int) -> Reply:
     """Compose the answer to a call. Without a matching rule it is an echo, marked as scripted."""
     answer = taken.rule.answer if taken else None
     tag = f"{fingerprint[:24]}{nth}"
@@ -126,7 +126,7 @@ def _json(value: Any) -> str:
     return _encode(value).decode()
 
 
-def _text(taken: Taken, answer: Answer) -> str | None:
+def _text(taken: RuleMatch, answer: Answer) -> str | None:
     text = None if answer.text is None else taken.fill(answer.text)
     if answer.repeat_words is None:
         return text

@@ -126,7 +126,7 @@ _BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
 _MIN_BUDGET_TOKENS = 1024
 
 
-def fit_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
+def limit_reasoning_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
     """Reduce reasoning budgets below the output limit, in place. The limit includes reasoning, so a target rejects
     larger budgets.
 

@@ -99,7 +99,7 @@ def request(body: Json, losses: Losses) -> Json:
     set_sampling(body, out, traits, losses)
     if conversation.system:
         out["system"] = conversation.system
-    _thin_markers(out, losses)
+    _limit_markers(out, losses)
     return out
 
 
@@ -248,7 +248,7 @@ def _thinks(body: Json) -> bool:
     return any(body.get(name) not in (None, "none") for name in ("reasoning_effort", "reasoning", "thinking"))
 
 
-def _thin_markers(out: Json, losses: Losses) -> None:
+def _limit_markers(out: Json, losses: Losses) -> None:
     """Keep the last cache markers, since they cover the longest prefix."""
     places: list[tuple[str, Json]] = [(f"tools[{at}]", each) for at, each in enumerate(out.get("tools") or ())]
     places += [(f"system[{at}]", each) for at, each in enumerate(out.get("system") or ())]

@@ -61,7 +61,7 @@ def answer(message: Json, context: AnswerContext) -> Json:
                 annotations += _annotations(block.get("citations"), offset, offset + len(block["text"]))
                 offset += len(block["text"])
             case "thinking" | "redacted_thinking":
-                thoughts.append(_thought(block, len(thoughts), context))
+                thoughts.append(_reasoning_block(block, len(thoughts), context))
             case "tool_use" if block["name"] == ANSWER_TOOL:
                 texts.append(_arguments(block.get("input")))
             case "tool_use":
@@ -127,7 +127,7 @@ def _arguments(given: Any) -> str:
     return given if isinstance(given, str) else _encode(given or {}).decode()
 
 
-def _thought(block: Json, index: int, context: AnswerContext) -> Json:
+def _reasoning_block(block: Json, index: int, context: AnswerContext) -> Json:
     # Clients assemble list fragments by their index.
     return {**block, "index": index, "model": context.model}
 
@@ -157,8 +157,8 @@ class StreamTranslator:
             "model": context.model,
         }
         self._block: Json = {}
-        self._said_input = False
-        self._thoughts = self._calls = self._characters = 0
+        self._sent_input = False
+        self._reasoning_blocks = self._calls = self._characters = 0
         self._annotations: list[Json] = []
         self._ended: Json = {}
 
@@ -184,7 +184,7 @@ class StreamTranslator:
         return [{**self._message_fields, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
 
     def _start(self, block: Json) -> list[Json]:
-        self._block, self._said_input = block, False
+        self._block, self._sent_input = block, False
         if block["type"] == "text":
             block["start"] = self._characters
             return self._text(block["text"])
@@ -221,7 +221,7 @@ class StreamTranslator:
     def _input(self, piece: str) -> list[Json]:
         if not piece:
             return []
-        self._said_input = True
+        self._sent_input = True
         if self._block["name"] == ANSWER_TOOL:
             return [self._chunk({"content": piece})]
         return [self._chunk({"tool_calls": [{"index": self._calls, "function": {"arguments": piece}}]})]
@@ -230,12 +230,12 @@ class StreamTranslator:
         block, self._block = self._block, {}
         match block["type"]:
             case "thinking" | "redacted_thinking":
-                thought = _thought(block, self._thoughts, self._context)
-                self._thoughts += 1
+                thought = _reasoning_block(block, self._reasoning_blocks, self._context)
+                self._reasoning_blocks += 1
                 return [self._chunk({"thinking_blocks": [thought]})]
             case "tool_use":
                 self._block = block
-                last = [] if self._said_input else self._input(_arguments(block.get("input")))
+                last = [] if self._sent_input else self._input(_arguments(block.get("input")))
                 self._calls += block["name"] != ANSWER_TOOL
                 return last
             case "text":

@@ -29,9 +29,9 @@ from .validation import (
     unsupported_content,
 )
 
-UNSIGNED = "overnight/"
+UNSIGNED_PREFIX = "overnight/"
 """The prefix of the model name that replaces the signature of reasoning from other models."""
-GO_ON = "Continue."
+CONTINUE_PROMPT = "Continue."
 
 _decode = msgspec.json.Decoder().decode
 _MESSAGE = frozenset({
@@ -136,7 +136,7 @@ class Conversation:
     # ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _answered(self, message: Json, place: str) -> list[Json]:
-        blocks = self._thoughts(message, place)
+        blocks = self._reasoning_blocks(message, place)
         blocks += self._texts(message, place, may_lack=True)
         if text_of(message.get("refusal")).strip():
             blocks.append({"type": "text", "text": message["refusal"]})
@@ -150,13 +150,13 @@ class Conversation:
             blocks.append(self._call(function, _id_of_function(function), f"{place}.function_call"))
         return blocks
 
-    def _thoughts(self, message: Json, place: str) -> list[Json]:
+    def _reasoning_blocks(self, message: Json, place: str) -> list[Json]:
         """The reasoning blocks of the target's own model. It rejects those of other models."""
         blocks: list[Json] = []
         for at, thought in enumerate(dicts_of(message.get("thinking_blocks"))):
             kind, signed = thought.get("type"), text_of(thought.get("signature"))
             own = thought.get("model") is None or names_model(thought["model"], self._model)
-            if kind == "thinking" and signed and not signed.startswith(UNSIGNED) and own:
+            if kind == "thinking" and signed and not signed.startswith(UNSIGNED_PREFIX) and own:
                 blocks.append({"type": kind, "thinking": text_of(thought.get("thinking")), "signature": signed})
             elif kind == "redacted_thinking" and thought.get("data") and own:
                 blocks.append({"type": kind, "data": thought["data"]})
@@ -257,7 +257,7 @@ class Conversation:
 
 
 def _go_on() -> Json:
-    return {"role": "user", "content": [{"type": "text", "text": GO_ON}]}
+    return {"role": "user", "content": [{"type": "text", "text": CONTINUE_PROMPT}]}
 
 
 def _id_of_function(function: Json) -> str:

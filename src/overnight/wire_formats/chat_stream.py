@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 _complete = msgspec.json.Decoder(msgspec.Raw).decode
 # Fields that some providers send once and others with every chunk.
 _ONCE = frozenset({"role", "id", "type", "name"})
-_SAID = ("content", "refusal", "reasoning_content", "reasoning")
+_CONTENT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class _Text(list[str]):
@@ -114,7 +114,7 @@ class Assembly:
 
     def _merge(self, message: Json, delta: Json) -> bool:
         # Text after a call ends the call with its present arguments.
-        is_terminal = self._called and any(delta.get(name) for name in _SAID)
+        is_terminal = self._called and any(delta.get(name) for name in _CONTENT_FIELDS)
         for key, value in delta.items():
             if key == "tool_calls" and value:
                 self._called = True

@@ -50,7 +50,7 @@ TOOLS_BYTES = 1024
 HEADERS = ((b"anthropic-version", b"2023-06-01"),)
 """Sent with translated requests. Later versions reject `temperature` for every model; this one accepts it for some."""
 FORWARDED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
-PICTURE_TOKENS = 1_600
+IMAGE_TOKENS = 1_600
 """Estimated tokens of an image: the size of the largest one that the provider does not scale down."""
 
 HOSTED_TOOL_BYTES = 65_536
@@ -185,7 +185,7 @@ def estimate_input_tokens(body: Json) -> int:
     least 1."""
     asked: list[Any] = [body.get("system") or "", body.get("tools") or [], body.get("messages") or []]
     characters, pictures = _sizes(asked)
-    return max(1, -(-characters // 4) + pictures * PICTURE_TOKENS)
+    return max(1, -(-characters // 4) + pictures * IMAGE_TOKENS)
 
 
 def _sizes(value: Any) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from overnight.pricing.usage import (
     openai_usage,
 )
 
-from .chat_over_messages_turns import UNSIGNED
+from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import AnswerContext
 from .identifiers import (
     CHAT_NAME,
@@ -56,7 +56,7 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     names = names_back(context.body)
     content: list[Json] = []
     if thought := _reasoning(message):
-        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED + context.model})
+        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED_PREFIX + context.model})
     text = _text(message)
     # Anthropic rejects text of only whitespace, so the client could not send it back.
     if text.strip():
@@ -217,7 +217,7 @@ class StreamTranslator:
             return []
         events: list[Json] = []
         if kind == "thinking":
-            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED + self._context.model}))
+            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED_PREFIX + self._context.model}))
         return [*events, {"type": "content_block_stop", "index": self._index}]
 
     def _grow_text(self, text: str) -> list[Json]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .chat_over_messages_turns import UNSIGNED
+from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import Losses
 from .dialects import names_model
 from .identifiers import CHAT_ID, CHAT_NAME, fit_name
@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 _SEEN = frozenset({"type", "text", "cache_control"})
 _ROLES = ("user", "assistant", "system")
 _FAILED = "Error: "
-SHOWN = "What the tool showed:"
+TOOL_MEDIA_INTRO = "What the tool showed:"
 """The text before images of a tool result, in the user message after the result."""
 
 
@@ -86,7 +86,7 @@ class Conversation:
             else:
                 user_parts += self._parts(block, where)
         if media:
-            user_parts = [{"type": "text", "text": SHOWN}, *media, *user_parts]
+            user_parts = [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media, *user_parts]
         if user_parts:
             self.messages.append({"role": "user", "content": self._content(user_parts)})
         elif len(self.messages) == before and len(self._losses) > lost:
@@ -232,4 +232,4 @@ def _data_url(source: Json) -> str:
 
 def _is_own_thought(signature: str, model: str) -> bool:
     """Whether a signature marks reasoning that this model produced in the chat format."""
-    return signature.startswith(UNSIGNED) and names_model(signature.removeprefix(UNSIGNED), model)
+    return signature.startswith(UNSIGNED_PREFIX) and names_model(signature.removeprefix(UNSIGNED_PREFIX), model)

@@ -34,7 +34,7 @@ def is_tool(block: Json) -> bool:
     return str(block["type"]).endswith("tool_use")
 
 
-class _Growing:
+class _GrowingBlock:
     """One block under construction: its start event, and the fragments per field."""
 
     __slots__ = ("block", "open", "pieces")
@@ -84,7 +84,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._message_fields: Json = {}
-        self._blocks: dict[int, _Growing] = {}
+        self._blocks: dict[int, _GrowingBlock] = {}
         self._stopped = False
         self.characters = 0
         self.usage: Json | None = None
@@ -110,7 +110,7 @@ class Assembly:
                 self.characters += growing.take(delta)
                 return growing.completes(delta)
             case "content_block_start":
-                self._blocks[event["index"]] = _Growing(dict(event["content_block"]))
+                self._blocks[event["index"]] = _GrowingBlock(dict(event["content_block"]))
             case "content_block_stop":
                 growing = self._blocks[event["index"]]
                 growing.open = False

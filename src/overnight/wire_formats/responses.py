@@ -59,7 +59,7 @@ _MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')
 _SECRETS = frozenset({"authorization", "headers"})
 _ANSWERED = frozenset({"completed", "incomplete"})
-_EXAMPLE = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
+_EXAMPLE = 'a string, or a list of items such as [{"role": "user", "content": "hello"}]'
 _ELSEWHERE = {
     "background": "remove it; an answer is read to its end and recorded even after its client disconnected",
     "conversation": "conversations are not supported: send previous_response_id, or the earlier items as input",

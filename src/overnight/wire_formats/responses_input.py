@@ -12,7 +12,7 @@ import msgspec
 
 from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
-from .messages_over_chat_turns import SHOWN
+from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
 from .validation import unsupported_content
 
@@ -63,7 +63,7 @@ def move_tool_media(thread: list[Json]) -> list[Json]:
         if message["role"] == "tool":
             media += _take_media(message)
         elif media:
-            out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *media]})
+            out.append({"role": "user", "content": [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media]})
             media = []
             if message["role"] == "user":
                 content = message["content"]
@@ -71,7 +71,7 @@ def move_tool_media(thread: list[Json]) -> list[Json]:
                 continue
         out.append(message)
     if media:
-        out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *media]})
+        out.append({"role": "user", "content": [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media]})
     return out
 
 

@@ -287,9 +287,9 @@ class CallAdmission:
         """Note that the content of the request is durable since `at`: it need not be written again in that month."""
         known, request = self._services.known_content, self._context.request
         tenant_id, month = self.subject.who.tenant_id, month_of(at)
-        known.learn(tenant_id, month, request.links)
+        known.add_links(tenant_id, month, request.links)
         if request.tools_sha256:
-            known.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
+            known.add_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
 
     def leave(self) -> None:
         """End the call, whatever its result."""
