@@ -38,7 +38,7 @@ def open_ledger(settings: Settings) -> "Ledger":
         raise BadInput(
             f"no ledger at {file}. Create one with `overnight demo` or `overnight run`, or set OVERNIGHT_HOME"
         )
-    return Ledger(open_store(settings.database_url, to_read=True))
+    return Ledger(open_store(settings.database_url, for_reading=True))
 
 
 def load_settings_brain(settings: Settings) -> "Brain":

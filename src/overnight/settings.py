@@ -52,9 +52,10 @@ def _trusted_proxies() -> tuple[str, ...]:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """`home` holds the ledger when no DATABASE_URL is set; `brain` is the folder of plain files.
+    """Settings of a process. `home` contains the ledger if DATABASE_URL is unset; `brain` is the configuration folder.
 
-    A named brain folder must exist. The default folder may be missing; then there are no budgets and no limits.
+    A folder set by OVERNIGHT_BRAIN must exist. The default folder may be missing; then there are no budgets and no
+    limits.
     """
 
     home: Path
@@ -77,15 +78,21 @@ class Settings(msgspec.Struct, frozen=True):
 
     @staticmethod
     def from_environment() -> "Settings":
-        """OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT.
+        """Read the settings from the environment. Defaults are in parentheses.
 
-        OVERNIGHT_OFFLINE_BASE_URL is the URL of a scripted provider, which then serves every model. OVERNIGHT_AUTH sets
-        whether calls require a key: auto (except on loopback while no key exists), required, or off (loopback only).
-        OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096) and _PER_KEY (2048) limit concurrent connections.
-        OVERNIGHT_EVENT_LOG is a folder for the event log (none): one file for `all` tenants or one for each `tenant` (_BY, all),
-        rotated at _MB (64) with _FILES (20) rotated files kept.
-        OVERNIGHT_PUBLIC_URL is where clients reach the gateway, for links. OVERNIGHT_TRUSTED_PROXIES are the addresses whose
-        forwarded headers are read (none). OVERNIGHT_ACCESS_LOG is a file, or 1 for standard error (none).
+        - OVERNIGHT_HOME (./.overnight), DATABASE_URL (SQLite in the home), OVERNIGHT_BRAIN (./brain), OVERNIGHT_TENANT (default).
+        - OVERNIGHT_OFFLINE_BASE_URL: URL of a scripted provider, which then serves every model.
+        - OVERNIGHT_AUTH: when calls require a key: auto (except on loopback while no key exists), required, or off (loopback
+          only).
+        - OVERNIGHT_MAX_CONNECTIONS (16384), _PER_ADDRESS (4096), _PER_KEY (2048): limits of concurrent connections.
+        - OVERNIGHT_EVENT_LOG (none): folder of the event log, with one file for `all` tenants or one for each `tenant` (_BY,
+          all), rotated at _MB (64) with _FILES (20) rotated files kept.
+        - OVERNIGHT_PUBLIC_URL: address of the gateway for clients, used in links.
+        - OVERNIGHT_TRUSTED_PROXIES (none): addresses whose forwarded headers are read.
+        - OVERNIGHT_ACCESS_LOG (none): a file, or 1 for standard error.
+
+        Raises:
+            BadInput: a variable has an invalid value.
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
@@ -130,7 +137,8 @@ class Settings(msgspec.Struct, frozen=True):
         )
 
     def environment(self) -> dict[str, str]:
-        """The same settings for a child process. The brain folder is named if it is used, so that the child requires it."""
+        """The same settings as environment variables for a child process. A brain folder in use is set, so that the
+        child requires it."""
         found = {
             "OVERNIGHT_HOME": str(self.home),
             "OVERNIGHT_DATABASE_URL": self.database_url,
@@ -140,7 +148,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def has_brain(self) -> bool:
-        """Whether a brain folder exists or was named."""
+        """Whether the brain folder exists or was set."""
         return self.brain_named or self.brain.exists()
 
     @property

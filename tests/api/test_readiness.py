@@ -16,9 +16,9 @@ from store_locks import kept_from_answering
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.store.readiness.GOOD_FOR_S", 0.05)
-    monkeypatch.setattr("overnight.store.readiness.WITHIN_S", 0.3)
-    monkeypatch.setattr("overnight.store.readiness.FAILED_FOR_S", 0.5)
+    monkeypatch.setattr("overnight.store.readiness.REUSE_S", 0.05)
+    monkeypatch.setattr("overnight.store.readiness.WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("overnight.store.readiness.FAILURE_TTL_S", 0.5)
 
 
 async def becomes(served: Served, status: int) -> None:
@@ -88,5 +88,5 @@ async def test_not_ready_with_little_room(
     if store.dialect == "postgres":
         pytest.skip("the disk is the server's")
     async with serving(store, provider) as served:
-        monkeypatch.setattr("overnight.store.sqlite.LEAST_ROOM", 1 << 80)
+        monkeypatch.setattr("overnight.store.sqlite.MIN_FREE_BYTES", 1 << 80)
         await becomes(served, 503)

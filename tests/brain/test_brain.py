@@ -242,7 +242,7 @@ prices:
         ("default_model: two words\n", 1, 16, "no spaces", ""),
         ("default_model: gpt-5\ndefault_model: gpt-6\n", 2, 1, "'default_model' appears twice", "first on line 1"),
         ("routes:\n  default: gpt-5\n", 2, 3, "'default' is reserved and cannot be a route name", ""),
-        ("routes:\n  two words: gpt-5\n", 2, 3, "a route's name must be", ""),
+        ("routes:\n  two words: gpt-5\n", 2, 3, "a route name must be", ""),
         ("routes:\n  a: {deadline_ms: 5}\n", 2, 6, "routes.a needs the key 'model'", ""),
         ("routes:\n  a: {model: gpt-5, deadline: 5}\n", 2, 21, "unknown key 'deadline' in routes.a", "'deadline_ms'"),
         ("routes:\n  a: {model: gpt-5, fallbacks: [gpt-6, nope]}\n", 2, 40, "unknown model 'nope'", ""),
@@ -452,7 +452,7 @@ def test_starter_is_valid_and_never_overwrites(tmp_path: Path):
     for path in others:
         path.unlink()
     last.write_text("mine")
-    with pytest.raises(FileExistsError, match=re.escape(f"{last}: already there, so nothing was written")):
+    with pytest.raises(FileExistsError, match=re.escape(f"{last}: already exists, so nothing was written")):
         write_starter(folder)
     assert last.read_text() == "mine"
     assert not any(path.exists() for path in others)

@@ -73,13 +73,13 @@ def test_every_further_section_is_read():
     said = Brain.from_files({"routing.yaml": WHOLE.encode()}).routing
     support, split = said.routes["support"], said.routes["split"]
     assert said.tiers == {"cheap": ("gpt-5.4-mini",), "standard": ("gpt-5.4", "grok-4.20")}
-    assert (support.kind, [way.name for way in support.ways], said.complexity.threshold) == (
+    assert (support.kind, [way.name for way in support.variants], said.complexity.threshold) == (
         "tier",
         ["cheap", "standard"],
         0.7,
     )
     assert (support.sticky, support.residency, support.when_all_open) == ("job", ("eu",), "wait")
-    assert (split.kind, [(way.name, way.weight) for way in split.ways]) == ("weights", [("gpt-5.4", 70), ("eu-1", 30)])
+    assert (split.kind, [(way.name, way.weight) for way in split.variants]) == ("weights", [("gpt-5.4", 70), ("eu-1", 30)])
     assert (split.deadline_ms, split.embeddings_ms) == (700, 700)
     assert (support.deadline_ms, support.embeddings_ms, said.deadline_ms) == (20_000, 5_000, 20_000)
 
@@ -110,12 +110,12 @@ def test_every_further_section_is_read():
         "tenant", "day", 50_000_000, None, "budgets.limits[0]",
     )  # fmt: skip
     assert (month.max_tokens, month.max_llm_calls, month.max_tool_calls, month.max_wall_clock_s) == (1, 2, 0, 4)
-    assert [month.covers(name) for name in ("a", "support-1", "b", None)] == [True, True, False, False]
-    assert [day.covers(name) for name in ("anybody", None)] == [True, False]
+    assert [month.applies_to(name) for name in ("a", "support-1", "b", None)] == [True, True, False, False]
+    assert [day.applies_to(name) for name in ("anybody", None)] == [True, False]
     assert [said.budgets.time_zone_of(name) for name in ("acme", "else")] == ["America/New_York", "Europe/Berlin"]
     (rate,) = said.rate_limits
     assert (rate.requests_per_minute, rate.tokens_per_minute, rate.concurrency) == (600, 100_000, 20)
-    assert (rate.covers("acme"), rate.covers("acme2")) == (True, False)
+    assert (rate.applies_to("acme"), rate.applies_to("acme2")) == (True, False)
     assert (said.guards.same_call, said.guards.no_progress_turns) == (0, 9)
     assert (said.alarms.cost_factor, said.alarms.least_jobs) == (2.5, 7)
 
@@ -156,7 +156,7 @@ def test_failure_classes_match_the_gateway():
     [
         ("tiers: {a: }\n", 1, 9, "tiers.a must be text", ""),
         ("tiers: {a: []}\n", 1, 12, "tiers.a is an empty list", "remove the line"),
-        ("tiers: {a b: gpt-5}\n", 1, 9, "a tier's name must be", ""),
+        ("tiers: {a b: gpt-5}\n", 1, 9, "a tier name must be", ""),
         ("tiers: [a]\n", 1, 8, "tiers must be a mapping", ""),
         ("complexity: {threshold: 1.5}\n", 1, 25, "from 0 to 1", ""),
         ("complexity: {treshold: 1}\n", 1, 14, "unknown key 'treshold'", "'threshold'"),
@@ -192,7 +192,7 @@ def test_failure_classes_match_the_gateway():
         ),
         ("breakers: {cool_down_ms: 9, max_cool_down_ms: 8}\n", 1, 11, "above max_cool_down_ms", ""),
         ("breakers: {window_ms: 0}\n", 1, 23, "from 1 to", ""),
-        ("budgets: {time_zone: Europe/Berln}\n", 1, 22, "names no time zone", "did you mean 'Europe/Berlin'?"),
+        ("budgets: {time_zone: Europe/Berln}\n", 1, 22, "is not a known time zone", "did you mean 'Europe/Berlin'?"),
         ("budgets: {time_zone: ../etc/passwd}\n", 1, 22, "must be a time zone", ""),
         ("budgets: {tenants: {a: {zone: UTC}}}\n", 1, 25, "unknown key 'zone'", "time_zone"),
         ("budgets: {limits: [{scope: job}]}\n", 1, 20, "has no limit", "max_cost_usd"),

@@ -183,7 +183,7 @@ class Budgets(RuleBasedStateMachine):
         for name in lineage:
             self.reserved[name] -= amount
             self.spent[name] += amount if cost is None else cost
-        with pytest.raises(Conflict, match="settled already"):
+        with pytest.raises(Conflict, match="already settled"):
             self.stores[not mine].commit_blocking(Settle(call_id, cost))
 
     @rule(which=st.integers(0, 3), money=st.sampled_from([None, 100, 5000]))

@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from machine_parts import Open, examples, rows
-from overnight.circuit_breakers.local_view import LEAST_SHARE, CircuitBreakers, speaks_of_target
+from overnight.circuit_breakers.local_view import MIN_FAILURE_SHARE, CircuitBreakers, indicates_target_fault
 from overnight.circuit_breakers.rows import (
     BreakerUpdate,
     CloseCircuit,
-    Note,
+    RecordBreakerUpdate,
     forget_circuits,
     list_circuits,
 )
 from overnight.circuit_breakers.state import (
-    LONGEST_WAIT_MS,
+    MAX_RETRY_AFTER_MS,
     Circuit,
-    claim,
+    claim_probe,
     cool_down_ms,
-    fail,
+    count_failure,
     public_circuit,
-    release,
+    release_probe,
 )
 from overnight.domain import Event, new_id
 from overnight.ledger import Ledger, NewJob
@@ -66,20 +66,20 @@ class Clock:
 def opened(now: int = 0, times: int = POLICY.failures) -> Circuit:
     circuit = Circuit("p", "m")
     for _ in range(times):
-        fail(circuit, now, POLICY, "why")
+        count_failure(circuit, now, POLICY, "why")
     return circuit
 
 
 def test_circuit_opens_at_the_failure_threshold() -> None:
     circuit = Circuit("p", "m")
-    assert [fail(circuit, at * MS, POLICY, "w") for at in (0, 600, 1000, 1599)] == [False, False, False, True]
+    assert [count_failure(circuit, at * MS, POLICY, "w") for at in (0, 600, 1000, 1599)] == [False, False, False, True]
     assert (circuit.state(2098 * MS), circuit.state(2099 * MS)) == ("open", "half_open")
 
 
 def test_late_failures_count_at_their_own_time() -> None:
     circuit = Circuit("p", "m")
-    assert not any(fail(circuit, at * MS, POLICY, "w") for at in (5000, 3000, 5100, 2000))
-    assert fail(circuit, 4900 * MS, POLICY, "w")
+    assert not any(count_failure(circuit, at * MS, POLICY, "w") for at in (5000, 3000, 5100, 2000))
+    assert count_failure(circuit, 4900 * MS, POLICY, "w")
 
 
 def test_failed_probes_double_the_cool_down_to_a_maximum() -> None:
@@ -87,47 +87,47 @@ def test_failed_probes_double_the_cool_down_to_a_maximum() -> None:
     for number in range(6):
         waits.append((circuit.open_until - now) // MS)
         now = circuit.open_until
-        assert claim(circuit, now, f"call{number}", now + 10_000 * MS)
-        assert fail(circuit, now, POLICY, "w", call=f"call{number}")
+        assert claim_probe(circuit, now, f"call{number}", now + 10_000 * MS)
+        assert count_failure(circuit, now, POLICY, "w", call=f"call{number}")
     assert waits == [500, 1000, 2000, 3000, 3000, 3000]
     assert cool_down_ms(10_000, POLICY) == 3000
 
 
 def test_shorter_cool_down_never_replaces_a_longer_one() -> None:
     circuit = opened()
-    fail(circuit, 1, POLICY, "w", retry_after_ms=60_000)
+    count_failure(circuit, 1, POLICY, "w", retry_after_ms=60_000)
     until = circuit.open_until
     assert until == 60_000 * MS + 1
-    fail(circuit, 2, POLICY, "w", retry_after_ms=10)
-    fail(circuit, 3, POLICY, "w")
+    count_failure(circuit, 2, POLICY, "w", retry_after_ms=10)
+    count_failure(circuit, 3, POLICY, "w")
     assert circuit.open_until == until
-    claim(circuit, until, "c", until + 1)
-    fail(circuit, until - 59_000 * MS, POLICY, "w", call="c")
+    claim_probe(circuit, until, "c", until + 1)
+    count_failure(circuit, until - 59_000 * MS, POLICY, "w", call="c")
     assert circuit.open_until >= until
 
 
 def test_retry_after_before_opening_is_honoured_and_bounded() -> None:
     circuit = Circuit("p", "m")
     for wait in (None, 7_000, 20):
-        fail(circuit, 0, POLICY, "w", retry_after_ms=wait)
+        count_failure(circuit, 0, POLICY, "w", retry_after_ms=wait)
     assert circuit.open_until == 7_000 * MS
-    fail(circuit, 0, POLICY, "w", retry_after_ms=24 * 3600 * 1000)
-    assert circuit.open_until == LONGEST_WAIT_MS * MS
+    count_failure(circuit, 0, POLICY, "w", retry_after_ms=24 * 3600 * 1000)
+    assert circuit.open_until == MAX_RETRY_AFTER_MS * MS
 
 
 def test_one_probe_at_a_time_and_lost_probes_expire() -> None:
     circuit = opened()
     now = circuit.open_until
-    assert not claim(circuit, now - 1, "early", now + 100)
-    assert claim(circuit, now, "one", now + 100)
-    assert not claim(circuit, now + 99, "two", now + 200)
-    assert claim(circuit, now + 100, "two", now + 200)
+    assert not claim_probe(circuit, now - 1, "early", now + 100)
+    assert claim_probe(circuit, now, "one", now + 100)
+    assert not claim_probe(circuit, now + 99, "two", now + 200)
+    assert claim_probe(circuit, now + 100, "two", now + 200)
     # The first one comes back late: it is no longer the probe, and does not speak for it.
-    assert not fail(circuit, now + 101, POLICY, "w", call="one")
-    assert not release(circuit, "one")
+    assert not count_failure(circuit, now + 101, POLICY, "w", call="one")
+    assert not release_probe(circuit, "one")
     assert circuit.probe == "two"
-    assert release(circuit, "two")
-    assert claim(circuit, now + 102, "three", now + 300)
+    assert release_probe(circuit, "two")
+    assert claim_probe(circuit, now + 102, "three", now + 300)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4000), st.none() | st.integers(0, 9000)), max_size=30))
@@ -136,8 +136,8 @@ def test_blocked_until_never_decreases(steps: list[tuple[int, int | None]]) -> N
     for wait, retry_after_ms in steps:
         now += wait * MS
         before = circuit.open_until
-        call = "c" if claim(circuit, now, "c", now + MS) else None
-        fail(circuit, now, POLICY, "w", retry_after_ms, call)
+        call = "c" if claim_probe(circuit, now, "c", now + MS) else None
+        count_failure(circuit, now, POLICY, "w", retry_after_ms, call)
         assert circuit.open_until >= before
         assert circuit.failures <= POLICY.failures
 
@@ -145,10 +145,10 @@ def test_blocked_until_never_decreases(steps: list[tuple[int, int | None]]) -> N
 def test_classes_that_count_against_a_target_are_pinned() -> None:
     silent = {"rate_limited", "invalid_request", "not_found", "content_filter", "context_length", "circuit_open"}
     silent |= {"gateway_busy"}
-    assert {name for name in CLASSES if not speaks_of_target(failure(name), POLICY)} == silent
-    assert speaks_of_target(failure("rate_limited", POLICY.cool_down_ms), POLICY)
-    assert not speaks_of_target(failure("rate_limited", POLICY.cool_down_ms - 1), POLICY)
-    assert speaks_of_target(failure("rate_limited"), POLICY, probing=True)
+    assert {name for name in CLASSES if not indicates_target_fault(failure(name), POLICY)} == silent
+    assert indicates_target_fault(failure("rate_limited", POLICY.cool_down_ms), POLICY)
+    assert not indicates_target_fault(failure("rate_limited", POLICY.cool_down_ms - 1), POLICY)
+    assert indicates_target_fault(failure("rate_limited"), POLICY, probing=True)
 
 
 def test_public_view_of_a_circuit() -> None:
@@ -161,7 +161,7 @@ def test_public_view_of_a_circuit() -> None:
 
 async def test_zero_threshold_disables_circuits(store: Store) -> None:
     circuits = CircuitBreakers(store, Policy(failures=0))
-    assert [circuits.failed("p", "m", failure()) for _ in range(100)] == [None] * 100
+    assert [circuits.record_failure("p", "m", failure()) for _ in range(100)] == [None] * 100
     assert circuits.allows("p", "m")
 
 
@@ -283,9 +283,9 @@ class Fleet(RuleBasedStateMachine):
         flying = self.flying.pop(at)
         circuits = self.circuits[flying.process]
         if failed is None:
-            mark = circuits.answered("p", self.model_name, flying.token)
+            mark = circuits.record_success("p", self.model_name, flying.token)
         else:
-            mark = circuits.failed("p", self.model_name, failed, flying.token)
+            mark = circuits.record_failure("p", self.model_name, failed, flying.token)
         if mark is not None:
             self.changed[flying.process] = self.clock.now
             self.unwritten.append((flying, mark))
@@ -298,7 +298,11 @@ class Fleet(RuleBasedStateMachine):
             self.model.answered()
         else:
             self.model.failed(mark.at, mark.retry_after_ms, mark.call)
-        self.run(self.store(flying.process).commit(Note(self.job_id, mark, Event("model_failed", call_id=flying.name))))
+        self.run(
+            self.store(flying.process).commit(
+                RecordBreakerUpdate(self.job_id, mark, Event("model_failed", call_id=flying.name))
+            )
+        )
 
     @rule(data=st.data())
     def a_mark_is_written(self, data: Any) -> None:
@@ -307,7 +311,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, PROCESSES - 1))
     def outage(self, process: int) -> None:
-        """All calls of a process fail, until it makes none."""
+        """All calls of a process count_failure, until it makes none."""
         for _ in range(POLICY.failures):
             self.flying.append(Flying(process, next(self.names), None, 0))
             self.end(-1, failure(), at_once=True)
@@ -321,7 +325,7 @@ class Fleet(RuleBasedStateMachine):
         if flying.token is None:
             return
         held = self.circuits[flying.process].open_circuit("p", self.model_name)
-        self.run(self.circuits[flying.process].give_back("p", self.model_name, flying.token))
+        self.run(self.circuits[flying.process].release("p", self.model_name, flying.token))
         if held is not None and self.model.prober and self.model.prober[0] == flying.token and held.probe is None:
             self.model.prober = None
 
@@ -413,9 +417,9 @@ async def a_job(store: Store) -> str:
 
 
 async def fails(store: Store, circuits: CircuitBreakers, job_id: str, model: str = "m", **more: Any) -> None:
-    mark = circuits.failed("p", model, failure(**more))
+    mark = circuits.record_failure("p", model, failure(**more))
     if mark is not None:
-        await store.commit(Note(job_id, mark, Event("model_failed", provider="p")))
+        await store.commit(RecordBreakerUpdate(job_id, mark, Event("model_failed", provider="p")))
 
 
 async def test_failures_spread_over_processes_add_up(store_url: str) -> None:
@@ -469,14 +473,14 @@ async def test_mostly_successful_target_stays_closed(store: Store) -> None:
     for number in range(300):
         clock.now += 10 * MS
         if number % 10 == 0:
-            circuits.failed("p", "m", failure())
+            circuits.record_failure("p", "m", failure())
         else:
-            circuits.answered("p", "m")
+            circuits.record_success("p", "m")
         assert circuits.allows("p", "m")
     for _ in range(2000):
-        circuits.failed("p", "m", failure())
+        circuits.record_failure("p", "m", failure())
     assert not circuits.allows("p", "m")
-    assert LEAST_SHARE == 0.5
+    assert MIN_FAILURE_SHARE == 0.5
 
 
 async def test_process_without_store_keeps_a_local_circuit(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -486,14 +490,14 @@ async def test_process_without_store_keeps_a_local_circuit(store: Store, caplog:
     await a_job(store)
     store.close()
     for _ in range(3):
-        circuits.failed("p", "m", failure())
+        circuits.record_failure("p", "m", failure())
     await circuits.start()
     assert not circuits.allows("p", "m")
     clock.now += POLICY.cool_down_ms * MS
     circuit = circuits.open_circuit("p", "m")
     assert circuit is not None
     assert [await circuits.probe(circuit, name, clock.now + MS * 1000) for name in "ab"] == [True, False]
-    assert circuits.answered("p", "m", "a") is not None
+    assert circuits.record_success("p", "m", "a") is not None
     assert circuits.allows("p", "m")
     await circuits.close()
 
@@ -503,18 +507,18 @@ async def test_waiting_ends_at_cool_down_change_or_deadline(store: Store) -> Non
     store.clock = clock
     circuits = CircuitBreakers(store, Policy(cool_down_ms=100_000, max_cool_down_ms=100_000))
     for _ in range(3):
-        circuits.failed("p", "m", failure())
+        circuits.record_failure("p", "m", failure())
     circuit = circuits.open_circuit("p", "m")
     assert circuit is not None
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(20):
-        await circuits.change([circuit], loop.time() + 0.01)  # the deadline
-        waiting = asyncio.create_task(circuits.change([circuit], loop.time() + 1000))
+        await circuits.wait_for_change([circuit], loop.time() + 0.01)  # the deadline
+        waiting = asyncio.create_task(circuits.wait_for_change([circuit], loop.time() + 1000))
         await asyncio.sleep(0)
-        circuits.answered("p", "m", "last resort")
+        circuits.record_success("p", "m", "last resort")
         await waiting
         circuit.open_until = clock.now + 10 * MS
-        await circuits.change([circuit], loop.time() + 1000)
+        await circuits.wait_for_change([circuit], loop.time() + 1000)
     assert not circuits._waiters
 
 

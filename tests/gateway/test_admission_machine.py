@@ -34,8 +34,8 @@ from overnight.budgets import (
     ReservationGrant,
     TopUp,
     Wait,
-    addressed,
     reserve,
+    resolve_top_up,
     settle,
 )
 from overnight.budgets import locks as rows_of
@@ -345,7 +345,7 @@ class Admissions(RuleBasedStateMachine):
         limit = fitting[which % len(fitting)]
         name = self.mine(tenant) if limit.scope == "tenant" else self.mine("support")
         wanted = TopUp(self.mine(tenant), limit.scope, name, "ann", "more", money, 0, calls)
-        self.stores[0].commit_blocking(addressed(self.policy, wanted, limit.per, self.clock.now))
+        self.stores[0].commit_blocking(resolve_top_up(self.policy, wanted, limit.per, self.clock.now))
         counted = self.counted[self.mine(tenant), limit.scope, name, self.label(self.mine(tenant), limit.per)]
         counted.extra["money"] += money
         counted.extra["calls"] += calls
@@ -426,4 +426,4 @@ def test_names_cannot_collide_with_day_keys(name: str) -> None:
     limits = (BudgetLimit(scope="agent", per="total", max_llm_calls=1),)
     policy = Policy(Budgets(limits=limits))
     with pytest.raises(BadInput):
-        addressed(policy, TopUp("t", "agent", name, "ann", "", calls=1), None, START)
+        resolve_top_up(policy, TopUp("t", "agent", name, "ann", "", calls=1), None, START)

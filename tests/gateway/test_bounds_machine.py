@@ -31,11 +31,11 @@ from overnight.budgets import (
     ReservationGrant,
     TopUp,
     Wait,
-    addressed,
     correct_cost,
     estimate_of,
     list_bounds,
     reserve,
+    resolve_top_up,
 )
 from overnight.budgets import locks as rows_of
 from overnight.domain import BudgetStopped, Conflict, Event, NotFound
@@ -276,7 +276,7 @@ class Bounds(RuleBasedStateMachine):
     @rule(agent=st.sampled_from(AGENTS), money=st.sampled_from([500, 4_000]))
     def top_up(self, agent: str, money: int) -> None:
         wanted = TopUp(self.tenant, "agent", agent, "ann", "more", money)
-        self.stores[0].commit_blocking(addressed(self.policy, wanted, "day", self.clock.now))
+        self.stores[0].commit_blocking(resolve_top_up(self.policy, wanted, "day", self.clock.now))
         self.extra["agent", f"{agent}[{self.label('day')}]"] += money
 
     # ── what holds ───────────────────────────────────────────────────────────────────────────────────────────────────

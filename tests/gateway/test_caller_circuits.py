@@ -102,7 +102,7 @@ async def test_failures_of_one_tenant_do_not_affect_others(
 async def test_endless_failing_names_do_not_block_counting(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overnight.circuit_breakers.local_view.MOST_TARGETS", 6)
+    monkeypatch.setattr("overnight.circuit_breakers.local_view.MAX_TARGETS", 6)
     provider.set_rules("rules: [{match: {model: b}, answer: hi}, {fault: {status: 500}}]")
     async with house(store, provider) as served:
         for number in range(10):

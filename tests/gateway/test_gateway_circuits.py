@@ -16,7 +16,7 @@ from faulty_upstream import Asked, answers, faulty_upstream, refuses
 from job_model_calls import leased, request
 from overnight.circuit_breakers import (
     CloseCircuit,
-    Note,
+    RecordBreakerUpdate,
     caller_account,
     list_circuits,
 )
@@ -201,9 +201,9 @@ async def test_circuits_are_listed_and_closed_by_people(
 async def test_a_tenants_own_account_is_shown_to_that_tenant(store: Store, provider: SpawnedProvider) -> None:
     async with house(store, provider, routing()) as served:
         for account in ("house", "house@acme"):
-            mark = served.gateway.circuits.failed(account, "a", exception_failure(NeverSent("h", "no")))
+            mark = served.gateway.circuits.record_failure(account, "a", exception_failure(NeverSent("h", "no")))
             job = (await served.ask(model="r")).headers["x-job-id"]
-            await store.commit(Note(job, mark, Event("model_failed", provider="house")))
+            await store.commit(RecordBreakerUpdate(job, mark, Event("model_failed", provider="house")))
         seen = {}
         for tenant in ("default", "acme"):
             answer = await served.http.get("/api/v1/circuits", headers={"x-tenant-id": tenant})

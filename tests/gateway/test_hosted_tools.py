@@ -11,10 +11,10 @@ from overnight.api import Server
 from overnight.brain import Brain
 from overnight.pricing.provider_tools import (
     FEES,
-    MOST_USES,
+    MAX_USES,
     bound_microusd,
     fees_of,
-    hosted,
+    hosted_tools,
 )
 from overnight.store import Store
 from serving import routed, serving
@@ -144,7 +144,7 @@ async def test_searches_of_a_response_are_booked(store: Store, stream: bool) -> 
         cost, detail, reserved = await ended(served, "hosted")
         assert detail["hosted_tools"] == {"web_search": 2, "code_interpreter": 1}
         assert cost == tokens + 2 * FEES["web_search"] + FEES["code_interpreter"]
-        assert reserved >= MOST_USES * (FEES["web_search"] + FEES["code_interpreter"])
+        assert reserved >= MAX_USES * (FEES["web_search"] + FEES["code_interpreter"])
 
 
 async def test_searches_of_a_message_are_booked(store: Store) -> None:
@@ -159,7 +159,7 @@ async def test_searches_of_a_message_are_booked(store: Store) -> None:
         (tokens, _, _), (cost, detail, reserved) = await ended(served, "plain"), await ended(served, "hosted")
         _, _, most = await ended(served, "unbound")
         assert (cost, detail["hosted_tools"]) == (tokens + 3 * FEES["web_search"], {"web_search": 3})
-        assert -100 < most - reserved - (MOST_USES - 4) * FEES["web_search"] <= 0  # but for the bytes of `max_uses`
+        assert -100 < most - reserved - (MAX_USES - 4) * FEES["web_search"] <= 0  # but for the bytes of `max_uses`
 
 
 async def test_a_hard_stop_holds_for_searches_too(store: Store) -> None:
@@ -185,13 +185,13 @@ async def test_unknown_fee_is_rejected_until_configured(store: Store) -> None:
 
 
 def test_client_side_tools_have_no_fee() -> None:
-    run_there = hosted([{"type": "mcp"}, {"type": "local_shell"}, {"type": "computer_use_preview"}])
+    run_there = hosted_tools([{"type": "mcp"}, {"type": "local_shell"}, {"type": "computer_use_preview"}])
     assert bound_microusd(run_there, FEES) == 0
 
 
 @pytest.mark.parametrize("bound", [None, 0, -1, True, "3", 10**9])
 def test_missing_maximum_uses_the_default(bound: Any) -> None:
-    assert hosted([{"type": "web_search_20250305", "max_uses": bound}]) == (("web_search", MOST_USES),)
+    assert hosted_tools([{"type": "web_search_20250305", "max_uses": bound}]) == (("web_search", MAX_USES),)
 
 
 @pytest.mark.parametrize(

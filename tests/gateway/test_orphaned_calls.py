@@ -11,7 +11,7 @@ import pytest
 
 from faulty_upstream import Asked, FaultyUpstream, answers, faulty_upstream
 from overnight.gateway.orphaned_calls import OrphanWatch
-from overnight.ledger.processes import Renew, this_host
+from overnight.ledger.processes import RenewRegistration, this_host
 from overnight.store import Store, open_store
 from serving import Served, serving
 from store_locks import HOLDS_DATABASE, held
@@ -48,7 +48,7 @@ prices: {{m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}}}"""
 @pytest.fixture(autouse=True)
 def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """All times of the watch, divided by about 15."""
-    monkeypatch.setattr("overnight.ledger.processes.BEAT_S", 0.3)
+    monkeypatch.setattr("overnight.ledger.processes.RENEWAL_INTERVAL_S", 0.3)
     times = {"SILENT_AFTER_S": 0.9, "SUSPECT_AFTER_S": 0.6, "MAX_RENEWAL_S": 0.6, "WATCH_EVERY_S": 0.05}
     for name, seconds in times.items():
         monkeypatch.setattr(f"{WATCH}.{name}", seconds)
@@ -72,7 +72,7 @@ async def test_waking_gateway_keeps_its_new_calls(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 3600.0)
-    awake = Renew("asleep", "gateway", this_host(), os.getpid(), store.clock())
+    awake = RenewRegistration("asleep", "gateway", this_host(), os.getpid(), store.clock())
     async with held_provider() as (provider, upstream, routing):
         with open_store(store_url) as elsewhere:
             async with (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faulty_upstream import FaultyUpstream, faulty_upstream
-from overnight.pricing.output_limits import LEAST_OUTPUT, most_output
+from overnight.pricing.output_limits import MIN_OUTPUT, max_output
 from overnight.pricing.price_book import PriceBook
 from overnight.store import Store
 from overnight.story import build_timeline, load_job_tree
@@ -69,7 +69,7 @@ async def cap(served: Any, job: str) -> dict[str, Any]:
     ],
 )
 def test_output_limits_of_models(model: str, most: int | None) -> None:
-    assert most_output(model) == most
+    assert max_output(model) == most
 
 
 async def test_cap_is_limited_by_the_model(store: Store, provider: SpawnedProvider) -> None:
@@ -87,7 +87,7 @@ async def test_cap_is_limited_by_the_model(store: Store, provider: SpawnedProvid
         )
         window = PriceBook({}).price("gpt-4", "openai", ()).context_window
         assert window is not None
-        for size, least, most in ((20_000, 1, window - 5000), (200_000, LEAST_OUTPUT, LEAST_OUTPUT)):
+        for size, least, most in ((20_000, 1, window - 5000), (200_000, MIN_OUTPUT, MIN_OUTPUT)):
             await served.ask("x" * size, model="gpt-4", headers={"x-job-id": f"window-{size}"})
             assert least <= (await cap(served, f"window-{size}"))["max_output_tokens"] <= most
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from overnight.pricing.usage import Usage
 from overnight.wire_formats import CODECS, wire_between
 from overnight.wire_formats.chat_stream import Assembly
-from overnight.wire_formats.contract import Asked
+from overnight.wire_formats.contract import AnswerContext
 from overnight.wire_formats.sse import SseParser
 
 Json = dict[str, Any]
@@ -62,7 +62,7 @@ def told(client: str, events: list[Json]) -> tuple[list[Json], list[Json], Json]
     said: Json = {"messages": [{"role": "user", "content": "x"}]}
     body = {"responses": {"input": "x"}, "chat": said, "messages": {**said, "max_tokens": 9}}[client]
     request = CODECS[client].read(msgspec.json.encode({"model": "m", "stream": True, **body}))
-    reader = wire.reader(request, lambda: Asked("x_1", "m", body, 1_767_225_600))
+    reader = wire.reader(request, lambda: AnswerContext("x_1", "m", body, 1_767_225_600))
     early, late, holding = list[bytes](), list[bytes](), False
     for event in events:
         payload = msgspec.json.encode(event)

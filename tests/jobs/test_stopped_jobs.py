@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import overnight
-from overnight.budgets import BudgetLine, TopUp, addressed, list_budgets, top_up_budget, wake_topped_up
+from overnight.budgets import BudgetLine, TopUp, list_budgets, resolve_top_up, top_up_budget, wake_waiting_jobs
 from overnight.domain import FINISHED, BadInput, NotFound
 from overnight.jobs import Decision, ModelFailed, Operations
 from overnight.ledger import Ledger
@@ -34,7 +34,7 @@ class Clock:
 
 async def add(served: Served, scope: str, name: str, per: str | None = None, **amounts: int) -> list[str]:
     wanted = TopUp("default", scope, name, "ann", "worth it", **amounts)
-    _, woken = await top_up_budget(served.store, addressed(served.gateway.policy, wanted, per, served.store.clock()))
+    _, woken = await top_up_budget(served.store, resolve_top_up(served.gateway.policy, wanted, per, served.store.clock()))
     return woken
 
 
@@ -166,7 +166,7 @@ async def test_unnotified_job_is_woken_with_any_clock(
         await rest(served, job_id)
         wanted = TopUp("default", "job", job_id, "ann", "", calls=1)
         with open_store(store_url, clock=clock) as elsewhere:
-            await elsewhere.commit(addressed(served.gateway.policy, wanted, None, clock()))
+            await elsewhere.commit(resolve_top_up(served.gateway.policy, wanted, None, clock()))
         assert (await rest(served, job_id, *FINISHED)).state == "succeeded"
         assert (await served.story(job_id)).count("budget_topped_up") == 1
 
@@ -178,8 +178,8 @@ async def test_top_up_wakes_a_job_once(store: Store, provider: SpawnedProvider) 
         await rest(served, job_id)
         assert await add(served, "job", job_id, calls=1) == [job_id]
         before = await served.until(job_id, "parked", 2)
-        await wake_topped_up(store)
-        await wake_topped_up(store)
+        await wake_waiting_jobs(store)
+        await wake_waiting_jobs(store)
         assert [event.seq for event in await served.events(job_id)] == [event.seq for event in before]
 
 

@@ -41,7 +41,7 @@ async def test_storage_is_linear(store: Store, store_url: str, remembers: bool) 
         said += [b"question %d " % turn + b"x" * 1000, b"answer %d" % turn]
         references.append(await store.commit(keep(job_id, "t", said, known)))
         if remembers:
-            known.learn("t", parse_reference(references[-1])[1], address_chain(said))
+            known.add_links("t", parse_reference(references[-1])[1], address_chain(said))
     assert counts(store_url, "t") == (121, 121, sum(map(len, said)))
     ledger = Ledger(store)
     for turn in (0, 30, 59):
@@ -89,7 +89,7 @@ async def _come_back(stores: tuple[Store, Store], url: str, said: list[Any]) -> 
             (reference,) = await all_of(stores[mine], [keep(job_id, name, messages, known[mine])])
             assert isinstance(reference, str), reference
             if messages:
-                known[mine].learn(name, parse_reference(reference)[1], address_chain(messages))
+                known[mine].add_links(name, parse_reference(reference)[1], address_chain(messages))
         references.append((tenant, reference, messages))
         prefixes[tenant] |= {tuple(messages[: n + 1]) for n in range(len(messages))}
     ledger = Ledger(stores[0])
@@ -122,7 +122,7 @@ async def test_tenants_never_share_content(store: Store, store_url: str) -> None
     assert await ledger.content("blue", theirs) == await ledger.content("red", mine) == secret
     await store.commit(UnderJob(job_id, lambda unit, job: None))
     known = KnownContent()
-    known.learn("red", parse_reference(chain)[1], address_chain([secret]))
+    known.add_links("red", parse_reference(chain)[1], address_chain([secret]))
     assert await ledger.content("blue", await store.commit(keep(job_id, "blue", [secret], known))) == [secret]
 
 
@@ -132,7 +132,7 @@ async def test_conversation_continues_in_the_next_month(store_url: str) -> None:
     with open_store(store_url, lambda: at[0]) as store:
         job_id, said, known = make_job(store), [b"one", b"two"], KnownContent()
         january = await store.commit(keep(job_id, "t", said, known))
-        known.learn("t", 202401, address_chain(said))
+        known.add_links("t", 202401, address_chain(said))
         at[0] += 2_000_000
         february = await store.commit(keep(job_id, "t", [*said, b"three"], known))
         assert (january.split("/")[2], february.split("/")[2]) == ("202401", "202402")

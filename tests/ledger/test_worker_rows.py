@@ -12,7 +12,7 @@ import pytest
 
 from machine_parts import make_job
 from overnight.ledger import JOB, LEDGER_SQL, locked_job
-from overnight.ledger.processes import Renew, this_host
+from overnight.ledger.processes import RenewRegistration, this_host
 from overnight.store import Store, Unit, open_store
 from overnight.store.store import wall_clock_us
 from overnight.testing import spawn_scripted_provider
@@ -54,9 +54,9 @@ async def test_rows_of_dead_processes_are_deleted_after_a_day(
             ("alive here", here, os.getpid()),
             ("leasing", here, gone),
         ):
-            then.commit_blocking(Renew(worker_id, "worker", host, pid, 1))
+            then.commit_blocking(RenewRegistration(worker_id, "worker", host, pid, 1))
     with open_store(store_url, clock=lambda: wall_clock_us() - DAY_US + 60_000_000) as later:
-        later.commit_blocking(Renew("killed today", "gateway", here, gone, 1))
+        later.commit_blocking(RenewRegistration("killed today", "gateway", here, gone, 1))
     job_id = make_job(store)
     store.commit_blocking(Lease(job_id, "leasing"))
     with spawn_scripted_provider() as provider:

@@ -24,8 +24,8 @@ from overnight.domain import BadInput, Conflict, Event, Fenced, NotFound, StoreU
 from overnight.ledger import EXTERNAL, JOB, LEDGER_SQL, JobRow, Ledger, append
 from overnight.store import Store, Unit, open_store
 from overnight.store.migration_runner import migrations
-from overnight.store.unit import Later
-from overnight.store.writer import LARGEST_BATCH, LONGEST_QUEUE
+from overnight.store.unit import BatchTimeout
+from overnight.store.writer import MAX_BATCH, MAX_QUEUE
 
 # ── durability ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,9 +238,9 @@ async def test_twenty_thousand_commits_at_once(store: Store, store_url: str) -> 
         outcomes = await all_of(store, (UnderJob(job_id, act) for _ in range(20_000)))
     watching.cancel()
     assert sorted(outcomes) == list(range(2, 20_002))
-    assert longest <= LONGEST_QUEUE
-    assert max(together.values()) <= LARGEST_BATCH
-    assert len(together) < 20_000 / LARGEST_BATCH * 4, "under load the batches are full"
+    assert longest <= MAX_QUEUE
+    assert max(together.values()) <= MAX_BATCH
+    assert len(together) < 20_000 / MAX_BATCH * 4, "under load the batches are full"
 
 
 @asynccontextmanager
@@ -255,7 +255,7 @@ async def full_line(store: Store, job_id: str) -> AsyncIterator[list["asyncio.Fu
     blocker = asyncio.create_task(asyncio.to_thread(store.commit_blocking, UnderJob(job_id, hold)))
     while not held.is_set():
         await asyncio.sleep(0.001)
-    line = [store.submit(note(job_id, n)) for n in range(LONGEST_QUEUE)]
+    line = [store.submit(note(job_id, n)) for n in range(MAX_QUEUE)]
     try:
         yield line
     finally:
@@ -281,8 +281,8 @@ async def test_callers_of_another_loop_are_served(store: Store) -> None:
 async def test_cancelled_waiting_caller_passes_its_turn(
     store: Store, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overnight.store.writer.LONGEST_QUEUE", 4)
-    monkeypatch.setattr(sys.modules[__name__], "LONGEST_QUEUE", 3)
+    monkeypatch.setattr("overnight.store.writer.MAX_QUEUE", 4)
+    monkeypatch.setattr(sys.modules[__name__], "MAX_QUEUE", 3)
     job_id = make_job(store)
     async with full_line(store, job_id):
         waiting = [asyncio.create_task(store.commit(note(job_id, n))) for n in range(20)]
@@ -331,7 +331,7 @@ async def test_closing_writes_the_queue_and_ends(store_url: str, how: str) -> No
         await store.commit(note(job_id, n))
     waiting: list[asyncio.Future[Any]] = []
     if "ride" in how:
-        waiting.append(store.ride(note(job_id, "ridden")))
+        waiting.append(store.defer(note(job_id, "ridden")))
     if "commit" in how:
         waiting.append(store.submit(note(job_id, "committed")))
     if how == "blocking":
@@ -354,7 +354,7 @@ async def test_closed_loop_does_not_affect_others(store: Store, store_url: str) 
 
     async def submits_and_ends() -> None:
         store.submit(note(job_id, "orphan"))
-        store.ride(note(job_id, "ridden"))
+        store.defer(note(job_id, "ridden"))
 
     await asyncio.to_thread(lambda: asyncio.run(submits_and_ends()))
     async with asyncio.timeout(20):
@@ -484,7 +484,7 @@ async def test_a_transaction_unknown_to_a_new_primary_is_written_again(
     @contextlib.contextmanager
     def broken_off(self: PostgresSession, until: float | None = None) -> Iterator[PostgresSession]:
         if lost:
-            raise Later(lost.pop())
+            raise BatchTimeout(lost.pop())
         with transaction(self, until) as session:
             yield session
 
@@ -515,7 +515,7 @@ async def test_fault_in_the_writing_thread_fails_one_batch(
     if where == "finish":  # as the loop leaves a batch to the thread
         monkeypatch.setattr("overnight.store.batches.QUICK_FLUSH_S", 10.0)
         monkeypatch.setattr(
-            Batches, "run", lambda self, session, batch, until=None: self._callers.put_off((batch, None))
+            Batches, "run", lambda self, session, batch, until=None: self._callers.hand_over((batch, None))
         )
     async with asyncio.timeout(10):
         for _ in range(2):
@@ -619,7 +619,7 @@ async def test_full_disk_rejects_writes_until_space_is_free(tmp_path: Path, disk
 )
 def test_an_unknown_scheme_is_one_clear_error(url: str) -> None:
     with pytest.raises(
-        BadInput, match=r"DATABASE_URL: .*:// is not known; use postgresql://… or sqlite:///PATH"
+        BadInput, match=r"DATABASE_URL: unsupported scheme .*://; use postgresql://… or sqlite:///PATH"
     ) as told:
         open_store(url)
     assert "hunter2" not in str(told.value)
@@ -701,7 +701,7 @@ def test_newer_schema_is_rejected_and_unchanged(store_url: str) -> None:
             connection.execute(sql)  # type: ignore[arg-type]
     else:
         apsw.Connection(store_url).execute(sql)
-    with pytest.raises(StoreUnavailable, match=f"schema {newest + 1}, this program knows {newest}: upgrade overnight"):
+    with pytest.raises(StoreUnavailable, match=f"schema {newest + 1}, this version supports {newest}: upgrade overnight"):
         open_store(store_url)
     assert rows(store_url, "SELECT count(*) FROM job") == [(0,)]
 

@@ -58,7 +58,7 @@ async def leaves(task: "asyncio.Task[Any]", how: str) -> None:
 
 def asks(store: Store, command: Any, how: str, left: list[Any], seconds: float = 0.05) -> "asyncio.Task[Any]":
     until = asyncio.get_running_loop().time() + (seconds if how == "out of time" else 20)
-    return asyncio.create_task(store.commit(command, until=until, left=left.append))
+    return asyncio.create_task(store.commit(command, until=until, on_late_commit=left.append))
 
 
 WAYS = pytest.mark.parametrize("how", ["out of time", "cancelled"])
@@ -67,11 +67,11 @@ WAYS = pytest.mark.parametrize("how", ["out of time", "cancelled"])
 async def test_commit_in_time_is_an_ordinary_commit(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
     loop = asyncio.get_running_loop()
-    outcomes = [await store.commit(note(job_id, n), until=loop.time() + 20, left=left.append) for n in range(3)]
-    outcomes.append(await store.commit(note(job_id, 3), left=left.append))
+    outcomes = [await store.commit(note(job_id, n), until=loop.time() + 20, on_late_commit=left.append) for n in range(3)]
+    outcomes.append(await store.commit(note(job_id, 3), on_late_commit=left.append))
     assert outcomes == [2, 3, 4, 5]
     with pytest.raises(Fenced):
-        await store.commit(note(job_id, 4, lease_epoch=7), until=loop.time() + 20, left=left.append)
+        await store.commit(note(job_id, 4, lease_epoch=7), until=loop.time() + 20, on_late_commit=left.append)
     assert left == []
     assert names(store_url, job_id) == ["0", "1", "2", "3"]
 
@@ -132,13 +132,13 @@ async def test_cancelled_after_commit_before_waking(store: Store, store_url: str
 async def test_expired_deadline_writes_nothing(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
     with pytest.raises(StoreUnavailable):
-        await store.commit(note(job_id, "late"), until=asyncio.get_running_loop().time() - 1, left=left.append)
+        await store.commit(note(job_id, "late"), until=asyncio.get_running_loop().time() - 1, on_late_commit=left.append)
     assert await store.commit(note(job_id, "after")) == 2
     assert left == []
 
 
 async def test_wait_for_the_queue_times_out(store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.store.writer.LONGEST_QUEUE", 3)
+    monkeypatch.setattr("overnight.store.writer.MAX_QUEUE", 3)
     job_id, left = make_job(store), []
     async with busy(store, job_id):
         line = [store.submit(note(job_id, n)) for n in range(2)]

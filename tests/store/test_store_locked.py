@@ -79,11 +79,11 @@ async def test_event_loop_continues_while_store_is_locked(trouble: str, url: str
                 began = time.monotonic()
                 tasks = [asyncio.create_task(store.commit(note(job_id, f"patient {n}"))) for n in range(3)]
                 late = asyncio.create_task(
-                    store.commit(note(job_id, "late"), until=loop.time() + 0.3, left=left.append)
+                    store.commit(note(job_id, "late"), until=loop.time() + 0.3, on_late_commit=left.append)
                 )
                 await asyncio.sleep(0.1)
                 tasks += [asyncio.create_task(store.commit(note(job_id, f"patient {n}"))) for n in range(3, 6)]
-                skipped = store.commit(note(job_id, "skipped"), until=loop.time() + 0.2, left=left.append)
+                skipped = store.commit(note(job_id, "skipped"), until=loop.time() + 0.2, on_late_commit=left.append)
                 impatient = await asyncio.gather(late, skipped, return_exceptions=True)
                 assert time.monotonic() - began < HELD_S / 2
                 await asyncio.sleep(HELD_S - (time.monotonic() - began))
@@ -121,7 +121,7 @@ async def test_store_is_quick_again_after_a_lock(trouble: str, url: str) -> None
 
 async def test_closing_a_locked_store_ends(trouble: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in line fails; nobody is left waiting."""
-    monkeypatch.setattr("overnight.store.writer.CLOSE_S", 2.5 if trouble == "stopped server" else 0.3)
+    monkeypatch.setattr("overnight.store.writer.CLOSE_TIMEOUT_S", 2.5 if trouble == "stopped server" else 0.3)
     monkeypatch.setattr("overnight.store.postgres.RECONNECT_S", 2)
     store = open_store(url)
     job_id = make_job(store)
@@ -141,7 +141,7 @@ async def test_closing_a_locked_store_ends(trouble: str, url: str, monkeypatch: 
 
 
 async def test_reading_a_stopped_server_ends_in_time(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.store.store.READ_FOR_S", 0.5)
+    monkeypatch.setattr("overnight.store.store.READ_TIMEOUT_S", 0.5)
     loop = asyncio.get_running_loop()
     with open_store(postgres_url) as store:
         job_id = make_job(store)

@@ -65,7 +65,7 @@ async def test_external_id_is_locked_in_global_order(store: Store) -> None:
             return [(BUDGET, ("default", "tenant", "default")), (EXTERNAL, ("default", "nightly"))]
 
         def decide(self, unit: Unit) -> bool:
-            return unit.known(JOB, job_id) and unit.get(JOB, job_id) is not None
+            return unit.is_loaded(JOB, job_id) and unit.get(JOB, job_id) is not None
 
     assert await store.commit(Look())
 

@@ -135,7 +135,7 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_non_database_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("This is a letter and no database. " * 200)
-    _told(tmp_path, "ledger.db", "no SQLite database", "OVERNIGHT_HOME")
+    _told(tmp_path, "ledger.db", "not a SQLite database", "OVERNIGHT_HOME")
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("resume", "job_x"), ("keys", "list")])
@@ -208,4 +208,4 @@ def test_ledger_on_a_full_disk_can_be_read(small_disk: Path, wal: str) -> None:
         ("keys", "create", "mine"),
         ("budget", "top-up", "tenant", "default", "--usd", "1", "--per", "total"),
     ):
-        _told(small_disk, "The disk is full: make room", command=command)
+        _told(small_disk, "The disk is full: free space", command=command)

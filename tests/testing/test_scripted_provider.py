@@ -551,14 +551,14 @@ def test_all_problems_of_a_rules_file_are_reported(provider, tmp_path: Path):
         (6, "`times` must be a whole number from 1"),
         (8, "`between_requests` must be [first, last]"),
         (9, "`status` must be a whole number from 400 to 599, not 200"),
-        (10, "answers nothing; give it `answer` or `fault`"),
-        (11, "`stall` cannot happen too"),
+        (10, "has no effect; give it `answer` or `fault`"),
+        (11, "`stall` cannot be combined with it"),
         (13, "`retry_after_ms` belongs to an error answer; add `status`"),
-        (15, "`{match[2]}` has no such group"),
+        (15, "`{match[2]}` refers to a missing group"),
         (16, "unknown key `nam`; did you mean `name`?"),
         (16, "has no `name`"),
         (17, "`cached_tokens` is a part of `prompt_tokens`"),
-        (18, "`times` stands here twice"),
+        (18, "`times` appears twice"),
         (19, "must be a mapping with some of: tool_calls, usage, text"),
     ]
     for line, words in expected:

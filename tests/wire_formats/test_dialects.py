@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from overnight.wire_formats import CHAT, wire_between
 from overnight.wire_formats.dialects import (
     DEFAULT_DIALECT,
-    THOUGHTS,
+    REASONING_FIELDS,
+    adapt_fields,
+    adapt_in_place,
     dialect_of,
-    fit,
-    fitted,
     short_id,
 )
 
@@ -79,7 +79,7 @@ KEPT = {
 def test_foreign_reasoning_goes_only_to_supporting_models(host: str) -> None:
     body, losses = sent(host)
     turn = body["messages"][1]
-    assert THOUGHTS.intersection(turn) == KEPT[host]
+    assert REASONING_FIELDS.intersection(turn) == KEPT[host]
     lost = {"reasoning_content", "thinking_blocks"} - KEPT[host]
     assert {f"messages[1].{name}" for name in lost} <= set(losses)
     parts = [part["type"] for part in turn["content"]]
@@ -160,7 +160,7 @@ def test_ids_of_tool_calls_fit_and_still_agree() -> None:
 
 
 def test_turn_without_reasoning_is_accepted() -> None:
-    turn = {name: value for name, value in TURN.items() if name not in THOUGHTS}
+    turn = {name: value for name, value in TURN.items() if name not in REASONING_FIELDS}
     body, _ = sent("deepseek", messages=[HISTORY[0], turn, *HISTORY[2:]])
     assert body["messages"][1]["reasoning_content"] == ""
     assert "reasoning_content" not in body["messages"][0]
@@ -169,7 +169,7 @@ def test_turn_without_reasoning_is_accepted() -> None:
 def test_compatible_body_is_unchanged() -> None:
     request = CHAT.read(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode())
     for url in HOSTS.values():
-        fields, losses = fitted(request.fields, dialect_of(url), THEIRS)
+        fields, losses = adapt_fields(request.fields, dialect_of(url), THEIRS)
         assert fields is request.fields
         assert losses == []
 
@@ -180,7 +180,7 @@ VALUES = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["role", "content", "type", "text", "tool_calls", "id", "tool_call_id", "thinking", *sorted(THOUGHTS)]
+                ["role", "content", "type", "text", "tool_calls", "id", "tool_call_id", "thinking", *sorted(REASONING_FIELDS)]
             ),
             inner,
             max_size=4,
@@ -194,12 +194,12 @@ VALUES = st.recursive(
 def test_fitting_a_body_is_idempotent(messages: Any, host: str) -> None:
     dialect = dialect_of(HOSTS[host])
     fields = {"messages": msgspec.Raw(msgspec.json.encode(messages)), "store": msgspec.Raw(b"true")}
-    got, losses = fitted(fields, dialect, THEIRS)
+    got, losses = adapt_fields(fields, dialect, THEIRS)
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({"messages": messages, "store": True}))
     body["model"] = THEIRS
-    assert fit(body, dialect) == losses
+    assert adapt_in_place(body, dialect) == losses
     assert msgspec.json.decode(msgspec.json.encode({**got, "model": THEIRS})) == {**body, "model": "theirs"}
-    assert fit(body, dialect) == []
+    assert adapt_in_place(body, dialect) == []
     if isinstance(messages, list):
         for message in body["messages"]:
             if isinstance(message, dict):

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from overnight.domain import (
-    EVERYWHERE,
+    ALL_JOBS,
     Attribution,
     BadInput,
     Forbidden,
@@ -111,7 +111,7 @@ def tenant_of(headers: Headers, key: VirtualKey | None = None) -> str:
 
 def key_scope_of(key: VirtualKey | None) -> KeyScope:
     """The jobs within the tenant that a key can access."""
-    return key.key_scope if key is not None else EVERYWHERE
+    return key.key_scope if key is not None else ALL_JOBS
 
 
 def _take(field: str, rank: int, value: str, found: dict[str, Any], ranks: dict[str, int]) -> None:

@@ -34,7 +34,7 @@ class ReadyApi:
         return self._behind
 
     async def answer(self) -> HttpResponse:
-        trouble = await self._readiness.trouble()
+        trouble = await self._readiness.problem()
         if trouble != self._last:
             log.warning("not ready: %s", trouble) if trouble else log.warning("ready again")
             self._last = trouble

@@ -1,7 +1,7 @@
 """What: the brain folder as typed, versioned definitions, with every problem in it named by file and line.
 Owns: the files of the brain (routing.yaml, prompts/), their content hash, and the starter that `init` writes.
 Depends on: domain.
-Never: writes into an existing brain, holds a secret, calls a provider, or lets an unknown key pass.
+Never: writes to an existing brain, contains a secret, calls a provider, or accepts an unknown key.
 """
 
 from overnight.brain.complexity import Complexity
@@ -9,7 +9,7 @@ from overnight.brain.folder import Brain, check_brain, load_brain, load_routing,
 from overnight.brain.problems import BrainError, Problem
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing, UnknownModel
-from overnight.brain.rules import Route, Way, When
+from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
 from overnight.domain.policies import (
     AgentCache,
@@ -52,10 +52,10 @@ __all__ = [
     "Retries",
     "Route",
     "RouteDecision",
+    "RouteVariant",
     "Routing",
     "SemanticCache",
     "UnknownModel",
-    "Way",
     "When",
     "check_brain",
     "load_brain",

@@ -1,10 +1,10 @@
-"""`cache:` of routing.yaml."""
+"""The section `cache:` of routing.yaml."""
 
 from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import Fields, Reader, as_node, choice, flag, number, text, whole
+from overnight.brain.fields import Fields, Reader, as_node, choice, flag, integer, number, text
 from overnight.brain.nodes import Node, Scalar
 from overnight.brain.routes_section import YEAR_S, Model, key_name, model
 from overnight.domain.globs import Names
@@ -15,7 +15,7 @@ from overnight.domain.policies import (
     SemanticCache,
 )
 
-_ttl = whole(1, YEAR_S)
+_ttl = integer(1, YEAR_S)
 _threshold = number(0, 1)
 _CACHE: Fields = {
     "exact": ("exact", as_node),
@@ -32,11 +32,11 @@ _SEMANTIC: Fields = {
     "agents": ("agents", as_node),
 }
 _AGENT: Fields = {"mode": ("mode", choice(*CACHE_MODES)), "threshold": ("threshold", _threshold)}
-_agent_name = text(r"[ -~]{1,256}", "an agent's name, or a glob such as support-*")
+_agent_name = text(r"[ -~]{1,256}", "an agent name, or a glob such as support-*")
 
 
 def read_cache(reader: Reader, node: Node | None) -> tuple[CachePolicy, Model | None]:
-    """The policy, and the model that makes its embeddings with its place in the file."""
+    """The policy, and the embedding model with its place in the file."""
     found = reader.section(node, "cache", _CACHE)
     exact: dict[str, Any] = {}
     if "exact" in found and not _left_out(found["exact"]):

@@ -1,7 +1,7 @@
-"""How much a prompt asks for, from 0 to 1, by what can be seen of it without a model.
+"""The complexity of a prompt, from 0 to 1, estimated without a model.
 
-Four signs: its length, the names and numbers in it, its code blocks, and words that ask for several steps. Each is worth a
-part of what the others leave open, so that one strong sign alone stays at or below 0.7 and two of them reach 0.8.
+Four signals: length, names and numbers, code blocks, and words that request several steps. Each takes a share of what
+the others leave, so that one strong signal alone stays at or below 0.7 and two reach 0.8.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 import msgspec
 
 READ_CHARS = 20_000
-"""From the end of the prompt, where the question stands; more of it is only counted."""
+"""Characters at the end of the prompt that are analysed, since the question is there; the rest only counts by length."""
 
 _LONG_WORDS = 600
 _MANY_ENTITIES = 20
@@ -34,7 +34,7 @@ class Complexity(msgspec.Struct, frozen=True):
 
 
 def score(text: str) -> float:
-    """The complexity of a prompt, rounded to three places: 0 for an empty one, at most 1. The same text, the same score."""
+    """The complexity of a prompt, rounded to three places; 0 for an empty one. Deterministic."""
     read = text[-READ_CHARS:]
     signs = (
         len(text) / _WORD_CHARS / _LONG_WORDS,

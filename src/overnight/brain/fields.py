@@ -1,4 +1,4 @@
-"""From nodes to values: each section is a table of field name → how it is read, so unknown keys are found by lookup."""
+"""Convert nodes to values. Each section is a table of fields and readers, so unknown keys are found by look-up."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -9,24 +9,24 @@ from overnight.brain.nodes import Entries, Items, Node, Scalar
 from overnight.brain.problems import Problem, Severity, clipped, did_you_mean
 from overnight.domain.globs import Names
 
-MAX_PROBLEMS = 100  # per file; a file with more is not the file somebody meant
+MAX_PROBLEMS = 100  # per file
 MAX_ENTRIES = 1_000  # per list or mapping
 _MICRO = 1_000_000
 _MAX_MONEY_USD = 1_000_000_000
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
-_EXACT = Context(prec=200)  # 40 characters with a two-digit exponent never round in this
+_EXACT = Context(prec=200)  # 40 characters with a two-digit exponent never round at this precision
 
 Reads = Callable[["Reader", Node, str], Any]
-"""Turns a node into a value, or reports a problem and returns None. The text is the field's full name."""
+"""Converts a node to a value, or reports a problem and returns None. The string is the full name of the field."""
 
 Fields = Mapping[str, tuple[str, Reads]]
-"""Key in the file → (name of the attribute it fills, how it is read)."""
+"""Key in the file → (attribute, reader)."""
 
 
 class Reader:
-    """Reads the nodes of one file and collects what is wrong with them."""
+    """Reads the nodes of one file and collects problems."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -46,12 +46,13 @@ class Reader:
         )
 
     def unknown(self, at: Node, message: str, name: str, known: Collection[str]) -> None:
-        """Report a name nobody knows, with the nearest one that is known."""
+        """Report an unknown name, with the nearest known one."""
         if not self.full:
             self.problem(at, message, did_you_mean(name, known))
 
     def section(self, node: Node | None, name: str, fields: Fields, required: Collection[str] = ()) -> dict[str, Any]:
-        """Attribute → value for what is there and right; unknown and missing keys are reported."""
+        """Read a mapping with fixed keys. Returns the valid values by attribute; unknown and missing keys are
+        reported."""
         values: dict[str, Any] = {}
         prefix = f"{name}." if name else ""
         for key, (at, value) in self.entries(node, name).items():
@@ -68,7 +69,7 @@ class Reader:
         return values
 
     def entries(self, node: Node | None, name: str) -> Mapping[str, tuple[Scalar, Node]]:
-        """The entries of a mapping; a section left empty has none."""
+        """The entries of a mapping; an empty section has none."""
         if isinstance(node, Entries):
             if self._few(node, name or "the file", len(node.entries)):
                 return node.entries
@@ -77,7 +78,7 @@ class Reader:
         return {}
 
     def items(self, node: Node | None, name: str) -> tuple[Node, ...]:
-        """The items of a list; a section left empty has none."""
+        """The items of a list; an empty section has none."""
         if isinstance(node, Items):
             if self._few(node, name, len(node.items)):
                 return node.items
@@ -86,7 +87,7 @@ class Reader:
         return ()
 
     def wrong(self, node: Node | None, name: str, wanted: str, *, secret: bool = False) -> None:
-        """Report a value of the wrong type. A `secret` one is not repeated in the message."""
+        """Report a value of the wrong type. A `secret` value is not repeated in the message."""
         if node is None:
             return
         found = "another value (not shown)" if secret else _described(node)
@@ -127,14 +128,14 @@ def as_node(_reader: Reader, node: Node, _name: str) -> Node:
     return node
 
 
-def whole(low: int, high: int) -> Reads:
-    """A whole number from `low` to `high`."""
+def integer(low: int, high: int) -> Reads:
+    """An integer from `low` to `high`."""
 
     def read(reader: Reader, node: Node, name: str) -> int | None:
         if not isinstance(node, Scalar) or node.kind != "int" or not _WHOLE.fullmatch(node.text):
             reader.wrong(node, name, f"a whole number from {low} to {high}")
             return None
-        # longer than any bound, and int() itself refuses thousands of digits
+        # Longer than any limit; `int` itself rejects thousands of digits.
         value = int(node.text) if len(node.text) <= 24 else high + 1
         if low <= value <= high:
             return value
@@ -145,7 +146,7 @@ def whole(low: int, high: int) -> Reads:
 
 
 def number(low: float, high: float) -> Reads:
-    """A plain number from `low` to `high`; not for money."""
+    """A number from `low` to `high`; not for money."""
 
     def read(reader: Reader, node: Node, name: str) -> float | None:
         if not isinstance(node, Scalar) or node.kind not in ("int", "float"):
@@ -168,7 +169,7 @@ def flag(reader: Reader, node: Node, name: str) -> bool | None:
 
 
 def money(reader: Reader, node: Node, name: str) -> int | None:
-    """US dollars as written, exactly, in micro-dollars. Never passes through a float."""
+    """US dollars, converted exactly to micro-dollars without a float."""
     if not isinstance(node, Scalar) or node.kind not in ("int", "float"):
         reader.wrong(node, name, "an amount in US dollars such as 0.75")
         return None
@@ -187,7 +188,7 @@ def money(reader: Reader, node: Node, name: str) -> int | None:
 
 
 def text(pattern: str, wanted: str, *, secret: bool = False) -> Reads:
-    """Text that matches `pattern` whole; `wanted` says so in words. A `secret` value is never repeated in a message."""
+    """Text that matches `pattern` completely; `wanted` describes it. A `secret` value is never repeated in a message."""
     matches = re.compile(pattern).fullmatch
 
     def read(reader: Reader, node: Node, name: str) -> str | None:
@@ -204,7 +205,7 @@ def text(pattern: str, wanted: str, *, secret: bool = False) -> Reads:
 
 
 def choice(*allowed: str) -> Reads:
-    """One of a few words."""
+    """One of several words."""
 
     def read(reader: Reader, node: Node, name: str) -> str | None:
         if isinstance(node, Scalar) and node.kind == "text" and node.text in allowed:
@@ -218,8 +219,8 @@ def choice(*allowed: str) -> Reads:
     return read
 
 
-def many(reads: Reads) -> Reads:
-    """A list of which each item is read by `reads`, as a tuple."""
+def list_of(reads: Reads) -> Reads:
+    """A list as a tuple; each item is read by `reads`."""
 
     def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
         values = [reads(reader, item, f"{name}[{index}]") for index, item in enumerate(reader.items(node, name))]
@@ -228,9 +229,9 @@ def many(reads: Reads) -> Reads:
     return read
 
 
-def several(reads: Reads) -> Reads:
-    """One value, or a list of them that is not empty; as a tuple."""
-    listed = many(reads)
+def one_or_many(reads: Reads) -> Reads:
+    """One value or a non-empty list of values, as a tuple."""
+    listed = list_of(reads)
 
     def read(reader: Reader, node: Node, name: str) -> tuple[Any, ...] | None:
         if not isinstance(node, Items):
@@ -246,7 +247,7 @@ def several(reads: Reads) -> Reads:
 
 def names(longest: int = 256) -> Reads:
     """One name or glob, or a list of them."""
-    patterns = several(text(rf"[ -~]{{1,{longest}}}", "a name, or a glob such as support-*"))
+    patterns = one_or_many(text(rf"[ -~]{{1,{longest}}}", "a name, or a glob such as support-*"))
 
     def read(reader: Reader, node: Node, name: str) -> Names | None:
         found = patterns(reader, node, name)
@@ -257,4 +258,4 @@ def names(longest: int = 256) -> Reads:
 
 MODEL_NAME = r"[!-~]{1,256}"
 ROUTE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,127}"
-model_name = text(MODEL_NAME, "a model's name (up to 256 printable ASCII characters, no spaces)")
+model_name = text(MODEL_NAME, "a model name (up to 256 printable ASCII characters, no spaces)")

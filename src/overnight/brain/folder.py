@@ -1,4 +1,4 @@
-"""The brain folder: read once, checked whole, named by the hash of what was read."""
+"""The brain folder: read once, validated completely, identified by the hash of its content."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from overnight.brain.nodes import parse_yaml, text_place
 from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
-from overnight.brain.routing_file import Books, built_in_routing, read_routing
+from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -35,8 +35,8 @@ _ACTED_ON = (ROUTING, "prompts")
 class Brain(msgspec.Struct, frozen=True):
     """One version of the brain folder.
 
-    `version` is the SHA-256 (hex) over every path and its bytes; `files` holds those bytes, so that a store can keep
-    each version and `Brain.from_files` builds the same brain from them. `warnings` are problems that forbid nothing.
+    `version` is the SHA-256 (hex) of all paths and bytes. `files` contains these bytes, so that a store can keep each
+    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading.
     """
 
     version: str
@@ -47,29 +47,29 @@ class Brain(msgspec.Struct, frozen=True):
 
     @property
     def prompts_version(self) -> str:
-        """The content hash of `prompts/` alone: it stays when only the routing changes."""
+        """The content hash of `prompts/` only, which does not change with the routing."""
         return version_of({path: body for path, body in self.files.items() if path.startswith("prompts/")})
 
     @property
     def has_routing(self) -> bool:
-        """Whether there is a routing.yaml; without one the built-in routing holds: no budgets, no limits."""
+        """Whether routing.yaml exists. Without it the built-in routing applies: no budgets, no limits."""
         return ROUTING in self.files
 
     @property
     def limits_spending(self) -> bool:
-        """Whether any budget or rate limit is set."""
+        """Whether a budget or rate limit is set."""
         budgets = self.routing.budgets
         per_job = (budgets.max_cost_per_job_microusd, budgets.max_llm_calls_per_job)
         return bool(budgets.limits or self.routing.rate_limits) or per_job != (None, None)
 
     @staticmethod
     def from_files(files: Mapping[str, bytes]) -> "Brain":
-        """The brain of these files (path relative to the folder, with `/`). Raises `BrainError` with all problems."""
+        """Build a brain from files (path relative to the folder, with `/`). Raises BrainError with all problems."""
         return _built("the brain", files, [])
 
 
 def load_brain(folder: Path) -> Brain:
-    """The brain in `folder`. Raises `BrainError` with every problem when there is an error among them."""
+    """Load the brain in `folder`. Raises BrainError with all problems if one of them is an error."""
     if not folder.is_dir():
         raise BrainError(_missing(folder))
     files, problems = _read(folder)
@@ -84,7 +84,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def load_routing(file: Path) -> Routing:
-    """The routing of one file, wherever it stands. Raises `BrainError` with every problem when there is an error among them."""
+    """Load the routing of one file. Raises BrainError with all problems if one of them is an error."""
     try:
         with file.open("rb") as opened:
             content = opened.read(MAX_FILE_BYTES + 1)
@@ -99,9 +99,9 @@ def load_routing(file: Path) -> Routing:
     return routing
 
 
-def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
-    """Everything wrong in `folder`, in order of file and line; with `books`, models without a price too. Raises nothing for any
-    content."""
+def check_brain(folder: Path, books: PriceSources | None = None) -> list[Problem]:
+    """All problems in `folder`, in order of file and line; with `books`, including missing prices. Never raises for
+    any content."""
     if not folder.is_dir():
         return [Problem(str(folder), 1, 1, _missing(folder))]
     files, problems = _read(folder)
@@ -111,11 +111,11 @@ def check_brain(folder: Path, books: Books | None = None) -> list[Problem]:
 
 
 def version_of(files: Mapping[str, bytes]) -> str:
-    """The content hash of these files: equal exactly when paths and bytes are."""
+    """The content hash of files: equal if and only if paths and bytes are."""
     digest = hashlib.sha256()
     for path in sorted(files):
         name, content = path.encode("utf-8", "surrogatepass"), files[path]
-        # lengths first: no two different folders run together into the same bytes
+        # Lengths come first, so that no two different folders produce the same bytes.
         digest.update(b"%d:%d:" % (len(name), len(content)) + name)
         digest.update(content)
     return digest.hexdigest()
@@ -140,7 +140,7 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _definitions(
-    files: Mapping[str, bytes], books: Books | None = None
+    files: Mapping[str, bytes], books: PriceSources | None = None
 ) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
     routing: Routing | None = None
     prompts: dict[str, Prompt] = {}
@@ -148,9 +148,9 @@ def _definitions(
     noticed: set[str] = set()
     for path in sorted(files):
         top = path.partition("/")[0]
-        suffix, misplaced = _placed(path, top)
+        suffix, misplaced = _file_kind(path, top)
         if misplaced is not None:
-            # an unknown folder is one problem, not one per file in it
+            # An unknown folder is one problem, not one per file in it.
             if top in _FOLDERS or top not in noticed:
                 problems.append(misplaced)
             if top not in _FOLDERS:
@@ -175,8 +175,8 @@ def _definitions(
     return (built_in_routing() if ROUTING not in files else routing), prompts, problems
 
 
-def _placed(path: str, top: str) -> tuple[str, Problem | None]:
-    """The kind of file by its place ("" is none that is read), or why it has none."""
+def _file_kind(path: str, top: str) -> tuple[str, Problem | None]:
+    """The kind of a file by its place ("" is not read), or the problem of its place."""
     name = path.rpartition("/")[2]
     suffix = os.path.splitext(name)[1]
     wanted = _FOLDERS.get(top) if "/" in path else None
@@ -211,7 +211,7 @@ def _too_large(file: str) -> Problem:
 
 
 def _json_problems(file: str, content: str) -> list[Problem]:
-    import json  # its errors have a line and column
+    import json  # errors have a line and column
 
     problems: list[Problem] = []
 
@@ -231,12 +231,14 @@ def _json_problems(file: str, content: str) -> list[Problem]:
     except json.JSONDecodeError as error:
         problems.append(Problem(file, error.lineno, error.colno, f"this is not valid JSON: {error.msg}"))
     except (RecursionError, ValueError):
-        problems.append(Problem(file, 1, 1, "this is not valid JSON: nested too deep, or a number without end"))
+        problems.append(
+            Problem(file, 1, 1, "this is not valid JSON: nested too deep, or a number with too many digits")
+        )
     return problems
 
 
 def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
-    """Every file of the folder, and why some could not be read."""
+    """All files of the folder, and the problems of unreadable ones."""
     root = folder.resolve()
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
@@ -261,10 +263,10 @@ def _read(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
 
 
 def _walk(root: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
-    """(path relative to the root, where to read it) of every file that is not hidden, in a fixed order.
+    """Yield (path relative to the root, path to read) of every file that is not hidden, in a fixed order.
 
-    Links are followed inside the folder only (mounted configuration is made of links): a reviewed folder must not
-    pull in what stands elsewhere on the machine.
+    Links are followed only within the folder, since mounted configuration consists of links. A reviewed folder must
+    not include files from elsewhere.
     """
     folders: list[tuple[str, Path, int]] = [("", root, 0)]
     seen = {root}

@@ -1,9 +1,9 @@
-"""Sections of routing.yaml that say how much and how often: budgets, rate limits, tries, breakers, guards, alarms."""
+"""Sections of routing.yaml with limits: budgets, rate limits, retries, breakers, guards, alarms."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from overnight.brain.fields import Fields, Reader, as_node, choice, money, names, number, text, whole
+from overnight.brain.fields import Fields, Reader, as_node, choice, integer, money, names, number, text
 from overnight.brain.nodes import Entries, Node
 from overnight.brain.problems import clipped
 from overnight.domain.policies import (
@@ -23,16 +23,16 @@ from overnight.domain.policies import (
     Retries,
 )
 
-from .lint import doubt_limits
+from .lint import lint_limits
 
 _DAY_MS = 86_400_000
-_count = whole(0, 1_000_000_000)
+_count = integer(0, 1_000_000_000)
 _T = TypeVar("_T")
 
 
 def time_zone(reader: Reader, node: Node, name: str) -> str | None:
     """An IANA time zone."""
-    import zoneinfo  # only a brain that names a zone needs its data
+    import zoneinfo  # loaded only for a brain that names a zone
 
     found = text(r"[A-Za-z0-9_+/-]{1,64}", "a time zone such as Europe/Berlin")(reader, node, name)
     if found is None:
@@ -40,7 +40,9 @@ def time_zone(reader: Reader, node: Node, name: str) -> str | None:
     try:
         zoneinfo.ZoneInfo(found)
     except (LookupError, ValueError, OSError):
-        reader.unknown(node, f"{name} names no time zone: {clipped(found)}", found, zoneinfo.available_timezones())
+        reader.unknown(
+            node, f"{name} is not a known time zone: {clipped(found)}", found, zoneinfo.available_timezones()
+        )
         return None
     return found
 
@@ -55,10 +57,10 @@ _BUDGETS: Fields = {
 _TENANT: Fields = {"time_zone": ("time_zone", time_zone)}
 _BUDGET_MEASURES: Fields = {
     "max_cost_usd": ("max_cost_microusd", money),
-    "max_tokens": ("max_tokens", whole(0, 1_000_000_000_000)),
+    "max_tokens": ("max_tokens", integer(0, 1_000_000_000_000)),
     "max_llm_calls": ("max_llm_calls", _count),
     "max_tool_calls": ("max_tool_calls", _count),
-    "max_wall_clock_s": ("max_wall_clock_s", whole(1, 315_360_000)),
+    "max_wall_clock_s": ("max_wall_clock_s", integer(1, 315_360_000)),
 }
 _BUDGET_LIMIT: Fields = {
     "scope": ("scope", choice(*BUDGET_SCOPES)),
@@ -67,37 +69,37 @@ _BUDGET_LIMIT: Fields = {
     **_BUDGET_MEASURES,
 }
 _RATE_MEASURES: Fields = {
-    "requests_per_minute": ("requests_per_minute", whole(1, 1_000_000_000)),
-    "tokens_per_minute": ("tokens_per_minute", whole(1, 1_000_000_000_000)),
-    "concurrency": ("concurrency", whole(1, 1_000_000)),
+    "requests_per_minute": ("requests_per_minute", integer(1, 1_000_000_000)),
+    "tokens_per_minute": ("tokens_per_minute", integer(1, 1_000_000_000_000)),
+    "concurrency": ("concurrency", integer(1, 1_000_000)),
 }
 _RATE_LIMIT: Fields = {"scope": ("scope", choice(*RATE_SCOPES)), "only": ("only", names()), **_RATE_MEASURES}
 _TRIES: Fields = {
-    "max_attempts": ("max_attempts", whole(1, 100)),
-    "backoff_ms": ("backoff_ms", whole(0, _DAY_MS)),
-    "max_backoff_ms": ("max_backoff_ms", whole(0, _DAY_MS)),
+    "max_attempts": ("max_attempts", integer(1, 100)),
+    "backoff_ms": ("backoff_ms", integer(0, _DAY_MS)),
+    "max_backoff_ms": ("max_backoff_ms", integer(0, _DAY_MS)),
     "jitter": ("jitter", choice("full", "none")),
 }
 _RETRIES: Fields = {**_TRIES, "by_class": ("by_class", as_node)}
 _LIMITS: Fields = {
-    "max_body_bytes": ("max_body_bytes", whole(1, 1 << 30)),
-    "default_max_output_tokens": ("default_max_output_tokens", whole(1, 10_000_000)),
-    "external_abandoned_hours": ("external_abandoned_hours", whole(1, 87_600)),
+    "max_body_bytes": ("max_body_bytes", integer(1, 1 << 30)),
+    "default_max_output_tokens": ("default_max_output_tokens", integer(1, 10_000_000)),
+    "external_abandoned_hours": ("external_abandoned_hours", integer(1, 87_600)),
 }
 _BREAKERS: Fields = {
-    "failures": ("failures", whole(0, 10_000)),
-    "window_ms": ("window_ms", whole(1, _DAY_MS)),
-    "cool_down_ms": ("cool_down_ms", whole(1, _DAY_MS)),
-    "max_cool_down_ms": ("max_cool_down_ms", whole(1, _DAY_MS)),
+    "failures": ("failures", integer(0, 10_000)),
+    "window_ms": ("window_ms", integer(1, _DAY_MS)),
+    "cool_down_ms": ("cool_down_ms", integer(1, _DAY_MS)),
+    "max_cool_down_ms": ("max_cool_down_ms", integer(1, _DAY_MS)),
     "when_all_open": ("when_all_open", choice(*WHEN_ALL_OPEN)),
 }
 _GUARDS: Fields = {
-    "same_call": ("same_call", whole(0, 1_000_000)),
-    "no_progress_turns": ("no_progress_turns", whole(0, 1_000_000)),
+    "same_call": ("same_call", integer(0, 1_000_000)),
+    "no_progress_turns": ("no_progress_turns", integer(0, 1_000_000)),
 }
 _ALARMS: Fields = {
     "cost_factor": ("cost_factor", number(0, 1_000_000)),
-    "least_jobs": ("least_jobs", whole(1, 1_000_000)),
+    "least_jobs": ("least_jobs", integer(1, 1_000_000)),
 }
 
 
@@ -110,13 +112,13 @@ def read_budgets(reader: Reader, node: Node | None) -> Budgets:
             zones[tenant] = own["time_zone"]
     limits = _listed(reader, found.pop("limits", None), "budgets.limits", _BUDGET_LIMIT, _BUDGET_MEASURES, BudgetLimit)
     budgets = Budgets(**found, time_zones=zones, limits=tuple(limit for limit, _ in limits))
-    doubt_limits(reader, limits, _attributes(_BUDGET_MEASURES), budgets)
+    lint_limits(reader, limits, _attributes(_BUDGET_MEASURES), budgets)
     return budgets
 
 
 def read_rate_limits(reader: Reader, node: Node | None) -> tuple[RateLimit, ...]:
     limits = _listed(reader, node, "rate_limits", _RATE_LIMIT, _RATE_MEASURES, RateLimit)
-    doubt_limits(reader, limits, _attributes(_RATE_MEASURES))
+    lint_limits(reader, limits, _attributes(_RATE_MEASURES))
     return tuple(limit for limit, _ in limits)
 
 
@@ -127,7 +129,7 @@ def _attributes(fields: Fields) -> dict[str, str]:
 def _listed(
     reader: Reader, node: Node | None, name: str, fields: Fields, measures: Fields, kind: Callable[..., _T]
 ) -> list[tuple[_T, Node]]:
-    """A list of limits, of which each has a scope and says how much; with their places in the file."""
+    """A list of limits, each with a scope and at least one measure, and their places in the file."""
     limits: list[tuple[_T, Node]] = []
     for index, item in enumerate(reader.items(node, name)):
         where = f"{name}[{index}]"

@@ -1,25 +1,25 @@
-"""What a routing.yaml may say and hardly means: warnings that need more than one section to be seen."""
+"""Warnings about valid but probably unintended content of routing.yaml, which involve more than one section."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from overnight.brain.fields import Reader
 from overnight.brain.nodes import Node
-from overnight.brain.problems import clipped, did_you_mean, likeness, nearest
+from overnight.brain.problems import clipped, did_you_mean, nearest, similarity
 from overnight.brain.routes_section import Model, Rule
 from overnight.brain.routing import Routing
 from overnight.brain.rules import FORMATS, When
 from overnight.domain.globs import Names, is_glob
 from overnight.domain.policies import PERIODS, BudgetLimit, Budgets, RateLimit
 
-ALIKE = 0.8
-"""From which likeness on a name is taken for a mistyped one: a house's own model is not a misspelt public one."""
+MIN_SIMILARITY = 0.8
+"""The similarity from which an unknown name counts as a typing error. Own models are not misspelt public ones."""
 
 
-def doubt_routes(
+def lint_routes(
     reader: Reader, rules: Mapping[str, Rule], tiers: Mapping[str, Sequence[Model]], routing: Routing
 ) -> None:
-    """Rules that no call reaches, tiers that no route uses, residency that nobody has."""
+    """Warn of unreachable rules, unused tiers, and residencies without a provider."""
     _unreached(reader, rules)
     named = next((models[0].node for models in tiers.values() if models), None)
     if named is not None and not any(route.kind == "tier" for route in routing.routes.values()):
@@ -33,27 +33,29 @@ def doubt_routes(
             if place not in places:
                 hint = did_you_mean(place, places) or "set the residency of a provider in providers.<name>.residency"
                 reader.problem(rule.node, f"no provider has the residency {clipped(place)}", hint, "warning")
-        if not plan.ways:
+        if not plan.variants:
             message = f"routes.{name} has no target in {' or '.join(rule.residency)}: its calls are rejected"
             reader.problem(rule.node, message, "add a model of a provider with this residency", "warning")
 
 
-class Book(Protocol):
-    """What models cost."""
+class PriceSource(Protocol):
+    """The prices of models."""
 
     def price(self, model: str, provider_hint: str | None = None, /) -> object:
-        """Raises LookupError where nobody knows."""
+        """Raises LookupError for a model without a known price."""
 
     def names(self, provider: str | None = None, /) -> Sequence[str]:
-        """Models with a list price."""
+        """The models with a list price."""
         ...
 
 
-def doubt_prices(
-    reader: Reader, models: Iterable[Model], routing: Routing, book: Book, stated: Collection[str]
+def lint_prices(
+    reader: Reader, models: Iterable[Model], routing: Routing, book: PriceSource, stated: Collection[str]
 ) -> None:
-    """Models that somebody serves and nobody has a price for: no budget could hold their calls, so they are refused. A model
-    that is `stated` under prices has one, even if it was wrong there and is reported."""
+    """Warn of served models without a price: budgets cannot limit their calls, so they are rejected.
+
+    A model that is `stated` under prices has a price, even if it was invalid and is reported elsewhere.
+    """
     seen = set(stated)
     for model in models:
         provider = routing.provider_for(model.name)
@@ -67,8 +69,8 @@ def doubt_prices(
             reader.problem(model.node, message, _price_hint(model.name, provider.name, routing, book))
 
 
-def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
-    """A mistyped name needs the right one; only a model that really has no price needs an entry."""
+def _price_hint(model: str, provider: str, routing: Routing, book: PriceSource) -> str:
+    """The hint for a missing price: the corrected name if it looks misspelt, else the entry to add."""
     entry = f"prices: {{{model!r}: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}}}"
     near = nearest_model(model, routing, book, provider)
     if near is not None and (near in routing.prices or near.rpartition("/")[2] in set(book.names(provider))):
@@ -76,14 +78,14 @@ def _price_hint(model: str, provider: str, routing: Routing, book: Book) -> str:
     return f"set it, 0 if calls are free: {entry}"
 
 
-def nearest_model(model: str, routing: Routing, book: Book | None, provider: str | None = None) -> str | None:
-    """The known model whose name is most like this one, with the prefix `provider/` that it was given."""
+def nearest_model(model: str, routing: Routing, book: PriceSource | None, provider: str | None = None) -> str | None:
+    """The known model with the most similar name, with the same prefix `provider/`."""
     prefix, slash, rest = model.rpartition("/")
     served = (name for name, by in routing.served.items() if by is not None)
     known = {*served, *routing.prices, *(book.names(provider) if book is not None else ())}
     known = {name for name in known if not is_glob(name) and name not in {model, rest}}
     found = nearest(model, known) or nearest(rest, known)
-    if not found or likeness(rest, found[0].rpartition("/")[2]) < ALIKE:
+    if not found or similarity(rest, found[0].rpartition("/")[2]) < MIN_SIMILARITY:
         return None
     return found[0] if found[0].startswith(prefix) else f"{prefix}{slash}{found[0]}"
 
@@ -94,7 +96,7 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
         when = rule.when
         if when is None:
             continue
-        first = next((before for before, other in earlier if _takes_all(other, when)), None)
+        first = next((before for before, other in earlier if _subsumes(other, when)), None)
         named = _always_named(when, rules)
         if named:
             message = (
@@ -110,16 +112,16 @@ def _unreached(reader: Reader, rules: Mapping[str, Rule]) -> None:
 
 
 def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
-    """The condition that only calls can meet which name a route, and so never come to conditions."""
-    if when.format is None or not when.format.fit("embeddings"):
+    """The condition that is met only by calls which name a route, and so never reach the conditions."""
+    if when.format is None or not when.format.matches("embeddings"):
         for field, names in (("task", when.task), ("model", when.model)):
             if names is not None and all(not is_glob(each) and each in rules for each in names.patterns):
                 return f"{field} {names}"
     return None
 
 
-def _takes_all(wider: When, narrower: When) -> bool:
-    """Does every call that meets `narrower` meet `wider`? Only where that is plain to see."""
+def _subsumes(wider: When, narrower: When) -> bool:
+    """Whether every call that meets `narrower` certainly meets `wider`."""
     formats = [form for form in FORMATS if _format_fits(narrower, form)]
     return (
         all(_format_fits(wider, form) for form in formats)
@@ -132,7 +134,7 @@ def _takes_all(wider: When, narrower: When) -> bool:
 
 
 def _format_fits(when: When, form: str) -> bool:
-    return when.format.fit(form) if when.format is not None else form != "embeddings"
+    return when.format.matches(form) if when.format is not None else form != "embeddings"
 
 
 def _covers(wider: Names | None, narrower: Names | None) -> bool:
@@ -145,19 +147,19 @@ def _covers(wider: Names | None, narrower: Names | None) -> bool:
 
 def _covers_one(pattern: str, wider: Names, each: str) -> bool:
     if not is_glob(each):
-        return wider.fit(each)
-    # Of globs, only a beginning that stays open is compared: what "a?" and "[ab]*" share is not plain to see.
+        return wider.matches(each)
+    # Of globs, only open-ended prefixes are compared; the intersection of "a?" and "[ab]*" is not computed.
     start = pattern.removesuffix("*")
     return each == pattern or (start != pattern and not is_glob(start) and each.startswith(start))
 
 
-def doubt_limits(
+def lint_limits(
     reader: Reader,
     listed: Iterable[tuple[BudgetLimit | RateLimit, Node]],
     measures: Mapping[str, str],
     budgets: Budgets | None = None,
 ) -> None:
-    """Limits that can never be the one that holds. `measures` is key in the file → attribute."""
+    """Warn of limits that can never take effect. `measures` maps keys in the file to attributes."""
     seen: dict[tuple[str, str, tuple[str, ...], str], tuple[int, str]] = {}
     if budgets is not None:
         for measure, per_job in _PER_JOB.items():
@@ -171,11 +173,11 @@ def doubt_limits(
             value: int | None = getattr(limit, attribute)
             if value is None:
                 continue
-            _doubt_limit(reader, node, seen, (limit.scope, per, whom, measure), value, place)
+            _lint_limit(reader, node, seen, (limit.scope, per, whom, measure), value, place)
             seen.setdefault((limit.scope, per, whom, measure), (value, place))
 
 
-def _doubt_limit(
+def _lint_limit(
     reader: Reader,
     node: Node,
     seen: Mapping[tuple[str, str, tuple[str, ...], str], tuple[int, str]],
@@ -186,7 +188,7 @@ def _doubt_limit(
     scope, per, whom, measure = what
     if what in seen:
         before = seen[what][1]
-        reader.problem(node, f"{place} and {before} both limit {measure}: the lower holds", "keep one", "warning")
+        reader.problem(node, f"{place} and {before} both limit {measure}: the lower one applies", "keep one", "warning")
     for other in PERIODS:
         limited, where = seen.get((scope, other, whom, measure), (None, ""))
         if limited is None or other == per:
@@ -195,7 +197,7 @@ def _doubt_limit(
         of_longer, of_shorter = (value, limited) if longer == per else (limited, value)
         if of_shorter > of_longer:
             message = f"{place} and {where}: {measure} per {shorter} is above that per {longer}, and so never reached"
-            reader.problem(node, message, "lower the one, or raise the other", "warning")
+            reader.problem(node, message, "lower the first, or raise the second", "warning")
 
 
 _LENGTHS = {"day": 0, "month": 1, "total": 2}

@@ -1,7 +1,7 @@
-"""YAML as plain nodes that know their line, within bounds that hold for any input.
+"""YAML as plain nodes with line numbers, within limits for any input.
 
-Built from parse events instead of a loader's objects: a loader turns 0.75 into a float before anyone can read the
-digits, keeps no line for a key, and answers nesting or aliases without end with its own stack or with all the memory.
+Built from parse events instead of a loader's objects. A loader converts 0.75 to a float before its digits can be
+read, drops the lines of keys, and exhausts stack or memory on deep nesting or recursive aliases.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ import msgspec
 from overnight.brain.problems import Problem, clipped
 
 MAX_DEPTH = 64
-MAX_NODES = 50_000  # aliases counted as often as they are used
+MAX_NODES = 50_000  # aliases count once per use
 
 ScalarKind = Literal["text", "int", "float", "bool", "null", "other"]
 
 
 class Scalar(msgspec.Struct, frozen=True):
-    """A single value as written. `kind` is what YAML 1.2 takes it for; `quoted` tells "0.75" from 0.75."""
+    """A scalar as written. `kind` is its YAML 1.2 type; `quoted` distinguishes "0.75" from 0.75."""
 
     line: int
     column: int
@@ -58,7 +58,7 @@ _KINDS: dict[str, ScalarKind] = {
 
 
 class _Stop(Exception):
-    """The document cannot be read past this point."""
+    """The rest of the document cannot be read."""
 
     def __init__(self, line: int, column: int, message: str, hint: str = "") -> None:
         self.line, self.column, self.message, self.hint = line, column, message, hint
@@ -66,10 +66,10 @@ class _Stop(Exception):
 
 
 class _Composer:
-    """Parse events in, nodes out; problems that leave the rest readable are collected on the way."""
+    """Builds nodes from parse events, and collects problems that do not prevent reading the rest."""
 
     def __init__(self, file: str, first_line: int) -> None:
-        from ruamel.yaml import YAML  # 25 ms that a command which reads no brain does not owe
+        from ruamel.yaml import YAML  # imported here: commands that read no brain save 25 ms
         from ruamel.yaml.nodes import ScalarNode
 
         self.yaml: Any = YAML(typ="safe", pure=True)
@@ -114,7 +114,7 @@ class _Composer:
             return found
         self.grow(1, place)
         if event.ctag is not None:
-            self.problem(place, f"tags such as {clipped(str(event.ctag))} are not read", "write the plain value")
+            self.problem(place, f"tags such as {clipped(str(event.ctag))} are not supported", "write the plain value")
         if kind == "ScalarEvent":
             node = self.scalar(event, place)
         elif kind == "SequenceStartEvent":
@@ -122,7 +122,7 @@ class _Composer:
         else:
             node = self.entries(place, depth)
         if event.anchor is not None:
-            # only now: an anchor inside itself would be a loop
+            # Defined only now, since an alias inside its own anchor would be a cycle.
             self.anchors[event.anchor] = node
         return node
 
@@ -136,7 +136,7 @@ class _Composer:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _Stop(*place, "an escape in this text names half a character (a lone surrogate)") from None
+            raise _Stop(*place, "an escape in this text is half a character (a lone surrogate)") from None
         quoted = event.style is not None
         tag = str(self.yaml.resolver.resolve(self.scalar_node, text, (not quoted, quoted)))
         return Scalar(place[0], place[1], text, _KINDS.get(tag, "other"), quoted)
@@ -160,10 +160,10 @@ class _Composer:
             key = self.node(event, depth + 1)
             value = self.node(next(self.events), depth + 1)
             if isinstance(value, Scalar) and value.kind == "null" and not value.text:
-                # the parser puts a value left out at whatever comes next
+                # The parser places an omitted value at the next token.
                 value = Scalar(at[0], at[1], "", "null")
             if not isinstance(key, Scalar):
-                self.problem(at, "a key must be a single word or text", "lists and mappings cannot be keys")
+                self.problem(at, "a key must be a single word or string", "lists and mappings cannot be keys")
             elif key.text in entries:
                 first = entries[key.text][0].line
                 self.problem(at, f"the key {clipped(key.text)} appears twice", f"first on line {first}; keep one")
@@ -173,9 +173,9 @@ class _Composer:
 
 
 def parse_yaml(file: str, text: str, first_line: int = 1) -> tuple[Node | None, list[Problem]]:
-    """`text` as nodes, and everything wrong with it as YAML. The node is None for an empty or unreadable document.
+    """Parse `text` to nodes, with all YAML problems. The node is None for an empty or unreadable document.
 
-    Raises nothing for any text: at most `MAX_NODES` values, `MAX_DEPTH` levels, one document, no tags.
+    Never raises: at most `MAX_NODES` values, `MAX_DEPTH` levels, one document, no tags.
     """
     composer = _Composer(file, first_line)
     try:
@@ -184,7 +184,7 @@ def parse_yaml(file: str, text: str, first_line: int = 1) -> tuple[Node | None, 
         root = None
         composer.problem((stop.line, stop.column), stop.message, stop.hint)
     except Exception as error:
-        # not only YAMLError: the parser answers some damaged escapes and directives with OverflowError and others
+        # Not only YAMLError: the parser raises OverflowError and others for some damaged escapes and directives.
         root = None
         composer.problem(_error_place(error, text, first_line), f"this is not valid YAML: {_reason(error)}")
     return root, composer.problems
@@ -201,12 +201,12 @@ def _error_place(error: Any, text: str, first_line: int) -> tuple[int, int]:
 
 
 def _reason(error: Any) -> str:
-    # never the parser's own rendering: it quotes the line, and a line may hold what should not be printed
+    # The parser's own rendering quotes the line, which may contain a secret.
     parts = [getattr(error, "context", None), getattr(error, "problem", None) or getattr(error, "reason", None)]
-    said = ", ".join(str(part) for part in parts if part)
-    return said or type(error).__name__
+    reason = ", ".join(str(part) for part in parts if part)
+    return reason or type(error).__name__
 
 
 def text_place(text: str, position: int, first_line: int = 1) -> tuple[int, int]:
-    """Line and column (from 1) of a character position."""
+    """The line and column of a character position, counted from 1."""
     return text.count("\n", 0, position) + first_line, position - text.rfind("\n", 0, position)

@@ -1,4 +1,4 @@
-"""What can be wrong with a brain, said so that a person can repair it."""
+"""Problems of a brain, with remedies."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -10,9 +10,9 @@ _MAX_TEXT = 400
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong in one place. `line` and `column` count from 1; an error keeps the brain from loading.
+    """One problem in one place. `line` and `column` count from 1. An error prevents the brain from loading.
 
-    Its texts are bounded and safe to print and to encode, whatever the file holds.
+    The texts are bounded and safe to print and encode, whatever the file contains.
     """
 
     file: str
@@ -34,7 +34,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class BrainError(Exception):
-    """The brain cannot be used. `problems` holds all of them, also the warnings, in file order."""
+    """The brain cannot be used. `problems` contains all of them, including warnings, in file order."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         self.problems = tuple(problems)
@@ -42,21 +42,21 @@ class BrainError(Exception):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Up to `count` known names that are like `name`, the most like first."""
-    import difflib  # a clean brain never needs it
+    """Up to `count` known names that are similar to `name`, the most similar first."""
+    import difflib  # a valid brain never needs it
 
     return difflib.get_close_matches(name[:128], known, n=count)
 
 
-def likeness(one: str, other: str) -> float:
-    """How like two names are: 1 for equal ones."""
+def similarity(one: str, other: str) -> float:
+    """The similarity of two names; 1 for equal ones."""
     import difflib
 
     return difflib.SequenceMatcher(None, one[:128], other[:128]).ratio()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, else with all of them when they are few."""
+    """A hint with the nearest known name, or with all known names if they are few."""
     names = sorted(set(known))
     found = nearest(name, names)
     if found:
@@ -65,13 +65,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    shown = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
-    # repr escapes control characters, line separators and the lone surrogates of file names that are not UTF-8
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+    shortened = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    # repr escapes control characters, line separators and the lone surrogates of file names that are not UTF-8.
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shortened)
 
 
 def clipped(text: str, limit: int = 60) -> str:
-    """`text` quoted for a message: one line, bounded, safe to print whatever it holds."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    # repr keeps unprintable characters out of terminals and lone surrogates out of encoders
-    return repr(shown)
+    """Quote `text` for a message: one line, bounded, safe to print."""
+    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
+    # repr keeps unprintable characters out of terminals and lone surrogates out of encoders.
+    return repr(shortened)

@@ -1,20 +1,20 @@
-"""prompts/*.md → Prompt: front matter between two lines of ---, then the text."""
+"""Prompts: prompts/*.md with optional front matter between two lines of ---."""
 
 import msgspec
 
-from overnight.brain.fields import Fields, Reader, many, text
+from overnight.brain.fields import Fields, Reader, list_of, text
 from overnight.brain.nodes import Scalar, parse_yaml
 from overnight.brain.problems import Problem
 
 _LINE = r"[^\r\n]{1,1000}"
 _FIELDS: Fields = {
     "description": ("description", text(_LINE, "one line of text")),
-    "tags": ("tags", many(text(r"[^\s,]{1,64}", "a word"))),
+    "tags": ("tags", list_of(text(r"[^\s,]{1,64}", "a word"))),
 }
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """A prompt. `name` is its path under prompts/ without .md; `text` is everything after the front matter."""
+    """A prompt. `name` is its path in prompts/ without .md; `text` is the content after the front matter."""
 
     name: str
     text: str
@@ -23,7 +23,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 def read_prompt(file: str, name: str, content: str) -> tuple[Prompt, list[Problem]]:
-    """The prompt of one file and what is wrong with it. A file without front matter is all text."""
+    """Parse one file. Returns the prompt and its problems. A file without front matter is all text."""
     lines = content.removeprefix("\ufeff").splitlines(keepends=True)
     reader = Reader(file)
     top = Scalar(1, 1, "", "null")

@@ -1,4 +1,4 @@
-"""Who serves a model: the brain's own `providers:` first, then the well-known ones of providers.yaml."""
+"""Providers of models: the brain's own `providers:` first, then the well-known ones of providers.yaml."""
 
 from functools import cache
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, many, several, text
+from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, list_of, one_or_many, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
 from overnight.domain.policies import ProviderDef
@@ -18,7 +18,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def base_url(reader: Reader, node: Node, name: str) -> str | None:
-    """An http(s) URL without credentials, query or fragment. What is wrong with it is told, the URL itself is not."""
+    """An http(s) URL without credentials, query or fragment. Problems are reported without the URL."""
     from urllib.parse import urlsplit
 
     if not isinstance(node, Scalar) or node.kind != "text":
@@ -48,12 +48,12 @@ def _plain(value: str) -> bool:
 
 
 def _places(reader: Reader, node: Node, name: str) -> frozenset[str] | None:
-    found = several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))(reader, node, name)
+    found = one_or_many(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))(reader, node, name)
     return None if found is None else frozenset(found)
 
 
 def _proxy(reader: Reader, node: Node, name: str) -> str | None:
-    """The URL of an HTTP proxy, or none. What is wrong with it is told, the URL itself is not."""
+    """The URL of an HTTP proxy, or none. Problems are reported without the URL."""
     from urllib.parse import urlsplit
 
     hint = "such as http://proxy.example.com:3128, or none to connect directly"
@@ -86,15 +86,18 @@ FIELDS: Fields = {
     "base_url": ("base_url", base_url),
     "api_key_env": (
         "api_key_env",
-        text(_VARIABLE, "an environment variable's name such as EXAMPLE_API_KEY", secret=True),
+        text(_VARIABLE, "the name of an environment variable such as EXAMPLE_API_KEY", secret=True),
     ),
-    "models": ("models", many(text(MODEL_NAME, "a model's name or a glob such as example-*"))),
+    "models": ("models", list_of(text(MODEL_NAME, "a model name or a glob such as example-*"))),
     "kind": ("kind", choice(*_APIS)),
-    "model_prefix": ("model_prefix", text(MODEL_NAME, "the start of a model's name such as example/")),
-    "apis": ("apis", many(choice("chat", "responses", "messages", "embeddings"))),
+    "model_prefix": ("model_prefix", text(MODEL_NAME, "a prefix of a model name such as example/")),
+    "apis": ("apis", list_of(choice("chat", "responses", "messages", "embeddings"))),
     "residency": ("residency", _places),
     "proxy": ("proxy", _proxy),
-    "proxy_env": ("proxy_env", text(_VARIABLE, "an environment variable's name such as EXAMPLE_PROXY", secret=True)),
+    "proxy_env": (
+        "proxy_env",
+        text(_VARIABLE, "the name of an environment variable such as EXAMPLE_PROXY", secret=True),
+    ),
     "ca": ("ca", _FILE),
     "client_cert": ("client_cert", _FILE),
     "client_key": ("client_key", _FILE),
@@ -103,11 +106,11 @@ _CONNECTION = ("proxy", "proxy_env", "ca", "client_cert", "client_key")
 
 
 def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderDef]) -> tuple[ProviderDef, ...]:
-    """The providers of one section. An entry named like one of `known` changes only the fields it gives."""
+    """The providers of one section. An entry named like one of `known` overrides only the fields it sets."""
     found: list[ProviderDef] = []
     valid_name = text(PROVIDER_NAME, "lower-case letters, digits, - or _")
     for name, (at, value) in reader.entries(node, "providers").items():
-        if valid_name(reader, msgspec.structs.replace(at, kind="text"), "a provider's name") is None:
+        if valid_name(reader, msgspec.structs.replace(at, kind="text"), "a provider name") is None:
             continue
         where = f"providers.{name}"
         before = len(reader.problems)
@@ -145,7 +148,7 @@ def _check_connection(reader: Reader, at: Node, where: str, values: dict[str, An
 
 @cache
 def well_known() -> dict[str, ProviderDef]:
-    """Name → provider, in the order of providers.yaml."""
+    """The well-known providers by name, in the order of providers.yaml."""
     file = "overnight/brain/providers.yaml"
     node, problems = parse_yaml(file, Path(__file__).with_name("providers.yaml").read_text(encoding="utf-8"))
     reader = Reader(file)

@@ -1,4 +1,4 @@
-"""`routes:` and `tiers:` of routing.yaml, as written: other sections still have a say in what becomes of them."""
+"""The sections `routes:` and `tiers:` as written, before other sections are applied."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from overnight.brain.fields import (
     Reader,
     choice,
     flag,
-    many,
+    integer,
+    list_of,
     model_name,
     names,
-    several,
+    one_or_many,
     text,
-    whole,
 )
 from overnight.brain.nodes import Entries, Node, Scalar
 from overnight.brain.problems import clipped
@@ -26,34 +26,34 @@ from overnight.domain.globs import Names
 from overnight.domain.policies import CACHE_MODES, WHEN_ALL_OPEN
 
 DAY_MS = 86_400_000
-MOST_TOKENS = 10_000_000
+MAX_TOKENS = 10_000_000
 YEAR_S = 31_536_000
 TIME_LIMITS = ("queue_ms", "connect_ms", "first_byte_ms", "silence_ms", "total_ms")
-TAKEN_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
+RESERVED_NAMES = ("auto", "default", "as_asked", "default_ms", "embeddings_ms", *TIME_LIMITS)
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"})
 route_name = text(ROUTE_NAME, "letters, digits and _ . : / @ + - (up to 128, the first a letter or digit)")
-deadline = whole(1, DAY_MS)
-output_tokens = whole(1, MOST_TOKENS)
-_header_name = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", "a header's name such as x-plan")
+deadline = integer(1, DAY_MS)
+output_tokens = integer(1, MAX_TOKENS)
+_header_name = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", "a header name such as x-plan")
 _header_value = names(200)
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model and where the file names it."""
+    """A model and its place in the file."""
 
     name: str
     node: Node
 
 
 class RouteCache(msgspec.Struct, frozen=True):
-    """A route's own words about the cache; None leaves it to the section `cache`."""
+    """The cache settings of a route; None inherits the section `cache`."""
 
     exact_ttl_s: int | None = None
     mode: str | None = None
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A route as written, before deadlines, fallbacks and tiers are known: exactly one of model, tier, weights."""
+    """A route as written, before deadlines, fallbacks and tiers are resolved: exactly one of model, tier, weights."""
 
     node: Node
     model: Model | None = None
@@ -70,7 +70,7 @@ class Rule(msgspec.Struct, frozen=True):
     cache: RouteCache = RouteCache()
 
     def models(self) -> Iterator[Model]:
-        """The models it names to begin with."""
+        """The models that the rule names directly."""
         if self.model is not None:
             yield self.model
         for model, _ in self.weights:
@@ -78,18 +78,18 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def model(reader: Reader, node: Node, name: str) -> Model | None:
-    """A model's name."""
+    """A model name."""
     found = model_name(reader, node, name)
     return None if found is None else Model(found, node)
 
 
 def key_name(reader: Reader, at: Scalar, reads: Any, what: str) -> str | None:
-    """A key as a name, whatever YAML takes it for (4.1 is one)."""
+    """A key as a name, regardless of its YAML type (4.1 is valid)."""
     return reads(reader, msgspec.structs.replace(at, kind="text"), what)
 
 
 def _weights(reader: Reader, node: Node, name: str) -> tuple[tuple[Model, int], ...] | None:
-    weight = whole(0, 1_000_000)
+    weight = integer(0, 1_000_000)
     found: list[tuple[Model, int]] = []
     for key, (at, value) in reader.entries(node, name).items():
         named = key_name(reader, at, model_name, f"a model in {name}")
@@ -115,7 +115,7 @@ def _headers(reader: Reader, node: Node, name: str) -> dict[str, Names] | None:
 
 
 def _formats(reader: Reader, node: Node, name: str) -> Names | None:
-    found = several(choice(*FORMATS))(reader, node, name)
+    found = one_or_many(choice(*FORMATS))(reader, node, name)
     return None if found is None else Names(found)
 
 
@@ -138,7 +138,7 @@ def _when(reader: Reader, node: Node, name: str) -> When | None:
 
 
 _DEGRADED: Fields = {
-    "answer": ("answer", text(r"[\s\S]{1,10000}", "the answer to give (up to 10,000 characters)")),
+    "answer": ("answer", text(r"[\s\S]{1,10000}", "the text to answer with (up to 10,000 characters)")),
     "cache": ("cache", flag),
 }
 
@@ -153,7 +153,7 @@ def _degraded(reader: Reader, node: Node, name: str) -> Degraded | None:
 
 
 _CACHE: Fields = {
-    "exact": ("exact_ttl_s", whole(0, YEAR_S)),
+    "exact": ("exact_ttl_s", integer(0, YEAR_S)),
     "semantic": ("mode", choice(*CACHE_MODES)),
 }
 
@@ -171,10 +171,10 @@ _ROUTE: Fields = {
     "weights": ("weights", _weights),
     "when": ("when", _when),
     "sticky": ("sticky", choice(*STICKY)),
-    "residency": ("residency", several(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
+    "residency": ("residency", one_or_many(text(RESIDENCY, "lower-case letters, digits, - or _, such as eu"))),
     "deadline_ms": ("deadline_ms", deadline),
     "max_output_tokens": ("max_output_tokens", output_tokens),
-    "fallbacks": ("fallbacks", many(model)),
+    "fallbacks": ("fallbacks", list_of(model)),
     "degraded": ("degraded", _degraded),
     "when_all_open": ("when_all_open", choice(*WHEN_ALL_OPEN)),
     "cache": ("cache", _cache),
@@ -183,38 +183,38 @@ _TARGETS = ("model", "tier", "weights")
 
 
 def read_tiers(reader: Reader, node: Node | None) -> dict[str, tuple[Model, ...]]:
-    """Tier → its model and those tried after it; lowest tier first."""
+    """The models of each tier, in order of precedence; lowest tier first."""
     tiers: dict[str, tuple[Model, ...]] = {}
     for name, (at, value) in reader.entries(node, "tiers").items():
-        if key_name(reader, at, route_name, "a tier's name") is None:
+        if key_name(reader, at, route_name, "a tier name") is None:
             continue
-        models = several(model)(reader, value, f"tiers.{name}")
+        models = one_or_many(model)(reader, value, f"tiers.{name}")
         if models is not None:
             tiers[name] = models
     return tiers
 
 
 def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> dict[str, Rule]:
-    """Name → route, in the order of the file."""
+    """The routes by name, in the order of the file."""
     rules: dict[str, Rule] = {}
     for name, (at, value) in reader.entries(node, "routes").items():
         where = f"routes.{name}"
-        key_name(reader, at, route_name, "a route's name")
-        if name in TAKEN_NAMES:
+        key_name(reader, at, route_name, "a route name")
+        if name in RESERVED_NAMES:
             reader.problem(at, f"{name!r} is reserved and cannot be a route name", "choose another name")
         if not isinstance(value, Entries):
             if (named := model(reader, value, where)) is not None:
                 rules[name] = Rule(value, named)
             continue
         found = reader.section(value, where, _ROUTE)
-        said = [key for key in _TARGETS if key in value.entries]
-        if not said:
+        given = [key for key in _TARGETS if key in value.entries]
+        if not given:
             reader.problem(value, f"{where} needs the key 'model'", "or 'tier', or 'weights'")
-        elif len(said) > 1:
+        elif len(given) > 1:
             reader.problem(
-                value.entries[said[1]][0], f"{where} has both {said[0]!r} and {said[1]!r}", "keep one of the two"
+                value.entries[given[1]][0], f"{where} has both {given[0]!r} and {given[1]!r}", "keep one of the two"
             )
-        elif said[0] in found:
+        elif given[0] in found:
             rule = Rule(value, **found)
             if rule.tier is not None and rule.tier.name not in tiers:
                 reader.unknown(rule.tier.node, f"{where}.tier names no tier of `tiers`", rule.tier.name, tiers)
@@ -224,7 +224,7 @@ def read_rules(reader: Reader, node: Node | None, tiers: Mapping[str, Any]) -> d
 
 
 def same_model(rule: Rule, where: str, reader: Reader) -> None:
-    """Report fallbacks that name the route's own model."""
+    """Report fallbacks that repeat the route's own model."""
     for fallback in rule.fallbacks or ():
         if rule.model is not None and fallback.name == rule.model.name:
             reader.problem(fallback.node, f"{where} falls back to its own model {clipped(fallback.name)}")

@@ -1,4 +1,4 @@
-"""Which model answers a call, and within what: definitions and one pure decision."""
+"""The routing decision: definitions, and one pure function from the facts of a call to its targets."""
 
 import hashlib
 import random
@@ -12,7 +12,7 @@ import msgspec
 
 from overnight.brain.complexity import Complexity, score
 from overnight.brain.problems import clipped, nearest
-from overnight.brain.rules import Route, Way
+from overnight.brain.rules import Route, RouteVariant
 from overnight.domain import CallFacts, TimeLimits
 from overnight.domain.globs import is_glob
 from overnight.domain.policies import (
@@ -40,17 +40,18 @@ _chance = random.Random().random  # noqa: S311 - spreads calls, hides nothing
 Rejected = tuple[tuple[str, str], ...]
 
 
-class Plan(NamedTuple):
-    """A route made ready: the ways that residency leaves open, where each one's share of 0 to 1 ends, what it closed."""
+class PreparedRoute(NamedTuple):
+    """A prepared route: the variants within its residency, the end of each one's share of 0 to 1, and the excluded
+    targets."""
 
     route: Route
-    ways: tuple[Way, ...]
+    variants: tuple[RouteVariant, ...]
     shares: tuple[float, ...]
     rejected: Rejected
 
 
 class UnknownModel(LookupError):
-    """The brain knows neither a model nor a route of this name. `nearest` are up to three that it knows."""
+    """The name is neither a known model nor a route. `nearest` are up to three similar known names."""
 
     def __init__(self, model: str, known: Iterable[str]) -> None:
         self.model = model
@@ -62,8 +63,8 @@ class UnknownModel(LookupError):
         )
 
 
-def chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """`model`, then its fallbacks, then theirs: nearest first, each once."""
+def fallback_chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """`model` and its fallbacks, recursively: breadth first, each once."""
     targets = [model]
     waiting = deque(fallbacks.get(model, ()))
     seen = {model}
@@ -77,11 +78,12 @@ def chain(model: str, fallbacks: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """routing.yaml, checked and resolved. `providers` are in the order in which they are asked.
+    """A valid, resolved routing.yaml. `providers` are in order of precedence.
 
-    `fallbacks` is model → the models named after it; `tiers` is tier → its models, lowest first; `prices` are those the
-    brain sets itself, `hosted_tools` its fees of tools that providers run (micro-dollars a use). `header_names` are the
-    request headers that its rules look at.
+    - `fallbacks`: model → its fallback models.
+    - `tiers`: tier → its models, lowest first.
+    - `prices`: prices set by the file; `hosted_tools`: fees of provider-executed tools in micro-dollars per use.
+    - `header_names`: request headers that rules refer to.
     """
 
     default_model: str = DEFAULT_MODEL
@@ -103,12 +105,12 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     guards: Guards = Guards()
     alarms: Alarms = Alarms()
     cache: CachePolicy = CachePolicy()
-    # derived once, so that a decision is a few dict look-ups
+    # Derived once, so that a decision takes a few dict look-ups.
     chains: Mapping[str, tuple[str, ...]] = {}
     served: Mapping[str, ProviderDef | None] = {}
     globs: tuple[tuple[str, str, ProviderDef], ...] = ()
-    plans: Mapping[str, Plan] = {}
-    rules: tuple[Plan, ...] = ()
+    plans: Mapping[str, PreparedRoute] = {}
+    rules: tuple[PreparedRoute, ...] = ()
     header_names: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -125,10 +127,10 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
                     exact.setdefault(pattern, provider)
         named = {self.default_model, *self.fallbacks, *exact, *(name for name in self.prices if not is_glob(name))}
         named.update(*self.fallbacks.values(), *self.tiers.values())
-        named.update(*(way.targets for route in self.routes.values() for way in route.ways))
+        named.update(*(variant.targets for route in self.routes.values() for variant in route.variants))
         setting = msgspec.structs.force_setattr
         setting(self, "globs", globs)
-        setting(self, "chains", {model: chain(model, self.fallbacks) for model in self.fallbacks})
+        setting(self, "chains", {model: fallback_chain(model, self.fallbacks) for model in self.fallbacks})
         setting(self, "served", {model: exact.get(model) or self._by_glob(model) for model in named})
         setting(self, "plans", {name: self._plan(route) for name, route in self.routes.items()})
         rules = tuple(plan for plan in self.plans.values() if plan.route.when is not None)
@@ -139,19 +141,24 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             frozenset(name for plan in rules if plan.route.when for name in plan.route.when.headers),
         )
 
-    def _plan(self, route: Route) -> Plan:
-        closed = {model: why for way in route.ways for model in way.targets if (why := self._outside(model, route))}
-        ways: list[Way] = []
-        for way in route.ways:
-            targets = tuple(model for model in way.targets if model not in closed)
-            if targets and way.weight:
-                ways.append(Way(way.name, targets, way.weight))
-        total = sum(way.weight for way in ways)
-        shares = tuple(end / total for end in accumulate(way.weight for way in ways))
-        return Plan(route, tuple(ways), shares, tuple(closed.items()))
+    def _plan(self, route: Route) -> PreparedRoute:
+        closed = {
+            model: why
+            for variant in route.variants
+            for model in variant.targets
+            if (why := self._residency_violation(model, route))
+        }
+        variants: list[RouteVariant] = []
+        for variant in route.variants:
+            targets = tuple(model for model in variant.targets if model not in closed)
+            if targets and variant.weight:
+                variants.append(RouteVariant(variant.name, targets, variant.weight))
+        total = sum(variant.weight for variant in variants)
+        shares = tuple(end / total for end in accumulate(variant.weight for variant in variants))
+        return PreparedRoute(route, tuple(variants), shares, tuple(closed.items()))
 
-    def _outside(self, model: str, route: Route) -> str | None:
-        """Why this target is outside of the route's residency; None when it is within."""
+    def _residency_violation(self, model: str, route: Route) -> str | None:
+        """Why this target is outside of the route's residency; None if it is within."""
         provider = self.served[model]
         if not route.residency or (provider is not None and not provider.residency.isdisjoint(route.residency)):
             return None
@@ -168,84 +175,87 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def provider_for(self, model: str) -> ProviderDef | None:
-        """Who serves `model`: a provider that lists its name, else the first with a glob that fits, else None."""
+        """The provider of `model`: one that lists the name, else the first with a matching glob, else None."""
         if model in self.served:
             return self.served[model]
-        # a name from outside ends up in headers and URLs: only plain ones may match a glob
+        # External names end up in headers and URLs, so only plain ones may match a glob.
         if len(model) > MAX_NAME or not (model.isascii() and model.isprintable()) or " " in model:
             return None
         return self._by_glob(model)
 
     def known_models(self) -> list[str]:
-        """Every model this brain names, sorted; models that only a glob covers are not listed."""
+        """Every model named by this brain, sorted. Models that only a glob matches are absent."""
         return sorted(self.served)
 
     def decide(self, facts: CallFacts, /, *, chance: Callable[[], float] = _chance) -> RouteDecision:
-        """The rule and the targets for a call; no target when residency leaves none (`rejected` names them all).
+        """Select the rule and the targets of a call. Without a target within the residency, `rejected` lists all of
+        them.
 
-        Pure, but for `chance` (0 to 1), which chooses among weights for a call without an id to hash. Raises Forbidden for a
-        route of another agent or workflow than the key's, `UnknownModel` when the model asked for is neither a route, nor known,
-        nor a way to ask for the default.
+        Pure except for `chance` (0 to 1), which selects a weighted variant for a call without an id to hash.
+
+        Raises:
+            UnknownModel: the requested model is neither a route, nor known, nor a name of the default.
+            Forbidden: the route belongs to another agent or workflow than the key's.
         """
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
             raise UnknownModel(asked[: MAX_NAME + 1], ())
-        said = ""
+        prefix = ""
         if facts.task:
             plan = self.plans.get(facts.task)
             if plan is None:
-                said = f"x-task {clipped(facts.task)} matches no route; "
-            elif facts.format != EMBEDDINGS or self._embeds(plan.route, asked):
+                prefix = f"x-task {clipped(facts.task)} matches no route; "
+            elif facts.format != EMBEDDINGS or self._serves_embeddings(plan.route, asked):
                 return self._by_name(plan, facts, f"x-task {facts.task} matches the route", chance)
             else:
-                said = f"x-task {facts.task} matches a route that does not serve embeddings; "
+                prefix = f"x-task {facts.task} matches a route that does not serve embeddings; "
         plan = self.plans.get(asked)
         if plan is not None:
-            return self._by_name(plan, facts, f"{said}the requested model is a route name", chance)
+            return self._by_name(plan, facts, f"{prefix}the requested model is a route name", chance)
         rejected: list[tuple[str, str]] = []
         for plan in self.rules:
             when = plan.route.when
-            unmet = when.unmet(facts) if when is not None else None
-            if unmet is None:
-                return self._by_plan(plan, facts, f"{said}matched {when}", tuple(rejected), chance)
-            rejected.append((plan.route.name, unmet))
+            unmet_condition = when.unmet_condition(facts) if when is not None else None
+            if unmet_condition is None:
+                return self._by_plan(plan, facts, f"{prefix}matched {when}", tuple(rejected), chance)
+            rejected.append((plan.route.name, unmet_condition))
         if asked in _ASKS_FOR_DEFAULT:
-            why = f"{said}model {asked!r} selects the default" if asked else f"{said}no model requested"
+            why = f"{prefix}model {asked!r} selects the default" if asked else f"{prefix}no model requested"
             return self._without_rule(DEFAULT_ROUTE, self.default_model, facts, why, tuple(rejected))
         if asked in self.served or self.provider_for(asked) is not None:
-            return self._without_rule(AS_ASKED, asked, facts, f"{said}the requested model is known", tuple(rejected))
+            return self._without_rule(AS_ASKED, asked, facts, f"{prefix}the requested model is known", tuple(rejected))
         raise UnknownModel(asked, [*self.served, *self.routes])
 
-    def _embeds(self, route: Route, asked: str) -> bool:
-        """May the task's route answer for embeddings? One that says so may; any may where no model is known instead."""
+    def _serves_embeddings(self, route: Route, asked: str) -> bool:
+        """Whether the route of the task may serve embeddings: if it declares so, or if no known model is requested."""
         if route.when is not None and route.when.format is not None:
-            return route.when.format.fit(EMBEDDINGS)
+            return route.when.format.matches(EMBEDDINGS)
         return asked in _ASKS_FOR_DEFAULT or self.provider_for(asked) is None
 
-    def _by_name(self, plan: Plan, facts: CallFacts, why: str, chance: Callable[[], float]) -> RouteDecision:
+    def _by_name(self, plan: PreparedRoute, facts: CallFacts, why: str, chance: Callable[[], float]) -> RouteDecision:
         if plan.route.when is not None:
             plan.route.when.check_key(facts, plan.route.name)
         return self._by_plan(plan, facts, why, (), chance)
 
     def _by_plan(
-        self, plan: Plan, facts: CallFacts, why: str, rejected: Rejected, chance: Callable[[], float]
+        self, plan: PreparedRoute, facts: CallFacts, why: str, rejected: Rejected, chance: Callable[[], float]
     ) -> RouteDecision:
-        route, ways = plan.route, plan.ways
-        way = ways[0] if ways else None
+        route, variants = plan.route, plan.variants
+        variant = variants[0] if variants else None
         complexity = None
-        if way is None:
+        if variant is None:
             why = f"{why}; no target available"
         elif route.kind == "weights":
-            way, how = _weighed(plan, facts, chance)
+            variant, how = _select_by_weight(plan, facts, chance)
             why = f"{why}; {how}"
-        elif route.kind == "tier" and len(ways) > 1:
+        elif route.kind == "tier" and len(variants) > 1:
             complexity = score(facts.text())
             if complexity > self.complexity.threshold:
-                way = ways[1]
-                why = f"{why}; complexity {complexity:g} exceeds {self.complexity.threshold:g}: tier {way.name}"
+                variant = variants[1]
+                why = f"{why}; complexity {complexity:g} exceeds {self.complexity.threshold:g}: tier {variant.name}"
         return RouteDecision(
             route=route.name,
-            targets=way.targets if way is not None else (),
+            targets=variant.targets if variant is not None else (),
             why=why,
             requested_model=facts.model or "",
             deadline_ms=route.embeddings_ms if facts.format == EMBEDDINGS else route.deadline_ms,
@@ -254,7 +264,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             degraded=route.degraded,
             when_all_open=route.when_all_open,
             cache=route.cache,
-            tier=way.name if way is not None and route.kind == "tier" else None,
+            tier=variant.name if variant is not None and route.kind == "tier" else None,
             complexity=complexity,
             time_limits=self.time_limits,
             output_cap=route.output_cap,
@@ -276,17 +286,19 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _weighed(plan: Plan, facts: CallFacts, chance: Callable[[], float]) -> tuple[Way, str]:
-    """One of the weighted ways, the same for the same session or job, and how it was found."""
+def _select_by_weight(plan: PreparedRoute, facts: CallFacts, chance: Callable[[], float]) -> tuple[RouteVariant, str]:
+    """Select a weighted variant, the same for the same session or job. Returns the variant and how it was selected."""
     sticky, kept_by, name = plan.route.sticky, "session", facts.session
     if sticky == "job" or (sticky == "session" and name is None):
         kept_by, name = "job", facts.job
     if sticky == "none" or name is None:
         share, how = chance(), "selected randomly by weight"
     else:
-        # The route is part of it, so that two routes do not split the sessions alike.
+        # The hash includes the route, so that two routes divide sessions independently.
         digest = hashlib.blake2b(f"{plan.route.name}\0{name}".encode(), digest_size=6).digest()
         share, how = int.from_bytes(digest) / (1 << 48), f"selected by weight, sticky by {kept_by}"
-    # The last share ends at 1.0 up to rounding, and a chance may be asked for 1.0 itself.
-    way = next((way for way, end in zip(plan.ways, plan.shares, strict=True) if share < end), plan.ways[-1])
-    return way, f"{way.name} {how}"
+    # The last share ends at 1.0 up to rounding, and a chance of exactly 1.0 is possible.
+    variant = next(
+        (variant for variant, end in zip(plan.variants, plan.shares, strict=True) if share < end), plan.variants[-1]
+    )
+    return variant, f"{variant.name} {how}"

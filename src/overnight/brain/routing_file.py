@@ -1,4 +1,4 @@
-"""routing.yaml → Routing, with everything that is wrong with it at once."""
+"""Read routing.yaml, and report all of its problems at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -31,15 +31,15 @@ from overnight.brain.routes_section import (
     read_tiers,
     same_model,
 )
-from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, chain
-from overnight.brain.rules import Route, Way
+from overnight.brain.routing import DEFAULT_MODEL, Price, Routing, fallback_chain
+from overnight.brain.rules import Route, RouteVariant
 from overnight.domain import TimeLimits
 from overnight.domain.globs import is_glob
 
 from .lint import (
-    Book,
-    doubt_prices,
-    doubt_routes,
+    PriceSource,
+    lint_prices,
+    lint_routes,
     nearest_model,
 )
 
@@ -67,13 +67,13 @@ _PRICE: Fields = {
     "cached_input_usd_per_mtok": ("cached_input_microusd_per_mtok", money),
     "output_usd_per_mtok": ("output_microusd_per_mtok", money),
 }
-_TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a type of tool without its date, such as web_search")
+_TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a tool type without its date, such as web_search")
 _FALLBACK: Fields = {"from": ("source", model), "to": ("target", model)}
 _COMPLEXITY: Fields = {"threshold": ("threshold", number(0, 1))}
 
 
-Books = Callable[[Mapping[str, Price]], Book]
-"""What all models cost, by the prices that a file sets itself."""
+PriceSources = Callable[[Mapping[str, Price]], PriceSource]
+"""The prices of all models, given the prices that a file sets."""
 
 
 def built_in_routing() -> Routing:
@@ -81,9 +81,9 @@ def built_in_routing() -> Routing:
     return Routing(providers=tuple(well_known().values()))
 
 
-def read_routing(file: str, content: str, books: Books | None = None) -> tuple[Routing | None, list[Problem]]:
-    """The routing of one routing.yaml, None when it holds an error, and every problem in it; with `books`, models without
-    a price among them."""
+def read_routing(file: str, content: str, books: PriceSources | None = None) -> tuple[Routing | None, list[Problem]]:
+    """Parse one routing.yaml. Returns the routing, or None on errors, and all problems; with `books`, including
+    missing prices."""
     root, problems = parse_yaml(file, content)
     if root is None and problems:
         return None, problems
@@ -93,12 +93,12 @@ def read_routing(file: str, content: str, books: Books | None = None) -> tuple[R
     return (None if any(problem.severity == "error" for problem in problems) else routing), problems
 
 
-def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routing:
+def _routing(reader: Reader, top: dict[str, Any], books: PriceSources | None) -> Routing:
     default: Model | None = top.get("default_model")
     known = well_known()
     own = {provider.name: provider for provider in read_providers(reader, top.get("providers"), known)}
     cache, embedder = read_cache(reader, top.get("cache"))
-    # enough to say which models are known; the rest of the file is checked against it
+    # Sufficient to determine the known models, which the rest of the file is checked against.
     draft = Routing(
         default_model=default.name if default else DEFAULT_MODEL,
         providers=(*own.values(), *(provider for name, provider in known.items() if name not in own)),
@@ -124,7 +124,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     fallbacks = _fallbacks(reader, top.get("fallbacks"), draft, listed, book)
     for name, rule in rules.items():
         for each in rule.fallbacks or ():
-            _must_be_known(reader, f"routes.{name}.fallbacks", each, draft, listed, book)
+            _check_known(reader, f"routes.{name}.fallbacks", each, draft, listed, book)
         same_model(rule, f"routes.{name}", reader)
         if rule.cache.mode not in (None, "off") and cache.semantic is None:
             reader.problem(
@@ -144,7 +144,7 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
         },
     )
     if not any(problem.severity == "error" for problem in reader.problems):
-        doubt_routes(reader, rules, tiers, routing)
+        lint_routes(reader, rules, tiers, routing)
     if book is not None:
         named = [each for each in (default, embedder, *models) if each is not None]
         named += [each for rule in rules.values() for each in rule.fallbacks or ()]
@@ -152,15 +152,17 @@ def _routing(reader: Reader, top: dict[str, Any], books: Books | None) -> Routin
     return routing
 
 
-def _warn_unpriced(reader: Reader, top: dict[str, Any], models: list[Model], routing: Routing, book: Book) -> None:
+def _warn_unpriced(
+    reader: Reader, top: dict[str, Any], models: list[Model], routing: Routing, book: PriceSource
+) -> None:
     prices = top.get("prices")
     stated = prices.entries if isinstance(prices, Entries) else ()
     models = [*models, *_listed(top.get("fallbacks"), top.get("providers"))]
-    doubt_prices(reader, models, routing, book, frozenset(stated))
+    lint_prices(reader, models, routing, book, frozenset(stated))
 
 
 def _listed(fallbacks: Node | None, providers: Node | None) -> Iterator[Model]:
-    """The models that sections which hold no error name: in fallbacks, and by name under a provider."""
+    """The models in valid sections: in fallbacks, and by name in providers."""
     for item in fallbacks.items if isinstance(fallbacks, Items) else ():
         if isinstance(item, Entries):
             yield from _named(value for _, value in item.entries.values())
@@ -182,25 +184,25 @@ def _route(
     fallbacks: Mapping[str, tuple[str, ...]],
     draft: Routing,
 ) -> Route:
-    def way(name: str, models: tuple[str, ...], weight: int = 1) -> Way:
+    def variant(name: str, models: tuple[str, ...], weight: int = 1) -> RouteVariant:
         if rule.fallbacks is None:
-            following = [each for model in models for each in chain(model, fallbacks)]
+            following = [each for model in models for each in fallback_chain(model, fallbacks)]
         else:
-            # a route's own list is its whole chain, so that an empty one can say: no fallback
+            # A route's own list is its complete chain, so an empty list disables fallbacks.
             following = [each.name for each in rule.fallbacks]
-        return Way(name, tuple(dict.fromkeys((*models, *following))), weight)
+        return RouteVariant(name, tuple(dict.fromkeys((*models, *following))), weight)
 
     if rule.tier is not None:
         order = list(tiers)
         at = order.index(rule.tier.name)
-        ways = tuple(way(tier, tiers[tier]) for tier in order[at : at + 2])
+        variants = tuple(variant(tier, tiers[tier]) for tier in order[at : at + 2])
     elif rule.weights:
-        ways = tuple(way(model.name, (model.name,), weight) for model, weight in rule.weights)
+        variants = tuple(variant(model.name, (model.name,), weight) for model, weight in rule.weights)
     else:
-        ways = tuple(way(model.name, (model.name,)) for model in rule.models())
+        variants = tuple(variant(model.name, (model.name,)) for model in rule.models())
     return Route(
         name=name,
-        ways=ways,
+        variants=variants,
         kind="tier" if rule.tier else "weights" if rule.weights else "model",
         deadline_ms=deadline_ms or draft.deadline_ms,
         embeddings_ms=deadline_ms or draft.embeddings_ms,
@@ -221,7 +223,7 @@ def _prices(reader: Reader, node: Node | None) -> dict[str, Price]:
         key_name(reader, at, model_name, "a model in prices")
         if is_glob(priced[:1]):
             message = f"prices.{clipped(priced)} sets the price of every model, including those with a list price"
-            reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model's name")
+            reader.problem(at, message, "begin with a provider, such as house/*, or with a part of a model name")
         found = reader.section(value, f"prices.{priced}", _PRICE, ("input_usd_per_mtok", "output_usd_per_mtok"))
         if "input_microusd_per_mtok" in found and "output_microusd_per_mtok" in found:
             found.setdefault("cached_input_microusd_per_mtok", found["input_microusd_per_mtok"])
@@ -241,7 +243,7 @@ def _hosted_tools(reader: Reader, node: Node | None) -> dict[str, int]:
 def _deadlines(
     reader: Reader, node: Node | None, rules: Mapping[str, Rule], draft: Routing
 ) -> tuple[Routing, dict[str, int]]:
-    """The routing with its own time limits, and the deadlines of routes."""
+    """The routing with its time limits, and the deadlines of routes."""
     fields: Fields = dict.fromkeys(("default_ms", "embeddings_ms", *TIME_LIMITS, *rules), ("", deadline))
     found: dict[str, int] = {}
     entries = reader.entries(node, "deadlines")
@@ -270,7 +272,7 @@ def _deadlines(
 
 
 def _fallbacks(
-    reader: Reader, node: Node | None, draft: Routing, listed: set[str], book: Book | None
+    reader: Reader, node: Node | None, draft: Routing, listed: set[str], book: PriceSource | None
 ) -> dict[str, tuple[str, ...]]:
     fallbacks: dict[str, tuple[str, ...]] = {}
     for index, item in enumerate(reader.items(node, "fallbacks")):
@@ -278,28 +280,28 @@ def _fallbacks(
         found = reader.section(item, where, _FALLBACK, ("from", "to"))
         for key, attribute in (("from", "source"), ("to", "target")):
             if attribute in found:
-                _must_be_known(reader, f"{where}.{key}", found[attribute], draft, listed, book)
+                _check_known(reader, f"{where}.{key}", found[attribute], draft, listed, book)
         if len(found) < 2:
             continue
         source, target = found["source"].name, found["target"].name
-        shown = f"{clipped(source)} to {clipped(target)}"
+        step = f"{clipped(source)} to {clipped(target)}"
         if source == target:
             reader.problem(item, f"{where} falls back from {clipped(source)} to itself", "name another model")
         elif target in fallbacks.get(source, ()):
-            reader.problem(item, f"{where} repeats the fallback from {shown}", "keep one of the two")
-        elif source in chain(target, fallbacks):
+            reader.problem(item, f"{where} repeats the fallback from {step}", "keep one of the two")
+        elif source in fallback_chain(target, fallbacks):
             reader.problem(
                 item,
-                f"{where} creates a cycle: from {shown}, which already falls back to {clipped(source)}",
-                "take one of the circle's fallbacks out",
+                f"{where} creates a cycle: from {step}, which already falls back to {clipped(source)}",
+                "remove one fallback of the cycle",
             )
         else:
             fallbacks[source] = (*fallbacks.get(source, ()), target)
     return fallbacks
 
 
-def _must_be_known(
-    reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: Book | None
+def _check_known(
+    reader: Reader, where: str, model: Model, draft: Routing, listed: set[str], book: PriceSource | None
 ) -> None:
     if model.name not in listed and draft.provider_for(model.name) is None and not reader.full:
         near = nearest_model(model.name, draft, book)
@@ -307,13 +309,13 @@ def _must_be_known(
         reader.problem(model.node, f"{where} names the unknown model {clipped(model.name)}", hint)
 
 
-def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: Book | None) -> None:
+def _warn_unserved(reader: Reader, model: Model, draft: Routing, listed: set[str], book: PriceSource | None) -> None:
     if draft.provider_for(model.name) is None and not reader.full:
         near = nearest_model(model.name, draft, book)
-        said = (
+        suggestion = (
             f"did you mean {near!r}?"
             if near
             else did_you_mean(model.name, (name for name in listed if draft.provider_for(name) is not None))
         )
-        hint = said if said.startswith("did") else "list it under providers.<name>.models"
+        hint = suggestion if suggestion.startswith("did") else "list it under providers.<name>.models"
         reader.problem(model.node, f"no provider serves the model {clipped(model.name)}", hint, "warning")

@@ -1,4 +1,4 @@
-"""Routes as written: what a rule asks of a call, and where it may send it."""
+"""Rules: conditions on a call, and the targets of a matching call."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,9 +14,9 @@ STICKY = ("session", "job", "none")
 
 
 class When(msgspec.Struct, frozen=True):
-    """What must hold of a call, all of it. `headers` is name in lower case → the values that fit.
+    """Conditions that must all be met. `headers` maps lower-case names to matching values.
 
-    A rule that names no format is for all but embeddings: what answers a chat embeds nothing.
+    A rule without a format excludes embeddings, because chat models cannot serve them.
     """
 
     task: Names | None = None
@@ -27,22 +27,22 @@ class When(msgspec.Struct, frozen=True):
     headers: Mapping[str, Names] = {}
     format: Names | None = None
 
-    def unmet(self, facts: CallFacts) -> str | None:
-        """The first condition that does not hold, in words; None when all do."""
-        if not (self.format.fit(facts.format) if self.format else facts.format != "embeddings"):
+    def unmet_condition(self, facts: CallFacts) -> str | None:
+        """The first condition that is not met, as text; None if all are."""
+        if not (self.format.matches(facts.format) if self.format else facts.format != "embeddings"):
             return f"needs format {self.format or 'chat, responses or messages'}"
-        if self.task is not None and not self.task.fit(facts.task):
+        if self.task is not None and not self.task.matches(facts.task):
             return f"needs task {self.task}"
-        if self.agent is not None and not self.agent.fit(facts.agent):
+        if self.agent is not None and not self.agent.matches(facts.agent):
             return f"needs agent {self.agent}"
-        if self.workflow is not None and not self.workflow.fit(facts.workflow):
+        if self.workflow is not None and not self.workflow.matches(facts.workflow):
             return f"needs workflow {self.workflow}"
-        if self.model is not None and not self.model.fit(facts.model or ""):
+        if self.model is not None and not self.model.matches(facts.model or ""):
             return f"needs model {self.model}"
-        if self.tag is not None and not any(map(self.tag.fit, facts.tags)):
+        if self.tag is not None and not any(map(self.tag.matches, facts.tags)):
             return f"needs tag {self.tag}"
         for name, values in self.headers.items():
-            if not values.fit(facts.headers.get(name)):
+            if not values.matches(facts.headers.get(name)):
                 return f"needs header {name}: {values}"
         return None
 
@@ -53,19 +53,19 @@ class When(msgspec.Struct, frozen=True):
             ("agent", self.agent, facts.key_agent),
             ("workflow", self.workflow, facts.key_workflow),
         ):
-            if names is not None and bound is not None and not names.fit(bound):
+            if names is not None and bound is not None and not names.matches(bound):
                 raise Forbidden(f"route {route} is for {kind} {names}; the key is bound to {kind} {bound}")
 
     def __str__(self) -> str:
         named = {field: getattr(self, field) for field in ("format", "task", "agent", "workflow", "model", "tag")}
-        said = [f"{field} {names}" for field, names in named.items() if names is not None]
-        return ", ".join([*said, *(f"header {name}: {values}" for name, values in self.headers.items())])
+        conditions = [f"{field} {names}" for field, names in named.items() if names is not None]
+        return ", ".join([*conditions, *(f"header {name}: {values}" for name, values in self.headers.items())])
 
 
-class Way(msgspec.Struct, frozen=True):
-    """One of the ways a route can go: a model and its fallbacks in the order they are tried.
+class RouteVariant(msgspec.Struct, frozen=True):
+    """One alternative of a route: a model and its fallbacks, in the order of attempts.
 
-    `name` is the model's or, on a tiered route, the tier's; `weight` counts against those of the other ways.
+    `name` is that of the model or, on a tiered route, of the tier. `weight` is relative to the other variants.
     """
 
     name: str
@@ -76,13 +76,15 @@ class Way(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A named rule.
 
-    One way; or with `kind` "weights" several of which each session (`sticky`) keeps one; or with "tier" its tier and the
-    one above. `residency`: only targets whose provider has one of these. A deadline of its own holds for embeddings too.
-    `max_output_tokens` holds for calls that name no cap, `output_cap` (the route's own) for all.
+    - `variants`: one; with `kind` "weights" several, of which each session (`sticky`) keeps one; with "tier" its tier
+    and the next.
+    - `residency`: allows only targets whose provider has one of these. The route's deadline also applies to
+    embeddings.
+    - `max_output_tokens`: for calls without an output limit; `output_cap`: for all calls of the route.
     """
 
     name: str
-    ways: tuple[Way, ...]
+    variants: tuple[RouteVariant, ...]
     deadline_ms: int
     embeddings_ms: int
     max_output_tokens: int
@@ -97,8 +99,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The first way's model and its fallbacks."""
-        return self.ways[0].targets
+        """The models of the first variant."""
+        return self.variants[0].targets
 
     @property
     def model(self) -> str:

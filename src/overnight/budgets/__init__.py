@@ -1,7 +1,7 @@
-"""What: hard stops on spend, calls and time, reserved before a call and settled after it; speeds; what people add.
+"""What: hard limits on cost, calls and time, reserved before a call and settled after it; rate limits; top-ups.
 Owns: budget, reservation, rate, top_up, booked_bound, booked_bound_scope.
-Depends on: ledger, store, domain. The rules are handed in.
-Never: estimates a price; the caller brings the bound.
+Depends on: ledger, store, domain. The caller passes the rules.
+Never: estimates a price; the caller passes the bound.
 """
 
 from .corrections import (
@@ -20,10 +20,10 @@ from .policy import BudgetJob, Caller, Key, Limit, Policy, Rate
 from .queries import (
     SCOPES,
     BudgetLine,
-    addressed,
     line_of,
     list_budgets,
     operator_limit,
+    resolve_top_up,
 )
 from .rate_limits import Wait
 from .reservations import (
@@ -34,19 +34,19 @@ from .reservations import (
     bounds_of,
     budget_of,
     count_tool_call,
-    left_microusd,
     locks,
+    remaining_microusd,
     reserve,
     stop_facts,
 )
 from .rows import BOUND, BUDGET, RATE, RESERVATION, BoundRow, BudgetRow, RateRow, ReservationRow
 from .rows import SQL as BUDGET_SQL
-from .settlement import FAILED, LOST, NO_USAGE, OVER_BOUND, Booked, held, settle
+from .settlement import FAILED, LOST, NO_USAGE, OVER_BOUND, Booked, locked_reservation, settle
 from .top_ups import (
     TopUp,
-    hear_top_up,
+    record_missed_top_up,
     top_up_budget,
-    wake_topped_up,
+    wake_waiting_jobs,
 )
 from .windows import PERIODS, Window, window_of
 
@@ -85,7 +85,6 @@ __all__ = [
     "TopUp",
     "Wait",
     "Window",
-    "addressed",
     "bounds_of",
     "budget_of",
     "correct_cost",
@@ -93,19 +92,20 @@ __all__ = [
     "count_tool_call",
     "decode_estimate",
     "estimate_of",
-    "hear_top_up",
-    "held",
-    "left_microusd",
     "line_of",
     "list_bounds",
     "list_budgets",
+    "locked_reservation",
     "locks",
     "operator_limit",
     "public_bound",
+    "record_missed_top_up",
+    "remaining_microusd",
     "reserve",
+    "resolve_top_up",
     "settle",
     "stop_facts",
     "top_up_budget",
-    "wake_topped_up",
+    "wake_waiting_jobs",
     "window_of",
 ]

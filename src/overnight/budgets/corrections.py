@@ -14,12 +14,12 @@ from .top_ups import wake_corrected
 
 LATE_ANSWER, OPERATOR, INVOICE = "late_answer", "operator", "invoice"
 SOURCES = (OPERATOR, INVOICE)
-"""What a person may name as the source of a cost."""
-MOST_LISTED = 1000
+"""Allowed sources of a manual correction."""
+MAX_LISTED = 1000
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A call's attribution, kept with its reservation for events that are written about it later."""
+    """The attribution of a call, stored with its reservation for later events."""
 
     model: str
     provider: str
@@ -35,7 +35,7 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
     about: str | None = None
 
     def event(self, name: str, call_id: str) -> Event:
-        """An event of the call, attributed as its `model_called` was."""
+        """An event of the call with the attribution of its `model_called`."""
         event = Event(name, call_id=call_id, kind="model", model=self.model, provider=self.provider, route=self.route)
         event.agent_id, event.step, event.task_id = self.agent_id, self.step, self.task_id
         event.session_id, event.workflow, event.name = self.session_id, self.workflow, self.name
@@ -49,15 +49,15 @@ decode_estimate = msgspec.json.Decoder(Estimate).decode
 
 
 def estimate_of(called: Event) -> str:
-    """The attribution of a `model_called`, as JSON."""
+    """The attribution of a `model_called` event, as JSON."""
     fields = {name: getattr(called, name) for name in FIELDS}
     return _encode(Estimate(called.model or "", called.provider or "", called.route or "", **fields)).decode()
 
 
 def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int | None, source: str) -> Event:
-    """Rebook a call in its budgets and rollups; the event `cost_corrected`, not yet appended.
+    """Rebook a call in its budgets and rollups. Returns the event `cost_corrected`, not yet appended.
 
-    `tokens` (input and output together) of None leaves them as they were booked.
+    `tokens` (input and output together) of None leaves them unchanged.
     """
     was = Booked(row.cost_microusd, row.bound_microusd)
     change = rebook(unit, row, now, row.tokens if tokens is None else tokens, source)
@@ -85,8 +85,8 @@ def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int |
 
 
 class Correction(msgspec.Struct, frozen=True):
-    """What a correction came to. `most_microusd` is what the call was thought to cost at most; `changed` is False when the
-    call was booked so already."""
+    """The result of a correction. `most_microusd` is the original bound; `changed` is False if the booking was the
+    same."""
 
     call_id: str
     job_id: str
@@ -99,7 +99,7 @@ class Correction(msgspec.Struct, frozen=True):
     woken: list[str] = []
 
     def public(self) -> dict[str, Any]:
-        """In public JSON names."""
+        """The result in public JSON names."""
         return {
             "call_id": self.call_id,
             "job_id": self.job_id,
@@ -115,8 +115,8 @@ class Correction(msgspec.Struct, frozen=True):
 
 
 class CorrectCost(msgspec.Struct):
-    """A command: book what a call really cost, as a person knows it. A later correction replaces an earlier one; the same
-    one again changes nothing."""
+    """Command: book the known cost of a call. A later correction replaces an earlier one; an equal one changes
+    nothing."""
 
     row: BoundRow
     cost_microusd: int
@@ -186,9 +186,21 @@ async def correct_cost(
 ) -> Correction:
     """Book the known cost of a call that was booked at a bound, and wake the jobs that wait for its budgets.
 
-    `tokens`: input and output together; None leaves them. `key_id`: the API key of the request. Raises BadInput for a negative
-    cost or an unknown source, Conflict
-    for a call that is still under way, NotFound for every other call: also for one that was settled at a known cost.
+    Args:
+        store: the store.
+        tenant_id: the tenant of the call.
+        call_id: the call.
+        cost_microusd: the cost in micro-dollars.
+        actor: the author of the correction.
+        why: its reason.
+        source: a value of `SOURCES`; default: operator.
+        tokens: input and output together; default None: unchanged.
+        key_id: the API key of the request.
+
+    Raises:
+        BadInput: a negative value, or an unknown source.
+        Conflict: the call is still in flight.
+        NotFound: the call is unknown, or was settled at a known cost.
     """
     if cost_microusd < 0 or (tokens or 0) < 0:
         raise BadInput("cost and tokens must not be negative")
@@ -222,8 +234,8 @@ async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
 
 
 async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
-    """The calls that are booked at a bound and not corrected yet, newest first. An empty tenant lists all tenants'."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MOST_LISTED)}
+    """Calls that are booked at a bound and not corrected yet, newest first. An empty tenant selects all tenants."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MAX_LISTED)}
     return records_of(BoundRow, await store.read(SQL["list_bounds"], values))
 
 

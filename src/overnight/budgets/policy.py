@@ -14,8 +14,11 @@ Key = tuple[str, str, str]
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """A budget that applies to a call: its row, and the limits in force now (None: no limit). `resets_at` is when its day or
-    month is over (microseconds). `wall_clock_s` is how long a job may take that began at `started_at`."""
+    """A budget that applies to a call: its row, and the limits in force (None: no limit).
+
+    `resets_at` is the end of its day or month (microseconds). `wall_clock_s` limits the duration of a job started at
+    `started_at`.
+    """
 
     scope: str
     scope_id: str
@@ -33,7 +36,7 @@ class Limit(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The scope id without its day or month."""
-        return bare(self.scope_id)
+        return name_in(self.scope_id)
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -73,17 +76,17 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def scope_id(name: str, window: Window) -> str:
-    """The id of a row. Brackets cannot stand in a name from outside, so no name can pass for another one's day."""
+    """The id of a row. External names contain no brackets, so no name can collide with the day of another one."""
     return f"{name}[{window.label}]" if window.label else name
 
 
-def bare(row_id: str) -> str:
-    """The name in a row's id."""
+def name_in(row_id: str) -> str:
+    """The name in the id of a row."""
     return row_id.partition("[")[0]
 
 
 class Policy:
-    """The rules, sorted for quick asking. `plain`: every job has its limits and nothing else is asked for."""
+    """The rules in a form for fast evaluation. `plain`: only the default limits of jobs exist."""
 
     def __init__(self, budgets: Budgets, rates: Iterable[RateLimit] = ()) -> None:
         self.update(budgets, rates)
@@ -98,27 +101,27 @@ class Policy:
         self.rate_rules = tuple(rates)
         self.plain = not self._by_scope and not self.rate_rules
         self.about_jobs = any(rule.scope in {"job", "step"} for rule in budgets.limits)
-        """Whether a limit asks what a job is called, or when it began."""
+        """Whether a limit depends on the name or start time of a job."""
         self.counts_tools = any(
             rule.max_tool_calls is not None or rule.max_wall_clock_s is not None for rule in budgets.limits
         )
 
     def limits(self, who: Caller, now_us: int) -> list[Limit]:
-        """What holds for this call now, root job first. Every job has a row, limited or not."""
+        """The limits for a call at `now_us`, root job first. Every job has a row, even without a limit."""
         if not self._by_scope:
             return [Limit("job", kin.job_id, self._cost, self._calls, task=kin.name) for kin in who.jobs]
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for kin in who.jobs:
             merged = found["job", kin.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
             merged["started_at"], merged["task"] = kin.started_at, kin.name
-        for name, subject, rules in self._asked(who):
+        for name, subject, rules in self._matching_rules(who):
             for rule in rules:
-                if rule.covers(name):
+                if rule.applies_to(name):
                     self._add(found, rule, subject, who, now_us)
         return [Limit(scope, row_id, **fields) for (scope, row_id), fields in found.items()]
 
-    def _asked(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
-        """(the name that a rule covers or not, whose row it is, the rules of that scope)."""
+    def _matching_rules(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
+        """(name that rules are matched with, row owner, rules of the scope) for each scope of a caller."""
         rules = self._by_scope
         for kin in who.jobs:
             yield kin.name, kin.job_id, rules.get("job", [])
@@ -147,29 +150,29 @@ class Policy:
             (rule.scope, scope_id(subject or "", window)), {"per": rule.per, "resets_at": window.ends_at}
         )
         _tighten_all(merged, rule)
-        # The time is the job's, whoever the limit is for.
+        # The duration limit belongs to the job, regardless of the scope of the rule.
         job_id = subject if rule.scope == "job" else who.jobs[-1].job_id if who.jobs else None
         if rule.max_wall_clock_s is not None and job_id is not None:
             _tighten(found["job", job_id], "wall_clock_s", rule.max_wall_clock_s)
 
     def in_force(self, scope: str, per: str, name: str | None) -> Limit:
-        """The limits of one row, by whose it is and for how long. With no name: what the rules say of nobody in particular."""
+        """The limits of one row. `name` None selects rules without `only`."""
         merged: dict[str, Any] = {}
         if (scope, per) == ("job", "total"):
             merged = {"limit_microusd": self._cost, "limit_calls": self._calls}
         for rule in self._by_scope.get(scope, []):
-            if rule.per == per and rule.covers(name):
+            if rule.per == per and rule.applies_to(name):
                 _tighten_all(merged, rule)
-        # How long a job may take is checked at its own row, whoever the limit is for.
+        # The duration of a job is checked at its own row, regardless of the scope of the rule.
         if scope == "job" and per == "total":
             for rule in self.budgets.limits:
-                if rule.scope == "job" and rule.covers(name):
+                if rule.scope == "job" and rule.applies_to(name):
                     _tighten(merged, "wall_clock_s", rule.max_wall_clock_s)
         return Limit(scope, name or "", per=per, **merged)
 
     def periods(self, scope: str, name: str) -> list[str]:
-        """For which total, day or month somebody is limited."""
-        found = {rule.per for rule in self._by_scope.get(scope, []) if rule.covers(name)}
+        """The periods (total, day, month) for which a name has a limit."""
+        found = {rule.per for rule in self._by_scope.get(scope, []) if rule.applies_to(name)}
         if scope == "job":
             found.add("total")
         return [per for per in PERIODS if per in found]
@@ -178,7 +181,7 @@ class Policy:
         return self.budgets.time_zone_of(tenant_id)
 
     def rates(self, who: Caller) -> list[Rate]:
-        """The speeds that hold for this call."""
+        """The rate limits for a call."""
         if not self.rate_rules:
             return []
         names: Mapping[str, tuple[str, str | None]] = {
@@ -190,7 +193,7 @@ class Policy:
         found: dict[Key, dict[str, Any]] = {}
         for rule in self.rate_rules:
             tenant_id, name = names[rule.scope]
-            if name is not None and rule.covers(name):
+            if name is not None and rule.applies_to(name):
                 merged = found.setdefault((tenant_id, rule.scope, name), {})
                 _tighten(merged, "requests_per_minute", rule.requests_per_minute)
                 _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
@@ -209,10 +212,10 @@ def _tighten_all(merged: dict[str, Any], rule: BudgetLimit) -> None:
 
 
 def _tighten(merged: dict[str, Any], name: str, limit: int | None) -> None:
-    """The stricter of two wins; none is no limit."""
+    """Apply the stricter of two limits; None is no limit."""
     if limit is not None:
-        held = merged.get(name)
-        merged[name] = limit if held is None else min(held, limit)
+        previous = merged.get(name)
+        merged[name] = limit if previous is None else min(previous, limit)
 
 
 def stricter(one: int | None, other: int | None) -> int | None:

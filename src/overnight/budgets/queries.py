@@ -1,14 +1,14 @@
-"""The budgets in force, as people read them, and the row that a person means."""
+"""Queries of the budgets in force, and the selection of a budget row by name."""
 
 from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, BadInput, KeyScope, allows, check_identifier, iso_utc, micro_to_usd
+from overnight.domain import ALL_JOBS, BadInput, KeyScope, allows, check_identifier, iso_utc, micro_to_usd
 from overnight.ledger import JobRow
 from overnight.store import Store, records_of
 
-from .policy import Limit, Policy, bare, scope_id
+from .policy import Limit, Policy, name_in, scope_id
 from .reservations import allowed
 from .rows import SQL, BudgetRow
 from .top_ups import TopUp
@@ -20,8 +20,12 @@ MEASURES = ("cost", "tokens", "llm_calls", "tool_calls", "wall_clock_s")
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """One measure of a budget. `allowed` is None without a limit; what people `added` is part of it. `bound` is what calls of
-    unknown cost may have cost at most, beside what is `spent`; it counts against the limit."""
+    """One measure of a budget.
+
+    - `allowed`: the limit including top-ups; None without a limit.
+    - `added`: the sum of top-ups.
+    - `bound`: the maximum of unknown cost, in addition to `spent`. It counts against the limit.
+    """
 
     allowed: int | None
     added: int
@@ -35,7 +39,7 @@ class Measure(msgspec.Struct, frozen=True):
 
 
 class BudgetLine(msgspec.Struct, frozen=True):
-    """One budget. `window` is its day or month, `resets_at` when that is over (microseconds). Costs are in micro-dollars."""
+    """One budget. `window` is its day or month, `resets_at` the end of it in microseconds. Costs are in micro-dollars."""
 
     tenant_id: str
     scope: str
@@ -47,10 +51,10 @@ class BudgetLine(msgspec.Struct, frozen=True):
     measures: dict[str, Measure]
 
     def public(self) -> dict[str, Any]:
-        """In public JSON names: measures with a limit, or with something spent; costs in dollars."""
-        shown: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
+        """In public JSON names: measures with a limit or usage; costs in dollars."""
+        fields: dict[str, Any] = {"tenant_id": self.tenant_id, "scope": self.scope, "id": self.name, "per": self.per}
         if self.resets_at is not None:
-            shown |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
+            fields |= {"window": self.window, "resets_at": iso_utc(self.resets_at)}
         for name, each in self.measures.items():
             facts = {"limit": each.allowed, "added": each.added, "spent": each.spent, "reserved": each.reserved}
             if each.bound is not None:
@@ -59,8 +63,8 @@ class BudgetLine(msgspec.Struct, frozen=True):
             if name == "cost":
                 name = "cost_usd"  # noqa: PLW2901
                 facts = {key: None if value is None else micro_to_usd(value) for key, value in facts.items()}
-            shown[name] = facts
-        return shown | {"top_ups": self.top_ups}
+            fields[name] = facts
+        return fields | {"top_ups": self.top_ups}
 
 
 async def list_budgets(
@@ -69,7 +73,7 @@ async def list_budgets(
     *,
     tenant_id: str = "",
     job_id: str = "",
-    key_scope: KeyScope = EVERYWHERE,
+    key_scope: KeyScope = ALL_JOBS,
     key_id: str = "",
     everything: bool = False,
     most: int = 50,
@@ -87,7 +91,7 @@ async def list_budgets(
     if not job_id:
         rows = await store.read(SQL["list_budgets"], {"tenant_id": tenant_id, "now": now})
         found += [_line(policy, row, None, None, now) for row in records_of(BudgetRow, rows)]
-    if key_scope != EVERYWHERE:
+    if key_scope != ALL_JOBS:
         mine = {("tenant", tenant_id), ("agent", key_scope.agent_id), ("workflow", key_scope.workflow), ("key", key_id)}
         found = [line for line in found if (line.scope, line.name) in mine]
     values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
@@ -102,7 +106,7 @@ async def list_budgets(
 
 
 def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int | None, now: int) -> BudgetLine:
-    name = bare(row.scope_id)
+    name = name_in(row.scope_id)
     window = row.scope_id[len(name) + 1 : -1]
     per = _PER[len(window)]
     asked = job_name if row.scope == "job" else name.partition("/")[2] if row.scope == "step" else name
@@ -120,13 +124,13 @@ def _line(policy: Policy, row: BudgetRow, job_name: str | None, started_at: int 
 
 
 def line_of(policy: Policy, row: BudgetRow, job: JobRow | None, now: int) -> BudgetLine:
-    """One row as a line; with its job, where it is a job's."""
+    """Convert a row to a line. `job` is the job of a job's budget."""
     return _line(policy, row, (job.workflow or job.name) if job else None, job.started_at if job else None, now)
 
 
 def operator_limit(policy: Policy, top_up: TopUp, job: JobRow | None) -> Limit:
-    """The limits of the brain for the row of an addressed top-up."""
-    name = bare(top_up.scope_id)
+    """The limits of the brain for the row of a resolved top-up."""
+    name = name_in(top_up.scope_id)
     per = _PER[len(top_up.scope_id[len(name) + 1 : -1])]
     asked = (job.workflow or job.name) if job else name.partition("/")[2] if top_up.scope == "step" else name
     return policy.in_force(top_up.scope, per, asked)
@@ -156,9 +160,15 @@ def _measures(limit: Limit, row: BudgetRow, started_at: int | None, now: int) ->
     return found
 
 
-def addressed(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
-    """The top-up with the row that is meant: `scope_id` is a name, and of a day or a month the present one. Without `per`, the
-    only one that is limited. Raises BadInput, naming the choices."""
+def resolve_top_up(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp:
+    """Resolve the row of a top-up. Its `scope_id` is a name; of a daily or monthly budget, the current window is
+    selected.
+
+    Without `per`, there must be exactly one period with a limit.
+
+    Raises:
+        BadInput: the budget does not exist or is ambiguous; the error lists the choices.
+    """
     if top_up.scope not in SCOPES:
         raise BadInput(f"scope: {top_up.scope[:40]!r} is not one of {', '.join(SCOPES)}")
     name = check_identifier(top_up.scope_id, "the id of the budget")
@@ -169,8 +179,8 @@ def addressed(policy: Policy, top_up: TopUp, per: str | None, now: int) -> TopUp
     if per is None:
         choices = policy.periods(top_up.scope, name) if top_up.scope not in {"job", "step"} else ["total"]
         if len(choices) != 1:
-            said = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
-            raise BadInput(f"{top_up.scope} {name} {said}: select one with --per total, day or month")
+            problem = f"is limited per {' and per '.join(choices)}" if choices else "has no limit in routing.yaml"
+            raise BadInput(f"{top_up.scope} {name} {problem}: select one with --per total, day or month")
         per = choices[0]
     window = window_of(per, policy.zone(top_up.tenant_id), now)
     return msgspec.structs.replace(top_up, scope_id=scope_id(name, window), resets_at=window.ends_at)

@@ -1,6 +1,6 @@
-"""Speeds, as buckets: one holds what may be used in a minute, a call takes out of it, and it fills at an even pace.
+"""Rate limits as token buckets: a bucket holds the amount of one minute, a call takes its share, and it refills evenly.
 
-A bucket is one number, the moment at which it is full again (GCRA). Times in microseconds.
+A bucket is stored as one number, the time at which it is full again (GCRA). Times in microseconds.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ MINUTE_US = 60_000_000
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Something passing is in the way: `what` is `budget` (outstanding reservations), `requests`, `tokens` or `concurrency`.
+    """A temporary obstacle. `what` is `budget` (outstanding reservations), `requests`, `tokens` or `concurrency`.
 
-    Ask again after a settlement in `tenant_id`, `scope`, `scope_id`, or at `until` where that is known.
+    Retry after a settlement in `tenant_id`, `scope`, `scope_id`, or at `until` if that is known.
     """
 
     scope: str
@@ -32,8 +32,8 @@ class Wait(msgspec.Struct, frozen=True):
         return (self.tenant_id, self.scope, self.scope_id)
 
 
-class Passed(msgspec.Struct, array_like=True, frozen=True):
-    """What a call took of a rate: `took_us` of the bucket of tokens, which holds `per_minute` of them."""
+class RateUsage(msgspec.Struct, array_like=True, frozen=True):
+    """The share of a rate that a call took: `took_us` of the token bucket, which holds `per_minute` tokens."""
 
     tenant_id: str
     scope: str
@@ -42,12 +42,12 @@ class Passed(msgspec.Struct, array_like=True, frozen=True):
     took_us: int = 0
 
 
-decode_passed = msgspec.json.Decoder(list[Passed]).decode
+decode_passed = msgspec.json.Decoder(list[RateUsage]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def rate_of(unit: Unit, rate: Rate) -> RateRow:
-    """The locked row of a rate; made on first use."""
+    """The locked row of a rate, created on first use."""
     row = unit.get(RATE, rate.key)
     if row is None:
         row = RateRow(
@@ -62,8 +62,8 @@ def rate_of(unit: Unit, rate: Rate) -> RateRow:
     return row
 
 
-def blocked(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
-    """What a call of so many tokens must wait for."""
+def wait_for(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
+    """The condition that a call with this number of tokens must wait for; None if it can start."""
     for rate in rates:
         row, now = rate_of(unit, rate), unit.now
         what, until = "", now
@@ -82,13 +82,13 @@ def blocked(unit: Unit, rates: Sequence[Rate], tokens: int) -> Wait | None:
 
 
 def _took(amount: int, per_minute: int) -> int:
-    # Never more than all of it: a call that is larger than the bucket goes when that is full.
+    # Limited to the bucket size, so that a larger call can start when the bucket is full.
     return min(MINUTE_US, amount * MINUTE_US // per_minute)
 
 
-def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
-    """Take a call's share of each; what was taken, as JSON, to be corrected when the call is settled."""
-    passed: list[Passed] = []
+def consume(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
+    """Take the share of a call from each rate. Returns it as JSON, for the correction at the settlement."""
+    passed: list[RateUsage] = []
     for rate in rates:
         row, took, per_minute = rate_of(unit, rate), 0, rate.tokens_per_minute or 0
         row.in_flight += 1
@@ -98,13 +98,16 @@ def pass_through(unit: Unit, rates: Sequence[Rate], tokens: int) -> str:
             took = _took(tokens, rate.tokens_per_minute)
             row.tokens_at = max(row.tokens_at, unit.now) + took
         unit.change(RATE, row)
-        passed.append(Passed(*rate.key, per_minute, took))
+        passed.append(RateUsage(*rate.key, per_minute, took))
     return _encode(passed).decode()
 
 
-def leave(unit: Unit, passed: Sequence[Passed], tokens: int | None) -> None:
-    """A call is over: its place is free, and its tokens are corrected to what they were, also to more than a minute's worth: what
-    was used is used. None leaves them as they are."""
+def release(unit: Unit, passed: Sequence[RateUsage], tokens: int | None) -> None:
+    """Release the concurrency of a finished call and correct its tokens to the actual number, which may exceed one
+    minute's worth.
+
+    None leaves the tokens unchanged.
+    """
     for each in passed:
         row = unit.get(RATE, (each.tenant_id, each.scope, each.scope_id))
         if row is None:
@@ -112,6 +115,6 @@ def leave(unit: Unit, passed: Sequence[Passed], tokens: int | None) -> None:
         row.in_flight = max(0, row.in_flight - 1)
         if each.took_us and tokens is not None:
             more_us = tokens * MINUTE_US // each.per_minute - each.took_us
-            # A bucket that is full again has nothing to take back, but can be drawn on.
+            # A full bucket accepts no refund but can be charged.
             row.tokens_at = more_us + (row.tokens_at if more_us < 0 else max(row.tokens_at, unit.now))
         unit.change(RATE, row)

@@ -1,4 +1,4 @@
-"""Reserve before the call at an upper bound; `settlement` settles it after. With N parallel callers, overspend is 0."""
+"""Reserve an upper bound before a call; `settlement` settles it afterwards. Parallel callers cannot overspend."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from overnight.domain import BudgetStopped, micro_to_usd, usd_text
 from overnight.store import Unit
 
 from .policy import Limit, Rate, stricter
-from .rate_limits import Wait, blocked, pass_through
+from .rate_limits import Wait, consume, wait_for
 from .rows import BUDGET, RATE, RESERVATION, BudgetRow, ReservationRow
 from .settlement import LOST, OpenBound, open_bounds
 
@@ -18,7 +18,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CostBound(Protocol):
-    """What a call may use at most: tokens of input, and for each choice as many of output as its cap says; and its price."""
+    """The maximum usage of a call: input tokens, output tokens for each choice up to its cap, and the price."""
 
     wanted_tokens: int
 
@@ -33,8 +33,9 @@ class CostBound(Protocol):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Whose reservation it is. `owner` is the process that makes the call; `fingerprint` and `attempt` identify the request
-    of a foreign job."""
+    """The owner of a reservation. `owner` is the process of the call; `fingerprint` and `attempt` identify the
+    request of an external job.
+    """
 
     call_id: str
     tenant_id: str
@@ -47,7 +48,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class ReservationGrant(msgspec.Struct, frozen=True):
-    """The output cap that was reserved for, and the money."""
+    """The reserved output limit and amount."""
 
     tokens: int
     amount_microusd: int
@@ -55,14 +56,14 @@ class ReservationGrant(msgspec.Struct, frozen=True):
 
 
 def locks(tenant_id: str, limits: Iterable[Limit], rates: Iterable[Rate] = ()) -> list[tuple[Any, Any]]:
-    """The rows a reservation needs, root first."""
+    """The rows that a reservation locks, root job first."""
     found: list[tuple[Any, Any]] = [(BUDGET, (tenant_id, limit.scope, limit.scope_id)) for limit in limits]
     found += [(RATE, rate.key) for rate in rates]
     return found
 
 
 def budget_of(unit: Unit, tenant_id: str, limit: Limit) -> BudgetRow:
-    """The locked row of a scope; made on first use."""
+    """The locked budget row of a scope, created on first use."""
     row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id))
     if row is None:
         row = BudgetRow(
@@ -81,7 +82,7 @@ def budget_of(unit: Unit, tenant_id: str, limit: Limit) -> BudgetRow:
 
 
 def allowed(limit: int | None, own: int | None, extra: int) -> int | None:
-    """The stricter of the policy's limit and the row's own, and what people added to it."""
+    """The stricter of the policy's limit and the row's own, plus top-ups. None: no limit."""
     most = stricter(limit, own)
     return None if most is None else most + extra
 
@@ -100,7 +101,7 @@ def _stop(
     name = names.get(measure, measure)
     per = "" if limit.per == "total" else f" per {limit.per}"
     return BudgetStopped(
-        f"{limit.scope} {limit.name} {words} ({name}{per}){_way_out(bounds)}",
+        f"{limit.scope} {limit.name} {words} ({name}{per}){_remedy(bounds)}",
         scope=limit.scope,
         limit=name,
         spent=spent,
@@ -116,11 +117,16 @@ def _stop(
     )
 
 
-_BOOKED_FOR = {LOST: "lost", "failed": "failed", "no_usage": "answered without usage", "over_bound": "told too much"}
+_BOOKED_FOR = {
+    LOST: "lost",
+    "failed": "failed",
+    "no_usage": "answered without usage",
+    "over_bound": "implausible usage",
+}
 
 
-def _way_out(bounds: Sequence[OpenBound]) -> str:
-    """Which calls of unknown cost count against the budget, and how to book what they really cost."""
+def _remedy(bounds: Sequence[OpenBound]) -> str:
+    """The calls of unknown cost that count against the budget, and the command that books their real cost."""
     if not bounds:
         return ""
     named = ", ".join(
@@ -133,7 +139,7 @@ def _way_out(bounds: Sequence[OpenBound]) -> str:
 
 
 def _check_counts(unit: Unit, limit: Limit, row: BudgetRow) -> None:
-    """Raises BudgetStopped when the calls or the time of a budget are used up: neither comes back."""
+    """Check the limits on calls and time, which never become available again. Raises BudgetStopped."""
     most = allowed(limit.limit_calls, row.limit_calls, row.extra_calls)
     if most is not None and row.calls >= most:
         raise _stop(limit, row, "max_llm_calls", f"has made {row.calls} of {most} model calls", row.calls, most)
@@ -149,9 +155,10 @@ def _check_time(unit: Unit, limit: Limit, row: BudgetRow) -> None:
 
 
 def _affordable(unit: Unit, limit: Limit, row: BudgetRow, demand: CostBound, floor: int) -> tuple[int, bool]:
-    """The output cap that the budget has room for, and whether reservations alone make it less than the floor.
+    """The output limit that the budget can cover, and whether only open reservations reduce it below the floor.
 
-    Raises BudgetStopped when what is settled leaves less than the floor.
+    Raises:
+        BudgetStopped: the settled spend leaves less than the floor.
     """
     tokens = demand.wanted_tokens
     most = allowed(limit.limit_microusd, row.limit_microusd, row.extra_microusd)
@@ -182,9 +189,13 @@ def _bounds(unit: Unit, limit: Limit, row: BudgetRow) -> Sequence[OpenBound]:
 def reserve(
     unit: Unit, call: Call, limits: Sequence[Limit], demand: CostBound, rates: Sequence[Rate] = ()
 ) -> ReservationGrant | Wait:
-    """Reserve against every limit and pass every rate at once, or none of them.
+    """Reserve against all limits and rates at once, or none of them.
 
-    Raises BudgetStopped when a hard count is used up, or when settled spend leaves less than the floor of output tokens.
+    Returns: the grant, or the condition to wait for.
+
+    Raises:
+        BudgetStopped: a limit on calls or time is used up, or settled spend leaves less than the floor of output
+            tokens.
     """
     rows = [budget_of(unit, call.tenant_id, limit) for limit in limits]
     tokens = demand.wanted_tokens
@@ -201,10 +212,10 @@ def reserve(
     bound = demand.prompt_tokens + tokens * demand.choices
     passed = "[]"
     if rates:
-        wait = blocked(unit, rates, bound)
+        wait = wait_for(unit, rates, bound)
         if wait is not None:
             return wait
-        passed = pass_through(unit, rates, bound)
+        passed = consume(unit, rates, bound)
     amount = demand.bound_microusd(tokens)
     for row in rows:
         row.reserved_microusd += amount
@@ -232,8 +243,9 @@ def reserve(
     return ReservationGrant(tokens, amount, tokens < demand.wanted_tokens)
 
 
-def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
-    """What is left of the budget that has least left, in money; None where none is limited in money. The rows are locked."""
+def remaining_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | None:
+    """The lowest remaining amount of the money budgets, in micro-dollars; None without a money limit. Rows must be
+    locked."""
     least: int | None = None
     for limit in limits:
         row = unit.get(BUDGET, (tenant_id, limit.scope, limit.scope_id)) if limit.limit_microusd is not None else None
@@ -244,7 +256,7 @@ def left_microusd(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> int | 
 
 
 def stop_facts(stop: BudgetStopped) -> dict[str, Any]:
-    """What `budget_stopped` says of a stop: its decision."""
+    """The `decision` of a `budget_stopped` event."""
     money = stop.limit.endswith("_usd")
     measure = "usd" if money else _MEASURES.get(stop.limit, "calls")
     facts: dict[str, Any] = {
@@ -262,7 +274,7 @@ def stop_facts(stop: BudgetStopped) -> dict[str, Any]:
 
 
 def bounds_of(stop: BudgetStopped) -> list[dict[str, Any]]:
-    """The calls of unknown cost that count against the budget, in public names."""
+    """The calls of unknown cost that count against the budget, in public JSON names."""
     names = ("call_id", "job_id", "bound_usd", "why")
     return [
         dict(zip(names, (call_id, job_id, micro_to_usd(bound), why), strict=True))
@@ -274,7 +286,7 @@ _MEASURES = {"max_tokens": "tokens", "max_wall_clock_s": "seconds", "max_tool_ca
 
 
 def count_tool_call(unit: Unit, tenant_id: str, limits: Iterable[Limit]) -> None:
-    """Count one call of a tool against every budget that limits them. Raises BudgetStopped, and then counts nothing."""
+    """Count one tool call against each budget with a limit on them. Raises BudgetStopped and then counts nothing."""
     counted = [limit for limit in limits if limit.limit_tool_calls is not None or limit.wall_clock_s is not None]
     rows = [budget_of(unit, tenant_id, limit) for limit in counted]
     for limit, row in zip(counted, rows, strict=True):

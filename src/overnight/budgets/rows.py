@@ -1,5 +1,7 @@
-"""Budgets and rates are single rows; a reservation exists only while its call is in flight; a call that was booked at a bound
-keeps a row, so that its cost can be corrected."""
+"""The rows of budgets, reservations, booked bounds and rates.
+
+A reservation exists only while its call is in flight. A call that was booked at a bound keeps a row for corrections.
+"""
 
 import msgspec
 
@@ -9,13 +11,12 @@ SQL = statements("overnight.budgets")
 
 
 class BudgetRow(msgspec.Struct):
-    """What a scope has reserved and spent: micro-dollars, model calls, tokens, tool calls. A limit here was set for this scope
-    alone; `extra_…` is what people added to whatever limit holds, in `top_ups` steps.
+    """The reserved and spent amounts of a scope: micro-dollars, model calls, tokens, tool calls.
 
-    `spent_microusd` is known cost. `bound_microusd` is booked for calls whose cost is not known; the hard stop counts both.
-    `corrections` rises with each correction of such a call.
-
-    `scope_id` of a day or a month ends with it in brackets, and `resets_at` is when it is over (microseconds).
+    - A limit in the row applies to this scope only. `extra_…` is the sum of `top_ups` top-ups to the effective limit.
+    - `spent_microusd` is known cost. `bound_microusd` is booked for unknown cost; the hard limit counts both.
+    - `corrections` counts corrections of such calls.
+    - `scope_id` of a day or month ends with it in brackets; `resets_at` is its end in microseconds.
     """
 
     tenant_id: str
@@ -46,14 +47,18 @@ class BudgetRow(msgspec.Struct):
 
     @property
     def settled_microusd(self) -> int:
-        """All that is no longer available, whatever the calls in flight come to. For comparison with the limit only."""
+        """The amount that is used regardless of calls in flight. For comparison with the limit only."""
         return self.spent_microusd + self.bound_microusd
 
 
 class ReservationRow(msgspec.Struct):
-    """One call in flight. `estimate` is JSON of what to write should it be lost; `scopes` JSON of the budgets it draws on,
-    `rates` JSON of the rates it was let through by. `owner` is a
-    process in `worker`. `fingerprint` and `attempt` identify the request of a foreign job."""
+    """One call in flight.
+
+    - `estimate`: JSON of the event to write if the call is lost.
+    - `scopes`, `rates`: JSON of its budgets and rates.
+    - `owner`: its process in `worker`.
+    - `fingerprint`, `attempt`: identify the request of an external job.
+    """
 
     call_id: str
     tenant_id: str
@@ -70,10 +75,11 @@ class ReservationRow(msgspec.Struct):
 
 
 class BoundRow(msgspec.Struct):
-    """A call that was settled at a bound. `booked_microusd` is the most it was thought to cost; `cost_microusd`, `bound_microusd`
-    and `tokens` are what is booked now. `scopes` is JSON of its budgets, `call` JSON of its attribution, `day` its rollup's.
+    """A call that was settled at a bound.
 
-    `why` is one of the reasons in `settlement`. `source` and `corrected_at` (microseconds) are those of the last correction.
+    - `booked_microusd`: the original bound; `cost_microusd`, `bound_microusd`, `tokens`: the current booking.
+    - `scopes`: JSON of its budgets; `call`: JSON of its attribution; `day`: the day of its rollup.
+    - `why`: a reason of `settlement`; `source`, `corrected_at` (microseconds): of the last correction.
     """
 
     call_id: str
@@ -93,8 +99,10 @@ class BoundRow(msgspec.Struct):
 
 
 class RateRow(msgspec.Struct):
-    """A speed. The buckets of requests and of tokens are full again at `requests_at` and `tokens_at` (microseconds);
-    `in_flight` calls are on their way. A target's row belongs to all tenants: its tenant is empty."""
+    """A rate limit. The buckets of requests and tokens are full again at `requests_at` and `tokens_at`
+    (microseconds). `in_flight` counts running calls. The row of a target belongs to all tenants and has an empty
+    tenant.
+    """
 
     tenant_id: str
     scope: str

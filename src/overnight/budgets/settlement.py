@@ -1,7 +1,7 @@
-"""Settle a reservation: at a known cost, at a bound where nobody told the cost, or at both.
+"""Settle a reservation: at a known cost, at a bound if the cost is unknown, or at both.
 
-A bound is booked beside the cost and counts against the limit. The call keeps a row, so that a correction finds every budget
-and the day in which it was booked.
+A bound is booked separately from the cost and counts against the limit. The call keeps a row, so that a correction
+finds its budgets and the day of its booking.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ from overnight.domain import Conflict, day_of
 from overnight.store import Unit
 
 from .policy import Limit
-from .rate_limits import decode_passed, leave
+from .rate_limits import decode_passed, release
 from .rows import BOUND, BUDGET, RATE, RESERVATION, SQL, BoundRow, ReservationRow
 
 LOST, FAILED, NO_USAGE, OVER_BOUND = "lost", "failed", "no_usage", "over_bound"
-"""Why a call was booked at a bound: no answer came, a failed try may be billed, an answer told no usage, or told more than the
-request could use, of which nothing is booked."""
-MOST_NAMED = 5
+"""Why a call was booked at a bound: its answer was lost, a failed attempt may be billed, the usage is missing, or the reported
+usage exceeds the maximum of the request and is ignored."""
+MAX_NAMED_CALLS = 5
 Scopes = list[tuple[str, str]]
 decode_scopes = msgspec.json.Decoder(Scopes).decode
 
 
 class Booked(msgspec.Struct, frozen=True):
-    """What a call is booked at: its known cost, and beyond that at most `bound_microusd`. Never added up."""
+    """The booking of a call: its known cost, and the maximum of additional unknown cost. The two are never added."""
 
     cost_microusd: int = 0
     bound_microusd: int = 0
 
 
 class OpenBound(msgspec.Struct, frozen=True):
-    """A call that was booked at a bound and not corrected yet."""
+    """A call that was booked at a bound and is not corrected yet."""
 
     call_id: str
     job_id: str
@@ -48,15 +48,16 @@ class _ScopeRow(msgspec.Struct, frozen=True):
 
 
 def budget_locks(tenant_id: str, scopes: str) -> list[tuple[Any, Any]]:
-    """The budgets in a row's JSON of scopes."""
+    """The budget rows of a call, from the JSON of its scopes."""
     return [(BUDGET, (tenant_id, *scope)) for scope in decode_scopes(scopes)]
 
 
-def held(unit: Unit, call_id: str) -> ReservationRow:
-    """The locked reservation; its budgets and rates are locked with it. Conflict when it was settled already."""
+def locked_reservation(unit: Unit, call_id: str) -> ReservationRow:
+    """The locked reservation of a call, with its budgets and rates locked too. Raises Conflict if it is already
+    settled."""
     row = unit.get(RESERVATION, call_id)
     if row is None:
-        raise Conflict(f"{call_id} was settled already")
+        raise Conflict(f"{call_id} is already settled")
     rows = budget_locks(row.tenant_id, row.scopes)
     if row.rates != "[]":
         rows += [(RATE, (each.tenant_id, each.scope, each.scope_id)) for each in decode_passed(row.rates)]
@@ -73,19 +74,28 @@ def settle(
     bound_microusd: int = 0,
     why: str = FAILED,
 ) -> Booked:
-    """Turn a reservation into spend; what was booked. Conflict when it was settled already.
+    """Convert a reservation to a booking.
 
-    `cost_microusd`: the known cost; None where nothing is known, and then all that was reserved is booked as a bound.
-    `tokens`: those of input and output together; `bound_microusd`: what the call may have cost beyond `cost_microusd`, as far
-    as its reservation goes. `why`: for what is booked at a bound.
+    Args:
+        unit: the unit of work.
+        call_id: the call.
+        cost_microusd: the known cost; None: unknown, so that the whole reservation is booked as a bound.
+        tokens: input and output tokens together.
+        bound_microusd: the maximum of additional unknown cost, limited by the reservation.
+        why: the reason of a bound.
+
+    Returns: the booking.
+
+    Raises:
+        Conflict: the call is already settled.
     """
-    row = held(unit, call_id)
+    row = locked_reservation(unit, call_id)
     if cost_microusd is None:
         booked, used = Booked(0, row.amount_microusd), row.tokens
     else:
         most = max(0, row.amount_microusd - cost_microusd)
         booked = Booked(cost_microusd, min(bound_microusd, most))
-        used = max(tokens, row.tokens) if booked.bound_microusd else tokens  # what nobody saw has tokens too
+        used = max(tokens, row.tokens) if booked.bound_microusd else tokens  # a lost answer used tokens too
     for scope, scope_id in decode_scopes(row.scopes):
         budget = unit.get(BUDGET, (row.tenant_id, scope, scope_id))
         if budget is not None:
@@ -96,7 +106,7 @@ def settle(
             budget.spent_tokens += used
             unit.touch(BUDGET, budget)
     if row.rates != "[]":
-        leave(unit, decode_passed(row.rates), None if cost_microusd is None else used)
+        release(unit, decode_passed(row.rates), None if cost_microusd is None else used)
     unit.delete(RESERVATION, row)
     if booked.bound_microusd or why in (LOST, OVER_BOUND):
         _keep(unit, row, booked, used, why)
@@ -125,7 +135,7 @@ def _keep(unit: Unit, row: ReservationRow, booked: Booked, tokens: int, why: str
 
 
 def rebook(unit: Unit, row: BoundRow, now: Booked, tokens: int, source: str) -> Booked:
-    """Book a call anew in every budget that it drew on, also of a day or month that is over; the difference.
+    """Replace the booking of a call in each of its budgets, including past days and months. Returns the difference.
 
     A correction never raises a bound. The row and its budgets must be among the command's locks, or are locked here.
     """
@@ -149,6 +159,6 @@ def rebook(unit: Unit, row: BoundRow, now: Booked, tokens: int, source: str) -> 
 
 
 def open_bounds(unit: Unit, tenant_id: str, limit: Limit) -> Sequence[OpenBound]:
-    """The largest bounds that a budget counts; some of them where there are many."""
-    values = {"tenant_id": tenant_id, "scope": limit.scope, "scope_id": limit.scope_id, "most": MOST_NAMED}
+    """The largest bounds that a budget counts, limited in number."""
+    values = {"tenant_id": tenant_id, "scope": limit.scope, "scope_id": limit.scope_id, "most": MAX_NAMED_CALLS}
     return [OpenBound(*row) for row in unit.query(SQL["list_bounds_of_budget"], values)]

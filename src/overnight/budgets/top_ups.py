@@ -1,5 +1,7 @@
-"""Add to a budget, and wake the jobs that wait for it; wake them too when a call that it counted at a bound is corrected, and
-when their day or month is over (that is their timer)."""
+"""Add to a budget and wake the jobs that wait for it. Corrections of booked bounds wake waiting jobs too.
+
+A job that waits for the end of a day or month is woken by its timer.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,17 +12,17 @@ from overnight.domain import BadInput, Event, Forbidden, NotFound, micro_to_usd,
 from overnight.ledger import JOB, JobRow, append, lifecycle, write_audit
 from overnight.store import Store, Unit, records_of
 
-from .policy import Limit, bare
+from .policy import Limit, name_in
 from .reservations import budget_of
 from .rows import BUDGET, SQL, BoundRow, BudgetRow
 from .settlement import decode_scopes
 
 
 class TopUp(msgspec.Struct):
-    """What is added to one row, by whom and why. The outcome of the command is the row.
+    """Command: add to one row, with author and reason. Outcome: the row.
 
-    `key_id` is the API key of the request. `operator_limit` is the brain's limit of the row, for a caller who may not lift it.
-    `scope_id` is the row's: of a day or a month it ends with that in brackets.
+    `scope_id` is that of the row: for a day or month, it ends with the period in brackets. `key_id` is the API key of the
+    request. `operator_limit` is the brain's limit of the row, for a caller who must not exceed it.
     """
 
     tenant_id: str
@@ -40,7 +42,7 @@ class TopUp(msgspec.Struct):
     operator_limit: Limit | None = None
 
     def amounts(self) -> dict[str, int]:
-        """What is added, by its name in events; nothing that is 0."""
+        """The added amounts by their names in events, without zeros."""
         named = {
             "microusd": self.microusd,
             "tokens": self.tokens,
@@ -52,11 +54,11 @@ class TopUp(msgspec.Struct):
 
     @property
     def job_id(self) -> str | None:
-        """The job whose budget it is. Its log is told of what is added, those of other jobs when it wakes them."""
-        return bare(self.scope_id) if self.scope == "job" else None
+        """The job of a job's budget. Its log records the top-up; the logs of other jobs record it when it wakes them."""
+        return name_in(self.scope_id) if self.scope == "job" else None
 
-    def tell(self, unit: Unit, job: JobRow) -> None:
-        """Write the fact to the log of a job."""
+    def append_event(self, unit: Unit, job: JobRow) -> None:
+        """Append the event of the top-up to the log of a job."""
         event = Event("budget_topped_up", actor=self.actor, kind="budget", name=self.scope, attempt=job.attempt)
         event.decision = {"why": self.why}
         event.detail = {"scope": self.scope, "row": self.scope_id, **self.amounts()}
@@ -96,13 +98,15 @@ class TopUp(msgspec.Struct):
             after=_added(row) | {"why": self.why},
         )
         if job is not None:
-            self.tell(unit, job)
+            self.append_event(unit, job)
         return msgspec.structs.replace(row)
 
 
 def check_own_limits(top_up: TopUp, limit: Limit, row: BudgetRow | None) -> None:
-    """Raises Forbidden unless the budget has limits of its own, and the operator's brain none, for all that is added. What is
-    added also counts towards limits that the brain sets later, so a budget without a limit takes no addition either."""
+    """Check that only the budget's own limits, and none of the brain, cover the added amounts. Raises Forbidden.
+
+    Top-ups also count towards limits that the brain sets later, so a budget without a limit accepts none.
+    """
     operators = {
         "microusd": limit.limit_microusd,
         "tokens": limit.limit_tokens,
@@ -115,13 +119,13 @@ def check_own_limits(top_up: TopUp, limit: Limit, row: BudgetRow | None) -> None
         name = added.removeprefix("added_")
         if operators[name] is not None or own.get(name) is None:
             raise Forbidden(
-                f"{top_up.scope} {bare(top_up.scope_id)}: the limits of the brain are the operator's; this top-up requires the"
+                f"{top_up.scope} {name_in(top_up.scope_id)}: the limits of the brain are the operator's; this top-up requires the"
                 " scope instance.admin"
             )
 
 
 def _added(row: BudgetRow) -> dict[str, Any]:
-    """What people have added to a budget, for audit entries."""
+    """The sums of top-ups of a budget, for audit entries."""
     return {
         "extra_usd": micro_to_usd(row.extra_microusd),
         "extra_tokens": row.extra_tokens,
@@ -131,29 +135,31 @@ def _added(row: BudgetRow) -> dict[str, Any]:
     }
 
 
-class Room(msgspec.Struct, frozen=True):
-    """A call that a budget counted at a bound was corrected: there may be room in it."""
+class CorrectionNotice(msgspec.Struct, frozen=True):
+    """A call that a budget counted at a bound was corrected, which may have freed an amount."""
 
     tenant_id: str
     scope: str
     scope_id: str
     call_id: str
     job_id: str
-    """The job of the call. Its log holds the correction; those of other jobs are told when it wakes them."""
+    """The job of the call. Its log contains the correction; the logs of other jobs record it when it wakes them."""
 
-    def tell(self, unit: Unit, job: JobRow) -> None:
-        """Write the fact to the log of a job. It says nothing of the cost, which is another job's."""
+    def append_event(self, unit: Unit, job: JobRow) -> None:
+        """Append the event of the correction to the log of a job. It omits the cost, which belongs to another job."""
         event = Event("cost_corrected", call_id=self.call_id, kind="budget", name=self.scope, attempt=job.attempt)
         event.detail = {"of_job_id": self.job_id, "scope": self.scope, "row": self.scope_id}
         append(unit, job, event)
 
 
-class Wake(msgspec.Struct):
-    """A command: queue a job that was parked on a budget before the `top_ups`-th addition to it, or the `corrections`-th
-    correction. Whether it was."""
+class WakeJob(msgspec.Struct):
+    """Command: queue a job that was parked on a budget before this top-up or correction. Outcome: whether it was queued.
+
+    `top_ups`, `corrections`: the counters of the budget after it.
+    """
 
     job_id: str
-    top_up: TopUp | Room
+    top_up: TopUp | CorrectionNotice
     top_ups: int
     corrections: int
 
@@ -165,16 +171,16 @@ class Wake(msgspec.Struct):
         if job is None or job.state != "parked" or not _waits_for(job.waits, self):
             return False
         if job.job_id != self.top_up.job_id:
-            self.top_up.tell(unit, job)
+            self.top_up.append_event(unit, job)
         lifecycle.wake(unit, job)
         return True
 
 
-class Hear(msgspec.Struct):
-    """A command: a job that has not parked hears of what was added to another's budget that stopped it, or corrected in it."""
+class RecordTopUp(msgspec.Struct):
+    """Command: record a top-up or correction of another job's budget in the log of a stopped job that has not parked."""
 
     job_id: str
-    top_up: TopUp | Room
+    top_up: TopUp | CorrectionNotice
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.job_id)]
@@ -182,10 +188,10 @@ class Hear(msgspec.Struct):
     def decide(self, unit: Unit) -> None:
         job: JobRow | None = unit.get(JOB, self.job_id)
         if job is not None:
-            self.top_up.tell(unit, job)
+            self.top_up.append_event(unit, job)
 
 
-def _waits_for(waits: list[dict[str, Any]], wake: Wake) -> bool:
+def _waits_for(waits: list[dict[str, Any]], wake: WakeJob) -> bool:
     return any(
         wait.get("for") == "budget"
         and (wait.get("scope"), wait.get("row")) == (wake.top_up.scope, wake.top_up.scope_id)
@@ -195,48 +201,58 @@ def _waits_for(waits: list[dict[str, Any]], wake: Wake) -> bool:
 
 
 async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[str]]:
-    """Add, and wake who waits for it: the row afterwards, and the jobs that were woken. Raises BadInput, NotFound."""
+    """Add to a budget and wake the jobs that wait for it.
+
+    Returns: the row afterwards, and the ids of the woken jobs.
+
+    Raises:
+        BadInput: the amounts are not positive.
+        NotFound: the job does not exist in this tenant.
+        StoreUnavailable: the write failed.
+    """
     row = await store.commit(top_up)
     return row, await _wake(store, top_up, row)
 
 
 async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
-    """Wake the jobs that wait for a budget which counted a call that is corrected now; which these are."""
-    return [job_id for room in _rooms([bound]) for job_id in await _wake_in(store, room)]
+    """Wake the jobs that wait for the budgets of a corrected call. Returns their ids."""
+    return [job_id for notice in _correction_notices([bound]) for job_id in await _wake_in(store, notice)]
 
 
-def _rooms(bounds: Iterable[BoundRow]) -> Iterable[Room]:
-    """One for each budget, of its last correction."""
+def _correction_notices(bounds: Iterable[BoundRow]) -> Iterable[CorrectionNotice]:
+    """One notice for each budget of the bounds, with its last correction."""
     found = {
-        (bound.tenant_id, scope, scope_id): Room(bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id)
+        (bound.tenant_id, scope, scope_id): CorrectionNotice(
+            bound.tenant_id, scope, scope_id, bound.call_id, bound.job_id
+        )
         for bound in bounds
         for scope, scope_id in decode_scopes(bound.scopes)
     }
     return found.values()
 
 
-async def _wake_in(store: Store, top_up: TopUp | Room) -> list[str]:
+async def _wake_in(store: Store, top_up: TopUp | CorrectionNotice) -> list[str]:
     row = await _row(store, top_up.tenant_id, top_up.scope, top_up.scope_id)
     return await _wake(store, top_up, row) if row is not None else []
 
 
-async def _wake(store: Store, top_up: TopUp | Room, row: BudgetRow) -> list[str]:
+async def _wake(store: Store, top_up: TopUp | CorrectionNotice, row: BudgetRow) -> list[str]:
     woken: list[str] = []
     after = ""
     while rows := await store.read(SQL["list_stopped_jobs"], {"tenant_id": top_up.tenant_id, "after": after}):
         after = rows[-1][0]
         for job_id, waiting in rows:
-            wake = Wake(job_id, top_up, row.top_ups, row.corrections)
+            wake = WakeJob(job_id, top_up, row.top_ups, row.corrections)
             if _waits_for(msgspec.json.decode(waiting), wake) and await store.commit(wake):
                 woken.append(job_id)
     return woken
 
 
-async def wake_topped_up(store: Store) -> None:
+async def wake_waiting_jobs(store: Store) -> None:
     """Wake every job whose budget was topped up or corrected since it stopped the job.
 
-    That is a job that parked meanwhile, or one whose top-up was made by a process that died before it could wake the job. The
-    counters of the budget are compared with those that the job's wait has recorded.
+    This covers jobs that parked after the top-up, and top-ups of a process that crashed before it woke the jobs. The
+    counters of the budget are compared with those recorded in the job's wait.
     """
     topped_up: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
     for tenant_id, scope, scope_id, job_id, top_ups in await store.read(SQL["list_jobs_to_wake"], {}):
@@ -246,25 +262,28 @@ async def wake_topped_up(store: Store) -> None:
         for job_id, top_ups in jobs:
             cause = row and await _latest(store, row, top_ups)
             if row and cause:
-                await store.commit(Wake(job_id, cause, row.top_ups, row.corrections))
+                await store.commit(WakeJob(job_id, cause, row.top_ups, row.corrections))
 
 
-async def hear_top_up(
+async def record_missed_top_up(
     store: Store, job_id: str, tenant_id: str, scope: str, scope_id: str, top_ups: int, corrections: int = 0
 ) -> bool:
-    """Was something added to a budget since it stopped this job, when there had been `top_ups`, or a call in it corrected, when
-    there had been `corrections`? Then its log says so, which that of the job that it happened in does already."""
+    """Whether a budget was topped up or corrected since it stopped this job. If so, the job's log records it.
+
+    `top_ups` and `corrections` are the counters at the time of the stop. A change in the job's own budget is already
+    in its log.
+    """
     row = await _row(store, tenant_id, scope, scope_id)
     if row is None or (row.top_ups <= top_ups and row.corrections <= corrections):
         return False
     cause = await _latest(store, row, top_ups)
     if cause is not None and cause.job_id != job_id:
-        await store.commit(Hear(job_id, cause))
+        await store.commit(RecordTopUp(job_id, cause))
     return True
 
 
-async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | None:
-    """The last top-up of a budget that has more than `top_ups` of them, else the last correction in it."""
+async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | CorrectionNotice | None:
+    """The last top-up of a budget with more than `top_ups` of them, else its last correction."""
     values = {"tenant_id": row.tenant_id, "scope": row.scope, "scope_id": row.scope_id}
     if row.top_ups > top_ups:
         made = await store.read(SQL["list_top_ups"], values)
@@ -273,8 +292,8 @@ async def _latest(store: Store, row: BudgetRow, top_ups: int) -> TopUp | Room | 
         *columns, at = made[-1]
         return msgspec.structs.replace(*records_of(TopUp, [columns]), at=at)
     bounds = await store.read(SQL["list_corrected_bounds"], {"tenant_id": row.tenant_id})
-    rooms = _rooms(records_of(BoundRow, bounds))
-    return next((room for room in rooms if (room.scope, room.scope_id) == (row.scope, row.scope_id)), None)
+    notices = _correction_notices(records_of(BoundRow, bounds))
+    return next((notice for notice in notices if (notice.scope, notice.scope_id) == (row.scope, row.scope_id)), None)
 
 
 async def _row(store: Store, tenant_id: str, scope: str, scope_id: str) -> BudgetRow | None:

@@ -1,4 +1,4 @@
-"""Days and months of a time zone: which one a moment is in, and when the next one begins. Pure."""
+"""Days and months of a time zone: the one that contains a moment, and the start of the next one. Pure."""
 
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
@@ -10,8 +10,9 @@ PERIODS = ("total", "day", "month")
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A stretch of time that a budget is for. `label` is empty for all of it, else `2026-11-21` or `2026-11`; `ends_at` is
-    the first moment of the next one, in microseconds UTC."""
+    """The period of a budget. `label` is empty for the total, else `2026-11-21` or `2026-11`. `ends_at` is the start
+    of the next one, in microseconds UTC.
+    """
 
     label: str
     ends_at: int | None
@@ -29,18 +30,18 @@ _days: dict[str, _Day] = {}
 
 
 def window_of(per: str, zone: str, now_us: int) -> Window:
-    """The day or month (`per`) of the IANA zone that `now_us` is in; `total` is one window without an end."""
+    """The day or month (`per`) of the IANA zone that contains `now_us`. `total` is one window without an end."""
     if per == "total":
         return ALWAYS
-    held = _days.get(zone)
-    if held is None or not held.begins_at <= now_us < (held.day.ends_at or 0):
-        held = _days[zone] = _day_of(_zone(zone), now_us)
-    return held.day if per == "day" else held.month
+    cached = _days.get(zone)
+    if cached is None or not cached.begins_at <= now_us < (cached.day.ends_at or 0):
+        cached = _days[zone] = _day_of(_zone(zone), now_us)
+    return cached.day if per == "day" else cached.month
 
 
 def _day_of(zone: ZoneInfo, now_us: int) -> _Day:
     today = datetime.fromtimestamp(now_us // 1_000_000, zone).date()
-    # Clocks put back over midnight show yesterday once more; a day that has begun goes on.
+    # When clocks are set back across midnight, the previous day appears again; the new day continues.
     if _midnight(today + _ONE_DAY, zone) <= now_us:
         today += _ONE_DAY
     next_month = (today.replace(day=1) + timedelta(days=31)).replace(day=1)
@@ -52,7 +53,7 @@ def _day_of(zone: ZoneInfo, now_us: int) -> _Day:
 
 
 def _midnight(day: date, zone: ZoneInfo) -> int:
-    """The first of them where a day has two; where it has none, the moment when the clocks are put on."""
+    """Midnight of a day: the first one if there are two; if there is none, the moment when the clocks are set forward."""
     return round(datetime.combine(day, time(), zone).timestamp()) * 1_000_000
 
 

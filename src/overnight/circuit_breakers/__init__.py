@@ -1,7 +1,7 @@
-"""What: targets that fail are left alone for a while: closed, open, half-open with one probe, shared by all processes.
-Owns: circuit; the events circuit_opened, circuit_closed.
-Depends on: ledger, store, domain; the gateway's failure classes.
-Never: asks a target, or decides where a call goes instead.
+"""What: circuit breakers for targets: closed, open, half-open with one probe. All processes share their state.
+Owns: the table circuit; the events circuit_opened, circuit_closed.
+Depends on: ledger, store, domain; the failure classes of providers.
+Never: calls a target, or selects another target for a call.
 """
 
 from .local_view import CircuitBreakers
@@ -9,9 +9,9 @@ from .rows import (
     CIRCUIT,
     BreakerUpdate,
     CloseCircuit,
-    Note,
+    RecordBreakerUpdate,
+    apply_update,
     list_circuits,
-    note,
 )
 from .state import Circuit, caller_account, public_circuit
 
@@ -21,9 +21,9 @@ __all__ = [
     "Circuit",
     "CircuitBreakers",
     "CloseCircuit",
-    "Note",
+    "RecordBreakerUpdate",
+    "apply_update",
     "caller_account",
     "list_circuits",
-    "note",
     "public_circuit",
 ]

@@ -1,7 +1,7 @@
-"""This process' picture of all circuits: asked without I/O before every call, told by every outcome, refreshed every second.
+"""The local view of all circuits: read without I/O before each call, updated by each result, refreshed every second.
 
-The shared rows are the truth, so that failures spread over many processes add up and one probe serves all. The picture
-changes at once by what this process sees itself, and goes on alone while the store cannot be read.
+The shared rows are authoritative, so that failures of all processes add up and one probe serves all of them. The
+local view changes at once with the results of this process, and works alone while the store is unavailable.
 """
 
 from __future__ import annotations
@@ -29,34 +29,35 @@ from .rows import (
 )
 from .state import (
     Circuit,
-    claim,
+    claim_probe,
+    count_failure,
     count_for_tenant,
     counts_for_all,
-    fail,
-    release,
+    release_probe,
     shared_breaker,
     tenant_account,
 )
 
 log = logging.getLogger("overnight.gateway")
 POLL_S = 1.0
-LEAST_PAUSE_S = 0.05
+MIN_PAUSE_S = 0.05
 CONFIRMED_WITHIN_US = 2_000_000
-"""An opening seen here alone is forgotten after that, unless the store has it too: then another process closed it."""
+"""A local opening is dropped after this time if the store does not confirm it: another process closed the circuit."""
 
 STALE_AFTER_US = 60_000_000
 STALE_OPEN_AFTER_US = 24 * 3600 * 1_000_000
-MOST_TARGETS = 4096
-"""Closed circuits that are kept; the one that failed longest ago gives way. Names that only a glob covers come from outside."""
+MAX_TARGETS = 4096
+"""Maximum number of closed circuits. The one with the oldest failure is evicted, since model names may come from requests."""
 
-LEAST_SHARE = 0.5
-"""A failure counts while at least this share of the target's calls fail here, so that one in a hundred does not open the
-circuit of a busy target."""
+MIN_FAILURE_SHARE = 0.5
+"""Minimum share of failed calls for a failure to count, so that 1 % failures do not open the circuit of a busy target."""
 
 
-class _Seen(msgspec.Struct):
-    """A target that failed lately: its circuit, and how its calls came out in this window and the one before.
-    `own_at` is when this process last opened it or made it stay open longer."""
+class _TargetStats(msgspec.Struct):
+    """A target with recent failures: its circuit, and its results in the current and the previous window.
+
+    `own_at` is when this process last opened the circuit or extended its opening.
+    """
 
     circuit: Circuit
     began: int
@@ -66,7 +67,7 @@ class _Seen(msgspec.Struct):
     failed_before: int = 0
     answered_before: int = 0
 
-    def turn(self, now: int, window_us: int) -> None:
+    def rotate_window(self, now: int, window_us: int) -> None:
         passed = (now - self.began) // window_us
         if passed > 0:
             last = (self.failed, self.answered) if passed == 1 else (0, 0)
@@ -75,21 +76,22 @@ class _Seen(msgspec.Struct):
             self.began += passed * window_us
 
     @property
-    def quiet(self) -> bool:
+    def has_no_failures(self) -> bool:
         return not (self.failed or self.failed_before)
 
     @property
     def mostly_fails(self) -> bool:
         failed, answered = self.failed + self.failed_before, self.answered + self.answered_before
-        return failed >= LEAST_SHARE * (failed + answered)
+        return failed >= MIN_FAILURE_SHARE * (failed + answered)
 
 
 class CircuitBreakers:
-    """`start` it before the first call, in the loop of the calls. Times are the store's clock, in microseconds."""
+    """The local view. Call `start` before the first model call, in the same event loop. Times are in microseconds of
+    the store's clock."""
 
     def __init__(self, store: Store, breaker: Breakers) -> None:
         self._store, self._breaker = store, breaker
-        self._seen: dict[Key, _Seen] = {}
+        self._targets: dict[Key, _TargetStats] = {}
         self._open: dict[Key, Circuit] = {}
         self._wake = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
@@ -113,65 +115,76 @@ class CircuitBreakers:
     # ── before a call ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def allows(self, account: str, model: str, own: str | None = None) -> bool:
-        """May any call go there, of this caller (see `caller_account`)? The hot path: no I/O."""
+        """Whether the circuits admit a call of this caller. No I/O, since every call passes here.
+
+        `own` is the account of the caller's own circuit (see `caller_account`).
+        """
         return not self._open or self.open_circuit(account, model, own) is None
 
     def open_circuit(self, account: str, model: str, own: str | None = None) -> Circuit | None:
-        """The circuit where it is not closed: of all, else the caller's own. `blocked_until` tells when a call may ask to be its
-        probe."""
+        """The open or half-open circuit of a target: the shared one, else the caller's own. `blocked_until` is the
+        earliest time of a probe.
+        """
         if not self._open:
             return None
         return self._open.get((account, model)) or (self._open.get((own, model)) if own is not None else None)
 
     async def probe(self, circuit: Circuit, call: str, until: int, deadline: float | None = None) -> bool:
-        """May this call be the one that tries? Only one may, over all processes; until `until` no other may.
+        """Claim the probe of a circuit for `call`. It excludes all other calls of all processes until `until`.
 
-        `deadline`, a time of the loop, bounds the wait for the store; then this process decides alone."""
+        `deadline`, in seconds of the event loop's clock, limits the wait for the store. After it this process decides
+        alone.
+        """
         key, now = key_of(circuit), self._store.clock()
         held = self._open.get(key)
         if held is None:
-            return True  # closed meanwhile
-        if not claim(held, now, call, until):  # before asking the store, so that a thousand callers here ask once
+            return True  # closed in the meantime
+        if not claim_probe(
+            held, now, call, until
+        ):  # claimed locally first, so that a thousand local callers send one request to the store
             return False
         wanted = True
 
         def claimed_late(outcome: tuple[bool, Circuit | None]) -> None:
             if not wanted and outcome[0]:
-                self._keep(self._release(key, call))
+                self._run_in_background(self._release(key, call))
 
         try:
-            granted, shared = await self._store.commit(ClaimProbe(key, call, until), until=deadline, left=claimed_late)
+            granted, shared = await self._store.commit(
+                ClaimProbe(key, call, until), until=deadline, on_late_commit=claimed_late
+            )
         except StoreUnavailable:
-            return True  # alone, the picture of this process has to do
+            return True  # without the store, the local claim decides
         except BaseException:
             wanted = False
-            release(held, call)
+            release_probe(held, call)
             raise
         if shared is None:
             self._forget(key)
         else:
-            self._open[key] = self._seen[key].circuit = shared
+            self._open[key] = self._targets[key].circuit = shared
         return granted
 
-    async def give_back(self, account: str, model: str, call: str, own: str | None = None) -> None:
-        """The probe came to nothing that speaks of its target: it was stopped, or its caller left."""
+    async def release(self, account: str, model: str, call: str, own: str | None = None) -> None:
+        """Release the probe of a call that was cancelled or whose client disconnected."""
         for key in _keys(account, model, own):
             held = self._open.get(key)
-            if held is not None and release(held, call):
-                self._news()
+            if held is not None and release_probe(held, call):
+                self._notify_waiters()
                 await self._release(key, call)
 
     async def _release(self, key: Key, call: str) -> None:
-        with suppress(StoreUnavailable):  # then its claim ends by itself
+        with suppress(StoreUnavailable):  # the claim expires by itself
             await self._store.commit(ReleaseProbe(key, call))
 
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
+    def _run_in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def change(self, circuits: Iterable[Circuit], deadline: float) -> None:
-        """Wait until one of these may have closed, or wants a probe; at most until `deadline`, a time of the loop."""
+    async def wait_for_change(self, circuits: Iterable[Circuit], deadline: float) -> None:
+        """Wait until one of the circuits may have closed or admits a probe, at most until `deadline` (event loop
+        time)."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.add(waiter)
@@ -186,43 +199,49 @@ class CircuitBreakers:
 
     # ── after a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def answered(
+    def record_success(
         self, account: str, model: str, call: str | None = None, own: str | None = None
     ) -> BreakerUpdate | None:
-        """A call came to an answer. `call` names it where its circuit was open. The mark belongs into its settlement."""
-        if not self._seen:
+        """Record a successful call. `call` is its id if its circuit was open.
+
+        Returns: the update to commit with the settlement; None if no circuit changes.
+        """
+        if not self._targets:
             return None
-        seen = {key: each for key in _keys(account, model, own) if (each := self._seen.get(key)) is not None}
-        for each in seen.values():
+        stats = {key: each for key in _keys(account, model, own) if (each := self._targets.get(key)) is not None}
+        for each in stats.values():
             each.answered += 1
-        if call is None or all(each.circuit.opened_at is None for each in seen.values()):
+        if call is None or all(each.circuit.opened_at is None for each in stats.values()):
             return None
         now = self._store.clock()
-        for key in seen:
+        for key in stats:
             self._forget(key)
             self._closed_at[key] = now
         if (counted := _tenant_key(account, model, own)) is not None:
             self._forget(counted)
         return BreakerUpdate(account, model, now, self._breaker, call=call, own=own)
 
-    def failed(
+    def record_failure(
         self, account: str, model: str, failure: Failure, call: str | None = None, own: str | None = None
     ) -> BreakerUpdate | None:
-        """A call failed; as `answered`. A refusal of the request itself is an answer: it says that the target works.
+        """Record a failed call. A rejection of the request itself counts as a success, since the target works.
 
-        It counts in the caller's own circuit, and there alone once the caller, or its tenant with other keys, has failed half as
-        often as opens one: a caller whose requests fail does not keep the others out."""
+        A failure counts in the caller's own circuit. It also counts in the shared circuit, until the key or its
+        tenant reaches half of the failures that open it. So one caller's failing requests do not block the others.
+
+        Returns: the update to commit with the failure; None if no circuit changes.
+        """
         if not self._breaker.failures:
             return None
-        if not speaks_of_target(failure, self._breaker, probing=call is not None):
-            return self.answered(account, model, call, own)
-        now, first = self._store.clock(), self._seen_of(_keys(account, model, own)[0])
-        shared = self._seen_of((account, model)) if own is not None else None
+        if not indicates_target_fault(failure, self._breaker, probing=call is not None):
+            return self.record_success(account, model, call, own)
+        now, first = self._store.clock(), self._stats_of(_keys(account, model, own)[0])
+        shared = self._stats_of((account, model)) if own is not None else None
         if shared is not None:
-            shared.turn(now, self._breaker.window_ms * 1000)
+            shared.rotate_window(now, self._breaker.window_ms * 1000)
             shared.failed += 1
         why = f"{failure.error_class}: {failure.code}"
-        mark = BreakerUpdate(
+        update = BreakerUpdate(
             account=account,
             model=model,
             at=now,
@@ -233,92 +252,92 @@ class CircuitBreakers:
             own=own,
         )
         shared_open = (account, model) in self._open
-        if not self._counts(first, mark) or (shared_open and call is None and not failure.retry_after_ms):
+        if not self._counts(first, update) or (shared_open and call is None and not failure.retry_after_ms):
             return None
-        self._fail(first, mark, self._breaker)
+        self._fail(first, update, self._breaker)
         counts = counts_for_all(first.circuit, now, self._breaker)
-        if shared is not None and (shared_open or (counts and self._count_for_tenant(mark))):
-            self._fail(shared, mark, shared_breaker(self._breaker))
-        return mark
+        if shared is not None and (shared_open or (counts and self._count_for_tenant(update))):
+            self._fail(shared, update, shared_breaker(self._breaker))
+        return update
 
-    def _seen_of(self, key: Key) -> _Seen:
-        """What was seen of a target that has just failed; the latest stand at the end."""
-        seen = self._seen.pop(key, None)
-        if seen is None:
-            if len(self._seen) - len(self._open) >= MOST_TARGETS:
-                del self._seen[next(each for each in self._seen if each not in self._open)]
-            seen = _Seen(Circuit(account=key[0], model=key[1]), self._store.clock())
-        self._seen[key] = seen
-        return seen
+    def _stats_of(self, key: Key) -> _TargetStats:
+        """The statistics of a target that failed now. The order of the dict is the order of the last failure."""
+        stats = self._targets.pop(key, None)
+        if stats is None:
+            if len(self._targets) - len(self._open) >= MAX_TARGETS:
+                del self._targets[next(each for each in self._targets if each not in self._open)]
+            stats = _TargetStats(Circuit(account=key[0], model=key[1]), self._store.clock())
+        self._targets[key] = stats
+        return stats
 
-    def _count_for_tenant(self, mark: BreakerUpdate) -> bool:
-        key = _tenant_key(mark.account, mark.model, mark.own)
+    def _count_for_tenant(self, update: BreakerUpdate) -> bool:
+        key = _tenant_key(update.account, update.model, update.own)
         if key is None:
             return True
-        seen = self._seen_of(key)
-        seen.turn(mark.at, self._breaker.window_ms * 1000)
-        seen.failed += 1
-        return count_for_tenant(seen.circuit, mark.at, self._breaker)
+        stats = self._stats_of(key)
+        stats.rotate_window(update.at, self._breaker.window_ms * 1000)
+        stats.failed += 1
+        return count_for_tenant(stats.circuit, update.at, self._breaker)
 
-    def _counts(self, seen: _Seen, mark: BreakerUpdate) -> bool:
-        """Whether the failure says something new of the target."""
-        seen.turn(mark.at, self._breaker.window_ms * 1000)
-        seen.failed += 1
-        if mark.call is not None:
+    def _counts(self, stats: _TargetStats, update: BreakerUpdate) -> bool:
+        """Whether the failure is new information about the target."""
+        stats.rotate_window(update.at, self._breaker.window_ms * 1000)
+        stats.failed += 1
+        if update.call is not None:
             return True
-        # Else it was under way when the circuit opened, and says nothing new.
-        return seen.mostly_fails and (seen.circuit.opened_at is None or bool(mark.retry_after_ms))
+        # A call that started before the circuit opened is no new information.
+        return stats.mostly_fails and (stats.circuit.opened_at is None or bool(update.retry_after_ms))
 
-    def _fail(self, seen: _Seen, mark: BreakerUpdate, breaker: Breakers) -> None:
-        until = seen.circuit.open_until
-        opened = fail(seen.circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
-        if seen.circuit.open_until > until:
-            seen.own_at = mark.at
+    def _fail(self, stats: _TargetStats, update: BreakerUpdate, breaker: Breakers) -> None:
+        until = stats.circuit.open_until
+        opened = count_failure(stats.circuit, update.at, breaker, update.why or "", update.retry_after_ms, update.call)
+        if stats.circuit.open_until > until:
+            stats.own_at = update.at
         if opened:
-            self._open[key_of(seen.circuit)] = seen.circuit
-            self._news()
+            self._open[key_of(stats.circuit)] = stats.circuit
+            self._notify_waiters()
 
-    def written(self) -> None:
-        """A mark is durable: look what the others have made of it."""
+    def refresh_soon(self) -> None:
+        """Refresh the view after an update was committed."""
         self._wake.set()
 
-    # ── the picture ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── refresh ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def refresh(self) -> None:
-        """Take over what the store says. Raises StoreUnavailable."""
+        """Adopt the stored circuits. Raises StoreUnavailable."""
         began = self._store.clock()
         shared = {key_of(each): each for each in await list_circuits(self._store, only_open=True)}
         for key, circuit in shared.items():
-            # Closed here just now, which may not be written yet.
+            # A circuit that this process just closed may still be open in the store.
             if circuit.changed_at > self._closed_at.get(key, 0):
                 self._adopt(key, circuit, began)
         for key in self._closed_at.keys() - shared.keys():
             del self._closed_at[key]
         now, window_us = self._store.clock(), self._breaker.window_ms * 1000
-        for key, seen in list(self._seen.items()):
-            seen.turn(now, window_us)
-            is_open = seen.circuit.opened_at is not None
-            if key not in shared and (seen.own_at < began - CONFIRMED_WITHIN_US if is_open else seen.quiet):
+        for key, stats in list(self._targets.items()):
+            stats.rotate_window(now, window_us)
+            is_open = stats.circuit.opened_at is not None
+            if key not in shared and (stats.own_at < began - CONFIRMED_WITHIN_US if is_open else stats.has_no_failures):
                 self._forget(key)
 
     def _adopt(self, key: Key, circuit: Circuit, asked_at: int) -> None:
-        seen = self._seen.get(key)
-        if seen is None:
-            seen = self._seen[key] = _Seen(circuit, asked_at)
-        elif seen.own_at > asked_at - CONFIRMED_WITHIN_US:
-            # What was seen here may not be written yet.
-            circuit.open_until = max(circuit.open_until, seen.circuit.open_until)
-        was, seen.circuit = seen.circuit, circuit
+        stats = self._targets.get(key)
+        if stats is None:
+            stats = self._targets[key] = _TargetStats(circuit, asked_at)
+        elif stats.own_at > asked_at - CONFIRMED_WITHIN_US:
+            # A circuit that this process just opened may not be in the store yet.
+            circuit.open_until = max(circuit.open_until, stats.circuit.open_until)
+        was, stats.circuit = stats.circuit, circuit
         self._open[key] = circuit
         if was.blocked_until != circuit.blocked_until:
-            self._news()
+            self._notify_waiters()
 
     def _forget(self, key: Key) -> None:
-        self._seen.pop(key, None)
+        self._targets.pop(key, None)
         if self._open.pop(key, None) is not None:
-            self._news()
+            self._notify_waiters()
 
-    def _news(self) -> None:
+    def _notify_waiters(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
@@ -341,7 +360,7 @@ class CircuitBreakers:
                 readable = False
             except Exception:
                 log.exception("internal error while refreshing circuits, will retry")
-            await asyncio.sleep(LEAST_PAUSE_S)
+            await asyncio.sleep(MIN_PAUSE_S)
 
     async def _sweep(self) -> None:
         now = self._store.clock()
@@ -352,19 +371,21 @@ class CircuitBreakers:
 
 
 def _keys(account: str, model: str, own: str | None) -> list[Key]:
-    """The circuits that stand in a caller's way, its own first."""
+    """The keys of the circuits that may block a caller, its own first."""
     return [(account, model)] if own is None else [(own, model), (account, model)]
 
 
 def _tenant_key(account: str, model: str, own: str | None) -> Key | None:
-    """What counts the failures of the caller's tenant."""
+    """The key of the row that counts failures of the caller's tenant."""
     counted = tenant_account(account, own) if own is not None else None
     return (counted, model) if counted is not None else None
 
 
-def speaks_of_target(failure: Failure, breaker: Breakers, *, probing: bool = False) -> bool:
-    """Does this failure say that the target does not work? A limit of speed does when the provider asks for a long wait;
-    for a probe always, since more calls would not help."""
+def indicates_target_fault(failure: Failure, breaker: Breakers, *, probing: bool = False) -> bool:
+    """Whether a failure indicates a fault of the target.
+
+    A rate limit does so only with a long Retry-After, or for a probe, because more calls would not succeed.
+    """
     if failure.error_class == "rate_limited":
         return probing or (failure.retry_after_ms or 0) >= breaker.cool_down_ms
     return CLASSES[failure.error_class].of_target

@@ -1,4 +1,4 @@
-"""Circuit breakers as rows that all processes share: locked, decided in memory, written with the fact that changed them."""
+"""The shared rows of circuit breakers. A row is locked, decided in memory, and written with the event that changed it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from overnight.store import Store, Table, Unit, records_of, statements
 
 from .state import (
     Circuit,
-    claim,
+    claim_probe,
+    count_failure,
     count_for_tenant,
     counts_for_all,
-    fail,
-    release,
+    release_probe,
     shared_breaker,
     tenant_account,
 )
@@ -48,10 +48,12 @@ CIRCUIT: Table[Circuit] = Table(
 
 
 class BreakerUpdate(msgspec.Struct, frozen=True):
-    """What a call says of its target. `why` is None when it answered; `at` is when, in microseconds.
+    """The result of one call, for the circuits of its target.
 
-    `call` names it where it was made while the circuit was open: as its probe, or as a last resort. `own` is the account of the
-    caller's own circuit (see `caller_account`); without one, the mark is for the circuit of all alone.
+    - `why`: the failure; None after a success.
+    - `at`: the time in microseconds.
+    - `call`: the call id if the circuit was open, so that the call was its probe or a last resort.
+    - `own`: the account of the caller's own circuit (see `caller_account`); None: only the shared circuit changes.
     """
 
     account: str
@@ -65,7 +67,7 @@ class BreakerUpdate(msgspec.Struct, frozen=True):
 
     @property
     def keys(self) -> list[Key]:
-        """The rows that it may change, the caller's own circuit first."""
+        """The keys of the rows that may change; the caller's own circuit comes first."""
         shared = (self.account, self.model)
         if self.own is None:
             return [shared]
@@ -74,56 +76,59 @@ class BreakerUpdate(msgspec.Struct, frozen=True):
         return [(self.own, self.model), shared, *counted]
 
 
-def note(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event) -> None:
-    """Count the mark, under the locks of job and circuit; `circuit_opened` and `circuit_closed` go into the job's log.
-    `said` is the event of the call, which these name."""
-    if mark.why is None:
-        _close(unit, job, mark, said)
+def apply_update(unit: Unit, job: JobRow, update: BreakerUpdate, call_event: Event) -> None:
+    """Apply an update under the locks of the job and the circuits.
+
+    `circuit_opened` and `circuit_closed` are appended to the job's log. They repeat the ids of `call_event`, the
+    event of the call.
+    """
+    if update.why is None:
+        _close(unit, job, update, call_event)
         return
-    if mark.own is None:
-        _count(unit, job, mark, said, (mark.account, mark.model), mark.breaker)
+    if update.own is None:
+        _count(unit, job, update, call_event, (update.account, update.model), update.breaker)
         return
-    own = _count(unit, job, mark, said, (mark.own, mark.model), mark.breaker)
-    shared = unit.get(CIRCUIT, (mark.account, mark.model))
+    own = _count(unit, job, update, call_event, (update.own, update.model), update.breaker)
+    shared = unit.get(CIRCUIT, (update.account, update.model))
     is_open = shared is not None and shared.opened_at is not None
-    if is_open or (counts_for_all(own, mark.at, mark.breaker) and _count_for_tenant(unit, mark)):
-        _count(unit, job, mark, said, (mark.account, mark.model), shared_breaker(mark.breaker))
+    if is_open or (counts_for_all(own, update.at, update.breaker) and _count_for_tenant(unit, update)):
+        _count(unit, job, update, call_event, (update.account, update.model), shared_breaker(update.breaker))
 
 
-def _close(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event) -> None:
-    """The target answered: nobody need be kept from it."""
-    found = [circuit for key in mark.keys if (circuit := unit.get(CIRCUIT, key)) is not None]
+def _close(unit: Unit, job: JobRow, update: BreakerUpdate, call_event: Event) -> None:
+    """Close the circuits of a target that answered."""
+    found = [circuit for key in update.keys if (circuit := unit.get(CIRCUIT, key)) is not None]
     since = min((each.opened_at for each in found if each.opened_at is not None), default=None)
     if since is not None:
-        for circuit in found:  # with what a caller's own has counted, what it has counted for all is void
+        for circuit in found:  # a success also resets the counts of the caller's own circuit
             unit.delete(CIRCUIT, circuit)
         decision = {"why": "the provider answered", "open_for_ms": (unit.now - since) // 1000}
-        append(unit, job, _event("circuit_closed", mark, said, decision))
+        append(unit, job, _event("circuit_closed", update, call_event, decision))
 
 
-def _count(unit: Unit, job: JobRow, mark: BreakerUpdate, said: Event, key: Key, breaker: Breakers) -> Circuit:
+def _count(unit: Unit, job: JobRow, update: BreakerUpdate, call_event: Event, key: Key, breaker: Breakers) -> Circuit:
     circuit = unit.get(CIRCUIT, key)
     is_new = circuit is None
     circuit = circuit or Circuit(account=key[0], model=key[1])
-    opened = fail(circuit, mark.at, breaker, mark.why or "", mark.retry_after_ms, mark.call)
+    opened = count_failure(circuit, update.at, breaker, update.why or "", update.retry_after_ms, update.call)
     if is_new:
         unit.insert(CIRCUIT, circuit)
     else:
         unit.change(CIRCUIT, circuit)
     if opened:
-        append(unit, job, _event("circuit_opened", mark, said, _opening(circuit, mark.breaker)))
+        append(unit, job, _event("circuit_opened", update, call_event, _opening(circuit, update.breaker)))
     return circuit
 
 
-def _count_for_tenant(unit: Unit, mark: BreakerUpdate) -> bool:
-    """Whether the failure is within its tenant's part of the circuit of all; counted then."""
-    account = tenant_account(mark.account, mark.own or "")
+def _count_for_tenant(unit: Unit, update: BreakerUpdate) -> bool:
+    """Count a failure for the tenant. Returns whether it is within the tenant's share of the shared circuit."""
+    account = tenant_account(update.account, update.own or "")
     if account is None:
         return True
-    key = (account, mark.model)
+    key = (account, update.model)
     found = unit.get(CIRCUIT, key)
     row = found or Circuit(account=key[0], model=key[1])
-    counts = count_for_tenant(row, mark.at, mark.breaker)
+    counts = count_for_tenant(row, update.at, update.breaker)
     if found is None:
         unit.insert(CIRCUIT, row)
     else:
@@ -143,29 +148,34 @@ def _opening(circuit: Circuit, breaker: Breakers) -> dict[str, Any]:
     }
 
 
-def _event(name: str, mark: BreakerUpdate, said: Event, decision: dict[str, Any]) -> Event:
-    event = Event(name, kind="model", provider=said.provider, model=mark.model, call_id=said.call_id)
-    event.decision = {"target": f"{mark.account}/{mark.model}", **decision}
-    event.agent_id, event.step, event.route, event.attempt = said.agent_id, said.step, said.route, said.attempt
+def _event(name: str, update: BreakerUpdate, call_event: Event, decision: dict[str, Any]) -> Event:
+    event = Event(name, kind="model", provider=call_event.provider, model=update.model, call_id=call_event.call_id)
+    event.decision = {"target": f"{update.account}/{update.model}", **decision}
+    event.agent_id, event.step, event.route, event.attempt = (
+        call_event.agent_id,
+        call_event.step,
+        call_event.route,
+        call_event.attempt,
+    )
     return event
 
 
-class Note(msgspec.Struct):
-    """A command: the mark of a call that goes on, in the log of its job."""
+class RecordBreakerUpdate(msgspec.Struct):
+    """Command: apply the update of a call that is still running, in the log of its job."""
 
     job_id: str
-    mark: BreakerUpdate
-    said: Event
+    update: BreakerUpdate
+    call_event: Event
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id), *((CIRCUIT, key) for key in self.mark.keys)]
+        return [(JOB, self.job_id), *((CIRCUIT, key) for key in self.update.keys)]
 
     def decide(self, unit: Unit) -> None:
-        note(unit, locked_job(unit, self.job_id), self.mark, self.said)
+        apply_update(unit, locked_job(unit, self.job_id), self.update, self.call_event)
 
 
 class ClaimProbe(msgspec.Struct):
-    """A command: let this call be the probe. The outcome is whether it may, and the circuit as it is now (None: closed)."""
+    """Command: claim the probe for a call. Outcome: whether it was granted, and the current circuit (None: closed)."""
 
     key: Key
     call: str
@@ -178,14 +188,14 @@ class ClaimProbe(msgspec.Struct):
         circuit = unit.get(CIRCUIT, self.key)
         if circuit is None or circuit.opened_at is None:
             return True, None
-        granted = claim(circuit, unit.now, self.call, self.until)
+        granted = claim_probe(circuit, unit.now, self.call, self.until)
         if granted:
             unit.change(CIRCUIT, circuit)
         return granted, msgspec.structs.replace(circuit)
 
 
 class ReleaseProbe(msgspec.Struct):
-    """A command: the probe came to nothing."""
+    """Command: release the probe without a result."""
 
     key: Key
     call: str
@@ -195,12 +205,12 @@ class ReleaseProbe(msgspec.Struct):
 
     def decide(self, unit: Unit) -> None:
         circuit = unit.get(CIRCUIT, self.key)
-        if circuit is not None and release(circuit, self.call):
+        if circuit is not None and release_probe(circuit, self.call):
             unit.change(CIRCUIT, circuit)
 
 
 class CloseCircuit(msgspec.Struct):
-    """A command: a person closes it. The outcome is what it was, None where it was closed and nothing was counted."""
+    """Command: close a circuit by hand. Outcome: the circuit before; None if it was closed without counted failures."""
 
     key: Key
 
@@ -215,7 +225,8 @@ class CloseCircuit(msgspec.Struct):
 
 
 class ForgetCircuits(msgspec.Struct):
-    """A command: drop what says nothing any more: closed ones unchanged since then, open ones that nobody asks for."""
+    """Command: delete stale rows: closed circuits unchanged since `closed_before`, open ones unused since
+    `open_before`."""
 
     keys: list[Key]
     closed_before: int
@@ -236,13 +247,13 @@ class ForgetCircuits(msgspec.Struct):
 
 
 async def list_circuits(store: Store, *, only_open: bool = False) -> list[Circuit]:
-    """All that failed lately or are open, by provider and model. Raises StoreUnavailable."""
+    """Circuits that are open or have recent failures, by provider and model. Raises StoreUnavailable."""
     rows = await store.read(SQL["list_open_circuits" if only_open else "list_circuits"], {})
     return records_of(Circuit, rows)
 
 
 async def forget_circuits(store: Store, closed_before: int, open_before: int) -> None:
-    """See `ForgetCircuits`; times in microseconds. Raises StoreUnavailable."""
+    """Delete stale circuits (see `ForgetCircuits`). Times are in microseconds. Raises StoreUnavailable."""
     values = {"closed_before": closed_before, "open_before": open_before}
     rows = await store.read(SQL["list_stale_circuits"], values)
     if rows:

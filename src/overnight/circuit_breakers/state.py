@@ -1,12 +1,13 @@
-"""The circuit of one target (an account at a provider, and a model): closed, open, half-open.
+"""The circuit of one target, which is a provider account and a model: closed, open, half-open.
 
-Pure: times come from outside, in microseconds.
+Pure: the caller passes the time, in microseconds.
 
-    closed ── `failures` within `window_ms` ──▶ open ── its time is over ──▶ half-open ── the probe succeeds ──▶ closed
-                                                 ▲                              │
-                                                 └── the probe fails: twice as long, up to the most ┘
+    closed ── `failures` within `window_ms` ──▶ open ── cool-down ends ──▶ half-open ── the probe succeeds ──▶ closed
+                                                 ▲                           │
+                                                 └── the probe fails: the cool-down doubles, up to its maximum ┘
 
-Half-open lets one call through, the probe. It is claimed with an end, so that a prober that died does not block it.
+Half-open admits one call, the probe. The claim of a probe expires, so that a crashed process does not block the
+circuit.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ from overnight.domain import iso_utc
 from overnight.domain.policies import Breakers
 
 State = Literal["closed", "open", "half_open"]
-LONGEST_WAIT_MS = 3_600_000
-"""Of what a provider asks for, unless `max_cool_down_ms` is longer: a mistaken header must not switch a target off for a day."""
+MAX_RETRY_AFTER_MS = 3_600_000
+"""The maximum of a Retry-After, unless `max_cool_down_ms` is longer: a wrong header must not block a target for a day."""
 
-MARK_OF_CALLER = "&"
-"""No identifier has it."""
+CALLER_SEPARATOR = "&"
+"""Separates account, tenant and key. No identifier contains it."""
 
 _times = msgspec.json.Decoder(list[int]).decode
 
 
 class Circuit(msgspec.Struct):
-    """As it is stored. `failed_at` is JSON: the times of the failures that count; `not_before` is what the provider asked for.
+    """A stored circuit.
 
-    `opened_at` is None while closed. `openings` counts since it was last closed. `probe` is the call that may try.
-    `account` is the provider, `provider@tenant` where a tenant calls with a key of its own. After an `&` comes the caller whose
-    failures alone the row counts, and whom alone it keeps out: its tenant and its key (see `caller_account`). A row with a tenant
-    and no further `&` only counts (see `tenant_account`).
+    - `account`: the provider, or `provider@tenant` if the tenant has its own provider key. The circuit of one caller
+    appends
+      `&tenant&key` (see `caller_account`). A row with only `&tenant` counts failures and never opens (see
+          `tenant_account`).
+    - `failed_at`: the times of counted failures, as JSON.
+    - `not_before`: the earliest next call, as requested by the provider.
+    - `opened_at`: None while closed; `openings`: consecutive openings since it was last closed.
+    - `probe`, `probe_until`: the call that holds the probe, and the end of its claim.
     """
 
     account: str
@@ -51,19 +56,19 @@ class Circuit(msgspec.Struct):
 
     @property
     def target(self) -> str:
-        return f"{self.account.partition(MARK_OF_CALLER)[0]}/{self.model}"
+        return f"{self.account.partition(CALLER_SEPARATOR)[0]}/{self.model}"
 
     @property
     def caller(self) -> tuple[str, str] | None:
-        """The tenant and the key (empty: without one) that it is for; None where it is for all."""
-        _, mark, caller = self.account.partition(MARK_OF_CALLER)
-        tenant_id, _, key_id = caller.partition(MARK_OF_CALLER)
-        return (tenant_id, key_id) if mark else None
+        """The tenant and key (empty: no key) of a caller's own circuit; None for the shared circuit."""
+        _, update, caller = self.account.partition(CALLER_SEPARATOR)
+        tenant_id, _, key_id = caller.partition(CALLER_SEPARATOR)
+        return (tenant_id, key_id) if update else None
 
     @property
     def tenant_id(self) -> str | None:
-        """Whose it is; None where it is of the house."""
-        shared = self.account.partition(MARK_OF_CALLER)[0]
+        """The tenant of the circuit; None if it belongs to the operator."""
+        shared = self.account.partition(CALLER_SEPARATOR)[0]
         return self.caller[0] if self.caller else shared.partition("@")[2] or None
 
     @property
@@ -77,13 +82,13 @@ class Circuit(msgspec.Struct):
 
     @property
     def blocked_until(self) -> int:
-        """From when on a call may try; 0 while closed."""
+        """The earliest time for the next call; 0 while closed."""
         return 0 if self.opened_at is None else max(self.open_until, self.probe_until)
 
 
 def caller_account(account: str, tenant_id: str, key_id: str | None) -> str:
-    """The account of a caller's own circuit: what one caller's requests run into need not be the target's fault."""
-    return f"{account}{MARK_OF_CALLER}{tenant_id}{MARK_OF_CALLER}{key_id or ''}"
+    """The account of a caller's own circuit. Failures of one caller's requests need not be a fault of the target."""
+    return f"{account}{CALLER_SEPARATOR}{tenant_id}{CALLER_SEPARATOR}{key_id or ''}"
 
 
 def shared_breaker(breaker: Breakers) -> Breakers:
@@ -91,46 +96,58 @@ def shared_breaker(breaker: Breakers) -> Breakers:
 
 
 def tenant_account(account: str, own: str) -> str | None:
-    """The account of the row that counts what a tenant's callers have contributed to the circuit of all. It opens for nobody.
-    None where the target's account is the tenant's own: then all callers are of that tenant."""
-    return None if "@" in account else own.rpartition(MARK_OF_CALLER)[0]
+    """The account of the row that counts a tenant's failures towards the shared circuit. The row never opens.
+
+    Returns None if the account belongs to the tenant, since all its callers are then of that tenant.
+    """
+    return None if "@" in account else own.rpartition(CALLER_SEPARATOR)[0]
 
 
 def counts_for_all(own: Circuit, now: int, breaker: Breakers) -> bool:
-    """Does a failure at `now`, counted in its caller's own circuit already, count for the circuit of all too? The first ones
-    within the window do, up to half of those that open it: the others must be other callers'. Probes of its own never do.
+    """Whether a failure at `now`, already counted in the caller's own circuit, also counts for the shared circuit.
 
-    Where there is a row of its tenant, `count_for_tenant` must agree."""
+    Up to half of the failures that open a circuit count per caller and window; the rest must come from other callers.
+    Failed probes of the caller's own circuit never count. If the tenant has a row, `count_for_tenant` must agree.
+    """
     if own.openings > 1 or own.opened_at not in (None, now):
         return False
     since = now - breaker.window_ms * 1000
-    return sum(since < each <= now for each in _times(own.failed_at)) <= most_of_one(breaker)
+    return sum(since < each <= now for each in _times(own.failed_at)) <= max_failures_per_caller(breaker)
 
 
-def most_of_one(breaker: Breakers) -> int:
-    """How many failures of one key, and of one tenant, count for all within a window."""
+def max_failures_per_caller(breaker: Breakers) -> int:
+    """The number of failures per window that one key, or one tenant, contributes to the shared circuit."""
     return (breaker.failures + 1) // 2
 
 
 def count_for_tenant(row: Circuit, now: int, breaker: Breakers) -> bool:
-    """Count a failure at `now` in the row of its tenant. False where the tenant has contributed its part to the circuit of all
-    within the window, with whatever keys."""
+    """Count a failure at `now` in the tenant's row. Returns False if the tenant's share of the window is used up."""
     since = now - breaker.window_ms * 1000
     times = [each for each in _times(row.failed_at) if each > since]
     row.changed_at = max(row.changed_at, now)
-    if len(times) >= most_of_one(breaker):
+    if len(times) >= max_failures_per_caller(breaker):
         return False
     row.failed_at = msgspec.json.encode(sorted([*times, now])).decode()
     return True
 
 
-def fail(
+def count_failure(
     circuit: Circuit, now: int, breaker: Breakers, why: str, retry_after_ms: int | None = None, call: str | None = None
 ) -> bool:
-    """A call failed in a way that speaks of the target. `call` is its name if it was the probe. True when this opened the
-    circuit, also once more. What the circuit is open for already is never shortened."""
+    """Count a failure of the target.
+
+    Args:
+        circuit: the circuit, changed in place.
+        now: the time of the failure, in microseconds.
+        breaker: the policy.
+        why: the failure.
+        retry_after_ms: the wait that the provider requested. It never shortens an open circuit.
+        call: the call id if the call may hold the probe.
+
+    Returns: whether the circuit opened, or opened again.
+    """
     if retry_after_ms:
-        longest = max(LONGEST_WAIT_MS, breaker.max_cool_down_ms)
+        longest = max(MAX_RETRY_AFTER_MS, breaker.max_cool_down_ms)
         circuit.not_before = max(circuit.not_before, now + min(retry_after_ms, longest) * 1000)
     circuit.changed_at = max(circuit.changed_at, now)
     if circuit.opened_at is None:
@@ -143,7 +160,9 @@ def fail(
         circuit.opened_at = now
     else:
         circuit.open_until = max(circuit.open_until, circuit.not_before)
-        if call is None or call != circuit.probe:  # it was under way when the circuit opened, and says nothing new
+        if (
+            call is None or call != circuit.probe
+        ):  # the call started before the circuit opened, so its failure is no new information
             return False
     circuit.openings += 1
     circuit.why = why
@@ -155,20 +174,20 @@ def fail(
 
 
 def cool_down_ms(opening: int, breaker: Breakers) -> int:
-    """How long the circuit stays open the `opening`th time in a row (from 1)."""
+    """The duration of the nth consecutive opening, counted from 1."""
     return min(breaker.max_cool_down_ms, breaker.cool_down_ms << min(opening - 1, 40))
 
 
-def claim(circuit: Circuit, now: int, call: str, until: int) -> bool:
-    """Let `call` be the probe, at most `until` then. False where the circuit is not half-open, or another one probes."""
+def claim_probe(circuit: Circuit, now: int, call: str, until: int) -> bool:
+    """Claim the probe for `call` until `until`. Returns False if the circuit is not half-open or has another probe."""
     if circuit.opened_at is None or now < circuit.blocked_until:
         return False
     circuit.probe, circuit.probe_until, circuit.changed_at = call, until, max(circuit.changed_at, now)
     return True
 
 
-def release(circuit: Circuit, call: str) -> bool:
-    """The probe `call` came to nothing that speaks of the target: another one may try. True where it still was the probe."""
+def release_probe(circuit: Circuit, call: str) -> bool:
+    """Release a probe without a result. Returns whether `call` held it."""
     if circuit.probe != call:
         return False
     circuit.probe, circuit.probe_until = None, 0
@@ -176,11 +195,11 @@ def release(circuit: Circuit, call: str) -> bool:
 
 
 def public_circuit(circuit: Circuit, now: int) -> dict[str, Any]:
-    """With stable public names; times as text in UTC."""
+    """The public form of a circuit, with times as UTC text."""
     state = circuit.state(now)
     return {
         "target": circuit.target,
-        "provider": circuit.account.partition(MARK_OF_CALLER)[0].partition("@")[0],
+        "provider": circuit.account.partition(CALLER_SEPARATOR)[0].partition("@")[0],
         "tenant_id": circuit.tenant_id,
         "for_all": circuit.caller is None,
         "key_id": (circuit.caller[1] or None) if circuit.caller else None,

@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from overnight.app import load_settings_brain, open_ledger
-from overnight.budgets import BudgetLine, Policy, TopUp, addressed, line_of, list_budgets, top_up_budget
+from overnight.budgets import BudgetLine, Policy, TopUp, line_of, list_budgets, resolve_top_up, top_up_budget
 from overnight.domain import usd_text
 from overnight.ledger import Ledger
 from overnight.settings import Settings
@@ -208,7 +208,7 @@ def _commit(wanted: TopUp, per: str | None, tenant: str | None) -> tuple[BudgetL
         named = msgspec.structs.replace(wanted, tenant_id=owner)
         if job is not None:
             named = msgspec.structs.replace(wanted, tenant_id=job.tenant_id, scope_id=job.job_id)
-        row, woken = await top_up_budget(ledger.store, addressed(policy, named, per, ledger.store.clock()))
+        row, woken = await top_up_budget(ledger.store, resolve_top_up(policy, named, per, ledger.store.clock()))
         return line_of(policy, row, job, ledger.store.clock()), woken
 
     with ledger.store:

@@ -28,8 +28,8 @@ def limits_in_force(brain: Brain, tenant_id: str) -> list[dict[str, Any]]:
     """Every limit of the brain as public JSON. Limits that name only other tenants are left out ("": all tenants)."""
     found: list[dict[str, Any]] = []
     for each in _all(brain):
-        covers = each.pop("covers")
-        if not tenant_id or each["scope"] != "tenant" or covers(tenant_id):
+        applies_to = each.pop("covers")
+        if not tenant_id or each["scope"] != "tenant" or applies_to(tenant_id):
             if tenant_id and each["scope"] == "tenant":
                 each["only"] = [tenant_id]  # the others of the rule are other tenants
             found.append(each)
@@ -56,8 +56,8 @@ def _public(scope: str, rule: Any, per: str, measure: str, limit: int) -> dict[s
 
     name, value = ("cost_usd", micro_to_usd(limit)) if measure == "cost" else (measure, limit)
     only = list(rule.only.patterns) if rule is not None and rule.only is not None else []
-    covers = rule.covers if rule is not None else bool
-    return {"scope": scope, "only": only, "per": per, "measure": name, "limit": value, "covers": covers}
+    applies_to = rule.applies_to if rule is not None else bool
+    return {"scope": scope, "only": only, "per": per, "measure": name, "limit": value, "covers": applies_to}
 
 
 def show_limits(limits: list[dict[str, Any]], brain: Brain, settings: Settings) -> None:

@@ -1,10 +1,10 @@
-"""What: the words of Overnight as frozen records and pure rules.
-Owns: identifiers, job states, events, attribution, errors.
+"""What: the records and pure rules that all packages share.
+Owns: identifiers, job states, events, attribution, errors, the records of routing.yaml.
 Depends on: nothing.
-Never: touches a file, a socket, a clock or a database.
+Never: accesses a file, a socket, a clock or a database.
 """
 
-from .attribution import EVERYWHERE, Attribution, KeyScope
+from .attribution import ALL_JOBS, Attribution, KeyScope
 from .calls import CallFacts
 from .errors import (
     BadInput,
@@ -29,8 +29,8 @@ from .time_limits import TimeLimits
 from .tracing import TraceParent, read_traceparent, span_of, traceparent_of
 
 __all__ = [
+    "ALL_JOBS",
     "EVENT_NAMES",
-    "EVERYWHERE",
     "FINISHED",
     "INSTANCE_SCOPES",
     "ROLES",

@@ -31,7 +31,7 @@ class KeyScope(NamedTuple):
             raise Forbidden(f"{place}: the key does not permit job {external_id}; permitted: {listed(self.jobs)}")
 
 
-EVERYWHERE = KeyScope()
+ALL_JOBS = KeyScope()
 
 
 class Attribution(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Attribution(msgspec.Struct, frozen=True):
     key_id: str | None = None
     models: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
-    key_scope: KeyScope = EVERYWHERE
+    key_scope: KeyScope = ALL_JOBS
     operates: bool = True
     only_marks: bool = False
     parent: str | None = None

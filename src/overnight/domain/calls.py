@@ -1,4 +1,4 @@
-"""What a routing rule may look at."""
+"""The facts of a call that routing rules can test."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,11 +10,11 @@ def _nothing() -> str:
 
 
 class CallFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A call before it is routed. Names are checked text; header names are lower case.
+    """A call before routing. Names are checked text; header names are lower case.
 
-    `format` is the client's: chat, responses, messages or embeddings. `job` is our id or the one given from outside.
-    `key_agent` and `key_workflow` are what the API key is bound to. `text` gives the prompt; it is asked for only when a rule
-    with tiers weighs it.
+    `format` is the client format: chat, responses, messages or embeddings. `job` is the job id or the external id.
+    `key_agent` and `key_workflow` are the bindings of the API key. `text` returns the prompt; it is called
+    only for a rule with tiers.
     """
 
     model: str | None = None

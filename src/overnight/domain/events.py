@@ -1,29 +1,35 @@
-"""The event: one immutable past-tense fact about a job.
+"""The event: one immutable fact about a job, in the past tense.
 
-Lifecycle names follow the design; the few beyond it are one small fact each:
+Event types that need an explanation:
 
-    step_failed      a step's attempt raised; the retry, if any, is a later step_started
-    value_recorded   a clock reading, random number or identifier that job code asked for
-    timer_set        a sleep or timeout began; `detail.due_at` is durable, so a crash does not stretch it
-    timer_fired      that moment came
-    signal_received  somebody outside answered a wait
+    step_failed      an attempt of a step raised an error; a retry is a later step_started
+    value_recorded   a clock reading, random number or identifier that job code requested
+    timer_set        a sleep or timeout started; `detail.due_at` is durable, so a crash does not extend it
+    timer_fired      the time of a timer was reached
+    signal_received  an external answer to a wait arrived
     child_started    a child job was created; child_finished carries its result
-    attempt_started  a new attempt was announced; the old one is fenced
-    answers_dropped  a retry asks afresh: `detail.seqs` are no longer answers, those since `detail.since` are not replayed
-    boundary_kept    a retry has come to ask one of those again, and it stands: the answer `detail.of`, or what was begun
-    model_replayed   a recorded answer was given again, unpaid; `detail.of` is its seq
+    attempt_started  a new attempt began; the previous attempt is fenced
+    answers_dropped  a retry re-runs calls: the results in `detail.seqs` are void, those since `detail.since` are not
+        replayed
+    boundary_kept    a retry reached such a call, and its result is still valid: `detail.of`, or the operation that
+        was started
+    model_replayed   a recorded answer was returned again at no cost; `detail.of` is its seq
     cache_missed     the caches had no answer for a call; `decision.why`
-    cache_shadow     what the semantic cache would have answered, and how it differs from the answer; `detail`
-    degraded         no provider answered a call: a fixed answer or an older one was given; `decision.kind`, `decision.why`
-    cancel_requested somebody asked for the job to stop
-    diverged         the code asked something else than its history answers; `detail.diff`
-    budget_topped_up somebody added to the budget of the job, or to one that it waits for; `detail` says to which, and how much
-    loop_stopped     the job asked the same again and again; a person is asked whether it goes on
-    cost_corrected   a call that was booked at a bound has a known cost: what it is booked at now; `detail.source` is
-                     late_answer, operator or invoice. In the log of another job that it woke, `detail.of_job_id` says whose it is
-    cost_alarm       the job has cost much more than its like usually do; told once
-    worker_lost      the lease ran out or its worker was seen to die
-    replay_ended     recovery has used up the history; the job goes on live
+    cache_shadow     the answer that the semantic cache would have returned, and its difference; `detail`
+    degraded         no provider answered a call: a fixed or older answer was returned; `decision.kind`,
+        `decision.why`
+    cancel_requested the cancellation of the job was requested
+    diverged         the code does not match its history; `detail.diff`
+    budget_topped_up an amount was added to the budget of the job, or to one that it waits for; `detail` has budget
+        and amounts
+    loop_stopped     the job repeated the same call; a review decides whether it continues
+    cost_corrected   a call that was booked at a bound has a known cost: the new booking; `detail.source` is
+        late_answer,
+                     operator or invoice. In the log of another job that it woke, `detail.of_job_id` names the job of
+                         the call
+    cost_alarm       the job costs far more than similar jobs; reported once
+    worker_lost      the lease expired, or the worker process ended
+    replay_ended     recovery has replayed the whole history; the job continues live
 """
 
 from datetime import UTC, datetime
@@ -59,8 +65,8 @@ MODEL = (
     "budget_stopped",
     "rate_limited",
 )
-PEOPLE = ("review_requested", "review_decided")
-FURTHER = (
+REVIEW_EVENTS = ("review_requested", "review_decided")
+OTHER_EVENTS = (
     "step_failed",
     "value_recorded",
     "timer_set",
@@ -84,11 +90,11 @@ FURTHER = (
     "worker_lost",
     "replay_ended",
 )
-EVENT_NAMES = frozenset(LIFECYCLE + MODEL + PEOPLE + FURTHER)
+EVENT_NAMES = frozenset(LIFECYCLE + MODEL + REVIEW_EVENTS + OTHER_EVENTS)
 
 
 class ErrorFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={"error_class": "class"}):
-    """Why something failed. `message` is bounded and holds no secret; it is content, empty once that was erased."""
+    """The cause of a failure. `message` is bounded and contains no secret; it is content, and empty after erasure."""
 
     error_class: str
     message: str = ""
@@ -97,14 +103,14 @@ class ErrorFacts(msgspec.Struct, frozen=True, omit_defaults=True, rename={"error
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """What a room hands to the ledger; `seq` and `ts` are given there, under the job row's lock.
+    """An event before it is stored. The ledger assigns `seq` and the time under the lock of the job's row.
 
-    `content` is inline JSON (parameters, arguments, a result): it is kept beside the event, outside of what will be
-    sealed, so that it can be erased while the fact stays. `path` and `ordinal` are set when the event answers a boundary.
-    `content_mac` is an HMAC of it under a key that is kept and erased with it; earlier versions wrote `content_sha256`.
-    `about` is the record that the caller works on, as the caller says. Of a model call, `queued_ms` is the time in queues and in
-    the store before its attempt was sent, `first_byte_ms` the time until the first event of a streamed answer.
-    `cost_microusd` is known cost; `bound_microusd` is what a call may have cost beyond it, at most. Read both by `booked`.
+    `content` is inline JSON (parameters, arguments, a result). It is stored separately and outside of the seal, so
+    that it can be erased while the event stays. `path` and `ordinal` are set if the event answers a boundary.
+    `content_mac` is its HMAC under a key that is erased with it; earlier versions wrote `content_sha256`.
+    `about` is the caller's record that the call is about. Of a model call, `queued_ms` is the time in queues and in the
+    store before its attempt was sent, `first_byte_ms` the time until the first event of a streamed answer.
+    `cost_microusd` is known cost; `bound_microusd` is the maximum of additional unknown cost. `booked` reads both.
     """
 
     event: str
@@ -144,8 +150,10 @@ class Event(msgspec.Struct, omit_defaults=True):
 
 
 def booked(event: Event) -> tuple[int | None, int | None]:
-    """(known cost, bound) of an event, in micro-dollars; None where it says nothing. What earlier versions called an estimated
-    cost was a bound."""
+    """(known cost, bound) of an event in micro-dollars; None for each that is absent.
+
+    The estimated cost of earlier versions was a bound.
+    """
     cost, bound = event.cost_microusd, event.bound_microusd
     if bound is None and cost and (event.event == "model_lost" or (event.detail or {}).get("estimated")):
         return 0, cost
@@ -153,7 +161,7 @@ def booked(event: Event) -> tuple[int | None, int | None]:
 
 
 class Recorded(msgspec.Struct):
-    """An event as read back: its place in the job, and the facts."""
+    """A stored event: its place in the job, and the facts."""
 
     job_id: str
     seq: int
@@ -172,13 +180,13 @@ def iso_utc(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _outside(value: Any, key: str = "") -> Any:
-    """Inner units as they are told outside: times in UTC text, money in dollars; at any depth."""
+def _to_public(value: Any, key: str = "") -> Any:
+    """Convert internal units to public ones at any depth: times to UTC text, money to dollars."""
     if isinstance(value, dict):
         pairs = cast(dict[str, Any], value)
-        return {name.replace("_microusd", "_usd"): _outside(inner, name) for name, inner in pairs.items()}
+        return {name.replace("_microusd", "_usd"): _to_public(inner, name) for name, inner in pairs.items()}
     if isinstance(value, list):
-        return [_outside(item) for item in cast(list[Any], value)]
+        return [_to_public(item) for item in cast(list[Any], value)]
     if isinstance(value, int) and key.endswith("_at"):
         return iso_utc(value)
     if isinstance(value, int) and key.endswith("_microusd"):
@@ -187,7 +195,7 @@ def _outside(value: Any, key: str = "") -> Any:
 
 
 def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str, Any]:
-    """The event in its public JSON names (design, section 4). Content only on request: it may be personal."""
+    """The event in its public JSON names. Content is included only on request, since it may be personal data."""
     facts = {key: value for key, value in msgspec.to_builtins(recorded.facts).items() if value is not None}
     name = facts.pop("event")
     for money in ("cost_microusd", "bound_microusd"):
@@ -203,7 +211,7 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     }
     if recorded.parent_job_id:
         public["parent_job_id"] = recorded.parent_job_id
-    public |= {key: _outside(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
+    public |= {key: _to_public(value) if key in {"detail", "decision"} else value for key, value in facts.items()}
     if cost is not None:
         public["cost_usd_est"] = cost / 1_000_000
     if bound is not None:

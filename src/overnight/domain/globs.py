@@ -1,4 +1,4 @@
-"""Names and globs that something from outside is compared with."""
+"""Names and globs that external names are compared with."""
 
 import re
 from fnmatch import fnmatchcase, translate
@@ -12,7 +12,7 @@ def is_glob(pattern: str) -> bool:
 
 
 class Names(msgspec.Struct, frozen=True):
-    """Names or globs (`*`, `?`, `[0-9]`), compared with their case. An exact name is one look-up."""
+    """Names or globs (`*`, `?`, `[0-9]`), compared case-sensitively. An exact name is one look-up."""
 
     patterns: tuple[str, ...]
     exact: frozenset[str] = frozenset()
@@ -24,8 +24,8 @@ class Names(msgspec.Struct, frozen=True):
         globs = "|".join(translate(one) for one in self.patterns if is_glob(one))
         setting(self, "glob", re.compile(globs) if globs else None)
 
-    def fit(self, name: str | None) -> bool:
-        """Is it one of them? No name never is."""
+    def matches(self, name: str | None) -> bool:
+        """Whether the name matches. None never matches."""
         if name is None:
             return False
         return name in self.exact or (self.glob is not None and self.glob.match(name) is not None)

@@ -1,4 +1,4 @@
-"""Identifiers: ours are time-ordered; those from outside are bounded and checked."""
+"""Identifiers: generated ones are time-ordered; external ones are bounded and checked."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from functools import lru_cache
 from .errors import BadInput
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@+=|#~ ")
-LONGEST_IDENTIFIER = 200
+MAX_IDENTIFIER_LENGTH = 200
 _DAY_US = 86_400_000_000
 
 
@@ -17,9 +17,11 @@ def new_id(prefix: str) -> str:
 
 
 def check_identifier(value: str, place: str) -> str:
-    """The value as given, or BadInput that names `place` (a header, an option) and the rule."""
-    if not value or len(value) > LONGEST_IDENTIFIER:
-        raise BadInput(f"{place}: an identifier has 1 to {LONGEST_IDENTIFIER} characters, this one has {len(value)}")
+    """Return the value if it is a valid identifier. Raises BadInput with `place` (a header, an option) and the rule."""
+    if not value or len(value) > MAX_IDENTIFIER_LENGTH:
+        raise BadInput(
+            f"{place}: an identifier must have 1 to {MAX_IDENTIFIER_LENGTH} characters, this one has {len(value)}"
+        )
     if not _ALLOWED.issuperset(value):
         bad = next(character for character in value if character not in _ALLOWED)
         raise BadInput(f"{place}: the character {bad!r} is not allowed; use letters, digits and - _ . : / @ + = | # ~")
@@ -27,10 +29,11 @@ def check_identifier(value: str, place: str) -> str:
 
 
 def parse_whole(value: object, most: int) -> int | None:
-    """The whole number from 0 to `most` that a value from outside is, or None.
+    """Parse a whole number from 0 to `most`. Returns None for other values.
 
-    Text has ASCII digits alone: `int` takes digits of every script, signs, spaces and underscores too. It has no more digits than
-    `most`, since thousands of them take long, and `int` refuses them with an error of its own.
+    Text must consist of ASCII digits, since `int` also accepts other scripts, signs, spaces and underscores. The
+    number of digits is limited to those of `most`, since `int` is slow on long text and rejects very long text with
+    its own error.
     """
     if isinstance(value, int):
         return value if not isinstance(value, bool) and 0 <= value <= most else None
@@ -54,6 +57,6 @@ def day_of(at_us: int) -> int:
 
 @lru_cache(maxsize=64)
 def _date_of(days: int) -> int:
-    # Asked several times for every event, and nearly always about today.
+    # Called several times for every event, nearly always with the current day.
     moment = time.gmtime(days * 86_400)
     return (moment.tm_year * 100 + moment.tm_mon) * 100 + moment.tm_mday

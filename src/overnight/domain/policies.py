@@ -15,14 +15,14 @@ FAILURE_CLASSES = (
     "rate_limited", "quota", "overloaded", "server_error", "timeout", "connection", "lost", "cut", "malformed",
     "invalid_request", "auth", "not_found", "content_filter", "context_length",
 )  # fmt: skip
-"""What the gateway calls the ways in which a try fails."""
+"""The classes of failed attempts."""
 
 
 class BudgetLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """What one scope (one agent, one tenant, …) may use per period; None is no limit, 0 lets nothing through.
+    """The limits of one scope (an agent, a tenant, …) per period. None is no limit; 0 rejects every call.
 
-    A day or month is one of the tenant's time zone. With `only`, the limit is one for each scope that fits it.
-    `place` names the entry in messages: `budgets.limits[0]`.
+    Days and months are those of the tenant's time zone. With `only`, the limit applies to each scope that matches.
+    `place` names the entry in messages, such as `budgets.limits[0]`.
     """
 
     scope: str
@@ -35,15 +35,15 @@ class BudgetLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_wall_clock_s: int | None = None
     place: str = "budgets.limits"
 
-    def covers(self, name: str | None) -> bool:
-        """Does it hold for the scope of this id? A call without one (no agent, no key) is under no limit of that scope."""
-        return name is not None and (self.only is None or self.only.fit(name))
+    def applies_to(self, name: str | None) -> bool:
+        """Whether the limit applies to the scope of this id. It never applies to a call without an id in this scope."""
+        return name is not None and (self.only is None or self.only.matches(name))
 
 
 class Budgets(msgspec.Struct, frozen=True):
-    """What one job may use, and the further limits. None is no limit; 0 lets nothing through.
+    """The limits of one job, and further limits. None is no limit; 0 rejects every call.
 
-    `time_zones` is tenant → IANA zone where it is not `time_zone`.
+    `time_zones` maps tenants to IANA zones that differ from `time_zone`.
     """
 
     max_cost_per_job_microusd: int | None = None
@@ -57,7 +57,8 @@ class Budgets(msgspec.Struct, frozen=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """A speed for each key, agent, tenant or target (a model's name); None is no limit. `concurrency` counts calls in flight."""
+    """A rate limit per key, agent, tenant or target (model name). None is no limit. `concurrency` limits calls in
+    flight."""
 
     scope: str
     only: Names | None = None
@@ -66,15 +67,15 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     place: str = "rate_limits"
 
-    def covers(self, name: str | None) -> bool:
-        """Does it hold for the scope of this id?"""
-        return name is not None and (self.only is None or self.only.fit(name))
+    def applies_to(self, name: str | None) -> bool:
+        """Whether the limit applies to the scope of this id."""
+        return name is not None and (self.only is None or self.only.matches(name))
 
 
 class Guards(msgspec.Struct, frozen=True):
-    """Stops for loops: the same call so often in one job, turns without progress. 0 is no such stop.
+    """Loop detection: repetitions of the same call in a job, and turns without progress. 0 disables a rule.
 
-    Without a word there is none: programs that poll repeat themselves honestly, and only their owner knows it of them.
+    Disabled by default, since polling repeats calls legitimately.
     """
 
     same_call: int = 0
@@ -82,15 +83,16 @@ class Guards(msgspec.Struct, frozen=True):
 
 
 class Alarms(msgspec.Struct, frozen=True):
-    """A job that costs `cost_factor` times what its like usually do, once `least_jobs` of them are known. 0 is off."""
+    """Alert when a job costs `cost_factor` times the usual cost of similar jobs, once `least_jobs` of them are known.
+    0 disables it."""
 
     cost_factor: float = 3.0
     least_jobs: int = 10
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Hard counts: bytes of a request's body, output tokens of a call that names no cap, hours without a call after which an
-    external job is ended as failed."""
+    """Limits of a request: bytes of its body, and output tokens of a call without a cap. `external_abandoned_hours`: hours
+    without a call after which an external job ends as failed."""
 
     max_body_bytes: int = 33_554_432
     default_max_output_tokens: int = 8_192
@@ -98,7 +100,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ClassRetries(msgspec.Struct, frozen=True):
-    """The tries for one class of failure: complete, whatever the file leaves out."""
+    """The retries for one failure class, with defaults resolved."""
 
     max_attempts: int
     backoff_ms: int
@@ -107,9 +109,9 @@ class ClassRetries(msgspec.Struct, frozen=True):
 
 
 class Retries(msgspec.Struct, frozen=True):
-    """`max_attempts` counts the first try. The wait doubles from `backoff_ms` up to `max_backoff_ms`.
+    """`max_attempts` includes the first attempt. The wait doubles from `backoff_ms` up to `max_backoff_ms`.
 
-    `jitter` "full" waits a random part of it, "none" all of it. `by_class` is failure class → its own tries.
+    `jitter` "full" waits a random part of it, "none" all of it. `by_class` maps failure classes to their retries.
     """
 
     max_attempts: int = 3
@@ -119,13 +121,14 @@ class Retries(msgspec.Struct, frozen=True):
     by_class: Mapping[str, ClassRetries] = {}
 
     def of(self, error_class: str) -> "Retries | ClassRetries":
-        """The tries for this class of failure."""
+        """The retries for a failure class."""
         return self.by_class.get(error_class, self)
 
 
 class Breakers(msgspec.Struct, frozen=True):
-    """A target's circuit opens after `failures` within `window_ms`, and is tried again after `cool_down_ms`, which doubles
-    up to `max_cool_down_ms`. 0 failures switches the breakers off. `when_all_open`: wait, fail or last_resort.
+    """A target's circuit opens after `failures` within `window_ms`. It admits a probe after `cool_down_ms`, which
+    doubles up to `max_cool_down_ms`. 0 failures disables circuit breakers. `when_all_open`: wait, fail or
+    last_resort.
     """
 
     failures: int = 5
@@ -139,17 +142,18 @@ CACHE_MODES = ("off", "shadow", "on")
 
 
 class AgentCache(msgspec.Struct, frozen=True):
-    """How the semantic cache treats one agent."""
+    """The mode and threshold of the semantic cache for one agent."""
 
     mode: str
     threshold: float
 
 
 class SemanticCache(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers to like questions. `model` makes the embeddings; a likeness of `threshold` (0 to 1) or more is a hit.
+    """Cached answers to similar questions. `model` computes the embeddings; a similarity of `threshold` (0 to 1) or more
+    is a hit.
 
-    `mode`: off, shadow (look and record, answer nothing), on. `tool_turns`: also calls in which tools take part.
-    `agents` are names or globs, in the order in which they are tried.
+    `mode`: off, shadow (look up and record, but do not answer), on. `tool_turns`: include calls with tools. `agents`:
+    names or globs; the first match applies.
     """
 
     model: str
@@ -162,16 +166,16 @@ class SemanticCache(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, agent_id: str | None) -> AgentCache:
         """The mode and threshold for this agent."""
         for names, own in self.agents:
-            if names.fit(agent_id):
+            if names.matches(agent_id):
                 return own
         return AgentCache(self.mode, self.threshold)
 
 
 class CachePolicy(msgspec.Struct, frozen=True):
-    """Off unless asked for: `exact_ttl_s` 0 and no `semantic` answer nothing from a cache.
+    """The default is no caching: `exact_ttl_s` 0 and no `semantic`.
 
-    `exact_tool_turns`: may answers that ask for tools be given again to the very same question?
-    `prompt_markers`: may markers for the provider's own prompt cache be added to what is sent?
+    `exact_tool_turns`: whether answers with tool calls are reused for an identical request.
+    `prompt_markers`: whether markers for the provider's prompt cache are added to requests.
     """
 
     exact_ttl_s: int = 0
@@ -180,7 +184,7 @@ class CachePolicy(msgspec.Struct, frozen=True):
     exact_tool_turns: bool = False
 
     def override(self, exact_ttl_s: int | None, mode: str | None) -> "CachePolicy":
-        """This policy with a route's own words in it; its mode counts for all agents."""
+        """This policy with the settings of a route. The route's mode applies to all agents."""
         semantic = self.semantic
         if semantic is not None and mode is not None:
             agents = tuple((names, AgentCache(mode, own.threshold)) for names, own in semantic.agents)
@@ -190,7 +194,7 @@ class CachePolicy(msgspec.Struct, frozen=True):
 
 
 class Degraded(msgspec.Struct, frozen=True):
-    """How a chain may end instead of in an error: an older answer from the cache, then a fixed one."""
+    """Alternatives to an error at the end of a fallback chain: an older answer from the cache, then a fixed one."""
 
     answer: str | None = None
     cache: bool = False
@@ -205,12 +209,12 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class ProviderDef(msgspec.Struct, frozen=True):
-    """A provider. `base_url` has no trailing slash; without `api_key_env` it is called without a key.
+    """A provider. `base_url` has no trailing slash. Without `api_key_env`, no key is sent.
 
-    `models` are names or globs (`*`, `?`, `[0-9]`), compared with their case. `apis` are the formats it speaks (chat,
-    responses, messages, embeddings); `residency` where it keeps data. A `library` may have no base_url: "".
-    `proxy` is a URL without credentials, or "none" for no proxy; `proxy_env` names a variable with such a URL, which may
-    have credentials; without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files.
+    `models` are names or globs (`*`, `?`, `[0-9]`), compared case-sensitively. `apis` are the accepted formats (chat,
+    responses, messages, embeddings). `residency` is the location of its data. A `library` may have no base_url: "".
+    `proxy` is a URL without credentials, or "none"; `proxy_env` names a variable with such a URL, which may have credentials.
+    Without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files.
     """
 
     name: str
@@ -228,17 +232,18 @@ class ProviderDef(msgspec.Struct, frozen=True):
     client_key: str | None = None
 
     def upstream_name(self, model: str) -> str:
-        """The name the provider itself knows `model` by."""
+        """The provider's own name for `model`."""
         return model.removeprefix(self.model_prefix)
 
 
 class RouteDecision(msgspec.Struct, frozen=True):
-    """Where a call goes and why. `route` is the rule's name, "default" or "as_asked"; `requested_model` as it came.
+    """The targets of a call and the reasons. `route` is the rule's name, "default" or "as_asked"; `requested_model` as
+    received.
 
-    `deadline_ms` bounds a whole answer, or a stream until its first piece, without time in queues; `time_limits` are the others.
-    `rejected` are (rule or target, why not) in the order of the file; `tier` and `complexity` (0 to 1) those of a tiered
-    route; `cache` the policy with the route's own words in it. `max_output_tokens` is the cap of a call that names none,
-    `output_cap` that of the route, for all calls.
+    `deadline_ms` limits a complete answer, or a stream until its first chunk, without time in queues; `time_limits`
+    are the others. `rejected` are (rule or target, reason) in the order of the file. `tier` and `complexity` (0 to 1)
+    belong to a tiered route. `cache` is the policy with the settings of the route. `max_output_tokens` is the output
+    limit of a call that sets none; `output_cap` is the limit of the route for all calls.
     """
 
     route: str

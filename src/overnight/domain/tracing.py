@@ -1,4 +1,4 @@
-"""W3C trace context: a caller's trace goes on through a call, which is a span of its own in it."""
+"""W3C trace context: a call continues the caller's trace as a span of its own."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ _LENGTH = 55
 
 
 class TraceParent(NamedTuple):
-    """The caller's trace, its span in it, and its flags, all in lower-case hex."""
+    """The caller's trace id, span id and flags, in lower-case hex."""
 
     trace_id: str
     span_id: str
@@ -16,7 +16,7 @@ class TraceParent(NamedTuple):
 
 
 def read_traceparent(value: str) -> TraceParent | None:
-    """None for what is not one: its standard asks to pass over that."""
+    """Parse a `traceparent` header. Returns None for an invalid one, as the standard requires."""
     parts = value[:_LENGTH].split("-")
     if len(value) < _LENGTH or len(parts) != 4 or [len(part) for part in parts] != [2, 32, 16, 2]:
         return None
@@ -29,10 +29,10 @@ def read_traceparent(value: str) -> TraceParent | None:
 
 
 def span_of(call_id: str) -> str:
-    """The span that a call is: the last 64 random bits of its id, so that one tells the other."""
+    """The span id of a call: the last 64 random bits of its id."""
     return call_id[-16:]
 
 
 def traceparent_of(trace_id: str, call_id: str, flags: str | None = None) -> bytes:
-    """What goes upstream: the caller's trace, with the call as the parent of whatever happens there."""
+    """The header for the provider: the caller's trace, with the call as the parent span."""
     return f"00-{trace_id}-{span_of(call_id)}-{flags or '01'}".encode()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from typing import Any
 
 from overnight.brain import Brain, Routing
-from overnight.budgets import Policy, wake_topped_up
+from overnight.budgets import Policy, wake_waiting_jobs
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
@@ -170,7 +170,7 @@ class Gateway:
             loop_guard=LoopGuard(self.store, self.routing.guards),
             cost_alerts=self.cost_alerts,
             usage_warnings=UsageWarnings(),
-            breakers_written=self.circuits.written,
+            breakers_written=self.circuits.refresh_soon,
         )
         caches, known, version = self.caches, self.known_content, self._prompts_version
         lookup = LookupServices(caches=caches, known_content=known, embed=self._embed, prompts_version=version)
@@ -369,7 +369,7 @@ class Gateway:
 
     def _settled_late(self) -> None:
         self.queue.notify()
-        self.circuits.written()
+        self.circuits.refresh_soon()
 
     async def _sweep(self) -> None:
         for turn in itertools.count():
@@ -377,7 +377,7 @@ class Gateway:
             try:
                 await self.lost_calls.sweep()
                 if turn % WAKE_EVERY == 0:
-                    await wake_topped_up(self.store)
+                    await wake_waiting_jobs(self.store)
                 if turn % COSTS_EVERY == 0:
                     await self.cost_alerts.poll()
                 await self.abandoned_jobs.sweep(self.routing.limits.external_abandoned_hours)

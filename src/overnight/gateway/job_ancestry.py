@@ -7,7 +7,7 @@ from collections import OrderedDict
 import msgspec
 
 from overnight.budgets import BudgetJob
-from overnight.domain import EVERYWHERE, Attribution, BadInput, Conflict, KeyScope, new_id
+from overnight.domain import ALL_JOBS, Attribution, BadInput, Conflict, KeyScope, new_id
 from overnight.ledger import JobRow, Ledger
 from overnight.wire_formats.request import Request
 
@@ -107,7 +107,7 @@ class JobAncestry:
             return (job.job_id,)
         if job.parent_job_id == job.root_job_id and job.root_job_id in self.lineage:
             return (job.root_job_id, job.job_id)
-        key = (job.tenant_id, job.job_id, EVERYWHERE)
+        key = (job.tenant_id, job.job_id, ALL_JOBS)
         return self._known.get(key) or self._remember(key, await self._find_ancestors(job.job_id, job.tenant_id))
 
     def _remember(self, key: AncestryKey, ancestors: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class JobAncestry:
             self._known.popitem(last=False)
         return ancestors
 
-    async def _find_ancestors(self, job_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> tuple[str, ...]:
+    async def _find_ancestors(self, job_id: str, tenant_id: str, key_scope: KeyScope = ALL_JOBS) -> tuple[str, ...]:
         job = await self._ledger.job(job_id, tenant_id, key_scope)
         found = [job.job_id]
         while job.parent_job_id is not None:

@@ -11,7 +11,7 @@ import msgspec
 
 from overnight.budgets import BUDGET_SQL
 from overnight.domain import StoreUnavailable
-from overnight.ledger import BEAT_S, JobRow, forget_dead_processes, is_dead
+from overnight.ledger import RENEWAL_INTERVAL_S, JobRow, delete_dead_processes, is_dead
 from overnight.store import Store
 
 from .admission.commands import SettleLost
@@ -37,7 +37,7 @@ its row by the second, so the call is not one that the owner made after it woke.
 MIN_RENEWALS = 3
 """Renewals of this process' own row that were seen while another one stood still."""
 
-MAX_RENEWAL_S = BEAT_S + 3.0
+MAX_RENEWAL_S = RENEWAL_INTERVAL_S + 3.0
 """Between two renewals of this process' own row. After a longer time nobody could write, or this process was asleep."""
 
 MAX_GAP_S = 5.0
@@ -156,7 +156,7 @@ class OrphanedCalls:
         if self._sweeps % UNSERVED_EVERY == 0:
             await self._lose_unserved()
         if self._sweeps % FORGET_EVERY == 0:
-            await forget_dead_processes(self._store)
+            await delete_dead_processes(self._store)
         self._sweeps += 1
 
     async def settle_lost(self, job: JobRow) -> int:

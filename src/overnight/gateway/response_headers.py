@@ -52,8 +52,8 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
         if account.bound_microusd:
             headers.append((b"x-overnight-cost-bound-usd", _usd(account.bound_microusd)))
     headers.append((b"x-overnight-overhead-ms", b"%.2f" % pipeline.overhead_ms()))
-    if account.left_microusd is not None:
-        headers.append((b"x-overnight-budget-left-usd", _usd(max(account.left_microusd, 0))))
+    if account.remaining_microusd is not None:
+        headers.append((b"x-overnight-budget-left-usd", _usd(max(account.remaining_microusd, 0))))
     if attempt is not None:
         if attempt.losses:
             headers.append((b"x-overnight-dropped", _listed(attempt.losses)))

@@ -100,7 +100,7 @@ class BoundaryLog:
         self._ride(Append(self.job.job_id, event, None, self.job.lease_epoch), None)
 
     def _ride(self, command: Append, then: Callable[[int], None] | None) -> None:
-        self.store.ride(command).add_done_callback(functools.partial(self._rode, then))
+        self.store.defer(command).add_done_callback(functools.partial(self._rode, then))
 
     def _rode(self, then: Callable[[int], None] | None, future: "asyncio.Future[int]") -> None:
         if future.cancelled():

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from overnight.budgets import bounds_of, hear_top_up
+from overnight.budgets import bounds_of, record_missed_top_up
 from overnight.domain import BudgetStopped, Event, LoopStopped, Recorded
 
 from .execution import Execution
@@ -47,7 +47,7 @@ async def _watch(execution: Execution, position: Position, stop: BudgetStopped) 
     store, job = execution.log.store, execution.job
     while stop.resets_at is None or store.clock() < stop.resets_at:
         row = (job.tenant_id, stop.scope, stop.scope_id)
-        if await hear_top_up(store, job.job_id, *row, stop.top_ups, stop.corrections):
+        if await record_missed_top_up(store, job.job_id, *row, stop.top_ups, stop.corrections):
             break
         left_s = (stop.resets_at - store.clock()) / 1_000_000 if stop.resets_at is not None else POLL_S
         await asyncio.sleep(max(0.001, min(POLL_S, left_s)))

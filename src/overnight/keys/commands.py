@@ -83,7 +83,7 @@ class Create(msgspec.Struct):
             row.expires_at = unit.now + self.expires_in_us
         row.changed = _number(unit)
         unit.insert(KEY, row)
-        unit.remember(NAME, NameRow(row.tenant_id, row.name))
+        unit.cache(NAME, NameRow(row.tenant_id, row.name))
         if (row.tools, row.jobs) != ("[]", "[]"):
             unit.append(SQL["set_allowance"], row)
         _write_audit(unit, "key.created", row, row.created_by, self.caller_key_id, None)

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from overnight.domain import (
-    EVERYWHERE,
+    ALL_JOBS,
     ROLES,
     SCOPES,
     BadInput,
@@ -184,7 +184,7 @@ def bound_to(store: Store, token: str) -> KeyScope:
     """What the key of this secret is bound to; nothing, where it is no key of ours. Blocks: for threads without a loop."""
     handle = handle_of(token)
     rows = store.read_blocking(SQL["read_key"], {"tenant_id": "", "name": handle}) if handle else []
-    return virtual_key(records_of(KeyRow, rows)[0]).key_scope if rows else EVERYWHERE
+    return virtual_key(records_of(KeyRow, rows)[0]).key_scope if rows else ALL_JOBS
 
 
 def known_provider(name: str, known: Sequence[str]) -> None:

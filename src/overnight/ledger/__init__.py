@@ -2,7 +2,7 @@
 Owns: the tables job, event, message, node, blob, usage_day, usage_job, seal, feed_epoch, feed_cursor, audit_entry,
 brain_version, brain_file.
 Depends on: store, domain.
-Never: decides when a job changes its state; it writes what a package above has decided, in the same transaction.
+Never: decides when a job changes its state; it writes the decision of a package above, in the same transaction.
 """
 
 from .audit import AuditEntry, list_audit, write_audit
@@ -22,8 +22,8 @@ from .event_sinks import EventSink, SinkConsumer, sink_lags
 from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
 from .idleness import IDLE_US, Idleness, abandon, closed_idle, is_idle, last_outcome, read_idleness
 from .lifecycle import ATTEMPT_MARK, begin_attempt
-from .log import LARGEST_CONTENT, Append, NewJob, append, locked_job, open_job
-from .processes import BEAT_S, Registration, forget_dead_processes, is_dead, this_host
+from .log import MAX_INLINE_CONTENT, Append, NewJob, append, locked_job, open_job
+from .processes import RENEWAL_INTERVAL_S, Registration, delete_dead_processes, is_dead, this_host
 from .queries import Ledger, recorded
 from .rows import EXTERNAL, JOB, JobRow
 from .rows import SQL as LEDGER_SQL
@@ -31,12 +31,12 @@ from .usage import count_usage
 
 __all__ = [
     "ATTEMPT_MARK",
-    "BEAT_S",
     "EXTERNAL",
     "IDLE_US",
     "JOB",
-    "LARGEST_CONTENT",
     "LEDGER_SQL",
+    "MAX_INLINE_CONTENT",
+    "RENEWAL_INTERVAL_S",
     "START",
     "Append",
     "AuditEntry",
@@ -62,8 +62,8 @@ __all__ = [
     "begin_attempt",
     "closed_idle",
     "count_usage",
+    "delete_dead_processes",
     "find_brain_version",
-    "forget_dead_processes",
     "is_dead",
     "is_idle",
     "last_outcome",

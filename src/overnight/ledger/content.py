@@ -1,8 +1,8 @@
-"""Content by its hash: messages in prefix chains, and blobs. Addresses are valid within (tenant, month).
+"""Content addressed by hash: messages in prefix chains, and blobs. Addresses are valid within (tenant, month).
 
     node = SHA-256(parent node ‖ message hash);  the first node's parent is 32 zero bytes
 
-A request refers to one head node, so each further message costs one node, and two requests compare like two commits.
+A request refers to one head node. So each further message adds one node, and two requests compare like two commits.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from overnight.store import Unit
 from .rows import SQL
 
 ROOT = bytes(32)
-LOOK_UP_ABOVE = 6
+MIN_LINKS_TO_LOOK_UP = 6
 _INSERT_MESSAGE, _INSERT_NODE, _INSERT_BLOB = SQL["insert_message"], SQL["insert_node"], SQL["insert_blob"]
 
 
@@ -58,7 +58,8 @@ def address_chain(messages: list[bytes]) -> list[Link]:
 
 
 class KnownContent:
-    """The addresses that this process knows to be durable, so that it does not write them again; the newest `most`."""
+    """An LRU cache of addresses that are durable, so that this process does not write them again. `most`: the number
+    of entries."""
 
     def __init__(self, most: int = 100_000) -> None:
         self._most = most
@@ -71,12 +72,12 @@ class KnownContent:
             return True
         return False
 
-    def learn(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
-        """Add links. Call it only once the transaction that stored them is durable."""
-        self.learn_hashes(tenant_id, month, [link.node for link in links])
+    def add_links(self, tenant_id: str, month: int, links: Sequence[Link]) -> None:
+        """Add links. Call it only after the transaction that stored them is durable."""
+        self.add_hashes(tenant_id, month, [link.node for link in links])
 
-    def learn_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
-        """Add blobs, as `learn` does links."""
+    def add_hashes(self, tenant_id: str, month: int, hashes: Iterable[bytes]) -> None:
+        """Add hashes of blobs. Call it only after the transaction that stored them is durable."""
         for each in hashes:
             self._seen[tenant_id, month, each] = None
         while len(self._seen) > self._most:
@@ -88,39 +89,39 @@ def store_chain(unit: Unit, tenant_id: str, links: Sequence[Link], known: KnownC
     if not links:
         return ""
     month = month_of(unit.now)
-    fresh: list[Link] = []
-    # A stored node implies its whole prefix, so the walk goes back from the head to the first known one.
+    missing: list[Link] = []
+    # A stored node implies its whole prefix, so the search goes back from the head to the first known node.
     for link in reversed(links):
         if known.has(tenant_id, month, link.node):
             break
-        fresh.append(link)
-    if len(fresh) > LOOK_UP_ABOVE:
-        wanted = msgspec.json.encode([link.node.hex() for link in fresh]).decode()
+        missing.append(link)
+    if len(missing) > MIN_LINKS_TO_LOOK_UP:
+        wanted = msgspec.json.encode([link.node.hex() for link in missing]).decode()
         rows = unit.query(SQL["known_nodes"], {"tenant_id": tenant_id, "month": month, "hashes": wanted})
         stored = {bytes(row[0]) for row in rows}
-        fresh = [link for link in fresh if link.node not in stored]
-    for link in fresh:
+        missing = [link for link in missing if link.node not in stored]
+    for link in missing:
         message = MessageRow(tenant_id, month, link.message, link.body)
-        unit.offer(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
+        unit.insert_shared(_INSERT_MESSAGE, (tenant_id, month, link.message), message)
         node = NodeRow(tenant_id, month, link.node, link.parent, link.message)
-        unit.offer(_INSERT_NODE, (tenant_id, month, link.node), node)
+        unit.insert_shared(_INSERT_NODE, (tenant_id, month, link.node), node)
     return f"blob://{month}/chain/sha256/{links[-1].node.hex()}"
 
 
 def store_blob(unit: Unit, tenant_id: str, body: bytes, known: KnownContent | None = None) -> str:
-    """Write a blob, unless it is known to be stored. Returns its reference."""
+    """Write a blob unless it is known to be stored. Returns its reference."""
     month = month_of(unit.now)
     digest = hashlib.sha256(body).digest()
     if known is None or not known.has(tenant_id, month, digest):
-        unit.offer(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
+        unit.insert_shared(_INSERT_BLOB, (tenant_id, month, digest), MessageRow(tenant_id, month, digest, body))
     return f"blob://{month}/sha256/{digest.hex()}"
 
 
 def parse_reference(reference: str) -> tuple[bool, int, bytes]:
-    """(is a chain, month, hash) of `blob://MONTH/[chain/]sha256/HEX`. Raises BadInput for other texts."""
+    """Parse `blob://MONTH/[chain/]sha256/HEX`. Returns (is a chain, month, hash). Raises BadInput."""
     parts = reference.removeprefix("blob://").split("/")
     try:
         is_chain = parts[1] == "chain"
         return is_chain, int(parts[0]), bytes.fromhex(parts[-1])
     except (ValueError, IndexError):
-        raise BadInput(f"{reference!r} is not a reference; it looks like blob://202601/sha256/…") from None
+        raise BadInput(f"{reference!r} is not a reference; expected a form like blob://202601/sha256/…") from None

@@ -23,7 +23,7 @@ log = logging.getLogger("overnight.ledger")
 PAGE = 500
 IDLE_S, LONGEST_IDLE_S = 0.1, 1.0
 """Pause before a sink that has read everything looks again; it doubles while nothing comes."""
-BEAT_S, TAKE_OVER_S, LONGEST_GAP_S = 5.0, 15.0, 5.0
+RENEWAL_INTERVAL_S, TAKE_OVER_S, LONGEST_GAP_S = 5.0, 15.0, 5.0
 RETRY_S = 2.0
 
 
@@ -188,7 +188,7 @@ class SinkConsumer:
                 await self._sink.deliver(page.events, place)
                 await self._store.commit(AdvanceSink(self._sink, self._owner, place, page.end, page.events))
                 place, idle, beaten = page.end, IDLE_S, self._monotonic()
-            elif self._monotonic() - beaten >= BEAT_S:
+            elif self._monotonic() - beaten >= RENEWAL_INTERVAL_S:
                 await self._store.commit(AdvanceSink(self._sink, self._owner, place, place))
                 beaten = self._monotonic()
             if page.is_last:

@@ -1,7 +1,7 @@
 """The state of a job. This module is the only writer of `job.state`; every change is written with its event.
 
-All functions run inside a unit of work, under the lock of the job's row. `TRANSITIONS` lists the states in which each may
-be called; in another state it raises Conflict and changes nothing.
+All functions run inside a unit of work, under the lock of the job's row. `TRANSITIONS` lists the states in which each
+is allowed; in another state it raises Conflict and changes nothing.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from .log import append
 from .rows import JOB, JobRow
 
 ATTEMPT_MARK = "attempt_started"
-"""Stands in the fingerprint column of `attempt_started`, so that the attempts of a job are found without reading its log."""
+"""The fingerprint column of `attempt_started`, so that the attempts of a job are found without reading its log."""
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """One kind of state change: the states it may begin in, and those it may lead to."""
+    """One kind of state change: the allowed states before it, and the possible states after it."""
 
     sources: frozenset[str]
     targets: frozenset[str]
@@ -57,7 +57,7 @@ def _enter(job: JobRow, transition: str, target: str) -> None:
 
 
 def start(unit: Unit, job: JobRow, owner: str, expires_at: int) -> None:
-    """Give the lease of a job to a worker until `expires_at` (microseconds). A job that is running has lost its worker."""
+    """Give a worker the lease of a job until `expires_at` (microseconds). A running job has lost its worker."""
     first, lost = job.started_at is None, job.state == "running"
     previous_owner = job.lease_owner
     _enter(job, "start", "running")
@@ -89,7 +89,7 @@ def release(unit: Unit, job: JobRow) -> None:
 
 
 def park(unit: Unit, job: JobRow, waits: Sequence[dict[str, Any]], wake_at: int | None) -> None:
-    """End the lease of a job that can only wait. `wake_at`: when a worker takes it again at the latest, in microseconds."""
+    """End the lease of a waiting job. `wake_at`: the latest time at which a worker continues it, in microseconds."""
     _enter(job, "park", "parked")
     job.waiting = msgspec.json.encode(waits).decode()
     job.lease_owner, job.lease_expires_at, job.wake_at = None, None, wake_at
@@ -103,9 +103,9 @@ def park(unit: Unit, job: JobRow, waits: Sequence[dict[str, Any]], wake_at: int 
 
 
 def wake(unit: Unit, job: JobRow) -> None:
-    """Queue a parked job, or signal a running one that its log has an external event. A job in another state stays as it is.
+    """Queue a parked job, or signal a new external event to a running one. A job in another state does not change.
 
-    The event that wakes it is the caller's.
+    The caller appends the event that wakes it.
     """
     if job.state == "parked":
         _enter(job, "wake", "queued")
@@ -145,8 +145,12 @@ def begin_attempt(
 ) -> JobRow:
     """Begin attempt `number` of an external job, or the next one. Beginning the current attempt again changes nothing.
 
-    `mode` is `recover` (every recorded result is replayed) or `retry` (results after the seq `answers_until` are not).
-    Raises Fenced for a previous attempt, Conflict for one that skips ahead and for a cancelled job.
+    `mode` is `recover` (every recorded result is replayed) or `retry` (results after the seq `answers_until` are
+    not).
+
+    Raises:
+        Fenced: the number is that of a previous attempt.
+        Conflict: the number skips an attempt, or the job is cancelled.
     """
     if job.state == "cancelled":
         raise Conflict(f"{job.job_id} was cancelled; start another job")
@@ -170,7 +174,7 @@ def begin_attempt(
 
 
 def reopen(unit: Unit, job: JobRow) -> None:
-    """Continue an external job that had ended."""
+    """Continue an external job that has ended."""
     previous = job.state
     _enter(job, "reopen", "running")
     job.finished_at, job.result, job.error = None, None, None
@@ -193,7 +197,7 @@ def finish(
 ) -> None:
     """End a job with this event, and report the end to a parent that waits for it, whose row must be locked too.
 
-    `result` is JSON; `trace` is the traceback of a failure as JSON, recorded where there is no result.
+    `result` is JSON. `trace` is the traceback of a failure as JSON, recorded if there is no result.
     """
     _enter(job, "finish", state)
     job.result, job.finished_at = result, unit.now
@@ -204,7 +208,7 @@ def finish(
     # The code of the parent waits at the position of its child. No position awaits the child of an external program.
     waits = job.parent_job_id is not None and job.parent_path is not None
     parent = unit.get(JOB, job.parent_job_id) if waits else None
-    # A finished parent reads the end of its child when it is retried.
+    # A finished parent reads the result of its child when it is retried.
     if parent is not None and parent.state not in FINISHED:
         notify_parent(unit, parent, job, error)
 

@@ -1,4 +1,4 @@
-"""The log of a job: open it, and append to it. Both inside a unit of work, under the lock of the job's row."""
+"""The log of a job: create it and append to it, inside a unit of work and under the lock of the job's row."""
 
 import hmac
 import os
@@ -13,8 +13,8 @@ from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
 
 _encode = msgspec.json.Encoder().encode
 _INSERT_EVENT = SQL["insert_event"]
-LARGEST_CONTENT = 64 * 1024
-"""The largest content that is stored inline, in bytes."""
+MAX_INLINE_CONTENT = 64 * 1024
+"""The maximum content that is stored inline, in bytes."""
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -43,14 +43,15 @@ class NewJob(msgspec.Struct, frozen=True):
 
 
 def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
-    """Create a job, or find the one with this id. Returns its locked row, and whether it is new.
+    """Create a job, or find the existing job with this id. Returns its locked row, and whether it is new.
 
-    Raises Conflict if the same id was used with another name or input.
+    Raises:
+        Conflict: the same id was used with another name or input.
     """
     key = (new.tenant_id, new.external_id)
     held = unit.get(EXTERNAL, key) if new.external_id is not None else None
     existing_id = held.job_id if held else new.job_id
-    if not unit.known(JOB, existing_id):
+    if not unit.is_loaded(JOB, existing_id):
         unit.lock([(JOB, existing_id)])
     existing = unit.get(JOB, existing_id)
     if existing is not None:
@@ -60,8 +61,8 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
     job = _new_row(unit, new)
     unit.insert(JOB, job)
     if new.external_id is not None:
-        # The mapping is read from the job's row, so nothing more is written; later commands of this batch must see it.
-        unit.remember(EXTERNAL, ExternalRow(new.tenant_id, new.external_id, new.job_id))
+        # The mapping is read from the job's row and needs no write. Later commands of this batch must find it.
+        unit.cache(EXTERNAL, ExternalRow(new.tenant_id, new.external_id, new.job_id))
     detail: dict[str, Any] = {"name": new.name, "runtime": new.runtime}
     if new.external_id:
         detail["external_id"] = new.external_id
@@ -114,7 +115,12 @@ def _new_row(unit: Unit, new: NewJob) -> JobRow:
 
 
 def locked_job(unit: Unit, job_id: str, *, lease_epoch: int | None = None) -> JobRow:
-    """The locked row of a job. Raises NotFound; with `lease_epoch`, Fenced if that lease has ended."""
+    """The locked row of a job.
+
+    Raises:
+        NotFound: the job does not exist.
+        Fenced: `lease_epoch` was given, and that lease has ended.
+    """
     job = unit.get(JOB, job_id)
     if job is None:
         raise NotFound(f"{job_id} does not exist")
@@ -133,7 +139,8 @@ def append(
     ordinal: int | None = None,
     fingerprint: str | None = None,
 ) -> int:
-    """Append an event to the log of a job. Returns its seq. `content`: inline JSON, stored beside the facts."""
+    """Append an event to the log of a job. Returns its seq. `content` is inline JSON, stored separately from the
+    facts."""
     job.last_seq += 1
     job.active_at = now = unit.now
     unit.touch(JOB, job)
@@ -166,7 +173,7 @@ def append(
 
 
 class Append(msgspec.Struct):
-    """Append one event; with `lease_epoch`, only while that lease holds. Outcome: its seq."""
+    """Command: append one event. With `lease_epoch`, only while that lease is valid. Outcome: its seq."""
 
     job_id: str
     event: Event

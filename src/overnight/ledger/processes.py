@@ -1,7 +1,7 @@
-"""The processes that share a ledger. Each has one row in `worker`, which it renews every few seconds.
+"""The processes that share a ledger. Each renews its row in `worker` every few seconds.
 
-A row whose `seen_at` changes belongs to a live process. `seen_at` is compared only with its own earlier values: clocks of
-different machines are never compared.
+A row whose `seen_at` changes belongs to a live process. `seen_at` is compared only with its own earlier values,
+because clocks of different machines cannot be compared.
 """
 
 import logging
@@ -19,17 +19,17 @@ from overnight.store import Store, Unit
 
 from .rows import SQL
 
-BEAT_S = 5.0
-FORGOTTEN_AFTER_US = 24 * 3600 * 1_000_000
+RENEWAL_INTERVAL_S = 5.0
+STALE_AFTER_US = 24 * 3600 * 1_000_000
 log = logging.getLogger("overnight.ledger")
 
 
 @cache
 def this_host() -> str:
-    """Name the scope in which a process id is unique: host name and, on Linux, boot and namespace of process ids.
+    """The scope in which a process id is unique: host name and, on Linux, boot id and process id namespace.
 
-    Machines can share a name, and the first namespace has the same number on all of them; the id of a boot is random. After a
-    restart of the machine, earlier processes therefore count as processes of another host.
+    Machines can share a name, and the first namespace has the same number on all of them, but boot ids are random.
+    After a restart of the machine, earlier processes therefore count as processes of another host.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -39,7 +39,7 @@ def this_host() -> str:
 
 
 def is_dead(host: str, pid: int) -> bool:
-    """Tell whether a process of this host is certainly dead. A process id that another program now has counts as alive."""
+    """Whether a process of this host has certainly ended. A process id that another program reused counts as alive."""
     if host != this_host():
         return False
     try:
@@ -58,7 +58,7 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-class Renew(msgspec.Struct):
+class RenewRegistration(msgspec.Struct):
     """Write the row of a process; `seen_at` becomes the time of the transaction."""
 
     worker_id: str
@@ -76,8 +76,8 @@ class Renew(msgspec.Struct):
         unit.append(SQL["upsert_process"], self)
 
 
-class Withdraw(msgspec.Struct):
-    """Delete the row of a process that ends in good order."""
+class DeleteRegistration(msgspec.Struct):
+    """Delete the row of a process that shuts down."""
 
     worker_id: str
 
@@ -88,7 +88,7 @@ class Withdraw(msgspec.Struct):
         unit.append(SQL["delete_process"], self)
 
 
-class ForgetProcess(msgspec.Struct):
+class DeleteStaleProcess(msgspec.Struct):
     """Delete the row of a process that was last seen before `before`, unless it owns a reservation or a lease."""
 
     worker_id: str
@@ -101,17 +101,20 @@ class ForgetProcess(msgspec.Struct):
         unit.append(SQL["delete_old_process"], self)
 
 
-async def forget_dead_processes(store: Store) -> None:
-    """Delete the rows of processes that died without withdrawing: not seen for a day, owners of nothing, and of this host those
-    that are gone. A process of another host that only slept for so long writes its row again. Raises StoreUnavailable."""
-    before = store.clock() - FORGOTTEN_AFTER_US
+async def delete_dead_processes(store: Store) -> None:
+    """Delete the rows of crashed processes.
+
+    A row is deleted if it was not renewed for a day and owns nothing; of this host, only if the process has ended. A
+    suspended process of another host writes its row again. Raises StoreUnavailable.
+    """
+    before = store.clock() - STALE_AFTER_US
     for worker_id, host, pid in await store.read(SQL["list_old_processes"], {"before": before}):
         if host != this_host() or is_dead(host, pid):
-            await store.commit(ForgetProcess(worker_id, before))
+            await store.commit(DeleteStaleProcess(worker_id, before))
 
 
 class Registration:
-    """The row of this process. A thread renews it, so that a busy event loop does not look dead."""
+    """The row of this process. A thread renews it, so that a blocked event loop does not look dead."""
 
     def __init__(self, store: Store, process_id: str, role: str) -> None:
         self._store, self._id, self._role = store, process_id, role
@@ -120,21 +123,21 @@ class Registration:
 
     async def start(self) -> None:
         """Register. Raises StoreUnavailable."""
-        await self._store.commit(self._renewal())
-        threading.Thread(target=self._beat, name="overnight-registration", daemon=True).start()
+        await self._store.commit(self._registration())
+        threading.Thread(target=self._renew_periodically, name="overnight-registration", daemon=True).start()
 
     async def end(self) -> None:
-        """Withdraw. Raises StoreUnavailable; the row is then recognised as dead by others."""
+        """Delete the row. Raises StoreUnavailable; other processes then recognise the row as dead."""
         self._ended.set()
-        await self._store.commit(Withdraw(self._id))
+        await self._store.commit(DeleteRegistration(self._id))
 
-    def _renewal(self) -> Renew:
-        return Renew(self._id, self._role, this_host(), os.getpid(), self._started_at)
+    def _registration(self) -> RenewRegistration:
+        return RenewRegistration(self._id, self._role, this_host(), os.getpid(), self._started_at)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+    def _renew_periodically(self) -> None:
+        while not self._ended.wait(RENEWAL_INTERVAL_S):
             try:
-                self._store.commit_blocking(self._renewal())
+                self._store.commit_blocking(self._registration())
             except OvernightError as error:
                 if not self._ended.is_set():
                     log.warning("registration of this process could not be renewed, will retry: %s", error)

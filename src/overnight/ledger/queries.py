@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import EVERYWHERE, FINISHED, Event, KeyScope, NotFound, Recorded
+from overnight.domain import ALL_JOBS, FINISHED, Event, KeyScope, NotFound, Recorded
 from overnight.store import Store, records_of
 
 from .content import parse_reference
@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
-    """An event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message."""
+    """Build an event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message."""
     seq, at, path, ordinal, fingerprint, body, content, tenant_id, message = row
     inline = bytes(content) if content is not None else None
     facts = _decode(body)
@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def job(self, name: str, tenant_id: str = "", key_scope: KeyScope = EVERYWHERE) -> JobRow:
+    async def job(self, name: str, tenant_id: str = "", key_scope: KeyScope = ALL_JOBS) -> JobRow:
         """A job by its job id or external id. Raises NotFound if there is none, or it is outside of `key_scope`.
 
         `tenant_id`: empty means every tenant, and `default` for an external id.
@@ -65,7 +65,7 @@ class Ledger:
         state: str = "",
         before: str = "",
         most: int = 50,
-        key_scope: KeyScope = EVERYWHERE,
+        key_scope: KeyScope = ALL_JOBS,
     ) -> list[JobRow]:
         """A page of at most `most` jobs in `key_scope`, newest first. `before`: the job id that the previous page ends with."""
         values = {"tenant_id": tenant_id, "state": state, "before": before, "most": most}
@@ -78,16 +78,18 @@ class Ledger:
         return records_of(JobRow, await self.store.read(SQL["list_children"], {"job_id": job_id}))
 
     async def costs(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-        """(model calls, known cost, bound) of each job, in micro-dollars."""
+        """(model calls, known cost, bound) by job id; amounts in micro-dollars."""
         values = {"job_ids": msgspec.json.encode(list(job_ids)).decode()}
         return {row[0]: (row[1], row[2], row[3]) for row in await self.store.read(SQL["list_jobs_cost"], values)}
 
     async def usage(self, job_id: str) -> list[tuple[str, int, int, int, int, int, int]]:
-        """(model, calls, input, cached, output tokens, known cost, bound) per model of a job, in micro-dollars."""
+        """(model, calls, input, cached, output tokens, known cost, bound) per model of a job; amounts in micro-
+        dollars."""
         return [tuple(row) for row in await self.store.read(SQL["sum_usage_jobs"], {"job_id": job_id})]  # type: ignore[misc]
 
     async def usage_days(self, tenant_id: str, first: int, last: int) -> list[tuple[Any, ...]]:
-        """(day, agent, model, calls, input, cached, output, known cost, bound), days as YYYYMMDD, in micro-dollars."""
+        """(day, agent, model, calls, input, cached, output, known cost, bound) per day. Days as YYYYMMDD, amounts in
+        micro-dollars."""
         return await self.store.read(SQL["sum_usage_days"], {"tenant_id": tenant_id, "first": first, "last": last})
 
     async def events(self, job_id: str, after: int = 0, most: int | None = None) -> list[Recorded]:
@@ -109,7 +111,7 @@ class Ledger:
         return {row[0]: (row[1], row[2]) for row in await self.store.read(SQL["list_job_heads"], values)}
 
     async def follow(self, job_id: str, after: int = 0, every_s: float = 0.1) -> AsyncIterator[Recorded]:
-        """The events of a job as they are recorded, until it has ended. Polls every `every_s` seconds."""
+        """Yield the events of a job as they are recorded, until the job has ended. Polls every `every_s` seconds."""
         while True:
             job = await self.job(job_id)
             fresh = await self.events(job_id, after)
@@ -132,7 +134,7 @@ class Ledger:
         return bodies if is_chain else bodies[0]
 
     async def last_messages(self, tenant_id: str, references: Iterable[str]) -> dict[str, bytes]:
-        """The last message of each conversation by its reference, as canonical JSON; without erased ones."""
+        """The last message of each conversation by its reference, as canonical JSON. Erased messages are absent."""
         by_month: dict[int, dict[bytes, str]] = {}
         for reference in references:
             is_chain, month, digest = parse_reference(reference)
@@ -147,7 +149,7 @@ class Ledger:
         return found
 
     async def answer(self, event: Recorded, *, until: float | None = None) -> bytes | None:
-        """The JSON content of an answer: inline, or by its output reference; `until` as for `Store.read`."""
+        """The JSON result of an answer: inline, or read by its output reference. `until` as for `Store.read`."""
         if event.content is not None or event.facts.output_ref is None:
             return event.content
         body = await self.content(event.tenant_id, event.facts.output_ref, until=until)

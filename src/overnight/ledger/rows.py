@@ -1,4 +1,4 @@
-"""The rows of the ledger, and its tables with locks."""
+"""The rows of the ledger and their tables."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ SQL = statements("overnight.ledger")
 
 
 class JobRow(msgspec.Struct):
-    """A job: the header of its log, and its state. Times in microseconds UTC; `waiting` is JSON; columns in the table's order."""
+    """A job: the header of its log, and its state. Times in microseconds UTC; `waiting` is JSON. Fields in column
+    order."""
 
     job_id: str
     tenant_id: str
@@ -106,6 +107,6 @@ EXTERNAL: Table[ExternalRow] = Table(
     lock=SQL["lock_external"],
     insert=SQL["lock_external"],
     update=SQL["lock_external"],
-    # The job is locked with it: locked later, it would come behind rows that others lock after it.
-    leads=lambda row: (JOB, row.job_id),
+    # The job is locked in the same step. Locked later, it would violate the global lock order.
+    also_locks=lambda row: (JOB, row.job_id),
 )

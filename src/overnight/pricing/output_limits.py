@@ -1,4 +1,4 @@
-"""How many tokens a model can put out at most. A provider refuses a request for more; it does not cut it."""
+"""Maximum output tokens by model. A provider rejects a request for more tokens instead of lowering it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .price_book import ModelPrice
 
-LEAST_OUTPUT = 256
+MIN_OUTPUT = 256
 BYTES_PER_TOKEN = 4
 _LIMITS = (
     # https://platform.claude.com/docs/en/about-claude/models/overview; 3.7 with the beta header output-128k-2025-02-19
@@ -76,7 +76,7 @@ _LIMITS = (
     ("qwen3-max*", 65_536),
     ("qwen3-coder-plus*", 65_536),
     ("qwen3-coder-flash*", 65_536),
-    # https://docs.z.ai/guides/llm, by the names of its own API
+    # https://docs.z.ai/guides/llm, by model names of its API
     ("glm-4.5*", 98_304),
     ("glm-4.[67]", 131_072),
     ("glm-5", 131_072),
@@ -85,14 +85,14 @@ _LIMITS = (
     ("mistral-tiny", 8191),
     ("moonshot-v1-8k*", 4096),
 )
-"""Providers' public documentation of 2026; the first pattern that fits. Models bounded by their context window alone (Grok,
-Mistral, Kimi, Gemini 4) are not here. Neither are open weights at other hosts: each host sets a limit of its own."""
+"""From the providers' public documentation of 2026; the first matching pattern applies. Models that are limited only by their
+context window (Grok, Mistral, Kimi, Gemini 4) are absent. So are open weights at other hosts, which set their own limits."""
 _ONLY_WITHOUT_PATH = ("glm-", "deepseek-")
 
 
 @lru_cache(maxsize=4096)
-def most_output(model: str) -> int | None:
-    """In tokens; None where no limit is known. `model` may have a path or a region before it (`openrouter/openai/gpt-4`)."""
+def max_output(model: str) -> int | None:
+    """The limit in tokens; None if unknown. `model` may have a path or region prefix (`openrouter/openai/gpt-4`)."""
     path, _, name = model.lower().rpartition("/")
     if path and name.startswith(_ONLY_WITHOUT_PATH):
         return None
@@ -104,13 +104,19 @@ def most_output(model: str) -> int | None:
 def output_cap(
     asked: int | None, usual: int, route: int | None, model: str, price: ModelPrice, prompt_bytes: int
 ) -> int:
-    """The cap that the client `asked` for, up to that of the `route` and what the model can put out. A budget may lower it.
+    """The output limit of a call in tokens. A budget may lower it.
 
-    Where the client asked for none, the `usual` cap holds, and what the prompt leaves of the model's window counts too.
+    Args:
+        asked: the client's limit; None: `usual` applies, reduced to the rest of the context window.
+        usual: the default limit.
+        route: the limit of the route, or None.
+        model: the model name, which sets a further limit.
+        price: the price entry, with the context window.
+        prompt_bytes: the upper bound of the input.
     """
-    limits = [most for most in (route, most_output(model)) if most is not None]
+    limits = [most for most in (route, max_output(model)) if most is not None]
     if asked is not None:
         return min([asked, *limits])
     if price.context_window:
-        limits.append(max(LEAST_OUTPUT, price.context_window - prompt_bytes // BYTES_PER_TOKEN))
+        limits.append(max(MIN_OUTPUT, price.context_window - prompt_bytes // BYTES_PER_TOKEN))
     return min([usual, *limits])

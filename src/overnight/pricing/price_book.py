@@ -1,11 +1,11 @@
-"""What a model call costs, in whole micro-dollars, and what it can cost at most.
+"""The cost of a model call in whole micro-dollars, and its upper bound.
 
-Prices come from the brain's own entries first, then from the data inside the ``genai-prices`` wheel (no network). Arithmetic
-is exact: a price of $p per million tokens is p micro-dollars per token, kept as an integer over a power of ten; only the
-sum is rounded, up. The price data is imported at the first look-up, not with this module.
+Prices of routing.yaml take precedence over the data of the ``genai-prices`` package (no network). Arithmetic is
+exact: $p per million tokens is p micro-dollars per token, stored as an integer over a power of ten. Only the sum is
+rounded, up. The price data is imported at the first look-up.
 
-Tokens, plus a fee per request where there is one; the tools that a provider runs are in `hosted_tools.py`. Seconds and
-pages that it bills in another way are not in these sums.
+The sum covers tokens and a fee per request. Fees of provider-executed tools are in `provider_tools.py`. Providers'
+charges by second or page are not covered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Prices = Mapping[str, Decimal | TieredPrices]
 
 Context = tuple[tuple[str, str], ...]
-"""What in a request selects a price: pairs like ``("service_tier", "priority")`` or ``("speed", "fast")``."""
+"""Request options that select a price: pairs like ``("service_tier", "priority")`` or ``("speed", "fast")``."""
 
 UNLIMITED_TOKENS = 2**31 - 1
 _LOOK_AHEAD = timedelta(hours=24)
@@ -37,7 +37,7 @@ _MAX_NAME = 256
 
 
 class UnknownPrice(LookupError):
-    """Nobody says what this model costs, so no budget could hold it. The message has the entry that says it."""
+    """The price of the model is unknown, so budgets cannot limit its calls. The message contains the missing entry."""
 
     def __init__(self, model: str, provider: str | None) -> None:
         named, at = model[:_MAX_NAME], f" at {provider[:_MAX_NAME]!r}" if provider else ""
@@ -50,7 +50,7 @@ class UnknownPrice(LookupError):
 
 
 class _Rates(NamedTuple):
-    """Units per token above ``start`` input tokens; ``scale`` units are one micro-dollar."""
+    """Prices above ``start`` input tokens, in units per token; ``scale`` units are one micro-dollar."""
 
     start: int
     input: int
@@ -65,10 +65,10 @@ class _Rates(NamedTuple):
 
 
 class ModelPrice:
-    """The price of one model now; good until ``valid_until`` (Unix seconds).
+    """The current price of one model; valid until ``valid_until`` (Unix seconds).
 
-    ``source``: whose price it is (``openai/gpt-5.4-mini``, or ``own/…``). ``context_window``: in tokens, None if the data does
-    not say (what a model can put out at most, it never says).
+    ``source``: the price entry (``openai/gpt-5.4-mini``, or ``own/…``). ``context_window``: in tokens, None if
+    unknown.
     """
 
     __slots__ = ("_fee", "_flat", "_highest_fee", "_scale", "_tiers", "context_window", "source", "valid_until")
@@ -81,13 +81,13 @@ class ModelPrice:
         context_window: int | None = None,
         valid_until: float = float("inf"),
     ) -> None:
-        """``windows``: the prices of now, then those that may come into force before a call that starts now has ended."""
+        """``windows``: the current prices, then those that may take effect before a call that starts now has ended."""
         self.source, self.context_window, self.valid_until = source, context_window, valid_until
         numbers = [number for prices in windows for price in prices.values() for _, number in _steps(price)]
         self._scale = 10 ** max(map(_fraction_digits, numbers))
         fees = [1000 * self._units(_at(prices.get("requests_kcount", Decimal(0)), 0)) for prices in windows]
         self._fee, self._highest_fee = fees[0], max(fees)
-        # Highest first: the first tier that begins below a count is its tier.
+        # Highest first: the first tier that starts below a count applies.
         self._tiers: list[_Rates] = []
         for start in sorted({start for prices in windows for price in prices.values() for start, _ in _steps(price)}):
             self._tiers.insert(0, self._rates(windows, start, self._tiers[0] if self._tiers else None))
@@ -105,8 +105,10 @@ class ModelPrice:
     ) -> int:
         """The price of a call in micro-dollars, rounded up.
 
-        ``input_tokens`` and ``output_tokens`` are totals, the others disjoint parts of them. Raises ValueError if a count is
-        negative, or the parts are more than their total.
+        ``input_tokens`` and ``output_tokens`` are totals; the others are disjoint parts of them.
+
+        Raises:
+            ValueError: a count is negative, or the parts exceed their total.
         """
         plain_input = input_tokens - cached_tokens - cache_write_tokens - cache_write_1h_tokens - audio_input_tokens
         plain_output = output_tokens - audio_output_tokens
@@ -118,17 +120,17 @@ class ModelPrice:
             units += audio_input_tokens * rates.audio_input + audio_output_tokens * rates.audio_output
             lowest = min(lowest, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, audio_output_tokens)
         if lowest < 0:
-            raise ValueError("token counts must not be negative, nor the parts more than their total")
+            raise ValueError("token counts must not be negative, and parts must not exceed their total")
         return -(-units // self._scale)
 
     @property
     def usd_per_mtok(self) -> tuple[float, float, float]:
-        """Dollars per million tokens of input, of cached input and of output; in the lowest tier. For people, not for sums."""
+        """Dollars per million tokens of input, cached input and output in the lowest tier. For display only."""
         rates = self._tiers[-1]
         return rates.input / self._scale, rates.cached / self._scale, rates.output / self._scale
 
     def cost_of(self, usage: Usage) -> int:
-        """The price of a call by what its provider, or an estimate, says it used; in micro-dollars, rounded up."""
+        """The price of reported or estimated usage in micro-dollars, rounded up."""
         return self.cost_microusd(
             usage.input_tokens,
             usage.cached_tokens,
@@ -140,19 +142,21 @@ class ModelPrice:
         )
 
     def upper_bound_microusd(self, prompt_bytes: int, max_output_tokens: int) -> int:
-        """What a call can cost at most, in micro-dollars: every byte a token, every token of the dearest kind.
+        """The maximum cost of a call in micro-dollars: one token per byte, each of the most expensive kind.
 
-        Holds for any division of at most ``prompt_bytes`` input tokens into plain, cached, written and heard, in every tier they
-        can reach, and at the prices of the next 24 hours. It cannot see what the prompt only points to (a picture's URL, a
-        file or an earlier response kept by the provider): count those in ``prompt_bytes``.
+        Valid for any division of at most ``prompt_bytes`` input tokens into plain, cached, written and audio tokens,
+        in every reachable tier, at the prices of the next 24 hours. Content that the prompt only references (URL of
+        an image, a file or an earlier response at the provider) must be included in ``prompt_bytes``.
         """
         rates = self._flat or self._tier(prompt_bytes)
         units = self._highest_fee + prompt_bytes * rates.highest_input + max_output_tokens * rates.highest_output
         return -(-units // self._scale)
 
     def affordable_output_tokens(self, prompt_bytes: int, available_microusd: int) -> int:
-        """The most output tokens for which ``upper_bound_microusd`` stays within what is available; 0 if there are none,
-        or if the prompt alone is too dear; at most ``UNLIMITED_TOKENS``."""
+        """The maximum number of output tokens whose ``upper_bound_microusd`` does not exceed the available amount.
+
+        At most ``UNLIMITED_TOKENS``; 0 if the prompt alone exceeds the amount.
+        """
         rates = self._flat or self._tier(prompt_bytes)
         units = available_microusd * self._scale - self._highest_fee - prompt_bytes * rates.highest_input
         if units < 0:
@@ -176,9 +180,9 @@ class ModelPrice:
         now = units[0]
         plain = now["input_mtok"]
         write = now.get("cache_write_mtok", plain)
-        spoken = [rate for key, rate in now.items() if key.startswith("output") and key.endswith("_mtok")]
-        # A model that prices only its pictures or its speech bills nothing else.
-        output = now.get("output_mtok", max(spoken, default=0))
+        output_rates = [rate for key, rate in now.items() if key.startswith("output") and key.endswith("_mtok")]
+        # A model with prices only for images or audio has no other charges.
+        output = now.get("output_mtok", max(output_rates, default=0))
         return _Rates(
             start=start,
             input=plain,
@@ -200,14 +204,12 @@ def _own_price(name: str, price: Price) -> ModelPrice:
         "output_mtok": price.output_microusd_per_mtok,
     }
     if min(per_mtok.values()) < 0:
-        raise ValueError(
-            f"the price of {name[:_MAX_NAME]!r} is negative; state it in dollars per million tokens, 0 or more"
-        )
+        raise ValueError(f"the price of {name[:_MAX_NAME]!r} is negative; set dollars per million tokens, 0 or more")
     return ModelPrice(f"own/{name}", [{key: Decimal(rate).scaleb(-6) for key, rate in per_mtok.items()}])
 
 
 def _steps(price: Decimal | TieredPrices) -> list[tuple[int, Decimal]]:
-    """``(start, price)`` rising: the price above ``start`` input tokens."""
+    """``(start, price)`` in ascending order: the price above ``start`` input tokens."""
     if isinstance(price, Decimal):
         return [(0, price)]
     return [(0, price.base), *((tier.start, tier.price) for tier in price.tiers)]
@@ -222,31 +224,34 @@ def _fraction_digits(price: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-NOTHING = ModelPrice("none", [{"input_mtok": Decimal(0), "output_mtok": Decimal(0)}])
-"""The price of what the offline provider plays where no price is known: nobody sends a bill for that."""
+FREE = ModelPrice("none", [{"input_mtok": Decimal(0), "output_mtok": Decimal(0)}])
+"""The price of offline models without a known price: they are never billed."""
 
 
 class PriceBook:
-    """Prices by model name: one's own first, then the data of ``genai-prices``.
+    """Prices by model name: own prices first, then the data of ``genai-prices``.
 
-    ``overrides`` is keyed by model (``gpt-5.4-mini``) or provider and model (``azure/gpt-5.4-mini``), as they are called, or by a
-    glob over either (``azure/*``), of which the first that fits counts where no name does; a negative price is a ValueError.
-    ``clock`` gives Unix seconds: prices change by date, and at some providers by the hour.
+    Args:
+        overrides: prices by model (``gpt-5.4-mini``), by provider and model (``azure/gpt-5.4-mini``), or by a glob
+            over either
+            (``azure/*``). An exact name takes precedence, then the first matching glob. A negative price is a
+                ValueError.
+        clock: returns Unix seconds; prices change by date, and at some providers by the hour.
     """
 
     def __init__(self, overrides: Mapping[str, Price] | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._own = {name: _own_price(name, price) for name, price in (overrides or {}).items()}
         self._own_globs = [(name, price) for name, price in self._own.items() if not {*"*?["}.isdisjoint(name)]
         self._clock = clock
-        # Model names come from outside, so both are bounded.
+        # Model names come from requests, so both caches are bounded.
         self._known: dict[tuple[str, str | None, Context], ModelPrice] = {}
         self._unknown: set[tuple[str, str | None, Context]] = set()
 
     def price(self, model: str, provider_hint: str | None = None, context: Context = ()) -> ModelPrice:
-        """The model's price now. Raises UnknownPrice.
+        """The current price of the model. Raises UnknownPrice.
 
-        ``provider_hint`` decides between providers of one model; a hint (or a prefix ``provider/``) that the data does not know
-        is passed over, and the model's own maker is asked. ``context`` selects dearer or cheaper service.
+        ``provider_hint`` selects between providers of one model. An unknown hint or prefix ``provider/`` is ignored,
+        and the model's vendor is used. ``context`` selects service options with other prices.
         """
         key = (model, provider_hint, context)
         found = self._known.get(key)
@@ -254,7 +259,7 @@ class PriceBook:
             return found
         found = None
         if key not in self._unknown and len(model) <= _MAX_NAME and len(provider_hint or "") <= _MAX_NAME:
-            found = self._of_ones_own(f"{provider_hint}/{model}", model) or self._listed(model, provider_hint, context)
+            found = self._override_of(f"{provider_hint}/{model}", model) or self._listed(model, provider_hint, context)
         if found is None:
             if len(self._unknown) >= _MAX_CACHED:
                 self._unknown.clear()
@@ -268,18 +273,18 @@ class PriceBook:
         return found
 
     def load(self) -> None:
-        """Import the price data now rather than at the first look-up (about 0.2 s)."""
+        """Import the price data now instead of at the first look-up (about 0.2 s)."""
         import genai_prices.data  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     def names(self, provider: str | None = None) -> list[str]:
-        """The models that the list names, at one provider (where the list has it) or at all of them."""
+        """The listed models of one provider, or of all providers."""
         from genai_prices.data import providers
         from genai_prices.data_snapshot import find_provider_by_id
 
         found = find_provider_by_id(providers, provider) if provider else None
         return sorted({info.id for one in ([found] if found else providers) for info in one.models})
 
-    def _of_ones_own(self, *names: str) -> ModelPrice | None:
+    def _override_of(self, *names: str) -> ModelPrice | None:
         exact = (self._own[name] for name in names if name in self._own)
         by_glob = (price for glob, price in self._own_globs for name in names if fnmatchcase(name, glob))
         return next(exact, None) or next(by_glob, None)
@@ -288,7 +293,7 @@ class PriceBook:
         for provider, info in _matches(model.lower().strip(), provider_hint):
             now = datetime.fromtimestamp(self._clock(), UTC)
             changes = sorted(change for change in _changes(info, now) if now < change <= now + _LOOK_AHEAD)
-            # A provider that lists another's model does not list that one's variants.
+            # A provider that lists another vendor's model does not list its variants.
             chosen = dict(context) if any(info is one for one in provider.models) else None
             windows = [_listed_prices(info, moment, chosen) for moment in (now, *changes)]
             if all("input_mtok" in prices for prices in windows):
@@ -302,8 +307,8 @@ class PriceBook:
 
 
 def _matches(model: str, provider_hint: str | None) -> Iterator[tuple[Provider, ModelInfo]]:
-    """Providers that list the model: the one hinted at, the one it is prefixed with, the one that makes it."""
-    # The data itself, not the library's snapshot: that one remembers every name it was ever asked for.
+    """Providers that list the model: the hinted one, the one in the prefix, the vendor."""
+    # The data itself instead of the library's snapshot, which caches every requested name without a limit.
     from genai_prices.data import providers
     from genai_prices.data_snapshot import find_provider_by_id
 
@@ -325,7 +330,7 @@ def _listed_prices(info: ModelInfo, moment: datetime, context: Mapping[str, str]
 
 
 def _changes(info: ModelInfo, now: datetime) -> Iterator[datetime]:
-    """Moments around ``now`` at which the model's price may change."""
+    """Times around ``now`` at which the price of the model may change."""
     from genai_prices.types import ModelPrice as OnePrice
     from genai_prices.types import StartDateConstraint
 

@@ -1,4 +1,4 @@
-"""Tools that the provider runs itself inside a call (a search, an interpreter): what they cost beside tokens."""
+"""Fees of tools that the provider executes within a call (a search, an interpreter), in addition to tokens."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from overnight.domain import BadInput
 
 Json = dict[str, Any]
 Hosted = tuple[tuple[str, int], ...]
-"""The hosted tools of a request: name, and how often each may be used at most."""
+"""The provider-executed tools of a request: name, and maximum number of uses."""
 
-MOST_USES = 10
-"""Of a tool whose request sets no bound (`max_uses`, `max_tool_calls`): so many are reserved; more are paid when told."""
+MAX_USES = 10
+"""Uses reserved for a tool without a limit in the request (`max_uses`, `max_tool_calls`). Further reported uses are billed."""
 
 FEES: Mapping[str, int] = {
     "web_search": 10_000,
@@ -24,41 +24,41 @@ FEES: Mapping[str, int] = {
     "code_interpreter": 30_000,
     "image_generation": 250_000,
     "code_execution": 5_000,
-    # Tokens alone, or run by the client.
+    # Billed by tokens only, or executed by the client.
     **dict.fromkeys(("web_fetch", "mcp", "tool_search", "namespace"), 0),
     **dict.fromkeys(("computer", "computer_use_preview", "shell", "local_shell", "apply_patch"), 0),
 }
-"""Micro-dollars a use, by the providers' public price lists of 2026 (a picture: the dearest size; an interpreter: a session)."""
+"""Micro-dollars per use, from the public price lists of 2026 (image: the most expensive size; interpreter: one session)."""
 
 _DATED = re.compile(r"_\d{4}_?\d{2}_?\d{2}$")
 _decode = msgspec.json.Decoder().decode
 
 
-def hosted(tools: Iterable[Json], most: int | None = None) -> Hosted:
-    """Of the tools of a request that the provider runs; `most` bounds each, where the tool itself says nothing."""
+def hosted_tools(tools: Iterable[Json], most: int | None = None) -> Hosted:
+    """The provider-executed tools of a request. `most` limits the uses of tools without their own limit."""
     found: dict[str, int] = {}
     for tool in tools:
         name = _DATED.sub("", str(tool.get("type")))
         bound = tool.get("max_uses", most)
-        found[name] = found.get(name, 0) + (bound if type(bound) is int and 0 < bound < 10_000 else MOST_USES)
+        found[name] = found.get(name, 0) + (bound if type(bound) is int and 0 < bound < 10_000 else MAX_USES)
     return tuple(found.items())
 
 
 def bound_microusd(asked: Hosted, fees: Mapping[str, int]) -> int:
-    """What the uses may cost at most. Raises BadInput for a tool whose fee nobody states."""
+    """The maximum fee of all uses, in micro-dollars. Raises BadInput for a tool without a known fee."""
     for name, _ in asked:
         if name not in fees:
             raise BadInput(
-                f"tools: the provider runs {name[:64]!r} itself, and nobody says what a use of it costs; state it in"
-                f" routing.yaml, 0 where it costs nothing: hosted_tools: {{{name[:64]}: 0.01}}"
+                f"tools: the provider runs {name[:64]!r} itself, and its fee is unknown; set it in"
+                f" routing.yaml, 0 if it is free: hosted_tools: {{{name[:64]}: 0.01}}"
             )
     return sum(fees[name] * most for name, most in asked)
 
 
 def fees_of(asked: Hosted, fees: Mapping[str, int], answer: bytes) -> tuple[dict[str, int], int]:
-    """How often each was used by the answer (a response's items, or a message's usage), and what comes to its tokens."""
-    told: Json = _decode(answer)
-    counted = _in_response(told) if told.get("object") == "response" else _in_message(told)
+    """The uses by tool in an answer (items of a response, or usage of a message), and their total fee."""
+    decoded: Json = _decode(answer)
+    counted = _in_response(decoded) if decoded.get("object") == "response" else _in_message(decoded)
     used = {name: count for name, _ in asked if (count := counted.get(name.removesuffix("_preview"), 0))}
     return used, sum(fees[name] * count for name, count in used.items())
 
@@ -72,14 +72,14 @@ def _in_response(body: Json) -> dict[str, int]:
         if name == "code_interpreter":
             sessions.add(item.get("container_id"))
         elif name != "web_search" or not isinstance(action, dict) or cast("Json", action).get("type") == "search":
-            found[name] = found.get(name, 0) + 1  # pages that a search opens are no searches
+            found[name] = found.get(name, 0) + 1  # pages opened by a search are not billed as searches
     return found | ({"code_interpreter": len(sessions)} if sessions else {})
 
 
 def _in_message(body: Json) -> dict[str, int]:
     usage = body.get("usage")
-    told = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
-    counts = cast("Json", told) if isinstance(told, dict) else {}
+    uses = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
+    counts = cast("Json", uses) if isinstance(uses, dict) else {}
     found = {
         name.removesuffix("_requests"): count
         for name, count in counts.items()
@@ -87,7 +87,7 @@ def _in_message(body: Json) -> dict[str, int]:
     }
     blocks = (block for block in _dicts(body.get("content")) if block.get("type") == "server_tool_use")
     if any("code_execution" in str(block.get("name")) for block in blocks):
-        found["code_execution"] = 1  # one session, however often it ran something
+        found["code_execution"] = 1  # one session, regardless of the number of runs
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a model call used, in tokens: as the provider says, made consistent, or estimated if it says nothing."""
+"""Token usage of a model call: as reported by the provider and made consistent, or estimated if not reported."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import cast
 
 import msgspec
 
-# More than any model can take or give; a larger count is a provider's mistake and would overflow what stores it.
+# More than any model accepts or produces. A larger count is a provider's error and would overflow its column.
 MAX_TOKENS = 1_000_000_000
 _CHARACTERS_PER_TOKEN = 4
 _CHAT_COUNTS, _COUNTS = ("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")
 
 
 Cost = float | Mapping[str, float]
-"""What a stream tells of its cost: dollars, or fields by name where part of it is not known."""
+"""The cost in the usage of a stream: dollars, or fields by name if a part of it is unknown."""
 
 
 def cost_fields(cost: Cost) -> dict[str, float]:
-    """The fields in a stream's usage: `cost_usd` is known cost, `bound_usd` what the call may have cost beyond it."""
+    """The cost fields of a stream's usage: `cost_usd` is known cost, `bound_usd` the maximum of additional unknown
+    cost."""
     return dict(cost) if isinstance(cost, Mapping) else {"cost_usd": cost}
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Token counts of one call. ``input_tokens`` and ``output_tokens`` are totals.
 
-    Parts of the input, disjoint: ``cached_tokens`` (read from the provider's cache), ``cache_write_tokens`` (five minutes or no
-    stated time), ``cache_write_1h_tokens``, ``audio_input_tokens``. Parts of the output: ``reasoning_tokens``,
-    ``audio_output_tokens``. ``estimated``: from the length of the text, not from the provider. ``adjusted``: the provider's
-    counts contradicted each other and were made to agree.
+    Disjoint parts of the input: ``cached_tokens`` (read from the provider's cache), ``cache_write_tokens`` (five
+    minutes or no stated time), ``cache_write_1h_tokens``, ``audio_input_tokens``. Parts of the output:
+    ``reasoning_tokens``, ``audio_output_tokens``. ``estimated``: computed from the length of the text. ``adjusted``:
+    the provider's counts were contradictory and were corrected.
     """
 
     input_tokens: int
@@ -42,8 +43,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     estimated: bool = False
     adjusted: bool = False
 
-    def at_most(self, input_tokens: int, output_tokens: int) -> Usage:
-        """The same where no total is larger than these."""
+    def clamped(self, input_tokens: int, output_tokens: int) -> Usage:
+        """A copy whose totals do not exceed these limits."""
         kept = _consistent(
             self.adjusted,
             min(self.input_tokens, input_tokens),
@@ -55,7 +56,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def estimated_usage(prompt_characters: int, output_characters: int) -> Usage:
-    """A quarter of a token per character, rounded up: for a provider that sends no usage."""
+    """Estimate usage for a provider that reports none: a quarter of a token per character, rounded up."""
     return Usage(
         input_tokens=-(-prompt_characters // _CHARACTERS_PER_TOKEN),
         output_tokens=-(-output_characters // _CHARACTERS_PER_TOKEN),
@@ -64,10 +65,10 @@ def estimated_usage(prompt_characters: int, output_characters: int) -> Usage:
 
 
 def openai_usage(usage: object) -> Usage | None:
-    """From the ``usage`` object of a chat completion, an embedding or a response; None if it holds no usable counts.
+    """Read the ``usage`` object of a chat completion, an embedding or a response. Returns None without usable counts.
 
-    Some providers leave reasoning out of ``completion_tokens`` but not out of ``total_tokens`` (and bill it as output): what the
-    total has more than the two is output.
+    Some providers omit reasoning from ``completion_tokens`` but include it in ``total_tokens`` and bill it as output.
+    The excess of the total is therefore counted as output.
     """
     read = _Reader(usage)
     before, after = _CHAT_COUNTS if read.has("prompt_tokens") else _COUNTS
@@ -81,7 +82,7 @@ def openai_usage(usage: object) -> Usage | None:
         output_tokens += unaccounted
         read.adjusted = True
     sent, made = read.inside(f"{before}_details"), read.inside(f"{after}_details")
-    # DeepSeek's own name stands beside the total.
+    # DeepSeek reports cached tokens under its own name, next to the total.
     cached = sent.count("cached_tokens") or read.count("prompt_cache_hit_tokens")
     input_parts = (cached, sent.count("cache_write_tokens"), 0, sent.count("audio_tokens"))
     output_parts = (made.count("reasoning_tokens"), made.count("audio_tokens"))
@@ -90,7 +91,8 @@ def openai_usage(usage: object) -> Usage | None:
 
 
 def anthropic_usage(usage: object) -> Usage | None:
-    """From the ``usage`` object of a message, whose ``input_tokens`` leave the cached ones out; None without usable counts."""
+    """Read the ``usage`` object of a message, whose ``input_tokens`` exclude cached ones. Returns None without usable
+    counts."""
     read = _Reader(usage)
     if not read.has("input_tokens") or not read.has("output_tokens"):
         return None
@@ -107,7 +109,7 @@ def anthropic_usage(usage: object) -> Usage | None:
 
 
 class _Reader:
-    """Reads counts out of what a provider sent: absent is zero; nonsense is zero too, and noted in ``adjusted``."""
+    """Reads counts of a provider's report. Missing counts are zero; invalid ones are zero and set ``adjusted``."""
 
     __slots__ = ("_counts", "adjusted")
 
@@ -136,12 +138,12 @@ class _Reader:
 def _consistent(
     adjusted: bool, input_tokens: int, output_tokens: int, input_parts: tuple[int, ...], output_parts: tuple[int, int]
 ) -> Usage:
-    """No part larger than its total; the input's parts together not larger either."""
+    """Limit each part to its total, and the sum of the input's parts to the input."""
     left, kept = input_tokens, list[int]()
     for part in input_parts:
         kept.append(min(part, left))
         left -= kept[-1]
-    reasoning, spoken = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
+    reasoning, audio = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
@@ -150,6 +152,6 @@ def _consistent(
         cache_write_1h_tokens=kept[2],
         audio_input_tokens=kept[3],
         reasoning_tokens=reasoning,
-        audio_output_tokens=spoken,
-        adjusted=adjusted or (*kept, reasoning, spoken) != (*input_parts, *output_parts),
+        audio_output_tokens=audio,
+        adjusted=adjusted or (*kept, reasoning, audio) != (*input_parts, *output_parts),
     )

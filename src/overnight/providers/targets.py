@@ -14,7 +14,7 @@ from overnight.domain.policies import ProviderDef
 from overnight.keys import Keyring, SealedShut
 from overnight.outgoing import EnvironmentProxies, UpstreamPool
 from overnight.pricing.price_book import (
-    NOTHING,
+    FREE,
     Context,
     ModelPrice,
     PriceBook,
@@ -145,7 +145,7 @@ class Targets:
             return self._prices.price(model, provider.name, context)
         except UnknownPrice as error:
             if name == SCRIPTED:
-                return NOTHING
+                return FREE
             raise Unavailable(str(error)) from None
 
     def _prepare(self, model: str, owner: str) -> _Ready:

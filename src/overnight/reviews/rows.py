@@ -111,13 +111,13 @@ def decide_review(row: ReviewRow | None, *, approved: bool, by: str, note: str |
 async def list_reviews(
     store: Store, *, tenant_id: str = "", state: str = "open", job_id: str = "", most: int = 200
 ) -> list[ReviewRow]:
-    """Oldest first; empty filters read all."""
+    """Reviews, oldest first. Empty filters match all reviews; `most` limits the number."""
     values = {"tenant_id": tenant_id, "state": state, "job_id": job_id, "most": most}
     return records_of(ReviewRow, await store.read(SQL["list_reviews"], values))
 
 
 async def read_review(store: Store, review_id: str) -> ReviewRow:
-    """One review by its id. Raises BadInput."""
+    """One review by its id. Raises BadInput if it does not exist."""
     rows = await store.read(SQL["read_review"], {"review_id": review_id})
     if not rows:
         raise BadInput(f"review {review_id} not found; `overnight reviews` lists open reviews")

@@ -1,7 +1,7 @@
 """What: transactions on SQLite and PostgreSQL behind one group-committing writer.
-Owns: connections, migrations, the reading of .sql files, the file lock between SQLite processes.
+Owns: connections, migrations, the parser of .sql files, the file lock between SQLite processes.
 Depends on: domain.
-Never: knows what a row means; rooms bring their tables, statements and commands.
+Never: knows the meaning of a row; packages provide their tables, statements and commands.
 """
 
 from .crash_points import crash_point

@@ -1,4 +1,4 @@
-"""Write a batch of commands as one transaction, and try again what may be tried again."""
+"""Write a batch of commands as one transaction, with retries."""
 
 import time
 from collections.abc import Callable
@@ -12,40 +12,40 @@ from .pending_commands import (
     Outcome,
     Pending,
     for_all,
-    has_left,
+    is_abandoned,
 )
-from .unit import Later, Redo, Session, Unit, Unwritable
+from .unit import BatchTimeout, RetryTransaction, Session, Unit, UnstorableData
 
-MOST_REDOS = 8
+MAX_RETRIES = 8
 QUICK_FLUSH_S = 0.003
-"""A flush that takes less is made in the loop's own thread. The interpreter's lock is handed to the writing thread and back late
-while the loop is busy: measured at 16 connections, that costs more than waiting (SQLite 15 % of the calls, PostgreSQL 60 %)."""
+"""A faster flush runs in the loop's thread. While the loop is busy, the interpreter lock passes late to the writer thread and
+back: measured at 16 connections, that takes longer than the flush (SQLite 15 % of the calls, PostgreSQL 60 %)."""
 SMOOTHING = 0.1
 PROBE_S, PROBED_FLUSH_S = 1.0, 0.02
-"""While flushes seem slow, a batch is tried in the loop's thread this often (in the writing thread they look slower than they
-are), but not where the last flush took longer than the second figure."""
+"""While flushes seem slow, one batch per interval is tried in the loop's thread, since flushes in the writer thread seem slower
+than they are. Not if the last flush took longer than the second value."""
 
 
 class Callers(Protocol):
-    """What a batch tells of its commands."""
+    """Receives the outcomes of a batch."""
 
     def resolve(self, batch: list[Entry], outcomes: list[Outcome]) -> None: ...
 
-    def hand_on(self, answers: list[tuple[Entry, Outcome]]) -> None:
-        """As `resolve`, for commands that stay in line."""
+    def deliver(self, answers: list[tuple[Entry, Outcome]]) -> None:
+        """As `resolve`, for commands that stay queued."""
         ...
 
     def drop(self, count: int) -> None:
-        """Commands that nobody waits for any more."""
+        """Remove abandoned commands from the queue."""
         ...
 
-    def put_off(self, pending: Pending) -> None:
-        """Leave the batch to the writing thread."""
+    def hand_over(self, pending: Pending) -> None:
+        """Pass the batch to the writer thread."""
         ...
 
 
 class Batches:
-    """Transactions, one at a time; the caller has the session's turn. `stripe` names this process in the rollups."""
+    """Runs one transaction at a time; the caller holds the session. `stripe` identifies this process in the rollups."""
 
     def __init__(self, callers: Callers, clock: Callable[[], int], stripe: str) -> None:
         self._callers, self._clock, self._stripe = callers, clock, stripe
@@ -53,8 +53,8 @@ class Batches:
         self.last_failure = (float("-inf"), "")
         self._next_probe = 0.0
 
-    def fit_the_loop(self, session: Session) -> bool:
-        """Whether flushes are quick enough for the loop's own thread, or it is time to look whether they are."""
+    def may_run_in_loop(self, session: Session) -> bool:
+        """Whether flushes are fast enough for the loop's thread, or a new measurement is due."""
         if self.flush_s < QUICK_FLUSH_S:
             return True
         now = time.monotonic()
@@ -64,41 +64,42 @@ class Batches:
         return True
 
     def run(self, session: Session, batch: list[Entry], until: float | None = None) -> None:
-        """Write a batch. In the loop's thread, where there is an `until`, what takes longer is left to the writing thread."""
+        """Write a batch. `until` is set in the loop's thread; a batch that takes longer is handed over to the writer
+        thread."""
         faulty: dict[int, BaseException] = {}
-        redos = 0
+        retries = 0
         while True:
-            if any(has_left(entry) for entry in batch):
-                batch, faulty = self._without_left(batch, faulty)
+            if any(is_abandoned(entry) for entry in batch):
+                batch, faulty = self._without_abandoned(batch, faulty)
             if not batch:
                 return
             try:
                 outcomes = self._transact(session, batch, faulty, until)
                 break
-            except Later as later:
+            except BatchTimeout as timeout:
                 if until is not None:
-                    self.flush_s = max(self.flush_s, session.patience_s)
-                    self._callers.put_off((batch, later))
+                    self.flush_s = max(self.flush_s, session.max_block_s)
+                    self._callers.hand_over((batch, timeout))
                 else:
-                    self.finish(session, batch, later)
+                    self.finish(session, batch, timeout)
                 return
             except _Faulty as found:
                 faulty[found.index] = found.error
-            except Redo as redo:
-                redos += 1
-                if redos == MOST_REDOS:
-                    outcomes = for_all(batch, StoreUnavailable(f"gave up after {redos} tries: {redo.__cause__}"))
+            except RetryTransaction as retry:
+                retries += 1
+                if retries == MAX_RETRIES:
+                    outcomes = for_all(batch, StoreUnavailable(f"gave up after {retries} attempts: {retry.__cause__}"))
                     break
                 time.sleep(0.002)
-            except Unwritable as refusal:
-                if len(batch) > 1:  # somebody's data: find whose by halves
+            except UnstorableData as refusal:
+                if len(batch) > 1:  # invalid data of one command: find it by bisection
                     if until is not None:
-                        self._callers.put_off((batch, None))
+                        self._callers.hand_over((batch, None))
                         return
                     self.run(session, batch[: len(batch) // 2])
                     self.run(session, batch[len(batch) // 2 :])
                     return
-                outcomes = for_all(batch, BadInput(f"the database cannot keep this: {refusal}"))
+                outcomes = for_all(batch, BadInput(f"the database cannot store this: {refusal}"))
                 break
             except OvernightError as error:
                 outcomes = self._failed(batch, error)
@@ -112,35 +113,35 @@ class Batches:
         self.last_failure = (time.monotonic(), str(error))
         return for_all(batch, error)
 
-    def finish(self, session: Session, batch: list[Entry], later: Later | None) -> None:
-        """Write a batch whose transaction broke off, unless that was committed after all."""
-        if later is None or later.lost is None:
+    def finish(self, session: Session, batch: list[Entry], timeout: BatchTimeout | None) -> None:
+        """Complete a batch whose transaction was interrupted: write it again unless it was committed."""
+        if timeout is None or timeout.transaction_id is None:
             self.run(session, batch)
             return
 
-        def tell(error: StoreUnavailable) -> None:
-            """Who has set no time for it waits no longer; the others may still hear that it was committed."""
-            self._callers.hand_on([(entry, (None, error)) for entry in batch if entry[3] is None])
+        def report(error: StoreUnavailable) -> None:
+            """Fail the callers without a deadline. The others may still receive the outcome."""
+            self._callers.deliver([(entry, (None, error)) for entry in batch if entry[3] is None])
 
         try:
-            committed = session.was_committed(later.lost, tell)
+            committed = session.was_committed(timeout.transaction_id, report)
         except OvernightError as error:
             self._callers.resolve(batch, self._failed(batch, error))
             return
         except Exception as error:
-            why = f"the outcome of the write is not known: {type(error).__name__}: {error}"
+            why = f"the outcome of the write is unknown: {type(error).__name__}: {error}"
             self._callers.resolve(batch, self._failed(batch, StoreUnavailable(why)))
             return
         if committed:
-            self._callers.resolve(batch, later.outcomes)
+            self._callers.resolve(batch, timeout.outcomes)
         else:
             self.run(session, batch)
 
-    def _without_left(
+    def _without_abandoned(
         self, batch: list[Entry], faulty: dict[int, BaseException]
     ) -> tuple[list[Entry], dict[int, BaseException]]:
-        """The batch without the commands whose callers have left."""
-        kept = [index for index, entry in enumerate(batch) if not has_left(entry)]
+        """Remove abandoned commands from the batch."""
+        kept = [index for index, entry in enumerate(batch) if not is_abandoned(entry)]
         self._callers.drop(len(batch) - len(kept))
         return [batch[index] for index in kept], {new: faulty[old] for new, old in enumerate(kept) if old in faulty}
 
@@ -150,18 +151,18 @@ class Batches:
         now = self._clock()
         month = month_of(now)
         if until is None:
-            session.month(month)
-        elif not session.has_month(month):
-            raise Later
+            session.create_partitions(month)
+        elif not session.has_partitions(month):
+            raise BatchTimeout
         outcomes: list[Outcome] = []
         try:
             with session.transaction(until):
                 self._decide(session, batch, faulty, outcomes, now)
-        except Later as later:
-            later.outcomes = outcomes
+        except BatchTimeout as timeout:
+            timeout.outcomes = outcomes
             raise
         if until is not None and session.flush_s < QUICK_FLUSH_S <= self.flush_s:
-            self.flush_s = session.flush_s  # a probe: flushes are quick here
+            self.flush_s = session.flush_s  # a measurement: flushes are fast in this thread
         self.flush_s += SMOOTHING * (session.flush_s - self.flush_s)
         return outcomes
 
@@ -174,7 +175,7 @@ class Batches:
             if index in faulty:
                 outcomes.append((None, faulty[index]))
                 continue
-            if has_left(entry):  # while the locks were waited for
+            if is_abandoned(entry):  # abandoned while the locks were acquired
                 outcomes.append((None, StoreUnavailable(TOO_LATE)))
                 continue
             try:
@@ -184,7 +185,7 @@ class Batches:
             except OvernightError as refusal:
                 outcomes.append((None, refusal))
             except Exception as error:
-                # A fault in our own rules may have left half a change in the unit: start over without it.
+                # An internal error may have left a partial change in the unit: start over without the command.
                 raise _Faulty(index, error) from error
         unit.flush()
 

@@ -1,7 +1,8 @@
-"""Named points at which a test can kill or stop the process: `OVERNIGHT_CRASH_AT=effect_called:3` is SIGKILL at the third pass,
-`OVERNIGHT_STOP_AT` the same with SIGSTOP: the process goes on from there when it gets SIGCONT.
+"""Named points at which a test can kill or stop the process.
 
-They stand in the product's own code, because a crash that a test simulates elsewhere proves nothing about this code.
+`OVERNIGHT_CRASH_AT=effect_called:3` sends SIGKILL at the third pass. `OVERNIGHT_STOP_AT` sends SIGSTOP instead;
+SIGCONT resumes. The points are part of the product code, because a crash simulated elsewhere proves nothing about
+this code.
 """
 
 import os

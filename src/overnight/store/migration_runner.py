@@ -1,4 +1,4 @@
-"""Numbered SQL files, applied once each, in order, by whoever opens the store first."""
+"""Numbered SQL migrations. The first process that opens the store applies each once, in order."""
 
 from importlib import resources
 from typing import Any
@@ -9,7 +9,7 @@ from .statements import Dialect
 
 
 def migrations(dialect: Dialect) -> list[tuple[int, str]]:
-    """(number, SQL) of every migration of a dialect, in order."""
+    """The number and SQL of each migration of a dialect, in order."""
     folder = resources.files("overnight.store") / "migrations" / dialect
     files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name.split("_", 1)[0]), (folder / name).read_text("utf-8")) for name in files]
@@ -22,29 +22,35 @@ _TABLES: dict[Dialect, str] = {
 
 
 def applied(session: Any, dialect: Dialect, name: str) -> set[int]:
-    """The numbers of the migrations applied. Refuses a schema of a newer program, and a SQLite file of another program."""
+    """The numbers of applied migrations.
+
+    Raises:
+        BadInput: the schema belongs to a newer version, or the SQLite file to another program.
+    """
     tables = sorted(row[0] for row in session.query(_TABLES[dialect], ()))
     if "schema_migration" not in tables:
         if tables:
             raise BadInput(
                 f"{name}: this is the database of another program (it has {', '.join(tables[:3])})."
-                " Set DATABASE_URL or OVERNIGHT_HOME to where the ledger is"
+                " Set DATABASE_URL or OVERNIGHT_HOME to the location of the ledger"
             )
         return set()
     found = {row[0] for row in session.query("SELECT version FROM schema_migration", ())}
     newest = migrations(dialect)[-1][0]
     if found and max(found) > newest:
-        raise StoreUnavailable(f"the database has schema {max(found)}, this program knows {newest}: upgrade overnight")
+        raise StoreUnavailable(
+            f"the database has schema {max(found)}, this version supports {newest}: upgrade overnight"
+        )
     return found
 
 
 def is_current(session: Any, dialect: Dialect, name: str) -> bool:
-    """Whether the schema is this program's."""
+    """Whether all migrations of this version are applied."""
     return applied(session, dialect, name) == {number for number, _ in migrations(dialect)}
 
 
 def migrate(session: Any, dialect: Dialect, now: int, name: str) -> None:
-    """Bring the schema to this program's version."""
+    """Apply missing migrations."""
     with session.schema_change():
         if dialect == "postgres":
             session.query("SELECT pg_advisory_xact_lock(72160)::text", ())
@@ -61,8 +67,10 @@ def migrate(session: Any, dialect: Dialect, now: int, name: str) -> None:
 
 
 def _raise_feed_epoch(session: Any) -> None:
-    """Keep the order of the feed in a database that was restored on another server, whose transaction ids begin lower: new
-    events are placed above the restored ones by a shift, which is part of the column's default."""
+    """Preserve the order of the feed in a database that was restored on another server with lower transaction ids.
+
+    New events are placed after the restored ones by a shift, which is part of the column's default.
+    """
     [(newest, current, shift)] = session.query(
         "SELECT (SELECT max(position) FROM event), pg_current_xact_id()::text::bigint, shift FROM feed_epoch", ()
     )

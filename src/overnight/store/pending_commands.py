@@ -1,4 +1,4 @@
-"""Who waits for a command, and how its outcome reaches the caller."""
+"""Queued commands, and the delivery of their outcomes to the callers."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,43 +7,43 @@ from typing import Any
 
 from overnight.domain import StoreUnavailable
 
-from .unit import Command, Later
+from .unit import BatchTimeout, Command
 
 TOO_LATE = "the store did not answer in time"
 
 Outcome = tuple[Any, BaseException | None]
 Resolver = Callable[[Any, BaseException | None], None]
 Entry = tuple[Command[Any], Resolver, asyncio.AbstractEventLoop | None, "asyncio.Future[Any] | None"]
-"""A command, what hears of its outcome, the loop to say it in, and the future of a caller that may leave: once that is done,
-the command is no longer wanted."""
-Pending = tuple[list[Entry], Later | None]
-"""A batch that the loop's thread left to the writing thread."""
-Answer = tuple[Resolver, Outcome]
+"""A command, the function that receives its outcome, the loop of that function, and the future of a caller with a deadline.
+A command whose future is done is abandoned."""
+Pending = tuple[list[Entry], BatchTimeout | None]
+"""A batch that the event loop handed over to the writer thread."""
+Delivery = tuple[Resolver, Outcome]
 
 
 def for_all(batch: list[Entry], error: BaseException) -> list[Outcome]:
     return [(None, error)] * len(batch)
 
 
-def has_left(entry: Entry) -> bool:
-    """Whether the caller of the command waits no longer."""
+def is_abandoned(entry: Entry) -> bool:
+    """Whether the caller of the command has given up."""
     caller = entry[3]
     return caller is not None and caller.done()
 
 
-def give_up(future: "asyncio.Future[Any]") -> None:
-    """The time of a caller is over."""
+def expire(future: "asyncio.Future[Any]") -> None:
+    """Fail a future whose deadline has passed."""
     if not future.done():
         future.set_exception(StoreUnavailable(TOO_LATE))
 
 
-def resolver(future: "asyncio.Future[Any]", left: Callable[[Any], None] | None = None) -> Resolver:
-    """Resolve a future of an event loop; call `left` with what was committed after its caller had left."""
+def resolver(future: "asyncio.Future[Any]", on_late_commit: Callable[[Any], None] | None = None) -> Resolver:
+    """Resolve a future of an event loop. `on_late_commit` receives the outcome if the caller has given up."""
 
     def resolve(outcome: Any, error: BaseException | None) -> None:
         if future.done():
-            if left is not None and error is None:
-                future.get_loop().call_soon(left, outcome)
+            if on_late_commit is not None and error is None:
+                future.get_loop().call_soon(on_late_commit, outcome)
             return
         if error is None:
             future.set_result(outcome)
@@ -54,7 +54,7 @@ def resolver(future: "asyncio.Future[Any]", left: Callable[[Any], None] | None =
 
 
 def thread_resolver(future: "ThreadFuture[Any]") -> Resolver:
-    """Resolve what a thread without an event loop waits for."""
+    """Resolve the future of a thread without an event loop."""
 
     def resolve(outcome: Any, error: BaseException | None) -> None:
         if future.done():

@@ -1,7 +1,7 @@
 """PostgreSQL through psycopg 3: one pipelined transaction per group commit.
 
-A connection that breaks while COMMIT is on its way leaves the outcome unknown, so every transaction keeps its id and the
-outcome is asked of the server (`pg_xact_status`) before anything is decided again.
+If the connection breaks during COMMIT, the outcome is unknown. So each transaction keeps its id, and the server
+reports the outcome (`pg_xact_status`) before a command is decided again.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from psycopg.waiting import Wait
 from overnight.domain import BadInput, StoreUnavailable
 
 from .statements import Dialect, Statement
-from .unit import Later, Redo, Rows, Unwritable
+from .unit import BatchTimeout, RetryTransaction, Rows, UnstorableData
 
 T = TypeVar("T")
 CONCURRENT = (errors.UniqueViolation, errors.DeadlockDetected, errors.SerializationFailure)
 DATA = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
-LOSSES = ("57P", "08")  # the server or the way to it went down, perhaps just after the COMMIT
-RECONNECT_FOR_S = 30.0
+LOSSES = ("57P", "08")  # the server or the network failed, perhaps after the COMMIT
+RECONNECT_TIMEOUT_S = 30.0
 CONNECT_S, RECONNECT_S = 10, 5
-PATIENCE_S = 0.03
+MAX_BLOCK_S = 0.03
 BULK_FROM = 5
-# A way to the server that is gone without a word: known after about 25 s, also while data is on its way.
+# TCP keepalive and timeout: a silent network failure is detected after about 25 s, also while data is in flight.
 NETWORK = {
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -42,16 +42,16 @@ NETWORK = {
 
 
 def scrub(error: BaseException) -> str:
-    """The first line of a driver's message; later lines can quote data, and a DSN can hold a password."""
+    """The first line of a driver's message. Later lines can contain data or the password of a DSN."""
     return str(error).strip().split("\n", 1)[0][:300]
 
 
-class Late(psycopg.OperationalError):
-    """The server did not answer in time. The connection is in the middle of something and can only be closed."""
+class ServerTimeout(psycopg.OperationalError):
+    """The server did not answer in time. The connection is in an unknown protocol state and must be closed."""
 
 
 class _Connection(psycopg.Connection[Any]):
-    """A connection whose waits end at `until` (of time.monotonic), or when `stop` is set."""
+    """A connection whose waits end at `until` (time.monotonic), or when `stop` is set."""
 
     until: float | None = None
     stop: threading.Event | None = None
@@ -59,26 +59,26 @@ class _Connection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ARG002
         try:
             wanted = next(gen)
-        except StopIteration as done:  # most statements of a pipeline wait for nothing
+        except StopIteration as done:  # most statements of a pipeline do not wait
             return cast(T, done.value)
         if self.until is not None:
             interval = min(interval, max(0.001, self.until - time.monotonic()))
         try:
             return waiting.wait(self._bounded(gen, wanted), self.pgconn.socket, interval)
         except psycopg.Error as error:
-            if isinstance(error, Late):
+            if isinstance(error, ServerTimeout):
                 self.close()
             with contextlib.suppress(psycopg.Error, RuntimeError):
-                gen.close()  # the end of a pipeline would talk to the server once more, and Python print that it cannot
+                gen.close()  # closing a pipeline would contact the server again, and Python would print the failure
             raise
 
     def _bounded(self, gen: PQGen[T], wanted: Wait) -> PQGen[T]:
-        """The rest of an exchange with the server, given up when nothing comes in time."""
+        """Continue an exchange with the server; fail when the time is over."""
         try:
             while True:
                 ready = yield wanted
                 if not ready and self._is_over():
-                    raise Late("the server did not answer in time")
+                    raise ServerTimeout("the server did not answer in time")
                 wanted = gen.send(ready)
         except StopIteration as done:
             return cast(T, done.value)
@@ -88,16 +88,17 @@ class _Connection(psycopg.Connection[Any]):
         return late or (self.stop is not None and self.stop.is_set())
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """A pipeline on a lost connection cannot end properly: of the loss we tell ourselves."""
+def _is_reportable(record: logging.LogRecord) -> bool:
+    """Whether to log a record. Driver warnings about pipelines on a lost connection are dropped, since the loss is
+    logged here."""
     return not str(record.msg).startswith("error ignored")
 
 
-logging.getLogger("psycopg").addFilter(_is_news)
+logging.getLogger("psycopg").addFilter(_is_reportable)
 
 
 class PostgresDatabase:
-    """One database by its URL."""
+    """One database, identified by its URL."""
 
     dialect: Dialect = "postgres"
     name = "DATABASE_URL"
@@ -108,11 +109,12 @@ class PostgresDatabase:
             parts = conninfo_to_dict(url)
         except psycopg.Error:
             parts = {"host": "@"}
-        # A password with raw special characters spills into the other parts, which errors would then quote.
+        # Raw special characters in a password change the parsing of the other parts, which error messages would
+        # quote.
         if any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname")):
             raise BadInput(
                 "DATABASE_URL: not a URL of the form postgresql://USER:PASSWORD@HOST:PORT/NAME;"
-                " write special characters of the password percent-encoded (@ is %40)"
+                " percent-encode special characters of the password (@ is %40)"
             )
 
         self._network: dict[str, Any] = {name: value for name, value in NETWORK.items() if name not in parts}
@@ -139,24 +141,24 @@ class PostgresDatabase:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {scrub(error)}. Check DATABASE_URL") from None
         return PostgresSession(self, connection)
 
-    def explained(self, error: Exception) -> str:
-        """Why the ledger cannot be opened, and what to do."""
+    def explain(self, error: Exception) -> str:
+        """Why the ledger cannot be opened, and the remedy."""
         if isinstance(error, errors.ReadOnlySqlTransaction):
-            way_out = "It is a standby or read-only: set DATABASE_URL to the primary server"
+            remedy = "It is a standby or read-only: set DATABASE_URL to the primary server"
         elif isinstance(error, errors.InsufficientPrivilege):
-            way_out = "Grant its user USAGE and CREATE on the schema and the rights on overnight's tables"
+            remedy = "Grant its user USAGE and CREATE on the schema, and the rights on overnight's tables"
         elif isinstance(error, errors.DiskFull):
-            way_out = "Make room on the server's disk"
+            remedy = "Free space on the server's disk"
         else:
-            way_out = "Check DATABASE_URL"
-        return f"PostgreSQL refused: {scrub(error)}. {way_out}"
+            remedy = "Check DATABASE_URL"
+        return f"PostgreSQL refused: {scrub(error)}. {remedy}"
 
-    def lacks_room(self) -> bool:
-        """The disk is the server's business."""
+    def is_disk_full(self) -> bool:
+        """False, since the server manages its disk."""
         return False
 
     def enable_vectors(self) -> None:
-        """Make pgvector's type and operators known to this database. Raises StoreUnavailable where there are none."""
+        """Register the vector type of pgvector. Raises StoreUnavailable if pgvector is missing."""
         session = self.connect()
         try:
             session.enable_vectors()
@@ -165,12 +167,12 @@ class PostgresDatabase:
 
 
 class PostgresSession:
-    """A connection that runs one transaction at a time and comes back after a lost server."""
+    """A connection that runs one transaction at a time and reconnects to a lost server."""
 
     dialect: Dialect = "postgres"
     Error: type[Exception] = psycopg.Error
 
-    patience_s = PATIENCE_S
+    max_block_s = MAX_BLOCK_S
 
     def __init__(self, database: PostgresDatabase, connection: _Connection) -> None:
         self.flush_s = 0.0
@@ -183,7 +185,7 @@ class PostgresSession:
     def transaction(self, until: float | None = None) -> Generator["PostgresSession"]:
         if self._connection.closed:
             if until is not None:
-                raise Later
+                raise BatchTimeout
             self._reconnect()
         connection, xid = self._connection, None
         connection.until = until
@@ -192,17 +194,18 @@ class PostgresSession:
                 connection.execute("BEGIN")
                 asked = connection.execute("SELECT pg_current_xact_id()::text")
                 yield self
-                # Known before COMMIT is sent; asked for first and fetched last, it costs no round trip of its own.
+                # The id must be known before COMMIT is sent. Requested first and fetched last, it takes no extra
+                # round trip.
                 xid = cast(tuple[str], asked.fetchone())[0]
                 began = time.perf_counter()
                 connection.execute("COMMIT")
             self.flush_s = time.perf_counter() - began
         except CONCURRENT as error:
             self._rollback()
-            raise Redo from error
+            raise RetryTransaction from error
         except DATA as error:
             self._rollback()
-            raise Unwritable(scrub(error)) from error
+            raise UnstorableData(scrub(error)) from error
         except psycopg.OperationalError as error:
             self._after_loss(xid, error, may_wait=until is None)
         except psycopg.Error as error:
@@ -216,48 +219,57 @@ class PostgresSession:
 
     def _rollback(self) -> None:
         if not self._connection.closed:
-            with contextlib.suppress(psycopg.OperationalError):  # lost: the server rolls back by itself
-                # Statements that were prepared in a pipeline that broke are not there: `rollback` forgets them, executing
-                # the word does not once it is a prepared statement itself.
+            with contextlib.suppress(psycopg.OperationalError):  # lost: the server rolls back
+                # Statements prepared in a broken pipeline do not exist. `rollback` clears the driver's list of them;
+                # executing the SQL
+                # ROLLBACK does not once it is a prepared statement itself.
                 self._connection.rollback()
 
     def _after_loss(self, xid: str | None, error: psycopg.OperationalError, *, may_wait: bool) -> None:
-        """Raise Later where the thread has to find out what became of the transaction, or Redo where it left nothing behind."""
+        """Handle a lost connection.
+
+        Raises:
+            BatchTimeout: the writer thread must determine the outcome of the transaction.
+            RetryTransaction: nothing was committed.
+        """
         refused = error.sqlstate is not None and not error.sqlstate.startswith(LOSSES)
         if refused and not self._connection.closed:
             self._rollback()
             raise StoreUnavailable(f"PostgreSQL refused the write: {scrub(error)}") from error
         self._connection.close()
         if xid is not None or not may_wait:
-            raise Later(xid) from error
+            raise BatchTimeout(xid) from error
         self._reconnect()
-        raise Redo from error
+        raise RetryTransaction from error
 
-    def was_committed(self, lost: str, tell: Callable[[StoreUnavailable], None]) -> bool:
+    def was_committed(self, transaction_id: str, report: Callable[[StoreUnavailable], None]) -> bool:
         while True:
             if self._connection.closed:
-                self._reconnect(tell)
+                self._reconnect(report)
             try:
-                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (lost,)).fetchone()
+                row = self._connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction_id,)).fetchone()
             except psycopg.OperationalError:
-                self._connection.close()  # lost once more
+                self._connection.close()  # connection lost again
                 continue
             except errors.InvalidParameterValue:
-                return False  # an id in the future: a standby took over that never had the transaction
+                return False  # a future transaction id: a standby was promoted that never received the transaction
             except psycopg.Error as error:
-                raise StoreUnavailable(f"the outcome of the write is not known: {scrub(error)}") from error
+                raise StoreUnavailable(f"the outcome of the write is unknown: {scrub(error)}") from error
             status = row[0] if row else None
             if status is None:
-                raise StoreUnavailable("the outcome of the write is not known: PostgreSQL has forgotten it")
+                raise StoreUnavailable(
+                    "the outcome of the write is unknown: PostgreSQL no longer has the transaction's status"
+                )
             if status != "in progress":
                 return status == "committed"
             if self._stop.is_set():
-                raise StoreUnavailable("closed while PostgreSQL did not answer: the outcome of the write is not known")
+                raise StoreUnavailable("closed while PostgreSQL did not answer: the outcome of the write is unknown")
             time.sleep(0.05)
 
-    def _reconnect(self, tell: Callable[[StoreUnavailable], None] | None = None) -> None:
-        """Connect again. Fails after a while; with `tell`, that is called instead, and only `stop` ends it."""
-        give_up = time.monotonic() + RECONNECT_FOR_S
+    def _reconnect(self, report: Callable[[StoreUnavailable], None] | None = None) -> None:
+        """Reconnect. Without `report`, fails after a time limit. With it, `report` receives the failure and only
+        `stop` ends the attempts."""
+        expire = time.monotonic() + RECONNECT_TIMEOUT_S
         pause = 0.05
         while True:
             if self._stop.is_set():
@@ -266,11 +278,11 @@ class PostgresSession:
                 self._connection = self._database.connect(within=RECONNECT_S)._connection
                 self._connection.stop = self._stop
             except StoreUnavailable as error:
-                if time.monotonic() > give_up:
-                    if tell is None:
+                if time.monotonic() > expire:
+                    if report is None:
                         raise
-                    tell(StoreUnavailable(f"whether the write was kept is not known yet: {error}"))
-                    give_up = float("inf")
+                    report(StoreUnavailable(f"the outcome of the write is not known yet: {error}"))
+                    expire = float("inf")
                 time.sleep(pause)
                 pause = min(1.0, pause * 2)
             else:
@@ -283,14 +295,14 @@ class PostgresSession:
         return self._connection.execute(cast(LiteralString, sql), values, binary=True).fetchall()
 
     def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:
-        """As `query`, on a connection for reading, with an end."""
+        """As `query`, on a read connection with a deadline."""
         self._connection.until = until
         try:
             return self.query(sql, values)
         finally:
             self._connection.until = None
 
-    def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
+    def execute_many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
         sql = cast(LiteralString, statement.sql["postgres"])
         if statement.bulk is not None and len(values) >= BULK_FROM:
             columns = [list(column) for column in zip(*values, strict=True)]
@@ -300,12 +312,12 @@ class PostgresSession:
         else:
             self._connection.cursor().executemany(sql, values)
 
-    def month(self, month: int) -> None:
-        """Make the partitions of a month on first sight of it; the lock keeps two processes from colliding."""
+    def create_partitions(self, month: int) -> None:
+        """Create the partitions of a month on its first use. A lock serialises concurrent processes."""
         if month in self._months:
             return
         with self._database.connect()._connection as connection, connection.transaction():
-            connection.until = time.monotonic() + RECONNECT_FOR_S
+            connection.until = time.monotonic() + RECONNECT_TIMEOUT_S
             connection.execute("SELECT pg_advisory_xact_lock(72161)")
             for table in ("event", "message", "node", "blob"):
                 connection.execute(
@@ -316,17 +328,17 @@ class PostgresSession:
                 )
         self._months.add(month)
 
-    def has_month(self, month: int) -> bool:
+    def has_partitions(self, month: int) -> bool:
         return month in self._months
 
     def enable_vectors(self) -> None:
         try:
-            with contextlib.suppress(errors.UniqueViolation):  # another process makes it just now
+            with contextlib.suppress(errors.UniqueViolation):  # another process is creating it
                 self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             self._connection.execute("SELECT '[1]'::vector <=> '[1]'::vector")
         except psycopg.Error as error:
             raise StoreUnavailable(
-                f"vectors cannot be compared: PostgreSQL has no pgvector here ({scrub(error)}). Install it on the server"
+                f"vectors cannot be compared: PostgreSQL has no pgvector ({scrub(error)}). Install it on the server"
                 " and run CREATE EXTENSION vector in this database"
             ) from None
 
@@ -335,7 +347,7 @@ class PostgresSession:
 
     @contextmanager
     def schema_change(self) -> Generator["PostgresSession"]:
-        """A plain transaction: migrations are scripts of several statements, which a pipeline cannot carry."""
+        """A transaction without a pipeline, since a pipeline cannot run scripts of several statements."""
         with self._connection.transaction():
             yield self
 

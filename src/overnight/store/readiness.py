@@ -1,4 +1,4 @@
-"""Whether a store takes writes just now, asked often and looked at seldom."""
+"""Whether a store accepts writes, cached so that frequent checks write seldom."""
 
 import asyncio
 import time
@@ -12,18 +12,18 @@ from .unit import Unit
 if TYPE_CHECKING:
     from .store import Store
 
-GOOD_FOR_S = 2.0
-"""How long a finding holds: more often the store is not written to, whoever asks."""
-WITHIN_S = 2.0
-FAILED_FOR_S = 5.0
-"""A small write may find room where those of callers do not, so their failures count for this long."""
+REUSE_S = 2.0
+"""How long a result is reused, so that any number of checks causes one write per period."""
+WRITE_TIMEOUT_S = 2.0
+FAILURE_TTL_S = 5.0
+"""How long a failed write of a caller counts. A small probe may fit on a full disk where callers' writes do not."""
 _TOUCH = Statement(
     "touch_schema",
     dict.fromkeys(("sqlite", "postgres"), "UPDATE schema_migration SET applied_at = applied_at WHERE version = 1"),
 )
 
 
-class Touch:
+class NoOpWrite:
     """A write that changes nothing."""
 
     def locks(self) -> list[Any]:
@@ -34,7 +34,7 @@ class Touch:
 
 
 class Readiness:
-    """Ask it on every request: one write in two seconds at most, shared by all who ask meanwhile."""
+    """A readiness check for each request. It writes at most once in two seconds; concurrent checks share the write."""
 
     def __init__(self, store: "Store") -> None:
         self._store = store
@@ -42,24 +42,24 @@ class Readiness:
         self._found: str | None = None
         self._look: asyncio.Task[None] | None = None
 
-    async def trouble(self) -> str | None:
-        """Why nothing can be written, or None."""
-        if time.monotonic() - self._looked_at > GOOD_FOR_S:
+    async def problem(self) -> str | None:
+        """Why the store cannot be written, or None."""
+        if time.monotonic() - self._looked_at > REUSE_S:
             if self._look is None or self._look.done():
-                self._look = asyncio.get_running_loop().create_task(self._look_at_store())
+                self._look = asyncio.get_running_loop().create_task(self._check_store())
             await asyncio.shield(self._look)
         return self._found
 
-    async def _look_at_store(self) -> None:
+    async def _check_store(self) -> None:
         self._found = await self._find()
         self._looked_at = time.monotonic()
 
     async def _find(self) -> str | None:
-        if self._store.lacks_room():
+        if self._store.is_disk_full():
             return "the disk is full"
         try:
-            await self._store.commit(Touch(), until=asyncio.get_running_loop().time() + WITHIN_S)
+            await self._store.commit(NoOpWrite(), until=asyncio.get_running_loop().time() + WRITE_TIMEOUT_S)
         except OvernightError as error:
             return str(error)
         failed_at, failure = self._store.writer.last_failure
-        return failure if time.monotonic() - failed_at < FAILED_FOR_S else None
+        return failure if time.monotonic() - failed_at < FAILURE_TTL_S else None

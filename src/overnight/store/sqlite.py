@@ -1,10 +1,10 @@
 """SQLite through apsw: WAL, synchronous=FULL, and a file lock around each group commit.
 
-The file lock is there because SQLite's own busy handler starves writers of other processes (longest wait measured: 2.3 s
-without, 4 ms with).
+SQLite's own busy handler starves writers of other processes. Longest measured wait: 2.3 s without the file lock, 4 ms
+with it.
 """
 
-# apsw types its bindings with a Buffer that pyright does not know.
+# apsw declares its bindings with a Buffer type that pyright does not know.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import errno
@@ -24,19 +24,19 @@ from overnight.domain import BadInput, StoreUnavailable
 from overnight.files import make_database_file, make_folder, open_file
 
 from .statements import Dialect, Statement
-from .unit import Later, Rows, Unwritable
+from .unit import BatchTimeout, Rows, UnstorableData
 
 DATA = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, UnicodeError, OverflowError)
 BUSY_S = 30.0
 READ_BUSY_MS = 10_000
-LEAST_ROOM = 16_000_000
-PATIENCE_S = 0.002
-"""About as long as another process holds the locks for one commit: the event loop waits for that, and for nothing longer."""
-WAY_OUT = "Set OVERNIGHT_HOME to a folder that can be written"
+MIN_FREE_BYTES = 16_000_000
+MAX_BLOCK_S = 0.002
+"""About the time of one commit of another process: the event loop waits for that, and no longer."""
+REMEDY = "Set OVERNIGHT_HOME to a writable folder"
 
 
 class SqliteDatabase:
-    """One database file. Connections belong to the thread that opened them."""
+    """One database file. A connection belongs to the thread that opened it."""
 
     dialect: Dialect = "sqlite"
 
@@ -47,66 +47,69 @@ class SqliteDatabase:
             make_folder(path.parent)
         except OSError as error:
             raise BadInput(
-                f"{path.parent}: the folder for the ledger cannot be made: {error.strerror}. {WAY_OUT}"
+                f"{path.parent}: the folder for the ledger cannot be created: {error.strerror}. {REMEDY}"
             ) from None
 
     def connect(self, *, readonly: bool = False, within: float = READ_BUSY_MS / 1000) -> "SqliteSession":
         try:
             if readonly:
-                return SqliteSession(self._open_to_read(within), self.path)
+                return SqliteSession(self._open_for_reading(within), self.path)
             make_database_file(self.path)
             connection = apsw.Connection(str(self.path), statementcachesize=200)
             session = SqliteSession(connection, self.path)
             connection.set_busy_timeout(int(within * 1000))
-            # SQLite does not wait when two processes turn a new file to WAL at once; one of them would fail.
-            with session.alone():
+            # SQLite does not wait when two processes switch a new file to WAL at once; one of them would fail.
+            with session.exclusive():
                 [(mode,)] = connection.execute("PRAGMA journal_mode=WAL").fetchall()
             connection.execute("PRAGMA wal_autocheckpoint=1000")
-            if mode == "wal":  # else (no shared memory there) a COMMIT has to wait for readers
+            if mode == "wal":  # without shared memory, COMMIT has to wait for readers
                 connection.set_busy_timeout(0)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA cache_size=-8000")
         except (apsw.Error, OSError) as error:
-            raise StoreUnavailable(explained(error, self.path)) from error
+            raise StoreUnavailable(explain(error, self.path)) from error
         return session
 
-    def _open_to_read(self, within: float) -> apsw.Connection:
-        """Open the file for reading. In a folder that cannot be written, or on a full disk, SQLite cannot make the files that it
-        shares with writers. Where there are none, there is no writer either, and it can do without."""
+    def _open_for_reading(self, within: float) -> apsw.Connection:
+        """Open the file for reading. On a read-only folder or full disk, SQLite cannot create the files that it shares
+        with writers.
+
+        If these files do not exist, no writer exists either, and SQLite can read without them.
+        """
         name = f"file:{quote(str(self.path))}"
-        alone = f"{name}?mode=ro&vfs=unix-none" if _has_content(Path(f"{self.path}-wal")) else f"{name}?immutable=1"
+        exclusive = f"{name}?mode=ro&vfs=unix-none" if _has_content(Path(f"{self.path}-wal")) else f"{name}?immutable=1"
         try:
             connection = self._reader(name, within)
         except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.IOError, apsw.FullError):
-            can_be_written = os.access(self.path.parent, os.W_OK) and not self.lacks_room()
+            can_be_written = os.access(self.path.parent, os.W_OK) and not self.is_disk_full()
             if can_be_written or not os.access(self.path, os.R_OK):
                 raise
-            connection = self._reader(alone, within)
+            connection = self._reader(exclusive, within)
         if self._vectors is not None:
             _load(connection, self._vectors)
         return connection
 
     def _reader(self, name: str, within: float) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI  # read-only where the file is
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI  # read-only if the file is
         connection = apsw.Connection(name, flags=flags, statementcachesize=200)
         connection.set_busy_timeout(max(1, int(within * 1000)))
         if "unix-none" in name:
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # the index of the WAL in memory
-        # Small for readers: every reading thread has a cache of its own, and parked jobs are read once.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # keeps the WAL index in memory
+        # Small for readers: each reader thread has its own cache, and parked jobs are read once.
         connection.execute("PRAGMA cache_size=-2000")
         connection.execute("PRAGMA query_only=ON")
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         return connection
 
-    def explained(self, error: Exception) -> str:
-        return explained(error, self.path)
+    def explain(self, error: Exception) -> str:
+        return explain(error, self.path)
 
-    def lacks_room(self) -> bool:
-        """Whether less is left than a checkpoint and a batch of large calls may need."""
-        return _lacks_room(self.path)
+    def is_disk_full(self) -> bool:
+        """Whether less space is left than a checkpoint and a batch of large calls may need."""
+        return _is_full_error(self.path)
 
     def enable_vectors(self) -> None:
-        """Readers opened from now on have sqlite-vec. Raises StoreUnavailable where it cannot be loaded."""
+        """Load sqlite-vec in new readers. Raises StoreUnavailable if it cannot be loaded."""
         try:
             path: str = import_module("sqlite_vec").loadable_path()
             _load(apsw.Connection(":memory:"), path)
@@ -118,12 +121,12 @@ class SqliteDatabase:
         self._vectors = path
 
 
-def _lacks_room(path: Path) -> bool:
+def _is_full_error(path: Path) -> bool:
     try:
         disk = os.statvfs(path.parent)
     except OSError:
         return False
-    return disk.f_bavail * disk.f_frsize < LEAST_ROOM
+    return disk.f_bavail * disk.f_frsize < MIN_FREE_BYTES
 
 
 def _has_content(file: Path) -> bool:
@@ -133,20 +136,20 @@ def _has_content(file: Path) -> bool:
         return False
 
 
-def explained(error: Exception, path: Path) -> str:
-    """What is wrong with the file, and what to do."""
+def explain(error: Exception, path: Path) -> str:
+    """The problem of the file, and the remedy."""
     if isinstance(error, apsw.NotADBError):
-        return f"{path}: this is no SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to where the ledger is"
+        return f"{path}: not a SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to the location of the ledger"
     if isinstance(error, apsw.CorruptError):
-        return f"{path}: {error}. Restore a backup, or save what can be read with `sqlite3 {path} .recover`"
+        return f"{path}: {error}. Restore a backup, or recover readable data with `sqlite3 {path} .recover`"
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return f"{path}: another process has locked it. `fuser {path}` names it"
     why = error.strerror if isinstance(error, OSError) else error
-    # Where there is no room for a file that SQLite shares among processes, it says nothing of that.
+    # SQLite reports no reason if there is no space for its shared files.
     is_full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) == errno.ENOSPC
-    if is_full or (isinstance(error, apsw.IOError | apsw.CantOpenError | OSError) and _lacks_room(path)):
-        return f"{path}: {why}. The disk is full: make room on the disk of {path.parent}"
-    return f"{path}: {why}. {WAY_OUT}"
+    if is_full or (isinstance(error, apsw.IOError | apsw.CantOpenError | OSError) and _is_full_error(path)):
+        return f"{path}: {why}. The disk is full: free space on the disk of {path.parent}"
+    return f"{path}: {why}. {REMEDY}"
 
 
 def _load(connection: apsw.Connection, path: str) -> None:
@@ -163,7 +166,7 @@ class SqliteSession:
     dialect: Dialect = "sqlite"
     Error: type[Exception] = apsw.Error
 
-    patience_s = PATIENCE_S
+    max_block_s = MAX_BLOCK_S
 
     def __init__(self, connection: apsw.Connection, path: Path) -> None:
         self.flush_s = 0.0
@@ -173,8 +176,8 @@ class SqliteSession:
         self._stopped = False
 
     @contextmanager
-    def alone(self, until: float | None = None) -> Generator[None]:
-        """Hold the file lock: no other process writes meanwhile. Readers never open it."""
+    def exclusive(self, until: float | None = None) -> Generator[None]:
+        """Hold the file lock, so that no other process writes. Readers do not use it."""
         if self._lock_file < 0:
             self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
         self._wait_for(self._take_file_lock, until)
@@ -198,15 +201,18 @@ class SqliteSession:
         return True
 
     def _wait_for(self, taken: Callable[[], bool], until: float | None) -> None:
-        """Try until it is taken. Both locks are asked for without waiting: neither system call could be ended from outside, and
-        looking again each millisecond finds the moments between two transactions of a busy process."""
+        """Poll until a lock is acquired.
+
+        Blocking system calls cannot be interrupted. Polling each millisecond finds the gaps between transactions of a
+        busy process.
+        """
         if taken():
             return
         began = time.monotonic()
         while not self._stopped:
             now = time.monotonic()
             if until is not None and now >= until:
-                raise Later
+                raise BatchTimeout
             if now - began > BUSY_S:
                 path = self._connection.filename
                 raise StoreUnavailable(
@@ -220,7 +226,7 @@ class SqliteSession:
     @contextmanager
     def transaction(self, until: float | None = None) -> Generator["SqliteSession"]:
         try:
-            with self.alone(until):
+            with self.exclusive(until):
                 self._wait_for(self._begin, until)
                 try:
                     yield self
@@ -232,12 +238,12 @@ class SqliteSession:
                         self._cursor.execute("ROLLBACK")
                     raise
         except DATA as error:
-            raise Unwritable(str(error)) from error
+            raise UnstorableData(str(error)) from error
         except apsw.Error as error:
-            raise StoreUnavailable(explained(error, Path(self._connection.filename))) from error
+            raise StoreUnavailable(explain(error, Path(self._connection.filename))) from error
 
-    def was_committed(self, lost: str, tell: object) -> bool:
-        raise NotImplementedError  # a COMMIT within this process is never lost
+    def was_committed(self, transaction_id: str, report: object) -> bool:
+        raise NotImplementedError  # a COMMIT within this process always has a known outcome
 
     def stop(self) -> None:
         self._stopped = True
@@ -246,19 +252,19 @@ class SqliteSession:
         try:
             return self._cursor.execute(sql, values).fetchall()
         except apsw.Error as error:
-            raise StoreUnavailable(explained(error, Path(self._connection.filename))) from error
+            raise StoreUnavailable(explain(error, Path(self._connection.filename))) from error
 
     def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:  # noqa: ARG002
-        """As `query`; nobody's writing keeps readers waiting."""
+        """As `query`. Writers do not block readers."""
         return self.query(sql, values)
 
-    def many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
+    def execute_many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None:
         self._cursor.executemany(statement.sql["sqlite"], values)
 
-    def month(self, month: int) -> None:
-        """Months need no tables here."""
+    def create_partitions(self, month: int) -> None:
+        """Does nothing, since SQLite has no partitions."""
 
-    def has_month(self, month: int) -> bool:  # noqa: ARG002
+    def has_partitions(self, month: int) -> bool:  # noqa: ARG002
         return True
 
     def script(self, sql: str) -> None:

@@ -20,8 +20,8 @@ from .writer import Writer
 
 T = TypeVar("T")
 READERS = 4
-READ_FOR_S = 10.0
-"""How long a read may take whose caller says nothing of it."""
+READ_TIMEOUT_S = 10.0
+"""The default time limit of a read, in seconds."""
 
 
 def wall_clock_us() -> int:
@@ -30,12 +30,12 @@ def wall_clock_us() -> int:
 
 
 class Store:
-    """One database: a group-committing writer and a few readers.
+    """One database: a group-committing writer and a pool of readers.
 
-    `clock` gives microseconds since the epoch; tests may hand in their own. Close it, or use it as a context manager.
+    `clock` returns microseconds since the epoch. Close the store, or use it as a context manager.
     """
 
-    def __init__(self, database: Any, clock: Callable[[], int], *, to_read: bool = False) -> None:
+    def __init__(self, database: Any, clock: Callable[[], int], *, for_reading: bool = False) -> None:
         self.dialect: Dialect = database.dialect
         self.clock = clock
         self._database = database
@@ -43,7 +43,7 @@ class Store:
         self._held: dict[threading.Thread, Any] = {}
         self._readers: ThreadPoolExecutor | None = None
         self._closed = False
-        if not (to_read and self._is_current()):
+        if not (for_reading and self._is_current()):
             self._migrate()
         self._writer: Writer | None = None
 
@@ -52,7 +52,7 @@ class Store:
         try:
             return is_current(session, self.dialect, self._database.name)
         except session.Error as error:
-            raise StoreUnavailable(self._database.explained(error)) from error
+            raise StoreUnavailable(self._database.explain(error)) from error
         finally:
             session.close()
 
@@ -61,37 +61,39 @@ class Store:
         try:
             migrate(session, self.dialect, self.clock(), self._database.name)
         except session.Error as error:
-            raise StoreUnavailable(self._database.explained(error)) from error
+            raise StoreUnavailable(self._database.explain(error)) from error
         finally:
             session.close()
 
     @property
     def writer(self) -> Writer:
-        """Started on first use, so that reading commands cost no thread."""
+        """The writer, started on first use, so that read-only commands start no thread."""
         if self._writer is None:
             self._writer = Writer(self._database.connect, self.clock)
         return self._writer
 
     async def commit(
-        self, command: Command[T], *, until: float | None = None, left: Callable[[T], None] | None = None
+        self, command: Command[T], *, until: float | None = None, on_late_commit: Callable[[T], None] | None = None
     ) -> T:
         """See `Writer.commit`."""
-        return await self.writer.commit(command, until=until, left=left)
+        return await self.writer.commit(command, until=until, on_late_commit=on_late_commit)
 
     def submit(self, command: Command[T]) -> "asyncio.Future[T]":
         return self.writer.submit(command, self.writer.running_loop())
 
-    def ride(self, command: Command[Any]) -> "asyncio.Future[Any]":
-        return self.writer.ride(command, self.writer.running_loop())
+    def defer(self, command: Command[Any]) -> "asyncio.Future[Any]":
+        return self.writer.defer(command, self.writer.running_loop())
 
     def commit_blocking(self, command: Command[T]) -> T:
         return self.writer.commit_blocking(command)
 
     async def read(self, statement: Statement, values: Mapping[str, Any], *, until: float | None = None) -> Rows:
-        """Run a reading statement on a reader thread.
+        """Run a read statement on a reader thread.
 
         Args:
-            until: a time of the running loop after which the caller no longer waits; in 10 seconds at the latest.
+            statement: the statement.
+            values: its parameters, by name.
+            until: the deadline in time of the running loop; default and maximum: 10 seconds from now.
 
         Raises:
             StoreUnavailable: the database did not answer in time, or the store is closed.
@@ -102,7 +104,7 @@ class Store:
             self._readers = ThreadPoolExecutor(READERS, "overnight-reader")
         loop = asyncio.get_running_loop()
         now = loop.time()
-        until = min(now + READ_FOR_S, until) if until is not None else now + READ_FOR_S
+        until = min(now + READ_TIMEOUT_S, until) if until is not None else now + READ_TIMEOUT_S
         over = time.monotonic() + until - now
         try:
             async with asyncio.timeout_at(until):
@@ -111,11 +113,11 @@ class Store:
             raise StoreUnavailable("the database did not answer in time") from None
 
     def read_blocking(self, statement: Statement, values: Mapping[str, Any], until: float | None = None) -> Rows:
-        """Run a reading statement on this thread's own connection; a connection the server dropped is opened again.
+        """Run a read statement on this thread's connection, which is reopened if the server dropped it.
 
-        `until` (of time.monotonic) ends the waits for a PostgreSQL server; by default in 10 seconds.
+        `until` (time.monotonic) limits waits for a PostgreSQL server; default: 10 seconds from now.
         """
-        until = time.monotonic() + READ_FOR_S if until is None else until
+        until = time.monotonic() + READ_TIMEOUT_S if until is None else until
         bound = statement.from_mapping(self.dialect, values)
         for last_try in (False, True):
             session = getattr(self._local, "session", None)
@@ -134,8 +136,11 @@ class Store:
         raise AssertionError("unreachable")
 
     def _connect_reader(self, within: float) -> Any:
-        """A connection of this thread, held by the store as well: a fork of this process drops the locals of all other threads,
-        and must not close connections there, within locks that nobody will ever release."""
+        """Open the connection of this thread. The store holds a reference to it.
+
+        A fork drops the locals of all other threads. It must not close their connections, whose locks are never
+        released there.
+        """
         thread = threading.current_thread()
         if (before := self._held.pop(thread, None)) is not None:
             before.close()
@@ -145,17 +150,17 @@ class Store:
                 left.close()
         return session
 
-    def lacks_room(self) -> bool:
-        """Whether the disk is full, as far as this machine knows."""
-        return self._database.lacks_room()
+    def is_disk_full(self) -> bool:
+        """Whether the local disk is full."""
+        return self._database.is_disk_full()
 
     def enable_vectors(self) -> None:
-        """From now on reading statements may compare vectors. Raises StoreUnavailable, saying what is missing."""
+        """Allow vector comparisons in read statements. Raises StoreUnavailable with the missing component."""
         self._database.enable_vectors()
-        self._local = threading.local()  # readers opened before this know nothing of vectors
+        self._local = threading.local()  # existing readers do not support vectors
 
     def close(self) -> None:
-        """Write what is in line and close the connections."""
+        """Write queued commands and close the connections."""
         self._closed = True
         if self._writer is not None:
             self._writer.close()
@@ -171,24 +176,28 @@ class Store:
         self.close()
 
 
-def open_store(url: str, clock: Callable[[], int] = wall_clock_us, *, to_read: bool = False) -> Store:
-    """Open a database and bring its schema to this program's version.
+def open_store(url: str, clock: Callable[[], int] = wall_clock_us, *, for_reading: bool = False) -> Store:
+    """Open a database and apply missing migrations.
 
     Args:
-        url: `postgresql://…`, `postgres://…`, `sqlite:///PATH` or a plain path of a SQLite file.
-        clock: microseconds since the epoch.
-        to_read: write nothing on opening where the schema is current; a database that cannot be written can be read.
+        url: `postgresql://…`, `postgres://…`, `sqlite:///PATH`, or the path of a SQLite file.
+        clock: returns microseconds since the epoch; default: the wall clock.
+        for_reading: write nothing if the schema is current, so that a read-only database can be read; default: False.
+
+    Raises:
+        StoreUnavailable: the database cannot be opened.
+        BadInput: the URL or the schema is not supported.
     """
     if url.startswith(("postgresql://", "postgres://")):
         from .postgres import PostgresDatabase
 
-        return Store(PostgresDatabase(url), clock, to_read=to_read)
+        return Store(PostgresDatabase(url), clock, for_reading=for_reading)
     scheme = _SCHEME.match(url)
     if scheme and not url.startswith("sqlite:///"):
-        raise BadInput(f"DATABASE_URL: {scheme[0]} is not known; use postgresql://… or sqlite:///PATH")
+        raise BadInput(f"DATABASE_URL: unsupported scheme {scheme[0]}; use postgresql://… or sqlite:///PATH")
     from .sqlite import SqliteDatabase
 
-    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock, to_read=to_read)
+    return Store(SqliteDatabase(Path(url.removeprefix("sqlite:///")).absolute()), clock, for_reading=for_reading)
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(sqlite|postgres|postgresql)(\+[a-z0-9]+)?:/?", re.IGNORECASE)

@@ -1,8 +1,9 @@
 """Group commit: concurrent commands share one transaction, and a command returns when that transaction is durable.
 
-Commands that arrive in one turn of the event loop make a batch. Where a flush is quick, the batch is written in the loop's own
-thread: two thread switches cost more than the flush. Where it is slow, one writing thread takes it, and the next batch gathers
-while it flushes. The line is bounded: callers wait, so memory stays flat and nothing is dropped.
+Commands of one iteration of the event loop form a batch. If flushes are fast, the batch is written in the loop's
+thread, since two thread switches take longer than the flush. If they are slow, one writer thread writes, and the next
+batch fills meanwhile. The queue is bounded: callers wait, so that memory use stays constant and no command is
+dropped.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ from overnight.domain import OvernightError, StoreUnavailable
 from .batches import QUICK_FLUSH_S, Batches
 from .pending_commands import (
     TOO_LATE,
-    Answer,
+    Delivery,
     Entry,
     Outcome,
     Pending,
     Resolver,
+    expire,
     for_all,
-    give_up,
     resolver,
     thread_resolver,
 )
@@ -36,109 +37,110 @@ from .unit import Command, Session
 
 T = TypeVar("T")
 log = logging.getLogger("overnight.store")
-LONGEST_QUEUE = 4096
-LARGEST_BATCH = 512
+MAX_QUEUE = 4096
+MAX_BATCH = 512
 LINGER_S = 0.02
-FADING, SHARED = 0.8, 1.5
-"""The usual size of a batch fades to this part with each smaller one; from this size on, batches are shared."""
-CLOSE_S = 10.0
-"""How long closing waits for the database to take what is in line."""
+BATCH_SIZE_DECAY, MIN_SHARED_BATCH = 0.8, 1.5
+"""The usual batch size decays by this factor with each smaller batch. From the second value on, batches count as shared."""
+CLOSE_TIMEOUT_S = 10.0
+"""How long `close` waits for queued commands to be written."""
 
 
 class Writer:
-    """The only way to write. `stripe` names this process in the rollups."""
+    """The only component that writes. `stripe` identifies this process in the rollups."""
 
     def __init__(self, connect: Callable[[], Session], clock: Callable[[], int]) -> None:
         self._connect = connect
         self._queue: SimpleQueue[Entry | Pending | None] = SimpleQueue()
-        self._riders: deque[Entry] = deque()
+        self._deferred: deque[Entry] = deque()
         self._lingering = False
-        self._usual, self._gathered, self._since = 0.0, 0, 0.0
+        self._usual_batch, self._gathered, self._since = 0.0, 0, 0.0
         self._waiting = 0
-        self._room: deque[asyncio.Future[None]] = deque()
-        self._answers: dict[asyncio.AbstractEventLoop, deque[Answer]] = {}
+        self._waiting_callers: deque[asyncio.Future[None]] = deque()
+        self._answers: dict[asyncio.AbstractEventLoop, deque[Delivery]] = {}
         self._lock = threading.Lock()
         self._inbox: list[Entry] = []
-        self._home: asyncio.AbstractEventLoop | None = None
-        self._home_thread = 0
+        self._main_loop: asyncio.AbstractEventLoop | None = None
+        self._main_thread = 0
         self._session: Session | None = None
         self._session_turn = threading.Lock()
         self._closed = self._stopped = False
         self._resolved = 0
         self._batches = Batches(self, clock, stripe=f"{os.getpid()}-{os.urandom(3).hex()}")
-        self._thread = threading.Thread(target=self._work, name="overnight-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="overnight-writer", daemon=True)
         self._thread.start()
 
     async def commit(
-        self, command: Command[T], *, until: float | None = None, left: Callable[[T], None] | None = None
+        self, command: Command[T], *, until: float | None = None, on_late_commit: Callable[[T], None] | None = None
     ) -> T:
         """Decide and write the command; return when it is durable.
 
         Args:
-            until: a time of the running loop, after which the caller no longer waits.
-            left: called in the caller's loop with the outcome of a command that was committed after its caller had left.
+            until: the deadline of the caller, in time of the running loop; default: none.
+            on_late_commit: called in the caller's loop with the outcome if the command was committed after the caller
+                gave up.
 
-        With either of them, a command whose caller has left (`until` has passed, or its task was cancelled) is skipped when its
-        batch is decided. It is committed only if its transaction was already under way.
+        With either argument, a command is skipped if its caller has given up (deadline passed or task cancelled)
+        before the batch is decided. It is committed only if its transaction had already started.
 
         Raises:
             StoreUnavailable: the write failed, or `until` has passed.
-            OvernightError: what `decide` raised.
+            OvernightError: raised by `decide`.
         """
         loop = self.running_loop()
-        while self._waiting >= LONGEST_QUEUE:
-            await self._wait_for_room(loop, until)
-        if until is None and left is None:
+        while self._waiting >= MAX_QUEUE:
+            await self._wait_for_capacity(loop, until)
+        if until is None and on_late_commit is None:
             return await self.submit(command, loop)
-        return await self._commit_for_caller(command, loop, until, left)
+        return await self._commit_for_caller(command, loop, until, on_late_commit)
 
     async def _commit_for_caller(
         self,
         command: Command[T],
         loop: asyncio.AbstractEventLoop,
         until: float | None,
-        left: Callable[[T], None] | None,
+        on_late_commit: Callable[[T], None] | None,
     ) -> T:
         future: asyncio.Future[T] = loop.create_future()
         if until is not None and until <= loop.time():
             raise StoreUnavailable(TOO_LATE)
-        self._put(command, resolver(future, left), loop, future)
-        timer = None if until is None else loop.call_at(until, give_up, future)
+        self._enqueue_in_loop(command, resolver(future, on_late_commit), loop, future)
+        timer = None if until is None else loop.call_at(until, expire, future)
         try:
             return await future
         except asyncio.CancelledError:
-            # The outcome may be there already although the caller has not been woken yet.
-            if left is not None and not future.cancelled() and future.exception() is None:
-                loop.call_soon(left, future.result())
+            # The outcome may have arrived although the task has not run yet.
+            if on_late_commit is not None and not future.cancelled() and future.exception() is None:
+                loop.call_soon(on_late_commit, future.result())
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
     def running_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of the caller. Asking asyncio for it costs a system call on Python 3.11, so the usual one is kept."""
-        home = self._home
-        if home is not None and home.is_running() and threading.get_ident() == self._home_thread:
+        """The loop of the caller. It is cached, since asyncio takes a system call to find it on Python 3.11."""
+        home = self._main_loop
+        if home is not None and home.is_running() and threading.get_ident() == self._main_thread:
             return home
         return asyncio.get_running_loop()
 
     @property
     def last_failure(self) -> tuple[float, str]:
-        """When the database last refused or lost a batch (of time.monotonic), and its words."""
+        """When the database last failed a batch (time.monotonic), and the error."""
         return self._batches.last_failure
 
     @property
     def waiting(self) -> int:
-        """How many commands are in line."""
+        """The number of queued commands."""
         return self._waiting
 
     def submit(self, command: Command[T], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[T]":
-        """As `commit`, without back-pressure; for callers that must not await before their command is in line."""
+        """As `commit`, without back-pressure, for callers that must not await before their command is queued."""
         future: asyncio.Future[T] = loop.create_future()
-        self._put(command, resolver(future), loop)
+        self._enqueue_in_loop(command, resolver(future), loop)
         return future
 
-    def _put(
+    def _enqueue_in_loop(
         self,
         command: Command[Any],
         resolve: Resolver,
@@ -146,10 +148,10 @@ class Writer:
         caller: "asyncio.Future[Any] | None" = None,
     ) -> None:
         entry = (command, resolve, loop, caller)
-        if self._home is None:
-            self._home, self._home_thread = loop, threading.get_ident()
-        if loop is not self._home:
-            self._enter(entry)
+        if self._main_loop is None:
+            self._main_loop, self._main_thread = loop, threading.get_ident()
+        if loop is not self._main_loop:
+            self._enqueue(entry)
             return
         with self._lock:
             self._check_open()
@@ -160,21 +162,21 @@ class Writer:
             loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        """Write what came in during this turn of the loop: here, or in the thread when that is busy or flushes are slow."""
+        """Write the commands of this loop iteration, here or in the writer thread if it is busy or flushes are slow."""
         if self._is_worth_waiting(len(self._inbox)):
             self.running_loop().call_soon(self._tick)
             return
         with self._lock:
             batch, self._inbox = self._inbox, []
-        self._gathered, self._usual = 0, max(len(batch), self._usual * FADING)
+        self._gathered, self._usual_batch = 0, max(len(batch), self._usual_batch * BATCH_SIZE_DECAY)
         if not batch:
-            return  # the store was closed meanwhile, and the thread has what was in line
+            return  # the store was closed, and the thread has the queued commands
         session = self._session
         here = (
             session is not None
-            and len(batch) <= LARGEST_BATCH
-            and self._waiting <= len(batch) + len(self._riders)  # nobody is in line before them
-            and self._batches.fit_the_loop(session)
+            and len(batch) <= MAX_BATCH
+            and self._waiting <= len(batch) + len(self._deferred)  # no command is queued before them
+            and self._batches.may_run_in_loop(session)
             and self._session_turn.acquire(blocking=False)
         )
         if session is None or not here:
@@ -182,33 +184,36 @@ class Writer:
                 self._queue.put(entry)
             return
         try:
-            self._batches.run(session, self._with_riders(batch), time.monotonic() + session.patience_s)
+            self._batches.run(session, self._with_deferred(batch), time.monotonic() + session.max_block_s)
         finally:
             self._session_turn.release()
 
     def _is_worth_waiting(self, count: int) -> bool:
-        """Where batches are usually shared, the next turn may bring somebody: as long as it does, or until the batch is as large
-        as they are, but then no longer than a flush takes. Where flushes are slow, the thread's batch gathers by itself."""
-        if self._usual < SHARED or not 0 < count < LARGEST_BATCH or self._batches.flush_s >= QUICK_FLUSH_S:
+        """Whether to wait for further commands in the next loop iteration.
+
+        This helps where batches are usually shared: as long as commands arrive, or up to the usual size and the
+        duration of one flush. If flushes are slow, batches fill while the thread writes.
+        """
+        if self._usual_batch < MIN_SHARED_BATCH or not 0 < count < MAX_BATCH or self._batches.flush_s >= QUICK_FLUSH_S:
             return False
         now = time.perf_counter()
         if self._gathered == 0:
             self._since = now
-        waits = self._gathered < count or (count < self._usual and now - self._since < self._batches.flush_s)
+        waits = self._gathered < count or (count < self._usual_batch and now - self._since < self._batches.flush_s)
         self._gathered = count
         return waits
 
-    def _with_riders(self, batch: list[Entry]) -> list[Entry]:
-        """Riders entered before the batch's commands must be decided before them."""
-        return [*(self._riders.popleft() for _ in range(len(self._riders))), *batch]
+    def _with_deferred(self, batch: list[Entry]) -> list[Entry]:
+        """Put deferred commands before those of the batch, since they were queued earlier."""
+        return [*(self._deferred.popleft() for _ in range(len(self._deferred))), *batch]
 
-    def ride(self, command: Command[Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
-        """Write the command with the next batch, before it; on its own only after a short linger."""
+    def defer(self, command: Command[Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
+        """Write the command with the next batch and before it, or alone after a short delay."""
         future: asyncio.Future[Any] = loop.create_future()
         with self._lock:
             self._check_open()
             self._waiting += 1
-            self._riders.append((command, resolver(future), loop, None))
+            self._deferred.append((command, resolver(future), loop, None))
         if not self._lingering:
             self._lingering = True
             loop.call_later(LINGER_S, self._linger_over)
@@ -216,17 +221,17 @@ class Writer:
 
     def _linger_over(self) -> None:
         self._lingering = False
-        if self._riders:
+        if self._deferred:
             self._queue.put(None)
 
     def commit_blocking(self, command: Command[T]) -> T:
-        """For threads without an event loop."""
+        """As `commit`, for threads without an event loop."""
         future: ThreadFuture[T] = ThreadFuture()
-        self._enter((command, thread_resolver(future), None, None))
+        self._enqueue((command, thread_resolver(future), None, None))
         return future.result()
 
     def close(self) -> None:
-        """Write what is in line, then stop. Where the database does not answer, what is in line fails."""
+        """Write queued commands, then stop. If the database does not answer, queued commands fail."""
         with self._lock:
             if self._closed:
                 return
@@ -235,55 +240,55 @@ class Writer:
                 self._queue.put(entry)
             self._inbox = []
             self._queue.put(None)
-        self._thread.join(CLOSE_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
         self._stopped = True
         if (session := self._session) is not None:
             session.stop()
-        self._thread.join(CLOSE_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
 
-    def _enter(self, entry: Entry) -> None:
+    def _enqueue(self, entry: Entry) -> None:
         with self._lock:
             self._check_open()
             self._waiting += 1
             self._queue.put(entry)
 
-    async def _wait_for_room(self, loop: asyncio.AbstractEventLoop, until: float | None = None) -> None:
+    async def _wait_for_capacity(self, loop: asyncio.AbstractEventLoop, until: float | None = None) -> None:
         turn: asyncio.Future[None] = loop.create_future()
         with self._lock:
-            if self._waiting < LONGEST_QUEUE:
+            if self._waiting < MAX_QUEUE:
                 return
-            self._room.append(turn)
-        timer = None if until is None else loop.call_at(until, give_up, turn)
+            self._waiting_callers.append(turn)
+        timer = None if until is None else loop.call_at(until, expire, turn)
         try:
             await turn
         except asyncio.CancelledError:
-            self._make_room()  # the turn may have been given to this caller already: it goes to the next
+            self._admit_waiting()  # this caller may have been admitted already: admit the next one
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _make_room(self) -> None:
+    def _admit_waiting(self) -> None:
         with self._lock:
-            free = min(LONGEST_QUEUE - self._waiting, len(self._room))
-            turns = [self._room.popleft() for _ in range(free)]
+            free = min(MAX_QUEUE - self._waiting, len(self._waiting_callers))
+            turns = [self._waiting_callers.popleft() for _ in range(free)]
         for turn in turns:
-            with contextlib.suppress(RuntimeError):  # its loop has closed
-                turn.get_loop().call_soon_threadsafe(self._give_turn, turn)
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                turn.get_loop().call_soon_threadsafe(self._admit, turn)
 
-    def _give_turn(self, turn: "asyncio.Future[None]") -> None:
+    def _admit(self, turn: "asyncio.Future[None]") -> None:
         if turn.done():
-            self._make_room()
+            self._admit_waiting()
         else:
             turn.set_result(None)
 
-    def _work(self) -> None:
+    def _run_thread(self) -> None:
         while True:
-            batch, pending = self._take()
+            batch, pending = self._next_batch()
             with self._session_turn:
                 self._resolved = 0
                 try:
@@ -291,35 +296,37 @@ class Writer:
                         self._session = self._connect_or_stop()
                     if pending is not None:
                         self._batches.finish(self._session, *pending)
-                    batch = self._with_riders(batch)
+                    batch = self._with_deferred(batch)
                     if batch:
                         self._batches.run(self._session, batch)
-                except OvernightError as error:  # there is no connection
-                    self._fail_rest(self._with_riders([*(pending[0] if pending else []), *batch]), error)
-                except Exception as error:  # whatever happens, callers hear of it and the next batch is written
-                    log.exception("a batch could not be written by a fault of the store")
+                except OvernightError as error:  # no connection
+                    self._fail_rest(self._with_deferred([*(pending[0] if pending else []), *batch]), error)
+                except (
+                    Exception
+                ) as error:  # after any error, callers must be notified and the next batch must be written
+                    log.exception("a batch could not be written because of an internal error of the store")
                     failed = StoreUnavailable(f"{type(error).__name__}: {error}")
-                    self._fail_rest(self._with_riders([*(pending[0] if pending else []), *batch]), failed)
-                if self._closed and self._queue.empty() and not self._riders:
+                    self._fail_rest(self._with_deferred([*(pending[0] if pending else []), *batch]), failed)
+                if self._closed and self._queue.empty() and not self._deferred:
                     if self._session is not None:
                         self._session.close()
                     return
 
     def _fail_rest(self, entries: list[Entry], error: OvernightError) -> None:
-        """Fail the commands of this turn that were not resolved; a resolved one takes no second outcome."""
+        """Fail the unresolved commands of this batch. A resolved command must not get a second outcome."""
         with self._lock:
             self._waiting -= len(entries) - self._resolved
-        self.hand_on(zip(entries, for_all(entries, error), strict=True))
-        if self._room:
-            self._make_room()
+        self.deliver(zip(entries, for_all(entries, error), strict=True))
+        if self._waiting_callers:
+            self._admit_waiting()
 
     def _connect_or_stop(self) -> Session:
         if self._stopped:
             raise StoreUnavailable("the store is closed")
         return self._connect()
 
-    def _take(self) -> tuple[list[Entry], Pending | None]:
-        """Wait for commands; as many as there are, up to the largest batch, or a batch that the loop has left."""
+    def _next_batch(self) -> tuple[list[Entry], Pending | None]:
+        """Wait for commands. Returns those queued, up to the maximum batch, or a batch that the loop handed over."""
         batch: list[Entry] = []
         item = self._queue.get()
         while True:
@@ -327,7 +334,7 @@ class Writer:
                 if len(item) == 2:
                     return batch, item
                 batch.append(item)
-            if len(batch) >= LARGEST_BATCH:
+            if len(batch) >= MAX_BATCH:
                 return batch, None
             try:
                 item = self._queue.get_nowait()
@@ -335,25 +342,25 @@ class Writer:
                 return batch, None
 
     def resolve(self, batch: list[Entry], outcomes: list[Outcome]) -> None:
-        """Hand the outcomes on; the caller has the session's turn, so they stand in line in the order of the commits."""
+        """Deliver outcomes. The caller holds the session, so that outcomes are delivered in the order of the commits."""
         with self._lock:
             self._waiting -= len(batch)
             self._resolved += len(batch)
-        self.hand_on(zip(batch, outcomes, strict=True))
-        if self._room:
-            self._make_room()
+        self.deliver(zip(batch, outcomes, strict=True))
+        if self._waiting_callers:
+            self._admit_waiting()
 
     def drop(self, count: int) -> None:
         with self._lock:
             self._waiting -= count
             self._resolved += count
-        if self._room:
-            self._make_room()
+        if self._waiting_callers:
+            self._admit_waiting()
 
-    def put_off(self, pending: Pending) -> None:
+    def hand_over(self, pending: Pending) -> None:
         self._queue.put(pending)
 
-    def hand_on(self, answers: Iterable[tuple[Entry, Outcome]]) -> None:
+    def deliver(self, answers: Iterable[tuple[Entry, Outcome]]) -> None:
         loops: set[asyncio.AbstractEventLoop] = set()
         for (_, resolve, loop, _), outcome in answers:
             if loop is None:
@@ -362,13 +369,13 @@ class Writer:
                 loops.add(loop)
                 self._answers.setdefault(loop, deque()).append((resolve, outcome))
         for loop in loops:
-            if loop is self._home and threading.get_ident() == self._home_thread:
+            if loop is self._main_loop and threading.get_ident() == self._main_thread:
                 self._deliver(loop)
                 continue
             try:
                 loop.call_soon_threadsafe(self._deliver, loop)
             except RuntimeError:
-                self._answers.pop(loop)  # the loop has closed: nobody is left to hear of it
+                self._answers.pop(loop)  # the loop is closed, and its callers with it
 
     def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
         answers = self._answers.get(loop)

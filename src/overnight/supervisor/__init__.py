@@ -1,7 +1,7 @@
 """What: a supervisor: starts processes, restarts those that die, stops them together; and their log lines.
 Owns: nothing durable.
 Depends on: no other package of Overnight.
-Never: knows what a process does; it gets a command to run and a callback for its death.
+Never: knows the purpose of a process; it receives a command to run and a callback for its exit.
 """
 
 from .log_lines import LogLines, line_of, set_up_log

@@ -91,7 +91,7 @@ class ProcessTree:
 
 async def stdin_closed() -> None:
     """Return when standard input is closed, which means that the parent has ended."""
-    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
     def wait() -> None:
         # A thread, because an event loop cannot watch every kind of standard input.
@@ -99,7 +99,7 @@ async def stdin_closed() -> None:
             while os.read(0, 4096):
                 continue
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(gone.set)
+            loop.call_soon_threadsafe(closed.set)
 
     threading.Thread(target=wait, name="overnight-parent", daemon=True).start()
-    await gone.wait()
+    await closed.wait()

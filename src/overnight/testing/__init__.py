@@ -1,7 +1,7 @@
 """What: test support for users: a scripted offline provider in a separate process.
 Owns: the provider's rules file, its wire answers, and its count of paid calls.
-Depends on: nothing inside Overnight.
-Never: asks a real model, looks at a key, or is imported by a room below the edges.
+Depends on: no other package of Overnight.
+Never: calls a real model, checks a key, or is imported by a package below the edges.
 """
 
 from .scripted_process import (

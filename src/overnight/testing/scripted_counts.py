@@ -22,7 +22,7 @@ _encode = msgspec.json.encode
 
 
 def request_fingerprint(model: str, messages: list[dict[str, Any]]) -> str:
-    """sha256 (hex) of model and messages; the order of keys and white space in the body do not matter."""
+    """SHA-256 (hex) of model and messages, independent of key order and whitespace in the body."""
     return sha256(_canonical.encode((model, messages))).hexdigest()
 
 
@@ -42,8 +42,9 @@ class _PaidLine(msgspec.Struct):
 
 
 class Counts:
-    """Counters of one provider. With a `file`, each paid call is one JSON line there, written before the answer starts
-    and read again at the next start, so that a kill loses no paid call."""
+    """The counters of one provider. With a `file`, each paid call is written as one JSON line before its answer
+    starts, and read at the next start, so that a kill loses no paid call.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._fd = open_file(file, os.O_RDWR | os.O_CREAT | os.O_APPEND) if file else None
@@ -108,5 +109,5 @@ class Counts:
         }
 
     def calls(self) -> list[PaidCall]:
-        """Distinct paid requests, oldest first; at most 10,000, older ones are counted in `calls_forgotten`."""
+        """Distinct paid requests, oldest first. At most 10,000; older ones are counted in `calls_forgotten`."""
         return list(self._calls.values())

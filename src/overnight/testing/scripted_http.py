@@ -27,7 +27,7 @@ class Ending(enum.Enum):
 
 
 Step = bytes | float | Ending
-"""The next action of a connection: write bytes, wait that many seconds (FOREVER: until the client leaves), or end."""
+"""The next action of a connection: write bytes, wait for seconds (FOREVER: until the client disconnects), or end."""
 
 
 class HttpRequest(msgspec.Struct):
@@ -39,8 +39,9 @@ class HttpRequest(msgspec.Struct):
 
 
 class Connection(asyncio.Protocol):
-    """Answers the requests of one client in their order. `answer` gives the steps of each; they are closed when the
-    client leaves, and held back while it does not read."""
+    """Answers the requests of one client in order. `answer` yields the steps of a response. They are closed when the
+    client disconnects, and paused while it does not read.
+    """
 
     def __init__(self, answer: Callable[[HttpRequest], Iterator[Step]], open_connections: set[Connection]) -> None:
         self._answer = answer
@@ -73,7 +74,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as problem:
-            self._refuse(400, f"This is not HTTP/1.1 as the provider speaks it: {problem}.")
+            self._refuse(400, f"Invalid HTTP/1.1 request: {problem}.")
             return
         if self._too_large is not None:
             self._refuse(
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
             )
             return
         if not self._held:
-            self._go_on()
+            self._advance()
         if self._waiting and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
@@ -130,7 +131,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._write_paused = False
         if not self._held:
-            self._go_on()
+            self._advance()
 
     def _refuse(self, status: int, message: str) -> None:
         self._waiting.clear()
@@ -138,8 +139,8 @@ class Connection(asyncio.Protocol):
         self._transport.write(error_response(status, message))
         self._transport.close()
 
-    def _go_on(self) -> None:
-        """Take steps until one of them waits, the client stops reading, or nothing is left to do."""
+    def _advance(self) -> None:
+        """Take steps until one of them waits, the client stops reading, or none is left."""
         self._held = False
         while not self._write_paused:
             if self._steps is None and not self._next_request():
@@ -154,7 +155,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(step, float):
                 self._held = True
                 if step != FOREVER:
-                    self._timer = asyncio.get_running_loop().call_later(step, self._go_on)
+                    self._timer = asyncio.get_running_loop().call_later(step, self._advance)
                 return
             if isinstance(step, Ending):
                 self._end(step)
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # A generator's `finally` is what takes the call out of the in-flight count.
+        # The `finally` of the generator removes the call from the in-flight count.
         if close := getattr(steps, "close", None):
             close()
 

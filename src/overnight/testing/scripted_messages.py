@@ -1,6 +1,6 @@
-"""An Anthropic messages request, checked as strictly as the real API does, and as the rules see it.
+"""An Anthropic messages request, validated as strictly as by the real API, and prepared for rule matching.
 
-What the real API refuses is refused here, so that whoever translates into this format learns of it offline.
+The strict validation finds translation errors offline.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def signature(model: str, thinking: str) -> str:
 
 
 def read(body: bytes, headers: Headers) -> Call:
-    """A messages request as the rules see it. Raises Refused."""
+    """Decode a messages request for rule matching. Raises Refused."""
     try:
         request = _decode(body)
     except NOT_JSON as problem:
@@ -83,7 +83,7 @@ def read(body: bytes, headers: Headers) -> Call:
 
 
 def count_tokens(body: bytes, headers: Headers) -> int:
-    """Raises Refused."""
+    """The number of input tokens of a request. Raises Refused."""
     try:
         request = _decode_counted(body)
     except NOT_JSON as problem:
@@ -92,18 +92,20 @@ def count_tokens(body: bytes, headers: Headers) -> int:
     return tokens_of(sum(len(text_of(message["content"])) for message in messages) + len(_encode(request.tools)))
 
 
-# ── what the API refuses ────────────────────────────────────────────────────────────────────────────────────────────
+# ── validation ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _checked(request: MessagesRequest, headers: Headers) -> list[Json]:
-    """The turns, each role's consecutive ones as one. Raises Refused."""
+    """The turns, with consecutive turns of one role joined. Raises Refused."""
     version = next((value for name, value in headers if name.lower() == b"anthropic-version"), b"")
     if not version:
         raise Refused("anthropic-version: header is required")
     if version >= WITHOUT_SAMPLING:
-        told = next((name for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None), None)
-        if told:
-            raise Refused(f"{told}: Extra inputs are not permitted")
+        rejected = next(
+            (name for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None), None
+        )
+        if rejected:
+            raise Refused(f"{rejected}: Extra inputs are not permitted")
     if set(request.metadata or ()) - {"user_id"}:
         raise Refused("metadata: Extra inputs are not permitted")
     if any(not each.strip() for each in request.stop_sequences):
@@ -211,7 +213,7 @@ def _check_order(before: Json, turn: Json) -> None:
         raise Refused("messages: `tool_result` blocks must come first in their message")
 
 
-# ── as the rules see it ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── rule matching ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _as_chat(request: MessagesRequest, turns: list[Json]) -> list[Json]:

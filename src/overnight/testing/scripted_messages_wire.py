@@ -1,4 +1,4 @@
-"""The Anthropic messages wire format: whole answers, the events of a stream, errors. Same request, same bytes."""
+"""The Anthropic messages wire format: complete answers, stream events, errors. Deterministic."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _stop(reply: Reply) -> dict[str, Any]:
 
 
 def _usage(reply: Reply) -> dict[str, Any]:
-    told, sent = reply.usage, reply.usage["prompt_tokens_details"]
+    usage_counts, sent = reply.usage, reply.usage["prompt_tokens_details"]
     cached, written = sent["cached_tokens"], sent.get("cache_write_tokens", 0)
     return {
-        "input_tokens": told["prompt_tokens"] - cached - written,
+        "input_tokens": usage_counts["prompt_tokens"] - cached - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
-        "output_tokens": told["completion_tokens"],
-        "output_tokens_details": {"thinking_tokens": told["completion_tokens_details"]["reasoning_tokens"]},
+        "output_tokens": usage_counts["completion_tokens"],
+        "output_tokens_details": {"thinking_tokens": usage_counts["completion_tokens_details"]["reasoning_tokens"]},
     }
 
 
@@ -72,14 +72,14 @@ def _blocks(reply: Reply) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
         pieces = [{"type": "text_delta", "text": piece} for piece in in_words(reply.text)]
         blocks.append(({"type": "text", "text": ""}, pieces))
     for end, name, arguments in reply.calls:
-        said = ["", *in_pieces(arguments)] if arguments != "{}" else [""]
-        pieces = [{"type": "input_json_delta", "partial_json": piece} for piece in said]
+        fragments = ["", *in_pieces(arguments)] if arguments != "{}" else [""]
+        pieces = [{"type": "input_json_delta", "partial_json": piece} for piece in fragments]
         blocks.append(({"type": "tool_use", "id": f"toolu_{end}", "name": name, "input": {}}, pieces))
     return blocks
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
-    """Body of a plain answer."""
+    """The body of an answer without streaming."""
     content: list[dict[str, Any]] = []
     if reply.thinking is not None:
         signed = signature(reply.model, reply.thinking)
@@ -92,11 +92,11 @@ def whole(reply: Reply, _call: Call) -> bytes:
 
 
 def events(reply: Reply, _call: Call) -> Iterator[bytes]:
-    """All events of a streamed answer."""
+    """The events of a streamed answer."""
     usage = _usage(reply)
     nothing = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
-    begun = _message(reply, [], nothing, {**usage, "output_tokens": 1})
-    yield _event({"type": "message_start", "message": begun})
+    started = _message(reply, [], nothing, {**usage, "output_tokens": 1})
+    yield _event({"type": "message_start", "message": started})
     for index, (block, pieces) in enumerate(_blocks(reply)):
         yield _event({"type": "content_block_start", "index": index, "content_block": block})
         if index == 0:
@@ -115,8 +115,12 @@ def _event(event: dict[str, Any]) -> bytes:
 def error_response(status: int, message: str | None, code: str | None, retry_after_ms: int | None) -> bytes:
     """An error in Anthropic's format; `code` replaces the type."""
     usual = ("api_error", "Internal server error") if status >= 500 else ("invalid_request_error", "Refused.")
-    kind, said = _ERRORS.get(status, usual)
-    body = {"type": "error", "error": {"type": code or kind, "message": message or said}, "request_id": "req_scripted"}
+    kind, default_message = _ERRORS.get(status, usual)
+    body = {
+        "type": "error",
+        "error": {"type": code or kind, "message": message or default_message},
+        "request_id": "req_scripted",
+    }
     extra = b""
     if retry_after_ms is not None:
         extra = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (-(-retry_after_ms // 1000), retry_after_ms)

@@ -1,4 +1,4 @@
-"""Starts the scripted provider in a separate process, and reads its counters."""
+"""Start the scripted provider in a separate process, and read its counters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CONTROL_TIMEOUT_S = 30.0
 
 
 class ScriptedProviderError(RuntimeError):
-    """The provider did not start, or rejected a command (invalid rules: one line per problem)."""
+    """The provider did not start, or rejected a command. Invalid rules are reported with one line per problem."""
 
 
 class SpawnedProvider:
-    """A running provider, for synchronous code. `base_url` is what an OpenAI client wants (it ends in /v1)."""
+    """A running provider, for synchronous code. `base_url` is the base URL of OpenAI clients, ending in /v1."""
 
     def __init__(self, process: subprocess.Popen[bytes], host: str, port: int) -> None:
         self.process = process
@@ -34,12 +34,15 @@ class SpawnedProvider:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start or the last reset: paid_calls, paid_calls_by_model, requests, errors_by_status,
-        in_flight, calls_forgotten, and per rule how many calls it took."""
+        in_flight, calls_forgotten, and the number of calls per rule.
+        """
         return self._ask("GET", "/_scripted/stats")
 
     def calls(self) -> list[dict[str, Any]]:
-        """Distinct paid requests, oldest first: fingerprint (sha256 of model and messages), model, last_user, paid.
-        `paid` above 1 means that the same call was paid again. The last 10,000 are kept."""
+        """Distinct paid requests, oldest first: fingerprint (SHA-256 of model and messages), model, last_user, paid.
+
+        `paid` above 1 means that the same call was paid again. The last 10,000 are kept.
+        """
         return self._ask("GET", "/_scripted/calls")
 
     def reset(self) -> None:
@@ -47,8 +50,11 @@ class SpawnedProvider:
         self._ask("POST", "/_scripted/reset")
 
     def set_rules(self, rules: Path | str, *, prepend: bool = False) -> None:
-        """Replace the rules, or put these before them. A Path is a file, a str is YAML text.
-        Raises ScriptedProviderError with every problem in them; the old rules then stay."""
+        """Replace the rules, or insert these before them. A Path is a file, a str is YAML text.
+
+        Raises:
+            ScriptedProviderError: the rules are invalid; it lists all problems, and the old rules stay.
+        """
         text, source = (rules.read_text(encoding="utf-8"), str(rules)) if isinstance(rules, Path) else (rules, "rules")
         mode = "prepend" if prepend else "replace"
         self._ask("POST", f"/_scripted/rules?mode={mode}&source={quote(source)}", text.encode())
@@ -71,7 +77,7 @@ class SpawnedProvider:
         self.process.stdout.close()
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        # http.client costs as much to import as the rest of this room, and job code may never ask.
+        # http.client takes as long to import as the rest of this package, and job code may never need it.
         from http.client import HTTPConnection
 
         connection = HTTPConnection(self.host, self.port, timeout=CONTROL_TIMEOUT_S)
@@ -87,7 +93,7 @@ class SpawnedProvider:
 
 
 class ScriptedProvider:
-    """A running provider, for async code; as SpawnedProvider, with async methods."""
+    """A running provider, for asynchronous code. Same methods as SpawnedProvider."""
 
     def __init__(self, spawned: SpawnedProvider) -> None:
         self.spawned = spawned
@@ -115,10 +121,16 @@ class ScriptedProvider:
 def spawn_scripted_provider(
     rules: Path | str | None = None, *, host: str = "127.0.0.1", port: int = 0, count_file: Path | None = None
 ) -> Generator[SpawnedProvider]:
-    """A provider for the length of a `with` block; it also ends when this process dies, however it dies.
+    """Run a provider during a `with` block. It also ends when this process ends for any reason.
 
-    `rules`: a Path is a file, a str is YAML text, None answers every call with an echo. `port` 0 takes a free one.
-    With `count_file` the paid calls survive a kill and are counted on. Raises ScriptedProviderError.
+    Args:
+        rules: a Path is a file, a str is YAML text; None: every answer is an echo.
+        host: the address to listen on.
+        port: 0 selects a free port.
+        count_file: keeps the count of paid calls across kills.
+
+    Raises:
+        ScriptedProviderError: the rules are invalid, or the provider did not start.
     """
     process = _launch(host, port, count_file)
     try:
@@ -137,12 +149,12 @@ def spawn_scripted_provider(
 async def start_scripted_provider(
     rules: Path | str | None = None, *, host: str = "127.0.0.1", port: int = 0, count_file: Path | None = None
 ) -> AsyncGenerator[ScriptedProvider]:
-    """`spawn_scripted_provider` for async code."""
+    """As `spawn_scripted_provider`, for asynchronous code."""
     stack = contextlib.ExitStack()
     spawning = spawn_scripted_provider(rules, host=host, port=port, count_file=count_file)
     entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, spawning))
     try:
-        # Shielded: cancelled while it starts, the thread still finishes, and the process must then be ended.
+        # Shielded: if cancelled during the start, the thread still completes, and the process must be stopped.
         yield ScriptedProvider(await asyncio.shield(entering))
     finally:
         await asyncio.wait([entering])
@@ -154,7 +166,7 @@ def _launch(host: str, port: int, count_file: Path | None) -> subprocess.Popen[b
     command += ["--host", host, "--port", str(port)]
     if count_file is not None:
         command += ["--count-file", str(count_file)]
-    # It watches its stdin rather than PR_SET_PDEATHSIG: that signal comes when the *thread* that started it ends.
+    # Stdin instead of PR_SET_PDEATHSIG, whose signal is sent when the starting *thread* ends.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own module
 
 
@@ -167,8 +179,8 @@ def _connected(process: subprocess.Popen[bytes], host: str, rules: Path | str | 
     if not line:
         status = process.wait()
         raise ScriptedProviderError(
-            f"the scripted provider ended with status {status} before it listened; its stderr says why "
-            f"(status -9: it was killed, by us after {START_TIMEOUT_S:.0f} s)"
+            f"the scripted provider ended with status {status} before it listened; see its stderr"
+            f" (status -9: it was killed after {START_TIMEOUT_S:.0f} s)"
         )
     spawned = SpawnedProvider(process, host, json.loads(line)["port"])
     if rules is not None:

@@ -1,10 +1,10 @@
-"""An offline model provider: OpenAI chat completions, Responses and embeddings and Anthropic messages over HTTP, answered from
-one rules file, with faults on demand.
+"""An offline model provider: OpenAI chat completions, Responses and embeddings, and Anthropic messages over HTTP. A
+rules file determines answers and faults.
 
     python -m overnight.testing.scripted_provider --rules FILE --port 0
 
-prints one JSON line `{"event": "ready", "base_url": ...}` when it listens. No model is asked and no key is looked at.
-The `/_scripted/` paths are open to whoever can reach the port, so it listens on loopback unless told otherwise.
+prints one JSON line `{"event": "ready", "base_url": ...}` when it listens. It calls no model and checks no key. The
+`/_scripted/` paths are open to anyone who can reach the port, so it listens on loopback by default.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from .scripted_wire import (
 )
 
 BACKLOG = 4_096
-BEFORE_RESET_S = 0.02
-"""Long enough for written bytes to leave: a reset drops what is still in the socket's buffer."""
+RESET_DELAY_S = 0.02
+"""The delay before a reset, so that written bytes are sent: a reset discards the socket's buffer."""
 
 _encode = msgspec.json.encode
 _sorted_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Provider:
-    """Rules, counts, and the steps that answer each request."""
+    """The rules, the counters, and the steps that answer a request."""
 
     def __init__(self, rules: RuleSet, counts: Counts) -> None:
         self.rules = rules
@@ -79,8 +79,8 @@ class Provider:
         if methods is None and path.startswith(b"/v1/models/"):
             methods = {b"GET": self._model}
         if methods is None:
-            shown = path.decode("latin-1")[:200]
-            return iter((error_response(404, f"Unknown request URL: {shown}.", "unknown_url"),))
+            url = path.decode("latin-1")[:200]
+            return iter((error_response(404, f"Unknown request URL: {url}.", "unknown_url"),))
         if handler := methods.get(http.method):
             return handler(http)
         allowed = b", ".join(methods).decode()
@@ -160,11 +160,11 @@ class Provider:
     def _reset(self, _http: HttpRequest) -> Iterator[Step]:
         self.counts.reset()
         for rule in self.rules.rules:
-            rule.rearm()
+            rule.reset()
         yield response(200, b"{}")
 
     def _set_rules(self, http: HttpRequest) -> Iterator[Step]:
-        # The YAML reader is slow to import and most providers get their rules at the start or never.
+        # The YAML reader is slow to import, and most providers receive their rules at the start or never.
         from .scripted_rules_file import RulesError, parse_rules
 
         query = parse_qs(http.target.partition(b"?")[2].decode("latin-1"))
@@ -208,7 +208,7 @@ def _streamed(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[St
             break
         if number and fault.chunk_delay_ms:
             yield fault.chunk_delay_ms / 1000
-        # The second event is the first with content: a reader that has begun to answer meets the broken one.
+        # The second event is the first with content, so that the client reads the broken event in mid-answer.
         yield framed(event[: len(event) // 2] + b"\n\n" if fault.broken_json and number == 1 else event)
     if fault.cut_after_chunks is None:
         yield wire.done
@@ -218,13 +218,13 @@ def _streamed(wire: Wire, reply: Reply, call: Call, fault: Fault) -> Iterator[St
 
 def _cut(fault: Fault) -> Iterator[Step]:
     if fault.reset:
-        yield BEFORE_RESET_S
+        yield RESET_DELAY_S
         yield Ending.RESET
     yield Ending.CLOSE
 
 
 async def serve(provider: Provider, host: str, port: int, until_stdin_closes: bool) -> None:
-    """Listen until SIGTERM, SIGINT, or (when asked) the end of stdin. Prints the ready line on stdout."""
+    """Listen until SIGTERM, SIGINT, or (if requested) the end of stdin. Prints the ready line on stdout."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     if sys.platform != "win32":
@@ -247,7 +247,7 @@ async def serve(provider: Provider, host: str, port: int, until_stdin_closes: bo
 def _wait_for_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     while os.read(0, 1_024):
         continue
-    # The loop may have ended by itself in the meantime; then there is nothing left to stop.
+    # The loop may have ended already.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)
 
@@ -262,15 +262,17 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 2 when the rules or the count file cannot be used."""
+    """Entry point. Returns the exit status: 0, or 2 if the rules or the count file are invalid."""
     parser = argparse.ArgumentParser(prog="python -m overnight.testing.scripted_provider", description=__doc__)
-    parser.add_argument("--rules", type=Path, help="YAML file of rules; without it every answer is an echo")
+    parser.add_argument("--rules", type=Path, help="YAML file of rules; without it, every answer is an echo")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
+    parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
     parser.add_argument(
-        "--count-file", type=Path, help="one JSON line per paid call; survives kill -9 and is read again"
+        "--count-file",
+        type=Path,
+        help="file with one JSON line per paid call; survives kill -9 and is read at the next start",
     )
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin ends (its parent died)")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin is closed (the parent ended)")
     options = parser.parse_args(arguments)
     try:
         rules = RuleSet()

@@ -1,7 +1,7 @@
-"""The OpenAI Responses wire format: requests, whole answers, the events of a stream. Same request, same bytes.
+"""The OpenAI Responses wire format: requests, complete answers, stream events. Deterministic.
 
-Nothing is kept here, and what a provider that keeps nothing refuses is refused: ids of earlier answers and items, reasoning that
-it has not sealed itself, calls without their outputs. So whoever translates into this format learns of it offline.
+Nothing is stored. Requests that a stateless provider rejects are rejected here, so that translation errors are found
+offline: ids of earlier answers and items, foreign encrypted reasoning, calls without their outputs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ITEMS = frozenset({
 
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):
-    """What the answer depends on; other keys are accepted and ignored."""
+    """The fields that determine the answer; other fields are accepted and ignored."""
 
     model: str
     input: str | list[Json]
@@ -56,12 +56,12 @@ _decode = msgspec.json.Decoder(ResponsesRequest).decode
 
 
 def seal(model: str, thinking: str) -> str:
-    """The encrypted content of a thought: of another model, or changed, it is refused."""
+    """The encrypted content of reasoning. That of another model, or changed, is rejected."""
     return f"gAAAA{sha256(model.encode() + b':' + thinking.encode()).hexdigest()[:40]}"
 
 
 def read(body: bytes, headers: Headers) -> Call:
-    """A Responses request as the rules see it. Raises Refused."""
+    """Decode a Responses request for rule matching. Raises Refused."""
     try:
         request = _decode(body)
     except NOT_JSON as problem:
@@ -92,7 +92,7 @@ def _check_pairs(items: list[Json]) -> None:
 
 
 def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
-    """An item as a chat message; None of one that says nothing to the rules."""
+    """Convert an item to a chat message. Returns None for an item that rules cannot match."""
     kind = item.get("type") or "message"
     if kind not in _ITEMS:
         raise Refused(f"Invalid value: '{kind}'. Supported values are: {', '.join(sorted(_ITEMS))}.")
@@ -109,8 +109,8 @@ def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     if kind == "web_search_call":
         return None
-    said: Any = item.get("arguments", item.get("input"))
-    function = {"name": item.get("name"), "arguments": said}
+    arguments: Any = item.get("arguments", item.get("input"))
+    function = {"name": item.get("name"), "arguments": arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": item.get("call_id"), "function": function}]}
 
 
@@ -120,17 +120,17 @@ def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
 def _response(reply: Reply, output: list[Json], status: str) -> Json:
     cut = reply.finish_reason in ("length", "content_filter")
     reason = {"length": "max_output_tokens"}.get(reply.finish_reason, reply.finish_reason)
-    told, sent = reply.usage, reply.usage["prompt_tokens_details"]
+    usage, sent = reply.usage, reply.usage["prompt_tokens_details"]
     ended = status != "in_progress"
     usage = {
-        "input_tokens": told["prompt_tokens"],
+        "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {
             "cached_tokens": sent["cached_tokens"],
             "cache_write_tokens": sent.get("cache_write_tokens", 0),
         },
-        "output_tokens": told["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": told["completion_tokens_details"]["reasoning_tokens"]},
-        "total_tokens": told["total_tokens"],
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"]},
+        "total_tokens": usage["total_tokens"],
     }
     return {
         "id": f"resp_{reply.tag}",
@@ -167,9 +167,9 @@ def _output(reply: Reply) -> list[Json]:
         item["summary"] = [{"type": "summary_text", "text": reply.thinking}]
         output.append({**item, "encrypted_content": seal(reply.model, reply.thinking)})
     if reply.text is not None:
-        said: Json = {"id": f"msg_{reply.tag}", "type": "message", "role": "assistant", "status": _status(reply)}
+        message: Json = {"id": f"msg_{reply.tag}", "type": "message", "role": "assistant", "status": _status(reply)}
         part: Json = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
-        output.append({**said, "content": [part]})
+        output.append({**message, "content": [part]})
     for end, name, arguments in reply.calls:
         call: Json = {"id": f"fc_{end}", "type": "function_call", "call_id": f"call_{end}", "name": name}
         output.append({**call, "arguments": arguments, "status": "completed"})
@@ -177,12 +177,12 @@ def _output(reply: Reply) -> list[Json]:
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
-    """Body of a plain answer."""
+    """The body of an answer without streaming."""
     return _encode(_response(reply, _output(reply), _status(reply)))
 
 
 def events(reply: Reply, _call: Call) -> Iterator[bytes]:
-    """All events of a streamed answer, numbered."""
+    """The numbered events of a streamed answer."""
     for number, event in enumerate(_events(reply)):
         kind = f"response.{event.pop('kind')}"
         yield b"event: %s\ndata: %s\n\n" % (
@@ -192,9 +192,9 @@ def events(reply: Reply, _call: Call) -> Iterator[bytes]:
 
 
 def _events(reply: Reply) -> Iterator[Json]:
-    begun = _response(reply, [], "in_progress")
-    yield {"kind": "created", "response": begun}
-    yield {"kind": "in_progress", "response": begun}
+    started = _response(reply, [], "in_progress")
+    yield {"kind": "created", "response": started}
+    yield {"kind": "in_progress", "response": started}
     output = _output(reply)
     for index, item in enumerate(output):
         at = {"item_id": item["id"], "output_index": index}
@@ -208,14 +208,14 @@ def _events(reply: Reply) -> Iterator[Json]:
             named = {"name": item["name"], "arguments": item["arguments"]}
             yield {"kind": "function_call_arguments.done", **at, **named}
         elif item["type"] == "message":
-            yield from _told(item["content"][0], {**at, "content_index": 0})
+            yield from _text_events(item["content"][0], {**at, "content_index": 0})
         else:
             yield from _thought(item["summary"][0], {**at, "summary_index": 0})
         yield {"kind": "output_item.done", "output_index": index, "item": item}
     yield {"kind": _status(reply), "response": _response(reply, output, _status(reply))}
 
 
-def _told(part: Json, at: Json) -> Iterator[Json]:
+def _text_events(part: Json, at: Json) -> Iterator[Json]:
     yield {"kind": "content_part.added", **at, "part": {**part, "text": ""}}
     for piece in in_words(part["text"]):
         yield {"kind": "output_text.delta", **at, "delta": piece, "logprobs": []}

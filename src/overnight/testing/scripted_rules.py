@@ -1,4 +1,4 @@
-"""Rules of the scripted provider: which request a rule fits, and what it answers. No I/O."""
+"""Rules of the scripted provider: conditions on requests, and answers. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct):
-    """The parts of a request that decide the answer, as chat completions has them; other keys are accepted and ignored."""
+    """The fields of a request that determine the answer, in the chat format; other fields are accepted and ignored."""
 
     model: str
     messages: list[dict[str, Any]]
@@ -31,7 +31,7 @@ class ChatRequest(msgspec.Struct):
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions of a rule; all that are given must hold. Counting conditions count only requests that meet the others."""
+    """Conditions of a rule; all must be met. Counters count only requests that meet the other conditions."""
 
     model: str | None = None
     user_contains: str | None = None
@@ -46,7 +46,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """`arguments` as a mapping is sent as JSON; as text it is sent as it stands, so that it may be broken."""
+    """A mapping in `arguments` is sent as JSON; text is sent unchanged, so that it may be invalid."""
 
     name: str
     arguments: dict[str, Any] | str
@@ -90,7 +90,7 @@ def text_of(content: Any) -> str:
 
 
 class Call:
-    """One request as the rules see it; rarely used fields are computed on first use."""
+    """One request, prepared for rule matching; rarely used fields are computed on first use."""
 
     def __init__(
         self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], stop_sequences: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ class Call:
 
     @cached_property
     def tool_result(self) -> str | None:
-        """Text of the last message when that is a tool's result, else None."""
+        """The text of the last message if it is a tool result, else None."""
         last = self.request.messages[-1]
         return text_of(last.get("content")) if last.get("role") == "tool" else None
 
@@ -130,8 +130,8 @@ class Call:
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """A call together with the rule that took it. `count` is the number of this call among the calls of the rule, from 1."""
+class RuleMatch(msgspec.Struct, frozen=True):
+    """A call and its matching rule. `count` is the number of this call among those of the rule, from 1."""
 
     call: Call
     rule: Rule
@@ -139,11 +139,11 @@ class Taken(msgspec.Struct, frozen=True):
     groups: re.Match[str] | None
 
     def fill(self, text: str) -> str:
-        """Put the call's values in place of `{last_user}`, `{match[1]}` and so on; other braces stay as they are."""
+        """Replace placeholders such as `{last_user}` and `{match[1]}`; other braces stay unchanged."""
         return SLOT.sub(self._value, text) if "{" in text else text
 
     def fill_all(self, value: Any) -> Any:
-        """`fill` for every string inside a tree of mappings and lists."""
+        """`fill` for every string in a tree of mappings and lists."""
         if isinstance(value, str):
             return self.fill(value)
         if isinstance(value, list):
@@ -162,7 +162,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Rule:
-    """A rule and how often it was used. `name` and `line` identify it for people."""
+    """A rule and its counters. `name` and `line` identify it in messages."""
 
     def __init__(self, name: str, line: int, match: Match, answer: Answer | None, fault: Fault) -> None:
         self.name = name
@@ -172,16 +172,16 @@ class Rule:
         self.fault = fault
         is_glob = match.model is not None and any(sign in match.model for sign in "*?[")
         self._model_fits = re.compile(fnmatch.translate(match.model)).match if match.model and is_glob else None
-        self.rearm()
+        self.reset()
 
-    def rearm(self) -> None:
+    def reset(self) -> None:
         """Reset the counters of the rule."""
         self.seen = 0
         self.taken = 0
         self._ends_at: float | None = None
 
-    def take(self, call: Call, now: float) -> Taken | None:
-        """The call as taken by this rule, or None. `now` is a monotonic time in seconds."""
+    def take(self, call: Call, now: float) -> RuleMatch | None:
+        """Match a call and count it. Returns None if the rule does not match. `now` is a monotonic time in seconds."""
         match = self.match
         if not self._fits(call):
             return None
@@ -197,7 +197,7 @@ class Rule:
             if now >= self._ends_at:
                 return None
         self.taken += 1
-        return Taken(call, self, self.taken, groups)
+        return RuleMatch(call, self, self.taken, groups)
 
     def _fits(self, call: Call) -> bool:
         match = self.match
@@ -218,23 +218,23 @@ class Rule:
 
 
 class RuleSet(msgspec.Struct, frozen=True):
-    """Ordered rules, and the model names to list besides those the rules name."""
+    """Ordered rules, and the model names to list in addition to those in rules."""
 
     rules: tuple[Rule, ...] = ()
     models: tuple[str, ...] = ()
 
-    def first(self, call: Call, now: float) -> Taken | None:
-        """The call as taken by the first matching rule, or None."""
+    def first(self, call: Call, now: float) -> RuleMatch | None:
+        """The match of the first matching rule, or None."""
         for rule in self.rules:
             if taken := rule.take(call, now):
                 return taken
         return None
 
     def before(self, other: RuleSet) -> RuleSet:
-        """These rules, and after them those of `other` with their counts kept."""
+        """These rules, followed by those of `other` with their counters."""
         return RuleSet(self.rules + other.rules, tuple(dict.fromkeys(self.models + other.models)))
 
     def model_names(self) -> list[str]:
-        """What `/v1/models` lists: names given, and exact names in rules; never empty."""
+        """The model names of `/v1/models`: given names, and exact names in rules; never empty."""
         named = [r.match.model for r in self.rules if r.match.model and not any(s in r.match.model for s in "*?[")]
         return list(dict.fromkeys([*self.models, *named])) or ["scripted"]

@@ -174,13 +174,13 @@ FAULT: dict[str, Leaf] = {
 }
 
 
-class Spot(NamedTuple):
+class YamlValue(NamedTuple):
     """A YAML value and its position. A mapping keeps its pairs, a list its items; a scalar only has `value`."""
 
     line: int
     value: Any = None
-    pairs: list[tuple[Spot, Spot]] | None = None
-    items: list[Spot] | None = None
+    pairs: list[tuple[YamlValue, YamlValue]] | None = None
+    items: list[YamlValue] | None = None
 
     def plain(self) -> Any:
         if self.pairs is not None:
@@ -200,14 +200,14 @@ class _Reader:
     def report(self, line: int, where: str, problem: str) -> None:
         self.problems.append(f"{self.source}:{line}: {where + ': ' if where else ''}{problem}")
 
-    def spots(self, text: str) -> Spot | None:
+    def parse(self, text: str) -> YamlValue | None:
         """The document as a tree of spots, or None for an empty one."""
         if len(text) > MAX_FILE_CHARS:
             self.report(1, "", f"the file is longer than {MAX_FILE_CHARS} characters; split it or shorten it")
             return None
         try:
             node: Any = cast("Any", self._yaml).compose(text)
-            return None if node is None else self._spot(node, 0)
+            return None if node is None else self._yaml_value(node, 0)
         except MarkedYAMLError as error:
             marked = cast("Any", error)
             line = marked.problem_mark.line + 1 if marked.problem_mark else 1
@@ -216,8 +216,8 @@ class _Reader:
             self.report(1, "", f"is not YAML: {' '.join(str(error).split())}")
         return None
 
-    def _spot(self, node: Any, depth: int) -> Spot:
-        # An alias is the same node again: without these bounds a few lines could unfold without end.
+    def _yaml_value(self, node: Any, depth: int) -> YamlValue:
+        # An alias repeats the same node: without limits, a few lines could expand without end.
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_DEPTH:
             raise ValueError(f"more than {MAX_NODES} values or {MAX_DEPTH} levels")
@@ -225,17 +225,21 @@ class _Reader:
         kind = node.tag.rpartition(":")[2]
         if isinstance(node.value, str):
             is_text = kind not in ("int", "float", "bool", "null")
-            return Spot(line, node.value if is_text else self._yaml.constructor.construct_object(node))
+            return YamlValue(line, node.value if is_text else self._yaml.constructor.construct_object(node))
         if kind == "map":
-            return Spot(
-                line, pairs=[(self._spot(key, depth + 1), self._spot(value, depth + 1)) for key, value in node.value]
+            return YamlValue(
+                line,
+                pairs=[
+                    (self._yaml_value(key, depth + 1), self._yaml_value(value, depth + 1)) for key, value in node.value
+                ],
             )
-        return Spot(line, items=[self._spot(item, depth + 1) for item in node.value])
+        return YamlValue(line, items=[self._yaml_value(item, depth + 1) for item in node.value])
 
     def fields(
-        self, spot: Spot, where: str, leaves: Mapping[str, Leaf], nested: Collection[str] = ()
+        self, spot: YamlValue, where: str, leaves: Mapping[str, Leaf], nested: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Checked values of a mapping; keys of `nested` come back as spots. Invalid values are reported and omitted."""
+        """The valid values of a mapping; keys of `nested` are returned as spots. Invalid values are reported and
+        omitted."""
         if spot.pairs is None:
             self.report(spot.line, where, f"must be a mapping with some of: {', '.join([*nested, *leaves])}")
             return {}
@@ -243,7 +247,7 @@ class _Reader:
         for key_spot, value in spot.pairs:
             key = str(key_spot.value)
             if key in found:
-                self.report(key_spot.line, where, f"`{key}` stands here twice; keep one")
+                self.report(key_spot.line, where, f"`{key}` appears twice; keep one")
             elif key in nested:
                 found[key] = value
             elif key in leaves:
@@ -258,58 +262,58 @@ class _Reader:
                 self.report(key_spot.line, where, f"unknown key `{key}`; {way_out}")
         return found
 
-    def listed(self, spot: Spot, where: str) -> list[Spot]:
+    def listed(self, spot: YamlValue, where: str) -> list[YamlValue]:
         if spot.items is None:
             self.report(spot.line, where, "must be a list")
         return spot.items or []
 
 
 def parse_rules(text: str, source: str) -> RuleSet:
-    """Rules from YAML (or JSON) text. `source` names the text in problems. Raises RulesError with all of them."""
+    """Parse rules from YAML (or JSON) text. `source` names the text in problems. Raises RulesError with all problems."""
     reader = _Reader(source)
-    root = reader.spots(text)
+    root = reader.parse(text)
     rules: list[Rule] = []
     models: tuple[str, ...] = ()
     if root is not None:
         top = reader.fields(root, "", {"models": _names}, ("rules",))
         models = top.get("models", ())
-        spots = reader.listed(top["rules"], "rules") if "rules" in top else []
-        if len(spots) > MAX_RULES:
-            reader.report(root.line, "rules", f"more than {MAX_RULES} rules; drop some")
-        rules = [_rule(reader, spot, number) for number, spot in enumerate(spots[:MAX_RULES], 1)]
+        parse = reader.listed(top["rules"], "rules") if "rules" in top else []
+        if len(parse) > MAX_RULES:
+            reader.report(root.line, "rules", f"more than {MAX_RULES} rules; remove some")
+        rules = [_rule(reader, spot, number) for number, spot in enumerate(parse[:MAX_RULES], 1)]
     if reader.problems:
         raise RulesError(reader.problems)
     return RuleSet(tuple(rules), models)
 
 
-def _rule(reader: _Reader, spot: Spot, number: int) -> Rule:
+def _rule(reader: _Reader, spot: YamlValue, number: int) -> Rule:
     where = f"rule {number}"
     found = reader.fields(spot, where, {"name": _text}, ("match", "answer", "fault"))
     if spot.pairs is not None and not ("answer" in found or "fault" in found):
-        reader.report(spot.line, where, "answers nothing; give it `answer` or `fault`")
+        reader.report(spot.line, where, "has no effect; give it `answer` or `fault`")
     match = _match(reader, found["match"], f"{where}, match") if "match" in found else Match()
     answer = _answer(reader, found["answer"], f"{where}, answer", match) if "answer" in found else None
     fault = _fault(reader, found["fault"], f"{where}, fault", answer) if "fault" in found else NO_FAULT
     return Rule(found.get("name", where), spot.line, match, answer, fault)
 
 
-def _match(reader: _Reader, spot: Spot, where: str) -> Match:
+def _match(reader: _Reader, spot: YamlValue, where: str) -> Match:
     found = reader.fields(spot, where, MATCH)
     if span := found.pop("between_requests", None):
         if "after" in found or "times" in found:
-            reader.report(spot.line, where, "`between_requests` says the same as `after` with `times`; keep one")
+            reader.report(spot.line, where, "`between_requests` is equivalent to `after` with `times`; keep one")
         found |= {"after": span[0] - 1, "times": span[1] - span[0] + 1}
     return Match(**found)
 
 
-def _answer(reader: _Reader, spot: Spot, where: str, match: Match) -> Answer:
+def _answer(reader: _Reader, spot: YamlValue, where: str, match: Match) -> Answer:
     if isinstance(spot.value, str):
-        spot = Spot(spot.line, pairs=[(Spot(spot.line, "text"), spot)])
+        spot = YamlValue(spot.line, pairs=[(YamlValue(spot.line, "text"), spot)])
     found = reader.fields(spot, where, ANSWER, ("tool_calls", "usage"))
     for key, value in spot.pairs or ():
         _check_slots(reader, value, f"{where}, {key.value}", match)
     if "usage" in found:
-        usage_spot: Spot = found["usage"]
+        usage_spot: YamlValue = found["usage"]
         usage = found["usage"] = reader.fields(usage_spot, f"{where}, usage", USAGE)
         for part, whole in PARTS:
             if whole in usage and usage.get(part, 0) > usage[whole]:
@@ -324,28 +328,34 @@ def _answer(reader: _Reader, spot: Spot, where: str, match: Match) -> Answer:
     return Answer(**found)
 
 
-def _check_slots(reader: _Reader, spot: Spot, where: str, match: Match) -> None:
+def _check_slots(reader: _Reader, spot: YamlValue, where: str, match: Match) -> None:
     for inner in [value for _, value in spot.pairs or ()] + (spot.items or []):
         _check_slots(reader, inner, where, match)
     pattern = match.user_regex
     for slot in SLOT.finditer(spot.value) if isinstance(spot.value, str) else ():
         group = slot[2]
         if group and not (pattern and (group in pattern.groupindex or group in map(str, range(pattern.groups + 1)))):
-            reader.report(spot.line, where, f"`{slot[0]}` has no such group in `user_regex`; add the group or drop it")
+            reader.report(
+                spot.line, where, f"`{slot[0]}` refers to a missing group of `user_regex`; add the group or remove it"
+            )
 
 
-def _fault(reader: _Reader, spot: Spot, where: str, answer: Answer | None) -> Fault:
+def _fault(reader: _Reader, spot: YamlValue, where: str, answer: Answer | None) -> Fault:
     found = reader.fields(spot, where, FAULT)
     given = {key for key, value in found.items() if value is not False}
     if "status" in given:
         clash = given & {"chunk_delay_ms", "cut_after_chunks", "stall", "reset", "broken_json"}
         if clash or answer:
             other = ", ".join(sorted(clash)) or "answer"
-            reader.report(spot.line, where, f"`status` refuses the call, so `{other}` cannot happen too; keep one")
+            reader.report(
+                spot.line, where, f"`status` rejects the call, so `{other}` cannot be combined with it; keep one"
+            )
     elif alone := given & {"retry_after_ms", "code", "message"}:
         reader.report(spot.line, where, f"`{', '.join(sorted(alone))}` belongs to an error answer; add `status`")
     elif "stall" in given and (clash := given - {"stall"}):
         reader.report(
-            spot.line, where, f"`stall` never answers, so `{', '.join(sorted(clash))}` cannot happen; keep one"
+            spot.line,
+            where,
+            f"`stall` never answers, so `{', '.join(sorted(clash))}` cannot be combined with it; keep one",
         )
     return Fault(**found)

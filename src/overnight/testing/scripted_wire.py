@@ -1,6 +1,6 @@
-"""The OpenAI chat-completions wire format: requests, whole answers, streamed chunks, errors. Same request, same bytes.
+"""The OpenAI chat-completions wire format: requests, complete answers, stream chunks, errors. Deterministic.
 
-What the formats have in common stands here too: the answer a rule composes, and HTTP responses.
+Also the parts common to all formats: composing an answer from a rule, and HTTP responses.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .scripted_rules import Answer, Call, ChatRequest, Taken, text_of
+from .scripted_rules import Answer, Call, ChatRequest, RuleMatch, text_of
 
-CREATED = 1_767_225_600  # 2026-01-01: a clock here would make two answers to one request differ
+CREATED = 1_767_225_600  # 2026-01-01: constant, so that equal requests have equal answers
 FINGERPRINT = "fp_scripted"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -24,7 +24,7 @@ DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 ECHO_CHARS = 500
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""All that decoding raises: bytes that are not UTF-8 inside a string and deep nesting have errors of their own."""
+"""All errors of the decoder; invalid UTF-8 within a string and deep nesting have errors of their own."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -48,7 +48,8 @@ class Refused(Exception):
 
 
 class Wire(NamedTuple):
-    """One wire format. `read` raises Refused; `events` are those of a stream but for its end, `done` is the end of the body."""
+    """One wire format. `read` raises Refused. `events` are those of a stream without its end; `done` is the end of the
+    body."""
 
     read: Callable[[bytes, Headers], Call]
     whole: Callable[[Reply, Call], bytes]
@@ -59,9 +60,10 @@ class Wire(NamedTuple):
 
 
 class Reply(msgspec.Struct):
-    """One answer, ready for any form. `calls` are (end of the id, name, arguments as JSON text); ids end in `tag`.
+    """One answer, independent of the format. `calls` are (suffix of the id, name, arguments as JSON text); ids end in
+    `tag`.
 
-    `usage` is the chat format's, `stop` what the text was cut at.
+    `usage` has the chat format; `stop` is the stop sequence that ended the text.
     """
 
     tag: str
@@ -79,12 +81,12 @@ class Reply(msgspec.Struct):
 
 
 def tokens_of(chars: int) -> int:
-    """The usual estimate: a token is four characters, rounded up; never less than one."""
+    """Estimated tokens: one per four characters, rounded up, at least one."""
     return max(1, -(-chars // 4))
 
 
-def compose(call: Call, taken: Taken | None, fingerprint: str, nth: int) -> Reply:
-    """The answer to a call; without a rule's answer, an echo that says it is scripted."""
+def compose(call: Call, taken: RuleMatch | None, fingerprint: str, nth: int) -> Reply:
+    """Compose the answer to a call. Without a matching rule it is an echo, marked as scripted."""
     answer = taken.rule.answer if taken else None
     tag = f"{fingerprint[:24]}{nth}"
     calls: list[tuple[str, str, str]] = []
@@ -124,7 +126,7 @@ def _json(value: Any) -> str:
     return _encode(value).decode()
 
 
-def _text(taken: Taken, answer: Answer) -> str | None:
+def _text(taken: RuleMatch, answer: Answer) -> str | None:
     text = None if answer.text is None else taken.fill(answer.text)
     if answer.repeat_words is None:
         return text
@@ -164,7 +166,7 @@ def _argument_chars(message: dict[str, Any]) -> int:
 
 
 def response(status: int, body: bytes, extra: bytes = b"") -> bytes:
-    """A whole HTTP/1.1 response with a JSON body; `extra` is further header lines, each ended by CRLF."""
+    """A complete HTTP/1.1 response with a JSON body. `extra` contains further header lines, each ended by CRLF."""
     return b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s\r\n%s" % (
         status,
         _reasons.get(status, b"Error"),
@@ -177,7 +179,7 @@ def response(status: int, body: bytes, extra: bytes = b"") -> bytes:
 def error_response(
     status: int, message: str | None = None, code: str | None = None, retry_after_ms: int | None = None
 ) -> bytes:
-    """An error in OpenAI's format; missing parts have the usual text of the status."""
+    """An error in OpenAI's format; missing parts get the default text of the status."""
     kind, usual_code, usual_message = _error_kinds.get(
         status, ("server_error" if status >= 500 else "invalid_request_error", None, "The server had an error.")
     )
@@ -191,7 +193,7 @@ def error_response(
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
-    """Body of a plain answer."""
+    """The body of an answer without streaming."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
     if reply.thinking is not None:
         message["reasoning_content"] = reply.thinking
@@ -232,7 +234,7 @@ def in_words(text: str | None) -> list[str]:
 
 
 def in_pieces(arguments: str) -> Iterator[str]:
-    """Two pieces at least, however short: a client that does not join them must fail."""
+    """At least two fragments, so that a client must join them."""
     size = max(1, min(8, len(arguments) // 2))
     for start in range(0, len(arguments), size):
         yield arguments[start : start + size]
@@ -264,7 +266,7 @@ def framed(event: bytes) -> bytes:
 
 
 def read(body: bytes, headers: Headers) -> Call:
-    """A chat request as the rules see it. Raises Refused."""
+    """Decode a chat request for rule matching. Raises Refused."""
     try:
         request = _decode(body)
     except NOT_JSON as problem:

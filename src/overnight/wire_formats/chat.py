@@ -71,8 +71,10 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        said = cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
-        links = address_chain([canonical(message) for message in said])
+        messages = (
+            cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
+        )
+        links = address_chain([canonical(message) for message in messages])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(
             error, conversation_field="messages", example=_EXAMPLE, api_name="chat completions"
@@ -124,7 +126,7 @@ _BUDGETS = (("reasoning", "max_tokens"), ("thinking", "budget_tokens"))
 _MIN_BUDGET_TOKENS = 1024
 
 
-def fit_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
+def limit_reasoning_budgets(fields: dict[str, msgspec.Raw], tokens: int) -> list[str]:
     """Reduce reasoning budgets below the output limit, in place. The limit includes reasoning, so a target rejects
     larger budgets.
 

@@ -1,12 +1,9 @@
 """Translate chat requests to Anthropic messages.
 
 A JSON Schema for the answer becomes `output_config.format` if the model supports it, else a forced tool whose input
-is the answer,
-else an instruction. Reasoning effort becomes `output_config.effort` with adaptive thinking, or a thinking budget for
-older models.
-Reasoning is returned as `reasoning_content` and, signed, as `thinking_blocks`. A client that sends these back
-preserves the
-model's reasoning.
+is the answer, else an instruction. Reasoning effort becomes `output_config.effort` with adaptive thinking, or a
+thinking budget for older models. Reasoning is returned as `reasoning_content` and, signed, as `thinking_blocks`. A
+client that sends these back preserves the model's reasoning.
 """
 
 from __future__ import annotations
@@ -85,24 +82,24 @@ def request(body: Json, losses: Losses) -> Json:
         for name, value in body.items()
         if name not in _HANDLED and value is not None and value != _NEUTRAL.get(name)
     ]
-    talk = Conversation(model, traits, losses)
+    conversation = Conversation(model, traits, losses)
     for at, message in enumerate(dicts_of(body.get("messages"))):
-        talk.add(message, f"messages[{at}]")
-    talk.end("messages")
+        conversation.add(message, f"messages[{at}]")
+    conversation.end("messages")
     cap = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
-    out: Json = {"model": model, "max_tokens": cap, "messages": talk.turns}
+    out: Json = {"model": model, "max_tokens": cap, "messages": conversation.turns}
     out |= {name: body[name] for name in _NATIVE if body.get(name) is not None}
     if body.get("stream"):
         out["stream"] = True
     _set_stops(body, out, losses)
     _set_user(body, out, losses)
-    _set_tools(body, out, talk, traits, losses)
-    _set_format(body, out, talk, traits, losses)
+    _set_tools(body, out, conversation, traits, losses)
+    _set_format(body, out, conversation, traits, losses)
     set_thinking(body, out, traits, losses)
     set_sampling(body, out, traits, losses)
-    if talk.system:
-        out["system"] = talk.system
-    _thin_markers(out, losses)
+    if conversation.system:
+        out["system"] = conversation.system
+    _limit_markers(out, losses)
     return out
 
 
@@ -133,7 +130,7 @@ def _set_user(body: Json, out: Json, losses: Losses) -> None:
 # ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
+def _set_tools(body: Json, out: Json, conversation: Conversation, traits: Traits, losses: Losses) -> None:
     given = dicts_of(body.get("tools"))
     strict = (
         traits.schemas and sum(bool(dict_of(tool.get("function")).get("strict")) for tool in given) <= MAX_STRICT_TOOLS
@@ -151,9 +148,9 @@ def _set_tools(body: Json, out: Json, talk: Conversation, traits: Traits, losses
         _set_choice(asked, body, out, losses)
     elif asked not in (None, "auto", "none"):
         losses.append("tool_choice")
-    if not tools and talk.tools_used:
+    if not tools and conversation.tools_used:
         # Anthropic rejects a conversation with tool calls if the tools are absent.
-        out["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in talk.tools_used]
+        out["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in conversation.tools_used]
         out["tool_choice"] = {"type": "none"}
 
 
@@ -224,7 +221,7 @@ def _allow_only(allowed: Json, out: Json, losses: Losses) -> Json:
 # ── response format ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losses: Losses) -> None:
+def _set_format(body: Json, out: Json, conversation: Conversation, traits: Traits, losses: Losses) -> None:
     asked = dict_of(body.get("response_format"))
     kind = asked.get("type")
     if kind == "text" or not asked:
@@ -244,14 +241,14 @@ def _set_format(body: Json, out: Json, talk: Conversation, traits: Traits, losse
     else:
         losses.append("response_format")
         words = f"{_IN_WORDS} It must be valid by this JSON Schema: {_encode(schema).decode()}" if schema else _IN_WORDS
-        talk.system.append({"type": "text", "text": words})
+        conversation.system.append({"type": "text", "text": words})
 
 
 def _thinks(body: Json) -> bool:
     return any(body.get(name) not in (None, "none") for name in ("reasoning_effort", "reasoning", "thinking"))
 
 
-def _thin_markers(out: Json, losses: Losses) -> None:
+def _limit_markers(out: Json, losses: Losses) -> None:
     """Keep the last cache markers, since they cover the longest prefix."""
     places: list[tuple[str, Json]] = [(f"tools[{at}]", each) for at, each in enumerate(out.get("tools") or ())]
     places += [(f"system[{at}]", each) for at, each in enumerate(out.get("system") or ())]

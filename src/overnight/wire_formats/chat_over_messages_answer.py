@@ -52,16 +52,16 @@ def answer(message: Json, context: AnswerContext) -> Json:
     texts: list[str] = []
     thoughts: list[Json] = []
     calls: list[Json] = []
-    said = 0
-    notes: list[Json] = []
+    offset = 0
+    annotations: list[Json] = []
     for block in dicts_of(message["content"]):
         match block["type"]:
             case "text":
                 texts.append(block["text"])
-                notes += _annotations(block.get("citations"), said, said + len(block["text"]))
-                said += len(block["text"])
+                annotations += _annotations(block.get("citations"), offset, offset + len(block["text"]))
+                offset += len(block["text"])
             case "thinking" | "redacted_thinking":
-                thoughts.append(_thought(block, len(thoughts), context))
+                thoughts.append(_reasoning_block(block, len(thoughts), context))
             case "tool_use" if block["name"] == ANSWER_TOOL:
                 texts.append(_arguments(block.get("input")))
             case "tool_use":
@@ -76,30 +76,30 @@ def answer(message: Json, context: AnswerContext) -> Json:
         message_out["reasoning_content"] = reasoning
     if calls:
         message_out["tool_calls"] = calls
-    if notes:
-        message_out["annotations"] = notes
+    if annotations:
+        message_out["annotations"] = annotations
     choice = {
         "index": 0,
         "message": message_out,
         "logprobs": None,
         "finish_reason": _finish(message, calls=bool(calls)),
     }
-    told: Json = {
+    completion: Json = {
         "id": context.answer_id,
         "object": "chat.completion",
         "created": context.created_at,
         "model": context.model,
     }
-    told["choices"] = [choice]
+    completion["choices"] = [choice]
     usage = anthropic_usage(message.get("usage"))
     if usage is not None:
-        told["usage"] = chat_usage(usage)
-    return told
+        completion["usage"] = chat_usage(usage)
+    return completion
 
 
 def chat_usage(usage: Usage) -> Json:
     """Usage in the chat format, with the parts that have different prices."""
-    told: Json = {
+    fields: Json = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
@@ -107,8 +107,8 @@ def chat_usage(usage: Usage) -> Json:
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
     if written := usage.cache_write_tokens + usage.cache_write_1h_tokens:
-        told["prompt_tokens_details"]["cache_write_tokens"] = written
-    return told
+        fields["prompt_tokens_details"]["cache_write_tokens"] = written
+    return fields
 
 
 def _finish(message: Json, *, calls: bool) -> str:
@@ -127,21 +127,21 @@ def _arguments(given: Any) -> str:
     return given if isinstance(given, str) else _encode(given or {}).decode()
 
 
-def _thought(block: Json, index: int, context: AnswerContext) -> Json:
+def _reasoning_block(block: Json, index: int, context: AnswerContext) -> Json:
     # Clients assemble list fragments by their index.
     return {**block, "index": index, "model": context.model}
 
 
 def _annotations(citations: Any, start: int, end: int) -> list[Json]:
     """The citations of a text. Citations without a URL are passed through unchanged."""
-    notes: list[Json] = []
+    annotations: list[Json] = []
     for each in dicts_of(citations):
         if url := text_of(each.get("url")):
-            told = {"url": url, "title": text_of(each.get("title")), "start_index": start, "end_index": end}
-            notes.append({"type": "url_citation", "url_citation": told})
+            citation = {"url": url, "title": text_of(each.get("title")), "start_index": start, "end_index": end}
+            annotations.append({"type": "url_citation", "url_citation": citation})
         else:
-            notes.append({**each, "start_index": start, "end_index": end})
-    return notes
+            annotations.append({**each, "start_index": start, "end_index": end})
+    return annotations
 
 
 class StreamTranslator:
@@ -157,8 +157,8 @@ class StreamTranslator:
             "model": context.model,
         }
         self._block: Json = {}
-        self._said_input = False
-        self._thoughts = self._calls = self._characters = 0
+        self._sent_input = False
+        self._reasoning_blocks = self._calls = self._characters = 0
         self._annotations: list[Json] = []
         self._ended: Json = {}
 
@@ -184,7 +184,7 @@ class StreamTranslator:
         return [{**self._message_fields, "choices": [], "usage": {**chat_usage(usage), **cost_fields(cost_usd)}}]
 
     def _start(self, block: Json) -> list[Json]:
-        self._block, self._said_input = block, False
+        self._block, self._sent_input = block, False
         if block["type"] == "text":
             block["start"] = self._characters
             return self._text(block["text"])
@@ -221,7 +221,7 @@ class StreamTranslator:
     def _input(self, piece: str) -> list[Json]:
         if not piece:
             return []
-        self._said_input = True
+        self._sent_input = True
         if self._block["name"] == ANSWER_TOOL:
             return [self._chunk({"content": piece})]
         return [self._chunk({"tool_calls": [{"index": self._calls, "function": {"arguments": piece}}]})]
@@ -230,12 +230,12 @@ class StreamTranslator:
         block, self._block = self._block, {}
         match block["type"]:
             case "thinking" | "redacted_thinking":
-                thought = _thought(block, self._thoughts, self._context)
-                self._thoughts += 1
+                thought = _reasoning_block(block, self._reasoning_blocks, self._context)
+                self._reasoning_blocks += 1
                 return [self._chunk({"thinking_blocks": [thought]})]
             case "tool_use":
                 self._block = block
-                last = [] if self._said_input else self._input(_arguments(block.get("input")))
+                last = [] if self._sent_input else self._input(_arguments(block.get("input")))
                 self._calls += block["name"] != ANSWER_TOOL
                 return last
             case "text":

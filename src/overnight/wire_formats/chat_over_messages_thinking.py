@@ -13,7 +13,7 @@ from .lenient_json import (
 )
 from .messages_models import Traits
 
-LEAST_BUDGET = 1_024
+MIN_THINKING_BUDGET = 1_024
 BUDGETS = {"minimal": 1_024, "low": 1_024, "medium": 4_096, "high": 16_384, "xhigh": 32_768, "max": 65_536}
 _EFFORTS = (None, "", "none", *BUDGETS)
 MESSAGES_SAMPLING = ("temperature", "top_p", "top_k")
@@ -68,7 +68,7 @@ def set_thinking(body: Json, out: Json, traits: Traits, losses: Losses) -> None:
     if budget >= cap:
         losses.append(f"{wish.name} (budget)")
         budget = cap // 2
-    budget = max(budget, LEAST_BUDGET)
+    budget = max(budget, MIN_THINKING_BUDGET)
     if budget >= cap or _is_amid_tools(out["messages"]):
         losses.append(wish.name)
         return

@@ -1,8 +1,7 @@
 """Convert the conversation of a chat request to Anthropic messages.
 
 Anthropic turns alternate. Tool results come first in the turn after the calls. Empty text is rejected. Instructions
-come before
-the conversation or, for some models, after a user turn.
+come before the conversation or, for some models, after a user turn.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from .validation import (
     unsupported_content,
 )
 
-UNSIGNED = "overnight/"
+UNSIGNED_PREFIX = "overnight/"
 """The prefix of the model name that replaces the signature of reasoning from other models."""
-GO_ON = "Continue."
+CONTINUE_PROMPT = "Continue."
 
 _decode = msgspec.json.Decoder().decode
 _MESSAGE = frozenset({
@@ -57,7 +56,7 @@ class Conversation:
         self.tools_used: dict[str, None] = {}
         self._model, self._traits, self._losses = model, traits, losses
         self._results: list[Json] = []
-        self._said: list[Json] = []
+        self._user_content: list[Json] = []
         self._instructions: list[tuple[str, Json]] = []
         self._unread = ""
 
@@ -76,15 +75,15 @@ class Conversation:
             self._results.append(self._result(message, place))
         elif role in ("system", "developer"):
             blocks = self._texts(message, place)
-            if self.turns or self._said or self._results:
+            if self.turns or self._user_content or self._results:
                 self._instructions += [(place, each) for each in blocks]
             else:
                 self.system += blocks
         else:
             lost = len(self._losses)
-            said = self._blocks(message, place)
-            self._said += said
-            if not said and len(self._losses) > lost:
+            content = self._blocks(message, place)
+            self._user_content += content
+            if not content and len(self._losses) > lost:
                 self._unread = f"{place}.content"
 
     def end(self, place: str) -> None:
@@ -110,12 +109,12 @@ class Conversation:
             last["text"] = last["text"].rstrip()
 
     def _end_turn(self, *, last: bool = False) -> None:
-        turn = self._results + self._said
+        turn = self._results + self._user_content
         if self._unread and not turn and (last or not self.turns):
             # Otherwise a generated text would have to replace the content.
             raise unsupported_content(self._unread)
         self._append("user", turn)
-        self._results, self._said, self._unread = [], [], ""
+        self._results, self._user_content, self._unread = [], [], ""
         instructions, self._instructions = self._instructions, []
         if not instructions:
             return
@@ -137,7 +136,7 @@ class Conversation:
     # ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _answered(self, message: Json, place: str) -> list[Json]:
-        blocks = self._thoughts(message, place)
+        blocks = self._reasoning_blocks(message, place)
         blocks += self._texts(message, place, may_lack=True)
         if text_of(message.get("refusal")).strip():
             blocks.append({"type": "text", "text": message["refusal"]})
@@ -151,13 +150,13 @@ class Conversation:
             blocks.append(self._call(function, _id_of_function(function), f"{place}.function_call"))
         return blocks
 
-    def _thoughts(self, message: Json, place: str) -> list[Json]:
+    def _reasoning_blocks(self, message: Json, place: str) -> list[Json]:
         """The reasoning blocks of the target's own model. It rejects those of other models."""
         blocks: list[Json] = []
         for at, thought in enumerate(dicts_of(message.get("thinking_blocks"))):
             kind, signed = thought.get("type"), text_of(thought.get("signature"))
             own = thought.get("model") is None or names_model(thought["model"], self._model)
-            if kind == "thinking" and signed and not signed.startswith(UNSIGNED) and own:
+            if kind == "thinking" and signed and not signed.startswith(UNSIGNED_PREFIX) and own:
                 blocks.append({"type": kind, "thinking": text_of(thought.get("thinking")), "signature": signed})
             elif kind == "redacted_thinking" and thought.get("data") and own:
                 blocks.append({"type": kind, "data": thought["data"]})
@@ -177,17 +176,17 @@ class Conversation:
             "input": self._arguments(function.get("arguments"), f"{place}.function.arguments"),
         }
 
-    def _arguments(self, said: Any, place: str) -> Json:
-        if isinstance(said, str) and not said.strip():
+    def _arguments(self, arguments: Any, place: str) -> Json:
+        if isinstance(arguments, str) and not arguments.strip():
             return {}
         try:
-            found: Any = _decode(said) if isinstance(said, str) else said
+            found: Any = _decode(arguments) if isinstance(arguments, str) else arguments
         except (msgspec.DecodeError, RecursionError):
             found = None
         if isinstance(found, dict):
             return dict_of(found)
         self._losses.append(place)
-        return {"unparsed_input": said}
+        return {"unparsed_input": arguments}
 
     def _result(self, message: Json, place: str) -> Json:
         call_id = message.get("tool_call_id") if message.get("role") == "tool" else _id_of_function(message)
@@ -258,7 +257,7 @@ class Conversation:
 
 
 def _go_on() -> Json:
-    return {"role": "user", "content": [{"type": "text", "text": GO_ON}]}
+    return {"role": "user", "content": [{"type": "text", "text": CONTINUE_PROMPT}]}
 
 
 def _id_of_function(function: Json) -> str:

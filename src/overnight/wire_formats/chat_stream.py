@@ -1,8 +1,7 @@
 """Chat streams: assemble a completion from chunks, and convert a completion to chunks. Pure.
 
 A chunk is *terminal* when a client could act on it: it completes the arguments of a tool call, or carries the finish
-reason.
-The stream withholds a terminal chunk and everything after it until the call is durable.
+reason. The stream withholds a terminal chunk and everything after it until the call is durable.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 _complete = msgspec.json.Decoder(msgspec.Raw).decode
 # Fields that some providers send once and others with every chunk.
 _ONCE = frozenset({"role", "id", "type", "name"})
-_SAID = ("content", "refusal", "reasoning_content", "reasoning")
+_CONTENT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class _Text(list[str]):
@@ -34,8 +33,7 @@ class _Calls:
     """The tool calls of a choice in the order of their start, and the assignment of fragments to calls.
 
     Some servers give all calls the same index, or none. Then a new call starts with a new id, or with a name after
-    complete
-    arguments.
+    complete arguments.
     """
 
     __slots__ = ("_ids", "_latest", "calls_in_order")
@@ -116,7 +114,7 @@ class Assembly:
 
     def _merge(self, message: Json, delta: Json) -> bool:
         # Text after a call ends the call with its present arguments.
-        is_terminal = self._called and any(delta.get(name) for name in _SAID)
+        is_terminal = self._called and any(delta.get(name) for name in _CONTENT_FIELDS)
         for key, value in delta.items():
             if key == "tool_calls" and value:
                 self._called = True
@@ -149,8 +147,8 @@ class Assembly:
                     self._put(function, name, text)
             elif key != "index":
                 self._put(call, key, value)
-        said: Json = part.get("function") or {}
-        piece = said.get("arguments")
+        fragment: Json = part.get("function") or {}
+        piece = fragment.get("arguments")
         if not piece:
             return False
         # An object can only be complete at its last character.
@@ -170,8 +168,8 @@ class Assembly:
         elif isinstance(value, dict) and key == "audio":
             audio: Json = into.get(key) or {}
             into[key] = audio
-            for name, said in cast("Json", value).items():
-                self._put(audio, name, said)
+            for name, item in cast("Json", value).items():
+                self._put(audio, name, item)
         elif isinstance(value, dict) and isinstance(into.get(key), dict):
             into[key] = {**into[key], **cast("Json", value)}
         elif value or key not in into:
@@ -210,8 +208,8 @@ def _is_complete(arguments: list[str]) -> bool:
 
 def _begins_another(call: Json, part: Json) -> bool:
     """Whether a fragment with the index of this call starts the next call."""
-    said: Json = part.get("function") or {}
-    name = said.get("name")
+    fragment: Json = part.get("function") or {}
+    name = fragment.get("name")
     if not name:
         return False
     held: Json = call.get("function") or {}
@@ -219,7 +217,7 @@ def _begins_another(call: Json, part: Json) -> bool:
     if part.get("id") and call.get("id"):
         # Some servers generate a new id for every fragment of one call.
         return name != held.get("name") or _is_complete(arguments)
-    return bool(said.get("arguments") and _start(arguments)) and _is_complete(arguments)
+    return bool(fragment.get("arguments") and _start(arguments)) and _is_complete(arguments)
 
 
 def _joined_logprobs(held: Json | None, more: Json) -> Json:

@@ -1,10 +1,8 @@
 """The contract of a wire format: pure codecs without access to providers, money or the ledger.
 
 The *client format* is the format of the caller, the *upstream format* that of the target. If both are equal, bytes
-are passed
-through. If not, a translation module `X_over_Y` (client X, target Y) has `request`, `answer` and `StreamTranslator`.
-The last two
-convert from Y to X. Content that has no equivalent is named in `Losses`.
+are passed through. If not, a translation module `X_over_Y` (client X, target Y) has `request`, `answer` and
+`StreamTranslator`. The last two convert from Y to X. Content that has no equivalent is named in `Losses`.
 """
 
 from __future__ import annotations

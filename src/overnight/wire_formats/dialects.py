@@ -1,8 +1,7 @@
 """Differences between providers of the OpenAI wire format.
 
 When a provider fails, the conversation continues at another one and may contain content that only the first accepts:
-reasoning,
-tool call ids, parameters. Content that the next provider is known to reject is removed and reported.
+reasoning, tool call ids, parameters. Content that the next provider is known to reject is removed and reported.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 Json = dict[str, Any]
-THOUGHTS = frozenset({"reasoning_content", "thinking_blocks", "reasoning", "reasoning_details"})
-_THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+REASONING_FIELDS = frozenset({"reasoning_content", "thinking_blocks", "reasoning", "reasoning_details"})
+_REASONING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 _SIGNED = b'"thinking_blocks"'
-_MARKS = tuple(f'"{name}"'.encode() for name in (*THOUGHTS, *_THOUGHT_PARTS))
+_MARKS = tuple(f'"{name}"'.encode() for name in (*REASONING_FIELDS, *_REASONING_PARTS))
 
 
 def _names(text: str) -> frozenset[str]:
@@ -27,14 +26,14 @@ def _names(text: str) -> frozenset[str]:
 
 # Parameters that only some providers accept; most others reject the whole request. None of them is a capability
 # that the answer would lack. A target without tools or audio must reject the request instead.
-_OF_OTHERS = _names(
+_VENDOR_PARAMETERS = _names(
     "thinking enable_thinking chat_template_kwargs top_k min_p repetition_penalty reasoning provider transforms plugins"
     " safe_prompt random_seed prompt_mode search_parameters"
 )
-_OF_OPENAI = _names(
+_OPENAI_PARAMETERS = _names(
     "store metadata service_tier prompt_cache_key prompt_cache_retention safety_identifier verbosity prediction"
 )
-_TALLIES = _names("logprobs top_logprobs logit_bias")
+_TOKEN_PARAMETERS = _names("logprobs top_logprobs logit_bias")
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -58,9 +57,13 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 DEFAULT_DIALECT = Dialect()
-_OPENAI = Dialect(cap_field="max_completion_tokens", rejected_parameters=_OF_OTHERS, rejected_message_fields=THOUGHTS)
+_OPENAI = Dialect(
+    cap_field="max_completion_tokens", rejected_parameters=_VENDOR_PARAMETERS, rejected_message_fields=REASONING_FIELDS
+)
 _THINKING = Dialect(
-    rejected_parameters=_OF_OPENAI, rejected_message_fields=THOUGHTS - {"reasoning_content"}, requires_reasoning=True
+    rejected_parameters=_OPENAI_PARAMETERS,
+    rejected_message_fields=REASONING_FIELDS - {"reasoning_content"},
+    requires_reasoning=True,
 )
 # By the suffix of the host name. OpenAI's reasoning models reject `max_tokens`, which all others still accept.
 # Mistral rejects every unknown field.
@@ -70,20 +73,24 @@ _BY_HOST = {
     "api.mistral.ai": Dialect(
         cap_field="max_tokens",
         stream_options=False,
-        rejected_parameters=(_OF_OTHERS | _OF_OPENAI | _TALLIES | {"user"})
+        rejected_parameters=(_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | _TOKEN_PARAMETERS | {"user"})
         - {"safe_prompt", "random_seed", "prompt_mode", "prediction"},
-        rejected_message_fields=THOUGHTS,
+        rejected_message_fields=REASONING_FIELDS,
         requires_short_ids=True,
     ),
     "api.groq.com": Dialect(
-        rejected_parameters=(_OF_OTHERS | _OF_OPENAI | _TALLIES) - {"service_tier"}, rejected_message_fields=THOUGHTS
+        rejected_parameters=(_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | _TOKEN_PARAMETERS) - {"service_tier"},
+        rejected_message_fields=REASONING_FIELDS,
     ),
-    "api.cerebras.ai": Dialect(rejected_parameters=_OF_OTHERS | _OF_OPENAI, rejected_message_fields=THOUGHTS),
+    "api.cerebras.ai": Dialect(
+        rejected_parameters=_VENDOR_PARAMETERS | _OPENAI_PARAMETERS, rejected_message_fields=REASONING_FIELDS
+    ),
     "generativelanguage.googleapis.com": Dialect(
-        rejected_parameters=_OF_OTHERS | _OF_OPENAI | {"user", "logit_bias"}, rejected_message_fields=THOUGHTS
+        rejected_parameters=_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | {"user", "logit_bias"},
+        rejected_message_fields=REASONING_FIELDS,
     ),
-    "api.together.xyz": Dialect(rejected_message_fields=THOUGHTS),
-    "api.fireworks.ai": Dialect(rejected_message_fields=THOUGHTS - {"reasoning_content"}),
+    "api.together.xyz": Dialect(rejected_message_fields=REASONING_FIELDS),
+    "api.fireworks.ai": Dialect(rejected_message_fields=REASONING_FIELDS - {"reasoning_content"}),
     "api.deepseek.com": _THINKING,
     "api.moonshot.ai": _THINKING,
     "api.moonshot.cn": _THINKING,
@@ -96,12 +103,12 @@ def dialect_of(base_url: str) -> Dialect:
     return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), DEFAULT_DIALECT)
 
 
-def names_model(told: Any, model: str) -> bool:
+def names_model(named: Any, model: str) -> bool:
     """Whether the model name in a reasoning block names `model`. The name may start with the provider's name."""
-    return isinstance(told, str) and (told == model or told.endswith(f"/{model}"))
+    return isinstance(named, str) and (named == model or named.endswith(f"/{model}"))
 
 
-def fitted(
+def adapt_fields(
     fields: Mapping[str, msgspec.Raw], dialect: Dialect, model: msgspec.Raw
 ) -> tuple[Mapping[str, msgspec.Raw], list[str]]:
     """Adapt the fields of a request to a target.
@@ -117,21 +124,21 @@ def fitted(
     messages = fields.get("messages")
     if messages is not None and _may_need_change(bytes(messages), dialect):
         found: Any = _decode(messages)
-        if isinstance(found, list) and _fit_messages(cast("list[Any]", found), dialect, _decode(model), losses):
+        if isinstance(found, list) and _adapt_messages(cast("list[Any]", found), dialect, _decode(model), losses):
             fields = {**fields, "messages": msgspec.Raw(_encode(found))}
     if dialect.rejected_parameters.isdisjoint(fields):
         return fields, losses
     return {name: value for name, value in fields.items() if name not in dialect.rejected_parameters}, losses
 
 
-def fit(body: Json, dialect: Dialect) -> list[str]:
+def adapt_in_place(body: Json, dialect: Dialect) -> list[str]:
     """Adapt a decoded body in place. Returns the names of removed fields."""
     losses = sorted(dialect.rejected_parameters.intersection(body))
     for name in losses:
         del body[name]
     if isinstance(body.get("messages"), list):
         model: Any = body.get("model")
-        _fit_messages(body["messages"], dialect, _decode(model) if isinstance(model, msgspec.Raw) else model, losses)
+        _adapt_messages(body["messages"], dialect, _decode(model) if isinstance(model, msgspec.Raw) else model, losses)
     return losses
 
 
@@ -150,38 +157,38 @@ def _may_need_change(messages: bytes, dialect: Dialect) -> bool:
     return any(mark in messages for mark in _MARKS)
 
 
-def _fit_messages(messages: list[Any], dialect: Dialect, model: Any, losses: list[str]) -> bool:
+def _adapt_messages(messages: list[Any], dialect: Dialect, model: Any, losses: list[str]) -> bool:
     changed = False
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
             continue
-        said = cast("Json", message)
-        changed = _without_others(said, model, f"messages[{at}]", losses) or changed
-        for name in sorted(dialect.rejected_message_fields.intersection(said)):
-            del said[name]
+        fields = cast("Json", message)
+        changed = _remove_foreign_reasoning(fields, model, f"messages[{at}]", losses) or changed
+        for name in sorted(dialect.rejected_message_fields.intersection(fields)):
+            del fields[name]
             losses.append(f"messages[{at}].{name}")
             changed = True
         for change in _CHANGES:
-            changed = change(said, dialect, f"messages[{at}]", losses) or changed
+            changed = change(fields, dialect, f"messages[{at}]", losses) or changed
     return changed
 
 
-def _without_others(message: Json, model: Any, place: str, losses: list[str]) -> bool:
+def _remove_foreign_reasoning(message: Json, model: Any, place: str, losses: list[str]) -> bool:
     """Remove reasoning that names a different model, and its copies in plain text."""
     blocks: Any = message.get("thinking_blocks")
     if not isinstance(blocks, list):
         return False
     own: list[Any] = []
     for at, block in enumerate(cast("list[Any]", blocks)):
-        told = cast("Json", block).get("model") if isinstance(block, dict) else None
-        if told is None or names_model(told, str(model)):
+        named = cast("Json", block).get("model") if isinstance(block, dict) else None
+        if named is None or names_model(named, str(model)):
             own.append(block)
         else:
             losses.append(f"{place}.thinking_blocks[{at}]")
     if len(own) == len(cast("list[Any]", blocks)):
         return False
     del message["thinking_blocks"]
-    for name in sorted(THOUGHTS.intersection(message)):
+    for name in sorted(REASONING_FIELDS.intersection(message)):
         del message[name]
         losses.append(f"{place}.{name}")
     if own:
@@ -189,14 +196,14 @@ def _without_others(message: Json, model: Any, place: str, losses: list[str]) ->
     return True
 
 
-def _without_thoughts(message: Json, dialect: Dialect, place: str, losses: list[str]) -> bool:
+def _without_reasoning(message: Json, dialect: Dialect, place: str, losses: list[str]) -> bool:
     parts = message.get("content")
     if not dialect.rejected_message_fields or not isinstance(parts, list):
         return False
     kept: list[Any] = []
     for at, part in enumerate(cast("list[Any]", parts)):
         kind = cast("Json", part).get("type") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind in _THOUGHT_PARTS:
+        if isinstance(kind, str) and kind in _REASONING_PARTS:
             losses.append(f"{place}.content[{at}]")
         else:
             kept.append(part)
@@ -206,7 +213,7 @@ def _without_thoughts(message: Json, dialect: Dialect, place: str, losses: list[
     return True
 
 
-def _with_thoughts(message: Json, dialect: Dialect, _place: str, _losses: list[str]) -> bool:
+def _with_reasoning(message: Json, dialect: Dialect, _place: str, _losses: list[str]) -> bool:
     # Turns of another model contain none; an empty string is accepted, a missing field is not.
     if not dialect.requires_reasoning or not message.get("tool_calls") or "reasoning_content" in message:
         return False
@@ -231,8 +238,8 @@ def _with_short_ids(message: Json, dialect: Dialect, _place: str, _losses: list[
 
 
 _CHANGES: tuple[Callable[[Json, Dialect, str, list[str]], bool], ...] = (
-    _without_thoughts,
-    _with_thoughts,
+    _without_reasoning,
+    _with_reasoning,
     _with_short_ids,
 )
 _decode = msgspec.json.Decoder().decode

@@ -72,21 +72,23 @@ def read(body: bytes) -> Request:
 
 
 def _check(known: _Known) -> None:
-    said = known.input
+    inputs = known.input
     if known.stream:
         raise InvalidBody("stream: embeddings do not support streaming; remove it", "stream")
-    if not said:
+    if not inputs:
         raise InvalidBody(f"`input` is empty: send {_EXAMPLE}", "input")
-    if isinstance(said, str):
+    if isinstance(inputs, str):
         return
-    if len({type(each) for each in said}) > 1:
+    if len({type(each) for each in inputs}) > 1:
         raise InvalidBody("input: a list must not mix strings and tokens", "input")
-    if isinstance(said[0], int):
+    if isinstance(inputs[0], int):
         return  # one string, as tokens
-    if len(said) > MAX_INPUTS:
-        raise InvalidBody(f"input: {len(said):,} strings in one request; send at most {MAX_INPUTS:,}", "input")
-    if not all(said):
-        raise InvalidBody(f"input[{said.index('' if isinstance(said[0], str) else [])}] is empty; remove it", "input")
+    if len(inputs) > MAX_INPUTS:
+        raise InvalidBody(f"input: {len(inputs):,} strings in one request; send at most {MAX_INPUTS:,}", "input")
+    if not all(inputs):
+        raise InvalidBody(
+            f"input[{inputs.index('' if isinstance(inputs[0], str) else [])}] is empty; remove it", "input"
+        )
 
 
 def usage_of(answer: Json) -> Usage | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from overnight.ledger import address_chain
-from overnight.pricing.provider_tools import hosted
+from overnight.pricing.provider_tools import hosted_tools
 from overnight.pricing.usage import Usage, anthropic_usage
 
 from .contract import Json
@@ -50,7 +50,7 @@ TOOLS_BYTES = 1024
 HEADERS = ((b"anthropic-version", b"2023-06-01"),)
 """Sent with translated requests. Later versions reject `temperature` for every model; this one accepts it for some."""
 FORWARDED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
-PICTURE_TOKENS = 1_600
+IMAGE_TOKENS = 1_600
 """Estimated tokens of an image: the size of the largest one that the provider does not scale down."""
 
 HOSTED_TOOL_BYTES = 65_536
@@ -106,7 +106,9 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        links = address_chain([canonical(message) for message in _said(known, marked=b"cache_control" in body)])
+        links = address_chain(
+            [canonical(message) for message in _recorded_messages(known, marked=b"cache_control" in body)]
+        )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(
             error, conversation_field="messages", example=_EXAMPLE, api_name="Anthropic messages"
@@ -139,12 +141,12 @@ def read(body: bytes) -> Request:
         wants_usage=True,
         metadata=known.metadata,
         price_context=(("speed", known.speed),) if known.speed else (),
-        hosted=hosted(run_there),
+        hosted=hosted_tools(run_there),
         open_ended=references_found > 0 or bool(run_there),
     )
 
 
-def _said(known: _Known, *, marked: bool) -> list[Json]:
+def _recorded_messages(known: _Known, *, marked: bool) -> list[Json]:
     messages = known.messages
     if known.system:
         messages = [{"role": "system", "content": known.system}, *messages]
@@ -183,7 +185,7 @@ def estimate_input_tokens(body: Json) -> int:
     least 1."""
     asked: list[Any] = [body.get("system") or "", body.get("tools") or [], body.get("messages") or []]
     characters, pictures = _sizes(asked)
-    return max(1, -(-characters // 4) + pictures * PICTURE_TOKENS)
+    return max(1, -(-characters // 4) + pictures * IMAGE_TOKENS)
 
 
 def _sizes(value: Any) -> tuple[int, int]:

@@ -1,8 +1,7 @@
 """Translate Anthropic messages requests to chat.
 
 `output_config.format` becomes `response_format`; a thinking budget or effort becomes `reasoning_effort`. The target's
-reasoning is
-returned as thinking blocks that are signed with its model name. Only the same model gets them back, as
+reasoning is returned as thinking blocks that are signed with its model name. Only the same model gets them back, as
 `reasoning_content`.
 """
 
@@ -57,21 +56,21 @@ def request(body: Json, losses: Losses) -> Json:
     model = text_of(body.get("model"))
     losses += [name for name, value in body.items() if name not in _HANDLED and value not in (None, [], {})]
     # Claude behind a chat provider accepts cache markers; other models reject unknown fields.
-    talk = Conversation(model, losses, markers="claude" in model.lower())
-    talk.begin(body.get("system"))
+    conversation = Conversation(model, losses, markers="claude" in model.lower())
+    conversation.begin(body.get("system"))
     messages = dicts_of(body.get("messages"))
     for at, message in enumerate(messages):
-        talk.add(message, f"messages[{at}]")
-    talk.end("messages")
+        conversation.add(message, f"messages[{at}]")
+    conversation.end("messages")
     if messages and messages[-1].get("role") == "assistant":
         # Anthropic would continue this turn; chat treats it as a complete answer.
         losses.append(f"messages[{len(messages) - 1}].role")
-    out: Json = {"model": model, "messages": talk.messages}
+    out: Json = {"model": model, "messages": conversation.messages}
     if body.get("max_tokens"):
         out["max_tokens"] = body["max_tokens"]
     if body.get("stream"):
         out["stream"] = True
-    _set_tools(body, out, losses, markers=talk.markers)
+    _set_tools(body, out, losses, markers=conversation.markers)
     _set_format(body, out, losses)
     _set_effort(body, out, losses)
     _set_sampling(body, out, losses)

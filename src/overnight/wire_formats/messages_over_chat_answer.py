@@ -15,7 +15,7 @@ from overnight.pricing.usage import (
     openai_usage,
 )
 
-from .chat_over_messages_turns import UNSIGNED
+from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import AnswerContext
 from .identifiers import (
     CHAT_NAME,
@@ -52,17 +52,17 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     """The message. Its reasoning is signed with the model name."""
     choices = dicts_of(completion["choices"])
     choice = choices[0] if choices else dict_of(None)
-    said = dict_of(choice.get("message"))
+    message = dict_of(choice.get("message"))
     names = names_back(context.body)
     content: list[Json] = []
-    if thought := _reasoning(said):
-        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED + context.model})
-    text = _text(said)
+    if thought := _reasoning(message):
+        content.append({"type": "thinking", "thinking": thought, "signature": UNSIGNED_PREFIX + context.model})
+    text = _text(message)
     # Anthropic rejects text of only whitespace, so the client could not send it back.
     if text.strip():
         content.append({"type": "text", "text": text})
-    calls = dicts_of(said.get("tool_calls"))
-    if function := dict_of(said.get("function_call")):
+    calls = dicts_of(message.get("tool_calls"))
+    if function := dict_of(message.get("function_call")):
         calls.append({"function": function})
     for at, call in enumerate(calls):
         function = dict_of(call.get("function"))
@@ -73,37 +73,37 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     usage = openai_usage(completion.get("usage")) or estimated_usage(
         4 * estimate_input_tokens(context.body), len(text) + len(thought)
     )
-    ended = _ended(choice, context, has_calls=bool(calls), refusal=text_of(said.get("refusal")))
+    ended = _ended(choice, context, has_calls=bool(calls), refusal=text_of(message.get("refusal")))
     return {**_message_fields(context), "content": content, **ended, "usage": messages_usage(usage)}
 
 
 def messages_usage(usage: Usage) -> Json:
     """Usage in Anthropic's format: tokens read from a cache or written to it are not part of the input tokens."""
     written = usage.cache_write_tokens + usage.cache_write_1h_tokens
-    told: Json = {
+    fields: Json = {
         "input_tokens": usage.input_tokens - usage.cached_tokens - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.output_tokens,
     }
     if usage.reasoning_tokens:
-        told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-    return told
+        fields["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return fields
 
 
 def _message_fields(context: AnswerContext) -> Json:
     return {"id": context.answer_id, "type": "message", "role": "assistant", "model": context.model}
 
 
-def _reasoning(said: Json) -> str:
-    return next((text for name in _REASONING if (text := text_of(said.get(name)))), "")
+def _reasoning(message: Json) -> str:
+    return next((text for name in _REASONING if (text := text_of(message.get(name)))), "")
 
 
-def _text(said: Json) -> str:
-    content = said.get("content")
+def _text(message: Json) -> str:
+    content = message.get("content")
     if not isinstance(content, str):
         content = "".join(text_of(part.get("text")) for part in dicts_of(content))
-    return content + text_of(said.get("refusal"))
+    return content + text_of(message.get("refusal"))
 
 
 def _call_id(given: str, at: int, context: AnswerContext) -> str:
@@ -185,11 +185,11 @@ class StreamTranslator:
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         events = [*self._begin(), *self._close()]
-        told = messages_usage(usage)
+        reported = messages_usage(usage)
         if cost_usd is not None:
-            told |= cost_fields(cost_usd)
+            reported |= cost_fields(cost_usd)
         ended = _ended(self._choice, self._context, has_calls=bool(self._calls), refusal=self._refusal)
-        return [*events, {"type": "message_delta", "delta": ended, "usage": told}, {"type": "message_stop"}]
+        return [*events, {"type": "message_delta", "delta": ended, "usage": reported}, {"type": "message_stop"}]
 
     def _begin(self) -> list[Json]:
         if self._begun:
@@ -217,7 +217,7 @@ class StreamTranslator:
             return []
         events: list[Json] = []
         if kind == "thinking":
-            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED + self._context.model}))
+            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED_PREFIX + self._context.model}))
         return [*events, {"type": "content_block_stop", "index": self._index}]
 
     def _grow_text(self, text: str) -> list[Json]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .chat_over_messages_turns import UNSIGNED
+from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import Losses
 from .dialects import names_model
 from .identifiers import CHAT_ID, CHAT_NAME, fit_name
@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 _SEEN = frozenset({"type", "text", "cache_control"})
 _ROLES = ("user", "assistant", "system")
 _FAILED = "Error: "
-SHOWN = "What the tool showed:"
+TOOL_MEDIA_INTRO = "What the tool showed:"
 """The text before images of a tool result, in the user message after the result."""
 
 
@@ -74,41 +74,40 @@ class Conversation:
 
     def _add_user(self, blocks: list[Json], place: str) -> None:
         """Add a user turn. Tool results come first, since they must follow the calls. Images of a result move to the
-        user message,
-        because a chat result holds only text.
+        user message, because a chat result holds only text.
         """
-        shown: list[Json] = []
-        said: list[Json] = []
+        media: list[Json] = []
+        user_parts: list[Json] = []
         before, lost = len(self.messages), len(self._losses)
         for at, block in enumerate(blocks):
             where = f"{place}.content[{at}]"
             if block.get("type") == "tool_result":
-                shown += self._add_result(block, where)
+                media += self._add_result(block, where)
             else:
-                said += self._parts(block, where)
-        if shown:
-            said = [{"type": "text", "text": SHOWN}, *shown, *said]
-        if said:
-            self.messages.append({"role": "user", "content": self._content(said)})
+                user_parts += self._parts(block, where)
+        if media:
+            user_parts = [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media, *user_parts]
+        if user_parts:
+            self.messages.append({"role": "user", "content": self._content(user_parts)})
         elif len(self.messages) == before and len(self._losses) > lost:
             self._unread = f"{place}.content"
 
     def _add_result(self, block: Json, place: str) -> list[Json]:
         texts: list[str] = []
-        shown: list[Json] = []
+        media: list[Json] = []
         for at, inner in enumerate(blocks_of(block.get("content"), f"{place}.content", may_lack=True)):
             for part in self._parts(inner, f"{place}.content[{at}]"):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
-                    shown.append(part)
+                    media.append(part)
         text = "\n".join(texts)
         if block.get("is_error") and not text.lower().startswith("error"):
             text = _FAILED + text
         self._drop_marker(block, place)
         call_id = self._fits(text_of(block.get("tool_use_id")), CHAT_ID, "")
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
-        return shown
+        return media
 
     def _parts(self, block: Json, place: str) -> list[Json]:
         """Convert a block to message parts. A block without an equivalent is added to the losses."""
@@ -233,4 +232,4 @@ def _data_url(source: Json) -> str:
 
 def _is_own_thought(signature: str, model: str) -> bool:
     """Whether a signature marks reasoning that this model produced in the chat format."""
-    return signature.startswith(UNSIGNED) and names_model(signature.removeprefix(UNSIGNED), model)
+    return signature.startswith(UNSIGNED_PREFIX) and names_model(signature.removeprefix(UNSIGNED_PREFIX), model)

@@ -1,8 +1,7 @@
 """Pass messages requests to a target of the same format. The body changes only where this target would reject it.
 
 These parts change: a thinking budget above a lowered output limit; unsigned reasoning blocks from chat models; and,
-if the
-client named a different model, thinking and sampling options that this model rejects.
+if the client named a different model, thinking and sampling options that this model rejects.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from overnight.pricing.usage import (
 )
 
 from .chat_over_messages_thinking import (
-    LEAST_BUDGET,
     MESSAGES_SAMPLING,
+    MIN_THINKING_BUDGET,
     set_sampling,
     set_thinking,
 )
-from .chat_over_messages_turns import UNSIGNED
+from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import Losses, Prepared
 from .dialects import Dialect
 from .lenient_json import (
@@ -47,8 +46,8 @@ from .transports import (
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_UNSIGNED = b'"' + UNSIGNED.encode()
-_SUITED = ("thinking", "output_config", *MESSAGES_SAMPLING)
+_UNSIGNED_MARK = b'"' + UNSIGNED_PREFIX.encode()
+_ADAPTED_FIELDS = ("thinking", "output_config", *MESSAGES_SAMPLING)
 _LAST = frozenset({"message_delta", "message_stop"})
 
 
@@ -56,8 +55,8 @@ class MessagesPassthrough(Passthrough):
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses(request.left_out)
         fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
-        if not fields.keys().isdisjoint(_SUITED) or _UNSIGNED in bytes(fields["messages"]):
-            with_reserve_stack(lambda: _fit(fields, request.model, tokens, losses))
+        if not fields.keys().isdisjoint(_ADAPTED_FIELDS) or _UNSIGNED_MARK in bytes(fields["messages"]):
+            with_reserve_stack(lambda: _adapt(fields, request.model, tokens, losses))
         return Prepared(
             self.upstream_format.path, _encode(fields), headers_for(self.upstream_format, request), tuple(losses)
         )
@@ -68,8 +67,7 @@ class MessagesPassthrough(Passthrough):
 
 class _Reader:
     """Passes events through and withholds the last ones until the cost is known. If the provider reports no usage, an
-    estimate
-    replaces it, because clients add up the usage of the first and last event and fail without it.
+    estimate replaces it, because clients add up the usage of the first and last event and fail without it.
     """
 
     __slots__ = ("_last", "_prompt_bytes", "assembly")
@@ -106,25 +104,25 @@ class _Reader:
         return [encode(event) for event in self._last]
 
 
-def _fit(fields: dict[str, msgspec.Raw], asked_for: str, tokens: int, losses: Losses) -> None:
-    if _UNSIGNED in bytes(fields["messages"]):
-        fields["messages"] = _signed_only(_decode(fields["messages"]), losses)
-    if not fields.keys().isdisjoint(_SUITED):
+def _adapt(fields: dict[str, msgspec.Raw], asked_for: str, tokens: int, losses: Losses) -> None:
+    if _UNSIGNED_MARK in bytes(fields["messages"]):
+        fields["messages"] = _remove_unsigned(_decode(fields["messages"]), losses)
+    if not fields.keys().isdisjoint(_ADAPTED_FIELDS):
         target = text_of(_decode(fields["model"]))
         if asked_for == target:
-            _fit_budget(fields, tokens, losses)
+            _limit_thinking_budget(fields, tokens, losses)
         else:
-            _suit(fields, target, tokens, losses)
+            _adapt_options(fields, target, tokens, losses)
 
 
-def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
+def _remove_unsigned(messages: Any, losses: Losses) -> msgspec.Raw:
     """Remove reasoning blocks without a valid signature."""
     kept: list[Json] = []
     for at, message in enumerate(dicts_of(messages)):
         content = message.get("content")
         if isinstance(content, list):
             blocks = dicts_of(content)
-            signed = [each for each in blocks if not text_of(each.get("signature")).startswith(UNSIGNED)]
+            signed = [each for each in blocks if not text_of(each.get("signature")).startswith(UNSIGNED_PREFIX)]
             if len(signed) < len(blocks):
                 losses += [f"messages[{at}].content[{n}]" for n, each in enumerate(blocks) if each not in signed]
                 if not signed:
@@ -134,20 +132,24 @@ def _signed_only(messages: Any, losses: Losses) -> msgspec.Raw:
     return msgspec.Raw(_encode(kept))
 
 
-def _fit_budget(fields: dict[str, msgspec.Raw], tokens: int, losses: Losses) -> None:
+def _limit_thinking_budget(fields: dict[str, msgspec.Raw], tokens: int, losses: Losses) -> None:
     """Reduce the thinking budget below the output limit, which includes thinking and may be lower than the client's."""
     thinking = dict_of(_decode(fields["thinking"])) if "thinking" in fields else {}
     budget = thinking.get("budget_tokens")
     if not isinstance(budget, int) or budget < tokens:
         return
     losses.append("thinking.budget_tokens")
-    least = tokens <= LEAST_BUDGET
-    fitting: Json = {"type": "disabled"} if least else {**thinking, "budget_tokens": max(tokens // 2, LEAST_BUDGET)}
+    least = tokens <= MIN_THINKING_BUDGET
+    fitting: Json = (
+        {"type": "disabled"} if least else {**thinking, "budget_tokens": max(tokens // 2, MIN_THINKING_BUDGET)}
+    )
     fields["thinking"] = msgspec.Raw(_encode(fitting))
 
 
-def _suit(fields: dict[str, msgspec.Raw], model: str, tokens: int, losses: Losses) -> None:
-    body: Json = {name: _decode(fields[name]) for name in (*_SUITED, "tool_choice", "messages") if name in fields}
+def _adapt_options(fields: dict[str, msgspec.Raw], model: str, tokens: int, losses: Losses) -> None:
+    body: Json = {
+        name: _decode(fields[name]) for name in (*_ADAPTED_FIELDS, "tool_choice", "messages") if name in fields
+    }
     out: Json = {
         "max_tokens": tokens,
         "messages": dicts_of(body.get("messages")),
@@ -156,7 +158,7 @@ def _suit(fields: dict[str, msgspec.Raw], model: str, tokens: int, losses: Losse
     traits = traits_of(model)
     set_thinking(body, out, traits, losses)
     set_sampling(body, out, traits, losses)
-    for name in _SUITED:
+    for name in _ADAPTED_FIELDS:
         fields.pop(name, None)
         if name in out:
             fields[name] = msgspec.Raw(_encode(out[name]))

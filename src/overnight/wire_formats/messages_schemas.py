@@ -38,7 +38,7 @@ def closed_schema(schema: Json, place: str, losses: Losses, depth: int = 0) -> J
         variants = [{**rest, "type": kind} if kind != "null" else {"type": "null"} for kind in cast("list[Any]", kinds)]
         return {"anyOf": [closed_schema(each, place, losses, depth + 1) for each in variants]}
     out: Json = {}
-    told: list[str] = []
+    unsupported: list[str] = []
     for name, value in schema.items():
         if name in _NESTED:
             out["anyOf" if name == "oneOf" else name] = _nested(name, value, f"{place}.{name}", losses, depth + 1)
@@ -46,13 +46,13 @@ def closed_schema(schema: Json, place: str, losses: Losses, depth: int = 0) -> J
             out[name] = value
         elif name != "additionalProperties":
             losses.append(f"{place}.{name}")
-            told.append(f"{name}: {_encode(value).decode()}")
+            unsupported.append(f"{name}: {_encode(value).decode()}")
         elif value is not False:
             losses.append(f"{place}.{name}")
     if out.get("type") == "object" or "properties" in out:
         out["additionalProperties"] = False
-    if told:
-        out["description"] = f"{out.get('description') or ''} ({', '.join(told)})".strip()
+    if unsupported:
+        out["description"] = f"{out.get('description') or ''} ({', '.join(unsupported)})".strip()
     return out
 
 

@@ -34,7 +34,7 @@ def is_tool(block: Json) -> bool:
     return str(block["type"]).endswith("tool_use")
 
 
-class _Growing:
+class _GrowingBlock:
     """One block under construction: its start event, and the fragments per field."""
 
     __slots__ = ("block", "open", "pieces")
@@ -84,7 +84,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._message_fields: Json = {}
-        self._blocks: dict[int, _Growing] = {}
+        self._blocks: dict[int, _GrowingBlock] = {}
         self._stopped = False
         self.characters = 0
         self.usage: Json | None = None
@@ -110,7 +110,7 @@ class Assembly:
                 self.characters += growing.take(delta)
                 return growing.completes(delta)
             case "content_block_start":
-                self._blocks[event["index"]] = _Growing(dict(event["content_block"]))
+                self._blocks[event["index"]] = _GrowingBlock(dict(event["content_block"]))
             case "content_block_stop":
                 growing = self._blocks[event["index"]]
                 growing.open = False
@@ -132,8 +132,8 @@ class Assembly:
         delta: Json = event["delta"]
         further = {name: value for name, value in event.items() if name not in ("type", "delta", "usage")}
         self._message_fields |= {**delta, **further}
-        told: Json = event.get("usage") or {}
-        self.usage = {**(self.usage or {}), **{name: value for name, value in told.items() if value is not None}}
+        reported: Json = event.get("usage") or {}
+        self.usage = {**(self.usage or {}), **{name: value for name, value in reported.items() if value is not None}}
         if not delta.get("stop_reason"):
             return False
         self._stopped = True
@@ -201,11 +201,11 @@ def events_of(message: Json, cost_usd: Cost | None = None) -> Iterator[Json]:
         for delta in deltas:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    told = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
-    told.setdefault("output_tokens", None)  # 0 would report a count that the provider did not send
+    reported = {name: usage[name] for name in _DELTA_USAGE if usage.get(name) is not None}
+    reported.setdefault("output_tokens", None)  # 0 would report a count that the provider did not send
     if cost_usd is not None:
-        told |= cost_fields(cost_usd)
-    yield {"type": "message_delta", "delta": ended, "usage": told}
+        reported |= cost_fields(cost_usd)
+    yield {"type": "message_delta", "delta": ended, "usage": reported}
     yield {"type": "message_stop"}
 
 
@@ -221,8 +221,8 @@ def _apart(block: Json) -> tuple[Json, list[Json]]:
         deltas.append({"type": "signature_delta", "signature": block.get("signature") or ""})
         return {**block, "thinking": "", "signature": ""}, deltas
     if is_tool(block):
-        said = _encode(block.get("input") or {}).decode()
-        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": said}]
+        arguments = _encode(block.get("input") or {}).decode()
+        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": arguments}]
     return block, []
 
 

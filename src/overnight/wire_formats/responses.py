@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from overnight.ledger import address_chain
-from overnight.pricing.provider_tools import hosted
+from overnight.pricing.provider_tools import hosted_tools
 from overnight.pricing.usage import Usage, openai_usage
 
 from .contract import Json
@@ -59,7 +59,7 @@ _MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')
 _SECRETS = frozenset({"authorization", "headers"})
 _ANSWERED = frozenset({"completed", "incomplete"})
-_EXAMPLE = 'a text, or a list of items such as [{"role": "user", "content": "hello"}]'
+_EXAMPLE = 'a string, or a list of items such as [{"role": "user", "content": "hello"}]'
 _ELSEWHERE = {
     "background": "remove it; an answer is read to its end and recorded even after its client disconnected",
     "conversation": "conversations are not supported: send previous_response_id, or the earlier items as input",
@@ -108,14 +108,14 @@ def read(body: bytes) -> Request:
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
-        said = _said(known, marked=any(mark in body for mark in _MARKS))
+        bodies = _recorded_items(known, marked=any(mark in body for mark in _MARKS))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_body(error, conversation_field="input", example=_EXAMPLE, api_name="Responses") from None
     for name, way_out in _ELSEWHERE.items():
         if getattr(known, name):
             raise InvalidBody(f"{name}: {way_out}", name)
     tools, tools_sha256, run_there = _tools(fields.get("tools"))
-    given = hosted(run_there, known.max_tool_calls)
+    given = hosted_tools(run_there, known.max_tool_calls)
     aside = NOT_FINGERPRINTED | {"previous_response_id"}
     unescaped = unescaped_for_search(body)
     references_found = sum(unescaped.count(mark) for mark in _POINTERS)
@@ -123,7 +123,7 @@ def read(body: bytes) -> Request:
         format="responses",
         fields=fields,
         model=known.model or "",
-        links=tuple(address_chain(said)),
+        links=tuple(address_chain(bodies)),
         tools=tools,
         tools_sha256=tools_sha256,
         params=canonical(params),
@@ -148,18 +148,18 @@ def continued(request: Request, earlier: list[bytes], named: Mapping[str, bytes]
 
     Both the recorded chain and the body for the provider change.
     """
-    said = [link.body for link in request.links]
-    head = 1 if said and _is_instructions(said[0]) else 0
-    sent = _sent(request.fields["input"]) or said[head:]
-    for place, body in enumerate(said[head:]):
+    bodies = [link.body for link in request.links]
+    head = 1 if bodies and _is_instructions(bodies[0]) else 0
+    sent = _sent(request.fields["input"]) or bodies[head:]
+    for place, body in enumerate(bodies[head:]):
         reference = _reference(body)
         if reference is not None:
-            said[head + place] = sent[place] = named[reference]
+            bodies[head + place] = sent[place] = named[reference]
     added = [*earlier, *named.values()]
     references_found = sum(item.count(mark) for item in added for mark in _POINTERS)
     return msgspec.structs.replace(
         request,
-        links=tuple(address_chain([*said[:head], *earlier, *said[head:]])),
+        links=tuple(address_chain([*bodies[:head], *earlier, *bodies[head:]])),
         fields={**request.fields, "input": msgspec.Raw(b"[%b]" % b",".join([*earlier, *sent]))},
         prompt_bytes=request.prompt_bytes + sum(map(len, added)) + references_found * REFERENCED_FILE_BYTES,
         open_ended=request.open_ended or references_found > 0,
@@ -192,25 +192,25 @@ def error_event(body: bytes) -> bytes:
     """The last event of a failed stream: the fields of the `error` event, and the error object that client libraries
     read."""
     error: Json = _any(body).get("error") or {}
-    told = {
+    fields = {
         "code": error.get("code"),
         "message": error.get("message") or "the call failed",
         "param": error.get("param"),
     }
-    return encode_event(_encode({"type": "error", "sequence_number": 0, **told, "error": error}), "error")
+    return encode_event(_encode({"type": "error", "sequence_number": 0, **fields, "error": error}), "error")
 
 
-def _said(known: _Known, *, marked: bool) -> list[bytes]:
+def _recorded_items(known: _Known, *, marked: bool) -> list[bytes]:
     """The links of the request's own chain. Raises InvalidBody."""
     items = [{"role": "user", "content": known.input}] if isinstance(known.input, str) else known.input
     if not items and known.previous_response_id is None:
         raise InvalidBody(f"`input` is empty: send {_EXAMPLE}", "input")
     for place, item in enumerate(items):
         _check(item, place)
-    said = [canonical(_without_cache_markers(item) if marked else item) for item in items]
+    bodies = [canonical(_without_cache_markers(item) if marked else item) for item in items]
     if known.instructions:
-        said.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
-    return said
+        bodies.insert(0, canonical({"type": INSTRUCTIONS, "content": known.instructions}))
+    return bodies
 
 
 def _check(item: Json, place: int) -> None:

@@ -65,9 +65,9 @@ _ECHOED = frozenset({
 
 def initial_response(context: AnswerContext) -> Json:
     """The response object before any output, with the parameters of the request."""
-    told = {name: value for name, value in context.body.items() if name in _ECHOED and value is not None}
-    if "text" in told:
-        told["text"] = {**_DEFAULTS["text"], **told["text"]}
+    echoed = {name: value for name, value in context.body.items() if name in _ECHOED and value is not None}
+    if "text" in echoed:
+        echoed["text"] = {**_DEFAULTS["text"], **echoed["text"]}
     return {
         "id": context.answer_id,
         "object": "response",
@@ -75,7 +75,7 @@ def initial_response(context: AnswerContext) -> Json:
         "status": "in_progress",
         "model": context.model,
         **_DEFAULTS,
-        **told,
+        **echoed,
     }
 
 

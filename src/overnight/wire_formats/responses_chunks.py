@@ -75,11 +75,11 @@ class _StreamTranslator:
             self._call(events, emitted, piece.get("index", position), piece)
 
     def _append_text(
-        self, events: Events, emitted: list[Json], item: Json, kind: str, said: str, logprobs: list[Json] | None = None
+        self, events: Events, emitted: list[Json], item: Json, kind: str, text: str, logprobs: list[Json] | None = None
     ) -> None:
         """Emit a text fragment of a part; first announce its item and part if they are new."""
         index = self._announce(events, emitted, item)
-        part: Json = {"type": kind, "refusal" if kind == "refusal" else "text": said}
+        part: Json = {"type": kind, "refusal" if kind == "refusal" else "text": text}
         if kind == "output_text":
             part |= {"annotations": [], "logprobs": logprobs or []}
         at = {"item_id": item["id"], "output_index": index}

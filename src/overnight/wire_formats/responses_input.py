@@ -1,8 +1,7 @@
 """Convert Responses items to chat messages.
 
 Messages are converted or rejected, never omitted. Calls of provider-executed tools are reported as losses; the
-message after
-them contains their outcome.
+message after them contains their outcome.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import msgspec
 
 from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
-from .messages_over_chat_turns import SHOWN
+from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
 from .validation import unsupported_content
 
@@ -34,15 +33,15 @@ _FILE = ("file_data", "file_id", "filename")
 
 def messages(body: Json, losses: Losses) -> list[Json]:
     """The conversation of a request. Raises InvalidBody for items without a chat equivalent."""
-    said = body["input"]
+    given = body["input"]
     thread = _Thread(str(body.get("model")), losses)
     if body.get("instructions"):
         thread.messages.append({"role": "system", "content": body["instructions"]})
-    if isinstance(said, str):
-        thread.messages.append({"role": "user", "content": said})
+    if isinstance(given, str):
+        thread.messages.append({"role": "user", "content": given})
         return thread.messages
     messages_before = len(thread.messages)
-    for place, item in enumerate(cast("list[Json]", said)):
+    for place, item in enumerate(cast("list[Json]", given)):
         thread.where = f"input[{place}]"
         try:
             thread.take(item)
@@ -59,30 +58,30 @@ def move_tool_media(thread: list[Json]) -> list[Json]:
     The given messages are changed.
     """
     out: list[Json] = []
-    shown: list[Json] = []
+    media: list[Json] = []
     for message in thread:
         if message["role"] == "tool":
-            shown += _take_media(message)
-        elif shown:
-            out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *shown]})
-            shown = []
+            media += _take_media(message)
+        elif media:
+            out.append({"role": "user", "content": [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media]})
+            media = []
             if message["role"] == "user":
-                said = message["content"]
-                out[-1]["content"] += [{"type": "text", "text": said}] if isinstance(said, str) else said
+                content = message["content"]
+                out[-1]["content"] += [{"type": "text", "text": content}] if isinstance(content, str) else content
                 continue
         out.append(message)
-    if shown:
-        out.append({"role": "user", "content": [{"type": "text", "text": SHOWN}, *shown]})
+    if media:
+        out.append({"role": "user", "content": [{"type": "text", "text": TOOL_MEDIA_INTRO}, *media]})
     return out
 
 
 def _take_media(message: Json) -> list[Json]:
     """Remove all parts but text from a tool result, and return them."""
     parts = cast("list[Json]", message["content"]) if isinstance(message["content"], list) else []
-    shown = [part for part in parts if part["type"] != "text"]
-    if shown:
+    media = [part for part in parts if part["type"] != "text"]
+    if media:
         message["content"] = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    return shown
+    return media
 
 
 class _Thread:
@@ -145,10 +144,10 @@ class _Thread:
         self._turn().setdefault("tool_calls", []).append(call)
 
     def _reasoning(self, item: Json) -> None:
-        told = unpack_thinking(item.get("encrypted_content")) or []
-        blocks = [block for block in told if block.get("model") is None or names_model(block["model"], self._model)]
+        packed = unpack_thinking(item.get("encrypted_content")) or []
+        blocks = [block for block in packed if block.get("model") is None or names_model(block["model"], self._model)]
         text = "".join(part["text"] for part in cast("list[Json]", item.get("content") or ()))
-        if len(blocks) < len(told) or not (blocks or text):
+        if len(blocks) < len(packed) or not (blocks or text):
             # Reasoning of another model or provider, or a summary: no other model can use it.
             self._losses.append(f"{self.where} (reasoning)")
             return

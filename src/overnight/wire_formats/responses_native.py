@@ -1,8 +1,7 @@
 """Pass Responses requests to a target of the same format.
 
 The provider stores nothing. The answer and its items get the gateway's ids instead of the provider's. Each item
-contains its
-encrypted reasoning.
+contains its encrypted reasoning.
 """
 
 from __future__ import annotations
@@ -66,10 +65,13 @@ def _items(items: list[Json], losses: Losses) -> list[Json]:
 def answer(response: Json, context: AnswerContext) -> Json:
     """The provider's answer with the gateway's ids."""
     items: list[Json] = response["output"]
-    return {**_ours(response, context), "output": [_our_item(item, at, context) for at, item in enumerate(items)]}
+    return {
+        **_with_own_id(response, context),
+        "output": [_item_with_own_id(item, at, context) for at, item in enumerate(items)],
+    }
 
 
-def _ours(response: Json, context: AnswerContext) -> Json:
+def _with_own_id(response: Json, context: AnswerContext) -> Json:
     body = context.body
     return {
         **response,
@@ -82,7 +84,7 @@ def _ours(response: Json, context: AnswerContext) -> Json:
     }
 
 
-def _our_item(item: Json, index: int, context: AnswerContext) -> Json:
+def _item_with_own_id(item: Json, index: int, context: AnswerContext) -> Json:
     kind = item.get("type") or "message"
     if kind not in _WITHOUT_ID:
         return item
@@ -104,12 +106,12 @@ class _StreamTranslator:
             return []
         ours = event
         if "response" in event:
-            ours = {**event, "response": _ours(event["response"], self._context)}
+            ours = {**event, "response": _with_own_id(event["response"], self._context)}
         index: Any = event.get("output_index")
         if isinstance(index, int):
             item: Any = event.get("item")
             if isinstance(item, dict):
-                mine = _our_item(cast("Json", item), index, self._context)
+                mine = _item_with_own_id(cast("Json", item), index, self._context)
                 self._ids[index] = mine.get("id")
                 ours = {**ours, "item": mine}
             if "item_id" in event and index in self._ids:

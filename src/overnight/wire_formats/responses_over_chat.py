@@ -1,10 +1,8 @@
 """Translate Responses to chat completions.
 
 Provider-executed tools (such as web search) are reported as losses; a request whose `tool_choice` requires one is
-rejected. A
-custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
-`thinking_blocks`, packed in
-the `encrypted_content` of the reasoning item, so that signatures are preserved.
+rejected. A custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
+`thinking_blocks`, packed in the `encrypted_content` of the reasoning item, so that signatures are preserved.
 """
 
 from __future__ import annotations
@@ -166,12 +164,12 @@ def _function(tool: Json, losses: Losses, where: str) -> Json:
 def _custom(tool: Json, losses: Losses, where: str) -> Json:
     if not isinstance(tool.get("name"), str):
         raise InvalidBody(f"{where}: a custom tool requires a name beside its type", f"{where}.name")
-    said: str = tool.get("description") or ""
+    description: str = tool.get("description") or ""
     form: Json = tool.get("format") or {}
     if form.get("type") == "grammar":
         losses.append(f"{where}.format")
-        said += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
-    function: Json = {"name": tool["name"], "description": said.strip(), "parameters": _ONE_TEXT}
+        description += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
+    function: Json = {"name": tool["name"], "description": description.strip(), "parameters": _ONE_TEXT}
     return {"type": "function", "function": function}
 
 
@@ -233,8 +231,8 @@ def _output(message: Json, logprobs: Any, context: AnswerContext) -> list[Json]:
         output.append(item)
     parts = _parts(message, logprobs)
     if parts:
-        said: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
-        output.append({**said, "content": parts})
+        message_item: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
+        output.append({**message_item, "content": parts})
     custom = custom_names(context.body)
     for place, call in enumerate(cast("list[Json]", message.get("tool_calls") or ())):
         output.append(call_item(call, place, key, custom))
@@ -260,16 +258,16 @@ def call_item(call: Json, place: int, key: str, custom: frozenset[str]) -> Json:
     name, arguments = function["name"], function.get("arguments") or ""
     call_id = call.get("id") or f"call_{key}_{place}"
     if name in custom:
-        told: Json = {"id": f"ctc_{key}_{place}", "type": "custom_tool_call", "call_id": call_id, "name": name}
-        return {**told, "input": _one_text(arguments)}
+        custom_item: Json = {"id": f"ctc_{key}_{place}", "type": "custom_tool_call", "call_id": call_id, "name": name}
+        return {**custom_item, "input": _one_text(arguments)}
     item: Json = {"id": f"fc_{key}_{place}", "type": "function_call", "call_id": call_id, "name": name}
     return {**item, "arguments": arguments, "status": "completed"}
 
 
 def _one_text(arguments: str) -> str:
     try:
-        said: Any = _decode(arguments)
-        return said["input"] if isinstance(said["input"], str) else arguments
+        decoded: Any = _decode(arguments)
+        return decoded["input"] if isinstance(decoded["input"], str) else arguments
     except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
         return arguments
 
@@ -288,9 +286,9 @@ def reasoning_of(message: Json) -> str:
 
 
 def logprobs_of(logprobs: Json | None) -> list[Json]:
-    told: list[Json] = (logprobs or {}).get("content") or []
-    return [{**each, "bytes": each.get("bytes") or [], "top_logprobs": _top(each)} for each in told]
+    tokens: list[Json] = (logprobs or {}).get("content") or []
+    return [{**each, "bytes": each.get("bytes") or [], "top_logprobs": _top(each)} for each in tokens]
 
 
-def _top(told: Json) -> list[Json]:
-    return [{**each, "bytes": each.get("bytes") or []} for each in cast("list[Json]", told.get("top_logprobs") or ())]
+def _top(token: Json) -> list[Json]:
+    return [{**each, "bytes": each.get("bytes") or []} for each in cast("list[Json]", token.get("top_logprobs") or ())]

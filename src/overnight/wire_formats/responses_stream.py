@@ -21,8 +21,8 @@ FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response
 """The events that end a stream."""
 _CALLS = frozenset({"function_call", "custom_tool_call"})
 _ARGUMENTS = "response.function_call_arguments.delta"
-_TOLD = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
-_FOR_THE_CLIENT = _CALLS | {
+_ARGUMENTS_DONE = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
+_CLIENT_ACTIONS = _CALLS | {
     "computer_call",
     "local_shell_call",
     "shell_call",
@@ -69,8 +69,8 @@ class Assembly:
                 self.usage = answer["usage"]
             return True
         if kind == "response.output_item.done":
-            return event["item"]["type"] in _FOR_THE_CLIENT
-        return kind in _TOLD
+            return event["item"]["type"] in _CLIENT_ACTIONS
+        return kind in _ARGUMENTS_DONE
 
     def _completes(self, index: int, piece: str) -> bool:
         """Whether `piece` completes the arguments of the call at `index`."""
@@ -152,9 +152,9 @@ class Events:
     def delta(self, at: Json, place: int, part: Json) -> Iterator[Json]:
         """The delta events of one content part, or of a fragment of it."""
         kind = part["type"]
-        if said := part[_FIELDS[kind]]:
+        if text := part[_FIELDS[kind]]:
             more: Json = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
-            yield self.event(f"{kind}.delta", **at, content_index=place, delta=said, **more)
+            yield self.event(f"{kind}.delta", **at, content_index=place, delta=text, **more)
 
     def part_done(self, at: Json, place: int, part: Json) -> Iterator[Json]:
         kind = part["type"]

@@ -1,8 +1,7 @@
 """Server-sent events: parse payloads from a byte stream, and encode them.
 
 Only ``data`` is kept. Event names repeat the ``type`` of the payload in every provider's format. Ids and reconnection
-times
-have no meaning for the answer to one request.
+times have no meaning for the answer to one request.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from .contract import (
     StreamTranslator,
     Translation,
 )
-from .dialects import Dialect, fit, fitted
+from .dialects import Dialect, adapt_fields, adapt_in_place
 from .request import InvalidBody, Request
 from .sse import DONE, encode_event
 
@@ -123,10 +123,10 @@ class ChatPassthrough:
 
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:
         try:
-            fields, losses = fitted(request.fields, dialect, model)
+            fields, losses = adapt_fields(request.fields, dialect, model)
             if tokens != request.cap and not fields.keys().isdisjoint(("reasoning", "thinking")):
                 fields = dict(fields)
-                losses = [*losses, *chat.fit_budgets(fields, tokens)]
+                losses = [*losses, *chat.limit_reasoning_budgets(fields, tokens)]
         except RecursionError:
             raise _too_deep() from None
         if fields is not request.fields:
@@ -159,8 +159,8 @@ class _ChatReader:
         is_terminal = self.assembly.take(event)
         # A chunk with only usage is for the gateway. The client receives its own, with the cost, if it requested
         # usage.
-        shown = event.get("choices") or not event.get("usage")
-        return ([encode_event(payload)] if shown else []), is_terminal
+        visible = event.get("choices") or not event.get("usage")
+        return ([encode_event(payload)] if visible else []), is_terminal
 
     def recorded(self) -> bytes:
         return self.assembly.completion()
@@ -218,7 +218,7 @@ class Translated:
         body = with_reserve_stack(lambda: self._translation.request({**client_body(request, tokens), **named}, losses))
         body["model"] = model
         if self.upstream_format.name == "chat":
-            losses += fit(body, dialect)
+            losses += adapt_in_place(body, dialect)
             chat.adapt_body(body, tokens, dialect, stream=request.stream)
         elif self.upstream_format.cap_field:
             body[self.upstream_format.cap_field] = tokens

@@ -71,10 +71,10 @@ def texts_of(value: Any, place: str) -> list[str]:
 
 def text_field(block: Json, name: str, place: str) -> str:
     """A string field of a block; empty if null or missing. Raises InvalidBody."""
-    said = block.get(name)
-    if said is not None and not isinstance(said, str):
+    value = block.get(name)
+    if value is not None and not isinstance(value, str):
         reject(f"{place}.{name}", "a string")
-    return said or ""
+    return value or ""
 
 
 def unsupported_content(place: str) -> InvalidBody:

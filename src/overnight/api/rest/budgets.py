@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from overnight.budgets import SCOPES, TopUp, addressed, line_of, list_budgets, operator_limit, top_up_budget
+from overnight.budgets import SCOPES, TopUp, line_of, list_budgets, operator_limit, resolve_top_up, top_up_budget
 from overnight.domain import BadInput, check_identifier, usd_to_micro
 
 from .calls import Answer, ApiRoute, Call, json_answer, no_nul
@@ -102,7 +102,7 @@ async def top_up(call: Call, body: NewTopUp) -> Answer:
         wall_clock_s=body.seconds,
         key_id=call.request.key_id,
     )
-    wanted, key = addressed(policy, wanted, body.per, store.clock()), call.request.key
+    wanted, key = resolve_top_up(policy, wanted, body.per, store.clock()), call.request.key
     if key is None or "instance.admin" not in key.scopes:
         wanted.operator_limit = operator_limit(policy, wanted, job)
     row, woken = await top_up_budget(store, wanted)

@@ -19,7 +19,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         called_seq: the sequence number of `model_called`.
         at: the time of `model_called`, in microseconds.
         limits, rates: the budgets and rate limits of the attempt.
-        left_microusd: the lowest remaining amount of its money budgets; None without such a budget.
+        remaining_microusd: the lowest remaining amount of its money budgets; None without such a budget.
     """
 
     call_id: str
@@ -28,7 +28,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     limits: Sequence[Limit]
     rates: Sequence[Rate]
-    left_microusd: int | None
+    remaining_microusd: int | None
 
 
 class MustWait(msgspec.Struct, frozen=True):

@@ -22,13 +22,13 @@ class CallAccount:
 
     Attributes:
         cost_microusd, bound_microusd: the cost of its settled attempts, and the bound beyond that cost.
-        left_microusd: the lowest remaining amount of its money budgets, as last known; None without such a budget.
+        remaining_microusd: the lowest remaining amount of its money budgets, as last known; None without such a budget.
         unsettled: the result of a failed attempt, until it is durable.
     """
 
     __slots__ = (
         "_deadlines", "_limits", "_rates", "_services", "_tenant_id", "bound_microusd", "cost_microusd",
-        "left_microusd", "unsettled",
+        "remaining_microusd", "unsettled",
     )  # fmt: skip
 
     def __init__(self, services: AdmissionServices, deadlines: CallDeadlines, tenant_id: str) -> None:
@@ -37,12 +37,12 @@ class CallAccount:
         self._rates: Sequence[Rate] = ()
         self.cost_microusd = 0
         self.bound_microusd = 0
-        self.left_microusd: int | None = None
+        self.remaining_microusd: int | None = None
         self.unsettled: AttemptResult | None = None
 
     def draw(self, granted: Granted) -> None:
         """Set the budgets and rate limits of the next attempt."""
-        self._limits, self._rates, self.left_microusd = granted.limits, granted.rates, granted.left_microusd
+        self._limits, self._rates, self.remaining_microusd = granted.limits, granted.rates, granted.remaining_microusd
 
     def hold(self, result: AttemptResult) -> None:
         """Hold the result of a failed attempt: the next admission settles it, or the call does so before it waits."""
@@ -76,7 +76,7 @@ class CallAccount:
         services, deadlines = self._services, self._deadlines
         command = self._command(subject, result, last=last)
         settled = await services.settlements.write(command, deadlines.loop.time() + deadlines.queue_s)
-        self.left_microusd = settled.left_microusd
+        self.remaining_microusd = settled.remaining_microusd
         warn(settled.alarmed)
         if last:
             services.loop_guard.request_answered(subject, request, result)

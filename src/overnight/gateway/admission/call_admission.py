@@ -243,7 +243,7 @@ class CallAdmission:
     async def _commit(self, command: Admit) -> AdmissionReport:
         """Commit one admission. Raises StoreUnavailable when the store does not answer within the queue time."""
         until = self._deadlines.store_deadline()
-        return await self._services.store.commit(command, until=until, left=self._committed_late)
+        return await self._services.store.commit(command, until=until, on_late_commit=self._committed_late)
 
     def _committed_late(self, report: AdmissionReport) -> None:
         """Settle at zero an admission that was committed after its caller had given up."""
@@ -287,9 +287,9 @@ class CallAdmission:
         """Note that the content of the request is durable since `at`: it need not be written again in that month."""
         known, request = self._services.known_content, self._context.request
         tenant_id, month = self.subject.who.tenant_id, month_of(at)
-        known.learn(tenant_id, month, request.links)
+        known.add_links(tenant_id, month, request.links)
         if request.tools_sha256:
-            known.learn_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
+            known.add_hashes(tenant_id, month, [bytes.fromhex(request.tools_sha256)])
 
     def leave(self) -> None:
         """End the call, whatever its result."""

@@ -26,8 +26,8 @@ from overnight.budgets import (
     Wait,
     decode_estimate,
     estimate_of,
-    left_microusd,
     locks,
+    remaining_microusd,
     reserve,
     settle,
     stop_facts,
@@ -217,7 +217,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
             at=unit.now,
             limits=limits,
             rates=rates,
-            left_microusd=left_microusd(unit, job.tenant_id, limits),
+            remaining_microusd=remaining_microusd(unit, job.tenant_id, limits),
         )
 
     def _write_called(self, unit: Unit, job: JobRow, grant: ReservationGrant) -> int:
@@ -275,7 +275,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
         if self.last and not subject.is_auxiliary:
             close_unattributed(unit, job, self.result.event.error)
         alarmed = [alarm for alarm in self.alarms if raise_alarm(unit, job, alarm)]
-        return Settled(recorded, fenced, left_microusd(unit, job.tenant_id, self.limits), alarmed)
+        return Settled(recorded, fenced, remaining_microusd(unit, job.tenant_id, self.limits), alarmed)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -284,13 +284,13 @@ class Settled(msgspec.Struct, frozen=True):
     Fields:
         recorded: its event, as read back.
         fenced: whether a newer attempt or lease of the job has begun.
-        left_microusd: the lowest remaining amount of its money budgets.
+        remaining_microusd: the lowest remaining amount of its money budgets.
         alarmed: the cost alarms that the call triggered.
     """
 
     recorded: Recorded
     fenced: bool
-    left_microusd: int | None = None
+    remaining_microusd: int | None = None
     alarmed: Sequence[CostAlarm] = ()
 
 

@@ -47,7 +47,7 @@ class CostAlarm(msgspec.Struct, frozen=True):
 def raise_alarm(unit: Unit, job: JobRow, alarm: CostAlarm) -> bool:
     """Write `cost_alarm` into the log of the job whose call exceeded the threshold; once for each job."""
     key = (job.tenant_id, "job", alarm.job_id)
-    row = unit.get(BUDGET, key) if unit.known(BUDGET, key) else None
+    row = unit.get(BUDGET, key) if unit.is_loaded(BUDGET, key) else None
     if row is None or row.alarmed_at is not None or row.spent_microusd <= alarm.threshold_microusd:
         return False
     row.alarmed_at = unit.now

@@ -59,7 +59,7 @@ class Settlements:
         """
         call_id = command.result.call_id
         try:
-            ended = await self._store.commit(command, until=until, left=partial(self._written_late, call_id))
+            ended = await self._store.commit(command, until=until, on_late_commit=partial(self._written_late, call_id))
         except (StoreUnavailable, asyncio.CancelledError):
             # Otherwise the call would be settled as lost, at its upper bound.
             self.defer(call_id, command)

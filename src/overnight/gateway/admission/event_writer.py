@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from overnight.domain import Event, Recorded
 from overnight.ledger import (
-    LARGEST_CONTENT,
+    MAX_INLINE_CONTENT,
     JobRow,
     KnownContent,
     append,
@@ -34,7 +34,7 @@ def append_with_request(
     event.input_ref = store_chain(unit, job.tenant_id, request.links, known) or None
     if request.tools is not None:
         detail["tools_ref"] = store_blob(unit, job.tenant_id, request.tools, known)
-    params = request.params if len(request.params) <= LARGEST_CONTENT else None
+    params = request.params if len(request.params) <= MAX_INLINE_CONTENT else None
     if params is None:
         detail["params_ref"] = store_blob(unit, job.tenant_id, request.params)
     return append_at(unit, job, event, place, params, fingerprint).seq

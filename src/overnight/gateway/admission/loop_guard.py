@@ -281,7 +281,7 @@ class StopLoop(msgspec.Struct):
         detail = {"attempt": job.attempt, "call": self.subject.label}
         question = f"Continue? {self.why[0].upper()}{self.why[1:]}."
         review = request_review(unit, job, "loop", question, detail, None)
-        unit.remember(LAST_LOOP, review)
+        unit.cache(LAST_LOOP, review)
         return review
 
 

@@ -167,7 +167,7 @@ def _within_bound(request: Request, attempt: Attempt, usage: Usage, cost: int | 
         max_cost = max(max_cost, tools_microusd + price.upper_bound_microusd(window, max_output))
     if (cost or 0) <= max_cost and usage.input_tokens + usage.output_tokens <= max_input + max_output:
         return _Bounded(usage, cost)
-    within = usage.at_most(max_input, max_output)
+    within = usage.clamped(max_input, max_output)
     if cost is None and usage.estimated:
         return _Bounded(within, None)  # estimated from the text, not reported
     reported = {

@@ -16,10 +16,10 @@ from overnight.budgets import (
     corrected,
     settle,
 )
-from overnight.circuit_breakers import note
+from overnight.circuit_breakers import apply_update
 from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import (
-    LARGEST_CONTENT,
+    MAX_INLINE_CONTENT,
     JobRow,
     count_usage,
     store_blob,
@@ -75,13 +75,13 @@ def _write_end(
 ) -> Recorded:
     """Append the event with the answer, and write the rows that belong to it."""
     content = result.content
-    if content is not None and len(content) > LARGEST_CONTENT:
+    if content is not None and len(content) > MAX_INLINE_CONTENT:
         event.output_ref, content = store_blob(unit, job.tenant_id, content), None
     written = append_at(unit, job, event, place, content, fingerprint)
     if result.also is not None:
         result.also.write(unit, written)
     if result.breaker_update is not None:
-        note(unit, job, result.breaker_update, event)
+        apply_update(unit, job, result.breaker_update, event)
     return written
 
 

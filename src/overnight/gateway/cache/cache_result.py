@@ -65,7 +65,7 @@ class CacheResult(msgspec.Struct, frozen=True):
         key = (job.job_id, self.mark)
         unit.lock([(ASKED, key)])
         repeated = unit.get(ASKED, key) is not None
-        unit.remember(ASKED, LookedUpRow(*key))
+        unit.cache(ASKED, LookedUpRow(*key))
         candidate = self.candidate
         if candidate is not None and (repeated or candidate.answer.job_id == job.job_id):
             candidate, repeated = None, True

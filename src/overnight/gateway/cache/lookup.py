@@ -313,7 +313,7 @@ class CacheLookup:
     def hit_recorded(self, hit: Recorded) -> None:
         """Note a durable hit: its answer need not be written again this month."""
         digest = parse_reference(hit.facts.output_ref or "")[2]
-        self._services.known_content.learn_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
+        self._services.known_content.add_hashes(self._caller.tenant_id, month_of(hit.at), [digest])
 
     def compare(self, subject: Subject, target: Target, result: AttemptResult) -> None:
         """Record the comparison with the answer of the shadow mode, in the batch that records the actual answer."""

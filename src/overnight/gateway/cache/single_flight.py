@@ -125,7 +125,7 @@ class SingleFlight:
         while True:
             claim, left = ClaimQuestion(leading.key, leading.leader, leading.job), partial(self._claimed_late, leading)
             with deadlines.asking_store():
-                claimed = await self._store.commit(claim, until=deadlines.store_deadline(), left=left)
+                claimed = await self._store.commit(claim, until=deadlines.store_deadline(), on_late_commit=left)
             if claimed is not ClaimOutcome.FOLLOWS:
                 return claimed, waited
             waited = True
@@ -184,7 +184,7 @@ class SingleFlight:
 
     def write_later(self, command: Command[None]) -> None:
         try:
-            self._store.ride(command).add_done_callback(_heard)
+            self._store.defer(command).add_done_callback(_heard)
         except StoreUnavailable as error:
             log.warning("a response could not be stored in the cache: %s", error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overnight.circuit_breakers import Note
+from overnight.circuit_breakers import RecordBreakerUpdate
 
 from ..admission.attempt_result import AttemptResult
 from ..admission.metering import reported_beyond_bound, result_of_failure, result_of_reply
@@ -43,7 +43,7 @@ class AttemptEvaluation:
         if self._selection.probe_id is None or (update := self._selection.record_answer()) is None:
             return
         event = call_event(context, attempt.target, "model_called", attempt.call_id)
-        note = Note(context.subject.job_id, update, event)
+        note = RecordBreakerUpdate(context.subject.job_id, update, event)
         await self._services.settlements.note(note, self._deadlines.loop.time() + MIN_STORE_S)
         self._services.breakers_written()
 

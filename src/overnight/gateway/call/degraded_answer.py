@@ -12,7 +12,7 @@ import msgspec
 
 from overnight.domain import ErrorFacts, Event, Recorded
 from overnight.ledger import (
-    LARGEST_CONTENT,
+    MAX_INLINE_CONTENT,
     JobRow,
     KnownContent,
     store_blob,
@@ -82,7 +82,7 @@ class FinalOutcome(msgspec.Struct, frozen=True, kw_only=True):
         answered.model = answered.provider = DEGRADED
         answered.detail = {DEGRADED: {"kind": self.kind, **({"of": self.of} if self.of else {})}}
         answered.cost_microusd = 0
-        content = self.body if len(self.body) <= LARGEST_CONTENT else None
+        content = self.body if len(self.body) <= MAX_INLINE_CONTENT else None
         if content is None:
             answered.output_ref = store_blob(unit, job.tenant_id, self.body, known)
         ended = append_at(unit, job, answered, subject.place, content, subject.fingerprint)

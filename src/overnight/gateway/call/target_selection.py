@@ -153,7 +153,7 @@ class TargetSelection:
                     return True
                 continue
             circuits = [self._open_circuit(model) for model in self._skipped_accounts]
-            await self._circuits.change([each for each in circuits if each is not None], deadline)
+            await self._circuits.wait_for_change([each for each in circuits if each is not None], deadline)
         return False
 
     def retry_after_ms(self) -> int:
@@ -166,19 +166,19 @@ class TargetSelection:
     def record_answer(self) -> BreakerUpdate | None:
         """The circuit update for an answer, to be written with the answer; None if nothing changes."""
         target = self.target
-        return self._circuits.answered(target.account, target.model, self._take_probe(), self.caller_account)
+        return self._circuits.record_success(target.account, target.model, self._take_probe(), self.caller_account)
 
     def record_failure(self, failure: Failure) -> BreakerUpdate | None:
         """The circuit update for a failure, to be written with the failure; None if nothing changes."""
         target = self.target
-        return self._circuits.failed(target.account, target.model, failure, self._take_probe(), self.caller_account)
+        return self._circuits.record_failure(target.account, target.model, failure, self._take_probe(), self.caller_account)
 
     def return_probe(self) -> Coroutine[None, None, None] | None:
         """Return an unused probe, so that other calls may probe; None if the call is no probe."""
         probe_id, target = self._take_probe(), self.target
         if probe_id is None:
             return None
-        return self._circuits.give_back(target.account, target.model, probe_id, self.caller_account)
+        return self._circuits.release(target.account, target.model, probe_id, self.caller_account)
 
     def _take_probe(self) -> str | None:
         probe_id, self.probe_id = self.probe_id, None

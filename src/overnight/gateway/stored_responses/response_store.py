@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import (
-    EVERYWHERE,
+    ALL_JOBS,
     Attribution,
     Event,
     KeyScope,
@@ -94,7 +94,7 @@ class StoredResponses:
                 raise UnknownPreviousResponse(f"Item with id {item_id!r} not found: send the item itself", "input")
         return named
 
-    async def one(self, response_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> bytes:
+    async def one(self, response_id: str, tenant_id: str, key_scope: KeyScope = ALL_JOBS) -> bytes:
         """The response as recorded. Raises UnknownResponse."""
         _, answer = await self._find(response_id, tenant_id, key_scope)
         return _encode(await self._body(answer, response_id))
@@ -103,7 +103,7 @@ class StoredResponses:
         self,
         response_id: str,
         tenant_id: str,
-        key_scope: KeyScope = EVERYWHERE,
+        key_scope: KeyScope = ALL_JOBS,
         *,
         order: str,
         after: str | None,
@@ -114,7 +114,7 @@ class StoredResponses:
         items: list[Json] = [_decode(each) for each in await self._input(called, response_id, tenant_id)]
         return _encode(listed(items, response_id, newest_first=order != "asc", after=after, most=most))
 
-    async def forget(self, response_id: str, tenant_id: str, key_scope: KeyScope = EVERYWHERE) -> None:
+    async def forget(self, response_id: str, tenant_id: str, key_scope: KeyScope = ALL_JOBS) -> None:
         """Delete the response's id; the log of its job stays as it is. Raises UnknownResponse."""
         if not response_id.isprintable() or not await self._ledger.store.commit(
             DeleteResponse(tenant_id, response_id, key_scope)
