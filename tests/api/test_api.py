@@ -92,6 +92,8 @@ async def test_job_of_another_tenant_is_not_found(served: Served) -> None:
             ("POST", "/complete"),
             ("POST", "/cancel"),
         ):
+            if (name, path) == ("t", "/attempts"):
+                continue  # starts a job of that name for tenant two
             answer = await served.http.request(method, f"/api/v1/jobs/{name}{path}", headers={"x-tenant-id": "two"})
             problem(answer, 404)
     assert (await served.http.get("/api/v1/jobs", headers={"x-tenant-id": "two"})).json() == {"jobs": []}

@@ -79,7 +79,10 @@ def test_every_further_section_is_read():
         0.7,
     )
     assert (support.sticky, support.residency, support.when_all_open) == ("job", ("eu",), "wait")
-    assert (split.kind, [(way.name, way.weight) for way in split.variants]) == ("weights", [("gpt-5.4", 70), ("eu-1", 30)])
+    assert (split.kind, [(way.name, way.weight) for way in split.variants]) == (
+        "weights",
+        [("gpt-5.4", 70), ("eu-1", 30)],
+    )
     assert (split.deadline_ms, split.embeddings_ms) == (700, 700)
     assert (support.deadline_ms, support.embeddings_ms, said.deadline_ms) == (20_000, 5_000, 20_000)
 

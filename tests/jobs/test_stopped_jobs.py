@@ -34,7 +34,9 @@ class Clock:
 
 async def add(served: Served, scope: str, name: str, per: str | None = None, **amounts: int) -> list[str]:
     wanted = TopUp("default", scope, name, "ann", "worth it", **amounts)
-    _, woken = await top_up_budget(served.store, resolve_top_up(served.gateway.policy, wanted, per, served.store.clock()))
+    _, woken = await top_up_budget(
+        served.store, resolve_top_up(served.gateway.policy, wanted, per, served.store.clock())
+    )
     return woken
 
 

@@ -701,7 +701,9 @@ def test_newer_schema_is_rejected_and_unchanged(store_url: str) -> None:
             connection.execute(sql)  # type: ignore[arg-type]
     else:
         apsw.Connection(store_url).execute(sql)
-    with pytest.raises(StoreUnavailable, match=f"schema {newest + 1}, this version supports {newest}: upgrade overnight"):
+    with pytest.raises(
+        StoreUnavailable, match=f"schema {newest + 1}, this version supports {newest}: upgrade overnight"
+    ):
         open_store(store_url)
     assert rows(store_url, "SELECT count(*) FROM job") == [(0,)]
 

@@ -67,7 +67,9 @@ WAYS = pytest.mark.parametrize("how", ["out of time", "cancelled"])
 async def test_commit_in_time_is_an_ordinary_commit(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
     loop = asyncio.get_running_loop()
-    outcomes = [await store.commit(note(job_id, n), until=loop.time() + 20, on_late_commit=left.append) for n in range(3)]
+    outcomes = [
+        await store.commit(note(job_id, n), until=loop.time() + 20, on_late_commit=left.append) for n in range(3)
+    ]
     outcomes.append(await store.commit(note(job_id, 3), on_late_commit=left.append))
     assert outcomes == [2, 3, 4, 5]
     with pytest.raises(Fenced):
@@ -132,7 +134,9 @@ async def test_cancelled_after_commit_before_waking(store: Store, store_url: str
 async def test_expired_deadline_writes_nothing(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
     with pytest.raises(StoreUnavailable):
-        await store.commit(note(job_id, "late"), until=asyncio.get_running_loop().time() - 1, on_late_commit=left.append)
+        await store.commit(
+            note(job_id, "late"), until=asyncio.get_running_loop().time() - 1, on_late_commit=left.append
+        )
     assert await store.commit(note(job_id, "after")) == 2
     assert left == []
 

@@ -180,7 +180,17 @@ VALUES = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["role", "content", "type", "text", "tool_calls", "id", "tool_call_id", "thinking", *sorted(REASONING_FIELDS)]
+                [
+                    "role",
+                    "content",
+                    "type",
+                    "text",
+                    "tool_calls",
+                    "id",
+                    "tool_call_id",
+                    "thinking",
+                    *sorted(REASONING_FIELDS),
+                ]
             ),
             inner,
             max_size=4,

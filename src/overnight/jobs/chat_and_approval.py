@@ -133,7 +133,14 @@ async def approval(question: str, **detail: Any) -> Approval:
         if entry is None:
             with scheduler.in_progress():
                 entry = await log.commit(
-                    _RequestApproval(execution.job, question, detail, position, digest, scope.about)
+                    _RequestApproval(
+                        held=execution.job,
+                        question=question,
+                        detail=detail,
+                        position=position,
+                        fingerprint=digest,
+                        about=scope.about,
+                    )
                 )
             log.add_entry(position, entry)
         wait = {"for": "approval", "review_id": (entry.facts.detail or {})["review_id"]}

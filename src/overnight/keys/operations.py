@@ -108,7 +108,14 @@ class Keys:
     ) -> tuple[KeyRow, str]:
         """(the key, its new secret). Raises NotFound, Conflict where it is revoked or expired."""
         rotated, minted = (await self.one(name, tenant_id)).key_id, mint()
-        command = Rotate(rotated, minted, how.overlap_ms * 1000, _us(how.expires_in_ms), actor, key_id)
+        command = Rotate(
+            key_id=rotated,
+            minted=minted,
+            overlap_us=how.overlap_ms * 1000,
+            expires_in_us=_us(how.expires_in_ms),
+            actor=actor,
+            caller_key_id=key_id,
+        )
         return await self._store.commit(command), minted.token
 
     async def revoke(self, name: str, tenant_id: str, actor: str, key_id: str | None = None) -> KeyRow:
@@ -159,7 +166,16 @@ class Keys:
                 f"invalid provider key: expected one line of up to {LONGEST_SECRET} visible ASCII characters"
             )
         master_id, sealed = self._masters.seal(secret, (tenant_id, provider))
-        return await self._store.commit(SetProviderKey(tenant_id, provider, master_id, sealed, actor, key_id))
+        return await self._store.commit(
+            SetProviderKey(
+                tenant_id=tenant_id,
+                provider=provider,
+                master_id=master_id,
+                sealed=sealed,
+                actor=actor,
+                caller_key_id=key_id,
+            )
+        )
 
     async def provider_keys(self, tenant_id: str = "") -> list[ProviderKeyRow]:
         values = {"tenant_id": tenant_id}

@@ -171,7 +171,9 @@ class TargetSelection:
     def record_failure(self, failure: Failure) -> BreakerUpdate | None:
         """The circuit update for a failure, to be written with the failure; None if nothing changes."""
         target = self.target
-        return self._circuits.record_failure(target.account, target.model, failure, self._take_probe(), self.caller_account)
+        return self._circuits.record_failure(
+            target.account, target.model, failure, self._take_probe(), self.caller_account
+        )
 
     def return_probe(self) -> Coroutine[None, None, None] | None:
         """Return an unused probe, so that other calls may probe; None if the call is no probe."""
