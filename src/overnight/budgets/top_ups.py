@@ -114,7 +114,9 @@ def check_own_limits(top_up: TopUp, limit: Limit, row: BudgetRow | None) -> None
         "tool_calls": limit.limit_tool_calls,
         "seconds": limit.wall_clock_s,
     }
-    own = {} if row is None else {"microusd": row.limit_microusd, "calls": row.limit_calls}
+    own: dict[str, int | None] = {}
+    if row is not None:
+        own = {"microusd": row.limit_microusd, "calls": row.limit_calls}
     for added in top_up.amounts():
         name = added.removeprefix("added_")
         if operators[name] is not None or own.get(name) is None:

@@ -124,10 +124,10 @@ class Keys:
 
     async def allow(self, name: str, tenant_id: str, new: Allowance, actor: str) -> KeyRow:
         """Replace the tools or jobs that a key may use. Raises NotFound, BadInput, Conflict where it cannot be limited."""
-        found = [None if globs is None else _json(globs) for globs in (new.tools, new.jobs)]
+        tools, jobs = (None if globs is None else _json(globs) for globs in (new.tools, new.jobs))
         for field in ("tools", "jobs"):
             _check_globs(field, getattr(new, field) or ())
-        return await self._store.commit(SetAllowance((await self.one(name, tenant_id)).key_id, *found, actor))
+        return await self._store.commit(SetAllowance((await self.one(name, tenant_id)).key_id, tools, jobs, actor))
 
     async def list(self, tenant_id: str = "", before: str = "", most: int = 200) -> list[KeyRow]:
         """Newest first; `before` is the key_id that the page before ended with. Raises BadInput."""
