@@ -13,9 +13,11 @@ class Endpoints:
     """`client` is who connected; a Unix socket has none, and a path instead of an address."""
 
     def __init__(self, transport: asyncio.Transport, proxies: TrustedProxies, root_path: str) -> None:
-        peer, bound = (transport.get_extra_info(name) for name in ("peername", "sockname"))
-        self.client: tuple[str, int] | None = peer[:2] if isinstance(peer, tuple) else None
-        self.server: tuple[str, int | None] = bound[:2] if isinstance(bound, tuple) else (str(bound or ""), None)
+        peer: Any = transport.get_extra_info("peername")
+        bound: Any = transport.get_extra_info("sockname")
+        self.client: tuple[str, int] | None = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else None
+        is_path = not bound or isinstance(bound, str | bytes)
+        self.server: tuple[str, int | None] = (str(bound or ""), None) if is_path else (bound[0], bound[1])
         self._proxies, self._root_path = proxies, root_path
         self._is_proxy = proxies.trusts(self.client[0] if self.client else "")
 

@@ -23,7 +23,7 @@ class BoundQuery(Parameters):
     """`job`: only the calls of this job."""
 
     job: Text | None = None
-    limit: whole(MAX_CALLS) = 50
+    limit: Annotated[int, Field(ge=0, le=MAX_CALLS), whole(MAX_CALLS)] = 50
 
 
 class NewSettlement(Body):

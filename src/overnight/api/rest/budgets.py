@@ -24,7 +24,7 @@ class BudgetQuery(Parameters):
 
     job: Text | None = None
     all: Literal["true", "false"] = "false"
-    limit: whole(MAX_JOBS) = 50
+    limit: Annotated[int, Field(ge=0, le=MAX_JOBS), whole(MAX_JOBS)] = 50
 
 
 class NewTopUp(Body):

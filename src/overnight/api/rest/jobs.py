@@ -45,14 +45,14 @@ class JobQuery(Parameters):
 
     state: Text = Field("", json_schema_extra={"enum": list(job_states)})
     before: Text = ""
-    limit: whole(MAX_JOBS) = 50
+    limit: Annotated[int, Field(ge=0, le=MAX_JOBS), whole(MAX_JOBS)] = 50
 
 
 class EventQuery(Parameters):
     """`after`: only events with a higher seq."""
 
-    after: whole(MAX_SEQ) = 0
-    limit: whole(MAX_EVENTS) = MAX_EVENTS
+    after: Annotated[int, Field(ge=0, le=MAX_SEQ), whole(MAX_SEQ)] = 0
+    limit: Annotated[int, Field(ge=0, le=MAX_EVENTS), whole(MAX_EVENTS)] = MAX_EVENTS
 
 
 class NewAttempt(Body):

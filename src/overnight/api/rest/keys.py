@@ -32,7 +32,7 @@ class KeyQuery(Parameters):
     """`before` is the last key_id of the previous page."""
 
     before: Text = ""
-    limit: whole(MAX_KEYS) = 50
+    limit: Annotated[int, Field(ge=0, le=MAX_KEYS), whole(MAX_KEYS)] = 50
 
 
 class NewKeyBody(Body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from overnight.domain import parse_whole
 
@@ -48,8 +48,8 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def whole(most: int) -> Any:
-    """A query parameter that is a whole number from 0 to `most`."""
+def whole(most: int) -> BeforeValidator:
+    """Reads a query parameter that is a whole number from 0 to `most`."""
 
     def read(value: Any) -> int:
         number = parse_whole(value, most)
@@ -57,7 +57,7 @@ def whole(most: int) -> Any:
             raise ValueError(f"expected a whole number from 0 to {most:,}")
         return number
 
-    return Annotated[int, Field(ge=0, le=most), BeforeValidator(read)]
+    return BeforeValidator(read)
 
 
 Text = Annotated[str, BeforeValidator(_printable)]
