@@ -127,6 +127,8 @@ class Application:
             return await self._probe(route)
         method, headers = scope["method"], scope["headers"]
         check_content_type(method, headers)
+        needed = route.scope
+        check = self._authenticator.authenticate
         request = Request(
             route=route,
             names=names,
@@ -134,10 +136,10 @@ class Application:
             query=scope["query_string"],
             headers=headers,
             receive=receive,
-            authenticate=partial(self._authenticator.authenticate, headers, route.scope, scope),
+            authenticate=_public if needed is None else partial(check, headers, needed, scope),
         )
-        if route.scope is not None:
-            request.key = await self._authenticator.authenticate(headers, route.scope, scope)
+        if needed is not None:
+            request.key = await check(headers, needed, scope)
             self._count(scope, request.key)
             request.tenant_id = tenant_of(headers, request.key)
         if route.part == "calls" and self._calls is not None:
@@ -219,6 +221,10 @@ async def _other(scope: Scope, receive: Receive, send: Send) -> None:
                 return
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
+
+
+async def _public() -> None:
+    """Authenticate a request of a path that needs no key."""
 
 
 def application(

@@ -34,7 +34,7 @@ def audit(
     tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """List changes of keys, provider keys and budgets, newest first.
+    """List changes of keys, provider keys and budgets. The newest come first.
 
     \b
     Examples:

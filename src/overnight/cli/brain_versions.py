@@ -96,10 +96,10 @@ def _changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[dic
 def _unified(path: str, before: bytes | None, after: bytes | None) -> str:
     names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
     try:
-        lines = [(body or b"").decode().splitlines() for body in (before, after)]
+        old, new = ((body or b"").decode().splitlines() for body in (before, after))
     except UnicodeDecodeError:
         return f"--- {names[0]}\n+++ {names[1]}\nThe files are not text and differ\n"
-    return "\n".join(difflib.unified_diff(*lines, *names, lineterm="")) + "\n"
+    return "\n".join(difflib.unified_diff(old, new, *names, lineterm="")) + "\n"
 
 
 def _printable(line: str) -> str:

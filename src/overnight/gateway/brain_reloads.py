@@ -40,6 +40,7 @@ class BrainReloads:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
+            request = self._seen
             try:
                 request = await read_reload(self._store)
                 if request == self._seen or request is None:
@@ -50,7 +51,7 @@ class BrainReloads:
                     log.info("brain %s is active; running jobs keep theirs", request.version[:12])
                 self._seen = request
             except StoreUnavailable:
-                pass  # the next poll tries again
+                continue  # the next poll tries again
             except Exception:
                 log.exception(
                     "the brain cannot be reloaded; this process continues with version %s", self._version[:12]

@@ -17,7 +17,8 @@ class Endpoints:
         bound: Any = transport.get_extra_info("sockname")
         self.client: tuple[str, int] | None = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else None
         is_path = not bound or isinstance(bound, str | bytes)
-        self.server: tuple[str, int | None] = (str(bound or ""), None) if is_path else (bound[0], bound[1])
+        address: Any = (str(bound or ""), None) if is_path else (bound[0], bound[1])
+        self.server: tuple[str, int | None] = address
         self._proxies, self._root_path = proxies, root_path
         self._is_proxy = proxies.trusts(self.client[0] if self.client else "")
 

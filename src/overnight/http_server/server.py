@@ -8,7 +8,7 @@ import os
 import socket
 from contextlib import suppress
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .asgi import Receive, Scope, Send
 from .connection import Connection
@@ -145,9 +145,10 @@ class Server:
     def entered(self, connection: Connection) -> tuple[int, str] | None:
         """Count a new connection; the status and message of its refusal where there are too many."""
         self.connections.add(connection)
-        peer = connection.transport.get_extra_info("peername")
-        # A peer on a unix socket has no address: it is this user, who relays for many clients.
-        connection.address, refusal = self._counts.add(peer[0]) if isinstance(peer, tuple) else ("", None)
+        peer: Any = connection.transport.get_extra_info("peername")
+        connection.address, refusal = self._counts.add(
+            peer[0] if isinstance(peer, tuple) else ""
+        )  # none on a unix socket
         return refusal
 
     def left(self, connection: Connection) -> None:

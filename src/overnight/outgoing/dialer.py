@@ -10,7 +10,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TypeVar, cast
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import start_connection  # pyright: ignore[reportUnknownVariableType]
 
 from .addresses import AddressInfo, AddressPolicy
 from .proxies import Proxy

@@ -17,6 +17,7 @@ No message names a header value or the credentials of a proxy.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from typing import Literal
@@ -108,7 +109,14 @@ def no_connection(origin: str, error: OSError, at: str = "") -> NeverSent:
             else ""
         )
         return Unreachable(origin, "tls_failed", f"{at}TLS failed: {error.reason}{hint}")
-    return NeverSent(origin, f"{at}cannot connect: {str(error)[:200]}")
+    return NeverSent(origin, f"{at}cannot connect: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    """The system's words for an error; asyncio's own name the address and no reason."""
+    if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return f"[Errno {error.errno}] {os.strerror(error.errno)}"
+    return str(error)[:200]
 
 
 def _setting(at: str) -> str:

@@ -30,7 +30,7 @@ class BudgetQuery(Parameters):
 class NewTopUp(Body):
     """The budget and the amounts to add. `per` is total, day or month; the default is the period that has a limit."""
 
-    scope: str = Field(json_schema_extra={"enum": list(SCOPES)})
+    scope: str = Field(json_schema_extra={"enum": [*SCOPES]})
     id: str = Field(json_schema_extra=IDENTIFIER)
     per: str | None = Field(None, json_schema_extra={"enum": ["total", "day", "month", None]})
     usd: float = Field(0, ge=0, le=MAX_USD)

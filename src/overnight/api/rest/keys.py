@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -98,8 +98,11 @@ async def list_keys(call: Call, query: Annotated[KeyQuery, Query()]) -> Answer:
     responses=responses(201, "The key.", KeyWithSecret),
 )
 async def create(call: Call, body: NewKeyBody) -> Answer:
-    given = {name: getattr(body, name) for name in body.model_fields_set}
-    new = NewKey(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    given: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set}
+    for name, value in given.items():
+        if isinstance(value, list):
+            given[name] = tuple(cast("list[str]", value))
+    new = NewKey(**given)
     if instance := expand_scopes(new.scopes) & INSTANCE_SCOPES:
         raise Forbidden(f"scopes: only the operator can grant {min(instance)}, with `overnight keys create`")
     row, secret = await call.tools.keys.create(call.tenant_id, new, call.actor, call.request.key_id)

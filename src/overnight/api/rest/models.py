@@ -9,7 +9,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from overnight.domain import parse_whole
 
-IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:@-]*$"}
+IDENTIFIER: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 200,
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:@-]*$",
+}
 NAME = {"type": "string", "minLength": 1, "maxLength": 200}
 PROBLEM: dict[int | str, dict[str, Any]] = {
     "default": {
