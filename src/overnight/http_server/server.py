@@ -8,7 +8,7 @@ import os
 import socket
 from contextlib import suppress
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .asgi import Receive, Scope, Send
 from .connection import Connection
