@@ -146,9 +146,8 @@ class Server:
         """Count a new connection; the status and message of its refusal where there are too many."""
         self.connections.add(connection)
         peer: Any = connection.transport.get_extra_info("peername")
-        connection.address, refusal = self._counts.add(
-            peer[0] if isinstance(peer, tuple) else ""
-        )  # none on a unix socket
+        has_address = isinstance(peer, tuple)  # a unix socket has none
+        connection.address, refusal = self._counts.add(str(cast("tuple[Any, ...]", peer)[0]) if has_address else "")
         return refusal
 
     def left(self, connection: Connection) -> None:
