@@ -99,7 +99,7 @@ async def until_refused(gateway: Served, headers: dict[str, str], most: int, **m
 
 async def test_unfinished_bodies_are_bounded_per_key(gateway: Served) -> None:
     mine, others = await key_for(gateway, scopes=("call", "operate")), await key_for(gateway, tenant="other")
-    await gateway.http.get("/api/v1/jobs", headers=mine)  # the first request of this part loads it
+    await gateway.http.post("/api/v1/jobs/x/complete", json={}, headers=mine)  # the first request loads this part
     held = [await half(gateway, mine, MIB - 1) for _ in range(2)]
     await asyncio.sleep(0.2)
     assert (await until_refused(gateway, mine, 1)) == (0, 429)
