@@ -204,14 +204,18 @@ class App:
         # A worker registers for the whole process.
         self._registers = True
 
-    async def gateway(self) -> "Gateway":
-        """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such."""
+    async def gateway(self, *, makes_calls: bool = True) -> "Gateway":
+        """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such.
+
+        Args:
+            makes_calls: false in a process that only reads and changes what gateways share.
+        """
         if self._gateway is None:
             from overnight.gateway import BrainReloads, Gateway, PriceBook
             from overnight.keys import Keyring
 
             offline = self._offline_base_url
-            if offline is None and not has_provider_key(self.brain, self._secrets):
+            if makes_calls and offline is None and not has_provider_key(self.brain, self._secrets):
                 offline = await self._start_offline_provider()
             keys = Keyring(self.store, masters_of(self.settings, self._secrets))
             self._gateway = Gateway(

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from overnight.app import App, has_provider_key, load_settings_brain, open_app, take_secrets
+from overnight.app import MASTER_KEY, App, has_provider_key, load_settings_brain, open_app, take_secrets
 from overnight.brain import Brain
 from overnight.domain import BadInput
 from overnight.files import is_open_to_others
@@ -88,6 +88,7 @@ async def serve_api(
     _check_auth(settings, host)
     secrets = take_secrets(load_settings_brain(settings))
     async with open_app(settings, offline_base_url=offline_base_url, secrets=secrets) as app:
+        await app.gateway(makes_calls=False)
         server = await _server(settings, app, host)
         try:
             await server.start_unix(path)
@@ -242,10 +243,12 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
 
         socket_path = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-"))) / "api.sock")
         api = child_command("api", "--gateway-host", host, "--socket", socket_path, *offline)
-        await tree.start(Child("api", api, environment=environment))
+        # It makes no calls: of the secrets it gets the key that seals providers' keys of tenants, and none of a provider.
+        sealing = {name: value for name, value in secrets.items() if name == MASTER_KEY}
+        await tree.start(Child("api", api, environment=child_environment(settings) | sealing))
         gateway = child_command("gateway", "--host", host, "--port", str(port), "--api-socket", socket_path, *offline)
         await tree.start(Child("gateway", gateway, environment=environment))
-        if not await _listens(host, port, tree):
+        if not (await _listens(host, port, tree) and await _listens_on(socket_path, tree)):
             raise BadInput(f"{host}:{port}: the gateway could not start; see the log lines above")
         options = [option for module in jobs for option in ("--jobs", module)]
         worker = child_command("worker", *options, *offline)
@@ -289,6 +292,18 @@ async def _listens(host: str, port: int, tree: ProcessTree) -> bool:
             return False
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def _listens_on(path: str, tree: ProcessTree) -> bool:
+    for _ in range(600):
+        if tree.pid("api") is None:
+            return False
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(path)
             writer.close()
             return True
         await asyncio.sleep(0.02)

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,3 +85,32 @@ def test_a_stopped_api_process_delays_no_model_call(both: Any) -> None:
     finally:
         api.send_signal(signal.SIGCONT)
     assert client.get("/api/v1/jobs").status_code == 200
+
+
+def test_an_answer_that_breaks_off_is_followed_by_nothing(tmp_path: Path, provider: SpawnedProvider) -> None:
+    """A server behind the socket that sends half of what it announces."""
+    path = str(tmp_path / "api.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+
+        def half() -> None:
+            taken, _ = listening.accept()
+            taken.recv(65536)
+            taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
+            time.sleep(0.2)
+            taken.close()
+
+        answering = threading.Thread(target=half)
+        answering.start()
+        offline = ("--offline-base-url", provider.base_url)
+        got = b""
+        with (
+            role(tmp_path, "gateway", "--port", "0", "--api-socket", path, *offline) as (_, ready),
+            socket.create_connection(("127.0.0.1", ready["port"]), timeout=10) as client,
+        ):
+            client.sendall(b"GET /api/v1/jobs HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            while data := client.recv(65536):
+                got += data
+        answering.join()
+    assert got.endswith(b"\r\n\r\nhalf")

@@ -294,7 +294,7 @@ def test_init_writes_a_valid_brain_and_never_overwrites(shell: Shell) -> None:
     assert "wrote fresh/routing.yaml" in out
     assert "no problems found" in shell("check", "fresh")
     shell("init", "fresh", code=1)
-    assert "already there" in shell.errors
+    assert "already exists" in shell.errors
 
 
 def test_check_reports_every_problem_with_its_line(shell: Shell) -> None:

@@ -39,6 +39,7 @@ READS: dict[str, list[list[str]]] = {
     "keys list": [[], ["--all"]],
     "keys show": [["robot"]],
     "keys provider list": [[]],
+    "audit": [[]],
 }
 ACTS: dict[str, list[list[str]]] = {
     "run": [["night.py:adds", "--external-id", "new", "--detach"], ["night.py:fails", "--external-id", "fails"]],
@@ -55,6 +56,7 @@ ACTS: dict[str, list[list[str]]] = {
     "circuits close": [["here@TENANT/small"]],
     "keys create": [["another"]],
     "keys rotate": [["robot"]],
+    "keys allow": [["robot", "--jobs", "nightly*"]],
     "keys revoke": [["robot"]],
     "keys provider set": [["here", "--from-env", "SECRET"]],
     "keys provider delete": [["here"]],
@@ -62,7 +64,11 @@ ACTS: dict[str, list[list[str]]] = {
 NEUTRAL = {
     "up": "serves all tenants",
     "gateway": "serves all tenants",
+    "api": "serves all tenants",
     "worker": "serves all tenants",
+    "brain diff": "reads versions of the brain, which all tenants share",
+    "brain history": "lists versions of the brain, which all tenants share",
+    "reload": "changes the brain of all tenants",
     "demo": "has a folder of its own",
     "init": "writes a folder of files",
     "check": "reads a folder of files",

@@ -369,7 +369,7 @@ async def test_required_unsupported_tool_is_rejected_free(served: Served, provid
     body = {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}
     answer = await sent(served, "x", body=body, headers={"x-job-id": "t"})
     assert answer.status_code == 400
-    assert "web_search is no tool" in answer.json()["error"]["message"]
+    assert "cannot call web_search" in answer.json()["error"]["message"]
     assert provider.stats()["paid_calls"] == 0
     assert (await served.story("t"))[-2:] == ["model_called", "model_failed"]
     assert (await served.events("t"))[-1].facts.cost_microusd == 0
@@ -438,7 +438,7 @@ async def test_disconnected_client_finds_its_answer(served: Served, provider: Sp
 
 async def test_unsupported_method_is_405(served: Served) -> None:
     answer = await served.http.put("/v1/responses/resp_1")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, DELETE")
     assert (await served.http.get("/v1/responses/resp_1/input_items?limit=x")).status_code == 400
     assert (await served.http.get("/v1/responses/resp_1/other")).status_code == 404
 

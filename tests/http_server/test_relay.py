@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from overnight.http_server import Server
-from overnight.http_server.relay import RelayUnavailable, UnixRelay
+from overnight.http_server.relay import RelayBroken, RelayUnavailable, UnixRelay
 
 Seen = list[dict[str, Any]]
 
@@ -137,3 +137,43 @@ async def test_without_a_server_the_relay_is_unavailable(tmp_path: Path, request
         (tmp_path / "s").unlink()
         answer = await ask(port, request_line + b"\r\nhost: h\r\nconnection: close\r\n\r\n")
     assert b" 503 " in answer
+
+
+async def test_a_client_that_closes_its_side_is_answered(tmp_path: Path) -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.3)
+        await echo(scope, receive, send)
+
+    async with relayed(slow, tmp_path) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % b"content-length: 5\r\n" + b"hello")
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert b"HTTP/1.1 201 " in answer
+    assert b" hello " in answer
+
+
+async def test_a_server_that_takes_a_request_and_dies_is_told_apart(tmp_path: Path) -> None:
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    raised: list[Exception] = []
+
+    async def front(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await UnixRelay(str(tmp_path / "s"))(scope, receive, send)
+        except RelayBroken as error:
+            raised.append(error)
+            await send({"type": "http.response.start", "status": 502, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+    behind = await asyncio.start_unix_server(dies, str(tmp_path / "s"))
+    server = Server(front)
+    _, port = await server.start("127.0.0.1", 0)
+    answer = await ask(port, HEAD % b"content-length: 0\r\n")
+    await server.stop(0.2)
+    behind.close()
+    assert b" 502 " in answer
+    assert len(raised) == 1

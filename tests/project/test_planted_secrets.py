@@ -149,7 +149,9 @@ def test_planted_secrets_stay_in_place(tmp_path: Path, provider: SpawnedProvider
     for line, (command, began) in tree.items():
         assert [each for each in (*secrets, PROMPT) if each in command] == [], "the process list"
         ours = " gateway " in line or " worker " in line
-        assert [each for each in secrets if each in began] == [] or ours, f"the environment of {line}"
+        needed = [MASTER] if " api " in line else []  # it seals the keys of tenants, and calls no provider
+        held = [each for each in secrets if each in began]
+        assert held in ([], needed) or ours, f"the environment of {line}"
     assert [
         each for each in (*secrets, PROMPT) for answer in answers if each in answer.split("\n\n")[-1] and each != PROMPT
     ] == []

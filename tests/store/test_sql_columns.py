@@ -35,7 +35,10 @@ TABLES = tables()
 
 def selected(sql: str) -> list[str]:
     """The names of the selected columns."""
-    columns = re.split(r"\bFROM\b", re.sub(r"\s+", " ", sql), maxsplit=1)[0]
+    flat = re.sub(r"\s+", " ", sql)
+    while (outer := re.sub(r"\([^()]*\)", "", flat)) != flat:  # without subqueries
+        flat = outer
+    columns = re.split(r"\bFROM\b", flat, maxsplit=1)[0]
     return [
         re.split(r" AS |\.", each.strip())[-1]
         for each in columns.removeprefix("SELECT ").removeprefix("DISTINCT ").split(",")

@@ -1,6 +1,6 @@
 """Compare the answers and events of this checkout's gateway with those of another one.
 
-    PYTHONPATH=tests/support:tests/gateway:bench python tests/support/compare_versions.py /tmp/other/src
+    PYTHONPATH=tests/support:bench python tests/support/compare_versions.py /tmp/other/src
 
 Every endpoint, over every format that its provider may speak, whole and streamed, with a good answer and every class of failure.
 Status, headers, body and recorded events are compared, without ids and times. Prints each difference.
@@ -22,11 +22,11 @@ from typing import Any
 import httpx2
 
 from endpoints import ENDPOINTS, MODES
+from failure_acts import ACTS, MIDSTREAM, routing
 from faulty_upstream import faulty_upstream
 from overnight.domain import public_event
 from overnight.ledger import Feed
 from overnight.store import open_store
-from test_failure_matrix import ACTS, MIDSTREAM, routing
 
 OURS = Path(__file__).parents[2] / "src"
 VARIES = re.compile(

@@ -21,9 +21,9 @@ from overnight.gateway import (
     error_response,
     internal_error_response,
 )
-from overnight.http_server import DIRECT, Direct, Receive, Scope, Send
+from overnight.http_server import DIRECT, Direct, Message, Receive, Scope, Send
 from overnight.http_server.connection_limits import ConnectionLimits
-from overnight.http_server.relay import RelayUnavailable, UnixRelay
+from overnight.http_server.relay import RelayBroken, RelayUnavailable, UnixRelay
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
 
@@ -90,13 +90,22 @@ class Application:
             self._release(scope)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def tracked(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
-            answer = await self._answer(scope, receive, send)
+            answer = await self._answer(scope, receive, tracked)
         except ClientLeft:
             return
         except OvernightError as error:
             answer = _error_answer(scope["path"], error)
         except Exception:
+            if has_begun:
+                raise  # the server closes the connection, so that the part does not look whole
             log.exception("internal error in a request: %s", scope["method"])
             answer = _internal_error(scope["path"])
         if answer is not None:
@@ -148,11 +157,22 @@ class Application:
             return await self._rest.answer(request, scope, send)
         if self._forward is None:
             raise OvernightError(f"{route.template} is not served by this process")
+        return await self._forwarded(self._forward, scope, receive, send)
+
+    async def _forwarded(
+        self, forward: AsgiApplication, scope: Scope, receive: Receive, send: Send
+    ) -> HttpResponse | None:
+        self._release(scope)  # the api process counts its own requests
         try:
-            await self._forward(scope, receive, send)
+            await forward(scope, receive, send)
         except RelayUnavailable as error:
-            log.warning("the api process did not answer: %s", error)
+            log.warning("the api process did not take a request: %s", error)
             raise Overloaded("the API process is starting; try again") from None
+        except RelayBroken as error:
+            log.warning("the api process did not answer: %s", error)
+            if scope["method"] in ("GET", "HEAD"):
+                raise Overloaded("the API process is starting; try again") from None
+            return problem_of(502, "Bad gateway", "the API process ended; check whether the request was executed")
         return None
 
     async def _probe(self, route: PathRoute) -> HttpResponse:
@@ -174,7 +194,7 @@ class Application:
             scope[KEY_NAME] = key.name
 
     def _release(self, scope: Scope) -> None:
-        key_id = scope.get(KEY)
+        key_id = scope.pop(KEY, None)
         if key_id is not None:
             self._requests[key_id] -= 1
             if not self._requests[key_id]:

@@ -171,7 +171,7 @@ def reload(by: By = None, json: Json = False) -> None:
     Example:
       overnight reload
     """
-    settings = Settings.from_environment()
+    settings, actor = Settings.from_environment(), operator(by)
     problems = check_brain(settings.brain, PriceBook)
     if any(problem.severity == "error" for problem in problems):
         show_problems(settings.brain, problems, json=json)
@@ -181,7 +181,7 @@ def reload(by: By = None, json: Json = False) -> None:
 
     async def work() -> tuple[str, list[str]]:
         active = await find_brain_version(ledger.store, "") if await list_brain_versions(ledger.store, 1) else ""
-        await ledger.store.commit(KeepBrain(brain.version, brain.files, reload_by=operator(by)))
+        await ledger.store.commit(KeepBrain(brain.version, brain.files, reload_by=actor))
         return active, await list_changed_files(ledger.store, active, brain.version) if active else []
 
     with ledger.store:

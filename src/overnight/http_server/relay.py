@@ -11,9 +11,13 @@ import contextlib
 
 import httptools
 
-from .asgi import Headers, Receive, Scope, Send
+from .asgi import DIRECT, Direct, Headers, Receive, Scope, Send
 
 CHUNK_BYTES = 64 * 1024
+ANSWER_S = 60.0
+"""The longest wait for the head of a response. Live events send theirs at once."""
+LOOK_EVERY_S = 1.0
+_LIVE = b"text/event-stream"
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
@@ -22,7 +26,11 @@ _FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"))
 
 
 class RelayUnavailable(Exception):
-    """The server on the socket did not take the request, or closed the connection before it answered."""
+    """The server on the socket did not take the request."""
+
+
+class RelayBroken(Exception):
+    """The server took the request and did not answer it: whether it was executed is not known."""
 
 
 class UnixRelay:
@@ -34,17 +42,18 @@ class UnixRelay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay one request.
 
-        Raises RelayUnavailable while nothing was sent to the client; ConnectionError when the answer breaks off later.
+        Raises RelayUnavailable or RelayBroken while nothing was sent to the client; ConnectionError when the answer breaks off.
         """
         try:
             reader, writer = await asyncio.open_unix_connection(self._path)
         except OSError as error:
             raise RelayUnavailable(error.strerror or str(error)) from None
-        uploading = asyncio.ensure_future(_upload(scope, receive, writer))
+        state = _State()
+        uploading = asyncio.ensure_future(_upload(scope, receive, writer, state))
         try:
-            answering = asyncio.ensure_future(_download(scope, reader, send))
+            answering = asyncio.ensure_future(_download(scope, reader, send, state))
             await asyncio.wait([uploading, answering], return_when=asyncio.FIRST_COMPLETED)
-            if uploading.done() and not uploading.cancelled() and uploading.exception() is None and uploading.result():
+            if uploading.done() and uploading.exception() is None:
                 answering.cancel()  # the client has left
                 await asyncio.wait([answering])
                 return
@@ -55,8 +64,8 @@ class UnixRelay:
             writer.close()
 
 
-async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter) -> bool:
-    """Send the request. Returns True once the client has left."""
+async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter, state: _State) -> None:
+    """Send the request. Returns once the client has left."""
     headers: Headers = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
     is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -74,7 +83,7 @@ async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter) 
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return True
+                return
             body, more = message.get("body", b""), message.get("more_body", False)
             if is_chunked and body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
@@ -82,7 +91,22 @@ async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter) 
                 body += b"0\r\n\r\n"
             writer.write(body)
             await writer.drain()
-    return (await receive())["type"] == "http.disconnect"
+    state.is_sent = True
+    while (await receive())["type"] != "http.disconnect":
+        pass  # the rest of a body that the server did not want
+    direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
+    # A client that only closed its side still waits for an answer, but not for live events, which have no end.
+    while direct is not None and not state.is_live and not direct.has_left():  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+class _State:
+    """What one direction of a relayed request must know of the other."""
+
+    is_sent = False
+    """The request was sent to its end."""
+    is_live = False
+    """The response is a stream of live events."""
 
 
 class _Response:
@@ -106,12 +130,12 @@ class _Response:
         self.is_complete = True
 
 
-async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send) -> None:
+async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send, state: _State) -> None:
     """Send the response to the client as it comes."""
     response, is_begun = _Response(), False
     parser = httptools.HttpResponseParser(response)
     while not response.is_complete:
-        data = await reader.read(CHUNK_BYTES)
+        data = await (reader.read(CHUNK_BYTES) if is_begun else _first_bytes(reader, state))
         if data:
             parser.feed_data(data)
         if response.has_head and parser.get_status_code() < 200:  # an interim response is the other server's own matter
@@ -121,6 +145,7 @@ async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send) -> N
         if response.has_head and not is_begun:
             is_begun = True
             headers = [each for each in response.headers if each[0] not in _HOP_BY_HOP and each[0] != b"date"]
+            state.is_live = any(each[0] == b"content-type" and each[1].startswith(_LIVE) for each in headers)
             await send({"type": "http.response.start", "status": parser.get_status_code(), "headers": headers})
         if response.body:
             body, response.body = b"".join(response.body), []
@@ -128,7 +153,20 @@ async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send) -> N
         if not data:
             break
     if not is_begun:
-        raise RelayUnavailable("it closed the connection without an answer")
+        raise RelayBroken("it closed the connection without an answer")
     if not response.is_complete and scope["method"] != "HEAD":
         raise ConnectionError("the answer broke off")
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _first_bytes(reader: asyncio.StreamReader, state: _State) -> bytes:
+    """Bytes of the head of the response. Raises RelayBroken where none come for ANSWER_S after the request was sent."""
+    while True:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await reader.read(CHUNK_BYTES)
+        except TimeoutError:
+            if state.is_sent:
+                raise RelayBroken(f"no answer within {ANSWER_S:g} seconds") from None
+        except OSError as error:
+            raise RelayBroken(error.strerror or str(error)) from None

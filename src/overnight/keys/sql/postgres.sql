@@ -1,8 +1,8 @@
 -- name: lock_key
 SELECT key_id, tenant_id, name, handle, digest, previous_handle, previous_digest, previous_until, scopes, agent_id,
     workflow, models, routes, created_by, created_at, expires_at, rotated_by, rotated_at, revoked_by, revoked_at, last_used_at, changed,
-    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]'),
-    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]')
+    coalesce((SELECT tools FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]') AS tools,
+    coalesce((SELECT jobs FROM key_allowance WHERE key_allowance.key_id = virtual_key.key_id), '[]') AS jobs
 FROM virtual_key WHERE key_id = ANY(:key_id) ORDER BY key_id FOR UPDATE
 
 -- name: lock_provider_key
