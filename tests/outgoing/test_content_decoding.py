@@ -3,10 +3,12 @@
 import asyncio
 import gzip
 import itertools
+import random
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import brotli
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.outgoing import BodyCut, MalformedResponse, ResponseTooLarge, UpstreamPool
-from overnight.outgoing.content_decoding import content_decoder
+from overnight.outgoing.content_decoding import MAX_MEMBERS, InvalidEncoding, content_decoder
 
 TEXT = b'{"object": "chat.completion", "n": [1, 2, 3], "text": "hello"}' * 40
 
@@ -234,3 +236,126 @@ def test_any_splitting_decodes_the_same(name: str, data: st.DataObject) -> None:
     made = b"".join(b"".join(decoder.feed(body[start:end])) for start, end in itertools.pairwise(cuts))
     decoder.finish()
     assert made == TEXT
+
+
+SKIPPABLE = b"\x50\x2a\x4d\x18\0\0\0\0"
+EMPTY = {
+    "gzip member": ("gzip", gzip.compress(b"")),
+    "zstd frame": ("zstd", zstd(b"")),
+    "skippable frame": ("zstd", SKIPPABLE),
+}
+
+
+def decoded(encoding: str, body: bytes, size: int | None = None) -> bytes:
+    """The body decoded in reads of this size, or in one."""
+    decoder = content_decoder(encoding.encode(), 1 << 20)
+    assert decoder is not None
+    reads = [body] if size is None else [body[at : at + size] for at in range(0, len(body), size)]
+    made = b"".join(b"".join(decoder.feed(read)) for read in reads)
+    decoder.finish()
+    return made
+
+
+class Watched:
+    """A decompressor that keeps what it is given, and counts the bytes it leaves."""
+
+    def __init__(self, inner: Any, given: list[Any], left: list[int]) -> None:
+        self._inner, self._given, self._left = inner, given, left
+
+    def decompress(self, data: Any, *more: int) -> bytes:
+        if data:
+            self._given.append(data)
+        made: bytes = self._inner.decompress(data, *more)
+        self._left.append(len(self._inner.unused_data))
+        return made
+
+    def decompressobj(self) -> "Watched":
+        return Watched(self._inner.decompressobj(), self._given, self._left)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[int]]:
+    """What the decompressors of gzip and zstd are given, and how many bytes each call leaves."""
+    given, left = list[Any](), list[int]()
+    inflate, decompressor = zlib.decompressobj, zstandard.ZstdDecompressor
+
+    def watched_inflate(wbits: int) -> Watched:
+        return Watched(inflate(wbits), given, left)
+
+    def watched_decompressor(**options: Any) -> Watched:
+        return Watched(decompressor(**options), given, left)
+
+    monkeypatch.setattr(zlib, "decompressobj", watched_inflate)
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", watched_decompressor)
+    return given, left
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_rest_of_a_read_is_not_copied_for_each_member(name: str, watched: tuple[list[Any], list[int]]) -> None:
+    """Each call is given a part of the read itself, and what it leaves does not grow with the read."""
+    encoding, empty = EMPTY[name]
+    given, left = watched
+    body = empty * MAX_MEMBERS
+    assert decoded(encoding, body) == b""
+    assert len(given) <= 2 * MAX_MEMBERS
+    assert all(isinstance(part, memoryview) and part.obj is body for part in given)
+    assert max(map(len, given)) <= 4096
+    assert max(left) <= 4096
+
+
+@pytest.mark.parametrize("size", [None, 5, 4096])
+@pytest.mark.parametrize("name", EMPTY)
+def test_members_of_a_body_are_bounded(name: str, size: int | None, watched: tuple[list[Any], list[int]]) -> None:
+    encoding, empty = EMPTY[name]
+    assert decoded(encoding, empty * MAX_MEMBERS, size) == b""
+    calls = len(watched[0])
+    watched[0].clear()
+    with pytest.raises(InvalidEncoding, match="more than 1000"):
+        decoded(encoding, empty * (256 * 1024 // len(empty)), size)
+    assert len(watched[0]) <= calls + 1  # the rest of the body costs nothing
+
+
+@pytest.mark.parametrize("name", EMPTY)
+async def test_body_of_empty_members_is_malformed(name: str) -> None:
+    encoding, empty = EMPTY[name]
+    async with answering(response(encoding, empty * (256 * 1024 // len(empty)))) as pool:
+        with pytest.raises(MalformedResponse):
+            await pool.request("GET", "/", [], b"", soon())
+        with pytest.raises(MalformedResponse):
+            await streamed(pool)
+
+
+TEXTS = [bytes(300_000), *(random.Random(at).randbytes(2 * at * at) for at in range(49))]
+FIFTY = {
+    "gzip": ("gzip", b"".join(map(gzip.compress, TEXTS))),
+    "zstd": ("zstd", b"".join(map(zstd, TEXTS))),
+    "zstd and skippable": ("zstd", b"".join(SKIPPABLE + zstd(text) for text in TEXTS)),
+    "both": ("gzip, zstd", zstd(b"".join(map(gzip.compress, TEXTS)))),
+}
+
+
+def test_member_of_several_pieces_is_followed_by_the_next_once() -> None:
+    large = bytes(300_000)
+    assert decoded("gzip", gzip.compress(large) + gzip.compress(b"next")) == large + b"next"
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(list(FIFTY)), st.data())
+def test_fifty_members_decode_under_any_splitting(name: str, data: st.DataObject) -> None:
+    encoding, body = FIFTY[name]
+    decoder = content_decoder(encoding.encode(), 1 << 20)
+    assert decoder is not None
+    cuts = sorted({0, len(body), *data.draw(st.lists(st.integers(0, len(body)), max_size=40))})
+    made = b"".join(b"".join(decoder.feed(body[start:end])) for start, end in itertools.pairwise(cuts))
+    decoder.finish()
+    assert made == b"".join(TEXTS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 255, 256, 257, None])
+@pytest.mark.parametrize("name", FIFTY)
+def test_fifty_members_decode_in_reads_of_one_size(name: str, size: int | None) -> None:
+    encoding, body = FIFTY[name]
+    assert decoded(encoding, body, size) == b"".join(TEXTS)

@@ -14,8 +14,12 @@ MAX_RATIO = 200
 """Decoded to encoded bytes. Text and JSON compress up to about 50:1."""
 FREE_BYTES = 1024 * 1024
 """Up to this size the ratio is not limited."""
+MAX_MEMBERS = 1000
+"""Gzip members or zstd frames in a body. Empty ones decode to nothing, so the size and the ratio do not bound them."""
 _MAX_CODINGS = 3
 _PIECE = 64 * 1024
+_INFLATE_SLICE = 4096
+"""zlib copies what it leaves of its input, after each piece and at the end of a member; this bounds one such copy."""
 _MAX_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -51,7 +55,7 @@ class _Coding(Protocol):
 
 
 class _Gzip:
-    """Any number of gzip members. A body that is not gzip at all is passed on: some proxies decode and keep the header."""
+    """Gzip members, up to MAX_MEMBERS. A body that is not gzip is passed on: some proxies decode and keep the header."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(31)
@@ -60,17 +64,19 @@ class _Gzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         data, self._start = self._start + data, b""
-        while data and not self._is_plain:
+        view, at = memoryview(data), 0
+        while at < len(data) and not self._is_plain:
             if not self._is_member:
-                if len(data) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(data):
-                    self._start = data
+                head = data[at : at + len(_GZIP_MAGIC)]
+                if len(head) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(head):
+                    self._start = head
                     return
-                if not data.startswith(_GZIP_MAGIC):
+                if head != _GZIP_MAGIC:
                     self._is_plain = self._members == 0
                     break
+                _check_members(self._members)
                 self._inflate, self._is_member = zlib.decompressobj(31), True
-            yield from _inflated(self._inflate, data)
-            data = self._inflate.unused_data
+            at += yield from _inflated(self._inflate, view[at:])
             if self._inflate.eof:
                 self._is_member, self._members = False, self._members + 1
         if data and self._is_plain:  # after a member, other bytes are padding
@@ -98,21 +104,35 @@ class _Deflate:
             self._inflate = zlib.decompressobj(15 if has_header else -15)
             data, self._start = self._start, b""
         if not self._inflate.eof:
-            yield from _inflated(self._inflate, data)
+            yield from _inflated(self._inflate, memoryview(data))
 
     @property
     def is_finished(self) -> bool:
         return self._inflate.eof if self._inflate is not None else not self._start
 
 
-def _inflated(inflate: Any, data: bytes) -> Iterator[bytes]:
+def _inflated(inflate: Any, data: memoryview) -> Generator[bytes, None, int]:
+    """Yields the decoded pieces, and returns how many bytes were taken: all, or those up to the end of the stream."""
     try:
-        piece = inflate.decompress(data, _PIECE)
-        while piece:
-            yield piece
-            piece = inflate.decompress(inflate.unconsumed_tail, _PIECE)
+        for at in range(0, len(data), _INFLATE_SLICE):
+            part = data[at : at + _INFLATE_SLICE]
+            piece = inflate.decompress(part, _PIECE)
+            while piece:
+                yield piece
+                if inflate.eof:  # the unconsumed tail is in the unused data too
+                    break
+                piece = inflate.decompress(inflate.unconsumed_tail, _PIECE)
+            if inflate.eof:
+                return at + len(part) - len(inflate.unused_data)
     except zlib.error as error:
         raise InvalidEncoding(str(error)) from None
+    return len(data)
+
+
+def _check_members(count: int) -> None:
+    """Before the next member of a body that has had `count`."""
+    if count >= MAX_MEMBERS:
+        raise InvalidEncoding(f"the encoded body has more than {MAX_MEMBERS} members or frames")
 
 
 class _Brotli:
@@ -137,49 +157,53 @@ class _Brotli:
 
 
 class _Zstd:
-    """Any number of frames. A body that is not zstd at all is passed on, as with gzip."""
+    """Frames, up to MAX_MEMBERS. A body that is not zstd at all is passed on, as with gzip."""
 
     _SLICE = 256
     """The library bounds no output. A block of 128 KiB takes at least 4 bytes, so this bounds one step to 8 MiB."""
 
     def __init__(self) -> None:
         self._zstandard: Any = import_module("zstandard")
+        self._decompressor: Any = self._zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
         self._frame: Any = None
         self._start = b""
         self._frames, self._is_plain = 0, False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         data, self._start = self._start + data, b""
-        while data and not self._is_plain:
+        view, at = memoryview(data), 0
+        while at < len(data) and not self._is_plain:
             if self._frame is None:
-                if len(data) < len(_ZSTD_MAGIC):
-                    self._start = data
+                head = data[at : at + len(_ZSTD_MAGIC)]
+                if len(head) < len(_ZSTD_MAGIC):
+                    self._start = head
                     return
-                if not self._is_frame(data):
+                if not self._is_frame(head):
                     self._is_plain = self._frames == 0
                     break
-                limits = {"max_window_size": _MAX_ZSTD_WINDOW}
-                self._frame = self._zstandard.ZstdDecompressor(**limits).decompressobj()
-            data = yield from self._decompressed(self._frame, data)
+                _check_members(self._frames)
+                self._frame = self._decompressor.decompressobj()
+            at += yield from self._decompressed(self._frame, view[at:])
         if data and self._is_plain:
             yield data
 
     @staticmethod
-    def _is_frame(data: bytes) -> bool:
-        return data.startswith(_ZSTD_MAGIC) or (data[1:4] == b"\x2a\x4d\x18" and 0x50 <= data[0] <= 0x5F)
+    def _is_frame(head: bytes) -> bool:
+        return head == _ZSTD_MAGIC or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F)
 
-    def _decompressed(self, frame: Any, data: bytes) -> Generator[bytes, None, bytes]:
-        """Yields the decoded pieces, and returns the bytes after the frame."""
+    def _decompressed(self, frame: Any, data: memoryview) -> Generator[bytes, None, int]:
+        """Yields the decoded pieces, and returns how many bytes were taken: all, or those up to the end of the frame."""
         try:
             for at in range(0, len(data), self._SLICE):
-                if piece := frame.decompress(data[at : at + self._SLICE]):
+                part = data[at : at + self._SLICE]
+                if piece := frame.decompress(part):
                     yield piece
                 if frame.eof:
                     self._frame, self._frames = None, self._frames + 1
-                    return bytes(frame.unused_data) + data[at + self._SLICE :]
+                    return at + len(part) - len(frame.unused_data)
         except self._zstandard.ZstdError as error:
             raise InvalidEncoding(str(error)) from None
-        return b""
+        return len(data)
 
     @property
     def is_finished(self) -> bool:
