@@ -11,7 +11,7 @@ import typer
 
 from overnight.app import load_settings_brain, open_ledger
 from overnight.brain import check_brain, read_files
-from overnight.domain import iso_utc
+from overnight.domain import BadInput, iso_utc
 from overnight.gateway import PriceBook
 from overnight.ledger import (
     KeepBrain,
@@ -175,7 +175,7 @@ def reload(by: By = None, json: Json = False) -> None:
     problems = check_brain(settings.brain, PriceBook)
     if any(problem.severity == "error" for problem in problems):
         show_problems(settings.brain, problems, json=json)
-        raise typer.Exit(1)
+        raise BadInput(f"{settings.brain} has errors, so nothing was reloaded")
     brain = load_settings_brain(settings)
     ledger = open_ledger(settings)
 
