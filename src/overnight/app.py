@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
     from overnight.keys import Masters
-    from overnight.ledger import JobRow, Ledger
+    from overnight.ledger import JobRow, Ledger, ReloadRequest
     from overnight.reviews import ReviewRow
     from overnight.store import Store
 
@@ -214,6 +214,7 @@ class App:
             from overnight.gateway import BrainReloads, Gateway, PriceBook
             from overnight.keys import Keyring
 
+            seen = await self._latest_reload()
             offline = self._offline_base_url
             if makes_calls and offline is None and not has_provider_key(self.brain, self._secrets):
                 offline = await self._start_offline_provider()
@@ -234,9 +235,7 @@ class App:
             await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)
-            reloads = BrainReloads(self.store, self.brain.version, self._reload)
-            await reloads.start()
-            self._stack.push_async_callback(reloads.stop)
+            self._stack.push_async_callback(BrainReloads(self.store, self.brain.version, self._reload, seen).stop)
         return self._gateway
 
     async def keep_brain(self) -> None:
@@ -244,6 +243,15 @@ class App:
         from overnight.ledger import KeepBrain
 
         await self.store.commit(KeepBrain(self.brain.version, self.brain.files))
+
+    async def _latest_reload(self) -> "ReloadRequest | None":
+        """The latest reload request. It may have been made since the folder was read, which is then read once more."""
+        from overnight.ledger import read_reload
+
+        if (seen := await read_reload(self.store)) is not None and seen.version != self.brain.version:
+            self.brain = load_settings_brain(self.settings)
+            self._secrets = {**secrets_of(self.brain), **self._secrets}
+        return seen
 
     async def _reload(self, brain: "Brain") -> None:
         """Change to another version of the brain. Its providers may name keys that the process did not have at its start."""
@@ -255,8 +263,7 @@ class App:
     async def _start_offline_provider(self) -> str:
         from overnight.testing import start_scripted_provider
 
-        provider = await self._stack.enter_async_context(start_scripted_provider())
-        return provider.base_url
+        return (await self._stack.enter_async_context(start_scripted_provider())).base_url
 
     @asynccontextmanager
     async def working(

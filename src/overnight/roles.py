@@ -178,6 +178,7 @@ async def serve_worker(
     from overnight.jobs import add_folder
 
     set_up_log("worker")
+    _allow_files()
     secrets = take_secrets(load_settings_brain(settings))
     _warn_open(settings)
     if modules:

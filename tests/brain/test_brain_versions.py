@@ -121,6 +121,35 @@ async def test_reload_reaches_every_process_from_the_store(
     assert rows[0]["changed"] == ["prompts/triage.md", "routing.yaml"]
 
 
+async def test_reload_made_while_a_process_starts_is_followed(
+    store_url: str, provider: SpawnedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here)
+    write(there)
+    settings = Settings(home=here, database_url=store_url, brain=here / "brain", brain_named=True)
+    async with open_app(settings, offline_base_url=provider.base_url, secrets={}) as app:
+        # After the folder was read, before the gateway starts: the folder is read again.
+        new = write(here, ROUTING + LIMIT)
+        await reload(here, store_url)
+        keep = app.keep_brain
+
+        async def keep_late() -> None:
+            """While the gateway starts, another host asks for a newer version."""
+            monkeypatch.setattr(app, "keep_brain", keep)
+            assert app.brain.version == new
+            newest.append(write(there, prompt=PROMPT.replace("Sort", "Order")))
+            await reload(there, store_url)
+            await keep()
+
+        newest: list[str] = []
+        monkeypatch.setattr(app, "keep_brain", keep_late)
+        await app.gateway()
+        async with asyncio.timeout(10):
+            while app.brain.version != newest[0]:
+                await asyncio.sleep(0.02)
+
+
 async def test_raised_limit_lets_a_job_go_on(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     write(tmp_path, ROUTING + LIMIT)
     async with gateway(store_url, tmp_path, provider) as (_, http):

@@ -113,6 +113,19 @@ async def test_cursor_is_bound_to_its_tenant(store: Store) -> None:
             await feed.place_of(text, tenant)
 
 
+async def test_cursor_from_before_a_restore_is_refused(store: Store, store_url: str) -> None:
+    await store.commit(Open(newjob("acme")))
+    cursor = await Feed(store).cursor_of(await Feed(store).end(), "acme")
+    raise_epoch = "UPDATE feed_epoch SET epoch = epoch + 1"
+    if store.dialect == "sqlite":
+        apsw.Connection(store_url).execute(raise_epoch)
+    else:
+        with psycopg.connect(store_url) as connection:
+            connection.execute(raise_epoch)
+    with pytest.raises(BadInput, match="from before a restore of the database"):
+        await Feed(store).place_of(cursor, "acme")
+
+
 async def test_positions_are_not_reused_after_delete_and_vacuum(tmp_path: Any) -> None:
     path = str(tmp_path / "ledger.db")
     with open_store(path) as store:

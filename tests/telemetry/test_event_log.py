@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -11,14 +12,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from machine_parts import Open, make_job, newjob
-from overnight.domain import ErrorFacts, Event, StoreUnavailable
-from overnight.ledger import LEDGER_SQL, START, Append, Feed, FeedPosition, SinkConsumer, sink_lags
+from overnight.domain import ErrorFacts, Event, Fenced, StoreUnavailable
+from overnight.ledger import LEDGER_SQL, START, Append, Feed, FeedEvent, FeedPosition, SinkConsumer, sink_lags
 from overnight.ledger.event_sinks import ClaimSink
 from overnight.store import Store
-from overnight.telemetry import JsonLinesSink, LogFiles
+from overnight.telemetry import JsonLinesSink, LogFiles, json_lines
 
 SERVE = """
 import asyncio, sys
@@ -168,3 +170,171 @@ async def test_the_lag_is_the_age_of_the_oldest_missing_event(store: Store, tmp_
     store.clock = lambda: clock() + 5_000_000
     [(name, lag)] = (await sink_lags(store)).items()
     assert (name, 5_000 <= lag < 60_000) == ("json_lines", True)
+
+
+async def test_a_sink_without_owner_has_no_lag(store: Store, tmp_path: Path) -> None:
+    async with serving(store, JsonLinesSink(LogFiles(tmp_path))):
+        await store.commit(Open(newjob()))
+        await all_written(store)
+        assert await sink_lags(store) == {"json_lines": 0}
+    await store.commit(Open(newjob()))
+    assert await sink_lags(store) == {}
+
+
+async def page_of(store: Store, count: int) -> list[FeedEvent]:
+    for _ in range(count):
+        await store.commit(Open(newjob()))
+    return list((await Feed(store).read(START, 10_000)).events)
+
+
+def moved(events: list[FeedEvent], job_id: str | None = None, later_us: int = 0) -> list[FeedEvent]:
+    """The events as ones of another history: at the same positions, of another job or time."""
+    return [
+        FeedEvent(
+            each.place._replace(job_id=job_id or each.place.job_id),
+            msgspec.structs.replace(each.event, job_id=job_id or each.event.job_id, at=each.event.at + later_us),
+        )
+        for each in events
+    ]
+
+
+async def test_events_of_a_restored_database_are_written(store: Store, tmp_path: Path) -> None:
+    events = await page_of(store, 6)
+    for history in (events, moved(events[:3], "job_other"), moved(events[:3], later_us=5_000)):
+        sink = JsonLinesSink(LogFiles(tmp_path))
+        for _ in range(2):  # delivered twice, written once
+            await sink.opened()
+            await sink.deliver(history, START)
+        sink.close()
+    found = [(line["feed"][1], line["ts"]) for line in lines(tmp_path)]
+    assert len(found) == len(set(found)) == 12
+
+
+async def test_replaced_database_starts_its_log_anew(store: Store, tmp_path: Path) -> None:
+    """A file of another database is in the folder, whose places are higher than all of this one."""
+    other = {"feed": [1 << 50, "job_z", 1], "ts": "2026-01-31T02:10:09.412Z", "event": "created"}
+    (tmp_path / "events.jsonl").write_text(json.dumps(other) + "\nno event\n[1]\n")
+    async with serving(store, JsonLinesSink(LogFiles(tmp_path))):
+        await store.commit(Open(newjob()))
+        await all_written(store)
+    written = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["feed"] for line in written[3:]] == await feed_of(store)
+
+
+async def test_lines_before_several_rotations_are_not_repeated(store: Store, tmp_path: Path) -> None:
+    events = await page_of(store, 9)
+    for count in (2, 4, 6, 9):
+        sink = JsonLinesSink(LogFiles(tmp_path, most_bytes=100))
+        await sink.deliver(events[:count], START)
+        sink.close()
+    assert len(list(tmp_path.glob("events-*.jsonl"))) == 3
+    assert [line["feed"] for line in lines(tmp_path)] == [list(each.place) for each in events]
+
+
+async def test_only_the_last_lines_are_read_back(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines, "READ_BACK", 3)
+    events = await page_of(store, 5)
+    for _ in range(2):
+        sink = JsonLinesSink(LogFiles(tmp_path))
+        await sink.deliver(events, START)
+        sink.close()
+    assert [line["feed"] for line in lines(tmp_path)][5:] == [list(each.place) for each in events[:2]]
+
+
+async def test_rotated_files_of_a_restored_database_are_kept(store: Store, tmp_path: Path) -> None:
+    """Positions go back at a restore; the files that are removed are still the oldest."""
+    for position in (900, 901):
+        old = tmp_path / f"events-{position:016d}-20260131T021009.412Z.jsonl"
+        old.write_text("")
+        os.utime(old, (position, position))
+    sink = JsonLinesSink(LogFiles(tmp_path, most_bytes=1, kept=2))
+    for each in await page_of(store, 3):
+        await sink.deliver([each], START)
+    sink.close()
+    assert [line["seq"] for line in lines(tmp_path)] == [1, 1, 1]
+
+
+async def test_stalled_process_repeats_nothing(store: Store, tmp_path: Path) -> None:
+    """It read a page and then stalled; another one wrote it and, by tenant, files that this one had not opened."""
+    events = await page_of(store, 4)
+    for by_tenant in (False, True):
+        files = LogFiles(tmp_path / str(by_tenant), by_tenant=by_tenant)
+        stalled, current = JsonLinesSink(files), JsonLinesSink(files)
+        await stalled.opened()
+        await stalled.deliver(events[:1], START)
+        await current.opened()
+        for each in events:  # more than what is read back would do as well
+            await current.deliver([each], START)
+        with pytest.raises(Fenced):
+            await stalled.deliver(events, START)
+        for sink in (stalled, current):
+            sink.close()
+        (file,) = (tmp_path / str(by_tenant)).glob("**/events.jsonl")
+        assert [line["feed"] for line in lines(file.parent)] == [list(each.place) for each in events]
+
+
+async def test_process_waits_for_the_one_that_writes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "LONGEST_WAIT_S", 0.05)
+    events = await page_of(store, 2)
+    writing, waiting = JsonLinesSink(LogFiles(tmp_path)), JsonLinesSink(LogFiles(tmp_path))
+    with writing._writing(taken=False):
+        with pytest.raises(StoreUnavailable, match="another process"):
+            await waiting.opened()
+        writing._file("").append(events[:1])
+    await waiting.opened()
+    await waiting.deliver(events, START)
+    for sink in (writing, waiting):
+        sink.close()
+    assert [line["feed"] for line in lines(tmp_path)] == [list(each.place) for each in events]
+
+
+async def test_file_replaced_from_outside_is_opened_again(store: Store, tmp_path: Path) -> None:
+    first, second, third = await page_of(store, 3)
+    sink = JsonLinesSink(LogFiles(tmp_path))
+    await sink.deliver([first], START)
+    (tmp_path / "events.jsonl").rename(tmp_path / "moved")
+    await sink.deliver([second], first.place)
+    (tmp_path / "events.jsonl").open("ab").write(b'{"cut')
+    await sink.deliver([second, third], first.place)
+    sink.close()
+    assert [line["feed"] for line in lines(tmp_path)] == [list(second.place), list(third.place)]
+
+
+async def test_after_a_takeover_the_old_owner_closes_and_the_new_one_continues(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.ledger.event_sinks.RETRY_S", 0.05)
+    first, second = JsonLinesSink(LogFiles(tmp_path)), JsonLinesSink(LogFiles(tmp_path))
+    job_id = make_job(store)
+    async with serving(store, first):
+        await all_written(store)
+        assert await store.commit(ClaimSink("json_lines", "new", await owner_and_beat(store))) is not None
+        task = asyncio.create_task(SinkConsumer(store, second, "new").run())
+        for _ in range(5):
+            await store.commit(Append(job_id, Event("value_recorded")))
+            await asyncio.sleep(0.05)
+        await all_written(store)
+        async with asyncio.timeout(10):
+            while first._mark is not None:
+                await asyncio.sleep(0.02)
+        assert not first._open
+        task.cancel()
+        await asyncio.wait([task])
+    assert [line["feed"] for line in lines(tmp_path)] == await feed_of(store)
+
+
+async def test_at_most_64_files_are_open(store: Store, tmp_path: Path) -> None:
+    sink = JsonLinesSink(LogFiles(tmp_path, by_tenant=True))
+    for number in range(70):
+        await store.commit(Open(newjob(f"tenant-{number}")))
+    events = list((await Feed(store).read()).events)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(2):
+        await sink.deliver(events, START)
+        assert len(sink._open) == 64
+    assert len(os.listdir("/dev/fd")) - before <= 64 + 1
+    sink.close()
+    assert len(os.listdir("/dev/fd")) <= before
+    assert [len(lines(tmp_path / f"tenant-{number}")) for number in range(70)] == [1] * 70

@@ -20,22 +20,24 @@ POLL_S = 1.0
 
 
 class BrainReloads:
-    """Follows the reload requests that are made after `start`. `change` changes this process to a brain."""
+    """Follows the reload requests that are newer than `seen`. `change` changes this process to a brain.
 
-    def __init__(self, store: Store, version: str, change: Callable[[Brain], Awaitable[None]]) -> None:
-        self._store, self._version, self._change = store, version, change
-        self._seen: ReloadRequest | None = None
-        self._task: asyncio.Task[None] | None = None
+    `seen` is the latest request that was made before the process read its folder, which is as new.
+    """
 
-    async def start(self) -> None:
-        """Begin. Earlier requests are ignored: the process has just read its folder. Raises StoreUnavailable."""
-        self._seen = await read_reload(self._store)
+    def __init__(
+        self,
+        store: Store,
+        version: str,
+        change: Callable[[Brain], Awaitable[None]],
+        seen: ReloadRequest | None,
+    ) -> None:
+        self._store, self._version, self._change, self._seen = store, version, change, seen
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
         while True:

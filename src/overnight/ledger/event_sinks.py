@@ -34,9 +34,17 @@ class EventSink(Protocol):
     events once more that it has had; those behind `done` are certainly not delivered by a committed page. Then `write` adds the
     sink's rows to the transaction that moves the cursor, under the locks that `locks` names. Both raise OvernightError to be
     called again later.
+
+    `opened` is called when this process begins to serve the sink: what another process did since is to be looked up. After it,
+    `deliver` of a process that served the sink before raises Fenced, if the sink can tell. `close` is called when this process
+    serves the sink no more.
     """
 
     name: str
+
+    async def opened(self) -> None: ...
+
+    def close(self) -> None: ...
 
     async def deliver(self, events: Sequence[FeedEvent], done: FeedPosition) -> None: ...
 
@@ -152,6 +160,7 @@ class SinkConsumer:
                 try:
                     place = await self.claim()
                     if place is not None:
+                        await self._open(place)
                         trouble = ""
                         await self._serve(place)
                 except Fenced:
@@ -162,6 +171,8 @@ class SinkConsumer:
                         log.warning("sink %s: %s; trying again", self._sink.name, trouble)
                 except Exception:
                     log.exception("sink %s failed by a fault of its own; trying again", self._sink.name)
+                finally:
+                    self._sink.close()
                 await asyncio.sleep(RETRY_S)
         finally:
             await self._release()
@@ -179,6 +190,11 @@ class SinkConsumer:
         if now - self._since >= TAKE_OVER_S or (host is not None and is_dead(host, pid)):
             return await self._store.commit(ClaimSink(self._sink.name, self._owner, self._seen))
         return None
+
+    async def _open(self, place: FeedPosition) -> None:
+        """Open the sink. Raises Fenced if another process took it over meanwhile, which then opens it once more."""
+        await self._sink.opened()
+        await self._store.commit(AdvanceSink(self._sink, self._owner, place, place))
 
     async def _serve(self, place: FeedPosition) -> None:
         idle, beaten = IDLE_S, self._monotonic()
@@ -203,9 +219,15 @@ class SinkConsumer:
 
 
 async def sink_lags(store: Store) -> dict[str, int]:
-    """How far each sink is behind, in milliseconds: the age of the oldest event that it has not had. Raises StoreUnavailable."""
+    """How far each served sink is behind, in milliseconds: the age of the oldest event that it has not had.
+
+    A sink without owner is switched off, or between two owners. Raises StoreUnavailable.
+    """
     lags: dict[str, int] = {}
     for sink, position, job_id, seq in await store.read(SQL["list_cursors"], {}):
+        owners = await store.read(SQL["read_cursor_owner"], {"sink": sink})
+        if not owners or owners[0][0] is None:
+            continue
         values = {"position": position, "job_id": job_id, "seq": seq}
         rows = await store.read(SQL["read_feed_next"], values)
         lags[sink] = max(0, (store.clock() - rows[0][0]) // 1000) if rows else 0

@@ -91,14 +91,16 @@ class Feed:
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
     async def place_of(self, cursor: str, tenant_id: str) -> FeedPosition:
-        """The place that `cursor_of` gave to this tenant. Raises BadInput for any other text."""
-        cipher, _ = await self._sealing()
+        """The place that `cursor_of` gave to this tenant. Raises BadInput for any other text, and after a restore."""
+        cipher, epoch = await self._sealing()
         try:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             opened = cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], tenant_id.encode())
-            _, position, job_id, seq = msgspec.json.decode(opened, type=tuple[int, int, str, int])
+            sealed_in, position, job_id, seq = msgspec.json.decode(opened, type=tuple[int, int, str, int])
         except (InvalidTag, ValueError, binascii.Error, msgspec.ValidationError):
             raise BadInput("cursor: not one that was given out here. Leave it out to read from the start") from None
+        if sealed_in != epoch:  # its place is one of another history
+            raise BadInput("cursor: from before a restore of the database. Leave it out to read from the start")
         return FeedPosition(position, job_id, seq)
 
     async def _sealing(self) -> tuple[AESGCM, int]:

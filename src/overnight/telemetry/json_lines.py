@@ -1,26 +1,38 @@
 """The event log: each event of all jobs as one line of JSON, in files that are rotated.
 
-A line is written and flushed before the cursor moves. After a crash the last line of a file tells what it has already, and a line
-that was cut is removed, so that each event stands in the log once. Content and messages of errors stay in the ledger, where they
-can be erased.
+A line is written and flushed before the cursor moves. After a crash the last lines of the files tell what the log has
+already, and a line that was cut is removed, so that each event stands in the log once. Content and messages of errors
+stay in the ledger, where they can be erased.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import os
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from overnight.domain import StoreUnavailable, iso_utc, public_event
+from overnight.domain import Fenced, StoreUnavailable, iso_utc, new_id, public_event
 from overnight.files import make_folder, open_file
-from overnight.ledger import START, FeedEvent, FeedPosition
+from overnight.ledger import FeedEvent, FeedPosition
 from overnight.store import Table, Unit
 
 NAME = "events"
 CHUNK = 1 << 16
+READ_BACK = 1000
+"""Lines that are compared with new events: twice the largest page, since at most one page is written and not committed."""
+MOST_OPEN = 64
+LONGEST_WAIT_S, LOOK_S = 1.0, 0.01
+"""How long a sink waits for another process that is just writing, and how often it looks."""
+
+_Key = tuple[tuple[int, str, int], str, str]
 
 
 class LogFiles(msgspec.Struct, frozen=True):
@@ -33,13 +45,22 @@ class LogFiles(msgspec.Struct, frozen=True):
 
 
 class JsonLinesSink:
-    """A sink that writes the event log. Raises StoreUnavailable where the disk takes no more; the events are written later."""
+    """A sink that writes the event log.
+
+    Raises StoreUnavailable where the disk takes no more; the events are written later.
+    """
 
     name = "json_lines"
 
     def __init__(self, files: LogFiles) -> None:
         self._files = files
-        self._open: dict[str, _LogFile] = {}
+        self._open: OrderedDict[str, _LogFile] = OrderedDict()
+        self._mark: _Mark | None = None
+        # A cancelled write continues in its thread; the files are not closed under it.
+        self._busy = threading.Lock()
+
+    async def opened(self) -> None:
+        await asyncio.to_thread(self._take)
 
     async def deliver(self, events: Sequence[FeedEvent], done: FeedPosition) -> None:  # noqa: ARG002
         await asyncio.to_thread(self._write, events)
@@ -52,86 +73,199 @@ class JsonLinesSink:
 
     def close(self) -> None:
         """Close the files; a later write opens them again."""
+        with self._busy:
+            self._close()
+
+    def _close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
+
+    def _take(self) -> None:
+        with self._writing(taken=False):
+            pass
 
     def _write(self, events: Sequence[FeedEvent]) -> None:
         by_folder: dict[str, list[FeedEvent]] = {}
         for each in events:
             folder = quote(each.event.tenant_id, safe="") if self._files.by_tenant else ""
             by_folder.setdefault(folder, []).append(each)
-        for folder, own in by_folder.items():
+        with self._writing(taken=True):
+            for folder, own in by_folder.items():
+                self._file(folder).append(own)
+
+    @contextlib.contextmanager
+    def _writing(self, *, taken: bool) -> Iterator[None]:
+        """Keep other processes from writing. Without `taken`, take the log first; else raises Fenced if another has."""
+        with self._busy:
             try:
-                if folder not in self._open:
-                    self._open[folder] = _LogFile(self._files.folder / folder, self._files)
-                self._open[folder].append(own)
+                if not taken:
+                    self._close()
+                if self._mark is None:
+                    self._mark, taken = _Mark(self._files.folder), False
+                with self._mark.held(take=not taken):
+                    yield
             except OSError as error:
-                self.close()
+                self._close()
                 raise StoreUnavailable(f"{self._files.folder}: {error.strerror or error}") from None
+
+    def _file(self, folder: str) -> "_LogFile":
+        if folder not in self._open:
+            while len(self._open) >= MOST_OPEN:
+                self._open.popitem(last=False)[1].close()
+            self._open[folder] = _LogFile(self._files.folder / folder, self._files)
+        self._open.move_to_end(folder)
+        return self._open[folder]
+
+
+class _Mark:
+    """The file that names the process which writes the log, and that is locked while it does.
+
+    The cursor alone does not suffice: a process that stalled before its write would find out after it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self._name = new_id("log").encode()
+        self._path = folder / f"{NAME}.lock"
+        self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
+
+    @contextlib.contextmanager
+    def held(self, *, take: bool) -> Iterator[None]:
+        """Lock the log. Raises Fenced unless it is this one's or `take`; StoreUnavailable if another holds it for long."""
+        self._lock()
+        try:
+            if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
+                raise Fenced("the lock of the event log was removed")
+            if take:
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, self._name, 0)
+            elif os.pread(self._descriptor, CHUNK, 0) != self._name:
+                raise Fenced("another process writes the event log")
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _lock(self) -> None:
+        until = time.monotonic() + LONGEST_WAIT_S
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StoreUnavailable("another process is writing the event log") from None
+                time.sleep(LOOK_S)
+
+
+class _Written(msgspec.Struct):
+    """What tells a line from all others, also from those of another history of a database that was restored."""
+
+    feed: tuple[int, str, int]
+    ts: str
+    event: str
 
 
 class _LogFile:
-    """The current file of one folder and the rotated ones beside it."""
+    """The current file of one folder and the rotated ones beside it. Used only while the mark is held."""
 
     def __init__(self, folder: Path, files: LogFiles) -> None:
         make_folder(folder)
         self._folder, self._files = folder, files
         self._path = folder / f"{NAME}.jsonl"
-        self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self._remove_cut_line()
-        self._last = self._last_place()
+        self._begin()
 
     def append(self, events: Sequence[FeedEvent]) -> None:
         """Write and flush the events that are not in the log yet."""
-        lines = [_line(each) for each in events if each.place > self._last]
-        if not lines:
+        if self._is_changed():
+            os.close(self._descriptor)
+            self._begin()
+        new = [each for each in events if _key(each) not in self._written]
+        if not new:
             return
-        if os.fstat(self._descriptor).st_size >= self._files.most_bytes:
-            self._rotate(events[0])
-        rest = memoryview(b"".join(lines))
+        if self._size >= self._files.most_bytes:
+            self._rotate(new[0])
+        rest = memoryview(b"".join(map(_line, new)))
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
         os.fsync(self._descriptor)
-        self._last = events[-1].place
+        self._size = os.fstat(self._descriptor).st_size
+        self._written = {_key(each) for each in events}
 
     def close(self) -> None:
         os.close(self._descriptor)
 
+    def _begin(self) -> None:
+        self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            self._remove_cut_line()
+            self._size = os.fstat(self._descriptor).st_size
+            self._written = self._last_written()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _is_changed(self) -> bool:
+        """Whether something else replaced, removed or wrote the file: a program that rotates logs, or an operator."""
+        try:
+            there, own = self._path.stat(), os.fstat(self._descriptor)
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino) or own.st_size != self._size
+
     def _rotate(self, first: FeedEvent) -> None:
         """Give the full file the time and the place of the event that comes after it as a name: a name that sorts."""
         stamp = iso_utc(first.event.at).replace(":", "").replace("-", "")
-        os.close(self._descriptor)
         self._path.rename(self._folder / f"{NAME}-{first.place.position:016d}-{stamp}.jsonl")
-        self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        current = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        os.close(self._descriptor)
+        self._descriptor = current
         for old in self._rotated()[: -self._files.kept or None]:
             old.unlink(missing_ok=True)
 
     def _rotated(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{NAME}-*.jsonl"))
+        """The rotated files, oldest first: by time, since positions go back when a database is restored."""
+        return sorted(self._folder.glob(f"{NAME}-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
     def _remove_cut_line(self) -> None:
         size = os.fstat(self._descriptor).st_size
-        if cut := len(_tail(self._path).rpartition(b"\n")[2]):
+        if cut := len(_tail(self._path, 1).rpartition(b"\n")[2]):
             os.ftruncate(self._descriptor, size - cut)
 
-    def _last_place(self) -> FeedPosition:
-        """The place of the last line, in this file or, just after a rotation, in the one before."""
-        for path in (self._path, *reversed(self._rotated()[-1:])):
-            if lines := _tail(path).splitlines():
-                return FeedPosition(*msgspec.json.decode(lines[-1])["feed"])
-        return START
+    def _last_written(self) -> set[_Key]:
+        """The last lines, in this file and the ones before."""
+        lines: list[bytes] = []
+        for path in (self._path, *reversed(self._rotated())):
+            if (most := READ_BACK - len(lines)) <= 0:
+                break
+            lines += _tail(path, most).splitlines()[-most:]
+        found: set[_Key] = set()
+        for line in lines:
+            # A line that is not of this log is no event.
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                each = msgspec.json.decode(line, type=_Written)
+                found.add((each.feed, each.ts, each.event))
+        return found
 
 
-def _tail(path: Path) -> bytes:
-    """The end of a file: its last whole line at least, and what may follow it."""
+def _tail(path: Path, lines: int) -> bytes:
+    """The end of a file: at least so many whole lines, if it has them, and what may follow the last one."""
     size, length = path.stat().st_size, CHUNK
     with path.open("rb") as file:
         while True:
             file.seek(max(0, size - length))
             tail = file.read()
-            if length >= size or tail.count(b"\n") > 1:
+            if length >= size or tail.count(b"\n") > lines:
                 return tail
             length *= 2
+
+
+def _key(each: FeedEvent) -> _Key:
+    return each.place, iso_utc(each.event.at), each.event.facts.event
 
 
 def _line(each: FeedEvent) -> bytes:
