@@ -206,7 +206,7 @@ async def test_events_of_a_restored_database_are_written(store: Store, tmp_path:
             await sink.opened()
             await sink.deliver(history, START)
         sink.close()
-    found = [(line["feed"][1], line["ts"]) for line in lines(tmp_path)]
+    found = [(*line["feed"], line["ts"]) for line in lines(tmp_path)]
     assert len(found) == len(set(found)) == 12
 
 
