@@ -206,7 +206,7 @@ async def test_events_of_a_restored_database_are_written(store: Store, tmp_path:
             await sink.opened()
             await sink.deliver(history, START)
         sink.close()
-    found = [(line["feed"][1], line["ts"]) for line in lines(tmp_path)]
+    found = [(*line["feed"], line["ts"]) for line in lines(tmp_path)]
     assert len(found) == len(set(found)) == 12
 
 
@@ -338,3 +338,18 @@ async def test_at_most_64_files_are_open(store: Store, tmp_path: Path) -> None:
     sink.close()
     assert len(os.listdir("/dev/fd")) <= before
     assert [len(lines(tmp_path / f"tenant-{number}")) for number in range(70)] == [1] * 70
+
+
+async def test_process_that_stalled_after_its_claim_does_not_serve(store: Store, tmp_path: Path) -> None:
+    stalled = SinkConsumer(store, JsonLinesSink(LogFiles(tmp_path)), "stalled")
+    current = JsonLinesSink(LogFiles(tmp_path))
+    place = await stalled.claim()
+    assert place == START
+    assert await store.commit(ClaimSink("json_lines", "current", await owner_and_beat(store))) == START
+    await current.opened()
+    with pytest.raises(Fenced):
+        await stalled._open(place)
+    with pytest.raises(Fenced):  # it took the log before it found out: the owner opens its log again
+        await current.deliver(await page_of(store, 1), START)
+    current.close()
+    stalled._sink.close()

@@ -35,9 +35,9 @@ class EventSink(Protocol):
     sink's rows to the transaction that moves the cursor, under the locks that `locks` names. Both raise OvernightError to be
     called again later.
 
-    `opened` is called when this process begins to serve the sink: what another process did since is to be looked up. After it,
-    `deliver` of a process that served the sink before raises Fenced, if the sink can tell. `close` is called when this process
-    serves the sink no more.
+    `opened` is called when this process begins to serve the sink: what another process did since is to be looked up.
+    After it, `deliver` of a process that served the sink before raises Fenced, if the sink can tell. `close` is called
+    when this process serves the sink no more.
     """
 
     name: str

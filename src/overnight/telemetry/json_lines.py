@@ -27,7 +27,7 @@ from overnight.store import Table, Unit
 NAME = "events"
 CHUNK = 1 << 16
 READ_BACK = 1000
-"""Lines that are compared with new events: twice the largest page, since at most one page is written and not committed."""
+"""Lines that are compared with new events: twice a page, since at most one is written and not committed."""
 MOST_OPEN = 64
 LONGEST_WAIT_S, LOOK_S = 1.0, 0.01
 """How long a sink waits for another process that is just writing, and how often it looks."""
@@ -134,7 +134,7 @@ class _Mark:
 
     @contextlib.contextmanager
     def held(self, *, take: bool) -> Iterator[None]:
-        """Lock the log. Raises Fenced unless it is this one's or `take`; StoreUnavailable if another holds it for long."""
+        """Lock the log. Raises Fenced unless it is this one's or `take`; StoreUnavailable after a long wait."""
         self._lock()
         try:
             if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
