@@ -201,15 +201,11 @@ class App:
         self._secrets = secrets
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
-        # A worker registers for the whole process.
-        self._registers = True
+        self._registers = True  # a worker registers for the whole process
 
     async def gateway(self, *, makes_calls: bool = True) -> "Gateway":
         """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such.
-
-        Args:
-            makes_calls: false in a process that only reads and changes what gateways share.
-        """
+        `makes_calls` is false in a process that only reads and changes what gateways share."""
         if self._gateway is None:
             from overnight.gateway import BrainReloads, Gateway, PriceBook
             from overnight.keys import Keyring
