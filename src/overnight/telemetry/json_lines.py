@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -97,7 +97,7 @@ class JsonLinesSink:
                 self._file(folder).append(own)
 
     @contextlib.contextmanager
-    def _writing(self, *, taken: bool) -> Iterator[None]:
+    def _writing(self, *, taken: bool) -> Generator[None]:
         """Keep other processes from writing. Without `taken`, take the log first; else raises Fenced if another has."""
         with self._busy:
             try:
@@ -133,7 +133,7 @@ class _Mark:
         self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
 
     @contextlib.contextmanager
-    def held(self, *, take: bool) -> Iterator[None]:
+    def held(self, *, take: bool) -> Generator[None]:
         """Lock the log. Raises Fenced unless it is this one's or `take`; StoreUnavailable after a long wait."""
         self._lock()
         try:
