@@ -174,15 +174,15 @@ async def live(app: Application, tenant: Tenant, steps: Sequence[Step], other: T
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STEPS, STEPS)
 def test_responses_do_not_depend_on_other_tenants(
-    spawned_provider: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
+    provider: SpawnedProvider, tmp_path_factory: pytest.TempPathFactory, mine: list[Step], theirs: list[Step]
 ) -> None:
     async def together() -> list[Any]:
-        async with house(tmp_path_factory.mktemp("both"), spawned_provider, TENANTS) as (app, (acme, zeta)):
+        async with house(tmp_path_factory.mktemp("both"), provider, TENANTS) as (app, (acme, zeta)):
             await asyncio.gather(live(app, acme, mine, zeta), live(app, zeta, theirs, acme))
             return acme.transcript
 
     async def alone() -> list[Any]:
-        async with house(tmp_path_factory.mktemp("alone"), spawned_provider, TENANTS[:1]) as (app, (acme,)):
+        async with house(tmp_path_factory.mktemp("alone"), provider, TENANTS[:1]) as (app, (acme,)):
             await live(app, acme, mine, None)
             return acme.transcript
 
