@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clients check wheel image crash bench soak lock clean
+.PHONY: demo test clients clients-all check wheel image crash bench soak lock clean
 
 demo: .venv/ready
 	$(BIN)/overnight demo
@@ -14,7 +14,11 @@ test: .venv/dev
 
 # Real agent frameworks, each in an environment of its own, which the first run installs.
 clients: .venv/dev
-	$(BIN)/python -m pytest tests/clients --durations=5
+	$(BIN)/python -m pytest tests/clients --ignore tests/clients/by_hand --durations=5
+
+# Further clients, and suites of theirs: run by hand, since they take long to install.
+clients-all: clients
+	$(BIN)/python -m pytest tests/clients/by_hand -s --durations=5
 
 check: .venv/dev
 	$(BIN)/ruff check .

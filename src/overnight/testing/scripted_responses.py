@@ -50,6 +50,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
+    text: Json | None = None
 
 
 _decode = msgspec.json.Decoder(ResponsesRequest).decode
@@ -77,7 +78,7 @@ def read(body: bytes, headers: Headers) -> Call:
     if not messages:
         raise Refused("`input` must not be empty.")
     tools = [{"type": "function", "function": {"name": tool.get("name")}} for tool in request.tools or ()]
-    chat = ChatRequest(request.model, messages, request.stream, tools=tools)
+    chat = ChatRequest(request.model, messages, request.stream, tools=tools, text=request.text)
     chat.max_completion_tokens = request.max_output_tokens
     return Call(chat, headers)
 
@@ -117,7 +118,7 @@ def _message(item: Json, place: int, request: ResponsesRequest) -> Json | None:
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _response(reply: Reply, output: list[Json], status: str) -> Json:
+def _response(reply: Reply, call: Call, output: list[Json], status: str) -> Json:
     cut = reply.finish_reason in ("length", "content_filter")
     reason = {"length": "max_output_tokens"}.get(reply.finish_reason, reply.finish_reason)
     usage, sent = reply.usage, reply.usage["prompt_tokens_details"]
@@ -148,7 +149,7 @@ def _response(reply: Reply, output: list[Json], status: str) -> Json:
         "service_tier": "default",
         "store": False,
         "temperature": 1.0,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": {"type": "text"}, **(call.request.text or {})},
         "tool_choice": "auto",
         "tools": [],
         "top_p": 1.0,
@@ -176,14 +177,14 @@ def _output(reply: Reply) -> list[Json]:
     return output
 
 
-def whole(reply: Reply, _call: Call) -> bytes:
+def whole(reply: Reply, call: Call) -> bytes:
     """The body of an answer without streaming."""
-    return _encode(_response(reply, _output(reply), _status(reply)))
+    return _encode(_response(reply, call, _output(reply), _status(reply)))
 
 
-def events(reply: Reply, _call: Call) -> Iterator[bytes]:
+def events(reply: Reply, call: Call) -> Iterator[bytes]:
     """The numbered events of a streamed answer."""
-    for number, event in enumerate(_events(reply)):
+    for number, event in enumerate(_events(reply, call)):
         kind = f"response.{event.pop('kind')}"
         yield b"event: %s\ndata: %s\n\n" % (
             kind.encode(),
@@ -191,8 +192,8 @@ def events(reply: Reply, _call: Call) -> Iterator[bytes]:
         )
 
 
-def _events(reply: Reply) -> Iterator[Json]:
-    started = _response(reply, [], "in_progress")
+def _events(reply: Reply, call: Call) -> Iterator[Json]:
+    started = _response(reply, call, [], "in_progress")
     yield {"kind": "created", "response": started}
     yield {"kind": "in_progress", "response": started}
     output = _output(reply)
@@ -212,7 +213,7 @@ def _events(reply: Reply) -> Iterator[Json]:
         else:
             yield from _thought(item["summary"][0], {**at, "summary_index": 0})
         yield {"kind": "output_item.done", "output_index": index, "item": item}
-    yield {"kind": _status(reply), "response": _response(reply, output, _status(reply))}
+    yield {"kind": _status(reply), "response": _response(reply, call, output, _status(reply))}
 
 
 def _text_events(part: Json, at: Json) -> Iterator[Json]:

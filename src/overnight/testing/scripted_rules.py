@@ -18,7 +18,10 @@ class StreamOptions(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct):
-    """The fields of a request that determine the answer, in the chat format; other fields are accepted and ignored."""
+    """The fields of a request that determine the answer, in the chat format; other fields are accepted and ignored.
+
+    `text` is the field of a Responses request, which its response repeats.
+    """
 
     model: str
     messages: list[dict[str, Any]]
@@ -28,6 +31,7 @@ class ChatRequest(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    text: dict[str, Any] | None = None
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
