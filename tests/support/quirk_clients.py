@@ -47,7 +47,9 @@ def request_of(client: str, text: str, quirk: Quirk, *, streamed: bool) -> Json:
         fields["stream"] = True
         if client == "chat" and quirk.usage_asked:
             fields["stream_options"] = {"include_usage": True}
-    return {**fields, **quirk.request.get("*", {}), **quirk.request.get(client, {})}
+    asked = {**fields, **quirk.request.get("*", {}), **quirk.request.get(client, {})}
+    # The upstream knows a case by its number, which a row's own conversation holds as a placeholder.
+    return json.loads(json.dumps(asked).replace("case-0", text))
 
 
 class Answer(NamedTuple):

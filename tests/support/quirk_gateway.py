@@ -167,6 +167,8 @@ class QuirkGateway:
             found.append(f"asked: {asked}")
         if outcome.asked and not contains(outcome.asked[-1].body, quirk.sent):
             found.append(f"sent: {outcome.asked[-1].body}")
+        if quirk.distinct and outcome.asked:
+            found += _faults_of_turns(outcome.asked[-1].body["messages"])
         if not outcome.events:
             return found
         found += _log_differs(quirk, client, outcome, len(asked), failed=wanted.error is not None)
@@ -190,6 +192,24 @@ class QuirkGateway:
                 ]
             found += [f"replayed {mode}: {fault}" for fault in again.got.faults]
         return found
+
+
+def _faults_of_turns(turns: list[Json]) -> list[str]:
+    """What Anthropic would refuse in a conversation with tools."""
+    found, seen = list[str](), list[str]()
+    for turn, after in zip(turns, [*turns[1:], {"content": []}], strict=True):
+        blocks = turn["content"] if isinstance(turn["content"], list) else []
+        calls = [each["id"] for each in blocks if each["type"] == "tool_use"]
+        then = after["content"] if isinstance(after["content"], list) else []
+        results = [each["tool_use_id"] for each in then if each["type"] == "tool_result"]
+        if calls and (sorted(results) != sorted(calls) or then[0]["type"] != "tool_result"):
+            found.append(f"calls {calls} are followed by results of {results}")
+        if turn["role"] == after.get("role"):
+            found.append(f"two turns of {turn['role']}")
+        seen += calls
+    if len(set(seen)) != len(seen) or "" in seen:
+        found.append(f"ids {seen}")
+    return found
 
 
 def _log_differs(quirk: Quirk, client: str, outcome: Outcome, attempts: int, *, failed: bool) -> list[str]:

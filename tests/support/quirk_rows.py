@@ -78,6 +78,8 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
         recorded: fields of the recorded answer (see `contains`), by client format or for all ("*").
         valid: whether translated answers satisfy the strict models of the official SDKs.
         splits: whether the row takes part in the random splittings.
+        distinct: `tool_use_id`: the ids of calls in the request to a messages upstream are unique, and each turn with calls is
+            followed by a turn that begins with exactly their results.
         usage_asked: whether a streaming chat client asks for usage.
     """
 
@@ -100,6 +102,7 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     recorded: Mapping[str, Json] = {}
     valid: bool = True
     splits: bool = True
+    distinct: str = ""
     usage_asked: bool = True
 
     def expected(self, client: str, mode: str) -> Gets:
