@@ -18,6 +18,7 @@ from overnight.domain import (
     StoreUnavailable,
     Unauthenticated,
 )
+from overnight.outgoing import ACCEPTED
 from overnight.providers.error_classes import ErrorClass, Failure
 from overnight.providers.targets import Unavailable
 from overnight.wire_formats import CHAT, Codec
@@ -26,6 +27,7 @@ from overnight.wire_formats.request import InvalidBody
 Headers = list[tuple[bytes, bytes]]
 NO_RETRY = (b"x-should-retry", b"false")
 JSON = (b"content-type", b"application/json")
+ACCEPT_ENCODING = (b"accept-encoding", ACCEPTED.encode())
 BEARER_CHALLENGE = (b"www-authenticate", b'Bearer realm="overnight"')
 
 
@@ -52,6 +54,10 @@ class BodyTooLarge(BadInput):
 
 class UnsupportedMediaType(BadInput):
     """The content type is not JSON."""
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The content encoding of a body is unknown."""
 
 
 class UnknownPath(NotFound):
@@ -140,6 +146,8 @@ def error_response(error: OvernightError, form: Codec = CHAT) -> HttpResponse:
         headers.append((b"retry-after", b"1"))
     if status == 401:
         headers.append(BEARER_CHALLENGE)
+    if isinstance(error, UnsupportedEncoding):
+        headers.append(ACCEPT_ENCODING)
     return HttpResponse(status, headers, error_body(form, status, message_with_title(error), name, code, param))
 
 
