@@ -177,6 +177,10 @@ _STATUS: Mapping[ErrorClass, int] = {
 }
 _NOT_SENT = frozenset({"circuit_open", "gateway_busy"})
 """Failures that clients may retry: no request was sent to a provider."""
+_KINDS: Mapping[ErrorClass, str] = {"rate_limited": "rate_limit_error", "quota": "insufficient_quota"}
+"""OpenAI's types of errors; others follow from the status."""
+_TOO_LONG = "prompt is too long"
+"""The words by which Anthropic's clients recognise a prompt that does not fit."""
 _PROVIDER_MESSAGES = frozenset({"invalid_request", "content_filter", "context_length"})
 
 
@@ -197,12 +201,20 @@ def call_failure_response(
     status = _STATUS[failure.error_class]
     is_about_request = failure.error_class in _PROVIDER_MESSAGES and failure.status and 400 <= failure.status < 500
     if is_about_request and failure.status and (not same_format or body[:1] == b"{"):
-        translated = error_body(form, failure.status, failure.message, "invalid_request_error", failure.code)
+        message = failure.message
+        if failure.error_class == "context_length" and form.name == "messages" and _TOO_LONG not in message.lower():
+            message = f"{_TOO_LONG}: {message}"
+        translated = error_body(form, failure.status, message, "invalid_request_error", _client_code(failure))
         return HttpResponse(failure.status, [JSON, NO_RETRY], body if same_format else translated)
     again = f" (tried {tries} times)" if tries > 1 else ""
-    kind = "invalid_request_error" if status < 429 else "server_error"
+    kind = _KINDS.get(failure.error_class) or ("invalid_request_error" if status < 429 else "server_error")
     headers: Headers = [JSON] if failure.error_class in _NOT_SENT else [JSON, NO_RETRY]
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
     message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message
-    return HttpResponse(status, headers, error_body(form, status, message, kind, failure.code))
+    return HttpResponse(status, headers, error_body(form, status, message, kind, _client_code(failure)))
+
+
+def _client_code(failure: Failure) -> str:
+    """The code for a client of another format than the provider's. Clients compact their conversation after this one."""
+    return "context_length_exceeded" if failure.error_class == "context_length" else failure.code
