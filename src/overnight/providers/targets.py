@@ -140,6 +140,14 @@ class Targets:
             secret=ready.secret,
         )
 
+    def learn_cap_field(self, target: Target, cap_field: str) -> Target:
+        """Use another field for the output limit, now and in later calls: the target refused the one before."""
+        dialect = msgspec.structs.replace(target.dialect, cap_field=cap_field)
+        for key, ready in self._ready.items():
+            if key[1] == target.model:
+                self._ready[key] = ready._replace(dialect=dialect)
+        return msgspec.structs.replace(target, dialect=dialect)
+
     def _price(self, model: str, provider: ProviderDef, name: str, context: Context) -> ModelPrice:
         try:
             return self._prices.price(model, provider.name, context)
@@ -173,7 +181,7 @@ class Targets:
             pool=pool,
             headers=tuple(headers),
             upstream_model=sent_name,
-            dialect=dialect_of(base_url),
+            dialect=dialect_of(base_url, upstream_name, provider.dialect),
             speaks=tuple(provider.apis),
             account=account,
             key=key.encode(),
