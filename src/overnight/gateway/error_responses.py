@@ -20,7 +20,7 @@ from overnight.domain import (
 )
 from overnight.outgoing import ACCEPTED
 from overnight.providers.error_classes import ErrorClass, Failure
-from overnight.providers.targets import Unavailable
+from overnight.providers.targets import Unavailable, UnknownModelName
 from overnight.wire_formats import CHAT, Codec
 from overnight.wire_formats.request import InvalidBody
 
@@ -105,6 +105,7 @@ def error_body(form: Codec, status: int, message: str, kind: str, code: str | No
 
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (UnknownRequestedModel, 404, "invalid_request_error", "model_not_found"),
+    (UnknownModelName, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),
     (BadInput, 400, "invalid_request_error", None),
@@ -138,7 +139,7 @@ def error_response(error: OvernightError, form: Codec = CHAT) -> HttpResponse:
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
     named = isinstance(error, InvalidBody | UnknownResponse)
-    param = error.param if named else "model" if isinstance(error, UnknownRequestedModel) else None
+    param = error.param if named else "model" if isinstance(error, UnknownRequestedModel | UnknownModelName) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
     if isinstance(error, RateLimited | QueueTimeout | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
