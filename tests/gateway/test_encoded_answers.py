@@ -36,6 +36,9 @@ ENCODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "br": ("br", brotli.compress),
     "zstd": ("zstd", zstandard.ZstdCompressor().compress),
     "utf-8": ("utf-8", bytes),
+    "identity": ("identity", bytes),
+    "two": ("gzip, br", lambda data: brotli.compress(gzip.compress(data))),
+    "unknown": ("aws-chunked", bytes),
 }
 
 

@@ -403,22 +403,19 @@ async def test_a_providers_error_has_the_shape_of_the_api(
 
 
 @every_way
-async def test_broken_stream_ends_with_an_error(served: Served, provider: SpawnedProvider, model: str) -> None:
+async def test_broken_stream_ends_with_response_failed(served: Served, provider: SpawnedProvider, model: str) -> None:
     provider.set_rules(
         "rules: [{answer: {text: one two three four five}, fault: {cut_after_chunks: 6, chunk_delay_ms: 10}}]"
     )
-    said: list[str] = []
-
-    async def listen() -> None:
-        headers = {"x-job-id": "b"}
-        asked = served.openai.responses.create(model=model, input="hello", stream=True, extra_headers=headers)
-        async for event in await asked:
-            said.append(event.type)
-
-    with pytest.raises(openai.APIError, match="cut"):
-        await listen()
-    assert "response.output_text.delta" in said
-    assert "response.completed" not in said
+    asked = served.openai.responses.create(model=model, input="hello", stream=True, extra_headers={"x-job-id": "b"})
+    said = [event async for event in await asked]
+    assert "response.output_text.delta" in [event.type for event in said]
+    assert "response.completed" not in [event.type for event in said]
+    assert [event.sequence_number for event in said] == list(range(len(said)))
+    assert said[-1].type == "response.failed"
+    assert said[-1].response.id == said[0].response.id  # type: ignore[union-attr]
+    assert said[-1].response.error.code == "body_cut"  # type: ignore[union-attr]
+    assert "cut" in said[-1].response.error.message  # type: ignore[union-attr]
     failed = (await served.until("b", "model_failed"))[-1]
     assert failed.facts.error.error_class == "cut"
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from command_line import Shell
@@ -83,7 +84,11 @@ async def test_unpriced_model_error_shows_the_missing_entry(store: Store, provid
     async with serving(store, provider, brain, **options) as served:
         answer = await served.ask(model="house-1", headers={"x-job-id": "j"})
         error = answer.json()["error"]
-        assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (503, "no_target", "false")
+        assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (
+            404,
+            "model_not_found",
+            "false",
+        )
         assert "unknown price of model 'house-1' at 'house'" in error["message"]
     assert provider.stats()["requests"] == 0
     said = error["message"].partition("prices: ")[2]
@@ -101,6 +106,34 @@ async def test_offline_calls_use_listed_prices_or_zero(store: Store, provider: S
         assert (answer.status_code, answer.headers["x-overnight-cost-usd"]) == (200, "0.000000"), answer.text
         assert {each.facts.provider for each in await served.events("j")} == {None, "scripted"}
         assert float((await served.ask(model="gpt-5.4")).headers["x-overnight-cost-usd"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "similar"), [("claude-sonet-4-6", "claude-sonnet-4-6"), ("gpt-9-turbo", "gpt-4-turbo"), ("groq/lama", "")]
+)
+async def test_misspelt_model_is_404_with_similar_names(
+    store: Store, provider: SpawnedProvider, model: str, similar: str
+) -> None:
+    keys = {"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k", "GROQ_API_KEY": "k"}
+    async with serving(store, provider, routed(), environment=keys, offline_base_url=None) as served:
+        said = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
+        for path, fields in (("chat/completions", {}), ("messages", {}), ("responses", {"input": "x"})):
+            for stream in (False, True):
+                body = {**said, **fields, "stream": stream}
+                answer = await served.http.post(f"/v1/{path}", json=body, headers={"x-job-id": "j"})
+                assert (answer.status_code, answer.headers["x-should-retry"]) == (404, "false"), answer.text
+                assert similar in answer.text
+                assert model in answer.text
+        with pytest.raises(openai.NotFoundError) as refused:
+            await served.openai.chat.completions.create(model=model, messages=said["messages"])  # type: ignore[arg-type]
+        assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+
+
+async def test_model_of_the_brain_without_a_price_is_503(store: Store, provider: SpawnedProvider) -> None:
+    brain = routed(f"providers: {{house: {{base_url: '{provider.base_url}', models: [house-1]}}}}\n")
+    async with serving(store, provider, brain, environment={"X": "k"}, offline_base_url=None) as served:
+        answer = await served.ask(model="house-1")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_target")
 
 
 # ── the book ─────────────────────────────────────────────────────────────────────────────────────────────────────────

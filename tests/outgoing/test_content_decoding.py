@@ -48,6 +48,8 @@ ENCODED = {
     "utf-8": ("utf-8", TEXT),
     "UTF-8 and gzip": ("UTF-8, gzip", gzip.compress(TEXT)),
     "empty": ("", TEXT),
+    "a name of its own": ("aws-chunked", TEXT),
+    "utf-16 in name only": ("utf-16", TEXT),
 }
 
 

@@ -524,11 +524,15 @@ def test_credentials_of_tool_servers_are_not_recorded() -> None:
     assert json.loads(bytes(request.fields["tools"])) == [tool]
 
 
-def test_an_error_in_a_stream_is_raised_by_clients() -> None:
-    [event] = events_in(RESPONSES.error_event(RESPONSES.error_body("over", "server_error", "cut", None, 502)))
-    parsed = EVENT.validate_python(event)
-    assert (parsed.type, parsed.message, parsed.code) == ("error", "over", "cut")
-    assert event["error"]["message"] == "over"
+def test_a_failed_stream_ends_with_response_failed() -> None:
+    created, failed = events_in(
+        RESPONSES.error_event(RESPONSES.error_body("over", "server_error", "server_error", None, 502))
+    )
+    assert [EVENT.validate_python(each).sequence_number for each in (created, failed)] == [0, 1]
+    parsed = EVENT.validate_python(failed)
+    assert (parsed.type, parsed.response.status) == ("response.failed", "failed")
+    assert (parsed.response.error.message, parsed.response.error.code) == ("over", "server_error")
+    assert created["response"]["id"] == failed["response"]["id"]
 
 
 anything = st.recursive(

@@ -15,11 +15,13 @@ from overnight.domain import (
     Unauthenticated,
 )
 from overnight.gateway import (
+    ACCEPT_ENCODING,
     BEARER_CHALLENGE,
     BodyTooLarge,
     HttpResponse,
     Overloaded,
     RateLimited,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from overnight.http_server import Headers
@@ -56,6 +58,8 @@ def problem(error: OvernightError) -> HttpResponse:
     headers: Headers = [BEARER_CHALLENGE] if status == 401 else []
     if isinstance(error, RateLimited | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, UnsupportedEncoding):
+        headers.append(ACCEPT_ENCODING)
     return problem_of(status, title, str(error), headers)
 
 

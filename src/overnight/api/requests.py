@@ -7,9 +7,17 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from overnight.domain import BadInput, parse_whole
-from overnight.gateway import BodyTooLarge, BroadcastBuffer, HttpResponse
+from overnight.gateway import BodyTooLarge, BroadcastBuffer, HttpResponse, UnsupportedEncoding
 from overnight.http_server import DIRECT, Direct, Headers, Receive, Scope, Send
 from overnight.keys import VirtualKey
+from overnight.outgoing import (
+    BodyTruncated,
+    ContentDecoder,
+    InvalidEncoding,
+    RatioExceeded,
+    TooMuchDecoded,
+    content_decoder,
+)
 
 from .body_memory import SMALL, Count
 from .routes import PathRoute
@@ -50,11 +58,17 @@ class Request(msgspec.Struct):
 
 
 async def read_body(receive: Receive, most: int, headers: Headers, count: Count) -> bytes:
-    """The complete body; `count` receives the size of each piece (see `BodyMemory.holding`). Raises BodyTooLarge as soon as it
-    exceeds `most` bytes, RateLimited or Overloaded if bodies hold too much memory, ClientLeft."""
+    """The complete body, decoded; `count` receives the size of each piece (see `BodyMemory.holding`). Raises BodyTooLarge as
+    soon as it exceeds `most` bytes, UnsupportedEncoding before it is read, BadInput for a body that is not in its encoding,
+    RateLimited or Overloaded if bodies hold too much memory, ClientLeft."""
+    encoding = b""
     for name, value in headers:
         if name == b"content-length" and parse_whole(value.lstrip(b"0") or b"0", most) is None:
             raise _too_large(most)
+        if name == b"content-encoding":
+            encoding = encoding + b"," + value if encoding else value
+    if encoding and (decoder := _decoder(encoding, most)) is not None:
+        return await _read_encoded(receive, most, decoder, encoding, count)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -74,6 +88,42 @@ async def read_body(receive: Receive, most: int, headers: Headers, count: Count)
     if len(body) > most:
         raise _too_large(most)
     return body
+
+
+def _decoder(encoding: bytes, most: int) -> ContentDecoder | None:
+    try:
+        return content_decoder(encoding, most, strict=True)
+    except InvalidEncoding as error:
+        raise UnsupportedEncoding(f"content-encoding: {error}; or send the body plain") from None
+
+
+async def _read_encoded(receive: Receive, most: int, decoder: ContentDecoder, encoding: bytes, count: Count) -> bytes:
+    """See `read_body`. Each piece is decoded as it arrives, so that the event loop is not blocked for long."""
+    parts: list[bytes] = []
+    size, has_more = 0, True
+    try:
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > most:
+                raise _too_large(most)
+            for part in decoder.feed(piece):
+                count(len(part))
+                parts.append(part)
+            has_more = bool(message.get("more_body"))
+        decoder.finish()
+    except RatioExceeded as error:
+        raise BodyTooLarge(f"content-encoding: {error}; send it plain") from None
+    except TooMuchDecoded:
+        raise _too_large(most) from None
+    except (InvalidEncoding, BodyTruncated) as error:
+        shown = ascii(encoding[:40].decode("latin-1"))[1:-1]
+        problem = f"content-encoding: the body is not valid {shown} ({error})"
+        raise BadInput(f"{problem}; encode it so, or omit the header") from None
+    return b"".join(parts)
 
 
 def _too_large(most: int) -> BodyTooLarge:

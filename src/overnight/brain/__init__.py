@@ -6,7 +6,7 @@ Never: writes to an existing brain, contains a secret, calls a provider, or acce
 
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, read_files, version_of
-from overnight.brain.problems import BrainError, Problem
+from overnight.brain.problems import BrainError, Problem, nearest
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
@@ -60,6 +60,7 @@ __all__ = [
     "check_brain",
     "load_brain",
     "load_routing",
+    "nearest",
     "read_files",
     "read_prompt",
     "version_of",

@@ -9,7 +9,7 @@ import msgspec
 from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, list_of, one_or_many, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
-from overnight.domain.policies import ProviderDef
+from overnight.domain.policies import DIALECTS, ProviderDef
 
 PROVIDER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 RESIDENCY = r"[a-z0-9][a-z0-9_-]{0,63}"
@@ -98,6 +98,7 @@ FIELDS: Fields = {
         "proxy_env",
         text(_VARIABLE, "the name of an environment variable such as EXAMPLE_PROXY", secret=True),
     ),
+    "dialect": ("dialect", choice(*DIALECTS)),
     "ca": ("ca", _FILE),
     "client_cert": ("client_cert", _FILE),
     "client_key": ("client_key", _FILE),

@@ -208,13 +208,21 @@ class Price(msgspec.Struct, frozen=True):
     output_microusd_per_mtok: int
 
 
+DIALECTS = (
+    "openai", "azure", "mistral", "groq", "cerebras", "google", "together", "fireworks", "deepseek", "moonshot", "openrouter",
+    "plain",
+)  # fmt: skip
+"""The dialects of the chat format, by the providers that speak them; `plain` has no deviations."""
+
+
 class ProviderDef(msgspec.Struct, frozen=True):
     """A provider. `base_url` has no trailing slash. Without `api_key_env`, no key is sent.
 
     `models` are names or globs (`*`, `?`, `[0-9]`), compared case-sensitively. `apis` are the accepted formats (chat,
     responses, messages, embeddings). `residency` is the location of its data. A `library` may have no base_url: "".
     `proxy` is a URL without credentials, or "none"; `proxy_env` names a variable with such a URL, which may have credentials.
-    Without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files.
+    Without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files. `dialect` names the
+    deviations from the chat format; without it, host and model decide.
     """
 
     name: str
@@ -227,6 +235,7 @@ class ProviderDef(msgspec.Struct, frozen=True):
     residency: frozenset[str] = frozenset()
     proxy: str | None = None
     proxy_env: str | None = None
+    dialect: str | None = None
     ca: str | None = None
     client_cert: str | None = None
     client_key: str | None = None

@@ -25,12 +25,14 @@ from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
 from .call_facts import routing_facts
 from .error_responses import (
+    ACCEPT_ENCODING,
     BEARER_CHALLENGE,
     BodyTooLarge,
     HttpResponse,
     Overloaded,
     RateLimited,
     UnknownPath,
+    UnsupportedEncoding,
     UnsupportedMediaType,
     error_response,
     internal_error_response,
@@ -47,6 +49,7 @@ from .routing_simulation import (
 )
 
 __all__ = [
+    "ACCEPT_ENCODING",
     "BEARER_CHALLENGE",
     "CHAT",
     "CODECS",
@@ -72,6 +75,7 @@ __all__ = [
     "Unavailable",
     "UnknownPath",
     "UnknownPrice",
+    "UnsupportedEncoding",
     "UnsupportedMediaType",
     "cache_usage",
     "error_response",

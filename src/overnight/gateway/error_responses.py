@@ -18,14 +18,16 @@ from overnight.domain import (
     StoreUnavailable,
     Unauthenticated,
 )
+from overnight.outgoing import ACCEPTED
 from overnight.providers.error_classes import ErrorClass, Failure
-from overnight.providers.targets import Unavailable
+from overnight.providers.targets import Unavailable, UnknownModelName
 from overnight.wire_formats import CHAT, Codec
 from overnight.wire_formats.request import InvalidBody
 
 Headers = list[tuple[bytes, bytes]]
 NO_RETRY = (b"x-should-retry", b"false")
 JSON = (b"content-type", b"application/json")
+ACCEPT_ENCODING = (b"accept-encoding", ACCEPTED.encode())
 BEARER_CHALLENGE = (b"www-authenticate", b'Bearer realm="overnight"')
 
 
@@ -52,6 +54,10 @@ class BodyTooLarge(BadInput):
 
 class UnsupportedMediaType(BadInput):
     """The content type is not JSON."""
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The content encoding of a body is unknown."""
 
 
 class UnknownPath(NotFound):
@@ -99,6 +105,7 @@ def error_body(form: Codec, status: int, message: str, kind: str, code: str | No
 
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (UnknownRequestedModel, 404, "invalid_request_error", "model_not_found"),
+    (UnknownModelName, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),
     (BadInput, 400, "invalid_request_error", None),
@@ -132,7 +139,7 @@ def error_response(error: OvernightError, form: Codec = CHAT) -> HttpResponse:
     shapes = (shape[1:] for shape in _SHAPES if isinstance(error, shape[0]))
     status, name, code = next(shapes, (500, "server_error", "internal_error"))
     named = isinstance(error, InvalidBody | UnknownResponse)
-    param = error.param if named else "model" if isinstance(error, UnknownRequestedModel) else None
+    param = error.param if named else "model" if isinstance(error, UnknownRequestedModel | UnknownModelName) else None
     headers: Headers = [JSON] if code in _RETRYABLE else [JSON, NO_RETRY]
     if isinstance(error, RateLimited | QueueTimeout | Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
@@ -140,6 +147,8 @@ def error_response(error: OvernightError, form: Codec = CHAT) -> HttpResponse:
         headers.append((b"retry-after", b"1"))
     if status == 401:
         headers.append(BEARER_CHALLENGE)
+    if isinstance(error, UnsupportedEncoding):
+        headers.append(ACCEPT_ENCODING)
     return HttpResponse(status, headers, error_body(form, status, message_with_title(error), name, code, param))
 
 
@@ -169,6 +178,10 @@ _STATUS: Mapping[ErrorClass, int] = {
 }
 _NOT_SENT = frozenset({"circuit_open", "gateway_busy"})
 """Failures that clients may retry: no request was sent to a provider."""
+_KINDS: Mapping[ErrorClass, str] = {"rate_limited": "rate_limit_error", "quota": "insufficient_quota"}
+"""OpenAI's types of errors; others follow from the status."""
+_TOO_LONG = "prompt is too long"
+"""The words by which Anthropic's clients recognise a prompt that does not fit."""
 _PROVIDER_MESSAGES = frozenset({"invalid_request", "content_filter", "context_length"})
 
 
@@ -189,12 +202,20 @@ def call_failure_response(
     status = _STATUS[failure.error_class]
     is_about_request = failure.error_class in _PROVIDER_MESSAGES and failure.status and 400 <= failure.status < 500
     if is_about_request and failure.status and (not same_format or body[:1] == b"{"):
-        translated = error_body(form, failure.status, failure.message, "invalid_request_error", failure.code)
+        message = failure.message
+        if failure.error_class == "context_length" and form.name == "messages" and _TOO_LONG not in message.lower():
+            message = f"{_TOO_LONG}: {message}"
+        translated = error_body(form, failure.status, message, "invalid_request_error", _client_code(failure))
         return HttpResponse(failure.status, [JSON, NO_RETRY], body if same_format else translated)
     again = f" (tried {tries} times)" if tries > 1 else ""
-    kind = "invalid_request_error" if status < 429 else "server_error"
+    kind = _KINDS.get(failure.error_class) or ("invalid_request_error" if status < 429 else "server_error")
     headers: Headers = [JSON] if failure.error_class in _NOT_SENT else [JSON, NO_RETRY]
     if failure.retry_after_ms is not None:
         headers.append((b"retry-after", b"%d" % -(-failure.retry_after_ms // 1000)))
     message = f"{where}: {failure.error_class}: {failure.message}{again}" if tries else failure.message
-    return HttpResponse(status, headers, error_body(form, status, message, kind, failure.code))
+    return HttpResponse(status, headers, error_body(form, status, message, kind, _client_code(failure)))
+
+
+def _client_code(failure: Failure) -> str:
+    """The code for a client of another format than the provider's. Clients compact their conversation after this one."""
+    return "context_length_exceeded" if failure.error_class == "context_length" else failure.code

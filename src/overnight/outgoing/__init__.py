@@ -7,6 +7,15 @@ Never: repeats a request that a server may have received, or knows what a provid
 from .addresses import AddressPolicy, non_public_kind
 from .client import Client, FetchResponse, UrlInvalid
 from .connection_pool import Check, Headers, UpstreamPool, UpstreamResponse, UpstreamStream
+from .content_decoding import (
+    ACCEPTED,
+    BodyTruncated,
+    ContentDecoder,
+    InvalidEncoding,
+    RatioExceeded,
+    TooMuchDecoded,
+    content_decoder,
+)
 from .proxies import EnvironmentProxies, Proxy, ProxyInvalid, parse_proxy
 from .tls import TlsFileInvalid, TlsFiles, tls_context
 from .transport_errors import (
@@ -24,23 +33,29 @@ from .transport_errors import (
 )
 
 __all__ = [
+    "ACCEPTED",
     "AddressPolicy",
     "BodyCut",
+    "BodyTruncated",
     "Check",
     "Client",
+    "ContentDecoder",
     "EnvironmentProxies",
     "FetchResponse",
     "Headers",
+    "InvalidEncoding",
     "MalformedResponse",
     "NeverSent",
     "NotHttp",
     "PoolBusy",
     "Proxy",
     "ProxyInvalid",
+    "RatioExceeded",
     "ResponseLost",
     "ResponseTooLarge",
     "TlsFileInvalid",
     "TlsFiles",
+    "TooMuchDecoded",
     "Unreachable",
     "UpstreamError",
     "UpstreamPool",
@@ -48,6 +63,7 @@ __all__ = [
     "UpstreamStream",
     "UpstreamTimeout",
     "UrlInvalid",
+    "content_decoder",
     "no_connection",
     "non_public_kind",
     "parse_proxy",

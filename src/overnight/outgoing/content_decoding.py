@@ -1,4 +1,4 @@
-"""Decode the content encodings of responses (gzip, deflate, br, zstd), bounded in decoded size and in ratio.
+"""Decode the content encodings of bodies (gzip, deflate, br, zstd), bounded in decoded size and in ratio.
 
 Each decoder returns small pieces, so that a compression bomb is recognised before it fills the memory.
 """
@@ -6,7 +6,7 @@ Each decoder returns small pieces, so that a compression bomb is recognised befo
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ _PIECE = 64 * 1024
 _INFLATE_SLICE = 4096
 """zlib copies what it leaves of its input, after each piece and at the end of a member; this bounds one such copy."""
 _MAX_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659
+_TEXT_STARTS = frozenset({b"{", b"[", b'"', b":", b"d", b"e", b"i", b"r"})
+"""Of JSON, and of the fields of an event stream."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # Some servers give a character set, or the name of a transfer encoding; the bytes of the body are plain then.
@@ -35,6 +37,10 @@ class InvalidEncoding(Exception):
 
 class TooMuchDecoded(Exception):
     """The decoded body is above its bound, or too large for its encoded size."""
+
+
+class RatioExceeded(TooMuchDecoded):
+    """The decoded body is too large for its encoded size."""
 
 
 class BodyTruncated(Exception):
@@ -57,10 +63,11 @@ class _Coding(Protocol):
 class _Gzip:
     """Gzip members, up to MAX_MEMBERS. A body that is not gzip is passed on: some proxies decode and keep the header."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:
         self._inflate = zlib.decompressobj(31)
         self._start = b""
         self._is_member, self._members, self._is_plain = False, 0, False
+        self._strict = strict
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         data, self._start = self._start + data, b""
@@ -72,7 +79,7 @@ class _Gzip:
                     self._start = head
                     return
                 if head != _GZIP_MAGIC:
-                    self._is_plain = self._members == 0
+                    self._is_plain = _is_plain(self._members, strict=self._strict)
                     break
                 _check_members(self._members)
                 self._inflate, self._is_member = zlib.decompressobj(31), True
@@ -90,7 +97,7 @@ class _Gzip:
 class _Deflate:
     """The zlib format of RFC 9110, or the raw deflate data that many servers send under this name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:  # noqa: ARG002 - data without a header is raw deflate data
         self._inflate: Any = None
         self._start = b""
 
@@ -129,6 +136,13 @@ def _inflated(inflate: Any, data: memoryview) -> Generator[bytes, None, int]:
     return len(data)
 
 
+def _is_plain(members: int, *, strict: bool) -> bool:
+    """Whether bytes without the mark of a coding, after `members` members, are a plain body. Raises InvalidEncoding."""
+    if strict and not members:
+        raise InvalidEncoding("the body lacks the first bytes of this encoding")
+    return members == 0
+
+
 def _check_members(count: int) -> None:
     """Before the next member of a body that has had `count`."""
     if count >= MAX_MEMBERS:
@@ -136,7 +150,7 @@ def _check_members(count: int) -> None:
 
 
 class _Brotli:
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:  # noqa: ARG002 - the format has no mark
         self._brotli: Any = import_module("brotli")
         self._decompressor: Any = self._brotli.Decompressor()
         self._fed = False
@@ -162,7 +176,8 @@ class _Zstd:
     _SLICE = 256
     """The library bounds no output. A block of 128 KiB takes at least 4 bytes, so this bounds one step to 8 MiB."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
         self._zstandard: Any = import_module("zstandard")
         self._decompressor: Any = self._zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
         self._frame: Any = None
@@ -179,7 +194,7 @@ class _Zstd:
                     self._start = head
                     return
                 if not self._is_frame(head):
-                    self._is_plain = self._frames == 0
+                    self._is_plain = _is_plain(self._frames, strict=self._strict)
                     break
                 _check_members(self._frames)
                 self._frame = self._decompressor.decompressobj()
@@ -210,20 +225,52 @@ class _Zstd:
         return self._frame is None and not self._start
 
 
-_CODINGS: Mapping[str, Callable[[], _Coding]] = {
+class _Unknown:
+    """A body whose encoding has a name that is no known coding: passed on if it begins as JSON or an event stream does."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._is_plain = name[:40], False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if not self._is_plain and data.strip():
+            if data.lstrip()[:1] not in _TEXT_STARTS:
+                raise _unknown(self._name)
+            self._is_plain = True
+        if data:
+            yield data
+
+    @property
+    def is_finished(self) -> bool:
+        return True
+
+
+def _unknown(name: str) -> InvalidEncoding:
+    return InvalidEncoding(f"the content encoding {name[:40]!r} is not supported (gzip, deflate, br and zstd are)")
+
+
+class _CodingType(Protocol):
+    def __call__(self, *, strict: bool) -> _Coding: ...
+
+
+_CODINGS: Mapping[str, _CodingType] = {
     "gzip": _Gzip,
     "x-gzip": _Gzip,
     "deflate": _Deflate,
     "br": _Brotli,
     "zstd": _Zstd,
 }
+ACCEPTED = "gzip, deflate, br, zstd"
+"""The codings, as an `accept-encoding` header names them."""
 
 
 class ContentDecoder:
-    """Decodes one body. `codings` in the order in which they were applied; `max_bytes` bounds the decoded size."""
+    """Decodes one body. `codings` in the order in which they were applied; `max_bytes` bounds the decoded size. `strict`: a
+    plain body is an error, where its coding has a mark."""
 
-    def __init__(self, codings: Sequence[str], max_bytes: int) -> None:
-        self._codings = [_CODINGS[name]() for name in reversed(codings)]
+    def __init__(self, codings: Sequence[str], max_bytes: int, *, strict: bool = False) -> None:
+        self._codings = [
+            _CODINGS[name](strict=strict) if name in _CODINGS else _Unknown(name) for name in reversed(codings)
+        ]
         self._max_bytes = max_bytes
         self._encoded = 0
         self._made = [0] * len(codings)
@@ -248,7 +295,7 @@ class ContentDecoder:
         if made > self._max_bytes:
             raise TooMuchDecoded("the decoded body is over the bound; raise max_body_bytes")
         if made > FREE_BYTES and made > MAX_RATIO * self._encoded:
-            raise TooMuchDecoded(f"the decoded body is over {MAX_RATIO} times as large as the encoded body")
+            raise RatioExceeded(f"the decoded body is over {MAX_RATIO} times as large as the encoded body")
 
     def finish(self) -> None:
         """At the end of the body. Raises BodyTruncated."""
@@ -260,15 +307,15 @@ class ContentDecoder:
         self._discards = True
 
 
-def content_decoder(header: bytes, max_bytes: int) -> ContentDecoder | None:
-    """The decoder for a `content-encoding` header; None for a plain body. Raises InvalidEncoding for an unknown coding."""
+def content_decoder(header: bytes, max_bytes: int, *, strict: bool = False) -> ContentDecoder | None:
+    """The decoder for a `content-encoding` header; None for a plain body. Raises InvalidEncoding for too many codings, and with
+    `strict` for an unknown one."""
     names = [
         name for name in (part.strip().lower() for part in header.decode("latin-1").split(",")) if name not in _PLAIN
     ]
     if not names:
         return None
-    unknown = next((name for name in names if name not in _CODINGS), None)
+    unknown = next((name for name in names if name not in _CODINGS), None) if strict else None
     if unknown is not None or len(names) > _MAX_CODINGS:
-        shown = (unknown or ", ".join(names))[:40]
-        raise InvalidEncoding(f"the content encoding {shown!r} is not supported (gzip, deflate, br and zstd are)")
-    return ContentDecoder(names, max_bytes)
+        raise _unknown(unknown or ", ".join(names))
+    return ContentDecoder(names, max_bytes, strict=strict)

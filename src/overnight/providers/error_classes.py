@@ -1,7 +1,7 @@
 """What went wrong with a model call, and whether to ask the same target again, the next one, or nobody.
 
 Pure: an upstream's answer or an ``UpstreamError`` in, a ``Failure`` out. What each class means stands in ``CLASSES``; what
-providers call it, in ``failure_words``.
+providers call it, in ``error_words``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from overnight.outgoing import (
 from .error_patterns import (
     BY_CODE,
     BY_HUNDRED,
-    BY_PHRASE,
     BY_STATUS,
     INSIDE,
     NO_ROOM,
     TOO_LARGE_AT_ONCE,
     VAGUE,
-    ErrorClass,
+    VAGUE_ABOUT_LENGTH,
+    VAGUE_ABOUT_QUOTA,
+    phrase_class,
 )
+from .error_words import ErrorClass
 from .redaction import MAX_MESSAGE, scrubbed
 
 Json = dict[str, Any]
@@ -103,7 +105,7 @@ _WANTS_TLS = (
 
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
 _MAX_READ = 1024 * 1024
-_MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
+_MAX_WAIT_MS = 400 * 24 * 3600 * 1000  # no limit lasts longer
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -170,10 +172,9 @@ def error_failure(
         error_class = _class(meant, codes, told.message) if meant else _coded(codes) or _inside(codes, told.message)
         reported = True
     else:
-        return _failure(
-            "malformed", "unexpected_shape", "the upstream's answer has an unknown shape", status, headers, now
-        )
-    code = next((code for code in codes if not code.isdecimal()), "")
+        what = "the upstream's answer has an unknown shape"
+        return _failure("malformed", "unexpected_shape", what, status, headers, now)
+    code = next((code for code in codes if not code.isdecimal() or code in BY_CODE), "")
     failure = _failure(error_class, code, told.message, status, headers, now, told.wait_ms)
     # A refusal is not billed, unless it is of what the model wrote: that one was served.
     unbilled = 400 <= status < 500 and error_class != "malformed"
@@ -286,27 +287,26 @@ class _Told(NamedTuple):
 
 
 def _class(status: int, codes: list[str], message: str) -> ErrorClass:
-    said = message.lower()
+    said = " ".join((message, *codes)).lower()
     if TOO_LARGE_AT_ONCE in said:
         return "context_length"
-    if (coded := _coded(codes)) is not None:
-        return coded
+    coded, spoken = _coded(codes), phrase_class(said)
     by_status: ErrorClass = BY_STATUS.get(status) or BY_HUNDRED.get(status // 100, "malformed")
+    if spoken == "quota" and (coded or by_status) in VAGUE_ABOUT_QUOTA:
+        return "quota"
+    if coded is not None:
+        return coded
     if by_status == "rate_limited" and any(phrase in said for phrase in NO_ROOM):
         return "overloaded"
-    if by_status not in VAGUE:
+    if spoken is None or by_status not in (VAGUE_ABOUT_LENGTH if spoken == "context_length" else VAGUE):
         return by_status
-    for phrase, meant in BY_PHRASE:
-        if phrase in said:
-            return meant
-    return by_status
+    return spoken
 
 
 def _inside(codes: list[str], message: str) -> ErrorClass:
-    for code in map(str.lower, codes):
-        if code in INSIDE:
-            return _class(400, codes, message) if INSIDE[code] == "invalid_request" else INSIDE[code]
-    return "malformed"
+    """Of an error inside a 200 answer without a status or a code of its own."""
+    meant: ErrorClass = next((INSIDE[code] for code in map(str.lower, codes) if code in INSIDE), "malformed")
+    return _class(400, codes, message) if meant == "invalid_request" else phrase_class(message.lower()) or meant
 
 
 def _coded(codes: list[str]) -> ErrorClass | None:
@@ -328,14 +328,20 @@ def _told(decoded: object) -> _Told:
                 codes.append(str(value)[:200])
         if part.get("flagged_input"):
             codes.append("moderation_blocked")
+        codes += _names_of_quotas(part.get("violations"))
         wait_ms = wait_ms or _seconds_ms(part.get("retryDelay"))
         text = part.get("message") or part.get("detail")
         if isinstance(text, str):
             message = message or text[: 8 * MAX_MESSAGE]
-        if isinstance(part.get("raw"), str):
-            raw = str(part["raw"])[: 8 * MAX_MESSAGE]
+        raw = told[: 8 * MAX_MESSAGE] if isinstance(told := part.get("raw"), str) else raw
     # A router's own sentence ("Provider returned error") says less than what it was told.
     return _Told(codes, f"{message}: {raw}" if message and raw else message or raw, wait_ms)
+
+
+def _names_of_quotas(violations: object) -> list[str]:
+    """The quotas that a Google error names: they tell a minute from a day."""
+    found = cast("list[object]", violations)[:8] if isinstance(violations, list) else []
+    return [str(cast("Json", each).get("quotaId") or "")[:200] for each in found if isinstance(each, dict)]
 
 
 def _seconds_ms(text: object) -> int | None:
@@ -373,7 +379,7 @@ def _error_objects(decoded: object) -> Iterator[Mapping[str, object] | str]:
 
 
 def _retry_after_ms(headers: Mapping[bytes, bytes], now: float | None) -> int | None:
-    """What the server asks to wait, at most a day; None if it asks for nothing, or for what cannot be read."""
+    """What the server asks to wait; None if it asks for nothing, or for what cannot be read."""
     for name, unit in ((b"retry-after-ms", 1), (b"retry-after", 1000)):
         text = headers.get(name)
         if text is None:
@@ -385,10 +391,10 @@ def _retry_after_ms(headers: Mapping[bytes, bytes], now: float | None) -> int | 
                 wait = (parsedate_to_datetime(text.decode("latin-1")).timestamp() - (now or time.time())) * 1000
             except (ValueError, OverflowError):
                 continue
-        if not isnan(wait):
-            return _bounded_ms(wait)
+        if (bounded := _bounded_ms(wait)) is not None:
+            return bounded
     return None
 
 
 def _bounded_ms(wait: float) -> int | None:
-    return None if isnan(wait) else int(min(max(wait, 0.0), _MAX_RETRY_AFTER_MS))
+    return None if isnan(wait) else int(min(max(wait, 0.0), _MAX_WAIT_MS))

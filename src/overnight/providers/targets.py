@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from overnight.brain import Routing
+from overnight.brain import Routing, nearest
 from overnight.domain import OvernightError
 from overnight.domain.policies import ProviderDef
 from overnight.keys import Keyring, SealedShut
@@ -41,6 +41,10 @@ MOST_READY = 4096
 
 class Unavailable(OvernightError):
     """A target that cannot be called as things stand: nobody serves it, its key is missing, or its price is unknown."""
+
+
+class UnknownModelName(Unavailable):
+    """A name that only a pattern of its provider matches, and that has no price: it is misspelt, or its price is missing."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -140,13 +144,29 @@ class Targets:
             secret=ready.secret,
         )
 
+    def learn_cap_field(self, target: Target, cap_field: str) -> Target:
+        """Use another field for the output limit, now and in later calls: the target refused the one before."""
+        dialect = msgspec.structs.replace(target.dialect, cap_field=cap_field)
+        for key, ready in self._ready.items():
+            if key[1] == target.model:
+                self._ready[key] = ready._replace(dialect=dialect)
+        return msgspec.structs.replace(target, dialect=dialect)
+
     def _price(self, model: str, provider: ProviderDef, name: str, context: Context) -> ModelPrice:
         try:
             return self._prices.price(model, provider.name, context)
         except UnknownPrice as error:
             if name == SCRIPTED:
                 return FREE
-            raise Unavailable(str(error)) from None
+            if model in self._routing.served:
+                raise Unavailable(str(error)) from None
+            raise UnknownModelName(f"unknown model {model[:128]!r}.{self._similar(model, provider)} {error}") from None
+
+    def _similar(self, model: str, provider: ProviderDef) -> str:
+        """The most similar names, as the end of a sentence."""
+        listed = (provider.model_prefix + name for name in self._prices.names(provider.name))
+        found = nearest(model, {*self._routing.known_models(), *listed}, 3)
+        return f" Similar: {', '.join(found)}." if found else ""
 
     def _prepare(self, model: str, owner: str) -> _Ready:
         provider = self._routing.provider_for(model)
@@ -173,7 +193,7 @@ class Targets:
             pool=pool,
             headers=tuple(headers),
             upstream_model=sent_name,
-            dialect=dialect_of(base_url),
+            dialect=dialect_of(base_url, upstream_name, provider.dialect),
             speaks=tuple(provider.apis),
             account=account,
             key=key.encode(),

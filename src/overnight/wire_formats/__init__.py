@@ -10,6 +10,7 @@ from . import (
     messages,
     messages_over_chat,
     responses,
+    responses_failures,
     responses_native,
     responses_over_chat,
 )
@@ -80,7 +81,8 @@ RESPONSES = Codec(
     stream_events=responses.stream_events,
     encode=responses.encode,
     error_body=responses.error_body,
-    error_event=responses.error_event,
+    error_event=responses_failures.error_event,
+    failed_event=responses_failures.failed_event,
 )
 MESSAGES = Codec(
     name="messages",

@@ -7,7 +7,7 @@ are passed through. If not, a translation module `X_over_Y` (client X, target Y)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -98,6 +98,8 @@ class Codec(NamedTuple):
     - `final_event_types`: types of the events that end a stream. Chat has an end mark instead.
     - `cap_field`: the body field of the output limit; None if the format has no such limit.
     - `decode_answer`: decodes a complete answer for a translation.
+    - `failed_event`: the end of a failed stream in place of `error_event`: from the error body, the chunks that were sent, and
+      the provider's own error event.
     - `headers`: headers sent to each target of the format.
     - `forwarded_headers`: lower-case names of client headers that are forwarded to a target of the same format.
     """
@@ -115,6 +117,7 @@ class Codec(NamedTuple):
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
     decode_answer: Callable[[bytes], Any] = msgspec.json.decode
+    failed_event: Callable[[bytes, Sequence[bytes], Json | None], bytes] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     forwarded_headers: frozenset[bytes] = frozenset()
 

@@ -7,6 +7,7 @@ reasoning, tool call ids, parameters. Content that the next provider is known to
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -65,12 +66,11 @@ _THINKING = Dialect(
     rejected_message_fields=REASONING_FIELDS - {"reasoning_content"},
     requires_reasoning=True,
 )
-# By the suffix of the host name. OpenAI's reasoning models reject `max_tokens`, which all others still accept.
 # Mistral rejects every unknown field.
-_BY_HOST = {
-    "api.openai.com": msgspec.structs.replace(_OPENAI, cache_key=True),
-    ".openai.azure.com": _OPENAI,
-    "api.mistral.ai": Dialect(
+_NAMED: dict[str, Dialect] = {
+    "openai": msgspec.structs.replace(_OPENAI, cache_key=True),
+    "azure": _OPENAI,
+    "mistral": Dialect(
         cap_field="max_tokens",
         stream_options=False,
         rejected_parameters=(_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | _TOKEN_PARAMETERS | {"user"})
@@ -78,29 +78,66 @@ _BY_HOST = {
         rejected_message_fields=REASONING_FIELDS,
         requires_short_ids=True,
     ),
-    "api.groq.com": Dialect(
+    "groq": Dialect(
         rejected_parameters=(_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | _TOKEN_PARAMETERS) - {"service_tier"},
         rejected_message_fields=REASONING_FIELDS,
     ),
-    "api.cerebras.ai": Dialect(
+    "cerebras": Dialect(
         rejected_parameters=_VENDOR_PARAMETERS | _OPENAI_PARAMETERS, rejected_message_fields=REASONING_FIELDS
     ),
-    "generativelanguage.googleapis.com": Dialect(
+    "google": Dialect(
         rejected_parameters=_VENDOR_PARAMETERS | _OPENAI_PARAMETERS | {"user", "logit_bias"},
         rejected_message_fields=REASONING_FIELDS,
     ),
-    "api.together.xyz": Dialect(rejected_message_fields=REASONING_FIELDS),
-    "api.fireworks.ai": Dialect(rejected_message_fields=REASONING_FIELDS - {"reasoning_content"}),
-    "api.deepseek.com": _THINKING,
-    "api.moonshot.ai": _THINKING,
-    "api.moonshot.cn": _THINKING,
-    "openrouter.ai": Dialect(rejected_message_fields=frozenset({"thinking_blocks"})),
+    "together": Dialect(rejected_message_fields=REASONING_FIELDS),
+    "fireworks": Dialect(rejected_message_fields=REASONING_FIELDS - {"reasoning_content"}),
+    "deepseek": _THINKING,
+    "moonshot": _THINKING,
+    "openrouter": Dialect(cap_field="max_tokens", rejected_message_fields=frozenset({"thinking_blocks"})),
+    "plain": DEFAULT_DIALECT,
 }
+DIALECT_NAMES = tuple(_NAMED)
+"""The values of a provider's `dialect`."""
+# By the suffix of the host name.
+_BY_HOST = {
+    "api.openai.com": "openai",
+    ".openai.azure.com": "azure",
+    "api.mistral.ai": "mistral",
+    "api.groq.com": "groq",
+    "api.cerebras.ai": "cerebras",
+    "generativelanguage.googleapis.com": "google",
+    "api.together.xyz": "together",
+    "api.fireworks.ai": "fireworks",
+    "api.deepseek.com": "deepseek",
+    "api.moonshot.ai": "moonshot",
+    "api.moonshot.cn": "moonshot",
+    "openrouter.ai": "openrouter",
+}
+# OpenAI's reasoning models reject `max_tokens`, which all others still accept, behind any host. Their names may have a prefix.
+_REASONING_MODEL = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-(?:[5-9]|\d\d)\b.*|codex-.*)")
+_CAP_FIELDS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_REFUSAL = re.compile(
+    r"unsupported.parameter|not supported with this model|unrecognized request argument|unexpected keyword argument"
+    r"|unknown (?:parameter|field|name|argument)|extra_forbidden|extra inputs are not permitted"
+    r"|additional properties are not allowed|use '?max_(?:completion_)?tokens"
+)
 
 
-def dialect_of(base_url: str) -> Dialect:
+def dialect_of(base_url: str, model: str = "", name: str | None = None) -> Dialect:
+    """The dialect of a target: that of its provider's setting `name`, else that of its host; and that of its model's family."""
     host = urlsplit(base_url).hostname or ""
-    return next((dialect for end, dialect in _BY_HOST.items() if host.endswith(end)), DEFAULT_DIALECT)
+    name = name or next((found for end, found in _BY_HOST.items() if host.endswith(end)), "plain")
+    dialect = _NAMED[name]
+    if dialect.cap_field is None and _REASONING_MODEL.fullmatch(model):
+        return msgspec.structs.replace(dialect, cap_field="max_completion_tokens")
+    return dialect
+
+
+def other_cap_field(cap_field: str, refusal: bytes) -> str | None:
+    """The other field of the output limit, if `refusal`, the body of a 400 or 422, is of the field itself and not its value."""
+    said = refusal[:4096].decode("utf-8", "replace").lower()
+    named = re.search(rf"\b{cap_field}\b", said)
+    return _CAP_FIELDS.get(cap_field) if named and _REFUSAL.search(said) else None
 
 
 def names_model(named: Any, model: str) -> bool:

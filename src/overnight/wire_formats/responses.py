@@ -27,14 +27,12 @@ from .request import (
     unescaped_for_search,
 )
 from .responses_stream import Assembly, encode, stream_events
-from .sse import encode_event
 
 __all__ = [
     "Assembly",
     "continued",
     "encode",
     "error_body",
-    "error_event",
     "input_items",
     "is_answer",
     "read",
@@ -186,18 +184,6 @@ def is_answer(answer: Json) -> bool:
 
 def error_body(message: str, kind: str, code: str | None, param: str | None, _status: int) -> bytes:
     return _encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
-
-
-def error_event(body: bytes) -> bytes:
-    """The last event of a failed stream: the fields of the `error` event, and the error object that client libraries
-    read."""
-    error: Json = _any(body).get("error") or {}
-    fields = {
-        "code": error.get("code"),
-        "message": error.get("message") or "the call failed",
-        "param": error.get("param"),
-    }
-    return encode_event(_encode({"type": "error", "sequence_number": 0, **fields, "error": error}), "error")
 
 
 def _recorded_items(known: _Known, *, marked: bool) -> list[bytes]:

@@ -294,7 +294,7 @@ class CallPipeline:
         """Prepare the next attempt. Returns False if the failure is the end of the call; it is then settled."""
         result = self._evaluation.failed(self.context, attempt, failed)
         self.account.hold(result)
-        backoff_s = await self._choose_next(failed.failure)
+        backoff_s = await self._choose_next(failed)
         if backoff_s is None:
             self._final = await self._final_outcome(failed.failure)
             if self._final is None:
@@ -312,12 +312,13 @@ class CallPipeline:
             await asyncio.sleep(backoff_s)
         return True
 
-    async def _choose_next(self, failure: Failure) -> float | None:
+    async def _choose_next(self, failed: AttemptFailure) -> float | None:
         """Choose the next attempt. Returns the delay before it, in seconds; None if there is none."""
         self._return_probe()  # if the attempt was a probe that was not sent
+        failure = failed.failure
         changed = context_without_reasoning(self.context, failure)
-        if changed is not None:
-            self.context = changed
+        if changed is not None or self.selection.change_cap_field(failure, failed.body):
+            self.context = changed or self.context
             return 0.0
         selection, deadlines = self.selection, self.deadlines
         state = attempt_state(selection, deadlines, self._attempts_here)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 
 class BroadcastBuffer:
@@ -19,6 +19,11 @@ class BroadcastBuffer:
     @property
     def ended(self) -> bool:
         return self._ended
+
+    @property
+    def chunks(self) -> Sequence[bytes]:
+        """The chunks so far."""
+        return self._chunks
 
     @property
     def size(self) -> int:

@@ -45,6 +45,7 @@ class StreamReader:
         withheld: chunks for the client after the settlement.
         is_done: whether the answer is complete.
         broken: the failure that ended the stream; None without one.
+        reported: the provider's error event; None without one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class StreamReader:
         self.withheld: list[bytes] = []
         self.is_done = False
         self.broken: Failure | None = None
+        self.reported: dict[str, Any] | None = None
 
     # ── the first events ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,7 +171,8 @@ class StreamReader:
                 event: Any = _decode(payload)
                 if is_error(event):
                     self._last_usage = usage_in(event)
-                    return error_failure(_decode(self._target.without_key(payload)))
+                    self.reported = _decode(self._target.without_key(payload))
+                    return error_failure(self.reported)
                 chunks, is_terminal = self._reader.take(event, payload)
                 self._begun = True
                 chunks = self._guard.take(event, chunks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from typing import Any
 
 from overnight.domain import OvernightError, micro_to_usd
 from overnight.pricing.usage import Cost
@@ -114,9 +115,11 @@ class StreamedCall:
             pipeline.release()
             await reader.close()
 
-    def end_with_error(self, body: bytes) -> None:
-        """Send an error event: the status was already sent."""
-        self.buffer.push([self._client.error_event(body)])
+    def end_with_error(self, body: bytes, reported: dict[str, Any] | None = None) -> None:
+        """Send an error event: the status was already sent. `reported` is the provider's own, in the client's format."""
+        failed_event, buffer = self._client.failed_event, self.buffer
+        event = failed_event(body, buffer.chunks, reported) if failed_event else self._client.error_event(body)
+        buffer.push([event])
 
     async def _finish(self, reader: StreamReader) -> None:
         """Read the rest, settle the call, then send the last chunks."""
@@ -131,7 +134,9 @@ class StreamedCall:
             await pipeline.settle_failure(end)
             target = pipeline.selection.target
             where = f"{target.provider} {target.model}"
-            self.end_with_error(call_failure_response(end.failure, where, pipeline.attempts, b"", self._client).body)
+            body = call_failure_response(end.failure, where, pipeline.attempts, b"", self._client).body
+            wire = pipeline.selection.wire
+            self.end_with_error(body, reader.reported if wire.client_format is wire.upstream_format else None)
             return
         await pipeline.settle_reply(end)
         self.buffer.push(reader.last_chunks(self._cost(), end))

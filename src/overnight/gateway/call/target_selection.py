@@ -9,6 +9,7 @@ from overnight.domain import iso_utc, new_id
 from overnight.providers.error_classes import Failure
 from overnight.providers.targets import Target, Targets, Unavailable
 from overnight.wire_formats import Wire, wire_between
+from overnight.wire_formats.dialects import other_cap_field
 
 from ..call_context import CallContext
 from ..call_deadlines import MIN_STORE_S, CallDeadlines
@@ -45,6 +46,7 @@ class TargetSelection:
         self._claim: Circuit | None = None
         self._last_resort_used = self._has_selected = False
         self._came_from: str | None = None
+        self._changed_caps: set[str] = set()
         self.skipped_targets: list[str] = []
         self.skip_reasons: list[str] = []
         self.probe_id: str | None = None
@@ -115,6 +117,20 @@ class TargetSelection:
         """Allow a return to the target: the call left it because its circuit opened, with attempts left."""
         if self._decision.when_all_open == "wait":
             self._skipped_accounts[self.target.model] = self.target.account
+
+    def change_cap_field(self, failure: Failure, body: bytes) -> bool:
+        """Use the other field for the output limit, if the target refused the one that was sent. Once for each target; later
+        calls begin with it. Returns whether the target can be called again."""
+        target, asked = self.target, self._context.request.cap_field
+        if failure.status not in (400, 422) or self.wire.upstream_format.name != "chat":
+            return False
+        sent = target.dialect.cap_field or (asked if self.wire.client_format.name == "chat" else None) or "max_tokens"
+        other = other_cap_field(sent, body)
+        if other is None or target.model in self._changed_caps:
+            return False
+        self._changed_caps.add(target.model)
+        self.target = self._targets.learn_cap_field(target, other)
+        return True
 
     @property
     def will_wait(self) -> bool:
