@@ -113,6 +113,18 @@ async def test_a_call_of_a_live_lease_is_not_lost(served: Served) -> None:
     assert (await asking).facts.event == "model_succeeded"
 
 
+async def test_http_call_of_a_job_outlives_the_lease_of_its_worker(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
+    job = await leased(served.store)
+    asking = asyncio.create_task(served.ask(headers={"x-job-id": job.job_id}))
+    await served.until(job.job_id, "model_called")
+    newer = await leased(served.store, job_id=job.job_id)
+    assert await JobCalls(served.gateway).settle_lost(newer) == 0
+    assert (await asking).status_code == 200
+    names = [event.facts.event for event in await served.ledger.events(job.job_id)]
+    assert ("model_succeeded" in names, "model_lost" in names) == (True, False)
+
+
 async def test_late_answer_after_model_lost_corrects_the_cost(served: Served) -> None:
     served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
     asking = asyncio.create_task(served.ask(headers={"x-job-id": "late"}))

@@ -160,7 +160,9 @@ class OrphanedCalls:
         self._sweeps += 1
 
     async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        """Settle the calls that older leases of this job left in flight as lost; how many there were.
+
+        Calls of HTTP clients for the job are not among them: their gateway serves them regardless of leases."""
         values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
         rows = await self._store.read(BUDGET_SQL["list_reservations"], values)
         return await self._lose([(row[0], row[1]) for row in rows], "its worker was lost while the call was in flight")

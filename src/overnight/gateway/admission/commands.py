@@ -196,7 +196,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
             owner=mine.owner,
             estimate=estimate_of(mine.called),
             lease_epoch=job.lease_epoch,
-            fingerprint=self.subject.fingerprint if job.runtime == "foreign" else None,
+            fingerprint=self.subject.fingerprint,
             attempt=job.attempt,
         )
         try:
