@@ -103,7 +103,7 @@ class Survivor:
     def __init__(self, store: Store) -> None:
         self.store, self.seconds = store, 0
         settlements = Settlements(store, lambda: None)
-        self._calls = OrphanedCalls(store, "survivor", settlements, lambda: None, lambda: float(self.seconds))
+        self.calls = OrphanedCalls(store, "survivor", settlements, lambda: None, lambda: float(self.seconds))
 
     async def looks(self, seconds: int, served: Served, job: str = "") -> int:
         """Look and sweep once a second, and renew its own row every fifth. The second in which a call of `job` was lost."""
@@ -113,8 +113,8 @@ class Survivor:
                 await self.store.commit(
                     RenewRegistration("survivor", "gateway", this_host(), os.getpid(), self.store.clock())
                 )
-            await self._calls.look()
-            await self._calls.sweep()
+            await self.calls.look()
+            await self.calls.sweep()
             if job and "model_lost" in await served.story(job):
                 return second
         return 0
@@ -139,10 +139,12 @@ async def test_call_of_an_owner_stopped_twice_stands_as_long(
         owner = serving(store, upstream, routing, owner="asleep", registers=False)  # type: ignore[arg-type]
         async with owner as sleeper:
             survivor = Survivor(store)
+            assert not survivor.calls.has_peers
             await store.commit(RenewRegistration("asleep", "gateway", "another host", 1, store.clock()))
             first = asyncio.create_task(sleeper.ask(headers={"x-job-id": "first"}))
             await sleeper.until("first", "model_called")
             await survivor.looks(6 + woke_after_s, sleeper)
+            assert survivor.calls.has_peers
             second = asyncio.create_task(sleeper.ask(headers={"x-job-id": "second"}))
             await sleeper.until("second", "model_called")
             lost_after_s = await survivor.looks(30, sleeper, "second")

@@ -40,6 +40,9 @@ MAX_GAP_S = 5.0
 """Between two reads."""
 
 WATCH_EVERY_S = 1.0
+PEERS_FOR_S = 60.0
+"""After the last call in flight of another process, it still counts as one that makes calls."""
+
 AT_ONCE = 1000
 LOST_GATEWAY = "its gateway died while the call was in flight"
 
@@ -90,6 +93,7 @@ class OrphanWatch:
     Attributes:
         suspects: the owners that are silent but may be alive.
         renewals: of this process' own row, without an interruption.
+        peers_at: when another live process was last seen with calls in flight.
     """
 
     def __init__(self, store: Store, owner: str, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -100,6 +104,7 @@ class OrphanWatch:
         self._renewed_at = 0.0
         self.suspects: dict[str, Silence] = {}
         self.renewals = 0
+        self.peers_at: float | None = None
 
     async def dead_owners(self) -> list[Dead]:
         """Read once; call it about every second. Raises StoreUnavailable."""
@@ -125,11 +130,17 @@ class OrphanWatch:
             if host is not None and is_dead(host, pid):
                 dead.append(Dead(owner))
                 continue
+            self.peers_at = now
             if now - last.since >= SUSPECT_AFTER_S:
                 self.suspects[owner] = last
             if self.is_long(last):
                 dead.append(Dead(owner, (seen_at,)))
         return dead
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether another process has had calls in flight lately."""
+        return self.peers_at is not None and self._read_at - self.peers_at < PEERS_FOR_S
 
     def is_long(self, silence: Silence) -> bool:
         """Whether a silence that was seen at the last read has lasted long enough."""
@@ -161,6 +172,11 @@ class OrphanedCalls:
         self._noted: dict[str, NotedCalls] = {}
         self._unserved: set[str] = set()
         self._sweeps = 0
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes make calls on this store."""
+        return self._watch.has_peers
 
     async def watch(self) -> None:
         """Look for dead processes about every second, whatever else a sweep has to do, until it is cancelled."""
