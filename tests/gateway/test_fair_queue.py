@@ -1,7 +1,8 @@
 """Fair queueing: tenants take turns, and each tenant is served first come, first served."""
 
 import asyncio
-from collections import defaultdict, deque
+import selectors
+from collections import Counter, defaultdict, deque
 
 import pytest
 from hypothesis import given
@@ -138,3 +139,78 @@ async def test_later_calls_queue_behind_waiting_ones() -> None:
     assert later.key == ROW
     later.leave()
     first.leave()
+
+
+# ── two processes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Instant(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
+    """Nothing is waited for: the time of the loop is moved on instead."""
+
+    passed = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.passed += timeout or 0.0
+        return super().select(0)
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while all wait."""
+
+    def __init__(self) -> None:
+        self._instant = _Instant()
+        super().__init__(self._instant)
+
+    def time(self) -> float:
+        return self._instant.passed
+
+
+async def share_of_each_client(clients: int, places: int, service_s: float, *, is_shared: bool) -> list[int]:
+    """Eager clients, each a tenant, at two processes in turn, for a minute: how many answers each one gets."""
+    loop, served = asyncio.get_running_loop(), Counter[int]()
+    queues = [AdmissionQueue(lambda: is_shared) for _ in range(2)]
+    free = places
+
+    async def client(number: int) -> None:
+        nonlocal free
+        queue, tenant = queues[number % 2], str(number)
+        while loop.time() < 60:
+            position = queue.join_any(lambda: [ROW], tenant)
+            if position is not None:
+                await position.reach_front(loop.time() + 60)
+            while True:
+                await asyncio.sleep(0.002)  # a transaction
+                if free > 0:
+                    free -= 1
+                    break
+                position = position or queue.join(ROW, tenant)
+                await position.wait_for_change(loop.time() + 60)
+            if position is not None:
+                position.leave()
+            await asyncio.sleep(service_s)
+            free += 1
+            queue.settled(lambda: [ROW])
+            served[number] += 1
+            await asyncio.sleep(0.001)  # the way to the client and back
+
+    await asyncio.gather(*map(client, range(clients)))
+    return [served[number] for number in range(clients)]
+
+
+def shares(clients: int, places: int, service_s: float, *, is_shared: bool = True) -> list[int]:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(share_of_each_client(clients, places, service_s, is_shared=is_shared))
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("clients", [6, 12])
+def test_two_processes_share_a_row_evenly(clients: int, places: int) -> None:
+    found = shares(clients, places, 1.0)
+    assert sum(found) >= 0.95 * 60 * places
+    assert max(found) <= 1.5 * min(found)
+
+
+@pytest.mark.parametrize("service_s", [0.01, 0.1])
+def test_yielding_leaves_short_calls_their_places(service_s: float) -> None:
+    alone = shares(12, 2, service_s, is_shared=False)
+    assert sum(shares(12, 2, service_s)) >= 0.95 * sum(alone)

@@ -3,8 +3,10 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 
+from ends import check_ends
 from job_model_calls import leased, request
 from overnight.domain import BadInput, BudgetStopped, Fenced, Recorded
 from overnight.gateway import JobCalls
@@ -49,19 +51,35 @@ async def test_worker_without_lease_makes_no_call(served: Served) -> None:
     assert served.provider.stats()["requests"] == 0
 
 
-async def test_lease_lost_during_a_call_records_only_the_cost(served: Served) -> None:
-    served.provider.set_rules("rules: [{fault: {delay_ms: 300}}]")
+@pytest.mark.parametrize("then", ["another lease", "the end of the job"])
+async def test_answer_after_the_lease_only_corrects_the_cost(served: Served, then: str) -> None:
+    """The position is asked again by whoever has the job next. So the late answer must not be a second recorded one."""
+    served.provider.set_rules("rules: [{match: {times: 1}, fault: {delay_ms: 300}}]")
     job = await leased(served.store)
     calls = JobCalls(served.gateway)
     asking = asyncio.create_task(calls.call(request(job)))
     await served.until(job.job_id, "model_called")
-    await leased(served.store, job_id=job.job_id)
+    if then == "another lease":
+        newer = await leased(served.store, job_id=job.job_id)
+    else:
+        await served.store.commit(Finish(job.job_id, None, job.lease_epoch, "failed"))
     with pytest.raises(Fenced):
         await asking
-    [event] = [e for e in await served.ledger.events(job.job_id) if e.facts.event == "model_succeeded"]
-    assert (event.path, event.fingerprint) == (None, None)
-    assert event.facts.cost_microusd
-    assert len(await served.ledger.usage(job.job_id)) == 1
+    lost, corrected = (await served.ledger.events(job.job_id))[-2:]
+    assert (lost.facts.event, corrected.facts.event) == ("model_lost", "cost_corrected")
+    assert (lost.path, corrected.path, corrected.fingerprint) == (None, None, None)
+    assert (lost.facts.step, lost.facts.cost_microusd) == ("a step", 0)
+    assert (lost.facts.bound_microusd or 0) > (corrected.facts.cost_microusd or 0) > 0
+    if then == "another lease":
+        assert await calls.settle_lost(newer) == 0
+        assert (await calls.call(request(newer))).path == "/1"
+        answers = [e for e in await served.ledger.events(job.job_id) if e.facts.event == "model_succeeded"]
+        assert len(answers) == 1
+        assert served.provider.stats()["paid_calls"] == 2
+    [(_, made, _, _, _, cost, bound)] = await served.ledger.usage(job.job_id)
+    booked = 2 if then == "another lease" else 1
+    assert (made, cost, bound) == (booked, booked * (corrected.facts.cost_microusd or 0), 0)
+    check_ends(msgspec.to_builtins(event.facts) for event in await served.ledger.events(job.job_id))
 
 
 async def test_calls_of_an_older_lease_are_lost_once(served: Served) -> None:
@@ -93,6 +111,18 @@ async def test_a_call_of_a_live_lease_is_not_lost(served: Served) -> None:
     await served.until(job.job_id, "model_called")
     assert await calls.settle_lost(job) == 0
     assert (await asking).facts.event == "model_succeeded"
+
+
+async def test_http_call_of_a_job_outlives_the_lease_of_its_worker(served: Served) -> None:
+    served.provider.set_rules("rules: [{fault: {delay_ms: 200}}]")
+    job = await leased(served.store)
+    asking = asyncio.create_task(served.ask(headers={"x-job-id": job.job_id}))
+    await served.until(job.job_id, "model_called")
+    newer = await leased(served.store, job_id=job.job_id)
+    assert await JobCalls(served.gateway).settle_lost(newer) == 0
+    assert (await asking).status_code == 200
+    names = [event.facts.event for event in await served.ledger.events(job.job_id)]
+    assert ("model_succeeded" in names, "model_lost" in names) == (True, False)
 
 
 async def test_late_answer_after_model_lost_corrects_the_cost(served: Served) -> None:

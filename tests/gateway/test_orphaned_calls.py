@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from faulty_upstream import Asked, FaultyUpstream, answers, faulty_upstream
-from overnight.gateway.orphaned_calls import OrphanWatch
+from overnight.gateway.admission.due_settlements import Settlements
+from overnight.gateway.orphaned_calls import OrphanedCalls, OrphanWatch
 from overnight.ledger.processes import RenewRegistration, this_host
 from overnight.store import Store, open_store
 from serving import Served, serving
@@ -94,6 +95,63 @@ async def test_waking_gateway_keeps_its_new_calls(
                 assert [each.status_code for each in await asyncio.gather(before, after)] == [200, 200]
                 assert await ends(sweeper, "after") == ["model_succeeded"]
                 assert "cost_corrected" in await sweeper.story("before")
+
+
+class Survivor:
+    """The watch and the sweep of another process, on a clock that is moved by hand."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.seconds = store, 0
+        settlements = Settlements(store, lambda: None)
+        self.calls = OrphanedCalls(store, "survivor", settlements, lambda: None, lambda: float(self.seconds))
+
+    async def looks(self, seconds: int, served: Served, job: str = "") -> int:
+        """Look and sweep once a second, and renew its own row every fifth. The second in which a call of `job` was lost."""
+        for second in range(1, seconds + 1):
+            self.seconds += 1
+            if self.seconds % 5 == 1:
+                await self.store.commit(
+                    RenewRegistration("survivor", "gateway", this_host(), os.getpid(), self.store.clock())
+                )
+            await self.calls.look()
+            await self.calls.sweep()
+            if job and "model_lost" in await served.story(job):
+                return second
+        return 0
+
+
+@pytest.fixture
+def usual_silence(monkeypatch: pytest.MonkeyPatch, short_silence: None) -> None:
+    """The times of the product again."""
+    times = {"SILENT_AFTER_S": 15.0, "SUSPECT_AFTER_S": 6.0, "MAX_RENEWAL_S": 8.0, "WATCH_EVERY_S": 1.0}
+    for name, seconds in times.items():
+        monkeypatch.setattr(f"{WATCH}.{name}", seconds)
+
+
+@pytest.mark.usefixtures("usual_silence")
+@pytest.mark.parametrize(("woke_after_s", "at_least_s"), [(0, 8), (3, 15), (8, 15), (14, 15)])
+async def test_call_of_an_owner_stopped_twice_stands_as_long(
+    store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch, woke_after_s: int, at_least_s: int
+) -> None:
+    """The owner is stopped, wakes, makes a call, and is stopped again before it renews its row."""
+    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 3600.0)
+    async with held_provider() as (provider, upstream, routing):
+        owner = serving(store, upstream, routing, owner="asleep", registers=False)  # type: ignore[arg-type]
+        async with owner as sleeper:
+            survivor = Survivor(store)
+            assert not survivor.calls.has_peers
+            await store.commit(RenewRegistration("asleep", "gateway", "another host", 1, store.clock()))
+            first = asyncio.create_task(sleeper.ask(headers={"x-job-id": "first"}))
+            await sleeper.until("first", "model_called")
+            await survivor.looks(6 + woke_after_s, sleeper)
+            assert survivor.calls.has_peers
+            second = asyncio.create_task(sleeper.ask(headers={"x-job-id": "second"}))
+            await sleeper.until("second", "model_called")
+            lost_after_s = await survivor.looks(30, sleeper, "second")
+            provider.released.set()
+            assert [each.status_code for each in await asyncio.gather(first, second)] == [200, 200]
+            assert await ends(sleeper, "first") == ["model_lost"]
+    assert at_least_s <= lost_after_s <= 21
 
 
 @contextmanager

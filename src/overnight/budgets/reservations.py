@@ -34,7 +34,7 @@ class CostBound(Protocol):
 
 class Call(msgspec.Struct, frozen=True):
     """The owner of a reservation. `owner` is the process of the call; `fingerprint` and `attempt` identify the
-    request of an external job.
+    request of an HTTP client. Calls of job code have no fingerprint: their worker makes them, and ends with its lease.
     """
 
     call_id: str

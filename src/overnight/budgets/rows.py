@@ -57,7 +57,7 @@ class ReservationRow(msgspec.Struct):
     - `estimate`: JSON of the event to write if the call is lost.
     - `scopes`, `rates`: JSON of its budgets and rates.
     - `owner`: its process in `worker`.
-    - `fingerprint`, `attempt`: identify the request of an external job.
+    - `fingerprint`, `attempt`: identify the request of an HTTP client. Calls of job code have no fingerprint.
     """
 
     call_id: str

@@ -117,7 +117,7 @@ class Gateway:
         self.ledger = Ledger(store)
         self.responses = StoredResponses(self.ledger)
         self.known_content = KnownContent()
-        self.queue = AdmissionQueue()
+        self.queue = AdmissionQueue(lambda: self.lost_calls.has_peers)
         self.settlements = Settlements(store, self._settled_late)
         self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
         self.abandoned_jobs = AbandonedJobs(store)

@@ -27,12 +27,8 @@ FORGET_EVERY = 3600
 SILENT_AFTER_S = 15.0
 """Three beats of a registration."""
 
-SUSPECT_AFTER_S = 10.0
-"""Two beats. From then on the calls of a silent owner are noted."""
-
-CALL_RENEWALS = 2
-"""Renewals of this process' own row after a call was noted. The first one may have been sent before. A live owner has renewed
-its row by the second, so the call is not one that the owner made after it woke."""
+SUSPECT_AFTER_S = 6.0
+"""A beat and a second. From then on the calls of a silent owner are noted, and each new one has to stand as long as its owner."""
 
 MIN_RENEWALS = 3
 """Renewals of this process' own row that were seen while another one stood still."""
@@ -44,6 +40,9 @@ MAX_GAP_S = 5.0
 """Between two reads."""
 
 WATCH_EVERY_S = 1.0
+PEERS_FOR_S = 60.0
+"""After the last call in flight of another process, it still counts as one that makes calls."""
+
 AT_ONCE = 1000
 LOST_GATEWAY = "its gateway died while the call was in flight"
 
@@ -55,15 +54,33 @@ class Dead(msgspec.Struct, frozen=True):
     silent: tuple[int | None] | None = None
 
 
+class Silence(msgspec.Struct, frozen=True):
+    """A row of an owner that stands still at `seen_at`.
+
+    Fields:
+        since: when this process saw it first, in its monotonic seconds.
+        renewals: those of this process' own row at that time.
+    """
+
+    seen_at: int | None
+    since: float
+    renewals: int
+
+    def is_long(self, now: float, renewals: int) -> bool:
+        return now - self.since >= SILENT_AFTER_S and renewals - self.renewals >= MIN_RENEWALS
+
+
 class NotedCalls(msgspec.Struct, frozen=True):
     """The calls of a silent owner, while its row stands still at `seen_at`.
 
     Fields:
-        calls: by call id: the call, its job, and the renewals of this process when the call was first seen.
+        calls: by call id: the call, its job, and the silence in which it is in flight. This is the owner's for the calls that
+            were there when it became suspect. A call seen later is one that the owner made after it woke, before it renewed
+            its row: its own silence begins at its first sight.
     """
 
     seen_at: int | None
-    calls: dict[str, tuple[str, str, int]]
+    calls: dict[str, tuple[str, str, Silence]]
 
 
 class OrphanWatch:
@@ -74,18 +91,20 @@ class OrphanWatch:
     are late, the store takes no writes, so nobody's silence means anything. `monotonic` gives seconds.
 
     Attributes:
-        suspects: the owners that are silent but may be alive, with their `seen_at`.
+        suspects: the owners that are silent but may be alive.
         renewals: of this process' own row, without an interruption.
+        peers_at: when another live process was last seen with calls in flight.
     """
 
     def __init__(self, store: Store, owner: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store, self._owner, self._monotonic = store, owner, monotonic
-        self._watched: dict[str, tuple[int | None, float, int]] = {}
+        self._watched: dict[str, Silence] = {}
         self._read_at = 0.0
         self._own_seen_at: int | None = None
         self._renewed_at = 0.0
-        self.suspects: dict[str, int | None] = {}
+        self.suspects: dict[str, Silence] = {}
         self.renewals = 0
+        self.peers_at: float | None = None
 
     async def dead_owners(self) -> list[Dead]:
         """Read once; call it about every second. Raises StoreUnavailable."""
@@ -105,42 +124,75 @@ class OrphanWatch:
         for owner, host, pid, seen_at in rows:
             if owner == self._owner:
                 continue
-            fresh = (seen_at, now, self.renewals)
+            fresh = Silence(seen_at, now, self.renewals)
             last = before.get(owner, fresh)
-            self._watched[owner] = last = last if last[0] == seen_at else fresh
-            _, since, renewals = last
+            self._watched[owner] = last = last if last.seen_at == seen_at else fresh
             if host is not None and is_dead(host, pid):
                 dead.append(Dead(owner))
                 continue
-            if now - since >= SUSPECT_AFTER_S:
-                self.suspects[owner] = seen_at
-            if now - since >= SILENT_AFTER_S and self.renewals - renewals >= MIN_RENEWALS:
+            self.peers_at = now
+            if now - last.since >= SUSPECT_AFTER_S:
+                self.suspects[owner] = last
+            if self.is_long(last):
                 dead.append(Dead(owner, (seen_at,)))
         return dead
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether another process has had calls in flight lately."""
+        return self.peers_at is not None and self._read_at - self.peers_at < PEERS_FOR_S
+
+    def is_long(self, silence: Silence) -> bool:
+        """Whether a silence that was seen at the last read has lasted long enough."""
+        return silence.is_long(self._read_at, self.renewals)
+
+    def silence_at_first_sight(self, owner: Silence) -> Silence:
+        """The silence of the calls that an owner has when it becomes suspect: its own, and no longer than it usually is then."""
+        return Silence(owner.seen_at, max(owner.since, self._read_at - SUSPECT_AFTER_S - WATCH_EVERY_S), owner.renewals)
+
+    def silence_of_call(self, owner: Silence) -> Silence:
+        """The silence of a call that this process sees for the first time."""
+        return Silence(owner.seen_at, self._read_at, self.renewals)
+
 
 class OrphanedCalls:
-    """Settle calls as lost. `freed` is called after some were: others may have room now."""
+    """Settle calls as lost. `freed` is called after some were: others may have room now. `monotonic` gives seconds."""
 
-    def __init__(self, store: Store, owner: str, settlements: Settlements, freed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        settlements: Settlements,
+        freed: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store, self._owner, self._settlements, self._freed = store, owner, settlements, freed
-        self._watch = OrphanWatch(store, owner)
+        self._watch = OrphanWatch(store, owner, monotonic)
         self._dead: list[Dead] = []
         self._noted: dict[str, NotedCalls] = {}
         self._unserved: set[str] = set()
         self._sweeps = 0
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes make calls on this store."""
+        return self._watch.has_peers
 
     async def watch(self) -> None:
         """Look for dead processes about every second, whatever else a sweep has to do, until it is cancelled."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             try:
-                self._dead = await self._watch.dead_owners()
-                await self._note_calls()
+                await self.look()
             except StoreUnavailable:
                 self._dead = []
             except Exception:
                 log.exception("dead processes could not be looked for by a fault of ours, trying again")
+
+    async def look(self) -> None:
+        """Look for dead processes once; the next sweep settles their calls. Raises StoreUnavailable."""
+        self._dead = await self._watch.dead_owners()
+        await self._note_calls()
 
     async def sweep(self) -> None:
         """Write what is due, and settle the calls of dead processes; call it about every second. Raises StoreUnavailable."""
@@ -160,7 +212,9 @@ class OrphanedCalls:
         self._sweeps += 1
 
     async def settle_lost(self, job: JobRow) -> int:
-        """Settle the calls that older leases of this job left in flight as lost; how many there were."""
+        """Settle the calls that older leases of this job left in flight as lost; how many there were.
+
+        Calls of HTTP clients for the job are not among them: their gateway serves them regardless of leases."""
         values = {"job_id": job.job_id, "lease_epoch": job.lease_epoch}
         rows = await self._store.read(BUDGET_SQL["list_reservations"], values)
         return await self._lose([(row[0], row[1]) for row in rows], "its worker was lost while the call was in flight")
@@ -172,24 +226,24 @@ class OrphanedCalls:
     async def _note_calls(self) -> None:
         """Note the calls of silent owners, and which of their calls were noted before."""
         before, self._noted = self._noted, {}
-        for owner, seen_at in self._watch.suspects.items():
+        for owner, silence in self._watch.suspects.items():
             noted = before.get(owner)
-            known = noted.calls if noted is not None and noted.seen_at == seen_at else {}
-            fresh = self._watch.renewals
+            known, fresh = noted.calls if noted is not None else {}, self._watch.silence_of_call(silence)
+            if noted is None or noted.seen_at != silence.seen_at:
+                known, fresh = {}, self._watch.silence_at_first_sight(silence)
             calls = {call[0]: known.get(call[0], (*call, fresh)) for call in await self._owned(owner)}
-            self._noted[owner] = NotedCalls(seen_at, calls)
+            self._noted[owner] = NotedCalls(silence.seen_at, calls)
 
     async def _settle_silent(self, owner: str, seen_at: int | None) -> int:
         """Settle the calls of an owner whose row stands still at `seen_at`; how many there were.
 
-        The owner may wake meanwhile and make new calls before it renews its row. So only calls are settled after whose first
-        sight it could have renewed it; and nothing is settled once it has.
+        The owner may wake meanwhile, make new calls before it renews its row, and be stopped again. So each call has to stand as
+        long as a silent owner; and nothing is settled once the owner has renewed its row.
         """
         noted = self._noted.get(owner)
         if noted is None or noted.seen_at != seen_at:
             return 0
-        last = self._watch.renewals - CALL_RENEWALS
-        calls = [(call_id, job_id) for call_id, job_id, at in noted.calls.values() if at <= last]
+        calls = [(call_id, job_id) for call_id, job_id, silence in noted.calls.values() if self._watch.is_long(silence)]
         return await self._lose(calls, LOST_GATEWAY, (owner, seen_at))
 
     async def _owned(self, owner: str) -> list[tuple[str, str]]:

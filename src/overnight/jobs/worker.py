@@ -14,7 +14,7 @@ from typing import Any
 
 from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
-from overnight.ledger import JobRow, Ledger, this_host
+from overnight.ledger import RENEWAL_INTERVAL_S, JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
 from .commands import ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
@@ -140,7 +140,8 @@ class Worker:
 
     def _heartbeat(self) -> None:
         """Renew the leases, on a thread of its own, so that job code that blocks the loop does not lose its lease."""
-        while not self._beat.wait(self._lease_us / 3_000_000):
+        # With a long lease too, since the row also tells other processes that this one is alive.
+        while not self._beat.wait(min(self._lease_us / 3_000_000, RENEWAL_INTERVAL_S)):
             # Read before the command is sent: a lease that is taken later must not be extended by it.
             held, sent = list(self._leases.values()), self._clocks.read()
             try:

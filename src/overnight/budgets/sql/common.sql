@@ -43,7 +43,8 @@ SELECT tenant_id, scope, scope_id, limit_microusd, limit_calls, reserved_microus
 FROM budget WHERE tenant_id = :tenant_id AND scope = :scope AND scope_id = :scope_id
 
 -- name: list_reservations
-SELECT call_id, job_id FROM reservation WHERE job_id = :job_id AND (lease_epoch IS NULL OR lease_epoch < :lease_epoch)
+SELECT call_id, job_id FROM reservation
+WHERE job_id = :job_id AND fingerprint IS NULL AND (lease_epoch IS NULL OR lease_epoch < :lease_epoch)
 
 -- name: list_owned_reservations
 SELECT call_id, job_id FROM reservation WHERE owner = :owner AND call_id > :after ORDER BY call_id LIMIT 1000

@@ -3,6 +3,9 @@
 Among the calls of this process, tenants take turns, and the calls of one tenant are served first come, first served. Only the
 front of a row's queue polls the store: after a settlement in this process, at the known end of the wait, or after a pause, since
 another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call.
+
+A process hears of its own settlements at once, and of those of others by polling. So that it does not take every place that it
+frees, its front gives the fronts of other processes time to poll, once after each call of its queue that was admitted.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ MIN_POLL_S, FASTER_AFTER_S = 0.01, 1.0
 """A call that has waited long polls more often: it must poll between two calls of another process to find room."""
 
 MAX_SLEEP_S = 1.0
+YIELD_S, MAX_YIELD_SHARE = 0.025, 0.03
+"""How long the front of a row lets other processes poll first, and the maximum share of its time at the front. Meanwhile a place
+stands empty."""
 
 
 class RowQueue:
@@ -29,15 +35,17 @@ class RowQueue:
         by_tenant: the calls behind it.
         settlements: the number of settlements in the row.
         wait: the wait that the store last reported to the front.
+        yields: whether other processes may poll before the front, unless they have since the last admission here.
     """
 
-    __slots__ = ("by_tenant", "front", "settlements", "wait")
+    __slots__ = ("by_tenant", "front", "settlements", "wait", "yields")
 
     def __init__(self) -> None:
         self.by_tenant: dict[str, deque[QueuePosition]] = {}
         self.front: QueuePosition | None = None
         self.settlements = 0
         self.wait: Wait | None = None
+        self.yields = True
 
     def enter(self, position: QueuePosition) -> None:
         """Add a call at the end of its tenant's part of the queue."""
@@ -54,7 +62,7 @@ class RowQueue:
             if not own:
                 del self.by_tenant[position.tenant_id]
             return True
-        self.front = None
+        self.front, self.yields = None, True
         for tenant_id in self.by_tenant:
             own = self.by_tenant.pop(tenant_id)
             self.front = own.popleft()
@@ -74,13 +82,13 @@ class RowQueue:
 class QueuePosition:
     """The position of one call in the queue of one row."""
 
-    __slots__ = ("_began", "_future", "_loop", "_queue", "_seen", "key", "row", "tenant_id")
+    __slots__ = ("_began", "_front_at", "_future", "_loop", "_queue", "_seen", "key", "row", "tenant_id")
 
     def __init__(self, queue: AdmissionQueue, key: Key, row: RowQueue, tenant_id: str) -> None:
         self._queue, self.key, self.row, self.tenant_id = queue, key, row, tenant_id
         self._seen = row.settlements
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = self._front_at = self._loop.time()
         self._future: asyncio.Future[None] | None = None
         row.enter(self)
 
@@ -88,6 +96,7 @@ class QueuePosition:
         """Return when this call is the front. Raises TimeoutError at the deadline (a time of the loop)."""
         while self.row.front is not self:
             await self._sleep(deadline)
+            self._front_at = self._loop.time()
         self._seen = self.row.settlements
 
     async def wait_for_change(self, deadline: float, sleep_s: float | None = None) -> None:
@@ -103,6 +112,9 @@ class QueuePosition:
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
                 await self._sleep(min(deadline, now + self._pause_s(now, sleep_s)))
+        if self.row.yields and self._queue.is_shared() and (sleep_s is not None or self.row.settlements != self._seen):
+            self.row.yields = False
+            await asyncio.sleep(min(YIELD_S, (self._loop.time() - self._front_at) * MAX_YIELD_SHARE))
         self._seen = self.row.settlements
 
     def _pause_s(self, now: float, sleep_s: float | None) -> float:
@@ -130,9 +142,10 @@ class QueuePosition:
 
 
 class AdmissionQueue:
-    """The queues of all rows, in one process."""
+    """The queues of all rows, in one process. `is_shared` tells whether other processes make calls too."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_shared: Callable[[], bool] = lambda: False) -> None:
+        self.is_shared = is_shared
         self._rows: dict[Key, RowQueue] = {}
 
     @property

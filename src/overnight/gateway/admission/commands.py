@@ -14,7 +14,6 @@ import msgspec
 from overnight.budgets import (
     BUDGET,
     BUDGET_SQL,
-    LOST,
     RESERVATION,
     Booked,
     Call,
@@ -24,12 +23,10 @@ from overnight.budgets import (
     ReservationGrant,
     ReservationRow,
     Wait,
-    decode_estimate,
     estimate_of,
     locks,
     remaining_microusd,
     reserve,
-    settle,
     stop_facts,
 )
 from overnight.domain import (
@@ -44,7 +41,6 @@ from overnight.ledger import (
     JobRow,
     KnownContent,
     append,
-    count_usage,
     locked_job,
 )
 from overnight.store import Unit
@@ -72,7 +68,9 @@ from .event_writer import append_with_request
 from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job, job_locks
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
-from .settlement import booked_amounts, write_result
+from .settlement import booked_amounts, write_lost, write_result
+
+FENCED = "its worker had lost the job while the call was in flight"
 
 
 class CacheLookupResult(Protocol):
@@ -198,7 +196,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
             owner=mine.owner,
             estimate=estimate_of(mine.called),
             lease_epoch=job.lease_epoch,
-            fingerprint=self.subject.fingerprint if job.runtime == "foreign" else None,
+            fingerprint=self.subject.fingerprint,
             attempt=job.attempt,
         )
         try:
@@ -242,7 +240,8 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
 class Settle(msgspec.Struct, frozen=True, kw_only=True):
     """Settle an attempt: the answer or the failure of a call.
 
-    A fenced caller raises no error: the cost is booked, but the result is no answer (see `Settled.fenced`).
+    A fenced caller raises no error: the cost is booked, but the result is no answer (see `Settled.fenced`). At a position of
+    job code, the call is settled as lost, and its answer corrects the cost.
 
     Fields:
         subject: the job of the call.
@@ -271,6 +270,9 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
             fenced = job.lease_epoch != place.lease_epoch or job.state in FINISHED
         else:
             fenced = job.attempt > subject.attempt
+        if fenced and place is not None and self.result.event.event == "model_succeeded":
+            # The position belongs to another lease, which repeats the call: this answer may only correct the cost.
+            write_lost(unit, job, self.result.call_id, FENCED)
         recorded = write_result(unit, job, self.result, subject, place=None if fenced or not self.last else place)
         if self.last and not subject.is_auxiliary:
             close_unattributed(unit, job, self.result.event.error)
@@ -312,15 +314,8 @@ class SettleLost(msgspec.Struct):
         row: ReservationRow | None = unit.get(RESERVATION, self.call_id)
         if row is None or (self.silent is not None and not _is_silent(unit, *self.silent)):
             return False
-        estimate = decode_estimate(row.estimate)
         job = locked_job(unit, self.job_id)
-        bound = settle(unit, self.call_id, None, why=LOST).bound_microusd
-        event = estimate.event("model_lost", self.call_id)
-        event.attempt, event.cost_microusd, event.bound_microusd = job.attempt, 0, bound
-        event.decision = {"why": self.why}
-        event.detail = {"estimated": True}
-        append(unit, job, event)
-        count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), 0, bound)
+        write_lost(unit, job, self.call_id, self.why)
         close_unattributed(unit, job, ErrorFacts("model_lost", "the call was lost in flight", retryable=True))
         return True
 

@@ -11,9 +11,12 @@ from overnight.budgets import (
     LOST,
     NO_USAGE,
     OVER_BOUND,
+    RESERVATION,
     Booked,
     BoundRow,
+    ReservationRow,
     corrected,
+    decode_estimate,
     settle,
 )
 from overnight.circuit_breakers import apply_update
@@ -21,6 +24,7 @@ from overnight.domain import Conflict, Event, Recorded
 from overnight.ledger import (
     MAX_INLINE_CONTENT,
     JobRow,
+    append,
     count_usage,
     store_blob,
 )
@@ -68,6 +72,22 @@ def write_result(
         cost, bound = booked.cost_microusd, booked.bound_microusd
         count_usage(unit, job, event.agent_id, result.model, result.tokens, cost, bound)
     return _write_end(unit, job, result, event, place, fingerprint)
+
+
+def write_lost(unit: Unit, job: JobRow, call_id: str, why: str) -> bool:
+    """Settle a call as lost and write `model_lost`: the whole reservation is booked as a bound. Returns whether it was open."""
+    row: ReservationRow | None = unit.get(RESERVATION, call_id)
+    if row is None:
+        return False
+    estimate = decode_estimate(row.estimate)
+    bound = settle(unit, call_id, None, why=LOST).bound_microusd
+    event = estimate.event("model_lost", call_id)
+    event.attempt, event.cost_microusd, event.bound_microusd = job.attempt, 0, bound
+    event.decision = {"why": why}
+    event.detail = {"estimated": True}
+    append(unit, job, event)
+    count_usage(unit, job, estimate.agent_id, estimate.model, (0, 0, 0), 0, bound)
+    return True
 
 
 def _write_end(
