@@ -365,7 +365,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule()
     def a_person_closes_it(self) -> None:
-        self.run(self.stores[0].commit(CloseCircuit(("p", self.model_name))))
+        self.run(self.stores[0].commit(CloseCircuit(("p", self.model_name), "ann")))
         self.model.close()
 
     @invariant()

@@ -152,7 +152,7 @@ async def test_processes_share_circuits(store: Store, provider: SpawnedProvider)
         async with asyncio.timeout(10):
             while one.gateway.circuits.allows("house", "a", OWN) or other.gateway.circuits.allows("house", "a", OWN):
                 await asyncio.sleep(0.01)
-        await store.commit(CloseCircuit((OWN, "a")))
+        await store.commit(CloseCircuit((OWN, "a"), "ann"))
         async with asyncio.timeout(10):
             while not (
                 one.gateway.circuits.allows("house", "a", OWN) and other.gateway.circuits.allows("house", "a", OWN)
@@ -386,7 +386,7 @@ async def test_expired_cache_answer_precedes_the_fixed_one(store: Store, provide
         assert unknown.headers["x-overnight-degraded"] == "answer"
         # A degraded answer never enters the cache: the provider is asked as soon as it answers again.
         provider.set_rules("rules: [{answer: the real answer}]")
-        await store.commit(CloseCircuit((OWN, "a")))
+        await store.commit(CloseCircuit((OWN, "a"), "ann"))
         await served.gateway.circuits.refresh()
         real = await served.ask("two", model="alone", headers={"x-job-id": "j4"})
         assert real.json()["choices"][0]["message"]["content"] == "the real answer"

@@ -13,6 +13,7 @@ from job_runs import rest, working
 from overnight.domain import public_event
 from overnight.jobs import Decision, Operations
 from overnight.ledger import Feed, Ledger
+from overnight.reviews import digest_of, list_reviews
 from overnight.store import open_store
 from overnight.story import build_timeline, load_job_tree, public_timeline
 
@@ -57,6 +58,8 @@ async def test_an_earlier_ledger_is_explained(frozen_url: str) -> None:
 async def test_a_waiting_job_of_an_earlier_ledger_goes_on(frozen_url: str) -> None:
     with open_store(frozen_url) as store:
         job = await Ledger(store).job("waiting")
+        (review,) = await list_reviews(store, job_id=job.job_id)
+        assert review.digest == digest_of(review.kind, review.question, review.detail, review.digest_key)
         await Operations(store).decide(job.waits[0]["review_id"], Decision(True, "ann"))
         history_jobs.world.clear()
         async with working(store):

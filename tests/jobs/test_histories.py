@@ -40,7 +40,7 @@ class Import(msgspec.Struct):
         for row in self.events:
             named = dict(zip((*EVENT_COLUMNS, "position"), row, strict=True)) | {
                 "content_key": None,
-                "error_message": None,
+                "texts": None,
             }
             unit.append(LEDGER_SQL["insert_event"], msgspec.defstruct("Row", list(named))(**named))
 

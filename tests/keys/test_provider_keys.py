@@ -75,9 +75,9 @@ async def test_sealed_key_requires_its_tenant_and_master(keys: Keys, store: Stor
 async def test_environment_master_keys_rotate_by_order(store: Store) -> None:
     await Keys(store, Masters(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
     both = Masters(f"{MASTER},{OLD_MASTER}")
-    master_id, count = await Keys(store, both).rotate_master()
+    master_id, count = await Keys(store, both).rotate_master("ann")
     assert (master_id, count) == (Masters(MASTER).first().master_id, 1)
-    assert (await Keys(store, both).rotate_master())[1] == 0
+    assert (await Keys(store, both).rotate_master("ann"))[1] == 0
     ring = Keyring(store, Masters(MASTER))
     await ring.refresh()
     assert ring.provider_key("acme", "openai") == "sk-1"
@@ -95,7 +95,7 @@ async def test_home_master_key_is_created_once_and_rotated(store: Store, tmp_pat
     keys, ring = Keys(store, Masters(None, home)), Keyring(store, Masters(None, home))
     await keys.set_provider_key("acme", "openai", "sk-1", "ann")
     for _ in range(3):
-        await keys.rotate_master()
+        await keys.rotate_master("ann")
         assert len(file.read_text().split()) == 2
         ring.expire()
         await ring.refresh()

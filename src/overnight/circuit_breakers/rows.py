@@ -13,6 +13,7 @@ from overnight.ledger import (
     JobRow,
     append,
     locked_job,
+    write_audit,
 )
 from overnight.store import Store, Table, Unit, records_of, statements
 
@@ -213,6 +214,7 @@ class CloseCircuit(msgspec.Struct):
     """Command: close a circuit by hand. Outcome: the circuit before; None if it was closed without counted failures."""
 
     key: Key
+    actor: str
 
     def locks(self) -> Locks:
         return [(CIRCUIT, self.key)]
@@ -221,6 +223,15 @@ class CloseCircuit(msgspec.Struct):
         circuit = unit.get(CIRCUIT, self.key)
         if circuit is not None:
             unit.delete(CIRCUIT, circuit)
+            write_audit(
+                unit,
+                "circuit.closed",
+                circuit.target,
+                tenant_id=circuit.tenant_id or "",
+                actor=self.actor,
+                before={"state": circuit.state(unit.now), "failures": circuit.failures},
+                after={"state": "closed", "failures": 0},
+            )
         return circuit
 
 

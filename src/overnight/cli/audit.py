@@ -1,4 +1,4 @@
-"""`overnight audit`: changes of keys, provider keys and budgets."""
+"""`overnight audit`: changes of keys, budgets, circuits and the brain."""
 
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ def audit(
     tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """List changes of keys, provider keys and budgets. The newest come first.
+    """List changes of keys, budgets, circuits and the brain. The newest come first.
 
     \b
     Examples:
@@ -49,7 +49,7 @@ def audit(
         if json:
             print_json([entry.public() for entry in found])
         elif not found:
-            say("No changes of keys, provider keys or budgets.")
+            say("No changes of keys, budgets, circuits or the brain.")
         else:
             print_rows(HEADS, [[(text, "") for text in _row(entry)] for entry in found], frozenset())
 

@@ -10,9 +10,10 @@ from overnight.ledger import Ledger
 from overnight.settings import Settings
 from overnight.story import moment_text
 
+from .actor import operator
 from .ledger_reader import read
 from .lookup import tenants_of
-from .options import AllTenants, Json, Tenant, Tz
+from .options import AllTenants, By, Json, Tenant, Tz
 from .output import console, print_json, print_rows
 from .time_zone import use_zone
 from .usage import reject_early_options
@@ -97,13 +98,14 @@ def _row(circuit: Circuit, now: int) -> list[tuple[str, str]]:
 
 
 @program.command("close")
-def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = False) -> None:
+def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = False, by: By = None) -> None:
     """Close the circuits of a target, so that calls reach it again. Gateways apply this within a second.
 
     \b
     Examples:
       overnight circuits close openai/gpt-5.4
     """
+    actor = operator(by)
 
     async def work(ledger: Ledger, settings: Settings) -> None:
 
@@ -115,7 +117,7 @@ def close(target: TargetName, tenant: Tenant = None, all_tenants: AllTenants = F
         states = [circuit.state(now).replace("_", "-") for circuit in found]
         was = next((state for state in states if state != "closed"), "closed")
         for circuit in found:  # the shared one and those of callers
-            await ledger.store.commit(CloseCircuit((circuit.account, circuit.model)))
+            await ledger.store.commit(CloseCircuit((circuit.account, circuit.model), actor))
         console().print(f"{target}: circuit closed (was {was})", soft_wrap=True)
 
     read(work)

@@ -280,7 +280,7 @@ def _globs(given: list[str] | None) -> tuple[str, ...] | None:
 
 
 @program.command("rotate-master")
-def rotate_master(json: Json = False) -> None:
+def rotate_master(by: By = None, json: Json = False) -> None:
     """Encrypt all provider keys again with a new master key.
 
     A new key is added to the file in OVERNIGHT_HOME automatically. With OVERNIGHT_MASTER_KEY, first set it to
@@ -292,7 +292,7 @@ def rotate_master(json: Json = False) -> None:
     """
 
     async def work(keys: Keys, *_: Any) -> tuple[str, int]:
-        return await keys.rotate_master()
+        return await keys.rotate_master(operator(by))
 
     master_id, count = with_keys(work)
     if json:

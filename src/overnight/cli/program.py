@@ -22,7 +22,7 @@ COMMANDS = {
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
     "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),
     "events": Entry(HISTORY, "jobs:events", "Show the recorded events of a job."),
-    "audit": Entry(HISTORY, "audit:audit", "List changes of keys, provider keys and budgets."),
+    "audit": Entry(HISTORY, "audit:audit", "List changes of keys, budgets, circuits and the brain."),
     "cache": Entry(HISTORY, "cache:cache", "Show cache hits and savings of each agent."),
     "circuits": Entry(HISTORY, "circuits:program", "List the circuit breakers of targets that failed recently."),
     "run": Entry(ACTIONS, "run:run", "Run a job in the foreground and show its events."),

@@ -19,6 +19,7 @@ from .errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from .event_texts import restore_texts, split_texts, wait_without_texts, without_texts
 from .events import EVENT_NAMES, ErrorFacts, Event, Recorded, booked, iso_utc, public_event
 from .globs import allows, listed
 from .identifiers import check_identifier, day_of, month_of, new_id, parse_whole
@@ -71,8 +72,12 @@ __all__ = [
     "parse_whole",
     "public_event",
     "read_traceparent",
+    "restore_texts",
     "span_of",
+    "split_texts",
     "traceparent_of",
     "usd_text",
     "usd_to_micro",
+    "wait_without_texts",
+    "without_texts",
 ]

@@ -108,6 +108,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     `content` is inline JSON (parameters, arguments, a result). It is stored separately and outside of the seal, so
     that it can be erased while the event stays. `path` and `ordinal` are set if the event answers a boundary.
     `content_mac` is its HMAC under a key that is erased with it; earlier versions wrote `content_sha256`.
+    Free texts (a question, a note, the message of an exception) are content too: see `event_texts.py`.
     `about` is the caller's record that the call is about. Of a model call, `queued_ms` is the time in queues and in the
     store before its attempt was sent, `first_byte_ms` the time until the first event of a streamed answer.
     `cost_microusd` is known cost; `bound_microusd` is the maximum of additional unknown cost. `booked` reads both.

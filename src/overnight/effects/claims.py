@@ -98,9 +98,8 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
     if row.state == "claimed":
         if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
             return ClaimResult("in_progress", row)
-        mark_unknown(
-            unit, job, row, "its worker was lost between the claim and the commit", position, about=wanted.about
-        )
+        why = "its worker was lost between the claim and the commit"
+        mark_unknown(unit, job, row, "worker_lost", why, position, about=wanted.about)
         return ClaimResult("unknown", row)
     row.state, row.owner, row.attempt, row.lease_epoch = "claimed", wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.claimed_at, row.settled_at, row.error = wanted.arguments_sha256, unit.now, None, None
@@ -207,14 +206,19 @@ def mark_unknown(
     unit: Unit,
     job: JobRow,
     row: EffectRow,
+    cause: str,
     why: str,
     position: EffectPosition | None = None,
     trace: bytes | None = None,
     about: str | None = None,
 ) -> None:
-    """Record that the outcome is unknown. `trace`: the traceback of the exception of the call, as JSON."""
+    """Record that the outcome is unknown.
+
+    `cause`: the class of the exception of the call, or another name of the cause. `why`: the cause in words, which are content.
+    `trace`: the traceback of the exception, as JSON.
+    """
     row.state, row.settled_at = "unknown", unit.now
     unit.change(EFFECT, row)
     event = _facts("tool_unknown", row, job, about)
-    event.decision = {"why": why}
+    event.decision = {"class": cause, "why": why}
     append(unit, job, event, content=trace, **_at(position))

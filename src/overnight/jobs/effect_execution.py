@@ -185,16 +185,17 @@ class EffectCall:
         except self.tool.not_done as error:
             return await self._fail(error_facts(error))
         except Exception as error:  # a timeout or a fault: the outcome is unknown
-            return await self._unknown(f"{type(error).__name__}: {str(error)[:200]}", traceback_content(error))
+            name = type(error).__name__
+            return await self._unknown(name, f"{name}: {str(error)[:200]}", traceback_content(error))
         crash_point("effect_called")
         try:
             return await self._commit(done, latency_ms=round((time.perf_counter() - began) * 1000, 3))
         except BadInput as refused:
-            return await self._unknown(f"it was done, and its result cannot be kept: {refused}")
+            return await self._unknown("result_not_kept", f"it was done, and its result cannot be kept: {refused}")
 
-    async def _unknown(self, why: str, trace: bytes | None = None) -> None:
+    async def _unknown(self, cause: str, why: str, trace: bytes | None = None) -> None:
         def unknown(unit: Unit, job: JobRow) -> None:
-            effects.mark_unknown(unit, job, self._row(unit, job), why, self.position, trace, self._about)
+            effects.mark_unknown(unit, job, self._row(unit, job), cause, why, self.position, trace, self._about)
 
         await self._write(unknown)
 

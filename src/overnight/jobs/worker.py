@@ -261,7 +261,7 @@ class Worker:
             log.exception("%s left its worker: internal error", job.job_id)
             why = f"internal error of Overnight: {type(error).__name__}: {str(error)[:300]}"
             with contextlib.suppress(OvernightError):
-                await self._park(job, {"for": "quarantine", "why": why})
+                await self._park(job, {"for": "quarantine", "class": type(error).__name__, "why": why})
 
     async def _body(self, job: JobRow) -> Any:
         try:
@@ -271,7 +271,7 @@ class Worker:
             return self._definitions[reference].body(job.input)
         except Exception as error:
             why = f"cannot load its code: {type(error).__name__}: {str(error)[:300]}"
-            await self._park(job, {"for": "quarantine", "why": why})
+            await self._park(job, {"for": "quarantine", "class": type(error).__name__, "why": why})
             return None
 
     async def _is_poison(self, job: JobRow, events: list[Recorded]) -> bool:
@@ -286,9 +286,8 @@ class Worker:
         why = (
             f"{lost} workers in a row were lost while they ran it; the last events tell where. Then `overnight resume`"
         )
-        await self._park(
-            job, {"for": "quarantine", "why": why}, Event("attempt_started", detail={"mode": "quarantine"})
-        )
+        wait = {"for": "quarantine", "class": "workers_lost", "why": why}
+        await self._park(job, wait, Event("attempt_started", detail={"mode": "quarantine"}))
         return True
 
     async def _park(self, job: JobRow, wait: dict[str, Any], *events: Event) -> None:

@@ -225,7 +225,7 @@ class SetProviderKey(msgspec.Struct):
 def _audit_provider(
     unit: Unit,
     action: str,
-    change: SetProviderKey | DropProviderKey,
+    change: SetProviderKey | DropProviderKey | Reseal,
     before: ProviderKeyRow | None,
     after: ProviderKeyRow | None,
 ) -> None:
@@ -261,12 +261,30 @@ class DropProviderKey(msgspec.Struct):
         unit.change(PROVIDER_KEY, row)
 
 
+class NoteMaster(msgspec.Struct):
+    """Write the audit entry of a rotation of master keys, which stand in no table, before secrets are sealed anew."""
+
+    master_id: str
+    before: tuple[str, ...]
+    actor: str
+
+    def locks(self) -> Locks:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        before, after = {"master_id": ", ".join(self.before)}, {"master_id": self.master_id}
+        action, subject = "master_key.rotated", self.master_id
+        write_audit(unit, action, subject, tenant_id="", actor=self.actor, before=before, after=after)
+
+
 class Reseal(msgspec.Struct):
     """Seal what another master key sealed with the first one; whether there was anything to do. Raises SealedShut."""
 
     tenant_id: str
     provider: str
     masters: Masters
+    actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
@@ -275,9 +293,10 @@ class Reseal(msgspec.Struct):
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         if row is None or row.sealed is None or row.master_id == self.masters.first().master_id:
             return False
-        bound_to = (row.tenant_id, row.provider)
+        bound_to, before = (row.tenant_id, row.provider), msgspec.structs.replace(row)
         secret = self.masters.open(row.master_id, row.sealed, bound_to)
         row.master_id, row.sealed = self.masters.seal(secret, bound_to)
         row.changed = _number(unit)
         unit.change(PROVIDER_KEY, row)
+        _audit_provider(unit, "provider_key.resealed", self, before, row)
         return True

@@ -22,7 +22,17 @@ from overnight.domain import (
 )
 from overnight.store import Store, records_of
 
-from .commands import UNLIMITED_SCOPES, Create, DropProviderKey, Reseal, Revoke, Rotate, SetAllowance, SetProviderKey
+from .commands import (
+    UNLIMITED_SCOPES,
+    Create,
+    DropProviderKey,
+    NoteMaster,
+    Reseal,
+    Revoke,
+    Rotate,
+    SetAllowance,
+    SetProviderKey,
+)
 from .master_keys import Masters
 from .rows import SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
@@ -186,13 +196,17 @@ class Keys:
         check_identifier(provider, "the provider")
         await self._store.commit(DropProviderKey(tenant_id, provider, actor, key_id))
 
-    async def rotate_master(self) -> tuple[str, int]:
+    async def rotate_master(self, actor: str) -> tuple[str, int]:
         """(the id of the master key that seals now, how many secrets were sealed anew). Raises BadInput, SealedShut."""
         used = {row.master_id for row in await self.provider_keys()}
-        count = 0
+        count, before = 0, self._masters.first().master_id
         with self._masters.turning(used) as master:
+            # Where the environment gives the keys, the first one was put there before.
+            old = ({before} if before != master.master_id else used) - {master.master_id}
+            if old:
+                await self._store.commit(NoteMaster(master.master_id, tuple(sorted(old)), actor))
             for row in await self.provider_keys():
-                count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters))
+                count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters, actor))
         return master.master_id, count
 
 

@@ -1,5 +1,5 @@
-"""Audit entries: changes of keys, provider keys and budgets, which are in no job's log. Each is written in the transaction of its
-change."""
+"""Audit entries: changes of keys, budgets, circuits and the brain, which are in no job's log. Each is written in the
+transaction of its change."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from overnight.domain import BadInput, NotFound
 from overnight.store import Store, Unit
 
 from .audit import write_audit
+from .processes import this_host
 from .rows import SQL
 
 MAX_LISTED = 1000
@@ -41,7 +42,9 @@ class _File(msgspec.Struct, frozen=True):
 
 class KeepBrain(msgspec.Struct):
     """Store the files of a version, unless it is stored, and note that it is active. With `reload_by`, the name of a
-    person, ask all processes of this ledger to change to it."""
+    person, ask all processes of this ledger to change to it.
+
+    An audit entry records each reload, and each start of a process with another version than the active one."""
 
     version: str
     files: Mapping[str, bytes]
@@ -54,11 +57,18 @@ class KeepBrain(msgspec.Struct):
         if not unit.query(SQL["read_brain_version"], {"version": self.version}):
             for path, body in self.files.items():
                 unit.append(SQL["insert_brain_file"], _File(self.version, path, body))
+        active = unit.query(SQL["read_active_version"], {})
         row = _Activation(self.version, len(self.files), unit.now)
         unit.append(SQL["upsert_brain_version"], row)
         if self.reload_by is not None:
             unit.append(SQL["request_reload"], row)
-            write_audit(unit, "brain.reloaded", self.version, tenant_id="", actor=self.reload_by)
+        before = {"version": active[0][0]} if active else {}
+        if self.reload_by is not None or before != {"version": self.version}:
+            action = "brain.activated" if self.reload_by is None else "brain.reloaded"
+            # No person is known at the start of a process.
+            actor = self.reload_by or f"host {this_host().partition('/')[0]}"
+            after = {"version": self.version}
+            write_audit(unit, action, self.version, tenant_id="", actor=actor, before=before, after=after)
 
 
 class _Activation(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import Conflict, Event, Fenced, NotFound, month_of
+from overnight.domain import Conflict, Event, Fenced, NotFound, month_of, split_texts
 from overnight.store import Unit
 
 from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
@@ -140,19 +140,15 @@ def append(
     fingerprint: str | None = None,
 ) -> int:
     """Append an event to the log of a job. Returns its seq. `content` is inline JSON, stored separately from the
-    facts."""
+    facts, as are the free texts of the event."""
     job.last_seq += 1
     job.active_at = now = unit.now
     unit.touch(JOB, job)
-    key = message = None
+    key = None
     if content is not None:
         key = os.urandom(16)
         event.content_mac = hmac.digest(key, content, "sha256").hex()
-    if (error := event.error) is not None and error.message:
-        message, event.error = (
-            error.message.encode("utf-8", "surrogatepass"),
-            msgspec.structs.replace(error, message=""),
-        )
+    facts, texts = split_texts(event)
     row = EventRow(
         job_id=job.job_id,
         seq=job.last_seq,
@@ -162,12 +158,11 @@ def append(
         path=path,
         ordinal=ordinal,
         fingerprint=fingerprint,
-        body=_encode(event),
+        body=_encode(facts),
         content=content,
         content_key=key,
-        error_message=message,
+        texts=texts,
     )
-    event.error = error
     unit.append(_INSERT_EVENT, row)
     return job.last_seq
 

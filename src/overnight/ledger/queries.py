@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.domain import ALL_JOBS, FINISHED, Event, KeyScope, NotFound, Recorded
+from overnight.domain import ALL_JOBS, FINISHED, Event, KeyScope, NotFound, Recorded, restore_texts
 from overnight.store import Store, records_of
 
 from .content import parse_reference
@@ -17,13 +17,11 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def recorded(job_id: str, row: Sequence[Any]) -> Recorded:
-    """Build an event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message."""
-    seq, at, path, ordinal, fingerprint, body, content, tenant_id, message = row
+    """Build an event from the columns seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts."""
+    seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts = row
     inline = bytes(content) if content is not None else None
     facts = _decode(body)
-    if message is not None and facts.error is not None:
-        text = bytes(message).decode("utf-8", "surrogatepass")
-        facts.error = msgspec.structs.replace(facts.error, message=text)
+    restore_texts(facts, texts)
     return Recorded(
         job_id=job_id,
         seq=seq,

@@ -67,7 +67,8 @@ class ExternalRow(msgspec.Struct):
 
 
 class EventRow(msgspec.Struct):
-    """One event as stored; `body` is the JSON of `domain.Event`, without the message of its error."""
+    """One event as stored; `body` is the JSON of `domain.Event`, without its free texts; these are `texts`, JSON
+    too."""
 
     job_id: str
     seq: int
@@ -80,7 +81,7 @@ class EventRow(msgspec.Struct):
     body: bytes
     content: bytes | None
     content_key: bytes | None
-    error_message: bytes | None
+    texts: bytes | None
 
 
 def _external_key(row: ExternalRow) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Reviews: questions to people, each bound to the digest of its subject."""
 
 import hashlib
+import hmac
+import os
 from typing import Any
 
 import msgspec
@@ -13,7 +15,10 @@ SQL = statements("overnight.reviews")
 
 
 class ReviewRow(msgspec.Struct):
-    """`kind` is approval, quarantine, divergence or loop; `state` open, approved, rejected or withdrawn; `detail` is JSON."""
+    """`kind` is approval, quarantine, divergence or loop; `state` open, approved, rejected or withdrawn; `detail` is JSON.
+
+    `digest` is that of `digest_of`; its key is erased with the question and the detail.
+    """
 
     review_id: str
     tenant_id: str
@@ -29,6 +34,7 @@ class ReviewRow(msgspec.Struct):
     note: str | None
     requested_at: int
     decided_at: int | None
+    digest_key: bytes | None = None
 
 
 class Boundary(msgspec.Struct, frozen=True):
@@ -55,6 +61,13 @@ REVIEW: Table[ReviewRow] = Table(
 )
 
 
+def digest_of(kind: str, question: str, detail: str, key: bytes | None) -> str:
+    """The digest that binds a review to its subject: an HMAC, since a plain hash would confirm guesses of a short question.
+    Earlier versions had no key."""
+    subject = f"{kind}\0{question}\0{detail}".encode()
+    return hashlib.sha256(subject).hexdigest() if key is None else hmac.digest(key, subject, "sha256").hex()
+
+
 def request_review(
     unit: Unit,
     job: JobRow,
@@ -70,7 +83,8 @@ def request_review(
     """
     path, ordinal = (boundary.path, boundary.ordinal) if boundary is not None else ("", 0)
     text = msgspec.json.encode(detail).decode()
-    digest = hashlib.sha256(f"{kind}\0{question}\0{text}".encode()).hexdigest()
+    key = os.urandom(16)
+    digest = digest_of(kind, question, text, key)
     row = ReviewRow(
         review_id=new_id("rev"),
         tenant_id=job.tenant_id,
@@ -86,6 +100,7 @@ def request_review(
         note=None,
         requested_at=unit.now,
         decided_at=None,
+        digest_key=key,
     )
     unit.insert(REVIEW, row)
     event = Event("review_requested", attempt=job.attempt, about=about)

@@ -1,8 +1,8 @@
 """The event log: each event of all jobs as one line of JSON, in files that are rotated.
 
 A line is written and flushed before the cursor moves. After a crash the last lines of the files tell what the log has
-already, and a line that was cut is removed, so that each event stands in the log once. Content and messages of errors
-stay in the ledger, where they can be erased.
+already, and a line that was cut is removed, so that each event stands in the log once. Content and free texts (questions,
+notes, messages of errors) stay in the ledger, where they can be erased.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from overnight.domain import Fenced, StoreUnavailable, iso_utc, new_id, public_event
+from overnight.domain import Fenced, StoreUnavailable, iso_utc, new_id, public_event, without_texts
 from overnight.files import make_folder, open_file
 from overnight.ledger import FeedEvent, FeedPosition
 from overnight.store import Table, Unit
@@ -269,9 +269,5 @@ def _key(each: FeedEvent) -> _Key:
 
 
 def _line(each: FeedEvent) -> bytes:
-    event, facts = each.event, each.event.facts
-    if facts.error is not None:
-        facts = msgspec.structs.replace(facts, error=msgspec.structs.replace(facts.error, message=""))
-        event = msgspec.structs.replace(event, facts=facts)
-    public = {"feed": list(each.place), **public_event(event)}
+    public = {"feed": list(each.place), **public_event(without_texts(each.event))}
     return msgspec.json.encode(public) + b"\n"

@@ -22,6 +22,7 @@ from overnight.domain import (
     job_states,
     parse_whole,
     public_event,
+    without_texts,
 )
 from overnight.gateway import HttpResponse, parse_job_name
 from overnight.jobs import Complete
@@ -251,8 +252,7 @@ def _error_facts(error: str | JobError | None) -> ErrorFacts | None:
 
 
 def _public_event(event: Recorded, *, with_content: bool) -> dict[str, Any]:
-    shown = public_event(event)
-    return shown if with_content else without_content(shown)
+    return public_event(event if with_content else without_texts(event))
 
 
 def _live_event(event: Recorded, *, with_content: bool) -> bytes:

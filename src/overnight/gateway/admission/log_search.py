@@ -21,6 +21,6 @@ def search_log(unit: Unit, job: JobRow, text: str, most: int) -> Iterator[Record
     for row in reversed(unit.appended(_INSERT_EVENT)):
         if row.job_id == job.job_id and wanted in row.body:
             columns = (row.seq, row.at, row.path, row.ordinal, row.fingerprint, row.body, row.content, row.tenant_id)
-            yield recorded(job.job_id, (*columns, row.error_message))
+            yield recorded(job.job_id, (*columns, row.texts))
     for found in unit.query(_SEARCH_LOG, {"job_id": job.job_id, "text": wanted, "most": most}):
         yield recorded(job.job_id, found)

@@ -67,7 +67,9 @@ def _embedded(pipeline: CallPipeline, subject: Subject, error_text: str) -> Embe
     if error_text:
         return Embedded(subject, None, cost, f"{FAILED}: {error_text}")
     if not isinstance(result, Answered):
-        why = result.failure.message if isinstance(result, Failed) else "no answer"
+        failure = result.failure if isinstance(result, Failed) else None
+        # Without the provider's message, which may quote the question.
+        why = f"{failure.error_class}: {failure.code}" if failure is not None else "no answer"
         return Embedded(subject, None, cost, f"{FAILED}: {why}")
     numbers = read_vector(result.reply.body)
     return Embedded(subject, numbers, cost, "" if numbers else f"{FAILED}: the answer contains no vector")

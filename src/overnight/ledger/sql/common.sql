@@ -76,14 +76,14 @@ SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name
 FROM job WHERE parent_job_id = :job_id ORDER BY job_id
 
 -- name: read_events
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND seq > :after ORDER BY seq LIMIT :most
 
 -- name: read_last_events
 SELECT at, body FROM event WHERE job_id = :job_id ORDER BY seq DESC LIMIT :most
 
 -- name: read_answers
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND fingerprint = :fingerprint AND path IS NULL ORDER BY seq
 
 -- name: read_blob

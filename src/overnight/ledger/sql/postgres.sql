@@ -6,13 +6,13 @@ WHERE job.job_id = touched.job_id
 
 -- `position` is the column's default: the id of the transaction.
 -- name: insert_event
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message)
-VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :error_message)
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, texts)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :texts)
 
 -- name: insert_event_bulk
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message)
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, texts)
 SELECT * FROM unnest(:job_id::text[], :seq::bigint[], :tenant_id::text[], :month::bigint[], :at::bigint[], :path::text[],
-    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[], :content_key::bytea[], :error_message::bytea[])
+    :ordinal::bigint[], :fingerprint::text[], :body::bytea[], :content::bytea[], :content_key::bytea[], :texts::bytea[])
 
 -- name: lock_job
 SELECT job_id, tenant_id, external_id, parent_job_id, root_job_id, runtime, name, agent_id, workflow, session_id, code_ref,
@@ -49,9 +49,9 @@ SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM jsonb
 -- A transaction that is under way may still add events below those of later ones, so the page ends before it.
 -- name: read_feed
 SELECT position, job_id, is_wanted, seq, at, path, ordinal, fingerprint, CASE WHEN is_wanted THEN body END,
-    CASE WHEN is_wanted THEN content END, tenant_id, CASE WHEN is_wanted THEN error_message END
+    CASE WHEN is_wanted THEN content END, tenant_id, CASE WHEN is_wanted THEN texts END
 FROM (
-    SELECT position, job_id, seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message,
+    SELECT position, job_id, seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts,
         :tenant_id::text = '' OR tenant_id = :tenant_id::text AS is_wanted
     FROM event
     WHERE (position, job_id, seq) > (:position::bigint, :job_id::text, :seq::bigint)

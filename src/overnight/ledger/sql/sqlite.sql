@@ -3,8 +3,8 @@
 UPDATE feed_epoch SET position = position + 1
 
 -- name: insert_event
-INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, error_message, position)
-VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :error_message,
+INSERT INTO event (job_id, seq, tenant_id, month, at, path, ordinal, fingerprint, body, content, content_key, texts, position)
+VALUES (:job_id, :seq, :tenant_id, :month, :at, :path, :ordinal, :fingerprint, :body, :content, :content_key, :texts,
     (SELECT position FROM feed_epoch))
 
 -- name: lock_job
@@ -41,7 +41,7 @@ SELECT job_id, last_seq, state FROM job WHERE job_id IN (SELECT value FROM json_
 SELECT position, job_id, :tenant_id = '' OR tenant_id = :tenant_id AS is_wanted, seq, at, path, ordinal, fingerprint,
     CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN body END,
     CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN content END, tenant_id,
-    CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN error_message END
+    CASE WHEN :tenant_id = '' OR tenant_id = :tenant_id THEN texts END
 FROM event
 WHERE position >= :position AND (position, job_id, seq) > (:position, :job_id, :seq)
 ORDER BY position, job_id, seq LIMIT :most

@@ -1,5 +1,5 @@
 -- name: list_marked
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND fingerprint IS NOT NULL AND path IS NULL ORDER BY seq
 
 -- name: list_ended_jobs
@@ -19,7 +19,7 @@ SELECT body FROM event WHERE job_id = :job_id AND fingerprint = :fingerprint AND
 ORDER BY seq DESC LIMIT :most
 
 -- name: list_latest
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND at > :since ORDER BY seq DESC LIMIT :most
 
 -- name: list_abandoned

@@ -1,8 +1,8 @@
 -- name: read_last_loop
 SELECT DISTINCT ON (job_id) review_id, tenant_id, job_id, kind, path, ordinal, question, detail, digest, state, decided_by, note,
-    requested_at, decided_at
+    requested_at, decided_at, digest_key
 FROM review WHERE job_id = ANY(:job_id) AND kind = 'loop' ORDER BY job_id, requested_at DESC, review_id DESC
 
 -- name: search_log
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND position(:text::bytea IN body) > 0 ORDER BY seq DESC LIMIT :most

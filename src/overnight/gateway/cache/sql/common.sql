@@ -13,20 +13,20 @@ DELETE FROM cache_entry WHERE tenant_id = :tenant_id AND key = :key
 -- name: look_up
 -- The answer is read where it was recorded, within the tenant; where it was erased, there is no answer.
 SELECT answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body, answer.content,
-    answer.tenant_id, answer.error_message
+    answer.tenant_id, answer.texts
 FROM cache_entry AS entry
 JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq AND answer.month = entry.month
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.expires_at > :now AND answer.tenant_id = :tenant_id
 
 -- name: look_up_older
 SELECT answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body, answer.content,
-    answer.tenant_id, answer.error_message
+    answer.tenant_id, answer.texts
 FROM cache_entry AS entry
 JOIN event AS answer ON answer.job_id = entry.job_id AND answer.seq = entry.seq AND answer.month = entry.month
 WHERE entry.tenant_id = :tenant_id AND entry.key = :key AND entry.kept_until > :now AND answer.tenant_id = :tenant_id
 
 -- name: read_answer
-SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, error_message FROM event
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND seq = :seq AND month = :month AND tenant_id = :tenant_id
 
 -- name: read_standing

@@ -14,7 +14,7 @@ VALUES (:tenant_id, :realm, :added_at, :job_id, :seq, :month, :expires_at, :numb
 -- name: find_nearest
 -- The inner limit bounds the search; the outer one leaves room for answers that were erased.
 SELECT near.distance, answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body,
-    answer.content, answer.tenant_id, answer.error_message
+    answer.content, answer.tenant_id, answer.texts
 FROM (
     SELECT job_id, seq, month, (vector::vector <=> :numbers::real[]::vector) AS distance FROM (
         SELECT job_id, seq, month, vector FROM semantic_entry

@@ -13,7 +13,7 @@ VALUES (:tenant_id, :realm, :added_at, :job_id, :seq, :month, :expires_at, :vect
 -- name: find_nearest
 -- The inner limit bounds the search; the outer one leaves room for answers that were erased.
 SELECT near.distance, answer.job_id, answer.seq, answer.at, answer.path, answer.ordinal, answer.fingerprint, answer.body,
-    answer.content, answer.tenant_id, answer.error_message
+    answer.content, answer.tenant_id, answer.texts
 FROM (
     SELECT job_id, seq, month, vec_distance_cosine(vector, :vector) AS distance FROM (
         SELECT job_id, seq, month, vector FROM semantic_entry

@@ -14,7 +14,7 @@ WHERE response.tenant_id = :tenant_id AND response.response_id = :response_id
 -- name: read_response
 SELECT job.agent_id, job.workflow, coalesce(job.external_id, job.name), response.job_id, called.body, answered.seq, answered.at, answered.path, answered.ordinal,
     answered.fingerprint, answered.body, answered.content, answered.tenant_id,
-    answered.error_message
+    answered.texts
 FROM response
 JOIN job ON job.job_id = response.job_id
 JOIN event AS called ON called.job_id = response.job_id AND called.seq = response.called_seq

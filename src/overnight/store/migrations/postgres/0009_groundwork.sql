@@ -23,9 +23,10 @@ CREATE TABLE feed_cursor (
     beat     BIGINT NOT NULL
 );
 
--- Content can be erased: the key of its `content_mac`, and the message of an error, stand beside it and go with it.
+-- Content can be erased: the key of its `content_mac`, and the free texts of the event (questions, notes, messages of errors; JSON
+-- by their places in the facts), stand beside it and go with it.
 ALTER TABLE event ADD COLUMN content_key BYTEA;
-ALTER TABLE event ADD COLUMN error_message BYTEA;
+ALTER TABLE event ADD COLUMN texts BYTEA;
 
 -- `source` says how an outcome is known: executed, confirmed or reported. `arguments_sha256` is the digest of what was asked.
 ALTER TABLE effect ADD COLUMN claim_digest BYTEA;
@@ -39,6 +40,8 @@ ALTER TABLE review ADD COLUMN expires_at BIGINT;
 ALTER TABLE review ADD COLUMN rule_digest TEXT;
 ALTER TABLE review ADD COLUMN effect_key TEXT;
 ALTER TABLE review ADD COLUMN answer BYTEA;
+-- The key of `digest`, an HMAC of the question and the detail; it is erased with them. Earlier reviews have a plain hash.
+ALTER TABLE review ADD COLUMN digest_key BYTEA;
 CREATE UNIQUE INDEX review_effect ON review (tenant_id, effect_key) WHERE state = 'open' AND effect_key IS NOT NULL;
 
 -- Globs of tool and job names that a key may use, as JSON; a key without a row may use all. Beside `virtual_key`, because processes
