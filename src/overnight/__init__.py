@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .jobs import effect as effect
     from .jobs import job as job
     from .jobs import now as now
+    from .jobs import prompt as prompt
     from .jobs import random as random
     from .jobs import sleep as sleep
     from .jobs import step as step
@@ -77,6 +78,7 @@ _HOMES = {
         "effect",
         "job",
         "now",
+        "prompt",
         "random",
         "sleep",
         "step",

@@ -72,7 +72,7 @@ async def taken_for_dead(sweeper: Served, owner: str) -> None:
 async def test_waking_gateway_keeps_its_new_calls(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 3600.0)
+    monkeypatch.setattr("overnight.gateway.housekeeping.SWEEP_EVERY_S", 3600.0)
     awake = RenewRegistration("asleep", "gateway", this_host(), os.getpid(), store.clock())
     async with held_provider() as (provider, upstream, routing):
         with open_store(store_url) as elsewhere:
@@ -166,7 +166,7 @@ def locked_rows(url: str) -> Iterator[None]:
 async def test_read_only_store_loses_no_live_call(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("overnight.gateway.housekeeping.SWEEP_EVERY_S", 0.05)
     is_file = store.dialect == "sqlite"
     lock: AbstractContextManager[Any] = held(HOLDS_DATABASE, store_url) if is_file else locked_rows(store_url)
     async with held_provider() as (provider, upstream, routing):

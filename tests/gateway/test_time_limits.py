@@ -89,7 +89,7 @@ async def test_a_stream_longer_than_its_deadline_is_settled_once(store: Store) -
 
 
 async def test_live_call_is_never_settled_as_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("overnight.gateway.housekeeping.SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr("overnight.gateway.orphaned_calls.UNSERVED_EVERY", 1)
     limit = "rate_limits: [{scope: target, concurrency: 1}]"
     async with house(store, paced(0.2, repeat=6), "default_ms: 400, queue_ms: 100", limit) as (served, _):

@@ -158,7 +158,7 @@ async def test_unnotified_job_is_woken_with_any_clock(
     store: Store, store_url: str, provider: SpawnedProvider, ahead_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The top-up is written by another host, which dies before it looks who waits. Its clock may be wrong."""
-    monkeypatch.setattr("overnight.gateway.gateway.WAKE_EVERY", 1)
+    monkeypatch.setattr("overnight.gateway.housekeeping.WAKE_EVERY", 1)
 
     def clock() -> int:
         return store.clock() + ahead_s * 1_000_000

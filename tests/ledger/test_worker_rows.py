@@ -45,7 +45,7 @@ def dead_pid() -> int:
 async def test_rows_of_dead_processes_are_deleted_after_a_day(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr("overnight.gateway.housekeeping.SWEEP_EVERY_S", 0.05)
     gone, here = dead_pid(), this_host()
     with open_store(store_url, clock=lambda: wall_clock_us() - DAY_US - 60_000_000) as then:
         for worker_id, host, pid in (

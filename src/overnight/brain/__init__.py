@@ -5,9 +5,17 @@ Never: writes to an existing brain, contains a secret, calls a provider, or acce
 """
 
 from overnight.brain.complexity import Complexity
-from overnight.brain.folder import Brain, check_brain, load_brain, load_routing, read_files, version_of
-from overnight.brain.problems import BrainError, Problem, nearest
-from overnight.brain.prompts import Prompt, read_prompt
+from overnight.brain.folder import (
+    Brain,
+    check_brain,
+    load_brain,
+    load_routing,
+    prompts_version_of,
+    read_files,
+    version_of,
+)
+from overnight.brain.problems import BrainError, Problem, did_you_mean, nearest
+from overnight.brain.prompts import Prompt, read_prompt, read_prompts
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
@@ -58,11 +66,14 @@ __all__ = [
     "UnknownModel",
     "When",
     "check_brain",
+    "did_you_mean",
     "load_brain",
     "load_routing",
     "nearest",
+    "prompts_version_of",
     "read_files",
     "read_prompt",
+    "read_prompts",
     "version_of",
     "write_starter",
 ]

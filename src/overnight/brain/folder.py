@@ -48,7 +48,7 @@ class Brain(msgspec.Struct, frozen=True):
     @property
     def prompts_version(self) -> str:
         """The content hash of `prompts/` only, which does not change with the routing."""
-        return version_of({path: body for path, body in self.files.items() if path.startswith("prompts/")})
+        return prompts_version_of(self.files)
 
     @property
     def has_routing(self) -> bool:
@@ -119,6 +119,11 @@ def version_of(files: Mapping[str, bytes]) -> str:
         digest.update(b"%d:%d:" % (len(name), len(content)) + name)
         digest.update(content)
     return digest.hexdigest()
+
+
+def prompts_version_of(files: Mapping[str, bytes]) -> str:
+    """The content hash of the files in `prompts/` only."""
+    return version_of({path: body for path, body in files.items() if path.startswith("prompts/")})
 
 
 def _missing(folder: Path) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from overnight.brain import Brain, Routing
-from overnight.budgets import Policy, wake_waiting_jobs
+from overnight.budgets import Policy
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
@@ -35,12 +34,10 @@ from overnight.wire_formats import (
 )
 from overnight.wire_formats.request import Request
 
-from .admission.abandoned_jobs import AbandonedJobs
 from .admission.admission_outcomes import CacheHit, Replayed
 from .admission.admission_queue import AdmissionQueue
 from .admission.cost_alerts import CostAlerts, UsageWarnings
 from .admission.due_settlements import Settlements
-from .admission.external_job_lifecycle import StartJob
 from .admission.in_flight import InFlightCalls
 from .admission.key_permissions import permitted_decision
 from .admission.loop_guard import LoopGuard
@@ -62,21 +59,17 @@ from .error_responses import (
     error_response,
     internal_error_response,
 )
+from .housekeeping import Housekeeping
 from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
 from .job_ancestry import JobAncestry
+from .job_starts import start_job
 from .live_settings import updated_services
 from .orphaned_calls import OrphanedCalls
+from .prompts_versions import PromptsVersions
 from .response_headers import answer_of, call_headers
 from .stored_responses import StoredResponses
 
 log = logging.getLogger("overnight.gateway")
-SWEEP_EVERY_S = 1.0
-COSTS_EVERY = 20
-"""Sweeps between two polls for the costs of finished jobs."""
-
-WAKE_EVERY = 5
-"""Sweeps between two searches for parked jobs that no process has woken after a top-up."""
-
 GRACE_S = 5.0
 """The time that streams have to end when the gateway closes."""
 
@@ -120,13 +113,13 @@ class Gateway:
         self.queue = AdmissionQueue(lambda: self.lost_calls.has_peers)
         self.settlements = Settlements(store, self._settled_late)
         self.lost_calls = OrphanedCalls(store, self.owner, self.settlements, self.queue.notify)
-        self.abandoned_jobs = AbandonedJobs(store)
         self._registration = Registration(store, self.owner, "gateway") if registers else None
         self.policy = Policy(routing.budgets, routing.rate_limits)
         self.cost_alerts = CostAlerts(store, routing.alarms)
         self.jobs = JobAncestry(self.ledger, brain_version)
         self.circuits = CircuitBreakers(store, routing.breakers)
         self.caches = Caches(store, self.ledger)
+        self.prompts = PromptsVersions(store, brain_version)
         self._prompts_version = prompts_version or brain_version or ""
         self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -144,7 +137,8 @@ class Gateway:
             await self.caches.vectors()
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
-        self.jobs.brain_version, self.keys.patience_s = brain.version, self._patience_s
+        self.jobs.brain_version = self.prompts.present = brain.version
+        self.keys.patience_s = self._patience_s
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room
@@ -193,7 +187,9 @@ class Gateway:
         if self._registration is not None:
             await self._registration.start()
         await self.circuits.start()
-        self._sweeper = self.services.loop.create_task(self._sweep())
+        hours = lambda: self.routing.limits.external_abandoned_hours  # noqa: E731
+        sweeps = Housekeeping(self.store, self.lost_calls, self.cost_alerts, hours)
+        self._sweeper = self.services.loop.create_task(sweeps.run())
         self._watcher = self.services.loop.create_task(self.lost_calls.watch())
         if self.routing.cache.semantic is not None:
             await self.caches.vectors()  # if they are missing, say so at once
@@ -274,8 +270,7 @@ class Gateway:
 
     async def start_job(self, who: Attribution) -> tuple[str, bool]:
         """Start the named external job, unless it exists. Returns its id, and whether it is new. Raises NotFound, Conflict."""
-        subject = await self.jobs.subject_of(who, None, self._store_deadline())
-        return await self.store.commit(StartJob(subject))
+        return await start_job(self.jobs, self.store, who, self._store_deadline())
 
     async def _answer(self, pipeline: CallPipeline, result: CallResult | None) -> HttpResponse:
         """The HTTP response of a call that has ended."""
@@ -370,21 +365,6 @@ class Gateway:
     def _settled_late(self) -> None:
         self.queue.notify()
         self.circuits.refresh_soon()
-
-    async def _sweep(self) -> None:
-        for turn in itertools.count():
-            await asyncio.sleep(SWEEP_EVERY_S)
-            try:
-                await self.lost_calls.sweep()
-                if turn % WAKE_EVERY == 0:
-                    await wake_waiting_jobs(self.store)
-                if turn % COSTS_EVERY == 0:
-                    await self.cost_alerts.poll()
-                await self.abandoned_jobs.sweep(self.routing.limits.external_abandoned_hours)
-            except StoreUnavailable as error:
-                log.warning("recovery of lost calls failed, will retry: %s", error)
-            except Exception:
-                log.exception("internal error in the recovery of lost calls, will retry")
 
     async def settle_lost(self, job: JobRow) -> int:
         """Settle the calls that older leases of this job left in flight as lost. Returns their number."""

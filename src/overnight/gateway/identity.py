@@ -39,6 +39,8 @@ class Subject(msgspec.Struct, frozen=True):
         is_auxiliary: whether the call serves another call of the job. A job for one call does not end with it.
         lineage: names and start times of jobs with children, where they are known.
         parent_job_id: the parent that the call names; required of a job that exists.
+        prompts_version: the version of the prompts that the call uses, if it is not the present one.
+        prompts: the prompts among its messages: name and brain version.
     """
 
     who: Attribution
@@ -55,6 +57,8 @@ class Subject(msgspec.Struct, frozen=True):
     is_auxiliary: bool = False
     lineage: Mapping[str, BudgetJob] = {}
     parent_job_id: str | None = None
+    prompts_version: str | None = None
+    prompts: tuple[tuple[str, str], ...] = ()
 
 
 def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:

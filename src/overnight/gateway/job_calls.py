@@ -42,6 +42,8 @@ class JobRequest(Protocol):
     def check(self) -> Callable[[], None] | None: ...
     @property
     def about(self) -> str | None: ...
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
 
 
 class JobCalls:
@@ -85,6 +87,8 @@ class JobCalls:
             attempt=job.attempt,
             place=Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch),
             lineage=gateway.jobs.lineage,
+            prompts_version=await gateway.prompts.version_in(job.brain_version),
+            prompts=tuple((name, job.brain_version or "") for name in request.prompts),
         )
         while True:
             pipeline = CallPipeline(gateway.services, new_context(subject, asked, decision, CHAT, check=request.check))

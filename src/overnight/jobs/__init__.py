@@ -24,6 +24,7 @@ from .effect_execution import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Decision, Operations
+from .prompts import prompt
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
@@ -70,6 +71,7 @@ __all__ = [
     "job",
     "load_job",
     "now",
+    "prompt",
     "random",
     "sleep",
     "step",

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from overnight.domain import Event, Fenced, Recorded, StoreUnavailable
 from overnight.ledger import Append, JobRow, Ledger
@@ -23,7 +23,7 @@ class BoundaryLog:
         self.store, self.job, self.history, self.lease = store, job, history, lease
         self.ledger = Ledger(store)
         self._state = state
-        self._diverged = False
+        self._is_leaving = False
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,15 +114,27 @@ class BoundaryLog:
 
     async def diverge(self, difference: dict[str, Any], *, hold: bool = True) -> None:
         """Park the job with the first difference between its code and its history. With `hold`, never return."""
-        if self._diverged:
-            await asyncio.get_running_loop().create_future()
-        self._diverged = True
         event = Event("diverged", attempt=self.job.attempt, name=difference.get("boundary"), detail=difference)
         event.decision = {"why": difference.get("why")}
-        wait: dict[str, Any] = {"for": "divergence", **difference}
-        await self.commit(Park(self.job.job_id, self.job.lease_epoch, [wait], [event]))
-        self._state.evict()
+        await self._park_and_leave({"for": "divergence", **difference}, [event])
         if hold:
+            await self._hold()
+
+    async def quarantine(self, why: str) -> NoReturn:
+        """Park the job until a person has repaired what it lacks. Never returns."""
+        await self._park_and_leave({"for": "quarantine", "why": why}, [])
+        await self._hold()
+
+    async def _park_and_leave(self, wait: dict[str, Any], events: list[Event]) -> None:
+        """Park the job for a person, once: further branches with a reason to park wait for their eviction."""
+        if self._is_leaving:
+            await self._hold()
+        self._is_leaving = True
+        await self.commit(Park(self.job.job_id, self.job.lease_epoch, [wait], events))
+        self._state.evict()
+
+    async def _hold(self) -> NoReturn:
+        while True:
             await asyncio.get_running_loop().create_future()
 
     # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────

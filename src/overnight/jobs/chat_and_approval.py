@@ -92,6 +92,7 @@ async def chat(
             fingerprint=digest,
             check=execution.log.check_lease,
             about=scope.about,
+            prompts=execution.rendered_prompts.names_in(conversation),
         )
         return await _call_model(execution, scope, position, request)
 

@@ -27,6 +27,7 @@ from .replay.retained_answers import RetainedAnswers
 from .replay.unhandled_failures import UnhandledFailures
 from .run_state import JobEvicted, RunState
 from .services import Services
+from .stored_prompts import RenderedPrompts
 from .task_registry import TaskRegistry
 
 
@@ -67,6 +68,7 @@ class Execution:
         self.recovery = Recovery(self.log, self.scheduler, self.tasks, self.state)
         self.retained = RetainedAnswers(self.log, self.scheduler, self.background)
         self.failures = UnhandledFailures()
+        self.rendered_prompts = RenderedPrompts()
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ from overnight.domain import Recorded, StoreUnavailable
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
 
+from .stored_prompts import StoredPrompts
 from .tool_call_limits import ToolLimits
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     check: Callable[[], None] | None = None
     """The last statement before the request is sent; raises if the job's lease may have run out."""
     about: str | None = None
+    prompts: tuple[str, ...] = ()
+    """The names of the prompts among its messages."""
 
 
 class ModelPort(Protocol):
@@ -66,6 +69,7 @@ class Services:
         self, store: Store, model: ModelPort, owner: str, policy: Policy | None, notify: Callable[[], None]
     ) -> None:
         self.store, self.model, self.owner, self.notify = store, model, owner, notify
+        self.prompts = StoredPrompts(store)
         self.tool_limits = ToolLimits(policy, Ledger(store))
         self.problems: dict[str, str] = {}
 

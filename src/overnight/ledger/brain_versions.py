@@ -1,6 +1,6 @@
 """The files of brain versions: written once, before the first job that names the version, and read by any process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -54,7 +54,7 @@ class KeepBrain(msgspec.Struct):
         return []
 
     def decide(self, unit: Unit) -> None:
-        if not unit.query(SQL["read_brain_version"], {"version": self.version}):
+        if not _is_complete(unit.query(SQL["read_brain_version"], {"version": self.version})):
             for path, body in self.files.items():
                 unit.append(SQL["insert_brain_file"], _File(self.version, path, body))
         active = unit.query(SQL["read_active_version"], {})
@@ -71,6 +71,11 @@ class KeepBrain(msgspec.Struct):
             write_audit(unit, action, self.version, tenant_id="", actor=actor, before=before, after=after)
 
 
+def _is_complete(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether `read_brain_version` found a version with all of its files."""
+    return bool(rows) and rows[0][1] == rows[0][2]
+
+
 class _Activation(msgspec.Struct, frozen=True):
     version: str
     files: int
@@ -84,8 +89,8 @@ async def read_reload(store: Store) -> ReloadRequest | None:
 
 
 async def read_brain_files(store: Store, version: str) -> dict[str, bytes]:
-    """The files of a stored version by path. Raises NotFound."""
-    if not await store.read(SQL["read_brain_version"], {"version": version}):
+    """The files of a stored version by path. Raises NotFound, also if some of them are gone."""
+    if not _is_complete(await store.read(SQL["read_brain_version"], {"version": version})):
         raise NotFound(f"brain version {version[:80]}. `overnight brain history` lists the versions of this ledger")
     return {path: bytes(body) for path, body in await store.read(SQL["read_brain_files"], {"version": version})}
 

@@ -89,6 +89,8 @@ def reservation_of(
     called.decision = decision_facts(decision)
     called.detail = {"requested_model": decision.requested_model, "try": number}
     called.detail |= caller_facts(who, request.format)
+    if prompts := context.subject.prompts:
+        called.detail["prompts"] = [{"name": name, "version": version} for name, version in prompts]
     if tokens < (request.cap or 0):
         called.detail["asked_max_output_tokens"] = request.cap
         called.detail["capped_by"] = "route" if tokens == decision.output_cap else "model"

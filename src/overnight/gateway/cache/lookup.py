@@ -142,7 +142,8 @@ class LookupServices(msgspec.Struct, frozen=True, kw_only=True):
         caches: the caches.
         known_content: content that need not be written again.
         embed: computes the vector of a question.
-        prompts_version: the version of the prompts. Each version has its own semantic entries.
+        prompts_version: the present version of the prompts. Each version has its own semantic entries; a call of job code uses
+            those of the version with which its job began.
     """
 
     caches: Caches
@@ -288,9 +289,8 @@ class CacheLookup:
             self._trouble = embedded.why
             return None
         model = f"{semantic.model}/{len(embedded.numbers)}"
-        realm = semantic_realm(
-            self._caller, context.decision.route, self._model, context.request, services.prompts_version, model
-        )
+        prompts = context.subject.prompts_version or services.prompts_version
+        realm = semantic_realm(self._caller, context.decision.route, self._model, context.request, prompts, model)
         self._vector = _Vector(semantic, realm, embedded.numbers)
         store, until = self._caches.store, self._deadlines.store_deadline()
         with self._deadlines.asking_store():

@@ -41,7 +41,9 @@ async def embed(
         until: the deadline of the call, a time of the loop.
     """
     who = msgspec.structs.replace(subject.who, task_id=None)
-    auxiliary = msgspec.structs.replace(subject, who=who, label=LABEL, place=None, fingerprint=None, is_auxiliary=True)
+    auxiliary = msgspec.structs.replace(
+        subject, who=who, label=LABEL, place=None, fingerprint=None, is_auxiliary=True, prompts=()
+    )
     try:
         request = CODEC.read(_encode({"model": model, "input": text, "encoding_format": "float"}))
         decision = decide(CallFacts(model=model, agent=who.agent_id, format=CODEC.name))

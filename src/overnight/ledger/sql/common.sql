@@ -169,7 +169,8 @@ UPDATE brain_version SET reload = (SELECT coalesce(max(reload), 0) + 1 FROM brai
 SELECT version, reload FROM brain_version WHERE reload IS NOT NULL ORDER BY reload DESC LIMIT 1
 
 -- name: read_brain_version
-SELECT version FROM brain_version WHERE version = :version
+SELECT version, files, (SELECT count(*) FROM brain_file WHERE brain_file.version = brain_version.version) AS stored
+FROM brain_version WHERE version = :version
 
 -- name: read_active_version
 SELECT version FROM brain_version ORDER BY activated_at DESC, version LIMIT 1
