@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
-    from overnight.keys import Masters
+    from overnight.keys import MasterKeys
     from overnight.ledger import JobRow, Ledger, ReloadRequest
     from overnight.reviews import ReviewRow
     from overnight.store import Store
@@ -83,12 +83,12 @@ def take_secrets(brain: "Brain") -> dict[str, str]:
     return secrets
 
 
-def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "Masters":
+def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "MasterKeys":
     """OVERNIGHT_MASTER_KEY, else the file in the home, which is created on first use if the ledger is a file."""
-    from overnight.keys import Masters
+    from overnight.keys import MasterKeys
 
     given = secrets.get(MASTER_KEY) or None
-    return Masters(given, settings.home, makes_file=settings.ledger_file is not None)
+    return MasterKeys(given, settings.home, makes_file=settings.ledger_file is not None)
 
 
 class Operating:

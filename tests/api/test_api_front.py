@@ -18,7 +18,7 @@ from overnight.api.routes import CALLS, ROUTES
 from overnight.brain import Brain
 from overnight.domain import SCOPES, expand_scopes
 from overnight.gateway import Gateway, PriceBook
-from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.keys import Keyring, Keys, MasterKeys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
@@ -47,7 +47,7 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    brain, masters = Brain.from_files({}), Masters("11" * 32)
+    brain, masters = Brain.from_files({}), MasterKeys("11" * 32)
     with open_store(str(tmp_path / "ledger.db")) as store:
         keyring = Keyring(store, masters)
         offline = "http://127.0.0.1:9/v1"

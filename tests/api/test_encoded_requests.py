@@ -16,7 +16,7 @@ from asgi_calls import asgi_call
 from overnight.api import Application, application
 from overnight.brain import Brain
 from overnight.gateway import Gateway, PriceBook
-from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.keys import Keyring, Keys, MasterKeys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import open_store
 from overnight.testing import SpawnedProvider
@@ -68,7 +68,7 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path, provider: SpawnedProvider) -> AsyncIterator[House]:
-    brain, masters = Brain.from_files({}), Masters("11" * 32)
+    brain, masters = Brain.from_files({}), MasterKeys("11" * 32)
     with open_store(str(tmp_path / "ledger.db")) as store:
         gateway = Gateway(
             store, brain.routing, PriceBook(), offline_base_url=provider.base_url, keys=Keyring(store, masters)

@@ -21,7 +21,7 @@ from overnight.api import Application, application
 from overnight.api.routes import COUNT_TOKENS, ROUTES
 from overnight.brain import Brain
 from overnight.gateway import Gateway, PriceBook
-from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.keys import Keyring, Keys, MasterKeys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import open_store
 from overnight.testing import SpawnedProvider
@@ -132,7 +132,7 @@ async def house(
     folder: Path, provider: SpawnedProvider, names: Sequence[str]
 ) -> AsyncIterator[tuple[Application, list[Tenant]]]:
     """An application that other machines could reach, and its tenants."""
-    brain, masters = Brain.from_files({"routing.yaml": ROUTING}), Masters("11" * 32)
+    brain, masters = Brain.from_files({"routing.yaml": ROUTING}), MasterKeys("11" * 32)
     with open_store(str(folder / "ledger.db")) as store:
         gateway = Gateway(
             store,

@@ -9,7 +9,7 @@ import pytest
 
 from overnight.gateway import JobCalls
 from overnight.jobs import Worker
-from overnight.keys import Keyring, Keys, Masters, NewKey
+from overnight.keys import Keyring, Keys, MasterKeys, NewKey
 from overnight.ledger import Ledger
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
@@ -40,7 +40,7 @@ retries: {{max_attempts: 1}}
 
 @pytest.fixture
 async def served(store: Store, provider: SpawnedProvider, upstream: RecordingProvider) -> AsyncIterator[Served]:
-    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, MasterKeys(MASTER))}
     async with serving(store, provider, routing(upstream), **options) as running:
         yield running
 
@@ -54,7 +54,7 @@ async def shown(served: Served, upstream: RecordingProvider, tenant: str) -> str
 async def test_tenant_key_replaces_the_default_key_for_its_calls(
     served: Served, upstream: RecordingProvider, store: Store
 ) -> None:
-    keys = Keys(store, Masters(MASTER))
+    keys = Keys(store, MasterKeys(MASTER))
     assert await shown(served, upstream, "acme") == f"Bearer {HOUSE}"
     await keys.set_provider_key("acme", "house", OWN, "ann")
     await asyncio.sleep(2.0)
@@ -71,7 +71,7 @@ async def test_tenant_key_replaces_the_default_key_for_its_calls(
 async def test_unreadable_tenant_key_has_no_replacement(
     served: Served, upstream: RecordingProvider, store: Store
 ) -> None:
-    await Keys(store, Masters("22" * 32)).set_provider_key("acme", "house", OWN, "ann")
+    await Keys(store, MasterKeys("22" * 32)).set_provider_key("acme", "house", OWN, "ann")
     served.gateway.keys.expire()
     answer = await served.ask(headers={"x-tenant-id": "acme"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_target")
@@ -87,7 +87,7 @@ async def test_job_code_uses_its_tenants_key(served: Served, upstream: Recording
     async def asks() -> str:
         return (await overnight.chat("hello")).text
 
-    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    await Keys(store, MasterKeys(MASTER)).set_provider_key("acme", "house", OWN, "ann")
     job = await Operations(store).create(asks, (), {}, tenant_id="acme")
     worker = Worker(store, JobCalls(served.gateway), root=job.job_id)
     await worker.start()
@@ -103,8 +103,8 @@ async def test_job_code_uses_its_tenants_key(served: Served, upstream: Recording
 async def test_provider_receives_its_own_auth_headers(
     store: Store, provider: SpawnedProvider, upstream: RecordingProvider
 ) -> None:
-    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
-    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    await Keys(store, MasterKeys(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, MasterKeys(MASTER))}
     async with serving(store, provider, routing(upstream, "anthropic"), **options) as served:
         await served.ask(headers={"x-tenant-id": "acme"})
     assert upstream.seen[-1]["x-api-key"] == OWN
@@ -115,9 +115,11 @@ async def test_provider_receives_its_own_auth_headers(
 async def test_tenant_key_applies_unless_offline_is_requested(
     store: Store, provider: SpawnedProvider, upstream: RecordingProvider, asked_for: bool, expected: str
 ) -> None:
-    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    await Keys(store, MasterKeys(MASTER)).set_provider_key("acme", "house", OWN, "ann")
     options = {"offline_base_url": provider.base_url, "offline_was_asked_for": asked_for}
-    async with serving(store, provider, routing(upstream), keys=Keyring(store, Masters(MASTER)), **options) as served:
+    async with serving(
+        store, provider, routing(upstream), keys=Keyring(store, MasterKeys(MASTER)), **options
+    ) as served:
         for tenant in ("acme", "other"):
             await served.ask(headers={"x-tenant-id": tenant, "x-job-id": "j"})
         assert (await served.events("j", "acme"))[-1].facts.provider == expected
@@ -131,7 +133,7 @@ async def test_echoed_tenant_key_is_redacted(
     served: Served, upstream: RecordingProvider, store: Store, status: int, stream: bool
 ) -> None:
     upstream.refusing, upstream.streaming = status, stream and status == 200
-    await Keys(store, Masters(MASTER)).set_provider_key("acme", "house", OWN, "ann")
+    await Keys(store, MasterKeys(MASTER)).set_provider_key("acme", "house", OWN, "ann")
     answer = await served.ask(headers={"x-tenant-id": "acme", "x-job-id": "j"}, stream=stream)
     failed = (await served.events("j", "acme"))[-1].facts
     assert upstream.seen[-1]["authorization"] == f"Bearer {OWN}"
@@ -154,7 +156,7 @@ async def test_no_secret_is_stored_logged_or_returned(
     admin_row, admin = await Keys(store).create(
         "acme", NewKey(name="root", scopes=("call", "read", "operate", "admin")), "a"
     )
-    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, Masters(MASTER))}
+    options = {"environment": {"HOUSE_KEY": HOUSE}, "keys": Keyring(store, MasterKeys(MASTER))}
     said: list[str] = []
     async with serving(store, provider, routing(upstream), hosts=None, **options) as served:
         headers = {"authorization": f"Bearer {admin}"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.http_server.connection import MAX_PIPELINED, MOST_HEAD_BYTES
+from overnight.http_server.connection import MAX_HEAD_BYTES, MAX_PIPELINED
 from raw_http import POST, Client, answer, body_of, echo, served
 
 CHUNKED = b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -135,17 +135,17 @@ async def test_framing_bytes_are_bounded(name: str) -> None:
             assert await client.answer() == (200, b"GET /x ")
         refusal = asyncio.create_task(client.answer())
         sent = 0
-        while not refusal.done() and sent < 4 * MOST_HEAD_BYTES:
+        while not refusal.done() and sent < 4 * MAX_HEAD_BYTES:
             client.say(more)
             sent += len(more)
             await asyncio.sleep(0.001)
-        assert sent < 2 * MOST_HEAD_BYTES
+        assert sent < 2 * MAX_HEAD_BYTES
         assert (await refusal)[0] == 431
         assert await client.rest() == b""
 
 
 async def test_chunk_framing_does_not_count_as_body(client: Client) -> None:
-    size = 8 * MOST_HEAD_BYTES
+    size = 8 * MAX_HEAD_BYTES
     client.say(CHUNKED + b"2\r\nab\r\n" * (size // 2) + b"0\r\n\r\n")
     assert await client.answer() == (200, b"POST /x " + b"ab" * (size // 2))
 
@@ -214,9 +214,9 @@ SLOW = {
 
 @pytest.mark.parametrize("name", SLOW)
 async def test_slow_bodies_time_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
     start, drip = SLOW[name]
-    async with served(echo, head_s=0.1, body_window_s=0.1) as (_, connect):
+    async with served(echo, head_timeout_s=0.1, body_window_s=0.1) as (_, connect):
         client = await connect()
         client.say(start)
         if name == "second head":
@@ -236,13 +236,13 @@ async def test_slow_bodies_time_out(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_paused_reading_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)
         await answer(send, b"%d" % len(await body_of(receive)))
 
-    async with served(late, silence_s=0.1, body_window_s=0.1) as (_, connect):
+    async with served(late, idle_timeout_s=0.1, body_window_s=0.1) as (_, connect):
         for expects in (b"", b"expect: 100-continue\r\n"):
             client = await connect()
             client.say(b"POST /x HTTP/1.1\r\nhost: x\r\n" + expects + b"content-length: 1000000\r\n\r\n")

@@ -8,7 +8,7 @@ import pytest
 
 from api_keys import key_for
 from overnight.api import ConnectionLimits
-from overnight.http_server.connection_limits import MAX_REFUSALS, holder_of
+from overnight.http_server.connection_limits import MAX_REFUSALS, network_of
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from raw_http import Client, answer, echo, served
@@ -65,7 +65,7 @@ async def test_connection_flood_is_closed_without_response() -> None:
     ],
 )
 def test_client_address_is_derived_from_trusted_proxies(address: str, holder: str) -> None:
-    assert holder_of(address) == holder
+    assert network_of(address) == holder
 
 
 async def half(gateway: Served, headers: dict[str, str], size: int, path: str = "/v1/chat/completions") -> Client:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overnight.http_server.connection import LINGER_S, MOST_HEAD_BYTES, MOST_UNREAD_BYTES
+from overnight.http_server.connection import LINGER_S, MAX_HEAD_BYTES, MAX_UNREAD_BYTES
 from raw_http import POST, Client, answer, body_of, echo, served
 
 
@@ -131,7 +131,7 @@ async def test_response_of_unknown_length_is_chunked(version: bytes) -> None:
         (b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", 400),
         (b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\nab", 400),
         (b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n", 405),
-        (b"GET /x HTTP/1.1\r\nlong: " + b"x" * (MOST_HEAD_BYTES + 1), 431),
+        (b"GET /x HTTP/1.1\r\nlong: " + b"x" * (MAX_HEAD_BYTES + 1), 431),
         (b"GET /x HTTP/1.1\r\n" + b"a: b\r\n" * 300 + b"\r\n", 431),
     ],
 )
@@ -219,7 +219,7 @@ async def test_early_rejection_can_be_read() -> None:
 
 @pytest.mark.parametrize("said", [b"", b"GET /x HT", b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf"])
 async def test_silent_client_times_out(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
     left = asyncio.Event()
 
     async def reader(scope: Any, receive: Any, send: Any) -> None:
@@ -228,7 +228,7 @@ async def test_silent_client_times_out(said: bytes, monkeypatch: pytest.MonkeyPa
         except ConnectionError:
             left.set()
 
-    async with served(reader, silence_s=0.05) as (_, connect):
+    async with served(reader, idle_timeout_s=0.05) as (_, connect):
         client = await connect()
         client.say(said)
         assert await client.rest() == b""
@@ -238,13 +238,13 @@ async def test_silent_client_times_out(said: bytes, monkeypatch: pytest.MonkeyPa
 
 
 async def test_server_work_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overnight.http_server.server.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)
         await answer(send, b"late")
 
-    async with served(slow, silence_s=0.05) as (_, connect):
+    async with served(slow, idle_timeout_s=0.05) as (_, connect):
         client = await connect()
         client.say(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
         assert await client.answer() == (200, b"late")
@@ -271,7 +271,7 @@ async def test_unread_body_is_paused() -> None:
         await asyncio.sleep(0.2)
         read.set()
         assert await client.answer() == (200, b"%d" % size)
-        assert max(seen) < MOST_UNREAD_BYTES + 512 * 1024, "more than a bound and a read were kept"
+        assert max(seen) < MAX_UNREAD_BYTES + 512 * 1024, "more than a bound and a read were kept"
 
 
 async def test_slow_client_pauses_the_response() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from api_keys import key_for
 from cli_runs import run
-from overnight.keys import Allowance, Keys, Masters, NewKey, Rotation
+from overnight.keys import Allowance, Keys, MasterKeys, NewKey, Rotation
 from overnight.ledger import list_audit
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
@@ -23,7 +23,7 @@ async def entries(store: Store, tenant_id: str = "acme") -> list[dict[str, Any]]
 
 
 async def test_changes_of_keys_are_audited(store: Store) -> None:
-    keys = Keys(store, Masters(MASTER))
+    keys = Keys(store, MasterKeys(MASTER))
     row, first = await keys.create("acme", NewKey(name="k", jobs=("n/*",)), "ann", "key_caller")
     _, second = await keys.rotate("k", "acme", Rotation(), "bea")
     await keys.allow("k", "acme", Allowance(tools=("refund*",)), "ann")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.domain import BadInput, Conflict, NotFound, StoreUnavailable
-from overnight.keys import Keyring, Keys, Masters, NewKey, Rotation, public_key
+from overnight.keys import Keyring, Keys, MasterKeys, NewKey, Rotation, public_key
 from overnight.store import Store, open_store
 from overnight.store.store import wall_clock_us
 from store_content import everything_in
@@ -41,12 +41,12 @@ def store(store_url: str, clock: Clock) -> Iterator[Store]:
 
 @pytest.fixture
 def keys(store: Store) -> Keys:
-    return Keys(store, Masters(MASTER))
+    return Keys(store, MasterKeys(MASTER))
 
 
 @pytest.fixture
 def ring(store: Store) -> Keyring:
-    return Keyring(store, Masters(MASTER))
+    return Keyring(store, MasterKeys(MASTER))
 
 
 async def opens(ring: Keyring, secret: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overnight.domain import BadInput, NotFound
-from overnight.keys import Keyring, Keys, Masters, SealedShut
+from overnight.keys import DecryptionFailed, Keyring, Keys, MasterKeys
 from overnight.store import Store
 
 MASTER, OLD_MASTER = "11" * 32, "22" * 32
@@ -17,12 +17,12 @@ MASTER, OLD_MASTER = "11" * 32, "22" * 32
 
 @pytest.fixture
 def keys(store: Store) -> Keys:
-    return Keys(store, Masters(MASTER))
+    return Keys(store, MasterKeys(MASTER))
 
 
 @pytest.fixture
 def ring(store: Store) -> Keyring:
-    return Keyring(store, Masters(MASTER))
+    return Keyring(store, MasterKeys(MASTER))
 
 
 async def test_provider_key_is_bound_to_tenant_and_provider(keys: Keys, ring: Keyring) -> None:
@@ -57,28 +57,28 @@ async def test_key_invalid_in_a_header_is_rejected(keys: Keys, secret: str) -> N
 async def test_sealed_key_requires_its_tenant_and_master(keys: Keys, store: Store) -> None:
     row = await keys.set_provider_key("acme", "openai", "sk-1", "ann")
     assert row.sealed is not None
-    masters = Masters(MASTER)
-    assert masters.open(row.master_id, row.sealed, ("acme", "openai")) == "sk-1"
+    masters = MasterKeys(MASTER)
+    assert masters.decrypt(row.master_id, row.sealed, ("acme", "openai")) == "sk-1"
     for tenant, provider, sealed in (
         ("other", "openai", row.sealed),
         ("acme", "mistral", row.sealed),
         ("acme", "openai", row.sealed[:-1] + bytes([row.sealed[-1] ^ 1])),
     ):
-        with pytest.raises(SealedShut, match="altered"):
-            masters.open(row.master_id, sealed, (tenant, provider))
-    stranger = Keyring(store, Masters(OLD_MASTER))
+        with pytest.raises(DecryptionFailed, match="altered"):
+            masters.decrypt(row.master_id, sealed, (tenant, provider))
+    stranger = Keyring(store, MasterKeys(OLD_MASTER))
     await stranger.refresh()
-    with pytest.raises(SealedShut, match=row.master_id):
+    with pytest.raises(DecryptionFailed, match=row.master_id):
         stranger.provider_key("acme", "openai")
 
 
 async def test_environment_master_keys_rotate_by_order(store: Store) -> None:
-    await Keys(store, Masters(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
-    both = Masters(f"{MASTER},{OLD_MASTER}")
+    await Keys(store, MasterKeys(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
+    both = MasterKeys(f"{MASTER},{OLD_MASTER}")
     master_id, count = await Keys(store, both).rotate_master("ann")
-    assert (master_id, count) == (Masters(MASTER).first().master_id, 1)
+    assert (master_id, count) == (MasterKeys(MASTER).first().master_id, 1)
     assert (await Keys(store, both).rotate_master("ann"))[1] == 0
-    ring = Keyring(store, Masters(MASTER))
+    ring = Keyring(store, MasterKeys(MASTER))
     await ring.refresh()
     assert ring.provider_key("acme", "openai") == "sk-1"
 
@@ -86,13 +86,13 @@ async def test_environment_master_keys_rotate_by_order(store: Store) -> None:
 async def test_home_master_key_is_created_once_and_rotated(store: Store, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: Masters(None, home, makes_file=True).first().key, range(8)))
+        made = list(pool.map(lambda _: MasterKeys(None, home, makes_file=True).first().key, range(8)))
     assert len(set(made)) == 1
     file = home / "master.key"
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     assert [path.name for path in home.iterdir()] == ["master.key"]
 
-    keys, ring = Keys(store, Masters(None, home)), Keyring(store, Masters(None, home))
+    keys, ring = Keys(store, MasterKeys(None, home)), Keyring(store, MasterKeys(None, home))
     await keys.set_provider_key("acme", "openai", "sk-1", "ann")
     for _ in range(3):
         await keys.rotate_master("ann")
@@ -103,17 +103,17 @@ async def test_home_master_key_is_created_once_and_rotated(store: Store, tmp_pat
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     file.chmod(0o644)
     with pytest.raises(BadInput, match="chmod 600"):
-        Masters(None, home)
+        MasterKeys(None, home)
 
 
 @pytest.mark.parametrize("given", ["short", "zz" * 32, "A" * 43 + "!", "=" * 44, f"{MASTER},x"])
 def test_invalid_master_key_is_rejected_and_not_quoted(given: str) -> None:
     with pytest.raises(BadInput, match="openssl") as refused:
-        Masters(given)
+        MasterKeys(given)
     assert given not in str(refused.value)
 
 
 async def test_without_a_master_key_nothing_is_sealed(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="OVERNIGHT_MASTER_KEY"):
-        await Keys(store, Masters(None, tmp_path)).set_provider_key("acme", "openai", "sk-1", "ann")
+        await Keys(store, MasterKeys(None, tmp_path)).set_provider_key("acme", "openai", "sk-1", "ann")
     assert list(tmp_path.glob("master*")) == []

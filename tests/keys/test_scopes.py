@@ -71,7 +71,7 @@ async def test_stored_scopes_of_an_earlier_version_are_expanded(keys: Keys, stor
 
 
 async def test_agent_key_cannot_have_reviews_decide(keys: Keys) -> None:
-    with pytest.raises(BadInput, match="decides no reviews"):
+    with pytest.raises(BadInput, match="cannot decide reviews"):
         await keys.create("acme", NewKey(name="k", scopes=("reviews.decide",), agent_id="bot"), "ann")
 
 

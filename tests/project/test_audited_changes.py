@@ -14,7 +14,7 @@ from api_keys import key_for
 from overnight.api.routes import ROUTES
 from overnight.cli.program import program
 from overnight.gateway import list_circuits
-from overnight.keys import Keyring, Masters
+from overnight.keys import Keyring, MasterKeys
 from overnight.ledger import list_audit
 from overnight.store import open_store
 from overnight.testing import SpawnedProvider
@@ -126,7 +126,7 @@ async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider
     routing.write_text(routed(PRICES))
     (tmp_path / "ends.py").write_text(JOB)
     with open_store(url) as store:
-        keys = Keyring(store, Masters(MASTER))
+        keys = Keyring(store, MasterKeys(MASTER))
         async with serving(store, provider, routed(PRICES), hosts=None, keys=keys) as served:
             headers = await key_for(served, name="admin", scopes=("calls", "keys.admin", "instance.admin"))
             walk = Walk(served, f"sqlite:///{url}", tmp_path, headers)

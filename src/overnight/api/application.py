@@ -125,7 +125,7 @@ class Application:
             key = await self._authenticator.authenticate(headers, "calls", scope)
             self._count(scope, key)
             direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
-            return await self._calls.call(form, headers, receive, key, direct.has_left if direct else None)
+            return await self._calls.call(form, headers, receive, key, direct.detect_disconnect if direct else None)
         return await self._answer_other(scope, receive, send)
 
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> HttpResponse | None:

@@ -47,7 +47,7 @@ class Authenticator:
     async def authenticate(self, headers: Headers, scope: Scope, asked: AsgiScope) -> VirtualKey | None:
         """The key of the request `asked`; None if it requires none. Raises Unauthenticated, Forbidden, StoreUnavailable."""
         keyring = self._keyring
-        if keyring.aged:
+        if keyring.is_aged:
             await keyring.refresh()
         token = token_of(headers)
         if token is None:

@@ -138,7 +138,7 @@ async def send_answer(scope: Scope, send: Send, answer: HttpResponse) -> None:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         direct: Direct | None = scope.get("extensions", {}).get(DIRECT) if isinstance(pieces, BroadcastBuffer) else None
         if isinstance(pieces, BroadcastBuffer) and direct is not None:
-            await pieces.flow(direct.write, direct.caught_up)
+            await pieces.flow(direct.write, direct.drain)
         elif pieces is not None:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

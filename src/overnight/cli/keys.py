@@ -12,7 +12,7 @@ import typer
 
 from overnight.app import load_settings_brain
 from overnight.domain import SCOPES
-from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, known_provider, public_key, public_provider_key
+from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, check_provider, public_key, public_provider_key
 from overnight.settings import Settings
 from overnight.store import Store
 
@@ -130,7 +130,7 @@ def create(
     )
 
     async def work(keys: Keys, store: Store, settings: Settings) -> tuple[KeyRow, str, int, bool]:
-        first = not await keys.list(most=1)
+        first = not await keys.list(limit=1)
         row, secret = await keys.create(tenant_of(tenant, settings), new, operator(by))
         return row, secret, store.clock(), first
 
@@ -323,7 +323,7 @@ def set_provider(
 
     async def work(keys: Keys, _: Any, settings: Settings) -> dict[str, Any]:
 
-        known_provider(name, [each.name for each in load_settings_brain(settings).routing.providers])
+        check_provider(name, [each.name for each in load_settings_brain(settings).routing.providers])
         secret = _secret(name, from_env)
         return public_provider_key(await keys.set_provider_key(tenant_of(tenant, settings), name, secret, operator(by)))
 

@@ -104,7 +104,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
-        self.keys.patience_s = self._patience_s
+        self.keys.read_timeout_s = self._patience_s
         self._offline = (offline_base_url, offline_was_asked_for)
         self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
@@ -138,7 +138,7 @@ class Gateway:
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
         self.jobs.brain_version = self.prompts.present = brain.version
-        self.keys.patience_s = self._patience_s
+        self.keys.read_timeout_s = self._patience_s
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room

@@ -74,7 +74,7 @@ class JobCalls:
             workflow=job.workflow,
             about=request.about,
         )
-        if gateway.keys.aged:
+        if gateway.keys.is_aged:
             await gateway.keys.refresh()  # the tenant's own keys of providers
         decision = gateway.decide(routing_facts(who, asked))
         subject = Subject(

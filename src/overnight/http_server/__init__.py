@@ -1,7 +1,7 @@
-"""What: a small HTTP/1.1 server for ASGI applications: framing, limits of connections and heads, streams without extra turns.
+"""What: a small HTTP/1.1 server for ASGI applications: framing, limits on clients, streaming without extra turns of the loop.
 Owns: the connections of its clients.
 Depends on: httptools.
-Never: knows what the application serves.
+Never: knows the purpose of the application.
 """
 
 from .asgi import DIRECT, Direct, Headers, Message, Receive, Scope, Send

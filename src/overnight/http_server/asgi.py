@@ -11,15 +11,17 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Direct(Protocol):
-    """Writes a stream without a turn of the event loop for each piece."""
+    """Writes a streamed response body without a turn of the event loop per chunk."""
 
     def write(self, piece: bytes) -> bool:
-        """Write one piece of the response body. Return False when the client is behind: await `caught_up` then."""
+        """Write one chunk of the response body. Return False if the write buffer is full: await `drain` then."""
         ...
 
-    async def caught_up(self) -> None: ...
+    async def drain(self) -> None:
+        """Wait until the write buffer has room or the client has disconnected."""
+        ...
 
-    def has_left(self) -> bool:
+    def detect_disconnect(self) -> bool:
         """Return whether the client has closed its connection."""
         ...
 

@@ -1,4 +1,4 @@
-"""The two ends of a connection, as the scope of each of its requests names them."""
+"""The addresses of a connection for the ASGI scope of its requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .forwarded import FORWARDED, TrustedProxies
 
 
 class Endpoints:
-    """`client` is who connected; a Unix socket has none, and a path instead of an address."""
+    """Client and server address of one connection. A Unix socket has no client, and its path as the server address."""
 
     def __init__(self, transport: asyncio.Transport, proxies: TrustedProxies, root_path: str) -> None:
         peer: Any = transport.get_extra_info("peername")
@@ -23,8 +23,8 @@ class Endpoints:
         self._is_proxy = proxies.trusts(self.client[0] if self.client else "")
 
     def add_to(self, scope: dict[str, Any], headers: Headers) -> None:
-        """Set `client`, `server`, `scheme` and `root_path`. In ASGI a path begins with the root path, which a proxy may have
-        removed."""
+        """Set `client`, `server`, `scheme` and `root_path`. An ASGI path includes the root path, so it is added if a proxy
+        removed it."""
         scope["client"], scope["server"] = self.client, self.server
         scope["root_path"] = root = self._root_path
         if root and not (scope["path"] + "/").startswith(root + "/"):

@@ -1,6 +1,6 @@
 """The client of a request that came through a proxy: `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` (RFC 7239).
 
-Anybody can send these headers, so they are read only from the addresses of trusted proxies.
+Any client can send these headers, so only those of trusted proxies are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .asgi import Headers
 
 FORWARDED = "overnight.forwarded"
-"""In the scope of a request that came through a trusted proxy over TCP: its client is not the one that connected."""
+"""Scope key of a request that a trusted proxy forwarded over TCP: its client is not the connected peer."""
 _FIELDS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
 _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*("[^"\\]*"|[^\s",;]+)\s*(?:;|$)')
 _SCHEMES = ("http", "https")
@@ -22,20 +22,23 @@ MAX_HOPS = 32
 
 
 class ForwardedClient(NamedTuple):
-    """`host` is the client's address; None if the headers name none. `scheme` as the client used it, or None."""
+    """The original client: its address and the scheme that it used; None where the headers do not state it."""
 
     host: str | None
     scheme: str | None
 
 
 class TrustedProxies:
-    """`networks` are addresses or CIDR blocks. Raises ValueError, naming the one that is neither."""
+    """The proxies whose forwarded headers are read. `networks` are addresses or CIDR blocks.
+
+    Raises ValueError for an invalid network; the message contains it.
+    """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ip_network(each, strict=False) for each in networks]
 
     def trusts(self, address: str) -> bool:
-        """Whether the peer is a trusted proxy. A Unix socket ("") is one: its file says who may connect."""
+        """Whether the peer is a trusted proxy. A Unix socket ("") is one: its file permissions control access."""
         if not address:
             return True
         if not self._networks:
@@ -46,8 +49,8 @@ class TrustedProxies:
     def client_of(self, headers: Headers) -> ForwardedClient | None:
         """The client that the headers of a trusted proxy name; None if there are none.
 
-        Every proxy appends the address that it saw. The last one that is not a trusted proxy is the client: what stands
-        before it was sent by that client. `X-Forwarded-For` wins over `Forwarded`.
+        Every proxy appends the address of its peer. The last address that is not a trusted proxy is the client; the client
+        itself may have sent the addresses before it. `X-Forwarded-For` takes precedence over `Forwarded`.
         """
         fields: dict[bytes, list[str]] = {}
         for name, value in headers:
@@ -76,7 +79,7 @@ class TrustedProxies:
 
 @lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine; a Unix socket ("") is."""
+    """Whether an address is a loopback address; a Unix socket ("") counts as one."""
     parsed = _address(address)
     return not address or (parsed is not None and parsed.is_loopback)
 
@@ -100,7 +103,7 @@ def _without_port(hop: str) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """An IPv4 address in IPv6 form counts as IPv4."""
+    """Parse an address; None if invalid. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         parsed = ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The lifespan protocol of ASGI: the application is told when the server starts and stops."""
+"""The ASGI lifespan protocol: notifies the application of the start and stop of the server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ log = logging.getLogger("overnight.api")
 
 
 class LifespanFailed(Exception):
-    """The application could not start; the message is its reason."""
+    """The application reported a failed start."""
 
 
 class Lifespan:
-    """An application that does not know the protocol is served without it."""
+    """Runs the lifespan protocol. An application that does not support it is served without it."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
@@ -26,23 +26,24 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises LifespanFailed."""
+        """Notify the application of the start. Raises LifespanFailed."""
         self._task = asyncio.create_task(self._run())
-        answer = await self._say("lifespan.startup")
+        answer = await self._notify("lifespan.startup")
         if answer == "lifespan.startup.failed":
             raise LifespanFailed("the application could not start")
 
     async def stop(self, grace_s: float) -> None:
+        """Notify the application of the stop, wait up to `grace_s` seconds for its reply, then cancel it."""
         if self._task is None:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._say("lifespan.shutdown")
+                await self._notify("lifespan.shutdown")
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def _say(self, kind: str) -> str | None:
-        """Send one message; the type of the answer, or None if the application has ended."""
+    async def _notify(self, kind: str) -> str | None:
+        """Send one message. Returns the type of the reply, or None if the application has ended."""
         if self._task is None or self._task.done():
             return None
         self._to_app.put_nowait({"type": kind})
@@ -61,4 +62,4 @@ class Lifespan:
         try:
             await self._app(scope, self._to_app.get, send)
         except Exception as error:
-            log.debug("the application does not know the lifespan protocol: %s", error)
+            log.debug("the application does not support the lifespan protocol: %s", error)

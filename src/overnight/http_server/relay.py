@@ -1,7 +1,7 @@
 """Relays requests to an HTTP server of this machine on a unix socket, as an ASGI application.
 
-Each request has a connection of its own. Bodies pass in both directions as they come, so that uploads and live events hold no
-memory, and a server that answers before it has read a body is heard.
+Each request has its own connection. Bodies are streamed in both directions, so uploads and live events are not buffered. The
+response is relayed even if the server sends it before it has read the body.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import httptools
 from .asgi import DIRECT, Direct, Headers, Receive, Scope, Send
 
 CHUNK_BYTES = 64 * 1024
-ANSWER_S = 60.0
-"""The longest wait for the head of a response. Live events send theirs at once."""
-LOOK_EVERY_S = 1.0
+RESPONSE_HEAD_TIMEOUT_S = 60.0
+"""Maximum wait for the head of a response, after the request was sent. Live events send theirs at once."""
+CHECK_INTERVAL_S = 1.0
 _LIVE = b"text/event-stream"
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect")
 )
 _FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"))
-"""Set anew: the server on the socket trusts this relay, and a client can send anything."""
+"""Replaced by the relay: the server on the socket trusts it, and clients may send forged values."""
 
 
 class RelayUnavailable(Exception):
-    """The server on the socket did not take the request."""
+    """The server on the socket did not accept the request."""
 
 
 class RelayBroken(Exception):
-    """The server took the request and did not answer it: whether it was executed is not known."""
+    """The server accepted the request and sent no response. It may have executed the request."""
 
 
 class UnixRelay:
@@ -42,7 +42,7 @@ class UnixRelay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay one request.
 
-        Raises RelayUnavailable or RelayBroken while nothing was sent to the client; ConnectionError when the answer breaks off.
+        Raises RelayUnavailable or RelayBroken before the response starts; ConnectionError if the response is interrupted.
         """
         try:
             reader, writer = await asyncio.open_unix_connection(self._path)
@@ -54,7 +54,7 @@ class UnixRelay:
             answering = asyncio.ensure_future(_download(scope, reader, send, state))
             await asyncio.wait([uploading, answering], return_when=asyncio.FIRST_COMPLETED)
             if uploading.done() and uploading.exception() is None:
-                answering.cancel()  # the client has left
+                answering.cancel()  # the client has disconnected
                 await asyncio.wait([answering])
                 return
             await answering
@@ -65,7 +65,7 @@ class UnixRelay:
 
 
 async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter, state: _State) -> None:
-    """Send the request. Returns once the client has left."""
+    """Send the request. Returns when the client disconnects."""
     headers: Headers = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
     is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
@@ -75,9 +75,8 @@ async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter, 
         lines.append(b"x-forwarded-for: %b\r\n" % client[0].encode())
         lines.append(b"x-forwarded-proto: %b\r\n" % scope["scheme"].encode())
     lines += [b"transfer-encoding: chunked\r\n"] if is_chunked else []
-    with contextlib.suppress(
-        ConnectionError
-    ):  # a server that refused the body may have closed its side; its answer counts
+    # A server that refused the body may close its side; its response is still relayed.
+    with contextlib.suppress(ConnectionError):
         writer.write(b"".join(lines) + b"connection: close\r\n\r\n")
         more = True
         while more:
@@ -93,24 +92,24 @@ async def _upload(scope: Scope, receive: Receive, writer: asyncio.StreamWriter, 
             await writer.drain()
     state.is_sent = True
     while (await receive())["type"] != "http.disconnect":
-        pass  # the rest of a body that the server did not want
+        pass  # discards the rest of a body that the server did not read
     direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
-    # A client that only closed its side still waits for an answer, but not for live events, which have no end.
-    while direct is not None and not state.is_live and not direct.has_left():  # noqa: ASYNC110
-        await asyncio.sleep(LOOK_EVERY_S)
+    # A client that closed only its sending side still waits for a response, but not for live events, which never end.
+    while direct is not None and not state.is_live and not direct.detect_disconnect():  # noqa: ASYNC110
+        await asyncio.sleep(CHECK_INTERVAL_S)
 
 
 class _State:
-    """What one direction of a relayed request must know of the other."""
+    """State that both directions of a relayed request share."""
 
     is_sent = False
-    """The request was sent to its end."""
+    """The request was sent completely."""
     is_live = False
     """The response is a stream of live events."""
 
 
 class _Response:
-    """Collects what the parser reports."""
+    """Collects the parts of a response from the parser."""
 
     def __init__(self) -> None:
         self.headers: Headers = []
@@ -131,14 +130,14 @@ class _Response:
 
 
 async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send, state: _State) -> None:
-    """Send the response to the client as it comes."""
+    """Stream the response to the client."""
     response, is_begun = _Response(), False
     parser = httptools.HttpResponseParser(response)
     while not response.is_complete:
         data = await (reader.read(CHUNK_BYTES) if is_begun else _first_bytes(reader, state))
         if data:
             parser.feed_data(data)
-        if response.has_head and parser.get_status_code() < 200:  # an interim response is the other server's own matter
+        if response.has_head and parser.get_status_code() < 200:  # interim responses are not relayed
             response.headers.clear()
             response.has_head = response.is_complete = False
             continue
@@ -153,20 +152,20 @@ async def _download(scope: Scope, reader: asyncio.StreamReader, send: Send, stat
         if not data:
             break
     if not is_begun:
-        raise RelayBroken("it closed the connection without an answer")
+        raise RelayBroken("it closed the connection without a response")
     if not response.is_complete and scope["method"] != "HEAD":
-        raise ConnectionError("the answer broke off")
+        raise ConnectionError("the response was interrupted")
     await send({"type": "http.response.body", "body": b""})
 
 
 async def _first_bytes(reader: asyncio.StreamReader, state: _State) -> bytes:
-    """Bytes of the head of the response. Raises RelayBroken where none come for ANSWER_S after the request was sent."""
+    """Read bytes of the response head. Raises RelayBroken if none arrive in time after the request was sent."""
     while True:
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(RESPONSE_HEAD_TIMEOUT_S):
                 return await reader.read(CHUNK_BYTES)
         except TimeoutError:
             if state.is_sent:
-                raise RelayBroken(f"no answer within {ANSWER_S:g} seconds") from None
+                raise RelayBroken(f"no response within {RESPONSE_HEAD_TIMEOUT_S:g} seconds") from None
         except OSError as error:
             raise RelayBroken(error.strerror or str(error)) from None

@@ -1,5 +1,7 @@
-"""What a request's head must say before a request is made of it. Whatever two servers could read differently is refused, so that
-a proxy in front and this server always agree where a request ends and whom it is for."""
+"""Checks of a request head. Ambiguous framing or targets are refused.
+
+So a proxy in front and this server always agree on the end of a request and on its host (no request smuggling).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ FRAMING_FIELDS = frozenset({b"host", b"transfer-encoding", b"expect"})
 
 
 class RequestRefused(Exception):
-    """The bytes are no request that this server takes; `status` and `why` are the answer."""
+    """The request is invalid or unsupported; `status` and `why` are the response."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -23,28 +25,28 @@ class RequestRefused(Exception):
 def check_framing(version: str, fields: Headers) -> None:
     """Check `host` and `transfer-encoding`, given in order. Raises RequestRefused.
 
-    The parser has refused wrong, repeated and contradictory lengths. It lets pass codings before `chunked`, which nobody here
-    decodes, and chunks in HTTP/1.0, which knows none.
+    The parser already refuses invalid, repeated and contradictory lengths. It accepts other codings before `chunked`, which this
+    server cannot decode, and chunks in HTTP/1.0, which does not define them.
     """
     if version not in ("1.1", "1.0"):
-        raise RequestRefused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise RequestRefused(505, "only HTTP/1.1 and HTTP/1.0 are supported")
     hosts = 0
     for name, value in fields:
         if name == b"host":
             hosts += 1
         elif name == b"transfer-encoding":
             if version == "1.0":
-                raise RequestRefused(400, "HTTP/1.0 knows no Transfer-Encoding; send a Content-Length")
+                raise RequestRefused(400, "HTTP/1.0 does not support Transfer-Encoding; send a Content-Length")
             if value.lower() != b"chunked":
-                raise RequestRefused(501, "the only Transfer-Encoding that is taken is chunked, once")
+                raise RequestRefused(501, "the only supported Transfer-Encoding is chunked, given once")
     if hosts != 1 and (hosts or version == "1.1"):
-        raise RequestRefused(400, "a request of HTTP/1.1 has one Host header")
+        raise RequestRefused(400, "an HTTP/1.1 request requires exactly one Host header")
 
 
 def split_target(target: bytes, fields: Headers) -> tuple[bytes, bytes]:
-    """Path and query of a request's target. Raises RequestRefused for a whole URL of another host than `host` names."""
+    """Split a request target into path and query. Raises RequestRefused for an absolute URL whose host differs from `host`."""
     if b"#" in target:
-        raise RequestRefused(400, "the target of a request has no fragment")
+        raise RequestRefused(400, "the request target must not have a fragment")
     if target.startswith(b"/"):
         path, _, query = target.partition(b"?")
         return path, query
@@ -55,9 +57,9 @@ def split_target(target: bytes, fields: Headers) -> tuple[bytes, bytes]:
     authority = authority.partition(b"?")[0].lower()
     host = next((value.lower() for name, value in fields if name == b"host"), authority)
     if scheme.lower() not in (b"http", b"https") or b"@" in authority or host != authority:
-        raise RequestRefused(400, "the target of the request is a URL of another host than its Host header names")
+        raise RequestRefused(400, "the host of the request target differs from the Host header")
     try:
         url = httptools.parse_url(target)
     except httptools.HttpParserInvalidURLError:
-        raise RequestRefused(400, "the target of the request is no URL") from None
+        raise RequestRefused(400, "the request target is not a valid URL") from None
     return url.path or b"/", url.query or b""

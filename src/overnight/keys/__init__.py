@@ -5,8 +5,8 @@ Never: stores, shows or logs a secret; `create` and `rotate` give one back, once
 """
 
 from .keyring import Keyring
-from .master_keys import Masters, SealedShut
-from .operations import Allowance, Keys, NewKey, Rotation, bound_to, known_provider
+from .master_keys import DecryptionFailed, MasterKeys
+from .operations import Allowance, Keys, NewKey, Rotation, bound_to, check_provider
 from .permissions import Requester, check_decision, check_tool
 from .rows import (
     KeyRow,
@@ -22,20 +22,20 @@ from .tokens import PREFIX
 __all__ = [
     "PREFIX",
     "Allowance",
+    "DecryptionFailed",
     "KeyRow",
     "Keyring",
     "Keys",
-    "Masters",
+    "MasterKeys",
     "NewKey",
     "ProviderKeyRow",
     "Requester",
     "Rotation",
-    "SealedShut",
     "VirtualKey",
     "bound_to",
     "check_decision",
+    "check_provider",
     "check_tool",
-    "known_provider",
     "public_key",
     "public_provider_key",
     "state_of",

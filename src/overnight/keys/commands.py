@@ -1,4 +1,4 @@
-"""The transactions of this room. Each change takes the next number under the lock of one row, so that readers miss none."""
+"""The transactions on keys. Each change takes the next number under the lock of one row, so that readers miss no change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from overnight.domain import INSTANCE_SCOPES, BadInput, Conflict, NotFound, orde
 from overnight.ledger import write_audit
 from overnight.store import Unit
 
-from .master_keys import Masters
+from .master_keys import MasterKeys
 from .rows import (
     CHANGE,
     KEY,
@@ -27,21 +27,21 @@ from .rows import (
 from .tokens import Minted
 
 Locks = list[tuple[Any, Any]]
-THE_ROW = 1
+CHANGE_ROW_ID = 1
 UNLIMITED_SCOPES = frozenset({"keys.admin", *INSTANCE_SCOPES})
-"""A key with one of these reaches all of its tenant, so it cannot be limited."""
+"""A key with one of these scopes has access to all data of its tenant, so it cannot be limited."""
 
 
-def _number(unit: Unit) -> int:
-    row = unit.get(CHANGE, THE_ROW)
+def _next_change(unit: Unit) -> int:
+    row = unit.get(CHANGE, CHANGE_ROW_ID)
     if row is None:
-        raise BadInput("the table key_change has lost its row: INSERT INTO key_change VALUES (1, 0)")
+        raise BadInput("the table key_change has no row; insert it with: INSERT INTO key_change VALUES (1, 0)")
     row.number += 1
     unit.change(CHANGE, row)
     return row.number
 
 
-def _held(unit: Unit, key_id: str) -> KeyRow:
+def _locked_key(unit: Unit, key_id: str) -> KeyRow:
     row = unit.get(KEY, key_id)
     if row is None:
         raise NotFound(f"key {key_id}")
@@ -64,14 +64,14 @@ def _write_audit(
 
 
 class Create(msgspec.Struct):
-    """Raises Conflict when the tenant has a key of that name that is not revoked."""
+    """Command: create a key. Raises Conflict if the tenant has another key of this name that is not revoked."""
 
     row: KeyRow
     expires_in_us: int | None
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (KEY, self.row.key_id), (NAME, (self.row.tenant_id, self.row.name))]
+        return [(CHANGE, CHANGE_ROW_ID), (KEY, self.row.key_id), (NAME, (self.row.tenant_id, self.row.name))]
 
     def decide(self, unit: Unit) -> KeyRow:
         row = msgspec.structs.replace(self.row, created_at=unit.now)
@@ -81,7 +81,7 @@ class Create(msgspec.Struct):
             )
         if self.expires_in_us is not None:
             row.expires_at = unit.now + self.expires_in_us
-        row.changed = _number(unit)
+        row.changed = _next_change(unit)
         unit.insert(KEY, row)
         unit.cache(NAME, NameRow(row.tenant_id, row.name))
         if (row.tools, row.jobs) != ("[]", "[]"):
@@ -91,8 +91,11 @@ class Create(msgspec.Struct):
 
 
 class Rotate(msgspec.Struct):
-    """A new secret; the one before stays valid for `overlap_us`, and one before that stops at once. With `expires_in_us` the key
-    lives that long from now, else as long as it would have."""
+    """Command: replace the secret of a key. Raises NotFound; Conflict for a revoked or expired key.
+
+    The previous secret stays valid for `overlap_us`; any earlier secret expires at once. `expires_in_us` replaces the
+    lifetime of the key, from now; None leaves it unchanged.
+    """
 
     key_id: str
     minted: Minted
@@ -102,10 +105,10 @@ class Rotate(msgspec.Struct):
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+        return [(CHANGE, CHANGE_ROW_ID), (KEY, self.key_id)]
 
     def decide(self, unit: Unit) -> KeyRow:
-        row = _held(unit, self.key_id)
+        row = _locked_key(unit, self.key_id)
         if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= unit.now):
             raise Conflict(f"{row.name} is {'revoked' if row.revoked_at else 'expired'}: create a new key instead")
         before = audited_key(row)
@@ -115,37 +118,38 @@ class Rotate(msgspec.Struct):
         row.handle, row.digest = self.minted.handle, self.minted.digest
         if self.expires_in_us is not None:
             row.expires_at = unit.now + self.expires_in_us
-        row.rotated_at, row.rotated_by, row.changed = unit.now, self.actor, _number(unit)
+        row.rotated_at, row.rotated_by, row.changed = unit.now, self.actor, _next_change(unit)
         unit.change(KEY, row)
         _write_audit(unit, "key.rotated", row, self.actor, self.caller_key_id, before)
         return row
 
 
 class Revoke(msgspec.Struct):
-    """For good; a key that is revoked already stays as it is."""
+    """Command: revoke a key permanently. A revoked key stays unchanged. Raises NotFound."""
 
     key_id: str
     actor: str
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+        return [(CHANGE, CHANGE_ROW_ID), (KEY, self.key_id)]
 
     def decide(self, unit: Unit) -> KeyRow:
-        row = _held(unit, self.key_id)
+        row = _locked_key(unit, self.key_id)
         if row.revoked_at is None:
             before = audited_key(row)
-            row.revoked_at, row.revoked_by, row.changed = unit.now, self.actor, _number(unit)
+            row.revoked_at, row.revoked_by, row.changed = unit.now, self.actor, _next_change(unit)
             unit.change(KEY, row)
             _write_audit(unit, "key.revoked", row, self.actor, self.caller_key_id, before)
         return row
 
 
 class SetAllowance(msgspec.Struct):
-    """Replace the globs of tools and jobs of a key; None leaves them. Raises Conflict for a key that has no limits by its scopes,
-    and for a revoked key.
+    """Command: replace the globs of tools and jobs of a key; None leaves them unchanged.
 
-    The scopes are written by their present names, which processes without allowances do not know and so never grant."""
+    Raises Conflict for a revoked key, and for a key whose scopes allow no limits. The scopes are rewritten with their
+    current names. Processes of earlier versions, which ignore these limits, do not know these names and grant nothing.
+    """
 
     key_id: str
     tools: str | None
@@ -153,10 +157,10 @@ class SetAllowance(msgspec.Struct):
     actor: str
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (KEY, self.key_id)]
+        return [(CHANGE, CHANGE_ROW_ID), (KEY, self.key_id)]
 
     def decide(self, unit: Unit) -> KeyRow:
-        row = _held(unit, self.key_id)
+        row = _locked_key(unit, self.key_id)
         scopes = ordered_scopes(msgspec.json.decode(row.scopes, type=list[str]))
         if row.revoked_at is not None:
             raise Conflict(f"{row.name} is revoked: create a new key instead")
@@ -164,15 +168,15 @@ class SetAllowance(msgspec.Struct):
             raise Conflict(f"{row.name} has the scope {min(unlimited)}, so it cannot be limited")
         before = audited_key(row)
         row.tools, row.jobs = self.tools or row.tools, self.jobs or row.jobs
-        row.scopes, row.changed = msgspec.json.encode(scopes).decode(), _number(unit)
+        row.scopes, row.changed = msgspec.json.encode(scopes).decode(), _next_change(unit)
         unit.change(KEY, row)
         unit.append(SQL["set_allowance"], row)
         _write_audit(unit, "key.allowance_changed", row, self.actor, None, before)
         return row
 
 
-class NoteUses(msgspec.Struct):
-    """When keys were last used, by key id. Not a change: nobody has to hear of it."""
+class RecordUses(msgspec.Struct):
+    """Command: record the times of last use by key id. It takes no change number, because other processes do not need it."""
 
     uses: Mapping[str, int]
 
@@ -188,7 +192,7 @@ class NoteUses(msgspec.Struct):
 
 
 class SetProviderKey(msgspec.Struct):
-    """Keep a sealed secret in place of the one before, if there was one."""
+    """Command: store the encrypted provider key of a tenant. It replaces the previous one."""
 
     tenant_id: str
     provider: str
@@ -198,10 +202,10 @@ class SetProviderKey(msgspec.Struct):
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+        return [(CHANGE, CHANGE_ROW_ID), (PROVIDER_KEY, (self.tenant_id, self.provider))]
 
     def decide(self, unit: Unit) -> ProviderKeyRow:
-        number = _number(unit)
+        number = _next_change(unit)
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         fresh = ProviderKeyRow(
             tenant_id=self.tenant_id,
@@ -225,7 +229,7 @@ class SetProviderKey(msgspec.Struct):
 def _audit_provider(
     unit: Unit,
     action: str,
-    change: SetProviderKey | DropProviderKey | Reseal,
+    change: SetProviderKey | DropProviderKey | Reencrypt,
     before: ProviderKeyRow | None,
     after: ProviderKeyRow | None,
 ) -> None:
@@ -242,7 +246,7 @@ def _audit_provider(
 
 
 class DropProviderKey(msgspec.Struct):
-    """Raises NotFound."""
+    """Command: delete the provider key of a tenant. Raises NotFound."""
 
     tenant_id: str
     provider: str
@@ -250,19 +254,22 @@ class DropProviderKey(msgspec.Struct):
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+        return [(CHANGE, CHANGE_ROW_ID), (PROVIDER_KEY, (self.tenant_id, self.provider))]
 
     def decide(self, unit: Unit) -> None:
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         if row is None or row.sealed is None:
             raise NotFound(f"provider key of {self.tenant_id} for {self.provider}")
         _audit_provider(unit, "provider_key.deleted", self, row, None)
-        row.sealed, row.set_by, row.set_at, row.changed = None, self.actor, unit.now, _number(unit)
+        row.sealed, row.set_by, row.set_at, row.changed = None, self.actor, unit.now, _next_change(unit)
         unit.change(PROVIDER_KEY, row)
 
 
-class NoteMaster(msgspec.Struct):
-    """Write the audit entry of a rotation of master keys, which stand in no table, before secrets are sealed anew."""
+class RecordRotation(msgspec.Struct):
+    """Command: write the audit entry of a rotation of master keys, which no table holds.
+
+    It is written before the provider keys are encrypted again.
+    """
 
     master_id: str
     before: tuple[str, ...]
@@ -277,26 +284,26 @@ class NoteMaster(msgspec.Struct):
         write_audit(unit, action, subject, tenant_id="", actor=self.actor, before=before, after=after)
 
 
-class Reseal(msgspec.Struct):
-    """Seal what another master key sealed with the first one; whether there was anything to do. Raises SealedShut."""
+class Reencrypt(msgspec.Struct):
+    """Command: encrypt a provider key again with the first master key. Outcome: whether it changed. Raises DecryptionFailed."""
 
     tenant_id: str
     provider: str
-    masters: Masters
+    masters: MasterKeys
     actor: str
     caller_key_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(CHANGE, THE_ROW), (PROVIDER_KEY, (self.tenant_id, self.provider))]
+        return [(CHANGE, CHANGE_ROW_ID), (PROVIDER_KEY, (self.tenant_id, self.provider))]
 
     def decide(self, unit: Unit) -> bool:
         row = unit.get(PROVIDER_KEY, (self.tenant_id, self.provider))
         if row is None or row.sealed is None or row.master_id == self.masters.first().master_id:
             return False
         bound_to, before = (row.tenant_id, row.provider), msgspec.structs.replace(row)
-        secret = self.masters.open(row.master_id, row.sealed, bound_to)
-        row.master_id, row.sealed = self.masters.seal(secret, bound_to)
-        row.changed = _number(unit)
+        secret = self.masters.decrypt(row.master_id, row.sealed, bound_to)
+        row.master_id, row.sealed = self.masters.encrypt(secret, bound_to)
+        row.changed = _next_change(unit)
         unit.change(PROVIDER_KEY, row)
         _audit_provider(unit, "provider_key.resealed", self, before, row)
         return True

@@ -1,7 +1,7 @@
-"""Master keys: what providers' keys are sealed with (AES-256-GCM). The first of them seals, all of them open.
+"""MasterKey keys, which encrypt provider keys (AES-256-GCM). The first one encrypts; all of them decrypt.
 
-They come from OVERNIGHT_MASTER_KEY, or else from the file `master.key` in the home, which is made when a provider's key is
-first kept; on one machine that is enough. They are never in the database: a copy of it gives nobody a provider's key.
+They come from OVERNIGHT_MASTER_KEY, else from the file `master.key` in the home. That file is created with the first
+provider key, which suffices on one machine. MasterKey keys are never in the database, so a copy of it reveals no provider key.
 """
 
 import base64
@@ -19,15 +19,15 @@ from overnight.files import make_folder, new_file, open_file
 
 FILE = "master.key"
 KEY_BYTES, NONCE_BYTES = 32, 12
-_HOW = "make one with `openssl rand -base64 32`"
+_HOW = "create one with `openssl rand -base64 32`"
 
 
-class SealedShut(OvernightError):
-    """A kept secret cannot be opened: its master key is not here, or the row was tampered with."""
+class DecryptionFailed(OvernightError):
+    """A stored secret cannot be decrypted: its master key is missing, or the row was altered."""
 
 
-class Master(NamedTuple):
-    """`master_id` names the key and does not give it away."""
+class MasterKey(NamedTuple):
+    """One master key. `master_id` identifies the key without revealing it."""
 
     master_id: str
     key: bytes
@@ -36,13 +36,13 @@ class Master(NamedTuple):
         return f"<master key {self.master_id}>"
 
 
-def _master(key: bytes) -> Master:
-    return Master(hashlib.sha256(b"overnight master key\0" + key).hexdigest()[:12], key)
+def _master(key: bytes) -> MasterKey:
+    return MasterKey(hashlib.sha256(b"overnight master key\0" + key).hexdigest()[:12], key)
 
 
-def _read(text: str, place: str) -> tuple[Master, ...]:
-    """Keys of 32 bytes in base64 or hex, separated by commas or white space. Raises BadInput; what is wrong is not quoted."""
-    found: list[Master] = []
+def _read(text: str, place: str) -> tuple[MasterKey, ...]:
+    """Parse keys of 32 bytes in base64 or hex, separated by commas or white space. Raises BadInput, which quotes no key."""
+    found: list[MasterKey] = []
     for word in text.replace(",", " ").split():
         try:
             plain = word.replace("-", "+").replace("_", "/")
@@ -54,67 +54,66 @@ def _read(text: str, place: str) -> tuple[Master, ...]:
         except (ValueError, binascii.Error):
             key = b""
         if len(key) != KEY_BYTES:
-            raise BadInput(f"{place}: a master key is 32 bytes in base64 or hex, and one of these is not; {_HOW}")
+            raise BadInput(f"{place}: invalid master key; expected 32 bytes in base64 or hex; {_HOW}")
         found.append(_master(key))
     return tuple(found)
 
 
-class Masters:
-    """The master keys of this process. `given` is the text of OVERNIGHT_MASTER_KEY; `home` is where the file is looked for,
-    and made when `makes_file`. Raises BadInput for keys that are none."""
+class MasterKeys:
+    """The master keys of this process.
+
+    Args:
+        given: the value of OVERNIGHT_MASTER_KEY; it takes precedence over the file.
+        home: the folder of the file.
+        makes_file: whether a missing file is created with the first use.
+
+    Raises BadInput for invalid keys.
+    """
 
     def __init__(self, given: str | None = None, home: Path | None = None, *, makes_file: bool = False) -> None:
         self._file = home / FILE if home is not None and not given else None
         self._makes_file = makes_file
         self._masters = _read(given, "OVERNIGHT_MASTER_KEY") if given else self._from_file()
 
-    @property
-    def in_file(self) -> Path | None:
-        """Where they are kept; None when the environment gives them."""
-        return self._file
-
-    def first(self) -> Master:
-        """The one that seals. Makes the file where there is none and it may; else raises BadInput, saying what to set."""
+    def first(self) -> MasterKey:
+        """The key that encrypts. Creates the file if it is missing and may be created; else raises BadInput."""
         if not self._masters and self._file is not None and self._makes_file:
-            self._masters = self._made(self._file)
+            self._masters = self._create_file(self._file)
         if not self._masters:
-            raise BadInput(
-                f"there is no master key to seal with: set OVERNIGHT_MASTER_KEY, on every machine the same; {_HOW}"
-            )
+            raise BadInput(f"no master key: set OVERNIGHT_MASTER_KEY to the same value on every machine; {_HOW}")
         return self._masters[0]
 
-    def seal(self, secret: str, bound_to: Sequence[str]) -> tuple[str, bytes]:
-        """(the master key's id, the sealed secret). It opens only for the same `bound_to`: a row copied elsewhere stays shut."""
+    def encrypt(self, secret: str, bound_to: Sequence[str]) -> tuple[str, bytes]:
+        """Encrypt a secret. Returns the id of the master key and the ciphertext, which decrypts only with the same `bound_to`."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         if self._file is not None:
-            self._masters = self._from_file()  # a rotation may have put a new one first
+            self._masters = self._from_file()  # a rotation may have added a new first key
         master, nonce = self.first(), os.urandom(NONCE_BYTES)
         return master.master_id, nonce + AESGCM(master.key).encrypt(nonce, secret.encode(), _binding(bound_to))
 
-    def open(self, master_id: str, sealed: bytes, bound_to: Sequence[str]) -> str:
-        """The secret. Raises SealedShut."""
+    def decrypt(self, master_id: str, sealed: bytes, bound_to: Sequence[str]) -> str:
+        """Decrypt a secret. Raises DecryptionFailed."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         master = self._by_id(master_id)
         if master is None:
             place = f"in {self._file}" if self._file else "in OVERNIGHT_MASTER_KEY"
-            raise SealedShut(
-                f"{' '.join(bound_to)}: sealed with the master key {master_id}, which is not {place}; put it there"
+            raise DecryptionFailed(
+                f"{' '.join(bound_to)}: encrypted with the master key {master_id}, which is missing {place}; add it"
             )
         try:
             return AESGCM(master.key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _binding(bound_to)).decode()
         except InvalidTag:
-            raise SealedShut(f"{' '.join(bound_to)}: what is stored was altered; set the key again") from None
+            raise DecryptionFailed(f"{' '.join(bound_to)}: the stored key was altered; set it again") from None
 
     @contextmanager
-    def turning(self, used: Collection[str]) -> Generator[Master]:
-        """A new first master key for the length of a rotation, which no other rotation disturbs.
+    def rotation(self, used: Collection[str]) -> Generator[MasterKey]:
+        """Add a new first master key, and lock out other rotations during the `with` block. Raises BadInput.
 
-        In the file it stands before the one that sealed until now, which stays until the next rotation: somebody may be
-        sealing with it this very moment. Of the older ones those in `used` stay. Where the environment gives the keys, its
-        first is the new one.
+        The previous first key stays in the file until the next rotation, because another process may be encrypting with it.
+        Older keys stay if they are in `used`. With OVERNIGHT_MASTER_KEY, its first key is the new one.
         """
         if self._file is None:
             yield self.first()
@@ -126,50 +125,50 @@ class Masters:
             present = self._from_file()
             older = [master for master in present[1:] if master.master_id in used]
             self._masters = (_master(os.urandom(KEY_BYTES)), *present[:1], *older)
-            _draft(self._file, self._masters).replace(self._file)
+            _write_draft(self._file, self._masters).replace(self._file)
             yield self._masters[0]
         finally:
             os.close(lock)
 
-    def _by_id(self, master_id: str) -> Master | None:
+    def _by_id(self, master_id: str) -> MasterKey | None:
         for _ in range(2):
             for master in self._masters:
                 if master.master_id == master_id:
                     return master
             if self._file is None:
                 return None
-            self._masters = self._from_file()  # another process may have put a new one there
+            self._masters = self._from_file()  # another process may have added a new key
         return None
 
-    def _from_file(self) -> tuple[Master, ...]:
+    def _from_file(self) -> tuple[MasterKey, ...]:
         if self._file is None or not self._file.exists():
             return ()
         try:
             if self._file.stat().st_mode & 0o077:
-                raise BadInput(f"{self._file}: others than its owner can read the master key; chmod 600 {self._file}")
+                raise BadInput(f"{self._file}: other users can read the master key; run chmod 600 {self._file}")
             return _read(self._file.read_text("ascii"), str(self._file))
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
             raise BadInput(f"{self._file}: the master key cannot be read: {why}") from None
 
-    def _made(self, file: Path) -> tuple[Master, ...]:
-        """The first master key; where two processes make the file at once, both take what the quicker one wrote."""
-        fresh = _draft(file, (_master(os.urandom(KEY_BYTES)),))
+    def _create_file(self, file: Path) -> tuple[MasterKey, ...]:
+        """Create the file with a first master key. Of two concurrent processes, both use the first file."""
+        fresh = _write_draft(file, (_master(os.urandom(KEY_BYTES)),))
         try:
             os.link(fresh, file)
         except FileExistsError:
             pass
         except OSError as error:
             raise BadInput(
-                f"{file}: the master key cannot be kept: {error.strerror}; set OVERNIGHT_MASTER_KEY"
+                f"{file}: the master key cannot be stored: {error.strerror}; set OVERNIGHT_MASTER_KEY"
             ) from None
         finally:
             fresh.unlink()
         return self._from_file()
 
 
-def _draft(file: Path, masters: tuple[Master, ...]) -> Path:
-    """The whole text in a file beside it, on the disk, for its owner alone."""
+def _write_draft(file: Path, masters: tuple[MasterKey, ...]) -> Path:
+    """Write the keys to a new temporary file in the same folder, flushed to disk and readable by its owner only."""
     draft = file.with_name(f"{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         make_folder(file.parent)
@@ -178,7 +177,7 @@ def _draft(file: Path, masters: tuple[Master, ...]) -> Path:
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
-        raise BadInput(f"{file}: the master key cannot be kept: {error.strerror}; set OVERNIGHT_MASTER_KEY") from None
+        raise BadInput(f"{file}: the master key cannot be stored: {error.strerror}; set OVERNIGHT_MASTER_KEY") from None
     return draft
 
 

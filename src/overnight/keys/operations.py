@@ -1,4 +1,4 @@
-"""What people and the API do to keys. Everything is within one tenant; only the command line may leave the tenant open ("")."""
+"""Operations on keys by people and by the API, within one tenant. Only the command line may select all tenants ("")."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ from .commands import (
     UNLIMITED_SCOPES,
     Create,
     DropProviderKey,
-    NoteMaster,
-    Reseal,
+    RecordRotation,
+    Reencrypt,
     Revoke,
     Rotate,
     SetAllowance,
     SetProviderKey,
 )
-from .master_keys import Masters
+from .master_keys import MasterKeys
 from .rows import SQL, KeyRow, ProviderKeyRow, virtual_key
 from .tokens import PREFIX, handle_of, mint
 
 DAY_MS = 86_400_000
-LONGEST_MS = 3650 * DAY_MS
+MAX_LIFETIME_MS = 3650 * DAY_MS
 _PLAIN = ("tools", "jobs")
-MOST_GLOBS, LONGEST_GLOB, LONGEST_SECRET = 100, 256, 4096
-Span = Annotated[int, msgspec.Meta(ge=1, le=LONGEST_MS)]
+MAX_GLOBS, MAX_GLOB_LENGTH, MAX_SECRET_LENGTH = 100, 256, 4096
+Span = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIFETIME_MS)]
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key is to be. `models`, `routes`, `tools` and `jobs` are names or globs; empty allow all.
-    `expires_in_ms` None: never."""
+    """The properties of a new key. `models`, `routes`, `tools` and `jobs` are names or globs; empty: all allowed.
+
+    `expires_in_ms` is the lifetime in milliseconds; None: no expiry.
+    """
 
     name: str
     scopes: tuple[str, ...] = ("calls",)
@@ -60,28 +62,35 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the old secret stays valid (0: not at all), and how long the key lives from now (None: as long as before)."""
+    """The options of a rotation, in milliseconds.
+
+    `overlap_ms`: how long the old secret stays valid (0: it expires at once). `expires_in_ms`: the lifetime of the key from now
+    (None: unchanged).
+    """
 
     overlap_ms: Annotated[int, msgspec.Meta(ge=0, le=90 * DAY_MS)] = DAY_MS
     expires_in_ms: Span | None = None
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
-    """The tools and jobs that a key may use, as names or globs; empty allow all, None leaves what it may."""
+    """The tools and jobs that a key may use, as names or globs; empty: all allowed, None: unchanged."""
 
     tools: tuple[str, ...] | None = None
     jobs: tuple[str, ...] | None = None
 
 
 class Keys:
-    """The keys of a store. A secret is given back once, by `create` and `rotate`. `key_id`: the API key of the request, for the
-    audit entry; None for the command line."""
+    """The keys of a store. Only `create` and `rotate` return a secret.
 
-    def __init__(self, store: Store, masters: Masters | None = None) -> None:
-        self._store, self._masters = store, masters or Masters()
+    `key_id` is always the API key of the request, for the audit entry; None for the command line. Every method can raise
+    StoreUnavailable.
+    """
+
+    def __init__(self, store: Store, masters: MasterKeys | None = None) -> None:
+        self._store, self._masters = store, masters or MasterKeys()
 
     async def create(self, tenant_id: str, new: NewKey, actor: str, key_id: str | None = None) -> tuple[KeyRow, str]:
-        """(the key, its secret). Raises BadInput, Conflict where the name is taken."""
+        """Create a key. Returns the key and its secret. Raises BadInput; Conflict if the name is in use."""
         check_identifier(tenant_id, "the tenant")
         _check(new)
         minted = mint()
@@ -116,7 +125,7 @@ class Keys:
     async def rotate(
         self, name: str, tenant_id: str, how: Rotation, actor: str, key_id: str | None = None
     ) -> tuple[KeyRow, str]:
-        """(the key, its new secret). Raises NotFound, Conflict where it is revoked or expired."""
+        """Replace the secret of a key. Returns the key and its new secret. Raises NotFound; Conflict if revoked or expired."""
         rotated, minted = (await self.one(name, tenant_id)).key_id, mint()
         command = Rotate(
             key_id=rotated,
@@ -129,26 +138,28 @@ class Keys:
         return await self._store.commit(command), minted.token
 
     async def revoke(self, name: str, tenant_id: str, actor: str, key_id: str | None = None) -> KeyRow:
-        """Raises NotFound."""
+        """Revoke a key permanently. Raises NotFound."""
         return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor, key_id))
 
     async def allow(self, name: str, tenant_id: str, new: Allowance, actor: str) -> KeyRow:
-        """Replace the tools or jobs that a key may use. Raises NotFound, BadInput, Conflict where it cannot be limited."""
+        """Replace the tools or jobs that a key may use. Raises NotFound, BadInput; Conflict if it cannot be limited."""
         tools, jobs = (None if globs is None else _json(globs) for globs in (new.tools, new.jobs))
         for field in ("tools", "jobs"):
             _check_globs(field, getattr(new, field) or ())
         return await self._store.commit(SetAllowance((await self.one(name, tenant_id)).key_id, tools, jobs, actor))
 
-    async def list(self, tenant_id: str = "", before: str = "", most: int = 200) -> list[KeyRow]:
-        """Newest first; `before` is the key_id that the page before ended with. Raises BadInput."""
+    async def list(self, tenant_id: str = "", before: str = "", limit: int = 200) -> list[KeyRow]:
+        """A page of at most `limit` keys, newest first. `before` is the last key id of the previous page. Raises BadInput."""
         if before:
             check_identifier(before, "before")
-        values = {"tenant_id": tenant_id, "before": before, "most": most}
+        values = {"tenant_id": tenant_id, "before": before, "most": limit}
         return records_of(KeyRow, await self._store.read(SQL["list_keys"], values))
 
     async def one(self, name: str, tenant_id: str = "") -> KeyRow:
-        """By its id, its name, or the beginning that is shown of its secret; of equal names the one that is not revoked. Raises
-        NotFound, BadInput where several tenants have one of that name, or it can be none."""
+        """The key with this id, name, secret or visible prefix of its secret. An active key takes precedence over revoked ones.
+
+        Raises NotFound; BadInput for an invalid name, or if keys of several tenants have this name.
+        """
         name = handle_of(name) or check_identifier(name, "the key's name")
         values = {"tenant_id": tenant_id, "name": name, "most": 50}
         rows = await self._store.read(SQL["read_key"], values)
@@ -160,22 +171,22 @@ class Keys:
             raise BadInput(f"{name}: keys of several tenants have this name; give the key id, or select a tenant")
         return found[0]
 
-    # ── keys of providers ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── provider keys ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def set_provider_key(
         self, tenant_id: str, provider: str, secret: str, actor: str, key_id: str | None = None
     ) -> ProviderKeyRow:
-        """Keep it sealed, in place of the one before. Raises BadInput."""
+        """Store the encrypted provider key of a tenant; it replaces the previous one. Raises BadInput."""
         check_identifier(tenant_id, "the tenant")
         check_identifier(provider, "the provider")
         secret = secret.strip()
         if not secret:
-            raise BadInput("the provider key is empty; send it on standard input, on one line")
-        if len(secret) > LONGEST_SECRET or not (secret.isascii() and secret.isprintable()) or " " in secret:
+            raise BadInput("the provider key is empty; pass it on standard input as one line")
+        if len(secret) > MAX_SECRET_LENGTH or not (secret.isascii() and secret.isprintable()) or " " in secret:
             raise BadInput(
-                f"invalid provider key: expected one line of up to {LONGEST_SECRET} visible ASCII characters"
+                f"invalid provider key: expected one line of up to {MAX_SECRET_LENGTH} visible ASCII characters"
             )
-        master_id, sealed = self._masters.seal(secret, (tenant_id, provider))
+        master_id, sealed = self._masters.encrypt(secret, (tenant_id, provider))
         return await self._store.commit(
             SetProviderKey(
                 tenant_id=tenant_id,
@@ -188,37 +199,41 @@ class Keys:
         )
 
     async def provider_keys(self, tenant_id: str = "") -> list[ProviderKeyRow]:
+        """The encrypted provider keys of a tenant; "" lists all tenants."""
         values = {"tenant_id": tenant_id}
         return records_of(ProviderKeyRow, await self._store.read(SQL["list_provider_keys"], values))
 
     async def drop_provider_key(self, tenant_id: str, provider: str, actor: str, key_id: str | None = None) -> None:
-        """Raises NotFound, BadInput."""
+        """Delete the provider key of a tenant. Raises NotFound, BadInput."""
         check_identifier(provider, "the provider")
         await self._store.commit(DropProviderKey(tenant_id, provider, actor, key_id))
 
     async def rotate_master(self, actor: str) -> tuple[str, int]:
-        """(the id of the master key that seals now, how many secrets were sealed anew). Raises BadInput, SealedShut."""
+        """Encrypt all provider keys again with a new master key. Returns its id and the number of changed provider keys.
+
+        Raises BadInput, DecryptionFailed.
+        """
         used = {row.master_id for row in await self.provider_keys()}
         count, before = 0, self._masters.first().master_id
-        with self._masters.turning(used) as master:
+        with self._masters.rotation(used) as master:
             # Where the environment gives the keys, the first one was put there before.
             old = ({before} if before != master.master_id else used) - {master.master_id}
             if old:
-                await self._store.commit(NoteMaster(master.master_id, tuple(sorted(old)), actor))
+                await self._store.commit(RecordRotation(master.master_id, tuple(sorted(old)), actor))
             for row in await self.provider_keys():
-                count += await self._store.commit(Reseal(row.tenant_id, row.provider, self._masters, actor))
+                count += await self._store.commit(Reencrypt(row.tenant_id, row.provider, self._masters, actor))
         return master.master_id, count
 
 
 def bound_to(store: Store, token: str) -> KeyScope:
-    """What the key of this secret is bound to; nothing, where it is no key of ours. Blocks: for threads without a loop."""
+    """The agent and jobs that the key of this secret is limited to; no limits for another secret. Blocks the thread."""
     handle = handle_of(token)
     rows = store.read_blocking(SQL["read_key"], {"tenant_id": "", "name": handle}) if handle else []
     return virtual_key(records_of(KeyRow, rows)[0]).key_scope if rows else ALL_JOBS
 
 
-def known_provider(name: str, known: Sequence[str]) -> None:
-    """Raises BadInput: a key of a provider that no call goes to would wait there for nobody."""
+def check_provider(name: str, known: Sequence[str]) -> None:
+    """Raises BadInput for an unknown provider, whose key no call would use."""
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
@@ -226,7 +241,7 @@ def known_provider(name: str, known: Sequence[str]) -> None:
 
 
 def _check(new: NewKey) -> None:
-    """Raises BadInput, naming the field."""
+    """Check the fields of a new key. Raises BadInput with the name of the field."""
     check_identifier(new.name, "name")
     if new.name.startswith((PREFIX, "key_")):
         raise BadInput(f"name: the prefixes {PREFIX} and key_ are reserved for secrets and ids; choose another name")
@@ -241,20 +256,22 @@ def _check(new: NewKey) -> None:
     for field in ("models", "routes", "tools", "jobs"):
         _check_globs(field, getattr(new, field))
     if new.agent_id and "reviews.decide" in new.scopes:
-        raise BadInput("scopes: a key that is bound to an agent decides no reviews; omit agent_id or reviews.decide")
+        raise BadInput(
+            "scopes: a key that is limited to an agent cannot decide reviews; omit agent_id or reviews.decide"
+        )
     limited = new.agent_id or new.workflow or new.models or new.routes or new.tools or new.jobs
     if limited and (unlimited := expand_scopes(new.scopes) & UNLIMITED_SCOPES):
         raise BadInput(
-            f"scopes: a key with {min(unlimited)} reaches all of its tenant, so it cannot be limited; omit the limits"
+            f"scopes: {min(unlimited)} grants access to the whole tenant, so the key cannot be limited; omit the limits"
         )
 
 
 def _check_globs(field: str, globs: Sequence[str]) -> None:
-    if len(globs) > MOST_GLOBS:
-        raise BadInput(f"{field}: {len(globs)} names; the maximum is {MOST_GLOBS}. Use globs such as gpt-*")
+    if len(globs) > MAX_GLOBS:
+        raise BadInput(f"{field}: {len(globs)} names; the maximum is {MAX_GLOBS}. Use globs such as gpt-*")
     for glob in globs:
-        if not glob or len(glob) > LONGEST_GLOB or not (glob.isascii() and glob.isprintable()) or " " in glob:
-            raise BadInput(f"{field}: {glob[:40]!r} is neither a name nor a glob such as gpt-*")
+        if not glob or len(glob) > MAX_GLOB_LENGTH or not (glob.isascii() and glob.isprintable()) or " " in glob:
+            raise BadInput(f"{field}: {glob[:40]!r} is not a name or a glob such as gpt-*")
         if field in _PLAIN and "[" in glob:
             raise BadInput(f"{field}: {glob[:40]!r}: only * and ? are wildcards; names have no brackets")
 

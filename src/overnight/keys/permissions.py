@@ -1,4 +1,4 @@
-"""What a key may use and decide, as plain functions."""
+"""Checks of the permissions of a key, as pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rows import VirtualKey
 
 
 class Requester(NamedTuple):
-    """Who asked for a decision: the ids of the API keys that made the job and the request. None: no key."""
+    """The origin of a review: the ids of the API keys that created the job and the request. None: no key."""
 
     job_key_id: str | None = None
     request_key_id: str | None = None
@@ -25,14 +25,14 @@ def check_tool(key: VirtualKey | None, tool: str) -> None:
 def check_decision(key: VirtualKey | None, requester: Requester) -> None:
     """Raises Forbidden if the key may not decide a review.
 
-    A key needs `reviews.decide`. A key that is bound to an agent decides nothing, and no key decides what it asked for itself:
-    neither of the job that it made, nor of its own request. Without a key, only the operator's command line decides.
+    A key needs `reviews.decide`, must not be bound to an agent, and must not have created the job or the request. Decisions
+    without a key come only from the operator's command line.
     """
     if key is None:
         raise Forbidden("a decision requires a key with the scope reviews.decide")
     if "reviews.decide" not in key.scopes:
         raise Forbidden(f"the key {key.name} lacks scope reviews.decide")
     if key.agent_id is not None:
-        raise Forbidden(f"the key {key.name} is bound to agent {key.agent_id}; an agent decides no reviews")
+        raise Forbidden(f"the key {key.name} is bound to agent {key.agent_id}; keys of agents cannot decide reviews")
     if key.key_id in (requester.job_key_id, requester.request_key_id):
-        raise Forbidden(f"the key {key.name} made the job or the request; another key must decide")
+        raise Forbidden(f"the key {key.name} created the job or the request; another key must decide")

@@ -106,7 +106,7 @@ def virtual_key(row: KeyRow) -> VirtualKey:
 
 
 def state_of(row: KeyRow, now: int) -> str:
-    """active, expired or revoked."""
+    """The state of a key: active, expired or revoked."""
     if row.revoked_at is not None:
         return "revoked"
     return "expired" if row.expires_at is not None and row.expires_at <= now else "active"
@@ -150,7 +150,7 @@ def audited_key(row: KeyRow) -> dict[str, Any]:
 
 
 def audited_provider_key(row: ProviderKeyRow | None) -> dict[str, Any]:
-    """The facts of a provider key that audit entries compare; of a deleted one, none."""
+    """The facts of a provider key that audit entries compare; empty for a deleted one."""
     if row is None or row.sealed is None:
         return {}
     return {"set_by": row.set_by, "set_at": iso_utc(row.set_at), "master_id": row.master_id}

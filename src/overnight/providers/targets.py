@@ -11,7 +11,7 @@ import msgspec
 from overnight.brain import Routing, nearest
 from overnight.domain import OvernightError
 from overnight.domain.policies import ProviderDef
-from overnight.keys import Keyring, SealedShut
+from overnight.keys import DecryptionFailed, Keyring
 from overnight.outgoing import EnvironmentProxies, UpstreamPool
 from overnight.pricing.price_book import (
     FREE,
@@ -231,7 +231,7 @@ class Targets:
     def _own_key(self, owner: str, provider: str) -> str | None:
         try:
             return self._own_keys.provider_key(owner, provider)
-        except SealedShut as error:
+        except DecryptionFailed as error:
             raise Unavailable(str(error)) from None
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from overnight.keys import (
     KeyRow,
     NewKey,
     Rotation,
-    known_provider,
+    check_provider,
     public_key,
     public_provider_key,
     virtual_key,
@@ -151,7 +151,7 @@ async def list_provider_keys(call: Call) -> Answer:
 )
 async def set_provider_key(call: Call, provider: PathName, body: ProviderSecret) -> Answer:
     provider = call.request.names[0]
-    known_provider(provider, call.services.providers())
+    check_provider(provider, call.services.providers())
     row = await call.tools.keys.set_provider_key(call.tenant_id, provider, body.key, call.actor, call.request.key_id)
     call.services.keyring.expire()
     return json_answer(200, public_provider_key(row))
