@@ -55,6 +55,7 @@ __all__ = [
     "Wire",
     "client_body",
     "estimate_input_tokens",
+    "routed_format",
     "wire_between",
 ]
 
@@ -161,6 +162,12 @@ _WIRES: dict[tuple[str, str], Wire] = {
     ("embeddings", "embeddings"): Passthrough(EMBEDDINGS),
 }
 _PREFERRED = ("chat", "messages", "responses")
+
+
+def routed_format(form: str) -> str:
+    """The name of a client format in the conditions of routes."""
+    codec = CODECS.get(form)
+    return (codec.routed_as if codec is not None else "") or form
 
 
 def wire_between(client: str, upstream_formats: tuple[str, ...]) -> Wire | None:
