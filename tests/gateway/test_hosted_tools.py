@@ -15,6 +15,8 @@ from overnight.pricing.provider_tools import (
     bound_microusd,
     fees_of,
     hosted_tools,
+    uses_in_message,
+    uses_in_response,
 )
 from overnight.store import Store
 from serving import routed, serving
@@ -208,7 +210,8 @@ def test_missing_maximum_uses_the_default(bound: Any) -> None:
     ],
 )
 def test_odd_usage_reports_are_not_overbooked(answer: Any) -> None:
-    used, fees = fees_of((("web_search", 1),), FEES, json.dumps(answer).encode())
+    counted = uses_in_response(answer) if answer.get("object") == "response" else uses_in_message(answer)
+    used, fees = fees_of((("web_search", 1),), FEES, counted)
     assert fees == FEES["web_search"] * used.get("web_search", 0) <= FEES["web_search"]
 
 

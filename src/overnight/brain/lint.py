@@ -8,7 +8,8 @@ from overnight.brain.nodes import Node
 from overnight.brain.problems import clipped, did_you_mean, nearest, similarity
 from overnight.brain.routes_section import Model, Rule
 from overnight.brain.routing import Routing
-from overnight.brain.rules import FORMATS, When
+from overnight.brain.rules import When
+from overnight.domain.formats import ROUTED_FORMATS
 from overnight.domain.globs import Names, is_glob
 from overnight.domain.policies import PERIODS, BudgetLimit, Budgets, RateLimit
 
@@ -122,7 +123,7 @@ def _always_named(when: When, rules: Mapping[str, Rule]) -> str | None:
 
 def _subsumes(wider: When, narrower: When) -> bool:
     """Whether every call that meets `narrower` certainly meets `wider`."""
-    formats = [form for form in FORMATS if _format_fits(narrower, form)]
+    formats = [form for form in ROUTED_FORMATS if _format_fits(narrower, form)]
     return (
         all(_format_fits(wider, form) for form in formats)
         and all(

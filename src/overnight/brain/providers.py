@@ -9,11 +9,11 @@ import msgspec
 from overnight.brain.fields import MODEL_NAME, Fields, Reader, choice, list_of, one_or_many, text
 from overnight.brain.nodes import Entries, Node, Scalar, parse_yaml
 from overnight.brain.problems import BrainError, clipped
+from overnight.domain.formats import API_FORMATS, PROVIDER_KINDS
 from overnight.domain.policies import DIALECTS, ProviderDef
 
 PROVIDER_NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 RESIDENCY = r"[a-z0-9][a-z0-9_-]{0,63}"
-_APIS = {"openai": ("chat", "embeddings"), "anthropic": ("messages",), "library": ("chat",)}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -89,9 +89,9 @@ FIELDS: Fields = {
         text(_VARIABLE, "the name of an environment variable such as EXAMPLE_API_KEY", secret=True),
     ),
     "models": ("models", list_of(text(MODEL_NAME, "a model name or a glob such as example-*"))),
-    "kind": ("kind", choice(*_APIS)),
+    "kind": ("kind", choice(*PROVIDER_KINDS)),
     "model_prefix": ("model_prefix", text(MODEL_NAME, "a prefix of a model name such as example/")),
-    "apis": ("apis", list_of(choice("chat", "responses", "messages", "embeddings"))),
+    "apis": ("apis", list_of(choice(*API_FORMATS))),
     "residency": ("residency", _places),
     "proxy": ("proxy", _proxy),
     "proxy_env": (
@@ -131,7 +131,7 @@ def read_providers(reader: Reader, node: Node | None, known: dict[str, ProviderD
         if inherited is not None:
             fields = msgspec.structs.asdict(inherited)
         if "kind" in values or inherited is None:
-            fields["apis"] = _APIS[values.get("kind", "openai")]
+            fields["apis"] = PROVIDER_KINDS[values.get("kind", "openai")].apis
         found.append(ProviderDef(**fields | values))
     return tuple(found)
 

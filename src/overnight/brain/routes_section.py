@@ -21,7 +21,8 @@ from overnight.brain.fields import (
 from overnight.brain.nodes import Entries, Node, Scalar
 from overnight.brain.problems import clipped
 from overnight.brain.providers import RESIDENCY
-from overnight.brain.rules import FORMATS, STICKY, Degraded, When
+from overnight.brain.rules import STICKY, Degraded, When
+from overnight.domain.formats import ROUTED_FORMATS
 from overnight.domain.globs import Names
 from overnight.domain.policies import CACHE_MODES, WHEN_ALL_OPEN
 
@@ -115,7 +116,7 @@ def _headers(reader: Reader, node: Node, name: str) -> dict[str, Names] | None:
 
 
 def _formats(reader: Reader, node: Node, name: str) -> Names | None:
-    found = one_or_many(choice(*FORMATS))(reader, node, name)
+    found = one_or_many(choice(*ROUTED_FORMATS))(reader, node, name)
     return None if found is None else Names(found)
 
 

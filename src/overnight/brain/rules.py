@@ -6,10 +6,11 @@ from typing import Literal
 import msgspec
 
 from overnight.domain import CallFacts, Forbidden
+from overnight.domain.formats import ROUTED_FORMATS
 from overnight.domain.globs import Names
 from overnight.domain.policies import CachePolicy, Degraded
 
-FORMATS = ("chat", "responses", "messages", "embeddings")
+_OTHERS = ", ".join(each for each in ROUTED_FORMATS if each != "embeddings")
 STICKY = ("session", "job", "none")
 
 
@@ -30,7 +31,7 @@ class When(msgspec.Struct, frozen=True):
     def unmet_condition(self, facts: CallFacts) -> str | None:
         """The first condition that is not met, as text; None if all are."""
         if not (self.format.matches(facts.format) if self.format else facts.format != "embeddings"):
-            return f"needs format {self.format or 'chat, responses or messages'}"
+            return f"needs format {self.format or _OTHERS}"
         if self.task is not None and not self.task.matches(facts.task):
             return f"needs task {self.task}"
         if self.agent is not None and not self.agent.matches(facts.agent):

@@ -13,6 +13,7 @@ import typer
 from overnight.app import load_settings_brain
 from overnight.brain import RouteDecision, Routing, UnknownModel, load_routing
 from overnight.domain import Attribution, BadInput, CallFacts
+from overnight.domain.formats import ROUTED_FORMATS
 from overnight.gateway import (
     CODECS,
     PriceBook,
@@ -63,7 +64,7 @@ def explain(
     session: Annotated[str, typer.Option(metavar="SESSION", help="x-session-id.")] = "",
     job: Annotated[str, typer.Option(metavar="JOB", help="x-job-id.")] = "",
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="chat, responses, messages or embeddings.")
+        str, typer.Option("--format", metavar="FORMAT", help=f"One of {', '.join(ROUTED_FORMATS)}.")
     ] = "chat",
     prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="The prompt, whose complexity selects the tier of a tiered route.")

@@ -12,7 +12,7 @@ def _nothing() -> str:
 class CallFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call before routing. Names are checked text; header names are lower case.
 
-    `format` is the client format: chat, responses, messages or embeddings. `job` is the job id or the external id.
+    `format` is the client format, one of `ROUTED_FORMATS`. `job` is the job id or the external id.
     `key_agent` and `key_workflow` are the bindings of the API key. `text` returns the prompt; it is called
     only for a rule with tiers.
     """

@@ -218,8 +218,8 @@ DIALECTS = (
 class ProviderDef(msgspec.Struct, frozen=True):
     """A provider. `base_url` has no trailing slash. Without `api_key_env`, no key is sent.
 
-    `models` are names or globs (`*`, `?`, `[0-9]`), compared case-sensitively. `apis` are the accepted formats (chat,
-    responses, messages, embeddings). `residency` is the location of its data. A `library` may have no base_url: "".
+    `models` are names or globs (`*`, `?`, `[0-9]`), compared case-sensitively. `apis` are the accepted formats
+    (`API_FORMATS`). `residency` is the location of its data. A `library` may have no base_url: "".
     `proxy` is a URL without credentials, or "none"; `proxy_env` names a variable with such a URL, which may have credentials.
     Without either, the environment decides. `ca`, `client_cert` and `client_key` are paths of PEM files. `dialect` names the
     deviations from the chat format; without it, host and model decide.

@@ -15,8 +15,6 @@ from overnight.wire_formats.request import Request
 
 from .identity import Subject
 
-_ANSWER_ID_PREFIXES = {"chat": "chatcmpl-", "responses": "resp_", "messages": "msg_", "embeddings": "emb_"}
-
 
 def _stays_connected() -> bool:
     return False
@@ -45,7 +43,7 @@ class CallContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def answer_id(self, call_id: str) -> str:
         """The id of an attempt's answer, with the prefix of the client's format."""
-        return _ANSWER_ID_PREFIXES.get(self.request.format, "") + call_id.removeprefix("call_")
+        return self.client.answer_id_prefix + call_id.removeprefix("call_")
 
 
 def new_context(

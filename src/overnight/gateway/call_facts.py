@@ -9,6 +9,7 @@ import msgspec
 
 from overnight.domain import Attribution, CallFacts
 from overnight.domain.policies import RouteDecision
+from overnight.wire_formats import routed_format
 from overnight.wire_formats.request import Request
 
 _decode = msgspec.json.Decoder().decode
@@ -27,7 +28,7 @@ def routing_facts(who: Attribution, request: Request) -> CallFacts:
         job=who.job_id or who.external_id,
         key_agent=who.key_scope.agent_id,
         key_workflow=who.key_scope.workflow,
-        format=request.format,
+        format=routed_format(request.format),
         text=lambda: last_user_text([link.body for link in request.links]),
     )
 
@@ -42,7 +43,8 @@ def last_user_text(messages: list[bytes]) -> str:
             continue
         message = _decode(body)
         if isinstance(message, dict) and cast("dict[str, Any]", message).get("role") == "user":
-            text = "\n".join(_texts(cast("dict[str, Any]", message).get("content")))
+            fields = cast("dict[str, Any]", message)
+            text = "\n".join(_texts(fields.get("content", fields.get("parts"))))
             if text:
                 return text
     return ""

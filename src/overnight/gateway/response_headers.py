@@ -13,9 +13,6 @@ MAX_HEADER = 1000
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
 """Replaces characters that a header cannot contain: names come from clients' bodies, ids from providers."""
 
-REQUEST_ID = {"messages": b"request-id"}
-"""The header of a format for the request's id, if it is not `x-request-id`."""
-
 
 def answer_of(pipeline: CallPipeline, result: Answered | Failed) -> HttpResponse:
     """The HTTP response of a call that was answered or failed."""
@@ -43,7 +40,7 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
         (b"x-job-id", context.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
         (b"x-overnight-model", _listed((model,))),
-        (REQUEST_ID.get(context.request.format, b"x-request-id"), (request_id or call_id.encode()).translate(_PLAIN)),
+        (context.client.request_id_header, (request_id or call_id.encode()).translate(_PLAIN)),
     ]
     # The cost of a stream is unknown when its headers are sent. The usage chunk reports it.
     account = pipeline.account

@@ -17,7 +17,7 @@ from overnight.domain.policies import RouteDecision
 from overnight.ledger import JobRow, Ledger
 from overnight.pricing.price_book import ModelPrice, PriceBook, UnknownPrice
 from overnight.providers.targets import SCRIPTED
-from overnight.wire_formats import wire_between
+from overnight.wire_formats import routed_format, wire_between
 
 from .call_facts import last_user_text
 
@@ -109,7 +109,7 @@ def _begun(job: JobRow, event: Recorded) -> RecordedCall:
         headers=detail.get("headers", {}),
         session=called.session_id,
         job=_job_name(job),
-        format=detail.get("format", "chat"),
+        format=routed_format(detail.get("format", "chat")),
     )
     targets = tuple(decision.get("targets", ()))
     return RecordedCall(

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-import msgspec
-
 from overnight.domain import BadInput
 
 Json = dict[str, Any]
@@ -31,7 +29,6 @@ FEES: Mapping[str, int] = {
 """Micro-dollars per use, from the public price lists of 2026 (image: the most expensive size; interpreter: one session)."""
 
 _DATED = re.compile(r"_\d{4}_?\d{2}_?\d{2}$")
-_decode = msgspec.json.Decoder().decode
 
 
 def hosted_tools(tools: Iterable[Json], most: int | None = None) -> Hosted:
@@ -55,15 +52,14 @@ def bound_microusd(asked: Hosted, fees: Mapping[str, int]) -> int:
     return sum(fees[name] * most for name, most in asked)
 
 
-def fees_of(asked: Hosted, fees: Mapping[str, int], answer: bytes) -> tuple[dict[str, int], int]:
-    """The uses by tool in an answer (items of a response, or usage of a message), and their total fee."""
-    decoded: Json = _decode(answer)
-    counted = _in_response(decoded) if decoded.get("object") == "response" else _in_message(decoded)
+def fees_of(asked: Hosted, fees: Mapping[str, int], counted: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """The uses by tool of those `counted` in an answer, and their total fee."""
     used = {name: count for name, _ in asked if (count := counted.get(name.removesuffix("_preview"), 0))}
     return used, sum(fees[name] * count for name, count in used.items())
 
 
-def _in_response(body: Json) -> dict[str, int]:
+def uses_in_response(body: Json) -> dict[str, int]:
+    """The uses of each tool in the items of a response."""
     found: dict[str, int] = {}
     sessions: set[object] = set()
     for item in _dicts(body.get("output")):
@@ -76,7 +72,8 @@ def _in_response(body: Json) -> dict[str, int]:
     return found | ({"code_interpreter": len(sessions)} if sessions else {})
 
 
-def _in_message(body: Json) -> dict[str, int]:
+def uses_in_message(body: Json) -> dict[str, int]:
+    """The uses of each tool in the usage of a message."""
     usage = body.get("usage")
     uses = cast("Json", usage).get("server_tool_use") if isinstance(usage, dict) else None
     counts = cast("Json", uses) if isinstance(uses, dict) else {}

@@ -10,6 +10,7 @@ import msgspec
 
 from overnight.brain import Routing, nearest
 from overnight.domain import OvernightError
+from overnight.domain.formats import PROVIDER_KINDS
 from overnight.domain.policies import ProviderDef
 from overnight.keys import DecryptionFailed, Keyring
 from overnight.outgoing import EnvironmentProxies, UpstreamPool
@@ -183,7 +184,7 @@ class Targets:
             elif not key:
                 raise Unavailable(f"{model} is served by {name}, whose key is missing: set {provider.api_key_env}")
         if key:
-            headers += _greeting(provider.kind, key)
+            headers.append(_key_header(provider.kind, key))
         pool = self._pool_of(model, provider, name, base_url)
         sent_name = msgspec.Raw(msgspec.json.encode(upstream_name))
         account = name if own is None else f"{name}@{owner}"
@@ -239,7 +240,6 @@ class Targets:
             await pool.close()
 
 
-def _greeting(kind: str, key: str) -> list[tuple[bytes, bytes]]:
-    if kind == "anthropic":
-        return [(b"x-api-key", key.encode())]
-    return [(b"authorization", b"Bearer " + key.encode())]
+def _key_header(kind: str, key: str) -> tuple[bytes, bytes]:
+    of_kind = PROVIDER_KINDS[kind]
+    return of_kind.key_header.encode(), (of_kind.key_prefix + key).encode()

@@ -3,6 +3,8 @@
 A new format or translation is one row in this module. It has no access to providers, money or the ledger.
 """
 
+from overnight.pricing.provider_tools import uses_in_message, uses_in_response
+
 from . import (
     chat,
     chat_over_messages,
@@ -24,6 +26,7 @@ from .contract import (
 )
 from .messages import estimate_input_tokens
 from .messages_passthrough import MessagesPassthrough
+from .recorded_answers import ReadAnswer, read_chat, read_embeddings, read_messages, read_responses
 from .responses_chunks import stream_translator as responses_stream_translator
 from .responses_stream import FINAL_EVENTS as RESPONSES_FINAL_EVENTS
 from .transports import (
@@ -47,11 +50,13 @@ __all__ = [
     "Json",
     "Losses",
     "Prepared",
+    "ReadAnswer",
     "Reader",
     "Received",
     "Wire",
     "client_body",
     "estimate_input_tokens",
+    "routed_format",
     "wire_between",
 ]
 
@@ -68,6 +73,8 @@ CHAT = Codec(
     encode=chat.encode,
     error_body=chat.error_body,
     error_event=chat.error_event,
+    read_answer=read_chat,
+    answer_id_prefix="chatcmpl-",
 )
 RESPONSES = Codec(
     name="responses",
@@ -83,6 +90,9 @@ RESPONSES = Codec(
     error_body=responses.error_body,
     error_event=responses_failures.error_event,
     failed_event=responses_failures.failed_event,
+    read_answer=read_responses,
+    tool_uses=uses_in_response,
+    answer_id_prefix="resp_",
 )
 MESSAGES = Codec(
     name="messages",
@@ -97,6 +107,10 @@ MESSAGES = Codec(
     encode=messages.encode,
     error_body=messages.error_body,
     error_event=messages.error_event,
+    read_answer=read_messages,
+    tool_uses=uses_in_message,
+    answer_id_prefix="msg_",
+    request_id_header=b"request-id",
     decode_answer=messages.decode_answer,
     headers=messages.HEADERS,
     forwarded_headers=messages.FORWARDED_HEADERS,
@@ -114,6 +128,8 @@ EMBEDDINGS = Codec(
     encode=embeddings.encode,
     error_body=embeddings.error_body,
     error_event=embeddings.error_event,
+    read_answer=read_embeddings,
+    answer_id_prefix="emb_",
 )
 CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)}
 
@@ -148,6 +164,12 @@ _WIRES: dict[tuple[str, str], Wire] = {
     ("embeddings", "embeddings"): Passthrough(EMBEDDINGS),
 }
 _PREFERRED = ("chat", "messages", "responses")
+
+
+def routed_format(form: str) -> str:
+    """The name of a client format in the conditions of routes."""
+    codec = CODECS.get(form)
+    return (codec.routed_as if codec is not None else "") or form
 
 
 def wire_between(client: str, upstream_formats: tuple[str, ...]) -> Wire | None:

@@ -7,13 +7,14 @@ are passed through. If not, a translation module `X_over_Y` (client X, target Y)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from overnight.pricing.usage import Cost, Usage
 
+from .recorded_answers import ReadAnswer
 from .request import InvalidBody, Request
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "Json",
     "Losses",
     "Prepared",
+    "ReadAnswer",
     "Request",
     "StreamTranslator",
     "Translation",
 ]
 
 Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
 
 
 class Losses(list[str]):
@@ -91,6 +94,10 @@ class StreamTranslator(Protocol):
         ...
 
 
+def _no_uses(_answer: Json) -> Mapping[str, int]:
+    return {}
+
+
 class Codec(NamedTuple):
     """One wire format: the functions of the module `wire_formats/F.py`.
 
@@ -102,6 +109,11 @@ class Codec(NamedTuple):
       the provider's own error event.
     - `headers`: headers sent to each target of the format.
     - `forwarded_headers`: lower-case names of client headers that are forwarded to a target of the same format.
+    - `read_answer`: reads a recorded answer; None for an incomplete one.
+    - `tool_uses`: the uses of provider-run tools in an answer, by tool.
+    - `answer_id_prefix`, `request_id_header`: the form of an answer's id, and the header of the request's id.
+    - `dispatched`: the path and the body for a target, where the path holds a part of the request; None: `path`.
+    - `routed_as`: the name of the format in the conditions of routes.
     """
 
     name: str
@@ -116,10 +128,21 @@ class Codec(NamedTuple):
     encode: Callable[[Json], bytes]
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
+    read_answer: Callable[[Json], ReadAnswer | None]
     decode_answer: Callable[[bytes], Any] = msgspec.json.decode
     failed_event: Callable[[bytes, Sequence[bytes], Json | None], bytes] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     forwarded_headers: frozenset[bytes] = frozenset()
+    tool_uses: Callable[[Json], Mapping[str, int]] = _no_uses
+    answer_id_prefix: str = ""
+    request_id_header: bytes = b"x-request-id"
+    dispatched: Callable[[Json], tuple[str, bytes]] | None = None
+    routed_as: str = ""
+
+    def prepared(self, body: Json, headers: tuple[tuple[bytes, bytes], ...], losses: Iterable[str]) -> Prepared:
+        """The request for a target, from a complete body in this format."""
+        path, encoded = (self.path, _encode(body)) if self.dispatched is None else self.dispatched(body)
+        return Prepared(path, encoded, headers, tuple(losses))
 
 
 class Translation(NamedTuple):

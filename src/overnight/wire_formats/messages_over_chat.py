@@ -43,9 +43,9 @@ _THINKING: dict[str, tuple[type, ...]] = {"type": (str,), "budget_tokens": (int,
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # Model name prefixes. The first group rejects `reasoning_effort`, the next accepts tools only without reasoning,
 # and the last rejects sampling options while it reasons.
-_NO_EFFORT = ("gpt-3", "gpt-4", "chatgpt-4")
-_NO_EFFORT_WITH_TOOLS = ("gpt-5.4", "gpt-5.5", "gpt-5.6", "gpt-5.7", "gpt-5.8", "gpt-5.9", "gpt-6")
-_THINKERS = ("o1", "o3", "o4", "gpt-5", "gpt-6")
+NO_EFFORT = ("gpt-3", "gpt-4", "chatgpt-4")
+NO_EFFORT_WITH_TOOLS = ("gpt-5.4", "gpt-5.5", "gpt-5.6", "gpt-5.7", "gpt-5.8", "gpt-5.9", "gpt-6")
+THINKERS = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
 def request(body: Json, losses: Losses) -> Json:
@@ -150,11 +150,11 @@ def _set_effort(body: Json, out: Json, losses: Losses) -> None:
     elif not effort and kind in ("enabled", "adaptive"):
         effort = effort_of(budget) if isinstance(budget, int) else "high"
     model = out["model"].lower().rpartition("/")[2]
-    if "tools" in out and model.startswith(_NO_EFFORT_WITH_TOOLS):
+    if "tools" in out and model.startswith(NO_EFFORT_WITH_TOOLS):
         out["reasoning_effort"] = "none"
         if effort:
             losses.append(place)
-    elif kind == "disabled" or (effort and model.startswith(_NO_EFFORT)):
+    elif kind == "disabled" or (effort and model.startswith(NO_EFFORT)):
         losses.append(place)
     elif effort:
         out["reasoning_effort"] = "xhigh" if effort == "max" else effort
@@ -165,7 +165,7 @@ def _set_sampling(body: Json, out: Json, losses: Losses) -> None:
     losses += [f"stop_sequences[{at}]" for at in range(MAX_STOP_SEQUENCES, len(stops))]
     if stops:
         out["stop"] = stops[:MAX_STOP_SEQUENCES]
-    thinks = out["model"].lower().rpartition("/")[2].startswith(_THINKERS) and out.get("reasoning_effort") != "none"
+    thinks = out["model"].lower().rpartition("/")[2].startswith(THINKERS) and out.get("reasoning_effort") != "none"
     for name in ("temperature", "top_p"):
         value: Any = body.get(name)
         if value is None or value == 1:

@@ -189,9 +189,7 @@ class Passthrough:
         if (native := self._native) is not None:
             whole = body
             body = with_reserve_stack(lambda: native.request(_decode(_encode(whole)), losses))
-        return Prepared(
-            self.upstream_format.path, _encode(body), headers_for(self.upstream_format, request), tuple(losses)
-        )
+        return self.upstream_format.prepared(body, headers_for(self.upstream_format, request), losses)
 
     def received(self, body: bytes, make_context: ContextFactory) -> Received | None:
         answer = _answer(self.upstream_format, body)
@@ -222,7 +220,7 @@ class Translated:
             chat.adapt_body(body, tokens, dialect, stream=request.stream)
         elif self.upstream_format.cap_field:
             body[self.upstream_format.cap_field] = tokens
-        return Prepared(self.upstream_format.path, _encode(body), self.upstream_format.headers, tuple(losses))
+        return self.upstream_format.prepared(body, self.upstream_format.headers, losses)
 
     def received(self, body: bytes, make_context: ContextFactory) -> Received | None:
         answer = _answer(self.upstream_format, body)

@@ -103,7 +103,7 @@ def result_of_reply(
     event.queued_ms, event.first_byte_ms = attempt.queued_ms, attempt.first_byte_ms
     detail: dict[str, Any] = {}
     if request.hosted:
-        used, tool_fees = fees_of(request.hosted, fees, reply.body)
+        used, tool_fees = fees_of(request.hosted, fees, context.client.tool_uses(_decode_object(reply.body)))
         if used:
             detail["hosted_tools"], detail["hosted_tools_microusd"] = used, tool_fees
         cost = None if cost is None else cost + tool_fees

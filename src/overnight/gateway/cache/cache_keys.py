@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from overnight.wire_formats import routed_format
 from overnight.wire_formats.request import Request
 
 MAX_QUESTION_BYTES = 8_000
@@ -62,7 +63,7 @@ def event_fingerprint(key: bytes) -> str:
 
 def question_of(request: Request) -> str | None:
     """The text of the last message, if it is a user message; None if similar text does not imply a similar question."""
-    if not request.links or request.format == "embeddings" or request.choices != 1:
+    if not request.links or routed_format(request.format) == "embeddings" or request.choices != 1:
         return None
     message = _decode(request.links[-1].body)
     if not isinstance(message, dict):
@@ -74,7 +75,7 @@ def question_of(request: Request) -> str | None:
 def _text_of(message: Mapping[str, Any]) -> str | None:
     if message.get("role") != "user":
         return None
-    content: Any = message.get("content")
+    content: Any = message.get("content", message.get("parts"))
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -84,7 +85,8 @@ def _text_of(message: Mapping[str, Any]) -> str | None:
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
         text = fields.get("text")
         # With an image or a tool result beside the text, the text alone is not the question.
-        if fields.get("type") not in _TEXT_PARTS or not isinstance(text, str):
+        is_text = fields.get("type") in _TEXT_PARTS or fields.keys() == {"text"}
+        if not is_text or not isinstance(text, str):
             return None
         found.append(text)
     return "\n".join(found)
