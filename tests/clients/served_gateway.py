@@ -35,11 +35,15 @@ class Gateway:
 
 
 @contextmanager
-def served_gateway(rules: Path) -> Iterator[Gateway]:
-    """Start a scripted provider with the rules of a file, and a gateway in a process of its own."""
+def served_gateway(rules: Path | str, routing: str | None = None, **environment: str) -> Iterator[Gateway]:
+    """Start a scripted provider with the rules of a file or a text, and a gateway in a process of its own."""
     with tempfile.TemporaryDirectory() as home, spawn_scripted_provider(rules) as provider:
         env = {key: value for key, value in os.environ.items() if not key.endswith(("_API_KEY", "_BASE_URL"))}
-        env |= {"OVERNIGHT_HOME": home, "OVERNIGHT_OFFLINE_BASE_URL": provider.base_url}
+        env |= {"OVERNIGHT_HOME": home, "OVERNIGHT_OFFLINE_BASE_URL": provider.base_url, **environment}
+        if routing is not None:
+            brain = Path(home, "brain")
+            brain.mkdir()
+            (brain / "routing.yaml").write_text(routing)
         command = [sys.executable, "-m", "overnight", "gateway", "--port", "0"]
         process = subprocess.Popen(command, env=env, cwd=home, stdout=subprocess.PIPE, text=True)
         try:
