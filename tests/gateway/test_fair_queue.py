@@ -186,6 +186,7 @@ async def share_of_each_client(clients: int, places: int, service_s: float, *, i
                 position = position or queue.join(ROW, tenant)
                 await position.wait_for_change(loop.time() + 60)
             if position is not None:
+                position.admitted()
                 position.leave()
             await asyncio.sleep(service_s)
             free += 1

@@ -32,7 +32,7 @@ READ_BUSY_MS = 10_000
 MIN_FREE_BYTES = 16_000_000
 MAX_BLOCK_S = 0.002
 """About the time of one commit of another process: the event loop waits for that, and no longer."""
-REMEDY = "Set OVERNIGHT_HOME to a writable folder"
+REMEDY = "Set DATABASE_URL to a file that can be written, or OVERNIGHT_HOME to a writable folder"
 
 
 class SqliteDatabase:
@@ -138,6 +138,8 @@ def _has_content(file: Path) -> bool:
 
 def explain(error: Exception, path: Path) -> str:
     """The problem of the file, and the remedy."""
+    if path.is_dir():
+        return f"{path}: a folder, expected a database file. Set DATABASE_URL to a file, such as {path}/ledger.db"
     if isinstance(error, apsw.NotADBError):
         return f"{path}: not a SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to the location of the ledger"
     if isinstance(error, apsw.CorruptError):

@@ -26,6 +26,9 @@ YIELD_S, MAX_YIELD_SHARE = 0.025, 0.03
 """How long the front of a row lets other processes poll first, and the maximum share of its time at the front. Meanwhile a place
 stands empty."""
 
+MINUTE_YIELD_S, MAX_MINUTE_YIELD_SHARE = 0.1, 0.1
+"""The same for limits a minute. These lose nothing: what is not taken at once stays in the bucket."""
+
 
 class RowQueue:
     """The calls that wait for one row of a budget or rate limit.
@@ -62,7 +65,7 @@ class RowQueue:
             if not own:
                 del self.by_tenant[position.tenant_id]
             return True
-        self.front, self.yields = None, True
+        self.front = None
         for tenant_id in self.by_tenant:
             own = self.by_tenant.pop(tenant_id)
             self.front = own.popleft()
@@ -112,10 +115,19 @@ class QueuePosition:
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
                 await self._sleep(min(deadline, now + self._pause_s(now, sleep_s)))
-        if self.row.yields and self._queue.is_shared() and (sleep_s is not None or self.row.settlements != self._seen):
+        if self.row.yields and self._queue.is_shared() and self._may_have_room(sleep_s):
             self.row.yields = False
-            await asyncio.sleep(min(YIELD_S, (self._loop.time() - self._front_at) * MAX_YIELD_SHARE))
+            await asyncio.sleep(self._yield_s(sleep_s))
         self._seen = self.row.settlements
+
+    def _may_have_room(self, sleep_s: float | None) -> bool:
+        """Whether the row may have room now: after a settlement, or at the known end of the wait."""
+        is_settled = self.row.settlements != self._seen
+        return is_settled if sleep_s is None else not is_settled and sleep_s <= MAX_SLEEP_S
+
+    def _yield_s(self, sleep_s: float | None) -> float:
+        longest_s, share = (YIELD_S, MAX_YIELD_SHARE) if sleep_s is None else (MINUTE_YIELD_S, MAX_MINUTE_YIELD_SHARE)
+        return min(longest_s, (self._loop.time() - self._front_at) * share)
 
     def _pause_s(self, now: float, sleep_s: float | None) -> float:
         if sleep_s is not None:
@@ -134,6 +146,10 @@ class QueuePosition:
         """End the present sleep."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+    def admitted(self) -> None:
+        """Note that the call was admitted: before the next one of this process, other processes may poll."""
+        self.row.yields = True
 
     def leave(self) -> None:
         """Leave the queue, so that the next call becomes the front."""

@@ -111,6 +111,8 @@ class CallAdmission:
                     raise ClientDisconnected("the client disconnected while its call was queued")
                 outcome = await self._ask_store(plan)
                 if not isinstance(outcome, MustWait):
+                    if place is not None:
+                        place.admitted()
                     return outcome
                 # The first admission has written the fallback and the cache result.
                 plan = AttemptPlan(target=plan.target, attempts=plan.attempts, final=plan.final)
