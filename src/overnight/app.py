@@ -283,7 +283,7 @@ class App:
     @asynccontextmanager
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
         """Serve the sinks of the feed that the settings ask for, during the block. `owner` is the name of this process."""
-        from overnight.ledger import SinkConsumer
+        from overnight.ledger import serve_sink
         from overnight.telemetry import JsonLinesSink, LogFiles
 
         folder = self.settings.event_log
@@ -292,7 +292,7 @@ class App:
             return
         by_tenant, most = self.settings.event_log_by == "tenant", self.settings.event_log_mb * 1_000_000
         sink = JsonLinesSink(LogFiles(folder, by_tenant, most, self.settings.event_log_files))
-        serving = asyncio.create_task(SinkConsumer(self.store, sink, owner).run())
+        serving = await serve_sink(self.store, sink, owner)
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from overnight.domain import BadInput, OvernightError, StoreUnavailable, month_of
 
+from .crash_points import crash_point
 from .pending_commands import (
     TOO_LATE,
     Entry,
@@ -158,6 +159,8 @@ class Batches:
         try:
             with session.transaction(until):
                 self._decide(session, batch, faulty, outcomes, now)
+                crash_point("batch_written")
+            crash_point("batch_committed")
         except BatchTimeout as timeout:
             timeout.outcomes = outcomes
             raise

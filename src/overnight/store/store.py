@@ -13,7 +13,7 @@ import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
 
-from .migration_runner import is_current, migrate
+from .migration_runner import is_current, migrate, raise_feed_epoch
 from .statements import Dialect, Statement
 from .unit import Command, Rows
 from .writer import Writer
@@ -60,6 +60,16 @@ class Store:
         session = self._database.connect()
         try:
             migrate(session, self.dialect, self.clock(), self._database.name)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explain(error)) from error
+        finally:
+            session.close()
+
+    def raise_feed_epoch(self, epoch: int, position: int) -> None:
+        """See `migration_runner.raise_feed_epoch`. Blocks. Raises StoreUnavailable."""
+        session = self._database.connect()
+        try:
+            raise_feed_epoch(session, self.dialect, epoch, position)
         except session.Error as error:
             raise StoreUnavailable(self._database.explain(error)) from error
         finally:
