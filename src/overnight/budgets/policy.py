@@ -63,7 +63,10 @@ class BudgetJob(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The caller of a model or tool call. `jobs` are the job's ancestors and itself, root first; `target` is the model name."""
+    """The caller of a model or tool call. `jobs` are the job's ancestors and itself, root first; `target` is the model name.
+
+    `job_agent` and `job_workflow`: those of the job, if the call names others, but may not leave their limits.
+    """
 
     tenant_id: str
     jobs: tuple[BudgetJob, ...] = ()
@@ -73,6 +76,8 @@ class Caller(msgspec.Struct, frozen=True):
     step: str | None = None
     key: str | None = None
     target: str | None = None
+    job_agent: str | None = None
+    job_workflow: str | None = None
 
 
 def scope_id(name: str, window: Window) -> str:
@@ -130,7 +135,9 @@ class Policy:
         for scope, name in (
             ("session", who.session),
             ("agent", who.agent),
+            ("agent", who.job_agent),
             ("workflow", who.workflow),
+            ("workflow", who.job_workflow),
             ("key", who.key),
             ("tenant", who.tenant_id),
         ):
@@ -184,20 +191,21 @@ class Policy:
         """The rate limits for a call."""
         if not self.rate_rules:
             return []
-        names: Mapping[str, tuple[str, str | None]] = {
-            "key": (who.tenant_id, who.key),
-            "agent": (who.tenant_id, who.agent),
-            "tenant": (who.tenant_id, who.tenant_id),
-            "target": ("", who.target),
+        names: Mapping[str, tuple[str | None, ...]] = {
+            "key": (who.key,),
+            "agent": (who.agent, who.job_agent),
+            "tenant": (who.tenant_id,),
+            "target": (who.target,),
         }
         found: dict[Key, dict[str, Any]] = {}
         for rule in self.rate_rules:
-            tenant_id, name = names[rule.scope]
-            if name is not None and rule.applies_to(name):
-                merged = found.setdefault((tenant_id, rule.scope, name), {})
-                _tighten(merged, "requests_per_minute", rule.requests_per_minute)
-                _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
-                _tighten(merged, "concurrency", rule.concurrency)
+            tenant_id = "" if rule.scope == "target" else who.tenant_id
+            for name in names[rule.scope]:
+                if name is not None and rule.applies_to(name):
+                    merged = found.setdefault((tenant_id, rule.scope, name), {})
+                    _tighten(merged, "requests_per_minute", rule.requests_per_minute)
+                    _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
+                    _tighten(merged, "concurrency", rule.concurrency)
         return [
             Rate(tenant_id=tenant_id, scope=scope, scope_id=name, **fields)
             for (tenant_id, scope, name), fields in found.items()

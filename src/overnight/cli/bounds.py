@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import open_ledger
 from overnight.budgets import BoundRow, Correction, correct_cost, list_bounds, public_bound
 from overnight.domain import check_identifier, usd_text
 from overnight.ledger import Ledger
+from overnight.process_environment import open_ledger
 from overnight.settings import Settings
 from overnight.story import clean, cost_text, moment_text
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import load_settings_brain, open_ledger
 from overnight.brain import check_brain, read_files
 from overnight.domain import BadInput, iso_utc
 from overnight.gateway import PriceBook
@@ -21,6 +20,7 @@ from overnight.ledger import (
     list_changed_files,
     read_brain_files,
 )
+from overnight.process_environment import load_settings_brain, open_ledger
 from overnight.settings import Settings
 from overnight.story import count_text, moment_text
 

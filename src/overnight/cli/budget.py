@@ -6,10 +6,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from overnight.app import load_settings_brain, open_ledger
 from overnight.budgets import BudgetLine, Policy, TopUp, line_of, list_budgets, resolve_top_up, top_up_budget
 from overnight.domain import usd_text
 from overnight.ledger import Ledger
+from overnight.process_environment import load_settings_brain, open_ledger
 from overnight.settings import Settings
 from overnight.story import moment_text
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import load_settings_brain
 from overnight.domain import SCOPES
 from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, check_provider, public_key, public_provider_key
+from overnight.process_environment import load_settings_brain
 from overnight.settings import Settings
 from overnight.store import Store
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import open_ledger
 from overnight.domain import iso_utc
 from overnight.jobs import Decision, Operations
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import open_ledger
 from overnight.reviews import ReviewRow, list_reviews
 from overnight.settings import Settings
 from overnight.story import needs_person

@@ -52,7 +52,6 @@ def gateway(
 def api(
     socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket to listen on.")],
     gateway_host: Annotated[str, typer.Option(help="The address of the gateway in front.")] = "127.0.0.1",
-    offline_base_url: Offline = None,
 ) -> None:
     """Serve the API behind a gateway, so that long reports do not delay model calls.
 
@@ -65,7 +64,7 @@ def api(
     settings = Settings.from_environment()
 
     async def serve() -> None:
-        await roles.serve_api(settings, gateway_host, socket, offline_base_url=offline_base_url, until=roles.stopped())
+        await roles.serve_api(settings, gateway_host, socket, until=roles.stopped())
 
     run_loop(serve)
 

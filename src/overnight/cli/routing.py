@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import load_settings_brain
 from overnight.brain import RouteDecision, Routing, UnknownModel, load_routing
 from overnight.domain import Attribution, BadInput, CallFacts
 from overnight.domain.formats import ROUTED_FORMATS
@@ -25,6 +24,7 @@ from overnight.gateway import (
     with_metadata,
 )
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import load_settings_brain
 from overnight.settings import Settings
 
 from .ledger_reader import PAGE, read

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import App, load_settings_brain, open_app, open_ledger, run_loop, take_secrets
+from overnight.app import App, open_app, run_loop
 from overnight.domain import FINISHED, Conflict, Recorded, check_identifier
 from overnight.jobs import Operations
 from overnight.ledger import JobRow
+from overnight.process_environment import load_settings_brain, open_ledger, take_secrets
 from overnight.settings import Settings
 from overnight.story import clean, public_job, tree_costs, who
 

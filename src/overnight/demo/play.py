@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from overnight.app import load_settings_brain, take_secrets
 from overnight.domain import FINISHED, BadInput, Recorded, usd_text
 from overnight.files import copy_file, make_folder
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import load_settings_brain, take_secrets
 from overnight.roles import child_command, child_environment
 from overnight.settings import Settings
 from overnight.store import Store, open_store

@@ -49,7 +49,7 @@ from .call.result import CallResult, DegradedAnswer
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
-from .call_deadlines import MIN_STORE_S
+from .call_deadlines import store_patience_s
 from .call_facts import routing_facts
 from .error_responses import (
     JSON,
@@ -104,7 +104,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
-        self.keys.read_timeout_s = self._patience_s
+        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
         self._offline = (offline_base_url, offline_was_asked_for)
         self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
@@ -138,7 +138,7 @@ class Gateway:
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
         self.jobs.brain_version = self.prompts.present = brain.version
-        self.keys.read_timeout_s = self._patience_s
+        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room
@@ -331,13 +331,8 @@ class Gateway:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
                 buffer.end()
 
-    @property
-    def _patience_s(self) -> float:
-        """The maximum wait for the store, in seconds, of a call whose route is not known yet."""
-        return max(self.routing.time_limits.queue_ms / 1000, MIN_STORE_S)
-
     def _store_deadline(self) -> float:
-        return self.services.loop.time() + self._patience_s
+        return self.services.loop.time() + store_patience_s(self.routing.time_limits)
 
     def count_tokens(self, body: bytes) -> int:
         """Estimate the input tokens of a messages request, without a provider. Raises BodyTooLarge, InvalidBody."""
