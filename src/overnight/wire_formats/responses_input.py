@@ -14,6 +14,7 @@ from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
 from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
+from .responses_tools import function_name
 from .validation import unsupported_content
 
 _encode = msgspec.json.Encoder().encode
@@ -140,7 +141,8 @@ class _Thread:
 
     def _call(self, item: Json, arguments: str) -> None:
         call: Json = {"id": item["call_id"], "type": "function"}
-        call["function"] = {"name": item["name"], "arguments": arguments}
+        name = function_name(item.get("namespace"), item["name"])
+        call["function"] = {"name": name, "arguments": arguments}
         self._turn().setdefault("tool_calls", []).append(call)
 
     def _reasoning(self, item: Json) -> None:
