@@ -27,7 +27,11 @@ NAMESPACE = {
         {"type": "function", "name": "read", "parameters": {"type": "object"}},
     ],
 }
-SHELL = {"type": "function", "name": "search", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}
+SHELL = {
+    "type": "function",
+    "name": "search",
+    "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
+}
 FLAT = "mcp__codegraph__search"
 
 
@@ -240,7 +244,10 @@ async def test_second_tool_of_a_name_is_named_and_left_out(store: Store, client:
 async def test_usual_tools_are_sent_as_they_are(store: Store) -> None:
     act = Upstream("messages")
     async with before(store, act) as (served, _):
-        tools = [{"name": "look", "input_schema": {**PLAIN, "required": []}}, {"type": "web_search_20250305", "name": "w"}]
+        tools = [
+            {"name": "look", "input_schema": {**PLAIN, "required": []}},
+            {"type": "web_search_20250305", "name": "w"},
+        ]
         client = anthropic.AsyncAnthropic(base_url=served.url, api_key="unused", max_retries=0)
         said: Any = [{"role": "user", "content": "x"}]
         await client.messages.create(model="m", max_tokens=9, messages=said, tools=tools)  # type: ignore[arg-type]

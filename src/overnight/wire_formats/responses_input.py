@@ -14,6 +14,7 @@ from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
 from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
+from .responses_history import ordered
 from .responses_tools import function_name
 from .validation import unsupported_content
 
@@ -42,7 +43,7 @@ def messages(body: Json, losses: Losses) -> list[Json]:
         thread.messages.append({"role": "user", "content": given})
         return thread.messages
     messages_before = len(thread.messages)
-    for place, item in enumerate(cast("list[Json]", given)):
+    for place, item in ordered(cast("list[Json]", given), losses):
         thread.where = f"input[{place}]"
         try:
             thread.take(item)

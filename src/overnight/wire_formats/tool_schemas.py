@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
+
 from .contract import Losses
-from .lenient_json import Json, dict_of, dicts_of, list_of
+from .lenient_json import Json, dict_of, dicts_of, list_of, text_of
 
 _VARIANTS = ("anyOf", "oneOf", "allOf")
 _REJECTED = frozenset({*_VARIANTS, "not", "enum", "if", "then", "else", "$ref"})
@@ -76,3 +78,35 @@ def without_repeated(tools: list[Json], names: list[str], losses: Losses, places
         seen.add(name)
         kept.append(tool)
     return kept
+
+
+_fine: dict[tuple[str, str], None] = {}
+"""Formats and hashes of tools that need no change: an agent sends the same tools with every turn."""
+_MAX_FINE = 1024
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_SCHEMA = {"chat": "parameters", "responses": "parameters", "messages": "input_schema"}
+
+
+def acceptable_tools(tools: msgspec.Raw, digest: str, form: str, losses: Losses) -> msgspec.Raw:
+    """The tools of a request that is passed through, changed only where targets reject them. `digest` is their hash."""
+    if (form, digest) in _fine:
+        return tools
+    given = dicts_of(_decode(tools))
+    changed, names = False, list[str]()
+    for at, tool in enumerate(given):
+        place = f"tools[{at}]" + (".function" if form == "chat" else "")
+        holder = dict_of(tool.get("function")) if form == "chat" else tool
+        field, is_own = _SCHEMA[form], tool.get("type", "custom") in ("custom", "function")
+        names.append(text_of(holder.get("name")) if is_own and holder.get("name") else f" {at}")
+        if is_own and field in holder:
+            schema = parameters_schema(holder[field], f"{place}.{field}", losses)
+            if schema is not holder[field]:
+                holder[field], changed = schema, True
+    kept = without_repeated(given, names, losses, [f"tools[{at}]" for at in range(len(given))])
+    if changed or len(kept) < len(given):
+        return msgspec.Raw(_encode(kept))
+    if len(_fine) >= _MAX_FINE:
+        _fine.clear()
+    _fine[form, digest] = None
+    return tools
