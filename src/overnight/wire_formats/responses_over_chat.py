@@ -36,6 +36,7 @@ _SAME = (
 )
 _HANDLED = frozenset({
     *_SAME,
+    "client_metadata",
     "include",
     "input",
     "instructions",

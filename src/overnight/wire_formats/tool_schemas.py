@@ -85,7 +85,6 @@ _fine: dict[tuple[str, str], None] = {}
 _MAX_FINE = 1024
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_SCHEMA = {"chat": "parameters", "responses": "parameters", "messages": "input_schema"}
 
 
 def acceptable_tools(tools: msgspec.Raw, digest: str, form: str, losses: Losses) -> msgspec.Raw:
@@ -97,7 +96,8 @@ def acceptable_tools(tools: msgspec.Raw, digest: str, form: str, losses: Losses)
     for at, tool in enumerate(given):
         place = f"tools[{at}]" + (".function" if form == "chat" else "")
         holder = dict_of(tool.get("function")) if form == "chat" else tool
-        field, is_own = _SCHEMA[form], tool.get("type", "custom") in ("custom", "function")
+        field = "input_schema" if form == "messages" else "parameters"
+        is_own = tool.get("type", "custom") in ("custom", "function")
         names.append(text_of(holder.get("name")) if is_own and holder.get("name") else f" {at}")
         if is_own and field in holder:
             schema = parameters_schema(holder[field], f"{place}.{field}", losses)
