@@ -115,7 +115,7 @@ async def _server(
     served = application(
         await app.gateway(),
         app.ledger,
-        hosts=NAMES if host in LOOPBACK else None,
+        hosts=(*NAMES, *settings.hosts) if host in LOOPBACK else None,
         auth=settings.auth,
         requests_per_key=limits.per_key,
         public_url=settings.public_url,
