@@ -69,7 +69,7 @@ async def serve_gateway(
         served = application(
             gateway,
             app.ledger,
-            hosts=LOOPBACK_NAMES if host in LOOPBACK else None,
+            hosts=(*LOOPBACK_NAMES, *settings.hosts) if host in LOOPBACK else None,
             auth=settings.auth,
             requests_per_key=limits.per_key,
             public_url=settings.public_url,
@@ -108,7 +108,7 @@ async def serve_api(settings: Settings, host: str, path: str, *, until: Awaitabl
         limits = _limits(settings)
         served = rest_application(
             rest.services(settings.public_url),
-            hosts=LOOPBACK_NAMES if host in LOOPBACK else None,
+            hosts=(*LOOPBACK_NAMES, *settings.hosts) if host in LOOPBACK else None,
             auth=settings.auth,
             requests_per_key=limits.per_key,
         )

@@ -38,7 +38,7 @@ from .readiness import ReadyApi
 from .requests import ClientLeft, Request, send_answer
 from .rest_application import RestApplication
 from .rest_services import RestServices
-from .routes import CALLS, PathRoute, find_route
+from .routes import CALLS, PathRoute, find_route, near_path
 
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -212,12 +212,13 @@ def _below_root(scope: Scope) -> Scope:
 
 def _format_of(path: str) -> Codec:
     """The format in which errors of a path are written."""
+    path = near_path(path) or path
     return CALLS.get(path) or (CODECS["messages"] if path.startswith("/v1/messages/") else CHAT)
 
 
 def _error_answer(path: str, error: OvernightError) -> HttpResponse:
     """An expected error in the format of the path."""
-    if not path.startswith("/v1/"):
+    if not path.startswith("/v1/") and near_path(path) is None:
         return problem(error)
     if not isinstance(error, MethodNotAllowed):
         return error_response(error, _format_of(path))

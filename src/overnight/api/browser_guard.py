@@ -39,7 +39,7 @@ class BrowserGuard:
             if name == b"host":
                 called = _host_and_port(value)
                 if called is None or called[0] not in self._hosts:
-                    return "the Host header names another machine; use 127.0.0.1 or localhost"
+                    return "the Host header names another machine; use 127.0.0.1 or localhost, or add it to OVERNIGHT_HOSTS"
             elif name == b"origin":
                 origins.append(value)
             elif name == b"sec-fetch-site":

@@ -138,8 +138,27 @@ def _allowed(methods: _Methods) -> list[str]:
     return [each for method in methods for each in ((method, "HEAD") if method == "GET" else (method,))]
 
 
+def near_path(path: str) -> str | None:
+    """The path that a client with a wrong base URL means: without `/v1`, or with it twice. None for other paths."""
+    meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    if path == "/" or path.startswith("/api"):
+        return None
+    return meant if meant in _EXACT or meant.startswith(("/v1/models/", "/v1/responses/")) else None
+
+
+def _base_url_hint(path: str) -> str | None:
+    meant = near_path(path)
+    if meant is None:
+        return None
+    if path.startswith("/v1/v1/"):
+        return f"/v1 stands there twice; end the base URL of the client before /v1 to call {meant}"
+    return f"/v1 is missing; end the base URL of the client in /v1 to call {meant}"
+
+
 def unknown_path(path: str) -> UnknownPath:
     """The error for a path that the table does not have: it names what there is."""
+    if (hint := _base_url_hint(path)) is not None:
+        return UnknownPath(f"path {ascii(path[:200])[1:-1]}: {hint}")
     section = "/api/" if path.startswith("/api") else "/v1/" if path.startswith("/v1") else "/"
     known = [template for template in _EXACT if template.startswith(section)]
     return UnknownPath(f"path {ascii(path[:200])[1:-1]}; available: {', '.join(known)}; /openapi.json describes all")

@@ -26,6 +26,7 @@ from overnight.pricing.provider_tools import FEES
 from overnight.providers.targets import Targets, Unavailable
 from overnight.store import Store
 from overnight.wire_formats import (
+    COMPACT,
     MESSAGES,
     RESPONSES,
     Codec,
@@ -60,7 +61,7 @@ from .error_responses import (
     internal_error_response,
 )
 from .housekeeping import Housekeeping
-from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
+from .identity import METADATA_NAMES, Subject, with_cache_key, with_client_metadata, with_metadata
 from .job_ancestry import JobAncestry
 from .job_starts import start_job
 from .live_settings import updated_services
@@ -250,10 +251,12 @@ class Gateway:
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request = request.without_metadata(METADATA_NAMES)
-        if form is RESPONSES:
+        if form is RESPONSES or form is COMPACT:
             request = await self.responses.prepend_history(
                 request, who, self.routing.limits.max_body_bytes, self._store_deadline()
             )
+        if who.session_id is None and (client_metadata := request.fields.get("client_metadata")) is not None:
+            who = with_client_metadata(who, client_metadata)
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
         decision = permitted_decision(self.decide(routing_facts(who, request)), who)

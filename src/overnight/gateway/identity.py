@@ -156,6 +156,16 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
     return msgspec.structs.replace(who, session_id=session, only_marks=True)
 
 
+def with_client_metadata(who: Attribution, metadata: msgspec.Raw) -> Attribution:
+    """Use the session in a body's `client_metadata`, as Codex sends it, where none is named."""
+    try:
+        named: Any = msgspec.json.decode(metadata)
+        found = named.get("session_id") or named.get("thread_id")
+        return msgspec.structs.replace(who, session_id=check_identifier(found, "client_metadata.session_id"))
+    except (msgspec.DecodeError, BadInput, AttributeError, TypeError):
+        return who  # the field is another product's
+
+
 def _text(metadata: Mapping[str, Any], name: str) -> str | None:
     """A text in `metadata` that attributes the call. Raises BadInput for another type, so that no attribution is lost."""
     value = metadata.get(name)

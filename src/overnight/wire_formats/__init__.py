@@ -12,6 +12,7 @@ from . import (
     messages,
     messages_over_chat,
     responses,
+    responses_compact,
     responses_failures,
     responses_native,
     responses_over_chat,
@@ -43,6 +44,7 @@ from .transports import (
 __all__ = [
     "CHAT",
     "CODECS",
+    "COMPACT",
     "MESSAGES",
     "RESPONSES",
     "AnswerContext",
@@ -131,7 +133,24 @@ EMBEDDINGS = Codec(
     read_answer=read_embeddings,
     answer_id_prefix="emb_",
 )
-CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)}
+COMPACT = Codec(
+    name="compact",
+    path="/responses/compact",
+    final_event_types=frozenset(),
+    cap_field=None,
+    read=responses_compact.read,
+    usage_of=responses.usage_of,
+    is_answer=responses_compact.is_answer,
+    assembly=responses.Assembly,
+    stream_events=responses.stream_events,
+    encode=responses.encode,
+    error_body=responses.error_body,
+    error_event=responses_failures.error_event,
+    read_answer=lambda _answer: None,
+    answer_id_prefix="resp_",
+    routed_as="responses",
+)
+CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS, COMPACT)}
 
 _RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_stream_translator)
 _CHAT_OVER_MESSAGES = Translation(
@@ -162,6 +181,10 @@ _WIRES: dict[tuple[str, str], Wire] = {
     ("messages", "chat"): Translated(MESSAGES, CHAT, _MESSAGES_OVER_CHAT),
     ("chat", "messages"): Translated(CHAT, MESSAGES, _CHAT_OVER_MESSAGES),
     ("embeddings", "embeddings"): Passthrough(EMBEDDINGS),
+    ("compact", "responses"): Passthrough(
+        COMPACT,
+        Translation(responses_compact.request, responses_compact.answer, responses_compact.stream_translator),
+    ),
 }
 _PREFERRED = ("chat", "messages", "responses")
 
