@@ -17,7 +17,9 @@ from . import (
     responses_over_chat,
 )
 from .contract import (
+    AddressedCall,
     AnswerContext,
+    ClientPaths,
     Codec,
     Json,
     Losses,
@@ -45,7 +47,9 @@ __all__ = [
     "CODECS",
     "MESSAGES",
     "RESPONSES",
+    "AddressedCall",
     "AnswerContext",
+    "ClientPaths",
     "Codec",
     "Json",
     "Losses",
@@ -111,6 +115,8 @@ MESSAGES = Codec(
     tool_uses=uses_in_message,
     answer_id_prefix="msg_",
     request_id_header=b"request-id",
+    estimate_tokens=messages.estimate_input_tokens,
+    key_header=b"x-api-key",
     decode_answer=messages.decode_answer,
     headers=messages.HEADERS,
     forwarded_headers=messages.FORWARDED_HEADERS,
