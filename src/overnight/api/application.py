@@ -145,7 +145,7 @@ class Application:
             authenticate=_public if needed is None else partial(check, headers, needed, scope),
         )
         direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
-        request.has_left = direct.has_left if direct else None
+        request.detect_disconnect = direct.detect_disconnect if direct else None
         if needed is not None:
             request.key = await check(headers, needed, scope)
             self._count(scope, request.key)

@@ -69,7 +69,7 @@ class ModelCalls:
             return error_response(error, form)
 
     async def _addressed_call(self, form: Codec, request: Request, complete: Callable[[bytes], bytes]) -> HttpResponse:
-        return await self.call(form, request.headers, request.receive, request.key, request.has_left, complete)
+        return await self.call(form, request.headers, request.receive, request.key, request.detect_disconnect, complete)
 
     async def count_tokens(self, request: Request) -> HttpResponse:
         """Anthropic's count_tokens: an estimate, without cost."""

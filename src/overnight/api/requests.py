@@ -31,8 +31,8 @@ class Request(msgspec.Struct):
     """One request that the front has let in.
 
     `names` are the names in its path; `tenant_id` is the tenant whose resources it can access. `authenticate` checks its key
-    again, for long responses; it raises the same errors. `body` is read by the part that serves it. `has_left` tells whether
-    the client has disconnected, where that can be known.
+    again, for long responses; it raises the same errors. `body` is read by the part that serves it. `detect_disconnect` tells
+    whether the client has disconnected, where that can be known.
     """
 
     route: PathRoute
@@ -45,7 +45,7 @@ class Request(msgspec.Struct):
     tenant_id: str = "default"
     key: VirtualKey | None = None
     body: bytes = b""
-    has_left: Callable[[], bool] | None = None
+    detect_disconnect: Callable[[], bool] | None = None
 
     @property
     def actor(self) -> str:

@@ -20,6 +20,8 @@ from .scripted_wire import NOT_JSON, Headers, Refused, Reply, Wire, in_words, re
 
 Json = dict[str, Any]
 END = b"0\r\n\r\n"
+_STANDARD = str.maketrans("-_", "+/")
+"""Clients may write base64 in its other alphabet."""
 SKIPPED = "skip_thought_signature_validator"
 _FINISHED = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _STATUS = {
@@ -32,6 +34,7 @@ _STATUS = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_BLOCK, _FINISH = re.compile(r"\(block ([A-Z_]+)\)"), re.compile(r"\(finish ([A-Z_]+)\)")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
 _PARTS = {
     "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult", "thought",
@@ -145,7 +148,7 @@ def _check_part(part: Json, place: str, model: str) -> None:
     if unknown := part.keys() - _PARTS:
         raise Refused(f"Unknown name \"{sorted(unknown)[0]}\" at '{place}': Cannot find field.")
     signed = part.get("thoughtSignature")
-    if signed is not None and signed not in (SKIPPED, signature(model)):
+    if signed not in (None, SKIPPED) and str(signed).translate(_STANDARD) != signature(model):
         raise Refused("Thought signature is not valid.")
     name = (part.get("functionCall") or part.get("functionResponse") or {"name": "x"}).get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -263,18 +266,20 @@ def _body(reply: Reply, candidates: list[Json]) -> Json:
     }
 
 
-def _is_blocked(reply: Reply) -> bool:
-    return reply.finish_reason == "blocked"
+def _block(reply: Reply) -> str | None:
+    """The reason for which the prompt is blocked, where a rule's text is `(block REASON)`."""
+    found = _BLOCK.fullmatch(reply.text or "")
+    return found[1] if found else None
 
 
-def _blocked(reply: Reply) -> Json:
-    return {**_body(reply, []), "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}
+def _blocked(reply: Reply, reason: str) -> Json:
+    return {**_body(reply, []), "promptFeedback": {"blockReason": reason}}
 
 
 def whole(reply: Reply, _call: Call) -> bytes:
     """The body of an answer without streaming."""
-    if _is_blocked(reply):
-        return _encode(_blocked(reply))
+    if (reason := _block(reply)) is not None:
+        return _encode(_blocked(reply, reason))
     parts: list[Json] = []
     for each in _parts(reply):
         last = parts[-1] if parts else {}
@@ -288,8 +293,8 @@ def whole(reply: Reply, _call: Call) -> bytes:
 
 def events(reply: Reply, _call: Call) -> Iterator[bytes]:
     """The events of a streamed answer. The last has the finish reason; each has the usage."""
-    if _is_blocked(reply):
-        yield _event(_blocked(reply))
+    if (reason := _block(reply)) is not None:
+        yield _event(_blocked(reply, reason))
         return
     for parts in _parts(reply):
         yield _event(_body(reply, [{"content": {"parts": parts, "role": "model"}, "index": 0}]))
@@ -298,7 +303,9 @@ def events(reply: Reply, _call: Call) -> Iterator[bytes]:
 
 
 def _finish(reply: Reply) -> str:
-    return _FINISHED.get(reply.finish_reason, reply.finish_reason.upper())
+    """The finish reason; that of a rule's text `(finish REASON)` is one which no other format has."""
+    found = _FINISH.fullmatch(reply.text or "")
+    return found[1] if found else _FINISHED[reply.finish_reason]
 
 
 def _event(event: Json) -> bytes:
