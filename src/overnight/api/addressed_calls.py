@@ -18,6 +18,8 @@ _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
 Call = Callable[[Codec, Request, Callable[[bytes], bytes]], Awaitable[HttpResponse]]
 Handler = Callable[[Request], Awaitable[HttpResponse]]
+_SHARED = {"/v1/models": True, "/v1/models/{model}": False}
+"""The paths of models that clients of several formats ask, and whether they list all."""
 
 
 def handlers_of(gateway: Gateway, memory: BodyMemory, call: Call) -> dict[tuple[str, str], Handler]:
@@ -28,6 +30,16 @@ def handlers_of(gateway: Gateway, memory: BodyMemory, call: Call) -> dict[tuple[
         found |= {("POST", template): api.post for template in paths.templates}
         found |= {("GET", paths.models_path): api.models, ("GET", paths.model_path): api.model}
     return found
+
+
+def handler_of(request: Request, handlers: dict[tuple[str, str], Handler]) -> Handler:
+    """The handler of a request. Paths of several formats, such as `/v1/models`, answer a client by the header of its key."""
+    method, template = request.route.method, request.route.template
+    if method == "GET" and template in _SHARED:
+        for codec, paths in ADDRESSED:
+            if codec.key_header is not None and request.header(codec.key_header):
+                return handlers[method, paths.models_path if _SHARED[template] else paths.model_path]
+    return handlers[method, template]
 
 
 class _AddressedApi:

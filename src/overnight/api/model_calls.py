@@ -11,7 +11,7 @@ from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_respon
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey
 
-from .addressed_calls import handlers_of
+from .addressed_calls import handler_of, handlers_of
 from .attribution import attribution, with_headers
 from .body_memory import BodyMemory
 from .requests import Request, read_body
@@ -39,7 +39,7 @@ class ModelCalls:
 
     async def answer(self, request: Request) -> HttpResponse:
         """The response of every path but those of the calls themselves. Raises OvernightError."""
-        return await self._handlers[request.route.method, request.route.template](request)
+        return await handler_of(request, self._handlers)(request)
 
     async def call(
         self,
