@@ -268,7 +268,12 @@ async def test_models_are_listed_and_tokens_counted(served: Served, client: Any)
     few = await client.models.count_tokens(model=NATIVE, contents="hello")
     more = await client.models.count_tokens(model=NATIVE, contents="hello " * 100)
     assert 0 < few.total_tokens < more.total_tokens
-    whole = {"generateContentRequest": {"model": f"models/{NATIVE}", "contents": [{"role": "user", "parts": [{"text": "hello"}]}]}}
+    whole = {
+        "generateContentRequest": {
+            "model": f"models/{NATIVE}",
+            "contents": [{"role": "user", "parts": [{"text": "hello"}]}],
+        }
+    }
     response = await served.http.post(f"/v1beta/models/{NATIVE}:countTokens", json=whole)
     assert response.json()["totalTokens"] == few.total_tokens
     assert served.provider.stats()["paid_calls"] == 0

@@ -223,7 +223,7 @@ def _hosted(tools: bytes) -> list[Json]:
 
 def in_camel_case(body: bytes) -> bytes:
     """The body with the names that Google's documentation writes. Its API accepts `generation_config` as well."""
-    if not _SNAKE.search(body):
+    if not _SNAKE.search(unescaped_for_search(body)):
         return body
     return _encode(_renamed(_any(body)))
 
@@ -249,11 +249,13 @@ def usage_of(answer: Json) -> Usage | None:
     prompt = report.get("promptTokenCount")
     if prompt is None and report.get("totalTokenCount") is None:
         return None
-    made, thoughts = _count(report, "candidatesTokenCount"), _count(report, "thoughtsTokenCount")
+    thoughts = _count(report, "thoughtsTokenCount")
+    is_told = report.get("candidatesTokenCount") is not None or thoughts > 0
+    made = _count(report, "candidatesTokenCount") + thoughts if is_told else None
     return openai_usage(
         {
             "prompt_tokens": _sum(prompt or 0, report.get("toolUsePromptTokenCount")),
-            "completion_tokens": made + thoughts,
+            "completion_tokens": made,
             "total_tokens": report.get("totalTokenCount"),
             "prompt_tokens_details": {
                 "cached_tokens": report.get("cachedContentTokenCount"),
