@@ -12,14 +12,26 @@ from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
+METHODS = ("generateContent", "countTokens")
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
     "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]},
     "/v1/responses": {"input": "hello"},
     "/v1/embeddings": {"input": "hello", "model": "text-embedding-3-small"},
+    **dict.fromkeys(
+        (f"{path}/gpt-5.4-mini:{method}" for path in ("/v1beta/models", "/v1/models") for method in METHODS),
+        {"contents": [{"parts": [{"text": "hello"}]}]},
+    ),
+    "/v1beta/models/text-embedding-3-small:embedContent": {"content": {"parts": [{"text": "hello"}]}},
 }
 ROUTES = [
-    *(("POST", f"/v1{codec.path}", "calls") for codec in CODECS.values()),
+    *(("POST", f"/v1{codec.path}", "calls") for codec in CODECS.values() if codec.path),
+    ("POST", "/v1beta/models/gpt-5.4-mini:generateContent", "calls"),
+    ("POST", "/v1beta/models/gpt-5.4-mini:countTokens", "calls"),
+    ("POST", "/v1/models/gpt-5.4-mini:generateContent", "calls"),
+    ("POST", "/v1beta/models/text-embedding-3-small:embedContent", "calls"),
+    ("GET", "/v1beta/models", "calls"),
+    ("GET", "/v1beta/models/gpt-5.4-mini", "calls"),
     ("POST", "/v1/messages/count_tokens", "calls"),
     ("GET", "/v1/models", "calls"),
     ("GET", "/v1/models/gpt-5.4-mini", "calls"),

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from overnight.domain import Scope
-from overnight.gateway import CODECS, Codec, UnknownPath
+from overnight.gateway import CHAT, CODECS, ClientPaths, Codec, UnknownPath
 from overnight.http_server import Scope as AsgiScope
 
 from .problems import MethodNotAllowed
@@ -28,8 +28,12 @@ class PathRoute(NamedTuple):
     spans: bool = False
 
 
-CALLS: dict[str, Codec] = {f"/v1{codec.path}": codec for codec in CODECS.values()}
+CALLS: dict[str, Codec] = {f"/v1{codec.path}": codec for codec in CODECS.values() if codec.path}
 """The paths of model calls, and the format of each."""
+ADDRESSED: tuple[tuple[Codec, ClientPaths], ...] = tuple(
+    (codec, codec.client_paths) for codec in CODECS.values() if codec.client_paths is not None
+)
+"""The formats whose paths hold a part of the request."""
 COUNT_TOKENS = "/v1/messages/count_tokens"
 
 ROUTES: tuple[PathRoute, ...] = (
@@ -41,6 +45,12 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("POST", COUNT_TOKENS, "calls", "calls"),
     PathRoute("GET", "/v1/models", "calls", "calls"),
     PathRoute("GET", "/v1/models/{model}", "calls", "calls", spans=True),
+    *(
+        PathRoute(method, template, "calls", "calls", spans=template.endswith("}"))
+        for _, paths in ADDRESSED
+        for method, templates in (("POST", paths.templates), ("GET", (paths.models_path, paths.model_path)))
+        for template in templates
+    ),
     PathRoute("GET", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("DELETE", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("GET", "/v1/responses/{response}/input_items", "calls", "calls"),
@@ -153,6 +163,28 @@ def _base_url_hint(path: str) -> str | None:
     if path.startswith("/v1/v1/"):
         return f"/v1 stands there twice; end the base URL of the client before /v1 to call {meant}"
     return f"/v1 is missing; end the base URL of the client in /v1 to call {meant}"
+
+
+def format_of(method: str, path: str) -> Codec:
+    """The format in which errors of a path are written."""
+    path = near_path(path) or path
+    if path in CALLS:
+        return CALLS[path]
+    for codec, paths in ADDRESSED:
+        if paths.covers(method, path):
+            return codec
+    return CODECS["messages"] if path.startswith("/v1/messages/") else CHAT
+
+
+def is_call_path(method: str, path: str) -> bool:
+    """Whether a path is one of the model calls, with the errors of a wire format."""
+    addressed = any(paths.covers(method, path) for _, paths in ADDRESSED)
+    return addressed or path.startswith("/v1/") or near_path(path) is not None
+
+
+def key_parameter(method: str, path: str) -> bytes | None:
+    """The query parameter of a path that may hold the key."""
+    return next((paths.key_parameter for _, paths in ADDRESSED if paths.covers(method, path)), None)
 
 
 def unknown_path(path: str) -> UnknownPath:

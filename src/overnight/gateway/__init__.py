@@ -16,6 +16,8 @@ from overnight.wire_formats import (
     CHAT,
     CODECS,
     RESPONSES,
+    AddressedCall,
+    ClientPaths,
     Codec,
 )
 
@@ -58,11 +60,13 @@ __all__ = [
     "CODECS",
     "MAX_ATTEMPTS",
     "RESPONSES",
+    "AddressedCall",
     "BodyTooLarge",
     "BrainReloads",
     "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
+    "ClientPaths",
     "CloseCircuit",
     "Codec",
     "ExcludedCalls",

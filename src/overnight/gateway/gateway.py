@@ -13,6 +13,7 @@ from overnight.budgets import Policy
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
+    BadInput,
     CallFacts,
     OvernightError,
     Recorded,
@@ -25,14 +26,7 @@ from overnight.pricing.price_book import PriceBook
 from overnight.pricing.provider_tools import FEES
 from overnight.providers.targets import Targets, Unavailable
 from overnight.store import Store
-from overnight.wire_formats import (
-    COMPACT,
-    MESSAGES,
-    RESPONSES,
-    Codec,
-    client_body,
-    estimate_input_tokens,
-)
+from overnight.wire_formats import COMPACT, RESPONSES, Codec, client_body
 from overnight.wire_formats.request import Request
 
 from .admission.admission_outcomes import CacheHit, Replayed
@@ -337,9 +331,11 @@ class Gateway:
     def _store_deadline(self) -> float:
         return self.services.loop.time() + store_patience_s(self.routing.time_limits)
 
-    def count_tokens(self, body: bytes) -> int:
-        """Estimate the input tokens of a messages request, without a provider. Raises BodyTooLarge, InvalidBody."""
-        return estimate_input_tokens(client_body(self.read(MESSAGES, body)))
+    def count_tokens(self, form: Codec, body: bytes) -> int:
+        """Estimate the input tokens of a request, without a provider. Raises BodyTooLarge, InvalidBody."""
+        if form.estimate_tokens is None:
+            raise BadInput(f"the format {form.name} does not count tokens")
+        return form.estimate_tokens(client_body(self.read(form, body)))
 
     def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes

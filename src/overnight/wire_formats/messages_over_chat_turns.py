@@ -9,6 +9,7 @@ import msgspec
 from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import Losses
 from .dialects import names_model
+from .gemini_signatures import packed_block
 from .identifiers import CHAT_ID, CHAT_NAME, fit_name
 from .lenient_json import (
     Json,
@@ -165,6 +166,7 @@ class Conversation:
         texts: list[Json] = []
         calls: list[Json] = []
         thoughts: list[str] = []
+        signed: list[Json] = []
         for at, block in enumerate(blocks):
             where = f"{place}.content[{at}]"
             match block.get("type"):
@@ -178,6 +180,8 @@ class Conversation:
                     texts.append({"type": "text", "text": f"{SUMMARY_INTRO}{text_of(block['content'])}\n\n"})
                 case "thinking" if _is_own_thought(text_of(block.get("signature")), self._model):
                     thoughts.append(text_of(block.get("thinking")))
+                case "thinking" if (packed := packed_block(text_of(block.get("signature")))) is not None:
+                    signed.append(packed)
                 case _:
                     self._losses.append(where)
         if not texts and not calls:
@@ -188,6 +192,8 @@ class Conversation:
         message: Json = {"role": "assistant", "content": text or None}
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
+        if signed:
+            message["thinking_blocks"] = signed
         if calls:
             message["tool_calls"] = calls
         before = self.messages[-1] if self.messages else {}
