@@ -181,13 +181,16 @@ class SqliteSession:
     @contextmanager
     def exclusive(self, until: float | None = None) -> Generator[None]:
         """Hold the file lock, so that no other process writes. Readers do not use it."""
-        if self._lock_file < 0:
-            self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
-        self._wait_for(self._take_file_lock, until)
+        self._lock_other_processes(until)
         try:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    def _lock_other_processes(self, until: float | None) -> None:
+        if self._lock_file < 0:
+            self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
+        self._wait_for(self._take_file_lock, until)
 
     def _take_file_lock(self) -> bool:
         try:
@@ -229,7 +232,8 @@ class SqliteSession:
     @contextmanager
     def transaction(self, until: float | None = None) -> Generator["SqliteSession"]:
         try:
-            with self.exclusive(until):
+            self._lock_other_processes(until)  # as `exclusive`, without a second generator for each commit
+            try:
                 self._wait_for(self._begin, until)
                 try:
                     yield self
@@ -240,6 +244,8 @@ class SqliteSession:
                     if self._connection.in_transaction:
                         self._cursor.execute("ROLLBACK")
                     raise
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
         except DATA as error:
             raise UnstorableData(str(error)) from error
         except apsw.Error as error:

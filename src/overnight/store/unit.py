@@ -229,11 +229,11 @@ class Unit:
         """Write all changes: locked tables by rank and key, then shared rows by key, then appended rows, then sums."""
         session = self.session
         for table in sorted(self._writes.keys() | self._deletes.keys(), key=_rank):
-            by_kind: defaultdict[str, list[Any]] = defaultdict(list)
             if deletes := self._deletes.get(table):
-                by_kind["delete"] = [row for _, row in sorted(deletes.items(), key=_first)]
-            for _, (kind, row) in sorted(self._writes.get(table, {}).items(), key=_first):
-                by_kind[kind].append(row)
+                self._execute(table.delete, [row for _, row in sorted(deletes.items(), key=_first)])
+            by_kind: dict[str, list[Any]] = {}
+            for _, (kind, row) in sorted(self._writes[table].items(), key=_first):
+                by_kind.setdefault(kind, []).append(row)
             for kind, rows in by_kind.items():
                 self._execute(getattr(table, kind), rows)
         for statement, shared in sorted(self._shared_inserts.items(), key=lambda item: item[0].name):
@@ -245,7 +245,9 @@ class Unit:
         for statement, sums in self._sums.items():
             session.execute_many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])
 
-    def _execute(self, statement: Statement, rows: list[Any]) -> None:
+    def _execute(self, statement: Statement | None, rows: list[Any]) -> None:
+        if statement is None:
+            raise NotImplementedError  # the table has no such statement
         session = self.session
         session.execute_many(statement, list(map(statement.row_binder(session.dialect), rows)))
 
