@@ -43,7 +43,7 @@ def check_framing(version: str, fields: Headers) -> None:
 
 def split_target(target: bytes, fields: Headers) -> tuple[bytes, bytes]:
     """Path and query of a request's target. Raises RequestRefused for a whole URL of another host than `host` names."""
-    if b"#" in target:
+    if target.find(b"#") >= 0:  # `in` would first try the bytes as an integer, and raise and catch a TypeError
         raise RequestRefused(400, "the target of a request has no fragment")
     if target.startswith(b"/"):
         path, _, query = target.partition(b"?")
