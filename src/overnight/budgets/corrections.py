@@ -1,5 +1,6 @@
 """Correct the cost of a call that was booked at a bound, and wake the jobs that its budgets stopped."""
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -43,15 +44,15 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
         return event
 
 
-FIELDS = tuple(name for name in Estimate.__struct_fields__ if name not in {"model", "provider", "route"})
+_shared = attrgetter(*Estimate.__struct_fields__[3:])
+"""The fields after model, provider and route, which have the same names in the event."""
 _encode = msgspec.json.Encoder().encode
 decode_estimate = msgspec.json.Decoder(Estimate).decode
 
 
 def estimate_of(called: Event) -> str:
     """The attribution of a `model_called` event, as JSON."""
-    fields = {name: getattr(called, name) for name in FIELDS}
-    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", **fields)).decode()
+    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", *_shared(called))).decode()
 
 
 def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int | None, source: str) -> Event:

@@ -40,7 +40,7 @@ def last_user_text(messages: list[bytes]) -> str:
     Tool turns after that message belong to its answer, so they do not change the result.
     """
     for body in reversed(messages):
-        if b"user" not in body:
+        if body.find(b"user") < 0:
             continue
         message = _decode(body)
         if isinstance(message, dict) and cast("dict[str, Any]", message).get("role") == "user":

@@ -227,7 +227,8 @@ class UpstreamPool:
         parts.append(b"content-length: %d\r\n\r\n" % len(body) if body or method != "GET" else b"\r\n")
         head = b"".join(parts)
         lines = len(headers) + self._fixed_lines + (3 if body or method != "GET" else 2)
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head or request_line.count(" ") != 2:
+        is_split = head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0
+        if is_split or request_line.count(" ") != 2:
             raise ValueError(f"upstream {self.origin}: a space in method or path, or a line break or NUL in the head")
         return head
 

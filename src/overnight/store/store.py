@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,11 +82,11 @@ class Store:
             self._writer = Writer(self._database.connect, self.clock)
         return self._writer
 
-    async def commit(
+    def commit(
         self, command: Command[T], *, until: float | None = None, on_late_commit: Callable[[T], None] | None = None
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """See `Writer.commit`."""
-        return await self.writer.commit(command, until=until, on_late_commit=on_late_commit)
+        return self.writer.commit(command, until=until, on_late_commit=on_late_commit)
 
     def submit(self, command: Command[T]) -> "asyncio.Future[T]":
         return self.writer.submit(command, self.writer.running_loop())

@@ -68,7 +68,7 @@ class CallAdmission:
         self._services, self._context, self._deadlines = services, context, deadlines
         self.subject: Subject = context.subject
         self.account = CallAccount(services, deadlines, context.subject.who.tenant_id)
-        self._call_id = new_id("call")  # of the next attempt, also while it waits
+        self._call_id = ""  # of the next attempt, also while it waits
         self._waiting_for: Wait | None = None
         self._waiting_since = 0.0
         self._rate_limit_recorded = self._looked_up = False
@@ -202,6 +202,7 @@ class CallAdmission:
 
     def _command(self, plan: AttemptPlan, *, probe: bool) -> Admit:
         services, context = self._services, self._context
+        self._call_id = self._call_id or new_id("call")
         fallback: Event | None = None
         if plan.fallback is not None:
             fallback = call_event(context, plan.target, "fallback_taken")
@@ -276,7 +277,7 @@ class CallAdmission:
             deadlines.restart_queueing()
 
     def _granted(self, granted: Granted, attempts: int) -> None:
-        self._call_id = new_id("call")
+        self._call_id = ""
         self.account.draw(granted)
         self._rate_limit_recorded = self._rate_limit_recorded or self._waiting_for is not None
         self._waiting_for = None
