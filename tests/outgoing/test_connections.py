@@ -218,7 +218,7 @@ async def test_missing_proxy_credentials_are_named_and_not_shown(scheme: str, cr
         assert (error.code, error.sent) == ("proxy_refused", False)
         assert f"proxy 127.0.0.1:{proxy.port} answered 407" in str(error)
         assert "s3cret" not in str(error) + repr(through(proxy, credentials))
-        assert ("put user:password@" in str(error)) == (not credentials)
+        assert ("add user:password@" in str(error)) == (not credentials)
 
 
 @pytest.mark.parametrize(("status", "permanent"), [(403, True), (404, True), (302, True), (502, False), (503, False)])

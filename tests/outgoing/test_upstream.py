@@ -351,7 +351,7 @@ async def test_the_queue_is_bounded_and_waits_no_longer_than_the_deadline():
             await asyncio.sleep(0)
         waiting = asyncio.create_task(ask(pool, seconds=0.1))
         await asyncio.sleep(0)
-        with pytest.raises(NeverSent, match="wait for a connection"):
+        with pytest.raises(NeverSent, match="waiting for a connection"):
             await ask(pool)
         with pytest.raises(UpstreamTimeout) as caught:
             await waiting
