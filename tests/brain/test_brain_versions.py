@@ -135,7 +135,10 @@ async def test_reload_made_while_a_process_starts_is_followed(
         keep = app.keep_brain
 
         async def keep_late() -> None:
-            """While the gateway starts, another host asks for a newer version."""
+            """Another host requests a newer version while the gateway starts.
+
+            It replaces a step of the start: a lock that stops this step would also stop the other host's write.
+            """
             monkeypatch.setattr(app, "keep_brain", keep)
             assert app.brain.version == new
             newest.append(write(there, prompt=PROMPT.replace("Sort", "Order")))
