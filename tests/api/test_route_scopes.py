@@ -87,7 +87,7 @@ def filled(path: str, names: dict[str, str]) -> str:
     return path
 
 
-async def test_each_scope_opens_exactly_its_paths(served: Served) -> None:
+async def test_each_scope_allows_exactly_its_paths(served: Served) -> None:
     names = dict.fromkeys(NAMED, "unknown")
     for scope in SCOPES:
         headers = await key_for(served, scopes=(scope,))
@@ -98,7 +98,7 @@ async def test_each_scope_opens_exactly_its_paths(served: Served) -> None:
             assert answer.status_code not in {401, 405, 500}, (method, path, answer.text)
 
 
-async def test_no_path_opens_without_a_key(served: Served) -> None:
+async def test_no_path_is_allowed_without_a_key(served: Served) -> None:
     names = await resources(served)
     before = served.provider.stats()["requests"]
     for method, path, _ in ROUTES:

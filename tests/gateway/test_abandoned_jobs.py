@@ -90,7 +90,7 @@ async def test_abandoned_job_fails_with_the_class_of_its_last_failure(
         assert (job["state"], job["error"]["class"]) == ("failed", "budget_stopped")
 
 
-async def test_idle_job_is_told_alike_by_api_and_commands(
+async def test_api_and_commands_show_an_idle_job_alike(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     clock = Clock(-2 * HOUR_US)

@@ -194,7 +194,8 @@ def top_up(
         return
     added = ", ".join(_added(name, amount) for name, amount in wanted.amounts().items())
     say(f"Added {added} to {line.scope} {line.name} ({line.window or 'total'})")
-    say(f"{len(woken)} waiting jobs resume" if len(woken) != 1 else f"{woken[0]} resumes")
+    if woken:
+        say(f"{woken[0]} resumes" if len(woken) == 1 else f"{len(woken)} waiting jobs resume")
 
 
 def _commit(wanted: TopUp, per: str | None, tenant: str | None) -> tuple[BudgetLine, list[str]]:

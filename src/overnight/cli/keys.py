@@ -26,7 +26,17 @@ from .time_zone import use_zone
 from .usage import WrongUsage
 
 program = typer.Typer(
-    no_args_is_help=True, help="Manage API keys of the gateway and provider keys of tenants.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="""Manage API keys of the gateway and provider keys of tenants.
+
+    \b
+    Examples:
+      overnight keys create laptop
+      overnight keys list
+      overnight keys revoke laptop
+      overnight keys provider set openai --tenant acme
+    """,
+    rich_markup_mode=None,
 )
 provider = typer.Typer(no_args_is_help=True, help="Manage provider keys of tenants.", rich_markup_mode=None)
 program.add_typer(provider, name="provider")

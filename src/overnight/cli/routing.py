@@ -37,7 +37,13 @@ from .usage import WrongUsage
 
 program = typer.Typer(
     no_args_is_help=True,
-    help="Explain routing decisions, and estimate costs under other rules.",
+    help="""Explain routing decisions, and estimate costs under other rules.
+
+    \b
+    Examples:
+      overnight route explain --task draft
+      overnight route replay --routing cheaper.yaml --since 7d
+    """,
     rich_markup_mode=None,
 )
 RoutingFile = Annotated[
@@ -129,7 +135,7 @@ def _headers(given: tuple[str, ...] | list[str]) -> dict[str, str]:
 
 
 def _facts(who: Attribution, form: str, model: str, prompt: str, file: Path | None) -> CallFacts:
-    """The facts of the request as the gateway would see them; options override the body."""
+    """The facts that the gateway would derive from the request; options override the body."""
 
     if form not in CODECS:
         raise WrongUsage(f"--format {form[:40]}: expected one of {', '.join(CODECS)}")

@@ -131,7 +131,7 @@ def resume(
         found = await find_job(app.ledger, job, tenant_of(tenant, app.settings))
         if found.state in {"succeeded", "cancelled"}:
             raise Conflict(
-                f"{found.job_id} is {found.state}, so it cannot be resumed. See `overnight explain {found.job_id}`"
+                f"{found.job_id} is in state {found.state} and cannot be resumed. See `overnight explain {found.job_id}`"
             )
         if found.state in {"parked", "failed"} or found.runtime == "foreign":
             await app.operations.resume(found.job_id, operator(by))

@@ -21,7 +21,7 @@ from overnight.wire_formats import routed_format, wire_between
 
 from .call_facts import last_user_text
 
-FAILED, LOST, UNDER_WAY = "failed then", "lost then", "in flight"
+FAILED, LOST, UNDER_WAY = "failed", "lost", "in flight"
 FROM_CACHE, DEGRADED = "answered from a cache then", "answered without a provider then"
 UNMETERED = "its provider reported no usage then"
 
