@@ -141,7 +141,7 @@ def _has_content(file: Path) -> bool:
 
 def explain(error: Exception, path: Path) -> str:
     """The problem of the file, and the remedy."""
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises in a closed folder
         return f"{path}: a folder, expected a database file. Set DATABASE_URL to a file, such as {path}/ledger.db"
     if isinstance(error, apsw.NotADBError):
         return f"{path}: not a SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to the location of the ledger"

@@ -2,7 +2,8 @@
 
 Among the calls of this process, tenants take turns, and the calls of one tenant are served first come, first served. Only the
 front of a row's queue polls the store: after a settlement in this process, at the known end of the wait, or after a pause, since
-another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call.
+another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call. A call
+that gives up passes its turn to the next call of its tenant.
 
 A process hears of its own settlements at once, and of those of others by polling. So that it does not take every place that it
 frees, its front gives the fronts of other processes time to poll, once after each call of its queue that was admitted.
@@ -66,6 +67,13 @@ class RowQueue:
                 del self.by_tenant[position.tenant_id]
             return True
         self.front = None
+        own = self.by_tenant.get(position.tenant_id)
+        if own is not None and position.gave_up:
+            self.front = own.popleft()
+            if not own:
+                del self.by_tenant[position.tenant_id]
+            self.front.wake()
+            return True
         for tenant_id in self.by_tenant:
             own = self.by_tenant.pop(tenant_id)
             self.front = own.popleft()
@@ -83,9 +91,9 @@ class RowQueue:
 
 
 class QueuePosition:
-    """The position of one call in the queue of one row."""
+    """The position of one call in the queue of one row. `gave_up`: whether it leaves because its queue time ends."""
 
-    __slots__ = ("_began", "_front_at", "_future", "_loop", "_queue", "_seen", "key", "row", "tenant_id")
+    __slots__ = ("_began", "_front_at", "_future", "_loop", "_queue", "_seen", "gave_up", "key", "row", "tenant_id")
 
     def __init__(self, queue: AdmissionQueue, key: Key, row: RowQueue, tenant_id: str) -> None:
         self._queue, self.key, self.row, self.tenant_id = queue, key, row, tenant_id
@@ -93,6 +101,7 @@ class QueuePosition:
         self._loop = asyncio.get_running_loop()
         self._began = self._front_at = self._loop.time()
         self._future: asyncio.Future[None] | None = None
+        self.gave_up = False
         row.enter(self)
 
     async def reach_front(self, deadline: float) -> None:
@@ -150,6 +159,11 @@ class QueuePosition:
     def admitted(self) -> None:
         """Note that the call was admitted: before the next one of this process, other processes may poll."""
         self.row.yields = True
+
+    def give_up(self) -> None:
+        """Leave the queue at the end of the queue time: the next call of the tenant has its turn."""
+        self.gave_up = True
+        self.leave()
 
     def leave(self) -> None:
         """Leave the queue, so that the next call becomes the front."""

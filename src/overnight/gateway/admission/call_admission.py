@@ -106,6 +106,9 @@ class CallAdmission:
                     return self._recalled
                 self._note_wait(wait)
                 await place.reach_front(self._deadlines.queue_deadline())
+                if (known := place.row.wait) is not None and self._is_known_to_last(known):
+                    wait = known
+                    await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(known))
             while True:
                 if self._context.disconnected():
                     raise ClientDisconnected("the client disconnected while its call was queued")
@@ -125,6 +128,9 @@ class CallAdmission:
                 place.row.wait = wait
                 await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(wait))
         except TimeoutError:
+            if place is not None:
+                place.give_up()
+                place = None
             raise await self._refusal(wait, plan.target) from None
         finally:
             if place is not None:
@@ -134,6 +140,10 @@ class CallAdmission:
         is_rate_limit = wait is not None and wait.what != "budget"
         if is_rate_limit and self._waiting_for is None and not self._rate_limit_recorded:
             self._waiting_for, self._waiting_since = wait, self._deadlines.loop.time()
+
+    def _is_known_to_last(self, wait: Wait) -> bool:
+        """Whether a wait that the store reported to an earlier call holds for every call, and still lasts."""
+        return wait.what == "requests" and (wait.until or 0) > self._services.store.clock()
 
     def _pause_s(self, wait: Wait) -> float | None:
         """The known minimum wait in seconds, if any. Raises TimeoutError if the queue time ends before it."""
