@@ -53,6 +53,7 @@ ROUTES = [
     ("POST", "/api/v1/keys", "keys.admin"),
     ("GET", "/api/v1/keys/{key}", "keys.admin"),
     ("POST", "/api/v1/keys/{key}/rotate", "keys.admin"),
+    ("POST", "/api/v1/keys/{key}/allow", "keys.admin"),
     ("POST", "/api/v1/keys/{key}/revoke", "keys.admin"),
     ("GET", "/api/v1/provider-keys", "keys.admin"),
     ("PUT", "/api/v1/provider-keys/openai", "keys.admin"),

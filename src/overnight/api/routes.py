@@ -70,6 +70,7 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("POST", "/api/v1/keys", "keys.admin", "rest"),
     PathRoute("GET", "/api/v1/keys/{key}", "keys.admin", "rest"),
     PathRoute("POST", "/api/v1/keys/{key}/rotate", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/keys/{key}/allow", "keys.admin", "rest"),
     PathRoute("POST", "/api/v1/keys/{key}/revoke", "keys.admin", "rest"),
     PathRoute("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
     PathRoute("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),

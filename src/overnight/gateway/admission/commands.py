@@ -65,7 +65,14 @@ from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_with_request
-from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job, job_identity, job_locks
+from .external_job_lifecycle import (
+    admit_call,
+    close_unattributed,
+    find_or_create_job,
+    job_identity,
+    job_locks,
+    parent_locks,
+)
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
 from .settlement import booked_amounts, write_lost, write_result
@@ -262,7 +269,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     def locks(self) -> Locks:
         subject = self.subject
         drawn = locks(subject.who.tenant_id, self.limits, self.rates)
-        return [(JOB, subject.job_id), *drawn, *self.result.locks()]
+        return [(JOB, subject.job_id), *parent_locks(subject), *drawn, *self.result.locks()]
 
     def decide(self, unit: Unit) -> Settled:
         subject, place = self.subject, self.subject.place

@@ -47,7 +47,12 @@ def job_locks(subject: Subject) -> list[tuple[Any, Any]]:
         found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
     if subject.parent_job_id is not None and not subject.known:
         found.append((JOB, subject.parent_job_id))
-    return found
+    return found + parent_locks(subject)
+
+
+def parent_locks(subject: Subject) -> list[tuple[Any, Any]]:
+    """The lock of the parent of a job for one call, which ends with the call and reports to its parent."""
+    return [(JOB, subject.ancestors[-2])] if subject.unattributed and len(subject.ancestors) > 1 else []
 
 
 def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
