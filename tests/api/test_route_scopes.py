@@ -18,10 +18,11 @@ ASKED: dict[str, dict[str, Any]] = {
     "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]},
     "/v1/responses": {"input": "hello"},
     "/v1/embeddings": {"input": "hello", "model": "text-embedding-3-small"},
-    **dict.fromkeys(
-        (f"{path}/gpt-5.4-mini:{method}" for path in ("/v1beta/models", "/v1/models") for method in METHODS),
-        {"contents": [{"parts": [{"text": "hello"}]}]},
-    ),
+    **{
+        f"{path}/gpt-5.4-mini:{method}": {"contents": [{"parts": [{"text": "hello"}]}]}
+        for path in ("/v1beta/models", "/v1/models")
+        for method in METHODS
+    },
     "/v1beta/models/text-embedding-3-small:embedContent": {"content": {"parts": [{"text": "hello"}]}},
 }
 ROUTES = [
