@@ -144,7 +144,7 @@ async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider
             await walk.command("keys provider set", "openai", "--from-env", "SECRET")
             walk.environment["OVERNIGHT_MASTER_KEY"] = f"{'22' * 32},{MASTER}"
             await walk.command("keys rotate-master")
-            assert [each.action for each in await list_audit(store, "acme", most=1)] == ["provider_key.resealed"]
+            assert [each.action for each in await list_audit(store, "acme", limit=1)] == ["provider_key.resealed"]
             await walk.command("keys provider delete", "openai")
             await walk.request("PUT /api/v1/provider-keys/{provider}", "openai", key="sk-first")
             await walk.request("DELETE /api/v1/provider-keys/{provider}", "openai")

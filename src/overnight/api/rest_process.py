@@ -22,7 +22,7 @@ class RestProcess:
         self._ledger, self._keyring, self._brain = ledger, keyring, brain
         self._policy = Policy(brain.routing.budgets, brain.routing.rate_limits)
         self._jobs = JobAncestry(ledger, brain.version)
-        self._keyring.patience_s = store_patience_s(brain.routing.time_limits)
+        self._keyring.read_timeout_s = store_patience_s(brain.routing.time_limits)
 
     def services(self, public_url: str) -> RestServices:
         return RestServices(
@@ -39,7 +39,7 @@ class RestProcess:
         """Change to another version of the brain."""
         self._brain, self._jobs.brain_version = brain, brain.version
         self._policy.update(brain.routing.budgets, brain.routing.rate_limits)
-        self._keyring.patience_s = store_patience_s(brain.routing.time_limits)
+        self._keyring.read_timeout_s = store_patience_s(brain.routing.time_limits)
 
     async def close(self) -> None:
         """Note the last uses of keys. Raises StoreUnavailable."""

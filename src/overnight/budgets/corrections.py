@@ -234,9 +234,9 @@ async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
     return records_of(BoundRow, rows)[0] if rows else None
 
 
-async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
+async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", limit: int = 50) -> list[BoundRow]:
     """Calls that are booked at a bound and not corrected yet, newest first. An empty tenant selects all tenants."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MAX_LISTED)}
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(limit, MAX_LISTED)}
     return records_of(BoundRow, await store.read(SQL["list_bounds"], values))
 
 

@@ -49,7 +49,7 @@ def list_them(
 
         tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
-        found = await list_bounds(ledger.store, tenant_id=tenant_id, job_id=job_id, most=limit)
+        found = await list_bounds(ledger.store, tenant_id=tenant_id, job_id=job_id, limit=limit)
         if json:
             print_json([public_bound(row) for row in found])
         else:

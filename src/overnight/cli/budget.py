@@ -70,7 +70,7 @@ def _default(  # pyright: ignore[reportUnusedFunction]
         tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
         found = await list_budgets(
-            ledger.store, _policy(settings), tenant_id=tenant_id, job_id=job_id, everything=everything, most=limit
+            ledger.store, _policy(settings), tenant_id=tenant_id, job_id=job_id, everything=everything, limit=limit
         )
         if json:
             print_json([line.public() for line in found])

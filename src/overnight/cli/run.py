@@ -14,7 +14,7 @@ from overnight.jobs import Operations
 from overnight.ledger import JobRow
 from overnight.process_environment import load_settings_brain, open_ledger, take_secrets
 from overnight.settings import Settings
-from overnight.story import clean, public_job, tree_costs, who
+from overnight.story import actor_text, clean, public_job, tree_costs
 
 from .actor import operator
 from .event_view import QUIET, event_line
@@ -207,7 +207,7 @@ class _Progress:
 
     def held_by(self, owner: str) -> None:
         if not self.json:
-            text = f"{who(owner)} holds the lease; this process takes over once that worker is known to be dead"
+            text = f"{actor_text(owner)} holds the lease; this process takes over once that worker is known to be dead"
             console(stderr=True).print(text, style="dim", soft_wrap=True)
 
     def event(self, event: Recorded) -> None:
