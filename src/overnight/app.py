@@ -3,92 +3,29 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from overnight.domain import FINISHED, BadInput, Recorded, new_id
+from overnight.domain import FINISHED, Recorded, new_id
+from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, secrets_of
 from overnight.settings import Settings
 
 if TYPE_CHECKING:
+    from overnight.api import RestProcess
     from overnight.brain import Brain
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
-    from overnight.keys import MasterKeys
-    from overnight.ledger import JobRow, Ledger, ReloadRequest
+    from overnight.keys import Keyring
+    from overnight.ledger import JobRow, ReloadRequest
     from overnight.reviews import ReviewRow
     from overnight.store import Store
 
 T = TypeVar("T")
-MASTER_KEY = "OVERNIGHT_MASTER_KEY"
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
-_OTHER_BRAIN = "Set OVERNIGHT_BRAIN to another folder, or create one with `overnight init`"
-
-
-def open_ledger(settings: Settings) -> "Ledger":
-    """Open the ledger for commands that only read. Raises BadInput if there is none."""
-    from overnight.ledger import Ledger
-    from overnight.store import open_store
-
-    file = settings.ledger_file
-    if file is not None and not file.exists():
-        raise BadInput(
-            f"no ledger at {file}. Create one with `overnight demo` or `overnight run`, or set OVERNIGHT_HOME"
-        )
-    return Ledger(open_store(settings.database_url, for_reading=True))
-
-
-def load_settings_brain(settings: Settings) -> "Brain":
-    """Load the brain folder, or the built-in routing if none was named and the default folder does not exist.
-
-    Raises BrainError for a missing named folder, and for a folder without routing.yaml: running without its budgets and limits
-    could spend money unintentionally.
-    """
-    from overnight.brain import Brain, BrainError, load_brain
-
-    if not settings.has_brain:
-        return Brain.from_files({})
-    brain = load_brain(settings.brain)
-    if not brain.has_routing:
-        raise BrainError(f"{settings.brain}: routing.yaml not found in this folder. {_OTHER_BRAIN}")
-    return brain
-
-
-def has_provider_key(brain: "Brain", secrets: Mapping[str, str]) -> bool:
-    """Whether `secrets_of` found a provider key."""
-    return any(secrets.get(provider.api_key_env) for provider in brain.routing.providers if provider.api_key_env)
-
-
-def secrets_of(brain: "Brain") -> dict[str, str]:
-    """The environment variables that hold provider keys, master keys, or a proxy with its credentials."""
-    given = [name for each in brain.routing.providers for name in (each.api_key_env, each.proxy_env)]
-    names = {name for name in given if name}
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    if (master := os.environ.get("OVERNIGHT_MASTER_KEY")) is not None:
-        found[MASTER_KEY] = master
-    return found
-
-
-def take_secrets(brain: "Brain") -> dict[str, str]:
-    """Return `secrets_of` and remove them from the environment, so that job code and child processes do not inherit them.
-
-    Commands call this before they import job code. A program that calls `overnight.run` keeps its environment.
-    """
-    secrets = secrets_of(brain)
-    for name in secrets:
-        del os.environ[name]
-    return secrets
-
-
-def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "MasterKeys":
-    """OVERNIGHT_MASTER_KEY, else the file in the home, which is created on first use if the ledger is a file."""
-    from overnight.keys import MasterKeys
-
-    given = secrets.get(MASTER_KEY) or None
-    return MasterKeys(given, settings.home, makes_file=settings.ledger_file is not None)
 
 
 class Operating:
@@ -203,18 +140,15 @@ class App:
         self._gateway: Gateway | None = None
         self._registers = True  # a worker registers for the whole process
 
-    async def gateway(self, *, makes_calls: bool = True) -> "Gateway":
-        """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such.
-        `makes_calls` is false in a process that only reads and changes what gateways share."""
+    async def gateway(self) -> "Gateway":
+        """The gateway of this process. Without a provider key it calls the scripted provider, which is labelled as such."""
         if self._gateway is None:
-            from overnight.gateway import BrainReloads, Gateway, PriceBook
-            from overnight.keys import Keyring
+            from overnight.gateway import Gateway, PriceBook
 
             seen = await self._latest_reload()
             offline = self._offline_base_url
-            if makes_calls and offline is None and not has_provider_key(self.brain, self._secrets):
+            if offline is None and not has_provider_key(self.brain, self._secrets):
                 offline = await self._start_offline_provider()
-            keys = Keyring(self.store, masters_of(self.settings, self._secrets))
             self._gateway = Gateway(
                 self.store,
                 self.brain.routing,
@@ -226,13 +160,40 @@ class App:
                 brain_version=self.brain.version,
                 prompts_version=self.brain.prompts_version,
                 registers=self._registers,
-                keys=keys,
+                keys=self._keyring(),
             )
             await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)
-            self._stack.push_async_callback(BrainReloads(self.store, self.brain.version, self._reload, seen).stop)
+            self._follow_reloads(self._reload_gateway, seen)
         return self._gateway
+
+    async def rest(self) -> "RestProcess":
+        """The services of `/api/v1` in a process that makes no model calls."""
+        from overnight.api import RestProcess
+
+        seen = await self._latest_reload()
+        rest = RestProcess(self.ledger, self._keyring(), self.brain)
+        await self.keep_brain()
+        self._stack.push_async_callback(rest.close)
+        self._follow_reloads(rest.reload, seen)
+        return rest
+
+    def _keyring(self) -> "Keyring":
+        from overnight.keys import Keyring
+
+        return Keyring(self.store, masters_of(self.settings, self._secrets))
+
+    def _follow_reloads(self, change: "Callable[[Brain], Awaitable[None]]", seen: "ReloadRequest | None") -> None:
+        """Change to each brain version that a reload asks for, from `seen` on."""
+        from overnight.gateway import BrainReloads
+
+        async def changed(brain: "Brain") -> None:
+            await change(brain)
+            self.brain = brain
+            await self.keep_brain()
+
+        self._stack.push_async_callback(BrainReloads(self.store, self.brain.version, changed, seen).stop)
 
     async def keep_brain(self) -> None:
         """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
@@ -249,12 +210,10 @@ class App:
             self._secrets = {**secrets_of(self.brain), **self._secrets}
         return seen
 
-    async def _reload(self, brain: "Brain") -> None:
-        """Change to another version of the brain. Its providers may name keys that the process did not have at its start."""
+    async def _reload_gateway(self, brain: "Brain") -> None:
+        """Its providers may name keys that the process did not have at its start."""
         self._secrets = {**secrets_of(brain), **self._secrets}
         await (await self.gateway()).reload(brain, self._secrets)
-        self.brain = brain
-        await self.keep_brain()
 
     async def _start_offline_provider(self) -> str:
         from overnight.testing import start_scripted_provider
@@ -283,7 +242,7 @@ class App:
     @asynccontextmanager
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
         """Serve the sinks of the feed that the settings ask for, during the block. `owner` is the name of this process."""
-        from overnight.ledger import SinkConsumer
+        from overnight.ledger import serve_sink
         from overnight.telemetry import JsonLinesSink, LogFiles
 
         folder = self.settings.event_log
@@ -292,7 +251,7 @@ class App:
             return
         by_tenant, most = self.settings.event_log_by == "tenant", self.settings.event_log_mb * 1_000_000
         sink = JsonLinesSink(LogFiles(folder, by_tenant, most, self.settings.event_log_files))
-        serving = asyncio.create_task(SinkConsumer(self.store, sink, owner).run())
+        serving = await serve_sink(self.store, sink, owner)
         try:
             yield
         finally:

@@ -18,15 +18,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from overnight.app import MASTER_KEY, App, has_provider_key, load_settings_brain, open_app, take_secrets
+from overnight.app import open_app
 from overnight.brain import Brain
 from overnight.domain import BadInput
 from overnight.files import is_open_to_others
+from overnight.process_environment import MASTER_KEY, has_provider_key, load_settings_brain, take_secrets
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 
 if TYPE_CHECKING:
-    from overnight.api import Server
+    from overnight.api import Application, ConnectionLimits, Server
 
 log = logging.getLogger(__name__)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -52,6 +53,9 @@ async def serve_gateway(
     Args:
         api_socket: the unix socket of the `api` process that serves all but model calls; without one, this process does.
     """
+    from overnight.api import LOOPBACK as LOOPBACK_NAMES
+    from overnight.api import AccessLog, application
+
     set_up_log("gateway")
     _allow_files()
     _check_auth(settings, host)
@@ -61,7 +65,18 @@ async def serve_gateway(
         gateway = await app.gateway()
         # Reservations under this name were left by an earlier process of the same name.
         await gateway.settle_owner(gateway.owner)
-        server = await _server(settings, app, host, api_socket, access_log=settings.access_log)
+        limits = _limits(settings)
+        served = application(
+            gateway,
+            app.ledger,
+            hosts=(*LOOPBACK_NAMES, *settings.hosts) if host in LOOPBACK else None,
+            auth=settings.auth,
+            requests_per_key=limits.per_key,
+            public_url=settings.public_url,
+            access_log=AccessLog.of(settings.access_log),  # also for the requests that the api process serves
+            api_socket=api_socket,
+        )
+        server = _server(settings, served, limits)
         try:
             bound_host, bound_port = await server.start(host, port)
         except (OSError, UnicodeError) as error:
@@ -75,21 +90,29 @@ async def serve_gateway(
             await server.stop()
 
 
-async def serve_api(
-    settings: Settings, host: str, path: str, *, offline_base_url: str | None, until: Awaitable[Any]
-) -> None:
+async def serve_api(settings: Settings, host: str, path: str, *, until: Awaitable[Any]) -> None:
     """Serve the API on the unix socket `path` until `until` completes. Prints one JSON line when it listens.
 
     Args:
         host: the address of the gateway in front of it, whose rules for keys and host names hold.
     """
+    from overnight.api import LOOPBACK as LOOPBACK_NAMES
+    from overnight.api import rest_application
+
     set_up_log("api")
     _allow_files()
     _check_auth(settings, host)
     secrets = take_secrets(load_settings_brain(settings))
-    async with open_app(settings, offline_base_url=offline_base_url, secrets=secrets) as app:
-        await app.gateway(makes_calls=False)
-        server = await _server(settings, app, host)
+    async with open_app(settings, secrets=secrets) as app:
+        rest = await app.rest()
+        limits = _limits(settings)
+        served = rest_application(
+            rest.services(settings.public_url),
+            hosts=(*LOOPBACK_NAMES, *settings.hosts) if host in LOOPBACK else None,
+            auth=settings.auth,
+            requests_per_key=limits.per_key,
+        )
+        server = _server(settings, served, limits)
         try:
             await server.start_unix(path)
         except OSError as error:
@@ -102,26 +125,17 @@ async def serve_api(
             await server.stop()
 
 
-async def _server(
-    settings: Settings, app: App, host: str, api_socket: str | None = None, access_log: str = ""
-) -> "Server":
-    """The server of the gateway or of the API. The gateway's access log has the requests of both."""
-    from overnight.api import LOOPBACK as NAMES
-    from overnight.api import AccessLog, ConnectionLimits, Server, TrustedProxies, application
+def _limits(settings: Settings) -> "ConnectionLimits":
+    from overnight.api import ConnectionLimits
 
-    limits = ConnectionLimits(
+    return ConnectionLimits(
         settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_key
     )
-    served = application(
-        await app.gateway(),
-        app.ledger,
-        hosts=NAMES if host in LOOPBACK else None,
-        auth=settings.auth,
-        requests_per_key=limits.per_key,
-        public_url=settings.public_url,
-        access_log=AccessLog.of(access_log),
-        api_socket=api_socket,
-    )
+
+
+def _server(settings: Settings, served: "Application", limits: "ConnectionLimits") -> "Server":
+    from overnight.api import Server, TrustedProxies
+
     proxies, root_path = TrustedProxies(settings.trusted_proxies), urlsplit(settings.public_url).path
     return Server(served, limits=limits, proxies=proxies, root_path=root_path, lifespan=True)
 
@@ -243,7 +257,7 @@ async def _up(settings: Settings, host: str, port: int, jobs: Sequence[str], say
             await Operations(store).expire_dead_workers()
 
         socket_path = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-"))) / "api.sock")
-        api = child_command("api", "--gateway-host", host, "--socket", socket_path, *offline)
+        api = child_command("api", "--gateway-host", host, "--socket", socket_path)
         # It makes no calls: of the secrets it gets the key that seals providers' keys of tenants, and none of a provider.
         sealing = {name: value for name, value in secrets.items() if name == MASTER_KEY}
         await tree.start(Child("api", api, environment=child_environment(settings) | sealing))

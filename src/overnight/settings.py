@@ -1,6 +1,7 @@
 """Process settings from the environment. Secrets come from there, never from the brain."""
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ AUTH_MODES = ("auto", "required", "off")
 
 
 MAX_COUNT = 1_000_000
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
 
 def _count(variable: str, text: str | None, default: int) -> int:
@@ -51,6 +53,17 @@ def _trusted_proxies() -> tuple[str, ...]:
     return tuple(found)
 
 
+def _host_names() -> tuple[str, ...]:
+    """OVERNIGHT_HOSTS: host names, separated by commas, in lower case. Raises BadInput."""
+    found = [each.strip().lower() for each in (os.environ.get("OVERNIGHT_HOSTS") or "").split(",") if each.strip()]
+    for each in found:
+        if not _HOST_NAME.fullmatch(each):
+            raise BadInput(
+                f"OVERNIGHT_HOSTS: {each[:80]!r} is not a host name such as host.docker.internal; omit scheme and port"
+            )
+    return tuple(found)
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Settings of a process. `home` contains the ledger if DATABASE_URL is unset; `brain` is the configuration folder.
 
@@ -74,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True):
     event_log_files: int = 20
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     access_log: str = ""
 
     @staticmethod
@@ -89,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True):
           all), rotated at _MB (64) with _FILES (20) rotated files kept.
         - OVERNIGHT_PUBLIC_URL: address of the gateway for clients, used in links.
         - OVERNIGHT_TRUSTED_PROXIES (none): addresses whose forwarded headers are read.
+        - OVERNIGHT_HOSTS (none): further names of this machine that a gateway on loopback accepts.
         - OVERNIGHT_ACCESS_LOG (none): a file, or 1 for standard error.
 
         Raises:
@@ -133,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True):
             event_log_files=_count("OVERNIGHT_EVENT_LOG_FILES", os.environ.get("OVERNIGHT_EVENT_LOG_FILES"), 20),
             public_url=_public_url(),
             trusted_proxies=_trusted_proxies(),
+            hosts=_host_names(),
             access_log=os.environ.get("OVERNIGHT_ACCESS_LOG") or "",
         )
 

@@ -116,7 +116,7 @@ async def test_other_methods_are_refused_with_the_allowed_ones(house: House, tem
 @pytest.mark.parametrize(
     "path", ["/docs", "/redoc", "/api", "/api/v1", "/api/v1/jobs/", "/api/v2/jobs", "/v1", "/v1/", "/v1/jobs", "/x"]
 )
-async def test_unknown_path_names_what_there_is(house: House, path: str) -> None:
+async def test_unknown_path_error_lists_the_paths(house: House, path: str) -> None:
     for method in ("GET", "HEAD", "POST", "DELETE"):
         answer = await house.ask(method, path, {}, b"{not json")
         assert (answer.status, answer.reads) == (404, 0)
@@ -159,7 +159,7 @@ async def test_huge_body_without_key_is_refused_unread(
         assert said.startswith("HTTP/1.1 401 "), said
 
 
-async def test_root_tells_what_this_is(store: Store, provider: SpawnedProvider) -> None:
+async def test_root_describes_the_service(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider, public_url="https://agents.example.com/overnight") as running:
         said = (await running.http.get("/", headers={"host": "localhost"})).json()
         assert (said["name"], said["openapi"]) == ("Overnight", "https://agents.example.com/overnight/openapi.json")

@@ -28,6 +28,8 @@ OTHERS = [
     ("session_id", "x_litellm_session_id"),
     ("session_id", "helicone_session_id"),
     ("session_id", "x_claude_code_session_id"),
+    ("session_id", "session_id"),
+    ("session_id", "thread_id"),
 ]
 
 

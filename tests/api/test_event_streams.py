@@ -3,14 +3,15 @@
 import asyncio
 import time
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
 from api_keys import key_for
 from overnight.api import event_streams
 from overnight.keys import Keys
+from overnight.ledger import LEDGER_SQL
 from serving import Served
+from sqlite_statements import executed_statements
 
 ALL = ("call", "read", "operate")
 LIVE = {"accept": "text/event-stream"}
@@ -64,9 +65,8 @@ async def test_stream_ends_when_the_key_is_revoked(served: Served, how: str) -> 
     assert (await served.ask(headers={"x-job-id": "n1", **reads})).status_code == (401 if how == "revoked" else 200)
 
 
-async def test_stream_ends_and_stops_reading_when_client_leaves(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_stream_ends_and_stops_reading_on_disconnect(served: Served) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     host, port = served.url.removeprefix("http://").split(":")
     for half in (True, False):
@@ -84,37 +84,24 @@ async def test_stream_ends_and_stops_reading_when_client_leaves(
         async with asyncio.timeout(20):
             while any("/event_streams.py" in repr(task) for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.02)
-    asked: list[Any] = []
-    read = served.store.read
-
-    async def counted(statement: Any, values: Any) -> Any:
-        asked.append(statement)
-        return await read(statement, values)
-
-    monkeypatch.setattr(served.store, "read", counted)
-    await asyncio.sleep(0.5)
-    assert [each for each in asked if each.name in ("list_job_heads", "read_events", "read_job")] == []
+    with executed_statements() as executed:
+        await asyncio.sleep(0.5)
+    assert executed.count(*(LEDGER_SQL[name] for name in ("list_job_heads", "read_events", "read_job"))) == 0
 
 
-async def test_idle_streams_share_one_read(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_idle_streams_share_one_read(served: Served) -> None:
     assert (await served.ask(headers={"x-job-id": "n1"})).status_code == 200
     streams = [await opened(served, "n1", {}) for _ in range(20)]
     for _, begun in streams:
         await begun.wait()
     await asyncio.sleep(0.3)
-    asked: list[str] = []
-    read = served.store.read
-
-    async def counted(statement: Any, values: Any) -> Any:
-        asked.append(statement.name)
-        return await read(statement, values)
-
-    monkeypatch.setattr(served.store, "read", counted)
     begun_at = time.monotonic()
-    await asyncio.sleep(1)
+    with executed_statements() as executed:
+        await asyncio.sleep(1)
     passed = time.monotonic() - begun_at
-    assert asked.count("list_job_heads") <= passed / event_streams.TICK_S + 1
-    assert asked.count("read_events") == 0
+    assert 0 < executed.count(LEDGER_SQL["list_job_heads"]) <= passed / event_streams.TICK_S + 1
+    assert executed.count(LEDGER_SQL["read_events"]) == 0
     for reading, _ in streams:
         reading.cancel()
         with suppress(asyncio.CancelledError):

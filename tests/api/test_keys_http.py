@@ -14,6 +14,7 @@ import pytest
 from api_keys import key_for
 from overnight.api.authentication import token_of
 from overnight.keys import Keys, NewKey, Rotation
+from overnight.ledger import list_audit
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import Served, gateway_process, routed, serving
@@ -340,3 +341,33 @@ async def test_invalid_key_requests_are_problems_with_instructions(
     answer = await guarded.http.request(method, f"/api/v1/{path}", json=body, headers=admin)
     assert answer.status_code == status, answer.text
     assert says in answer.json()["detail"]
+
+
+# ── allowances ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_allowance_of_a_key_is_replaced_over_http(guarded: Served) -> None:
+    admin = await key_for(guarded, scopes=("keys.admin",))
+    await key_for(guarded, scopes=("instance.admin",), name="operator")
+    _, secret = await Keys(guarded.store).create("acme", NewKey(name="agent", jobs=("day/*",), tools=("a",)), "ann")
+    caller = {"authorization": f"Bearer {secret}"}
+
+    async def allow(name: str, body: Any, key: dict[str, str] = admin) -> Any:
+        return await guarded.http.post(f"/api/v1/keys/{name}/allow", json=body, headers=key)
+
+    assert (await guarded.ask(headers=caller | {"x-job-id": "night/1"})).status_code == 403
+    shown = (await allow("agent", {"jobs": ["night/*"]})).json()
+    assert (shown["jobs"], shown["tools"]) == (["night/*"], ["a"])
+    assert (await guarded.ask(headers=caller | {"x-job-id": "night/1"})).status_code == 200
+    assert (await guarded.ask(headers=caller | {"x-job-id": "day/1"})).status_code == 403
+    assert (await allow("agent", {"jobs": []})).json()["jobs"] == []
+    assert (await guarded.ask(headers=caller | {"x-job-id": "day/1"})).status_code == 200
+    for body in ({}, {"jobs": None}, {"jobs": "x"}, {"jobs": [""]}, {"models": ["x"]}):
+        assert (await allow("agent", body)).status_code == 400, body
+    assert (await allow("unknown", {"jobs": []})).status_code == 404
+    assert (await allow("agent", {"jobs": []}, caller)).status_code == 403
+    assert (await allow("operator", {"jobs": ["x"]})).status_code == 403
+    audit = await list_audit(guarded.store, "acme")
+    changes = [entry for entry in audit if entry.action == "key.allowance_changed"]
+    assert len(changes) == 2
+    assert all(entry.key_id is not None for entry in changes)

@@ -12,14 +12,27 @@ from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import Served, serving
 
+METHODS = ("generateContent", "countTokens")
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
     "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]},
     "/v1/responses": {"input": "hello"},
     "/v1/embeddings": {"input": "hello", "model": "text-embedding-3-small"},
+    **{
+        f"{path}/gpt-5.4-mini:{method}": {"contents": [{"parts": [{"text": "hello"}]}]}
+        for path in ("/v1beta/models", "/v1/models")
+        for method in METHODS
+    },
+    "/v1beta/models/text-embedding-3-small:embedContent": {"content": {"parts": [{"text": "hello"}]}},
 }
 ROUTES = [
-    *(("POST", f"/v1{codec.path}", "calls") for codec in CODECS.values()),
+    *(("POST", f"/v1{codec.path}", "calls") for codec in CODECS.values() if codec.path),
+    ("POST", "/v1beta/models/gpt-5.4-mini:generateContent", "calls"),
+    ("POST", "/v1beta/models/gpt-5.4-mini:countTokens", "calls"),
+    ("POST", "/v1/models/gpt-5.4-mini:generateContent", "calls"),
+    ("POST", "/v1beta/models/text-embedding-3-small:embedContent", "calls"),
+    ("GET", "/v1beta/models", "calls"),
+    ("GET", "/v1beta/models/gpt-5.4-mini", "calls"),
     ("POST", "/v1/messages/count_tokens", "calls"),
     ("GET", "/v1/models", "calls"),
     ("GET", "/v1/models/gpt-5.4-mini", "calls"),
@@ -41,6 +54,7 @@ ROUTES = [
     ("POST", "/api/v1/keys", "keys.admin"),
     ("GET", "/api/v1/keys/{key}", "keys.admin"),
     ("POST", "/api/v1/keys/{key}/rotate", "keys.admin"),
+    ("POST", "/api/v1/keys/{key}/allow", "keys.admin"),
     ("POST", "/api/v1/keys/{key}/revoke", "keys.admin"),
     ("GET", "/api/v1/provider-keys", "keys.admin"),
     ("PUT", "/api/v1/provider-keys/openai", "keys.admin"),
@@ -75,7 +89,7 @@ def filled(path: str, names: dict[str, str]) -> str:
     return path
 
 
-async def test_each_scope_opens_exactly_its_paths(served: Served) -> None:
+async def test_each_scope_allows_exactly_its_paths(served: Served) -> None:
     names = dict.fromkeys(NAMED, "unknown")
     for scope in SCOPES:
         headers = await key_for(served, scopes=(scope,))
@@ -86,7 +100,7 @@ async def test_each_scope_opens_exactly_its_paths(served: Served) -> None:
             assert answer.status_code not in {401, 405, 500}, (method, path, answer.text)
 
 
-async def test_no_path_opens_without_a_key(served: Served) -> None:
+async def test_no_path_is_allowed_without_a_key(served: Served) -> None:
     names = await resources(served)
     before = served.provider.stats()["requests"]
     for method, path, _ in ROUTES:

@@ -364,7 +364,7 @@ def test_problem_messages_are_bounded_and_printable():
     assert all(str(problem).isprintable() and len(str(problem)) < 1_000 for problem in found)
 
 
-def test_file_full_of_mistakes_gives_a_bounded_report():
+def test_report_of_many_problems_is_bounded():
     found = problems("".join(f"k{number}: 1\n" for number in range(900)))
     assert len(found) == 101
     assert "more than 100 problems" in found[-1].message

@@ -135,7 +135,10 @@ async def test_reload_made_while_a_process_starts_is_followed(
         keep = app.keep_brain
 
         async def keep_late() -> None:
-            """While the gateway starts, another host asks for a newer version."""
+            """Another host requests a newer version while the gateway starts.
+
+            It replaces a step of the start: a lock that stops this step would also stop the other host's write.
+            """
             monkeypatch.setattr(app, "keep_brain", keep)
             assert app.brain.version == new
             newest.append(write(there, prompt=PROMPT.replace("Sort", "Order")))
@@ -150,7 +153,7 @@ async def test_reload_made_while_a_process_starts_is_followed(
                 await asyncio.sleep(0.02)
 
 
-async def test_raised_limit_lets_a_job_go_on(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
+async def test_raised_limit_continues_a_stopped_job(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
     write(tmp_path, ROUTING + LIMIT)
     async with gateway(store_url, tmp_path, provider) as (_, http):
         assert (await ask(http, "j"), await ask(http, "j", "again")) == (200, 402)

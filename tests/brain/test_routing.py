@@ -147,7 +147,7 @@ def split(first: int, second: int) -> Routing:
     )
 
 
-def test_weights_hold_over_sessions_and_sessions_are_sticky():
+def test_sessions_are_divided_by_weight_and_sticky():
     said = split(70, 30)
     first = {f"s{n}": said.decide(CallFacts(model="r", session=f"s{n}")).targets for n in range(10_000)}
     again = {f"s{n}": said.decide(CallFacts(model="r", session=f"s{n}", job=f"j{n}")).targets for n in range(10_000)}
@@ -158,7 +158,7 @@ def test_weights_hold_over_sessions_and_sessions_are_sticky():
     }
 
 
-def test_a_changed_weight_moves_only_the_difference():
+def test_changed_weight_moves_only_the_difference_of_sessions():
     before, after = (
         [said.decide(CallFacts(model="r", session=f"s{n}")).targets for n in range(4_000)]
         for said in (split(70, 30), split(60, 40))
@@ -168,7 +168,7 @@ def test_a_changed_weight_moves_only_the_difference():
     assert all(other == ("us-b",) for one, other in zip(before, after, strict=True) if one != other)
 
 
-def test_stickiness_follows_session_job_or_seed():
+def test_sticky_selection_uses_session_job_or_none():
     said = routing("""
 routes:
   session: {weights: {us-a: 1, us-b: 1}}
@@ -186,7 +186,7 @@ routes:
     assert len(of_jobs) == 2, "another job may go another way in the same session"
 
 
-def test_without_an_id_a_seed_decides():
+def test_call_without_an_id_is_selected_by_chance():
     said = split(70, 30)
 
     def drawn(seed: int) -> list[tuple[str, ...]]:
@@ -198,7 +198,7 @@ def test_without_an_id_a_seed_decides():
     assert said.decide(CallFacts(model="r"), chance=lambda: 1.0).targets == ("us-b",)
 
 
-def test_two_routes_do_not_split_the_sessions_alike():
+def test_routes_divide_sessions_independently():
     said = routing("routes: {r: {weights: {us-a: 1, us-b: 1}}, q: {weights: {us-a: 1, us-b: 1}}}")
     alike = sum(
         said.decide(CallFacts(model="r", session=str(n))).targets
@@ -241,7 +241,7 @@ def test_complex_prompt_moves_up_one_tier(route: str, prompt: str, tier: str, ta
     assert (f": tier {tier}" in decision.why) == (prompt is HARD)
 
 
-def test_highest_tier_reads_no_prompt():
+def test_prompt_is_not_read_in_the_highest_tier():
     decision = routing(TIERS).decide(CallFacts(task="top", text=never))
     assert (decision.tier, decision.targets, decision.complexity) == ("strong", ("us-big",), None)
 
@@ -257,7 +257,7 @@ def test_complexity_threshold_comes_from_the_brain():
     )
 
 
-def test_complexity_counts_its_signs():
+def test_complexity_adds_its_signals():
     code = "```python\nx = 1\n```\n```python\ny = 2\n```\n"
     names = "Ask Berlin, London, Paris, Rome, IBM, SAP, 12.5, 2026-01-31, a@b.example, https://x.example " * 3
     steps = "First read it, then compare, then refactor and finally plan."

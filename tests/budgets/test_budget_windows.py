@@ -76,6 +76,6 @@ def test_skipped_calendar_day_is_skipped() -> None:
     assert window_of("day", "Pacific/Apia", window.ends_at or 0).label == "2011-12-31"
 
 
-def test_the_total_never_ends() -> None:
+def test_total_period_has_no_end() -> None:
     assert window_of("total", "Europe/Berlin", 0) == window_of("total", "Asia/Tokyo", 1 << 60)
     assert window_of("total", "UTC", 0).ends_at is None

@@ -298,7 +298,7 @@ async def test_limit_of_a_named_scope_is_stricter(store: Store) -> None:
     assert (stop.value.limit, stop.value.spent, stop.value.allowed) == ("max_llm_calls_per_job", 2, 2)
 
 
-async def test_a_stop_leaves_no_trace(store: Store, store_url: str) -> None:
+async def test_stopped_reservation_changes_no_row(store: Store, store_url: str) -> None:
     limits = [Limit("job", "root", None), Limit("job", "child", 100)]
     with pytest.raises(BudgetStopped, match="max_cost_per_job_usd"):
         await store.commit(Reserve("1", "t", limits, Priced(0, 1, 1_000)))

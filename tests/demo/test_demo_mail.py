@@ -86,14 +86,14 @@ READINGS: list[tuple[int, Callable[[IncomingMail], Any], Any]] = [
     (10, lambda m: (m.problems, m.attachments), (("close boundary not found",), ("basket.csv",))),
     (11, lambda m: (m.message_id, m.problems), ("", ("no Message-ID",))),
     (14, lambda m: m.attachments, ("cracked.png",)),
-    (17, lambda m: "2 × £27.50" in m.text and m.problems, ("text is not in its stated charset us-ascii",)),
+    (17, lambda m: "2 × £27.50" in m.text and m.problems, ("text is not in its declared charset us-ascii",)),
     (18, lambda m: (m.sender_name, m.subject), ("Hélène Lefèvre", "Retour de la tasse émaillée")),
     (19, lambda m: "“30 days”" in m.text, True),
     (21, lambda m: m.attachments, ("Bestellungen für November.csv",)),
     (
         24,
         lambda m: ("I wish to complain" in m.text, m.problems),
-        (True, ("base64 is cut off: what is there was read",)),
+        (True, ("base64 is truncated: only the existing part was read",)),
     ),
     (26, lambda m: max(map(len, m.text.split("\n"))) > 3_000, True),
     (28, lambda m: m.attachments, ("logo.png", "quantities.csv")),
@@ -280,7 +280,7 @@ def test_concurrent_filers_move_a_mail_once(tmp_path: Path) -> None:
 def test_unknown_folder_names_are_rejected(tmp_path: Path, folder: str) -> None:
     create_maildir(tmp_path)
     deliver(tmp_path, b"", unique="1.a")
-    with pytest.raises(MaildirError, match="cannot name a folder"):
+    with pytest.raises(MaildirError, match="not a valid folder name"):
         file_into(tmp_path, "1.a", folder)
     assert {place.name for place in tmp_path.iterdir()} == {"new", "cur", "tmp"}
 

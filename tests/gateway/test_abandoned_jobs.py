@@ -90,7 +90,7 @@ async def test_abandoned_job_fails_with_the_class_of_its_last_failure(
         assert (job["state"], job["error"]["class"]) == ("failed", "budget_stopped")
 
 
-async def test_idle_job_is_told_alike_by_api_and_commands(
+async def test_api_and_commands_show_an_idle_job_alike(
     store_url: str, provider: SpawnedProvider, tmp_path: Path
 ) -> None:
     clock = Clock(-2 * HOUR_US)
@@ -140,3 +140,19 @@ async def test_call_key_reopens_a_job_that_an_earlier_version_closed_as_idle(
         story = build_timeline(await load_job_tree(served.ledger, await served.ledger.job("j")), store.clock())
         assert (story.lines[-1].text, story.lines[-1].why) == ("succeeded", "no call for 30 minutes")
         assert (await served.ask("again", headers=headers)).status_code == 200
+
+
+async def test_parent_learns_that_its_child_was_abandoned(store_url: str, provider: SpawnedProvider) -> None:
+    clock = Clock()
+    async with gateways(store_url, provider, clock) as (served,):
+        assert (await served.ask(headers={"x-job-id": "parent"})).status_code == 200
+        assert (await served.ask(headers={"x-job-id": "child", "x-parent-job-id": "parent"})).status_code == 200
+    clock.ahead_us += 20 * HOUR_US
+    async with gateways(store_url, provider, clock) as (served,):
+        assert (await served.ask(headers={"x-job-id": "parent"})).status_code == 200
+    clock.ahead_us += 5 * HOUR_US
+    async with gateways(store_url, provider, clock, count=2) as (served, _):
+        events = await served.until("parent", "child_finished")
+        (end,) = [each.facts for each in events if each.facts.event == "child_finished"]
+        assert ((end.detail or {})["state"], end.error.error_class) == ("failed", "abandoned")
+        assert (await public(served, "parent"))["state"] == "running"

@@ -174,7 +174,10 @@ async def test_repeated_settlement_counts_once(
     commit = Store.commit
 
     async def commit_twice(self: Store, command: Any, **more: Any) -> Any:
-        """As happens where the outcome of a commit stays unknown for longer than its caller waits."""
+        """Settle twice, as after a commit whose outcome stayed unknown until its caller stopped waiting.
+
+        It replaces `commit`: a connection cannot be cut reliably between the flush of one chosen commit and its reply.
+        """
         if type(command).__name__ != "Settle":
             return await commit(self, command, **more)
         if at_once:

@@ -310,7 +310,7 @@ class Bounds(RuleBasedStateMachine):
     async def logs_agree(self) -> None:
         ledger = Ledger(self.stores[0])
         in_flight = [call_id for call_id, made in self.calls.items() if made.state == "open"]
-        listed = await list_bounds(self.stores[1], tenant_id=self.tenant, most=1000)
+        listed = await list_bounds(self.stores[1], tenant_id=self.tenant, limit=1000)
         wanted = {call_id: (made.cost, made.bound) for call_id, made in self.calls.items() if made.bound}
         assert {row.call_id: (row.cost_microusd, row.bound_microusd) for row in listed} == wanted
         for name in JOBS:

@@ -14,7 +14,7 @@ async def facts(served: Any, job: str, *names: str) -> list[Any]:
     return [each.facts for each in await served.events(job) if each.facts.event in names]
 
 
-async def test_record_of_the_header_stands_in_all_events_of_the_call(store: Store, provider: SpawnedProvider) -> None:
+async def test_record_header_is_in_all_events_of_the_call(store: Store, provider: SpawnedProvider) -> None:
     async with serving(store, provider) as served:
         headers = {"x-job-id": "j", "x-record": "mail-17"}
         assert (await served.ask("one", headers=headers)).status_code == 200

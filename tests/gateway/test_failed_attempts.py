@@ -28,7 +28,8 @@ def fails_first(status: int, more: str = "") -> Act:
     async def act(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tried.append(asked.body["messages"][0]["content"])
         if len(tried) > 1:
-            return await answers(asked, reader, writer)
+            await answers(asked, reader, writer)
+            return
         await asyncio.sleep(0.2)
         body = b'{"error":{"message":"busy","type":"server_error"}}'
         writer.write(head(status, "application/json", f"content-length: {len(body)}{more}") + body)
@@ -55,13 +56,15 @@ async def ends_of(served: Any, job: str) -> Counter[str]:
 
 @pytest.mark.parametrize("room", ROOM_FOR_ONE)
 async def test_calls_of_a_job_are_answered_beside_a_failed_attempt(store: Store, room: str) -> None:
-    async with faulty_upstream({"m": fails_first(503)}) as upstream:
-        async with serving(store, upstream, routing(upstream.base_url, ROOM_FOR_ONE[room])) as served:  # type: ignore[arg-type]
-            first = asyncio.create_task(served.ask("a", model="m", headers={"x-job-id": "j"}))
-            await served.until("j", "model_called")
-            second = asyncio.create_task(served.ask("b", model="m", headers={"x-job-id": "j"}))
-            assert [each.status_code for each in await asyncio.gather(first, second)] == [200, 200]
-            assert await ends_of(served, "j") == {"model_succeeded": 2, "model_failed": 1}
+    async with (
+        faulty_upstream({"m": fails_first(503)}) as upstream,
+        serving(store, upstream, routing(upstream.base_url, ROOM_FOR_ONE[room])) as served,  # type: ignore[arg-type]
+    ):
+        first = asyncio.create_task(served.ask("a", model="m", headers={"x-job-id": "j"}))
+        await served.until("j", "model_called")
+        second = asyncio.create_task(served.ask("b", model="m", headers={"x-job-id": "j"}))
+        assert [each.status_code for each in await asyncio.gather(first, second)] == [200, 200]
+        assert await ends_of(served, "j") == {"model_succeeded": 2, "model_failed": 1}
 
 
 @overnight.job
@@ -72,12 +75,14 @@ async def two_calls() -> list[str]:
 
 @pytest.mark.parametrize("room", ROOM_FOR_ONE)
 async def test_branches_of_job_code_are_answered_beside_a_failed_attempt(store: Store, room: str) -> None:
-    async with faulty_upstream({"m": fails_first(503)}) as upstream:
-        async with serving(store, upstream, routing(upstream.base_url, ROOM_FOR_ONE[room])) as served:  # type: ignore[arg-type]
-            async with working(served):
-                job = await rest(served, await start(served, two_calls))
-            assert job.state == "succeeded"
-            events = await served.ledger.events(job.job_id)
-            ends = Counter(each.facts.event for each in events if each.facts.event in ENDS)
-            assert ends == {"model_succeeded": 2, "model_failed": 1}
-            assert all(not each.facts.bound_microusd for each in events)
+    async with (
+        faulty_upstream({"m": fails_first(503)}) as upstream,
+        serving(store, upstream, routing(upstream.base_url, ROOM_FOR_ONE[room])) as served,  # type: ignore[arg-type]
+    ):
+        async with working(served):
+            job = await rest(served, await start(served, two_calls))
+        assert job.state == "succeeded"
+        events = await served.ledger.events(job.job_id)
+        ends = Counter(each.facts.event for each in events if each.facts.event in ENDS)
+        assert ends == {"model_succeeded": 2, "model_failed": 1}
+        assert all(not each.facts.bound_microusd for each in events)

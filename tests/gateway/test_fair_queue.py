@@ -24,7 +24,7 @@ async def served_in_order(arrivals: list[str], leavers: set[int]) -> list[int]:
     lines, order = AdmissionQueue(), list[int]()
     turns = [lines.join(ROW, tenant) for tenant in arrivals]
     for number in sorted(leavers):
-        turns[number].leave()
+        turns[number].give_up()
 
     async def serve(number: int, turn: QueuePosition) -> None:
         await turn.reach_front(soon())
@@ -62,7 +62,11 @@ def in_turns(arrivals: list[str], leavers: set[int]) -> list[int]:
 
     for number in sorted(leavers):
         tenant = arrivals[number]
-        if number == front:
+        if number == front and waiting[tenant]:
+            front = waiting[tenant].popleft()  # its tenant keeps the turn
+            if not waiting[tenant]:
+                rota.remove(tenant)
+        elif number == front:
             front = following()
         else:
             waiting[tenant].remove(number)
@@ -186,6 +190,7 @@ async def share_of_each_client(clients: int, places: int, service_s: float, *, i
                 position = position or queue.join(ROW, tenant)
                 await position.wait_for_change(loop.time() + 60)
             if position is not None:
+                position.admitted()
                 position.leave()
             await asyncio.sleep(service_s)
             free += 1

@@ -59,7 +59,7 @@ async def test_requested_usage_chunk_carries_the_cost(served: Served) -> None:
     assert last.usage.cost_usd == microusd / 1_000_000 > 0
 
 
-async def test_the_headers_of_a_stream_name_the_call(served: Served) -> None:
+async def test_stream_headers_contain_the_call_id(served: Served) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], "stream": True}
     async with served.http.stream("POST", "/v1/chat/completions", json=body, headers={"x-job-id": "h"}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -69,7 +69,7 @@ async def test_the_headers_of_a_stream_name_the_call(served: Served) -> None:
     assert (await served.events("h"))[-1].facts.call_id == call_id
 
 
-async def test_tool_calls_come_whole(served: Served) -> None:
+async def test_tool_calls_are_delivered_complete(served: Served) -> None:
     served.provider.set_rules(TOOL_RULE)
     pieces = await streamed(served, tools=TOOLS, extra_headers={"x-job-id": "t"})
     calls = [call for piece in pieces for call in piece.choices[0].delta.tool_calls or []]

@@ -94,7 +94,7 @@ async def close_and_unlock(release: Any) -> None:
     await release()
 
 
-async def test_a_stream_does_not_wait_for_the_word_that_its_target_answers(store: Store, store_url: str) -> None:
+async def test_streamed_probe_does_not_wait_for_its_circuit_update(store: Store, store_url: str) -> None:
     """The probe of a circuit is a stream: it flows although the store takes no writes, and the circuit closes later, once."""
     provider = SteppedProvider()
     plan = [refuses(500, "server_error"), provider.act]

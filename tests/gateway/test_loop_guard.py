@@ -22,6 +22,7 @@ from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
 from overnight.wire_formats import CHAT
 from serving import routed, serving
+from store_locks import unwritable
 
 GUARDED = routed("guards: {same_call: 3}\n")
 QUESTIONS = ("why is grass green", "name three rivers", "who wrote the odyssey", "list small primes", "cook rice")
@@ -53,7 +54,11 @@ async def test_cache_embeddings_are_no_loop(store: Store, provider: SpawnedProvi
 
 
 class Meeting:
-    """Stands after each look at the reviews of a job: nobody goes on before all have looked."""
+    """A barrier after the read of the reviews of a job.
+
+    It replaces the read of the guard: no lock can stop one gateway between its read and its write while another one writes
+    to the same job.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         self.looked = asyncio.Barrier(count)
@@ -66,17 +71,23 @@ class Meeting:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-async def test_two_gateways_request_one_review_per_loop(
-    store_url: str, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch, apart: bool
-) -> None:
-    """Both have looked whether somebody was asked before either asks."""
+async def test_two_gateways_request_one_review_per_loop(store_url: str, provider: SpawnedProvider, apart: bool) -> None:
+    """Both have read that there is no review before either can write one."""
     with ExitStack() as stack:
         stores = [stack.enter_context(open_store(store_url)) for _ in range(1 + apart)]
         async with serving(stores[0], provider, GUARDED) as one, serving(stores[-1], provider, GUARDED) as other:
             headers = {"x-job-id": "j"}
             assert [(await served.ask(headers=headers)).status_code for served in (one, other, one)] == [200] * 3
-            Meeting(monkeypatch, 2)
-            refused = await asyncio.gather(one.ask(headers=headers), other.ask(headers=headers))
+            lock = unwritable(store_url, "job")
+            await asyncio.to_thread(lock.__enter__)
+            try:
+                asking = [asyncio.create_task(served.ask(headers=headers)) for served in (one, other)]
+                async with asyncio.timeout(20):
+                    while sum(store.writer.waiting for store in stores) < 2:
+                        await asyncio.sleep(0.01)
+            finally:
+                await asyncio.to_thread(lock.__exit__, None, None, None)
+            refused = await asyncio.gather(*asking)
             assert [answer.json()["error"]["code"] for answer in refused] == ["loop_stopped"] * 2
             assert refused[0].json() == refused[1].json(), "both name the same review"
             story = await one.story("j")
@@ -87,7 +98,7 @@ async def test_two_gateways_request_one_review_per_loop(
 async def test_decided_loop_review_is_not_requested_again(
     store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One gateway looks whether somebody was asked; then another asks, and a person says go on."""
+    """One gateway reads that there is no review. Then another requests one, and a person approves it."""
     async with serving(store, provider, GUARDED) as one, serving(store, provider, GUARDED) as other:
         headers = {"x-job-id": "j"}
         assert [(await served.ask(headers=headers)).status_code for served in (one, other, one)] == [200] * 3

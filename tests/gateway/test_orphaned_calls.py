@@ -139,12 +139,10 @@ async def test_call_of_an_owner_stopped_twice_stands_as_long(
         owner = serving(store, upstream, routing, owner="asleep", registers=False)  # type: ignore[arg-type]
         async with owner as sleeper:
             survivor = Survivor(store)
-            assert not survivor.calls.has_peers
             await store.commit(RenewRegistration("asleep", "gateway", "another host", 1, store.clock()))
             first = asyncio.create_task(sleeper.ask(headers={"x-job-id": "first"}))
             await sleeper.until("first", "model_called")
             await survivor.looks(6 + woke_after_s, sleeper)
-            assert survivor.calls.has_peers
             second = asyncio.create_task(sleeper.ask(headers={"x-job-id": "second"}))
             await sleeper.until("second", "model_called")
             lost_after_s = await survivor.looks(30, sleeper, "second")
@@ -152,6 +150,20 @@ async def test_call_of_an_owner_stopped_twice_stands_as_long(
             assert [each.status_code for each in await asyncio.gather(first, second)] == [200, 200]
             assert await ends(sleeper, "first") == ["model_lost"]
     assert at_least_s <= lost_after_s <= 21
+
+
+@pytest.mark.usefixtures("usual_silence")
+async def test_only_processes_that_renew_their_rows_are_peers(store: Store, provider: Any) -> None:
+    async with serving(store, provider, owner="reader", registers=False) as served:
+        survivor, other = Survivor(store), RenewRegistration("other", "gateway", "another host", 1, store.clock())
+        await survivor.looks(21, served)
+        assert not survivor.calls.has_peers
+        for _ in range(3):
+            await store.commit(other)
+            await survivor.looks(10, served)
+            assert survivor.calls.has_peers
+        await survivor.looks(20, served)
+        assert not survivor.calls.has_peers
 
 
 @contextmanager

@@ -22,7 +22,7 @@ CHOSEN = {
 
 @pytest.mark.alone
 @pytest.mark.timeout(120)
-async def test_overload_of_three_times_the_limit(store: Store) -> None:
+async def test_overload_is_queued_or_rejected(store: Store) -> None:
     """All at once: each limit has a model, tenants and a gateway of its own, and they share the store."""
     chosen = [each for each in scenarios(seconds=5.0, service_s=0.4, crowd=20) if each.name in CHOSEN]
     async with upstream_of(chosen) as upstream:

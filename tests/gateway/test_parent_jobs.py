@@ -1,14 +1,20 @@
 """External jobs below a parent: `x-parent-job-id`, the budgets of the parent, and the first start of a job."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+import overnight
 from api_keys import key_for
-from overnight.store import Store
+from overnight.jobs import Decision, Operations
+from overnight.jobs.commands import ParkExternal
+from overnight.reviews import list_reviews
+from overnight.store import Store, open_store
 from overnight.story import build_timeline, load_job_tree
 from overnight.testing import SpawnedProvider
+from served_jobs import rest, working
 from serving import Served, routed, serving
 
 LIMITS = "budgets: {max_llm_calls_per_job: 3}\n"
@@ -110,12 +116,129 @@ async def test_parent_in_metadata(served: Served) -> None:
     assert (await served.ledger.job("child", "acme")).parent_job_id == parent
 
 
-async def test_child_ends_without_waking_its_parent(served: Served) -> None:
+async def child_events(served: Served, parent: str, tenant: str = "acme") -> list[Any]:
+    """The events about children in the log of a parent: name, child, state, class of its error, position."""
+    return [
+        (
+            each.facts.event,
+            (each.facts.detail or {})["child_job_id"],
+            (each.facts.detail or {}).get("state"),
+            each.facts.error.error_class if each.facts.error else None,
+            each.path,
+        )
+        for each in await served.events(parent, tenant)
+        if each.facts.event.startswith("child_")
+    ]
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled", "one call", "failed call"])
+async def test_end_of_an_external_child_is_told_to_its_parent(
+    served: Served, provider: SpawnedProvider, end: str
+) -> None:
     key = await key_for(served, scopes=ALL)
     await ask(served, key, "parent")
-    await ask(served, key, "child", "parent")
+    state, error = {"one call": ("succeeded", None), "failed": ("failed", "Crash")}.get(end, (end, None))
+    if end.endswith("call"):
+        model = "auto" if end == "one call" else "unknown-model"
+        if end == "failed call":
+            provider.set_rules("rules: [{fault: {status: 400}}]")
+            state, error, model = "failed", "invalid_request", "auto"
+        answer = await served.ask("once", model, headers=key | {"x-parent-job-id": "parent"})
+        child = answer.headers["x-job-id"]
+    else:
+        child = (await ask(served, key, "child", "parent")).headers["x-job-id"]
+        path = "cancel" if end == "cancelled" else "complete"
+        body = {} if end == "cancelled" else {"state": end}
+        if end == "failed":
+            body["error"] = {"class": "Crash", "message": "it broke"}
+        assert (await post(served, f"child/{path}", key, json=body)).status_code == 200
+    assert await child_events(served, "parent") == [
+        ("child_started", child, None, None, None),
+        ("child_finished", child, state, error, None),
+    ]
+    parent = await served.ledger.job("parent", "acme")
+    assert (parent.state, parent.wake_at) == ("running", None)  # it waits for nothing
+    told = str(build_timeline(await load_job_tree(served.ledger, parent), served.store.clock()).lines)
+    assert "child job" in told
+
+
+async def test_child_that_continues_is_told_again_and_a_finished_parent_is_not(served: Served) -> None:
+    key = await key_for(served, scopes=ALL)
+    await ask(served, key, "parent")
+    child = (await ask(served, key, "child", "parent")).headers["x-job-id"]
     assert (await post(served, "child/complete", key, json={})).status_code == 200
-    assert (await post(served, "parent/cancel", key)).status_code == 200
+    assert (await ask(served, key, "child")).status_code == 200  # reopens it
+    assert (await post(served, "child/complete", key, json={})).status_code == 200
+    assert (await post(served, "child/attempts", key)).status_code == 201
+    assert (await post(served, "parent/complete", key, json={})).status_code == 200
+    assert (await post(served, "child/complete", key, json={})).status_code == 200
+    assert [each[:3] for each in await child_events(served, "parent")] == [
+        ("child_started", child, None),
+        ("child_finished", child, "succeeded"),
+        ("child_finished", child, "succeeded"),
+    ]
+
+
+async def test_end_of_a_child_wakes_a_parent_that_waits_for_it(served: Served) -> None:
+    key = await key_for(served, scopes=ALL)
+    parent = (await ask(served, key, "parent")).headers["x-job-id"]
+    child = (await ask(served, key, "child", "parent")).headers["x-job-id"]
+    await ask(served, key, "other", "parent")
+    await served.store.commit(ParkExternal(parent, 1, [{"for": "child", "child_job_id": child}]))
+    assert (await post(served, "other/complete", key, json={})).status_code == 200
+    assert (await served.ledger.job(parent)).state == "parked"
+    assert (await post(served, "child/complete", key, json={})).status_code == 200
+    assert (await served.ledger.job(parent)).state == "queued"
+
+
+async def test_ends_of_many_children_of_two_gateways_are_told_once_each(
+    store_url: str, provider: SpawnedProvider
+) -> None:
+    """Children end in one call each, while the parent is called too."""
+    with open_store(store_url) as one, open_store(store_url) as two:
+        async with serving(one, provider) as here, serving(two, provider) as there:
+            await here.ask(headers={"x-job-id": "parent"})
+            calls = [
+                each.ask(f"{n}", headers={"x-parent-job-id": "parent"} if n % 3 else {"x-job-id": "parent"})
+                for n in range(30)
+                for each in (here, there)
+            ]
+            assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+            events = await child_events(here, "parent", "default")
+    started, finished = (
+        [each[1] for each in events if each[0] == name] for name in ("child_started", "child_finished")
+    )
+    assert len(started) == 40
+    assert sorted(started) == sorted(finished)
+    assert len({*finished}) == 40
+
+
+@overnight.job
+async def waits() -> str:
+    overnight.uuid()
+    await overnight.approval("Go on?")
+    return "done"
+
+
+async def test_external_child_of_job_code_neither_wakes_nor_diverges_it(
+    store: Store, provider: SpawnedProvider
+) -> None:
+    async with serving(store, provider) as served, working(served):
+        job = await Operations(store).create(waits, ())
+        await rest(served, job.job_id, "parked")
+        await served.ask(headers={"x-job-id": "child", "x-parent-job-id": job.job_id})
+        epoch = (await served.ledger.job(job.job_id)).lease_epoch
+        assert (await served.http.post("/api/v1/jobs/child/complete", json={})).status_code == 200
+        parked = await served.ledger.job(job.job_id)
+        assert (parked.state, parked.lease_epoch) == ("parked", epoch)
+        (review,) = await list_reviews(store)
+        await Operations(store).decide(review.review_id, Decision(approved=True, by="ann"))
+        ended = await rest(served, job.job_id)
+        assert (ended.state, ended.result) == ("succeeded", b'"done"')
+        assert [each[0] for each in await child_events(served, job.job_id, "default")] == [
+            "child_started",
+            "child_finished",
+        ]
 
 
 # ── attempts ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from circuit_house import broken, fail_three, house, routing
-from overnight.gateway.admission.call_admission import AttemptPlan, CallAdmission
+from overnight.ledger import LEDGER_SQL
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from serving import Served, in_line, routed, serving
+from sqlite_statements import executed_statements
 
 SLOW = "{match: {user_contains: slow}, answer: ok, fault: {delay_ms: 20000}}"
 
@@ -88,19 +89,12 @@ async def test_replay_waits_in_no_queue(store: Store, provider: SpawnedProvider,
         await asyncio.wait([slow, waiting, once_more])
 
 
-async def test_call_without_wait_makes_no_lookup(
-    store: Store, provider: SpawnedProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its admission finds what was recorded, in the same transaction."""
-    probes: list[AttemptPlan] = []
-    probe = CallAdmission.probe
-
-    async def counted(admission: CallAdmission, plan: AttemptPlan) -> Any:
-        probes.append(plan)
-        return await probe(admission, plan)
-
-    monkeypatch.setattr(CallAdmission, "probe", counted)
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_call_without_wait_makes_no_lookup(store: Store, provider: SpawnedProvider) -> None:
+    """Its admission searches for a recorded answer in its own transaction, by two statements."""
     async with serving(store, provider) as served:
-        for attempt in ("1", "2", "2"):
-            assert (await served.ask(headers={"x-job-id": "n", "x-job-attempt": attempt})).status_code == 200
-    assert not probes
+        assert (await served.ask(headers={"x-job-id": "n", "x-job-attempt": "1"})).status_code == 200
+        with executed_statements() as executed:
+            for calls in (1, 2):
+                assert (await served.ask(headers={"x-job-id": "n", "x-job-attempt": "2"})).status_code == 200
+                assert executed.count(LEDGER_SQL["read_answers"]) == 2 * calls

@@ -279,7 +279,7 @@ async def test_attempts_are_grouped_by_name_and_summed(served: Served) -> None:
     happened("model_called", "c", 1)
     found = recorded_calls(row, events)
     assert [(call.name, call.tries, call.cost_microusd, call.bound_microusd, call.left_out) for call in found] == [
-        ("a", 2, 5, 11, "lost then"),
+        ("a", 2, 5, 11, "lost"),
         ("b", 2, 20, 0, ""),
         ("c", 1, 0, 0, "in flight"),
     ]

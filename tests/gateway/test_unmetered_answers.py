@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from endpoints import ENDPOINTS, MODES
+from endpoints import MODES, request_of
 from faulty_upstream import STREAM, WHOLE, Asked, FaultyUpstream, chunk, faulty_upstream, head, pieces_of
 from overnight.budgets import BUDGET_SQL
 from overnight.gateway.routing_simulation import recorded_calls
@@ -24,7 +24,8 @@ HALF: dict[str, Json] = {"messages": {"input_tokens": 5}, "embeddings": {}, "res
 def told_no_usage(payload: Json) -> Json:
     """The same without usage, wherever it stands."""
     nested = {name: told_no_usage(value) for name, value in payload.items() if name in ("message", "response")}
-    return {name: value for name, value in {**payload, **nested}.items() if name != "usage"}
+    whole = {**payload, **nested}
+    return {name: value for name, value in whole.items() if name not in ("usage", "usageMetadata")}
 
 
 async def tells_no_usage(asked: Asked, _reader: Any, writer: Any) -> None:
@@ -55,7 +56,8 @@ async def tells_half_of_it(asked: Asked, reader: Any, writer: Any) -> None:
         await tells_no_usage(asked, reader, writer)
         return
     usage = HALF.get(asked.form, {"prompt_tokens": 5})
-    body = json.dumps({**WHOLE[asked.form], "usage": usage}).encode()
+    report = {"usageMetadata": {"promptTokenCount": 5}} if asked.form == "gemini" else {"usage": usage}
+    body = json.dumps({**told_no_usage(WHOLE[asked.form]), **report}).encode()
     writer.write(head(200, "application/json", f"content-length: {len(body)}") + body)
 
 
@@ -134,12 +136,11 @@ def told_cost(answer: Any) -> float | None:
 async def test_whole_reservation_is_booked(
     one_store: Store, client: str, spoken: str, streamed: bool, act: Any
 ) -> None:
-    path, body = ENDPOINTS[client]
-    body = {**body, **({"stream": True} if streamed else {})}
+    path, body = request_of(client, "m", streamed)
     if streamed and client == "chat":
         body["stream_options"] = {"include_usage": True}
     async with silent(one_store, act, spoken=spoken) as (served, upstream):
-        answer = await served.http.post(path, json={"model": "m", **body}, headers={"x-job-id": "j"})
+        answer = await served.http.post(path, json=body, headers={"x-job-id": "j"})
         assert answer.status_code == 200, answer.text
         called, ended = [event.facts for event in await served.events("j")][1:]
         assert upstream.answered["m"] == 1

@@ -288,7 +288,7 @@ def store(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-async def test_odd_plain_answers(store: Store, name: str) -> None:
+async def test_odd_plain_answers_are_returned_or_classified(store: Store, name: str) -> None:
     act, error_class = PLAIN[name]
     async with house(store, act, "routes: {hasty: {model: m, deadline_ms: 250}}") as (served, upstream):
         answer = await served.ask(model="hasty" if error_class == "timeout" else "m", headers={"x-job-id": "j"})
@@ -301,7 +301,7 @@ async def test_odd_plain_answers(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMED)
-async def test_odd_streamed_answers(store: Store, name: str) -> None:
+async def test_odd_streamed_answers_are_returned_or_classified(store: Store, name: str) -> None:
     act, error_class, had_a_part = STREAMED[name]
     async with house(store, act, "routes: {hasty: {model: m, deadline_ms: 250}}") as (served, upstream):
         model = "hasty" if error_class == "timeout" else "m"
@@ -434,7 +434,7 @@ async def test_possible_bill_never_exceeds_the_budget(store: Store) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-async def test_kill_of_one_of_two_gateways_under_load(
+async def test_killed_gateway_under_load_loses_no_call(
     dialect: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = str(tmp_path / "fleet.db") if dialect == "sqlite" else request.getfixturevalue("postgres_url")

@@ -64,7 +64,7 @@ async def test_path_begins_with_the_root_path(path: str) -> None:
     assert (seen["root_path"], seen["path"], seen["raw_path"]) == ("/overnight", "/overnight/x", b"/overnight/x")
 
 
-async def test_application_is_told_about_start_and_stop() -> None:
+async def test_application_is_notified_of_start_and_stop() -> None:
     said: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

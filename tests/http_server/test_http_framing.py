@@ -158,7 +158,7 @@ async def test_pipelined_requests_are_bounded(client: Client, offer: bytes) -> N
     assert 1 <= answers <= MAX_PIPELINED + 1
 
 
-async def test_upgrade_with_chunks_and_a_second_request(client: Client) -> None:
+async def test_upgrade_is_ignored_with_chunks_and_pipelining(client: Client) -> None:
     offer = post(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked")
     client.say(offer + POST % (2, b"cd"))
     assert await client.answer() == (200, b"POST /x ab")
@@ -235,7 +235,7 @@ async def test_slow_bodies_time_out(name: str, monkeypatch: pytest.MonkeyPatch) 
             dripping.cancel()
 
 
-async def test_paused_reading_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_paused_reading_does_not_time_out_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:

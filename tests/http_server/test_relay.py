@@ -89,7 +89,7 @@ async def test_a_head_request_has_no_body(tmp_path: Path) -> None:
     assert body == b""
 
 
-async def test_a_stream_passes_as_it_comes_and_ends_with_its_client(tmp_path: Path) -> None:
+async def test_stream_is_relayed_live_until_its_client_disconnects(tmp_path: Path) -> None:
     gone = asyncio.Event()
 
     async def ticks(scope: Any, receive: Any, send: Any) -> None:
@@ -107,7 +107,7 @@ async def test_a_stream_passes_as_it_comes_and_ends_with_its_client(tmp_path: Pa
         await asyncio.wait_for(gone.wait(), 5)
 
 
-async def test_a_refusal_before_the_body_is_heard(tmp_path: Path) -> None:
+async def test_refusal_before_the_body_is_relayed(tmp_path: Path) -> None:
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"no"})
@@ -119,7 +119,7 @@ async def test_a_refusal_before_the_body_is_heard(tmp_path: Path) -> None:
         writer.close()
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole(tmp_path: Path) -> None:
+async def test_interrupted_response_is_not_completed(tmp_path: Path) -> None:
     async def breaks(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -132,14 +132,14 @@ async def test_an_answer_that_breaks_off_does_not_look_whole(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1"])
-async def test_without_a_server_the_relay_is_unavailable(tmp_path: Path, request_line: bytes) -> None:
+async def test_relay_without_a_server_is_unavailable(tmp_path: Path, request_line: bytes) -> None:
     async with relayed(echo, tmp_path) as port:
         (tmp_path / "s").unlink()
         answer = await ask(port, request_line + b"\r\nhost: h\r\nconnection: close\r\n\r\n")
     assert b" 503 " in answer
 
 
-async def test_a_client_that_closes_its_side_is_answered(tmp_path: Path) -> None:
+async def test_half_closed_client_receives_the_relayed_response(tmp_path: Path) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)
         await echo(scope, receive, send)
@@ -154,7 +154,7 @@ async def test_a_client_that_closes_its_side_is_answered(tmp_path: Path) -> None
     assert b" hello " in answer
 
 
-async def test_a_server_that_takes_a_request_and_dies_is_told_apart(tmp_path: Path) -> None:
+async def test_server_death_after_the_request_is_relay_broken(tmp_path: Path) -> None:
     async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.close()

@@ -35,7 +35,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert [await client.answer() for _ in range(5)] == [(200, b"%d" % number) for number in range(5)]
 
 
-async def test_the_path_is_decoded_and_may_be_a_whole_url(client: Client) -> None:
+async def test_path_is_decoded_and_may_be_an_absolute_url(client: Client) -> None:
     client.say(b"GET /a%20b?x=1 HTTP/1.1\r\nhost: x\r\n\r\n")
     assert await client.answer() == (200, b"GET /a b ")
     client.say(b"GET http://x/whole?x=1 HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -237,7 +237,7 @@ async def test_silent_client_times_out(said: bytes, monkeypatch: pytest.MonkeyPa
                 await left.wait()
 
 
-async def test_server_work_is_no_client_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_work_does_not_time_out_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:

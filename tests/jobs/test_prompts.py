@@ -103,9 +103,9 @@ async def approve(app: App) -> None:
         await app.operations.decide_review(review.review_id, approved=True, by="ann")
 
 
-async def change(app: App, home: Path, store_url: str) -> str:
+async def change(app: App, home: Path, store_url: str, routing: str = ROUTING) -> str:
     """Change the folder, and the running processes to it; the new version."""
-    new = write(home, NEW)
+    new = write(home, NEW, routing)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")}
     places = {"OVERNIGHT_HOME": str(home), "OVERNIGHT_BRAIN": str(home / "brain"), "DATABASE_URL": store_url}
     done, out, errors = await asyncio.to_thread(run, home, kept | places, "reload")
@@ -270,8 +270,6 @@ async def test_semantic_cache_is_keyed_on_the_version_that_the_call_used(
     async with worker(store_url, tmp_path, provider) as app:
         old = app.brain.version
         first = await answer(app, old, asked)
-        new = write(tmp_path, NEW, ROUTING + SEMANTIC)
-        await app._reload(load_brain(tmp_path / "brain"))
-        assert app.brain.version == new
+        new = await change(app, tmp_path, store_url, ROUTING + SEMANTIC)
         assert await answer(app, new, like) not in (None, first)  # asked with other prompts
         assert await answer(app, old, like) == first

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +9,10 @@ from hypothesis import strategies as st
 
 from overnight.domain import BadInput, Conflict, NotFound, StoreUnavailable
 from overnight.keys import Keyring, Keys, MasterKeys, NewKey, Rotation, public_key
+from overnight.keys.rows import SQL
 from overnight.store import Store, open_store
 from overnight.store.store import wall_clock_us
+from sqlite_statements import executed_statements
 from store_content import everything_in
 
 HOUR_MS = 3_600_000
@@ -203,27 +204,23 @@ async def test_changes_of_other_processes_apply_in_two_seconds(keys: Keys, store
         assert await ring.find(second) is not None
 
 
-async def test_authentication_reads_no_store(keys: Keys, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_authentication_reads_no_store(keys: Keys, store: Store) -> None:
     _, secret = await keys.create("acme", NewKey(name="k"), "ann")
-    ring, reads, reading = Keyring(store), [0], store.read
+    ring, statements = Keyring(store), tuple(SQL.values())
     await ring.refresh()
-
-    async def counted(*args: Any) -> Any:
-        reads[0] += 1
-        return await reading(*args)
-
-    monkeypatch.setattr(store, "read", counted)
-    for _ in range(2000):
+    with executed_statements() as executed:
+        for _ in range(2000):
+            assert await ring.find(secret) is not None
+        assert executed.count(*statements) <= 2
+        wrong = secret[:15] + "0" * 64  # the handle of a key is not secret
+        for _ in range(2000):
+            assert await ring.find(wrong) is None
+        assert executed.count(*statements) <= 3
+        guesses = [f"on_{number:076x}" for number in range(3000)]
+        assert not any(await asyncio.gather(*map(ring.find, guesses)))
+        assert executed.count(*statements) <= 6
         assert await ring.find(secret) is not None
-    assert reads[0] <= 2
-    wrong = secret[:15] + "0" * 64  # the handle of a key is no secret
-    for _ in range(2000):
-        assert await ring.find(wrong) is None
-    assert reads[0] <= 3
-    guesses = [f"on_{number:076x}" for number in range(3000)]
-    assert not any(await asyncio.gather(*map(ring.find, guesses)))
-    assert reads[0] <= 6
-    assert await ring.find(secret) is not None
 
 
 async def test_stale_copy_rejects_all_keys(keys: Keys, store: Store) -> None:

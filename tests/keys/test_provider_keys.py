@@ -54,7 +54,7 @@ async def test_key_invalid_in_a_header_is_rejected(keys: Keys, secret: str) -> N
     assert not secret.strip() or secret not in str(refused.value)
 
 
-async def test_sealed_key_requires_its_tenant_and_master(keys: Keys, store: Store) -> None:
+async def test_decryption_requires_tenant_and_master_key(keys: Keys, store: Store) -> None:
     row = await keys.set_provider_key("acme", "openai", "sk-1", "ann")
     assert row.sealed is not None
     masters = MasterKeys(MASTER)
@@ -113,7 +113,7 @@ def test_invalid_master_key_is_rejected_and_not_quoted(given: str) -> None:
     assert given not in str(refused.value)
 
 
-async def test_without_a_master_key_nothing_is_sealed(store: Store, tmp_path: Path) -> None:
+async def test_provider_key_requires_a_master_key(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="OVERNIGHT_MASTER_KEY"):
         await Keys(store, MasterKeys(None, tmp_path)).set_provider_key("acme", "openai", "sk-1", "ann")
     assert list(tmp_path.glob("master*")) == []

@@ -75,7 +75,7 @@ def finds(*places: tuple[int, str, int]) -> Resolve:
 
 
 @LOOPS
-def test_dead_address_of_ipv6_is_passed_over(new_loop: Loop) -> None:
+def test_unreachable_ipv6_address_is_skipped(new_loop: Loop) -> None:
     """A name with ::1, where no server listens, and 127.0.0.1."""
 
     async def test() -> None:
@@ -89,7 +89,7 @@ def test_dead_address_of_ipv6_is_passed_over(new_loop: Loop) -> None:
 
 
 @LOOPS
-def test_silent_address_delays_by_a_fraction_of_the_time_limit(new_loop: Loop) -> None:
+def test_silent_address_is_raced_by_the_next_one(new_loop: Loop) -> None:
     """The first address drops packets: its backlog is full. The second is tried long before the time limit."""
 
     async def test() -> None:
@@ -113,7 +113,7 @@ def test_silent_address_delays_by_a_fraction_of_the_time_limit(new_loop: Loop) -
 
 
 @LOOPS
-def test_no_living_address_is_never_sent(new_loop: Loop) -> None:
+def test_host_without_reachable_address_is_never_sent(new_loop: Loop) -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = closed.getsockname()[1]
@@ -158,7 +158,7 @@ def test_https_goes_through_a_tunnel(new_loop: Loop, tmp_path: Path) -> None:
 
 
 @LOOPS
-def test_lost_tunnel_is_noticed(new_loop: Loop, tmp_path: Path) -> None:
+def test_lost_tunnel_is_detected(new_loop: Loop, tmp_path: Path) -> None:
     """A body that is cut fails at once, and a tunnel that the server closed is not used again."""
 
     async def test() -> None:
@@ -218,11 +218,11 @@ async def test_missing_proxy_credentials_are_named_and_not_shown(scheme: str, cr
         assert (error.code, error.sent) == ("proxy_refused", False)
         assert f"proxy 127.0.0.1:{proxy.port} answered 407" in str(error)
         assert "s3cret" not in str(error) + repr(through(proxy, credentials))
-        assert ("put user:password@" in str(error)) == (not credentials)
+        assert ("add user:password@" in str(error)) == (not credentials)
 
 
 @pytest.mark.parametrize(("status", "permanent"), [(403, True), (404, True), (302, True), (502, False), (503, False)])
-async def test_refused_tunnel_was_never_sent(status: int, permanent: bool) -> None:
+async def test_refused_tunnel_is_never_sent(status: int, permanent: bool) -> None:
     async with http_proxy(lambda proxy: setattr(proxy, "refuse", status)) as proxy:
         error = await failed(UpstreamPool("https://models.example", proxy=through(proxy)))
         assert isinstance(error, NeverSent)
@@ -234,7 +234,7 @@ async def test_refused_tunnel_was_never_sent(status: int, permanent: bool) -> No
     b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\nextra",
     b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 9000,
 ])  # fmt: skip
-async def test_proxy_that_speaks_nonsense_was_never_sent(raw: bytes) -> None:
+async def test_invalid_proxy_response_is_never_sent(raw: bytes) -> None:
     async with http_proxy(lambda proxy: setattr(proxy, "raw_answer", raw)) as proxy:
         error = await failed(UpstreamPool("https://models.example", proxy=through(proxy)))
         assert isinstance(error, NeverSent)
@@ -288,7 +288,7 @@ BOTH = {"HTTP_PROXY": "http://plain:1", "HTTPS_PROXY": "http://secure:2"}
     (BOTH | {"no_proxy": "a.example", "NO_PROXY": "other"}, "https://a.example", None),
     (BOTH | {"no_proxy": "", "NO_PROXY": "*"}, "https://a.example", "secure:2"),
 ])  # fmt: skip
-def test_proxy_of_the_environment(environment: dict[str, str], url: str, origin: str | None) -> None:
+def test_environment_selects_the_proxy(environment: dict[str, str], url: str, origin: str | None) -> None:
     assert chosen(environment, url) == origin
 
 
@@ -309,7 +309,7 @@ def test_proxy_of_the_environment(environment: dict[str, str], url: str, origin:
     ("*", ["a.test", "10.0.0.1", "::1"], []),
     ("1.2.3", [], ["1.2.3.4"]),
 ])  # fmt: skip
-def test_hosts_of_no_proxy(text: str, hosts: list[str], others: list[str]) -> None:
+def test_no_proxy_matches_its_hosts(text: str, hosts: list[str], others: list[str]) -> None:
     listed = NoProxy(text)
 
     def covers(host: str) -> bool:
@@ -324,7 +324,7 @@ def test_hosts_of_no_proxy(text: str, hosts: list[str], others: list[str]) -> No
     "socks5://u:s3cret@p:1", "ftp://u:s3cret@p", "http://", "http://u:s3cret@p:99999", "http://u:s3cret@p/path",
     "http://u:s3cret@p x", "http://u:s3cret@p?x=1", "http://u:s3cret@[p",
 ])  # fmt: skip
-def test_unusable_proxy_is_named_without_credentials(text: str) -> None:
+def test_invalid_proxy_error_contains_no_credentials(text: str) -> None:
     with pytest.raises(ProxyInvalid, match="HTTPS_PROXY") as raised:
         EnvironmentProxies({"HTTPS_PROXY": text}).proxy_for("a.example", 443, is_secure=True)
     assert "s3cret" not in str(raised.value)
@@ -334,7 +334,7 @@ def test_unusable_proxy_is_named_without_credentials(text: str) -> None:
 # ── certificates ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_authority_and_client_certificate_of_a_target(tmp_path: Path) -> None:
+async def test_authority_and_client_certificate_are_used(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     cert, key = (str(path) for path in authority.issue("client"))
     both = tmp_path / "both.pem"
@@ -380,7 +380,7 @@ async def test_certificate_of_another_host_is_refused(tmp_path: Path) -> None:
         assert server.requests == []
 
 
-def test_unusable_tls_files_are_named(tmp_path: Path) -> None:
+def test_invalid_tls_file_error_names_the_file(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     cert, key = authority.issue("client")
     _, locked = other.issue("locked", password=b"secret")

@@ -198,7 +198,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("encoding", BOMBS)
-async def test_bomb_ends_at_the_ratio_and_holds_little_memory(encoding: str) -> None:
+async def test_compression_bomb_ends_at_the_ratio_limit(encoding: str) -> None:
     async with answering(response(encoding, BOMBS[encoding])) as pool:
         tracemalloc.start()
         try:
@@ -230,7 +230,7 @@ async def test_decoded_size_is_bounded(encoding: str) -> None:
 
 @settings(max_examples=60)
 @given(st.sampled_from([name for name in ENCODED if name not in ("identity", "utf-8", "empty")]), st.data())
-def test_any_splitting_decodes_the_same(name: str, data: st.DataObject) -> None:
+def test_decoding_is_independent_of_chunk_boundaries(name: str, data: st.DataObject) -> None:
     encoding, body = ENCODED[name]
     decoder = content_decoder(encoding.encode(), 1 << 20)
     assert decoder is not None
@@ -339,7 +339,7 @@ FIFTY = {
 }
 
 
-def test_member_of_several_pieces_is_followed_by_the_next_once() -> None:
+def test_members_in_several_pieces_are_decoded_once() -> None:
     large = bytes(300_000)
     assert decoded("gzip", gzip.compress(large) + gzip.compress(b"next")) == large + b"next"
 

@@ -177,7 +177,7 @@ ANSWERS = {
 @pytest.mark.parametrize("raw", ANSWERS.values(), ids=ANSWERS)
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 @both_loops
-async def test_every_framing_is_read_and_keeps_the_connection(raw, pieces):
+async def test_connection_is_reused_after_any_framing(raw, pieces):
     parts = [raw] if pieces == "whole" else [raw[i : i + 1] for i in range(len(raw))]
     async with pool_on(answering(*parts)) as (server, pool):
         for _ in range(3):
@@ -188,7 +188,7 @@ async def test_every_framing_is_read_and_keeps_the_connection(raw, pieces):
 
 
 @both_loops
-async def test_body_that_ends_with_the_connection():
+async def test_body_without_length_ends_with_the_connection():
     async with pool_on(answering(b"HTTP/1.1 200 OK\r\n\r\nun", b"til close", close=True)) as (server, pool):
         assert (await ask(pool)).body == b"until close"
         assert await read_all(pool) == b"until close"
@@ -203,7 +203,7 @@ async def test_no_content_has_no_body():
 
 
 @both_loops
-async def test_large_bodies_both_ways():
+async def test_large_bodies_are_sent_and_received():
     async def script(server, reader, writer, _):
         while True:
             _, body = await server.read(reader)
@@ -324,7 +324,7 @@ async def test_slow_reader_pauses_the_upstream():
 
 
 @both_loops
-async def test_bounded_and_shared_connections():
+async def test_connections_are_bounded_and_reused():
     async with pool_on(answering(OK), max_connections=3) as (server, pool):
         answers = await asyncio.gather(*[ask(pool, b"%d" % n) for n in range(60)])
         assert [answer.body for answer in answers] == [b"ok"] * 60
@@ -351,7 +351,7 @@ async def test_the_queue_is_bounded_and_waits_no_longer_than_the_deadline():
             await asyncio.sleep(0)
         waiting = asyncio.create_task(ask(pool, seconds=0.1))
         await asyncio.sleep(0)
-        with pytest.raises(NeverSent, match="wait for a connection"):
+        with pytest.raises(NeverSent, match="waiting for a connection"):
             await ask(pool)
         with pytest.raises(UpstreamTimeout) as caught:
             await waiting
@@ -445,7 +445,7 @@ async def test_leaving_a_stream_early_closes_its_connection(how):
     ids=["close", "1.0", "second answer", "rubbish"],
 )
 @both_loops
-async def test_doubtful_connection_is_not_reused(last):
+async def test_connection_in_unclear_state_is_not_reused(last):
     async with pool_on(answering(last)) as (server, pool):
         assert [(await ask(pool)).body for _ in range(3)] == [b"ok"] * 3
         assert server.connections == 3
@@ -688,7 +688,7 @@ async def test_truncated_body_is_an_error(raw):
 
 
 @both_loops
-async def test_reset_is_no_end_of_a_body():
+async def test_reset_does_not_end_a_body():
     async def script(server, reader, writer, _):
         await server.read(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
@@ -714,7 +714,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
 @both_loops
-async def test_what_is_not_http_is_malformed(raw):
+async def test_non_http_response_is_malformed(raw):
     async with pool_on(answering(raw), max_connections=1) as (_, pool):
         with pytest.raises(MalformedResponse):
             await ask(pool)
@@ -844,7 +844,7 @@ def test_invalid_base_url_is_rejected(url):
         ("http://bücher.de", "xn--bcher-kva.de:80"),
     ],
 )
-def test_the_origin_names_host_and_port(url, origin):
+def test_origin_contains_host_and_port(url, origin):
     assert UpstreamPool(url).origin == origin
 
 
@@ -863,7 +863,7 @@ def certificate(tmp_path_factory):
 
 
 @both_loops
-async def test_tls_works_reuses_and_verifies(certificate):
+async def test_tls_connection_is_verified_and_reused(certificate):
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(f"{certificate}.crt", certificate)
     trusting = ssl.create_default_context(cafile=f"{certificate}.crt")
@@ -879,7 +879,7 @@ async def test_tls_works_reuses_and_verifies(certificate):
 
 
 @both_loops
-async def test_tls_handles_large_and_cut_bodies(certificate):
+async def test_large_and_truncated_bodies_over_tls(certificate):
     async def script(server, reader, writer, _):
         _, body = await server.read(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(body) + 1) + body)

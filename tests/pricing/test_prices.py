@@ -400,7 +400,7 @@ OBJECTS = st.dictionaries(st.sampled_from(NAMES), VALUES)
 @given(
     OBJECTS, st.dictionaries(st.sampled_from(PARTS), OBJECTS | VALUES), st.sampled_from([openai_usage, anthropic_usage])
 )
-def test_whatever_a_provider_sends_can_be_charged(counts, parts, read):
+def test_any_usage_report_can_be_charged(counts, parts, read):
     usage = read({**counts, **parts})
     if usage is not None:
         price = ModelPrice("x", [{"input_mtok": Decimal(3), "cache_read_mtok": Decimal(1), "output_mtok": Decimal(15)}])

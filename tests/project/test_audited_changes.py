@@ -48,6 +48,7 @@ AUDITED_PATHS = {
     "POST /api/v1/bounds/{call}/settle": "cost.settled",
     "POST /api/v1/keys": "key.created",
     "POST /api/v1/keys/{key}/rotate": "key.rotated",
+    "POST /api/v1/keys/{key}/allow": "key.allowance_changed",
     "POST /api/v1/keys/{key}/revoke": "key.revoked",
     "PUT /api/v1/provider-keys/{provider}": "provider_key.set",
     "DELETE /api/v1/provider-keys/{provider}": "provider_key.deleted",
@@ -143,7 +144,7 @@ async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider
             await walk.command("keys provider set", "openai", "--from-env", "SECRET")
             walk.environment["OVERNIGHT_MASTER_KEY"] = f"{'22' * 32},{MASTER}"
             await walk.command("keys rotate-master")
-            assert [each.action for each in await list_audit(store, "acme", most=1)] == ["provider_key.resealed"]
+            assert [each.action for each in await list_audit(store, "acme", limit=1)] == ["provider_key.resealed"]
             await walk.command("keys provider delete", "openai")
             await walk.request("PUT /api/v1/provider-keys/{provider}", "openai", key="sk-first")
             await walk.request("DELETE /api/v1/provider-keys/{provider}", "openai")
@@ -153,6 +154,7 @@ async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider
             await walk.command("keys revoke", "k")
             await walk.request("POST /api/v1/keys", name="k2")
             await walk.request("POST /api/v1/keys/{key}/rotate", "k2")
+            await walk.request("POST /api/v1/keys/{key}/allow", "k2", tools=["refund*"])
             await walk.request("POST /api/v1/keys/{key}/revoke", "k2")
             assert walk.done == set(AUDITED_COMMANDS) | set(AUDITED_PATHS)
             entries = [entry.public() for entry in await list_audit(store)]

@@ -46,7 +46,7 @@ def selected(sql: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_locked_columns_match_the_record(name: str) -> None:
+def test_lock_statements_select_the_record_columns(name: str) -> None:
     table = TABLES[name]
     for sql in table.lock.sql.values():
         assert selected(sql) == list(table.row.__struct_fields__)  # type: ignore[attr-defined]

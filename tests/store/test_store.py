@@ -479,7 +479,8 @@ async def test_a_transaction_unknown_to_a_new_primary_is_written_again(
 ) -> None:
     from overnight.store.postgres import PostgresSession
 
-    transaction, lost = PostgresSession.transaction, ["9999999999"]  # the id of a server that is gone
+    # It replaces a transaction: the failover of a PostgreSQL cluster cannot be made in a short test.
+    transaction, lost = PostgresSession.transaction, ["9999999999"]  # a transaction id of the lost server
 
     @contextlib.contextmanager
     def broken_off(self: PostgresSession, until: float | None = None) -> Iterator[PostgresSession]:
@@ -504,6 +505,7 @@ async def test_fault_in_the_writing_thread_fails_one_batch(
     from overnight.store.batches import Batches
 
     job_id = make_job(store)
+    # It replaces a method of the writer: only a programming error raises these exceptions there.
     method, faults = getattr(Batches, where), [ZeroDivisionError("a fault"), RuntimeError("another")]
 
     def faulty(self: Batches, *args: Any) -> None:

@@ -92,7 +92,7 @@ async def test_queued_command_is_skipped(store: Store, store_url: str, how: str)
 
 
 @WAYS
-async def test_outcome_of_a_running_command_reaches_left(store: Store, store_url: str, how: str) -> None:
+async def test_outcome_of_a_running_command_reaches_its_callback(store: Store, store_url: str, how: str) -> None:
     job_id, left = make_job(store), []
     hold = Hold(job_id, lambda unit: note(job_id, "late").decide(unit))
     async with busy(store, job_id) as first:
@@ -173,7 +173,7 @@ async def test_command_cancelled_between_attempts_is_skipped(store: Store, store
     assert (names(store_url, job_id), left, store.writer.waiting) == (["before", "z"], [], 0)
 
 
-async def test_rejected_command_does_not_call_left(store: Store, store_url: str) -> None:
+async def test_rejected_command_does_not_call_its_callback(store: Store, store_url: str) -> None:
     job_id, left = make_job(store), []
 
     def refuse(unit: Unit) -> None:

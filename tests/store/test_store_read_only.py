@@ -136,6 +136,9 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 def test_non_database_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("This is a letter and no database. " * 200)
     _told(tmp_path, "ledger.db", "not a SQLite database", "OVERNIGHT_HOME")
+    (tmp_path / "ledger.db").unlink()
+    (tmp_path / "ledger.db").mkdir()
+    _told(tmp_path, "ledger.db: a folder", "DATABASE_URL")
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("resume", "job_x"), ("keys", "list")])

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx2
 
-from endpoints import ENDPOINTS, MODES
+from endpoints import MODES, request_of
 from failure_acts import ACTS, MIDSTREAM, routing
 from faulty_upstream import faulty_upstream
 from overnight.domain import public_event
@@ -81,10 +81,9 @@ async def answers(url: str, spoken: str, plan: dict[str, Any]) -> dict[str, Any]
             for form, speaks, streamed in MODES:
                 if speaks != spoken:
                     continue
-                path, body = ENDPOINTS[form]
+                path, sent = request_of(form, name, streamed)
                 label = f"{name} {form} over {spoken}{' streamed' if streamed else ''}"
                 headers = {"x-job-id": label.replace(" ", "-"), "x-job-attempt": "1"}
-                sent = {"model": name, **body, **({"stream": True} if streamed else {})}
                 try:
                     answer = await client.post(path, json=sent, headers=headers)
                 except httpx2.HTTPError as error:
@@ -125,7 +124,7 @@ async def compare(other: Path) -> int:
     for streams in (False, True):
         acts = MIDSTREAM if streams else ACTS
         for spoken in dict.fromkeys(spoken for _, spoken, _ in MODES):
-            if streams and spoken == "embeddings":
+            if streams and spoken.endswith("embeddings"):
                 continue
             plan = {name: act(spoken) if callable(act) and name in ("server_error", "overloaded", "rate_limited") and streams
                     else act for name, act in acts.items()}  # fmt: skip

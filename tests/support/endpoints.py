@@ -10,7 +10,22 @@ ENDPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "responses": ("/v1/responses", {"input": "hello"}),
     "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}),
     "embeddings": ("/v1/embeddings", {"input": "hello"}),
+    "gemini": (
+        "/v1beta/models/{model}:generateContent",
+        {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
+    ),
+    "gemini_embeddings": ("/v1beta/models/{model}:embedContent", {"content": {"parts": [{"text": "hello"}]}}),
 }
+WITHOUT_STREAMS = ("embeddings", "gemini_embeddings")
+
+
+def request_of(client: str, model: str, streamed: bool) -> tuple[str, dict[str, Any]]:
+    """The path and the body of a call in a client format."""
+    path, body = ENDPOINTS[client]
+    if "{model}" in path:
+        method = "streamGenerateContent?alt=sse" if streamed else "generateContent"
+        return path.replace("{model}", model).replace("generateContent", method), dict(body)
+    return path, {"model": model, **body, **({"stream": True} if streamed else {})}
 
 
 PAIRS = sorted(_WIRES)
@@ -19,4 +34,4 @@ PAIRS = sorted(_WIRES)
 MODES = [(client, spoken, streamed) for client, spoken in PAIRS for streamed in (False, True)]
 
 
-MODES = [mode for mode in MODES if mode[0] != "embeddings" or not mode[2]]
+MODES = [mode for mode in MODES if mode[0] not in WITHOUT_STREAMS or not mode[2]]

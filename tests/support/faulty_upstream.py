@@ -59,6 +59,12 @@ WHOLE: dict[str, Json] = {
         "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}],
         "usage": {"prompt_tokens": 5, "total_tokens": 5},
     },
+    "gemini": {
+        "candidates": [{"content": {"parts": [{"text": TEXT}], "role": "model"}, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8},
+        "modelVersion": "m",
+    },
+    "gemini_embeddings": {"embedding": {"values": [0.5, 0.5]}, "usageMetadata": {"promptTokenCount": 5}},
 }
 
 
@@ -102,6 +108,10 @@ def error_of(form: str, message: str, kind: str, code: str | None) -> bytes:
     """An error as a provider of the format words it."""
     if form == "messages":
         return json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+    if form.startswith("gemini"):
+        status = {"api_error": 500, "overloaded_error": 503, "rate_limit_error": 429}.get(kind, 400)
+        error = {"code": status, "message": message, "status": kind.upper(), "details": [{"reason": code or ""}]}
+        return json.dumps({"error": error}).encode()
     return json.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}}).encode()
 
 
@@ -215,7 +225,7 @@ def trickles(pause_s: float, size: int = 8) -> Act:
 
 # ── the server ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_PATHS = {f"/v1{codec.path}": codec.name for codec in CODECS.values()}
+_PATHS = {f"/v1{codec.path}": codec.name for codec in CODECS.values() if codec.path}
 
 
 class FaultyUpstream:
@@ -276,8 +286,14 @@ class FaultyUpstream:
 async def _request(reader: asyncio.StreamReader) -> Asked:
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:"))
-    body = json.loads(await reader.readexactly(length))
-    return Asked(_PATHS[lines[0].split(" ")[1]], body)
+    body = await reader.readexactly(length)
+    path, _, query = lines[0].split(" ")[1].partition("?")
+    if path in _PATHS:
+        return Asked(_PATHS[path], json.loads(body))
+    for codec in CODECS.values():
+        if codec.client_paths and (called := codec.client_paths.address(path.partition("/models/")[2], query.encode())):
+            return Asked(called.form, json.loads(called.complete(body)))
+    raise AssertionError(f"an unknown path was asked: {path}")
 
 
 @asynccontextmanager

@@ -45,6 +45,19 @@ def locked_table(url: str, table: str) -> Iterator[None]:
 
 
 @contextmanager
+def unwritable(url: str, table: str) -> Iterator[None]:
+    """A store whose rows can be read, but not locked or written (on PostgreSQL those of one table), during the block."""
+    if not url.startswith("postgresql://"):
+        with held(HOLDS_DATABASE, url):
+            yield
+        return
+    with psycopg.connect(url) as connection:
+        connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE".encode())
+        yield
+        connection.rollback()
+
+
+@contextmanager
 def stopped_server(url: str) -> Iterator[None]:
     """All processes of the PostgreSQL server stand still for the length of the block."""
     with psycopg.connect(url) as connection:

@@ -4,23 +4,23 @@ import asyncio
 import contextlib
 import json
 import os
-import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
+from event_logs import all_written, feed_of, lines, owner_and_beat
 from machine_parts import Open, make_job, newjob
 from overnight.domain import ErrorFacts, Event, Fenced, StoreUnavailable
-from overnight.ledger import LEDGER_SQL, START, Append, Feed, FeedEvent, FeedPosition, SinkConsumer, sink_lags
+from overnight.ledger import START, Append, Feed, FeedEvent, FeedPosition, SinkConsumer, sink_lags
 from overnight.ledger.event_sinks import ClaimSink
 from overnight.store import Store
-from overnight.telemetry import JsonLinesSink, LogFiles, json_lines
+from overnight.telemetry import JsonLinesSink, LogFiles, json_lines, log_mark
 
 SERVE = """
 import asyncio, sys
@@ -49,31 +49,6 @@ async def serving(store: Store, sink: JsonLinesSink) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait([task])
         sink.close()
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    files = [*sorted(folder.glob("events-*.jsonl")), folder / "events.jsonl"]
-    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
-
-
-async def owner_and_beat(store: Store) -> tuple[str | None, int]:
-    rows = await store.read(LEDGER_SQL["read_cursor_owner"], {"sink": "json_lines"})
-    return rows[0][0], rows[0][1]
-
-
-async def all_written(store: Store) -> None:
-    """Wait until the sink has had everything."""
-    async with asyncio.timeout(10):
-        while True:
-            rows = await store.read(LEDGER_SQL["list_cursors"], {})
-            if [FeedPosition(*row[1:]) for row in rows] == [await Feed(store).end()]:
-                return
-            await asyncio.sleep(0.02)
-
-
-async def feed_of(store: Store) -> list[list[Any]]:
-    page = await Feed(store).read(START, 10_000)
-    return [list(each.place) for each in page.events]
 
 
 async def test_each_event_is_one_line_without_content(store: Store, tmp_path: Path) -> None:
@@ -112,19 +87,22 @@ async def test_files_are_rotated_and_old_ones_removed(store: Store, tmp_path: Pa
 
 
 async def test_killed_sinks_lose_and_repeat_nothing(store_url: str, store: Store, tmp_path: Path) -> None:
-    """A process that writes the log is killed at random moments while events are written; then the log is complete."""
-    chance, folder, jobs = random.Random(7), tmp_path / "log", [make_job(store) for _ in range(3)]
-    for turn in range(5):
+    """A process that writes the log is killed while events are written; then the log is complete."""
+    folder, jobs = tmp_path / "log", [make_job(store) for _ in range(3)]
+    points = ("log_written:2", "log_rotated:1", "sink_delivered:3")
+    for turn, point in enumerate(points):
         command = [sys.executable, "-c", SERVE, store_url, str(folder), f"sink-{turn}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        environment = os.environ | {"OVERNIGHT_CRASH_AT": point}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "serving\n"
-            for _ in range(20):
-                await store.commit(Append(chance.choice(jobs), Event("value_recorded")))
-            await asyncio.sleep(chance.random() / 5)
-            process.kill()
+            async with asyncio.timeout(20):
+                while process.poll() is None:
+                    await store.commit(Append(jobs[turn], Event("value_recorded")))
+                    await asyncio.sleep(0.005)
+        assert process.returncode == -signal.SIGKILL
         # The process that died is not in `worker`, so only its silence tells; here it is taken over at once.
-        following = f"sink-{turn + 1}" if turn < 4 else "here"
+        following = f"sink-{turn + 1}" if turn + 1 < len(points) else "here"
         assert await store.commit(ClaimSink("json_lines", following, await owner_and_beat(store))) is not None
         with contextlib.suppress(FileNotFoundError), (folder / "events.jsonl").open("ab") as file:
             file.write(b'{"feed": [12, "job_cut')  # a line that was cut
@@ -276,7 +254,7 @@ async def test_stalled_process_repeats_nothing(store: Store, tmp_path: Path) -> 
 async def test_process_waits_for_the_one_that_writes(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_lines, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(log_mark, "LONGEST_WAIT_S", 0.05)
     events = await page_of(store, 2)
     writing, waiting = JsonLinesSink(LogFiles(tmp_path)), JsonLinesSink(LogFiles(tmp_path))
     with writing._writing(taken=False):

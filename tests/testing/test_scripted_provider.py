@@ -310,7 +310,7 @@ def test_injected_errors_have_the_wire_shape_and_cost_nothing(provider, status, 
     assert provider.calls() == []
 
 
-def test_quota_errors_say_so(provider):
+def test_quota_error_has_its_code(provider):
     rules(provider, "- {fault: {status: 429, code: insufficient_quota}}")
     with pytest.raises(openai.RateLimitError) as caught:
         ask(provider)
@@ -478,7 +478,7 @@ def test_pipelined_requests_are_answered_in_order_on_one_connection(provider):
     assert contents == words
 
 
-def test_more_requests_on_a_stalled_connection_do_not_wake_it(provider):
+def test_pipelined_request_does_not_wake_a_stalled_one(provider):
     rules(provider, "- {fault: {stall: true}}")
     body = b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
     request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
@@ -589,7 +589,7 @@ def test_invalid_rules_file_is_rejected(provider, text, told):
 # ── the process ──────────────────────────────────────────────────────────────
 
 
-async def test_the_async_handle_starts_asks_and_ends_the_process(tmp_path: Path):
+async def test_async_handle_starts_queries_and_stops(tmp_path: Path):
     file = tmp_path / "rules.yaml"
     file.write_text("rules: [{answer: from file}]")
     async with start_scripted_provider(file) as provider:
@@ -604,7 +604,7 @@ async def test_the_async_handle_starts_asks_and_ends_the_process(tmp_path: Path)
     assert provider.process.returncode == 0
 
 
-def test_bad_rules_end_the_start_and_leave_no_process(tmp_path: Path):
+def test_invalid_rules_fail_the_start_without_a_process(tmp_path: Path):
     before = {child.pid for child in psutil.Process().children()}
     with (
         pytest.raises(ScriptedProviderError, match=r"rules:1: .*did you mean `rules`"),
@@ -614,7 +614,7 @@ def test_bad_rules_end_the_start_and_leave_no_process(tmp_path: Path):
     assert {child.pid for child in psutil.Process().children()} == before
 
 
-async def test_cancelled_while_starting_it_leaves_no_process():
+async def test_cancelled_start_leaves_no_process():
     before = {child.pid for child in psutil.Process().children()}
 
     async def start() -> None:

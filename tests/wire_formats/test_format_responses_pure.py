@@ -273,7 +273,12 @@ def test_a_request_becomes_a_chat_request() -> None:
         "tools": [
             {
                 "type": "function",
-                "function": {"name": "look", "parameters": {"type": "object"}, "description": "d", "strict": True},
+                "function": {
+                    "name": "look",
+                    "parameters": {"type": "object", "properties": {}},
+                    "description": "d",
+                    "strict": True,
+                },
             }
         ],
         "tool_choice": {"type": "function", "function": {"name": "look"}},

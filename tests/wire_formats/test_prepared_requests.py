@@ -58,6 +58,22 @@ BODIES: dict[str, Json] = {
         "temperature": 1,
     },
     "embeddings": {"model": "asked", "input": ["hello"], "dimensions": 8},
+    "gemini": {
+        "model": "asked",
+        "stream": True,
+        "systemInstruction": {"parts": [{"text": "be brief"}]},
+        "contents": [
+            {"role": "user", "parts": [{"text": "weather?"}]},
+            {
+                "role": "model",
+                "parts": [{"functionCall": {"name": "look", "args": {}}, "thoughtSignature": "c2VhbGVk"}],
+            },
+            {"role": "user", "parts": [{"functionResponse": {"name": "look", "response": {"output": "rain"}}}]},
+        ],
+        "tools": [{"functionDeclarations": [{"name": "look", "parametersJsonSchema": TOOL}]}],
+        "generationConfig": {"maxOutputTokens": 9000, "topK": 3, "thinkingConfig": {"thinkingBudget": 8000}},
+    },
+    "gemini_embeddings": {"model": "asked", "requests": [{"content": {"parts": [{"text": "hello"}]}}]},
 }
 WIRES = [(client, spoken) for client, spoken in product(CODECS, CODECS) if wire_between(client, (spoken,)) is not None]
 TARGETS = {

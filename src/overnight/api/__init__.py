@@ -8,6 +8,7 @@ from overnight.http_server import ConnectionLimits, Server, TrustedProxies
 
 from .access_log import AccessLog
 from .application import LOOPBACK, Application, application, rest_application
+from .rest_process import RestProcess
 from .rest_services import RestServices
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "AccessLog",
     "Application",
     "ConnectionLimits",
+    "RestProcess",
     "RestServices",
     "Server",
     "TrustedProxies",

@@ -11,9 +11,6 @@ from functools import partial
 
 from overnight.domain import BadInput, Forbidden, OvernightError
 from overnight.gateway import (
-    CHAT,
-    CODECS,
-    Codec,
     Gateway,
     HttpResponse,
     Overloaded,
@@ -38,7 +35,7 @@ from .readiness import ReadyApi
 from .requests import ClientLeft, Request, send_answer
 from .rest_application import RestApplication
 from .rest_services import RestServices
-from .routes import CALLS, PathRoute, find_route
+from .routes import CALLS, PathRoute, find_route, format_of, is_call_path
 
 log = logging.getLogger("overnight.api")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -102,12 +99,12 @@ class Application:
         except ClientLeft:
             return
         except OvernightError as error:
-            answer = _error_answer(scope["path"], error)
+            answer = _error_answer(scope, error)
         except Exception:
             if has_begun:
                 raise  # the server closes the connection, so that the part does not look whole
             log.exception("internal error in a request: %s", scope["method"])
-            answer = _internal_error(scope["path"])
+            answer = _internal_error(scope)
         if answer is not None:
             await send_answer(scope, send, answer)
 
@@ -147,6 +144,8 @@ class Application:
             receive=receive,
             authenticate=_public if needed is None else partial(check, headers, needed, scope),
         )
+        direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
+        request.detect_disconnect = direct.detect_disconnect if direct else None
         if needed is not None:
             request.key = await check(headers, needed, scope)
             self._count(scope, request.key)
@@ -210,24 +209,21 @@ def _below_root(scope: Scope) -> Scope:
     return below
 
 
-def _format_of(path: str) -> Codec:
-    """The format in which errors of a path are written."""
-    return CALLS.get(path) or (CODECS["messages"] if path.startswith("/v1/messages/") else CHAT)
-
-
-def _error_answer(path: str, error: OvernightError) -> HttpResponse:
+def _error_answer(scope: Scope, error: OvernightError) -> HttpResponse:
     """An expected error in the format of the path."""
-    if not path.startswith("/v1/"):
+    method, path = scope["method"], scope["path"]
+    if not is_call_path(method, path):
         return problem(error)
     if not isinstance(error, MethodNotAllowed):
-        return error_response(error, _format_of(path))
-    answer = error_response(BadInput(str(error)), _format_of(path))
+        return error_response(error, format_of(method, path))
+    answer = error_response(BadInput(str(error)), format_of(method, path))
     return HttpResponse(405, [*answer.headers, (b"allow", error.allowed.encode())], answer.body)
 
 
-def _internal_error(path: str) -> HttpResponse:
-    if path.startswith("/v1/"):
-        return internal_error_response(_format_of(path))
+def _internal_error(scope: Scope) -> HttpResponse:
+    method, path = scope["method"], scope["path"]
+    if is_call_path(method, path):
+        return internal_error_response(format_of(method, path))
     return problem_of(500, "Internal server error", "see the log of the gateway")
 
 

@@ -51,6 +51,11 @@ _PLACES: dict[bytes, _Place] = {
     b"x-litellm-session-id": _Place("session_id", OTHERS),
     b"helicone-session-id": _Place("session_id", OTHERS + 1),
     b"x-claude-code-session-id": _Place("session_id", OTHERS + 2),
+    # Codex; its earlier versions wrote underscores. The session holds the threads of its agents.
+    b"session-id": _Place("session_id", OTHERS + 3),
+    b"session_id": _Place("session_id", OTHERS + 3),
+    b"thread-id": _Place("session_id", OTHERS + 4),
+    b"conversation_id": _Place("session_id", OTHERS + 4),
     b"x-job-attempt": _Place("attempt", SPECIAL),
     b"x-tags": _Place("tags", SPECIAL),
     b"traceparent": _Place("trace", SPECIAL),

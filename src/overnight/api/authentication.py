@@ -5,12 +5,18 @@ Keys are optional only on loopback, and only until the first key is created. A k
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 from overnight.domain import Forbidden, Scope, Unauthenticated
+from overnight.gateway import CODECS
 from overnight.http_server import FORWARDED, Headers, is_loopback
 from overnight.http_server import Scope as AsgiScope
 from overnight.keys import PREFIX, Keyring, VirtualKey
 
-_PLACES = (b"authorization", b"x-api-key", b"api-key")
+from .routes import key_parameter
+
+_OWN = [codec.key_header for codec in CODECS.values() if codec.key_header is not None]
+_PLACES = tuple(dict.fromkeys((b"authorization", *_OWN, b"api-key")))
 _PREFIX = PREFIX.encode()
 _HINT = "Send Authorization: Bearer on_…; create a key with `overnight keys create NAME`"
 _NO_KEYS_YET = (
@@ -24,8 +30,8 @@ _ALWAYS_PROTECTED = frozenset[Scope](
 
 
 def token_of(headers: Headers) -> str | None:
-    """The API key of a request: `Authorization: Bearer`, else `x-api-key`, else `api-key`. Other values are ignored: clients
-    send placeholders, or a key of the provider."""
+    """The API key of a request: `Authorization: Bearer`, else the header of a format's own clients, such as `x-api-key`, else
+    `api-key`. Other values are ignored: clients send placeholders, or a key of the provider."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _PLACES:
@@ -49,7 +55,7 @@ class Authenticator:
         keyring = self._keyring
         if keyring.is_aged:
             await keyring.refresh()
-        token = token_of(headers)
+        token = token_of(headers) or _token_in_query(asked)
         if token is None:
             required = self._always or (keyring.exist and not self._never) or _is_forwarded(asked)
             if scope in _ALWAYS_PROTECTED:
@@ -67,6 +73,15 @@ class Authenticator:
             has = ", ".join(sorted(key.scopes))
             raise Forbidden(f"the key {key.name} lacks scope {scope}; it has: {has}")
         return key
+
+
+def _token_in_query(asked: AsgiScope) -> str | None:
+    """The API key in the query of a path that may have it there. The query is never logged."""
+    query: bytes = asked.get("query_string") or b""
+    if _PREFIX not in query or (parameter := key_parameter(asked["method"], asked["path"])) is None:
+        return None
+    values = parse_qs(query).get(parameter, [])
+    return next((value.decode("latin-1") for value in values if value.startswith(_PREFIX)), None)
 
 
 def _is_forwarded(asked: AsgiScope) -> bool:

@@ -6,8 +6,7 @@ provider. A small body that arrives in one piece is not counted: the number of r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from overnight.gateway import Overloaded, RateLimited
 from overnight.keys import VirtualKey
@@ -18,6 +17,8 @@ SMALL = 64 * 1024
 """Bytes of a body in one piece that are not counted."""
 
 Count = Callable[[int], None]
+Holders = tuple[tuple[tuple[str, str], int], ...]
+"""Who holds a body, and the share of each in bodies of the maximum size."""
 
 
 class BodyMemory:
@@ -28,38 +29,58 @@ class BodyMemory:
         self._total = 0
         self._held: dict[tuple[str, str], int] = {}
 
-    @contextmanager
-    def holding(self, key: VirtualKey | None) -> Generator[Callable[[int], None]]:
-        """Count one body during the block: call the yielded function with the size of each piece. It raises RateLimited and
+    def holding(self, key: VirtualKey | None) -> HeldBody:
+        """Count one body during the block: call the object with the size of each piece. It raises RateLimited and
         Overloaded."""
-        holders = ((("key", key.key_id), PER_KEY), (("tenant", key.tenant_id), PER_TENANT)) if key else ()
-        held, size = self._held, 0
+        return HeldBody(self, key)
 
-        def add(more: int) -> None:
-            nonlocal size
-            largest = self._largest()
-            for holder, share in holders:
-                if held.get(holder, 0) + more > share * largest:
-                    limit = f"{share * largest:,} bytes"
-                    raise RateLimited(
-                        f"unfinished or unanswered request bodies of this {holder[0]} exceed {limit}; send fewer at once",
-                        1,
-                    )
-            if self._total + more > TOTAL * largest:
-                limit = f"{TOTAL * largest:,} bytes"
-                raise Overloaded(f"unfinished or unanswered request bodies exceed {limit}; try again later")
-            size += more
-            self._total += more
-            for holder, _ in holders:
-                held[holder] = held.get(holder, 0) + more
+    def hold(self, holders: Holders, more: int) -> None:
+        """Count `more` bytes. Raises RateLimited, Overloaded."""
+        held, largest = self._held, self._largest()
+        for holder, share in holders:
+            if held.get(holder, 0) + more > share * largest:
+                limit = f"{share * largest:,} bytes"
+                raise RateLimited(
+                    f"unfinished or unanswered request bodies of this {holder[0]} exceed {limit}; send fewer at once",
+                    1,
+                )
+        if self._total + more > TOTAL * largest:
+            limit = f"{TOTAL * largest:,} bytes"
+            raise Overloaded(f"unfinished or unanswered request bodies exceed {limit}; try again later")
+        self._total += more
+        for holder, _ in holders:
+            held[holder] = held.get(holder, 0) + more
 
-        try:
-            yield add
-        finally:
-            self._total -= size
-            for holder, _ in holders:
-                left = held.get(holder, 0) - size
-                if left > 0:
-                    held[holder] = left
-                else:
-                    held.pop(holder, None)
+    def release(self, holders: Holders, size: int) -> None:
+        """Count `size` bytes no longer."""
+        held = self._held
+        self._total -= size
+        for holder, _ in holders:
+            left = held.get(holder, 0) - size
+            if left > 0:
+                held[holder] = left
+            else:
+                held.pop(holder, None)
+
+
+class HeldBody:
+    """The body of one request, counted during a block."""
+
+    __slots__ = ("_holders", "_memory", "_size")
+
+    def __init__(self, memory: BodyMemory, key: VirtualKey | None) -> None:
+        self._memory, self._size = memory, 0
+        self._holders: Holders = (
+            ((("key", key.key_id), PER_KEY), (("tenant", key.tenant_id), PER_TENANT)) if key else ()
+        )
+
+    def __enter__(self) -> HeldBody:
+        return self
+
+    def __call__(self, more: int) -> None:
+        self._memory.hold(self._holders, more)
+        self._size += more
+
+    def __exit__(self, *_: object) -> None:
+        if self._size:
+            self._memory.release(self._holders, self._size)

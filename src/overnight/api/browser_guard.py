@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from overnight.gateway import UnsupportedMediaType
 from overnight.http_server import Headers
 
 _AUTHORITY = re.compile(rb"(\[[0-9a-f:.]+\]|[^][/:@?#\s]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_COMPARED = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _OTHERS = (b"cross-site", b"same-site")
 _BROWSERS = frozenset({b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _JSON = re.compile(rb"application/(?:json|[a-z0-9!#$&^_.+-]+\+json)\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+_USUAL = b"application/json"
 _FORM = b"application/x-www-form-urlencoded"
 
 
@@ -35,11 +38,11 @@ class BrowserGuard:
         called: tuple[bytes, int] | None = None
         origins: list[bytes] = []
         site = mode = dest = b""
-        for name, value in headers:
+        for name, value in [header for header in headers if header[0] in _COMPARED]:
             if name == b"host":
                 called = _host_and_port(value)
                 if called is None or called[0] not in self._hosts:
-                    return "the Host header names another machine; use 127.0.0.1 or localhost"
+                    return "the Host header names another machine; use 127.0.0.1 or localhost, or add it to OVERNIGHT_HOSTS"
             elif name == b"origin":
                 origins.append(value)
             elif name == b"sec-fetch-site":
@@ -59,6 +62,7 @@ class BrowserGuard:
         return None
 
 
+@lru_cache(maxsize=16)
 def _host_and_port(authority: bytes) -> tuple[bytes, int] | None:
     found = _AUTHORITY.fullmatch(authority)
     return (found[1].lower(), int(found[2] or 80)) if found else None
@@ -83,7 +87,11 @@ def check_content_type(method: str, headers: Headers) -> None:
         elif name in _BROWSERS:
             from_browser = True
     for kind in kinds:
-        if not _JSON.fullmatch(kind) and (from_browser or kind.partition(b";")[0].strip().lower() != _FORM):
+        if (
+            kind != _USUAL
+            and not _JSON.fullmatch(kind)
+            and (from_browser or kind.partition(b";")[0].strip().lower() != _FORM)
+        ):
             raise UnsupportedMediaType(_unsupported(kind))
     if has_body and from_browser and not kinds:
         raise UnsupportedMediaType(_unsupported(b"none"))

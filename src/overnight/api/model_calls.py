@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from overnight.domain import CallFacts, OvernightError, allows
-from overnight.gateway import Codec, Gateway, HttpResponse, error_response, permitted_decision
+from overnight.gateway import CODECS, Codec, Gateway, HttpResponse, error_response, permitted_decision
 from overnight.http_server import Headers, Receive
 from overnight.keys import VirtualKey
 
+from .addressed_calls import handler_of, handlers_of
 from .attribution import attribution, with_headers
 from .body_memory import BodyMemory
 from .requests import Request, read_body
@@ -33,11 +34,12 @@ class ModelCalls:
             ("GET", "/v1/responses/{response}"): responses.one,
             ("DELETE", "/v1/responses/{response}"): responses.delete,
             ("GET", "/v1/responses/{response}/input_items"): responses.items,
+            **handlers_of(gateway, memory, self._addressed_call),
         }
 
     async def answer(self, request: Request) -> HttpResponse:
         """The response of every path but those of the calls themselves. Raises OvernightError."""
-        return await self._handlers[request.route.method, request.route.template](request)
+        return await handler_of(request, self._handlers)(request)
 
     async def call(
         self,
@@ -46,11 +48,19 @@ class ModelCalls:
         receive: Receive,
         key: VirtualKey | None,
         disconnected: Callable[[], bool] | None = None,
+        complete: Callable[[bytes], bytes] | None = None,
     ) -> HttpResponse:
-        """A model call in one of the wire formats. `disconnected` returns whether the client has disconnected."""
+        """A model call in one of the wire formats.
+
+        Args:
+            disconnected: whether the client has disconnected.
+            complete: completes the body with what its path says.
+        """
         try:
             with self._memory.holding(key) as count:
                 body = await read_body(receive, self._gateway.routing.limits.max_body_bytes, headers, count)
+                if complete is not None:
+                    body = complete(body)
                 who = attribution(headers, key)
                 if self._gateway.routing.header_names:
                     who = with_headers(who, headers, self._gateway.routing.header_names)
@@ -58,11 +68,15 @@ class ModelCalls:
         except OvernightError as error:
             return error_response(error, form)
 
+    async def _addressed_call(self, form: Codec, request: Request, complete: Callable[[bytes], bytes]) -> HttpResponse:
+        return await self.call(form, request.headers, request.receive, request.key, request.detect_disconnect, complete)
+
     async def count_tokens(self, request: Request) -> HttpResponse:
         """Anthropic's count_tokens: an estimate, without cost."""
         most = self._gateway.routing.limits.max_body_bytes
         with self._memory.holding(request.key) as count:
-            tokens = self._gateway.count_tokens(await read_body(request.receive, most, request.headers, count))
+            body = await read_body(request.receive, most, request.headers, count)
+            tokens = self._gateway.count_tokens(CODECS["messages"], body)
         return HttpResponse(200, [(b"content-type", b"application/json")], _encode({"input_tokens": tokens}))
 
     async def models(self, request: Request) -> HttpResponse:

@@ -28,9 +28,12 @@ class ClientLeft(Exception):
 
 
 class Request(msgspec.Struct):
-    """One request that the front has let in. `names` are the names in its path; `tenant_id` is the tenant whose resources it can
-    access. `authenticate` checks its key again, for long responses; it raises the same errors. `body` is read by the part that
-    serves it."""
+    """One request that the front has let in.
+
+    `names` are the names in its path; `tenant_id` is the tenant whose resources it can access. `authenticate` checks its key
+    again, for long responses; it raises the same errors. `body` is read by the part that serves it. `detect_disconnect` tells
+    whether the client has disconnected, where that can be known.
+    """
 
     route: PathRoute
     names: list[str]
@@ -42,6 +45,7 @@ class Request(msgspec.Struct):
     tenant_id: str = "default"
     key: VirtualKey | None = None
     body: bytes = b""
+    detect_disconnect: Callable[[], bool] | None = None
 
     @property
     def actor(self) -> str:

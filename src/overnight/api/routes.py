@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from overnight.domain import Scope
-from overnight.gateway import CODECS, Codec, UnknownPath
+from overnight.gateway import CHAT, CODECS, ClientPaths, Codec, UnknownPath
 from overnight.http_server import Scope as AsgiScope
 
 from .problems import MethodNotAllowed
@@ -28,8 +28,12 @@ class PathRoute(NamedTuple):
     spans: bool = False
 
 
-CALLS: dict[str, Codec] = {f"/v1{codec.path}": codec for codec in CODECS.values()}
+CALLS: dict[str, Codec] = {f"/v1{codec.path}": codec for codec in CODECS.values() if codec.path}
 """The paths of model calls, and the format of each."""
+ADDRESSED: tuple[tuple[Codec, ClientPaths], ...] = tuple(
+    (codec, codec.client_paths) for codec in CODECS.values() if codec.client_paths is not None
+)
+"""The formats whose paths hold a part of the request."""
 COUNT_TOKENS = "/v1/messages/count_tokens"
 
 ROUTES: tuple[PathRoute, ...] = (
@@ -41,6 +45,12 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("POST", COUNT_TOKENS, "calls", "calls"),
     PathRoute("GET", "/v1/models", "calls", "calls"),
     PathRoute("GET", "/v1/models/{model}", "calls", "calls", spans=True),
+    *(
+        PathRoute(method, template, "calls", "calls", spans=template.endswith("}"))
+        for _, paths in ADDRESSED
+        for method, templates in (("POST", paths.templates), ("GET", (paths.models_path, paths.model_path)))
+        for template in templates
+    ),
     PathRoute("GET", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("DELETE", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("GET", "/v1/responses/{response}/input_items", "calls", "calls"),
@@ -60,6 +70,7 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("POST", "/api/v1/keys", "keys.admin", "rest"),
     PathRoute("GET", "/api/v1/keys/{key}", "keys.admin", "rest"),
     PathRoute("POST", "/api/v1/keys/{key}/rotate", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/keys/{key}/allow", "keys.admin", "rest"),
     PathRoute("POST", "/api/v1/keys/{key}/revoke", "keys.admin", "rest"),
     PathRoute("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
     PathRoute("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
@@ -138,8 +149,49 @@ def _allowed(methods: _Methods) -> list[str]:
     return [each for method in methods for each in ((method, "HEAD") if method == "GET" else (method,))]
 
 
+def near_path(path: str) -> str | None:
+    """The path that a client with a wrong base URL means: without `/v1`, or with it twice. None for other paths."""
+    meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    if path == "/" or path.startswith("/api"):
+        return None
+    return meant if meant in _EXACT or meant.startswith(("/v1/models/", "/v1/responses/")) else None
+
+
+def _base_url_hint(path: str) -> str | None:
+    meant = near_path(path)
+    if meant is None:
+        return None
+    if path.startswith("/v1/v1/"):
+        return f"/v1 stands there twice; end the base URL of the client before /v1 to call {meant}"
+    return f"/v1 is missing; end the base URL of the client in /v1 to call {meant}"
+
+
+def format_of(method: str, path: str) -> Codec:
+    """The format in which errors of a path are written."""
+    path = near_path(path) or path
+    if path in CALLS:
+        return CALLS[path]
+    for codec, paths in ADDRESSED:
+        if paths.covers(method, path):
+            return codec
+    return CODECS["messages"] if path.startswith("/v1/messages/") else CHAT
+
+
+def is_call_path(method: str, path: str) -> bool:
+    """Whether a path is one of the model calls, with the errors of a wire format."""
+    addressed = any(paths.covers(method, path) for _, paths in ADDRESSED)
+    return addressed or path.startswith("/v1/") or near_path(path) is not None
+
+
+def key_parameter(method: str, path: str) -> bytes | None:
+    """The query parameter of a path that may hold the key."""
+    return next((paths.key_parameter for _, paths in ADDRESSED if paths.covers(method, path)), None)
+
+
 def unknown_path(path: str) -> UnknownPath:
     """The error for a path that the table does not have: it names what there is."""
+    if (hint := _base_url_hint(path)) is not None:
+        return UnknownPath(f"path {ascii(path[:200])[1:-1]}: {hint}")
     section = "/api/" if path.startswith("/api") else "/v1/" if path.startswith("/v1") else "/"
     known = [template for template in _EXACT if template.startswith(section)]
     return UnknownPath(f"path {ascii(path[:200])[1:-1]}; available: {', '.join(known)}; /openapi.json describes all")

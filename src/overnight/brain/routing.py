@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import NamedTuple
 
 import msgspec
 
+from overnight.brain.claims import confirmed
 from overnight.brain.complexity import Complexity, score
 from overnight.brain.problems import clipped, nearest
-from overnight.brain.rules import Route, RouteVariant
+from overnight.brain.rules import PreparedRoute, Rejected, Route, RouteVariant
 from overnight.domain import CallFacts, TimeLimits
 from overnight.domain.globs import is_glob
 from overnight.domain.policies import (
@@ -36,18 +36,6 @@ MAX_NAME = 256
 EMBEDDINGS = "embeddings"
 _ASKS_FOR_DEFAULT = frozenset({"", "auto", "default"})
 _chance = random.Random().random  # noqa: S311 - spreads calls, hides nothing
-
-Rejected = tuple[tuple[str, str], ...]
-
-
-class PreparedRoute(NamedTuple):
-    """A prepared route: the variants within its residency, the end of each one's share of 0 to 1, and the excluded
-    targets."""
-
-    route: Route
-    variants: tuple[RouteVariant, ...]
-    shares: tuple[float, ...]
-    rejected: Rejected
 
 
 class UnknownModel(LookupError):
@@ -193,10 +181,22 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
         Pure except for `chance` (0 to 1), which selects a weighted variant for a call without an id to hash.
 
+        A rule for an agent or workflow that the caller claims, but its key is not bound to, gives the call nothing that it
+        could not have without the claim: see `confirmed`.
+
         Raises:
             UnknownModel: the requested model is neither a route, nor known, nor a name of the default.
             Forbidden: the route belongs to another agent or workflow than the key's.
         """
+        decision = self._decide(facts, chance)
+        plan = self.plans.get(decision.route)
+        when = plan.route.when if plan is not None else None
+        unconfirmed = when.unconfirmed(facts) if when is not None else None
+        if unconfirmed is None:
+            return decision
+        return confirmed(decision, facts, unconfirmed, lambda own: self._decide(own, chance), self.plans)
+
+    def _decide(self, facts: CallFacts, chance: Callable[[], float]) -> RouteDecision:
         asked = facts.model or ""
         if len(asked) > MAX_NAME:
             raise UnknownModel(asked[: MAX_NAME + 1], ())

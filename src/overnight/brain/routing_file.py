@@ -65,6 +65,8 @@ _TOP: Fields = {
 _PRICE: Fields = {
     "input_usd_per_mtok": ("input_microusd_per_mtok", money),
     "cached_input_usd_per_mtok": ("cached_input_microusd_per_mtok", money),
+    "cache_write_usd_per_mtok": ("cache_write_microusd_per_mtok", money),
+    "cache_write_1h_usd_per_mtok": ("cache_write_1h_microusd_per_mtok", money),
     "output_usd_per_mtok": ("output_microusd_per_mtok", money),
 }
 _TOOL = text(r"[a-z][a-z0-9_]{0,63}", "a tool type without its date, such as web_search")

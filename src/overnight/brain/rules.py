@@ -1,7 +1,7 @@
 """Rules: conditions on a call, and the targets of a matching call."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -12,6 +12,7 @@ from overnight.domain.policies import CachePolicy, Degraded
 
 _OTHERS = ", ".join(each for each in ROUTED_FORMATS if each != "embeddings")
 STICKY = ("session", "job", "none")
+Rejected = tuple[tuple[str, str], ...]
 
 
 class When(msgspec.Struct, frozen=True):
@@ -56,6 +57,20 @@ class When(msgspec.Struct, frozen=True):
         ):
             if names is not None and bound is not None and not names.matches(bound):
                 raise Forbidden(f"route {route} is for {kind} {names}; the key is bound to {kind} {bound}")
+
+    def unconfirmed(self, facts: CallFacts) -> str | None:
+        """The first condition on an agent or workflow that the caller's key does not meet, as text; None without a key."""
+        if not facts.has_key:
+            return None
+        for kind, names, bound in (
+            ("agent", self.agent, facts.key_agent),
+            ("workflow", self.workflow, facts.key_workflow),
+            ("agent", self.headers.get("x-agent-name"), facts.key_agent),
+            ("workflow", self.headers.get("x-workflow"), facts.key_workflow),
+        ):
+            if names is not None and not names.matches(bound):
+                return f"{kind} {names}"
+        return None
 
     def __str__(self) -> str:
         named = {field: getattr(self, field) for field in ("format", "task", "agent", "workflow", "model", "tag")}
@@ -106,3 +121,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model(self) -> str:
         return self.targets[0]
+
+
+class PreparedRoute(NamedTuple):
+    """A prepared route: the variants within its residency, the end of each one's share of 0 to 1, and the excluded
+    targets."""
+
+    route: Route
+    variants: tuple[RouteVariant, ...]
+    shares: tuple[float, ...]
+    rejected: Rejected

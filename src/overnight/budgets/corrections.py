@@ -1,5 +1,6 @@
 """Correct the cost of a call that was booked at a bound, and wake the jobs that its budgets stopped."""
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -43,15 +44,15 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
         return event
 
 
-FIELDS = tuple(name for name in Estimate.__struct_fields__ if name not in {"model", "provider", "route"})
+_shared = attrgetter(*Estimate.__struct_fields__[3:])
+"""The fields after model, provider and route, which have the same names in the event."""
 _encode = msgspec.json.Encoder().encode
 decode_estimate = msgspec.json.Decoder(Estimate).decode
 
 
 def estimate_of(called: Event) -> str:
     """The attribution of a `model_called` event, as JSON."""
-    fields = {name: getattr(called, name) for name in FIELDS}
-    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", **fields)).decode()
+    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", *_shared(called))).decode()
 
 
 def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int | None, source: str) -> Event:
@@ -233,9 +234,9 @@ async def _read(store: Store, tenant_id: str, call_id: str) -> BoundRow | None:
     return records_of(BoundRow, rows)[0] if rows else None
 
 
-async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", most: int = 50) -> list[BoundRow]:
+async def list_bounds(store: Store, *, tenant_id: str = "", job_id: str = "", limit: int = 50) -> list[BoundRow]:
     """Calls that are booked at a bound and not corrected yet, newest first. An empty tenant selects all tenants."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(most, MAX_LISTED)}
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": min(limit, MAX_LISTED)}
     return records_of(BoundRow, await store.read(SQL["list_bounds"], values))
 
 

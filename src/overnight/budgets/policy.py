@@ -63,7 +63,10 @@ class BudgetJob(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The caller of a model or tool call. `jobs` are the job's ancestors and itself, root first; `target` is the model name."""
+    """The caller of a model or tool call. `jobs` are the job's ancestors and itself, root first; `target` is the model name.
+
+    `job_agent` and `job_workflow`: those of the job, if the call names others, but may not leave their limits.
+    """
 
     tenant_id: str
     jobs: tuple[BudgetJob, ...] = ()
@@ -73,6 +76,8 @@ class Caller(msgspec.Struct, frozen=True):
     step: str | None = None
     key: str | None = None
     target: str | None = None
+    job_agent: str | None = None
+    job_workflow: str | None = None
 
 
 def scope_id(name: str, window: Window) -> str:
@@ -106,33 +111,35 @@ class Policy:
             rule.max_tool_calls is not None or rule.max_wall_clock_s is not None for rule in budgets.limits
         )
 
-    def limits(self, who: Caller, now_us: int) -> list[Limit]:
+    def limits(self, caller: Caller, now_us: int) -> list[Limit]:
         """The limits for a call at `now_us`, root job first. Every job has a row, even without a limit."""
         if not self._by_scope:
-            return [Limit("job", kin.job_id, self._cost, self._calls, task=kin.name) for kin in who.jobs]
+            return [Limit("job", job.job_id, self._cost, self._calls, task=job.name) for job in caller.jobs]
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for kin in who.jobs:
-            merged = found["job", kin.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
-            merged["started_at"], merged["task"] = kin.started_at, kin.name
-        for name, subject, rules in self._matching_rules(who):
+        for job in caller.jobs:
+            merged = found["job", job.job_id] = {"limit_microusd": self._cost, "limit_calls": self._calls}
+            merged["started_at"], merged["task"] = job.started_at, job.name
+        for name, subject, rules in self._matching_rules(caller):
             for rule in rules:
                 if rule.applies_to(name):
-                    self._add(found, rule, subject, who, now_us)
+                    self._add(found, rule, subject, caller, now_us)
         return [Limit(scope, row_id, **fields) for (scope, row_id), fields in found.items()]
 
-    def _matching_rules(self, who: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
+    def _matching_rules(self, caller: Caller) -> Iterable[tuple[str | None, str | None, list[BudgetLimit]]]:
         """(name that rules are matched with, row owner, rules of the scope) for each scope of a caller."""
         rules = self._by_scope
-        for kin in who.jobs:
-            yield kin.name, kin.job_id, rules.get("job", [])
-        if who.step is not None and who.jobs:
-            yield who.step, f"{who.jobs[-1].job_id}/{who.step}", rules.get("step", [])
+        for job in caller.jobs:
+            yield job.name, job.job_id, rules.get("job", [])
+        if caller.step is not None and caller.jobs:
+            yield caller.step, f"{caller.jobs[-1].job_id}/{caller.step}", rules.get("step", [])
         for scope, name in (
-            ("session", who.session),
-            ("agent", who.agent),
-            ("workflow", who.workflow),
-            ("key", who.key),
-            ("tenant", who.tenant_id),
+            ("session", caller.session),
+            ("agent", caller.agent),
+            ("agent", caller.job_agent),
+            ("workflow", caller.workflow),
+            ("workflow", caller.job_workflow),
+            ("key", caller.key),
+            ("tenant", caller.tenant_id),
         ):
             if name is not None:
                 yield name, name, rules.get(scope, [])
@@ -142,16 +149,16 @@ class Policy:
         found: dict[tuple[str, str], dict[str, Any]],
         rule: BudgetLimit,
         subject: str | None,
-        who: Caller,
+        caller: Caller,
         now: int,
     ) -> None:
-        window = ALWAYS if rule.per == "total" else window_of(rule.per, self.zone(who.tenant_id), now)
+        window = ALWAYS if rule.per == "total" else window_of(rule.per, self.zone(caller.tenant_id), now)
         merged = found.setdefault(
             (rule.scope, scope_id(subject or "", window)), {"per": rule.per, "resets_at": window.ends_at}
         )
         _tighten_all(merged, rule)
         # The duration limit belongs to the job, regardless of the scope of the rule.
-        job_id = subject if rule.scope == "job" else who.jobs[-1].job_id if who.jobs else None
+        job_id = subject if rule.scope == "job" else caller.jobs[-1].job_id if caller.jobs else None
         if rule.max_wall_clock_s is not None and job_id is not None:
             _tighten(found["job", job_id], "wall_clock_s", rule.max_wall_clock_s)
 
@@ -180,24 +187,25 @@ class Policy:
     def zone(self, tenant_id: str) -> str:
         return self.budgets.time_zone_of(tenant_id)
 
-    def rates(self, who: Caller) -> list[Rate]:
+    def rates(self, caller: Caller) -> list[Rate]:
         """The rate limits for a call."""
         if not self.rate_rules:
             return []
-        names: Mapping[str, tuple[str, str | None]] = {
-            "key": (who.tenant_id, who.key),
-            "agent": (who.tenant_id, who.agent),
-            "tenant": (who.tenant_id, who.tenant_id),
-            "target": ("", who.target),
+        names: Mapping[str, tuple[str | None, ...]] = {
+            "key": (caller.key,),
+            "agent": (caller.agent, caller.job_agent),
+            "tenant": (caller.tenant_id,),
+            "target": (caller.target,),
         }
         found: dict[Key, dict[str, Any]] = {}
         for rule in self.rate_rules:
-            tenant_id, name = names[rule.scope]
-            if name is not None and rule.applies_to(name):
-                merged = found.setdefault((tenant_id, rule.scope, name), {})
-                _tighten(merged, "requests_per_minute", rule.requests_per_minute)
-                _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
-                _tighten(merged, "concurrency", rule.concurrency)
+            tenant_id = "" if rule.scope == "target" else caller.tenant_id
+            for name in names[rule.scope]:
+                if name is not None and rule.applies_to(name):
+                    merged = found.setdefault((tenant_id, rule.scope, name), {})
+                    _tighten(merged, "requests_per_minute", rule.requests_per_minute)
+                    _tighten(merged, "tokens_per_minute", rule.tokens_per_minute)
+                    _tighten(merged, "concurrency", rule.concurrency)
         return [
             Rate(tenant_id=tenant_id, scope=scope, scope_id=name, **fields)
             for (tenant_id, scope, name), fields in found.items()

@@ -76,14 +76,14 @@ async def list_budgets(
     key_scope: KeyScope = ALL_JOBS,
     key_id: str = "",
     everything: bool = False,
-    most: int = 50,
+    limit: int = 50,
 ) -> list[BudgetLine]:
     """List the budgets of tenants, keys, agents, … and of the newest unfinished jobs.
 
     Args:
         everything: include budgets without a limit in force.
         job_id: list the budgets of this job only.
-        most: the number of unfinished jobs whose budgets are listed.
+        limit: the number of unfinished jobs whose budgets are listed.
         key_scope: list only budgets of the tenant, of the scope's agent, workflow and jobs, and of the key `key_id`.
     """
     now = store.clock()
@@ -94,7 +94,7 @@ async def list_budgets(
     if key_scope != ALL_JOBS:
         mine = {("tenant", tenant_id), ("agent", key_scope.agent_id), ("workflow", key_scope.workflow), ("key", key_id)}
         found = [line for line in found if (line.scope, line.name) in mine]
-    values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": most}
+    values = {"tenant_id": tenant_id, "job_id": job_id, "now": now, "most": limit}
     values |= {"agent_id": key_scope.agent_id or "", "workflow": key_scope.workflow or ""}
     for *columns, name, started_at, scope_name in await store.read(SQL["list_job_budgets"], values):
         if not allows(key_scope.jobs, scope_name):

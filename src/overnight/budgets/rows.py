@@ -3,6 +3,8 @@
 A reservation exists only while its call is in flight. A call that was booked at a bound keeps a row for corrections.
 """
 
+from operator import attrgetter
+
 import msgspec
 
 from overnight.store import Table, statements
@@ -116,26 +118,10 @@ class RateRow(msgspec.Struct):
         return (self.tenant_id, self.scope, self.scope_id)
 
 
-def _budget_key(row: BudgetRow) -> tuple[str, str, str]:
-    return (row.tenant_id, row.scope, row.scope_id)
-
-
-def _rate_key(row: RateRow) -> tuple[str, str, str]:
-    return (row.tenant_id, row.scope, row.scope_id)
-
-
-def _reservation_key(row: ReservationRow) -> str:
-    return row.call_id
-
-
-def _bound_key(row: BoundRow) -> str:
-    return row.call_id
-
-
 BUDGET: Table[BudgetRow] = Table(
     20,
     BudgetRow,
-    _budget_key,
+    attrgetter("tenant_id", "scope", "scope_id"),
     lock=SQL["lock_budget"],
     insert=SQL["insert_budget"],
     update=SQL["update_budget"],
@@ -144,7 +130,7 @@ BUDGET: Table[BudgetRow] = Table(
 RATE: Table[RateRow] = Table(
     25,
     RateRow,
-    _rate_key,
+    attrgetter("tenant_id", "scope", "scope_id"),
     lock=SQL["lock_rate"],
     insert=SQL["insert_rate"],
     update=SQL["update_rate"],
@@ -152,7 +138,7 @@ RATE: Table[RateRow] = Table(
 RESERVATION: Table[ReservationRow] = Table(
     30,
     ReservationRow,
-    _reservation_key,
+    attrgetter("call_id"),
     lock=SQL["lock_reservation"],
     insert=SQL["insert_reservation"],
     update=SQL["insert_reservation"],
@@ -161,7 +147,7 @@ RESERVATION: Table[ReservationRow] = Table(
 BOUND: Table[BoundRow] = Table(
     35,
     BoundRow,
-    _bound_key,
+    attrgetter("call_id"),
     lock=SQL["lock_bound"],
     insert=SQL["insert_bound"],
     update=SQL["update_bound"],

@@ -6,7 +6,7 @@ from overnight.domain import check_identifier
 
 
 def operator(by: str | None = None) -> str:
-    """The name given with --by, else the user of this system. Raises BadInput."""
+    """The name from --by, else the user of this system. Raises BadInput."""
     if by is not None:
         return check_identifier(by, "--by")
     try:

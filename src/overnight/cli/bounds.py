@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import open_ledger
 from overnight.budgets import BoundRow, Correction, correct_cost, list_bounds, public_bound
 from overnight.domain import check_identifier, usd_text
 from overnight.ledger import Ledger
+from overnight.process_environment import open_ledger
 from overnight.settings import Settings
 from overnight.story import clean, cost_text, moment_text
 
@@ -49,7 +49,7 @@ def list_them(
 
         tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
-        found = await list_bounds(ledger.store, tenant_id=tenant_id, job_id=job_id, most=limit)
+        found = await list_bounds(ledger.store, tenant_id=tenant_id, job_id=job_id, limit=limit)
         if json:
             print_json([public_bound(row) for row in found])
         else:

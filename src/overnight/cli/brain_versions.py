@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import load_settings_brain, open_ledger
 from overnight.brain import check_brain, read_files
 from overnight.domain import BadInput, iso_utc
 from overnight.gateway import PriceBook
@@ -21,6 +20,7 @@ from overnight.ledger import (
     list_changed_files,
     read_brain_files,
 )
+from overnight.process_environment import load_settings_brain, open_ledger
 from overnight.settings import Settings
 from overnight.story import count_text, moment_text
 
@@ -34,19 +34,30 @@ from .time_zone import use_zone
 SHORT = 12
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 program = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Compare and list versions of the brain folder."
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="""Compare and list versions of the brain folder.
+
+    \b
+    Examples:
+      overnight brain history
+      overnight brain diff 3f2a9c
+    """,
 )
-Place = Annotated[
-    str, typer.Argument(help="A brain version or its first digits, or a folder. A folder wins.", show_default=False)
+VersionOrFolder = Annotated[
+    str,
+    typer.Argument(
+        help="A brain version or its first digits, or a folder. A folder takes precedence.", show_default=False
+    ),
 ]
 
 
 @program.command()
 def diff(
-    before: Place,
+    before: VersionOrFolder,
     after: Annotated[
         str,
-        typer.Argument(help="The same (default: the brain folder).", show_default=False),
+        typer.Argument(help="The version or folder to compare with (default: the brain folder).", show_default=False),
     ] = "",
     json: Json = False,
 ) -> None:
@@ -59,7 +70,7 @@ def diff(
       overnight brain diff brain ops/brain
     """
     settings = Settings.from_environment()
-    (name, old), (other, new) = (_files(place, settings) for place in (before, after or str(settings.brain)))
+    (name, old), (other, new) = (_files(name, settings) for name in (before, after or str(settings.brain)))
     changes = list(_changes(old, new))
     if json:
         print_json({"before": name, "after": other, "files": changes})
@@ -71,13 +82,13 @@ def diff(
         say("The versions are equal")
 
 
-def _files(place: str, settings: Settings) -> tuple[str, dict[str, bytes]]:
+def _files(name: str, settings: Settings) -> tuple[str, dict[str, bytes]]:
     """The name and the files of a folder, or of a stored version."""
-    if Path(place).is_dir():
-        return place, read_files(Path(place))
+    if Path(name).is_dir():
+        return name, read_files(Path(name))
     ledger = open_ledger(settings)
     with ledger.store:
-        return asyncio.run(_stored(ledger, place))
+        return asyncio.run(_stored(ledger, name))
 
 
 async def _stored(ledger: Ledger, prefix: str) -> tuple[str, dict[str, bytes]]:
@@ -162,9 +173,9 @@ def history(
 
 
 def reload(by: By = None, json: Json = False) -> None:
-    """Ask running processes to change to the present brain folder.
+    """Make running gateways and workers load the current brain folder.
 
-    All gateways and workers of this ledger change. The folder is checked first; with errors, nothing changes. Running jobs
+    This affects all processes of this ledger. The folder is checked first; if it has errors, nothing changes. Running jobs
     keep the version that they started with.
 
     \b
@@ -191,4 +202,4 @@ def reload(by: By = None, json: Json = False) -> None:
     else:
         what = f"; changed: {_printable(', '.join(changed))}" if changed else ""
         say(f"Brain {brain.version[:SHORT]} ({count_text(len(brain.files), 'file')}){what}")
-        say("Gateways and workers of this ledger change to it within seconds; running jobs keep their version")
+        say("Gateways and workers of this ledger load it within seconds; running jobs keep their version")

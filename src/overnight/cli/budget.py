@@ -6,10 +6,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from overnight.app import load_settings_brain, open_ledger
 from overnight.budgets import BudgetLine, Policy, TopUp, line_of, list_budgets, resolve_top_up, top_up_budget
 from overnight.domain import usd_text
 from overnight.ledger import Ledger
+from overnight.process_environment import load_settings_brain, open_ledger
 from overnight.settings import Settings
 from overnight.story import moment_text
 
@@ -70,7 +70,7 @@ def _default(  # pyright: ignore[reportUnusedFunction]
         tenant_id = tenants_of(tenant, all_tenants, settings)
         job_id = (await find_job(ledger, job, tenant_of(tenant, settings))).job_id if job else ""
         found = await list_budgets(
-            ledger.store, _policy(settings), tenant_id=tenant_id, job_id=job_id, everything=everything, most=limit
+            ledger.store, _policy(settings), tenant_id=tenant_id, job_id=job_id, everything=everything, limit=limit
         )
         if json:
             print_json([line.public() for line in found])
@@ -194,7 +194,8 @@ def top_up(
         return
     added = ", ".join(_added(name, amount) for name, amount in wanted.amounts().items())
     say(f"Added {added} to {line.scope} {line.name} ({line.window or 'total'})")
-    say(f"{len(woken)} waiting jobs resume" if len(woken) != 1 else f"{woken[0]} resumes")
+    if woken:
+        say(f"{woken[0]} resumes" if len(woken) == 1 else f"{len(woken)} waiting jobs resume")
 
 
 def _commit(wanted: TopUp, per: str | None, tenant: str | None) -> tuple[BudgetLine, list[str]]:

@@ -26,7 +26,7 @@ def cache(
     days: Annotated[int, typer.Option(min=1, max=3660, help="The number of days, including today.")] = 30,
     json: Json = False,
 ) -> None:
-    """Show cache hits and savings of each agent. For shadow mode, also the agreement with the model.
+    """Show cache hits and savings of each agent. In shadow mode, also show the agreement with the model.
 
     \b
     Examples:

@@ -82,6 +82,12 @@ def _callers(circuit: Circuit) -> str:
     return "all" if circuit.caller is None else f"{tenant_id}, {key_id}" if key_id else tenant_id
 
 
+def _reason(why: str) -> str:
+    """The failure `class: code` that opened the circuit, once if the two are equal."""
+    error_class, _, code = why.partition(": ")
+    return error_class if error_class == code else why
+
+
 def _row(circuit: Circuit, now: int) -> list[tuple[str, str]]:
 
     state = circuit.state(now)
@@ -93,7 +99,7 @@ def _row(circuit: Circuit, now: int) -> list[tuple[str, str]]:
         (str(circuit.failures), ""),
         (until, ""),
         (str(circuit.openings or ""), ""),
-        (circuit.why, "dim"),
+        (_reason(circuit.why), "dim"),
     ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
-"""128 and the number of the signal, as shells report it."""
+"""128 plus the number of the signal, as in shells."""
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s@]*@")
 MAX_LINE = 600
 REPEAT_AFTER_S = 0.02

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from overnight.domain import Recorded, booked
-from overnight.story import clean, content_text, cost_text, moment_text, span_text, until_text, who
+from overnight.story import actor_text, clean, content_text, cost_text, moment_text, span_text, until_text
 
 from .output import styled
 
@@ -59,7 +59,7 @@ def _facts(event: Recorded) -> list[str]:
         texts.append("approved" if decision["approved"] else "rejected")
     texts += [clean(decision[key], 200) for key in ("note", "why") if decision.get(key)]
     if facts.actor:
-        texts.append(f"by {who(facts.actor)}")
+        texts.append(f"by {actor_text(facts.actor)}")
     if event.path:
         texts.append(f"at {event.path}")
     return texts

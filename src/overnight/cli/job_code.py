@@ -24,7 +24,7 @@ def load_code(reference: str) -> None:
 
 
 def _place_of(error: BaseException) -> str:
-    """The innermost line of the job's code, if there is one."""
+    """The innermost line of the job's code in the traceback; "" if there is none."""
     if isinstance(error, SyntaxError):
         return ""  # its message names the place
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -84,7 +84,7 @@ def _remark(job: JobRow, idleness: Idleness | None = None, now_us: int = 0) -> s
 
 
 def _wait_text(wait: Mapping[str, Any]) -> str:
-    """What a job waits for; for a budget, also the calls of unknown cost that use it up."""
+    """The reason of a wait; for a budget, also its calls of unknown cost."""
     bounds = [f"{clean(each['call_id'], 60)} ≤ ${each['bound_usd']:.4f}" for each in wait.get("bounds", ())]
     booked = f" (booked at a bound: {', '.join(bounds)})" if bounds else ""
     return f"{wait.get('for')}{booked}"

@@ -39,7 +39,7 @@ def jobs(
     tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """List jobs, newest first.
+    """List jobs, newest first. `bound` is the upper bound of calls of unknown cost.
 
     \b
     Examples:

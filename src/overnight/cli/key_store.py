@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from overnight.app import masters_of
 from overnight.keys import Keys
+from overnight.process_environment import masters_of
 from overnight.settings import Settings
 from overnight.store import Store, open_store
 

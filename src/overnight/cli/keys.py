@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from overnight.app import load_settings_brain
 from overnight.domain import SCOPES
 from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, check_provider, public_key, public_provider_key
+from overnight.process_environment import load_settings_brain
 from overnight.settings import Settings
 from overnight.store import Store
 
@@ -26,7 +26,17 @@ from .time_zone import use_zone
 from .usage import WrongUsage
 
 program = typer.Typer(
-    no_args_is_help=True, help="Manage API keys of the gateway and provider keys of tenants.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="""Manage API keys of the gateway and provider keys of tenants.
+
+    \b
+    Examples:
+      overnight keys create laptop
+      overnight keys list
+      overnight keys revoke laptop
+      overnight keys provider set openai --tenant acme
+    """,
+    rich_markup_mode=None,
 )
 provider = typer.Typer(no_args_is_help=True, help="Manage provider keys of tenants.", rich_markup_mode=None)
 program.add_typer(provider, name="provider")

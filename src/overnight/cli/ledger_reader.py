@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from overnight.app import open_ledger
 from overnight.ledger import Ledger
+from overnight.process_environment import open_ledger
 from overnight.settings import Settings
 
 PAGE = 200

@@ -59,7 +59,7 @@ async def find_job(ledger: Ledger, name: str, tenant_id: str) -> JobRow:
         return await ledger.job(newest[0].root_job_id, tenant_id)
     found: dict[str, JobRow] = {}
     if name.startswith("job_") and len(name) <= FULL_LENGTH:
-        # Ids end in hexadecimal digits, so all ids with this prefix sort before the prefix with a g.
+        # Ids end in hexadecimal digits, so all ids with this prefix sort before the prefix followed by `g`.
         page = await ledger.jobs(tenant_id=tenant_id, before=name + "g", most=4)
         found = {job.job_id: job for job in page if job.job_id.startswith(name)}
     try:

@@ -1,4 +1,4 @@
-"""Output of every command: the console, which is plain in a pipe, and JSON."""
+"""Output of every command: a console, plain text in a pipe, and JSON."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _UNPRINTABLE = re.compile(r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060
 
 @cache
 def console(stderr: bool = False) -> "Console":
-    """Rich on a terminal; plain lines of their own length in a pipe. Honours NO_COLOR, COLUMNS and TERM=dumb."""
+    """A rich console on a terminal; plain lines without wrapping in a pipe. Honours NO_COLOR, COLUMNS and TERM=dumb."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -46,7 +46,7 @@ def styled(*pieces: str | tuple[str, str]) -> "Text":
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Write a line as it is, to the standard stream itself: `typer.echo` would open another one where that is ASCII."""
+    """Write a line unchanged to the standard stream. `typer.echo` would open another stream if that one is ASCII."""
     stream = sys.stderr if err else sys.stdout
     stream.write(text + "\n")
     stream.flush()
@@ -66,7 +66,7 @@ def print_json(value: Any) -> None:
 
 
 def _escaped(body: str) -> str:
-    # Outside of its strings JSON is ASCII, so that an escape is right wherever one of these characters stands.
+    # JSON is ASCII outside of strings, so these characters can be escaped everywhere.
     plain = _UNPRINTABLE if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else _NOT_ASCII
     return plain.sub(_escape, body)
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "init": Entry(SETUP, "brain:init", "Write a starter brain folder: routing.yaml, a prompt and a README."),
     "check": Entry(SETUP, "brain:check", "Check the brain folder and report every problem with its position."),
     "brain": Entry(SETUP, "brain_versions:program", "Compare and list versions of the brain folder."),
-    "reload": Entry(SETUP, "brain_versions:reload", "Ask running processes to change to the present brain folder."),
+    "reload": Entry(SETUP, "brain_versions:reload", "Make running gateways and workers load the current brain folder."),
     "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
@@ -45,7 +45,7 @@ class Root(LazyGroup):
 program = typer.Typer(
     name="overnight",
     cls=Root,
-    help="The operations layer under AI agents: one job_id explains what happened.",
+    help="The operations layer under AI agents: it records, meters and limits model calls and tool calls.",
     epilog="Start with `overnight demo`. Settings come from the environment: OVERNIGHT_HOME, DATABASE_URL, OVERNIGHT_BRAIN,"
     " OVERNIGHT_TENANT.",
     no_args_is_help=True,

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import open_ledger
 from overnight.domain import iso_utc
 from overnight.jobs import Decision, Operations
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import open_ledger
 from overnight.reviews import ReviewRow, list_reviews
 from overnight.settings import Settings
 from overnight.story import needs_person
@@ -24,7 +24,7 @@ from .usage import WrongUsage, check_note, reject_early_options
 
 program = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
-ReviewName = Annotated[str, typer.Argument(metavar="REVIEW", help="A review id or its beginning.")]
+ReviewName = Annotated[str, typer.Argument(metavar="REVIEW", help="A review id or its prefix.")]
 Note = Annotated[str | None, typer.Option(help="The reason, which the timeline shows.", metavar="TEXT")]
 
 
@@ -84,8 +84,10 @@ def list_open(
 
 
 async def _parked(ledger: Ledger, tenant_id: str, shown: set[str]) -> tuple[list[JobRow], int]:
-    """Parked jobs of a tenant ("": all) that wait for a person but for none of the reviews `shown`, and the number of other
-    parked jobs."""
+    """Parked jobs of a tenant ("": all) that wait for a person, without those that wait for a review in `shown`.
+
+    Also returns the number of other parked jobs.
+    """
 
     stuck: list[JobRow] = []
     others, before = 0, ""
@@ -194,7 +196,7 @@ def _decide(
         decided = await Operations(ledger.store).decide(review.review_id, decision)
         job = await ledger.job(review.job_id)
         if job.runtime == "foreign":
-            return decided, "is run by an external program; start that program again"
+            return decided, "belongs to an external program; start that program again"
         here = for_tenant(f"overnight resume {job.job_id}", job.tenant_id, settings)
         return decided, f"resumes on the next free worker, or here: {here}"
 

@@ -22,7 +22,9 @@ def gateway(
     owner: Annotated[str | None, typer.Option(hidden=True)] = None,
     api_socket: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="The socket of an `overnight api` process that serves all but model calls."),
+        typer.Option(
+            metavar="PATH", help="The socket of an `overnight api` process, which serves everything except model calls."
+        ),
     ] = None,
     offline_base_url: Offline = None,
 ) -> None:
@@ -51,8 +53,7 @@ def gateway(
 
 def api(
     socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket to listen on.")],
-    gateway_host: Annotated[str, typer.Option(help="The address of the gateway in front.")] = "127.0.0.1",
-    offline_base_url: Offline = None,
+    gateway_host: Annotated[str, typer.Option(help="The address that the gateway listens on.")] = "127.0.0.1",
 ) -> None:
     """Serve the API behind a gateway, so that long reports do not delay model calls.
 
@@ -65,7 +66,7 @@ def api(
     settings = Settings.from_environment()
 
     async def serve() -> None:
-        await roles.serve_api(settings, gateway_host, socket, offline_base_url=offline_base_url, until=roles.stopped())
+        await roles.serve_api(settings, gateway_host, socket, until=roles.stopped())
 
     run_loop(serve)
 

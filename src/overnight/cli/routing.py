@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import load_settings_brain
 from overnight.brain import RouteDecision, Routing, UnknownModel, load_routing
 from overnight.domain import Attribution, BadInput, CallFacts
 from overnight.domain.formats import ROUTED_FORMATS
@@ -25,6 +24,7 @@ from overnight.gateway import (
     with_metadata,
 )
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import load_settings_brain
 from overnight.settings import Settings
 
 from .ledger_reader import PAGE, read
@@ -37,7 +37,13 @@ from .usage import WrongUsage
 
 program = typer.Typer(
     no_args_is_help=True,
-    help="Explain routing decisions, and estimate costs under other rules.",
+    help="""Explain routing decisions, and estimate costs under other rules.
+
+    \b
+    Examples:
+      overnight route explain --task draft
+      overnight route replay --routing cheaper.yaml --since 7d
+    """,
     rich_markup_mode=None,
 )
 RoutingFile = Annotated[
@@ -88,7 +94,7 @@ def explain(
     """
 
     chosen = _chosen(routing)
-    who = Attribution(
+    attribution = Attribution(
         job_id=job or None,
         agent_id=agent or None,
         session_id=session or None,
@@ -97,7 +103,7 @@ def explain(
         tags=parse_tags(",".join(tag or ()), "--tag"),
         headers=_headers(header or ()),
     )
-    facts = _facts(who, form, model, prompt, file)
+    facts = _facts(attribution, form, model, prompt, file)
     try:
         decision = chosen.decide(facts)
     except UnknownModel as error:
@@ -128,8 +134,8 @@ def _headers(given: tuple[str, ...] | list[str]) -> dict[str, str]:
     return found
 
 
-def _facts(who: Attribution, form: str, model: str, prompt: str, file: Path | None) -> CallFacts:
-    """The facts of the request as the gateway would see them; options override the body."""
+def _facts(attribution: Attribution, form: str, model: str, prompt: str, file: Path | None) -> CallFacts:
+    """The facts that the gateway would derive from the request; options override the body."""
 
     if form not in CODECS:
         raise WrongUsage(f"--format {form[:40]}: expected one of {', '.join(CODECS)}")
@@ -137,13 +143,13 @@ def _facts(who: Attribution, form: str, model: str, prompt: str, file: Path | No
         stated = msgspec.json.encode(
             {"model": model or "auto", "messages": [{"role": "user", "content": prompt or " "}]}
         )
-        facts = routing_facts(who, CODECS["chat"].read(stated))
+        facts = routing_facts(attribution, CODECS["chat"].read(stated))
         return msgspec.structs.replace(facts, model=model or None, format=form)
     try:
         request = CODECS[form].read(file.read_bytes())
     except OSError as error:
         raise BadInput(f"{file}: cannot read: {error.strerror}") from None
-    facts = routing_facts(with_metadata(who, request.metadata), request)
+    facts = routing_facts(with_metadata(attribution, request.metadata), request)
     changed: dict[str, Any] = {"model": model} if model else {}
     return msgspec.structs.replace(facts, **changed | ({"text": lambda: prompt} if prompt else {}))
 

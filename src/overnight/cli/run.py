@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from overnight.app import App, load_settings_brain, open_app, open_ledger, run_loop, take_secrets
+from overnight.app import App, open_app, run_loop
 from overnight.domain import FINISHED, Conflict, Recorded, check_identifier
 from overnight.jobs import Operations
 from overnight.ledger import JobRow
+from overnight.process_environment import load_settings_brain, open_ledger, take_secrets
 from overnight.settings import Settings
-from overnight.story import clean, public_job, tree_costs, who
+from overnight.story import actor_text, clean, public_job, tree_costs
 
 from .actor import operator
 from .event_view import QUIET, event_line
@@ -130,7 +131,7 @@ def resume(
         found = await find_job(app.ledger, job, tenant_of(tenant, app.settings))
         if found.state in {"succeeded", "cancelled"}:
             raise Conflict(
-                f"{found.job_id} is {found.state}, so it cannot be resumed. See `overnight explain {found.job_id}`"
+                f"{found.job_id} is in state {found.state} and cannot be resumed. See `overnight explain {found.job_id}`"
             )
         if found.state in {"parked", "failed"} or found.runtime == "foreign":
             await app.operations.resume(found.job_id, operator(by))
@@ -206,7 +207,7 @@ class _Progress:
 
     def held_by(self, owner: str) -> None:
         if not self.json:
-            text = f"{who(owner)} holds the lease; this process takes over once that worker is known to be dead"
+            text = f"{actor_text(owner)} holds the lease; this process takes over once that worker is known to be dead"
             console(stderr=True).print(text, style="dim", soft_wrap=True)
 
     def event(self, event: Recorded) -> None:

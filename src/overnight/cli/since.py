@@ -1,4 +1,4 @@
-"""The option --since of commands that list a past span."""
+"""The option --since of commands that list past records."""
 
 from datetime import UTC, datetime
 

@@ -38,7 +38,7 @@ _COLOURED = re.compile(rf"[{_ESCAPE}]|\x1b(?!\[(?:(?:{_COLOUR})(?:;|(?=m)))*m)")
 """Control characters except tab and line feed, and characters that change the direction of text. Escape sequences for colour
 and weight are allowed on a terminal; the one that hides text (8) is not."""
 _FORCES = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE")
-"""With one of these set, rich and click show colours in a pipe too."""
+"""If one of these variables is set, rich and click use colours in a pipe too."""
 
 
 def set_up_streams() -> None:

@@ -53,7 +53,7 @@ MARGIN = 10
 
 
 def show_timeline(timeline: Timeline) -> None:
-    """Header, lines, and what to do next."""
+    """Print the header, the lines and the next actions."""
     out = console()
     for text in _header(timeline.header):
         out.print(text)

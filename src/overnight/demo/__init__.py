@@ -1,7 +1,7 @@
 """What: the demo, one night in the mailbox of a small shop.
-Owns: its mails and what is right for each, the Maildir on disk, the local mail server, the replies that are sent.
+Owns: its mails with the expected results, the Maildir on disk, the local mail server, the composed replies.
 Depends on: the standard library's mail code, aiosmtpd (the extra `demo`), files.
-Never: lets a mail decide a header, a path or a recipient, or sends anywhere but to the server it is given.
+Never: lets a mail determine a header, path or recipient; sends only to the given server.
 """
 
 from .corpus import Category, Expected, demo_expected, demo_mails, make_demo_maildir

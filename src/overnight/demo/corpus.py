@@ -50,8 +50,8 @@ def demo_expected() -> dict[str, Expected]:
 def make_demo_maildir(target: Path) -> int:
     """Write the corpus to a Maildir and return the number of mails.
 
-    Some are in `new/`, some have been looked at already (`cur/`). Mails that are there, filed away or not, stay as
-    they are, so a second call does nothing.
+    Some are unread (`new/`), some are read (`cur/`). Existing mails in any folder stay unchanged, so a second call does
+    nothing.
     """
     create_maildir(target)
     present = {place.name.partition(":")[0] for sub in ("new", "cur") for place in target.glob(f"**/{sub}/*")}

@@ -14,7 +14,7 @@ from .triage import message_id_of
 
 
 class Mailbox(msgspec.Struct, frozen=True):
-    """The content of the receiving mailbox: all mails, and the mails to answer by their number of replies."""
+    """Counts of the receiving mailbox: all replies, and duplicate, missing and unexpected ones."""
 
     sent: int
     duplicates: int
@@ -22,12 +22,12 @@ class Mailbox(msgspec.Struct, frozen=True):
     unexpected: int
 
 
-def count_mailbox(received: Path, ought: Collection[str]) -> Mailbox:
-    """Count the replies per answered mail. `ought` are the keys of the mails that must have exactly one reply."""
+def count_mailbox(received: Path, expected: Collection[str]) -> Mailbox:
+    """Count the replies per mail. `expected` are the keys of the mails that must have exactly one reply."""
     per_mail: Counter[str] = Counter()
     for message_id, count in count_by_message_id(received).items():
         per_mail[message_id.split(".")[1] if message_id.startswith("<reply.") else message_id] += count
-    wanted = {message_id_of(key, "").split(".")[1] for key in ought}
+    wanted = {message_id_of(key, "").split(".")[1] for key in expected}
     return Mailbox(
         sent=sum(per_mail.values()),
         duplicates=sum(count - 1 for count in per_mail.values()),
@@ -37,7 +37,7 @@ def count_mailbox(received: Path, ought: Collection[str]) -> Mailbox:
 
 
 class Calls(msgspec.Struct, frozen=True):
-    """Model calls: paid at the provider, repeated because the first was in flight at a kill, and replayed from the log."""
+    """Model calls: paid at the provider; repeated after a kill during the first; replayed from the log."""
 
     paid: int
     lost: int
@@ -45,7 +45,7 @@ class Calls(msgspec.Struct, frozen=True):
 
 
 def count_calls(provider_calls: Iterable[Mapping[str, Any]] | None, events: list[Recorded]) -> Calls:
-    """Count model calls. `provider_calls` are the counts of the provider; None for a real provider, then the ledger is used."""
+    """Count model calls. `provider_calls` are the counts of the scripted provider; None: count in the ledger."""
     replayed = recorded = paid_here = lost_here = 0
     for event in events:
         name = event.facts.event

@@ -11,12 +11,12 @@ _UNSEEN_TAGS: Final = frozenset({"head", "template", "object", "svg"})
 _RAW_END: Final = {tag: re.compile(f"</{tag}", re.IGNORECASE) for tag in ("script", "style", "title")}
 _VOID_TAGS: Final = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"})
 _SELF_CLOSING: Final = frozenset({"p", "li", "td", "th", "tr", "option", "dd", "dt"})
-# What stands before and after an element: an empty line between paragraphs, a new line between rows.
+# The separators around an element: an empty line between paragraphs, a new line between rows.
 _PARAGRAPHS: Final = frozenset({"p", "ul", "ol", "table", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "section"})
 _NEW_LINE: Final = "\x1e"
 _BREAKS: Final = dict.fromkeys(_PARAGRAPHS, "\n") | dict.fromkeys(("div", "li", "tr", "hr"), _NEW_LINE)
 
-# Possessive throughout: a tag that never ends must fail in one pass.
+# Possessive quantifiers: an unclosed tag must fail in linear time.
 _TAG: Final = re.compile(r"""<(/?)([a-zA-Z][^\s/>]*+)((?:[^>"']++|"[^"]*+"|'[^']*+')*+)>""")
 _NAME: Final = re.compile(r"<(/?)([a-zA-Z][^\s/><]{0,40}+)")
 _ATTRIBUTE: Final = re.compile(r"""([^\s=/"']++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"']++))?""")
@@ -33,8 +33,8 @@ _Token = str | tuple[str, str, str]
 def html_to_text(source: str) -> tuple[str, int]:
     """Return (visible text, number of hidden characters).
 
-    Scripts, styles, comments and elements hidden by attribute or inline style are left out; a link's address follows
-    its text when the two differ. Rules in a `<style>` sheet are not evaluated. Reads at most 200,000 characters.
+    Scripts, styles, comments and elements hidden by attribute or inline style are omitted. The address of a link follows
+    its text if the two differ. Rules in a `<style>` sheet are not evaluated. Reads at most 200,000 characters.
     """
     page = _Page()
     for token in _tokens(source[:MAX_HTML_CHARS]):
@@ -69,7 +69,7 @@ def _tokens(source: str) -> Iterator[_Token]:
                 end = _RAW_END[name].search(source, at)
                 at = end.start() if end else len(source)
         elif name := _NAME.match(source, start):
-            # Too long to be read, so what it says of its style is unknown: better to miss text than to show hidden text.
+            # The tag is too long to parse, so its style is unknown: omitted text is safer than visible hidden text.
             at = _past(source, ">", start)
             yield name[1], name[2].lower(), " hidden"
         elif source.startswith(("<!", "<?"), start):
@@ -109,7 +109,7 @@ class _Page:
         if tag in _VOID_TAGS:
             return
         found = [(m[1].lower(), html.unescape((m[2] or "").strip("\"'"))) for m in _ATTRIBUTE.finditer(source)]
-        attributes = dict(reversed(found))  # of an attribute given twice, the first counts
+        attributes = dict(reversed(found))  # the first of repeated attributes counts
         style = re.sub(r"\s+|/\*.*?\*/", "", attributes.get("style", "").lower())
         hides = tag in _UNSEEN_TAGS or "hidden" in attributes or _HIDING_STYLE.search(style) is not None
         self._open.append((tag, hides))

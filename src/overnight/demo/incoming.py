@@ -39,10 +39,10 @@ _BY_PROGRAM: Final = frozenset({"bulk", "junk", "auto_reply"})
 class IncomingMail(msgspec.Struct, frozen=True, kw_only=True):
     """One mail, bounded and printable in every field.
 
-    `key` is stable while the mail moves through the Maildir. `sender` is the address an answer goes to (Reply-To, else
-    From), empty when there is none that can be used; `from_address` is what From says. `message_id` is `<…>` or empty.
-    `auto_submitted` mail was sent by a program, `is_list` mail to many: neither may be answered. `problems` says in
-    words what was broken, missing or left out.
+    `key` stays the same while the mail moves through the Maildir. `sender` is the reply address (Reply-To, else From),
+    empty if it is invalid or missing; `from_address` is the address in From. `message_id` is `<…>` or empty.
+    `auto_submitted` mail was sent by a program, `is_list` mail to a mailing list: neither may be answered. `problems`
+    describes broken, missing or omitted parts.
     """
 
     key: str
@@ -61,7 +61,7 @@ class IncomingMail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Structure(policy.Compat32):
-    """A policy for the structure of a mail: parses no headers, so that each can be guarded, and bounds all of them."""
+    """A policy for the structure of a mail. It limits headers and does not parse them; they are parsed one at a time later."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -83,7 +83,9 @@ def read_mail(key: str, data: bytes) -> IncomingMail:
         problems.append(f"larger than {MAX_MAIL_BYTES} bytes: the rest was not read")
     try:
         mail = _read(key, data[:MAX_MAIL_BYTES], problems)
-    except Exception as error:  # the email package raises many kinds on hostile input, RecursionError among them
+    except (
+        Exception
+    ) as error:  # the email package raises many exception types on hostile input, including RecursionError
         problems.append(f"not readable as mail: {one_line(f'{type(error).__name__}: {error}', 200)}")
         mail = IncomingMail(key=key)
     return msgspec.structs.replace(mail, problems=tuple(dict.fromkeys(problems))[:MAX_PROBLEMS])
@@ -97,7 +99,7 @@ def _read(key: str, data: bytes, problems: list[str]) -> IncomingMail:
     reply_name, reply_to = headers.address("reply-to")
     sender = reply_to or from_address
     if not sender:
-        problems.append("no usable address to answer")
+        problems.append("no valid reply address")
     ids = MESSAGE_ID.findall(headers.raw("message-id"))
     if not ids:
         problems.append("no Message-ID")
@@ -134,7 +136,7 @@ class _Headers:
             if lower not in self._values:
                 self._values[lower] = str(value)
             elif lower in {"from", "reply-to", "subject", "date", "message-id"}:
-                problems.append(f"{lower.capitalize()}: given more than once, the first one counts")
+                problems.append(f"{lower.capitalize()}: repeated; the first one is used")
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -151,14 +153,14 @@ class _Headers:
     def address(self, name: str) -> tuple[str, str]:
         """(display name, address), both empty unless the first address is plain ASCII and complete."""
         parsed = self._parsed(name)
-        if parsed is None:  # the name in front broke the parser; an address that stands alone at the end still counts
+        if parsed is None:  # the display name broke the parser; a separate address at the end is still valid
             ends_with = _LAST_ADDRESS.fullmatch(self.raw(name).strip())
             return "", ends_with[1] if ends_with else ""
         if not parsed.addresses:
             return "", ""
         address = str(parsed.addresses[0].addr_spec)
         if not ADDRESS.fullmatch(address):
-            self._problems.append(f"{name.capitalize()}: not an address that can be used")
+            self._problems.append(f"{name.capitalize()}: invalid address")
             address = ""
         return one_line(str(parsed.addresses[0].display_name), 200), address
 
@@ -246,7 +248,7 @@ def _part_text(part: Message, problems: list[str]) -> str:
     payload: Any = part.get_payload(decode=True)
     data: bytes = payload if isinstance(payload, bytes) else b""
     if any(isinstance(defect, InvalidBase64LengthDefect) for defect in part.defects):
-        problems.append("base64 is cut off: what is there was read")
+        problems.append("base64 is truncated: only the existing part was read")
         data = _base64_without_end(data)
     charset = part.get_content_charset("us-ascii")
     try:
@@ -254,7 +256,7 @@ def _part_text(part: Message, problems: list[str]) -> str:
     except (LookupError, ValueError):
         text = None
     if text is None:
-        problems.append(f"text is not in its stated charset {one_line(charset, 40)}")
+        problems.append(f"text is not in its declared charset {one_line(charset, 40)}")
         text = _decode(data, charset)
     is_html = part.get_content_type() == "text/html"
     limit = MAX_HTML_CHARS if is_html else MAX_TEXT_CHARS

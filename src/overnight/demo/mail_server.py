@@ -2,8 +2,8 @@
 
 `python -m overnight.demo.mail_server --maildir DIR` prints `{"host": …, "port": …}` and serves 127.0.0.1 until its
 standard input closes. A mail is on disk before it is acknowledged. With `--pause-after N` it prints `{"accepted": N}`
-once the N-th mail is on disk and holds its acknowledgement back for `--pause-ms`, so that whoever watches can end the
-client in between.
+once the N-th mail is on disk, and delays the acknowledgement by `--pause-ms`, so that an observer can kill the client
+in between.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class _Server(SMTP):
-    line_length_limit = 65_536  # mail in the wild breaks the 1,000 of RFC 5321; a lost mail is worse than a long line
+    line_length_limit = 65_536  # real mail exceeds the 1,000 of RFC 5321; a rejected mail is worse than a long line
 
 
 class _Delivery:
@@ -44,14 +44,14 @@ class _Delivery:
         lines = [f"Return-Path: <{envelope.mail_from or ''}>", *(f"Delivered-To: {to}" for to in envelope.rcpt_tos)]
         head = "".join(f"{line}\r\n" for line in lines).encode("ascii", "replace")
         try:
-            # Not in a thread: a client that goes away cancels this handler, and half a delivery must not be counted.
+            # Not in a thread: a disconnect cancels this handler, and an interrupted delivery must not be counted.
             name = deliver(self._maildir, head + (content if isinstance(content, bytes) else b""))
         except OSError as error:
             _log.error("%s: mail not delivered, the sender may try again: %s", self._maildir, error)
             return "451 4.3.0 The mail could not be stored, try again later"
         self._accepted += 1
         if self._accepted in self._pause_after:
-            with suppress(OSError):  # the mail is accepted, whether or not anyone still listens to us
+            with suppress(OSError):  # the mail is accepted even if standard output is closed
                 print(json.dumps({"accepted": self._accepted}), flush=True)
             await asyncio.sleep(self._pause_s)
         return f"250 2.0.0 Ok: queued as {name}"
@@ -77,7 +77,7 @@ async def serve(maildir: Path, *, pause_after: Collection[int] = (), pause_ms: i
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, gone: asyncio.Event) -> None:
-    with suppress(OSError):  # no standard input at all: nobody to wait for
+    with suppress(OSError):  # without standard input there is no parent to wait for
         while os.read(0, 4_096):
             pass
     with suppress(RuntimeError):  # the loop has ended by itself
@@ -86,7 +86,7 @@ def _wait_for_parent(loop: asyncio.AbstractEventLoop, gone: asyncio.Event) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="overnight.demo.mail_server", description=__doc__)
-    parser.add_argument("--maildir", type=Path, required=True, help="where accepted mail is kept; created if missing")
+    parser.add_argument("--maildir", type=Path, required=True, help="folder for accepted mail; created if missing")
     parser.add_argument("--pause-after", type=int, action="append", default=[], metavar="N", help="may be repeated")
     parser.add_argument("--pause-ms", type=int, default=400, choices=range(60_001), metavar="MS", help="up to 60,000")
     options = parser.parse_args()

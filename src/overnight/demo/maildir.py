@@ -42,7 +42,7 @@ def read_maildir(path: str | os.PathLike[str], *, limit: int = 1_000) -> list[In
     """
     maildir = Path(path)
     if not (maildir / "new").is_dir() or not (maildir / "cur").is_dir():
-        raise MaildirError(f"{maildir}: not a Maildir, it has no new/ and cur/; name the folder that holds them")
+        raise MaildirError(f"{maildir}: not a Maildir, it has no new/ and cur/; name the folder that contains them")
     places = sorted(_inbox(maildir).items(), key=lambda item: _delivery_order(item[0]))
     mails = [_read_file(key, place) for key, place in places[: min(limit, MAX_MAILS)]]
     first_with: dict[str, str] = {}
@@ -57,12 +57,11 @@ def read_maildir(path: str | os.PathLike[str], *, limit: int = 1_000) -> list[In
 def file_into(path: str | os.PathLike[str], key: str, folder: str) -> bool:
     """Move a mail from the inbox into the Maildir++ folder (`Answered` is `.Answered/`), marked as seen; durable.
 
-    Returns False, having done nothing, when it is there already. Raises MaildirError when the mail is in neither place
-    or the folder's name cannot be used.
+    Returns False if the mail is already there. Raises MaildirError if the mail is missing, or the folder name is invalid.
     """
     maildir = Path(path)
     if not _FOLDER.fullmatch(folder):
-        raise MaildirError(f"{maildir}: {folder!r} cannot name a folder; use letters, digits, '-' and '_'")
+        raise MaildirError(f"{maildir}: {folder!r} is not a valid folder name; use letters, digits, '-' and '_'")
     target = maildir / f".{folder}"
     if not (target / "cur").is_dir():
         create_maildir(target)
@@ -72,11 +71,11 @@ def file_into(path: str | os.PathLike[str], key: str, folder: str) -> bool:
     while (place := _inbox(maildir).get(key)) is not None:
         unique, _, flags = place.name.partition(":2,")
         filed = target / "cur" / f"{unique}:2,{''.join(sorted({*flags, 'S'}))}"
-        if filed.exists() and place.exists():  # in this order: another process may have moved it a moment ago
+        if filed.exists() and place.exists():  # in this order, because another process may have moved it just now
             raise MaildirError(f"{maildir}: mail {key!r} is in the inbox and in .{folder}; remove one of the two")
         try:
             place.rename(filed)
-        except FileNotFoundError:  # another process moved it, or changed its flags, since we looked
+        except FileNotFoundError:  # another process moved it or changed its flags in the meantime
             continue
         _sync(filed.parent)
         _sync(place.parent)
@@ -105,12 +104,12 @@ def deliver(path: str | os.PathLike[str], data: bytes, *, unique: str | None = N
 
 
 def find_by_message_id(path: str | os.PathLike[str], message_id: str) -> str | None:
-    """The name of the file of the mail with this Message-ID (`<…>`), in any folder; None when there is none.
+    """The file name of the mail with this Message-ID (`<…>`) in any folder; None if there is none.
 
-    Raises ValueError when `message_id` is not one, since "not found" would then be read as "was not sent".
+    Raises ValueError for an invalid Message-ID, because "not found" would then mean "not sent".
     """
     if not MESSAGE_ID.fullmatch(message_id):
-        raise ValueError(f"{message_id!r} is not a Message-ID; it looks like <id@domain>")
+        raise ValueError(f"{message_id!r} is not a Message-ID; expected <id@domain>")
     return next((name for name, ids in _all_message_ids(Path(path)) if message_id in ids), None)
 
 
@@ -137,7 +136,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _inbox(maildir: Path) -> dict[str, Path]:
-    # cur/ last: a mail that another program moves while we look is then seen once, where it is now.
+    # cur/ is read last: a mail that another program moves meanwhile is then found once, in its new place.
     return {_key(name): maildir / sub / name for sub in ("new", "cur") for name in _names(maildir / sub)}
 
 
@@ -149,7 +148,7 @@ def _read_file(key: str, place: Path) -> IncomingMail:
 
 
 def _bytes(place: Path, limit: int) -> bytes:
-    # A link would let a stranger's file name lead out of the Maildir, a pipe would block for ever.
+    # A symbolic link could lead out of the Maildir, and a pipe would block forever.
     handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -160,10 +159,10 @@ def _bytes(place: Path, limit: int) -> bytes:
 def _all_message_ids(maildir: Path) -> Iterator[tuple[str, set[str]]]:
     """(file name, its Message-IDs) for every mail in the inbox and in every folder below it."""
     if not (maildir / "new").is_dir():
-        raise MaildirError(f"{maildir}: not a Maildir, it has no new/; nothing can be said about what it received")
+        raise MaildirError(f"{maildir}: not a Maildir, it has no new/, so its received mail is unknown")
     folders = [maildir, *sorted(folder for folder in maildir.glob(".*") if folder.is_dir())]
     for place in (folder / sub / name for folder in folders for sub in ("new", "cur") for name in _names(folder / sub)):
-        with suppress(FileNotFoundError):  # moved on to cur/ since it was listed: it is met again there
+        with suppress(FileNotFoundError):  # moved to cur/ since it was listed, where it is found again
             if stat.S_ISREG(place.lstat().st_mode):
                 head = _HEADER_END.split(_bytes(place, _MAX_HEADER_BYTES), maxsplit=1)[0]
                 lines = (line.decode("latin-1") for line in _ID_HEADER.findall(head))

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from overnight.app import load_settings_brain, take_secrets
 from overnight.domain import FINISHED, BadInput, Recorded, usd_text
 from overnight.files import copy_file, make_folder
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
+from overnight.process_environment import load_settings_brain, take_secrets
 from overnight.roles import child_command, child_environment
 from overnight.settings import Settings
 from overnight.store import Store, open_store
@@ -53,7 +53,7 @@ class Stage:
         self.mail_server: asyncio.subprocess.Process | None = None
 
     async def open(self, stack: contextlib.AsyncExitStack, store: Store) -> Desk:
-        """Start the mail server, the provider and the worker; the desk they stand around."""
+        """Start the mail server, the provider and the worker. Returns the arguments of the job."""
         create_maildir(self.received)
         command = [sys.executable, "-P", "-m", "overnight.demo.mail_server", "--maildir", str(self.received)]
         command += ["--pause-after", str(KILL_AFTER_MAIL), "--pause-ms", str(PAUSE_MS)]
@@ -84,7 +84,7 @@ class Stage:
             self.progress.say(f"kill -9 of the worker {why}")
 
     async def kill_at_worst_moment(self) -> None:
-        """Wait until the mail server has accepted a mail and withholds its response, so the worker cannot have committed it."""
+        """Kill the worker between the acceptance of a mail and its response, so the effect cannot be committed yet."""
         assert self.mail_server is not None
         assert self.mail_server.stdout is not None
         while line := await self.mail_server.stdout.readline():
@@ -93,7 +93,7 @@ class Stage:
                 return
 
     async def kill_at_random(self, ledger: Ledger, job_id: str) -> None:
-        """Wait for some events after the first recovery."""
+        """Kill the worker again, a random number of events after the first recovery."""
         while self.crashes == 0 or not _recovered(await ledger.events(job_id)):  # noqa: ASYNC110 another process does it
             await asyncio.sleep(0.05)
         at = (await ledger.job(job_id)).last_seq + self.random.randint(5, 90)
@@ -110,7 +110,7 @@ class Stage:
             job = await ledger.job(job_id)
             for event in await ledger.events(job_id, after):
                 after = event.seq
-                self.progress.hear(event)
+                self.progress.add_event(event)
             if job.state in FINISHED or (job.state == "parked" and job.wake_at is None):
                 return job
             if time.monotonic() > until:
@@ -133,7 +133,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _lay_out(stage: Stage, maildir: Path | None) -> int:
-    """Copy the mailbox into the folder of the run, so that the original is not changed; the number of mails."""
+    """Copy the mailbox to the folder of the run, so that the original stays unchanged. Returns the number of mails."""
     if maildir is None:
         return make_demo_maildir(stage.inbox)
     count = len(read_maildir(maildir))
@@ -170,10 +170,10 @@ async def _show(stage: Stage, maildir: Path | None) -> dict[str, Any]:
 async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) -> dict[str, Any]:
     outcomes: list[dict[str, Any]] = msgspec.json.decode(job.result or b"[]")
     if own_corpus:
-        ought = {key for key, expected in demo_expected().items() if expected.answer}
+        to_answer = {key for key, expected in demo_expected().items() if expected.answer}
     else:
-        ought = {outcome["key"] for outcome in outcomes if outcome["answered"]}
-    mailbox = count_mailbox(stage.received, ought)
+        to_answer = {outcome["key"] for outcome in outcomes if outcome["answered"]}
+    mailbox = count_mailbox(stage.received, to_answer)
     events = await ledger.events(job.job_id)
     calls = count_calls(await stage.provider.calls() if stage.provider is not None else None, events)
     usage = await ledger.usage(job.job_id)
@@ -220,7 +220,7 @@ def play(
     folder = chosen.home / "demo" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
     make_folder(folder)
     progress = Progress(quiet=json_output)
-    # The mail server and the provider need no key; the worker is given what it takes.
+    # The mail server and the provider need no key; only the worker receives keys.
     secrets = take_secrets(load_settings_brain(chosen))
     stage = Stage(chosen, secrets, folder, live, seed, progress)
     facts = asyncio.run(_show(stage, maildir))  # plain asyncio: see `roles.up`
@@ -228,7 +228,7 @@ def play(
     if json_output:
         print(json.dumps(facts))
     else:
-        _tell(facts, stage, seed)
+        _report(facts, stage, seed)
     return 0 if facts["duplicates"] == 0 and facts["missing"] == 0 else 1
 
 
@@ -240,24 +240,24 @@ def _command() -> str:
     return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m overnight"
 
 
-def _tell(facts: dict[str, Any], stage: Stage, seed: int) -> None:
+def _report(facts: dict[str, Any], stage: Stage, seed: int) -> None:
     cost = usd_text(round(facts["cost_usd"] * 1_000_000))
     bound = usd_text(round(facts["bound_usd"] * 1_000_000))
-    counted = "at the provider" if not stage.live else "in the ledger (a real provider cannot be asked)"
+    counted = "at the provider" if not stage.live else "in the ledger"
     lines = [
         f"mails handled     {facts['mails_handled']}",
         f"sent              {facts['sent']}     counted in the receiving mailbox, {stage.received}",
         f"duplicates        {facts['duplicates']}",
         f"missing           {facts['missing']}",
         f"crashes survived  {facts['crashes']}     kill -9 of the worker; seed {seed}",
-        f"model calls       {facts['model_calls_paid']} paid, counted {counted}; {facts['model_calls_lost']} of them repeated"
-        f" because in flight at a kill; {facts['model_calls_replayed']} answers replayed unpaid",
+        f"model calls       {facts['model_calls_paid']} paid, counted {counted}; {facts['model_calls_lost']} repeated after"
+        f" a kill during the call; {facts['model_calls_replayed']} responses replayed at no cost",
         f"fallbacks         {facts['fallbacks']}",
-        f"cost              {cost}     known{'' if stage.live else '; list prices, nothing was paid'}",
-        f"cost unknown      {bound}     at most, beside it: the bounds of the calls lost in flight",
+        f"cost              {cost}     known{'' if stage.live else '; by list prices, nothing was paid'}",
+        f"unknown cost      {bound}     at most, in addition: upper bounds of the calls lost in the crashes",
         "",
-        "SMTP cannot be asked what became of a mail: after a crash the status check looked into the receiving mailbox,",
-        "which stands for the API of a mail provider.",
+        "SMTP has no status query. After a crash, the status check therefore searches the receiving mailbox, in place of the",
+        "API of a mail provider.",
         "",
         f"What happened?    {_command()} explain {facts['job_id']}",
     ]

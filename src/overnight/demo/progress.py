@@ -22,10 +22,10 @@ class Progress:
 
     def begin(self, mails: int, live: bool) -> None:
         self._mails = mails
-        model = "real models" if live else "a scripted provider plays the models: no key, no network"
+        model = "models: real" if live else "models: a scripted provider, without key and network"
         self.say(f"{mails} mails in the inbox; {model}")
 
-    def hear(self, event: Recorded) -> None:
+    def add_event(self, event: Recorded) -> None:
         """Count an event, and show important ones."""
         name, facts = event.facts.event, event.facts
         self._counts[name] += 1

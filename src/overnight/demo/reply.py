@@ -21,9 +21,9 @@ _REPLY_MARK: Final = re.compile(r"(?:(?:re|aw|sv|antw)\s*:\s*)+", re.IGNORECASE)
 def unanswerable(mail: IncomingMail, *, shop: str = SHOP_ADDRESS) -> str:
     """The reason why this mail must not be answered; "" if it may be."""
     if not mail.sender:
-        return "it names no usable address"
+        return "it has no valid reply address"
     if mail.sender.lower() == shop.lower():
-        return "it would be answered to ourselves"
+        return "the reply would go to the shop itself"
     if mail.auto_submitted:
         return "it was sent by a program"
     if mail.is_list:
@@ -42,30 +42,28 @@ def compose_reply(
 ) -> bytes:
     """The reply as an RFC 5322 message; the same arguments give the same bytes.
 
-    `message_id` is `<…>` and chosen by the caller, `sent_at` must know its zone. Raises ValueError when the mail must
-    not be answered, the body is empty or over 50,000 characters, or an argument cannot stand in a header.
+    `message_id` is `<…>`; `sent_at` must have a time zone. Raises ValueError if the mail must not be answered, if the body
+    is empty or longer than 50,000 characters, or if an argument is not valid in a header.
     """
     reason = unanswerable(mail, shop=shop)
     if reason:
         raise ValueError(f"mail {mail.key!r} is not answered: {reason}")
     if not MESSAGE_ID.fullmatch(message_id):
-        raise ValueError(f"{message_id!r} is not a Message-ID; it looks like <id@domain>")
+        raise ValueError(f"{message_id!r} is not a Message-ID; expected <id@domain>")
     if not ADDRESS.fullmatch(shop) or not ADDRESS.fullmatch(mail.sender):
-        raise ValueError(f"mail {mail.key!r} is not answered: {shop!r} or {mail.sender!r} is no plain address")
+        raise ValueError(f"mail {mail.key!r} is not answered: {shop!r} or {mail.sender!r} is not a plain address")
     text = _UNPRINTABLE.sub("", body.replace("\r\n", "\n").replace("\r", "\n")).strip()
     if not text or len(text) > MAX_BODY_CHARS:
-        raise ValueError(
-            f"the reply to {mail.key!r} has {len(text)} characters; between 1 and {MAX_BODY_CHARS} are sent"
-        )
+        raise ValueError(f"the reply to {mail.key!r} has {len(text)} characters; expected 1 to {MAX_BODY_CHARS}")
     reply = EmailMessage(policy=SMTP.clone(cte_type="7bit", refold_source="none"))
     shown_name = one_line(_NOT_IN_NAME.sub(" ", name), 60)
     reply["From"] = f'"{shown_name}" <{shop}>' if shown_name else shop
-    # Written as it is, for the library would decode an encoded word in it again, line breaks and all.
+    # Written unchanged, because the library would decode an encoded word in it again, including line breaks.
     subject = f"Re: {_REPLY_MARK.sub('', one_line(mail.subject, 200), count=1) or 'your message'}"
     charset = "us-ascii" if subject.isascii() and "=?" not in subject else "utf-8"
     reply.set_raw("Subject", Header(subject, charset, header_name="Subject").encode(linesep="\r\n"))
     reply["Date"] = format_datetime(sent_at.astimezone(UTC))
-    # Checked against a strict pattern and written as they are: the library would break long ones into encoded words.
+    # Checked against a strict pattern and written unchanged, because the library would fold long ones into encoded words.
     reply.set_raw("To", mail.sender)
     reply.set_raw("Message-ID", message_id)
     if mail.message_id:

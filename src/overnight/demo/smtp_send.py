@@ -12,7 +12,7 @@ _EOL: Final = re.compile(rb"\r\n|\r|\n")
 
 
 class SendError(Exception):
-    """A mail was not sent, or its outcome is unknown. The four subclasses tell which."""
+    """A mail was not sent, or its outcome is unknown; see the subclasses."""
 
 
 class SendRefused(SendError):
@@ -34,16 +34,16 @@ class SendUnknown(SendError):
 def send_mail(
     host: str, port: int, mail: bytes, sender: str, recipients: Sequence[str], *, timeout_s: float = 30.0
 ) -> str:
-    """Send one mail and return the server's answer, for example `2.0.0 Ok: queued as …`. Blocks: call it in a thread.
+    """Send one mail and return the server's response, such as `2.0.0 Ok: queued as …`. Blocks: call it in a thread.
 
-    All recipients or none. `timeout_s` bounds each step of the conversation, in seconds. Raises SendRefused,
+    The mail goes to all recipients or to none. `timeout_s` limits each step of the conversation, in seconds. Raises SendRefused,
     SendDeferred, NotSent or SendUnknown.
     """
     if not recipients or len(recipients) > 100:
-        raise SendRefused(f"{len(recipients)} recipients; between 1 and 100 can be named")
+        raise SendRefused(f"{len(recipients)} recipients; expected 1 to 100")
     for address in (sender, *recipients):
         if not ADDRESS.fullmatch(address):
-            raise SendRefused(f"{address!r} is not an address that can be used; it looks like name@domain")
+            raise SendRefused(f"{address!r} is not a valid address; expected name@domain")
     where = f"{host}:{port}"
     try:
         connection = smtplib.SMTP(host, port, local_hostname="localhost", timeout=timeout_s)
@@ -52,16 +52,16 @@ def send_mail(
     except OSError as error:
         raise NotSent(f"{where}: no connection to the mail server ({error}); is it running?") from error
     try:
-        _announce(connection, where, mail, sender, recipients)
-        return _hand_over(connection, where, mail)
+        _send_envelope(connection, where, mail, sender, recipients)
+        return _send_data(connection, where, mail)
     finally:
-        with suppress(OSError):  # what became of the mail is settled by now, and a farewell is not worth a wait
+        with suppress(OSError):  # the outcome is known by now, so QUIT need not be waited for
             connection.putcmd("QUIT")
         connection.close()
 
 
-def _announce(connection: smtplib.SMTP, where: str, mail: bytes, sender: str, recipients: Sequence[str]) -> None:
-    """Everything up to the server's permission to send the mail itself."""
+def _send_envelope(connection: smtplib.SMTP, where: str, mail: bytes, sender: str, recipients: Sequence[str]) -> None:
+    """Send the SMTP commands up to the permission to send the mail data."""
     try:
         connection.ehlo_or_helo_if_needed()
         options = [f"size={len(mail)}"] if connection.has_extn("size") else []
@@ -79,11 +79,11 @@ def _announce(connection: smtplib.SMTP, where: str, mail: bytes, sender: str, re
     except smtplib.SMTPResponseException as error:
         raise _refusal(where, "greeting", error.smtp_code, error.smtp_error) from error
     except OSError as error:  # smtplib's own exceptions are OSErrors
-        raise NotSent(f"{where}: connection lost before the mail was handed over ({error})") from error
+        raise NotSent(f"{where}: connection lost before the mail data was sent ({error})") from error
 
 
-def _hand_over(connection: smtplib.SMTP, where: str, mail: bytes) -> str:
-    # A bare line feed or carriage return in the data would let content pass for protocol on some servers.
+def _send_data(connection: smtplib.SMTP, where: str, mail: bytes) -> str:
+    # Some servers would interpret a bare line feed or carriage return in the data as protocol (SMTP smuggling).
     lines = _EOL.sub(b"\r\n", mail)
     body = re.sub(rb"(?m)^\.", b"..", lines)
     end = b".\r\n" if body.endswith(b"\r\n") else b"\r\n.\r\n"
@@ -91,7 +91,9 @@ def _hand_over(connection: smtplib.SMTP, where: str, mail: bytes) -> str:
         connection.send(body + end)
         code, answer = connection.getreply()
     except OSError as error:
-        raise SendUnknown(f"{where}: connection lost before the server answered ({error}); was it accepted?") from error
+        raise SendUnknown(
+            f"{where}: connection lost before the response ({error}); the mail may have been accepted"
+        ) from error
     if 200 <= code < 300:
         return one_line(answer.decode("utf-8", "replace"), 300)
     raise _refusal(where, "mail", code, answer, handed_over=True)

@@ -1,7 +1,7 @@
 """The demo's job: read a mailbox, classify each mail with a cheap model, draft replies with a strong one, send and file them.
 
-This is ordinary job code. What makes it survive `kill -9` are the decorators: results of steps and model calls are given back
-after a crash, and `send_reply` is an effect, so that no customer gets two answers.
+This is ordinary job code that survives `kill -9`. After a crash, recorded results of steps and model calls are replayed.
+`send_reply` is an effect, so no customer receives two replies.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ async def file_away(maildir: str, key: str, folder: str) -> bool:
 
 
 def message_id_of(mail_key: str, idempotency_key: str) -> str:
-    """The Message-ID of the reply to a mail: the same for every attempt, so that the receiving side can be checked."""
+    """The Message-ID of the reply to a mail. It is the same for every attempt, so the status check can search for it."""
     mail = hashlib.sha256(mail_key.encode()).hexdigest()[:16]
     return f"<reply.{mail}.{hashlib.sha256(idempotency_key.encode()).hexdigest()[:16]}@tallowandtide.test>"
 
@@ -102,7 +102,7 @@ async def classify(prompts: dict[str, str], mail: IncomingMail) -> Verdict:
     try:
         return msgspec.json.decode(text, type=Verdict)
     except msgspec.DecodeError:
-        return Verdict(reason="the model's answer was not the JSON it was asked for")
+        return Verdict(reason="the response of the model was not the requested JSON")
 
 
 async def draft(prompts: dict[str, str], mail: IncomingMail, verdict: Verdict) -> str:
@@ -130,7 +130,7 @@ async def handle(desk: Desk, prompts: dict[str, str], mail: IncomingMail) -> Out
 
 @overnight.job(name="inbox_triage", agent="inbox-triage")
 async def triage(desk: Desk) -> list[Outcome]:
-    """Handle every mail of the inbox, in a few lanes at a time."""
+    """Handle every mail of the inbox with a few concurrent branches."""
     prompts = await read_prompts()
     mails = await read_inbox(desk.maildir, desk.limit)
     outcomes: list[Outcome] = []

@@ -14,12 +14,13 @@ class ProviderKind(NamedTuple):
     key_prefix: str = "Bearer "
 
 
-ROUTED_FORMATS = ("chat", "responses", "messages", "embeddings")
+ROUTED_FORMATS = ("chat", "responses", "messages", "embeddings", "gemini")
 """The client formats that conditions of routes can name."""
-API_FORMATS = ("chat", "responses", "messages", "embeddings")
+API_FORMATS = ("chat", "responses", "messages", "embeddings", "gemini", "gemini_embeddings")
 """The formats that a provider may accept (`apis`)."""
 PROVIDER_KINDS: Mapping[str, ProviderKind] = {
     "openai": ProviderKind(("chat", "embeddings")),
     "anthropic": ProviderKind(("messages",), "x-api-key", ""),
+    "gemini": ProviderKind(("gemini", "gemini_embeddings"), "x-goog-api-key", ""),
     "library": ProviderKind(("chat",)),
 }

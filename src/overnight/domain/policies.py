@@ -201,11 +201,14 @@ class Degraded(msgspec.Struct, frozen=True):
 
 
 class Price(msgspec.Struct, frozen=True):
-    """Micro-dollars per million tokens."""
+    """Micro-dollars per million tokens. Writes to the provider's cache, for 5 minutes or 1 hour, cost as other input if None,
+    and those for 1 hour as those for 5 minutes."""
 
     input_microusd_per_mtok: int
     cached_input_microusd_per_mtok: int
     output_microusd_per_mtok: int
+    cache_write_microusd_per_mtok: int | None = None
+    cache_write_1h_microusd_per_mtok: int | None = None
 
 
 DIALECTS = (

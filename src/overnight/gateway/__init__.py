@@ -16,6 +16,8 @@ from overnight.wire_formats import (
     CHAT,
     CODECS,
     RESPONSES,
+    AddressedCall,
+    ClientPaths,
     Codec,
 )
 
@@ -23,6 +25,7 @@ from .admission.key_permissions import permitted_decision
 from .brain_reloads import BrainReloads
 from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
+from .call_deadlines import store_patience_s
 from .call_facts import routing_facts
 from .error_responses import (
     ACCEPT_ENCODING,
@@ -39,7 +42,9 @@ from .error_responses import (
 )
 from .gateway import Gateway
 from .identity import MAX_ATTEMPTS, parse_job_name, parse_tags, with_metadata
+from .job_ancestry import JobAncestry
 from .job_calls import JobCalls
+from .job_starts import start_job
 from .routing_simulation import (
     ExcludedCalls,
     RecordedCall,
@@ -55,16 +60,19 @@ __all__ = [
     "CODECS",
     "MAX_ATTEMPTS",
     "RESPONSES",
+    "AddressedCall",
     "BodyTooLarge",
     "BrainReloads",
     "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
+    "ClientPaths",
     "CloseCircuit",
     "Codec",
     "ExcludedCalls",
     "Gateway",
     "HttpResponse",
+    "JobAncestry",
     "JobCalls",
     "Overloaded",
     "PriceBook",
@@ -87,5 +95,7 @@ __all__ = [
     "public_circuit",
     "recorded_calls",
     "routing_facts",
+    "start_job",
+    "store_patience_s",
     "with_metadata",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ class Attempt(msgspec.Struct, kw_only=True):
         queued_ms: the time in queues and in the store before it, in milliseconds.
         first_byte_ms: the time from the preparation to the first event of a streamed answer; None before, and without a stream.
         markers: the number of prompt-cache markers.
+        provider_headers: the headers of the provider's response, also of an error.
     """
 
     call_id: str
@@ -43,6 +45,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     markers: int = 0
     queued_ms: float = 0.0
     first_byte_ms: float | None = None
+    provider_headers: Mapping[bytes, bytes] = {}
 
     def latency_ms(self) -> float:
         """The time since the preparation, in milliseconds, to the microsecond."""
@@ -58,11 +61,10 @@ class Dispatch(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer in the client's format, its usage, and the provider's own id of the request."""
+    """An answer in the client's format, and its usage."""
 
     body: bytes
     usage: Usage
-    request_id: bytes | None = None
 
 
 class PartialAnswer(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 
-from overnight.domain import StoreUnavailable
+from overnight.domain import StoreUnavailable, TimeLimits
 from overnight.domain.policies import RouteDecision
 from overnight.providers.error_classes import Failure
 
@@ -22,6 +22,11 @@ MIN_STORE_S = 1.0
 
 JOB_QUEUE_S = 3600.0
 """Queue time of job code. It is long, since no client holds a connection open for it."""
+
+
+def store_patience_s(limits: TimeLimits) -> float:
+    """The maximum wait for the store, in seconds, of a request whose route is not known yet."""
+    return max(limits.queue_ms / 1000, MIN_STORE_S)
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ def routing_facts(who: Attribution, request: Request) -> CallFacts:
         headers=who.headers,
         session=who.session_id,
         job=who.job_id or who.external_id,
+        has_key=who.key_id is not None,
         key_agent=who.key_scope.agent_id,
         key_workflow=who.key_scope.workflow,
         format=routed_format(request.format),
@@ -39,7 +40,7 @@ def last_user_text(messages: list[bytes]) -> str:
     Tool turns after that message belong to its answer, so they do not change the result.
     """
     for body in reversed(messages):
-        if b"user" not in body:
+        if body.find(b"user") < 0:
             continue
         message = _decode(body)
         if isinstance(message, dict) and cast("dict[str, Any]", message).get("role") == "user":
@@ -79,6 +80,11 @@ def caller_facts(who: Attribution, request_format: str) -> dict[str, Any]:
         facts["tags"] = who.tags
     if who.headers:
         facts["headers"] = who.headers
+    if who.key_id is not None:
+        own = who.key_scope
+        named = {"agent": (who.agent_id, own.agent_id), "workflow": (who.workflow, own.workflow)}
+        if claims := [kind for kind, (name, bound) in named.items() if name is not None and name != bound]:
+            facts["claimed"] = claims
     if request_format != "chat":
         facts["format"] = request_format
     return facts

@@ -20,7 +20,7 @@ from overnight.domain import (
 )
 from overnight.outgoing import ACCEPTED
 from overnight.providers.error_classes import ErrorClass, Failure
-from overnight.providers.targets import Unavailable, UnknownModelName
+from overnight.providers.targets import NoCompaction, Unavailable, UnknownModelName
 from overnight.wire_formats import CHAT, Codec
 from overnight.wire_formats.request import InvalidBody
 
@@ -105,6 +105,7 @@ def error_body(form: Codec, status: int, message: str, kind: str, code: str | No
 
 _SHAPES: tuple[tuple[type[OvernightError], int, str, str | None], ...] = (
     (UnknownRequestedModel, 404, "invalid_request_error", "model_not_found"),
+    (NoCompaction, 400, "invalid_request_error", "compaction_not_supported"),
     (UnknownModelName, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLarge, 413, "invalid_request_error", "body_too_large"),
     (UnsupportedMediaType, 415, "invalid_request_error", "unsupported_media_type"),

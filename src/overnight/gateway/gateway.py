@@ -13,6 +13,7 @@ from overnight.budgets import Policy
 from overnight.circuit_breakers import CircuitBreakers
 from overnight.domain import (
     Attribution,
+    BadInput,
     CallFacts,
     OvernightError,
     Recorded,
@@ -25,13 +26,7 @@ from overnight.pricing.price_book import PriceBook
 from overnight.pricing.provider_tools import FEES
 from overnight.providers.targets import Targets, Unavailable
 from overnight.store import Store
-from overnight.wire_formats import (
-    MESSAGES,
-    RESPONSES,
-    Codec,
-    client_body,
-    estimate_input_tokens,
-)
+from overnight.wire_formats import COMPACT, RESPONSES, Codec, client_body
 from overnight.wire_formats.request import Request
 
 from .admission.admission_outcomes import CacheHit, Replayed
@@ -49,7 +44,7 @@ from .call.result import CallResult, DegradedAnswer
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
-from .call_deadlines import MIN_STORE_S
+from .call_deadlines import store_patience_s
 from .call_facts import routing_facts
 from .error_responses import (
     JSON,
@@ -60,7 +55,7 @@ from .error_responses import (
     internal_error_response,
 )
 from .housekeeping import Housekeeping
-from .identity import METADATA_NAMES, Subject, with_cache_key, with_metadata
+from .identity import METADATA_NAMES, Subject, with_cache_key, with_client_metadata, with_metadata
 from .job_ancestry import JobAncestry
 from .job_starts import start_job
 from .live_settings import updated_services
@@ -104,7 +99,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
-        self.keys.read_timeout_s = self._patience_s
+        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
         self._offline = (offline_base_url, offline_was_asked_for)
         self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
@@ -138,7 +133,7 @@ class Gateway:
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
         self.jobs.brain_version = self.prompts.present = brain.version
-        self.keys.read_timeout_s = self._patience_s
+        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room
@@ -250,10 +245,12 @@ class Gateway:
         if request.metadata is not None:
             who = with_metadata(who, request.metadata)
             request = request.without_metadata(METADATA_NAMES)
-        if form is RESPONSES:
+        if form is RESPONSES or form is COMPACT:
             request = await self.responses.prepend_history(
                 request, who, self.routing.limits.max_body_bytes, self._store_deadline()
             )
+        if who.session_id is None and (client_metadata := request.fields.get("client_metadata")) is not None:
+            who = with_client_metadata(who, client_metadata)
         if who.session_id is None and (cache_key := request.fields.get("prompt_cache_key")) is not None:
             who = with_cache_key(who, cache_key)
         decision = permitted_decision(self.decide(routing_facts(who, request)), who)
@@ -331,17 +328,14 @@ class Gateway:
             if not (opening.done() and not opening.cancelled() and opening.exception() is None and opening.result()):
                 buffer.end()
 
-    @property
-    def _patience_s(self) -> float:
-        """The maximum wait for the store, in seconds, of a call whose route is not known yet."""
-        return max(self.routing.time_limits.queue_ms / 1000, MIN_STORE_S)
-
     def _store_deadline(self) -> float:
-        return self.services.loop.time() + self._patience_s
+        return self.services.loop.time() + store_patience_s(self.routing.time_limits)
 
-    def count_tokens(self, body: bytes) -> int:
-        """Estimate the input tokens of a messages request, without a provider. Raises BodyTooLarge, InvalidBody."""
-        return estimate_input_tokens(client_body(self.read(MESSAGES, body)))
+    def count_tokens(self, form: Codec, body: bytes) -> int:
+        """Estimate the input tokens of a request, without a provider. Raises BodyTooLarge, InvalidBody."""
+        if form.estimate_tokens is None:
+            raise BadInput(f"the format {form.name} does not count tokens")
+        return form.estimate_tokens(client_body(self.read(form, body)))
 
     def read(self, form: Codec, body: bytes) -> Request:
         most = self.routing.limits.max_body_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -61,8 +61,20 @@ class Subject(msgspec.Struct, frozen=True):
     prompts: tuple[tuple[str, str], ...] = ()
 
 
-def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -> Caller:
-    """The caller for budgets and rate limits; `job`, once it is known, completes it."""
+class JobIdentity(NamedTuple):
+    """The agent and workflow of a job, as far as they hold beside those that a call names."""
+
+    agent: str | None = None
+    workflow: str | None = None
+
+
+NO_IDENTITY = JobIdentity()
+
+
+def caller_of(
+    subject: Subject, target: str | None, job: JobRow | None = None, identity: JobIdentity = NO_IDENTITY
+) -> Caller:
+    """The caller for budgets and rate limits; `job` and its `identity`, once they are known, complete it."""
     who = subject.who
     if job is None:
         kin = tuple(subject.lineage.get(each) or BudgetJob(each) for each in subject.ancestors)
@@ -88,6 +100,8 @@ def caller_of(subject: Subject, target: str | None, job: JobRow | None = None) -
         step=who.step,
         key=who.key_id,
         target=target,
+        job_agent=identity.agent,
+        job_workflow=identity.workflow,
     )
 
 
@@ -140,6 +154,16 @@ def with_cache_key(who: Attribution, cache_key: msgspec.Raw) -> Attribution:
     except (msgspec.DecodeError, BadInput):
         return who  # the provider decides whether the key is valid
     return msgspec.structs.replace(who, session_id=session, only_marks=True)
+
+
+def with_client_metadata(who: Attribution, metadata: msgspec.Raw) -> Attribution:
+    """Use the session in a body's `client_metadata`, as Codex sends it, where none is named."""
+    try:
+        named: Any = msgspec.json.decode(metadata)
+        found = named.get("session_id") or named.get("thread_id")
+        return msgspec.structs.replace(who, session_id=check_identifier(found, "client_metadata.session_id"))
+    except (msgspec.DecodeError, BadInput, AttributeError, TypeError):
+        return who  # the field is another product's
 
 
 def _text(metadata: Mapping[str, Any], name: str) -> str | None:

@@ -40,8 +40,8 @@ MAX_GAP_S = 5.0
 """Between two reads."""
 
 WATCH_EVERY_S = 1.0
-PEERS_FOR_S = 60.0
-"""After the last call in flight of another process, it still counts as one that makes calls."""
+PEERS_EVERY = 10
+"""Looks for dead processes between two looks for live ones: each of these has renewed its row meanwhile."""
 
 AT_ONCE = 1000
 LOST_GATEWAY = "its gateway died while the call was in flight"
@@ -93,7 +93,6 @@ class OrphanWatch:
     Attributes:
         suspects: the owners that are silent but may be alive.
         renewals: of this process' own row, without an interruption.
-        peers_at: when another live process was last seen with calls in flight.
     """
 
     def __init__(self, store: Store, owner: str, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -104,7 +103,6 @@ class OrphanWatch:
         self._renewed_at = 0.0
         self.suspects: dict[str, Silence] = {}
         self.renewals = 0
-        self.peers_at: float | None = None
 
     async def dead_owners(self) -> list[Dead]:
         """Read once; call it about every second. Raises StoreUnavailable."""
@@ -130,17 +128,11 @@ class OrphanWatch:
             if host is not None and is_dead(host, pid):
                 dead.append(Dead(owner))
                 continue
-            self.peers_at = now
             if now - last.since >= SUSPECT_AFTER_S:
                 self.suspects[owner] = last
             if self.is_long(last):
                 dead.append(Dead(owner, (seen_at,)))
         return dead
-
-    @property
-    def has_peers(self) -> bool:
-        """Whether another process has had calls in flight lately."""
-        return self.peers_at is not None and self._read_at - self.peers_at < PEERS_FOR_S
 
     def is_long(self, silence: Silence) -> bool:
         """Whether a silence that was seen at the last read has lasted long enough."""
@@ -156,7 +148,11 @@ class OrphanWatch:
 
 
 class OrphanedCalls:
-    """Settle calls as lost. `freed` is called after some were: others may have room now. `monotonic` gives seconds."""
+    """Settle calls as lost. `freed` is called after some were: others may have room now. `monotonic` gives seconds.
+
+    Attributes:
+        has_peers: whether other processes share the store, as far as their rows in `worker` are renewed.
+    """
 
     def __init__(
         self,
@@ -168,15 +164,13 @@ class OrphanedCalls:
     ) -> None:
         self._store, self._owner, self._settlements, self._freed = store, owner, settlements, freed
         self._watch = OrphanWatch(store, owner, monotonic)
+        self.has_peers = False
+        self._peers_renewed = ""
+        self._looks = 0
         self._dead: list[Dead] = []
         self._noted: dict[str, NotedCalls] = {}
         self._unserved: set[str] = set()
         self._sweeps = 0
-
-    @property
-    def has_peers(self) -> bool:
-        """Whether other processes make calls on this store."""
-        return self._watch.has_peers
 
     async def watch(self) -> None:
         """Look for dead processes about every second, whatever else a sweep has to do, until it is cancelled."""
@@ -193,6 +187,9 @@ class OrphanedCalls:
         """Look for dead processes once; the next sweep settles their calls. Raises StoreUnavailable."""
         self._dead = await self._watch.dead_owners()
         await self._note_calls()
+        if self._looks % PEERS_EVERY == 0:
+            await self._look_for_peers()
+        self._looks += 1
 
     async def sweep(self) -> None:
         """Write what is due, and settle the calls of dead processes; call it about every second. Raises StoreUnavailable."""
@@ -222,6 +219,11 @@ class OrphanedCalls:
     async def settle_owner(self, owner: str) -> int:
         """Settle what a process that is known to be dead has left in flight; how many calls there were."""
         return await self._lose(await self._owned(owner), LOST_GATEWAY)
+
+    async def _look_for_peers(self) -> None:
+        count, renewed = (await self._store.read(BUDGET_SQL["sum_renewals_of_others"], {"owner": self._owner}))[0]
+        self.has_peers = count > 0 and renewed != self._peers_renewed
+        self._peers_renewed = renewed
 
     async def _note_calls(self) -> None:
         """Note the calls of silent owners, and which of their calls were noted before."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .admission.admission_outcomes import CacheHit, Replayed
+from .attempt import Attempt
 from .call.pipeline import CallPipeline
 from .call.result import Answered, DegradedAnswer, Failed
 from .error_responses import JSON, Headers, HttpResponse, call_failure_response
 
 MAX_HEADER = 1000
+_LIMITS = (b"x-ratelimit", b"anthropic-ratelimit-", b"ratelimit")
+_MAX_LIMITS = 40
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
 """Replaces characters that a header cannot contain: names come from clients' bodies, ids from providers."""
 
@@ -35,7 +38,10 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
     call_id, model = pipeline.call_id, selection.target.model
     if isinstance(result, Replayed | CacheHit | DegradedAnswer):
         call_id, model = result.recorded.facts.call_id or "", result.recorded.facts.model or ""
-    request_id = result.reply.request_id if isinstance(result, Answered) else None
+    request_id: bytes | None = None
+    limits: Headers = []
+    if attempt is not None and not isinstance(result, Replayed | CacheHit | DegradedAnswer):
+        request_id, limits = _provider_headers(attempt)
     headers: Headers = [
         (b"x-job-id", context.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
@@ -56,8 +62,21 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
             headers.append((b"x-overnight-dropped", _listed(attempt.losses)))
         if attempt.grant.lowered or 0 < attempt.grant.tokens < (context.request.cap or 0):
             headers.append((b"x-overnight-output-cap", b"%d" % attempt.grant.tokens))
+    headers += limits
     headers += _origin_headers(pipeline, model)
     return headers
+
+
+def _provider_headers(attempt: Attempt) -> tuple[bytes | None, Headers]:
+    """The provider's id of the request, and its rate limits: clients show them, and slow down."""
+    told, cleaned = attempt.provider_headers, attempt.target.cleaned
+    found = [
+        (name.translate(_PLAIN), cleaned(value)[:MAX_HEADER].translate(_PLAIN))
+        for name, value in told.items()
+        if name.startswith(_LIMITS)
+    ]
+    request_id = told.get(b"x-request-id") or told.get(b"request-id")
+    return request_id and cleaned(request_id)[:MAX_HEADER], found[:_MAX_LIMITS]
 
 
 def _origin_headers(pipeline: CallPipeline, model: str) -> Headers:

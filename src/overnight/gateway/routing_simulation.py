@@ -21,7 +21,7 @@ from overnight.wire_formats import routed_format, wire_between
 
 from .call_facts import last_user_text
 
-FAILED, LOST, UNDER_WAY = "failed then", "lost then", "in flight"
+FAILED, LOST, UNDER_WAY = "failed", "lost", "in flight"
 FROM_CACHE, DEGRADED = "answered from a cache then", "answered without a provider then"
 UNMETERED = "its provider reported no usage then"
 
@@ -100,6 +100,7 @@ def _begun(job: JobRow, event: Recorded) -> RecordedCall:
     called = event.facts
     detail: dict[str, Any] = called.detail or {}
     decision: dict[str, Any] = called.decision or {}
+    claimed = detail.get("claimed", ())
     facts = CallFacts(
         model=detail.get("requested_model"),
         task=called.task_id,
@@ -109,6 +110,10 @@ def _begun(job: JobRow, event: Recorded) -> RecordedCall:
         headers=detail.get("headers", {}),
         session=called.session_id,
         job=_job_name(job),
+        # Without a claim, the bindings of a key are the agent and workflow of the event, whether there was a key or not.
+        has_key=bool(claimed),
+        key_agent=None if "agent" in claimed else called.agent_id,
+        key_workflow=None if "workflow" in claimed else called.workflow,
         format=routed_format(detail.get("format", "chat")),
     )
     targets = tuple(decision.get("targets", ()))

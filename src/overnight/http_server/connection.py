@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
             "http_version": version,
             "method": parser.get_method().decode(),
             "scheme": "http",
-            "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
+            "path": (unquote_to_bytes(path) if path.find(b"%") >= 0 else path).decode("utf-8", "replace"),
             "raw_path": path,
             "query_string": query,
             "headers": self._headers,

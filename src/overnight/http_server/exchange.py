@@ -183,10 +183,8 @@ class Exchange:
 
     def _head_of(self, status: int, headers: Headers) -> bytes:
         parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self.connection.date]
-        sized, self._chunked = self._without_body or status in _BODILESS, False
-        for name, value in headers:
-            parts.append(b"%b: %b\r\n" % (name, value))
-            sized = sized or name == b"content-length"
+        parts += [b"%b: %b\r\n" % (name, value) for name, value in headers]
+        sized, self._chunked = self._without_body or status in _BODILESS or b"content-length" in dict(headers), False
         if not sized:
             self._chunked = not self._is_http_10
             self.keep_alive = self.keep_alive and self._chunked
@@ -199,6 +197,6 @@ class Exchange:
         elif self._is_http_10:
             parts.append(b"connection: keep-alive\r\n")
         head = b"".join(parts)
-        if head.count(b"\n") != len(parts) or head.count(b"\r") != len(parts) or b"\0" in head:
+        if head.count(b"\n") != len(parts) or head.count(b"\r") != len(parts) or head.find(b"\0") >= 0:
             raise ValueError("a response header contains a line break or NUL")
         return head + b"\r\n"

@@ -45,7 +45,7 @@ def check_framing(version: str, fields: Headers) -> None:
 
 def split_target(target: bytes, fields: Headers) -> tuple[bytes, bytes]:
     """Split a request target into path and query. Raises RequestRefused for an absolute URL whose host differs from `host`."""
-    if b"#" in target:
+    if target.find(b"#") >= 0:  # `in` would first try the bytes as an integer, and raise and catch a TypeError
         raise RequestRefused(400, "the request target must not have a fragment")
     if target.startswith(b"/"):
         path, _, query = target.partition(b"?")

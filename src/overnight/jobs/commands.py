@@ -281,9 +281,10 @@ class Complete(msgspec.Struct):
     actor: str | None = None
     attempt: int | None = None
     trace: bytes | None = None
+    parent_job_id: str | None = None
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
+        return _with_parent(self.job_id, self.parent_job_id)
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)

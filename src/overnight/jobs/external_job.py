@@ -114,12 +114,15 @@ class ExternalJob:
     ) -> None:
         _attached.reset(self._token)
         _latest.remove(self)
+        parent = self.job.parent_job_id if self.job is not None else None
         if isinstance(raised, JobParked):
             self.store.commit_blocking(ParkExternal(self.job_id, self.attempt, [raised.wait]))
         if raised is None:
-            self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt))
+            self.store.commit_blocking(Complete(self.job_id, attempt=self.attempt, parent_job_id=parent))
         elif isinstance(raised, Exception) and not isinstance(raised, Fenced):
-            failed = Complete(self.job_id, "failed", error=error_facts(raised), attempt=self.attempt)
+            failed = Complete(
+                self.job_id, "failed", error=error_facts(raised), attempt=self.attempt, parent_job_id=parent
+            )
             failed.trace = traceback_content(raised)
             self.store.commit_blocking(failed)
 

@@ -155,6 +155,7 @@ class SetAllowance(msgspec.Struct):
     tools: str | None
     jobs: str | None
     actor: str
+    caller_key_id: str | None = None
 
     def locks(self) -> Locks:
         return [(CHANGE, CHANGE_ROW_ID), (KEY, self.key_id)]
@@ -171,7 +172,7 @@ class SetAllowance(msgspec.Struct):
         row.scopes, row.changed = msgspec.json.encode(scopes).decode(), _next_change(unit)
         unit.change(KEY, row)
         unit.append(SQL["set_allowance"], row)
-        _write_audit(unit, "key.allowance_changed", row, self.actor, None, before)
+        _write_audit(unit, "key.allowance_changed", row, self.actor, self.caller_key_id, before)
         return row
 
 

@@ -141,12 +141,13 @@ class Keys:
         """Revoke a key permanently. Raises NotFound."""
         return await self._store.commit(Revoke((await self.one(name, tenant_id)).key_id, actor, key_id))
 
-    async def allow(self, name: str, tenant_id: str, new: Allowance, actor: str) -> KeyRow:
+    async def allow(self, name: str, tenant_id: str, new: Allowance, actor: str, key_id: str | None = None) -> KeyRow:
         """Replace the tools or jobs that a key may use. Raises NotFound, BadInput; Conflict if it cannot be limited."""
         tools, jobs = (None if globs is None else _json(globs) for globs in (new.tools, new.jobs))
         for field in ("tools", "jobs"):
             _check_globs(field, getattr(new, field) or ())
-        return await self._store.commit(SetAllowance((await self.one(name, tenant_id)).key_id, tools, jobs, actor))
+        row = await self.one(name, tenant_id)
+        return await self._store.commit(SetAllowance(row.key_id, tools, jobs, actor, key_id))
 
     async def list(self, tenant_id: str = "", before: str = "", limit: int = 200) -> list[KeyRow]:
         """A page of at most `limit` keys, newest first. `before` is the last key id of the previous page. Raises BadInput."""

@@ -18,8 +18,8 @@ from .brain_versions import (
     read_reload,
 )
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
-from .event_sinks import EventSink, SinkConsumer, sink_lags
-from .feed import START, Feed, FeedEvent, FeedPage, FeedPosition
+from .event_sinks import EventSink, SinkConsumer, serve_sink, sink_lags
+from .feed import START, Feed, FeedEvent, FeedIdentity, FeedMark, FeedPage, FeedPosition
 from .idleness import IDLE_US, Idleness, abandon, closed_idle, is_idle, last_outcome, read_idleness
 from .lifecycle import ATTEMPT_MARK, begin_attempt
 from .log import MAX_INLINE_CONTENT, Append, NewJob, append, locked_job, open_job
@@ -44,6 +44,8 @@ __all__ = [
     "EventSink",
     "Feed",
     "FeedEvent",
+    "FeedIdentity",
+    "FeedMark",
     "FeedPage",
     "FeedPosition",
     "Idleness",
@@ -78,6 +80,7 @@ __all__ = [
     "read_idleness",
     "read_reload",
     "recorded",
+    "serve_sink",
     "sink_lags",
     "store_blob",
     "store_chain",

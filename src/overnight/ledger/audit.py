@@ -75,7 +75,7 @@ def write_audit(
     unit.append(SQL["insert_audit_entry"], entry)
 
 
-async def list_audit(store: Store, tenant_id: str = "", since: int = 0, most: int = 50) -> list[AuditEntry]:
+async def list_audit(store: Store, tenant_id: str = "", since: int = 0, limit: int = 50) -> list[AuditEntry]:
     """The newest entries since a time in microseconds, newest first. An empty tenant lists all tenants'."""
-    values = {"tenant_id": tenant_id, "since": since, "most": most}
+    values = {"tenant_id": tenant_id, "since": since, "most": limit}
     return records_of(AuditEntry, await store.read(SQL["list_audit_entries"], values))

@@ -108,7 +108,7 @@ async def find_brain_version(store: Store, prefix: str) -> str:
     if not prefix:
         rows = await store.read(SQL["read_active_version"], {})
     elif len(prefix) > 64 or not _HEX.issuperset(prefix):
-        raise BadInput(f"version: {prefix[:80]!r} is no brain version, which is up to 64 hexadecimal digits")
+        raise BadInput(f"version: {prefix[:80]!r} is not a brain version; expected up to 64 hexadecimal digits")
     else:
         rows = await store.read(SQL["list_versions_of_prefix"], {"pattern": f"{prefix}%"})
     if not rows:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from overnight.domain import Fenced, OvernightError
-from overnight.store import Store, Table, Unit
+from overnight.store import Store, Table, Unit, crash_point
 
-from .feed import START, Feed, FeedEvent, FeedPosition
+from .feed import START, Feed, FeedEvent, FeedIdentity, FeedMark, FeedPosition
 from .processes import is_dead
 from .rows import SQL
 
@@ -35,14 +35,19 @@ class EventSink(Protocol):
     sink's rows to the transaction that moves the cursor, under the locks that `locks` names. Both raise OvernightError to be
     called again later.
 
+    `check` is called before the process begins to serve sinks. Raises BadInput if the sink is not for this ledger.
+
     `opened` is called when this process begins to serve the sink: what another process did since is to be looked up.
-    After it, `deliver` of a process that served the sink before raises Fenced, if the sink can tell. `close` is called
-    when this process serves the sink no more.
+    After it, `deliver` of a process that served the sink before raises Fenced, if the sink can tell. It returns the newest
+    event that the sink has had, if that is known outside of the database: a database without it was restored from a backup.
+    `close` is called when this process serves the sink no more.
     """
 
     name: str
 
-    async def opened(self) -> None: ...
+    async def check(self, feed: FeedIdentity) -> None: ...
+
+    async def opened(self, feed: FeedIdentity) -> FeedMark | None: ...
 
     def close(self) -> None: ...
 
@@ -193,7 +198,11 @@ class SinkConsumer:
 
     async def _open(self, place: FeedPosition) -> None:
         """Open the sink. Raises Fenced if another process took it over meanwhile, which then opens it once more."""
-        await self._sink.opened()
+        newest = await self._sink.opened(await self._feed.identity())
+        if newest is not None and await self._feed.is_lost(newest):
+            log.warning("sink %s: it had events that the database lost by a restore; new ones follow", self._sink.name)
+            await self._feed.raise_epoch(newest)
+            await self._sink.opened(await self._feed.identity())
         await self._store.commit(AdvanceSink(self._sink, self._owner, place, place))
 
     async def _serve(self, place: FeedPosition) -> None:
@@ -202,7 +211,9 @@ class SinkConsumer:
             page = await self._feed.read(place, PAGE)
             if page.events:
                 await self._sink.deliver(page.events, place)
+                crash_point("sink_delivered")
                 await self._store.commit(AdvanceSink(self._sink, self._owner, place, page.end, page.events))
+                crash_point("sink_committed")
                 place, idle, beaten = page.end, IDLE_S, self._monotonic()
             elif self._monotonic() - beaten >= RENEWAL_INTERVAL_S:
                 await self._store.commit(AdvanceSink(self._sink, self._owner, place, place))
@@ -216,6 +227,12 @@ class SinkConsumer:
             await asyncio.wait_for(self._store.commit(ReleaseSink(self._sink.name, self._owner)), RETRY_S)
         except (OvernightError, TimeoutError) as error:
             log.warning("sink %s was not released: %s", self._sink.name, error)
+
+
+async def serve_sink(store: Store, sink: EventSink, owner: str) -> "asyncio.Task[None]":
+    """Serve a sink in a task of this process, which is named `owner`. Raises BadInput if the sink is not for this ledger."""
+    await sink.check(await Feed(store).identity())
+    return asyncio.create_task(SinkConsumer(store, sink, owner).run())
 
 
 async def sink_lags(store: Store) -> dict[str, int]:

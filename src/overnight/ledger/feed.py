@@ -4,8 +4,10 @@ The order is (position, job_id, seq). All events of a transaction share its posi
 its id on PostgreSQL, where a reader stops below the oldest transaction that is still under way.
 """
 
+import asyncio
 import base64
 import binascii
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,6 +42,22 @@ class FeedEvent(msgspec.Struct, frozen=True):
 
     place: FeedPosition
     event: Recorded
+
+
+class FeedIdentity(msgspec.Struct, frozen=True):
+    """The ledger of a feed, by an id that its backups share, and its epoch, which rises when it is restored from one."""
+
+    ledger_id: str
+    epoch: int
+
+
+class FeedMark(msgspec.Struct, frozen=True):
+    """An event that something outside of the database has had: the epoch in which it was read, its place, and its time in
+    microseconds."""
+
+    epoch: int
+    place: FeedPosition
+    at: int
 
 
 class FeedPage(msgspec.Struct, frozen=True):
@@ -83,11 +101,33 @@ class Feed:
         rows = await self._store.read(SQL["read_feed_end"], {})
         return FeedPosition(*rows[0]) if rows else START
 
+    async def identity(self) -> FeedIdentity:
+        """The ledger and its epoch."""
+        [(epoch, key)] = await self._store.read(SQL["read_feed_epoch"], {})
+        return FeedIdentity(hashlib.sha256(b"overnight ledger\0" + bytes(key)).hexdigest()[:32], epoch)
+
+    async def is_lost(self, mark: FeedMark) -> bool:
+        """Whether the database does not have the event of a mark: it was restored from a backup since."""
+        epoch = (await self.identity()).epoch
+        # In a later epoch, the restore has been noticed before.
+        return mark.epoch > epoch or (mark.epoch == epoch and await self._time_of(mark.place) != mark.at)
+
+    async def raise_epoch(self, mark: FeedMark) -> None:
+        """Continue the feed behind the event that was lost. Cursors of before are refused from now on."""
+        await asyncio.to_thread(self._store.raise_feed_epoch, mark.epoch, mark.place.position)
+
+    async def _time_of(self, place: FeedPosition) -> int | None:
+        """The time of the event at a place; None if there is none."""
+        rows = await self._store.read(SQL["read_event_time"], place._asdict())
+        return rows[0][0] if rows else None
+
     async def cursor_of(self, place: FeedPosition, tenant_id: str) -> str:
         """The place as an opaque text for this tenant. It tells nothing of other tenants: positions count all events."""
         cipher, epoch = await self._sealing()
         nonce = os.urandom(NONCE_BYTES)
-        sealed = cipher.encrypt(nonce, msgspec.json.encode([epoch, *place]), tenant_id.encode())
+        # With the time of its event: after a restore, another event may stand at the same position.
+        value = [epoch, *place, await self._time_of(place)]
+        sealed = cipher.encrypt(nonce, msgspec.json.encode(value), tenant_id.encode())
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
     async def place_of(self, cursor: str, tenant_id: str) -> FeedPosition:
@@ -96,12 +136,15 @@ class Feed:
         try:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             opened = cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], tenant_id.encode())
-            sealed_in, position, job_id, seq = msgspec.json.decode(opened, type=tuple[int, int, str, int])
+            sealed_in, position, job_id, seq, at = msgspec.json.decode(
+                opened, type=tuple[int, int, str, int, int | None]
+            )
         except (InvalidTag, ValueError, binascii.Error, msgspec.ValidationError):
             raise BadInput("cursor: not one that was given out here. Leave it out to read from the start") from None
-        if sealed_in != epoch:  # its place is one of another history
+        place = FeedPosition(position, job_id, seq)
+        if sealed_in != epoch or await self._time_of(place) != at:  # its place is one of another history
             raise BadInput("cursor: from before a restore of the database. Leave it out to read from the start")
-        return FeedPosition(position, job_id, seq)
+        return place
 
     async def _sealing(self) -> tuple[AESGCM, int]:
         [(epoch, key)] = await self._store.read(SQL["read_feed_epoch"], {})

@@ -195,7 +195,8 @@ def finish(
     error: ErrorFacts | None = None,
     trace: bytes | None = None,
 ) -> None:
-    """End a job with this event, and report the end to a parent that waits for it, whose row must be locked too.
+    """End a job with this event, and report the end to its parent, unless that has finished too. Commands that know the parent
+    lock its row beforehand, in the global order.
 
     `result` is JSON. `trace` is the traceback of a failure as JSON, recorded if there is no result.
     """
@@ -205,17 +206,24 @@ def finish(
     job.lease_owner, job.lease_expires_at, job.wake_at, job.waiting = None, None, None, "[]"
     unit.change(JOB, job)
     append(unit, job, event, content=trace if result is None else result)
-    # The code of the parent waits at the position of its child. No position awaits the child of an external program.
-    waits = job.parent_job_id is not None and job.parent_path is not None
-    parent = unit.get(JOB, job.parent_job_id) if waits else None
+    if job.parent_job_id is None:
+        return
+    if not unit.is_loaded(JOB, job.parent_job_id):
+        unit.lock([(JOB, job.parent_job_id)])
+    parent = unit.get(JOB, job.parent_job_id)
     # A finished parent reads the result of its child when it is retried.
     if parent is not None and parent.state not in FINISHED:
         notify_parent(unit, parent, job, error)
 
 
 def notify_parent(unit: Unit, parent: JobRow, child: JobRow, error: ErrorFacts | None) -> None:
-    """Record the result of a finished child job in the log of its parent, and wake the parent."""
+    """Record the result of a finished child job in the log of its parent, and wake a parent that waits for it.
+
+    The code of a parent waits at the position of its child. The child of an external program has none.
+    """
     event = Event("child_finished", kind="child", name=child.name, error=error, attempt=parent.attempt)
     event.detail = {"child_job_id": child.job_id, "state": child.state}
     append(unit, parent, event, content=child.result, path=child.parent_path, ordinal=child.parent_ordinal)
-    wake(unit, parent)
+    waited = any(wait.get("for") == "child" and wait.get("child_job_id") == child.job_id for wait in parent.waits)
+    if child.parent_path is not None or waited:
+        wake(unit, parent)

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ MAX_INLINE_CONTENT = 64 * 1024
 
 class NewJob(msgspec.Struct, frozen=True):
     """The fields of a new job. `input` is JSON; `runtime` is `python`, or `foreign` for external programs. `key_id` is the API
-    key that made it, which never decides its reviews."""
+    key that made it, which never decides its reviews; `bound` are the fields that the key is bound to: agent, workflow."""
 
     job_id: str
     tenant_id: str
@@ -40,6 +41,7 @@ class NewJob(msgspec.Struct, frozen=True):
     unattributed: bool = False
     actor: str | None = None
     key_id: str | None = None
+    bound: Sequence[str] = ()
 
 
 def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
@@ -70,6 +72,8 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
         detail["unattributed"] = True
     if new.key_id is not None:
         detail["key_id"] = new.key_id
+    if new.bound:
+        detail["bound"] = list(new.bound)
     facts = Event("created", actor=new.actor, detail=detail, brain_version=new.brain_version)
     facts.agent_id, facts.workflow, facts.session_id = new.agent_id, new.workflow, new.session_id
     append(unit, job, facts)

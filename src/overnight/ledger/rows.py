@@ -1,5 +1,6 @@
 """The rows of the ledger and their tables."""
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -84,18 +85,10 @@ class EventRow(msgspec.Struct):
     texts: bytes | None
 
 
-def _external_key(row: ExternalRow) -> tuple[str, str]:
-    return (row.tenant_id, row.external_id)
-
-
-def _job_key(row: JobRow) -> str:
-    return row.job_id
-
-
 JOB: Table[JobRow] = Table(
     10,
     JobRow,
-    _job_key,
+    attrgetter("job_id"),
     lock=SQL["lock_job"],
     insert=SQL["insert_job"],
     update=SQL["update_job"],
@@ -104,7 +97,7 @@ JOB: Table[JobRow] = Table(
 EXTERNAL: Table[ExternalRow] = Table(
     0,
     ExternalRow,
-    _external_key,
+    attrgetter("tenant_id", "external_id"),
     lock=SQL["lock_external"],
     insert=SQL["lock_external"],
     update=SQL["lock_external"],

@@ -1,7 +1,7 @@
 """What: HTTP/1.1 requests to other hosts: connections, proxies, TLS, content decoding, and the policy of addresses.
 Owns: sockets to other hosts.
-Depends on: nothing of ours.
-Never: repeats a request that a server may have received, or knows what a provider or a model call is.
+Depends on: no other package of Overnight.
+Never: repeats a request that a server may have received; knows nothing of providers and model calls.
 """
 
 from .addresses import AddressPolicy, non_public_kind

@@ -1,4 +1,4 @@
-"""The address policy for URLs that are not the operator's own: which addresses may be connected to.
+"""The address policy for URLs that the operator did not configure: the addresses that connections may use.
 
 The ranges are listed here, because the properties of `ipaddress` (`is_private`, `is_global`) differ between Python versions.
 """
@@ -76,7 +76,7 @@ def effective_address(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6A
 def non_public_kind(address: IPv4Address | IPv6Address) -> str | None:
     """The kind of an address that is not public, such as "loopback"; None for a public address.
 
-    Addresses of IPv6 that carry an IPv4 address are judged by that (mapped, NAT64) or never public (6to4, Teredo).
+    An IPv6 address with an embedded IPv4 address has the kind of that address (mapped, NAT64) or is never public (6to4, Teredo).
     """
     address = effective_address(address)
     if isinstance(address, IPv4Address):
@@ -86,11 +86,11 @@ def non_public_kind(address: IPv4Address | IPv6Address) -> str | None:
 
 
 class AddressPolicy(msgspec.Struct, frozen=True):
-    """Which hosts may be reached. Without settings: public addresses only, and nothing through a proxy.
+    """The hosts that requests may reach. Default: public addresses only, and no host through a proxy.
 
     Attributes:
-        networks: networks that are allowed though they are not public, such as 10.1.0.0/16.
-        proxied_names: host names, or globs over them, that may be reached through a proxy. The proxy resolves them, so
+        networks: non-public networks that are allowed, such as 10.1.0.0/16.
+        proxied_names: host names or globs that requests may reach through a proxy. The proxy resolves them, so
             their addresses cannot be checked.
     """
 
@@ -99,16 +99,16 @@ class AddressPolicy(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(networks: tuple[str, ...] = (), proxied_names: tuple[str, ...] = ()) -> AddressPolicy:
-        """A policy from text. Raises ValueError for what is no network."""
+        """A policy from text. Raises ValueError for an invalid network."""
         return AddressPolicy(tuple(ip_network(each) for each in networks), proxied_names)
 
     def refusal(self, infos: list[AddressInfo]) -> str | None:
-        """Why the addresses of a host must not be connected to; None if each of them may be."""
+        """The reason why the addresses of a host are forbidden; None if all of them are allowed."""
         if not infos:
             return "it has no address"
         for family, _, _, _, place in infos:
             if family not in (socket.AF_INET, socket.AF_INET6):
-                return "its address is not of the internet"
+                return "its address is not an IP address"
             address = ip_address(str(place[0]).partition("%")[0])
             kind = non_public_kind(address)
             if kind is not None and not self._allows(address):
@@ -120,7 +120,7 @@ class AddressPolicy(msgspec.Struct, frozen=True):
         return any(effective in network for network in self.networks)
 
     def allows_proxied(self, host: str) -> bool:
-        """Whether a host may be reached through a proxy. A glob covers no address in any spelling (127.1, 0x7f000001)."""
+        """Whether requests may reach a host through a proxy. A glob matches no IP address in any spelling (127.1, 0x7f000001)."""
         name = host.lower().rstrip(".")
         if ":" in name or _NUMBER.fullmatch(name.rpartition(".")[2]):
             return name in self.proxied_names

@@ -1,4 +1,4 @@
-"""Requests to URLs that are not the operator's own setting: checked addresses, bounded bodies, one deadline."""
+"""Requests to URLs that the operator did not configure: checked addresses, bounded bodies, one deadline."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _MAX_URL = 8192
 _UNQUOTED = "/%:@!$&'()*+,;=~-._"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Sent to another origin too; all other headers may hold secrets.
+# Also sent to another origin after a redirect; other headers may contain secrets.
 _HARMLESS = frozenset({b"accept", b"accept-language", b"user-agent"})
 
 
 class UrlInvalid(ValueError):
-    """A URL that cannot be requested. The message does not contain it."""
+    """The URL is invalid or unsupported. The message does not contain it."""
 
 
 class FetchResponse(msgspec.Struct, frozen=True):
-    """A whole response. Header names are lower case; `url` is where it came from, after redirects."""
+    """A complete response. Header names are lower case; `url` is the final URL after redirects."""
 
     status: int
     headers: Mapping[bytes, bytes]
@@ -51,7 +51,7 @@ class _Url(msgspec.Struct, frozen=True):
 
 
 def parse_url(text: str) -> _Url:
-    """The parts of an http or https URL without credentials. Raises UrlInvalid."""
+    """Parse an http or https URL without credentials. Raises UrlInvalid."""
     if len(text) > _MAX_URL or re.search(r"[\s\\\x00-\x20\x7f]", text):
         raise UrlInvalid(f"a URL has at most {_MAX_URL} characters and no spaces, backslashes or control characters")
     try:
@@ -63,7 +63,7 @@ def parse_url(text: str) -> _Url:
     if url.scheme not in ("http", "https") or not host or port == 0:
         raise UrlInvalid("a URL starts with http:// or https:// and a host")
     if url.username is not None or url.password is not None:
-        raise UrlInvalid("a URL must not hold credentials")
+        raise UrlInvalid("a URL must not contain credentials")
     is_secure = url.scheme == "https"
     shown = f"[{host}]" if ":" in host else host
     path = quote(url.path or "/", safe=_UNQUOTED)
@@ -74,13 +74,13 @@ def parse_url(text: str) -> _Url:
 
 
 class Client:
-    """Requests under one address policy. Each request has a connection of its own.
+    """An HTTP client with one address policy. Each request uses its own connection.
 
     Args:
-        policy: which hosts may be reached; by default public addresses, and nothing through a proxy.
+        policy: the allowed hosts; default: public addresses, and no host through a proxy.
         tls: certificate authorities and a client certificate.
-        proxies: by default those of the environment.
-        resolver: finds the addresses of names; by default the system's.
+        proxies: default: those of the environment.
+        resolver: resolves host names; default: the system's resolver.
     """
 
     def __init__(
@@ -107,18 +107,18 @@ class Client:
         timeout_s: float,
         max_body_bytes: int,
     ) -> FetchResponse:
-        """Send a request and return the whole response, whatever its status.
+        """Send a request and return the complete response, whatever its status.
 
-        Only GET follows redirects: each target is checked like the first URL, headers that may hold secrets are not sent to
-        another origin, and no redirect leads from https to http. Other methods return the redirect.
+        Only GET follows redirects. Each target is checked like the first URL. Headers that may contain secrets are not sent to
+        another origin. Redirects from https to http are refused. Other methods return the redirect.
 
         Args:
-            timeout_s: for all of it, redirects included.
-            max_body_bytes: for the response as it is after decoding.
+            timeout_s: the limit for the whole request, including redirects, in seconds.
+            max_body_bytes: the limit for the response body after decoding.
 
         Raises:
-            UpstreamError: there is no whole response; `sent` tells whether the server may have received the request.
-            UrlInvalid, ProxyInvalid, TlsFileInvalid: the request, or a setting, cannot be used.
+            UpstreamError: no complete response; `sent`: the server may have received the request.
+            UrlInvalid, ProxyInvalid, TlsFileInvalid: the URL or a setting is invalid.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}")

@@ -20,7 +20,7 @@ from .transport_errors import (
     ResponseLost,
     ResponseTooLarge,
     Unreachable,
-    spoken,
+    spoken_protocol,
 )
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -30,7 +30,7 @@ _JOIN_BYTES = 64 * 1024
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One socket: writes a request, parses its response, says when it is free or lost."""
+    """One socket: writes a request, parses its response, and reports when it is free or lost."""
 
     transport: asyncio.Transport
 
@@ -54,20 +54,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._reusable = False
         self._unsent = False
-        self._held = False
+        self._paused = False
         self._poll: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        # With the least bound, pause_writing() means: the kernel has not taken the whole request yet.
+        # With the minimum bound, pause_writing() means that the kernel has not accepted the whole request yet.
         self.transport.set_write_buffer_limits(high=1, low=0)
         if hasattr(select, "poll"):
             self._poll = select.poll()
             self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def usable(self, idle_after: float) -> bool:
-        """Is an idle connection fit for a request? One that is readable was closed (or spoken on) by the upstream,
-        even if the event loop has not got round to saying so."""
+        """Whether an idle connection can carry a request. A readable one was closed by the upstream, or received unexpected
+        data, even if the event loop has not reported it yet."""
         return (
             not self.lost
             and not self.transport.is_closing()
@@ -89,18 +89,18 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(body)
 
     def is_sending(self) -> bool:
-        """Is a part of the request still here, and nothing answered yet?"""
+        """Whether a part of the request is still unsent and no response has started."""
         return self._unsent and not self._quiet_bytes
 
     def abandon(self) -> None:
-        """Close at once; whatever is under way has its error already."""
+        """Close at once. An exchange in progress must already have its error."""
         self._exchange = None
         self.transport.abort()
 
-    def hold_back(self, hold: bool) -> None:
-        if hold != self._held and not self.transport.is_closing():
-            self._held = hold
-            if hold:
+    def pause_reading(self, pause: bool) -> None:
+        if pause != self._paused and not self.transport.is_closing():
+            self._paused = pause
+            if pause:
                 self.transport.pause_reading()
             else:
                 self.transport.resume_reading()
@@ -113,7 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
-        if exchange is None:  # nobody asked
+        if exchange is None:  # data without a request
             self.transport.abort()
             return
         self._quiet_bytes += len(data)
@@ -129,37 +129,39 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete and self._exchange is exchange:
             self._finish(exchange)
         elif self._quiet_bytes > MAX_HEAD_BYTES:
-            # Bytes that are no body: a head, a trailer or chunk extensions without end.
+            # Bytes outside the body: an endless head, trailer or chunk extension.
             self._too_much_head(exchange)
 
     def _malformed(self, error: Exception) -> MalformedResponse:
         if isinstance(error, httptools.HttpParserUpgrade):
-            return NotHttp(self.origin, "the response is not HTTP/1.1: an upgrade nobody asked for")
+            return NotHttp(self.origin, "the response is not HTTP/1.1: an unrequested upgrade")
         if not self._first_bytes.startswith(_HTTP[: len(self._first_bytes)]):
-            return NotHttp(self.origin, f"the response is not HTTP/1.1{spoken(self._first_bytes)}")
+            return NotHttp(self.origin, f"the response is not HTTP/1.1{spoken_protocol(self._first_bytes)}")
         return MalformedResponse(self.origin, f"the response is not HTTP/1.1: {error}")
 
     def _finish(self, exchange: UpstreamExchange) -> None:
         self._exchange = None
         exchange.end()
-        self.hold_back(False)
+        self.pause_reading(False)
         self.answered += 1
         if self._reusable and not self._unsent:
             self._on_free(self)
         else:
-            self.transport.abort()  # a close() would wait to send the rest of a request nobody reads
+            self.transport.abort()  # close() would wait until the rest of an unread request is sent
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             if not exchange.status and self.is_sending():
-                exchange.fail(NeverSent(self.origin, "the connection was lost before the request had left whole"))
+                exchange.fail(NeverSent(self.origin, "the connection was lost before the whole request was sent"))
             elif not self._quiet_bytes and isinstance(exc, ssl.SSLError) and "CERTIFICATE" in str(exc.reason).upper():
-                # TLS 1.3 refuses a client after its handshake, and then reads nothing that it sent.
+                # With TLS 1.3, a server refuses a client after the handshake, without reading its request.
                 exchange.fail(Unreachable(self.origin, "tls_failed", f"the upstream refused TLS: {exc.reason}"))
             elif not exchange.status:
-                exchange.fail(ResponseLost(self.origin, "the connection was lost after sending, without an answer"))
+                exchange.fail(
+                    ResponseLost(self.origin, "the connection was lost after the request was sent, before a response")
+                )
             elif self._until_close and exc is None:
                 if self._decoded_whole(exchange):
                     exchange.end()
@@ -168,7 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_lost(self)
 
     def _too_much_head(self, exchange: UpstreamExchange) -> None:
-        exchange.fail(ResponseTooLarge(self.origin, f"the response head is over {MAX_HEAD_BYTES} bytes"))
+        exchange.fail(ResponseTooLarge(self.origin, f"the response head is larger than {MAX_HEAD_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
         if self._complete:  # a second response to one request
@@ -177,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
         exchange = self._exchange
-        if exchange is None or exchange.status or self._complete:  # trailers and strays carry nothing we use
+        if exchange is None or exchange.status or self._complete:  # trailers and unexpected responses are ignored
             return
         if self._head_bytes > MAX_HEAD_BYTES:
             self._too_much_head(exchange)
@@ -216,7 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._reusable = self._parser.should_keep_alive()
 
     def _prepare_decoding(self, status: int, exchange: UpstreamExchange) -> bool:
-        """Set up the decoding of the body. Returns whether its encoding is known, or the status says enough without a body."""
+        """Set up the decoding of the body. Returns False for an unknown encoding, unless the status suffices without a body."""
         encoding = self._headers.pop(b"content-encoding")
         try:
             self._decoder = content_decoder(encoding, exchange.room)
@@ -234,13 +236,13 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             for piece in decoder.feed(chunk):
                 if self._exchange is not exchange:
-                    return  # its reader, or a bound, ended it
+                    return  # ended by its reader or a limit
                 exchange.body(piece, self)
         except (InvalidEncoding, TooMuchDecoded) as error:
             self._not_decoded(decoder, error, exchange)
 
     def _not_decoded(self, decoder: ContentDecoder, error: Exception, exchange: UpstreamExchange) -> None:
-        """An error response keeps its status, and as much of its body as was decoded; any other fails."""
+        """Handle undecodable bytes: an error response keeps its status and decoded body, another response fails."""
         if exchange.status >= 300:
             decoder.discard()
         elif isinstance(error, TooMuchDecoded):
@@ -249,7 +251,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.fail(MalformedResponse(self.origin, str(error)))
 
     def _decoded_whole(self, exchange: UpstreamExchange) -> bool:
-        """At the end of a body: whether the exchange can end. Fails it if the encoded body lacks its end."""
+        """Finish the decoder at the end of a body. Returns False, and fails the exchange, if the encoded body is incomplete."""
         if self._decoder is None or exchange.status >= 300:
             return True
         try:

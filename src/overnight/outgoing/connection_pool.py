@@ -1,8 +1,8 @@
-"""A keep-alive HTTP/1.1 client for one upstream origin; ``transport_errors.py`` lists what a failed call means.
+"""A keep-alive HTTP/1.1 client for one upstream origin; ``transport_errors.py`` defines its errors.
 
-A request is repeated here in one case only: a reused connection went away while part of the request was still in our own
-buffer, so the upstream never had it whole. That happens once, on a fresh connection. A request that may have been
-received is never repeated; the typed error goes to the caller.
+A request is repeated in one case only: a reused connection was lost while a part of the request was still in the local
+buffer, so the upstream cannot have the whole request. It is repeated once, on a new connection. A request that the upstream
+may have received is never repeated; the caller receives the typed error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 
 
 class UpstreamResponse(msgspec.Struct, frozen=True):
-    """A whole answer. Header names are lower case; repeated headers are joined with ``", "``."""
+    """A complete response. Header names are lower case; repeated headers are joined with ``", "``."""
 
     status: int
     headers: Mapping[bytes, bytes]
@@ -48,10 +48,10 @@ class UpstreamResponse(msgspec.Struct, frozen=True):
 
 
 class UpstreamStream:
-    """An answer whose head has arrived. Iterate for the body's chunks (bytes, as they come); iterating raises UpstreamError.
+    """A response whose head has arrived. Iterate over the chunks of the body; iterating raises UpstreamError.
 
-    At most ``STREAM_BUFFER_BYTES`` and one read wait here; then the upstream is held back. ``close()`` before the end (also
-    by leaving ``async with``, or by cancelling a read) closes the connection. Header names are lower case.
+    At most ``STREAM_BUFFER_BYTES`` and one read are buffered; then reading from the upstream pauses. ``close()`` before the end
+    (also by leaving ``async with``, or by cancelling a read) closes the connection. Header names are lower case.
     """
 
     __slots__ = ("_exchange", "headers", "status")
@@ -77,26 +77,28 @@ class UpstreamStream:
         return data
 
     async def follow(self, take: Callable[[bytes], bool]) -> bool:
-        """Call `take` with each chunk the moment it is here, until it returns True (then True), or to the end of the body
-        (then False). Raises UpstreamError, and what `take` raises."""
+        """Call `take` with each chunk as soon as it arrives, until `take` returns True or the body ends.
+
+        Returns whether `take` returned True. Raises UpstreamError, and any exception of `take`.
+        """
         return await self._exchange.follow(take)
 
     def extend(self, deadline: float) -> None:
-        """Another deadline (a time of the running loop), in place of the one before."""
+        """Replace the deadline (a time of the running loop)."""
         self._exchange.extend(deadline)
 
     def close(self) -> None:
-        """Let go of the answer. Calling twice is harmless."""
+        """Release the response. Idempotent."""
         self._exchange.close()
 
 
 class UpstreamPool:
-    """At most ``max_connections`` to the origin of ``base_url``; further calls queue, first come first served.
+    """A pool of at most ``max_connections`` to the origin of ``base_url``. Further calls wait in a FIFO queue.
 
-    ``base_url``: ``http(s)://host[:port][/prefix]``, no user, no query. ``max_body_bytes`` bounds each response body.
-    Idle connections close after ``idle_timeout_s``, below the five seconds after which many servers close theirs.
-    ``ssl_context`` defaults to the system's trust; ``proxy``, ``policy`` and ``resolver`` as for `Dialer`. Deadlines are times
-    of the running loop, finite. Not thread-safe: one loop.
+    ``base_url``: ``http(s)://host[:port][/prefix]``, without user and query. ``max_body_bytes`` limits each response body.
+    Idle connections close after ``idle_timeout_s``: less than the five seconds after which many servers close them.
+    ``ssl_context``: default: the system's certificate authorities. ``proxy``, ``policy`` and ``resolver``: see `Dialer`.
+    Deadlines are finite times of the running loop. Not thread-safe: use it in one loop.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class UpstreamPool:
         self._fixed = f"host: {host}\r\naccept-encoding: identity\r\n".encode("ascii")
         self._proxy = None if secure else proxy
         if self._proxy is not None:
-            self._prefix = f"http://{host}{self._prefix}"  # the absolute form
+            self._prefix = f"http://{host}{self._prefix}"  # absolute form
             if self._proxy.authorization:
                 self._fixed += b"proxy-authorization: %b\r\n" % self._proxy.authorization
         self._fixed_lines = self._fixed.count(b"\n")
@@ -152,17 +154,20 @@ class UpstreamPool:
     async def request(
         self, method: str, path: str, headers: Headers, body: bytes, deadline: float, check: Check = None
     ) -> UpstreamResponse:
-        """Send, and return the whole answer. Raises UpstreamError (any status is an answer), ValueError for a bad request, and
-        what `check` raises: it is called once the connection stands, last before anything is sent."""
+        """Send a request and return the complete response, whatever its status.
+
+        `check` is called when the connection is open, immediately before the request is sent. Raises UpstreamError, ValueError
+        for an invalid request, and any exception of `check`.
+        """
         answer = await self._open(method, path, headers, body, deadline, check, whole=True)
         return UpstreamResponse(answer.status, answer.headers, answer.take())
 
     async def stream(self, method: str, path: str, headers: Headers, body: bytes, deadline: float) -> UpstreamStream:
-        """Send, and return once the response head is here. Close the stream, or read it to its end."""
+        """Send a request and wait for the response head. The caller must close the stream or read it to its end."""
         return UpstreamStream(await self._open(method, path, headers, body, deadline, whole=False))
 
     async def close(self) -> None:
-        """Close every connection; calls under way and waiting fail."""
+        """Close every connection. Calls in progress and waiting calls fail."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -211,7 +216,7 @@ class UpstreamPool:
             fresh = True
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of the caller. Asking asyncio for it costs a system call on Python 3.11, so it is kept while it runs."""
+        """The loop of the caller. It is cached, because asyncio.get_running_loop() costs a system call on Python 3.11."""
         loop = self._loop
         if loop is None or not loop.is_running():
             loop = self._loop = asyncio.get_running_loop()
@@ -227,7 +232,8 @@ class UpstreamPool:
         parts.append(b"content-length: %d\r\n\r\n" % len(body) if body or method != "GET" else b"\r\n")
         head = b"".join(parts)
         lines = len(headers) + self._fixed_lines + (3 if body or method != "GET" else 2)
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head or request_line.count(" ") != 2:
+        is_split = head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0
+        if is_split or request_line.count(" ") != 2:
             raise ValueError(f"upstream {self.origin}: a space in method or path, or a line break or NUL in the head")
         return head
 
@@ -252,7 +258,7 @@ class UpstreamPool:
             if len(self._connections) + self._connecting < self._max_connections:
                 self._connecting += 1
                 return await self._connect(loop, deadline)
-            if self._idle:  # a fresh one is wanted: make room for it
+            if self._idle:  # make room for a new connection
                 self._idle.popleft().transport.abort()
             found = await self._queue(loop, deadline)
             if found is None:
@@ -263,9 +269,9 @@ class UpstreamPool:
         raise NeverSent(self.origin, "the pool was closed")
 
     async def _queue(self, loop: asyncio.AbstractEventLoop, deadline: float) -> UpstreamConnection | None:
-        """Wait for a connection, or for None: a free place, already counted in ``_connecting``."""
+        """Wait for a free connection, or for None: a free slot for a new one, already counted in ``_connecting``."""
         if len(self._waiters) >= self._max_waiting:
-            raise PoolBusy(self.origin, f"{self._max_waiting} calls wait for a connection already")
+            raise PoolBusy(self.origin, f"{self._max_waiting} calls are already waiting for a connection")
         waiter: asyncio.Future[UpstreamConnection | None] = loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -278,12 +284,12 @@ class UpstreamPool:
                 with suppress(ValueError):
                     self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
-                busy = f"all {self._max_connections} connections stayed busy until the deadline"
+                busy = f"all {self._max_connections} connections were busy until the deadline"
                 raise UpstreamTimeout(self.origin, "queue", busy) from None
             raise
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> UpstreamConnection:
-        """Open a connection in a place already counted in ``_connecting``."""
+        """Open a connection in a slot already counted in ``_connecting``."""
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
                 connection = await self._dialer.connect(
@@ -291,7 +297,7 @@ class UpstreamPool:
                 )
             if connection.lost or self._closed:
                 connection.transport.abort()
-                raise NeverSent(self.origin, "the connection was closed as soon as it was open")
+                raise NeverSent(self.origin, "the connection was closed immediately after it was opened")
         except BaseException as error:
             self._give(None)
             if isinstance(error, TimeoutError):
@@ -302,7 +308,7 @@ class UpstreamPool:
         return connection
 
     def _give(self, connection: UpstreamConnection | None) -> None:
-        """Hand a free connection, or a free place (None), to the first in the queue; else keep it, or give it up."""
+        """Pass a free connection, or a free slot (None), to the first waiter, else keep or drop it."""
         loop = self._running_loop()
         if connection is not None:
             connection.idle_since = loop.time()
@@ -321,7 +327,7 @@ class UpstreamPool:
                 self._sweeper = loop.call_later(self._idle_timeout, self._sweep)
 
     def _forget(self, connection: UpstreamConnection) -> None:
-        """A connection is gone; its place goes to the queue."""
+        """Remove a lost connection; its slot goes to the queue."""
         if connection in self._connections:
             self._connections.remove(connection)
             with suppress(ValueError):

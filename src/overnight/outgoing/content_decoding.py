@@ -1,6 +1,6 @@
 """Decode the content encodings of bodies (gzip, deflate, br, zstd), bounded in decoded size and in ratio.
 
-Each decoder returns small pieces, so that a compression bomb is recognised before it fills the memory.
+Each decoder returns small pieces, so a compression bomb is detected before it fills the memory.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from importlib import import_module
 from typing import Any, Protocol
 
 MAX_RATIO = 200
-"""Decoded to encoded bytes. Text and JSON compress up to about 50:1."""
+"""Maximum ratio of decoded to encoded bytes. Text and JSON compress up to about 50:1."""
 FREE_BYTES = 1024 * 1024
-"""Up to this size the ratio is not limited."""
+"""Decoded size up to which the ratio is not limited."""
 MAX_MEMBERS = 1000
-"""Gzip members or zstd frames in a body. Empty ones decode to nothing, so the size and the ratio do not bound them."""
+"""Maximum number of gzip members or zstd frames in a body. Empty ones are not limited by size and ratio."""
 _MAX_CODINGS = 3
 _PIECE = 64 * 1024
 _INFLATE_SLICE = 4096
-"""zlib copies what it leaves of its input, after each piece and at the end of a member; this bounds one such copy."""
+"""zlib copies its unconsumed input after each piece and at the end of a member; this limits one such copy."""
 _MAX_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659
 _TEXT_STARTS = frozenset({b"{", b"[", b'"', b":", b"d", b"e", b"i", b"r"})
-"""Of JSON, and of the fields of an event stream."""
+"""The first bytes of JSON and of the fields of an event stream."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Some servers give a character set, or the name of a transfer encoding; the bytes of the body are plain then.
+# Some servers send a character set or a transfer encoding here; the body is then not encoded.
 _PLAIN = frozenset({
     "", "identity", "none", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "binary", "7bit", "8bit", "chunked",
 })  # fmt: skip
 
 
 class InvalidEncoding(Exception):
-    """An unsupported content encoding, or bytes that are not in it."""
+    """The content encoding is unsupported, or the bytes do not conform to it."""
 
 
 class TooMuchDecoded(Exception):
-    """The decoded body is above its bound, or too large for its encoded size."""
+    """The decoded body exceeds the size limit or the ratio limit."""
 
 
 class RatioExceeded(TooMuchDecoded):
@@ -48,20 +48,20 @@ class BodyTruncated(Exception):
 
 
 class _Coding(Protocol):
-    """One coding."""
+    """The decoder of one content coding."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """The decoded pieces of the next encoded bytes, made as they are taken."""
+        """Decode the next bytes; yields pieces lazily."""
         ...
 
     @property
     def is_finished(self) -> bool:
-        """Whether the bytes so far can be the whole body."""
+        """Whether the bytes so far form a complete body."""
         ...
 
 
 class _Gzip:
-    """Gzip members, up to MAX_MEMBERS. A body that is not gzip is passed on: some proxies decode and keep the header."""
+    """Gzip members, up to MAX_MEMBERS. A body that is not gzip is not changed: some proxies decode it and keep the header."""
 
     def __init__(self, *, strict: bool) -> None:
         self._inflate = zlib.decompressobj(31)
@@ -119,7 +119,7 @@ class _Deflate:
 
 
 def _inflated(inflate: Any, data: memoryview) -> Generator[bytes, None, int]:
-    """Yields the decoded pieces, and returns how many bytes were taken: all, or those up to the end of the stream."""
+    """Yield the decoded pieces. Returns the number of consumed bytes: all, or those up to the end of the stream."""
     try:
         for at in range(0, len(data), _INFLATE_SLICE):
             part = data[at : at + _INFLATE_SLICE]
@@ -137,14 +137,14 @@ def _inflated(inflate: Any, data: memoryview) -> Generator[bytes, None, int]:
 
 
 def _is_plain(members: int, *, strict: bool) -> bool:
-    """Whether bytes without the mark of a coding, after `members` members, are a plain body. Raises InvalidEncoding."""
+    """Whether bytes without magic bytes, after `members` members, are an unencoded body. Raises InvalidEncoding."""
     if strict and not members:
         raise InvalidEncoding("the body lacks the first bytes of this encoding")
     return members == 0
 
 
 def _check_members(count: int) -> None:
-    """Before the next member of a body that has had `count`."""
+    """Check the number of members before the next one. Raises TooMuchDecoded."""
     if count >= MAX_MEMBERS:
         raise InvalidEncoding(f"the encoded body has more than {MAX_MEMBERS} members or frames")
 
@@ -171,10 +171,10 @@ class _Brotli:
 
 
 class _Zstd:
-    """Frames, up to MAX_MEMBERS. A body that is not zstd at all is passed on, as with gzip."""
+    """Zstd frames, up to MAX_MEMBERS. A body that is not zstd is not changed, as with gzip."""
 
     _SLICE = 256
-    """The library bounds no output. A block of 128 KiB takes at least 4 bytes, so this bounds one step to 8 MiB."""
+    """The library does not limit its output. A block of 128 KiB needs at least 4 bytes, so this limits one step to 8 MiB."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
@@ -207,7 +207,7 @@ class _Zstd:
         return head == _ZSTD_MAGIC or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F)
 
     def _decompressed(self, frame: Any, data: memoryview) -> Generator[bytes, None, int]:
-        """Yields the decoded pieces, and returns how many bytes were taken: all, or those up to the end of the frame."""
+        """Yield the decoded pieces. Returns the number of consumed bytes: all, or those up to the end of the frame."""
         try:
             for at in range(0, len(data), self._SLICE):
                 part = data[at : at + self._SLICE]
@@ -264,8 +264,8 @@ ACCEPTED = "gzip, deflate, br, zstd"
 
 
 class ContentDecoder:
-    """Decodes one body. `codings` in the order in which they were applied; `max_bytes` bounds the decoded size. `strict`: a
-    plain body is an error, where its coding has a mark."""
+    """Decodes one body. `codings` are in the order of their application; `max_bytes` limits the decoded size. With `strict`, a
+    body without the magic bytes of its coding is an error."""
 
     def __init__(self, codings: Sequence[str], max_bytes: int, *, strict: bool = False) -> None:
         self._codings = [
@@ -277,7 +277,7 @@ class ContentDecoder:
         self._discards = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The decoded pieces of the next bytes. Raises InvalidEncoding and TooMuchDecoded."""
+        """Decode the next bytes. Raises InvalidEncoding, TooMuchDecoded."""
         if not self._discards:
             self._encoded += len(data)
             yield from self._through(0, data)
@@ -293,14 +293,14 @@ class ContentDecoder:
 
     def _check(self, made: int) -> None:
         if made > self._max_bytes:
-            raise TooMuchDecoded("the decoded body is over the bound; raise max_body_bytes")
+            raise TooMuchDecoded("the decoded body exceeds the limit max_body_bytes")
         if made > FREE_BYTES and made > MAX_RATIO * self._encoded:
-            raise RatioExceeded(f"the decoded body is over {MAX_RATIO} times as large as the encoded body")
+            raise RatioExceeded(f"the decoded body is more than {MAX_RATIO} times as large as the encoded body")
 
     def finish(self) -> None:
-        """At the end of the body. Raises BodyTruncated."""
+        """Check the end of the body. Raises BodyTruncated."""
         if not self._discards and self._encoded and not all(each.is_finished for each in self._codings):
-            raise BodyTruncated("the encoded body lacks its end")
+            raise BodyTruncated("the encoded body is incomplete")
 
     def discard(self) -> None:
         """Ignore the rest of the body."""
@@ -308,8 +308,8 @@ class ContentDecoder:
 
 
 def content_decoder(header: bytes, max_bytes: int, *, strict: bool = False) -> ContentDecoder | None:
-    """The decoder for a `content-encoding` header; None for a plain body. Raises InvalidEncoding for too many codings, and with
-    `strict` for an unknown one."""
+    """The decoder for a `content-encoding` header; None for an unencoded body. Raises InvalidEncoding for too many codings, and
+    with `strict` for an unknown one."""
     names = [
         name for name in (part.strip().lower() for part in header.decode("latin-1").split(",")) if name not in _PLAIN
     ]

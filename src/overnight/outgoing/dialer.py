@@ -1,4 +1,4 @@
-"""Open connections to one host: resolve, check the addresses, race them, go through a proxy, start TLS."""
+"""Open connections to one host: resolve its name, check and race its addresses, connect through a proxy, start TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .transport_errors import NeverSent, Unreachable, no_connection
 
 Resolve = Callable[[str, int], Awaitable[list[AddressInfo]]]
 ATTEMPT_DELAY_S = 0.25
-"""The time until the next address of a host is tried as well (RFC 8305)."""
+"""The delay before a concurrent attempt with the next address of a host (RFC 8305)."""
 _MAX_CONNECT_ANSWER = 16 * 1024
 
 
@@ -27,20 +27,20 @@ T = TypeVar("T", bound=asyncio.Protocol)
 
 
 async def resolve(host: str, port: int) -> list[AddressInfo]:
-    """The addresses of a host, by the system's resolver. Raises OSError."""
+    """Resolve a host with the system's resolver. Raises OSError."""
     loop = asyncio.get_running_loop()
     return cast("list[AddressInfo]", await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _literal(host: str, port: int) -> AddressInfo | None:
-    """The address of a host that is one; no name to resolve."""
+    """The address if the host is a literal IP address; None for a name."""
     try:
         address = ip_address(host)
     except ValueError:
         return None
     if address.version == 4:
         return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))
-    if "%" in host:  # the number of a zone is the system's
+    if "%" in host:  # the system must resolve a zone
         return None
     return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))
 
@@ -50,11 +50,11 @@ class Dialer:
 
     Args:
         host: a name or an address, without brackets.
-        origin: how errors name the host.
+        origin: the name of the host in errors.
         tls: the TLS settings; None for a plain connection.
-        proxy: the proxy. Plain HTTP is sent to it in absolute form, which is the caller's task; TLS goes through a tunnel.
-        policy: which addresses may be connected to; None allows all.
-        resolver: finds the addresses of names; by default the system's.
+        proxy: the proxy. TLS uses a tunnel; for plain HTTP, the caller must send requests in absolute form.
+        policy: the allowed addresses; None: all.
+        resolver: resolves host names; default: the system's resolver.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Dialer:
         self._proxy_tls: ssl.SSLContext | None = None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], T]) -> T:
-        """An open connection with a protocol from `factory`. Raises UpstreamError: nothing was sent to the host."""
+        """Open a connection with a protocol from `factory`. Raises UpstreamError; nothing was sent to the host then."""
         proxy = self._proxy
         if proxy is None:
             try:
@@ -83,7 +83,7 @@ class Dialer:
             except OSError as error:
                 raise no_connection(self._origin, error) from None
         if self._policy is not None and not self._policy.allows_proxied(self._host):
-            problem = "the host is not on the list of names that may be reached through a proxy"
+            problem = "the address policy does not allow this host through a proxy"
             raise Unreachable(self._origin, "address_refused", problem)
         if self._tls is None:
             return await self._to_proxy(loop, proxy, factory)
@@ -98,11 +98,11 @@ class Dialer:
     async def _socket(
         self, loop: asyncio.AbstractEventLoop, host: str, port: int, policy: AddressPolicy | None
     ) -> socket.socket:
-        """A socket connected to the first address that answers. What was checked is what is connected to."""
+        """Connect to the first address that responds. Only the checked addresses are used; the name is not resolved again."""
         literal = _literal(host, port)
         infos = [literal] if literal is not None else await self._resolve(host, port)
         if policy is not None and (problem := policy.refusal(infos)) is not None:
-            raise Unreachable(self._origin, "address_refused", f"the host must not be reached: {problem}")
+            raise Unreachable(self._origin, "address_refused", f"the address policy forbids this host: {problem}")
         if not infos:
             raise OSError("the host has no address")
         sock = await start_connection(cast("Any", infos), happy_eyeballs_delay=ATTEMPT_DELAY_S, interleave=1, loop=loop)
@@ -111,7 +111,7 @@ class Dialer:
         return sock
 
     async def _to_proxy(self, loop: asyncio.AbstractEventLoop, proxy: Proxy, factory: Callable[[], T]) -> T:
-        """A connection to the proxy itself."""
+        """Open a connection to the proxy itself."""
         try:
             if proxy.is_secure and self._proxy_tls is None:
                 self._proxy_tls = tls_context()
@@ -121,7 +121,7 @@ class Dialer:
             raise no_connection(self._origin, error, f"proxy {proxy.origin}: ") from None
 
     async def _ask(self, proxy: Proxy, tunnel: _Tunnel) -> None:
-        """Have the proxy open a tunnel to the host."""
+        """Request a tunnel to the host from the proxy."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         where = f"{host}:{self._port}".encode("ascii")
         head = b"CONNECT %b HTTP/1.1\r\nhost: %b\r\n" % (where, where)
@@ -129,7 +129,7 @@ class Dialer:
             head += b"proxy-authorization: %b\r\n" % proxy.authorization
         status = await tunnel.ask(head + b"\r\n")
         if status is None:
-            raise NeverSent(self._origin, f"proxy {proxy.origin}: no valid answer to CONNECT")
+            raise NeverSent(self._origin, f"proxy {proxy.origin}: no valid response to CONNECT")
         if not 200 <= status < 300:
             raise proxy_refusal(self._origin, proxy, status)
 
@@ -142,16 +142,16 @@ class Dialer:
         except OSError as error:
             raise no_connection(self._origin, error) from None
         if transport is None:
-            raise NeverSent(self._origin, "the tunnel was closed in the TLS handshake")
-        made.connection_made(transport)  # start_tls does not call it
+            raise NeverSent(self._origin, "the tunnel was closed during the TLS handshake")
+        made.connection_made(transport)  # start_tls does not call connection_made
         return made
 
 
 def proxy_refusal(origin: str, proxy: Proxy, status: int) -> NeverSent:
-    """The error for a proxy that refuses to pass a request on. A 5xx may be over next time."""
+    """The error for a proxy that refuses a request. A 5xx may be temporary."""
     problem = f"proxy {proxy.origin} answered {status}"
     if status == 407:
-        hint = "the credentials are wrong" if proxy.authorization else "put user:password@ into the URL of the proxy"
+        hint = "the credentials are wrong" if proxy.authorization else "add user:password@ to the URL of the proxy"
         return Unreachable(origin, "proxy_refused", f"{problem}, proxy authentication required: {hint}")
     if status >= 500:
         return NeverSent(origin, problem)
@@ -165,7 +165,7 @@ async def _over(
     tls: ssl.SSLContext | None,
     host: str,
 ) -> T:
-    """A protocol over a connected socket."""
+    """Create a protocol for a connected socket."""
     try:
         _, made = await loop.create_connection(
             factory, sock=sock, ssl=tls, server_hostname=host.rstrip(".") if tls is not None else None
@@ -177,7 +177,7 @@ async def _over(
 
 
 class _Tunnel(asyncio.Protocol):
-    """The proxy's side of CONNECT: sends the request, reads the head of the answer."""
+    """A CONNECT exchange with a proxy: sends the request and reads the head of the response."""
 
     transport: asyncio.Transport
 
@@ -189,7 +189,7 @@ class _Tunnel(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     async def ask(self, head: bytes) -> int | None:
-        """The status of the answer; None if it is no HTTP, or the connection is lost."""
+        """Send the request. Returns the status of the response; None if it is not HTTP, or the connection is lost."""
         self.transport.write(head)
         return await self._status
 
@@ -213,6 +213,6 @@ def _status_of(head: bytes, rest: bytes) -> int | None:
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit() or len(parts[1]) != 3:
         return None
     status = int(parts[1])
-    if status == 200 and rest:  # the host cannot have spoken before us
+    if status == 200 and rest:  # the host cannot send data before the client
         return None
     return status

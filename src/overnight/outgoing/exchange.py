@@ -1,4 +1,4 @@
-"""One HTTP exchange: a request under way, and its answer as it arrives."""
+"""One HTTP exchange: a request in progress and its response."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 
 from .transport_errors import BodyCut, Phase, ResponseTooLarge, UpstreamError, UpstreamTimeout
 
-# A stream without a reader holds at most this much plus one read of the event loop (256 KiB), as it is after decoding.
+# The maximum of decoded bytes that are buffered for a stream, plus one read of the event loop (256 KiB).
 STREAM_BUFFER_BYTES = 256 * 1024
 
 
 class ExchangeCarrier(Protocol):
-    """What an exchange needs of the connection that carries it."""
+    """The interface that an exchange requires of its connection."""
 
     origin: str
 
@@ -21,13 +21,13 @@ class ExchangeCarrier(Protocol):
 
     def abandon(self) -> None: ...
 
-    def hold_back(self, hold: bool) -> None: ...
+    def pause_reading(self, pause: bool) -> None: ...
 
 
 class UpstreamExchange:
-    """One request and its answer as it arrives. Made by the pool, filled by the connection, read by one caller.
+    """One request and its response. The pool creates it, the connection fills it, and one caller reads it.
 
-    ``whole``: wake the reader at the end only, and never hold the upstream back. ``deadline`` is a time of ``loop``.
+    ``whole``: wake the reader only at the end, and never pause the upstream. ``deadline`` is a time of ``loop``.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class UpstreamExchange:
         *,
         whole: bool,
     ) -> None:
-        self.status = 0  # until the head is here
+        self.status = 0  # until the head has arrived
         self.headers: dict[bytes, bytes] = {}
         self.connection: ExchangeCarrier | None = connection  # until the end, or an error
         self.error: UpstreamError | None = None
@@ -60,13 +60,13 @@ class UpstreamExchange:
         self._timer = loop.call_at(deadline, self._expire)
 
     async def opened(self) -> UpstreamError | None:
-        """Wait for the head, or if ``whole`` for the end. Returns the error that prevents it."""
+        """Wait for the head, or for the end if ``whole``. Returns the error of a failed exchange."""
         while self.connection is not None and (self.whole or not self.status):
             await self._wait()
         return self.error if self.whole or not self.status else None
 
     async def read(self) -> bytes:
-        """The bytes that came since the last read, waiting for some; ``b""`` at the end. Raises UpstreamError."""
+        """Wait for body bytes and return them; ``b""`` at the end. Raises UpstreamError."""
         while not self._chunks:
             if self.error is not None:
                 raise self.error
@@ -75,16 +75,18 @@ class UpstreamExchange:
             await self._wait()
         data = self.take()
         if self.connection is not None:
-            self.connection.hold_back(False)
+            self.connection.pause_reading(False)
         return data
 
     async def follow(self, take: Callable[[bytes], bool]) -> bool:
-        """Hand each chunk to `take` as it comes; True once `take` wants no more, False at the end. Raises UpstreamError, and
-        what `take` raises."""
+        """Pass each chunk to `take` as it arrives. Returns True when `take` does, False at the end of the body.
+
+        Raises UpstreamError, and any exception of `take`.
+        """
         if self._chunks and take(self.take()):
             return True
         if self.connection is not None:
-            self.connection.hold_back(False)
+            self.connection.pause_reading(False)
         self._taker = take
         try:
             while self.connection is not None and self._taker is not None:
@@ -105,20 +107,20 @@ class UpstreamExchange:
         return data
 
     def extend(self, deadline: float) -> None:
-        """Another deadline, in place of the one before."""
+        """Replace the deadline."""
         if self.connection is None:
             return
         self._deadline = deadline
         if (
             deadline < self._timer.when()
-        ):  # a later one is looked at when the timer goes off: streams extend at every piece
+        ):  # a later deadline is checked when the timer fires, because streams extend it with every chunk
             self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._expire)
 
     def close(self) -> None:
         self._chunks.clear()
         if self.connection is not None:
-            self.fail(BodyCut(self.connection.origin, "the answer was closed here before its end"))
+            self.fail(BodyCut(self.connection.origin, "the caller closed the response before its end"))
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
@@ -142,13 +144,13 @@ class UpstreamExchange:
     def body(self, chunk: bytes, connection: ExchangeCarrier) -> None:
         self.room -= len(chunk)
         if self.room < 0:
-            self.fail(ResponseTooLarge(connection.origin, "the response body is over the bound; raise max_body_bytes"))
+            self.fail(ResponseTooLarge(connection.origin, "the response body exceeds the limit max_body_bytes"))
             return
         if self._taker is not None:
             try:
                 enough = self._taker(chunk)
             except Exception as error:
-                self._fault, enough = error, True  # it is the reader's, not the parser's that called us
+                self._fault, enough = error, True  # it is raised to the reader, not to the parser
             if enough:
                 self._taker = None
                 self._wake()
@@ -157,7 +159,7 @@ class UpstreamExchange:
         if not self.whole:
             self._buffered += len(chunk)
             if self._buffered > STREAM_BUFFER_BYTES:
-                connection.hold_back(True)
+                connection.pause_reading(True)
             self._wake()
 
     def end(self) -> None:
@@ -166,7 +168,7 @@ class UpstreamExchange:
         self._wake()
 
     def fail(self, error: UpstreamError) -> None:
-        """End with an error and close the connection. After the end this does nothing."""
+        """End with an error and close the connection. No effect after the end."""
         connection = self.connection
         if connection is not None:
             self.error = error
@@ -183,7 +185,7 @@ class UpstreamExchange:
 
 
 _UNFINISHED = {
-    "send": "the request had not left whole",
-    "first_byte": "no answer came",
+    "send": "the request was not sent completely",
+    "first_byte": "no response arrived",
     "body": "the body did not end",
 }

@@ -1,4 +1,4 @@
-"""Which proxy a URL goes through: a setting, or the environment's HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."""
+"""Selection of the proxy of a URL: by a setting, or by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 
 class ProxyInvalid(ValueError):
-    """A proxy setting that cannot be used. The message names where it comes from, and no credentials."""
+    """A proxy setting is invalid. The message names the setting, without credentials."""
 
 
 class Proxy(NamedTuple):
@@ -24,7 +24,7 @@ class Proxy(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Host and port, as errors name the proxy."""
+        """Host and port, for errors."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __repr__(self) -> str:
@@ -32,7 +32,7 @@ class Proxy(NamedTuple):
 
 
 def parse_proxy(text: str, source: str) -> Proxy:
-    """A proxy URL: ``http(s)://[user:password@]host[:port]``; without a scheme, http. Raises ProxyInvalid.
+    """Parse a proxy URL: ``http(s)://[user:password@]host[:port]``; without a scheme, http. Raises ProxyInvalid.
 
     Args:
         source: the name of the setting, for errors.
@@ -57,19 +57,19 @@ def parse_proxy(text: str, source: str) -> Proxy:
         host = host if ":" in host or host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         raise ProxyInvalid(problem) from None
-    # Without a port, 80 and 443: the ports of the schemes. curl alone takes 1080.
+    # The default ports are those of the schemes, 80 and 443. Only curl uses 1080.
     return Proxy(host, port or (443 if is_secure else 80), is_secure, credentials)
 
 
 class EnvironmentProxies:
     """The proxies of one environment, read once.
 
-    Lower-case names take precedence, and an empty one switches its upper-case form off. Loopback addresses and `localhost`
-    are always reached directly, as with Go's client.
+    Lower-case names take precedence; an empty one disables its upper-case form. Connections to loopback addresses and
+    `localhost` never use a proxy, as in Go's client.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        # In a CGI program, a client sets HTTP_PROXY by a header `Proxy`.
+        # In a CGI program, a client can set HTTP_PROXY with a `Proxy` header.
         http = None if "REQUEST_METHOD" in environ else environ.get("HTTP_PROXY")
         self._http = _setting(environ, "HTTP_PROXY", http)
         self._https = _setting(environ, "HTTPS_PROXY", environ.get("HTTPS_PROXY"))
@@ -87,16 +87,16 @@ class EnvironmentProxies:
 
 
 def _setting(environ: Mapping[str, str], name: str, upper: str | None) -> tuple[str, str]:
-    """The name and value in force."""
+    """The name and value of the effective variable."""
     lower = environ.get(name.lower())
     return (name.lower(), lower.strip()) if lower is not None else (name, (upper or "").strip())
 
 
 class NoProxy:
-    """The hosts of a NO_PROXY list: names with their subdomains, addresses, networks, each with or without a port; ``*`` is all.
+    """A NO_PROXY list: names including subdomains, addresses and networks, each with an optional port; ``*`` matches all.
 
-    `example.com`, `.example.com` and `*.example.com` are the same. Networks (10.0.0.0/8) cover addresses in URLs; names
-    are not resolved for them.
+    `example.com`, `.example.com` and `*.example.com` are equivalent. Networks (10.0.0.0/8) match addresses in URLs; names
+    are not resolved.
     """
 
     def __init__(self, text: str) -> None:
@@ -121,7 +121,7 @@ class NoProxy:
                 self._names.append((name, port))
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether a host is on the list."""
+        """Whether the list contains a host."""
         if self._all:
             return True
         host = host.lower().rstrip(".")
@@ -131,7 +131,7 @@ class NoProxy:
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:
-    """A name, address or network, and its port: `[::1]:8080`, `::1`, `host:80`, `10.0.0.0/8`."""
+    """Split an entry into a name, address or network, and its port: `[::1]:8080`, `::1`, `host:80`, `10.0.0.0/8`."""
     if entry.startswith("["):
         address, _, rest = entry[1:].partition("]")
         return address + (rest if rest.startswith("/") else ""), _port(rest[1:]) if rest.startswith(":") else None

@@ -7,12 +7,12 @@ import ssl
 
 import msgspec
 
-# OpenSSL's codes of chains that end at no known authority.
+# OpenSSL's error codes for certificate chains without a known authority.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
 
 class TlsFileInvalid(ValueError):
-    """A file of a TLS setting cannot be used. The message names the setting and the file."""
+    """A file of a TLS setting is invalid or unreadable. The message names the setting and the file."""
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
     Attributes:
         ca: the certificate authorities to trust, instead of the system's.
         client_cert: the certificate to present, with its chain.
-        client_key: its private key; None if that is in the file of the certificate.
+        client_key: its private key; None if the certificate file contains it.
     """
 
     ca: str | None = None
@@ -30,7 +30,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
 
 def tls_context(files: TlsFiles = TlsFiles()) -> ssl.SSLContext:  # noqa: B008 - frozen
-    """A context for clients. Without `ca` it trusts the system's authorities, or those of SSL_CERT_FILE.
+    """Create an SSL context for clients. Without `ca`, it trusts the system's authorities, or those of SSL_CERT_FILE.
 
     Raises TlsFileInvalid.
     """
@@ -48,7 +48,7 @@ def tls_context(files: TlsFiles = TlsFiles()) -> ssl.SSLContext:  # noqa: B008 -
 
 
 def _no_password() -> str:
-    """Called for an encrypted key; by default OpenSSL asks at the terminal."""
+    """Password callback for an encrypted key. The default of OpenSSL would prompt on the terminal."""
     raise ValueError("the key is encrypted; store it without a passphrase")
 
 
@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
 
 
 def certificate_problem(error: ssl.SSLCertVerificationError) -> str:
-    """What is wrong with a certificate, and which setting trusts its authority if that is unknown."""
+    """The problem of a certificate; for an unknown authority, also the setting that trusts it."""
     said = f"its certificate is not valid: {error.verify_message[:200]}"
     if error.verify_code not in _UNKNOWN_AUTHORITY:
         return said

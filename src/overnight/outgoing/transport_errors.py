@@ -1,4 +1,4 @@
-"""Transport errors of requests. ``sent`` tells whether the server may have received the whole request:
+"""Transport errors of requests. ``sent`` is whether the server may have received the whole request:
 
     UpstreamError
     ├── NeverSent          sent=False  no connection, or an incomplete request: safe to repeat
@@ -26,7 +26,7 @@ from .tls import certificate_problem
 
 Phase = Literal["queue", "connect", "send", "first_byte", "body"]
 
-# EAI_AGAIN is not among them: there the resolver could not say.
+# Without EAI_AGAIN, which is a temporary failure of the resolver.
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
@@ -55,7 +55,7 @@ class Unreachable(NeverSent):
 
 
 class PoolBusy(NeverSent):
-    """The pool has no free connection within its bounds."""
+    """The pool has no free connection within its limits."""
 
 
 class ResponseLost(UpstreamError):
@@ -77,12 +77,12 @@ class NotHttp(MalformedResponse):
 
 
 class ResponseTooLarge(UpstreamError):
-    """The response head is over its bound or the body over the pool's bound."""
+    """The response head or body exceeds its limit."""
 
 
 class UpstreamTimeout(UpstreamError):
-    """The deadline passed. ``phase``: ``queue`` (waited for a connection of the pool), ``connect``, ``send`` (the request had not
-    left whole), ``first_byte`` (no response head yet), ``body``."""
+    """The deadline passed. ``phase``: ``queue`` (waited for a connection of the pool), ``connect``, ``send`` (the request was
+    not sent completely), ``first_byte`` (no response head yet), ``body``."""
 
     def __init__(self, origin: str, phase: Phase, problem: str) -> None:
         super().__init__(origin, problem)
@@ -94,17 +94,17 @@ def no_connection(origin: str, error: OSError, at: str = "") -> NeverSent:
     """The error for a failed connection attempt: Unreachable if it is permanent, else NeverSent.
 
     Args:
-        at: what the attempt was made to if not to the origin, such as ``proxy HOST:PORT: ``.
+        at: the target of the attempt if it is not the origin, such as ``proxy HOST:PORT: ``.
     """
     if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
         return Unreachable(origin, "unknown_host", f"{at}the host name is unknown; correct {_setting(at)}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return Unreachable(origin, "certificate_invalid", at + certificate_problem(error))
-    # A connection that was closed in the handshake, or a fault inside the server, may be over next time.
+    # A connection closed during the handshake, or an internal error of the server, may be temporary.
     passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     if isinstance(error, ssl.SSLError) and not passing and "INTERNAL_ERROR" not in str(error.reason).upper():
         hint = (
-            f"; it speaks no TLS: use http in {_setting(at)}"
+            f"; the server does not use TLS: use http in {_setting(at)}"
             if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
             else ""
         )
@@ -113,7 +113,7 @@ def no_connection(origin: str, error: OSError, at: str = "") -> NeverSent:
 
 
 def _reason(error: OSError) -> str:
-    """The system's words for an error; asyncio's own name the address and no reason."""
+    """The system's message for an error; the message of asyncio contains the address but no reason."""
     if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
         return f"[Errno {error.errno}] {os.strerror(error.errno)}"
     return str(error)[:200]
@@ -123,8 +123,8 @@ def _setting(at: str) -> str:
     return "the URL of the proxy" if at else "base_url"
 
 
-def spoken(first_bytes: bytes) -> str:
-    """The protocol that the first bytes of a response indicate, as the end of an error message."""
+def spoken_protocol(first_bytes: bytes) -> str:
+    """The protocol that the first bytes of a response indicate, as the end of an error message; "" if unknown."""
     if first_bytes[:2] == b"\x15\x03":
         return " but TLS: use https in base_url"
     if first_bytes[:3] in (b"PRI", b"\0\0\0") or (first_bytes[:2] == b"\0\0" and first_bytes[3:4] == b"\x04"):

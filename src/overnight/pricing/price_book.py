@@ -198,11 +198,14 @@ class ModelPrice:
 
 
 def _own_price(name: str, price: Price) -> ModelPrice:
-    per_mtok = {
+    given = {
         "input_mtok": price.input_microusd_per_mtok,
         "cache_read_mtok": price.cached_input_microusd_per_mtok,
+        "cache_write_mtok": price.cache_write_microusd_per_mtok,
+        "cache_write_1h_mtok": price.cache_write_1h_microusd_per_mtok,
         "output_mtok": price.output_microusd_per_mtok,
     }
+    per_mtok = {key: rate for key, rate in given.items() if rate is not None}
     if min(per_mtok.values()) < 0:
         raise ValueError(f"the price of {name[:_MAX_NAME]!r} is negative; set dollars per million tokens, 0 or more")
     return ModelPrice(f"own/{name}", [{key: Decimal(rate).scaleb(-6) for key, rate in per_mtok.items()}])

@@ -22,7 +22,11 @@ FEES: Mapping[str, int] = {
     "code_interpreter": 30_000,
     "image_generation": 250_000,
     "code_execution": 5_000,
+    # Gemini's, by https://ai.google.dev/gemini-api/docs/pricing: a search of Gemini 2.5; those of Gemini 3 cost less.
+    "google_search": 35_000,
+    "google_maps": 25_000,
     # Billed by tokens only, or executed by the client.
+    **dict.fromkeys(("google_code_execution", "google_file_search", "url_context"), 0),
     **dict.fromkeys(("web_fetch", "mcp", "tool_search", "namespace"), 0),
     **dict.fromkeys(("computer", "computer_use_preview", "shell", "local_shell", "apply_patch"), 0),
 }

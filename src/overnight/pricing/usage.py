@@ -114,44 +114,53 @@ class _Reader:
     __slots__ = ("_counts", "adjusted")
 
     def __init__(self, counts: object) -> None:
-        self._counts: Mapping[str, object] = cast("Mapping[str, object]", counts) if isinstance(counts, Mapping) else {}
-        self.adjusted = counts is not None and not isinstance(counts, Mapping)
+        # Reports are dicts; the check of other mappings is slow.
+        is_mapping = isinstance(counts, dict) or isinstance(counts, Mapping)  # noqa: SIM101
+        self._counts: Mapping[str, object] = cast("Mapping[str, object]", counts) if is_mapping else {}
+        self.adjusted = counts is not None and not is_mapping
 
     def has(self, name: str) -> bool:
         return self._counts.get(name) is not None
 
     def inside(self, name: str) -> _Reader:
-        return _Reader(self._counts.get(name))
+        value = self._counts.get(name)
+        return _NOTHING if value is None else _Reader(value)
 
     def count(self, name: str) -> int:
         value = self._counts.get(name)
         if value is None:
             return 0
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) is int and 0 <= value <= MAX_TOKENS:
+        if type(value) is not int:
+            value = int(value) if type(value) is float and value.is_integer() else -1
+        if 0 <= value <= MAX_TOKENS:
             return value
         self.adjusted = True
         return 0
+
+
+_NOTHING = _Reader(None)
 
 
 def _consistent(
     adjusted: bool, input_tokens: int, output_tokens: int, input_parts: tuple[int, ...], output_parts: tuple[int, int]
 ) -> Usage:
     """Limit each part to its total, and the sum of the input's parts to the input."""
-    left, kept = input_tokens, list[int]()
-    for part in input_parts:
-        kept.append(min(part, left))
-        left -= kept[-1]
-    reasoning, audio = min(output_parts[0], output_tokens), min(output_parts[1], output_tokens)
+    if sum(input_parts) > input_tokens or max(output_parts) > output_tokens:
+        adjusted, left = True, input_tokens
+        kept: list[int] = []
+        for part in input_parts:
+            kept.append(min(part, left))
+            left -= kept[-1]
+        input_parts = tuple(kept)
+        output_parts = (min(output_parts[0], output_tokens), min(output_parts[1], output_tokens))
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cached_tokens=kept[0],
-        cache_write_tokens=kept[1],
-        cache_write_1h_tokens=kept[2],
-        audio_input_tokens=kept[3],
-        reasoning_tokens=reasoning,
-        audio_output_tokens=audio,
-        adjusted=adjusted or (*kept, reasoning, audio) != (*input_parts, *output_parts),
+        cached_tokens=input_parts[0],
+        cache_write_tokens=input_parts[1],
+        cache_write_1h_tokens=input_parts[2],
+        audio_input_tokens=input_parts[3],
+        reasoning_tokens=output_parts[0],
+        audio_output_tokens=output_parts[1],
+        adjusted=adjusted,
     )

@@ -48,6 +48,10 @@ class UnknownModelName(Unavailable):
     """A name that only a pattern of its provider matches, and that has no price: it is misspelt, or its price is missing."""
 
 
+class NoCompaction(Unavailable):
+    """A target that cannot compact a conversation."""
+
+
 class Target(msgspec.Struct, frozen=True):
     """One provider and model, ready: `upstream_model` is the name sent, as JSON. `speaks` are the wire formats
     that it takes. `account` is the provider, and the tenant where that calls with a key of its own:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Protocol
 
 from overnight.domain import BadInput, OvernightError, StoreUnavailable, month_of
 
+from .crash_points import crash_point
 from .pending_commands import (
     TOO_LATE,
     Entry,
@@ -69,7 +71,7 @@ class Batches:
         faulty: dict[int, BaseException] = {}
         retries = 0
         while True:
-            if any(is_abandoned(entry) for entry in batch):
+            if any(map(is_abandoned, batch)):
                 batch, faulty = self._without_abandoned(batch, faulty)
             if not batch:
                 return
@@ -158,6 +160,8 @@ class Batches:
         try:
             with session.transaction(until):
                 self._decide(session, batch, faulty, outcomes, now)
+                crash_point("batch_written")
+            crash_point("batch_committed")
         except BatchTimeout as timeout:
             timeout.outcomes = outcomes
             raise
@@ -170,7 +174,7 @@ class Batches:
         self, session: Session, batch: list[Entry], faulty: dict[int, BaseException], outcomes: list[Outcome], now: int
     ) -> None:
         unit = Unit(session, now, self._stripe)
-        unit.lock(lock for command, *_ in batch for lock in command.locks())
+        unit.lock(chain.from_iterable(entry[0].locks() for entry in batch))
         for index, entry in enumerate(batch):
             if index in faulty:
                 outcomes.append((None, faulty[index]))

@@ -63,21 +63,37 @@ def migrate(session: Any, dialect: Dialect, now: int, name: str) -> None:
                 session.script(sql)
                 session.script(f"INSERT INTO schema_migration VALUES ({number:d}, {now:d})")
         if dialect == "postgres":
-            _raise_feed_epoch(session)
+            _shift_feed(session)
 
 
-def _raise_feed_epoch(session: Any) -> None:
-    """Preserve the order of the feed in a database that was restored on another server with lower transaction ids.
+def raise_feed_epoch(session: Any, dialect: Dialect, epoch: int, position: int) -> None:
+    """Raise the epoch of the feed above `epoch`, and place new events after `position`: the database was restored from a backup,
+    and readers had both from events that it lost."""
+    with session.schema_change():
+        if dialect == "sqlite":
+            session.script(
+                f"UPDATE feed_epoch SET epoch = max(epoch, {epoch:d}) + 1, position = max(position, {position:d})"
+            )
+            return
+        session.query("SELECT pg_advisory_xact_lock(72160)::text", ())
+        session.script(f"UPDATE feed_epoch SET epoch = greatest(epoch, {epoch:d}) + 1")
+        _shift_feed(session, position, epochs=0)
 
-    New events are placed after the restored ones by a shift, which is part of the column's default.
+
+def _shift_feed(session: Any, after: int = 0, *, epochs: int = 1) -> None:
+    """Preserve the order of the feed in a PostgreSQL database that was restored on another server with lower transaction ids.
+
+    New events are placed after the restored ones, and after the position `after`, by a shift, which is part of the column's
+    default. A new shift raises the epoch by `epochs`.
     """
     [(newest, current, shift)] = session.query(
         "SELECT (SELECT max(position) FROM event), pg_current_xact_id()::text::bigint, shift FROM feed_epoch", ()
     )
-    if newest is None or newest <= current + shift:
+    last = max(newest or 0, after)
+    if last <= current + shift:
         return
-    shift = newest + 1 - current
-    session.script(f"UPDATE feed_epoch SET epoch = epoch + 1, shift = {shift:d}")
+    shift = last + 1 - current
+    session.script(f"UPDATE feed_epoch SET epoch = epoch + {epochs:d}, shift = {shift:d}")
     session.script(
         f"ALTER TABLE event ALTER COLUMN position SET DEFAULT (pg_current_xact_id()::text::bigint + {shift:d})"
     )

@@ -13,9 +13,9 @@ TOO_LATE = "the store did not answer in time"
 
 Outcome = tuple[Any, BaseException | None]
 Resolver = Callable[[Any, BaseException | None], None]
-Entry = tuple[Command[Any], Resolver, asyncio.AbstractEventLoop | None, "asyncio.Future[Any] | None"]
-"""A command, the function that receives its outcome, the loop of that function, and the future of a caller with a deadline.
-A command whose future is done is abandoned."""
+Entry = tuple[Command[Any], Resolver, asyncio.AbstractEventLoop | None, "asyncio.Future[Any] | None", float | None]
+"""A command, the function that receives its outcome, the loop of that function, the future of a caller that may give up, and
+the deadline of that caller. A command whose future is done is abandoned."""
 Pending = tuple[list[Entry], BatchTimeout | None]
 """A batch that the event loop handed over to the writer thread."""
 Delivery = tuple[Resolver, Outcome]
@@ -35,6 +35,14 @@ def expire(future: "asyncio.Future[Any]") -> None:
     """Fail a future whose deadline has passed."""
     if not future.done():
         future.set_exception(StoreUnavailable(TOO_LATE))
+
+
+def start_timer(entry: Entry) -> None:
+    """Fail the caller at its deadline. A command that the loop's thread writes at once needs no timer."""
+    _, _, loop, caller, until = entry
+    if loop is not None and caller is not None and until is not None and not caller.done():
+        timer = loop.call_at(until, expire, caller)
+        caller.add_done_callback(lambda _: timer.cancel())
 
 
 def resolver(future: "asyncio.Future[Any]", on_late_commit: Callable[[Any], None] | None = None) -> Resolver:

@@ -294,6 +294,9 @@ class PostgresSession:
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         return self._connection.execute(cast(LiteralString, sql), values, binary=True).fetchall()
 
+    def query_keys(self, sql: str, keys: Sequence[tuple[Any, ...]]) -> Rows:
+        return self.query(sql, tuple(list(column) for column in zip(*keys, strict=True)))
+
     def read(self, sql: str, values: tuple[Any, ...], until: float) -> Rows:
         """As `query`, on a read connection with a deadline."""
         self._connection.until = until

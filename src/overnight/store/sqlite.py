@@ -32,7 +32,9 @@ READ_BUSY_MS = 10_000
 MIN_FREE_BYTES = 16_000_000
 MAX_BLOCK_S = 0.002
 """About the time of one commit of another process: the event loop waits for that, and no longer."""
-REMEDY = "Set OVERNIGHT_HOME to a writable folder"
+WRITER_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
+"""One thread at a time uses a connection, so SQLite need not lock it for each column that is read or bound."""
+REMEDY = "Set DATABASE_URL to a file that can be written, or OVERNIGHT_HOME to a writable folder"
 
 
 class SqliteDatabase:
@@ -55,7 +57,7 @@ class SqliteDatabase:
             if readonly:
                 return SqliteSession(self._open_for_reading(within), self.path)
             make_database_file(self.path)
-            connection = apsw.Connection(str(self.path), statementcachesize=200)
+            connection = apsw.Connection(str(self.path), flags=WRITER_FLAGS, statementcachesize=200)
             session = SqliteSession(connection, self.path)
             connection.set_busy_timeout(int(within * 1000))
             # SQLite does not wait when two processes switch a new file to WAL at once; one of them would fail.
@@ -90,7 +92,8 @@ class SqliteDatabase:
         return connection
 
     def _reader(self, name: str, within: float) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI  # read-only if the file is
+        # The file may be read-only.
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOMUTEX
         connection = apsw.Connection(name, flags=flags, statementcachesize=200)
         connection.set_busy_timeout(max(1, int(within * 1000)))
         if "unix-none" in name:
@@ -138,6 +141,8 @@ def _has_content(file: Path) -> bool:
 
 def explain(error: Exception, path: Path) -> str:
     """The problem of the file, and the remedy."""
+    if os.path.isdir(path):  # Path.is_dir raises in a closed folder
+        return f"{path}: a folder, expected a database file. Set DATABASE_URL to a file, such as {path}/ledger.db"
     if isinstance(error, apsw.NotADBError):
         return f"{path}: not a SQLite database. Set DATABASE_URL or OVERNIGHT_HOME to the location of the ledger"
     if isinstance(error, apsw.CorruptError):
@@ -178,13 +183,16 @@ class SqliteSession:
     @contextmanager
     def exclusive(self, until: float | None = None) -> Generator[None]:
         """Hold the file lock, so that no other process writes. Readers do not use it."""
-        if self._lock_file < 0:
-            self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
-        self._wait_for(self._take_file_lock, until)
+        self._lock_other_processes(until)
         try:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    def _lock_other_processes(self, until: float | None) -> None:
+        if self._lock_file < 0:
+            self._lock_file = open_file(self._lock_path, os.O_RDWR | os.O_CREAT)
+        self._wait_for(self._take_file_lock, until)
 
     def _take_file_lock(self) -> bool:
         try:
@@ -226,7 +234,8 @@ class SqliteSession:
     @contextmanager
     def transaction(self, until: float | None = None) -> Generator["SqliteSession"]:
         try:
-            with self.exclusive(until):
+            self._lock_other_processes(until)  # as `exclusive`, without a second generator for each commit
+            try:
                 self._wait_for(self._begin, until)
                 try:
                     yield self
@@ -237,6 +246,8 @@ class SqliteSession:
                     if self._connection.in_transaction:
                         self._cursor.execute("ROLLBACK")
                     raise
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
         except DATA as error:
             raise UnstorableData(str(error)) from error
         except apsw.Error as error:
@@ -251,6 +262,12 @@ class SqliteSession:
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows:
         try:
             return self._cursor.execute(sql, values).fetchall()
+        except apsw.Error as error:
+            raise StoreUnavailable(explain(error, Path(self._connection.filename))) from error
+
+    def query_keys(self, sql: str, keys: Sequence[tuple[Any, ...]]) -> Rows:
+        try:
+            return self._cursor.executemany(sql, keys).fetchall()
         except apsw.Error as error:
             raise StoreUnavailable(explain(error, Path(self._connection.filename))) from error
 

@@ -28,7 +28,7 @@ class Statement:
     """One named statement, in each dialect that has it.
 
     - `sql[dialect]`: the text with positional placeholders.
-    - `from_row`, `from_mapping`: return the tuple to bind.
+    - `row_binder`: returns the function from a row to the tuple to bind. `from_mapping`: returns the tuple itself.
     - `bulk`: a variant for many rows with one array per parameter, in the same order (`NAME_bulk`).
     - `before`: a statement without parameters that runs once per transaction before the rows (`NAME_before`).
     """
@@ -51,8 +51,8 @@ class Statement:
     def __repr__(self) -> str:
         return f"<Statement {self.name}>"
 
-    def from_row(self, dialect: Dialect, row: object) -> tuple[Any, ...]:
-        return self._binders[dialect][0](row)
+    def row_binder(self, dialect: Dialect) -> Callable[[Any], tuple[Any, ...]]:
+        return self._binders[dialect][0]
 
     def from_mapping(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[Any, ...]:
         return self._binders[dialect][1](values)

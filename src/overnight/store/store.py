@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import apsw
 
 from overnight.domain import BadInput, StoreUnavailable
 
-from .migration_runner import is_current, migrate
+from .migration_runner import is_current, migrate, raise_feed_epoch
 from .statements import Dialect, Statement
 from .unit import Command, Rows
 from .writer import Writer
@@ -65,6 +65,16 @@ class Store:
         finally:
             session.close()
 
+    def raise_feed_epoch(self, epoch: int, position: int) -> None:
+        """See `migration_runner.raise_feed_epoch`. Blocks. Raises StoreUnavailable."""
+        session = self._database.connect()
+        try:
+            raise_feed_epoch(session, self.dialect, epoch, position)
+        except session.Error as error:
+            raise StoreUnavailable(self._database.explain(error)) from error
+        finally:
+            session.close()
+
     @property
     def writer(self) -> Writer:
         """The writer, started on first use, so that read-only commands start no thread."""
@@ -72,11 +82,11 @@ class Store:
             self._writer = Writer(self._database.connect, self.clock)
         return self._writer
 
-    async def commit(
+    def commit(
         self, command: Command[T], *, until: float | None = None, on_late_commit: Callable[[T], None] | None = None
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """See `Writer.commit`."""
-        return await self.writer.commit(command, until=until, on_late_commit=on_late_commit)
+        return self.writer.commit(command, until=until, on_late_commit=on_late_commit)
 
     def submit(self, command: Command[T]) -> "asyncio.Future[T]":
         return self.writer.submit(command, self.writer.running_loop())

@@ -4,6 +4,7 @@ Under the row locks the rules are plain Python over loaded rows. So a batch take
 rejected command does not abort the transaction, and the rules can be tested without a database.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter, itemgetter
@@ -74,6 +75,10 @@ class Session(Protocol):
 
     def query(self, sql: str, values: tuple[Any, ...]) -> Rows: ...
 
+    def query_keys(self, sql: str, keys: Sequence[tuple[Any, ...]]) -> Rows:
+        """The rows of all keys. `sql` is the `lock` statement of a table."""
+        ...
+
     def execute_many(self, statement: Statement, values: Sequence[tuple[Any, ...]]) -> None: ...
 
     def create_partitions(self, month: int) -> None: ...
@@ -126,18 +131,19 @@ class Unit:
 
     def __init__(self, session: Session, now: int, stripe: str) -> None:
         self.session, self.now, self.stripe = session, now, stripe
-        self._rows: dict[Table[Any], dict[Any, Any]] = {}
-        self._writes: dict[Table[Any], dict[Any, tuple[str, Any]]] = {}
-        self._deletes: dict[Table[Any], dict[Any, Any]] = {}
-        self._shared_inserts: dict[Statement, dict[Any, Any]] = {}
-        self._appends: dict[Statement, list[Any]] = {}
-        self._sums: dict[Statement, dict[tuple[Any, ...], list[int]]] = {}
+        self._rows: defaultdict[Table[Any], dict[Any, Any]] = defaultdict(dict)
+        self._writes: defaultdict[Table[Any], dict[Any, tuple[str, Any]]] = defaultdict(dict)
+        self._deletes: defaultdict[Table[Any], dict[Any, Any]] = defaultdict(dict)
+        self._shared_inserts: defaultdict[Statement, dict[Any, Any]] = defaultdict(dict)
+        self._appends: defaultdict[Statement, list[Any]] = defaultdict(list)
+        self._sums: defaultdict[Statement, dict[tuple[Any, ...], list[int]]] = defaultdict(dict)
 
     def lock(self, wanted: Iterable[tuple[Table[Any], Any]]) -> None:
         """Load and lock the missing rows in the global lock order."""
+        loaded = self._rows
         missing: dict[Table[Any], set[Any]] = {}
         for table, key in wanted:
-            if key not in self._rows.setdefault(table, {}):
+            if key not in loaded[table]:
                 missing.setdefault(table, set()).add(key)
         while missing:
             table = min(missing, key=_rank)
@@ -145,22 +151,19 @@ class Unit:
             self._load(table, sorted(keys))
             if table.also_locks is not None:
                 for key in keys:
-                    if (row := self._rows[table][key]) is not None:
+                    if (row := loaded[table][key]) is not None:
                         further, named = table.also_locks(row)
-                        if named not in self._rows.setdefault(further, {}):
+                        if named not in loaded[further]:
                             missing.setdefault(further, set()).add(named)
 
     def _load(self, table: Table[Any], keys: list[Any]) -> None:
         rows = self._rows[table]
         rows.update(dict.fromkeys(keys))
-        sql = table.lock.sql[self.session.dialect]
-        tuples: list[tuple[Any, ...]] = [key if isinstance(key, tuple) else (key,) for key in keys]
-        if self.session.dialect == "postgres":
-            tuples = [tuple([each[column] for each in tuples] for column in range(len(tuples[0])))]
-        for values in tuples:
-            for found in self.session.query(sql, values):
-                row = table.row(*found)
-                rows[table.key(row)] = row
+        make, key_of = table.row, table.key
+        tuples = keys if isinstance(keys[0], tuple) else [(key,) for key in keys]
+        for found in self.session.query_keys(table.lock.sql[self.session.dialect], tuples):
+            row = make(*found)
+            rows[key_of(row)] = row
 
     def get(self, table: Table[R], key: Any) -> R | None:
         """The locked row, or None if it does not exist. The key must be among the command's locks."""
@@ -172,40 +175,40 @@ class Unit:
     def insert(self, table: Table[R], row: R) -> None:
         """Insert a row. If another process inserts the same key concurrently, the whole batch is decided again."""
         key = table.key(row)
-        self._rows.setdefault(table, {})[key] = row
-        self._writes.setdefault(table, {})[key] = ("insert", row)
+        self._rows[table][key] = row
+        self._writes[table][key] = ("insert", row)
 
     def cache(self, table: Table[R], row: R) -> None:
         """Add a row that needs no write because another table's row contains it. Later commands of the batch find it."""
-        self._rows.setdefault(table, {})[table.key(row)] = row
+        self._rows[table][table.key(row)] = row
 
     def change(self, table: Table[R], row: R) -> None:
         """Write all columns of a row that was changed in place."""
         key = table.key(row)
-        writes = self._writes.setdefault(table, {})
+        writes = self._writes[table]
         if key not in writes or writes[key][0] == "touch":
             writes[key] = ("update", row)
 
     def touch(self, table: Table[R], row: R) -> None:
         """Write only the narrow columns of a row that was changed in place."""
-        self._writes.setdefault(table, {}).setdefault(table.key(row), ("touch", row))
+        self._writes[table].setdefault(table.key(row), ("touch", row))
 
     def delete(self, table: Table[R], row: R) -> None:
         """Delete a row. The same key can be inserted again."""
         key = table.key(row)
         self._rows[table][key] = None
-        kind, _ = self._writes.get(table, {}).pop(key, ("", None))
+        kind, _ = self._writes[table].pop(key, ("", None))
         if kind != "insert":
-            self._deletes.setdefault(table, {})[key] = row
+            self._deletes[table][key] = row
 
     def insert_shared(self, statement: Statement, key: Any, row: object) -> None:
         """Insert a content-addressed row. Other processes may insert the same key with the same content; writes are in
         key order."""
-        self._shared_inserts.setdefault(statement, {}).setdefault(key, row)
+        self._shared_inserts[statement].setdefault(key, row)
 
     def append(self, statement: Statement, row: object) -> None:
         """Insert a row that no other process writes or locks, such as an event."""
-        self._appends.setdefault(statement, []).append(row)
+        self._appends[statement].append(row)
 
     def appended(self, statement: Statement) -> Sequence[Any]:
         """The rows appended by this statement. `query` cannot see them before the flush."""
@@ -213,7 +216,7 @@ class Unit:
 
     def add(self, statement: Statement, key: tuple[Any, ...], amounts: Sequence[int]) -> None:
         """Add to the sums of a rollup. One row is written per key and batch."""
-        sums = self._sums.setdefault(statement, {})
+        sums = self._sums[statement]
         held = sums.get(key)
         sums[key] = list(amounts) if held is None else [a + b for a, b in zip(held, amounts, strict=True)]
 
@@ -224,26 +227,29 @@ class Unit:
 
     def flush(self) -> None:
         """Write all changes: locked tables by rank and key, then shared rows by key, then appended rows, then sums."""
-        dialect, session = self.session.dialect, self.session
-        for table in sorted(self._writes.keys() | self._deletes.keys(), key=lambda each: each.rank):
-            by_kind: dict[str, list[Any]] = {}
+        session = self.session
+        for table in sorted(self._writes.keys() | self._deletes.keys(), key=_rank):
             if deletes := self._deletes.get(table):
-                by_kind["delete"] = [row for _, row in sorted(deletes.items(), key=_first)]
-            for _, (kind, row) in sorted(self._writes.get(table, {}).items(), key=_first):
+                self._execute(table.delete, [row for _, row in sorted(deletes.items(), key=_first)])
+            by_kind: dict[str, list[Any]] = {}
+            for _, (kind, row) in sorted(self._writes[table].items(), key=_first):
                 by_kind.setdefault(kind, []).append(row)
             for kind, rows in by_kind.items():
-                statement: Statement = getattr(table, kind)
-                session.execute_many(statement, [statement.from_row(dialect, row) for row in rows])
+                self._execute(getattr(table, kind), rows)
         for statement, shared in sorted(self._shared_inserts.items(), key=lambda item: item[0].name):
-            session.execute_many(
-                statement, [statement.from_row(dialect, row) for _, row in sorted(shared.items(), key=_first)]
-            )
+            self._execute(statement, [row for _, row in sorted(shared.items(), key=_first)])
         for statement, rows in self._appends.items():
-            if (before := statement.before.get(dialect)) is not None:
+            if (before := statement.before.get(session.dialect)) is not None:
                 session.query(before, ())
-            session.execute_many(statement, [statement.from_row(dialect, row) for row in rows])
+            self._execute(statement, rows)
         for statement, sums in self._sums.items():
             session.execute_many(statement, [(*key, *amounts) for key, amounts in sorted(sums.items())])
+
+    def _execute(self, statement: Statement | None, rows: list[Any]) -> None:
+        if statement is None:
+            raise NotImplementedError  # the table has no such statement
+        session = self.session
+        session.execute_many(statement, list(map(statement.row_binder(session.dialect), rows)))
 
 
 _rank = attrgetter("rank")

@@ -27,10 +27,10 @@ from .pending_commands import (
     Entry,
     Outcome,
     Pending,
-    Resolver,
     expire,
     for_all,
     resolver,
+    start_timer,
     thread_resolver,
 )
 from .unit import Command, Session
@@ -92,20 +92,10 @@ class Writer:
             await self._wait_for_capacity(loop, until)
         if until is None and on_late_commit is None:
             return await self.submit(command, loop)
-        return await self._commit_for_caller(command, loop, until, on_late_commit)
-
-    async def _commit_for_caller(
-        self,
-        command: Command[T],
-        loop: asyncio.AbstractEventLoop,
-        until: float | None,
-        on_late_commit: Callable[[T], None] | None,
-    ) -> T:
-        future: asyncio.Future[T] = loop.create_future()
         if until is not None and until <= loop.time():
             raise StoreUnavailable(TOO_LATE)
-        self._enqueue_in_loop(command, resolver(future, on_late_commit), loop, future)
-        timer = None if until is None else loop.call_at(until, expire, future)
+        future: asyncio.Future[T] = loop.create_future()
+        self._enqueue_in_loop((command, resolver(future, on_late_commit), loop, future, until), loop)
         try:
             return await future
         except asyncio.CancelledError:
@@ -113,9 +103,6 @@ class Writer:
             if on_late_commit is not None and not future.cancelled() and future.exception() is None:
                 loop.call_soon(on_late_commit, future.result())
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of the caller. It is cached, since asyncio takes a system call to find it on Python 3.11."""
@@ -137,20 +124,14 @@ class Writer:
     def submit(self, command: Command[T], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[T]":
         """As `commit`, without back-pressure, for callers that must not await before their command is queued."""
         future: asyncio.Future[T] = loop.create_future()
-        self._enqueue_in_loop(command, resolver(future), loop)
+        self._enqueue_in_loop((command, resolver(future), loop, None, None), loop)
         return future
 
-    def _enqueue_in_loop(
-        self,
-        command: Command[Any],
-        resolve: Resolver,
-        loop: asyncio.AbstractEventLoop,
-        caller: "asyncio.Future[Any] | None" = None,
-    ) -> None:
-        entry = (command, resolve, loop, caller)
+    def _enqueue_in_loop(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
         if self._main_loop is None:
             self._main_loop, self._main_thread = loop, threading.get_ident()
         if loop is not self._main_loop:
+            start_timer(entry)
             self._enqueue(entry)
             return
         with self._lock:
@@ -181,6 +162,7 @@ class Writer:
         )
         if session is None or not here:
             for entry in batch:
+                start_timer(entry)
                 self._queue.put(entry)
             return
         try:
@@ -205,6 +187,8 @@ class Writer:
 
     def _with_deferred(self, batch: list[Entry]) -> list[Entry]:
         """Put deferred commands before those of the batch, since they were queued earlier."""
+        if not self._deferred:
+            return batch
         return [*(self._deferred.popleft() for _ in range(len(self._deferred))), *batch]
 
     def defer(self, command: Command[Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
@@ -213,7 +197,7 @@ class Writer:
         with self._lock:
             self._check_open()
             self._waiting += 1
-            self._deferred.append((command, resolver(future), loop, None))
+            self._deferred.append((command, resolver(future), loop, None, None))
         if not self._lingering:
             self._lingering = True
             loop.call_later(LINGER_S, self._linger_over)
@@ -227,7 +211,7 @@ class Writer:
     def commit_blocking(self, command: Command[T]) -> T:
         """As `commit`, for threads without an event loop."""
         future: ThreadFuture[T] = ThreadFuture()
-        self._enqueue((command, thread_resolver(future), None, None))
+        self._enqueue((command, thread_resolver(future), None, None, None))
         return future.result()
 
     def close(self) -> None:
@@ -358,11 +342,13 @@ class Writer:
             self._admit_waiting()
 
     def hand_over(self, pending: Pending) -> None:
+        for entry in pending[0]:
+            start_timer(entry)
         self._queue.put(pending)
 
     def deliver(self, answers: Iterable[tuple[Entry, Outcome]]) -> None:
         loops: set[asyncio.AbstractEventLoop] = set()
-        for (_, resolve, loop, _), outcome in answers:
+        for (_, resolve, loop, _, _), outcome in answers:
             if loop is None:
                 resolve(*outcome)
             else:

@@ -10,6 +10,7 @@ from .loader import JobTree, load_job_tree, tree_costs
 from .public import public_job, public_timeline, read_traceback
 from .render import build_timeline
 from .text import (
+    actor_text,
     clean,
     clock_text,
     content_text,
@@ -20,7 +21,6 @@ from .text import (
     show_times_in,
     span_text,
     until_text,
-    who,
 )
 from .totals import idle_text, span_us
 
@@ -31,6 +31,7 @@ __all__ = [
     "Line",
     "Shown",
     "Timeline",
+    "actor_text",
     "advise",
     "build_timeline",
     "clean",
@@ -52,5 +53,4 @@ __all__ = [
     "tree_costs",
     "until_text",
     "waiting_list",
-    "who",
 ]

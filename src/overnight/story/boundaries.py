@@ -4,10 +4,10 @@ from overnight.domain import FINISHED, Recorded
 
 from .lifecycle_events import error_text
 from .text import (
+    actor_text,
     clean,
     span_text,
     until_text,
-    who,
 )
 from .timeline import TimelineBuilder
 
@@ -147,9 +147,9 @@ def _review_decided(builder: TimelineBuilder, event: Recorded) -> None:
     requested = builder.segment.get(str((facts.detail or {}).get("review_id"))) or builder.node_at(event)
     if requested is not None:
         requested.end(event.at, "done" if approved else "failed")
-    text = f"{who(facts.actor)} {'approved' if approved else 'rejected'}: {clean(facts.name)}"
+    text = f"{actor_text(facts.actor)} {'approved' if approved else 'rejected'}: {clean(facts.name)}"
     if facts.kind != "approval":
-        text = f"{who(facts.actor)} decided: {clean(facts.name)}" if approved else text
+        text = f"{actor_text(facts.actor)} decided: {clean(facts.name)}" if approved else text
     node = builder.note(None, event, text, "done" if approved else "failed", "decision")
     if note := decision.get("note"):
         node.why = f"“{clean(note)}”"

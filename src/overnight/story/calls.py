@@ -111,7 +111,7 @@ def _note_excess_usage(builder: TimelineBuilder, node: Node, event: Recorded) ->
         usage = f"{reported['input_tokens']:,} in, {reported['output_tokens']:,} out, {cost_text(reported['cost_microusd'])}"
         hint = f"if the invoice confirms it, book it with `overnight budget settle {facts.call_id}`"
         builder.note(
-            node, event, f"{facts.provider} reported {usage}: over the bound of the request, so not booked; {hint}"
+            node, event, f"{facts.provider} reported {usage}: more than the request can use, so not booked; {hint}"
         )
 
 

@@ -10,11 +10,11 @@ from overnight.ledger import JobRow
 from .advice import waiting_list
 from .lines import Shown
 from .text import (
+    actor_text,
     clean,
     count_text,
     span_text,
     trace_text,
-    who,
 )
 from .timeline import TimelineBuilder
 
@@ -43,7 +43,7 @@ def reason(event: Recorded) -> str:
 def _created(builder: TimelineBuilder, event: Recorded) -> None:
     external = builder.job.runtime == "foreign"
     text = "started by an external program" if external else "queued"
-    by = who(event.facts.actor) if event.facts.actor else ""
+    by = actor_text(event.facts.actor) if event.facts.actor else ""
     if by:
         text += f" ({by})" if external else f" by {by}"
     node = builder.milestone(event, "start", text)
@@ -58,10 +58,10 @@ def _started(builder: TimelineBuilder, event: Recorded) -> None:
     if event.facts.decision is not None:
         builder.milestone(event, "start", f"reopened: {reason(event)}")
     elif first is None or first.kind != "start":
-        builder.milestone(event, "start", f"started by {who(event.facts.actor)}")
+        builder.milestone(event, "start", f"started by {actor_text(event.facts.actor)}")
     else:
         waited = event.at - first.at
-        first.text, first.ended_at = f"started by {who(event.facts.actor)}", event.at
+        first.text, first.ended_at = f"started by {actor_text(event.facts.actor)}", event.at
         first.seqs.append(event.seq)
         if waited > LONG_QUEUE_US:
             first.why, first.hidden = f"after {span_text(waited)} in the queue", False
@@ -69,7 +69,7 @@ def _started(builder: TimelineBuilder, event: Recorded) -> None:
 
 def _worker_lost(builder: TimelineBuilder, event: Recorded) -> None:
     number = (event.facts.detail or {}).get("recoveries", 1)
-    node = builder.milestone(event, "crash", f"{who(event.facts.actor)} lost", leaving="lost", status="failed")
+    node = builder.milestone(event, "crash", f"{actor_text(event.facts.actor)} lost", leaving="lost", status="failed")
     node.outcome = "its process ended, or its lease expired"
     node.facts.append(f"crash {number}")
 
@@ -80,7 +80,7 @@ def _resumed(builder: TimelineBuilder, event: Recorded) -> None:
     is_shown = (
         builder.last_milestone is not None and builder.last_milestone.kind == "park" and builder.last_milestone.hidden
     )
-    builder.milestone(event, "resume", f"{verb} by {who(event.facts.actor)}").hidden = is_shown and not crashed
+    builder.milestone(event, "resume", f"{verb} by {actor_text(event.facts.actor)}").hidden = is_shown and not crashed
 
 
 def _replay_ended(builder: TimelineBuilder, event: Recorded) -> None:
@@ -109,14 +109,14 @@ def _scheduled(builder: TimelineBuilder, event: Recorded) -> None:
     elif builder.last_milestone is not None and builder.last_milestone.kind == "attempt":
         builder.last_milestone.seqs.append(event.seq)
     else:
-        builder.milestone(event, "decision", f"{who(event.facts.actor)} queued it again")
+        builder.milestone(event, "decision", f"{actor_text(event.facts.actor)} queued it again")
 
 
 def _attempt_started(builder: TimelineBuilder, event: Recorded) -> None:
     mode = (event.facts.detail or {}).get("mode")
     if mode == "quarantine":
         return  # the park that follows shows the reason
-    by = f" by {who(event.facts.actor)}" if event.facts.actor else ""
+    by = f" by {actor_text(event.facts.actor)}" if event.facts.actor else ""
     if builder.job.runtime == "foreign":
         if (
             mode == "recover"
@@ -153,7 +153,7 @@ def _answers_dropped(builder: TimelineBuilder, event: Recorded) -> None:
 
 
 def _cancel_requested(builder: TimelineBuilder, event: Recorded) -> None:
-    builder.note(None, event, f"{who(event.facts.actor)} requested cancellation", kind="decision")
+    builder.note(None, event, f"{actor_text(event.facts.actor)} requested cancellation", kind="decision")
 
 
 def _completed(builder: TimelineBuilder, event: Recorded) -> None:
@@ -171,7 +171,7 @@ def _failed(builder: TimelineBuilder, event: Recorded) -> None:
 
 
 def _cancelled(builder: TimelineBuilder, event: Recorded) -> None:
-    by = f" by {who(event.facts.actor)}" if event.facts.actor else ""
+    by = f" by {actor_text(event.facts.actor)}" if event.facts.actor else ""
     builder.milestone(event, "end", f"cancelled{by}", leaving="stopped", status="failed")
 
 
@@ -199,7 +199,7 @@ def _value(change: Any, side: str) -> str:
 
 def _signal_received(builder: TimelineBuilder, event: Recorded) -> None:
     node = builder.note(
-        builder.node_at(event), event, f"signal {event.facts.name or ''} from {who(event.facts.actor)}", "done"
+        builder.node_at(event), event, f"signal {event.facts.name or ''} from {actor_text(event.facts.actor)}", "done"
     )
     builder.add_content(node, "signal", event.content)
 

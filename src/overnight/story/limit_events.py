@@ -7,10 +7,10 @@ from overnight.domain import Recorded
 from .calls import model_text
 from .lifecycle_events import reason
 from .text import (
+    actor_text,
     clean,
     cost_text,
     span_text,
-    who,
 )
 from .timeline import TimelineBuilder
 
@@ -43,7 +43,9 @@ def _budget_topped_up(builder: TimelineBuilder, event: Recorded) -> None:
         for name, amount in detail.items()
         if name.startswith("added_")
     ]
-    text = f"{who(event.facts.actor)} added {' and '.join(added)} to the budget of {clean(detail.get('scope'), 20)}"
+    text = (
+        f"{actor_text(event.facts.actor)} added {' and '.join(added)} to the budget of {clean(detail.get('scope'), 20)}"
+    )
     builder.milestone(event, "decision", f"{text} {clean(detail.get('row'), 120)}").why = reason(event)
 
 
@@ -69,7 +71,7 @@ def _cost_corrected(builder: TimelineBuilder, event: Recorded) -> None:
     else:
         text = f"{cost_text(facts.cost_microusd or 0)}, {source}"
         text += f"; previously booked at a bound of {cost_text(was)}" if was else ""
-    by = f" (by {who(facts.actor)})" if facts.actor and detail.get("source") != "late_answer" else ""
+    by = f" (by {actor_text(facts.actor)})" if facts.actor and detail.get("source") != "late_answer" else ""
     name = "" if node is not None else f"{model_text(facts)}: "
     builder.note(node, event, f"cost corrected: {name}{text}{by}", kind="budget").why = reason(event)
 

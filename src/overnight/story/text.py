@@ -67,7 +67,7 @@ def until_text(due_us: int, from_us: int) -> str:
     return due.strftime("%H:%M:%S %Z") if same_day else moment_text(due_us)
 
 
-def who(actor: str | None) -> str:
+def actor_text(actor: str | None) -> str:
     """A worker by the end of its id; any other actor by name."""
     if not actor:
         return "unknown"

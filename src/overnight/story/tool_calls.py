@@ -4,7 +4,7 @@ from overnight.domain import Recorded
 
 from .lifecycle_events import error_text, reason
 from .lines import Node
-from .text import clean, span_text, who
+from .text import actor_text, clean, span_text
 from .timeline import TimelineBuilder
 
 
@@ -63,7 +63,11 @@ def _tool_failed(builder: TimelineBuilder, event: Recorded) -> None:
         builder.note(node, event, f"confirmed not done, so it may be repeated: {reason(event)}", kind="verdict")
         return
     node.end(event.at, "failed")
-    cause = f"rejected by {who(facts.actor)}: {clean(facts.error.message)}" if facts.actor else error_text(facts.error)
+    cause = (
+        f"rejected by {actor_text(facts.actor)}: {clean(facts.error.message)}"
+        if facts.actor
+        else error_text(facts.error)
+    )
     node.outcome = f"not done: {cause}"
 
 

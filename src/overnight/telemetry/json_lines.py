@@ -7,10 +7,8 @@ notes, messages of errors) stay in the ledger, where they can be erased.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -19,18 +17,18 @@ from urllib.parse import quote
 
 import msgspec
 
-from overnight.domain import Fenced, StoreUnavailable, iso_utc, new_id, public_event, without_texts
+from overnight.domain import StoreUnavailable, iso_utc, public_event, without_texts
 from overnight.files import make_folder, open_file
-from overnight.ledger import FeedEvent, FeedPosition
-from overnight.store import Table, Unit
+from overnight.ledger import FeedEvent, FeedIdentity, FeedMark, FeedPosition
+from overnight.store import Table, Unit, crash_point
+
+from .log_mark import LogMark, check_folder
 
 NAME = "events"
 CHUNK = 1 << 16
 READ_BACK = 1000
 """Lines that are compared with new events: twice a page, since at most one is written and not committed."""
 MOST_OPEN = 64
-LONGEST_WAIT_S, LOOK_S = 1.0, 0.01
-"""How long a sink waits for another process that is just writing, and how often it looks."""
 
 _Key = tuple[tuple[int, str, int], str, str]
 
@@ -55,12 +53,16 @@ class JsonLinesSink:
     def __init__(self, files: LogFiles) -> None:
         self._files = files
         self._open: OrderedDict[str, _LogFile] = OrderedDict()
-        self._mark: _Mark | None = None
+        self._mark: LogMark | None = None
+        self._feed: FeedIdentity | None = None
         # A cancelled write continues in its thread; the files are not closed under it.
         self._busy = threading.Lock()
 
-    async def opened(self) -> None:
-        await asyncio.to_thread(self._take)
+    async def check(self, feed: FeedIdentity) -> None:
+        await asyncio.to_thread(check_folder, self._files.folder, feed)
+
+    async def opened(self, feed: FeedIdentity | None = None) -> FeedMark | None:
+        return await asyncio.to_thread(self._take, feed)
 
     async def deliver(self, events: Sequence[FeedEvent], done: FeedPosition) -> None:  # noqa: ARG002
         await asyncio.to_thread(self._write, events)
@@ -83,30 +85,35 @@ class JsonLinesSink:
             self._mark.close()
             self._mark = None
 
-    def _take(self) -> None:
-        with self._writing(taken=False):
-            pass
+    def _take(self, feed: FeedIdentity | None) -> FeedMark | None:
+        self._feed = feed
+        with self._writing(taken=False) as mark:
+            return mark.newest
 
     def _write(self, events: Sequence[FeedEvent]) -> None:
         by_folder: dict[str, list[FeedEvent]] = {}
         for each in events:
             folder = quote(each.event.tenant_id, safe="") if self._files.by_tenant else ""
             by_folder.setdefault(folder, []).append(each)
-        with self._writing(taken=True):
+        with self._writing(taken=True) as mark:
             for folder, own in by_folder.items():
                 self._file(folder).append(own)
+            if self._feed is not None:
+                last = events[-1]
+                mark.note(FeedMark(self._feed.epoch, last.place, last.event.at))
 
     @contextlib.contextmanager
-    def _writing(self, *, taken: bool) -> Generator[None]:
+    def _writing(self, *, taken: bool) -> Generator[LogMark]:
         """Keep other processes from writing. Without `taken`, take the log first; else raises Fenced if another has."""
         with self._busy:
             try:
                 if not taken:
                     self._close()
                 if self._mark is None:
-                    self._mark, taken = _Mark(self._files.folder), False
-                with self._mark.held(take=not taken):
-                    yield
+                    self._mark, taken = LogMark(self._files.folder), False
+                mark = self._mark
+                with mark.held() if taken else mark.taken(self._feed):
+                    yield mark
             except OSError as error:
                 self._close()
                 raise StoreUnavailable(f"{self._files.folder}: {error.strerror or error}") from None
@@ -118,48 +125,6 @@ class JsonLinesSink:
             self._open[folder] = _LogFile(self._files.folder / folder, self._files)
         self._open.move_to_end(folder)
         return self._open[folder]
-
-
-class _Mark:
-    """The file that names the process which writes the log, and that is locked while it does.
-
-    The cursor alone does not suffice: a process that stalled before its write would find out after it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        make_folder(folder)
-        self._name = new_id("log").encode()
-        self._path = folder / f"{NAME}.lock"
-        self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
-
-    @contextlib.contextmanager
-    def held(self, *, take: bool) -> Generator[None]:
-        """Lock the log. Raises Fenced unless it is this one's or `take`; StoreUnavailable after a long wait."""
-        self._lock()
-        try:
-            if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
-                raise Fenced("the lock of the event log was removed")
-            if take:
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, self._name, 0)
-            elif os.pread(self._descriptor, CHUNK, 0) != self._name:
-                raise Fenced("another process writes the event log")
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _lock(self) -> None:
-        until = time.monotonic() + LONGEST_WAIT_S
-        while True:
-            try:
-                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise StoreUnavailable("another process is writing the event log") from None
-                time.sleep(LOOK_S)
 
 
 class _Written(msgspec.Struct):
@@ -190,9 +155,12 @@ class _LogFile:
         if self._size >= self._files.most_bytes:
             self._rotate(new[0])
         rest = memoryview(b"".join(map(_line, new)))
+        crash_point("log_opened")
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
+        crash_point("log_written")
         os.fsync(self._descriptor)
+        crash_point("log_flushed")
         self._size = os.fstat(self._descriptor).st_size
         self._written = {_key(each) for each in events}
 
@@ -221,6 +189,7 @@ class _LogFile:
         """Give the full file the time and the place of the event that comes after it as a name: a name that sorts."""
         stamp = iso_utc(first.event.at).replace(":", "").replace("-", "")
         self._path.rename(self._folder / f"{NAME}-{first.place.position:016d}-{stamp}.jsonl")
+        crash_point("log_rotated")
         current = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.close(self._descriptor)
         self._descriptor = current

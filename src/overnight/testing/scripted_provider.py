@@ -1,4 +1,4 @@
-"""An offline model provider: OpenAI chat completions, Responses and embeddings, and Anthropic messages over HTTP. A
+"""An offline model provider: OpenAI chat completions, Responses and embeddings, Anthropic messages and Gemini over HTTP. A
 rules file determines answers and faults.
 
     python -m overnight.testing.scripted_provider --rules FILE --port 0
@@ -21,12 +21,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from .scripted_counts import Counts, request_fingerprint
 from .scripted_embeddings import EMBEDDINGS
+from .scripted_gemini import count_tokens as count_gemini_tokens
+from .scripted_gemini import wire_of
 from .scripted_http import FOREVER, Connection, Ending, HttpRequest, Step
 from .scripted_messages import count_tokens
 from .scripted_messages_wire import MESSAGES
@@ -76,8 +78,8 @@ class Provider:
         """The steps that answer one HTTP request."""
         path = http.target.partition(b"?")[0]
         methods = self._routes.get(path)
-        if methods is None and path.startswith(b"/v1/models/"):
-            methods = {b"GET": self._model}
+        if methods is None and path.startswith((b"/v1/models/", b"/v1beta/models/")):
+            methods = {b"GET": self._model, b"POST": self._addressed}
         if methods is None:
             url = path.decode("latin-1")[:200]
             return iter((error_response(404, f"Unknown request URL: {url}.", "unknown_url"),))
@@ -140,6 +142,14 @@ class Provider:
             yield response(200, _encode({"input_tokens": count_tokens(http.body, http.headers)}))
         except Refused as problem:
             yield MESSAGES.error(400, str(problem), None, None)
+
+    def _addressed(self, http: HttpRequest) -> Iterator[Step]:
+        """A request in Gemini's format, whose path holds the model and the method."""
+        name = unquote(http.target.partition(b"?")[0].decode("latin-1").partition("/models/")[2])
+        if name.endswith(":countTokens"):
+            return iter((response(200, count_gemini_tokens(http.body)),))
+        wire = wire_of(name)
+        return iter((error_response(404, "Unknown method."),)) if wire is None else self._asked(wire, http)
 
     def _models(self, _http: HttpRequest) -> Iterator[Step]:
         data = [_model_card(name) for name in self.rules.model_names()]

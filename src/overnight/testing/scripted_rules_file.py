@@ -1,38 +1,38 @@
-"""Read a rules file of the scripted provider. Every problem is reported at once, with its line and the nearest known key.
+"""Read a rules file of the scripted provider. Reports all problems at once, with line and nearest known key.
 
-The first rule that fits decides; without one the answer is an echo. All keys are optional, except that a rule needs
-`answer` or `fault`:
+The first matching rule determines the answer; without one, the answer is an echo. All keys are optional, but a rule
+needs `answer` or `fault`:
 
-    models: [extra-model]               # for /v1/models, besides the exact names in rules
+    models: [extra-model]               # for /v1/models, in addition to exact names in rules
     rules:
       - name: order status
-        match:                          # all of these must hold
+        match:                          # all conditions must be met
           model: gpt-*                  # exact, or a glob with * ? [
-          user_contains: order          # last user message; case matters
+          user_contains: order          # last user message, case-sensitive
           user_regex: 'order (\\d+)'
           system_contains: terse        # system and developer messages
-          tool_result: false            # is the last message a tool's result
-          tools_offered: [get_order]    # all of them are offered
-          headers: {x-job-id: j1}       # equal; names in any case
-          times: 3                      # used up after 3 calls
-          after: 1                      # leaves the first call to later rules
-          between_requests: [2, 4]      # instead of the two above; from 1, both included
-          fail_for_ms: 500              # only that long after its first call
-        answer:                         # or just a text
+          tool_result: false            # whether the last message is a tool result
+          tools_offered: [get_order]    # the request offers all of these
+          headers: {x-job-id: j1}       # exact values; names case-insensitive
+          times: 3                      # matches at most 3 calls
+          after: 1                      # does not match the first call
+          between_requests: [2, 4]      # replaces `after` and `times`; from 1, inclusive
+          fail_for_ms: 500              # matches only for this time after its first call
+        answer:                         # or only a text
           text: 'Order {match[1]}'      # {last_user} {tool_result} {model} {count} {match[1]} {match[name]}
-          thinking: 'First, {last_user}'  # what the model thinks before it answers
-          repeat_words: 1000            # the words of the text, again and again, up to that many
-          tool_calls: [{name: get_order, arguments: {id: '{match[1]}'}}]   # arguments as text are sent as they stand
+          thinking: 'First, {last_user}'  # the reasoning of the model
+          repeat_words: 1000            # repeats the words of the text up to this number
+          tool_calls: [{name: get_order, arguments: {id: '{match[1]}'}}]   # text is sent unchanged
           usage: {prompt_tokens: 9, completion_tokens: 9, cached_tokens: 3, cache_write_tokens: 2, reasoning_tokens: 0}
           finish_reason: stop
         fault:
           delay_ms: 50                  # before the first byte
           chunk_delay_ms: 5             # between streamed events
-          cut_after_chunks: 3           # close in mid-stream, without [DONE]; a plain answer is cut in half
-          reset: true                   # end with a TCP reset; without cut_after_chunks before any answer, and free
+          cut_after_chunks: 3           # close during the stream, without [DONE]; other answers are cut in half
+          reset: true                   # end with a TCP reset; without cut_after_chunks, before any answer and unpaid
           broken_json: true
-          stall: true                   # alone: accept, be paid, never answer
-      - fault: {status: 429, retry_after_ms: 100, code: insufficient_quota, message: Pay first}   # free
+          stall: true                   # without other faults: accept, charge, never answer
+      - fault: {status: 429, retry_after_ms: 100, code: insufficient_quota, message: Pay first}   # unpaid
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _span(value: Any) -> tuple[int, int]:
 
 def _arguments(value: Any) -> dict[str, Any] | str:
     if not isinstance(value, dict | str):
-        raise ValueError("must be a mapping, or text to send as it stands")
+        raise ValueError("must be a mapping, or text to send unchanged")
     return cast("dict[str, Any] | str", value)
 
 
@@ -201,7 +201,7 @@ class _Reader:
         self.problems.append(f"{self.source}:{line}: {where + ': ' if where else ''}{problem}")
 
     def parse(self, text: str) -> YamlValue | None:
-        """The document as a tree of spots, or None for an empty one."""
+        """The document as a tree of values; None for an empty one."""
         if len(text) > MAX_FILE_CHARS:
             self.report(1, "", f"the file is longer than {MAX_FILE_CHARS} characters; split it or shorten it")
             return None
@@ -238,8 +238,7 @@ class _Reader:
     def fields(
         self, spot: YamlValue, where: str, leaves: Mapping[str, Leaf], nested: Collection[str] = ()
     ) -> dict[str, Any]:
-        """The valid values of a mapping; keys of `nested` are returned as spots. Invalid values are reported and
-        omitted."""
+        """The valid values of a mapping; keys in `nested` keep their YAML value. Invalid values are reported and omitted."""
         if spot.pairs is None:
             self.report(spot.line, where, f"must be a mapping with some of: {', '.join([*nested, *leaves])}")
             return {}

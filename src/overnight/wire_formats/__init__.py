@@ -7,24 +7,32 @@ from overnight.pricing.provider_tools import uses_in_message, uses_in_response
 
 from . import (
     chat,
+    chat_over_gemini,
     chat_over_messages,
     embeddings,
+    gemini,
+    gemini_embeddings,
+    gemini_over_chat,
     messages,
     messages_over_chat,
     responses,
+    responses_compact,
     responses_failures,
     responses_native,
     responses_over_chat,
 )
 from .contract import (
+    AddressedCall,
     AnswerContext,
+    ClientPaths,
     Codec,
     Json,
     Losses,
     Prepared,
     Translation,
 )
-from .messages import estimate_input_tokens
+from .gemini_passthrough import GeminiPassthrough
+from .gemini_paths import PATHS as GEMINI_PATHS
 from .messages_passthrough import MessagesPassthrough
 from .recorded_answers import ReadAnswer, read_chat, read_embeddings, read_messages, read_responses
 from .responses_chunks import stream_translator as responses_stream_translator
@@ -43,9 +51,12 @@ from .transports import (
 __all__ = [
     "CHAT",
     "CODECS",
+    "COMPACT",
     "MESSAGES",
     "RESPONSES",
+    "AddressedCall",
     "AnswerContext",
+    "ClientPaths",
     "Codec",
     "Json",
     "Losses",
@@ -55,7 +66,6 @@ __all__ = [
     "Received",
     "Wire",
     "client_body",
-    "estimate_input_tokens",
     "routed_format",
     "wire_between",
 ]
@@ -111,6 +121,8 @@ MESSAGES = Codec(
     tool_uses=uses_in_message,
     answer_id_prefix="msg_",
     request_id_header=b"request-id",
+    estimate_tokens=messages.estimate_input_tokens,
+    key_header=b"x-api-key",
     decode_answer=messages.decode_answer,
     headers=messages.HEADERS,
     forwarded_headers=messages.FORWARDED_HEADERS,
@@ -131,7 +143,68 @@ EMBEDDINGS = Codec(
     read_answer=read_embeddings,
     answer_id_prefix="emb_",
 )
-CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS)}
+COMPACT = Codec(
+    name="compact",
+    path="/responses/compact",
+    final_event_types=frozenset(),
+    cap_field=None,
+    read=responses_compact.read,
+    usage_of=responses.usage_of,
+    is_answer=responses_compact.is_answer,
+    assembly=responses.Assembly,
+    stream_events=responses.stream_events,
+    encode=responses.encode,
+    error_body=responses.error_body,
+    error_event=responses_failures.error_event,
+    read_answer=lambda _answer: None,
+    answer_id_prefix="resp_",
+    routed_as="responses",
+)
+GEMINI = Codec(
+    name="gemini",
+    path="",
+    final_event_types=frozenset(),
+    cap_field=gemini.CAP_FIELD,
+    read=gemini.read,
+    usage_of=gemini.usage_of,
+    is_answer=gemini.is_answer,
+    assembly=gemini.Assembly,
+    stream_events=gemini.stream_events,
+    encode=gemini.encode,
+    error_body=gemini.error_body,
+    error_event=gemini.error_event,
+    read_answer=gemini.read_answer,
+    tool_uses=gemini.tool_uses,
+    dispatched=gemini.dispatched,
+    estimate_tokens=gemini.estimate_input_tokens,
+    key_header=b"x-goog-api-key",
+    client_paths=GEMINI_PATHS,
+)
+GEMINI_EMBEDDINGS = Codec(
+    name="gemini_embeddings",
+    path="",
+    final_event_types=frozenset(),
+    cap_field=None,
+    read=gemini_embeddings.read,
+    usage_of=gemini_embeddings.usage_of,
+    is_answer=gemini_embeddings.is_answer,
+    assembly=gemini_embeddings.Assembly,
+    stream_events=gemini_embeddings.stream_events,
+    encode=gemini_embeddings.encode,
+    error_body=gemini_embeddings.error_body,
+    error_event=gemini_embeddings.error_event,
+    read_answer=gemini_embeddings.read_answer,
+    dispatched=gemini_embeddings.dispatched,
+    routed_as="embeddings",
+)
+CODECS = {codec.name: codec for codec in (CHAT, RESPONSES, MESSAGES, EMBEDDINGS, COMPACT, GEMINI, GEMINI_EMBEDDINGS)}
+
+
+def _composed(client: Codec, upstream_format: Codec, first: Translation, second: Translation) -> Translated:
+    """A wire over the pivot, chat."""
+    both = ComposedTranslation(first, second)
+    return Translated(client, upstream_format, Translation(both.request, both.answer, both.stream_translator))
+
 
 _RESPONSES_OVER_CHAT = Translation(responses_over_chat.request, responses_over_chat.answer, responses_stream_translator)
 _CHAT_OVER_MESSAGES = Translation(
@@ -140,30 +213,43 @@ _CHAT_OVER_MESSAGES = Translation(
 _MESSAGES_OVER_CHAT = Translation(
     messages_over_chat.request, messages_over_chat.answer, messages_over_chat.StreamTranslator
 )
-_RESPONSES_OVER_MESSAGES = ComposedTranslation(
-    _RESPONSES_OVER_CHAT._replace(request=responses_over_chat.pivot), _CHAT_OVER_MESSAGES
-)
+_RESPONSES_PIVOT = _RESPONSES_OVER_CHAT._replace(request=responses_over_chat.pivot)
+_CHAT_OVER_GEMINI = Translation(chat_over_gemini.request, chat_over_gemini.answer, chat_over_gemini.StreamTranslator)
+_GEMINI_OVER_CHAT = Translation(gemini_over_chat.request, gemini_over_chat.answer, gemini_over_chat.StreamTranslator)
 _WIRES: dict[tuple[str, str], Wire] = {
     ("chat", "chat"): ChatPassthrough(CHAT),
     ("responses", "responses"): Passthrough(
         RESPONSES, Translation(responses_native.request, responses_native.answer, responses_native.stream_translator)
     ),
     ("responses", "chat"): Translated(RESPONSES, CHAT, _RESPONSES_OVER_CHAT),
-    ("responses", "messages"): Translated(
-        RESPONSES,
-        MESSAGES,
-        Translation(
-            _RESPONSES_OVER_MESSAGES.request,
-            _RESPONSES_OVER_MESSAGES.answer,
-            _RESPONSES_OVER_MESSAGES.stream_translator,
-        ),
-    ),
+    ("responses", "messages"): _composed(RESPONSES, MESSAGES, _RESPONSES_PIVOT, _CHAT_OVER_MESSAGES),
     ("messages", "messages"): MessagesPassthrough(MESSAGES),
     ("messages", "chat"): Translated(MESSAGES, CHAT, _MESSAGES_OVER_CHAT),
     ("chat", "messages"): Translated(CHAT, MESSAGES, _CHAT_OVER_MESSAGES),
     ("embeddings", "embeddings"): Passthrough(EMBEDDINGS),
+    ("compact", "responses"): Passthrough(
+        COMPACT,
+        Translation(responses_compact.request, responses_compact.answer, responses_compact.stream_translator),
+    ),
+    ("gemini", "gemini"): GeminiPassthrough(GEMINI),
+    ("gemini", "chat"): Translated(GEMINI, CHAT, _GEMINI_OVER_CHAT),
+    ("gemini", "messages"): _composed(GEMINI, MESSAGES, _GEMINI_OVER_CHAT, _CHAT_OVER_MESSAGES),
+    ("chat", "gemini"): Translated(CHAT, GEMINI, _CHAT_OVER_GEMINI),
+    ("messages", "gemini"): _composed(MESSAGES, GEMINI, _MESSAGES_OVER_CHAT, _CHAT_OVER_GEMINI),
+    ("responses", "gemini"): _composed(RESPONSES, GEMINI, _RESPONSES_PIVOT, _CHAT_OVER_GEMINI),
+    ("gemini_embeddings", "gemini_embeddings"): Passthrough(GEMINI_EMBEDDINGS),
+    ("gemini_embeddings", "embeddings"): Translated(
+        GEMINI_EMBEDDINGS,
+        EMBEDDINGS,
+        Translation(gemini_embeddings.to_openai, gemini_embeddings.from_openai, gemini_embeddings.no_stream),
+    ),
+    ("embeddings", "gemini_embeddings"): Translated(
+        EMBEDDINGS,
+        GEMINI_EMBEDDINGS,
+        Translation(gemini_embeddings.over_gemini, gemini_embeddings.answer_over_gemini, gemini_embeddings.no_stream),
+    ),
 }
-_PREFERRED = ("chat", "messages", "responses")
+_PREFERRED = ("chat", "messages", "gemini", "responses", "embeddings", "gemini_embeddings")
 
 
 def routed_format(form: str) -> str:

@@ -31,7 +31,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
 _POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"messages", "tools", "stream", "stream_options"})
-_ONLY_MODEL = frozenset({"model"})
+_NEUTRAL = _NOT_PARAMETERS | {"model"}
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
@@ -72,7 +72,9 @@ def read(body: bytes) -> Request:
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
         messages = (
-            cast("list[Json]", without_cache_markers(known.messages)) if b"cache_control" in body else known.messages
+            cast("list[Json]", without_cache_markers(known.messages))
+            if body.find(b"cache_control") >= 0
+            else known.messages
         )
         links = address_chain([canonical(message) for message in messages])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -82,12 +84,12 @@ def read(body: bytes) -> Request:
     tools, tools_sha256 = tools_of(fields.get("tools"))
     stable = (
         b""
-        if fields.keys() <= _NOT_PARAMETERS | _ONLY_MODEL
+        if fields.keys() <= _NEUTRAL
         else canonical({name: value for name, value in params.items() if name not in NOT_FINGERPRINTED})
     )
     completion = known.max_completion_tokens is not None
     unescaped = unescaped_for_search(body)
-    references_found = sum(unescaped.count(mark) for mark in _POINTERS)
+    references_found = sum(map(unescaped.count, _POINTERS))
     return Request(
         format="chat",
         fields=fields,

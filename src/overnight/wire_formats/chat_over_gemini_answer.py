@@ -219,6 +219,7 @@ class StreamTranslator:
         self._head = _head(context, "chat.completion.chunk")
         self._messages: dict[int, _Message] = {}
         self._last: dict[int, Json] = {}
+        self._calls: dict[int, list[Json]] = {}
 
     def take(self, event: Json) -> list[Json]:
         chunks: list[Json] = []
@@ -233,15 +234,19 @@ class StreamTranslator:
             held |= {name: value for name, value in candidate.items() if name not in ("content", "logprobsResult")}
             logprobs = _logprobs(candidate)
             for part in dicts_of(dict_of(candidate.get("content")).get("parts")):
-                if delta := message.take(part):
+                delta = message.take(part)
+                if "tool_calls" in delta:
+                    # The signatures of all calls go before the first: a client that acts on it has them.
+                    self._calls.setdefault(index, []).append(delta)
+                elif delta:
                     chunks.append(self._chunk(index, delta, logprobs=logprobs))
                     logprobs = None
             if candidate.get("finishReason") or is_blocked(event):
                 delta = message.end(held)
                 if refusal := _refusal(held, event):
                     delta["refusal"] = refusal
-                if delta:
-                    chunks.append(self._chunk(index, delta))
+                for each in (*([delta] if delta else []), *self._calls.pop(index, [])):
+                    chunks.append(self._chunk(index, each))
                 chunks.append(self._chunk(index, {}, _finish(held, event, calls=bool(message.calls))))
         return chunks
 

@@ -25,6 +25,7 @@ from .lenient_json import (
 )
 from .messages_models import Traits, traits_of
 from .messages_schemas import closed_schema
+from .tool_schemas import parameters_schema, without_repeated
 from .validation import check, objects_of, texts_of
 
 __all__ = ["ANSWER_TOOL", "StreamTranslator", "answer", "request"]
@@ -144,7 +145,8 @@ def _set_tools(body: Json, out: Json, conversation: Conversation, traits: Traits
         tools.append(_function(function, f"functions[{at}]", losses, strict=False))
     asked = body.get("function_call") if body.get("tool_choice") is None else body["tool_choice"]
     if tools:
-        out["tools"] = tools
+        places = [f"tools[{at}]" for at in range(len(tools))]
+        out["tools"] = without_repeated(tools, [text_of(tool.get("name")) for tool in tools], losses, places)
         _set_choice(asked, body, out, losses)
     elif asked not in (None, "auto", "none"):
         losses.append("tool_choice")
@@ -171,8 +173,8 @@ def _function(function: Json, place: str, losses: Losses, *, strict: bool) -> Js
     fits = fit_name(name, MESSAGES_NAME)
     if fits != name:
         losses.append(f"{place}.name")
-    schema = dict_of(function.get("parameters"))
-    made: Json = {"name": fits, "input_schema": {"type": "object", **schema}}
+    schema = parameters_schema(function.get("parameters"), f"{place}.parameters", losses)
+    made: Json = {"name": fits, "input_schema": schema}
     if text_of(function.get("description")):
         made["description"] = function["description"]
     if function.get("strict") and strict:

@@ -18,8 +18,10 @@ from .recorded_answers import ReadAnswer
 from .request import InvalidBody, Request
 
 __all__ = [
+    "AddressedCall",
     "AnswerContext",
     "Assembly",
+    "ClientPaths",
     "Codec",
     "InvalidBody",
     "Json",
@@ -94,6 +96,43 @@ class StreamTranslator(Protocol):
         ...
 
 
+class AddressedCall(NamedTuple):
+    """A request whose path says what it asks for.
+
+    - `form`: the name of its client format.
+    - `complete`: puts what the path says into the client's body.
+    - `count_answer`: the answer to a request that counts tokens; None for a call.
+    - `is_array`: the events of a stream are the elements of one JSON array.
+    """
+
+    form: str
+    complete: Callable[[bytes], bytes]
+    count_answer: Callable[[int], Json] | None = None
+    is_array: bool = False
+
+
+class ClientPaths(NamedTuple):
+    """The paths of a client format in which the path holds a part of the request.
+
+    - `templates`: of POST; the last name spans the rest of the path. `address` reads that name and the query; None if it
+    names no method.
+    - `models_path`, `model_path`: templates of GET; `model_card` is the card of a model, `model_list` all of them.
+    - `key_parameter`: the query parameter that may hold the key.
+    - `covers`: whether errors of a method and a path are in this format.
+    - `with_retry`: an error's body that says after how many seconds to try again.
+    """
+
+    templates: tuple[str, ...]
+    address: Callable[[str, bytes], AddressedCall | None]
+    models_path: str
+    model_path: str
+    model_card: Callable[[str], Json]
+    model_list: Callable[[list[Json]], Json]
+    key_parameter: bytes
+    covers: Callable[[str, str], bool]
+    with_retry: Callable[[bytes, int], bytes]
+
+
 def _no_uses(_answer: Json) -> Mapping[str, int]:
     return {}
 
@@ -113,6 +152,9 @@ class Codec(NamedTuple):
     - `tool_uses`: the uses of provider-run tools in an answer, by tool.
     - `answer_id_prefix`, `request_id_header`: the form of an answer's id, and the header of the request's id.
     - `dispatched`: the path and the body for a target, where the path holds a part of the request; None: `path`.
+    - `estimate_tokens`: the input tokens of a client's body; None if the format does not count them.
+    - `key_header`: the lower-case header in which the format's own clients send a key, if it is a particular one.
+    - `client_paths`: the paths at which clients send this format, if they are more than `/v1` and `path`.
     - `routed_as`: the name of the format in the conditions of routes.
     """
 
@@ -137,6 +179,9 @@ class Codec(NamedTuple):
     answer_id_prefix: str = ""
     request_id_header: bytes = b"x-request-id"
     dispatched: Callable[[Json], tuple[str, bytes]] | None = None
+    estimate_tokens: Callable[[Json], int] | None = None
+    key_header: bytes | None = None
+    client_paths: ClientPaths | None = None
     routed_as: str = ""
 
     def prepared(self, body: Json, headers: tuple[tuple[bytes, bytes], ...], losses: Iterable[str]) -> Prepared:

@@ -17,8 +17,9 @@ from overnight.pricing.provider_tools import hosted_tools
 from overnight.pricing.usage import MAX_TOKENS, Usage, openai_usage
 
 from .contract import Json
-from .gemini_stream import Assembly, encode, is_blocked, is_failed, stream_events
+from .gemini_stream import Assembly, encode, is_blocked, is_failed, stream_events, text_parts
 from .lenient_json import dict_of, dicts_of, text_of
+from .recorded_answers import ReadAnswer
 from .request import (
     NOT_FINGERPRINTED,
     REFERENCED_FILE_BYTES,
@@ -39,8 +40,11 @@ __all__ = [
     "error_body",
     "error_event",
     "estimate_input_tokens",
+    "in_camel_case",
     "is_answer",
+    "model_path",
     "read",
+    "read_answer",
     "stream_events",
     "tool_uses",
     "usage_of",
@@ -119,8 +123,6 @@ def addressed(body: bytes, model: str, *, stream: bool) -> bytes:
 
 def dispatched(body: Json) -> tuple[str, bytes]:
     """The path and the body for a target."""
-    named: Any = body["model"]
-    model = text_of(_any(named) if isinstance(named, msgspec.Raw) else named).removeprefix("models/")
     sent = {name: value for name, value in body.items() if name not in ("model", "stream", CAP_FIELD)}
     if (cap := body.get(CAP_FIELD)) is not None:
         config: Any = sent.get("generationConfig")
@@ -130,7 +132,14 @@ def dispatched(body: Json) -> tuple[str, bytes]:
     streams: Any = body.get("stream")
     if bytes(streams) == b"true" if isinstance(streams, msgspec.Raw) else streams:
         method = "streamGenerateContent?alt=sse"
-    return f"/models/{quote(model, safe='-._~/')}:{method}", _encode(sent)
+    return f"{model_path(body)}:{method}", _encode(sent)
+
+
+def model_path(body: Json) -> str:
+    """The path of the model that a body names."""
+    named: Any = body["model"]
+    model = text_of(_any(named) if isinstance(named, msgspec.Raw) else named).removeprefix("models/")
+    return f"/models/{quote(model, safe='-._~/')}"
 
 
 def read(body: bytes) -> Request:
@@ -140,7 +149,7 @@ def read(body: bytes) -> Request:
         InvalidBody: a field is invalid; the error names the field and the expected value.
     """
     try:
-        body = _in_camel_case(body)
+        body = in_camel_case(body)
         known = _known(body)
         fields = _fields(body)
         params = {name: _any(raw) for name, raw in fields.items() if name not in _NOT_PARAMETERS}
@@ -212,9 +221,9 @@ def _hosted(tools: bytes) -> list[Json]:
     return [{"type": _TOOL_NAMES.get(name, name)} for name in dict.fromkeys(names)]
 
 
-def _in_camel_case(body: bytes) -> bytes:
+def in_camel_case(body: bytes) -> bytes:
     """The body with the names that Google's documentation writes. Its API accepts `generation_config` as well."""
-    if not _SNAKE.search(body):
+    if not _SNAKE.search(unescaped_for_search(body)):
         return body
     return _encode(_renamed(_any(body)))
 
@@ -240,11 +249,13 @@ def usage_of(answer: Json) -> Usage | None:
     prompt = report.get("promptTokenCount")
     if prompt is None and report.get("totalTokenCount") is None:
         return None
-    made, thoughts = _count(report, "candidatesTokenCount"), _count(report, "thoughtsTokenCount")
+    thoughts = _count(report, "thoughtsTokenCount")
+    is_told = report.get("candidatesTokenCount") is not None or thoughts > 0
+    made = _count(report, "candidatesTokenCount") + thoughts if is_told else None
     return openai_usage(
         {
             "prompt_tokens": _sum(prompt or 0, report.get("toolUsePromptTokenCount")),
-            "completion_tokens": made + thoughts,
+            "completion_tokens": made,
             "total_tokens": report.get("totalTokenCount"),
             "prompt_tokens_details": {
                 "cached_tokens": report.get("cachedContentTokenCount"),
@@ -277,6 +288,15 @@ def is_answer(answer: Json) -> bool:
     if answer.get("error") or any(is_failed(each) for each in candidates):
         return False
     return bool(candidates) or is_blocked(answer)
+
+
+def read_answer(answer: Json) -> ReadAnswer | None:
+    """A complete answer; None for a truncated, refused or filtered one."""
+    candidates = dicts_of(answer.get("candidates"))
+    if not candidates or any(each.get("finishReason") != "STOP" for each in candidates):
+        return None
+    parts = [part for each in candidates for part in dicts_of(dict_of(each.get("content")).get("parts"))]
+    return ReadAnswer("\n".join(text_parts(answer)), any("functionCall" in part for part in parts))
 
 
 def tool_uses(answer: Json) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .lenient_json import Json, dict_of, list_of, text_of
+from .lenient_json import Json, dict_of, dicts_of, list_of, text_of
 
 GEMINI_PREFIX = "gemini/"
 """The prefix of the signature of a reasoning block that holds Gemini's signatures."""
@@ -56,6 +56,23 @@ def unpack(signature: str) -> Signatures | None:
         return None
     text, calls = (*list_of(found), None, None)[:2]
     return Signatures(text_of(text), tuple(text_of(each) for each in list_of(calls)))
+
+
+def packed_block(signature: str) -> Json | None:
+    """The reasoning block of chat that holds a packed signature; None for another signature."""
+    if unpack(signature) is None:
+        return None
+    return {"type": "thinking", "thinking": "", "signature": signature, "model": packed_model(signature)}
+
+
+def signed_blocks(message: Json) -> list[Json]:
+    """The blocks of Anthropic messages for the packed signatures of a chat message, or of a piece of it."""
+    signatures = (text_of(each.get("signature")) for each in dicts_of(message.get("thinking_blocks")))
+    return [
+        {"type": "thinking", "thinking": "", "signature": signature}
+        for signature in signatures
+        if signature.startswith(GEMINI_PREFIX)
+    ]
 
 
 def sign_own(model: str, blocks: list[Json]) -> str:

@@ -21,6 +21,7 @@ FAILED = frozenset({
     "MISSING_THOUGHT_SIGNATURE",
 })  # fmt: skip
 """Finish reasons of an answer that the provider itself could not use. Asked again, the model may do better."""
+_REPEATED = ("modelVersion", "responseId")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -137,8 +138,15 @@ class Assembly:
 
 
 def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
-    """A recorded answer as one event, which a stream may consist of. With `cost_usd`, its usage contains the cost."""
+    """A recorded answer as two events: the parts, then the rest. With `cost_usd`, the usage contains the cost."""
     answer: Json = _decode(body)
+    candidates = dicts_of(answer.get("candidates"))
+    parts = [{name: each[name] for name in ("content", "index") if name in each} for each in candidates]
+    if any("content" in each for each in parts):
+        yield encode({"candidates": parts, **{name: answer[name] for name in _REPEATED if name in answer}})
+        empty = {"parts": [{"text": ""}], "role": "model"}
+        ended = [{**each, **({"content": empty} if "content" in each else {})} for each in candidates]
+        answer = {**answer, "candidates": ended}
     yield encode(answer if cost_usd is None else with_cost(answer, cost_usd))
 
 

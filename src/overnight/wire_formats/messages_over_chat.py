@@ -21,6 +21,7 @@ from .lenient_json import (
 from .messages_over_chat_answer import StreamTranslator, answer
 from .messages_over_chat_turns import Conversation
 from .messages_schemas import is_strict
+from .tool_schemas import parameters_schema, without_repeated
 from .validation import check, texts_of
 
 __all__ = ["StreamTranslator", "answer", "request"]
@@ -82,6 +83,7 @@ def request(body: Json, losses: Losses) -> Json:
 
 def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
     tools: list[Json] = []
+    places: list[str] = []
     for at, tool in enumerate(dicts_of(body.get("tools"))):
         place = f"tools[{at}]"
         if tool.get("type") not in (None, "custom"):
@@ -94,7 +96,8 @@ def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
         fits = fit_name(name, CHAT_NAME)
         if fits != name:
             losses.append(f"{place}.name")
-        function: Json = {"name": fits, "parameters": dict_of(tool.get("input_schema"))}
+        schema = parameters_schema(tool.get("input_schema"), f"{place}.input_schema", losses)
+        function: Json = {"name": fits, "parameters": schema}
         if text_of(tool.get("description")):
             function["description"] = tool["description"]
         if tool.get("strict") and is_strict(tool.get("input_schema")):
@@ -108,8 +111,9 @@ def _set_tools(body: Json, out: Json, losses: Losses, *, markers: bool) -> None:
             else:
                 losses.append(f"{place}.cache_control")
         tools.append(made)
+        places.append(place)
     if tools:
-        out["tools"] = tools
+        out["tools"] = without_repeated(tools, [tool["function"]["name"] for tool in tools], losses, places)
     _set_choice(dict_of(body.get("tool_choice")), out, losses)
 
 

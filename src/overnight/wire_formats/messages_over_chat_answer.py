@@ -17,6 +17,7 @@ from overnight.pricing.usage import (
 
 from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import AnswerContext
+from .gemini_signatures import signed_blocks
 from .identifiers import (
     CHAT_NAME,
     MESSAGES_ID,
@@ -61,6 +62,7 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     # Anthropic rejects text of only whitespace, so the client could not send it back.
     if text.strip():
         content.append({"type": "text", "text": text})
+    content += signed_blocks(message)
     calls = dicts_of(message.get("tool_calls"))
     if function := dict_of(message.get("function_call")):
         calls.append({"function": function})
@@ -173,6 +175,10 @@ class StreamTranslator:
             self._refusal += text_of(delta.get("refusal"))
             if text := _text(delta):
                 events += self._grow_text(text)
+            for block in signed_blocks(delta):
+                events += self._open("", {**block, "signature": ""})
+                events.append(self._delta({"type": "signature_delta", "signature": block["signature"]}))
+                events.append({"type": "content_block_stop", "index": self._index})
             calls = list_of(delta.get("tool_calls"))
             if function := dict_of(delta.get("function_call")):
                 calls = [*calls, {"index": 0, "function": function}]

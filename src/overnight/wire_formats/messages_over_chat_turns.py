@@ -9,6 +9,7 @@ import msgspec
 from .chat_over_messages_turns import UNSIGNED_PREFIX
 from .contract import Losses
 from .dialects import names_model
+from .gemini_signatures import packed_block
 from .identifiers import CHAT_ID, CHAT_NAME, fit_name
 from .lenient_json import (
     Json,
@@ -27,6 +28,7 @@ _encode = msgspec.json.Encoder().encode
 _SEEN = frozenset({"type", "text", "cache_control"})
 _ROLES = ("user", "assistant", "system")
 _FAILED = "Error: "
+SUMMARY_INTRO = "Summary of the conversation so far:\n"
 TOOL_MEDIA_INTRO = "What the tool showed:"
 """The text before images of a tool result, in the user message after the result."""
 
@@ -164,6 +166,7 @@ class Conversation:
         texts: list[Json] = []
         calls: list[Json] = []
         thoughts: list[str] = []
+        signed: list[Json] = []
         for at, block in enumerate(blocks):
             where = f"{place}.content[{at}]"
             match block.get("type"):
@@ -172,8 +175,13 @@ class Conversation:
                 case "tool_use":
                     self._drop_marker(block, where)
                     calls.append(self._call(block, where))
+                case "compaction" if text_of(block.get("content")):
+                    # Anthropic reads it in place of all that came before.
+                    texts.append({"type": "text", "text": f"{SUMMARY_INTRO}{text_of(block['content'])}\n\n"})
                 case "thinking" if _is_own_thought(text_of(block.get("signature")), self._model):
                     thoughts.append(text_of(block.get("thinking")))
+                case "thinking" if (packed := packed_block(text_of(block.get("signature")))) is not None:
+                    signed.append(packed)
                 case _:
                     self._losses.append(where)
         if not texts and not calls:
@@ -184,9 +192,15 @@ class Conversation:
         message: Json = {"role": "assistant", "content": text or None}
         if thoughts:
             message["reasoning_content"] = "".join(thoughts)
+        if signed:
+            message["thinking_blocks"] = signed
         if calls:
             message["tool_calls"] = calls
-        self.messages.append(message)
+        before = self.messages[-1] if self.messages else {}
+        if before.get("role") == "assistant":
+            _join(before, message)  # a result must follow its call, and some servers reject two turns in a row
+        else:
+            self.messages.append(message)
 
     def _call(self, block: Json, place: str) -> Json:
         name = self._fits(text_of(block.get("name")), CHAT_NAME, f"{place}.name")
@@ -224,6 +238,20 @@ class Conversation:
         if fits != name and place:
             self._losses.append(place)
         return fits
+
+
+def _join(before: Json, message: Json) -> None:
+    """Add an assistant turn to the one before."""
+    contents = [each["content"] for each in (before, message) if each.get("content")]
+    if all(isinstance(each, str) for each in contents):
+        before["content"] = "\n".join(contents) or None
+    else:
+        lists = [[{"type": "text", "text": each}] if isinstance(each, str) else each for each in contents]
+        before["content"] = [part for parts in lists for part in parts]
+    if message.get("reasoning_content"):
+        before["reasoning_content"] = before.get("reasoning_content", "") + message["reasoning_content"]
+    if message.get("tool_calls"):
+        before["tool_calls"] = [*before.get("tool_calls", ()), *message["tool_calls"]]
 
 
 def _data_url(source: Json) -> str:

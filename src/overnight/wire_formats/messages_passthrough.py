@@ -36,6 +36,7 @@ from .messages_models import traits_of
 from .messages_over_chat_answer import messages_usage
 from .messages_stream import Assembly, encode
 from .request import Request
+from .tool_schemas import acceptable_tools
 from .transports import (
     ContextFactory,
     Passthrough,
@@ -57,6 +58,9 @@ class MessagesPassthrough(Passthrough):
         fields = {**request.fields, "model": model, "max_tokens": msgspec.Raw(b"%d" % tokens)}
         if not fields.keys().isdisjoint(_ADAPTED_FIELDS) or _UNSIGNED_MARK in bytes(fields["messages"]):
             with_reserve_stack(lambda: _adapt(fields, request.model, tokens, losses))
+        if request.tools:
+            digest = request.tools_sha256
+            fields["tools"] = with_reserve_stack(lambda: acceptable_tools(fields["tools"], digest, "messages", losses))
         return Prepared(
             self.upstream_format.path, _encode(fields), headers_for(self.upstream_format, request), tuple(losses)
         )

@@ -102,7 +102,7 @@ def unescaped_for_search(body: bytes) -> bytes:
 
     The result cannot be decoded: quotes within strings become apostrophes.
     """
-    if b"\\u00" not in body:
+    if body.find(b"\\u00") < 0:  # `in` would first try the bytes as an integer, and raise and catch a TypeError
         return body
     return body.replace(b"\\u0022", b"'").decode("raw_unicode_escape").encode("latin-1", "replace")
 

@@ -51,7 +51,7 @@ INSTRUCTIONS = "instructions"
 
 _POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"input", "instructions", "tools", "stream", "stream_options"})
-_OWN_TOOLS = frozenset({"function", "custom"})
+_OWN_TOOLS = frozenset({"function", "custom", "namespace"})
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _MARKERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _MARKS = (b'"cache_control"', b'"prompt_cache_breakpoint"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from typing import Any
@@ -15,6 +16,7 @@ from .contract import AnswerContext, Json
 OWN_REASONING = "overnight.1."
 """The prefix of `encrypted_content` that contains packed thinking blocks instead of a provider's reasoning."""
 
+_SEALED = re.compile(rb'"encrypted_content"\s*:\s*"(?!' + re.escape(OWN_REASONING.encode()) + rb")")
 _blocks = msgspec.json.Decoder(list[Json]).decode
 _encode = msgspec.json.Encoder().encode
 _DEFAULTS: Json = {
@@ -89,6 +91,11 @@ def usage_json(usage: Usage) -> Json:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
+
+
+def has_sealed_items(given: bytes) -> bool:
+    """Whether the input has an item that a provider encrypted."""
+    return _SEALED.search(given) is not None
 
 
 def pack_thinking(blocks: list[Json]) -> str:

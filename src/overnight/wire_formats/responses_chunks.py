@@ -17,10 +17,10 @@ from .responses_answer import initial_response, usage_json
 from .responses_over_chat import (
     answer,
     call_item,
-    custom_names,
     logprobs_of,
     reasoning_of,
     text_of,
+    tool_names,
 )
 from .responses_stream import Events, announced_item, with_cost
 
@@ -31,12 +31,12 @@ class _StreamTranslator:
     """Announces an item with its first fragment. Reasoning ends when the answer starts; all other items end with the
     stream."""
 
-    __slots__ = ("_assembly", "_calls", "_closed", "_context", "_custom", "_events", "_items", "_key", "_parts")
+    __slots__ = ("_assembly", "_calls", "_closed", "_context", "_events", "_items", "_key", "_names", "_parts")
 
     def __init__(self, context: AnswerContext) -> None:
         self._context = context
         self._key = context.answer_id.partition("_")[2]
-        self._custom = custom_names(context.body)
+        self._names = tool_names(context.body)
         self._assembly = Assembly()
         self._events: Events | None = None
         self._items: dict[str, int] = {}
@@ -104,7 +104,7 @@ class _StreamTranslator:
                 raise ValueError("a tool call starts without a name")
             # The complete answer numbers calls by their order.
             item = self._calls[place] = call_item(
-                {**piece, "function": function}, len(self._calls), self._key, self._custom
+                {**piece, "function": function}, len(self._calls), self._key, self._names
             )
         index = self._announce(events, emitted, item)
         if item["type"] == "function_call" and function.get("arguments"):

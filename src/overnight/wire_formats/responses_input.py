@@ -14,6 +14,8 @@ from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
 from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
+from .responses_history import ordered
+from .responses_tools import function_name
 from .validation import unsupported_content
 
 _encode = msgspec.json.Encoder().encode
@@ -41,7 +43,7 @@ def messages(body: Json, losses: Losses) -> list[Json]:
         thread.messages.append({"role": "user", "content": given})
         return thread.messages
     messages_before = len(thread.messages)
-    for place, item in enumerate(cast("list[Json]", given)):
+    for place, item in ordered(cast("list[Json]", given), losses):
         thread.where = f"input[{place}]"
         try:
             thread.take(item)
@@ -140,7 +142,8 @@ class _Thread:
 
     def _call(self, item: Json, arguments: str) -> None:
         call: Json = {"id": item["call_id"], "type": "function"}
-        call["function"] = {"name": item["name"], "arguments": arguments}
+        name = function_name(item.get("namespace"), item["name"])
+        call["function"] = {"name": name, "arguments": arguments}
         self._turn().setdefault("tool_calls", []).append(call)
 
     def _reasoning(self, item: Json) -> None:

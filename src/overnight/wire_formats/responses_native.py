@@ -45,11 +45,12 @@ def request(body: Json, losses: Losses) -> Json:
     sent: Json = {name: value for name, value in body.items() if name not in _KEPT_HERE}
     sent["store"] = False
     if isinstance(body["input"], list):
-        sent["input"] = _items(cast("list[Json]", body["input"]), losses)
+        sent["input"] = kept_items(cast("list[Json]", body["input"]), losses)
     return sent
 
 
-def _items(items: list[Json], losses: Losses) -> list[Json]:
+def kept_items(items: list[Json], losses: Losses) -> list[Json]:
+    """The items for a target that stored none of them. Packed reasoning of other formats is left out."""
     sent: list[Json] = []
     for place, item in enumerate(items):
         kind = item.get("type") or "message"

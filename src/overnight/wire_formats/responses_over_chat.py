@@ -1,7 +1,6 @@
 """Translate Responses to chat completions.
 
-Provider-executed tools (such as web search) are reported as losses; a request whose `tool_choice` requires one is
-rejected. A custom tool becomes a function with one string parameter. Reasoning travels as `reasoning_content` and
+For tools, see `responses_tools.py`. Reasoning travels as `reasoning_content` and
 `thinking_blocks`, packed in the `encrypted_content` of the reasoning item, so that signatures are preserved.
 """
 
@@ -15,14 +14,14 @@ from overnight.pricing.usage import openai_usage
 
 from .contract import (
     AnswerContext,
-    InvalidBody,
     Json,
     Losses,
 )
 from .responses_answer import initial_response, pack_thinking, usage_json
 from .responses_input import messages, move_tool_media
+from .responses_tools import ToolNames, set_tools, tool_names
 
-__all__ = ["answer", "custom_names", "logprobs_of", "pivot", "request"]
+__all__ = ["answer", "logprobs_of", "pivot", "request", "tool_names"]
 
 _decode = msgspec.json.Decoder().decode
 _SAME = (
@@ -37,6 +36,7 @@ _SAME = (
 )
 _HANDLED = frozenset({
     *_SAME,
+    "client_metadata",
     "include",
     "input",
     "instructions",
@@ -57,12 +57,6 @@ _NOTHING_ASKED: tuple[tuple[str, Any], ...] = (("truncation", "disabled"), ("bac
 _LOGPROBS = "message.output_text.logprobs"
 # Packed reasoning is always included.
 _GIVEN_ANYWAY = frozenset({_LOGPROBS, "reasoning.encrypted_content"})
-_ONE_TEXT: Json = {
-    "type": "object",
-    "properties": {"input": {"type": "string"}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
 
 
 def request(body: Json, losses: Losses) -> Json:
@@ -81,7 +75,7 @@ def pivot(body: Json, losses: Losses) -> Json:
         sent["max_tokens"] = body["max_output_tokens"]
     if body.get("stream"):
         sent["stream"] = True
-    _tools(body, sent, losses)
+    set_tools(body, sent, losses)
     _text(body.get("text") or {}, sent, losses)
     reasoning: Json = body.get("reasoning") or {}
     if reasoning.get("effort"):
@@ -113,82 +107,6 @@ def _text(text: Json, sent: Json, losses: Losses) -> None:
     if text.get("verbosity"):
         sent["verbosity"] = text["verbosity"]
     losses += [f"text.{name}" for name in text if name not in ("format", "verbosity")]
-
-
-# ── tools
-# ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _tools(body: Json, sent: Json, losses: Losses) -> None:
-    choice: Any = body.get("tool_choice")
-    offered: list[Json] = body.get("tools") or []
-    tools: list[Json] = []
-    for place, tool in enumerate(offered):
-        kind = tool.get("type")
-        if kind == "function":
-            tools.append(_function(tool, losses, f"tools[{place}]"))
-        elif kind == "custom":
-            tools.append(_custom(tool, losses, f"tools[{place}]"))
-        else:
-            losses.append(f"tools[{place}] ({kind})")
-    names = {tool["function"]["name"] for tool in tools}
-    if isinstance(choice, dict):
-        choice, names = _chosen(cast("Json", choice), names)
-        tools = [tool for tool in tools if tool["function"]["name"] in names]
-    if choice == "required" and not tools:
-        raise InvalidBody(
-            "tool_choice: no tool remains that the target's API can call; offer a function", "tool_choice"
-        )
-    if not tools:
-        return
-    sent["tools"] = tools
-    if choice is not None:
-        sent["tool_choice"] = choice
-    if body.get("parallel_tool_calls") is not None:
-        sent["parallel_tool_calls"] = body["parallel_tool_calls"]
-
-
-def _function(tool: Json, losses: Losses, where: str) -> Json:
-    if not isinstance(tool.get("name"), str):
-        raise InvalidBody(f"{where}: a function requires a name beside its type", f"{where}.name")
-    function: Json = {
-        "name": tool["name"],
-        "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
-    }
-    function |= {name: tool[name] for name in ("description", "strict") if tool.get(name) is not None}
-    known = {"type", "name", "parameters", "description", "strict"}
-    losses += [f"{where}.{name}" for name, value in tool.items() if name not in known and value is not None]
-    return {"type": "function", "function": function}
-
-
-def _custom(tool: Json, losses: Losses, where: str) -> Json:
-    if not isinstance(tool.get("name"), str):
-        raise InvalidBody(f"{where}: a custom tool requires a name beside its type", f"{where}.name")
-    description: str = tool.get("description") or ""
-    form: Json = tool.get("format") or {}
-    if form.get("type") == "grammar":
-        losses.append(f"{where}.format")
-        description += f"\n\nThe input follows this {form.get('syntax')} grammar:\n{form.get('definition')}"
-    function: Json = {"name": tool["name"], "description": description.strip(), "parameters": _ONE_TEXT}
-    return {"type": "function", "function": function}
-
-
-def _chosen(choice: Json, names: set[str]) -> tuple[Any, set[str]]:
-    """The tool choice in the chat format, and the names of the remaining tools."""
-    kind = choice.get("type")
-    if kind in ("function", "custom") and choice.get("name") in names:
-        return {"type": "function", "function": {"name": choice["name"]}}, names
-    if kind == "allowed_tools":
-        allowed: list[Json] = choice.get("tools") or []
-        return choice.get("mode") or "auto", names & {str(tool.get("name")) for tool in allowed}
-    wanted = choice.get("name") or kind
-    raise InvalidBody(f"tool_choice: the target's API cannot call {wanted}; offer a function", "tool_choice")
-
-
-def custom_names(body: Json) -> frozenset[str]:
-    """The names of custom tools. Their calls are returned as custom tool calls."""
-    tools: list[Json] = body.get("tools") or []
-    return frozenset(tool["name"] for tool in tools if tool.get("type") == "custom")
 
 
 # ── the answer
@@ -233,9 +151,9 @@ def _output(message: Json, logprobs: Any, context: AnswerContext) -> list[Json]:
     if parts:
         message_item: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
         output.append({**message_item, "content": parts})
-    custom = custom_names(context.body)
+    names = tool_names(context.body)
     for place, call in enumerate(cast("list[Json]", message.get("tool_calls") or ())):
-        output.append(call_item(call, place, key, custom))
+        output.append(call_item(call, place, key, names))
     return output
 
 
@@ -252,15 +170,17 @@ def _parts(message: Json, logprobs: Any) -> list[Json]:
     return parts
 
 
-def call_item(call: Json, place: int, key: str, custom: frozenset[str]) -> Json:
-    """The item of a tool call."""
+def call_item(call: Json, place: int, key: str, names: ToolNames) -> Json:
+    """The item of a tool call, with the tool's name as the client knows it."""
     function: Json = call["function"]
     name, arguments = function["name"], function.get("arguments") or ""
     call_id = call.get("id") or f"call_{key}_{place}"
-    if name in custom:
-        custom_item: Json = {"id": f"ctc_{key}_{place}", "type": "custom_tool_call", "call_id": call_id, "name": name}
+    is_custom, (namespace, own) = name in names.custom, names.namespaced.get(name, ("", name))
+    named: Json = {"name": own, "namespace": namespace} if namespace else {"name": own}
+    if is_custom:
+        custom_item: Json = {"id": f"ctc_{key}_{place}", "type": "custom_tool_call", "call_id": call_id, **named}
         return {**custom_item, "input": _one_text(arguments)}
-    item: Json = {"id": f"fc_{key}_{place}", "type": "function_call", "call_id": call_id, "name": name}
+    item: Json = {"id": f"fc_{key}_{place}", "type": "function_call", "call_id": call_id, **named}
     return {**item, "arguments": arguments, "status": "completed"}
 
 

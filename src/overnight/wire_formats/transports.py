@@ -5,7 +5,7 @@ Pure. There is one `Wire` per pair of formats, and one `Reader` per streamed att
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
@@ -26,6 +26,7 @@ from .contract import (
 from .dialects import Dialect, adapt_fields, adapt_in_place
 from .request import InvalidBody, Request
 from .sse import DONE, encode_event
+from .tool_schemas import acceptable_tools
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -127,6 +128,8 @@ class ChatPassthrough:
             if tokens != request.cap and not fields.keys().isdisjoint(("reasoning", "thinking")):
                 fields = dict(fields)
                 losses = [*losses, *chat.limit_reasoning_budgets(fields, tokens)]
+            if request.tools:
+                fields, losses = _with_acceptable_tools(fields, request, losses)
         except RecursionError:
             raise _too_deep() from None
         if fields is not request.fields:
@@ -146,6 +149,14 @@ class ChatPassthrough:
 
     def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
         return _ChatReader(request.wants_usage)
+
+
+def _with_acceptable_tools(
+    fields: Mapping[str, msgspec.Raw], request: Request, losses: list[str]
+) -> tuple[Mapping[str, msgspec.Raw], list[str]]:
+    found = Losses()
+    tools = acceptable_tools(fields["tools"], request.tools_sha256, "chat", found)
+    return (fields if tools is fields["tools"] else {**fields, "tools": tools}), [*losses, *found]
 
 
 class _ChatReader:
@@ -184,6 +195,10 @@ class Passthrough:
     def prepare(self, request: Request, model: msgspec.Raw, tokens: int, dialect: Dialect) -> Prepared:  # noqa: ARG002
         losses = Losses()
         body: Json = {**request.fields, "model": model}
+        if request.tools:
+            body["tools"] = with_reserve_stack(
+                lambda: acceptable_tools(body["tools"], request.tools_sha256, request.format, losses)
+            )
         if self.upstream_format.cap_field:
             body[self.upstream_format.cap_field] = msgspec.Raw(b"%d" % tokens)
         if (native := self._native) is not None:

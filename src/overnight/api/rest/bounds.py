@@ -56,7 +56,7 @@ async def list_unknown(call: Call, query: Annotated[BoundQuery, Query()]) -> Ans
     ledger, tenant_id = call.services.ledger, call.tenant_id
     job = await ledger.job(check_identifier(query.job, "job"), tenant_id) if query.job else None
     found = await list_bounds(
-        ledger.store, tenant_id=tenant_id, job_id=job.job_id if job else "", most=max(1, query.limit)
+        ledger.store, tenant_id=tenant_id, job_id=job.job_id if job else "", limit=max(1, query.limit)
     )
     return json_answer(200, {"bounds": [public_bound(row) for row in found]})
 

@@ -70,7 +70,7 @@ async def list_limits(call: Call, query: Annotated[BudgetQuery, Query()]) -> Ans
         key_scope=key_scope,
         key_id=key.key_id if key else "",
         everything=query.all == "true",
-        most=max(1, query.limit),
+        limit=max(1, query.limit),
     )
     return json_answer(200, {"budgets": [line.public() for line in found]})
 

@@ -216,7 +216,14 @@ async def attempts(call: Call, job: JobName, body: NewAttempt) -> Answer:  # noq
 async def complete(call: Call, job: JobName, body: Completion) -> Answer:  # noqa: ARG001 - see JobName
     found, store = await _job(call), call.services.ledger.store
     result = msgspec.json.decode(call.request.body, type=_RawResult).result
-    command = Complete(found.job_id, body.state, bytes(result), _error_facts(body.error), call.actor)
+    command = Complete(
+        found.job_id,
+        body.state,
+        bytes(result),
+        _error_facts(body.error),
+        call.actor,
+        parent_job_id=found.parent_job_id,
+    )
     return json_answer(200, (await _public(call, [await store.commit(command)]))[0])
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from overnight.domain import INSTANCE_SCOPES, Forbidden, expand_scopes
+from overnight.domain import INSTANCE_SCOPES, BadInput, Forbidden, expand_scopes
 from overnight.gateway import HttpResponse
 from overnight.keys import (
+    Allowance,
     KeyRow,
     NewKey,
     Rotation,
@@ -55,6 +56,13 @@ class RotationBody(Body):
 
     overlap_ms: int = Field(DAY_MS, ge=0, le=90 * DAY_MS)
     expires_in_ms: Span | None = None
+
+
+class AllowanceBody(Body):
+    """The names or globs of tools and jobs that the key may use from now on. Empty allow all; absent ones stay as they are."""
+
+    tools: list[str] | None = None
+    jobs: list[str] | None = None
 
 
 class ProviderSecret(Body):
@@ -126,6 +134,22 @@ async def rotate(call: Call, key: PathName, body: RotationBody) -> Answer:  # no
     return _with_secret(call, 200, row, secret)
 
 
+@router.post(
+    "/keys/{key}/allow",
+    summary="Replace the tools or jobs that a key may use",
+    responses=responses(200, "The key.", KeyShown),
+)
+async def allow(call: Call, key: PathName, body: AllowanceBody) -> Answer:  # noqa: ARG001 - see PathName
+    if body.tools is None and body.jobs is None:
+        raise BadInput("body: tools or jobs is required; an empty list allows all")
+    key_id = await _key_within_rights(call)
+    tools, jobs = (None if globs is None else tuple(globs) for globs in (body.tools, body.jobs))
+    new = Allowance(tools=tools, jobs=jobs)
+    row = await call.tools.keys.allow(key_id, call.tenant_id, new, call.actor, call.request.key_id)
+    call.services.keyring.expire()
+    return json_answer(200, _shown(call, row))
+
+
 @router.post("/keys/{key}/revoke", summary="End a key", responses=responses(200, "The key.", KeyShown))
 async def revoke(call: Call, key: PathName, body: EmptyBody) -> Answer:  # noqa: ARG001 - see PathName
     key_id = await _key_within_rights(call)
@@ -171,12 +195,12 @@ async def drop_provider_key(call: Call, provider: PathName) -> Answer:  # noqa: 
 
 
 async def _key_within_rights(call: ApiCall) -> str:
-    """The id of the key in the path. A new secret carries the scopes of its key, so a tenant's admin can neither rotate nor
-    revoke a key of the operator. Raises Forbidden, NotFound."""
+    """The id of the key in the path. A new secret carries the scopes of its key, so a tenant's admin can change no key of the
+    operator. Raises Forbidden, NotFound."""
     row = await call.tools.keys.one(call.request.names[0], call.tenant_id)
     caller_scopes = call.request.key.scopes if call.request.key is not None else frozenset[str]()
     if beyond := (virtual_key(row).scopes & INSTANCE_SCOPES) - caller_scopes:
-        raise Forbidden(f"{row.name} has the scope {min(beyond)}; only the operator can rotate or revoke it")
+        raise Forbidden(f"{row.name} has the scope {min(beyond)}; only the operator can change it")
     return row.key_id
 
 

@@ -54,6 +54,9 @@ SELECT owned.owner, worker.host, worker.pid, worker.seen_at
 FROM (SELECT owner FROM reservation UNION SELECT CAST(:owner AS TEXT)) AS owned
 LEFT JOIN worker ON worker.worker_id = owned.owner
 
+-- name: sum_renewals_of_others
+SELECT count(*), CAST(coalesce(sum(seen_at), 0) AS TEXT) FROM worker WHERE worker_id <> :owner
+
 -- name: read_owner_seen_at
 SELECT seen_at FROM worker WHERE worker_id = :owner
 

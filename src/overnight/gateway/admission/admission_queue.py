@@ -2,7 +2,8 @@
 
 Among the calls of this process, tenants take turns, and the calls of one tenant are served first come, first served. Only the
 front of a row's queue polls the store: after a settlement in this process, at the known end of the wait, or after a pause, since
-another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call.
+another process may have settled a call. A tenant with a thousand waiting calls delays another tenant by a single call. A call
+that gives up passes its turn to the next call of its tenant.
 
 A process hears of its own settlements at once, and of those of others by polling. So that it does not take every place that it
 frees, its front gives the fronts of other processes time to poll, once after each call of its queue that was admitted.
@@ -25,6 +26,9 @@ MAX_SLEEP_S = 1.0
 YIELD_S, MAX_YIELD_SHARE = 0.025, 0.03
 """How long the front of a row lets other processes poll first, and the maximum share of its time at the front. Meanwhile a place
 stands empty."""
+
+MINUTE_YIELD_S, MAX_MINUTE_YIELD_SHARE = 0.1, 0.1
+"""The same for limits a minute. These lose nothing: what is not taken at once stays in the bucket."""
 
 
 class RowQueue:
@@ -62,7 +66,14 @@ class RowQueue:
             if not own:
                 del self.by_tenant[position.tenant_id]
             return True
-        self.front, self.yields = None, True
+        self.front = None
+        own = self.by_tenant.get(position.tenant_id)
+        if own is not None and position.gave_up:
+            self.front = own.popleft()
+            if not own:
+                del self.by_tenant[position.tenant_id]
+            self.front.wake()
+            return True
         for tenant_id in self.by_tenant:
             own = self.by_tenant.pop(tenant_id)
             self.front = own.popleft()
@@ -80,9 +91,9 @@ class RowQueue:
 
 
 class QueuePosition:
-    """The position of one call in the queue of one row."""
+    """The position of one call in the queue of one row. `gave_up`: whether it leaves because its queue time ends."""
 
-    __slots__ = ("_began", "_front_at", "_future", "_loop", "_queue", "_seen", "key", "row", "tenant_id")
+    __slots__ = ("_began", "_front_at", "_future", "_loop", "_queue", "_seen", "gave_up", "key", "row", "tenant_id")
 
     def __init__(self, queue: AdmissionQueue, key: Key, row: RowQueue, tenant_id: str) -> None:
         self._queue, self.key, self.row, self.tenant_id = queue, key, row, tenant_id
@@ -90,6 +101,7 @@ class QueuePosition:
         self._loop = asyncio.get_running_loop()
         self._began = self._front_at = self._loop.time()
         self._future: asyncio.Future[None] | None = None
+        self.gave_up = False
         row.enter(self)
 
     async def reach_front(self, deadline: float) -> None:
@@ -112,10 +124,19 @@ class QueuePosition:
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
                 await self._sleep(min(deadline, now + self._pause_s(now, sleep_s)))
-        if self.row.yields and self._queue.is_shared() and (sleep_s is not None or self.row.settlements != self._seen):
+        if self.row.yields and self._queue.is_shared() and self._may_have_room(sleep_s):
             self.row.yields = False
-            await asyncio.sleep(min(YIELD_S, (self._loop.time() - self._front_at) * MAX_YIELD_SHARE))
+            await asyncio.sleep(self._yield_s(sleep_s))
         self._seen = self.row.settlements
+
+    def _may_have_room(self, sleep_s: float | None) -> bool:
+        """Whether the row may have room now: after a settlement, or at the known end of the wait."""
+        is_settled = self.row.settlements != self._seen
+        return is_settled if sleep_s is None else not is_settled and sleep_s <= MAX_SLEEP_S
+
+    def _yield_s(self, sleep_s: float | None) -> float:
+        longest_s, share = (YIELD_S, MAX_YIELD_SHARE) if sleep_s is None else (MINUTE_YIELD_S, MAX_MINUTE_YIELD_SHARE)
+        return min(longest_s, (self._loop.time() - self._front_at) * share)
 
     def _pause_s(self, now: float, sleep_s: float | None) -> float:
         if sleep_s is not None:
@@ -134,6 +155,15 @@ class QueuePosition:
         """End the present sleep."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+    def admitted(self) -> None:
+        """Note that the call was admitted: before the next one of this process, other processes may poll."""
+        self.row.yields = True
+
+    def give_up(self) -> None:
+        """Leave the queue at the end of the queue time: the next call of the tenant has its turn."""
+        self.gave_up = True
+        self.leave()
 
     def leave(self) -> None:
         """Leave the queue, so that the next call becomes the front."""

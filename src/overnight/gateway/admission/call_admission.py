@@ -68,7 +68,7 @@ class CallAdmission:
         self._services, self._context, self._deadlines = services, context, deadlines
         self.subject: Subject = context.subject
         self.account = CallAccount(services, deadlines, context.subject.who.tenant_id)
-        self._call_id = new_id("call")  # of the next attempt, also while it waits
+        self._call_id = ""  # of the next attempt, also while it waits
         self._waiting_for: Wait | None = None
         self._waiting_since = 0.0
         self._rate_limit_recorded = self._looked_up = False
@@ -106,11 +106,16 @@ class CallAdmission:
                     return self._recalled
                 self._note_wait(wait)
                 await place.reach_front(self._deadlines.queue_deadline())
+                if (known := place.row.wait) is not None and self._is_known_to_last(known):
+                    wait = known
+                    await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(known))
             while True:
                 if self._context.disconnected():
                     raise ClientDisconnected("the client disconnected while its call was queued")
                 outcome = await self._ask_store(plan)
                 if not isinstance(outcome, MustWait):
+                    if place is not None:
+                        place.admitted()
                     return outcome
                 # The first admission has written the fallback and the cache result.
                 plan = AttemptPlan(target=plan.target, attempts=plan.attempts, final=plan.final)
@@ -123,6 +128,9 @@ class CallAdmission:
                 place.row.wait = wait
                 await place.wait_for_change(self._deadlines.queue_deadline(), self._pause_s(wait))
         except TimeoutError:
+            if place is not None:
+                place.give_up()
+                place = None
             raise await self._refusal(wait, plan.target) from None
         finally:
             if place is not None:
@@ -132,6 +140,10 @@ class CallAdmission:
         is_rate_limit = wait is not None and wait.what != "budget"
         if is_rate_limit and self._waiting_for is None and not self._rate_limit_recorded:
             self._waiting_for, self._waiting_since = wait, self._deadlines.loop.time()
+
+    def _is_known_to_last(self, wait: Wait) -> bool:
+        """Whether a wait that the store reported to an earlier call holds for every call, and still lasts."""
+        return wait.what == "requests" and (wait.until or 0) > self._services.store.clock()
 
     def _pause_s(self, wait: Wait) -> float | None:
         """The known minimum wait in seconds, if any. Raises TimeoutError if the queue time ends before it."""
@@ -200,6 +212,7 @@ class CallAdmission:
 
     def _command(self, plan: AttemptPlan, *, probe: bool) -> Admit:
         services, context = self._services, self._context
+        self._call_id = self._call_id or new_id("call")
         fallback: Event | None = None
         if plan.fallback is not None:
             fallback = call_event(context, plan.target, "fallback_taken")
@@ -274,7 +287,7 @@ class CallAdmission:
             deadlines.restart_queueing()
 
     def _granted(self, granted: Granted, attempts: int) -> None:
-        self._call_id = new_id("call")
+        self._call_id = ""
         self.account.draw(granted)
         self._rate_limit_recorded = self._rate_limit_recorded or self._waiting_for is not None
         self._waiting_for = None

@@ -46,7 +46,7 @@ from overnight.ledger import (
 from overnight.store import Unit
 from overnight.wire_formats.request import Request
 
-from ..identity import Subject, caller_of
+from ..identity import NO_IDENTITY, Subject, caller_of
 from .admission_outcomes import (
     AdmissionOutcome,
     AdmissionReport,
@@ -65,7 +65,14 @@ from .attempt_result import AttemptResult, Locks
 from .cost_alerts import CostAlarm, raise_alarm
 from .decision import ReplayStep, needs_ancestors, replay_step
 from .event_writer import append_with_request
-from .external_job_lifecycle import admit_call, close_unattributed, find_or_create_job, job_locks
+from .external_job_lifecycle import (
+    admit_call,
+    close_unattributed,
+    find_or_create_job,
+    job_identity,
+    job_locks,
+    parent_locks,
+)
 from .external_job_replay import is_in_flight, note_divergence, replay_answer
 from .reservation import Reservation
 from .settlement import booked_amounts, write_lost, write_result
@@ -140,7 +147,8 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True):
         job, is_new = find_or_create_job(unit, subject)
         if needs_ancestors(job, subject):
             return AdmissionReport(job.job_id, 1, NeedsAncestors())
-        caller = caller_of(subject, self.reservation.called.model, job)
+        identity = job_identity(unit, job, subject.who) if not (is_new or self.policy.plain) else NO_IDENTITY
+        caller = caller_of(subject, self.reservation.called.model, job, identity)
         limits, rates = self.policy.limits(caller, unit.now), self.policy.rates(caller)
         unit.lock(locks(job.tenant_id, limits, rates))
         if not is_new:
@@ -261,7 +269,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     def locks(self) -> Locks:
         subject = self.subject
         drawn = locks(subject.who.tenant_id, self.limits, self.rates)
-        return [(JOB, subject.job_id), *drawn, *self.result.locks()]
+        return [(JOB, subject.job_id), *parent_locks(subject), *drawn, *self.result.locks()]
 
     def decide(self, unit: Unit) -> Settled:
         subject, place = self.subject, self.subject.place

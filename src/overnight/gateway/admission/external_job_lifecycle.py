@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from overnight.domain import (
     FINISHED,
+    Attribution,
     Conflict,
     ErrorFacts,
     Event,
@@ -18,6 +20,7 @@ from overnight.domain import (
 from overnight.ledger import (
     EXTERNAL,
     JOB,
+    LEDGER_SQL,
     JobRow,
     NewJob,
     append,
@@ -27,10 +30,14 @@ from overnight.ledger import (
     locked_job,
     open_job,
 )
-from overnight.store import Unit
+from overnight.store import Unit, statements
 
-from ..identity import Subject, other_parent
+from ..identity import NO_IDENTITY, JobIdentity, Subject, other_parent
 from .log_search import search_log
+
+_READ_CREATED = statements("overnight.gateway.admission")["read_created"]
+_INSERT_EVENT = LEDGER_SQL["insert_event"]
+_decode = msgspec.json.Decoder(Event).decode
 
 
 def job_locks(subject: Subject) -> list[tuple[Any, Any]]:
@@ -40,7 +47,12 @@ def job_locks(subject: Subject) -> list[tuple[Any, Any]]:
         found.append((EXTERNAL, (subject.who.tenant_id, subject.external_id)))
     if subject.parent_job_id is not None and not subject.known:
         found.append((JOB, subject.parent_job_id))
-    return found
+    return found + parent_locks(subject)
+
+
+def parent_locks(subject: Subject) -> list[tuple[Any, Any]]:
+    """The lock of the parent of a job for one call, which ends with the call and reports to its parent."""
+    return [(JOB, subject.ancestors[-2])] if subject.unattributed and len(subject.ancestors) > 1 else []
 
 
 def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
@@ -67,7 +79,7 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         raise NotFound(f"job {subject.external_id} in the scope of this key; choose another name for a new job")
     if subject.known or job is not None:
         raise NotFound(f"job {job_id}. `overnight jobs` lists jobs")
-    parent = _open_parent(unit, subject)
+    parent, own = _open_parent(unit, subject), who.key_scope
     new = NewJob(
         job_id,
         who.tenant_id,
@@ -84,6 +96,7 @@ def find_or_create_job(unit: Unit, subject: Subject) -> tuple[JobRow, bool]:
         unattributed=subject.unattributed,
         actor=who.actor,
         key_id=who.key_id,
+        bound=[kind for kind, own in (("agent", own.agent_id), ("workflow", own.workflow)) if own is not None],
     )
     made, is_new = open_job(unit, new)
     # Earlier attempts made no call, so there is nothing to fence.
@@ -103,6 +116,26 @@ def _open_parent(unit: Unit, subject: Subject) -> JobRow | None:
     if parent.state in FINISHED:
         raise Conflict(f"x-parent-job-id: {parent.job_id} has {parent.state}, so it can start no more child jobs")
     return parent
+
+
+def job_identity(unit: Unit, job: JobRow, who: Attribution) -> JobIdentity:
+    """The agent and workflow of a job where the call names others. They hold as well if they come from the job's code, or from
+    the bindings of the key that made the job: a header cannot leave their limits."""
+    agent = job.agent_id if who.agent_id not in (None, job.agent_id) else None
+    workflow = job.workflow if who.workflow not in (None, job.workflow) else None
+    if agent is None and workflow is None:
+        return NO_IDENTITY
+    if job.runtime == "foreign":
+        bound = _bound_fields(unit, job)
+        return JobIdentity(agent if "agent" in bound else None, workflow if "workflow" in bound else None)
+    return JobIdentity(agent, workflow)
+
+
+def _bound_fields(unit: Unit, job: JobRow) -> Sequence[str]:
+    """The fields of an external job that the key that made it was bound to, from the job's first event."""
+    bodies = [row.body for row in unit.appended(_INSERT_EVENT) if (row.job_id, row.seq) == (job.job_id, 1)]
+    bodies += [body for (body,) in unit.query(_READ_CREATED, {"job_id": job.job_id})]
+    return (_decode(bytes(bodies[0])).detail or {}).get("bound", ()) if bodies else ()
 
 
 class StartJob(msgspec.Struct):

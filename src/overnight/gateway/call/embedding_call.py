@@ -46,7 +46,15 @@ async def embed(
     )
     try:
         request = CODEC.read(_encode({"model": model, "input": text, "encoding_format": "float"}))
-        decision = decide(CallFacts(model=model, agent=who.agent_id, format=CODEC.name))
+        facts = CallFacts(
+            model=model,
+            agent=who.agent_id,
+            has_key=who.key_id is not None,
+            key_agent=who.key_scope.agent_id,
+            key_workflow=who.key_scope.workflow,
+            format=CODEC.name,
+        )
+        decision = decide(facts)
         pipeline = CallPipeline(services, new_context(auxiliary, request, decision, CODEC))
     except OvernightError as error:
         return Embedded(subject, None, 0, f"{FAILED}: {error}")

@@ -76,6 +76,7 @@ class StreamReader:
         sent, stream = dispatch.prepared, None
         try:
             stream = await self._target.pool.stream("POST", sent.path, dispatch.headers, sent.body, deadline)
+            self._attempt.provider_headers = stream.headers
             failed = await self._read_first(stream)
         except UpstreamError as error:
             failed = self._failed(exception_failure(error))
@@ -109,7 +110,7 @@ class StreamReader:
         """Convert a complete answer into stream events: the provider ignored the request for a stream."""
         stream.extend(self._deadline)
         body = self._target.cleaned(b"".join([chunk async for chunk in stream]))
-        reply = read_reply(self._context, self._attempt, body, None)
+        reply = read_reply(self._context, self._attempt, body)
         if reply is None:
             error = self._target.without_key(body[:MAX_ERROR_BYTES])
             return self._failed(response_failure(stream.status, stream.headers, error), error)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine
 from overnight.circuit_breakers import BreakerUpdate, Circuit, CircuitBreakers, caller_account
 from overnight.domain import iso_utc, new_id
 from overnight.providers.error_classes import Failure
-from overnight.providers.targets import Target, Targets, Unavailable
-from overnight.wire_formats import Wire, wire_between
+from overnight.providers.targets import NoCompaction, Target, Targets, Unavailable
+from overnight.wire_formats import COMPACT, RESPONSES, Wire, wire_between
 from overnight.wire_formats.dialects import other_cap_field
+from overnight.wire_formats.responses_answer import has_sealed_items
 
 from ..call_context import CallContext
 from ..call_deadlines import MIN_STORE_S, CallDeadlines
@@ -46,6 +47,7 @@ class TargetSelection:
         self._claim: Circuit | None = None
         self._last_resort_used = self._has_selected = False
         self._came_from: str | None = None
+        self._first_provider = ""
         self._changed_caps: set[str] = set()
         self.skipped_targets: list[str] = []
         self.skip_reasons: list[str] = []
@@ -206,11 +208,29 @@ class TargetSelection:
         target = self._targets.target(model, self._context.request.price_context, self._who.tenant_id)
         wire = wire_between(self._context.request.format, target.speaks)
         if wire is None:
+            if self._context.request.format == COMPACT.name:
+                raise NoCompaction(
+                    f"{model} is served by {target.provider}, which has no {COMPACT.path}: it accepts "
+                    f"{', '.join(target.speaks)}; let the client summarize the conversation with a usual call"
+                )
             spoken = ", ".join(target.speaks)
             raise Unavailable(
                 f"{model} is served by {target.provider}, which accepts {spoken}, not {self._context.request.format}"
             )
+        if wire.upstream_format is wire.client_format and self._request_is_sealed(target, wire):
+            raise Unavailable(
+                f"the conversation has an encrypted item of {self._first_provider}; {target.provider} cannot read it"
+            )
         self.target, self.wire = target, wire
+
+    def _request_is_sealed(self, target: Target, wire: Wire) -> bool:
+        """Whether the input has an item that only the provider of the first target can read: a compaction, or reasoning."""
+        if wire.upstream_format.name not in (RESPONSES.name, COMPACT.name):
+            return False
+        self._first_provider = self._first_provider or target.provider
+        if self._first_provider == target.provider:
+            return False
+        return has_sealed_items(bytes(self._context.request.fields["input"]))
 
     @property
     def caller_account(self) -> str:

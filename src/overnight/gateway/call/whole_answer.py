@@ -83,11 +83,9 @@ class WholeAnswer:
                 )
         except UpstreamError as error:
             return AttemptFailure(exception_failure(error))
+        attempt.provider_headers = response.headers
         if 200 <= response.status < 300:
-            headers = response.headers
-            reply = read_reply(
-                context, attempt, response.body, headers.get(b"x-request-id") or headers.get(b"request-id")
-            )
+            reply = read_reply(context, attempt, response.body)
             if reply is not None:
                 return reply
         body = target.without_key(response.body)
@@ -113,7 +111,7 @@ def _asked(context: CallContext, attempt: Attempt) -> AnswerContext:
     )
 
 
-def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: bytes | None) -> Reply | None:
+def read_reply(context: CallContext, attempt: Attempt, body: bytes) -> Reply | None:
     """The answer in a body, in the client's format, with its usage; None if the body is no answer."""
     target = attempt.target
     try:
@@ -123,4 +121,4 @@ def read_reply(context: CallContext, attempt: Attempt, body: bytes, request_id: 
     if received is None:
         return None
     usage = received.usage or estimated_usage(context.request.prompt_bytes, received.characters)
-    return Reply(received.body, usage, request_id and target.cleaned(request_id))
+    return Reply(received.body, usage)

@@ -133,6 +133,9 @@ DELETE FROM worker WHERE worker_id = :worker_id AND seen_at < :before
 -- name: read_feed_epoch
 SELECT epoch, cursor_key FROM feed_epoch
 
+-- name: read_event_time
+SELECT at FROM event WHERE job_id = :job_id AND seq = :seq AND position = :position
+
 -- name: insert_cursor
 INSERT INTO feed_cursor (sink, position, job_id, seq, owner, beat) VALUES (:sink, :position, :job_id, :seq, :owner, :beat)
 

@@ -2,6 +2,9 @@
 SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts FROM event
 WHERE job_id = :job_id AND fingerprint IS NOT NULL AND path IS NULL ORDER BY seq
 
+-- name: read_created
+SELECT body FROM event WHERE job_id = :job_id AND seq = 1
+
 -- name: list_ended_jobs
 SELECT job.job_id, job.tenant_id, coalesce(job.workflow, job.name), job.finished_at, budget.spent_microusd,
     CASE WHEN job.runtime = 'foreign' AND job.workflow IS NULL
