@@ -1,7 +1,9 @@
 """Gemini by Google's own client, to Gemini, chat and messages targets; and the other clients to Gemini."""
 
 import json
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -10,7 +12,10 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from overnight.store import Store
+from api_keys import key_for
+from overnight.api.access_log import AccessLog
+from overnight.pricing.provider_tools import FEES
+from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
 from serving import Served, routed, serving
 
@@ -42,9 +47,9 @@ rules:
   - match: {user_contains: malformed}
     answer: (finish MALFORMED_FUNCTION_CALL)
   - match: {user_contains: busy}
-    fault: {status: 429, retry_after_ms: 7000, message: Slow down., code: GenerateRequestsPerMinutePerProjectPerModel}
+    fault: {status: 429, retry_after_ms: 100, message: Slow down., code: GenerateRequestsPerMinutePerProjectPerModel}
   - match: {user_contains: daily}
-    fault: {status: 429, retry_after_ms: 7000, message: Quota exceeded., code: GenerateRequestsPerDayPerProjectPerModel-FreeTier}
+    fault: {status: 429, retry_after_ms: 100, message: Quota exceeded., code: GenerateRequestsPerDayPerProjectPerModel-FreeTier}
   - match: {user_contains: hello}
     answer:
       text: hello yourself
@@ -55,6 +60,13 @@ LOOK = types.Tool(
     function_declarations=[types.FunctionDeclaration(name="look", description="Looks.", parameters_json_schema=SCHEMA)]
 )
 CHAT_LOOK: Any = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+
+
+@pytest.fixture
+def store(empty_ledger: Path, tmp_path: Path) -> Iterator[Store]:
+    """One store: what is under test are formats."""
+    with open_store(str(shutil.copy(empty_ledger, tmp_path / "ledger.db"))) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -225,7 +237,7 @@ async def test_errors_have_googles_shape(served: Served, client: Any) -> None:
         await client.models.generate_content(model=NATIVE, contents="busy", config=config("busy"))
     assert (failed.value.code, failed.value.status) == (429, "RESOURCE_EXHAUSTED")
     [retry] = [each for each in failed.value.details["error"]["details"] if each["@type"].endswith("RetryInfo")]
-    assert retry["retryDelay"] == "7s"
+    assert retry["retryDelay"] == "1s"
     with pytest.raises(errors.ClientError) as failed:
         await client.models.generate_content(model="nothing-of-that-name", contents="hello")
     assert failed.value.code == 404
@@ -294,6 +306,34 @@ async def test_a_repeated_call_is_replayed(served: Served, client: Any) -> None:
     assert served.provider.stats()["paid_calls"] == 1
 
 
+async def test_answers_are_cached_unless_they_were_filtered(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed(GOOGLE + "cache: {exact: {ttl_s: 60}}\n")) as served:
+        path = f"/v1beta/models/{NATIVE}:generateContent"
+        for text, hit in (("hello", "exact"), ("unsafe", None), ("blocked", None)):
+            body = {"contents": [{"role": "user", "parts": [{"text": text}]}]}
+            for job, cached in (("c1", None), ("c2", hit)):
+                response = await served.http.post(path, json=body, headers={"x-job-id": f"{job}-{text}"})
+                assert response.status_code == 200
+                found = response.headers.get("x-overnight-cache")
+                assert found == cached if cached else found != "exact"
+
+
+async def test_tools_that_google_runs_are_reserved_with_their_fees(served: Served) -> None:
+    body: dict[str, Any] = {
+        "contents": [{"role": "user", "parts": [{"text": "hello"}]}],
+        "tools": [{"googleSearch": {}}],
+    }
+    path = f"/v1beta/models/{NATIVE}:generateContent"
+    response = await served.http.post(path, json=body, headers={"x-job-id": "search"})
+    assert response.status_code == 200, response.text
+    [called] = [each.facts for each in await served.events("search") if each.facts.event == "model_called"]
+    assert called.detail["reserved_microusd"] > 10 * FEES["google_search"]
+    body["tools"] = [{"quantumSearch": {}}]
+    response = await served.http.post(path, json=body)
+    assert response.status_code == 400
+    assert "hosted_tools: {quantumSearch" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("model", ["gemini-embedding-001", "text-embedding-3-small"])
 async def test_embeddings(served: Served, client: Any, model: str) -> None:
     two = await client.models.embed_content(
@@ -315,9 +355,6 @@ async def test_embeddings(served: Served, client: Any, model: str) -> None:
 async def test_a_key_in_the_query_is_accepted_and_kept_nowhere(
     store: Store, provider: SpawnedProvider, tmp_path: Any, caplog: Any
 ) -> None:
-    from api_keys import key_for
-    from overnight.api.access_log import AccessLog
-
     path = tmp_path / "access.log"
     log = AccessLog(path)
     async with serving(store, provider, routed(GOOGLE), hosts=None, access_log=log) as served:
@@ -461,4 +498,4 @@ async def test_responses_to_gemini(served: Served, *, stream: bool) -> None:
 async def test_errors_reach_other_clients(served: Served) -> None:
     with pytest.raises(openai.RateLimitError) as failed:
         await served.openai.chat.completions.create(model=NATIVE, messages=[{"role": "user", "content": "busy"}])
-    assert failed.value.response.headers["retry-after"] == "7"
+    assert failed.value.response.headers["retry-after"] == "1"

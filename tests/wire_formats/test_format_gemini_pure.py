@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.pricing.usage import estimated_usage, openai_usage
+from overnight.providers.key_redaction import KeyGuard
 from overnight.wire_formats import chat_over_gemini, gemini, gemini_over_chat
 from overnight.wire_formats.chat_stream import Assembly as ChatAssembly
 from overnight.wire_formats.chat_stream import stream_events
@@ -829,6 +830,18 @@ def test_a_signature_that_is_none_is_foreign() -> None:
     assert read_own("abc") is None
     assert read_own(OWN_MARK + "###") is None
     assert read_own(sign_own("m", [])[:15]) is None
+
+
+def test_a_key_in_pieces_is_taken_out() -> None:
+    """A provider repeats its key, spread over the events of a stream."""
+    guard, shown = KeyGuard(b"secret-0123456789abcdef"), list[bytes]()
+    for text in ("the key is secret-01", "23456789abc", "def, keep it"):
+        event = {"candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, "index": 0}]}
+        shown += guard.take(event, [gemini.encode(event)])
+    told = b"".join([*shown, *guard.rest()]).decode()
+    assert "[key]" in told
+    assert "0123456789" not in told
+    assert "keep it" in told
 
 
 # ── random conversations ────────────────────────────────────────────────────────────────────────────────────────────

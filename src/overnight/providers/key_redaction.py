@@ -23,7 +23,9 @@ MOST_WAITING, LEAST_SIZE = 1024 * 1024, 256
 """Bytes of pieces without text that wait for one with text, and as how many the smallest counts."""
 MOST_BACKSLASHES = 8
 """Before an escape: one in JSON, up to eight in JSON within strings of JSON, three strings deep."""
-_NO_TEXT = frozenset({"type", "role", "id", "name", "index", "finish_reason", "item_id", "signature"})
+_NO_TEXT = frozenset(
+    {"type", "role", "id", "name", "index", "finish_reason", "item_id", "signature", "thoughtSignature"}
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -198,6 +200,8 @@ def _text_of(piece: dict[str, Any]) -> str:
     delta: Any = piece.get("delta")
     if delta is None and (choices := piece.get("choices")):
         delta = choices[0].get("delta") if len(choices) == 1 else choices
+    elif delta is None and (candidates := piece.get("candidates")):
+        delta = [(each.get("content") or {}).get("parts") for each in candidates]
     if isinstance(delta, str):
         return delta
     if isinstance(delta, dict):
