@@ -143,7 +143,7 @@ def load_job(reference: str) -> JobFunction[..., Any]:
     try:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise BadInput(f"{reference}: {error}. Name the module with --jobs where the worker starts") from None
+        raise BadInput(f"{reference}: {error}. Start in the folder of the module, or add it to PYTHONPATH") from None
     found: Any = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
