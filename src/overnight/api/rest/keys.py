@@ -140,9 +140,9 @@ async def rotate(call: Call, key: PathName, body: RotationBody) -> Answer:  # no
     responses=responses(200, "The key.", KeyShown),
 )
 async def allow(call: Call, key: PathName, body: AllowanceBody) -> Answer:  # noqa: ARG001 - see PathName
+    key_id = await _key_within_rights(call)
     if body.tools is None and body.jobs is None:
         raise BadInput("body: tools or jobs is required; an empty list allows all")
-    key_id = await _key_within_rights(call)
     tools, jobs = (None if globs is None else tuple(globs) for globs in (body.tools, body.jobs))
     new = Allowance(tools=tools, jobs=jobs)
     row = await call.tools.keys.allow(key_id, call.tenant_id, new, call.actor, call.request.key_id)
