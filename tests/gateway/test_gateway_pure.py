@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from overnight.domain import Event, Recorded
@@ -153,6 +153,9 @@ spoken = st.fixed_dictionaries({"id": st.just("a-1"), "data": texts, "transcript
 def test_split_completion_is_reassembled(
     content: str | None, made: list[dict[str, Any]], reason: str, logprobs: Any, audio: Any
 ) -> None:
+    assume(made or reason != "tool_calls")
+    for at, call in enumerate(made):
+        call["id"] = f"call_{at}"
     message: dict[str, Any] = {"role": "assistant", "content": content} | ({"tool_calls": made} if made else {})
     message |= {"audio": audio} if audio else {}
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}

@@ -122,10 +122,9 @@ def test_responses_client_receives_every_call(number: Numbering, at: int | None)
 
 
 @ANY
-def test_chunks_for_a_chat_client_are_unchanged(number: Numbering) -> None:
-    events = streamed(*pieces(number, CALLS))
-    early, late, _ = told("chat", events)
-    assert [*early, *late] == events
+def test_chunks_for_a_chat_client_are_unchanged_but_for_their_numbers(number: Numbering) -> None:
+    early, late, _ = told("chat", streamed(*pieces(number, CALLS)))
+    assert [*early, *late] == streamed(*pieces(WAYS["numbered"], CALLS))
 
 
 def test_calls_sharing_an_index_are_separated_by_id() -> None:

@@ -134,11 +134,6 @@ async def streams_in_odd_form(asked: Asked, _reader: Any, writer: Any) -> None:
     writer.write(STREAM + b"".join(chunk(part) for part in parts) + b"0\r\n\r\n")
 
 
-async def ends_mark_without_a_reason(asked: Asked, _reader: Any, writer: Any) -> None:
-    first = pieces_of(asked)[0]
-    writer.write(STREAM + chunk(first) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-
 # plain answers: what the provider sends → the class, None: it is an answer
 PLAIN: dict[str, tuple[Act, str | None]] = {
     "an answer": (answers, None),
@@ -212,7 +207,6 @@ STREAMED: dict[str, tuple[Act, str | None, bool]] = {
     "an answer without an end mark": (streams_without_an_end_mark, None, False),
     "an answer in odd form": (streams_in_odd_form, None, False),
     "a whole answer instead": (says(plain(GOOD)), None, False),
-    "an end mark without a reason": (ends_mark_without_a_reason, "cut", True),
     "an end before the first piece": (says(STREAM + b"0\r\n\r\n"), "cut", False),
     "a break before the first piece": (says(STREAM), "cut", False),
     "a break in a piece": (says(STREAM + event(FIRST) + b"40\r\ndata: {"), "cut", True),

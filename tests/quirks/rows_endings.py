@@ -50,10 +50,19 @@ ENDINGS = [
         ("empty-reason-then-stop", _EMPTY_FINISH, _TEXT, (chunk("hello", ""), chunk(finish="stop"), usage_chunk(), DONE)),
         ("null-reason", _NO_FINISH, _TEXT, (chunk("hello"), chunk(finish=None), usage_chunk(), DONE)),
         ("done-after-call", _NO_FINISH, _CALL, (ROLE, *_STARTED, usage_chunk(), DONE)),
-        ("stop-after-call", "https://github.com/ollama/ollama/issues/7881", _CALL,
-         (ROLE, *_STARTED, chunk(finish="stop"), usage_chunk(), DONE)),
     )
 ]  # fmt: skip
+ENDINGS += [
+    Quirk(
+        name="end-stop-after-call",
+        source="https://github.com/ollama/ollama/issues/7881",
+        gets=_CALL,
+        each={
+            "chat": Gets(text="", calls=_CALL.calls, finish="stop", usage=TOKENS)
+        },  # as OpenAI itself with a named tool
+        stream=[sse(ROLE, *_STARTED, chunk(finish="stop"), usage_chunk(), DONE)],
+    ),
+]
 ENDINGS += [
     Quirk(
         name="end-one-of-two-choices-open",
@@ -88,7 +97,8 @@ ENDINGS += [
         target="messages",
         gets=Gets(text="hello", finish="stop"),
         stream=[sse(message_start(), *text_block(0, "hello"), {"type": "message_stop"})],
-        billed=(10, 1),
+        estimated=True,
+        bound=True,
     ),
     Quirk(
         name="end-messages-null-reason",
@@ -227,7 +237,7 @@ WORDS += [
         stream=[sse(ROLE, *_STARTED, chunk(finish=word), usage_chunk(), DONE)],
         whole=[body(completion({"tool_calls": [called("get_weather", '{"city": "Oslo"}')]}, word))],
     )
-    for word in ("tool_calls", "tool_use", "function_call")
+    for word in ("tool_calls", "tool_use")
 ]
 WORDS += [
     Quirk(

@@ -86,7 +86,7 @@ ROWS = [
             ),
             ("call", _ALWAYS_SSE, _CALL, _CALL_STREAM, SSE),
         )
-    ],  # fmt: skip
+    ],
     *[
         Quirk(
             name=f"whole-as-sse-messages-{name}", source=_ALWAYS_SSE, target="messages", gets=gets, whole=[sse(*events)]

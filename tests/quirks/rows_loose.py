@@ -97,7 +97,7 @@ _MESSAGES: dict[str, tuple[Gets, tuple[Any, ...]]] = {
         ),
     ),
 }
-_BILLED = {"start-without-fields": TOKENS, "end-without-usage": (10, 1)}
+_BILLED = {"start-without-fields": TOKENS}
 ROWS = [
     Quirk(
         name=f"messages-{name}",
@@ -105,6 +105,8 @@ ROWS = [
         target="messages",
         gets=gets,
         billed=_BILLED.get(name),
+        estimated=name == "end-without-usage",
+        bound=name == "end-without-usage",
         stream=[sse(*events)],
     )
     for name, (gets, events) in _MESSAGES.items()

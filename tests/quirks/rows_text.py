@@ -42,21 +42,24 @@ def _with_logprobs(answer: dict[str, Any]) -> dict[str, Any]:
 ROWS = [
     Quirk(
         name="text-surrogate-between-pieces",
+        valid=False,
         source=_SPLIT,
         gets=_TEXT,
         stream=[sse(ROLE, chunk("hi \ud83d"), chunk("\ude00!"), chunk(finish="stop"), usage_chunk(), DONE)],
     ),
     Quirk(
         name="text-surrogate-at-end",
+        valid=False,
         source=_SPLIT,
-        gets=Gets(text="hi \ufffd", finish="stop", usage=TOKENS),
+        gets=Gets(text="hi \ud83d", finish="stop", usage=TOKENS),
         stream=[sse(ROLE, chunk("hi \ud83d"), chunk(finish="stop"), usage_chunk(), DONE)],
         whole=[body(completion("hi \ud83d"))],
     ),
     Quirk(
         name="text-surrogate-then-call",
+        valid=False,
         source=_SPLIT,
-        gets=Gets(text="hi \ufffd", calls=(("f", {}),), finish="calls", usage=TOKENS),
+        gets=Gets(text="hi \ud83d", calls=(("f", {}),), finish="calls", usage=TOKENS),
         stream=[
             sse(
                 ROLE,
@@ -70,6 +73,7 @@ ROWS = [
     ),
     Quirk(
         name="text-surrogate-in-arguments",
+        valid=False,
         source=_SPLIT,
         gets=Gets(calls=(("f", {"a": _FACE}),), finish="calls", usage=TOKENS),
         stream=[
@@ -85,6 +89,7 @@ ROWS = [
     ),
     Quirk(
         name="text-surrogate-of-messages",
+        valid=False,
         source=_SPLIT,
         target="messages",
         gets=_TEXT,
@@ -100,17 +105,19 @@ ROWS = [
     ),
     Quirk(
         name="text-surrogate-of-messages-whole",
+        valid=False,
         source=_SPLIT,
         target="messages",
-        gets=Gets(text="hi \ufffd", finish="stop", usage=TOKENS),
+        gets=Gets(text="hi \ud83d", finish="stop", usage=TOKENS),
         whole=[body(message({"type": "text", "text": "hi \ud83d"}))],
     ),
     Quirk(
         name="text-surrogate-of-responses",
+        valid=False,
         source=_SPLIT,
         target="responses",
         clients=("responses",),
-        gets=Gets(text="hi \ufffd", finish="stop", usage=TOKENS),
+        gets=Gets(text="hi \ud83d", finish="stop", usage=TOKENS),
         stream=[sse(*response_events(text_item("hi \ud83d")))],
         whole=[body(response(text_item("hi \ud83d")))],
     ),

@@ -187,7 +187,7 @@ def breaks_off(kept: float = 0.5) -> Act:
     return act
 
 
-def begins(then: bytes | None, kept: float = 0.4) -> Act:
+def begins(then: bytes | None, kept: float = 0.5) -> Act:
     """A stream that begins well, then says something else; None: nothing more."""
 
     async def act(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

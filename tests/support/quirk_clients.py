@@ -125,6 +125,7 @@ def read_answer(client: str, mode: str, answer: Answer, *, valid: bool, asked_us
         got.code = code if isinstance(code, str) else None
     except Exception as error:
         got.faults.append(f"the SDK failed: {type(error).__name__}: {error}")
+    got.text, got.reasoning = joined(got.text), joined(got.reasoning)
     return got
 
 
@@ -150,11 +151,16 @@ def _validate(got: Got, model: type[BaseModel], answer: Json) -> None:
         got.faults += [f"invalid: {each['loc']}: {each['msg']} ({each['input']!r})" for each in error.errors()[:4]]
 
 
+def joined(text: str) -> str:
+    """The text as JavaScript has it: two halves of a surrogate pair are one character, wherever they came from."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
 def _arguments(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
+        return json.loads(joined(text))
     except ValueError:
         return text
 
@@ -319,16 +325,16 @@ def read_response(got: Got, whole: Json) -> None:
 
 
 def _responses_stream(got: Got, answer: Answer, valid: bool, _asked_usage: bool) -> None:
+    events = _events(answer.raw) if answer.status == 200 else []
+    got.text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
     with _openai(answer).responses.stream(model="-", input="-") as stream:
         for _ in stream:
             pass
-    events = _events(answer.raw)
     last = events[-1]
-    if last["type"] == "error" or last["type"] == "response.failed":
-        error = last.get("error") or last["response"]["error"]
-        got.error, got.code = error["message"], error["code"]
-        got.text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    if last["type"] == "response.failed":
+        got.error, got.code = last["response"]["error"]["message"], last["response"]["error"]["code"]
         return
+    got.text = ""
     read_response(got, last["response"])
     got.faults += _faults_of_items(events)
     if valid:
@@ -358,11 +364,11 @@ def _faults_of_items(events: list[Json]) -> Iterator[str]:
         texts = "".join(event["delta"] for event in own if event["type"].endswith(("_text.delta", "refusal.delta")))
         if item["type"] == "message":
             whole_text = "".join(part.get("text") or part.get("refusal") or "" for part in item["content"])
-            if texts != whole_text:
+            if joined(texts) != joined(whole_text):
                 yield f"the deltas of item {index} are {texts!r}, its text is {whole_text!r}"
         if item["type"] == "function_call":
             text = "".join(event["delta"] for event in own if event["type"].endswith("arguments.delta"))
-            if text != item["arguments"]:
+            if joined(text) != joined(item["arguments"]):
                 yield f"the deltas of call {index} are {text!r}, its arguments are {item['arguments']!r}"
 
 

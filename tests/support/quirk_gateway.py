@@ -13,9 +13,10 @@ from typing import NamedTuple
 import msgspec
 
 from overnight.domain import Recorded
+from overnight.domain.json_text import decode_json
 from overnight.store import open_store
 from quirk_clients import PATHS, Answer, Got, read_answer, request_of
-from quirk_rows import DONE, Json, Quirk, Reply, body, chunk, completion, contains, sse, usage_chunk
+from quirk_rows import DONE, ROLE, Json, Quirk, Reply, body, chunk, completion, contains, sse, usage_chunk
 from serving import Served, serving
 
 ROUTING = """
@@ -100,7 +101,7 @@ class QuirkUpstream:
 
 
 def _spare_reply(*, streamed: bool) -> Reply:
-    return sse(chunk(SPARE), chunk(finish="stop"), usage_chunk(), DONE) if streamed else body(completion(SPARE))
+    return sse(ROLE, chunk(SPARE), chunk(finish="stop"), usage_chunk(), DONE) if streamed else body(completion(SPARE))
 
 
 class Outcome(NamedTuple):
@@ -232,7 +233,7 @@ def _log_differs(quirk: Quirk, client: str, outcome: Outcome, attempts: int, *, 
     if bool(end.facts.bound_microusd) != quirk.bound:
         found.append(f"bound: {end.facts.bound_microusd}")
     if end.facts.event == "model_succeeded":
-        recorded = msgspec.json.decode(end.content or b"null")
+        recorded = decode_json(end.content or b"null")
         for fields in (quirk.recorded.get("*"), quirk.recorded.get(client)):
             if fields is not None and not contains(recorded, fields):
                 found.append(f"recorded: {recorded}")

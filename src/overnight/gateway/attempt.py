@@ -53,11 +53,13 @@ class Attempt(msgspec.Struct, kw_only=True):
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """A request ready to be sent: its parts, all headers, and the deadline of its attempt (a time of the loop)."""
+    """A request ready to be sent: its parts, all headers, the deadline of its attempt, and that of a stream once it has begun
+    (times of the loop)."""
 
     prepared: Prepared
     headers: tuple[tuple[bytes, bytes], ...]
     deadline: float
+    stream_deadline: float
 
 
 class Reply(msgspec.Struct, frozen=True):

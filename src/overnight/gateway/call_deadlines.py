@@ -103,6 +103,10 @@ class CallDeadlines:
         """The remaining time of the providers; negative after the deadline."""
         return self.deadline - self.loop.time()
 
+    def stream_deadline(self, decision: RouteDecision) -> float:
+        """The end of a stream, a time of the loop: its total counts from the start of the call, without its time in queues."""
+        return self.deadline - self.total_s + decision.time_limits.stream_total(decision.deadline_ms)
+
     def end_by(self, until: float) -> None:
         """Bring the deadline forward to `until`, where that is earlier."""
         self.deadline = min(self.deadline, until)

@@ -130,6 +130,8 @@ class _Reader:
         value = self._counts.get(name)
         if value is None:
             return 0
+        if type(value) is str and value.isdecimal() and len(value) < 16:
+            value = int(value)  # some routers write counts as strings
         if type(value) is not int:
             value = int(value) if type(value) is float and value.is_integer() else -1
         if 0 <= value <= MAX_TOKENS:

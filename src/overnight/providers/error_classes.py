@@ -104,6 +104,7 @@ _WANTS_TLS = (
 )
 
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
+_ANSWER_FIELDS = frozenset({"choices", "type", "object", "usage", "candidates", "data"})
 _MAX_READ = 1024 * 1024
 _MAX_WAIT_MS = 400 * 24 * 3600 * 1000  # no limit lasts longer
 
@@ -216,7 +217,12 @@ def is_error(decoded: object) -> bool:
     if not isinstance(decoded, dict):
         return False
     body = cast("dict[str, object]", decoded)
-    return bool(body.get("error")) or body.get("type") in ("error", "response.failed")
+    if body.get("error") or body.get("type") in ("error", "response.failed") or body.get("object") == "error":
+        return True
+    # Some servers send an error without a frame. Answers have one of these fields.
+    if not _ANSWER_FIELDS.isdisjoint(body):
+        return False
+    return isinstance(body.get("detail"), str | list) or ("message" in body and "code" in body)
 
 
 def usage_in(error: object) -> Json | None:

@@ -28,12 +28,14 @@ from .contract import (
     Codec,
     Json,
     Losses,
+    NoAnswer,
     Prepared,
     Translation,
 )
 from .gemini_passthrough import GeminiPassthrough
 from .gemini_paths import PATHS as GEMINI_PATHS
 from .messages_passthrough import MessagesPassthrough
+from .messages_repair import MessagesRepair
 from .recorded_answers import ReadAnswer, read_chat, read_embeddings, read_messages, read_responses
 from .responses_chunks import stream_translator as responses_stream_translator
 from .responses_stream import FINAL_EVENTS as RESPONSES_FINAL_EVENTS
@@ -60,6 +62,7 @@ __all__ = [
     "Codec",
     "Json",
     "Losses",
+    "NoAnswer",
     "Prepared",
     "ReadAnswer",
     "Reader",
@@ -85,6 +88,7 @@ CHAT = Codec(
     error_event=chat.error_event,
     read_answer=read_chat,
     answer_id_prefix="chatcmpl-",
+    decode_answer=chat.decode_answer,
 )
 RESPONSES = Codec(
     name="responses",
@@ -124,6 +128,7 @@ MESSAGES = Codec(
     estimate_tokens=messages.estimate_input_tokens,
     key_header=b"x-api-key",
     decode_answer=messages.decode_answer,
+    repair=MessagesRepair,
     headers=messages.HEADERS,
     forwarded_headers=messages.FORWARDED_HEADERS,
 )

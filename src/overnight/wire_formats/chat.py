@@ -6,10 +6,12 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
+from overnight.domain.json_text import encode_json
 from overnight.ledger import address_chain
 from overnight.pricing.usage import Usage, openai_usage
 
 from .chat_stream import Assembly, stream_events
+from .chat_whole import decode_answer
 from .contract import Json
 from .dialects import DEFAULT_DIALECT, Dialect
 from .request import (
@@ -25,7 +27,17 @@ from .request import (
 )
 from .sse import encode_event
 
-__all__ = ["Assembly", "encode", "error_body", "error_event", "is_answer", "read", "stream_events", "usage_of"]
+__all__ = [
+    "Assembly",
+    "decode_answer",
+    "encode",
+    "error_body",
+    "error_event",
+    "is_answer",
+    "read",
+    "stream_events",
+    "usage_of",
+]
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
@@ -159,7 +171,7 @@ def is_answer(answer: Json) -> bool:
 
 
 def encode(event: Json) -> bytes:
-    return b"data: %b\n\n" % _encode(event)
+    return b"data: %b\n\n" % encode_json(event)
 
 
 def error_body(message: str, kind: str, code: str | None, param: str | None, _status: int) -> bytes:

@@ -250,6 +250,9 @@ class StreamTranslator:
                 chunks.append(self._chunk(index, {}, _finish(held, event, calls=bool(message.calls))))
         return chunks
 
+    def arranged(self, answer: Json) -> Json:
+        return answer
+
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if cost_usd is None:
             return []

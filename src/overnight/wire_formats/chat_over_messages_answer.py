@@ -112,7 +112,8 @@ def chat_usage(usage: Usage) -> Json:
 
 
 def _finish(message: Json, *, calls: bool) -> str:
-    reason = _FINISHED.get(text_of(message.get("stop_reason")), "stop")
+    given = text_of(message.get("stop_reason"))
+    reason = _FINISHED.get(given, given or "stop")
     # The tool of the structured answer is internal, so its call is not returned.
     return "stop" if reason == "tool_calls" and not calls else reason
 
@@ -178,6 +179,9 @@ class StreamTranslator:
             case _:
                 return []
 
+    def arranged(self, answer: Json) -> Json:
+        return answer  # chat has no order of parts
+
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if cost_usd is None:
             return []
@@ -189,7 +193,8 @@ class StreamTranslator:
             block["start"] = self._characters
             return self._text(block["text"])
         if block["type"] == "thinking":
-            return [self._chunk({"reasoning_content": block["thinking"]})] if block["thinking"] else []
+            thought = text_of(block.get("thinking"))
+            return [self._chunk({"reasoning_content": thought})] if thought else []
         if block["type"] == "tool_use" and block["name"] != ANSWER_TOOL:
             function = {"name": self._names.get(block["name"], block["name"]), "arguments": ""}
             call = {"index": self._calls, "id": block["id"], "type": "function", "function": function}
@@ -202,14 +207,15 @@ class StreamTranslator:
             case "text_delta":
                 return self._text(delta["text"])
             case "thinking_delta":
-                block["thinking"] += delta["thinking"]
+                block.setdefault("pieces", []).append(delta["thinking"])
                 return [self._chunk({"reasoning_content": delta["thinking"]})]
             case "signature_delta":
                 block["signature"] = text_of(block.get("signature")) + delta["signature"]
             case "input_json_delta" if block["type"] == "tool_use":
                 return self._input(delta["partial_json"])
             case "citations_delta":
-                block["citations"] = [*list_of(block.get("citations")), delta["citation"]]
+                block["citations"] = citations = list_of(block.get("citations"))
+                citations.append(delta["citation"])
             case _:
                 pass
         return []
@@ -230,6 +236,8 @@ class StreamTranslator:
         block, self._block = self._block, {}
         match block["type"]:
             case "thinking" | "redacted_thinking":
+                if pieces := block.pop("pieces", None):
+                    block["thinking"] = text_of(block.get("thinking")) + "".join(pieces)
                 thought = _reasoning_block(block, self._reasoning_blocks, self._context)
                 self._reasoning_blocks += 1
                 return [self._chunk({"thinking_blocks": [thought]})]

@@ -59,6 +59,9 @@ class Conversation:
         self._user_content: list[Json] = []
         self._instructions: list[tuple[str, Json]] = []
         self._unread = ""
+        self._used_ids: set[str] = set()
+        self._unanswered: list[tuple[str, str]] = []
+        """The calls of the last assistant turns without a result: the id in the request, and the id that is sent."""
 
     def add(self, message: Json, place: str) -> None:
         for name, value in message.items():
@@ -171,10 +174,30 @@ class Conversation:
         self.tools_used[name] = None
         return {
             "type": "tool_use",
-            "id": self._fits(call_id, MESSAGES_ID, f"{place}.id"),
+            "id": self._unique_id(call_id, f"{place}.id"),
             "name": name,
             "input": self._arguments(function.get("arguments"), f"{place}.function.arguments"),
         }
+
+    def _unique_id(self, given: str, place: str) -> str:
+        """The id of a call. Anthropic rejects empty and repeated ids, which some servers and agents make."""
+        fits = self._fits(given, MESSAGES_ID, place) if given else "call"
+        unique, number = fits, 1
+        while not given or unique in self._used_ids:
+            unique, number = f"{fits[: MESSAGES_ID - 8]}_{number}", number + 1
+            if unique not in self._used_ids:
+                break
+        self._used_ids.add(unique)
+        self._unanswered.append((given, unique))
+        return unique
+
+    def _id_of_result(self, given: str) -> str:
+        """The id that was sent for the call of a result: of calls with one id, the first without a result."""
+        for at, (asked, sent) in enumerate(self._unanswered):
+            if asked == given:
+                del self._unanswered[at]
+                return sent
+        return self._fits(given, MESSAGES_ID, "")
 
     def _arguments(self, arguments: Any, place: str) -> Json:
         if isinstance(arguments, str) and not arguments.strip():
@@ -191,7 +214,7 @@ class Conversation:
     def _result(self, message: Json, place: str) -> Json:
         call_id = message.get("tool_call_id") if message.get("role") == "tool" else _id_of_function(message)
         content = message.get("content")
-        block: Json = {"type": "tool_result", "tool_use_id": self._fits(text_of(call_id), MESSAGES_ID, "")}
+        block: Json = {"type": "tool_result", "tool_use_id": self._id_of_result(text_of(call_id))}
         if isinstance(content, str):
             if content.strip():
                 block["content"] = content

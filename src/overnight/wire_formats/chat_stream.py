@@ -11,67 +11,52 @@ from typing import Any, cast
 
 import msgspec
 
+from overnight.domain.json_text import decode_json, encode_json
 from overnight.pricing.usage import Cost, cost_fields
 
+from .chat_calls import ToolCalls, plain_calls
+from .contract import NoAnswer
+from .finish_reasons import USUAL, chat_reason, without_call
+from .growing_json import GrowingText
 from .sse import DONE
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
-_complete = msgspec.json.Decoder(msgspec.Raw).decode
 # Fields that some providers send once and others with every chunk.
 _ONCE = frozenset({"role", "id", "type", "name"})
 _CONTENT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
-
-
-class _Text(list[str]):
-    """Growing text, joined once at the end."""
-
-    __slots__ = ()
-
-
-class _Calls:
-    """The tool calls of a choice in the order of their start, and the assignment of fragments to calls.
-
-    Some servers give all calls the same index, or none. Then a new call starts with a new id, or with a name after
-    complete arguments.
-    """
-
-    __slots__ = ("_ids", "_latest", "calls_in_order")
-
-    def __init__(self) -> None:
-        self.calls_in_order: list[Json] = []
-        self._ids: dict[tuple[int, str], int] = {}
-        self._latest: dict[int, int] = {}
-
-    def place(self, part: Json, position: int) -> int:
-        """The position of the call that a fragment belongs to. A fragment that starts a call gets a new position."""
-        index: int | None = part.get("index")
-        given = position if index is None else index
-        call_id: str | None = part.get("id")
-        place = self._ids.get((given, call_id)) if call_id else None
-        if place is None:
-            place = self._latest.get(given)
-            if place is None or _begins_another(self.calls_in_order[place], part):
-                place = len(self.calls_in_order)
-                self.calls_in_order.append({})
-            if call_id:
-                self._ids[given, call_id] = place
-        self._latest[given] = place
-        return place
+_CALLED = frozenset({"tool_calls", "function_call"})
+_NOTHING_USED: Json = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 class Assembly:
-    """Add decoded chunks in order. `characters` counts received characters; `usage` is the most recent report."""
+    """Add decoded chunks in order, and correct them in place where they are not as clients expect them.
 
-    __slots__ = ("_called", "_choices", "_finished", "_message_fields", "characters", "usage")
+    `characters` counts received characters; `usage` is the most recent report. `is_rewritten`: whether the last chunk was
+    corrected.
+    """
+
+    __slots__ = (
+        "_called", "_choices", "_finished", "_message_fields", "_text_characters", "is_ended", "is_odd",
+        "is_rewritten", "usage",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._message_fields: Json = {}
         self._choices: dict[int, Json] = {}
         self._finished: set[int] = set()
-        self._called = False
-        self.characters = 0
+        self._called: list[ToolCalls] = []
+        self._text_characters = 0
+        self.is_ended = self.is_odd = self.is_rewritten = False
         self.usage: Json | None = None
+
+    @property
+    def characters(self) -> int:
+        return self._text_characters + sum(each.characters for each in self._called)
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self._text_characters or self._called or self._finished)
 
     @property
     def is_complete(self) -> bool:
@@ -83,16 +68,20 @@ class Assembly:
         its call.
 
         Raises:
+            NoAnswer: the provider breaks off the answer.
             TypeError, ValueError, KeyError, AttributeError: the event has an unknown shape.
         """
+        self.is_rewritten = False
         if not self._message_fields:
             self._message_fields = {
                 key: value for key, value in event.items() if key not in ("choices", "usage", "object")
             }
+        choices = cast("list[Json]", event.get("choices") or ())
         if isinstance(event.get("usage"), dict):
             self.usage = event["usage"]
+            self.is_ended = not choices
         is_terminal = False
-        for choice in cast("list[Json]", event.get("choices") or ()):
+        for choice in choices:
             index: int = choice.get("index") or 0
             held = self._choices.get(index)
             if held is None:
@@ -102,69 +91,95 @@ class Assembly:
             delta = choice.get("delta")
             if delta:
                 is_terminal |= self._merge(held["message"], delta)
+            elif delta is None and isinstance(choice.get("message"), dict):
+                is_terminal |= self._merge(held["message"], self._whole_as_delta(choice))
             logprobs = choice.get("logprobs")
             if logprobs:
                 held["logprobs"] = _joined_logprobs(held["logprobs"], logprobs)
             reason = choice.get("finish_reason")
-            if reason:
-                held["finish_reason"] = reason
-                self._finished.add(index)
-                is_terminal = True
+            if reason or "error" in choice:
+                is_terminal |= self._finish(held, choice, reason)
+            elif reason is not None:
+                choice["finish_reason"] = None  # an empty string on each chunk
+                self.is_rewritten = True
+        if is_terminal and self.usage is None and isinstance(own := event.get("x_groq"), dict):
+            self.usage = cast("Json", own).get("usage")
         return is_terminal
+
+    def _whole_as_delta(self, choice: Json) -> Json:
+        """The delta of a choice with a whole message, as servers send that only imitate a stream."""
+        choice["delta"] = delta = choice.pop("message")
+        for place, call in enumerate(cast("list[Json]", delta.get("tool_calls") or ())):
+            call.setdefault("index", place)
+        self.is_rewritten = True
+        return delta
+
+    def _finish(self, held: Json, choice: Json, reason: Any) -> bool:
+        if choice.get("error"):
+            raise NoAnswer({"error": choice["error"]})
+        if not reason:
+            return False
+        if reason not in USUAL:
+            reason = chat_reason(reason)
+            if reason != choice["finish_reason"]:
+                choice["finish_reason"] = reason
+                self.is_rewritten = True
+        message: Json = held["message"]
+        calls: ToolCalls | None = message.get("tool_calls")
+        if calls is None and reason in _CALLED and "function_call" not in message:
+            raise without_call(reason)
+        if calls is not None and not calls.are_named():
+            raise without_call(reason)
+        held["finish_reason"] = reason
+        self._finished.add(held["index"])
+        return True
 
     def _merge(self, message: Json, delta: Json) -> bool:
         # Text after a call ends the call with its present arguments.
-        is_terminal = self._called and any(delta.get(name) for name in _CONTENT_FIELDS)
+        is_terminal = bool(self._called) and any(delta.get(name) for name in _CONTENT_FIELDS)
         for key, value in delta.items():
-            if key == "tool_calls" and value:
-                self._called = True
-                is_terminal |= self._merge_calls(message.setdefault("tool_calls", _Calls()), value)
-            elif key == "function_call" and value:
-                self._called = True
-                is_terminal |= self._merge_call(
-                    message.setdefault("function_call", {"function": {}}), {"function": value}
-                )
+            if key == "tool_calls":
+                if value:
+                    is_terminal |= self._merge_calls(message, value)
+            elif key == "function_call":
+                if value:
+                    is_terminal |= self._merge_function(message, value)
             else:
                 self._put(message, key, value)
         return is_terminal
 
-    def _merge_calls(self, calls: _Calls, parts: list[Json]) -> bool:
-        is_terminal = False
-        for position, part in enumerate(parts):
-            before = len(calls.calls_in_order)
-            place = part["index"] = calls.place(part, position)
-            # A new call ends the one before it.
-            is_terminal |= 0 < before == place
-            is_terminal |= self._merge_call(calls.calls_in_order[place], part)
+    def _merge_calls(self, message: Json, parts: list[Json]) -> bool:
+        calls: ToolCalls | None = message.get("tool_calls")
+        if calls is None:
+            calls = message["tool_calls"] = ToolCalls(f"call_{self._message_fields.get('id') or ''}_")
+            self._called.append(calls)
+        is_terminal = calls.take(parts)
+        if calls.is_rewritten:
+            calls.is_rewritten, self.is_rewritten = False, True
         return is_terminal
 
-    def _merge_call(self, call: Json, part: Json) -> bool:
-        """Add a fragment of a tool call. Returns True if its arguments are complete."""
-        for key, value in part.items():
-            if key == "function":
-                function: Json = call.setdefault("function", {})
-                for name, text in cast("Json", value).items():
-                    self._put(function, name, text)
-            elif key != "index":
-                self._put(call, key, value)
-        fragment: Json = part.get("function") or {}
-        piece = fragment.get("arguments")
-        if not piece:
-            return False
-        # An object can only be complete at its last character.
-        arguments: _Text = call["function"]["arguments"]
-        return (piece.rstrip()[-1:] in ("}", "]") or _start(arguments) not in ("{", "[")) and _is_complete(arguments)
+    def _merge_function(self, message: Json, fragment: Json) -> bool:
+        """Add a fragment of a call in the older form, of which a message has at most one."""
+        if "function_call" not in message:
+            message["function_call"] = {}
+            self._called.append(ToolCalls(""))
+        calls = self._called[-1]
+        is_terminal = calls.merge_function(message["function_call"], fragment)
+        self.is_rewritten |= calls.is_rewritten
+        return is_terminal
 
     def _put(self, into: Json, key: str, value: Any) -> None:
         if isinstance(value, str) and key not in _ONCE:
-            self.characters += len(value)
+            self._text_characters += len(value)
             held = into.get(key)
-            if isinstance(held, _Text):
+            if isinstance(held, GrowingText):
                 held.append(value)
             else:
-                into[key] = _Text([value])
+                into[key] = GrowingText([value])
         elif isinstance(value, list) and isinstance(into.get(key), list):
-            into[key] = [*into[key], *cast("list[Any]", value)]
+            into[key] += cast("list[Any]", value)
+        elif isinstance(value, list):
+            into[key] = [*cast("list[Any]", value)]
         elif isinstance(value, dict) and key == "audio":
             audio: Json = into.get(key) or {}
             into[key] = audio
@@ -175,70 +190,64 @@ class Assembly:
         elif value or key not in into:
             into[key] = value
 
+    def closing_events(self) -> list[Json]:
+        """A chunk with the finish reasons of the choices that are still open, if their tool calls are complete."""
+        if not (self._text_characters or self._called) or not all(calls.are_complete() for calls in self._called):
+            return []
+        choices = [
+            {"index": index, "delta": {}, "finish_reason": "tool_calls" if "tool_calls" in held["message"] else "stop"}
+            for index, held in self._choices.items()
+            if index not in self._finished
+        ]
+        return [{**self._message_fields, "object": "chat.completion.chunk", "choices": choices}] if choices else []
+
     def completion(self) -> bytes:
         """The assembled chat completion, as JSON."""
         choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
         body: Json = {**self._message_fields, "object": "chat.completion", "choices": choices}
         if self.usage is not None:
             body["usage"] = self.usage
-        return _encode(body)
+        return encode_json(body, exact=self.is_odd)
 
     def usage_piece(self, cost_usd: Cost, estimate: Json) -> bytes:
         """The last chunk, with the cost of the call. `estimate` replaces missing usage."""
-        usage: Json = {**(self.usage or estimate), **cost_fields(cost_usd)}
+        usage: Json = {**(numbers_of(self.usage) if self.usage else estimate), **cost_fields(cost_usd)}
         body: Json = {**self._message_fields, "object": "chat.completion.chunk", "choices": [], "usage": usage}
-        return b"data: %b\n\n" % _encode(body)
+        return b"data: %b\n\n" % encode_json(body)
 
 
-def _start(arguments: list[str]) -> str:
-    return next((text.lstrip()[:1] for text in arguments if text.strip()), "")
-
-
-def _is_complete(arguments: list[str]) -> bool:
-    if _start(arguments) not in ("{", "["):
-        return True  # a number or a word may end at any character
-    try:
-        _complete("".join(arguments))
-    except msgspec.DecodeError:
-        return False
-    except RecursionError:
-        return True  # nesting too deep to parse: treated as complete, so that the chunk is withheld
-    return True
-
-
-def _begins_another(call: Json, part: Json) -> bool:
-    """Whether a fragment with the index of this call starts the next call."""
-    fragment: Json = part.get("function") or {}
-    name = fragment.get("name")
-    if not name:
-        return False
-    held: Json = call.get("function") or {}
-    arguments: list[str] = held.get("arguments") or []
-    if part.get("id") and call.get("id"):
-        # Some servers generate a new id for every fragment of one call.
-        return name != held.get("name") or _is_complete(arguments)
-    return bool(fragment.get("arguments") and _start(arguments)) and _is_complete(arguments)
+def numbers_of(usage: Json) -> Json:
+    """The usage with counts that some servers write as strings as numbers."""
+    return {
+        name: int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 16 else value
+        for name, value in usage.items()
+    }
 
 
 def _joined_logprobs(held: Json | None, more: Json) -> Json:
     if held is None:
-        return dict(more)
-    return {key: [*(held.get(key) or ()), *(more.get(key) or ())] for key in {**held, **more}}
+        return {key: [*value] if isinstance(value, list) else value for key, value in more.items()}  # pyright: ignore[reportUnknownVariableType]
+    for key, value in more.items():
+        if isinstance(held.get(key), list):
+            held[key] += value or ()
+        elif value:
+            held[key] = value
+    return held
 
 
 def _finished(choice: Json) -> Json:
-    message = cast("Json", _plain(choice["message"]))
+    message = cast("Json", _plain({key: value for key, value in choice["message"].items() if key not in _CALLED}))
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
-    if isinstance(calls := message.get("tool_calls"), _Calls):
-        message["tool_calls"] = [{"type": "function", **cast("Json", _plain(call))} for call in calls.calls_in_order]
-    if isinstance(call := message.get("function_call"), dict):
-        message["function_call"] = cast("Json", call)["function"]
+    if isinstance(calls := choice["message"].get("tool_calls"), ToolCalls):
+        message["tool_calls"] = plain_calls(calls)
+    if isinstance(call := choice["message"].get("function_call"), dict):
+        message["function_call"] = _plain(cast("Json", call)["function"])
     return {**choice, "message": message}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Text):
+    if isinstance(value, GrowingText):
         return "".join(value)
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in cast("Json", value).items()}
@@ -248,13 +257,13 @@ def _plain(value: Any) -> Any:
 def stream_events(completion: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """Convert a recorded chat completion to stream chunks. With `cost_usd`, a usage chunk is included. Ends with the
     end mark."""
-    body: Json = msgspec.json.decode(completion)
+    body: Json = decode_json(completion)
     head = {key: value for key, value in body.items() if key not in ("choices", "usage", "object")}
     head["object"] = "chat.completion.chunk"
 
     def piece(index: int, delta: Json, reason: str | None, logprobs: Json | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return b"data: %b\n\n" % _encode({**head, "choices": [choice]})
+        return b"data: %b\n\n" % encode_json({**head, "choices": [choice]})
 
     for choice in cast("list[Json]", body.get("choices") or ()):
         index: int = choice.get("index", 0)
@@ -265,6 +274,6 @@ def stream_events(completion: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
         yield piece(index, delta, None, choice.get("logprobs"))
         yield piece(index, {}, choice.get("finish_reason") or "stop")
     if cost_usd is not None:
-        usage: Json = {**(body.get("usage") or {}), **cost_fields(cost_usd)}
-        yield b"data: %b\n\n" % _encode({**head, "choices": [], "usage": usage})
+        usage: Json = {**numbers_of(body.get("usage") or _NOTHING_USED), **cost_fields(cost_usd)}
+        yield b"data: %b\n\n" % encode_json({**head, "choices": [], "usage": usage})
     yield DONE

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from overnight.domain.json_text import decode_json
 from overnight.pricing.usage import Cost, Usage
 
 from .recorded_answers import ReadAnswer
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidBody",
     "Json",
     "Losses",
+    "NoAnswer",
     "Prepared",
     "ReadAnswer",
     "Request",
@@ -41,6 +43,14 @@ class Losses(list[str]):
     """Names of content that could not be translated, such as `messages[2].content[0].cache_control` or `top_k`."""
 
     __slots__ = ()
+
+
+class NoAnswer(ValueError):
+    """The provider reports in its answer that it is none. `error` is the error in the shape of an error body."""
+
+    def __init__(self, error: Json) -> None:
+        super().__init__("the provider broke off the answer")
+        self.error = error
 
 
 class AnswerContext(msgspec.Struct, frozen=True):
@@ -64,7 +74,12 @@ class Assembly(Protocol):
     - `characters`: the number of characters received.
     - `usage`: the most recent usage report.
     - `is_complete`: whether the stream reached its end.
+    - `has_output`: whether any output arrived, rather than only the start of an answer.
+    - `is_ended`: whether the last event can be the end of a stream, although no finish reason has arrived.
+    - `is_odd`: set where an event was no strict JSON. The complete answer is then encoded without loss.
     """
+
+    is_odd: bool
 
     @property
     def characters(self) -> int: ...
@@ -72,13 +87,22 @@ class Assembly(Protocol):
     def usage(self) -> Json | None: ...
     @property
     def is_complete(self) -> bool: ...
+    @property
+    def has_output(self) -> bool: ...
+    @property
+    def is_ended(self) -> bool: ...
 
     def take(self, event: Json) -> bool:
         """Add an event. Returns True for a *terminal* event, which completes a tool call or carries the finish reason.
 
         Raises:
+            NoAnswer: the provider breaks off the answer.
             TypeError, ValueError, KeyError, AttributeError: the event has an unknown shape.
         """
+        ...
+
+    def closing_events(self) -> list[Json]:
+        """The events that are missing at the end of a stream that has ended; none if the answer itself is incomplete."""
         ...
 
     def completion(self) -> bytes:
@@ -86,10 +110,22 @@ class Assembly(Protocol):
         ...
 
 
+class Repair(Protocol):
+    """Puts right the events of one stream."""
+
+    def take(self, event: Json) -> list[Json] | None:
+        """The events to use in place of `event`; None if it is as it should be."""
+        ...
+
+
 class StreamTranslator(Protocol):
     """Converts events of the upstream format to events of the client format."""
 
     def take(self, event: Json) -> list[Json]: ...
+
+    def arranged(self, answer: Json) -> Json:
+        """The complete answer with its parts in the order of the stream."""
+        ...
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         """The last events of the stream, sent after the answer is durable. Chat reports usage only if a cost is given."""
@@ -143,7 +179,8 @@ class Codec(NamedTuple):
     - `path`: the path of the endpoint at a target.
     - `final_event_types`: types of the events that end a stream. Chat has an end mark instead.
     - `cap_field`: the body field of the output limit; None if the format has no such limit.
-    - `decode_answer`: decodes a complete answer for a translation.
+    - `decode_answer`: decodes a complete answer for a translation, corrected where a server is loose.
+    - `repair`: puts right the events of loose servers; None if the assembly does so itself.
     - `failed_event`: the end of a failed stream in place of `error_event`: from the error body, the chunks that were sent, and
       the provider's own error event.
     - `headers`: headers sent to each target of the format.
@@ -171,7 +208,8 @@ class Codec(NamedTuple):
     error_body: Callable[[str, str, str | None, str | None, int], bytes]
     error_event: Callable[[bytes], bytes]
     read_answer: Callable[[Json], ReadAnswer | None]
-    decode_answer: Callable[[bytes], Any] = msgspec.json.decode
+    decode_answer: Callable[[bytes], Any] = decode_json
+    repair: Callable[[], Repair] | None = None
     failed_event: Callable[[bytes, Sequence[bytes], Json | None], bytes] | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     forwarded_headers: frozenset[bytes] = frozenset()

@@ -108,10 +108,13 @@ class Assembly:
 
     characters = 0
     usage: Json | None = None
-    is_complete = False
+    is_complete = has_output = is_ended = is_odd = False
 
     def take(self, event: Json) -> bool:
         raise ValueError(f"embeddings do not support streaming, but an event arrived: {sorted(event)[:5]}")
+
+    def closing_events(self) -> list[Json]:
+        return []
 
     def completion(self) -> bytes:
         raise ValueError("embeddings do not support streaming")

@@ -174,7 +174,7 @@ class _Candidate:
         call = self.calls.setdefault(at if isinstance(at, int) else position, {"id": "", "name": "", "pieces": []})
         function = dict_of(part.get("function"))
         call["id"] = call["id"] or text_of(part.get("id"))
-        call["name"] = call["name"] or text_of(function.get("name"))
+        call["name"] += text_of(function.get("name"))  # some servers send it in fragments
         call["pieces"].append(text_of(function.get("arguments")))
 
 
@@ -215,6 +215,9 @@ class StreamTranslator:
             if parts:
                 events.append(self._event([self._part_of(index, parts)]))
         return events
+
+    def arranged(self, answer: Json) -> Json:
+        return answer
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         last: list[Json] = []

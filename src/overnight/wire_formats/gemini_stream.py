@@ -78,13 +78,14 @@ class _Parts:
 class Assembly:
     """The answer of a stream. `characters` counts those of texts and calls; `usage` is the most recent report."""
 
-    __slots__ = ("_candidates", "_fields", "_parts", "characters", "usage")
+    __slots__ = ("_candidates", "_fields", "_parts", "characters", "is_odd", "usage")
 
     def __init__(self) -> None:
         self._fields: Json = {}
         self._candidates: dict[int, Json] = {}
         self._parts: dict[int, _Parts] = {}
         self.characters = 0
+        self.is_odd = False
         self.usage: Json | None = None
 
     @property
@@ -121,6 +122,17 @@ class Assembly:
             held["role"] = content.get("role") or held.get("role") or "model"
             is_terminal |= bool(candidate.get("finishReason"))
         return is_terminal
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self.characters) or self.is_complete
+
+    @property
+    def is_ended(self) -> bool:
+        return False
+
+    def closing_events(self) -> list[Json]:
+        return []
 
     def completion(self) -> bytes:
         body: Json = {}

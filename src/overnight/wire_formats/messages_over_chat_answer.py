@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +32,7 @@ from .lenient_json import (
     text_of,
 )
 from .messages import estimate_input_tokens
+from .ordered_parts import OrderedParts, Part, Step
 
 _STOPPED = {
     "stop": "end_turn",
@@ -119,13 +120,14 @@ def _input(arguments: Any) -> Json:
         return {}
     try:
         found: Any = _decode(arguments)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         found = None
     return dict_of(found) if isinstance(found, dict) else {"unparsed_input": arguments}
 
 
 def _ended(choice: Json, context: AnswerContext, *, has_calls: bool, refusal: str) -> Json:
-    reason = _STOPPED.get(text_of(choice.get("finish_reason")), "end_turn")
+    given = text_of(choice.get("finish_reason"))
+    reason = _STOPPED.get(given, given or "end_turn")
     if has_calls and reason == "end_turn":
         reason = "tool_use"
     # Some servers report which of the client's stop sequences matched.
@@ -138,17 +140,6 @@ def _ended(choice: Json, context: AnswerContext, *, has_calls: bool, refusal: st
     return ended
 
 
-class _Call:
-    """A tool call under construction. `index` is set once its block started; `kept` buffers fragments before that."""
-
-    __slots__ = ("call_id", "index", "kept", "name")
-
-    def __init__(self) -> None:
-        self.call_id = self.name = ""
-        self.index = -1
-        self.kept = ""
-
-
 class StreamTranslator:
     """Converts chat chunks to message events. The last events are sent by `end`, when the usage is known.
 
@@ -159,42 +150,43 @@ class StreamTranslator:
         self._context = context
         self._names = names_back(context.body)
         self._begun = False
-        self._kind = self._space = ""
-        self._index = -1
-        self._grown: dict[str, int] = {}
-        self._calls: dict[int, _Call] = {}
+        self._parts = OrderedParts(drops_blank=True)
+        self._blocks: dict[Part, Json] = {}
         self._choice: Json = {}
-        self._refusal = ""
 
     def take(self, event: Json) -> list[Json]:
         events = self._begin()
         for choice in dicts_of(event.get("choices"))[:1]:
-            delta = dict_of(choice.get("delta"))
-            if thought := _reasoning(delta):
-                events += self._grow("thinking", {"type": "thinking_delta", "thinking": thought})
-            self._refusal += text_of(delta.get("refusal"))
-            if text := _text(delta):
-                events += self._grow_text(text)
-            for block in signed_blocks(delta):
-                events += self._open("", {**block, "signature": ""})
-                events.append(self._delta({"type": "signature_delta", "signature": block["signature"]}))
-                events.append({"type": "content_block_stop", "index": self._index})
-            calls = list_of(delta.get("tool_calls"))
-            if function := dict_of(delta.get("function_call")):
-                calls = [*calls, {"index": 0, "function": function}]
-            for position, call in enumerate(calls):
-                events += self._grow_call(dict_of(call), position)
+            delta = choice.get("delta")
+            if isinstance(delta, dict) and delta:
+                events += self._events(self._take_delta(dict_of(delta)))
             if choice.get("finish_reason"):
                 self._choice = choice
-                events += self._close()
         return events
 
+    def _take_delta(self, delta: Json) -> Iterator[Step]:
+        if "thinking_blocks" not in delta:
+            yield from self._parts.take(delta)
+            return
+        blocks = signed_blocks(delta)
+        calls = {"tool_calls": delta.get("tool_calls")}
+        yield from self._parts.take({name: value for name, value in delta.items() if name not in _AFTER_TEXT})
+        for block in blocks:
+            self._parts.add_block(block)
+        yield from self._parts.take(calls)
+
+    def arranged(self, answer: Json) -> Json:
+        return {**answer, "content": [self._content(part) for part in self._parts.shown()]}
+
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
-        events = [*self._begin(), *self._close()]
+        events = [*self._begin(), *self._events(self._parts.end())]
         reported = messages_usage(usage)
         if cost_usd is not None:
             reported |= cost_fields(cost_usd)
-        ended = _ended(self._choice, self._context, has_calls=bool(self._calls), refusal=self._refusal)
+        parts = self._parts.parts
+        refusal = "".join(part.text() for part in parts if part.kind == "refusal")
+        has_calls = any(part.kind == "call" for part in parts)
+        ended = _ended(self._choice, self._context, has_calls=has_calls, refusal=refusal)
         return [*events, {"type": "message_delta", "delta": ended, "usage": reported}, {"type": "message_stop"}]
 
     def _begin(self) -> list[Json]:
@@ -211,58 +203,45 @@ class StreamTranslator:
         }
         return [{"type": "message_start", "message": message}]
 
-    def _open(self, kind: str, block: Json) -> list[Json]:
-        events = self._close()
-        self._kind = kind
-        self._index += 1
-        return [*events, {"type": "content_block_start", "index": self._index, "content_block": block}]
-
-    def _close(self) -> list[Json]:
-        kind, self._kind = self._kind, ""
-        if not kind:
-            return []
+    def _events(self, steps: Iterator[Step]) -> list[Json]:
         events: list[Json] = []
-        if kind == "thinking":
-            events.append(self._delta({"type": "signature_delta", "signature": UNSIGNED_PREFIX + self._context.model}))
-        return [*events, {"type": "content_block_stop", "index": self._index}]
-
-    def _grow_text(self, text: str) -> list[Json]:
-        text = self._space + text
-        self._space = ""
-        if "text" not in self._grown and not text.strip():
-            self._space = text
-            return []
-        return self._grow("text", {"type": "text_delta", "text": text})
-
-    def _grow(self, kind: str, delta: Json) -> list[Json]:
-        index = self._grown.get(kind)
-        if index is not None:
-            # Interleaved content belongs to the one block of its kind in the complete answer.
-            return [self._delta(delta, index)]
-        empty = {"thinking": "", "signature": ""} if kind == "thinking" else {"text": ""}
-        events = self._open(kind, {"type": kind, **empty})
-        self._grown[kind] = self._index
-        return [*events, self._delta(delta)]
-
-    def _grow_call(self, part: Json, position: int) -> list[Json]:
-        at = part.get("index")
-        call = self._calls.setdefault(at if isinstance(at, int) else position, _Call())
-        function = dict_of(part.get("function"))
-        call.call_id = call.call_id or text_of(part.get("id"))
-        call.name = call.name or text_of(function.get("name"))
-        piece = call.kept + text_of(function.get("arguments"))
-        if not call.name:
-            call.kept = piece
-            return []
-        events: list[Json] = []
-        if call.index < 0:
-            call_id = _call_id(call.call_id, len(self._calls) - 1, self._context)
-            name = self._names.get(call.name, call.name)
-            events = self._open("tool_use", {"type": "tool_use", "id": call_id, "name": name, "input": {}})
-            call.index, call.kept = self._index, ""
-        if piece:
-            events.append(self._delta({"type": "input_json_delta", "partial_json": piece}, call.index))
+        for step, part, piece in steps:
+            if step == "open":
+                self._blocks[part] = {"index": len(self._blocks)}
+                empty = {name: _EMPTY.get(name, value) for name, value in self._content(part).items()}
+                events.append({"type": "content_block_start", **self._blocks[part], "content_block": empty})
+            elif step == "piece":
+                events.append(self._delta(part, _delta_of(part.kind, piece)))
+            else:
+                if part.kind in ("thinking", "block"):
+                    signed = {"type": "signature_delta", "signature": self._content(part)["signature"]}
+                    events.append(self._delta(part, signed))
+                events.append({"type": "content_block_stop", **self._blocks[part]})
         return events
 
-    def _delta(self, delta: Json, index: int | None = None) -> Json:
-        return {"type": "content_block_delta", "index": self._index if index is None else index, "delta": delta}
+    def _delta(self, part: Part, delta: Json) -> Json:
+        return {"type": "content_block_delta", **self._blocks[part], "delta": delta}
+
+    def _content(self, part: Part) -> Json:
+        """The whole block of a part."""
+        if part.kind == "block":
+            return part.details["block"][0]
+        if part.kind == "call":
+            call_id = _call_id(part.call_id, part.number, self._context)
+            name = self._names.get(part.name, part.name)
+            return {"type": "tool_use", "id": call_id, "name": name, "input": _input(part.text())}
+        if part.kind == "thinking":
+            return {"type": "thinking", "thinking": part.text(), "signature": UNSIGNED_PREFIX + self._context.model}
+        return {"type": "text", "text": part.text()}
+
+
+_AFTER_TEXT = frozenset({"thinking_blocks", "tool_calls"})
+_EMPTY: Json = {"thinking": "", "signature": "", "text": "", "input": {}}
+
+
+def _delta_of(kind: str, piece: str) -> Json:
+    if kind == "call":
+        return {"type": "input_json_delta", "partial_json": piece}
+    if kind == "thinking":
+        return {"type": "thinking_delta", "thinking": piece}
+    return {"type": "text_delta", "text": piece}

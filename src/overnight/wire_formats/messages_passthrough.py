@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from overnight.domain.json_text import BYTE_ORDER_MARK, decode_json, encode_json
 from overnight.pricing.usage import (
     Cost,
     Usage,
@@ -34,13 +35,15 @@ from .lenient_json import (
 )
 from .messages_models import traits_of
 from .messages_over_chat_answer import messages_usage
-from .messages_stream import Assembly, encode
+from .messages_repair import MessagesRepair
+from .messages_stream import Assembly, corrected_whole, encode
 from .request import Request
 from .tool_schemas import acceptable_tools
 from .transports import (
     ContextFactory,
     Passthrough,
     Reader,
+    Received,
     headers_for,
     with_reserve_stack,
 )
@@ -65,6 +68,17 @@ class MessagesPassthrough(Passthrough):
             self.upstream_format.path, _encode(fields), headers_for(self.upstream_format, request), tuple(losses)
         )
 
+    def received(self, body: bytes, make_context: ContextFactory) -> Received | None:  # noqa: ARG002
+        answer: Any = decode_json(body)
+        if not isinstance(answer, dict):
+            return None
+        message = corrected_whole(dict_of(answer))
+        if not self.upstream_format.is_answer(message):
+            return None
+        usage = self.upstream_format.usage_of(message)
+        body = body.removeprefix(BYTE_ORDER_MARK) if message is answer else encode_json(message)
+        return Received(body, usage, 0 if usage else len(body))
+
     def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
         return _Reader(request.prompt_bytes)
 
@@ -74,14 +88,27 @@ class _Reader:
     estimate replaces it, because clients add up the usage of the first and last event and fail without it.
     """
 
-    __slots__ = ("_last", "_prompt_bytes", "assembly")
+    __slots__ = ("_last", "_prompt_bytes", "_repair", "assembly")
 
     def __init__(self, prompt_bytes: int) -> None:
         self.assembly = Assembly()
+        self._repair = MessagesRepair()
         self._last: list[Json] = []
         self._prompt_bytes = prompt_bytes
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
+        repaired = self._repair.take(event)
+        if repaired is None:
+            return self._take(event, payload)
+        chunks: list[bytes] = []
+        is_terminal = False
+        for each in repaired:
+            added, ends = self._take(each, payload if each is event else encode_json(each))
+            chunks += added
+            is_terminal |= ends
+        return chunks, is_terminal
+
+    def _take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
         is_terminal = self.assembly.take(event)
         kind = event["type"]
         if kind in _LAST:
@@ -105,6 +132,8 @@ class _Reader:
         for event in self._last:
             if event["type"] == "message_delta":
                 event["usage"] = {**dict_of(event.get("usage")), **missing, **cost_fields(cost_usd)}
+        if not any(event["type"] == "message_stop" for event in self._last):
+            self._last.append({"type": "message_stop"})
         return [encode(event) for event in self._last]
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from overnight.domain.json_text import BYTE_ORDER_MARK, decode_json, encode_json
 from overnight.pricing.usage import (
     Cost,
     Usage,
@@ -18,9 +19,13 @@ from overnight.pricing.usage import (
     cost_fields,
 )
 
+from .chat_stream import numbers_of
+from .finish_reasons import messages_reason, without_call
+from .growing_json import GrowingJson, GrowingText
+from .messages_repair import corrected_message
+
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 _complete = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # Usage fields of a message_delta event; its counts are totals.
 _DELTA_USAGE = (
@@ -40,14 +45,15 @@ class _GrowingBlock:
     __slots__ = ("block", "open", "pieces")
 
     def __init__(self, block: Json) -> None:
-        self.block = block
-        self.pieces: dict[str, list[str]] = {}
+        self.block = {**block, "citations": [*block["citations"]]} if block.get("citations") else block
+        self.pieces: dict[str, GrowingText] = {}
         self.open = True
 
     def take(self, delta: Json) -> int:
         """Add a delta. Returns the number of characters in it."""
         if delta["type"] == "citations_delta":
-            self.block["citations"] = [*(self.block.get("citations") or ()), delta["citation"]]
+            self.block["citations"] = citations = self.block.get("citations") or []
+            citations.append(delta["citation"])
             return 0
         came = 0
         # Each string field of a delta grows, including fields of unknown delta types.
@@ -55,7 +61,10 @@ class _GrowingBlock:
             if name == "type":
                 continue
             if isinstance(value, str):
-                self.pieces.setdefault(name, []).append(value)
+                pieces = self.pieces.get(name)
+                if pieces is None:
+                    pieces = self.pieces[name] = GrowingJson() if name == "partial_json" else GrowingText()
+                pieces.append(value)
                 came += len(value)
             else:
                 self.block[name] = value
@@ -64,7 +73,8 @@ class _GrowingBlock:
     def completes(self, delta: Json) -> bool:
         """Whether the delta completes the tool's input."""
         piece: str = delta.get("partial_json") or ""
-        return piece.rstrip()[-1:] == "}" and _is_object("".join(self.pieces["partial_json"]))
+        text = self.pieces.get("partial_json")
+        return bool(piece) and isinstance(text, GrowingJson) and text.ends_with(piece)
 
     def completed(self) -> Json:
         block = dict(self.block)
@@ -80,12 +90,12 @@ class _GrowingBlock:
 class Assembly:
     """Add decoded events in order. `characters` counts received characters; `usage` is the most recent report."""
 
-    __slots__ = ("_blocks", "_message_fields", "_stopped", "characters", "usage")
+    __slots__ = ("_blocks", "_message_fields", "_stopped", "characters", "is_ended", "is_odd", "usage")
 
     def __init__(self) -> None:
         self._message_fields: Json = {}
         self._blocks: dict[int, _GrowingBlock] = {}
-        self._stopped = False
+        self._stopped = self.is_ended = self.is_odd = False
         self.characters = 0
         self.usage: Json | None = None
 
@@ -93,6 +103,18 @@ class Assembly:
     def is_complete(self) -> bool:
         """Whether the stop reason arrived and all blocks ended."""
         return self._stopped and not any(each.open for each in self._blocks.values())
+
+    @property
+    def has_output(self) -> bool:
+        return (
+            bool(self.characters)
+            or self._stopped
+            or any(each.block["type"] != "text" for each in self._blocks.values())
+        )
+
+    def closing_events(self) -> list[Json]:
+        """None: `MessagesRepair` completes a stream whose last event is known."""
+        return []
 
     def take(self, event: Json) -> bool:
         """Add an event. Returns True if it is terminal. Unknown event types are ignored.
@@ -130,6 +152,8 @@ class Assembly:
 
     def _take_end(self, event: Json) -> bool:
         delta: Json = event["delta"]
+        if reason := delta.get("stop_reason"):
+            delta["stop_reason"] = self._reason(reason)
         further = {name: value for name, value in event.items() if name not in ("type", "delta", "usage")}
         self._message_fields |= {**delta, **further}
         reported: Json = event.get("usage") or {}
@@ -139,13 +163,20 @@ class Assembly:
         self._stopped = True
         return True
 
+    def _reason(self, given: Any) -> str:
+        """The stop reason in the words of the format. Raises NoAnswer."""
+        reason = messages_reason(given)
+        if reason == "tool_use" and not any(is_tool(each.block) for each in self._blocks.values()):
+            raise without_call(reason)
+        return reason
+
     def reported_usage(self) -> Usage | None:
         return anthropic_usage(self.usage)
 
     def completion(self) -> bytes:
         """The assembled message, as JSON."""
         content = [self._blocks[index].completed() for index in sorted(self._blocks)]
-        return _encode({**self._message_fields, "content": content, "usage": self.usage or {}})
+        return encode_json({**self._message_fields, "content": content, "usage": self.usage or {}}, exact=self.is_odd)
 
 
 def _is_object(text: str) -> bool:
@@ -174,17 +205,46 @@ def decode_answer(message: bytes) -> Any:
 
     Other formats carry it as text, and a client must receive the same text with and without streaming.
     """
-    whole: Any = _decode(message)
-    if isinstance(whole, dict) and isinstance(blocks := cast("Json", whole).get("content"), list):
-        for block, raw in zip(cast("list[Any]", blocks), _content(message).content, strict=True):
-            if isinstance(block, dict) and "input" in block:
-                block["input"] = bytes(_block(raw).input).decode()
-    return cast("Any", whole)
+    whole: Any = decode_json(message)
+    if not isinstance(whole, dict):
+        return cast("Any", whole)
+    found = corrected_whole(cast("Json", whole))
+    if isinstance(blocks := found.get("content"), list) and any("input" in each for each in blocks):  # pyright: ignore[reportUnknownVariableType]
+        raws = _raw_inputs(message, len(cast("list[Any]", blocks)))
+        for block, raw in zip(cast("list[Json]", blocks), raws, strict=True):
+            if "input" in block:
+                block["input"] = raw if raw is not None else encode_json(block["input"] or {}).decode()
+    return found
+
+
+def _raw_inputs(message: bytes, count: int) -> list[str | None]:
+    """The inputs of the blocks as they were sent; None for each where the message is no strict JSON."""
+    try:
+        return [bytes(_block(raw).input).decode() for raw in _content(message.removeprefix(BYTE_ORDER_MARK)).content]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [None] * count
+
+
+def corrected_whole(message: Json) -> Json:
+    """A whole message of a loose server as it should be. Raises NoAnswer if the provider broke it off."""
+    message = corrected_message(message)
+    usage: Any = message.get("usage")
+    if isinstance(usage, dict) and any(type(count) is str for count in cast("Json", usage).values()):
+        message = {**message, "usage": numbers_of(cast("Json", usage))}
+    reason = message.get("stop_reason")
+    if not reason or not isinstance(blocks := message.get("content"), list):
+        return message
+    found = messages_reason(reason)
+    if found == "tool_use" and not any(is_tool(each) for each in cast("list[Json]", blocks)):
+        failure = without_call(found)
+        failure.error["usage"] = message.get("usage")
+        raise failure
+    return message if found == reason else {**message, "stop_reason": found}
 
 
 def stream_events(message: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """Convert a recorded message to stream events. With `cost_usd`, the usage contains the cost."""
-    for event in events_of(_decode(message), cost_usd):
+    for event in events_of(decode_json(message), cost_usd):
         yield encode(event)
 
 
@@ -227,4 +287,4 @@ def _apart(block: Json) -> tuple[Json, list[Json]]:
 
 
 def encode(event: Json) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), _encode(event))
+    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), encode_json(event))

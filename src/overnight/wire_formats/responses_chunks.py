@@ -1,37 +1,48 @@
 """Convert chat chunks to events of a Responses stream.
 
-`responses_over_chat.answer` builds both the complete answer in the last event and the recorded one.
+The items come in the order of the stream, in the events as in the final response and in the record.
+`responses_over_chat.answer` builds the rest of the response.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import cast
 
-import msgspec
-
+from overnight.domain.json_text import decode_json
 from overnight.pricing.usage import Cost, Usage
 
 from .chat_stream import Assembly
 from .contract import AnswerContext, Json, StreamTranslator
+from .ordered_parts import OrderedParts, Part, Step
 from .responses_answer import initial_response, usage_json
 from .responses_over_chat import (
     answer,
     call_item,
     logprobs_of,
-    reasoning_of,
-    text_of,
+    message_item,
+    reasoning_item,
+    text_part,
     tool_names,
 )
 from .responses_stream import Events, announced_item, with_cost
 
-_decode = msgspec.json.Decoder().decode
-
 
 class _StreamTranslator:
-    """Announces an item with its first fragment. Reasoning ends when the answer starts; all other items end with the
-    stream."""
+    """Each part of the choice becomes an item; text and a refusal that follows it share one."""
 
-    __slots__ = ("_assembly", "_calls", "_closed", "_context", "_events", "_items", "_key", "_names", "_parts")
+    __slots__ = (
+        "_assembly",
+        "_context",
+        "_events",
+        "_indexes",
+        "_item_ids",
+        "_items_begun",
+        "_key",
+        "_message_numbers",
+        "_names",
+        "_parts",
+    )
 
     def __init__(self, context: AnswerContext) -> None:
         self._context = context
@@ -39,114 +50,150 @@ class _StreamTranslator:
         self._names = tool_names(context.body)
         self._assembly = Assembly()
         self._events: Events | None = None
-        self._items: dict[str, int] = {}
-        self._parts: dict[str, int] = {}
-        self._calls: dict[int, Json] = {}
-        self._closed: set[str] = set()
+        self._indexes: dict[Part, int] = {}
+        self._message_numbers: dict[Part, int] = {}
+        self._item_ids: dict[Part, str] = {}
+        self._items_begun = 0
+        self._parts = OrderedParts(drops_blank=False)
 
     def take(self, event: Json) -> list[Json]:
         self._assembly.take(event)
-        events, emitted = self._events, list[Json]()
-        if events is None:
-            events = self._events = Events()
-            emitted += events.begin(initial_response(self._context))
+        emitted = self._begin()
         for choice in cast("list[Json]", event.get("choices") or ()):
-            if choice.get("index", 0) == 0:
-                self._delta(events, emitted, choice.get("delta") or {}, choice.get("logprobs"))
+            if choice.get("index", 0) == 0 and (delta := choice.get("delta")):
+                logprobs = logprobs_of(choice.get("logprobs"))
+                self._emit(emitted, self._parts.take(delta), logprobs)
         return emitted
 
-    def _delta(self, events: Events, emitted: list[Json], delta: Json, logprobs: Any) -> None:
-        reasoning = f"rs_{self._key}"
-        thought, item = reasoning_of(delta), {"id": reasoning, "type": "reasoning", "summary": list[Json]()}
-        if thought and reasoning not in self._closed:
-            self._append_text(events, emitted, item, "reasoning_text", thought)
-        elif delta.get("thinking_blocks"):
-            self._announce(events, emitted, item)
-        text, refusal = text_of(delta.get("content")), delta.get("refusal") or ""
-        calls = cast("list[Json]", delta.get("tool_calls") or ())
-        if (text or refusal or calls) and reasoning in self._items and reasoning not in self._closed:
-            self._close(events, emitted, self._whole()["output"][0])
-        message: Json = {"id": f"msg_{self._key}", "type": "message", "role": "assistant", "content": []}
-        if text:
-            self._append_text(events, emitted, message, "output_text", text, logprobs_of(logprobs))
-        if refusal:
-            self._append_text(events, emitted, message, "refusal", refusal)
-        for position, piece in enumerate(calls):
-            self._call(events, emitted, piece.get("index", position), piece)
-
-    def _append_text(
-        self, events: Events, emitted: list[Json], item: Json, kind: str, text: str, logprobs: list[Json] | None = None
-    ) -> None:
-        """Emit a text fragment of a part; first announce its item and part if they are new."""
-        index = self._announce(events, emitted, item)
-        part: Json = {"type": kind, "refusal" if kind == "refusal" else "text": text}
-        if kind == "output_text":
-            part |= {"annotations": [], "logprobs": logprobs or []}
-        at = {"item_id": item["id"], "output_index": index}
-        place = self._parts.get(kind)
-        if place is None:
-            place = self._parts[kind] = 1 if kind == "refusal" and "output_text" in self._parts else 0
-            emitted.append(events.part_added(at, place, part))
-        emitted += events.delta(at, place, part)
-
-    def _announce(self, events: Events, emitted: list[Json], item: Json) -> int:
-        index = self._items.get(item["id"])
-        if index is None:
-            index = self._items[item["id"]] = len(self._items)
-            emitted.append(events.event("output_item.added", output_index=index, item=announced_item(item)))
-        return index
-
-    def _call(self, events: Events, emitted: list[Json], place: int, piece: Json) -> None:
-        function: Json = piece.get("function") or {}
-        item = self._calls.get(place)
-        if item is None:
-            if not function.get("name"):
-                raise ValueError("a tool call starts without a name")
-            # The complete answer numbers calls by their order.
-            item = self._calls[place] = call_item(
-                {**piece, "function": function}, len(self._calls), self._key, self._names
-            )
-        index = self._announce(events, emitted, item)
-        if item["type"] == "function_call" and function.get("arguments"):
-            at = {"item_id": item["id"], "output_index": index}
-            emitted += events.call_delta(at, {**item, "arguments": function["arguments"]})
-
-    def _whole(self) -> Json:
-        return answer(_decode(self._assembly.completion()), self._context)
-
-    def _close(self, events: Events, emitted: list[Json], item: Json) -> None:
-        """Emit the end of an item, or the complete item if it was not announced yet."""
-        if item["id"] not in self._items:
-            emitted += events.item(len(self._items), item)
-            self._items[item["id"]] = len(self._items)
-            return
-        index = self._items[item["id"]]
-        at: Json = {"item_id": item["id"], "output_index": index}
-        self._closed.add(item["id"])
-        for place, part in enumerate(cast("list[Json]", item.get("content") or ())):
-            if part["type"] not in self._parts:
-                emitted.append(events.part_added(at, place, part))
-                emitted += events.delta(at, place, part)
-            emitted += events.part_done(at, place, part)
-        if item["type"] == "custom_tool_call":
-            emitted += events.call_delta(at, item)
-        if item["type"] in ("function_call", "custom_tool_call"):
-            emitted.append(events.call_done(at, item))
-        emitted.append(events.event("output_item.done", output_index=index, item=item))
+    def arranged(self, answer: Json) -> Json:
+        return {**answer, "output": self._output(answer["status"])}
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
-        events, emitted = self._events, list[Json]()
-        if events is None:
-            events = Events()
-            emitted += events.begin(initial_response(self._context))
-        whole = self._whole()
-        for item in cast("list[Json]", whole["output"]):
-            if item["id"] not in self._closed:
-                self._close(events, emitted, item)
+        emitted = self._begin()
+        whole = self.arranged(answer(decode_json(self._assembly.completion()), self._context))
+        self._emit(emitted, self._parts.end(), [], whole["output"])
         if not whole["usage"]:
             whole["usage"] = usage_json(usage)
-        emitted.append(events.last(with_cost(whole, cost_usd)))
+        emitted.append(self._present().last(with_cost(whole, cost_usd)))
         return emitted
+
+    def _begin(self) -> list[Json]:
+        if self._events is not None:
+            return []
+        self._events = Events()
+        return self._events.begin(initial_response(self._context))
+
+    def _present(self) -> Events:
+        if self._events is None:
+            raise RuntimeError("the stream has not begun")
+        return self._events
+
+    # ── items ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _output(self, status: str) -> list[Json]:
+        output = [self._item(part) for part in self._parts.shown() if self._owner(part) is part]
+        if status == "incomplete" and output and "status" in output[-1]:
+            output[-1]["status"] = "incomplete"
+        return output
+
+    def _neighbour(self, part: Part, distance: int) -> Part | None:
+        parts = self._parts.parts
+        at = part.at + distance
+        return parts[at] if 0 <= at < len(parts) else None
+
+    def _owner(self, part: Part) -> Part:
+        """The part that begins the item: a refusal shares the item of the text before it."""
+        before = self._neighbour(part, -1) if part.kind == "refusal" else None
+        return before if before is not None and before.kind == "text" else part
+
+    def _refusal_after(self, part: Part) -> Part | None:
+        after = self._neighbour(part, 1) if part.kind == "text" else None
+        return after if after is not None and after.kind == "refusal" else None
+
+    def _item(self, part: Part) -> Json:
+        """The whole item of a part."""
+        if part.kind == "thinking":
+            return reasoning_item(self._key, part.number, part.text(), part.details.get("thinking_blocks") or [])
+        if part.kind == "call":
+            function = {"name": part.name, "arguments": part.text()}
+            return call_item({"id": part.call_id, "function": function}, part.number, self._key, self._names)
+        number = self._message_numbers.setdefault(part, len(self._message_numbers))
+        parts = [part, *([refused] if (refused := self._refusal_after(part)) else [])]
+        return message_item(self._key, number, [self._content(each) for each in parts])
+
+    def _content(self, part: Part) -> Json:
+        if part.kind == "refusal":
+            return {"type": "refusal", "refusal": part.text()}
+        return text_part(part.text(), part.details.get("annotations") or [], part.details.get("logprobs") or [])
+
+    def _emit(
+        self, emitted: list[Json], steps: Iterator[Step], logprobs: list[Json], final: list[Json] | None = None
+    ) -> None:
+        """Emit the steps. `final`: the items of the final response, for those that end with it."""
+        for step, part, piece in steps:
+            if step == "open":
+                self._open(emitted, part)
+            elif step == "piece":
+                if part.kind == "text" and logprobs:
+                    part.details.setdefault("logprobs", []).extend(logprobs)
+                self._piece(emitted, part, piece, logprobs)
+            else:
+                index = self._indexes[part]
+                self._close(emitted, index, part, self._item(self._owner(part)) if final is None else final[index])
+
+    def _open(self, emitted: list[Json], part: Part) -> None:
+        events, owner = self._present(), self._owner(part)
+        if owner is part:
+            index = self._indexes[part] = self._items_begun
+            self._items_begun += 1
+            item = self._item(part)
+            emitted.append(events.event("output_item.added", output_index=index, item=announced_item(item)))
+            self._item_ids[part] = item["id"]
+        else:
+            self._indexes[part], self._item_ids[part] = self._indexes[owner], self._item_ids[owner]
+        if part.kind in ("text", "refusal"):
+            emitted.append(events.part_added(self._at(part), self._place(part), _EMPTY[part.kind]))
+
+    def _at(self, part: Part) -> Json:
+        return {"item_id": self._item_ids[part], "output_index": self._indexes[part]}
+
+    def _place(self, part: Part) -> int:
+        """The place of a part in the content of its item."""
+        return 1 if part.kind == "refusal" and self._owner(part) is not part else 0
+
+    def _piece(self, emitted: list[Json], part: Part, piece: str, logprobs: list[Json]) -> None:
+        events, at = self._present(), self._at(part)
+        if part.kind == "call":
+            if part.name not in self._names.custom:  # the input of a custom tool is inside of the arguments
+                emitted += events.call_delta(at, {"type": "function_call", "arguments": piece})
+            return
+        if part.kind == "thinking" and "begun" not in part.details:  # reasoning may have no text
+            part.details["begun"] = []
+            emitted.append(events.part_added(at, 0, _EMPTY[part.kind]))
+        field = "refusal" if part.kind == "refusal" else "text"
+        more: Json = {"logprobs": logprobs} if part.kind == "text" else {}
+        place = self._place(part) if part.kind == "refusal" else 0
+        emitted += events.delta(at, place, {**_EMPTY[part.kind], field: piece, **more})
+
+    def _close(self, emitted: list[Json], index: int, part: Part, item: Json) -> None:
+        events, at = self._present(), self._at(part)
+        if part.kind == "call":
+            if item["type"] == "custom_tool_call" or not part.pieces.start:
+                emitted += events.call_delta(at, item)
+            emitted.append(events.call_done(at, item))
+        elif item.get("content"):
+            place = self._place(part)
+            emitted += events.part_done(at, place, item["content"][place])
+        if self._refusal_after(part) is None:
+            emitted.append(events.event("output_item.done", output_index=index, item=item))
+
+
+_EMPTY: dict[str, Json] = {
+    "text": {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
+    "refusal": {"type": "refusal", "refusal": ""},
+    "thinking": {"type": "reasoning_text", "text": ""},
+}
+"""The content part that each kind begins with."""
 
 
 def stream_translator(context: AnswerContext) -> StreamTranslator:

@@ -65,7 +65,7 @@ def kept_items(items: list[Json], losses: Losses) -> list[Json]:
 
 def answer(response: Json, context: AnswerContext) -> Json:
     """The provider's answer with the gateway's ids."""
-    items: list[Json] = response["output"]
+    items: list[Json] = response.get("output") or []
     return {
         **_with_own_id(response, context),
         "output": [_item_with_own_id(item, at, context) for at, item in enumerate(items)],
@@ -118,6 +118,9 @@ class _StreamTranslator:
             if "item_id" in event and index in self._ids:
                 ours = {**ours, "item_id": self._ids[index]}
         return [ours]
+
+    def arranged(self, answer: Json) -> Json:
+        return answer
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         if self._last is None:

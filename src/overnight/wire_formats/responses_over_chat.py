@@ -17,6 +17,7 @@ from .contract import (
     Json,
     Losses,
 )
+from .finish_reasons import USUAL
 from .responses_answer import initial_response, pack_thinking, usage_json
 from .responses_input import messages, move_tool_media
 from .responses_tools import ToolNames, set_tools, tool_names
@@ -119,7 +120,8 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     message: Json = choice.get("message") or {}
     response = initial_response(context)
     response["output"] = output = _output(message, choice.get("logprobs"), context)
-    reason = _CUT.get(choice.get("finish_reason") or "")
+    given = choice.get("finish_reason") or "stop"
+    reason = _CUT.get(given, None if given in USUAL else given)
     response["status"] = "incomplete" if reason else "completed"
     if reason:
         response["incomplete_details"] = {"reason": reason}
@@ -142,29 +144,46 @@ def _output(message: Json, logprobs: Any, context: AnswerContext) -> list[Json]:
     thought = reasoning_of(message)
     blocks: list[Json] = message.get("thinking_blocks") or []
     if thought or blocks:
-        item: Json = {"id": f"rs_{key}", "type": "reasoning", "summary": []}
-        item["content"] = [{"type": "reasoning_text", "text": thought}] if thought else []
-        if blocks:
-            item["encrypted_content"] = pack_thinking(blocks)
-        output.append(item)
+        output.append(reasoning_item(key, 0, thought, blocks))
     parts = _parts(message, logprobs)
     if parts:
-        message_item: Json = {"id": f"msg_{key}", "type": "message", "role": "assistant", "status": "completed"}
-        output.append({**message_item, "content": parts})
+        output.append(message_item(key, 0, parts))
     names = tool_names(context.body)
     for place, call in enumerate(cast("list[Json]", message.get("tool_calls") or ())):
         output.append(call_item(call, place, key, names))
     return output
 
 
+def reasoning_item(key: str, number: int, text: str, blocks: list[Json]) -> Json:
+    """An item of reasoning. `blocks` are packed with their signatures."""
+    item: Json = {"id": item_id("rs", key, number), "type": "reasoning", "summary": []}
+    item["content"] = [{"type": "reasoning_text", "text": text}] if text else []
+    if blocks:
+        item["encrypted_content"] = pack_thinking(blocks)
+    return item
+
+
+def message_item(key: str, number: int, parts: list[Json]) -> Json:
+    """An item with the parts of a message."""
+    head: Json = {"id": item_id("msg", key, number), "type": "message", "role": "assistant", "status": "completed"}
+    return {**head, "content": parts}
+
+
+def item_id(prefix: str, key: str, number: int) -> str:
+    """The id of the item of a kind; `number`: of the items of this kind before it."""
+    return f"{prefix}_{key}_{number}" if number else f"{prefix}_{key}"
+
+
+def text_part(text: str, notes: list[Json], logprobs: list[Json]) -> Json:
+    """A part of visible text, with the annotations of chat."""
+    annotations = [{"type": _URL, **note[_URL]} for note in notes if note.get("type") == _URL]
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
+
+
 def _parts(message: Json, logprobs: Any) -> list[Json]:
     parts: list[Json] = []
     if text := text_of(message.get("content")):
-        notes: list[Json] = message.get("annotations") or []
-        annotations = [{"type": _URL, **note[_URL]} for note in notes if note.get("type") == _URL]
-        parts.append(
-            {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs_of(logprobs)}
-        )
+        parts.append(text_part(text, message.get("annotations") or [], logprobs_of(logprobs)))
     if message.get("refusal"):
         parts.append({"type": "refusal", "refusal": message["refusal"]})
     return parts
@@ -173,7 +192,7 @@ def _parts(message: Json, logprobs: Any) -> list[Json]:
 def call_item(call: Json, place: int, key: str, names: ToolNames) -> Json:
     """The item of a tool call, with the tool's name as the client knows it."""
     function: Json = call["function"]
-    name, arguments = function["name"], function.get("arguments") or ""
+    name, arguments = function["name"], function.get("arguments") or "{}"
     call_id = call.get("id") or f"call_{key}_{place}"
     is_custom, (namespace, own) = name in names.custom, names.namespaced.get(name, ("", name))
     named: Json = {"name": own, "namespace": namespace} if namespace else {"name": own}

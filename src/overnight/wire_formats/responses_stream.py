@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-import msgspec
-
+from overnight.domain.json_text import decode_json, encode_json
 from overnight.pricing.usage import Cost, cost_fields
 
 from .contract import Json
+from .growing_json import GrowingJson, GrowingText
 from .sse import encode_event
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-_complete = msgspec.json.Decoder(msgspec.Raw).decode
 
 _LAST = {"completed": "response.completed", "incomplete": "response.incomplete"}
 FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -34,60 +30,97 @@ _CLIENT_ACTIONS = _CALLS | {
 
 
 def encode(event: Json) -> bytes:
-    return encode_event(_encode(event), event["type"])
+    return encode_event(encode_json(event), event["type"])
 
 
 class Assembly:
-    """The assembled response of a target that accepts Responses. The final event carries the complete response."""
+    """The assembled response of a target that accepts Responses. The final event carries the complete response; where its
+    output is empty, the items of the stream take its place."""
 
-    __slots__ = ("_answer", "_arguments", "characters", "usage")
+    __slots__ = ("_answer", "_arguments", "_begun", "_items", "_texts", "characters", "has_output", "is_odd", "usage")
 
     def __init__(self) -> None:
         self._answer: Json | None = None
-        self._arguments: dict[int, list[str]] = {}
+        self._begun: Json = {}
+        self._arguments: dict[int, GrowingJson] = {}
+        self._items: dict[int, Json] = {}
+        self._texts: dict[int, GrowingText] = {}
         self.characters = 0
+        self.has_output = self.is_odd = False
         self.usage: Json | None = None
 
     @property
     def is_complete(self) -> bool:
         return self._answer is not None
 
+    @property
+    def is_ended(self) -> bool:
+        return False
+
     def take(self, event: Json) -> bool:
         kind: str = event["type"]
         if kind.endswith(".delta"):
-            if not isinstance(event["delta"], str):
-                return False
-            self.characters += len(event["delta"])
-            return kind == _ARGUMENTS and self._completes(event["output_index"], event["delta"])
+            return self._take_delta(kind, event)
         if kind in FINAL_EVENTS:
-            answer: Json = event["response"]
-            if kind != "response.failed":
-                if not isinstance(answer["output"], list):
-                    raise TypeError("the final response has no output")
-                self._answer = answer
-            if isinstance(answer.get("usage"), dict):
-                self.usage = answer["usage"]
-            return True
-        if kind == "response.output_item.done":
-            return event["item"]["type"] in _CLIENT_ACTIONS
+            return self._take_end(kind, event)
+        if kind.startswith("response.output_item."):
+            self.has_output = True
+            item: Json = event["item"]
+            if kind == "response.output_item.done":
+                self._items[event["output_index"]] = item
+                return item["type"] in _CLIENT_ACTIONS
+            return False
+        if kind == "response.created":
+            self._begun = event["response"]
         return kind in _ARGUMENTS_DONE
 
-    def _completes(self, index: int, piece: str) -> bool:
-        """Whether `piece` completes the arguments of the call at `index`."""
-        pieces = self._arguments.setdefault(index, [])
-        pieces.append(piece)
-        if piece.rstrip()[-1:] != "}":
+    def _take_delta(self, kind: str, event: Json) -> bool:
+        self.has_output = True
+        piece: Any = event["delta"]
+        if not isinstance(piece, str):
             return False
-        try:
-            _complete("".join(pieces))
-        except msgspec.DecodeError:
-            return False
-        except RecursionError:
-            return True  # nesting too deep to parse: treated as complete, so that the chunk is withheld
+        self.characters += len(piece)
+        if kind == _ARGUMENTS:
+            pieces = self._arguments.setdefault(event["output_index"], GrowingJson())
+            pieces.append(piece)
+            return bool(piece) and pieces.ends_with(piece)
+        if kind == "response.output_text.delta":
+            self._texts.setdefault(event.get("output_index") or 0, GrowingText()).append(piece)
+        return False
+
+    def _take_end(self, kind: str, event: Json) -> bool:
+        answer: Json = event["response"]
+        if isinstance(answer.get("usage"), dict):
+            self.usage = answer["usage"]
+        if kind != "response.failed":
+            output: Any = answer.get("output")
+            if not output:
+                answer["output"] = output = self._streamed_output()
+            if not isinstance(output, list):
+                raise TypeError("the final response has no output")
+            self._answer = answer
         return True
 
+    def _streamed_output(self) -> list[Json]:
+        """The items of the stream in order. A text whose item never came complete becomes a message."""
+        items = dict(self._items)
+        for index, text in self._texts.items():
+            if index not in items:
+                part: Json = {"type": "output_text", "text": "".join(text), "annotations": [], "logprobs": []}
+                head: Json = {"id": f"msg_{index}", "type": "message", "role": "assistant", "status": "completed"}
+                items[index] = {**head, "content": [part]}
+        return [items[index] for index in sorted(items)]
+
+    def closing_events(self) -> list[Json]:
+        """The final event of a stream that told its end otherwise, if the output is complete."""
+        output = self._streamed_output()
+        if not output or any(index not in self._items for index in self._arguments):
+            return []
+        response: Json = {"object": "response", **self._begun, "status": "completed", "output": output}
+        return [{"type": "response.completed", "response": response}]
+
     def completion(self) -> bytes:
-        return _encode(self._answer)
+        return encode_json(self._answer, exact=self.is_odd)
 
 
 class Events:
@@ -200,7 +233,7 @@ def announced_item(item: Json) -> Json:
 
 def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
     """Convert a recorded response to stream events. With `cost_usd`, the usage of the final event contains the cost."""
-    answer: Json = _decode(body)
+    answer: Json = decode_json(body)
     events = Events()
     for event in events.begin(answer):
         yield encode(event)

@@ -1,12 +1,17 @@
 """Server-sent events: parse payloads from a byte stream, and encode them.
 
-Only ``data`` is kept. Event names repeat the ``type`` of the payload in every provider's format. Ids and reconnection
-times have no meaning for the answer to one request.
+Only ``data`` is kept. Event names repeat the ``type`` of the payload in every provider's format, except for ``error``, which
+some servers send with a payload of any shape. Ids and reconnection times have no meaning for the answer to one request.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any, cast
+
+import msgspec
+
+from overnight.domain.json_text import decode_json
 
 DONE = b"data: [DONE]\n\n"
 """The end mark of OpenAI-compatible streams."""
@@ -15,6 +20,21 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class ErrorPayload(bytes):
+    """The payload of an event that is named ``error``."""
+
+    def error(self) -> dict[str, Any]:
+        """The error in the shape of an error body, whatever the shape of the payload."""
+        try:
+            error: Any = decode_json(self)
+        except (msgspec.DecodeError, RecursionError):
+            return {"error": {"message": self.decode(errors="replace"), "type": "server_error"}}
+        if not isinstance(error, dict):
+            return {"error": {"message": str(error), "type": "server_error"}}
+        found = cast("dict[str, Any]", error)
+        return found if found.get("error") or found.get("type") == "response.failed" else {"error": found}
 
 
 class EventTooLarge(ValueError):
@@ -28,7 +48,7 @@ class SseParser:
     be discarded.
     """
 
-    __slots__ = ("_after_cr", "_data", "_line", "_line_size", "_max", "_size", "_start")
+    __slots__ = ("_after_cr", "_data", "_is_error", "_line", "_line_size", "_max", "_size", "_start")
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
         self._max = max_event_bytes
@@ -36,7 +56,7 @@ class SseParser:
         self._line_size = 0
         self._data: list[bytes] = []  # data lines of an incomplete event
         self._size = 0  # bytes in both
-        self._after_cr = False
+        self._after_cr = self._is_error = False
         self._start: bytes | None = b""  # the first bytes, until a byte order mark is ruled out
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -50,7 +70,7 @@ class SseParser:
             and chunk.endswith(b"\n\n")
             and chunk.find(b"\n") == len(chunk) - 2
             and b"\r" not in chunk
-            and not (self._line or self._data or self._start)
+            and not (self._line or self._data or self._start or self._is_error)
             and len(chunk) <= self._max
         ):
             # One complete event, which most reads contain, takes a quarter of the time on this path.
@@ -94,9 +114,11 @@ class SseParser:
     def _end_line(self, line: bytes, events: list[bytes]) -> None:
         if not line:
             if self._data:
-                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                events.append(ErrorPayload(payload) if self._is_error else payload)
                 self._data.clear()
                 self._size = 0
+            self._is_error = False
         elif line.startswith(b"data:"):
             value = line[6:] if line.startswith(b" ", 5) else line[5:]
             self._data.append(value)
@@ -104,6 +126,8 @@ class SseParser:
         elif line == b"data":
             self._data.append(b"")
             self._grow(1)
+        elif line in (b"event: error", b"event:error"):
+            self._is_error = True
 
     def _grow(self, by: int) -> None:
         self._size += by

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
+from overnight.domain.json_text import encode_json
 from overnight.pricing.usage import Cost, Usage, openai_usage
 
-from . import chat
+from . import chat, chat_whole
 from .contract import (
     AnswerContext,
     Assembly,
@@ -35,21 +36,6 @@ _T = TypeVar("_T")
 ContextFactory = Callable[[], AnswerContext]
 _RESERVE_FRAMES = 64
 """Stack frames kept free while a body is prepared, so that its later processing cannot exceed the recursion limit."""
-
-
-class Choice(msgspec.Struct):
-    message: msgspec.Raw = msgspec.Raw(b"")
-
-
-class Completion(msgspec.Struct):
-    """The parts of a chat completion that are decoded when it is passed through."""
-
-    choices: list[Choice] = []
-    usage: Json | None = None
-    error: Any = None
-
-
-_completion = msgspec.json.Decoder(Completion).decode
 
 
 class Received(NamedTuple):
@@ -139,13 +125,15 @@ class ChatPassthrough:
         )
 
     def received(self, body: bytes, make_context: ContextFactory) -> Received | None:  # noqa: ARG002
-        completion = _completion(body)
-        if not body.isascii():
-            body.decode()  # fields that are not decoded must be valid UTF-8 too
-        if not completion.choices or completion.error:
-            return None
-        usage = openai_usage(completion.usage)
-        return Received(body, usage, 0 if usage else sum(len(bytes(each.message)) for each in completion.choices))
+        reported = chat_whole.usual_usage(body)
+        if reported is None:
+            corrected = chat_whole.corrected_body(body)
+            if corrected is None:
+                return None
+            body, completion = corrected
+            reported = completion.get("usage")
+        usage = openai_usage(reported or None)
+        return Received(body, usage, 0 if usage else chat_whole.characters_of(body))
 
     def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
         return _ChatReader(request.wants_usage)
@@ -167,11 +155,16 @@ class _ChatReader:
         self._wants_usage = wants_usage
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:
-        is_terminal = self.assembly.take(event)
-        # A chunk with only usage is for the gateway. The client receives its own, with the cost, if it requested
-        # usage.
-        visible = event.get("choices") or not event.get("usage")
-        return ([encode_event(payload)] if visible else []), is_terminal
+        assembly = self.assembly
+        is_terminal = assembly.take(event)
+        # Usage is for the gateway. The client receives it once, with the cost, if it requested usage.
+        if event.get("usage"):
+            if not event.get("choices"):
+                return [], is_terminal
+            payload = encode_json({name: value for name, value in event.items() if name != "usage"})
+        elif assembly.is_rewritten:
+            payload = encode_json(event)
+        return [encode_event(payload)], is_terminal
 
     def recorded(self) -> bytes:
         return self.assembly.completion()
@@ -212,7 +205,7 @@ class Passthrough:
             return None
         usage = self.upstream_format.usage_of(answer)
         if self._native is not None:
-            body = _encode(self._native.answer(answer, make_context()))
+            body = encode_json(self._native.answer(answer, make_context()))
         return Received(body, usage, 0 if usage else len(body))
 
     def reader(self, request: Request, make_context: ContextFactory) -> Reader:  # noqa: ARG002
@@ -242,7 +235,7 @@ class Translated:
         if answer is None:
             return None
         usage = self.upstream_format.usage_of(answer)
-        translated = _encode(self._translation.answer(answer, make_context()))
+        translated = encode_json(self._translation.answer(answer, make_context()))
         return Received(translated, usage, 0 if usage else len(translated))
 
     def reader(self, request: Request, make_context: ContextFactory) -> Reader:
@@ -278,6 +271,7 @@ class _Reader:
     __slots__ = (
         "_client",
         "_context",
+        "_repair",
         "_reports_usage",
         "_stream_translator",
         "_translation",
@@ -301,11 +295,24 @@ class _Reader:
             reports_usage,
         )
         self.assembly = upstream_format.assembly()
+        self._repair = upstream_format.repair() if upstream_format.repair is not None else None
         if translation is not None:
             self._context = make_context()
             self._stream_translator = translation.stream_translator(self._context)
 
     def take(self, event: Json, payload: bytes) -> tuple[list[bytes], bool]:  # noqa: ARG002
+        repaired = None if self._repair is None else self._repair.take(event)
+        if repaired is None:
+            return self._take(event)
+        chunks: list[bytes] = []
+        is_terminal = False
+        for each in repaired:
+            added, ends = self._take(each)
+            chunks += added
+            is_terminal |= ends
+        return chunks, is_terminal
+
+    def _take(self, event: Json) -> tuple[list[bytes], bool]:
         is_terminal = self.assembly.take(event)
         events = [event] if self._translation is None else self._stream_translator.take(event)
         return [self._client.encode(each) for each in events], is_terminal
@@ -314,7 +321,8 @@ class _Reader:
         whole = self.assembly.completion()
         if self._translation is None:
             return whole
-        return _encode(self._translation.answer(self._upstream_format.decode_answer(whole), self._context))
+        answer = self._translation.answer(self._upstream_format.decode_answer(whole), self._context)
+        return encode_json(self._stream_translator.arranged(answer))
 
     def usage(self) -> Usage | None:
         return self._upstream_format.usage_of({"usage": self.assembly.usage})
@@ -369,6 +377,9 @@ class _ComposedStreamTranslator:
 
     def take(self, event: Json) -> list[Json]:
         return [piece for middle in self._second.take(event) for piece in self._first.take(middle)]
+
+    def arranged(self, answer: Json) -> Json:
+        return self._first.arranged(answer)
 
     def end(self, cost_usd: Cost | None, usage: Usage) -> list[Json]:
         last = [piece for middle in self._second.end(cost_usd, usage) for piece in self._first.take(middle)]

@@ -278,7 +278,8 @@ class CallPipeline:
             attempt.markers = request.markers
         attempt.seconds = attempt_share(self.deadlines.deadline - now, has_next=self.selection.has_next)
         attempt.sent_at = self.sent_at = now
-        return Dispatch(request.prepared, request.headers, now + attempt.seconds)
+        until = self.deadlines.stream_deadline(self.context.decision)
+        return Dispatch(request.prepared, request.headers, now + attempt.seconds, until)
 
     def _check(self) -> None:
         """Check before sending that the caller may still act for its job. Raises Fenced."""

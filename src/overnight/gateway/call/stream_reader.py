@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
+from overnight.domain.json_text import decode_json
 from overnight.pricing.usage import Cost, estimated_usage
 from overnight.providers import LibraryStream, UpstreamError, UpstreamStream, UpstreamTimeout
 from overnight.providers.error_classes import (
@@ -20,12 +21,16 @@ from overnight.providers.error_classes import (
     usage_in,
 )
 from overnight.providers.key_redaction import KeyGuard
-from overnight.wire_formats.sse import EventTooLarge, SseParser
+from overnight.wire_formats import Json, NoAnswer
+from overnight.wire_formats.framing import framing_of
+from overnight.wire_formats.sse import ErrorPayload, EventTooLarge, SseParser
 
 from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
+from .answer_context import asked_by
+from .answer_reading import UNKNOWN_SHAPE, read_answer, upstream_body
 from .gateway_failures import cut, malformed, total_passed
-from .whole_answer import UNKNOWN_SHAPE, ProviderTime, asked_by, read_reply
+from .whole_answer import ProviderTime
 
 MAX_ERROR_BYTES = 64 * 1024
 DRAIN_S = 2.0
@@ -33,6 +38,7 @@ DRAIN_S = 2.0
 
 Stream = UpstreamStream | LibraryStream
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class StreamReader:
@@ -54,13 +60,13 @@ class StreamReader:
         self._context, self._attempt, self._loop = context, attempt, loop
         self._target, self._upstream_format = attempt.target, attempt.wire.upstream_format
         self._silence_s = context.decision.time_limits.silence(context.decision.deadline_ms)
-        self._deadline = dispatch.deadline
+        self._deadline, self._stream_deadline = dispatch.deadline, dispatch.stream_deadline
         self._parser = SseParser()
         self._reader = attempt.wire.reader(context.request, asked_by(context, attempt))
         self._guard = KeyGuard(attempt.target.secret)
         self._stream: Stream | None = None
         self._last_usage: dict[str, Any] | None = None
-        self._is_withholding = self._begun = False
+        self._is_withholding = self._begun = self._is_over = False
         self.visible: list[bytes] = []
         self.withheld: list[bytes] = []
         self.is_done = False
@@ -89,35 +95,56 @@ class StreamReader:
         return failed
 
     async def _read_first(self, stream: Stream) -> AttemptFailure | None:
+        """Read until the answer has output, or has ended. A failure before the first output is one of the attempt: the client
+        has seen nothing of it, whatever the provider sent by then."""
         if stream.status in EMPTY or not 200 <= stream.status < 300:
             body = self._target.without_key(await _read_error(stream))
             return self._failed(response_failure(stream.status, stream.headers, body), body)
-        content_type = stream.headers.get(b"content-type", b"")
-        if b"json" in content_type or b"html" in content_type:
-            return await self._read_whole(stream)
         self._extend(stream)
+        begin: bytes | None = b""
+        is_labelled = b"event-stream" in stream.headers.get(b"content-type", b"")
         async for chunk in stream:
-            payloads = self._parser.feed(chunk)
-            if payloads:
-                return self._failed_by(self._take(payloads))
+            if begin is not None:
+                begin += chunk
+                framing = framing_of(begin, labelled_events=is_labelled)
+                if framing == "whole":
+                    return await self._read_whole(stream, begin)
+                if framing == "unknown":
+                    self._extend(stream)
+                    continue
+                chunk, begin = begin, None  # noqa: PLW2901
+            if payloads := self._parser.feed(chunk):
+                self._deadline = self._stream_deadline
+                self.broken = self._take(payloads)
+                if self.broken is not None or self.is_done or self._reader.assembly.has_output:
+                    return self._opened()
             self._extend(stream)  # comments and blank lines also reset the silence limit
-        payloads = self._parser.flush()
-        if payloads:
-            return self._failed_by(self._take(payloads))
-        return self._failed(cut("the stream ended before its first event"))
+        self.broken = self._take(self._parser.flush())
+        self._is_over = True
+        return self._opened()
 
-    async def _read_whole(self, stream: Stream) -> AttemptFailure | None:
+    def _opened(self) -> AttemptFailure | None:
+        """The failure of a stream that failed, or ended, before its first output."""
+        if self._reader.assembly.has_output or not (self.broken is not None or self.is_done or self._is_over):
+            return None
+        if self.broken is not None:
+            return self._failed(self.broken)
+        end = self.answer(None)
+        return end if isinstance(end, AttemptFailure) else None
+
+    async def _read_whole(self, stream: Stream, begin: bytes) -> AttemptFailure | None:
         """Convert a complete answer into stream events: the provider ignored the request for a stream."""
+        self._deadline = self._stream_deadline
         stream.extend(self._deadline)
-        body = self._target.cleaned(b"".join([chunk async for chunk in stream]))
-        reply = read_reply(self._context, self._attempt, body)
-        if reply is None:
-            error = self._target.without_key(body[:MAX_ERROR_BYTES])
-            return self._failed(response_failure(stream.status, stream.headers, error), error)
-        events = b"".join(self._upstream_format.stream_events(body, 0.0))
-        return self._failed_by(self._take(SseParser(max_event_bytes=len(events) + 65536).feed(events)))
-
-    def _failed_by(self, failure: Failure | None) -> AttemptFailure | None:
+        body = self._target.cleaned(begin + b"".join([chunk async for chunk in stream]))
+        reply = read_answer(self._context, self._attempt, stream.status, stream.headers, body)
+        if isinstance(reply, AttemptFailure):
+            return reply
+        whole = upstream_body(self._attempt, body)
+        body = whole if isinstance(whole, bytes) else body
+        cost = None if reply.usage.estimated else 0.0  # no usage was reported
+        events = b"".join(self._upstream_format.stream_events(body, cost))
+        failure = self._take(SseParser(max_event_bytes=len(events) + 65536).feed(events))
         return None if failure is None else self._failed(failure)
 
     def _failed(self, failure: Failure, body: bytes = b"") -> AttemptFailure:
@@ -131,8 +158,8 @@ class StreamReader:
         `deadline` is a time of the loop.
         """
         stream = self._stream
-        if stream is None or self.is_done:
-            return None
+        if stream is None or self.is_done or self._is_over or self.broken is not None:
+            return self.broken
         self._deadline = deadline
 
         def take(chunk: bytes | None) -> bool:
@@ -167,17 +194,23 @@ class StreamReader:
             if payload == b"[DONE]":
                 self.is_done = True
                 return None
+            if isinstance(payload, ErrorPayload):
+                error = ErrorPayload(self._target.without_key(payload)).error()
+                self._last_usage, self.reported = usage_in(error), error
+                return error_failure(error)
             payload = self._target.cleaned(payload)  # noqa: PLW2901
             try:
-                event: Any = _decode(payload)
+                event = self._decoded(payload)
                 if is_error(event):
                     self._last_usage = usage_in(event)
-                    self.reported = _decode(self._target.without_key(payload))
+                    self.reported = decode_json(self._target.without_key(payload))
                     return error_failure(self.reported)
                 chunks, is_terminal = self._reader.take(event, payload)
                 self._begun = True
                 chunks = self._guard.take(event, chunks)
                 is_last = bool(last) and cast("dict[str, Any]", event).get("type") in last
+            except NoAnswer as error:
+                return error_failure(error.error)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return malformed("an event of the stream is not JSON")
             except UNKNOWN_SHAPE:
@@ -190,6 +223,15 @@ class StreamReader:
                 return None
         return None
 
+    def _decoded(self, payload: bytes) -> Json:
+        """The event. Raises DecodeError, RecursionError."""
+        try:
+            return _decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            event = decode_json(payload)
+            self._reader.assembly.is_odd = True
+            return event
+
     def _extend(self, stream: Stream) -> None:
         """Restart the silence limit after a sign of life."""
         stream.extend(min(self._loop.time() + self._silence_s, self._deadline))
@@ -198,9 +240,12 @@ class StreamReader:
 
     def answer(self, failure: Failure | None) -> Reply | AttemptFailure:
         """The result of a stream that has ended, with or without `failure`."""
-        if not self._reader.assembly.is_complete:
-            return self._failed(failure or cut("the stream ended without a finish reason"))
         reader = self._reader
+        if failure is None and not reader.assembly.is_complete and (self.is_done or reader.assembly.is_ended):
+            # The provider told the end of the stream, and not that of the answer.
+            failure = self._take([_encode(event) for event in reader.assembly.closing_events()])
+        if not reader.assembly.is_complete:
+            return self._failed(failure or cut("the stream ended without a finish reason"))
         try:
             prompt_bytes = self._context.request.prompt_bytes
             usage = reader.usage() or estimated_usage(prompt_bytes, reader.assembly.characters)

@@ -123,11 +123,8 @@ class StreamedCall:
 
     async def _finish(self, reader: StreamReader) -> None:
         """Read the rest, settle the call, then send the last chunks."""
-        pipeline, decision = self.pipeline, self.pipeline.context.decision
-        # The total limits the stream from the start of its call, without its time in queues.
-        total_s = decision.time_limits.stream_total(decision.deadline_ms)
-        deadlines = pipeline.deadlines
-        until = deadlines.deadline - deadlines.total_s + total_s
+        pipeline = self.pipeline
+        until = pipeline.deadlines.stream_deadline(pipeline.context.decision)
         end = reader.answer(await reader.read_to_the_end(until, self.buffer.push))
         crash_point("model_answered")
         if isinstance(end, AttemptFailure):

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-import msgspec
-
-from overnight.pricing.usage import estimated_usage
 from overnight.providers import UpstreamError
 from overnight.providers.error_classes import exception_failure, response_failure
-from overnight.wire_formats import AnswerContext, client_body
 
 from ..attempt import Attempt, AttemptFailure, Dispatch, PartialAnswer, Reply
 from ..call_context import CallContext
+from .answer_reading import read_answer
 
-UNKNOWN_SHAPE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -85,9 +80,7 @@ class WholeAnswer:
             return AttemptFailure(exception_failure(error))
         attempt.provider_headers = response.headers
         if 200 <= response.status < 300:
-            reply = read_reply(context, attempt, response.body)
-            if reply is not None:
-                return reply
+            return read_answer(context, attempt, response.status, response.headers, response.body)
         body = target.without_key(response.body)
         return AttemptFailure(response_failure(response.status, response.headers, body), body)
 
@@ -97,28 +90,3 @@ class WholeAnswer:
 
 
 WHOLE_ANSWER = WholeAnswer()
-
-
-def asked_by(context: CallContext, attempt: Attempt) -> Callable[[], AnswerContext]:
-    """The facts of the request that the answer must repeat, created on demand."""
-    return partial(_asked, context, attempt)
-
-
-def _asked(context: CallContext, attempt: Attempt) -> AnswerContext:
-    answer_id = context.answer_id(attempt.call_id)
-    return AnswerContext(
-        answer_id, attempt.target.model, client_body(context.request, attempt.grant.tokens), int(time.time())
-    )
-
-
-def read_reply(context: CallContext, attempt: Attempt, body: bytes) -> Reply | None:
-    """The answer in a body, in the client's format, with its usage; None if the body is no answer."""
-    target = attempt.target
-    try:
-        received = attempt.wire.received(target.cleaned(body), asked_by(context, attempt))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, *UNKNOWN_SHAPE):
-        return None
-    if received is None:
-        return None
-    usage = received.usage or estimated_usage(context.request.prompt_bytes, received.characters)
-    return Reply(received.body, usage)
