@@ -9,8 +9,9 @@ import pytest
 
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
-from overnight.wire_formats import CODECS, estimate_input_tokens, wire_between
+from overnight.wire_formats import CODECS, wire_between
 from overnight.wire_formats.contract import AnswerContext
+from overnight.wire_formats.messages import estimate_input_tokens
 from overnight.wire_formats.request import InvalidBody
 from serving import Served, serving
 

@@ -133,6 +133,8 @@ class Own(NamedTuple):
     input_microusd_per_mtok: int
     cached_input_microusd_per_mtok: int
     output_microusd_per_mtok: int
+    cache_write_microusd_per_mtok: int | None = None
+    cache_write_1h_microusd_per_mtok: int | None = None
 
 
 def test_configured_prices_take_precedence():
