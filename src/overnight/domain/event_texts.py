@@ -57,7 +57,8 @@ def restore_texts(event: Event, texts: bytes | None) -> None:
     for place, text in cast(dict[str, str], json.loads(bytes(texts))).items():
         first, *rest = place.split("/")
         if first == "error":
-            event.error = event.error and msgspec.structs.replace(event.error, message=text)
+            error = event.error
+            event.error = msgspec.structs.replace(error, message=text) if error is not None else None
         elif not rest:
             setattr(event, first, text)
         else:
@@ -83,7 +84,8 @@ def _without(value: Any, path: Path, place: str, found: dict[str, str]) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(value, list) and name == ANY:
         each = enumerate(cast(list[Any], value))
-        return [_without(inner, rest, f"{place}/{index}", found) for index, inner in each]
+        shortened: list[Any] = [_without(inner, rest, f"{place}/{index}", found) for index, inner in each]
+        return shortened
     if not isinstance(value, dict):
         return value
     entries = dict(cast(dict[str, Any], value))
