@@ -107,6 +107,7 @@ def test_functions_are_short() -> None:
     assert long == {}
 
 
+@cache
 def records() -> dict[tuple[str, str], list[str]]:
     """The fields of each record class (named tuple, msgspec struct, dataclass), by module and name."""
     found: dict[tuple[str, str], list[str]] = {}
