@@ -1,6 +1,5 @@
 """Correct the cost of a call that was booked at a bound, and wake the jobs that its budgets stopped."""
 
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -44,15 +43,27 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
         return event
 
 
-_shared = attrgetter(*Estimate.__struct_fields__[3:])
-"""The fields after model, provider and route, which have the same names in the event."""
 _encode = msgspec.json.Encoder().encode
 decode_estimate = msgspec.json.Decoder(Estimate).decode
 
 
 def estimate_of(called: Event) -> str:
     """The attribution of a `model_called` event, as JSON."""
-    return _encode(Estimate(called.model or "", called.provider or "", called.route or "", *_shared(called))).decode()
+    estimate = Estimate(
+        model=called.model or "",
+        provider=called.provider or "",
+        route=called.route or "",
+        agent_id=called.agent_id,
+        step=called.step,
+        task_id=called.task_id,
+        session_id=called.session_id,
+        workflow=called.workflow,
+        name=called.name,
+        trace_id=called.trace_id,
+        span_id=called.span_id,
+        about=called.about,
+    )
+    return _encode(estimate).decode()
 
 
 def corrected(unit: Unit, job: JobRow, row: BoundRow, now: Booked, tokens: int | None, source: str) -> Event:
