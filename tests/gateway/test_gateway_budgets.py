@@ -69,6 +69,7 @@ async def test_retries_and_fallbacks_count_as_calls(store: Store, provider: Spaw
 async def test_job_cancelled_between_attempts_keeps_no_reservation(store: Store, provider: SpawnedProvider) -> None:
     provider.set_rules("rules: [{fault: {status: 503, delay_ms: 1500}}]")
     async with serving(store, provider) as served:
+        await served.http.get("/api/v1/jobs")  # loads the API, which may take longer than the call
         asking = asyncio.create_task(served.ask(headers={"x-job-id": "c"}))
         await served.until("c", "model_called")
         await served.http.post("/api/v1/jobs/c/cancel")

@@ -134,7 +134,7 @@ async def test_call_of_an_owner_stopped_twice_stands_as_long(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch, woke_after_s: int, at_least_s: int
 ) -> None:
     """The owner is stopped, wakes, makes a call, and is stopped again before it renews its row."""
-    monkeypatch.setattr("overnight.gateway.gateway.SWEEP_EVERY_S", 3600.0)
+    monkeypatch.setattr("overnight.gateway.housekeeping.SWEEP_EVERY_S", 3600.0)
     async with held_provider() as (provider, upstream, routing):
         owner = serving(store, upstream, routing, owner="asleep", registers=False)  # type: ignore[arg-type]
         async with owner as sleeper:

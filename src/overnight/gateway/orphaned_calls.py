@@ -230,9 +230,10 @@ class OrphanedCalls:
         before, self._noted = self._noted, {}
         for owner, silence in self._watch.suspects.items():
             noted = before.get(owner)
-            known, fresh = noted.calls if noted is not None else {}, self._watch.silence_of_call(silence)
-            if noted is None or noted.seen_at != silence.seen_at:
-                known, fresh = {}, self._watch.silence_at_first_sight(silence)
+            known: dict[str, tuple[str, str, Silence]] = {}
+            fresh = self._watch.silence_at_first_sight(silence)
+            if noted is not None and noted.seen_at == silence.seen_at:
+                known, fresh = noted.calls, self._watch.silence_of_call(silence)
             calls = {call[0]: known.get(call[0], (*call, fresh)) for call in await self._owned(owner)}
             self._noted[owner] = NotedCalls(silence.seen_at, calls)
 
