@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from struct import error as StructError
 from struct import pack, unpack
 from typing import Annotated, Any
 
@@ -196,9 +197,17 @@ def answer_over_gemini(answer: Json, context: AnswerContext) -> Json:
     data: list[Json] = []
     for at, each in enumerate(vectors):
         values = list_of(each["values"])
-        vector = b64encode(pack(f"<{len(values)}f", *values)).decode() if as_text else values
+        vector = _as_base64(values) if as_text else values
         data.append({"object": "embedding", "index": at, "embedding": vector})
     out: Json = {"object": "list", "data": data, "model": context.model}
     if (usage := usage_of(answer)) is not None:
         out["usage"] = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
     return out
+
+
+def _as_base64(values: list[Any]) -> str:
+    """The numbers as OpenAI's clients decode them. Raises ValueError for others."""
+    try:
+        return b64encode(pack(f"<{len(values)}f", *values)).decode()
+    except (StructError, OverflowError) as error:
+        raise ValueError(f"a vector that is no list of numbers: {error}") from None

@@ -244,6 +244,6 @@ def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
 
 
 def with_cost(answer: Json, cost_usd: Cost | None) -> Json:
-    if cost_usd is None or not answer.get("usage"):
+    if cost_usd is None or not answer.get("usage") or not isinstance(answer["usage"], dict):
         return answer
     return {**answer, "usage": {**answer["usage"], **cost_fields(cost_usd)}}
