@@ -13,7 +13,7 @@ from serving import Served, routed, serving
 
 PROVIDERS = """
 providers:
-  openai: {base_url: "%s", models: ["gpt-*"], api_key_env: OPENAI_API_KEY}
+  openai: {base_url: "%s", models: ["gpt-*"], api_key_env: OPENAI_API_KEY, apis: %s}
   anthropic: {base_url: "%s", kind: anthropic, models: ["claude-*"], api_key_env: ANTHROPIC_API_KEY}
   google: {base_url: "%s", kind: gemini, models: ["gemini-*"], api_key_env: GEMINI_API_KEY}
 retries: {max_attempts: 1}
@@ -59,7 +59,7 @@ STRANGE: dict[str, tuple[str, Any, Any]] = {
 
 
 @asynccontextmanager
-async def answering(store: Store, answer: Any) -> AsyncIterator[Served]:
+async def answering(store: Store, answer: Any, apis: str = "[chat]") -> AsyncIterator[Served]:
     async def provider(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
             pass
@@ -70,7 +70,7 @@ async def answering(store: Store, answer: Any) -> AsyncIterator[Served]:
     _, port = await server.start("127.0.0.1", 0)
     url = f"http://127.0.0.1:{port}/v1"
     keys = {"OPENAI_API_KEY": "sk-1", "ANTHROPIC_API_KEY": "sk-2", "GEMINI_API_KEY": "sk-3"}
-    rules = routed().replace("retries: {max_attempts: 2, backoff_ms: 1}\n", "") + PROVIDERS % (url, url, url)
+    rules = routed().replace("retries: {max_attempts: 2, backoff_ms: 1}\n", "") + PROVIDERS % (url, apis, url, url)
     try:
         async with serving(store, None, rules, environment=keys) as served:  # type: ignore[arg-type]
             yield served
@@ -90,3 +90,20 @@ async def test_an_unexpected_value_is_no_internal_error(store: Store, strange: s
         ends = [facts.call_id for facts in seen if facts.event in ("model_succeeded", "model_failed")]
         assert calls
         assert calls == ends, "a call was left without an end"
+
+
+async def test_a_recorded_response_with_new_content_is_replayed_as_a_stream(store: Store) -> None:
+    part = {"type": "output_audio", "data": "AAAA", "transcript": "so"}
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [part]}
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    given = {"id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed", "usage": usage}
+    body = {"model": "gpt-5.4-mini", "input": "hello"}
+    async with answering(store, given | {"output": [message]}, apis="[responses]") as served:
+        whole = await served.http.post("/v1/responses", json=body, headers={"x-job-id": "new"})
+        assert whole.status_code == 200, whole.text
+        second = {"x-job-id": "new", "x-job-attempt": "2"}
+        stream = await served.http.post("/v1/responses", json=body | {"stream": True}, headers=second)
+        events = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: {")]
+        assert events[-1]["type"] == "response.completed"
+        assert events[-1]["response"]["output"] == whole.json()["output"]
+        assert [each["part"] for each in events if each["type"] == "response.content_part.done"] == [part]

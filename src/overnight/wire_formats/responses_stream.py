@@ -156,6 +156,10 @@ class Events:
             for place, part in enumerate(cast("list[Json]", item.get("summary") or ())):
                 yield from self._summary({**at, "summary_index": place}, part)
             for place, part in enumerate(cast("list[Json]", item.get("content") or ())):
+                if part.get("type") not in _FIELDS:  # a later kind of content, which is sent complete
+                    yield self.event("content_part.added", **at, content_index=place, part=part)
+                    yield self.event("content_part.done", **at, content_index=place, part=part)
+                    continue
                 yield self.part_added(at, place, part)
                 yield from self.delta(at, place, part)
                 yield from self.part_done(at, place, part)
