@@ -56,7 +56,7 @@ HOSTED_TOOL_BYTES = 65_536
 MEDIA_TOKENS = 1_300
 """Estimated tokens of an image or a file, which Gemini splits into tiles of 258 tokens."""
 NOT_CONTENTS = 'a list of contents, such as [{"role": "user", "parts": [{"text": "hello"}]}]'
-_POINTERS = (b'"fileUri"', b'"file_uri"')
+_POINTERS = (b'"fileUri"', b'"file_uri"', b'"inlineData"', b'"inline_data"')
 _NOT_PARAMETERS = frozenset({"contents", "systemInstruction", "tools", "stream"})
 _CLIENT_TOOLS = frozenset({"functionDeclarations", "computerUse"})
 _TOOL_NAMES = {

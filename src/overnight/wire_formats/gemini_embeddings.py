@@ -21,7 +21,15 @@ from .embeddings import Assembly
 from .gemini import encode, error_body, error_event, in_camel_case, model_path
 from .lenient_json import dict_of, dicts_of, list_of, text_of
 from .recorded_answers import ReadAnswer
-from .request import NOT_FINGERPRINTED, REFERENCED_FILE_BYTES, InvalidBody, Request, canonical, invalid_body
+from .request import (
+    NOT_FINGERPRINTED,
+    REFERENCED_FILE_BYTES,
+    InvalidBody,
+    Request,
+    canonical,
+    invalid_body,
+    unescaped_for_search,
+)
 
 __all__ = [
     "Assembly",
@@ -96,7 +104,8 @@ def read(body: bytes) -> Request:
             raise InvalidBody(f"requests[{at}].content: has no parts; send {_EXAMPLE}", f"requests[{at}].content")
     bare = [{name: value for name, value in each.items() if name != "model"} for each in known.requests]
     params = {name: _any(raw) for name, raw in fields.items() if name != "requests"}
-    files = body.count(b'"inlineData"') + body.count(b'"fileData"')
+    unescaped = unescaped_for_search(body)
+    files = unescaped.count(b'"inlineData"') + unescaped.count(b'"fileData"')
     return Request(
         format="gemini_embeddings",
         fields=fields,
