@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from overnight.wire_formats import CODECS
 
 URL = "https://example.com/a.png"
+PDF = "data:application/pdf;base64,AAAA"
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat picture": (
         "chat",
@@ -35,6 +36,24 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "messages file": (
         "messages",
         {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "file", "file_id": "f"}}]}]},
+    ),
+    "chat file inside": ("chat", {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": PDF}}]}]}),
+    "responses file inside": (
+        "responses",
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": PDF}]}]},
+    ),
+    "messages picture inside": (
+        "messages",
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "AAAA"}}]}]},
+    ),
+    "gemini file": ("gemini", {"contents": [{"role": "user", "parts": [{"fileData": {"fileUri": URL}}]}]}),
+    "gemini picture inside": (
+        "gemini",
+        {"contents": [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}]},
+    ),
+    "gemini embedded picture": (
+        "gemini_embeddings",
+        {"requests": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}}]},
     ),
     "messages search": (
         "messages",

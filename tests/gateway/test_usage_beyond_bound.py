@@ -91,6 +91,21 @@ async def test_referenced_content_may_exceed_its_bytes(store: Store, provider: S
         assert (ended.cost_microusd, "told" in (ended.detail or {})) == (90_007, False)
 
 
+async def test_content_of_few_bytes_may_have_many_tokens(store: Store, provider: SpawnedProvider) -> None:
+    usage = {"prompt_tokens": 3_000, "completion_tokens": 5, "total_tokens": 3_005}
+    document = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}}
+    async with lied_to(store, provider, usage) as served:
+        await served.ask(headers={"x-job-id": "j"}, messages=[{"role": "user", "content": [document]}], max_tokens=100)
+        ended = (await served.events("j"))[-1].facts
+        assert (ended.input_tokens, ended.output_tokens) == (3_000, 5)
+        assert "told" not in (ended.detail or {})
+        blank = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
+        body = {"contents": [{"role": "user", "parts": [blank]}]}
+        await served.http.post("/v1beta/models/m:generateContent", json=body, headers={"x-job-id": "g"})
+        ended = (await served.events("g"))[-1].facts
+        assert (ended.input_tokens, ended.output_tokens) == (3_000, 5)
+
+
 async def test_failed_attempt_is_booked_within_its_bound(store: Store, provider: SpawnedProvider) -> None:
     async with lied_to(store, provider, HUGE, {"choices": []}) as served:
         for _ in range(2):  # no budget is used up by it

@@ -166,7 +166,10 @@ def test_recorded_answer_is_split_into_a_stream(completion: dict[str, Any]) -> N
 def test_output_message_round_trips(completion: dict[str, Any]) -> None:
     answer = responses_over_chat.answer(completion, asked())
     losses = Losses()
-    body = {**asked().body, "input": [{"role": "user", "content": "hello"}, *answer["output"]]}
+    answers = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
+    calls = [item for item in answer["output"] if item["type"] in answers]
+    outputs = [{"type": answers[item["type"]], "call_id": item["call_id"], "output": "o"} for item in calls]
+    body = {**asked().body, "input": [{"role": "user", "content": "hello"}, *answer["output"], *outputs]}
     sent = responses_over_chat.request(body, losses)
     before = completion["choices"][0]["message"]
     after = sent["messages"][1] if len(sent["messages"]) > 1 else {"role": "assistant", "content": None}

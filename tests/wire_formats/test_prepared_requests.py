@@ -36,6 +36,7 @@ BODIES: dict[str, Json] = {
         "top_k": 3,
         "user": "me",
     },
+    "compact": {"model": "asked", "input": [{"role": "user", "content": "hello"}], "instructions": "be brief"},
     "responses": {
         "model": "asked",
         "instructions": "be brief",

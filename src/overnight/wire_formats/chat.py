@@ -41,7 +41,7 @@ __all__ = [
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
-_POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
+_POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"file_data"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"messages", "tools", "stream", "stream_options"})
 _NEUTRAL = _NOT_PARAMETERS | {"model"}
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")

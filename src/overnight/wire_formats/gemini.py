@@ -18,7 +18,7 @@ from overnight.pricing.usage import MAX_TOKENS, Usage, openai_usage
 
 from .contract import Json
 from .gemini_stream import Assembly, encode, is_blocked, is_failed, stream_events, text_parts
-from .lenient_json import dict_of, dicts_of, text_of
+from .lenient_json import dict_of, dicts_of, list_of, text_of
 from .recorded_answers import ReadAnswer
 from .request import (
     NOT_FINGERPRINTED,
@@ -56,7 +56,7 @@ HOSTED_TOOL_BYTES = 65_536
 MEDIA_TOKENS = 1_300
 """Estimated tokens of an image or a file, which Gemini splits into tiles of 258 tokens."""
 NOT_CONTENTS = 'a list of contents, such as [{"role": "user", "parts": [{"text": "hello"}]}]'
-_POINTERS = (b'"fileUri"', b'"file_uri"')
+_POINTERS = (b'"fileUri"', b'"file_uri"', b'"inlineData"', b'"inline_data"')
 _NOT_PARAMETERS = frozenset({"contents", "systemInstruction", "tools", "stream"})
 _CLIENT_TOOLS = frozenset({"functionDeclarations", "computerUse"})
 _TOOL_NAMES = {
@@ -304,7 +304,7 @@ def tool_uses(answer: Json) -> dict[str, int]:
     found: dict[str, int] = {}
     for candidate in dicts_of(answer.get("candidates")):
         grounding = dict_of(candidate.get("groundingMetadata"))
-        queries = [each for each in grounding.get("webSearchQueries") or () if each]
+        queries = [each for each in list_of(grounding.get("webSearchQueries")) if each]
         chunks = dicts_of(grounding.get("groundingChunks"))
         if queries or any("web" in each for each in chunks):
             by_query = not re.match(r"(?:models/)?gemini-[12]\b", text_of(answer.get("modelVersion")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from struct import error as StructError
 from struct import pack, unpack
 from typing import Annotated, Any
 
@@ -20,7 +21,15 @@ from .embeddings import Assembly
 from .gemini import encode, error_body, error_event, in_camel_case, model_path
 from .lenient_json import dict_of, dicts_of, list_of, text_of
 from .recorded_answers import ReadAnswer
-from .request import NOT_FINGERPRINTED, REFERENCED_FILE_BYTES, InvalidBody, Request, canonical, invalid_body
+from .request import (
+    NOT_FINGERPRINTED,
+    REFERENCED_FILE_BYTES,
+    InvalidBody,
+    Request,
+    canonical,
+    invalid_body,
+    unescaped_for_search,
+)
 
 __all__ = [
     "Assembly",
@@ -95,7 +104,8 @@ def read(body: bytes) -> Request:
             raise InvalidBody(f"requests[{at}].content: has no parts; send {_EXAMPLE}", f"requests[{at}].content")
     bare = [{name: value for name, value in each.items() if name != "model"} for each in known.requests]
     params = {name: _any(raw) for name, raw in fields.items() if name != "requests"}
-    files = body.count(b'"inlineData"') + body.count(b'"fileData"')
+    unescaped = unescaped_for_search(body)
+    files = unescaped.count(b'"inlineData"') + unescaped.count(b'"fileData"')
     return Request(
         format="gemini_embeddings",
         fields=fields,
@@ -196,9 +206,17 @@ def answer_over_gemini(answer: Json, context: AnswerContext) -> Json:
     data: list[Json] = []
     for at, each in enumerate(vectors):
         values = list_of(each["values"])
-        vector = b64encode(pack(f"<{len(values)}f", *values)).decode() if as_text else values
+        vector = _as_base64(values) if as_text else values
         data.append({"object": "embedding", "index": at, "embedding": vector})
     out: Json = {"object": "list", "data": data, "model": context.model}
     if (usage := usage_of(answer)) is not None:
         out["usage"] = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
     return out
+
+
+def _as_base64(values: list[Any]) -> str:
+    """The numbers as OpenAI's clients decode them. Raises ValueError for others."""
+    try:
+        return b64encode(pack(f"<{len(values)}f", *values)).decode()
+    except (StructError, OverflowError) as error:
+        raise ValueError(f"a vector that is no list of numbers: {error}") from None

@@ -6,6 +6,7 @@ that has none yet.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -34,8 +35,7 @@ class Conversation:
     def __init__(self, model: str, losses: Losses) -> None:
         self.messages: list[Json] = []
         self._model, self._losses = model, losses
-        self._open: list[tuple[str, str, str]] = []
-        """The calls without a result: the id that Gemini used, the name, and the id in chat."""
+        self._open = _OpenCalls()
         self._calls = 0
         self._unread = ""
 
@@ -95,13 +95,10 @@ class Conversation:
 
     def _result(self, response: Json, place: str) -> Json:
         name, given = text_of(response.get("name")), text_of(response.get("id"))
-        found = next((call for call in self._open if given and call[0] == given), None)
-        found = found or next((call for call in self._open if call[1] == name), None)
-        if found is not None:
-            self._open.remove(found)
+        found = self._open.take(given, name)
         losses = [each for each in ("scheduling", "willContinue") if response.get(each) is not None]
         self._losses += [f"{place}.functionResponse.{each}" for each in losses]
-        call_id = found[2] if found is not None else fit_name(given or f"call_{name}", CHAT_ID)
+        call_id = found or fit_name(given or f"call_{name}", CHAT_ID)
         return {"role": "tool", "tool_call_id": call_id, "content": _result_text(response.get("response"))}
 
     def _part(self, part: Json, place: str) -> Json | None:
@@ -134,7 +131,7 @@ class Conversation:
         thoughts: list[str] = []
         calls: list[Json] = []
         blocks: list[Json] = []
-        self._open = []
+        self._open = _OpenCalls()
         for at, part in enumerate(parts):
             where = f"{place}.parts[{at}]"
             is_own = self._read_signature(part, blocks, where)
@@ -179,12 +176,36 @@ class Conversation:
         if fits != name:
             self._losses.append(f"{place}.functionCall.name")
         call_id = fit_name(given or f"call_{self._calls}_{name}", CHAT_ID)
-        if any(call_id == other for _, _, other in self._open):
+        if call_id in self._open.ids:
             call_id = fit_name(f"call_{self._calls}_{given or name}", CHAT_ID)
         self._calls += 1
-        self._open.append((given, name, call_id))
+        self._open.add(given, name, call_id)
         arguments = _encode(dict_of(call.get("args"))).decode()
         return {"id": call_id, "type": "function", "function": {"name": fits, "arguments": arguments}}
+
+
+class _OpenCalls:
+    """The calls of a turn without a result. `ids` are their ids in chat."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self._by_given: dict[str, deque[str]] = {}
+        self._by_name: dict[str, deque[str]] = {}
+
+    def add(self, given: str, name: str, call_id: str) -> None:
+        self.ids.add(call_id)
+        self._by_name.setdefault(name, deque()).append(call_id)
+        if given:
+            self._by_given.setdefault(given, deque()).append(call_id)
+
+    def take(self, given: str, name: str) -> str | None:
+        """Remove the first call with the id that Gemini used, else with the name. Returns its id in chat; None without one."""
+        for waiting in (self._by_given.get(given), self._by_name.get(name)):
+            while waiting:
+                if (call_id := waiting.popleft()) in self.ids:
+                    self.ids.remove(call_id)
+                    return call_id
+        return None
 
 
 def code_text(part: Json) -> str | None:

@@ -56,7 +56,7 @@ IMAGE_TOKENS = 1_600
 HOSTED_TOOL_BYTES = 65_536
 """Added for each tool that the provider executes: its results are billed as input."""
 
-_BY_URL = re.compile(rb'"type"\s*:\s*"url"').findall
+_FILES = re.compile(rb'"type"\s*:\s*"(?:url|base64)"').findall
 _HOSTED = ("web_search_2", "web_fetch_2", "code_execution_2")
 _MARKS = tuple(f'"{name}'.encode() for name in _HOSTED)
 _NOT_PARAMETERS = frozenset({"messages", "system", "tools", "stream", "cache_control"})
@@ -120,7 +120,7 @@ def read(body: bytes) -> Request:
         else canonical({name: value for name, value in params.items() if name not in _VOLATILE})
     )
     unescaped = unescaped_for_search(body)
-    references_found = unescaped.count(b'"file_id"') + (len(_BY_URL(unescaped)) if b'"url"' in unescaped else 0)
+    references_found = unescaped.count(b'"file_id"') + len(_FILES(unescaped))
     run_there = _hosted(tools) if any(mark in unescaped for mark in _MARKS) else []
     return Request(
         format="messages",

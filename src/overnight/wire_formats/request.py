@@ -19,7 +19,7 @@ from overnight.pricing.price_book import Context
 from overnight.pricing.provider_tools import Hosted
 
 REFERENCED_FILE_BYTES = 16_384
-"""Added to the prompt size for each image or file that a request references: its tokens exceed the bytes of the reference."""
+"""Added to the prompt size for each image or file that a request references or contains: its tokens can exceed its bytes."""
 
 MAX_CACHED_TOOLS_BYTES = 64 * 1024
 TOOLS_BYTES = 512

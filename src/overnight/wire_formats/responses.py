@@ -49,7 +49,7 @@ HOSTED_TOOL_BYTES = 65_536
 INSTRUCTIONS = "instructions"
 """The type of the link that records `instructions`; no input item has this type."""
 
-_POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"input_audio"')
+_POINTERS = (b'"image_url"', b'"file_id"', b'"file_url"', b'"file_data"', b'"input_audio"')
 _NOT_PARAMETERS = frozenset({"input", "instructions", "tools", "stream", "stream_options"})
 _OWN_TOOLS = frozenset({"function", "custom", "namespace"})
 _ROLES = frozenset({"user", "assistant", "system", "developer"})

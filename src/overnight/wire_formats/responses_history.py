@@ -25,16 +25,16 @@ def ordered(items: list[Json], losses: Losses) -> list[Placed]:
         if item.get("type") in _OUTPUTS:
             outputs.setdefault(_id_of(item), deque()).append((place, item))
     arranged: list[Placed] = []
-    open_calls: list[Placed] = []  # the calls of one turn, until their outputs follow
+    open_calls: dict[str, Placed] = {}  # the calls of one turn by id, until their outputs follow
     known = {_id_of(item) for item in items if item.get("type") in _CALLS}
     for place, item in enumerate(items):
         kind = item.get("type") or "message"
         if kind in _CALLS:
-            if any(_id_of(each) == _id_of(item) for _, each in open_calls):
+            if _id_of(item) in open_calls:
                 _close(arranged, open_calls, outputs, losses)
-            open_calls.append((place, item))
+            open_calls[_id_of(item)] = (place, item)
         elif kind in _OUTPUTS:
-            if not any(_id_of(call) == _id_of(item) for _, call in open_calls):
+            if _id_of(item) not in open_calls:
                 if _id_of(item) not in known:
                     _close(arranged, open_calls, outputs, losses)
                     arranged.append((place, _loose(item, place, losses)))
@@ -50,16 +50,18 @@ def ordered(items: list[Json], losses: Losses) -> list[Placed]:
     return arranged + [(place, _loose(item, place, losses)) for place, item in sorted(left, key=lambda each: each[0])]
 
 
-def _close(arranged: list[Placed], open_calls: list[Placed], outputs: dict[str, deque[Placed]], losses: Losses) -> None:
+def _close(
+    arranged: list[Placed], open_calls: dict[str, Placed], outputs: dict[str, deque[Placed]], losses: Losses
+) -> None:
     """Append the outputs of the open calls."""
-    for place, call in open_calls:
-        waiting = outputs.get(_id_of(call))
+    for call_id, (place, call) in open_calls.items():
+        waiting = outputs.get(call_id)
         if waiting:
             arranged.append(waiting.popleft())
             continue
         losses.append(f"input[{place}] (no output)")
         kind = _CALLS[call["type"]]
-        arranged.append((place, {"type": kind, "call_id": _id_of(call), "output": NO_OUTPUT}))
+        arranged.append((place, {"type": kind, "call_id": call_id, "output": NO_OUTPUT}))
     open_calls.clear()
 
 

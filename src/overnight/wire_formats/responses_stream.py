@@ -156,6 +156,10 @@ class Events:
             for place, part in enumerate(cast("list[Json]", item.get("summary") or ())):
                 yield from self._summary({**at, "summary_index": place}, part)
             for place, part in enumerate(cast("list[Json]", item.get("content") or ())):
+                if part.get("type") not in _FIELDS:  # a later kind of content, which is sent complete
+                    yield self.event("content_part.added", **at, content_index=place, part=part)
+                    yield self.event("content_part.done", **at, content_index=place, part=part)
+                    continue
                 yield self.part_added(at, place, part)
                 yield from self.delta(at, place, part)
                 yield from self.part_done(at, place, part)
@@ -244,6 +248,6 @@ def stream_events(body: bytes, cost_usd: Cost | None) -> Iterator[bytes]:
 
 
 def with_cost(answer: Json, cost_usd: Cost | None) -> Json:
-    if cost_usd is None or not answer.get("usage"):
+    if cost_usd is None or not answer.get("usage") or not isinstance(answer["usage"], dict):
         return answer
     return {**answer, "usage": {**answer["usage"], **cost_fields(cost_usd)}}

@@ -143,7 +143,10 @@ class StreamReader:
         whole = upstream_body(self._attempt, body)
         body = whole if isinstance(whole, bytes) else body
         cost = None if reply.usage.estimated else 0.0  # no usage was reported
-        events = b"".join(self._upstream_format.stream_events(body, cost))
+        try:
+            events = b"".join(self._upstream_format.stream_events(body, cost))
+        except UNKNOWN_SHAPE:
+            return self._failed(malformed("the answer to a request for a stream has an unknown shape"))
         failure = self._take(SseParser(max_event_bytes=len(events) + 65536).feed(events))
         return None if failure is None else self._failed(failure)
 
