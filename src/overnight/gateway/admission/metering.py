@@ -12,7 +12,8 @@ from overnight.domain import ErrorFacts
 from overnight.domain.json_text import decode_json
 from overnight.pricing.provider_tools import bound_microusd, fees_of
 from overnight.pricing.usage import Usage, estimated_usage
-from overnight.providers.error_classes import ErrorClass, is_error, usage_in
+from overnight.providers.error_classes import ErrorClass
+from overnight.providers.reported_errors import is_error, usage_in
 from overnight.wire_formats import Json
 from overnight.wire_formats.request import Request
 
