@@ -66,6 +66,16 @@ async def unannotated():  # type: ignore[no-untyped-def]
     return Size.BIG, Colour.RED, Decimal("1.10"), date(2026, 1, 31)
 
 
+@overnight.step
+async def half_a_character() -> str:
+    return "hi \ud83d"
+
+
+@overnight.effect
+async def half_in_an_effect(text: str = "hi \ud83d") -> dict[str, str]:
+    return {"text": text}
+
+
 @overnight.effect
 async def sent() -> float:
     return 0
@@ -91,6 +101,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "int enum": (a_size, "Size <Size.BIG: 3>"),
     "unannotated": (unannotated, "list [3, 'red', '1.10', '2026-01-31']"),
     "effect": (sent, "float 0.0"),
+    "half of a surrogate pair": (half_a_character, "str 'hi \\ud83d'"),
+    "half of a surrogate pair in an effect": (half_in_an_effect, "dict {'text': 'hi \\ud83d'}"),
     "child": (child, "float 0.0"),
 }
 

@@ -136,7 +136,7 @@ class QuirkGateway:
 
     def __init__(self, served: Served, upstream: QuirkUpstream) -> None:
         self.served, self.upstream = served, upstream
-        self._numbers = count(1)
+        self._numbers = count(100_000)  # of one length, since estimates depend on the length of prompts
 
     async def run(self, quirk: Quirk, client: str, mode: str, split: Split | None = None) -> tuple[int, Outcome]:
         number = next(self._numbers)

@@ -37,6 +37,8 @@ from typing import Any, cast
 
 import msgspec
 
+from .json_text import decode_for_display
+
 LIFECYCLE = (
     "created",
     "scheduled",
@@ -222,5 +224,5 @@ def public_event(recorded: Recorded, *, with_content: bool = False) -> dict[str,
     if recorded.fingerprint:
         public["fingerprint"] = recorded.fingerprint
     if with_content and recorded.content is not None:
-        public["content"] = msgspec.json.decode(recorded.content)
+        public["content"] = decode_for_display(recorded.content)
     return public

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import BadInput, BudgetStopped, Event, LoopStopped, Recorded, booked
+from overnight.domain.json_text import decode_json
 from overnight.ledger import JOB, JobRow, locked_job
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
@@ -102,7 +103,7 @@ async def chat(
         raise ModelFailed(error.message if error else "the model call failed", error.error_class if error else "failed")
     content = await execution.read_content(answer)
     cost, bound = booked(answer.facts)
-    return ChatAnswer(msgspec.json.decode(content or b"{}"), cost or 0, answer.facts.model, bound or 0)
+    return ChatAnswer(decode_json(content or b"{}"), cost or 0, answer.facts.model, bound or 0)
 
 
 async def _call_model(execution: Execution, scope: Scope, position: Position, request: ModelRequest) -> Recorded:

@@ -16,6 +16,7 @@ import msgspec
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, locks, stop_facts
 from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Event
+from overnight.domain.json_text import decode_for_display
 from overnight.ledger import JOB, JobRow, append
 from overnight.reviews import Boundary, request_review
 from overnight.store import Unit, crash_point
@@ -104,7 +105,7 @@ class EffectCall:
         self.position, self._check, self._about = position, check, about
         self.was_called = False
         self.arguments = encode(named, f"the arguments of effect {tool.tool}")
-        digest = fingerprint(msgspec.json.decode(self.arguments))
+        digest = fingerprint(decode_for_display(self.arguments))
         self._claim = effects.EffectClaim(
             effect_key=key,
             tool=tool.tool,
@@ -241,7 +242,7 @@ class EffectCall:
     async def request_review(self) -> str:
         """Request a review of the outcome. Returns the review's id."""
         question = f"Was effect {self.tool.tool} done? Its outcome is unknown, and no status check can determine it."
-        detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": msgspec.json.decode(self.arguments)}
+        detail = {"effect_key": self.key, "tool": self.tool.tool, "arguments": decode_for_display(self.arguments)}
         at = self.position
         boundary = Boundary("effect", self.tool.tool, at.path, at.ordinal, at.fingerprint) if at is not None else None
 

@@ -9,6 +9,7 @@ from typing import Any, cast, get_type_hints
 import msgspec
 
 from overnight.domain import BadInput
+from overnight.domain.json_text import decode_json, encode_json
 
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 _MAY_HIDE_A_NUMBER = (b"null", b"nan", b"inf")
@@ -25,7 +26,11 @@ _strict_encoder = msgspec.json.Encoder()
 
 def fingerprint(*parts: Any) -> str:
     """32 hex digits of a hash of the parts as JSON. A value without a JSON form counts by the name of its type."""
-    return hashlib.sha256(_fingerprint_encoder.encode(parts)).hexdigest()[:32]
+    try:
+        body = _fingerprint_encoder.encode(parts)
+    except UnicodeEncodeError:
+        body = encode_json(msgspec.to_builtins(parts, enc_hook=_name_of, order="deterministic"))
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) -> bytes:
@@ -35,7 +40,7 @@ def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) ->
     NaN or an infinity: JSON has no such numbers, so a replay would return another value than was committed.
     """
     try:
-        body = _strict_encoder.encode(value)
+        body = _encoded(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(
             f"{place}: {error}. Results are kept as JSON: return dicts, lists, text, numbers, dataclasses or msgspec.Struct"
@@ -47,6 +52,13 @@ def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) ->
         if found:
             raise BadInput(f"{place}: {found}. JSON has neither NaN nor infinities: use None, or text")
     return body
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return _strict_encoder.encode(value)
+    except UnicodeEncodeError:  # halves of surrogate pairs, as models and web pages write them
+        return encode_json(value)
 
 
 def _not_finite(value: Any, where: str) -> str:
@@ -74,7 +86,13 @@ def decode(body: bytes | None, function: Callable[..., Any] | None = None) -> An
     try:
         return decoder.decode(body or b"null")
     except (msgspec.ValidationError, TypeError, NotImplementedError):
-        return _plain.decode(body or b"null")
+        return decode_json(body or b"null")
+    except msgspec.DecodeError:
+        value = decode_json(body or b"null")
+        try:
+            return msgspec.convert(value, decoder.type)
+        except (msgspec.ValidationError, TypeError, NotImplementedError):
+            return value
 
 
 _plain: msgspec.json.Decoder[Any] = msgspec.json.Decoder()

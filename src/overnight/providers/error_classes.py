@@ -44,6 +44,7 @@ from .error_patterns import (
 )
 from .error_words import ErrorClass
 from .redaction import MAX_MESSAGE, scrubbed
+from .reported_errors import is_error
 
 Json = dict[str, Any]
 
@@ -104,7 +105,6 @@ _WANTS_TLS = (
 )
 
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
-_ANSWER_FIELDS = frozenset({"choices", "type", "object", "usage", "candidates", "data"})
 _MAX_READ = 1024 * 1024
 _MAX_WAIT_MS = 400 * 24 * 3600 * 1000  # no limit lasts longer
 
@@ -210,29 +210,6 @@ def _contentless(status: int, headers: Mapping[bytes, bytes], body: bytes) -> Fa
         status=status,
         unbilled=unbilled,
     )
-
-
-def is_error(decoded: object) -> bool:
-    """Does a decoded 2xx body or stream event carry an error instead of an answer?"""
-    if not isinstance(decoded, dict):
-        return False
-    body = cast("dict[str, object]", decoded)
-    if body.get("error") or body.get("type") in ("error", "response.failed") or body.get("object") == "error":
-        return True
-    # Some servers send an error without a frame. Answers have one of these fields.
-    if not _ANSWER_FIELDS.isdisjoint(body):
-        return False
-    return isinstance(body.get("detail"), str | list) or ("message" in body and "code" in body)
-
-
-def usage_in(error: object) -> Json | None:
-    """The usage that an error's body or event tells, as it stands there."""
-    body = cast("Json", error) if isinstance(error, dict) else {}
-    response = body.get("response")
-    for place in (body, cast("Json", response) if isinstance(response, dict) else {}):
-        if isinstance(usage := place.get("usage"), dict):
-            return cast("Json", usage)
-    return None
 
 
 def exception_failure(error: UpstreamError) -> Failure:

@@ -4,6 +4,8 @@ from typing import Any, cast
 
 import msgspec
 
+from overnight.domain.json_text import decode_for_display
+
 from .text import clean
 
 MAX_NAMES = 6
@@ -14,7 +16,7 @@ def outcome_text(answer: bytes | None) -> str:
     if answer is None:
         return "answered"
     try:
-        body: Any = msgspec.json.decode(answer)
+        body: Any = decode_for_display(answer)
     except (msgspec.DecodeError, RecursionError):
         return "answered"
     if isinstance(body, dict) and (vectors := _dicts(cast("dict[str, Any]", body).get("data"))):
@@ -82,7 +84,7 @@ def message_content(answer: bytes | None) -> bytes | None:
     if answer is None:
         return None
     try:
-        body: Any = msgspec.json.decode(answer)
+        body: Any = decode_for_display(answer)
         message, _ = _message(body)
     except (msgspec.DecodeError, RecursionError):
         return answer

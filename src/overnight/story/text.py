@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import usd_text
+from overnight.domain.json_text import decode_for_display
 
 MAX_CHARACTERS = 300
 SECOND = 1_000_000
@@ -83,7 +84,7 @@ def content_text(content: bytes | list[bytes] | None, most: int = MAX_CHARACTERS
     if isinstance(content, list):
         return clean(" ⏎ ".join(content_text(each, most) for each in content), most)
     try:
-        value: Any = msgspec.json.decode(content)
+        value: Any = decode_for_display(content)
     except (msgspec.DecodeError, RecursionError):
         return clean(content.decode("utf-8", "replace"), most)
     return clean(value if isinstance(value, str) else content.decode("utf-8", "replace"), most)

@@ -159,7 +159,11 @@ class StreamTranslator:
         for choice in dicts_of(event.get("choices"))[:1]:
             delta = choice.get("delta")
             if isinstance(delta, dict) and delta:
-                events += self._events(self._take_delta(dict_of(delta)))
+                known = dict_of(delta)
+                if (part := self._parts.grow_text(known)) is not None:
+                    events.append(self._delta(part, {"type": "text_delta", "text": known["content"]}))
+                else:
+                    events += self._events(self._take_delta(known))
             if choice.get("finish_reason"):
                 self._choice = choice
         return events

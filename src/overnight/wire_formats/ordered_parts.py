@@ -102,6 +102,20 @@ class OrderedParts:
             self._add_call({"index": 0, "function": function}, 0)
         return self._steps(is_over=False)
 
+    def grow_text(self, delta: Json) -> Part | None:
+        """Add a delta that only goes on with the open text, as most do. Returns its part; None for any other delta, which is
+        not added."""
+        text: Any = delta.get("content")
+        at = self._at
+        if len(delta) != 1 or type(text) is not str or not text or at != len(self.parts) - 1:
+            return None
+        part = self.parts[at]
+        if part.kind != "text" or not part.is_open or part.half or "\ud800" <= text[-1] <= "\udbff":
+            return None
+        part.pieces.append(text)
+        part.sent += 1
+        return part
+
     def add_block(self, block: Json) -> None:
         """Add a part that is whole."""
         self._begin("block").details["block"] = [block]

@@ -61,8 +61,11 @@ class _StreamTranslator:
         emitted = self._begin()
         for choice in cast("list[Json]", event.get("choices") or ()):
             if choice.get("index", 0) == 0 and (delta := choice.get("delta")):
-                logprobs = logprobs_of(choice.get("logprobs"))
-                self._emit(emitted, self._parts.take(delta), logprobs)
+                given = choice.get("logprobs")
+                if not given and (part := self._parts.grow_text(delta)) is not None:
+                    self._piece(emitted, part, delta["content"], [])
+                else:
+                    self._emit(emitted, self._parts.take(delta), logprobs_of(given))
         return emitted
 
     def arranged(self, answer: Json) -> Json:

@@ -9,9 +9,11 @@ import msgspec
 
 from overnight.circuit_breakers import BreakerUpdate
 from overnight.domain import ErrorFacts
+from overnight.domain.json_text import decode_json
 from overnight.pricing.provider_tools import bound_microusd, fees_of
 from overnight.pricing.usage import Usage, estimated_usage
-from overnight.providers.error_classes import ErrorClass, is_error, usage_in
+from overnight.providers.error_classes import ErrorClass
+from overnight.providers.reported_errors import is_error, usage_in
 from overnight.wire_formats import Json
 from overnight.wire_formats.request import Request
 
@@ -103,7 +105,7 @@ def result_of_reply(
     event.queued_ms, event.first_byte_ms = attempt.queued_ms, attempt.first_byte_ms
     detail: dict[str, Any] = {}
     if request.hosted:
-        used, tool_fees = fees_of(request.hosted, fees, context.client.tool_uses(_decode_object(reply.body)))
+        used, tool_fees = fees_of(request.hosted, fees, context.client.tool_uses(decode_json(reply.body)))
         if used:
             detail["hosted_tools"], detail["hosted_tools_microusd"] = used, tool_fees
         cost = None if cost is None else cost + tool_fees

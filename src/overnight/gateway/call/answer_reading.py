@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from overnight.pricing.usage import estimated_usage
-from overnight.providers.error_classes import Failure, error_failure, is_error, response_failure
+from overnight.providers.error_classes import Failure, error_failure, response_failure
+from overnight.providers.reported_errors import is_error
 from overnight.wire_formats import NoAnswer
 from overnight.wire_formats.framing import joined_answer, without_end_mark
 

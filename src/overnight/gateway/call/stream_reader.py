@@ -16,11 +16,10 @@ from overnight.providers.error_classes import (
     Failure,
     error_failure,
     exception_failure,
-    is_error,
     response_failure,
-    usage_in,
 )
 from overnight.providers.key_redaction import KeyGuard
+from overnight.providers.reported_errors import is_error, usage_in
 from overnight.wire_formats import Json, NoAnswer
 from overnight.wire_formats.framing import framing_of
 from overnight.wire_formats.sse import ErrorPayload, EventTooLarge, SseParser

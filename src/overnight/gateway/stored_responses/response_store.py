@@ -14,6 +14,7 @@ from overnight.domain import (
     NotFound,
     Recorded,
 )
+from overnight.domain.json_text import decode_for_display
 from overnight.ledger import Ledger, recorded
 from overnight.wire_formats import responses as form
 from overnight.wire_formats.request import Request
@@ -138,7 +139,7 @@ class StoredResponses:
             body = None
         if body is None:
             raise _unknown(response_id)
-        return _decode(body)
+        return decode_for_display(body)
 
     async def _input(self, called: Event, response_id: str, tenant_id: str) -> list[bytes]:
         try:
