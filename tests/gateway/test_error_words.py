@@ -108,6 +108,7 @@ async def test_failed_response_of_the_provider_is_passed_on(store: Store) -> Non
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     part = {"type": "output_text", "text": "", "annotations": []}
     at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    begun = asyncio.Event()
     told = {"code": "rate_limit_exceeded", "message": "Rate limit reached. Please try again in 11.054s."}
     usage = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
     failed = {**response, "status": "failed", "error": told, "usage": usage}
@@ -122,14 +123,17 @@ async def test_failed_response_of_the_provider_is_passed_on(store: Store) -> Non
     async def act(_asked: Asked, _reader: Any, writer: Any) -> None:
         sent = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
         writer.write(STREAM + b"".join(map(chunk, sent[:-1])))
-        await writer.drain()
-        await asyncio.sleep(0.02)  # the client has the beginning
+        await begun.wait()  # the client has the beginning, so the call is not tried again
         writer.write(chunk(sent[-1]) + b"0\r\n\r\n")
         await writer.drain()
 
     async with before(store, "responses", act) as (served, _):
         asked = served.openai.responses.create(model="m", input="x", stream=True)
-        said = [event async for event in await asked]
+        said: list[Any] = []
+        async for event in await asked:
+            said.append(event)
+            if event.type == "response.output_text.delta":
+                begun.set()
         assert [event.type for event in said][-1] == "response.failed"
         assert [event.sequence_number for event in said] == list(range(len(said)))
         last: Any = said[-1]

@@ -124,6 +124,9 @@ async def test_misspelt_model_is_404_with_similar_names(
                 assert (answer.status_code, answer.headers["x-should-retry"]) == (404, "false"), answer.text
                 assert similar in answer.text
                 assert model in answer.text
+        with pytest.raises(openai.NotFoundError, match=similar or "unknown model"):
+            await served.openai.models.retrieve(model)
+        assert (await served.openai.models.retrieve("deep_thought")).id == "deep_thought"
         with pytest.raises(openai.NotFoundError) as refused:
             await served.openai.chat.completions.create(model=model, messages=said["messages"])  # type: ignore[arg-type]
         assert (refused.value.code, refused.value.param) == ("model_not_found", "model")

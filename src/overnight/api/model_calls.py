@@ -94,6 +94,7 @@ class ModelCalls:
         """Raises Forbidden, UnknownRequestedModel."""
         name = request.names[0]
         permitted_decision(self._gateway.decide(CallFacts(model=name)), request.key)
+        self._gateway.check_model_name(name)
         return HttpResponse(200, [(b"content-type", b"application/json")], _encode(self._card(name)))
 
     def _card(self, model: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ from overnight.keys import Keyring
 from overnight.ledger import JobRow, KnownContent, Ledger, Registration
 from overnight.pricing.price_book import PriceBook
 from overnight.pricing.provider_tools import FEES
-from overnight.providers.targets import Targets, Unavailable
+from overnight.providers.targets import Targets, Unavailable, UnknownModelName
 from overnight.store import Store
 from overnight.wire_formats import COMPACT, RESPONSES, Codec, client_body
 from overnight.wire_formats.request import Request
@@ -342,6 +342,15 @@ class Gateway:
         if len(body) > most:
             raise BodyTooLarge(f"the body has {len(body):,} bytes; the maximum is {most:,} (limits.max_body_bytes)")
         return form.read(body)
+
+    def check_model_name(self, model: str) -> None:
+        """Raises UnknownModelName for a name that only a pattern matches and that has no price."""
+        try:
+            self.targets.target(model)
+        except UnknownModelName:
+            raise
+        except Unavailable:
+            pass  # it is a route, or it cannot be called now
 
     def decide(self, facts: CallFacts) -> RouteDecision:
         """Select the route and its targets. Raises UnknownRequestedModel; Unavailable where residency leaves no target."""
