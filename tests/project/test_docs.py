@@ -123,7 +123,7 @@ def test_imports_of_a_page_are_installed_by_it() -> None:
             assert needed <= page, f"{place}: {needed - page}"
 
 
-COMES_ALONG = {"langchain_core"}  # with langchain-openai
+COMES_ALONG = {"langchain_core", "google"}  # with langchain-openai, google-genai
 
 
 def test_json_examples_are_valid() -> None:

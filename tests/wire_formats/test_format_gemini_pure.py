@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overnight.pricing.usage import estimated_usage, openai_usage
 from overnight.providers.key_redaction import KeyGuard
-from overnight.wire_formats import chat_over_gemini, gemini, gemini_over_chat
+from overnight.wire_formats import CODECS, chat_over_gemini, gemini, gemini_over_chat, wire_between
 from overnight.wire_formats.chat_stream import Assembly as ChatAssembly
 from overnight.wire_formats.chat_stream import stream_events
 from overnight.wire_formats.contract import AnswerContext, InvalidBody, Losses
@@ -830,6 +830,29 @@ def test_a_signature_that_is_none_is_foreign() -> None:
     assert read_own("abc") is None
     assert read_own(OWN_MARK + "###") is None
     assert read_own(sign_own("m", [])[:15]) is None
+
+
+@pytest.mark.parametrize("thoughts", [True, False])
+def test_items_of_responses_keep_their_places(thoughts: bool) -> None:
+    """A signature comes with the first call: its item stands between the text and the calls, streamed and whole."""
+    parts = [part for part in ANSWER["candidates"][0]["content"]["parts"] if thoughts or not part.get("thought")]
+    tool = {"type": "function", "name": "look", "parameters": SCHEMA}
+    body = {"model": NEW, "input": "look", "stream": True, "tools": [tool]}
+    wire = wire_between("responses", ("gemini",))
+    assert wire is not None
+    request = CODECS["responses"].read(json.dumps(body).encode())
+    reader = wire.reader(request, lambda: asked(body, "resp_1"))
+    pieces: list[bytes] = []
+    whole = {**ANSWER, "candidates": [{**ANSWER["candidates"][0], "content": {"role": "model", "parts": parts}}]}
+    for event in split(whole, 3):
+        pieces += reader.take(event, b"")[0]
+    usage = reader.usage()
+    assert usage is not None
+    pieces += reader.end(0.0, usage)
+    events = [json.loads(each.partition(b"data: ")[2]) for each in pieces]
+    done = {each["output_index"]: each["item"] for each in events if each["type"] == "response.output_item.done"}
+    assert [done[at] for at in sorted(done)] == events[-1]["response"]["output"]
+    assert json.loads(reader.recorded())["output"] == events[-1]["response"]["output"]
 
 
 def test_a_key_in_pieces_is_taken_out() -> None:

@@ -230,12 +230,12 @@ def _parts(reply: Reply) -> Iterator[list[Json]]:
         yield [{"text": piece, "thought": True}]
     for piece in in_words(reply.text):
         yield [{"text": piece}]
-    calls = [
+    calls: list[Json] = [
         {"functionCall": {"name": name, "args": _arguments(arguments), "id": f"fc_{end}"}}
         for end, name, arguments in reply.calls
     ]
     if calls:
-        calls[0]["thoughtSignature"] = signature(reply.model)  # type: ignore[assignment]
+        calls[0]["thoughtSignature"] = signature(reply.model)
         yield calls
 
 

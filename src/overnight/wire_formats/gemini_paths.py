@@ -28,14 +28,14 @@ def address(name: str, query: bytes) -> AddressedCall | None:
             return AddressedCall("gemini", lambda body: gemini.addressed(body, model, stream=False))
         case "streamGenerateContent":
             is_array = b"sse" not in parse_qs(query).get(b"alt", [])
-            complete = lambda body: gemini.addressed(body, model, stream=True)  # noqa: E731
-            return AddressedCall("gemini", complete, is_array=is_array)
+            return AddressedCall("gemini", lambda body: gemini.addressed(body, model, stream=True), is_array=is_array)
         case "countTokens":
             return AddressedCall("gemini", lambda body: _counted(body, model), _count_answer)
         case "embedContent" | "batchEmbedContents":
             single = method == "embedContent"
-            complete = lambda body: gemini_embeddings.addressed(body, model, single=single)  # noqa: E731
-            return AddressedCall("gemini_embeddings", complete)
+            return AddressedCall(
+                "gemini_embeddings", lambda body: gemini_embeddings.addressed(body, model, single=single)
+            )
         case _:
             return None
 

@@ -88,7 +88,7 @@ class SubsetSchema:
         return out
 
     def _set_type(self, out: Json, kinds: Any, given: Json) -> None:
-        names = [each for each in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(each, str)]
+        names = [each for each in (list_of(kinds) or [kinds]) if isinstance(each, str)]
         real = [each.upper() for each in names if each.lower() != "null"]
         if len(real) < len(names):
             out["nullable"] = True
@@ -133,7 +133,7 @@ def json_schema(schema: Any, depth: int = 0) -> Json:
             case "anyOf":
                 out["anyOf"] = [json_schema(each, depth + 1) for each in dicts_of(value)]
             case "additionalProperties":
-                out[name] = json_schema(value, depth + 1) if isinstance(value, dict) else value
+                out[name] = json_schema(dict_of(value), depth + 1) if isinstance(value, dict) else value
             case "nullable" | "propertyOrdering":
                 pass
             case "format" if value == "enum":

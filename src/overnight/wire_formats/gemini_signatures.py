@@ -65,6 +65,12 @@ def packed_block(signature: str) -> Json | None:
     return {"type": "thinking", "thinking": "", "signature": signature, "model": packed_model(signature)}
 
 
+def split_packed(blocks: list[Json]) -> tuple[list[Json], list[Json]]:
+    """The reasoning blocks of a chat message, and those that hold packed signatures. These come after the text."""
+    packed = [each for each in blocks if text_of(each.get("signature")).startswith(GEMINI_PREFIX)]
+    return [each for each in blocks if each not in packed], packed
+
+
 def signed_blocks(message: Json) -> list[Json]:
     """The blocks of Anthropic messages for the packed signatures of a chat message, or of a piece of it."""
     signatures = (text_of(each.get("signature")) for each in dicts_of(message.get("thinking_blocks")))

@@ -12,6 +12,7 @@ import msgspec
 
 from .contract import InvalidBody, Json, Losses
 from .dialects import names_model
+from .gemini_signatures import split_packed
 from .messages_over_chat_turns import TOOL_MEDIA_INTRO
 from .responses_answer import unpack_thinking
 from .responses_history import ordered
@@ -155,7 +156,7 @@ class _Thread:
             self._losses.append(f"{self.where} (reasoning)")
             return
         turn = self._turn()
-        if turn.get("content") and not turn.get("tool_calls"):
+        if turn.get("content") and not turn.get("tool_calls") and not split_packed(blocks)[1]:
             turn = self._turn(fresh=True)
         if text:
             turn["reasoning_content"] = turn.get("reasoning_content", "") + text
