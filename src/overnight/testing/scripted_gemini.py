@@ -185,7 +185,9 @@ def _check_schema(schema: Any) -> None:
         raise Refused(f"Unknown name \"{sorted(unknown)[0]}\" at 'parameters': Cannot find field.")
     if fields.get("type") == "OBJECT" and fields.get("properties") == {}:
         raise Refused("properties: should be non-empty for OBJECT type")
-    for inner in (*(fields.get("properties") or {}).values(), *(fields.get("anyOf") or ())):
+    properties: Json = fields.get("properties") or {}
+    variants: list[Any] = fields.get("anyOf") or []
+    for inner in (*properties.values(), *variants):
         _check_schema(inner)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,17 +26,15 @@ def address(name: str, query: bytes) -> AddressedCall | None:
         return None
     match method:
         case "generateContent":
-            return AddressedCall("gemini", lambda body: gemini.addressed(body, model, stream=False))
+            return AddressedCall("gemini", partial(gemini.addressed, model=model, stream=False))
         case "streamGenerateContent":
             is_array = b"sse" not in parse_qs(query).get(b"alt", [])
-            return AddressedCall("gemini", lambda body: gemini.addressed(body, model, stream=True), is_array=is_array)
+            return AddressedCall("gemini", partial(gemini.addressed, model=model, stream=True), is_array=is_array)
         case "countTokens":
-            return AddressedCall("gemini", lambda body: _counted(body, model), _count_answer)
+            return AddressedCall("gemini", partial(_counted, model=model), _count_answer)
         case "embedContent" | "batchEmbedContents":
             single = method == "embedContent"
-            return AddressedCall(
-                "gemini_embeddings", lambda body: gemini_embeddings.addressed(body, model, single=single)
-            )
+            return AddressedCall("gemini_embeddings", partial(gemini_embeddings.addressed, model=model, single=single))
         case _:
             return None
 
