@@ -164,7 +164,7 @@ class Assembly:
             message["function_call"] = {}
             self._called.append(ToolCalls(""))
         calls = self._called[-1]
-        is_terminal = calls.merge_function(message["function_call"], fragment)
+        is_terminal = calls.merge_function(cast("Json", message["function_call"]), fragment)
         self.is_rewritten |= calls.is_rewritten
         return is_terminal
 
@@ -194,7 +194,7 @@ class Assembly:
         """A chunk with the finish reasons of the choices that are still open, if their tool calls are complete."""
         if not (self._text_characters or self._called) or not all(calls.are_complete() for calls in self._called):
             return []
-        choices = [
+        choices: list[Json] = [
             {"index": index, "delta": {}, "finish_reason": "tool_calls" if "tool_calls" in held["message"] else "stop"}
             for index, held in self._choices.items()
             if index not in self._finished

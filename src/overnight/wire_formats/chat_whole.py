@@ -177,12 +177,13 @@ def _correct_calls(message: Json, completion_id: str) -> bool:
             changed = True
         if call["type"] != "function" and not call.get("function"):
             continue  # a custom tool
-        function: Json = call.get("function") or {}
+        function: Json = cast("Json", call.get("function") or {})
         if not function.get("name"):
             raise without_call("a call without a name")
         changed |= _correct_arguments(function)
-    if isinstance(function := message.get("function_call"), dict):
-        changed |= _correct_arguments(cast("Json", function))
+    legacy: Any = message.get("function_call")
+    if isinstance(legacy, dict):
+        changed |= _correct_arguments(cast("Json", legacy))
     return changed
 
 

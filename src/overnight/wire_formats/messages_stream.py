@@ -207,7 +207,7 @@ def decode_answer(message: bytes) -> Any:
     """
     whole: Any = decode_json(message)
     if not isinstance(whole, dict):
-        return cast("Any", whole)
+        return whole
     found = corrected_whole(cast("Json", whole))
     if isinstance(blocks := found.get("content"), list) and any("input" in each for each in blocks):  # pyright: ignore[reportUnknownVariableType]
         raws = _raw_inputs(message, len(cast("list[Any]", blocks)))

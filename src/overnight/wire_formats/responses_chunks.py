@@ -181,7 +181,7 @@ class _StreamTranslator:
     def _close(self, emitted: list[Json], index: int, part: Part, item: Json) -> None:
         events, at = self._present(), self._at(part)
         if part.kind == "call":
-            if item["type"] == "custom_tool_call" or not part.pieces.start:
+            if item["type"] == "custom_tool_call" or not part.text().strip():
                 emitted += events.call_delta(at, item)
             emitted.append(events.call_done(at, item))
         elif item.get("content"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -210,7 +210,7 @@ class StreamReader:
                 chunks, is_terminal = self._reader.take(event, payload)
                 self._begun = True
                 chunks = self._guard.take(event, chunks)
-                is_last = bool(last) and cast("dict[str, Any]", event).get("type") in last
+                is_last = bool(last) and event.get("type") in last
             except NoAnswer as error:
                 return error_failure(error.error)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
