@@ -180,7 +180,7 @@ def test_output_message_round_trips(completion: dict[str, Any]) -> None:
         assert now["function"]["name"] == was["function"]["name"]
         if was["function"]["name"] == "look":
             assert now["function"]["arguments"] == was["function"]["arguments"]
-    assert not losses
+    assert all(each.endswith("(no output)") for each in losses)  # its calls are still open
 
 
 def test_no_text_passes_after_a_call_is_complete_until_the_end() -> None:

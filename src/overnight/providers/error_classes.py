@@ -40,6 +40,7 @@ from .error_patterns import (
     VAGUE,
     VAGUE_ABOUT_LENGTH,
     VAGUE_ABOUT_QUOTA,
+    names_of_quotas,
     phrase_class,
 )
 from .error_words import ErrorClass
@@ -105,7 +106,7 @@ _WANTS_TLS = (
 )
 
 _CODE_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "__type")
-_MAX_READ = 1024 * 1024
+_SHAPE, _MAX_READ = "the upstream's answer has an unknown shape", 1024 * 1024
 _MAX_WAIT_MS = 400 * 24 * 3600 * 1000  # no limit lasts longer
 
 
@@ -173,8 +174,7 @@ def error_failure(
         error_class = _class(meant, codes, told.message) if meant else _coded(codes) or _inside(codes, told.message)
         reported = True
     else:
-        what = "the upstream's answer has an unknown shape"
-        return _failure("malformed", "unexpected_shape", what, status, headers, now)
+        return _failure("malformed", "unexpected_shape", _SHAPE, status, headers, now)
     code = next((code for code in codes if not code.isdecimal() or code in BY_CODE), "")
     failure = _failure(error_class, code, told.message, status, headers, now, told.wait_ms)
     # A refusal is not billed, unless it is of what the model wrote: that one was served.
@@ -287,8 +287,8 @@ def _class(status: int, codes: list[str], message: str) -> ErrorClass:
 
 
 def _inside(codes: list[str], message: str) -> ErrorClass:
-    """Of an error inside a 200 answer without a status or a code of its own."""
-    meant: ErrorClass = next((INSIDE[code] for code in map(str.lower, codes) if code in INSIDE), "malformed")
+    named = (INSIDE[code] for code in map(str.lower, codes) if code in INSIDE)
+    meant: ErrorClass = next(named, "malformed")
     return _class(400, codes, message) if meant == "invalid_request" else phrase_class(message.lower()) or meant
 
 
@@ -311,7 +311,7 @@ def _told(decoded: object) -> _Told:
                 codes.append(str(value)[:200])
         if part.get("flagged_input"):
             codes.append("moderation_blocked")
-        codes += _names_of_quotas(part.get("violations"))
+        codes += names_of_quotas(part.get("violations"))
         wait_ms = wait_ms or _seconds_ms(part.get("retryDelay"))
         text = part.get("message") or part.get("detail")
         if isinstance(text, str):
@@ -319,12 +319,6 @@ def _told(decoded: object) -> _Told:
         raw = told[: 8 * MAX_MESSAGE] if isinstance(told := part.get("raw"), str) else raw
     # A router's own sentence ("Provider returned error") says less than what it was told.
     return _Told(codes, f"{message}: {raw}" if message and raw else message or raw, wait_ms)
-
-
-def _names_of_quotas(violations: object) -> list[str]:
-    """The quotas that a Google error names: they tell a minute from a day."""
-    found = cast("list[object]", violations)[:8] if isinstance(violations, list) else []
-    return [str(cast("Json", each).get("quotaId") or "")[:200] for each in found if isinstance(each, dict)]
 
 
 def _seconds_ms(text: object) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from .error_words import WORDS, ErrorClass
 
@@ -38,9 +39,9 @@ INSIDE: Mapping[str, ErrorClass] = {
 # For refusals that say in their message only what they are about.
 VAGUE: frozenset[ErrorClass] = frozenset({"invalid_request", "auth"})
 # Some servers report the length of a prompt as a failure of their own.
-VAGUE_ABOUT_LENGTH: frozenset[ErrorClass] = VAGUE | {"server_error"}
+VAGUE_ABOUT_LENGTH: frozenset[ErrorClass] = frozenset({*VAGUE, "server_error"})
 # An empty account, or a used up day, whatever status or code it comes with.
-VAGUE_ABOUT_QUOTA: frozenset[ErrorClass] = VAGUE | {"rate_limited"}
+VAGUE_ABOUT_QUOTA: frozenset[ErrorClass] = frozenset({*VAGUE, "rate_limited"})
 _PHRASES: tuple[tuple[tuple[str, ...], ErrorClass], ...] = tuple(
     (tuple(phrase.split("…")), row.error_class) for row in WORDS for phrase in row.phrases
 )
@@ -57,6 +58,12 @@ def phrase_class(message: str) -> ErrorClass | None:
         else:
             return error_class
     return None
+
+
+def names_of_quotas(violations: object) -> list[str]:
+    """The quotas that a Google error names: they tell a minute from a day."""
+    found = cast("list[object]", violations)[:8] if isinstance(violations, list) else []
+    return [str(cast("dict[str, object]", each).get("quotaId") or "")[:200] for each in found if isinstance(each, dict)]
 
 
 # Whatever else it says: this request is larger than what may be asked in a minute, so it never fits.

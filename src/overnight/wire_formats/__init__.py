@@ -161,7 +161,7 @@ COMPACT = Codec(
     encode=responses.encode,
     error_body=responses.error_body,
     error_event=responses_failures.error_event,
-    read_answer=lambda _answer: None,
+    read_answer=responses_compact.read_answer,
     answer_id_prefix="resp_",
     routed_as="responses",
 )

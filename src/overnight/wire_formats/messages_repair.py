@@ -4,7 +4,7 @@ a stop reason. Events of Anthropic itself pass as they are.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from .lenient_json import Json, dict_of, list_of, text_of
 
@@ -107,12 +107,10 @@ class MessagesRepair:
 
 
 def _is_usual(message: Any) -> bool:
-    return (
-        isinstance(message, dict)
-        and isinstance(message.get("content"), list)
-        and "role" in message
-        and "type" in message
-    )  # pyright: ignore[reportUnknownMemberType]
+    if not isinstance(message, dict):
+        return False
+    fields = cast("Json", message)
+    return isinstance(fields.get("content"), list) and "role" in fields and "type" in fields
 
 
 def _completed(message: Json) -> Json:

@@ -27,6 +27,10 @@ def is_answer(answer: Json) -> bool:
     return answer.get("object") == _OBJECT and isinstance(answer.get("output"), list) and not answer.get("error")
 
 
+def read_answer(compaction: Json) -> None:
+    """None: its items are opaque, so it is in no cache."""
+
+
 def request(body: Json, losses: Losses) -> Json:
     """The body for the target."""
     sent: Json = {name: value for name, value in body.items() if name not in _NOT_TAKEN}

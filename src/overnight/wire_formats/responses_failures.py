@@ -13,6 +13,11 @@ from .responses_stream import encode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _DATA = b"data: "
+_UNNAMED: Json = {
+    "id": "resp_failed", "object": "response", "created_at": 0, "model": "", "output": [], "tools": [], "error": None,
+    "parallel_tool_calls": True, "tool_choice": "auto", "status": "in_progress",
+}  # fmt: skip
+"""A response that failed before it was announced."""
 
 
 def failed_event(body: bytes, sent: Sequence[bytes] = (), reported: Json | None = None) -> bytes:
@@ -31,8 +36,7 @@ def failed_event(body: bytes, sent: Sequence[bytes] = (), reported: Json | None 
     created = next((found for chunk in sent for event in _events(chunk) if (found := _response(event))), None)
     events: list[Json] = []
     if created is None:
-        created = {"id": "resp_failed", "object": "response", "created_at": 0, "model": "", "output": [], "tools": []}
-        created |= {"parallel_tool_calls": True, "tool_choice": "auto", "status": "in_progress", "error": None}
+        created = dict(_UNNAMED)
         events.append({"type": "response.created", "sequence_number": 0, "response": created})
         last = 0
     failed: Json = {**created, "status": "failed", "error": told, **_passed_on(reported)}
