@@ -811,7 +811,14 @@ def test_interleaved_chunks_form_blocks_one_after_another() -> None:
     assert usage is not None
     events = [event for each in chunks for event in pieces.take(each)] + pieces.end(None, usage)
     found = sdk_message(events)
-    kinds = ["thinking", "text", "tool_use", "tool_use", "thinking", "text"]  # the calls are incomplete when others begin
+    kinds = [
+        "thinking",
+        "text",
+        "tool_use",
+        "tool_use",
+        "thinking",
+        "text",
+    ]  # the calls are incomplete when others begin
     assert [block["type"] for block in found["content"]] == kinds
     assert [found["content"][at]["thinking"] for at in (0, 4)] == ["h", "m"]
     assert [found["content"][at]["text"] for at in (1, 5)] == ["a", "b"]

@@ -87,7 +87,7 @@ def _without(value: Any, path: Path, place: str, found: dict[str, str]) -> Any:
         shortened: list[Any] = [_without(inner, rest, f"{place}/{index}", found) for index, inner in each]
         return shortened
     if not isinstance(value, dict):
-        return value
+        return cast(Any, value)
     entries = dict(cast(dict[str, Any], value))
     if name == "why" and entries.get("for") == BUDGET:
         return entries

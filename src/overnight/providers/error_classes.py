@@ -287,8 +287,8 @@ def _class(status: int, codes: list[str], message: str) -> ErrorClass:
 
 
 def _inside(codes: list[str], message: str) -> ErrorClass:
-    named = (INSIDE[code] for code in map(str.lower, codes) if code in INSIDE)
-    meant: ErrorClass = next(named, "malformed")
+    known = [code.lower() for code in codes if code.lower() in INSIDE]
+    meant: ErrorClass = INSIDE[known[0]] if known else "malformed"
     return _class(400, codes, message) if meant == "invalid_request" else phrase_class(message.lower()) or meant
 
 

@@ -201,7 +201,7 @@ def _text_of(piece: dict[str, Any]) -> str:
     if delta is None and (choices := piece.get("choices")):
         delta = choices[0].get("delta") if len(choices) == 1 else choices
     elif delta is None and (candidates := piece.get("candidates")):
-        delta = [(each.get("content") or {}).get("parts") for each in candidates]
+        delta = [cast("dict[str, Any]", each.get("content") or {}).get("parts") for each in candidates]
     if isinstance(delta, str):
         return delta
     if isinstance(delta, dict):
