@@ -1,5 +1,7 @@
 """One environment for each client, since their dependencies conflict."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +31,7 @@ INSTALLS: dict[str, list[list[str]]] = {
 }
 """Arguments of each `pip install` of an environment."""
 NODE_CLIENTS = frozenset(folder.name for folder in (HERE / "node").iterdir() if (folder / "package.json").exists())
-"""Clients that run on Node.js; `node/CLIENT/package-lock.json` pins their packages."""
+"""Clients that run on Node.js; `node/CLIENT/` pins their packages, by a lock where it is not too long."""
 
 
 def python(client: str) -> Path:
@@ -55,17 +57,24 @@ def node() -> Path:
 
 
 def node_packages(client: str) -> Path:
-    """Return the folder that holds `node_modules` of a client and a copy of its scripts; installed on first use."""
+    """Return the folder that holds `node_modules` of a client and a copy of its scripts; installed on first use.
+
+    `rebuild` in a package.json names the packages whose native parts the client needs; no other install script runs.
+    """
     source, folder = HERE / "node" / client, HOME / client
     ready = folder / ".ready"
-    wanted = (source / "package-lock.json").read_text()
+    wanted = "".join(path.read_text() for path in sorted(source.glob("package*.json")))
     if not ready.exists() or ready.read_text() != wanted:
         print(f"setting up {client} …", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
-        npm = node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        install = [node() / "bin" / "node", npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+        npm = [node() / "bin" / "node", node() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+        how = ["ci"] if (source / "package-lock.json").exists() else ["install", "--legacy-peer-deps"]
+        install = [*npm, *how, "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
         subprocess.run(install, cwd=folder, check=True)
+        if compiled := json.loads((source / "package.json").read_text()).get("rebuild"):
+            env = {**os.environ, "npm_config_nodedir": str(node())}  # the headers are in the wheel too
+            subprocess.run([*npm, "rebuild", "--silent", *compiled], cwd=folder, env=env, check=True)
         ready.write_text(wanted)
     for script in source.glob("*.mjs"):
         shutil.copy(script, folder)

@@ -18,12 +18,20 @@ STANDARD += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=s
 STANDARD += ["-o", "asyncio_default_fixture_loop_scope=session"]
 
 
+RUNS = [
+    ("litellm_agent", "chat", "plain"),
+    ("litellm_agent", "chat", "streamed"),
+    ("litellm_agent", "messages", "plain"),
+    ("litellm_agent", "messages", "streamed"),
+    ("n8n", "chat", "plain"),
+]
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("way", ["plain", "streamed"])
-@pytest.mark.parametrize("form", ["chat", "messages"])
-def test_litellm_agent_runs_through_the_gateway(tmp_path: Path, form: str, way: str) -> None:
+@pytest.mark.parametrize(("client", "form", "way"), RUNS)
+def test_agent_runs_through_the_gateway(tmp_path: Path, client: str, form: str, way: str) -> None:
     with served_gateway(HERE / "rules.yaml") as gateway:
-        check_agent_run(gateway, "litellm_agent", form, way, tmp_path, BY_HAND)
+        check_agent_run(gateway, client, form, way, tmp_path, BY_HAND)
 
 
 @pytest.mark.timeout(900)
