@@ -107,5 +107,5 @@ def test_changes_of_the_instance_are_listed_without_a_tenant(store_url: str, tmp
     assert run(tmp_path, environment, "init").code == 0
     assert run(tmp_path, environment, "reload").code == 0
     shown = {words: run(tmp_path, environment, "audit", *words).out for words in ((), ("--tenant", "acme"))}
-    assert "brain." in shown[()]
+    assert "brain.reloaded" in shown[()]
     assert "No changes" in shown["--tenant", "acme"]
