@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving import Served
+from overnight.store import Store
+from overnight.testing import SpawnedProvider
+from serving import Served, routed, serving
 
 
 def problem(answer: Any, status: int) -> dict[str, Any]:
@@ -122,9 +124,11 @@ async def test_encoded_slash_does_not_bypass_the_scope(served: Served, path: str
     assert answer.status_code in (401, 404), answer.text
 
 
-async def test_model_names_may_contain_slashes(served: Served) -> None:
-    for name in ("ollama/qwen3/8b", "ollama%2Fqwen3/8b"):
-        assert (await served.http.get(f"/v1/models/{name}")).json()["id"] == "ollama/qwen3/8b"
+async def test_model_names_may_contain_slashes(store: Store, provider: SpawnedProvider) -> None:
+    price = "prices: {ollama/qwen3/8b: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}"
+    async with serving(store, provider, routed(price)) as served:
+        for name in ("ollama/qwen3/8b", "ollama%2Fqwen3/8b"):
+            assert (await served.http.get(f"/v1/models/{name}")).json()["id"] == "ollama/qwen3/8b"
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ class Effects(RuleBasedStateMachine):
             error = ErrorFacts("Refused", "mailbox full")
             self.settle(key, state, lambda unit, job: effects.fail(unit, job, self.row(unit, key), error, None))
         elif state == "unknown":
-            self.under_job(key, lambda unit, job: effects.mark_unknown(unit, job, self.row(unit, key), "timeout"))
+            self.under_job(
+                key, lambda unit, job: effects.mark_unknown(unit, job, self.row(unit, key), "timeout", "too late")
+            )
             self.model[key]["state"] = "unknown"
 
     @rule(key=keys, state=st.sampled_from(["committed", "released", "rejected"]))

@@ -290,7 +290,7 @@ ANSWERS: dict[str, tuple[bytes, str, bool]] = {
         True,
     ),
     "an unknown encoding": (
-        head(200, "application/json", "content-encoding: compress", "content-length: 2") + b"{}",
+        head(200, "application/json", "content-encoding: compress", "content-length: 4") + b"\x1f\x9d\x90{",
         "malformed: malformed_response",
         True,
     ),

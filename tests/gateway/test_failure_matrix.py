@@ -97,7 +97,7 @@ def responses_event(body: Any) -> bool:
 
 
 SHAPES = {"chat": openai_error, "responses": openai_error, "messages": anthropic_error, "embeddings": openai_error}
-SHAPES |= {"gemini": google_error, "gemini_embeddings": google_error}
+SHAPES |= {"compact": openai_error, "gemini": google_error, "gemini_embeddings": google_error}
 EVENTS = {"chat": openai_error, "responses": responses_event, "messages": anthropic_error, "gemini": google_error}
 
 

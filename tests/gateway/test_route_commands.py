@@ -213,7 +213,7 @@ async def test_unanswered_calls_are_excluded_with_their_cost(served: Served, pro
     found = await replayed(served, "default_model: gpt-5.4-mini")
     assert ways(found) == {}
     assert [(left.why.split(":")[0], left.calls) for left in found.left_out()] == [
-        ("failed then", 1),
+        ("failed", 1),
         ("refused now", 1),
     ]
 

@@ -100,3 +100,12 @@ def test_audit_is_listed_by_tenant_and_time(store_url: str, tmp_path: Path) -> N
     assert "key.allowance_changed" in shown
     assert "tools refund* → -" in shown
     assert json.loads(overnight("audit", "--tenant", "acme", "--since", "2999-01-01", "--json")) == []
+
+
+def test_changes_of_the_instance_are_listed_without_a_tenant(store_url: str, tmp_path: Path) -> None:
+    environment = {"OVERNIGHT_HOME": str(tmp_path), "DATABASE_URL": store_url}
+    assert run(tmp_path, environment, "init").code == 0
+    assert run(tmp_path, environment, "reload").code == 0
+    shown = {words: run(tmp_path, environment, "audit", *words).out for words in ((), ("--tenant", "acme"))}
+    assert "brain.reloaded" in shown[()]
+    assert "No changes" in shown["--tenant", "acme"]

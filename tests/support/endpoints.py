@@ -10,13 +10,14 @@ ENDPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "responses": ("/v1/responses", {"input": "hello"}),
     "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}),
     "embeddings": ("/v1/embeddings", {"input": "hello"}),
+    "compact": ("/v1/responses/compact", {"input": "hello"}),
     "gemini": (
         "/v1beta/models/{model}:generateContent",
         {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]},
     ),
     "gemini_embeddings": ("/v1beta/models/{model}:embedContent", {"content": {"parts": [{"text": "hello"}]}}),
 }
-WITHOUT_STREAMS = ("embeddings", "gemini_embeddings")
+WITHOUT_STREAMS = ("embeddings", "gemini_embeddings", "compact")
 
 
 def request_of(client: str, model: str, streamed: bool) -> tuple[str, dict[str, Any]]:

@@ -53,6 +53,13 @@ WHOLE: dict[str, Json] = {
         ],
         "usage": {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8},
     },
+    "compact": {
+        "id": "resp_1",
+        "object": "response.compaction",
+        "created_at": 1,
+        "output": [{"id": "cmp_1", "type": "compaction", "encrypted_content": "opaque"}],
+        "usage": {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8},
+    },
     "embeddings": {
         "object": "list",
         "model": "m",

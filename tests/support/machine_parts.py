@@ -98,6 +98,7 @@ def rows(url: str, sql: str) -> list[tuple[Any, ...]]:
             held = _connections[url] = psycopg.connect(url, autocommit=True)
         return held.execute(sql).fetchall()  # type: ignore[arg-type]
     connection = apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(10_000)  # closing the last writer holds an exclusive lock for a moment
     try:
         return [tuple(row) for row in connection.execute(sql)]
     finally:

@@ -36,6 +36,8 @@ def audit(
 ) -> None:
     """List changes of keys, budgets, circuits and the brain. The newest come first.
 
+    Without --tenant, changes of the whole instance, such as those of the brain, are listed too.
+
     \b
     Examples:
       overnight audit --since 7d
@@ -45,7 +47,8 @@ def audit(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
         begin = since_us_of(since, ledger.store.clock())
-        found = await list_audit(ledger.store, tenants_of(tenant, all_tenants, settings), begin, limit)
+        tenants = tenants_of(tenant, all_tenants, settings)
+        found = await list_audit(ledger.store, tenants, begin, limit, instance=tenant is None)
         if json:
             print_json([entry.public() for entry in found])
         elif not found:

@@ -1,7 +1,7 @@
-"""MasterKey keys, which encrypt provider keys (AES-256-GCM). The first one encrypts; all of them decrypt.
+"""Master keys, which encrypt provider keys (AES-256-GCM). The first one encrypts; all of them decrypt.
 
 They come from OVERNIGHT_MASTER_KEY, else from the file `master.key` in the home. That file is created with the first
-provider key, which suffices on one machine. MasterKey keys are never in the database, so a copy of it reveals no provider key.
+provider key, which suffices on one machine. Master keys are never in the database, so a copy of it reveals no provider key.
 """
 
 import base64

@@ -75,7 +75,12 @@ def write_audit(
     unit.append(SQL["insert_audit_entry"], entry)
 
 
-async def list_audit(store: Store, tenant_id: str = "", since: int = 0, limit: int = 50) -> list[AuditEntry]:
-    """The newest entries since a time in microseconds, newest first. An empty tenant lists all tenants'."""
-    values = {"tenant_id": tenant_id, "since": since, "most": limit}
+async def list_audit(
+    store: Store, tenant_id: str = "", since: int = 0, limit: int = 50, *, instance: bool = False
+) -> list[AuditEntry]:
+    """The newest entries since a time in microseconds, newest first. An empty tenant lists all tenants'.
+
+    `instance` adds the changes of the whole instance, such as those of the brain and of master keys.
+    """
+    values = {"tenant_id": tenant_id, "since": since, "most": limit, "instance": "" if instance else tenant_id}
     return records_of(AuditEntry, await store.read(SQL["list_audit_entries"], values))

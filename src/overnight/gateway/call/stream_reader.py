@@ -118,6 +118,8 @@ class StreamReader:
                 if self.broken is not None or self.is_done or self._reader.assembly.has_output:
                     return self._opened()
             self._extend(stream)  # comments and blank lines also reset the silence limit
+        if begin is not None and not is_labelled:
+            return await self._read_whole(stream, begin)  # an empty body, which is no stream that broke off
         self.broken = self._take(self._parser.flush())
         self._is_over = True
         return self._opened()

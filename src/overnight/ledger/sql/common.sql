@@ -156,7 +156,7 @@ VALUES (:audit_id, :tenant_id, :at, :actor, :key_id, :action, :subject, :detail)
 
 -- name: list_audit_entries
 SELECT audit_id, tenant_id, at, actor, key_id, action, subject, detail FROM audit_entry
-WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND at >= :since ORDER BY at DESC, audit_id DESC LIMIT :most
+WHERE (:tenant_id = '' OR tenant_id = :tenant_id OR tenant_id = :instance) AND at >= :since ORDER BY at DESC, audit_id DESC LIMIT :most
 
 -- name: insert_brain_file
 INSERT INTO brain_file (version, path, body) VALUES (:version, :path, :body) ON CONFLICT DO NOTHING
