@@ -51,6 +51,26 @@ async def test_worker_without_lease_makes_no_call(served: Served) -> None:
     assert served.provider.stats()["requests"] == 0
 
 
+async def test_call_without_lease_does_not_end_the_next_one(store: Store, provider: SpawnedProvider) -> None:
+    """A worker that was stopped past its lease goes on with other jobs, on the connections that its refused calls leave."""
+    routes = "default_model: gpt-5.4-mini\nroutes: {hasty: {model: gpt-5.4-mini, deadline_ms: 600}}"
+
+    def refuse() -> None:
+        raise Fenced("its lease has run out")
+
+    provider.set_rules("rules: [{match: {user_contains: slow}, fault: {delay_ms: 1000}}]")
+    async with serving(store, provider, routes) as served:
+        job, calls = await leased(store), JobCalls(served.gateway)
+        await calls.call(request(job))  # opens a connection
+        refused = msgspec.structs.replace(request(job, 1, model="hasty"), check=refuse)
+        with pytest.raises(Fenced):
+            await calls.call(refused)
+        async with asyncio.timeout(20):
+            answer = await calls.call(request(job, 2, "slow"))
+        assert answer.facts.event == "model_succeeded"
+        assert served.provider.stats()["requests"] == served.provider.stats()["paid_calls"] == 2
+
+
 @pytest.mark.parametrize("then", ["another lease", "the end of the job"])
 async def test_answer_after_the_lease_only_corrects_the_cost(served: Served, then: str) -> None:
     """The position is asked again by whoever has the job next. So the late answer must not be a second recorded one."""

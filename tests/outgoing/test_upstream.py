@@ -469,6 +469,33 @@ async def test_unsolicited_response_is_not_used():
 
 
 @both_loops
+async def test_refused_request_does_not_end_the_next_one():
+    """A check refuses a request on an idle connection. Its deadline must not end what the connection carries by then."""
+    may_answer = asyncio.Event()
+
+    async def script(server, reader, writer, _):
+        while True:
+            await server.read(reader)
+            if len(server.requests) == 2:
+                await may_answer.wait()
+            writer.write(OK)
+
+    def refuse():
+        raise PermissionError
+
+    async with pool_on(script, idle_timeout_s=60) as (server, pool):
+        assert (await ask(pool)).body == b"ok"
+        deadline = soon(0.3)
+        with pytest.raises(PermissionError):
+            await pool.request("POST", "/chat", HEADERS, b"{}", deadline, refuse)
+        asking = asyncio.create_task(ask(pool, seconds=10))
+        await asyncio.sleep(deadline + 0.05 - soon(0))
+        may_answer.set()
+        assert (await asking).body == b"ok"
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+
+@both_loops
 async def test_idle_connections_close_after_a_while():
     async with pool_on(answering(OK), idle_timeout_s=0.02) as (server, pool):
         await asyncio.gather(ask(pool), ask(pool))

@@ -202,6 +202,7 @@ class UpstreamPool:
                 try:
                     check()
                 except BaseException:
+                    answer.end()  # its deadline must not close the connection, which may carry another exchange by then
                     self._give(connection)
                     raise
             connection.begin(answer, head, body)
