@@ -37,6 +37,8 @@ class Import(msgspec.Struct):
             if job.parent_job_id is None:
                 job.state, job.result, job.finished_at, job.last_seq = "queued", None, None, job.last_seq - 1
             unit.insert(JOB, job)
+        for month in {row[EVENT_COLUMNS.index("month")] for row in self.events}:
+            unit.session.create_partitions(month)  # PostgreSQL has those of the current month only
         for row in self.events:
             named = dict(zip((*EVENT_COLUMNS, "position"), row, strict=True)) | {
                 "content_key": None,
