@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from overnight.domain import Conflict, ErrorFacts, Event
+from overnight.domain import Conflict, ErrorFacts, Event, new_id
 from overnight.ledger import JobRow, append
 from overnight.store import Unit
 
@@ -79,6 +79,8 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
             error=None,
             claimed_at=unit.now,
             settled_at=None,
+            effect_id=new_id("eff"),
+            asked_attempt=job.attempt,
         )
         unit.insert(EFFECT, row)
         _called(unit, job, wanted, position)
@@ -143,6 +145,7 @@ def commit(
     `about`: the record that the caller works on.
     """
     row.state, row.result, row.provider_id, row.settled_at = "committed", result, provider_id, unit.now
+    row.source = "confirmed" if why else "executed"
     unit.change(EFFECT, row)
     event = _facts("tool_succeeded", row, job, about)
     event.latency_ms = latency_ms

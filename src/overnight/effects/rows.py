@@ -12,9 +12,19 @@ SQL = statements("overnight.effects")
 class EffectRow(msgspec.Struct):
     """One effect. `state` is one of
 
+    - waiting: a person has to approve it. approved: a person did. expired: no one did in time.
     - claimed: it may be in progress. committed: it was done. failed: it was certainly not done.
     - unknown: its outcome is unknown. released: a status check or a person found it not done.
     - rejected: a person decided that it is not to be done.
+
+    Fields:
+        arguments_sha256: the digest of the arguments that were asked; `done_sha256`: of those that were used, after an edit.
+        owner: the process, or the holder that a caller over HTTP named.
+        claim_digest: the SHA-256 of the secret of its claim. expires_at: the end of the claim in microseconds, if it has one.
+        contract: name and version of the tool's contract, as `refund@3`. tool_class: read, write or destructive.
+        source: how its outcome is known: executed, confirmed or reported.
+        key_id: the API key that asked. client_key: the idempotency key that it gave.
+        asked_attempt: the attempt of the job that asked last. review_id: the review that it waits for.
     """
 
     tenant_id: str
@@ -31,6 +41,17 @@ class EffectRow(msgspec.Struct):
     error: str | None
     claimed_at: int
     settled_at: int | None
+    effect_id: str = ""
+    claim_digest: bytes | None = None
+    expires_at: int | None = None
+    done_sha256: str | None = None
+    contract: str | None = None
+    source: str | None = None
+    key_id: str | None = None
+    tool_class: str | None = None
+    client_key: str | None = None
+    asked_attempt: int | None = None
+    review_id: str | None = None
 
 
 def _effect_key(row: EffectRow) -> tuple[str, str]:

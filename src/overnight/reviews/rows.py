@@ -15,9 +15,15 @@ SQL = statements("overnight.reviews")
 
 
 class ReviewRow(msgspec.Struct):
-    """`kind` is approval, quarantine, divergence or loop; `state` open, approved, rejected or withdrawn; `detail` is JSON.
+    """`kind` is approval, quarantine, divergence or loop; `detail` is JSON.
 
-    `digest` is that of `digest_of`; its key is erased with the question and the detail.
+    Fields:
+        state: open, approved, rejected or withdrawn; also expired and superseded.
+        digest: that of `digest_of`; its key is erased with the question and the detail.
+        expires_at: the end of an open review, in microseconds. deciders: the names that its rule permits, as JSON.
+        effect_key: the effect that waits for it. arguments_sha256: the digest of the effect's arguments.
+        rule_digest: the digest of the rule and contract that asked. key_id: the API key whose request asked.
+        answer: the decision as JSON: its verb, and edited arguments or a text.
     """
 
     review_id: str
@@ -35,6 +41,13 @@ class ReviewRow(msgspec.Struct):
     requested_at: int
     decided_at: int | None
     digest_key: bytes | None = None
+    expires_at: int | None = None
+    rule_digest: str | None = None
+    effect_key: str | None = None
+    answer: bytes | None = None
+    arguments_sha256: str | None = None
+    key_id: str | None = None
+    deciders: str | None = None
 
 
 class Boundary(msgspec.Struct, frozen=True):

@@ -1,0 +1,17 @@
+-- The public id of an effect. `tool_class` is read, write or destructive; `client_key` the key that a caller over HTTP gave;
+-- `asked_attempt` the attempt of the job that asked last; `review_id` the review that it waits for. Processes of an earlier
+-- version give no id.
+ALTER TABLE effect ADD COLUMN effect_id TEXT NOT NULL DEFAULT ('eff_' || replace(gen_random_uuid()::text, '-', ''));
+ALTER TABLE effect ADD COLUMN tool_class TEXT;
+ALTER TABLE effect ADD COLUMN client_key TEXT;
+ALTER TABLE effect ADD COLUMN asked_attempt BIGINT;
+ALTER TABLE effect ADD COLUMN review_id TEXT;
+UPDATE effect SET source = 'executed' WHERE state = 'committed';
+CREATE UNIQUE INDEX effect_public ON effect (effect_id);
+CREATE INDEX effect_expiry ON effect (expires_at) WHERE state = 'claimed' AND expires_at IS NOT NULL;
+
+-- `key_id` is the API key whose request asked for the review; `deciders` the names that its rule permits, as JSON.
+ALTER TABLE review ADD COLUMN arguments_sha256 TEXT;
+ALTER TABLE review ADD COLUMN key_id TEXT;
+ALTER TABLE review ADD COLUMN deciders TEXT;
+CREATE INDEX review_expiry ON review (expires_at) WHERE state = 'open' AND expires_at IS NOT NULL;
