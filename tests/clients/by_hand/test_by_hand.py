@@ -24,6 +24,7 @@ RUNS = [
     ("litellm_agent", "messages", "plain"),
     ("litellm_agent", "messages", "streamed"),
     ("n8n", "chat", "plain"),
+    ("gemini_cli", "gemini", "streamed"),
 ]
 
 
