@@ -36,6 +36,12 @@ def test_agent_runs_through_the_gateway(tmp_path: Path, client: str, form: str, 
 
 
 @pytest.mark.timeout(900)
+def test_openclaw_runs_through_the_gateway(tmp_path: Path) -> None:
+    with served_gateway(BY_HAND / "openclaw_rules.yaml") as gateway:
+        check_agent_run(gateway, "openclaw_agent", "chat", "streamed", tmp_path, BY_HAND)
+
+
+@pytest.mark.timeout(900)
 def test_standard_tests_of_langchain_pass(tmp_path: Path) -> None:
     with served_gateway(BY_HAND / "langchain_rules.yaml") as gateway:
         env = client_environment(gateway, "langchain", tmp_path)
