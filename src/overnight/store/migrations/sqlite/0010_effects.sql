@@ -21,3 +21,6 @@ ALTER TABLE review ADD COLUMN arguments_sha256 TEXT;
 ALTER TABLE review ADD COLUMN key_id TEXT;
 ALTER TABLE review ADD COLUMN deciders TEXT;
 CREATE INDEX review_expiry ON review (expires_at) WHERE state = 'open' AND expires_at IS NOT NULL;
+
+-- The review that permits an effect, also after its claim.
+ALTER TABLE effect ADD COLUMN approval_id TEXT;
