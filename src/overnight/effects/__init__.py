@@ -34,6 +34,7 @@ from .transitions import (
     mark_unknown,
     reject,
     release,
+    renew,
     supersede,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "refuse",
     "reject",
     "release",
+    "renew",
     "repeat",
     "report_done",
     "report_not_done",

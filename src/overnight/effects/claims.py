@@ -163,6 +163,7 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
     if row.state == "claimed":
         return _claimed_before(unit, job, row, wanted, position)
     if begins(job, row, asks_again=wanted.asks_again):
+        _check_edited(row, wanted)
         enter(row, "claim", "claimed")
         _asked(row, job, wanted)
         _take(unit, row, job, wanted)
@@ -186,6 +187,7 @@ def repeat(
 
     `claimed_at` stays that of the first call, from which the provider remembers the key.
     """
+    _check_edited(row, wanted)
     enter(row, "repeat", "claimed")
     first = row.claimed_at
     _take(unit, row, job, wanted)
@@ -256,6 +258,12 @@ def _new_row(unit: Unit, job: JobRow, wanted: EffectClaim, state: str) -> Effect
     )
 
 
+def _check_edited(row: EffectRow, wanted: EffectClaim) -> None:
+    edited = row.done_sha256 is not None and row.arguments_sha256 == wanted.arguments_sha256
+    if edited and wanted.done_arguments is None:
+        raise Conflict(f"the edited arguments of effect {wanted.tool} are missing")
+
+
 def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     if row.arguments_sha256 != wanted.arguments_sha256:
         row.approval_id, row.done_sha256 = None, None
@@ -268,8 +276,6 @@ def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
 
 def _take(unit: Unit, row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     """Write the holder. A former token stays valid for reports, which may be the only sign of a second execution."""
-    if row.done_sha256 is not None and wanted.done_arguments is None:
-        raise Conflict(f"the edited arguments of effect {wanted.tool} are missing")
     row.owner, row.attempt, row.lease_epoch = wanted.owner, job.attempt, job.lease_epoch
     row.claimed_at, row.settled_at, row.error, row.review_id = unit.now, None, None, None
     row.provider_id, row.result, row.source = None, None, None

@@ -50,7 +50,8 @@ TRANSITIONS = {
     "approve": _transition("waiting", "approved"),
     "answer": _transition("waiting", "committed"),
     "expire": _transition("waiting", "expired"),
-    "supersede": _transition("waiting approved", "released"),
+    "renew": _transition("expired", "waiting"),
+    "supersede": _transition("waiting approved expired", "released"),
     "claim": _transition("none failed released approved expired rejected", "claimed"),
     "extend": _transition("claimed", "claimed"),
     "repeat": _transition("unknown", "claimed"),
@@ -58,7 +59,7 @@ TRANSITIONS = {
     "fail": _transition("claimed unknown", "failed committed"),
     "mark_unknown": _transition("claimed", "unknown committed"),
     "release": _transition("unknown", "released"),
-    "reject": _transition("waiting unknown", "rejected"),
+    "reject": _transition("waiting expired unknown", "rejected"),
     "commit_late": _transition("unknown failed released rejected expired waiting approved", "committed"),
     "duplicate": _transition("claimed committed", "claimed committed"),
 }
@@ -145,6 +146,13 @@ def expire(unit: Unit, job: JobRow, row: EffectRow) -> None:  # noqa: ARG001
     """Record that nobody decided in time, which is no rejection. The caller writes `review_expired`."""
     enter(row, "expire", "expired")
     row.settled_at = unit.now
+    unit.change(EFFECT, row)
+
+
+def renew(unit: Unit, job: JobRow, row: EffectRow) -> None:  # noqa: ARG001
+    """Let the effect wait for its expired review again. The caller renews the review, which writes `review_requested`."""
+    enter(row, "renew", "waiting")
+    row.settled_at = None
     unit.change(EFFECT, row)
 
 
