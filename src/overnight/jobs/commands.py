@@ -16,8 +16,10 @@ from overnight.ledger import (
     locked_job,
     open_job,
 )
+from overnight.reviews import OPEN_REVIEWS, supersede_waits
 from overnight.store import Unit
 
+from .parked_reviews import with_reviews
 from .replay.retry_plan import RetryPlan
 
 Locks = list[tuple[Any, Any]]
@@ -158,7 +160,7 @@ class Park(msgspec.Struct):
     events: list[Event] = []
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
+        return [(JOB, self.job_id), (OPEN_REVIEWS, self.job_id)]
 
     def decide(self, unit: Unit) -> bool:
         job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
@@ -167,7 +169,7 @@ class Park(msgspec.Struct):
         for event in self.events:
             append(unit, job, event)
         due = [wait["due_at"] for wait in self.waits if wait.get("due_at") is not None]
-        lifecycle.park(unit, job, self.waits, min(due) if due else None)
+        lifecycle.park(unit, job, with_reviews(unit, job, self.waits), min(due) if due else None)
         return True
 
 
@@ -196,7 +198,9 @@ class Finish(msgspec.Struct):
 
 
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
-    return [(JOB, job_id)] if parent_job_id is None else [(JOB, job_id), (JOB, parent_job_id)]
+    """The locks of a command that ends a job."""
+    parent: Locks = [] if parent_job_id is None else [(JOB, parent_job_id)]
+    return [(JOB, job_id), *parent, (OPEN_REVIEWS, job_id)]
 
 
 class Cancel(msgspec.Struct):
@@ -238,6 +242,7 @@ class Resume(msgspec.Struct):
         if job.state not in {"parked", "failed"}:
             raise Conflict(f"{self.job_id} is {job.state}; only parked or failed jobs can be resumed")
         if job.state == "parked":
+            supersede_waits(unit, job, job.waits, "the job was resumed")
             lifecycle.queue(unit, job, self.actor)
         elif self.plan is None or job.last_seq != self.last_seq:
             raise Conflict(f"{self.job_id} has changed; retry")
@@ -308,9 +313,9 @@ class ParkExternal(msgspec.Struct):
     waits: list[dict[str, Any]]
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
+        return [(JOB, self.job_id), (OPEN_REVIEWS, self.job_id)]
 
     def decide(self, unit: Unit) -> None:
         job = locked_job(unit, self.job_id)
         if job.attempt == self.attempt and job.state == "running":
-            lifecycle.park(unit, job, self.waits, job.wake_at)
+            lifecycle.park(unit, job, with_reviews(unit, job, self.waits), job.wake_at)
