@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
+from overnight.effects import end_reviews
 from overnight.ledger import (
     EXTERNAL,
     JOB,
@@ -195,6 +196,7 @@ class Finish(msgspec.Struct):
         if self.unhandled:
             event.detail = {"unhandled": self.unhandled}
         lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+        end_reviews(unit, job)
 
 
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
@@ -223,6 +225,7 @@ class Cancel(msgspec.Struct):
             append(unit, job, Event("cancel_requested", actor=self.actor, attempt=job.attempt))
         if job.state != "running" or job.runtime == "foreign":
             lifecycle.finish(unit, job, "cancelled", Event("cancelled", actor=self.actor, attempt=job.attempt))
+            end_reviews(unit, job)
         return job.state
 
 
@@ -270,7 +273,10 @@ class BeginAttempt(msgspec.Struct):
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)
-        return msgspec.structs.replace(begin_attempt(unit, job, self.mode, self.number, self.actor))
+        waits = job.waits
+        begun = begin_attempt(unit, job, self.mode, self.number, self.actor)
+        supersede_waits(unit, begun, waits if not begun.waits else [], "a new attempt began")
+        return msgspec.structs.replace(begun)
 
 
 class Complete(msgspec.Struct):
@@ -302,6 +308,7 @@ class Complete(msgspec.Struct):
             name = "completed" if self.state == "succeeded" else self.state
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
             lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+            end_reviews(unit, job)
         return msgspec.structs.replace(job)
 
 
