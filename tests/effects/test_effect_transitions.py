@@ -53,7 +53,7 @@ CALLS: dict[str, Callable[[Unit, JobRow, EffectRow | None], Any]] = {
     "approve": lambda u, j, row: effects.approve(u, j, row, "mia"),
     "answer": lambda u, j, row: effects.answer(u, j, row, b'"yes"', None, "mia"),
     "expire": effects.expire,  # type: ignore[dict-item]
-    "renew": effects.renew,  # type: ignore[dict-item]
+    "renew": lambda u, j, row: effects.renew(u, row),  # type: ignore[arg-type]
     "supersede": effects.supersede,  # type: ignore[dict-item]
     "repeat": lambda u, j, row: effects.repeat(u, j, row, wanted(), "the provider ignores a repeated key", None),
     "commit": lambda u, j, row: effects.commit(u, j, row, b"1", "re_1", None),

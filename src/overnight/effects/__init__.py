@@ -1,6 +1,6 @@
 """What: tool calls that change something outside, each done once: claim, commit, reconcile.
 Owns: the table effect.
-Depends on: ledger, store, domain.
+Depends on: reviews, ledger, store, domain.
 Never: calls a tool; it only decides whether the caller may.
 """
 
@@ -19,6 +19,7 @@ from .claims import (
     wait,
 )
 from .late_reports import ReportVerdict, report_done, report_not_done, report_unknown
+from .reviewed_effects import ExpireReview, end_reviews, expire_reviews, waiting_effect
 from .rows import EFFECT, EffectRow, effect_key
 from .transitions import (
     EFFECT_STATES,
@@ -46,6 +47,7 @@ __all__ = [
     "EffectClaim",
     "EffectPosition",
     "EffectRow",
+    "ExpireReview",
     "ReportVerdict",
     "Source",
     "answer",
@@ -56,7 +58,9 @@ __all__ = [
     "claim_of",
     "commit",
     "effect_key",
+    "end_reviews",
     "expire",
+    "expire_reviews",
     "extend",
     "fail",
     "is_outdated",
@@ -73,4 +77,5 @@ __all__ = [
     "report_unknown",
     "supersede",
     "wait",
+    "waiting_effect",
 ]

@@ -149,8 +149,8 @@ def expire(unit: Unit, job: JobRow, row: EffectRow) -> None:  # noqa: ARG001
     unit.change(EFFECT, row)
 
 
-def renew(unit: Unit, job: JobRow, row: EffectRow) -> None:  # noqa: ARG001
-    """Let the effect wait for its expired review again. The caller renews the review, which writes `review_requested`."""
+def renew(unit: Unit, row: EffectRow) -> None:
+    """Let an expired effect wait for its review again. The caller renews the review."""
     enter(row, "renew", "waiting")
     row.settled_at = None
     unit.change(EFFECT, row)
