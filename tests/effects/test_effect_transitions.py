@@ -48,7 +48,7 @@ REACH: dict[str, tuple[str, ...]] = {
 }
 
 CALLS: dict[str, Callable[[Unit, JobRow, EffectRow | None], Any]] = {
-    "refuse": lambda u, j, row: effects.refuse(u, j, row, wanted(), {"class": "denied", "why": "no"}, None),
+    "refuse": lambda u, j, row: effects.refuse(u, j, row, wanted(), ErrorFacts("denied", "no"), {"why": "no"}, None),
     "wait": lambda u, j, row: effects.wait(u, j, row, wanted(), "rev_1"),
     "approve": lambda u, j, row: effects.approve(u, j, row, "mia"),
     "answer": lambda u, j, row: effects.answer(u, j, row, b'"yes"', None, "mia"),
@@ -264,8 +264,9 @@ async def test_late_report_with_another_id_is_a_duplicate(store: Store) -> None:
         return job.job_id
 
     job_id = tried(store, "committed", act)
-    event = (await Ledger(store).events(job_id))[-1].facts
-    assert event.event == "tool_duplicated"
+    events = await Ledger(store).events(job_id)
+    assert [each.facts.event for each in events[-2:]] == ["tool_duplicated", "review_requested"]
+    event = events[-2].facts
     assert event.detail is not None
     assert event.detail["provider_ids"] == ["re_1", "re_2"]
 
