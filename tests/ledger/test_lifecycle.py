@@ -85,7 +85,7 @@ def test_every_transition_and_state_is_covered() -> None:
         assert each.targets <= set(job_states)
 
 
-OTHER_ROWS = {("effects/claims.py", "row.state"), ("reviews/rows.py", "row.state")}
+OTHER_ROWS = {("effects/transitions.py", "row.state"), ("reviews/rows.py", "row.state")}
 """States of effects and reviews. An attribute of `self` belongs to an exception or an object in memory."""
 
 

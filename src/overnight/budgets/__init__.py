@@ -1,6 +1,6 @@
 """What: hard limits on cost, calls and time, reserved before a call and settled after it; rate limits; top-ups.
 Owns: budget, reservation, rate, top_up, booked_bound, booked_bound_scope.
-Depends on: ledger, store, domain. The caller passes the rules.
+Depends on: reviews, ledger, store, domain. The caller passes the rules.
 Never: estimates a price; the caller passes the bound.
 """
 
@@ -46,6 +46,7 @@ from .top_ups import (
     TopUp,
     record_missed_top_up,
     top_up_budget,
+    wake_topped_up,
     wake_waiting_jobs,
 )
 from .windows import PERIODS, Window, window_of
@@ -106,6 +107,7 @@ __all__ = [
     "settle",
     "stop_facts",
     "top_up_budget",
+    "wake_topped_up",
     "wake_waiting_jobs",
     "window_of",
 ]

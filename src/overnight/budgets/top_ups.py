@@ -10,6 +10,7 @@ import msgspec
 
 from overnight.domain import BadInput, Event, Forbidden, NotFound, micro_to_usd, new_id
 from overnight.ledger import JOB, JobRow, append, lifecycle, write_audit
+from overnight.reviews import supersede_waits
 from overnight.store import Store, Unit, records_of
 
 from .policy import Limit, name_in
@@ -170,8 +171,11 @@ class WakeJob(msgspec.Struct):
 
     def decide(self, unit: Unit) -> bool:
         job = unit.get(JOB, self.job_id)
-        if job is None or job.state != "parked" or not _waits_for(job.waits, self):
+        ended = _ended_waits(job.waits, self) if job is not None and job.state == "parked" else []
+        if job is None or not ended:
             return False
+        why = "the budget was topped up" if isinstance(self.top_up, TopUp) else "a booked bound was corrected"
+        supersede_waits(unit, job, ended, why)
         if job.job_id != self.top_up.job_id:
             self.top_up.append_event(unit, job)
         lifecycle.wake(unit, job)
@@ -193,13 +197,15 @@ class RecordTopUp(msgspec.Struct):
             self.top_up.append_event(unit, job)
 
 
-def _waits_for(waits: list[dict[str, Any]], wake: WakeJob) -> bool:
-    return any(
-        wait.get("for") == "budget"
+def _ended_waits(waits: list[dict[str, Any]], wake: WakeJob) -> list[dict[str, Any]]:
+    """The waits for the budget that has changed since."""
+    return [
+        wait
+        for wait in waits
+        if wait.get("for") == "budget"
         and (wait.get("scope"), wait.get("row")) == (wake.top_up.scope, wake.top_up.scope_id)
         and (wait.get("top_ups", 0) < wake.top_ups or wait.get("corrections", 0) < wake.corrections)
-        for wait in waits
-    )
+    ]
 
 
 async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[str]]:
@@ -213,7 +219,12 @@ async def top_up_budget(store: Store, top_up: TopUp) -> tuple[BudgetRow, list[st
         StoreUnavailable: the write failed.
     """
     row = await store.commit(top_up)
-    return row, await _wake(store, top_up, row)
+    return row, await wake_topped_up(store, top_up, row)
+
+
+async def wake_topped_up(store: Store, top_up: TopUp, row: BudgetRow) -> list[str]:
+    """Wake the jobs that wait for a budget, after its top-up was committed. Returns their ids."""
+    return await _wake(store, top_up, row)
 
 
 async def wake_corrected(store: Store, bound: BoundRow) -> list[str]:
@@ -245,7 +256,7 @@ async def _wake(store: Store, top_up: TopUp | CorrectionNotice, row: BudgetRow) 
         after = rows[-1][0]
         for job_id, waiting in rows:
             wake = WakeJob(job_id, top_up, row.top_ups, row.corrections)
-            if _waits_for(msgspec.json.decode(waiting), wake) and await store.commit(wake):
+            if _ended_waits(msgspec.json.decode(waiting), wake) and await store.commit(wake):
                 woken.append(job_id)
     return woken
 

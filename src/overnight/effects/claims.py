@@ -1,5 +1,8 @@
 """Claims of effects: claim → call → commit. A claim without a commit is unknown: it is neither a success nor repeated."""
 
+import hashlib
+import hmac
+import os
 from typing import Any, Literal
 
 import msgspec
@@ -9,11 +12,22 @@ from overnight.ledger import JobRow, append
 from overnight.store import Unit
 
 from .rows import EFFECT, EffectRow
+from .transitions import EffectPosition, at, check_transition, end_review, enter, mark_expired, mark_unknown
+
+BEGUN = frozenset({"claimed", "committed", "unknown"})
+MAX_CLAIM_DIGESTS = 16
+_DIGEST_BYTES = 32
 
 
 class EffectClaim(msgspec.Struct, frozen=True):
-    """The request to execute an effect. `arguments`: canonical JSON; `arguments_sha256`: its digest; `owner`: the process.
-    `about`: the record that the caller works on."""
+    """The request to execute an effect.
+
+    - `arguments`: those that were asked, as JSON; `arguments_sha256`: their digest. `done_arguments`: those of a person
+      who edited them.
+    - `owner`: the process, or the holder that a caller over HTTP names. `about`: the record that the caller works on.
+    - `claim_digest`, `lease_us`: of a claim by a token that expires; see `new_claim_token`.
+    - `asks_again`: an expired approval is asked again, as in a new attempt.
+    """
 
     effect_key: str
     tool: str
@@ -23,17 +37,17 @@ class EffectClaim(msgspec.Struct, frozen=True):
     step: str | None = None
     call_id: str | None = None
     about: str | None = None
+    done_arguments: bytes | None = None
+    claim_digest: bytes | None = None
+    lease_us: int | None = None
+    tool_class: str | None = None
+    contract: str | None = None
+    key_id: str | None = None
+    client_key: str | None = None
+    asks_again: bool = False
 
 
-class EffectPosition(msgspec.Struct, frozen=True):
-    """The position of an effect in the job's code, and the fingerprint of its request."""
-
-    path: str
-    ordinal: int
-    fingerprint: str
-
-
-Verdict = Literal["run", "committed", "in_progress", "unknown", "rejected"]
+Verdict = Literal["run", "committed", "in_progress", "unknown", "rejected", "waiting", "expired"]
 
 
 class ClaimResult(msgspec.Struct, frozen=True):
@@ -41,187 +55,271 @@ class ClaimResult(msgspec.Struct, frozen=True):
 
     - run: execute it now. committed: the row has its result. in_progress: another caller executes it.
     - unknown: its outcome has to be found out. rejected: a person decided that it is not to be done.
+    - waiting: a person has to approve it. expired: no one did in time; a renewal or a new attempt asks again.
     """
 
     verdict: Verdict
     row: EffectRow
 
 
-def begins(job: JobRow, row: EffectRow | None) -> bool:
-    """Whether a claim would be granted now: the effect never began, or is known not to be done."""
+# ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def new_claim_token() -> tuple[str, bytes]:
+    """A secret that proves a claim, and its digest, which alone is stored."""
+    token = f"clm_{os.urandom(32).hex()}"
+    return token, claim_digest(token)
+
+
+def claim_digest(token: str) -> bytes:
+    """The digest of a claim token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def claim_of(row: EffectRow, token: str) -> Literal["current", "former"] | None:
+    """Whether the token is that of the last claim, of a former one, or of none. Its time is constant."""
+    return claim_by(row, claim_digest(token))
+
+
+def claim_by(row: EffectRow, digest: bytes) -> Literal["current", "former"] | None:
+    """As `claim_of`, by the digest."""
+    stored = row.claim_digest or b""
+    parts = [stored[start : start + _DIGEST_BYTES] for start in range(0, len(stored), _DIGEST_BYTES)]
+    matches = [hmac.compare_digest(part, digest) for part in parts]
+    if not any(matches):
+        return None
+    return "current" if matches[0] else "former"
+
+
+# ── whether it may begin ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_outdated(row: EffectRow | None, arguments_sha256: str) -> bool:
+    """Whether the effect waits, or is approved, with other arguments than these: the caller supersedes that review first."""
+    return row is not None and row.state in {"waiting", "approved"} and row.arguments_sha256 != arguments_sha256
+
+
+def begins(job: JobRow, row: EffectRow | None, *, asks_again: bool = False) -> bool:
+    """Whether a claim would be granted now, if the rules permit it: the effect never began, or is known not to be done."""
     if row is None:
         return True
     # An external program begins a new attempt at every start; a rejection must outlast its process.
     if row.state == "rejected":
         return row.attempt != job.attempt and job.runtime != "foreign"
-    return row.state not in {"claimed", "committed", "unknown"}
+    if row.state == "expired":
+        return asks_again or row.job_id != job.job_id or row.asked_attempt != job.attempt
+    return row.state not in BEGUN and row.state != "waiting"
+
+
+def refuse(
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow | None,
+    wanted: EffectClaim,
+    error: ErrorFacts,
+    decision: dict[str, Any],
+    position: EffectPosition | None,
+) -> int:
+    """Record that the effect may not begin: bad arguments, a rule, a limit. Returns the seq of `tool_refused`.
+
+    `error`: what the caller receives. `decision`: `why`, and the rule. An effect with a review is superseded first.
+    """
+    check_transition("refuse", "none" if row is None else row.state, wanted.tool)
+    event = _event("tool_refused", job, wanted)
+    event.error, event.decision = error, decision
+    return append(unit, job, event, content=wanted.arguments, **at(position))
+
+
+def wait(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, review_id: str) -> EffectRow:
+    """Record that the effect waits for this approval. The caller requests the review in the same unit."""
+    check_transition("wait", "none" if row is None else row.state, wanted.tool)
+    if row is None:
+        row = _new_row(unit, job, wanted, "waiting")
+        unit.insert(EFFECT, row)
+    else:
+        end_review(unit, job, row, "it is asked again")
+        enter(row, "wait", "waiting")
+        _asked(row, job, wanted)
+        unit.change(EFFECT, row)
+    row.review_id, row.approval_id, row.done_sha256 = review_id, None, None
+    return row
+
+
+# ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> ClaimResult:
     """Decide whether the effect may be executed now, and write the claim before it is.
 
-    Raises Conflict if the key was used with other arguments for an effect that has begun.
+    The caller has asked the rules if the effect `begins`. Raises Conflict if the key was used with other arguments for an
+    effect that has begun, or that has a review.
     """
     row = unit.get(EFFECT, (job.tenant_id, wanted.effect_key))
     if row is None:
-        row = EffectRow(
-            tenant_id=job.tenant_id,
-            effect_key=wanted.effect_key,
-            job_id=job.job_id,
-            tool=wanted.tool,
-            state="claimed",
-            arguments_sha256=wanted.arguments_sha256,
-            owner=wanted.owner,
-            attempt=job.attempt,
-            lease_epoch=job.lease_epoch,
-            provider_id=None,
-            result=None,
-            error=None,
-            claimed_at=unit.now,
-            settled_at=None,
-            effect_id=new_id("eff"),
-            asked_attempt=job.attempt,
-        )
+        row = _new_row(unit, job, wanted, "claimed")
+        _take(unit, row, job, wanted)
         unit.insert(EFFECT, row)
-        _called(unit, job, wanted, position)
+        _called(unit, job, row, wanted, position)
         return ClaimResult("run", row)
-    begun = row.state in {"claimed", "committed", "unknown"}
-    if begun and row.arguments_sha256 != wanted.arguments_sha256:
+    fixed = row.state in BEGUN or row.state in {"waiting", "approved"}
+    if fixed and row.arguments_sha256 != wanted.arguments_sha256:
         raise Conflict(
             f"effect {wanted.tool} is {row.state} with other arguments under the idempotency key {wanted.effect_key};"
             " use another key for other arguments"
         )
-    if row.state == "committed":
-        return ClaimResult("committed", row)
-    if row.state == "unknown":
-        return ClaimResult("unknown", row)
-    if row.state == "rejected" and not begins(job, row):
-        return ClaimResult("rejected", row)
     if row.state == "claimed":
-        if (row.attempt, row.lease_epoch) == (job.attempt, job.lease_epoch) and row.owner == wanted.owner:
+        return _claimed_before(unit, job, row, wanted, position)
+    if begins(job, row, asks_again=wanted.asks_again):
+        _check_edited(row, wanted)
+        enter(row, "claim", "claimed")
+        _asked(row, job, wanted)
+        _take(unit, row, job, wanted)
+        unit.change(EFFECT, row)
+        _called(unit, job, row, wanted, position)
+        return ClaimResult("run", row)
+    verdicts: dict[str, Verdict] = {
+        "committed": "committed",
+        "unknown": "unknown",
+        "rejected": "rejected",
+        "waiting": "waiting",
+        "expired": "expired",
+    }
+    return ClaimResult(verdicts[row.state], row)
+
+
+def repeat(
+    unit: Unit, job: JobRow, row: EffectRow, wanted: EffectClaim, why: str, position: EffectPosition | None
+) -> None:
+    """Claim an unknown effect again under the same key, which its provider ignores if it was done.
+
+    `claimed_at` stays that of the first call, from which the provider remembers the key.
+    """
+    _check_edited(row, wanted)
+    enter(row, "repeat", "claimed")
+    first = row.claimed_at
+    end_review(unit, job, row, "the effect is repeated under the same key")
+    _take(unit, row, job, wanted)
+    row.claimed_at = first
+    unit.change(EFFECT, row)
+    _called(unit, job, row, wanted, position, why)
+
+
+def _claimed_before(
+    unit: Unit, job: JobRow, row: EffectRow, wanted: EffectClaim, position: EffectPosition | None
+) -> ClaimResult:
+    """The answer to a claim of an effect that is claimed: the same holder extends it, another one waits for its end."""
+    if mark_expired(unit, job, row):
+        return _found_out(row)
+    same_job, same_attempt = row.job_id == job.job_id, row.attempt == job.attempt
+    if row.expires_at is not None:
+        if same_job and not same_attempt:
+            why = "a newer attempt began between the claim and its report"
+            mark_unknown(unit, job, row, "newer_attempt", why, position, about=wanted.about)
+            return _found_out(row)
+        if row.owner != wanted.owner or wanted.claim_digest is None or wanted.lease_us is None:
             return ClaimResult("in_progress", row)
-        why = "its worker was lost between the claim and the commit"
-        mark_unknown(unit, job, row, "worker_lost", why, position, about=wanted.about)
-        return ClaimResult("unknown", row)
-    row.state, row.owner, row.attempt, row.lease_epoch = "claimed", wanted.owner, job.attempt, job.lease_epoch
-    row.arguments_sha256, row.claimed_at, row.settled_at, row.error = wanted.arguments_sha256, unit.now, None, None
+        enter(row, "extend", "claimed")
+        row.claim_digest, row.expires_at = _with_former(row, wanted.claim_digest), unit.now + wanted.lease_us
+        unit.change(EFFECT, row)
+        return ClaimResult("run", row)
+    if same_job and same_attempt and (row.lease_epoch, row.owner) == (job.lease_epoch, wanted.owner):
+        return ClaimResult("in_progress", row)
+    why = "its worker was lost between the claim and the commit"
+    mark_unknown(unit, job, row, "worker_lost", why, position, about=wanted.about)
+    return _found_out(row)
+
+
+def _found_out(row: EffectRow) -> ClaimResult:
+    """The answer after a claim has ended: unknown, unless an earlier holder has reported it done since."""
+    return ClaimResult("committed" if row.state == "committed" else "unknown", row)
+
+
+def extend(unit: Unit, row: EffectRow, lease_us: int) -> None:
+    """Extend a claim by its token, from now."""
+    enter(row, "extend", "claimed")
+    row.expires_at = unit.now + lease_us
     unit.change(EFFECT, row)
-    _called(unit, job, wanted, position)
-    return ClaimResult("run", row)
 
 
-def _called(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition | None) -> None:
-    event = Event("tool_called", name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
-    event.attempt, event.call_id, event.about = job.attempt, wanted.call_id, wanted.about
-    append(unit, job, event, content=wanted.arguments, **_at(position))
+def _new_row(unit: Unit, job: JobRow, wanted: EffectClaim, state: str) -> EffectRow:
+    return EffectRow(
+        tenant_id=job.tenant_id,
+        effect_key=wanted.effect_key,
+        job_id=job.job_id,
+        tool=wanted.tool,
+        state=state,
+        arguments_sha256=wanted.arguments_sha256,
+        owner=wanted.owner,
+        attempt=job.attempt,
+        lease_epoch=job.lease_epoch,
+        provider_id=None,
+        result=None,
+        error=None,
+        claimed_at=unit.now,
+        settled_at=None,
+        effect_id=new_id("eff"),
+        asked_attempt=job.attempt,
+        tool_class=wanted.tool_class,
+        contract=wanted.contract,
+        key_id=wanted.key_id,
+        client_key=wanted.client_key,
+    )
 
 
-def _at(position: EffectPosition | None) -> dict[str, Any]:
-    if position is None:
-        return {}
-    return {"path": position.path, "ordinal": position.ordinal, "fingerprint": position.fingerprint}
+def _check_edited(row: EffectRow, wanted: EffectClaim) -> None:
+    edited = row.done_sha256 is not None and row.arguments_sha256 == wanted.arguments_sha256
+    if edited and wanted.done_arguments is None:
+        raise Conflict(f"the edited arguments of effect {wanted.tool} are missing")
 
 
-def _facts(name: str, row: EffectRow, job: JobRow, about: str | None) -> Event:
-    key, attempt = row.effect_key, job.attempt
-    return Event(name, name=row.tool, kind="effect", idempotency_key=key, attempt=attempt, about=about)
+def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
+    if row.arguments_sha256 != wanted.arguments_sha256:
+        row.approval_id, row.done_sha256 = None, None
+    row.job_id, row.owner, row.attempt, row.lease_epoch = job.job_id, wanted.owner, job.attempt, job.lease_epoch
+    row.arguments_sha256, row.asked_attempt = wanted.arguments_sha256, job.attempt
+    row.tool_class, row.contract = wanted.tool_class, wanted.contract
+    row.key_id, row.client_key = wanted.key_id, wanted.client_key
+    row.settled_at, row.error = None, None
 
 
-def commit(
+def _take(unit: Unit, row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
+    """Write the holder. A former token stays valid for reports, which may be the only sign of a second execution."""
+    row.owner, row.attempt, row.lease_epoch = wanted.owner, job.attempt, job.lease_epoch
+    row.claimed_at, row.settled_at, row.error, row.review_id = unit.now, None, None, None
+    row.provider_id, row.result, row.source = None, None, None
+    row.claim_digest = _with_former(row, wanted.claim_digest)
+    row.expires_at = None if wanted.lease_us is None else unit.now + wanted.lease_us
+
+
+def _with_former(row: EffectRow, digest: bytes | None) -> bytes | None:
+    # A claim without a token takes the first place too, so that a former token is not the current one.
+    if digest is None and row.claim_digest is None:
+        return None
+    stored = (digest or bytes(_DIGEST_BYTES)) + (row.claim_digest or b"")
+    return stored[: MAX_CLAIM_DIGESTS * _DIGEST_BYTES]
+
+
+def _called(
     unit: Unit,
     job: JobRow,
     row: EffectRow,
-    result: bytes,
-    provider_id: str | None,
+    wanted: EffectClaim,
     position: EffectPosition | None,
-    *,
     why: str | None = None,
-    latency_ms: float | None = None,
-    about: str | None = None,
-) -> int:
-    """Commit the effect: it was done. Returns the seq of `tool_succeeded`.
-
-    `result`: JSON. `provider_id`: its id at the provider. `why`: how it was found done, if not by its call.
-    `about`: the record that the caller works on.
-    """
-    row.state, row.result, row.provider_id, row.settled_at = "committed", result, provider_id, unit.now
-    row.source = "confirmed" if why else "executed"
-    unit.change(EFFECT, row)
-    event = _facts("tool_succeeded", row, job, about)
-    event.latency_ms = latency_ms
-    if provider_id:
-        event.detail = {"provider_id": provider_id}
-    if why:
+) -> None:
+    event = _event("tool_called", job, wanted)
+    event.detail = {"effect_id": row.effect_id}
+    if why is not None:
         event.decision = {"why": why}
-    return append(unit, job, event, content=result, **_at(position))
+    if row.approval_id is not None:
+        event.detail["review_id"] = row.approval_id
+    if row.done_sha256 is not None:
+        event.detail["edited"] = True
+    content = wanted.arguments if row.done_sha256 is None else wanted.done_arguments
+    append(unit, job, event, content=content, **at(position))
 
 
-def fail(
-    unit: Unit,
-    job: JobRow,
-    row: EffectRow,
-    error: ErrorFacts,
-    position: EffectPosition | None,
-    about: str | None = None,
-) -> int:
-    """Record that the effect was certainly not done. Returns the seq of `tool_failed`."""
-    return _not_done(unit, job, row, "failed", error, position, None, about)
-
-
-def reject(unit: Unit, job: JobRow, row: EffectRow, why: str, position: EffectPosition | None, actor: str) -> int:
-    """Record a person's decision that the effect is not to be done, in this attempt or, if external, in this job.
-
-    Returns the seq of `tool_failed`.
-    """
-    row.attempt = job.attempt
-    return _not_done(unit, job, row, "rejected", ErrorFacts("rejected", why), position, actor)
-
-
-def _not_done(
-    unit: Unit,
-    job: JobRow,
-    row: EffectRow,
-    state: str,
-    error: ErrorFacts,
-    position: EffectPosition | None,
-    actor: str | None,
-    about: str | None = None,
-) -> int:
-    row.state, row.error, row.settled_at = state, error.message[:500], unit.now
-    unit.change(EFFECT, row)
-    event = _facts("tool_failed", row, job, about)
-    event.error, event.actor = error, actor
-    return append(unit, job, event, **_at(position))
-
-
-def release(
-    unit: Unit, job: JobRow, row: EffectRow, why: str, actor: str | None = None, about: str | None = None
-) -> None:
-    """Record that a status check or a person found the effect not done: it may be claimed again."""
-    row.state, row.settled_at = "released", unit.now
-    unit.change(EFFECT, row)
-    event = _facts("tool_failed", row, job, about)
-    event.decision, event.actor = {"why": why, "verdict": "not_done"}, actor
-    append(unit, job, event)
-
-
-def mark_unknown(
-    unit: Unit,
-    job: JobRow,
-    row: EffectRow,
-    cause: str,
-    why: str,
-    position: EffectPosition | None = None,
-    trace: bytes | None = None,
-    about: str | None = None,
-) -> None:
-    """Record that the outcome is unknown.
-
-    `cause`: the class of the exception of the call, or another name of the cause. `why`: the cause in words, which are content.
-    `trace`: the traceback of the exception, as JSON.
-    """
-    row.state, row.settled_at = "unknown", unit.now
-    unit.change(EFFECT, row)
-    event = _facts("tool_unknown", row, job, about)
-    event.decision = {"class": cause, "why": why}
-    append(unit, job, event, content=trace, **_at(position))
+def _event(name: str, job: JobRow, wanted: EffectClaim) -> Event:
+    event = Event(name, name=wanted.tool, kind="effect", step=wanted.step, idempotency_key=wanted.effect_key)
+    event.attempt, event.call_id, event.about = job.attempt, wanted.call_id, wanted.about
+    return event

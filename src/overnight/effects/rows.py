@@ -20,11 +20,13 @@ class EffectRow(msgspec.Struct):
     Fields:
         arguments_sha256: the digest of the arguments that were asked; `done_sha256`: of those that were used, after an edit.
         owner: the process, or the holder that a caller over HTTP named.
-        claim_digest: the SHA-256 of the secret of its claim. expires_at: the end of the claim in microseconds, if it has one.
+        claim_digest: the SHA-256 of the secret of its claim, then those of earlier claims.
+        expires_at: the end of the claim in microseconds, if it has one.
         contract: name and version of the tool's contract, as `refund@3`. tool_class: read, write or destructive.
         source: how its outcome is known: executed, confirmed or reported.
         key_id: the API key that asked. client_key: the idempotency key that it gave.
         asked_attempt: the attempt of the job that asked last. review_id: the review that it waits for.
+        approval_id: the review that permits it, with the arguments of `done_sha256` if a person edited them.
     """
 
     tenant_id: str
@@ -52,6 +54,7 @@ class EffectRow(msgspec.Struct):
     client_key: str | None = None
     asked_attempt: int | None = None
     review_id: str | None = None
+    approval_id: str | None = None
 
 
 def _effect_key(row: EffectRow) -> tuple[str, str]:

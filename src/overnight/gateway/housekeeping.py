@@ -1,4 +1,4 @@
-"""The recurring work of a gateway: settle lost calls, wake waiting jobs, learn usual costs, end abandoned jobs."""
+"""The recurring work of a gateway: settle lost calls, expire reviews, wake waiting jobs, learn usual costs, end abandoned jobs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from overnight.budgets import wake_waiting_jobs
 from overnight.domain import StoreUnavailable
+from overnight.effects import expire_reviews
 from overnight.store import Store
 
 from .admission.abandoned_jobs import AbandonedJobs
@@ -39,6 +40,7 @@ class Housekeeping:
             await asyncio.sleep(SWEEP_EVERY_S)
             try:
                 await self._lost_calls.sweep()
+                await expire_reviews(self._store)
                 if turn % WAKE_EVERY == 0:
                     await wake_waiting_jobs(self._store)
                 if turn % COSTS_EVERY == 0:

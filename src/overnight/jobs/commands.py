@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
+from overnight.effects import end_reviews
 from overnight.ledger import (
     EXTERNAL,
     JOB,
@@ -16,8 +17,10 @@ from overnight.ledger import (
     locked_job,
     open_job,
 )
+from overnight.reviews import OPEN_REVIEWS, supersede_waits
 from overnight.store import Unit
 
+from .parked_reviews import with_reviews
 from .replay.retry_plan import RetryPlan
 
 Locks = list[tuple[Any, Any]]
@@ -158,7 +161,7 @@ class Park(msgspec.Struct):
     events: list[Event] = []
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
+        return [(JOB, self.job_id), (OPEN_REVIEWS, self.job_id)]
 
     def decide(self, unit: Unit) -> bool:
         job = locked_job(unit, self.job_id, lease_epoch=self.lease_epoch)
@@ -167,7 +170,7 @@ class Park(msgspec.Struct):
         for event in self.events:
             append(unit, job, event)
         due = [wait["due_at"] for wait in self.waits if wait.get("due_at") is not None]
-        lifecycle.park(unit, job, self.waits, min(due) if due else None)
+        lifecycle.park(unit, job, with_reviews(unit, job, self.waits), min(due) if due else None)
         return True
 
 
@@ -193,10 +196,13 @@ class Finish(msgspec.Struct):
         if self.unhandled:
             event.detail = {"unhandled": self.unhandled}
         lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+        end_reviews(unit, job)
 
 
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
-    return [(JOB, job_id)] if parent_job_id is None else [(JOB, job_id), (JOB, parent_job_id)]
+    """The locks of a command that ends a job."""
+    parent: Locks = [] if parent_job_id is None else [(JOB, parent_job_id)]
+    return [(JOB, job_id), *parent, (OPEN_REVIEWS, job_id)]
 
 
 class Cancel(msgspec.Struct):
@@ -219,6 +225,7 @@ class Cancel(msgspec.Struct):
             append(unit, job, Event("cancel_requested", actor=self.actor, attempt=job.attempt))
         if job.state != "running" or job.runtime == "foreign":
             lifecycle.finish(unit, job, "cancelled", Event("cancelled", actor=self.actor, attempt=job.attempt))
+            end_reviews(unit, job)
         return job.state
 
 
@@ -238,6 +245,7 @@ class Resume(msgspec.Struct):
         if job.state not in {"parked", "failed"}:
             raise Conflict(f"{self.job_id} is {job.state}; only parked or failed jobs can be resumed")
         if job.state == "parked":
+            supersede_waits(unit, job, job.waits, "the job was resumed")
             lifecycle.queue(unit, job, self.actor)
         elif self.plan is None or job.last_seq != self.last_seq:
             raise Conflict(f"{self.job_id} has changed; retry")
@@ -265,7 +273,10 @@ class BeginAttempt(msgspec.Struct):
 
     def decide(self, unit: Unit) -> JobRow:
         job = locked_job(unit, self.job_id)
-        return msgspec.structs.replace(begin_attempt(unit, job, self.mode, self.number, self.actor))
+        waits = job.waits
+        begun = begin_attempt(unit, job, self.mode, self.number, self.actor)
+        supersede_waits(unit, begun, waits if not begun.waits else [], "a new attempt began")
+        return msgspec.structs.replace(begun)
 
 
 class Complete(msgspec.Struct):
@@ -297,6 +308,7 @@ class Complete(msgspec.Struct):
             name = "completed" if self.state == "succeeded" else self.state
             event = Event(name, attempt=job.attempt, actor=self.actor, error=self.error)
             lifecycle.finish(unit, job, self.state, event, result=self.result, error=self.error, trace=self.trace)
+            end_reviews(unit, job)
         return msgspec.structs.replace(job)
 
 
@@ -308,9 +320,9 @@ class ParkExternal(msgspec.Struct):
     waits: list[dict[str, Any]]
 
     def locks(self) -> Locks:
-        return [(JOB, self.job_id)]
+        return [(JOB, self.job_id), (OPEN_REVIEWS, self.job_id)]
 
     def decide(self, unit: Unit) -> None:
         job = locked_job(unit, self.job_id)
         if job.attempt == self.attempt and job.state == "running":
-            lifecycle.park(unit, job, self.waits, job.wake_at)
+            lifecycle.park(unit, job, with_reviews(unit, job, self.waits), job.wake_at)

@@ -1,29 +1,28 @@
-"""Reviews: questions to people, each bound to the digest of its subject."""
+"""The row of a review, and the open reviews of a job."""
 
 import hashlib
 import hmac
-import os
-from typing import Any
 
 import msgspec
 
-from overnight.domain import BadInput, Conflict, Event, new_id
-from overnight.ledger import JobRow, append
-from overnight.store import Store, Table, Unit, records_of, statements
+from overnight.store import Table, Unit, statements
 
 SQL = statements("overnight.reviews")
 
 
 class ReviewRow(msgspec.Struct):
-    """`kind` is approval, quarantine, divergence or loop; `detail` is JSON.
+    """`kind` is one of `KINDS`; `detail` is JSON.
+
+    The job's row orders everything about its reviews: who changes a review has locked its job.
 
     Fields:
-        state: open, approved, rejected or withdrawn; also expired and superseded.
+        state: open, approved, rejected, answered, expired or superseded; earlier versions also wrote withdrawn.
+        decided_at: the time of the decision, or of the end of a superseded review.
         digest: that of `digest_of`; its key is erased with the question and the detail.
         expires_at: the end of an open review, in microseconds. deciders: the names that its rule permits, as JSON.
         effect_key: the effect that waits for it. arguments_sha256: the digest of the effect's arguments.
         rule_digest: the digest of the rule and contract that asked. key_id: the API key whose request asked.
-        answer: the decision as JSON: its verb, and edited arguments or a text.
+        answer: the decision as JSON, a `GivenAnswer`.
     """
 
     review_id: str
@@ -74,79 +73,39 @@ REVIEW: Table[ReviewRow] = Table(
 )
 
 
-def digest_of(kind: str, question: str, detail: str, key: bytes | None) -> str:
+class OpenReviews(msgspec.Struct):
+    """The ids of the open reviews of a job as JSON, read under the job's lock."""
+
+    job_id: str
+    review_ids: str
+
+
+def _job_of(row: OpenReviews) -> str:
+    return row.job_id
+
+
+_READ = SQL["read_open"]
+OPEN_REVIEWS: Table[OpenReviews] = Table(52, OpenReviews, _job_of, lock=_READ, insert=_READ, update=_READ)
+"""Commands that may end open reviews of a job lock its row here, which saves a round trip of their own."""
+
+
+def open_reviews(unit: Unit, job_id: str) -> list[ReviewRow]:
+    """The open reviews of a locked job, locked, oldest first. Also those that earlier commands of this transaction changed."""
+    unit.lock([(OPEN_REVIEWS, job_id)])
+    stored = unit.get(OPEN_REVIEWS, job_id)
+    if stored is not None:
+        ids: list[str] = msgspec.json.decode(stored.review_ids)
+        unit.lock([(REVIEW, review_id) for review_id in ids])
+    found = [row for row in unit.loaded(REVIEW) if row.job_id == job_id and row.state == "open"]
+    return sorted(found, key=_review_key)
+
+
+def digest_of(kind: str, question: str, detail: str, key: bytes | None, *bound: str | None) -> str:
     """The digest that binds a review to its subject: an HMAC, since a plain hash would confirm guesses of a short question.
-    Earlier versions had no key."""
-    subject = f"{kind}\0{question}\0{detail}".encode()
-    return hashlib.sha256(subject).hexdigest() if key is None else hmac.digest(key, subject, "sha256").hex()
 
-
-def request_review(
-    unit: Unit,
-    job: JobRow,
-    kind: str,
-    question: str,
-    detail: dict[str, Any],
-    boundary: Boundary | None,
-    about: str | None = None,
-) -> ReviewRow:
-    """Request a review, and record it in the job's history at the boundary that waits for it.
-
-    `about`: the record that the caller works on.
+    `bound`: the digests of arguments and rule, and the effect's key, where there are any. Earlier versions had no key.
     """
-    path, ordinal = (boundary.path, boundary.ordinal) if boundary is not None else ("", 0)
-    text = msgspec.json.encode(detail).decode()
-    key = os.urandom(16)
-    digest = digest_of(kind, question, text, key)
-    row = ReviewRow(
-        review_id=new_id("rev"),
-        tenant_id=job.tenant_id,
-        job_id=job.job_id,
-        kind=kind,
-        path=path,
-        ordinal=ordinal,
-        question=question,
-        detail=text,
-        digest=digest,
-        state="open",
-        decided_by=None,
-        note=None,
-        requested_at=unit.now,
-        decided_at=None,
-        digest_key=key,
-    )
-    unit.insert(REVIEW, row)
-    event = Event("review_requested", attempt=job.attempt, about=about)
-    event.detail = {"review_id": row.review_id, "review": kind, "question": question[:200], "digest": digest}
-    if boundary is None:
-        append(unit, job, event, content=text.encode())
-    else:
-        event.kind, event.name = boundary.kind, boundary.name
-        append(unit, job, event, content=text.encode(), path=path, ordinal=ordinal, fingerprint=boundary.fingerprint)
-    return row
-
-
-def decide_review(row: ReviewRow | None, *, approved: bool, by: str, note: str | None, now: int) -> ReviewRow:
-    """Decide an open review. Raises Conflict if it is already decided."""
-    if row is None:
-        raise BadInput("review not found; `overnight reviews` lists open reviews")
-    if row.state != "open":
-        raise Conflict(f"{row.review_id} was already {row.state} by {row.decided_by or 'the job'}")
-    row.state, row.decided_by, row.note, row.decided_at = "approved" if approved else "rejected", by, note, now
-    return row
-
-
-async def list_reviews(
-    store: Store, *, tenant_id: str = "", state: str = "open", job_id: str = "", most: int = 200
-) -> list[ReviewRow]:
-    """Reviews, oldest first. Empty filters match all reviews; `most` limits the number."""
-    values = {"tenant_id": tenant_id, "state": state, "job_id": job_id, "most": most}
-    return records_of(ReviewRow, await store.read(SQL["list_reviews"], values))
-
-
-async def read_review(store: Store, review_id: str) -> ReviewRow:
-    """One review by its id. Raises BadInput if it does not exist."""
-    rows = await store.read(SQL["read_review"], {"review_id": review_id})
-    if not rows:
-        raise BadInput(f"review {review_id} not found; `overnight reviews` lists open reviews")
-    return records_of(ReviewRow, rows)[0]
+    subject = f"{kind}\0{question}\0{detail}".encode()
+    if any(part is not None for part in bound):
+        subject += "".join(f"\0{part or ''}" for part in bound).encode()
+    return hashlib.sha256(subject).hexdigest() if key is None else hmac.digest(key, subject, "sha256").hex()

@@ -172,6 +172,10 @@ class Unit:
     def is_loaded(self, table: Table[Any], key: Any) -> bool:
         return key in self._rows.get(table, {})
 
+    def loaded(self, table: Table[R]) -> list[R]:
+        """The rows that commands of this transaction locked or inserted, as they are now."""
+        return [row for row in self._rows.get(table, {}).values() if row is not None]
+
     def insert(self, table: Table[R], row: R) -> None:
         """Insert a row. If another process inserts the same key concurrently, the whole batch is decided again."""
         key = table.key(row)
@@ -234,8 +238,10 @@ class Unit:
             by_kind: dict[str, list[Any]] = {}
             for _, (kind, row) in sorted(self._writes[table].items(), key=_first):
                 by_kind.setdefault(kind, []).append(row)
-            for kind, rows in by_kind.items():
-                self._execute(getattr(table, kind), rows)
+            # Changed rows first: an inserted row may take a unique value that one of them has given up.
+            for kind in ("update", "touch", "insert"):
+                if rows := by_kind.get(kind):
+                    self._execute(getattr(table, kind), rows)
         for statement, shared in sorted(self._shared_inserts.items(), key=lambda item: item[0].name):
             self._execute(statement, [row for _, row in sorted(shared.items(), key=_first)])
         for statement, rows in self._appends.items():

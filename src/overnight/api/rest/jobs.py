@@ -27,6 +27,7 @@ from overnight.domain import (
 from overnight.gateway import HttpResponse, parse_job_name
 from overnight.jobs import Complete
 from overnight.ledger import JOB, JobRow, begin_attempt, locked_job, read_idleness
+from overnight.reviews import supersede_waits
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
 
@@ -126,7 +127,10 @@ class Announced(msgspec.Struct):
             raise Conflict(f"{self.job_id} is run by Overnight; use `overnight resume` to start a new attempt")
         if self.answers_until is not None and job.last_seq != self.seen_seq:
             raise Conflict(f"{self.job_id} changed meanwhile; try again")
-        return begin_attempt(unit, job, self.mode, None, self.actor, self.answers_until).attempt
+        waits = job.waits
+        begin_attempt(unit, job, self.mode, None, self.actor, self.answers_until)
+        supersede_waits(unit, job, waits, "a new attempt began")
+        return job.attempt
 
 
 class _RawResult(msgspec.Struct):

@@ -6,7 +6,9 @@ import logging
 
 import msgspec
 
+from overnight.effects import end_reviews
 from overnight.ledger import JOB, abandon, locked_job
+from overnight.reviews import OPEN_REVIEWS
 from overnight.store import Store, Unit, statements
 
 from .attempt_result import Locks
@@ -33,13 +35,14 @@ class EndAbandoned(msgspec.Struct, frozen=True):
 
     def locks(self) -> Locks:
         jobs = (self.job_id, self.parent_job_id)
-        return [(JOB, job_id) for job_id in jobs if job_id is not None]
+        return [*((JOB, job_id) for job_id in jobs if job_id is not None), (OPEN_REVIEWS, self.job_id)]
 
     def decide(self, unit: Unit) -> bool:
         job = locked_job(unit, self.job_id)
         if job.state != "running" or job.active_at >= self.before:
             return False  # another process was first, or a call has come
         abandon(unit, job, self.hours)
+        end_reviews(unit, job)
         return True
 
 

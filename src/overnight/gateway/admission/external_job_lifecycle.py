@@ -30,6 +30,7 @@ from overnight.ledger import (
     locked_job,
     open_job,
 )
+from overnight.reviews import supersede_waits
 from overnight.store import Unit, statements
 
 from ..identity import NO_IDENTITY, JobIdentity, Subject, other_parent
@@ -172,7 +173,9 @@ def admit_call(unit: Unit, job: JobRow, subject: Subject) -> None:
     if not subject.who.operates:
         _check_scope(unit, job, wanted)
     if wanted is not None:
+        waits = job.waits
         begin_attempt(unit, job, "recover", wanted, subject.who.actor)
+        supersede_waits(unit, job, waits if not job.waits else [], "a new attempt began")
     if job.state in FINISHED:
         lifecycle.reopen(unit, job)
 

@@ -19,3 +19,7 @@ SELECT review_id, tenant_id, job_id, kind, path, ordinal, question, detail, dige
 FROM review
 WHERE (:tenant_id = '' OR tenant_id = :tenant_id) AND (:state = '' OR state = :state) AND (:job_id = '' OR job_id = :job_id)
 ORDER BY requested_at LIMIT :most
+
+-- name: list_expired
+SELECT review_id, job_id, tenant_id, effect_key FROM review
+WHERE state = 'open' AND expires_at IS NOT NULL AND expires_at <= :now ORDER BY expires_at LIMIT :most

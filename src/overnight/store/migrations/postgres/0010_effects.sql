@@ -15,3 +15,10 @@ ALTER TABLE review ADD COLUMN arguments_sha256 TEXT;
 ALTER TABLE review ADD COLUMN key_id TEXT;
 ALTER TABLE review ADD COLUMN deciders TEXT;
 CREATE INDEX review_expiry ON review (expires_at) WHERE state = 'open' AND expires_at IS NOT NULL;
+
+-- The review that permits an effect, also after its claim.
+ALTER TABLE effect ADD COLUMN approval_id TEXT;
+
+-- Pages of reviews, in the order of their requests.
+CREATE INDEX review_pending ON review (tenant_id, review_id) WHERE state = 'open';
+CREATE INDEX review_tenant ON review (tenant_id, review_id);
