@@ -106,6 +106,7 @@ class EffectCall:
                     error = ErrorFacts("rejected", row.error or "a person rejected it")
                     return EffectOutcome("tool_failed", 0, error=error)
                 case "waiting" | "expired":
+                    crash_point("effect_waits")
                     return EffectWait("approval", row.review_id or "")
                 case "in_progress":
                     await asyncio.sleep(0.05)
