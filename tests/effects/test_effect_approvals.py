@@ -183,6 +183,38 @@ async def test_edited_arguments_are_done_and_replayed(store: Store, rules: Rules
     assert len(await list_reviews(store, state="approved")) == 1
 
 
+@overnight.step
+async def flaky() -> str:
+    if "fails" in mood:
+        raise RuntimeError("too early")
+    return "fine"
+
+
+@overnight.job
+async def two_branches() -> list[str]:
+    found = await asyncio.gather(flaky(), refund("pay_8", 250), return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return [str(each) for each in found]
+
+
+async def test_retry_finds_an_edited_effect_that_was_done_after_the_failure(store: Store, rules: Rules) -> None:
+    """Such an answer is valid only for the same request, and the request is what was asked."""
+    mood["fails"] = True
+    job = await Operations(store).create(two_branches)
+    job = await run_on(store, rules, job.job_id)
+    await decide(store, "edit", arguments=b'{"payment":"pay_9","usd":60}')
+    job = await run_on(store, rules, job.job_id)
+    assert (job.state, paid) == ("failed", [("pay_9", 60)])
+    del mood["fails"]
+    await Operations(store).resume(job.job_id, "ann")
+    job = await run_on(store, rules, job.job_id)
+    assert (job.state, job.result) == ("succeeded", b'["fine","pay_9: 60"]')
+    assert len(paid) == 1
+    assert "answers_dropped" in await story(store, job.job_id)
+
+
 async def test_edited_arguments_that_do_not_fit_are_not_done(store: Store, rules: Rules) -> None:
     job = await parked(store, rules)
     await decide(store, "edit", arguments=b'{"payment":"pay_9","amount":60}')
