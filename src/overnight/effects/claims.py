@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from overnight.domain import Conflict, Event, new_id
+from overnight.domain import Conflict, ErrorFacts, Event, new_id
 from overnight.ledger import JobRow, append
 from overnight.store import Unit
 
 from .rows import EFFECT, EffectRow
-from .transitions import EffectPosition, at, check_transition, enter, mark_expired, mark_unknown
+from .transitions import EffectPosition, at, check_transition, end_review, enter, mark_expired, mark_unknown
 
 BEGUN = frozenset({"claimed", "committed", "unknown"})
 MAX_CLAIM_DIGESTS = 16
@@ -78,7 +78,12 @@ def claim_digest(token: str) -> bytes:
 
 def claim_of(row: EffectRow, token: str) -> Literal["current", "former"] | None:
     """Whether the token is that of the last claim, of a former one, or of none. Its time is constant."""
-    digest, stored = claim_digest(token), row.claim_digest or b""
+    return claim_by(row, claim_digest(token))
+
+
+def claim_by(row: EffectRow, digest: bytes) -> Literal["current", "former"] | None:
+    """As `claim_of`, by the digest."""
+    stored = row.claim_digest or b""
     parts = [stored[start : start + _DIGEST_BYTES] for start in range(0, len(stored), _DIGEST_BYTES)]
     matches = [hmac.compare_digest(part, digest) for part in parts]
     if not any(matches):
@@ -111,16 +116,17 @@ def refuse(
     job: JobRow,
     row: EffectRow | None,
     wanted: EffectClaim,
+    error: ErrorFacts,
     decision: dict[str, Any],
     position: EffectPosition | None,
 ) -> int:
     """Record that the effect may not begin: bad arguments, a rule, a limit. Returns the seq of `tool_refused`.
 
-    `decision`: `class`, `why`, and the rule. An effect with a review is superseded first.
+    `error`: what the caller receives. `decision`: `why`, and the rule. An effect with a review is superseded first.
     """
     check_transition("refuse", "none" if row is None else row.state, wanted.tool)
     event = _event("tool_refused", job, wanted)
-    event.decision = decision
+    event.error, event.decision = error, decision
     return append(unit, job, event, content=wanted.arguments, **at(position))
 
 
@@ -131,6 +137,7 @@ def wait(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, re
         row = _new_row(unit, job, wanted, "waiting")
         unit.insert(EFFECT, row)
     else:
+        end_review(unit, job, row, "it is asked again")
         enter(row, "wait", "waiting")
         _asked(row, job, wanted)
         unit.change(EFFECT, row)
@@ -163,6 +170,7 @@ def claim(unit: Unit, job: JobRow, wanted: EffectClaim, position: EffectPosition
     if row.state == "claimed":
         return _claimed_before(unit, job, row, wanted, position)
     if begins(job, row, asks_again=wanted.asks_again):
+        _check_edited(row, wanted)
         enter(row, "claim", "claimed")
         _asked(row, job, wanted)
         _take(unit, row, job, wanted)
@@ -186,10 +194,12 @@ def repeat(
 
     `claimed_at` stays that of the first call, from which the provider remembers the key.
     """
+    _check_edited(row, wanted)
     enter(row, "repeat", "claimed")
     first = row.claimed_at
+    end_review(unit, job, row, "the effect is repeated under the same key")
     _take(unit, row, job, wanted)
-    row.claimed_at, row.review_id = first, None
+    row.claimed_at = first
     unit.change(EFFECT, row)
     _called(unit, job, row, wanted, position, why)
 
@@ -256,6 +266,12 @@ def _new_row(unit: Unit, job: JobRow, wanted: EffectClaim, state: str) -> Effect
     )
 
 
+def _check_edited(row: EffectRow, wanted: EffectClaim) -> None:
+    edited = row.done_sha256 is not None and row.arguments_sha256 == wanted.arguments_sha256
+    if edited and wanted.done_arguments is None:
+        raise Conflict(f"the edited arguments of effect {wanted.tool} are missing")
+
+
 def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     if row.arguments_sha256 != wanted.arguments_sha256:
         row.approval_id, row.done_sha256 = None, None
@@ -268,8 +284,6 @@ def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
 
 def _take(unit: Unit, row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     """Write the holder. A former token stays valid for reports, which may be the only sign of a second execution."""
-    if row.done_sha256 is not None and wanted.done_arguments is None:
-        raise Conflict(f"the edited arguments of effect {wanted.tool} are missing")
     row.owner, row.attempt, row.lease_epoch = wanted.owner, job.attempt, job.lease_epoch
     row.claimed_at, row.settled_at, row.error, row.review_id = unit.now, None, None, None
     row.provider_id, row.result, row.source = None, None, None

@@ -1,21 +1,25 @@
 """Reports of holders: what they say about their call, also after they have lost their claim.
 
 Fencing stops claims, not reports: a late report may be the only sign that an effect was done, or done twice. The caller has
-checked the holder's token, or is the process that made the call. A report repeated is no change.
+checked the holder's token, or is the process that made the call. A report repeated is no change. A second execution opens a
+review; a job that waits for the outcome is woken.
 """
 
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from overnight.domain import ErrorFacts
-from overnight.ledger import JobRow, append
+from overnight.ledger import JobRow, append, lifecycle
+from overnight.reviews import ReviewRow, open_reviews, request_review
 from overnight.store import Unit
 
 from .rows import EFFECT, EffectRow
 from .transitions import EffectPosition, Source, commit, commit_late, enter, facts_of, fail, mark_unknown
 
 ReportVerdict = Literal["recorded", "repeated", "duplicated", "stale"]
-"""recorded: it changed the effect. repeated: it says what is known. duplicated: it was done a second time, and the caller
-opens a review. stale: the holder has lost its claim, and its report says nothing that counts."""
+"""recorded: it changed the effect. repeated: it says what is known. duplicated: it was done a second time, for which a review
+is open. stale: the holder has lost its claim, and its report says nothing that counts."""
 
 
 def report_done(
@@ -55,6 +59,7 @@ def report_done(
         return "duplicated"
     why = "reported by its holder after the end of the claim"
     commit_late(unit, job, row, result, provider_id, position, why=why, source=source, about=about)
+    lifecycle.wake(unit, job)
     return "recorded"
 
 
@@ -77,6 +82,23 @@ def _duplicated(unit: Unit, job: JobRow, row: EffectRow, provider_id: str | None
     event.detail = {**(event.detail or {}), "provider_ids": [known, provider_id], "state": row.state}
     event.decision = {"why": "a second execution of this effect was reported"}
     append(unit, job, event)
+    open_ones = open_reviews(unit, job.job_id)
+    if any(each.kind == "duplicate" and _subject(each) == row.effect_key for each in open_ones):
+        return
+    taken = any(each.effect_key == row.effect_key for each in open_ones)
+    question = f"Effect {row.tool} was reported done twice. Undo one of them at the provider if they are two."
+    detail = {
+        "tool": row.tool,
+        "effect_key": row.effect_key,
+        "effect_id": row.effect_id,
+        "provider_ids": [known, provider_id],
+    }
+    key = None if taken else row.effect_key
+    request_review(unit, job, "duplicate", question, detail, None, about, effect_key=key, key_id=row.key_id)
+
+
+def _subject(review: ReviewRow) -> Any:
+    return msgspec.json.decode(review.detail).get("effect_key")
 
 
 def report_not_done(
@@ -94,7 +116,10 @@ def report_not_done(
         return "repeated"
     if not is_current or row.state not in {"claimed", "unknown"}:
         return "stale"
+    is_awaited = row.state == "unknown"
     fail(unit, job, row, error, position, about)
+    if is_awaited:
+        lifecycle.wake(unit, job)
     return "recorded"
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from overnight.domain import Conflict, ErrorFacts, Event
 from overnight.ledger import JobRow, append
+from overnight.reviews import REVIEW, supersede_review
 from overnight.store import Unit
 
 from .rows import EFFECT, EffectRow
@@ -51,7 +52,7 @@ TRANSITIONS = {
     "answer": _transition("waiting", "committed"),
     "expire": _transition("waiting", "expired"),
     "renew": _transition("expired", "waiting"),
-    "supersede": _transition("waiting approved", "released"),
+    "supersede": _transition("waiting approved expired", "released"),
     "claim": _transition("none failed released approved expired rejected", "claimed"),
     "extend": _transition("claimed", "claimed"),
     "repeat": _transition("unknown", "claimed"),
@@ -103,6 +104,17 @@ def facts_of(name: str, row: EffectRow, job: JobRow, about: str | None) -> Event
     if row.job_id != job.job_id:
         event.detail["of_job_id"] = row.job_id
     return event
+
+
+def end_review(unit: Unit, job: JobRow, row: EffectRow, why: str, *, approved_too: bool = False) -> None:
+    """Supersede the review that the effect waits for, which has no subject any more. `why`: fixed words."""
+    review_id, row.review_id = row.review_id, None
+    if review_id is None:
+        return
+    unit.lock([(REVIEW, review_id)])
+    review = unit.get(REVIEW, review_id)
+    if review is not None and review.job_id == job.job_id:
+        supersede_review(unit, job, review, why, approved_too=approved_too)
 
 
 # ── decisions of people ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,7 +261,8 @@ def _committed(
     actor: str | None = None,
 ) -> int:
     row.result, row.provider_id, row.settled_at, row.source = result, provider_id, unit.now, source
-    row.expires_at, row.error, row.review_id = None, None, None
+    row.expires_at, row.error = None, None
+    end_review(unit, job, row, "the effect was found done")
     unit.change(EFFECT, row)
     event = facts_of("tool_succeeded", row, job, about)
     event.latency_ms, event.actor = latency_ms, actor
@@ -288,7 +301,8 @@ def _not_done(
     actor: str | None,
     about: str | None = None,
 ) -> int:
-    row.error, row.settled_at, row.expires_at, row.review_id = error.message[:500], unit.now, None, None
+    row.error, row.settled_at, row.expires_at = error.message[:500], unit.now, None
+    end_review(unit, job, row, "the effect is certainly not done")
     unit.change(EFFECT, row)
     event = facts_of("tool_failed", row, job, about)
     event.error, event.actor = error, actor
@@ -300,7 +314,8 @@ def release(
 ) -> None:
     """Record that a status check or a person found the effect not done: it may be claimed again."""
     enter(row, "release", "released")
-    row.settled_at, row.review_id = unit.now, None
+    row.settled_at = unit.now
+    end_review(unit, job, row, "the effect was found not done")
     unit.change(EFFECT, row)
     event = facts_of("tool_failed", row, job, about)
     event.decision, event.actor = {"why": why, "verdict": "not_done"}, actor
@@ -345,6 +360,12 @@ def _commit_reported(
     why = "reported by an earlier holder; the later call did not report it done"
     result, provider_id = row.result or b"null", row.provider_id
     return commit(unit, job, row, result, provider_id, position, why=why, source="reported", about=about)
+
+
+def ask_outcome(unit: Unit, row: EffectRow, review_id: str) -> None:
+    """Note the review of an unknown outcome. The caller requests it in the same unit."""
+    row.review_id = review_id
+    unit.change(EFFECT, row)
 
 
 def mark_expired(unit: Unit, job: JobRow, row: EffectRow) -> bool:

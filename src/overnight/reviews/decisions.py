@@ -97,12 +97,13 @@ def expire_review(unit: Unit, job: JobRow, row: ReviewRow) -> bool:
     return True
 
 
-def supersede_review(unit: Unit, job: JobRow, row: ReviewRow, why: str) -> bool:
+def supersede_review(unit: Unit, job: JobRow, row: ReviewRow, why: str, *, approved_too: bool = False) -> bool:
     """End an open or expired review that does not apply any more. Returns whether it was; the caller moves the effect.
 
-    `job`: the job of the review. `why` names the cause in fixed words, without content.
+    `job`: the job of the review. `why` names the cause in fixed words, without content. `approved_too`: also an approval
+    that was not used yet, since a stricter rule asks again.
     """
-    if row.state not in {"open", "expired"}:
+    if row.state not in {"open", "expired"} and not (approved_too and row.state == "approved"):
         return False
     row.state, row.decided_at = "superseded", unit.now
     unit.change(REVIEW, row)
