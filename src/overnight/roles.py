@@ -22,7 +22,13 @@ from overnight.app import open_app
 from overnight.brain import Brain
 from overnight.domain import BadInput
 from overnight.files import is_open_to_others
-from overnight.process_environment import MASTER_KEY, has_provider_key, load_settings_brain, outgoing_policy, take_secrets
+from overnight.process_environment import (
+    MASTER_KEY,
+    has_provider_key,
+    load_settings_brain,
+    outgoing_policy,
+    take_secrets,
+)
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 

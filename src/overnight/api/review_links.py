@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, urlsplit
 
 from overnight.domain import BadInput, Conflict, Forbidden, NotFound, OvernightError
-from overnight.gateway import HttpResponse, UnsupportedMediaType
+from overnight.gateway import HttpResponse
 from overnight.http_server import Headers
 from overnight.ledger import Ledger
 from overnight.notifications import LinkAnswer, ReviewLinks, link_page, problem_page

@@ -15,8 +15,8 @@ from overnight.http_server import Scope as AsgiScope
 from .problems import MethodNotAllowed
 
 Part = Literal["probes", "calls", "rest", "links"]
-"""`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application, `links`
-are the pages of one-time links."""
+"""`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application.
+`links` are the pages of one-time links."""
 
 
 class PathRoute(NamedTuple):

@@ -288,7 +288,7 @@ def rotate_master(by: By = None, json: Json = False) -> None:
       overnight keys rotate-master
     """
 
-    async def work(keys: Keys, store: Store, settings: Settings) -> tuple[str, int, int]:
+    async def work(keys: Keys, store: Store, _: Settings) -> tuple[str, int, int]:
         return await keys.rotate_master(operator(by), Addresses(store, keys.masters))
 
     master_id, count, others = with_keys(work)

@@ -181,7 +181,9 @@ class Addresses:
     def _checked(self, new: NewAddress) -> AddressOptions:
         """The options of a new address. Raises BadInput with the name of the field."""
         if not _NAME.fullmatch(new.name):
-            raise BadInput("name: expected 1 to 64 letters, digits and - _ . , since decisions by link are recorded with it")
+            raise BadInput(
+                "name: expected 1 to 64 letters, digits and - _ . , since decisions by link are recorded with it"
+            )
         if new.kind not in KINDS:
             raise BadInput(f"kind: expected one of {', '.join(KINDS)}")
         if new.links not in LINKS:

@@ -73,19 +73,19 @@ def problem_page(title: str, text: str) -> bytes:
 def _form(view: LinkView) -> str:
     # No answer is selected before: a program that presses the button of each form sends nothing.
     choices = "".join(
-        f"<label><input type=radio name=answer value={_quoted(verb)} required> <strong>{_text(verb)}</strong>: {_text(what)}</label>"
+        f"<label><input type=radio name=answer value={_quoted(verb)} required> "
+        f"<strong>{_text(verb)}</strong>: {_text(what)}</label>"
         for verb, what in view.answers.items()
     )
     text = ""
     if "answer" in view.answers:
-        text = (
-            f"<label>Text of the answer<textarea name=text rows=4 maxlength={MAX_NOTE}></textarea></label>"
-        )
+        text = f"<label>Text of the answer<textarea name=text rows=4 maxlength={MAX_NOTE}></textarea></label>"
     return (
         '<form method=post action="" autocomplete=off>'
         f"<input type=hidden name=digest value={_quoted(view.review.digest)}>"
         f"<fieldset><legend>Your answer</legend>{choices}</fieldset>{text}"
-        f"<label>Note (optional), which the job's timeline shows<textarea name=note rows=2 maxlength={MAX_NOTE}></textarea></label>"
+        "<label>Note (optional), which the job's timeline shows"
+        f"<textarea name=note rows=2 maxlength={MAX_NOTE}></textarea></label>"
         "<button type=submit>Send the answer</button></form>"
     )
 
@@ -94,7 +94,8 @@ def _key_needed(view: LinkView) -> str:
     review_id = _text(view.review.review_id)
     return (
         "<p>This link shows the review; it cannot decide it. To answer, use an API key with the scope reviews.decide:</p>"
-        f"<pre>POST /api/v1/reviews/{review_id}/decide</pre><p>or run <code>overnight reviews</code> on the machine of the ledger.</p>"
+        f"<pre>POST /api/v1/reviews/{review_id}/decide</pre>"
+        "<p>or run <code>overnight reviews</code> on the machine of the ledger.</p>"
     )
 
 

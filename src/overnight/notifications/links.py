@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from overnight.domain import BadInput, Conflict, NotFound
-from overnight.jobs import Decision, Operations
-from overnight.reviews import ReviewRow, answers_of, public_state, read_review
+from overnight.jobs import Operations
+from overnight.reviews import VERBS, Decision, ReviewRow, answers_of, public_state, read_review
 from overnight.store import Store, Unit, records_of
 
 from .commands import Locks
@@ -22,7 +22,7 @@ from .rows import LINK, SQL, AddressRow, LinkRow, options_of
 
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
-FORM_ANSWERS = frozenset({"approve", "reject", "answer", "not_done", "ack", "accept", "retry", "cancel", "continue", "stop", "done", "good", "bad"})
+FORM_ANSWERS = frozenset(VERBS) - {"edit"}
 """Answers that a form can give. An edit needs arguments that are checked, so it needs the API or the command line."""
 MAX_NOTE = 2000
 LinkState = Literal["open", "shown", "decided", "expired", "superseded", "stale"]

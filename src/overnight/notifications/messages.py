@@ -62,8 +62,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_sample:
             return "No answer is needed."
         return (
-            f"To answer, run `overnight reviews` on the machine of the ledger, or send POST /api/v1/reviews/{self.review_id}/decide"
-            " with a key that has the scope reviews.decide."
+            "To answer, run `overnight reviews` on the machine of the ledger, or send"
+            f" POST /api/v1/reviews/{self.review_id}/decide with a key that has the scope reviews.decide."
         )
 
 

@@ -13,10 +13,10 @@ import smtplib
 import socket
 import ssl
 import threading
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from datetime import UTC, datetime
 from typing import Any
 
 from overnight.outgoing import AddressPolicy, TlsFiles, tls_context
@@ -26,7 +26,8 @@ from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown
 from .rows import AddressOptions
 from .texts import one_line
 
-_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@{_LABEL}(\.{_LABEL})*")
 MAX_DETAIL = 20_000
 SECURITY = ("starttls", "tls", "none")
 
@@ -152,7 +153,7 @@ class _Session:
                 client.login(options.username, self._password)
             return self._transmit(client, content, where)
 
-    def _transmit(self, client: "_Client", content: bytes, where: str) -> Outcome:
+    def _transmit(self, client: _Client, content: bytes, where: str) -> Outcome:
         code, said = client.mail(self._options.sender)
         for recipient in self._options.to if code == 250 else ():
             code, said = client.rcpt(recipient)

@@ -17,9 +17,7 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode()
 
 
-def signed_headers(
-    message_id: str, timestamp_s: int, body: bytes, secrets: Iterable[str]
-) -> list[tuple[bytes, bytes]]:
+def signed_headers(message_id: str, timestamp_s: int, body: bytes, secrets: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """The headers of a delivery. With several secrets, as during a rotation, there is one signature for each.
 
     Args:

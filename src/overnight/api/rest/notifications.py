@@ -137,9 +137,7 @@ async def remove(call: Call, address: PathName) -> Answer:  # noqa: ARG001 - see
 )
 async def rotate(call: Call, address: PathName, body: SecretRotationBody) -> Answer:  # noqa: ARG001 - see PathName
     request, how = call.request, SecretRotation(overlap_ms=body.overlap_ms)
-    row, secret = await call.tools.addresses.rotate(
-        request.names[0], call.tenant_id, how, call.actor, request.key_id
-    )
+    row, secret = await call.tools.addresses.rotate(request.names[0], call.tenant_id, how, call.actor, request.key_id)
     return _with_secret(200, row, secret)
 
 
