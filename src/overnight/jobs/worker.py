@@ -14,6 +14,7 @@ from typing import Any
 
 from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
+from overnight.effects import expire_reviews
 from overnight.ledger import RENEWAL_INTERVAL_S, JobRow, Ledger, this_host
 from overnight.store import Store, statements
 
@@ -167,6 +168,7 @@ class Worker:
                     next_lost = loop.time() + RECOVERY_INTERVAL_S
                     await self._release_unowned()
                     await self._expire_dead_workers()
+                    await expire_reviews(self.store)
                 await self._deliver_signals()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)

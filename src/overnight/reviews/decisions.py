@@ -29,7 +29,7 @@ def decide_review(row: ReviewRow | None, decision: Decision, now: int) -> Decisi
     after the end of the review.
     """
     if row is None:
-        raise NotFound("review; `overnight reviews` lists open reviews")
+        raise NotFound("review; `overnight reviews` lists pending reviews")
     if decision.digest is not None and not hmac.compare_digest(decision.digest.encode(), row.digest.encode()):
         raise Conflict(
             f"{row.review_id} is stale: its digest is not the one of the card that was answered. Read it again"
@@ -68,7 +68,9 @@ def record_decision(unit: Unit, job: JobRow, row: ReviewRow, decision: Decision,
         return
     unit.change(REVIEW, row)
     event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=decision.by, attempt=job.attempt)
-    event.decision = {"approved": row.state == "approved", "answer": decision.answer}
+    event.decision = {"answer": decision.answer}
+    if (state := stored_state(decision.answer)) != "answered":
+        event.decision["approved"] = state == "approved"
     if decision.note:
         event.decision["note"] = decision.note
     event.detail = {"review_id": row.review_id, "review": row.kind, "digest": row.digest}
