@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from overnight.domain import FINISHED, Recorded, new_id
-from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, secrets_of
+from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, outgoing_policy, secrets_of
 from overnight.settings import Settings
 
 if TYPE_CHECKING:
@@ -240,23 +240,25 @@ class App:
 
     @asynccontextmanager
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
-        """Serve the sinks of the feed that the settings ask for, during the block. `owner` is the name of this process."""
+        """Serve the sinks of the feed, such as notifications, during the block. `owner` is the name of this process."""
         from overnight.ledger import serve_sink
+        from overnight.notifications import Sender, serve_notifications
         from overnight.telemetry import JsonLinesSink, LogFiles
 
-        folder = self.settings.event_log
-        if folder is None:
-            yield
-            return
-        by_tenant, most = self.settings.event_log_by == "tenant", self.settings.event_log_mb * 1_000_000
-        sink = JsonLinesSink(LogFiles(folder, by_tenant, most, self.settings.event_log_files))
-        serving = await serve_sink(self.store, sink, owner)
+        settings, folder = self.settings, self.settings.event_log
+        serving: list[asyncio.Task[None]] = []
+        if folder is not None:
+            by_tenant, most = settings.event_log_by == "tenant", settings.event_log_mb * 1_000_000
+            sink = JsonLinesSink(LogFiles(folder, by_tenant, most, settings.event_log_files))
+            serving.append(await serve_sink(self.store, sink, owner))
+        sender = Sender(masters_of(settings, self._secrets), outgoing_policy(settings))
+        serving.append(asyncio.create_task(serve_notifications(self.store, sender, owner, settings.public_url)))
         try:
             yield
         finally:
-            serving.cancel()
-            await asyncio.wait([serving])
-            sink.close()
+            for each in serving:
+                each.cancel()
+            await asyncio.wait(serving)
 
     async def close(self) -> None:
         await self._stack.aclose()

@@ -18,6 +18,7 @@ COMMANDS = {
     "brain": Entry(SETUP, "brain_versions:program", "Compare and list versions of the brain folder."),
     "reload": Entry(SETUP, "brain_versions:reload", "Make running gateways and workers load the current brain folder."),
     "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
+    "notifications": Entry(SETUP, "notifications:program", "Tell people about reviews by webhook, mail or Slack."),
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
     "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),

@@ -36,6 +36,8 @@ Event types that need an explanation:
     tool_unexecuted  the model asked for a tool call that no effect or result followed before the job ended
     review_expired   a review was not decided in time, which is not a rejection
     review_superseded a review does not apply any more: its job ended, its arguments or its rule changed
+    notification_sent a review was sent to an address of a person; `detail` names both
+    notification_failed a review could not be sent, or perhaps was: `error.class` is failed or unknown
     claim_checked    a statement in the final answer was compared with the effects; `decision.verdict`
 """
 
@@ -105,6 +107,8 @@ OTHER_EVENTS = (
     "review_expired",
     "review_superseded",
     "claim_checked",
+    "notification_sent",
+    "notification_failed",
 )
 EVENT_NAMES = frozenset(LIFECYCLE + MODEL + REVIEW_EVENTS + OTHER_EVENTS)
 
