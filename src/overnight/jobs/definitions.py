@@ -126,6 +126,12 @@ def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[l
     return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
 
 
+def converted(function: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Recorded arguments, converted to the annotated types where msgspec knows them."""
+    hints, _ = _annotations(function)
+    return {name: _convert(value, hints.get(name, Any)) for name, value in named.items()}
+
+
 def _convert(value: Any, hint: Any) -> Any:
     try:
         return msgspec.convert(value, hint)
