@@ -1,6 +1,7 @@
 """The receipt: every effect of a job tree, its state, and how it is known."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -49,10 +50,8 @@ def find_post(text: str, **_: object) -> object:
 
 
 async def tried(payment: str, usd: float) -> None:
-    try:
+    with contextlib.suppress(overnight.EffectFailed):
         await refund(payment, usd)
-    except overnight.EffectFailed:
-        pass
 
 
 @overnight.job
@@ -126,7 +125,7 @@ async def test_a_person_settles_an_unknown_effect(store: Store) -> None:
     made = await receipt_of(store, job)
     assert made["settled"]
     states = {entry["state"]: entry for entry in made["effects"]}
-    assert (states["committed"]["found_by"], states["committed"]["how"]) == ("confirmed", "mia")
+    assert (states["committed"]["found_by"], states["committed"]["how"]) == ("confirmed", "confirmed by mia")
     assert (states["rejected"]["decided_by"], states["rejected"]["reason"]) == ("mia", "fraud case")
     lines = "\n".join(await text_of(store, job))
     assert "re_81" in lines
@@ -144,7 +143,7 @@ async def test_a_status_check_confirms_and_children_are_included(store: Store) -
         2,
         True,
         "confirmed",
-        "the status check",
+        "confirmed by the status check",
     )
     assert entry["job_id"] != job.job_id
     assert (await text_of(store, job))[1].endswith(f"confirmed by the status check  child {entry['job_id']}")

@@ -1,5 +1,6 @@
 """`overnight receipt`: what jobs did to the world, and how Overnight knows it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -7,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from overnight.domain import NotFound
-from overnight.jobs import add_folder
 from overnight.ledger import JobRow, Ledger
 from overnight.reports import (
     EffectEntry,
@@ -20,7 +20,6 @@ from overnight.reports import (
     public_effect,
     public_receipt,
     sum_counts,
-    verify_entries,
 )
 from overnight.settings import Settings
 from overnight.story import verification_lines
@@ -72,8 +71,6 @@ def receipt(
 
     async def work(ledger: Ledger, settings: Settings) -> None:
         tenant_id, now = tenant_of(tenant, settings), ledger.store.clock()
-        if verify:
-            add_folder(".")
         if key:
             entries = await load_effects_of_key(ledger, tenant_id, key)
             if not entries:
@@ -99,7 +96,14 @@ def receipt(
 
 
 async def _verified(wanted: bool, entries: Sequence[EffectEntry], now_us: int) -> _Found:
-    return await verify_entries(entries, now_us) if wanted else {}
+    if not wanted:
+        return {}
+    # Only this option needs the code of jobs.
+    from overnight.jobs import add_folder
+    from overnight.reports.verification import verify_entries
+
+    add_folder(os.getcwd())
+    return await verify_entries(entries, now_us)
 
 
 def _with(shown: dict[str, Any], found: _Found) -> dict[str, Any]:

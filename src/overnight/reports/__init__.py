@@ -13,9 +13,9 @@ from .records import (
     PendingReview,
     Receipt,
     UnexecutedCall,
+    Verification,
     WaitsFor,
 )
-from .verification import Verification, verify_entries
 
 __all__ = [
     "OPEN",
@@ -34,5 +34,4 @@ __all__ = [
     "public_effect",
     "public_receipt",
     "sum_counts",
-    "verify_entries",
 ]

@@ -127,6 +127,9 @@ class ReceiptAssembly:
             [*self._entries.values(), *self._without_row],
             key=lambda entry: (entry.since, self._order.get(entry.effect_key or "", 0)),
         )
+        if self._listed:
+            known = Counter(entry.found_by for entry in self._entries.values())
+            self._found_by = Counter({source: number for source, number in known.items() if source is not None})
         open_effects = sum(self._counts[state] for state in OPEN)
         return Receipt(
             job_id=job.job_id,

@@ -11,7 +11,6 @@ from overnight.effects import EffectRow
 from .records import EffectEntry, PendingReview, WaitsFor
 
 MAX_ARGUMENTS = 16 * 1024
-_CONFIRMED = "confirmed by "
 
 
 class ReviewFacts(msgspec.Struct, frozen=True):
@@ -93,10 +92,9 @@ def add_event(entry: EffectEntry, event: Recorded) -> None:
             entry.arguments = _bounded(event.content)
         case "tool_succeeded" if not detail.get("replayed") and entry.state == "committed":
             why = str(decision.get("why") or "")
-            entry.how = why.removeprefix(_CONFIRMED)
-            entry.decided_by = facts.actor or entry.decided_by
-            if entry.found_by is None:  # written by an earlier version
-                entry.found_by = "confirmed" if why else "executed"
+            entry.how, entry.decided_by = why, facts.actor or entry.decided_by
+            # Earlier versions wrote no source, and the migration of their rows could not read the log.
+            entry.found_by = detail.get("source") or ("confirmed" if why else "executed")
         case "tool_failed":
             entry.how, entry.decided_by = str(decision.get("why") or ""), facts.actor
             entry.error_class = facts.error.error_class if facts.error is not None else None

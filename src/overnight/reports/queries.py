@@ -1,7 +1,12 @@
-"""Bounded reads of what a receipt is made of."""
+"""Bounded reads of what a receipt is made of.
+
+Wire formats are imported where they are needed, since every command that reads jobs imports this module.
+"""
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -9,10 +14,12 @@ from overnight.domain import NotFound, Recorded
 from overnight.effects import EffectRow
 from overnight.ledger import JobRow, Ledger, parse_reference, recorded
 from overnight.store import Statement, records_of, statements
-from overnight.wire_formats.tool_calls import ToolCallRef, asked_tools, assistant_text, tool_results
 
 from .entries import ReviewFacts, TreeJob
 from .unexecuted import AskedCall
+
+if TYPE_CHECKING:
+    from overnight.wire_formats.tool_calls import ToolCallRef
 
 SQL = statements("overnight.reports")
 PAGE = 500
@@ -131,6 +138,8 @@ async def read_requests(ledger: Ledger, job_id: str, into: Conversations) -> Non
 
 async def read_asked(ledger: Ledger, job_id: str) -> list[AskedCall]:
     """The tool calls in the recorded answers of a job, oldest first."""
+    from overnight.wire_formats.tool_calls import asked_tools
+
     found: list[AskedCall] = []
     async for event in _events(ledger, SQL["list_tool_answers"], job_id):
         answer = await _answer(ledger, event)
@@ -142,6 +151,8 @@ async def read_asked(ledger: Ledger, job_id: str) -> list[AskedCall]:
 
 async def read_results(ledger: Ledger, tenant_id: str, heads: dict[int, set[str]]) -> list[ToolCallRef]:
     """The results of tools in all messages of conversations; each message is read once, a hundred at a time."""
+    from overnight.wire_formats.tool_calls import tool_results
+
     found: list[ToolCallRef] = []
     for month, digests in heads.items():
         place = {"tenant_id": tenant_id, "month": month}
@@ -165,6 +176,8 @@ async def final_text(ledger: Ledger, job: JobRow) -> str:
         return value if isinstance(value, str) else bytes(job.result).decode("utf-8", "replace")
     if job.runtime != "foreign":
         return ""
+    from overnight.wire_formats.tool_calls import assistant_text
+
     rows = await ledger.store.read(SQL["read_last_answer"], {"job_id": job.job_id})
     return assistant_text(await _answer(ledger, recorded(job.job_id, rows[0]))) if rows else ""
 

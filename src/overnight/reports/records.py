@@ -95,6 +95,18 @@ class CheckedClaim(msgspec.Struct, frozen=True, kw_only=True):
     found_by: str | None = None
 
 
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What the status check says now: done, not_done, cannot_tell; or unverifiable here, and `why`.
+
+    `is_early`: a call that is not done may still take effect.
+    """
+
+    outcome: str
+    provider_id: str | None = None
+    why: str = ""
+    is_early: bool = False
+
+
 class Receipt(msgspec.Struct, kw_only=True):
     """The receipt of a job and its child jobs.
 

@@ -1,6 +1,5 @@
 """The claim rules of a job: given with the job, or those of its agent in the brain version that the job began with."""
 
-from overnight.brain import read_agent
 from overnight.domain import BadInput, NotFound
 from overnight.domain.claim_rules import ClaimRule, claim_rules
 from overnight.ledger import JobRow, Ledger, find_brain_version, read_brain_file
@@ -29,5 +28,8 @@ async def _of_agent(ledger: Ledger, job: JobRow) -> tuple[ClaimRule, ...]:
         body = await read_brain_file(ledger.store, version, path)
     except NotFound:
         return ()
+    # Most jobs have no such file, and every command that reads jobs imports this module.
+    from overnight.brain import read_agent
+
     definition, _ = read_agent(path, job.agent_id, body.decode("utf-8", "replace"))
     return definition.claims if definition is not None else ()

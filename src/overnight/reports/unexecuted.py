@@ -1,13 +1,17 @@
 """Tool calls that a model asked for and nothing followed. Pure."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from overnight.wire_formats.tool_calls import ToolCallRef
-
 from .records import UnexecutedCall
+
+if TYPE_CHECKING:
+    from overnight.wire_formats.tool_calls import ToolCallRef
 
 
 class AskedCall(msgspec.Struct, frozen=True, kw_only=True):

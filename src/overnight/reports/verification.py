@@ -1,26 +1,15 @@
-"""Status checks of unknown effects, run again for a receipt. They change nothing."""
+"""Status checks of unknown effects, run again for a receipt. They change nothing.
+
+Not part of the package's front: it imports `jobs`, which other readers of receipts do not need.
+"""
 
 from collections.abc import Iterable
 
-import msgspec
-
 from overnight.jobs import StatusReport, Unverifiable, check_status
 
-from .records import EffectEntry
+from .records import EffectEntry, Verification
 
 MAX_CHECKED = 100
-
-
-class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What the status check says now: done, not_done, cannot_tell; or unverifiable here, and `why`.
-
-    `is_early`: a call that is not done may still take effect.
-    """
-
-    outcome: str
-    provider_id: str | None = None
-    why: str = ""
-    is_early: bool = False
 
 
 async def verify_entries(entries: Iterable[EffectEntry], now_us: int) -> dict[str, Verification]:

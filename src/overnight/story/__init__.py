@@ -8,7 +8,7 @@ from .advice import Advice, advise, needs_person, waiting_list
 from .lines import Header, Line, Shown, Timeline
 from .loader import JobTree, load_job_tree, tree_costs
 from .public import public_job, public_timeline, read_traceback
-from .receipt_text import ReceiptLine, effect_line, receipt_head, receipt_lines, verification_lines
+from .receipt_text import ReceiptLine, effect_line, receipt_counts, receipt_head, receipt_lines, verification_lines
 from .render import build_timeline
 from .text import (
     actor_text,
@@ -50,6 +50,7 @@ __all__ = [
     "public_job",
     "public_timeline",
     "read_traceback",
+    "receipt_counts",
     "receipt_head",
     "receipt_lines",
     "show_times_in",

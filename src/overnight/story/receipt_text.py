@@ -40,11 +40,15 @@ class ReceiptLine(msgspec.Struct, frozen=True):
 def receipt_head(receipt: Receipt) -> str:
     """The first line: the job, its state, and its effects by state."""
     name = f"{receipt.job_id} {clean(receipt.name, 60)} {receipt.state}"
-    return f"{name}: {', '.join(counted(receipt)) or none_text(receipt)}"
+    return f"{name}: {receipt_counts(receipt)}"
 
 
-def counted(receipt: Receipt) -> list[str]:
+def receipt_counts(receipt: Receipt) -> str:
     """The numbers of effects by state, and of the reported ones apart from those that Overnight knows to be done."""
+    return ", ".join(_counted(receipt)) or none_text(receipt)
+
+
+def _counted(receipt: Receipt) -> list[str]:
     counts = dict(receipt.counts)
     reported = receipt.found_by.get("reported", 0)
     if "committed" in counts:
@@ -76,7 +80,8 @@ def receipt_lines(receipt: Receipt, now_us: int, *, with_content: bool = True) -
         yield effect_line(entry, now_us, receipt.job_id, with_content=with_content)
         if entry.duplicates:
             ids = ", ".join(clean(each, 60) for each in entry.duplicates)
-            yield ReceiptLine("!", f"{clean(entry.tool, 60)} was done again: {ids}")
+            card = f" ({entry.waits_for.review_id})" if entry.waits_for is not None else ""
+            yield ReceiptLine("!", f"{clean(entry.tool, 60)} was reported done again: {ids}{card}")
     if receipt.more:
         yield ReceiptLine("·", f"{receipt.more:,} more effects: overnight audit effects --job {receipt.job_id}")
     for review in receipt.reviews:
@@ -156,7 +161,7 @@ def _found_text(entry: EffectEntry) -> str:
     if entry.found_by == "reported":
         return "reported by the program, not checked"
     if entry.found_by == "confirmed":
-        return f"confirmed by {clean(entry.how, 60)}" if entry.how else "confirmed"
+        return clean(entry.how, 80) or "confirmed"
     return "executed" + (", with edited arguments" if entry.edited else "")
 
 
