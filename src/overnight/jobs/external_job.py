@@ -20,6 +20,7 @@ from typing import Any
 from overnight import effects
 from overnight.budgets import Limit, Policy
 from overnight.domain import BudgetStopped, Conflict, Event, Fenced, check_identifier, new_id
+from overnight.domain.claim_rules import ClaimRule
 from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
@@ -65,7 +66,9 @@ class ExternalJob:
         base_url: str,
         api_key: str | None = None,
         policy: Policy | None = None,
+        claims: Sequence[ClaimRule] = (),
     ) -> None:
+        self.claims = claims
         self.tool_limits = ToolLimits(policy, Ledger(store))
         self.job: JobRow | None = None
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
@@ -98,6 +101,7 @@ class ExternalJob:
             agent_id=scope.agent_id,
             workflow=scope.workflow,
             state="running",
+            claims=self.claims,
         )
         job, fresh = self.store.commit_blocking(CreateJob(new))
         if not fresh:

@@ -31,7 +31,8 @@ def find_statements(rules: Iterable[ClaimRule], text: str) -> list[Statement]:
         try:
             for matched, groups in LinearPattern(rule.text).find_all(text[:MAX_TEXT], MAX_PER_RULE):
                 # Without groups, one effect of the tool supports all matches of the rule.
-                found.setdefault((rule, *sorted(groups.items())), Statement(rule, matched, groups))
+                known = sorted((name, _plain(value)) for name, value in groups.items())
+                found.setdefault((rule, *known), Statement(rule, matched, groups))
         except PatternTooSlow:
             found[(rule,)] = Statement(rule, "", {}, is_read=False)
         except ValueError:
@@ -88,7 +89,16 @@ def _verdict(statement: Statement, entries: Mapping[str, EffectEntry]) -> Checke
 
 
 def _equals(value: Any, text: str) -> bool:
-    """Whether an argument is what the text says: the same text, or the same number."""
+    """Whether an argument is what the text says: the same text, or the same number; a sentence may end with it."""
+    plain = _plain(text)
+    return _is_same(value, text) or (plain != text and _is_same(value, plain))
+
+
+def _plain(text: str) -> str:
+    return text.rstrip(".,;:!?)")
+
+
+def _is_same(value: Any, text: str) -> bool:
     if isinstance(value, bool) or value is None:
         return text.lower() == msgspec.json.encode(value).decode()
     if isinstance(value, str) and value == text:

@@ -39,8 +39,9 @@ class ReceiptLine(msgspec.Struct, frozen=True):
 
 def receipt_head(receipt: Receipt) -> str:
     """The first line: the job, its state, and its effects by state."""
-    name = f"{receipt.job_id} {clean(receipt.name, 60)} {receipt.state}"
-    return f"{name}: {receipt_counts(receipt)}"
+    # An external program's job is known by the id that the program gave.
+    named = receipt.external_id if receipt.runtime == "foreign" and receipt.external_id else receipt.name
+    return f"{receipt.job_id} {clean(named, 60)} {receipt.state}: {receipt_counts(receipt)}"
 
 
 def receipt_counts(receipt: Receipt) -> str:
