@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -340,12 +340,14 @@ def attach(
     tenant_id: str | None = None,
     base_url: str | None = None,
     settings: Settings | None = None,
+    assert_effects: Sequence[Mapping[str, str]] = (),
 ) -> Any:
     """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields an ExternalJob.
 
     `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
-    OVERNIGHT_API_KEY, else OPENAI_API_KEY.
+    OVERNIGHT_API_KEY, else OPENAI_API_KEY. `assert_effects`: as for `overnight.job`, about the last text of a model.
     """
+    from overnight.domain.claim_rules import claim_rules
     from overnight.jobs import ExternalJob, check_identifiers
     from overnight.store import open_store
 
@@ -353,8 +355,9 @@ def attach(
     external_id, tenant = check_identifiers(external_id, tenant_id or chosen.tenant_id)
     key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
+    claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as attached,
+        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims) as attached,
     ):
         yield attached
