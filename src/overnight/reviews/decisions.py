@@ -29,7 +29,7 @@ def decide_review(row: ReviewRow | None, decision: Decision, now: int) -> Decisi
     after the end of the review.
     """
     if row is None:
-        raise NotFound("review; `overnight reviews` lists open reviews")
+        raise NotFound("review; `overnight reviews` lists pending reviews")
     if decision.digest is not None and not hmac.compare_digest(decision.digest.encode(), row.digest.encode()):
         raise Conflict(
             f"{row.review_id} is stale: its digest is not the one of the card that was answered. Read it again"
