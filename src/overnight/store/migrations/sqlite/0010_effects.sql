@@ -28,3 +28,9 @@ ALTER TABLE effect ADD COLUMN approval_id TEXT;
 -- Pages of reviews, in the order of their requests.
 CREATE INDEX review_pending ON review (tenant_id, review_id) WHERE state = 'open';
 CREATE INDEX review_tenant ON review (tenant_id, review_id);
+
+-- The event `tool_called` of the last claim, which has the arguments.
+ALTER TABLE effect ADD COLUMN called_seq INTEGER;
+
+-- Pages of effects over HTTP, newest first.
+CREATE INDEX effect_tenant ON effect (tenant_id, effect_id);
