@@ -119,7 +119,7 @@ async def decided_wakes(store: Store, wakes: int) -> tuple[list[float], list[flo
     asked: list[tuple[str, int]] = []
     for review in random.Random(wakes).sample(await list_reviews(store, most=20_000), wakes):
         began = time.time_ns() // 1000
-        await operations.decide(review.review_id, Decision(True, "bench"))
+        await operations.decide(review.review_id, Decision("approve", "bench"))
         asked.append((review.job_id, began))
         await asyncio.sleep(random.uniform(0.01, 0.04))
     await in_state(store, "succeeded", wakes)

@@ -69,19 +69,18 @@ class Operating:
     async def decide_review(
         self,
         review_id: str,
-        approved: bool,
+        answer: str,
         by: str,
         note: str | None = None,
-        done: bool | None = None,
+        *,
         provider_id: str | None = None,
         result: bytes | None = None,
     ) -> "ReviewRow":
-        """Decide a review. `done`, `provider_id` and `result` (JSON) apply to effects with unknown outcome."""
-        from overnight.jobs import Decision
+        """Decide a review as the operator. `provider_id` and `result` (JSON) are for `done`."""
+        from overnight.reviews import Decision
 
-        return await self._jobs.decide(
-            review_id, Decision(approved=approved, by=by, note=note, done=done, provider_id=provider_id, result=result)
-        )
+        decision = Decision(answer, by, note, provider_id=provider_id, result=result)
+        return await self._jobs.decide(review_id, decision)
 
     async def workers_alive(self) -> int:
         return await self._jobs.workers_alive()

@@ -101,7 +101,7 @@ async def decide(served: Served, job_id: str, note: str, *, approved: bool) -> N
             if "review_id" in waits[0]:  # it may wait for its child first
                 break
             await asyncio.sleep(0.01)
-    decision = Decision(approved, "ann", note=f"{MARK}-{note}")
+    decision = Decision("approve" if approved else "reject", "ann", note=f"{MARK}-{note}")
     await Operations(served.store).decide(waits[0]["review_id"], decision)
 
 

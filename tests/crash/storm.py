@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from overnight.brain import load_brain
-from overnight.domain import OvernightError
 from overnight.gateway import Gateway, PriceBook
 from overnight.jobs import Decision, Operations
 from overnight.reviews import ReviewRow, list_reviews
@@ -193,8 +192,13 @@ class Storm:
             await asyncio.sleep(0.1)
 
     async def _decide(self, review: ReviewRow) -> None:
-        self.seen.persons[review.kind] += 1
-        decision = Decision(approves(review.question), "ann")
+        if review.kind == "divergence":
+            return  # see `_look_after`
+        self.seen.persons["poison" if review.kind == "code" else review.kind] += 1
+        if review.kind == "code":
+            await self.operations.decide(review.review_id, Decision("retry", "ann"))
+            return
+        decision = Decision("approve" if approves(review.question) else "reject", "ann")
         if review.kind == "quarantine":
             decision = await self._find_out(msgspec.json.decode(review.detail))
         await self.operations.decide(review.review_id, decision)
@@ -204,18 +208,14 @@ class Storm:
         deed = await self.outside.settled(detail["effect_key"])
         if deed is not None:
             result = msgspec.json.encode(deed.value)
-            return Decision(True, "ann", done=True, provider_id=str(deed.number), result=result)
+            return Decision("done", "ann", provider_id=str(deed.number), result=result)
         if rejects(subject):
             self.seen.rejected.add(subject)
-            return Decision(False, "ann", note="not any more")
-        return Decision(True, "ann", done=False)
+            return Decision("reject", "ann", note="not any more")
+        return Decision("not_done", "ann")
 
     async def _look_after(self, job_id: str, wait: dict[str, Any]) -> None:
-        if wait["for"] == "quarantine" and "review_id" not in wait:
-            self.seen.persons["poison"] += 1
-            with contextlib.suppress(OvernightError):
-                await self.operations.resume(job_id, "ann")
-        elif wait["for"] == "divergence":
+        if wait["for"] == "divergence":
             self.seen.faults.append(f"{job_id} diverged: {wait}")
             await self.operations.cancel(job_id, "ann")
 

@@ -53,7 +53,7 @@ async def test_rejection_reaches_a_running_job(store: Store) -> None:
             while "review_requested" not in await story(store, job.job_id):
                 await asyncio.sleep(0.01)
         review = (await list_reviews(store))[0]
-        await operations.decide(review.review_id, overnight_decision(approved=False))
+        await operations.decide(review.review_id, overnight_decision(answer="reject"))
         world["go"] = True
         job = await rest(store, job.job_id)
     assert (job.state, job.result) == ("succeeded", b'"rejected"')
@@ -70,7 +70,7 @@ async def test_retry_of_a_job_repeats_a_rejected_effect(store: Store) -> None:
     job = await operations.create(sends_once)
     async with working(store):
         job = await rest(store, job.job_id)
-        await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=False))
+        await operations.decide(job.waits[0]["review_id"], overnight_decision(answer="reject"))
         job = await rest(store, job.job_id, "failed")
         assert done == ["bob"]
         await operations.resume(job.job_id, "ann")
@@ -83,7 +83,7 @@ async def test_rejection_holds_for_a_restarted_external_program(store: Store, st
     with pytest.raises(JobParked), overnight.attach("nightly", settings=settings):
         await send("cem")
     review = (await list_reviews(store))[0]
-    await Operations(store).decide(review.review_id, overnight_decision(approved=False, note="wrong customer"))
+    await Operations(store).decide(review.review_id, overnight_decision(answer="reject", note="wrong customer"))
     for _ in range(2):
         with (
             overnight.attach("nightly", settings=settings),

@@ -98,9 +98,9 @@ async def test_unknown_outcome_without_status_check_parks(store: Store, trouble:
     async with working(store):
         job = await rest(store, job.job_id)
         assert (job.state, job.waits[0]["review_id"]) == ("parked", review_id)
-        with pytest.raises(BadInput, match="--done"):
-            await operations.decide(review_id, Decision(True, "ann"))
-        await operations.decide(review_id, Decision(True, "ann", done=True, provider_id="m-1", result=b'"as ann saw"'))
+        with pytest.raises(BadInput, match="`done`"):
+            await operations.decide(review_id, Decision("approve", "ann"))
+        await operations.decide(review_id, Decision("done", "ann", provider_id="m-1", result=b'"as ann saw"'))
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert job.result == b'["as ann saw"]'
     assert len(sent) == 1
@@ -111,7 +111,7 @@ async def test_second_unknown_outcome_requests_a_second_review(store: Store) -> 
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
     first = job.waits[0]["review_id"]
-    await operations.decide(first, Decision(True, "ann", done=False))
+    await operations.decide(first, Decision("not_done", "ann"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert job.state == "parked"
@@ -123,7 +123,7 @@ async def test_decision_not_done_repeats_the_effect(store: Store) -> None:
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
     mood["value"] = "fine"
-    await Operations(store).decide(job.waits[0]["review_id"], Decision(True, "ann", done=False))
+    await Operations(store).decide(job.waits[0]["review_id"], Decision("not_done", "ann"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert job.state == "succeeded"
@@ -134,7 +134,7 @@ async def test_decision_not_done_repeats_the_effect(store: Store) -> None:
 async def test_rejection_raises_in_the_code(store: Store) -> None:
     mood["value"] = "breaks"
     job = await run(store, sends, ["a"])
-    await Operations(store).decide(job.waits[0]["review_id"], Decision(False, "ann", note="wrong customer"))
+    await Operations(store).decide(job.waits[0]["review_id"], Decision("reject", "ann", note="wrong customer"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert job.state == "failed"
@@ -154,7 +154,7 @@ async def test_a_decision_reaches_a_running_job(store: Store) -> None:
         mood["value"] = "fine"
         assert review.facts.detail is not None
         assert (await ledger.job(job.job_id)).state == "running"
-        await operations.decide(review.facts.detail["review_id"], Decision(True, "ann", done=True, result=b'"ok"'))
+        await operations.decide(review.facts.detail["review_id"], Decision("done", "ann", result=b'"ok"'))
         mood["go"] = "on"
         job = await rest(store, job.job_id)
     assert job.result == b'"ok"'

@@ -17,9 +17,9 @@ from hypothesis.stateful import (
 
 from machine_parts import UnderJob, examples, make_job, rows
 from overnight import effects
-from overnight.domain import BadInput, Conflict, ErrorFacts
+from overnight.domain import Conflict, ErrorFacts, NotFound
 from overnight.ledger import JOB, JobRow
-from overnight.reviews import REVIEW, decide_review, request_review
+from overnight.reviews import REVIEW, Decision, decide_review, request_review
 from overnight.store import Store, Unit, open_store
 
 OWNERS = ("worker-1", "worker-2")
@@ -222,9 +222,13 @@ class Reviews(RuleBasedStateMachine):
     def answer(self, review_id: str, approved: bool, by: str, mine: bool) -> None:
         def act(unit: Unit, job: JobRow) -> None:
             row = unit.get(REVIEW, review_id)
-            unit.change(REVIEW, decide_review(row, approved=approved, by=by, note=None, now=unit.now))
+            decide_review(row, Decision("approve" if approved else "reject", by), unit.now)
+            unit.change(REVIEW, row)
 
         command = UnderJob(self.job_id, act, [(REVIEW, review_id)])
+        if self.states[review_id][0] == ("approved" if approved else "rejected"):
+            self.stores[mine].commit_blocking(command)  # the same answer again changes nothing
+            return
         if self.states[review_id][0] != "open":
             with pytest.raises(Conflict, match=f"already .* by {self.states[review_id][1]}"):
                 self.stores[mine].commit_blocking(command)
@@ -235,9 +239,9 @@ class Reviews(RuleBasedStateMachine):
     @rule(review_id=consumes(asked))
     def answer_what_nobody_asked(self, review_id: str) -> None:
         def act(unit: Unit, job: JobRow) -> None:
-            decide_review(unit.get(REVIEW, review_id + "x"), approved=True, by="ann", note=None, now=unit.now)
+            decide_review(unit.get(REVIEW, review_id + "x"), Decision("approve", "ann"), unit.now)
 
-        with pytest.raises(BadInput, match="not found"):
+        with pytest.raises(NotFound, match="review"):
             self.stores[0].commit_blocking(UnderJob(self.job_id, act, [(REVIEW, review_id + "x")]))
 
     @invariant()

@@ -109,7 +109,7 @@ async def test_decided_loop_review_is_not_requested_again(
         monkeypatch.undo()
         assert (await one.ask(headers=headers)).status_code == 409
         [review] = await list_reviews(store)
-        await Operations(store).decide(review.review_id, Decision(True, "ann"))
+        await Operations(store).decide(review.review_id, Decision("approve", "ann"))
         await meeting.looked.wait()
         assert (await slow).status_code == 200
         assert (await other.story("j")).count("review_requested") == 1

@@ -232,7 +232,7 @@ async def test_external_child_of_job_code_neither_wakes_nor_diverges_it(
         parked = await served.ledger.job(job.job_id)
         assert (parked.state, parked.lease_epoch) == ("parked", epoch)
         (review,) = await list_reviews(store)
-        await Operations(store).decide(review.review_id, Decision(approved=True, by="ann"))
+        await Operations(store).decide(review.review_id, Decision("approve", by="ann"))
         ended = await rest(served, job.job_id)
         assert (ended.state, ended.result) == ("succeeded", b'"done"')
         assert [each[0] for each in await child_events(served, job.job_id, "default")] == [

@@ -68,7 +68,7 @@ async def test_each_branch_has_its_own_record(store: Store) -> None:
         while not (reviews := await list_reviews(store)):
             await asyncio.sleep(0.01)
         await rest(store, job.job_id, "parked")
-    await Operations(store).decide(reviews[0].review_id, overnight_decision(approved=True))
+    await Operations(store).decide(reviews[0].review_id, overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert job.state == "succeeded", job.error

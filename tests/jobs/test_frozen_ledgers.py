@@ -60,7 +60,7 @@ async def test_a_waiting_job_of_an_earlier_ledger_goes_on(frozen_url: str) -> No
         job = await Ledger(store).job("waiting")
         (review,) = await list_reviews(store, job_id=job.job_id)
         assert review.digest == digest_of(review.kind, review.question, review.detail, review.digest_key)
-        await Operations(store).decide(job.waits[0]["review_id"], Decision(True, "ann"))
+        await Operations(store).decide(job.waits[0]["review_id"], Decision("approve", "ann"))
         history_jobs.world.clear()
         async with working(store):
             job = await rest(store, job.job_id, "succeeded", "failed")

@@ -67,7 +67,7 @@ async def test_approval_parks_and_continues_without_repetition(store: Store) -> 
     assert job.state == "parked"
     assert [wait["for"] for wait in job.waits] == ["approval"]
     review_id = job.waits[0]["review_id"]
-    await operations.decide(review_id, overnight_decision(approved=True))
+    await operations.decide(review_id, overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert job.result == b'[42,true,"ann",2]'
@@ -92,7 +92,7 @@ async def test_job_parks_inside_gather(store: Store) -> None:
         assert parked.state == "parked"
         assert len(parked.waits) == 3
         for wait in parked.waits:
-            await operations.decide(wait["review_id"], overnight_decision(approved=True))
+            await operations.decide(wait["review_id"], overnight_decision(answer="approve"))
         finished = await rest(store, job.job_id, *FINISHED)
     assert finished.result == b"[[0,true,20],[2,true,22],[4,true,24],14]"
     assert sorted(done) == [0, 1, 2, 7, 10, 11, 12]
@@ -165,7 +165,7 @@ async def values() -> list[Any]:
 async def test_values_are_the_same_after_a_recovery(store: Store) -> None:
     job = await run(store, values)
     recorded = [e.content for e in await Ledger(store).events(job.job_id) if e.facts.event == "value_recorded"]
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id, *FINISHED)
     assert recorded[0] is not None
@@ -265,7 +265,7 @@ async def test_changed_code_parks_with_a_diff_and_resumes_when_fixed(store: Stor
     operations = Operations(store)
     version[0] = "one"
     job = await run(store, changes)
-    await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await operations.decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     version[0] = "two"
     async with working(store):
         job = await rest(store, job.job_id, "parked", *FINISHED)
@@ -364,7 +364,7 @@ async def nested() -> int:
 async def test_step_that_parks_continues_inside(store: Store) -> None:
     job = await run(store, nested)
     assert (job.state, job.waits[0]["for"]) == ("parked", "approval")
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id, *FINISHED, "parked")
     assert job.result == b"11"
@@ -397,7 +397,7 @@ async def test_retried_step_re_runs_after_a_recovery(store: Store) -> None:
         for _ in range(3):
             job = await rest(store, job.job_id)
             assert job.state == "parked"
-            await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+            await operations.decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
             async with asyncio.timeout(10):
                 while (job := await Ledger(store).job(job.job_id)).state in {"queued", "running"}:
                     await asyncio.sleep(0.01)
@@ -489,11 +489,11 @@ async def test_decisions_reach_branches_in_any_order(store: Store) -> None:
         events = await Ledger(store).events(job.job_id)
         review = next(e.facts.detail for e in events if e.facts.event == "review_requested")
         assert review is not None
-        await operations.decide(review["review_id"], overnight_decision(approved=True))
+        await operations.decide(review["review_id"], overnight_decision(answer="approve"))
         done.append("open")
         job = await rest(store, job.job_id)
         assert job.state == "parked"
-        await operations.decide(job.waits[0]["review_id"], overnight_decision(approved=False))
+        await operations.decide(job.waits[0]["review_id"], overnight_decision(answer="reject"))
         job = await rest(store, job.job_id, *FINISHED)
     assert job.result == b"[true,false]"
 
@@ -552,7 +552,7 @@ async def catches_late() -> str:
 
 async def test_failure_is_equal_live_and_replayed(store: Store) -> None:
     job = await run(store, catches_late)
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert job.result == b'"ValueError"'

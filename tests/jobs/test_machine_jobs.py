@@ -95,11 +95,12 @@ class Jobs(RuleBasedStateMachine):
 
     def _decision(self, review: Any) -> Decision:
         if review.kind == "approval":
-            return Decision(True, "ann", note=f"note-{self.world.nonce()}")
+            return Decision("approve", "ann", note=f"note-{self.world.nonce()}")
         key = msgspec.json.decode(review.detail)["effect_key"]
         done = self.world.done.get(key)
-        result = msgspec.json.encode(done) if done is not None else None
-        return Decision(True, "ann", done=done is not None, result=result)
+        if done is None:
+            return Decision("not_done", "ann")
+        return Decision("done", "ann", result=msgspec.json.encode(done))
 
     @rule()
     def time_passes(self) -> None:
@@ -431,7 +432,7 @@ async def test_external_events_keep_their_recorded_order(store: Store) -> None:
     async with asyncio.timeout(20):
         while not (reviews := await list_reviews(store)) or not await _has(ledger, job.job_id, "step_started"):
             await asyncio.sleep(0.01)
-        await operations.decide(reviews[0].review_id, Decision(True, "ann"))
+        await operations.decide(reviews[0].review_id, Decision("approve", "ann"))
         gates["work"].set()
         while not await _has(ledger, job.job_id, "step_committed", "told"):
             await asyncio.sleep(0.01)

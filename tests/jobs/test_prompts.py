@@ -100,7 +100,7 @@ async def rest(app: App, job_id: str, *states: str) -> JobRow:
 
 async def approve(app: App) -> None:
     for review in await list_reviews(app.store):
-        await app.operations.decide_review(review.review_id, approved=True, by="ann")
+        await app.operations.decide_review(review.review_id, "approve", by="ann")
 
 
 async def change(app: App, home: Path, store_url: str, routing: str = ROUTING) -> str:

@@ -28,7 +28,7 @@ async def park_and_recover(store: Store, function: JobFunction[..., Any], *args:
         parked = await rest(store, job.job_id)
     assert [wait["for"] for wait in parked.waits] == ["approval"]
     async with working(store):
-        await operations.decide(parked.waits[0]["review_id"], overnight_decision(approved=True))
+        await operations.decide(parked.waits[0]["review_id"], overnight_decision(answer="approve"))
         return await rest(store, job.job_id, "succeeded", "failed", "parked")
 
 
@@ -118,7 +118,7 @@ async def test_large_answers_are_replayed(store_url: str, tmp_path: Path) -> Non
             job = await operations.create(long_answers, (4,))
             async with app.working():
                 parked = await rest(app.store, job.job_id)
-            await operations.decide(parked.waits[0]["review_id"], overnight_decision(approved=True))
+            await operations.decide(parked.waits[0]["review_id"], overnight_decision(answer="approve"))
             async with app.working():
                 job = await rest(app.store, job.job_id)
         assert (job.state, job.result, job.waits) == ("succeeded", b"[119999,119999,119999,119999]", [])
@@ -222,8 +222,8 @@ async def test_unknown_interrupted_effect_requests_a_review(store: Store) -> Non
     async with working(store):
         await rest(store, job.job_id)
         reviews = {review.kind: review for review in await list_reviews(store)}
-        decision = Decision(True, "ann", done=True, provider_id="m-1", result=b'"found"')
-        await Operations(store).decide(reviews["approval"].review_id, overnight_decision(approved=True))
+        decision = Decision("done", "ann", provider_id="m-1", result=b'"found"')
+        await Operations(store).decide(reviews["approval"].review_id, overnight_decision(answer="approve"))
         job = await rest(store, job.job_id, "succeeded", "failed")
     assert (job.state, job.result) == ("succeeded", b'"ended"')
     await Operations(store).decide(reviews["quarantine"].review_id, decision)

@@ -178,11 +178,11 @@ async def test_open_review_is_kept(store: Store, when: str) -> None:
     assert job.state == "failed"
     (review,) = await list_reviews(store)
     if when == "before":
-        await Operations(store).decide(review.review_id, overnight_decision(approved=True))
+        await Operations(store).decide(review.review_id, overnight_decision(answer="approve"))
     job = await again(store, job, "first")
     if when == "after":
         assert [wait["review_id"] for wait in job.waits] == [review.review_id]
-        await Operations(store).decide(review.review_id, overnight_decision(approved=True))
+        await Operations(store).decide(review.review_id, overnight_decision(answer="approve"))
         async with working(store):
             job = await rest(store, job.job_id, *FINISHED)
     assert (job.state, job.result) == ("succeeded", b'["first",true]')
@@ -285,7 +285,7 @@ async def test_decided_effect_is_delivered_in_order(store: Store) -> None:
         async with asyncio.timeout(10):
             while not (reviews := await list_reviews(store)) or "step_started" not in await story(store, job.job_id):
                 await asyncio.sleep(0.01)
-        await operations.decide(reviews[0].review_id, Decision(True, "ann", done=True, result=b'"paid"'))
+        await operations.decide(reviews[0].review_id, Decision("done", "ann", result=b'"paid"'))
         gates["work"].set()
         async with asyncio.timeout(10):
             while (await story(store, job.job_id)).count("step_committed") < 2:

@@ -122,7 +122,7 @@ async def test_replay_returns_the_live_value(store: Store, kind: str) -> None:
         async with working(store):
             while (job := await Ledger(store).job(job.job_id)).waits[:1] == [] or job.waits[0]["for"] == "child":
                 await asyncio.sleep(0.01)
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert (job.state, job.waits) == ("succeeded", [])
@@ -171,7 +171,7 @@ async def test_nan_and_infinity_are_rejected_at_commit(store: Store, kind: str) 
     job = await run(store, goes_on, kind)
     failed = [event for event in await Ledger(store).events(job.job_id) if event.facts.event == "step_failed"]
     assert [event.facts.error.error_class for event in failed if event.facts.error] == ["BadInput"]
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert (job.state, job.waits) == ("succeeded", [])
@@ -263,7 +263,7 @@ async def child_of(rate: float) -> None: ...
 
 async def test_early_rejection_is_repeated_in_a_replay(store: Store) -> None:
     job = await run(store, asks_the_impossible)
-    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(approved=True))
+    await Operations(store).decide(job.waits[0]["review_id"], overnight_decision(answer="approve"))
     async with working(store):
         job = await rest(store, job.job_id)
     assert (job.state, job.waits) == ("succeeded", [])

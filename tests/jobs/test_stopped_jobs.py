@@ -403,7 +403,9 @@ async def test_repeated_calls_request_a_review(store: Store, provider: SpawnedPr
         assert wait["for"] == "approval"
         assert provider.stats()["paid_calls"] == 4
         assert "stopped as a loop: the job repeated the same call 4 times" in await told(served, job_id)
-        await Operations(store).decide(wait["review_id"], Decision(approved, "ann", "look at it"))
+        await Operations(store).decide(
+            wait["review_id"], Decision("continue" if approved else "stop", "ann", "look at it")
+        )
         job = await rest(served, job_id, *FINISHED)
         # Three more after the approval: the count began again.
         assert (job.result, provider.stats()["paid_calls"]) == ((b'"done"', 7) if approved else (b'"loop_stopped"', 4))
@@ -423,7 +425,7 @@ async def test_external_loop_error_has_instructions(store: Store, provider: Spaw
         assert (story.count("loop_stopped"), story.count("review_requested")) == (1, 1)
         review_id = refused.json()["error"]["message"].split("approve ")[1].split("`")[0]
         assert (await served.ask("something else", headers=headers)).status_code == 200, "only the loop is stopped"
-        await Operations(store).decide(review_id, Decision(True, "ann"))
+        await Operations(store).decide(review_id, Decision("approve", "ann"))
         assert [(await served.ask(headers=headers)).status_code for _ in range(4)] == [200, 200, 200, 409]
 
 

@@ -251,7 +251,7 @@ async def test_reviews_and_decisions_are_shown(app: App) -> None:
     assert story.lines[-1].text == f"parked: waits for approval ({review})"
     assert story.advice[0].commands == (f"overnight reviews approve {review}", f"overnight reviews reject {review}")
 
-    await app.operations.decide_review(review, True, "berta", "checked it")
+    await app.operations.decide_review(review, "approve", "berta", "checked it")
     job = await app.operations.work_until_rest(job.job_id)
     story = await told(app, job)
     decision = line(story, "berta approved: Pay the refund?")
@@ -263,7 +263,7 @@ async def test_reviews_and_decisions_are_shown(app: App) -> None:
     review = job.waits[0]["review_id"]
     assert f"overnight reviews approve {review} --not-done" in story.advice[0].commands
 
-    await app.operations.decide_review(review, True, "carla", None, True, "BANK-7", b'"paid"')
+    await app.operations.decide_review(review, "done", "carla", provider_id="BANK-7", result=b'"paid"')
     job = await app.operations.work_until_rest(job.job_id)
     story = await told(app, job)
     settled = [each for each in story.lines if each.text == "tool transfer: done"]

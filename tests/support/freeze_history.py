@@ -32,7 +32,7 @@ async def freeze(version: str) -> None:
             operations = Operations(app.store)
             job = await operations.create(history_jobs.everything, ("history",))
             job = await app.operations.work_until_rest(job.job_id)
-            await operations.decide(job.waits[0]["review_id"], Decision(True, "ann"))
+            await operations.decide(job.waits[0]["review_id"], Decision("approve", "ann"))
             job = await app.operations.work_until_rest(job.job_id)
             assert job.state == "succeeded", job
             rows = {

@@ -49,7 +49,7 @@ async def fill(settings: Settings) -> None:
             job = await operations.create(history_jobs.everything, (name,), external_id=name)
             job = await app.operations.work_until_rest(job.job_id)
             if name == "finished":
-                await operations.decide(job.waits[0]["review_id"], Decision(True, "ann"))
+                await operations.decide(job.waits[0]["review_id"], Decision("approve", "ann"))
                 job = await app.operations.work_until_rest(job.job_id)
                 assert job.state == "succeeded", job
 

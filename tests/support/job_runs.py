@@ -42,6 +42,5 @@ async def story(store: Store, job_id: str) -> list[str]:
     return [event.facts.event for event in await Ledger(store).events(job_id)]
 
 
-def overnight_decision(**facts: Any) -> Any:
-
-    return Decision(**({"by": "ann"} | facts))
+def overnight_decision(answer: str, **facts: Any) -> Decision:
+    return Decision(answer, **({"by": "ann"} | facts))

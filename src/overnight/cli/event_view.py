@@ -55,7 +55,9 @@ def _facts(event: Recorded) -> list[str]:
         texts.append(clean(f"{facts.error.error_class}: {facts.error.message}", 200))
     if decision.get("from"):
         texts.append(clean(f"{decision['from']} → {decision.get('to')}", 120))
-    if "approved" in decision:
+    if (answer := decision.get("answer")) not in {None, "approve", "reject"}:
+        texts.append(f"answered {clean(answer, 20)}")
+    elif "approved" in decision:
         texts.append("approved" if decision["approved"] else "rejected")
     texts += [clean(decision[key], 200) for key in ("note", "why") if decision.get(key)]
     if facts.actor:

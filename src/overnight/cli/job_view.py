@@ -1,11 +1,10 @@
-"""Jobs and reviews as tables."""
+"""Jobs as tables."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overnight.ledger import Idleness, JobRow
-from overnight.reviews import ReviewRow
 from overnight.settings import Settings
 from overnight.story import (
     advise,
@@ -90,21 +89,6 @@ def _wait_text(wait: Mapping[str, Any]) -> str:
     return f"{wait.get('for')}{booked}"
 
 
-def show_reviews(reviews: Sequence[ReviewRow], now_us: int, settings: Settings) -> None:
-    """Each review with the commands that decide it."""
-    out = console()
-    for review in reviews:
-        out.print(_styled_review(review, now_us))
-        detail: dict[str, Any] = json.loads(review.detail)
-        for name, value in detail.items():
-            if name != "effect_key":
-                shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                out.print(f"  {clean(name, 40)}: {clean(shown)}", style="dim")
-        for command in _commands(review):
-            out.print("    " + for_tenant(command, review.tenant_id, settings), style="cyan", soft_wrap=True)
-        out.print()
-
-
 def show_stuck(jobs: Sequence[JobRow], others: int, now_us: int, settings: Settings) -> None:
     """Parked jobs that wait for a person without a review, with commands; and the number of other parked jobs."""
 
@@ -118,26 +102,3 @@ def show_stuck(jobs: Sequence[JobRow], others: int, now_us: int, settings: Setti
         out.print()
     if others:
         out.print(f"Parked jobs that resume automatically: {others:,}.")
-
-
-def _styled_review(review: ReviewRow, now_us: int) -> Any:
-
-    state = "" if review.state == "open" else f" · {review.state} by {clean(review.decided_by or 'the job', 60)}"
-    note = f" “{clean(review.note)}”" if review.note else ""
-    requested = f" · requested {span_text(now_us - review.requested_at)} ago{state}{note}"
-    return styled(
-        (clean(review.question), "bold"),
-        (f"\n  {review.review_id}  ", ""),
-        (review.kind, "magenta"),
-        (requested, "dim"),
-        (f"\n  {review.job_id}", ""),
-    )
-
-
-def _commands(review: ReviewRow) -> list[str]:
-    if review.state != "open":
-        return []
-    approve, reject = (f"overnight reviews {verb} {review.review_id}" for verb in ("approve", "reject"))
-    if review.kind == "quarantine":
-        return [f"{approve} --done --provider-id ID", f"{approve} --not-done", reject]
-    return [approve, reject]

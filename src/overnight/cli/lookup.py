@@ -4,7 +4,7 @@ import shlex
 
 from overnight.domain import BadInput, NotFound, check_identifier
 from overnight.ledger import JobRow, Ledger
-from overnight.reviews import ReviewRow, list_reviews, read_review
+from overnight.reviews import ReviewFilter, ReviewRow, find_reviews, read_review
 from overnight.settings import Settings
 
 from .usage import WrongUsage
@@ -78,23 +78,26 @@ async def find_job(ledger: Ledger, name: str, tenant_id: str) -> JobRow:
 
 
 async def find_review(ledger: Ledger, name: str, tenant_id: str) -> ReviewRow:
-    """A review of this tenant: by its id, or the prefix of an open one. Raises NotFound; BadInput for an ambiguous prefix."""
-
+    """A review of this tenant: by its id, or the prefix of a pending one, else of any. Raises NotFound; BadInput for an ambiguous
+    prefix."""
     if len(name) < FULL_LENGTH:
-        open_ones = await list_reviews(ledger.store, tenant_id=tenant_id, most=1000)
-        found = [review for review in open_ones if review.review_id.startswith(name)]
-        if len(found) > 1:
-            several = ", ".join(review.review_id for review in found[:3]) + (", …" if len(found) > 3 else "")
-            raise BadInput(f"{name} matches several open reviews: {several}. Give a longer prefix")
-        if found:
-            return found[0]
-    missing = (
-        f"review {name} of tenant {tenant_id}. `overnight reviews` lists open reviews; --tenant selects another tenant"
+        for state in ("pending", ""):
+            # An id sorts after its prefixes.
+            page = await find_reviews(ledger.store, ReviewFilter(tenant_id=tenant_id, state=state, after=name, most=4))
+            found = [review for review in page if review.review_id.startswith(name)]
+            if len(found) > 1:
+                several = ", ".join(review.review_id for review in found[:3]) + (", …" if len(found) > 3 else "")
+                kind = "pending reviews" if state else "reviews"
+                raise BadInput(f"{name} matches several {kind}: {several}. Give a longer prefix")
+            if found:
+                return found[0]
+    missing = NotFound(
+        f"review {name} of tenant {tenant_id}. `overnight reviews` lists pending reviews; --tenant selects another tenant"
     )
     try:
         review = await read_review(ledger.store, name)
     except BadInput:
-        raise NotFound(missing) from None
+        raise missing from None
     if review.tenant_id != tenant_id:
-        raise NotFound(missing)
+        raise missing
     return review

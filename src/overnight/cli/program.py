@@ -28,7 +28,7 @@ COMMANDS = {
     "run": Entry(ACTIONS, "run:run", "Run a job in the foreground and show its events."),
     "resume": Entry(ACTIONS, "run:resume", "Resume a job that was interrupted, parked or failed."),
     "cancel": Entry(ACTIONS, "run:cancel", "Cancel a job and its child jobs."),
-    "reviews": Entry(ACTIONS, "reviews:program", "List, approve and reject reviews."),
+    "reviews": Entry(ACTIONS, "reviews:program", "List, show, decide and renew reviews."),
     "budget": Entry(ACTIONS, "budget:program", "Show limits and budgets, add to a budget, and correct costs."),
     "gateway": Entry(
         FLEET, "roles:gateway", "Serve the gateway in this process, and the API if no --api-socket is given."

@@ -1,4 +1,5 @@
-"""The recurring work of a gateway: settle lost calls, expire reviews, wake waiting jobs, learn usual costs, end abandoned jobs."""
+"""The recurring work of a gateway: settle lost calls, expire reviews, wake waiting jobs, learn usual costs, end abandoned
+jobs."""
 
 from __future__ import annotations
 

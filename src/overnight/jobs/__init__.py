@@ -4,6 +4,8 @@ Depends on: effects, budgets, reviews, ledger, store, domain.
 Never: calls a model or a tool itself; the gateway is passed in, tools are the effects of job code.
 """
 
+from overnight.reviews import Decision
+
 from .chat_and_approval import (
     Approval,
     ChatAnswer,
@@ -20,10 +22,10 @@ from .effect_decorator import (
     NotDone,
     effect,
 )
-from .effect_execution import CANNOT_TELL, NOT_DONE, Done
+from .effect_records import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
-from .operations import Decision, Operations
+from .operations import Operations
 from .prompts import prompt
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (

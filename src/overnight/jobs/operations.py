@@ -2,15 +2,16 @@
 
 from typing import Any
 
-import msgspec
-
-from overnight import effects
-from overnight.domain import FINISHED, BadInput, Conflict, Event, NotFound, new_id
-from overnight.ledger import JOB, JobRow, Ledger, NewJob, append, is_dead, lifecycle, locked_job
-from overnight.reviews import REVIEW, ReviewRow, decide_review, read_review
-from overnight.store import Store, Unit, statements
+from overnight.budgets import wake_topped_up
+from overnight.domain import FINISHED, BadInput, Conflict, NotFound, new_id
+from overnight.domain.json_text import decode_for_display
+from overnight.keys import VirtualKey
+from overnight.ledger import JobRow, Ledger, NewJob, is_dead
+from overnight.reviews import Decision, ReviewRow, check_answer, read_review
+from overnight.store import Store, statements
 
 from .commands import Cancel, CreateJob, ExpireLease, Resume
+from .decisions import LimitOf, Renew, check_decider, prepared
 from .definitions import JobFunction, input_of
 from .encoding import fingerprint
 from .replay.history import fold
@@ -87,26 +88,61 @@ class Operations:
                 except Conflict:
                     continue  # it has finished
 
-    async def decide(self, review_id: str, decision: "Decision") -> ReviewRow:
-        """Decide a review, and wake its job. Raises BadInput if the decision does not fit the question."""
-        review = await read_review(self.store, review_id)
-        if decision.tenant_id and review.tenant_id != decision.tenant_id:
-            raise NotFound(f"review {review_id}")
-        detail: dict[str, Any] = msgspec.json.decode(review.detail)
-        if review.kind == "quarantine" and decision.approved and decision.done is None:
-            raise BadInput(
-                f"{review_id} is about the outcome of effect {detail.get('tool')}: use --done (with the provider's id, if known)"
-                " or --not-done (the effect is repeated)"
-            )
-        return await self.store.commit(
-            Decide(
-                review_id=review_id,
-                job_id=review.job_id,
-                effect_key=detail.get("effect_key"),
-                tenant_id=review.tenant_id,
-                decision=decision,
-            )
-        )
+    async def decide(
+        self,
+        review_id: str,
+        decision: Decision,
+        *,
+        key: VirtualKey | None = None,
+        over_http: bool = False,
+        limit_of: LimitOf | None = None,
+    ) -> ReviewRow:
+        """Decide a review, and wake its job. The same answer again changes nothing.
+
+        - `key`: the API key of the request; `over_http`: it is required. `limit_of`: the limits that a top-up must not exceed.
+
+        Raises BadInput for a decision that does not fit the question, NotFound, Forbidden, and Conflict for a review with
+        another answer, another digest, or whose time is over.
+        """
+        review = await self.review(review_id, decision.tenant_id)
+        await check_decider(self.ledger, review, decision.by, key, over_http=over_http)
+        decision = check_answer(review, decision)
+        edited = None
+        if decision.arguments is not None:
+            edited = fingerprint(decode_for_display(decision.arguments))
+        command = await prepared(self.ledger, review, decision, limit_of, edited)
+        decided = await self.store.commit(command)
+        if decided.cancelled:
+            await self.cancel_children(review.job_id, decision.by)
+        if decided.top_up is not None:
+            await wake_topped_up(self.store, decided.top_up, decided.budget)
+        return decided.review
+
+    async def review(self, review_id: str, tenant_id: str = "") -> ReviewRow:
+        """A review of a tenant; "": of any. Raises NotFound."""
+        try:
+            found = await read_review(self.store, review_id)
+        except BadInput:
+            found = None
+        if found is None or (tenant_id and found.tenant_id != tenant_id):
+            raise NotFound(f"review {review_id}; `overnight reviews` lists open reviews")
+        return found
+
+    async def renew(
+        self,
+        review_id: str,
+        by: str,
+        extend_us: int | None = None,
+        *,
+        tenant_id: str = "",
+        key: VirtualKey | None = None,
+        over_http: bool = False,
+    ) -> ReviewRow:
+        """Renew an expired review, or extend an open one; default: as long as at first. Raises as `decide`."""
+        review = await self.review(review_id, tenant_id)
+        await check_decider(self.ledger, review, by, key, over_http=over_http)
+        command = Renew(review.review_id, review.job_id, review.tenant_id, review.effect_key, by, extend_us)
+        return await self.store.commit(command)
 
     async def expire_leases(self, owner: str) -> int:
         """End the leases of a worker that is known to be dead. Returns how many it held."""
@@ -121,74 +157,3 @@ class Operations:
     async def workers_alive(self) -> int:
         """The number of workers whose heartbeat is at most half a minute old."""
         return len(await self.store.read(SQL["list_workers"], {"since": self.store.clock() - ALIVE_US}))
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """The decision of a person on a review.
-
-    `done`, `provider_id` and `result` (JSON) are for effects whose outcome was unknown; with `tenant_id`, reviews of other
-    tenants are not found.
-    """
-
-    approved: bool
-    by: str
-    note: str | None = None
-    done: bool | None = None
-    provider_id: str | None = None
-    result: bytes | None = None
-    tenant_id: str = ""
-
-
-class Decide(msgspec.Struct):
-    """Close a review, write its consequences, and wake the job. Outcome: the review."""
-
-    review_id: str
-    job_id: str
-    effect_key: str | None
-    tenant_id: str
-    decision: Decision
-
-    def locks(self) -> list[tuple[Any, Any]]:
-        wanted: list[tuple[Any, Any]] = [(JOB, self.job_id), (REVIEW, self.review_id)]
-        if self.effect_key is not None:
-            wanted.append((effects.EFFECT, (self.tenant_id, self.effect_key)))
-        return wanted
-
-    def decide(self, unit: Unit) -> ReviewRow:
-        decision = self.decision
-        job = locked_job(unit, self.job_id)
-        row = decide_review(
-            unit.get(REVIEW, self.review_id),
-            approved=decision.approved,
-            by=decision.by,
-            note=decision.note,
-            now=unit.now,
-        )
-        unit.change(REVIEW, row)
-        event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=decision.by, attempt=job.attempt)
-        event.decision = {"approved": decision.approved} | ({"note": decision.note} if decision.note else {})
-        event.detail = {"review_id": row.review_id, "review": row.kind, "digest": row.digest}
-        if row.kind == "approval":
-            append(unit, job, event, path=row.path, ordinal=row.ordinal)
-        else:
-            append(unit, job, event)
-            if self.effect_key is not None:
-                self._settle_effect(unit, job, row)
-        lifecycle.wake(unit, job)
-        return msgspec.structs.replace(row)
-
-    def _settle_effect(self, unit: Unit, job: JobRow, review: ReviewRow) -> None:
-        decision = self.decision
-        effect = unit.get(effects.EFFECT, (self.tenant_id, self.effect_key))
-        if effect is None or effect.state != "unknown":
-            return
-        position = None
-        if job.runtime == "python":
-            position = effects.EffectPosition(review.path, review.ordinal, fingerprint(effect.tool))
-        if not decision.approved:
-            effects.reject(unit, job, effect, decision.note or f"{decision.by} rejected it", position, decision.by)
-        elif decision.done:
-            why = f"confirmed by {decision.by}"
-            effects.commit(unit, job, effect, decision.result or b"null", decision.provider_id, position, why=why)
-        else:
-            effects.release(unit, job, effect, f"{decision.by} reports that it was not done", decision.by)

@@ -68,7 +68,9 @@ def record_decision(unit: Unit, job: JobRow, row: ReviewRow, decision: Decision,
         return
     unit.change(REVIEW, row)
     event = Event("review_decided", kind=row.kind, name=row.question[:200], actor=decision.by, attempt=job.attempt)
-    event.decision = {"approved": row.state == "approved", "answer": decision.answer}
+    event.decision = {"answer": decision.answer}
+    if (state := stored_state(decision.answer)) != "answered":
+        event.decision["approved"] = state == "approved"
     if decision.note:
         event.decision["note"] = decision.note
     event.detail = {"review_id": row.review_id, "review": row.kind, "digest": row.digest}

@@ -31,7 +31,7 @@ def wait_text(wait: dict[str, Any], now_us: int) -> str:
     match wait.get("for"):
         case "approval":
             return f"approval ({wait.get('review_id')})"
-        case "quarantine" if wait.get("review_id"):
+        case "quarantine" if _is_unknown_effect(wait):
             return f"a decision about an effect with unknown outcome ({wait.get('review_id')})"
         case "quarantine":
             return f"repair: {clean(wait.get('why') or 'the job is in quarantine')}"
@@ -50,6 +50,11 @@ def wait_text(wait: dict[str, Any], now_us: int) -> str:
         case other:
             name = f" {clean(wait['name'])}" if wait.get("name") else ""
             return f"{other}{name}"
+
+
+def _is_unknown_effect(wait: dict[str, Any]) -> bool:
+    """Whether a wait in quarantine is about the outcome of an effect, and not about the code of the job."""
+    return bool(wait.get("review_id")) and wait.get("review") != "code"
 
 
 def needs_person(wait: dict[str, Any]) -> bool:
@@ -72,7 +77,7 @@ def waiting_list(waits: list[dict[str, Any]], now_us: int) -> list[str]:
 def advise(job: JobRow, open_reviews: Mapping[str, str], now_us: int) -> list[Advice]:
     """The next actions; empty if the job needs none. `open_reviews` maps review id to kind."""
     if job.runtime == "foreign" and open_reviews:
-        decisions = [_for_loop(each) if kind == "loop" else _for_effect(each) for each, kind in open_reviews.items()]
+        decisions = [_for_review(each, kind) for each, kind in open_reviews.items()]
         return (
             decisions
             if job.state == "running" and "loop" in open_reviews.values()
@@ -129,6 +134,14 @@ def _for_external(job: JobRow) -> Advice:
     )
 
 
+def _for_review(review_id: str, kind: str) -> Advice:
+    if kind == "loop":
+        return _for_loop(review_id)
+    if kind == "quarantine":
+        return _for_effect(review_id)
+    return Advice("Read the review, which lists its answers:", (f"overnight reviews show {review_id}",))
+
+
 def _for_effect(review_id: str) -> Advice:
     approve, reject = f"overnight reviews approve {review_id}", f"overnight reviews reject {review_id}"
     return Advice(
@@ -183,7 +196,7 @@ def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
     match wait.get("for"):
         case "approval":
             return Advice("Decide:", (f"overnight reviews approve {review}", f"overnight reviews reject {review}"))
-        case "quarantine" if wait.get("review_id"):
+        case "quarantine" if _is_unknown_effect(wait):
             return _for_effect(review)
         case "quarantine":
             return Advice(f"Fix the cause ({clean(wait.get('why') or 'see above')}), then:", (resume,))

@@ -130,7 +130,8 @@ def _child_finished(builder: TimelineBuilder, event: Recorded) -> None:
 def _review_requested(builder: TimelineBuilder, event: Recorded) -> None:
     detail = event.facts.detail or {}
     review_id = str(detail.get("review_id"))
-    text = f"review requested: {clean(detail.get('question') or event.facts.name)}"
+    again = "renewed" if detail.get("renewed") else "requested"
+    text = f"review {again}: {clean(detail.get('question') or event.facts.name)}"
     if detail.get("review") == "approval":
         node = builder.place(builder.node(event, "ask", text, "waiting"), event.path, _position(event))
     else:
@@ -143,16 +144,47 @@ def _review_requested(builder: TimelineBuilder, event: Recorded) -> None:
 def _review_decided(builder: TimelineBuilder, event: Recorded) -> None:
     facts = event.facts
     decision = facts.decision or {}
-    approved = bool(decision.get("approved"))
+    verb = str(decision.get("answer") or ("approve" if decision.get("approved") else "reject"))
+    approved = bool(decision.get("approved", True))
     requested = builder.segment.get(str((facts.detail or {}).get("review_id"))) or builder.node_at(event)
     if requested is not None:
         requested.end(event.at, "done" if approved else "failed")
-    text = f"{actor_text(facts.actor)} {'approved' if approved else 'rejected'}: {clean(facts.name)}"
-    if facts.kind != "approval":
-        text = f"{actor_text(facts.actor)} decided: {clean(facts.name)}" if approved else text
+    text = f"{actor_text(facts.actor)} {_DECIDED.get(verb, f'answered {verb}')}: {clean(facts.name)}"
+    if facts.kind != "approval" and verb == "approve":
+        text = f"{actor_text(facts.actor)} decided: {clean(facts.name)}"
+    if (facts.detail or {}).get("late"):
+        text += " (too late: the review was superseded)"
     node = builder.note(None, event, text, "done" if approved else "failed", "decision")
     if note := decision.get("note"):
         node.why = f"“{clean(note)}”"
+
+
+_DECIDED = {
+    "approve": "approved",
+    "edit": "approved with edited arguments",
+    "reject": "rejected",
+    "answer": "answered",
+    "done": "found it done",
+    "not_done": "found it not done",
+    "continue": "continued",
+    "stop": "stopped",
+}
+
+
+def _review_ended(builder: TimelineBuilder, event: Recorded) -> None:
+    """A review expired, or was superseded."""
+    facts, detail = event.facts, event.facts.detail or {}
+    review_id, expired = str(detail.get("review_id")), facts.event == "review_expired"
+    requested = builder.segment.get(review_id)
+    text = "nobody decided in time, which is no rejection; it still waits" if expired else "review superseded"
+    if requested is not None and not expired:
+        requested.end(event.at, "note")
+    node = builder.note(
+        requested, event, f"{text}: {clean(detail.get('review'))} review {review_id}", "note", "decision"
+    )
+    node.why = (
+        f"to ask again: overnight reviews renew {review_id}" if expired else str((facts.decision or {}).get("why", ""))
+    )
 
 
 RETAINED = {
@@ -191,6 +223,8 @@ BOUNDARIES = {
     "child_finished": _child_finished,
     "review_requested": _review_requested,
     "review_decided": _review_decided,
+    "review_expired": _review_ended,
+    "review_superseded": _review_ended,
     "value_recorded": _quiet,
     "boundary_kept": _boundary_kept,
 }

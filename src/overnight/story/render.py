@@ -53,7 +53,7 @@ def _open_reviews(events: list[Recorded]) -> dict[str, str]:
         review_id = str(detail.get("review_id"))
         if event.facts.event == "review_requested":
             open_reviews[review_id] = str(detail.get("review"))
-        elif event.facts.event == "review_decided":
+        elif event.facts.event in {"review_decided", "review_superseded"}:
             open_reviews.pop(review_id, None)
     return open_reviews
 

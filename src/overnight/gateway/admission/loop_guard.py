@@ -228,8 +228,8 @@ def _event(body: Any) -> Event:
 
 
 def _refuse_if_asked(subject: Subject, review: ReviewRow) -> None:
-    """Raise LoopStopped while the review is open, and after a rejection until this attempt of the job ends."""
-    if review.state == "open":
+    """Raise LoopStopped while nobody has decided the review, and after a rejection until this attempt of the job ends."""
+    if review.state in {"open", "expired"}:
         raise _stopped(subject, review)
     attempt = _decode(review.detail).get("attempt")
     if review.state == "rejected" and attempt == subject.attempt:
