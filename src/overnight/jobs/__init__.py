@@ -9,8 +9,10 @@ from overnight.reviews import Decision
 from .chat_and_approval import (
     Approval,
     ChatAnswer,
+    HumanAnswer,
     ModelFailed,
     approval,
+    ask,
     chat,
 )
 from .child_jobs import JobFailed
@@ -52,6 +54,7 @@ __all__ = [
     "Done",
     "EffectFailed",
     "ExternalJob",
+    "HumanAnswer",
     "JobFailed",
     "JobFunction",
     "JobParked",
@@ -66,6 +69,7 @@ __all__ = [
     "about",
     "add_folder",
     "approval",
+    "ask",
     "chat",
     "check_identifiers",
     "effect",
