@@ -130,7 +130,7 @@ def test_unknown_effect_requires_done_or_not_done(shell: Shell) -> None:
     shell("reviews", "approve", review, "--done", "--result", "paid", code=2)
     assert "--result is not JSON" in shell.errors
     decided = shell.json("reviews", "approve", review[:20], "--done", "--provider-id", "B-7", "--result", '"paid"')
-    assert decided["state"] == "approved"
+    assert (decided["state"], decided["answer"]) == ("decided", "done")
     assert "result  paid" in shell("resume", "last")
     assert "provider id B-7" in shell("explain", "last")
 

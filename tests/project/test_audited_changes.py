@@ -43,7 +43,9 @@ AUDITED_COMMANDS = {
     "budget settle": "cost.settled",
     "budget top-up": "budget.topped_up",
 }
-PATHS_IN_LOGS_OF_JOBS = {"POST /api/v1/jobs/{job}/" + verb for verb in ("attempts", "complete", "cancel")}
+PATHS_IN_LOGS_OF_JOBS = {"POST /api/v1/jobs/{job}/" + verb for verb in ("attempts", "complete", "cancel")} | {
+    "POST /api/v1/reviews/{review}/" + verb for verb in ("decide", "renew")
+}
 AUDITED_PATHS = {
     "POST /api/v1/budgets": "budget.topped_up",
     "POST /api/v1/bounds/{call}/settle": "cost.settled",

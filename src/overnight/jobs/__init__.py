@@ -24,7 +24,7 @@ from .effect_decorator import (
     NotDone,
     effect,
 )
-from .effect_execution import CANNOT_TELL, NOT_DONE, Done
+from .effect_records import CANNOT_TELL, NOT_DONE, Done
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Operations

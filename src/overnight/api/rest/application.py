@@ -18,7 +18,7 @@ from overnight.notifications import Addresses
 from ..event_streams import EventStreams
 from ..rest_services import RestServices
 from ..routes import ROUTES
-from . import bounds, brain, budgets, circuits, jobs, keys, notifications
+from . import bounds, brain, budgets, circuits, jobs, keys, notifications, reviews
 from .calls import Answer, ApiRoute, Call, Toolbox, json_answer
 from .models import PROBLEM, ResponseModel, responses
 
@@ -80,7 +80,7 @@ def create(services: RestServices) -> FastAPI:
 def _router() -> APIRouter:
     every = APIRouter(responses=PROBLEM)
     every.include_router(root)
-    for part in (jobs, budgets, bounds, circuits, brain, keys, notifications):
+    for part in (jobs, reviews, budgets, bounds, circuits, brain, keys, notifications):
         every.include_router(part.router, prefix="/api/v1")
     return every
 
