@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from overnight.settings import Settings
 
 if TYPE_CHECKING:
     from overnight.api import RestProcess
-    from overnight.brain import Brain
+    from overnight.brain import Brain, ToolPolicy
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
@@ -194,6 +194,11 @@ class App:
 
         self._stack.push_async_callback(BrainReloads(self.store, self.brain.version, changed, seen).stop)
 
+    def tool_rules(self) -> "ToolPolicy | None":
+        """The rules about tool calls of the present brain; None without any, which costs nothing."""
+        policy = self.brain.tool_policy
+        return policy if policy.rules else None
+
     async def keep_brain(self) -> None:
         """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
         from overnight.ledger import KeepBrain
@@ -231,6 +236,7 @@ class App:
         self._owner, self._registers = self._owner or worker_id, False
         gateway = await self.gateway()
         options: dict[str, Any] = {"worker_id": worker_id, "root": root, "lease_s": lease_s, "policy": gateway.policy}
+        options["tool_rules"] = self.tool_rules
         worker = Worker(self.store, JobCalls(gateway), **options)
         await worker.start()
         try:
@@ -340,12 +346,14 @@ def attach(
     tenant_id: str | None = None,
     base_url: str | None = None,
     settings: Settings | None = None,
+    assert_effects: Sequence[Mapping[str, str]] = (),
 ) -> Any:
     """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields an ExternalJob.
 
     `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
-    OVERNIGHT_API_KEY, else OPENAI_API_KEY.
+    OVERNIGHT_API_KEY, else OPENAI_API_KEY. `assert_effects`: as for `overnight.job`, about the last text of a model.
     """
+    from overnight.domain.claim_rules import claim_rules
     from overnight.jobs import ExternalJob, check_identifiers
     from overnight.store import open_store
 
@@ -353,8 +361,11 @@ def attach(
     external_id, tenant = check_identifiers(external_id, tenant_id or chosen.tenant_id)
     key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
+    claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as attached,
+        ExternalJob(
+            store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims=claims
+        ) as attached,
     ):
         yield attached

@@ -60,6 +60,7 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/jobs", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/jobs/{job}/receipt", "jobs.read", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/complete", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate", "rest"),

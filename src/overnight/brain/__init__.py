@@ -1,9 +1,10 @@
 """What: the brain folder as typed, versioned definitions, with every problem in it named by file and line.
-Owns: the files of the brain (routing.yaml, prompts/), their content hash, and the starter that `init` writes.
+Owns: the files of the brain (routing.yaml, prompts/, agents/), their content hash, and the starter that `init` writes.
 Depends on: domain.
 Never: writes to an existing brain, contains a secret, calls a provider, or accepts an unknown key.
 """
 
+from overnight.brain.agents import AgentDefinition, read_agent
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import (
     Brain,
@@ -19,6 +20,7 @@ from overnight.brain.prompts import Prompt, read_prompt, read_prompts
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
+from overnight.brain.tool_policy import RuleOutcome, ToolPolicy, condition_met
 from overnight.domain.policies import (
     AgentCache,
     Alarms,
@@ -40,6 +42,7 @@ from overnight.domain.policies import (
 
 __all__ = [
     "AgentCache",
+    "AgentDefinition",
     "Alarms",
     "Brain",
     "BrainError",
@@ -62,15 +65,19 @@ __all__ = [
     "RouteDecision",
     "RouteVariant",
     "Routing",
+    "RuleOutcome",
     "SemanticCache",
+    "ToolPolicy",
     "UnknownModel",
     "When",
     "check_brain",
+    "condition_met",
     "did_you_mean",
     "load_brain",
     "load_routing",
     "nearest",
     "prompts_version_of",
+    "read_agent",
     "read_files",
     "read_prompt",
     "read_prompts",

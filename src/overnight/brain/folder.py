@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 
+from overnight.brain.agents import read_agent
 from overnight.brain.nodes import parse_yaml, text_place
 from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
 from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
+from overnight.brain.tool_policy import ToolPolicy
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -29,7 +31,7 @@ _FOLDERS = {
     "workflows": ".yaml",
     "evals": ".yaml",
 }
-_ACTED_ON = (ROUTING, "prompts")
+_ACTED_ON = (ROUTING, "prompts", "agents")
 
 
 class Brain(msgspec.Struct, frozen=True):
@@ -44,6 +46,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
+    tool_policy: ToolPolicy = ToolPolicy({}, ())
 
     @property
     def prompts_version(self) -> str:
@@ -174,6 +177,8 @@ def _definitions(
             elif top == "prompts":
                 name = path.removeprefix("prompts/").removesuffix(".md")
                 prompts[name], found = read_prompt(path, name, content)
+            elif top == "agents":
+                found = read_agent(path, path.removeprefix("agents/").removesuffix(".yaml"), content)[1]
             else:
                 found = _json_problems(path, content) if suffix == ".json" else parse_yaml(path, content)[1]
         problems += found

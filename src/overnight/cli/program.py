@@ -22,6 +22,9 @@ COMMANDS = {
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
     "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),
+    "receipt": Entry(
+        HISTORY, "receipt:receipt", "Show the receipt of a job: each effect, its state, and how Overnight knows it."
+    ),
     "events": Entry(HISTORY, "jobs:events", "Show the recorded events of a job."),
     "audit": Entry(HISTORY, "audit:audit", "List changes of keys, budgets, circuits and the brain."),
     "cache": Entry(HISTORY, "cache:cache", "Show cache hits and savings of each agent."),

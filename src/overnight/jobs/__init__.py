@@ -25,6 +25,7 @@ from .effect_decorator import (
     effect,
 )
 from .effect_records import CANNOT_TELL, NOT_DONE, Done
+from .effect_status import StatusReport, Unverifiable, check_status
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Operations
@@ -64,7 +65,9 @@ __all__ = [
     "NotDone",
     "Operations",
     "Retry",
+    "StatusReport",
     "StepFailed",
+    "Unverifiable",
     "Worker",
     "about",
     "add_folder",
@@ -72,6 +75,7 @@ __all__ = [
     "ask",
     "chat",
     "check_identifiers",
+    "check_status",
     "effect",
     "fingerprint",
     "job",

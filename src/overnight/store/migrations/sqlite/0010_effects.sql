@@ -82,3 +82,8 @@ CREATE TABLE review_link (
     answered_at   INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX review_link_expiry ON review_link (expires_at);
+-- The event `tool_called` of the last claim, which has the arguments.
+ALTER TABLE effect ADD COLUMN called_seq INTEGER;
+
+-- Pages of effects over HTTP, newest first.
+CREATE INDEX effect_tenant ON effect (tenant_id, effect_id);
