@@ -51,7 +51,7 @@ def test_job_runs_and_is_shown(shell: Shell) -> None:
     assert "hello xyz" in shell("explain", job_id[:18], "--content")
 
     whole = shell.json("explain", "last")
-    assert set(whole) == {"job", "header", "lines", "next", "events"}
+    assert set(whole) == {"job", "header", "lines", "next", "events", "receipt"}
     assert whole["job"]["cost_usd"] == whole["header"]["cost_usd"] == listed["cost_usd"]
     assert whole["lines"][-1]["text"] == "succeeded"
     assert "hello xyz" not in json.dumps(whole)

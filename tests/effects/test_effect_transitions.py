@@ -206,7 +206,7 @@ def test_same_holder_extends_and_another_waits(store: Store) -> None:
         assert token_claim(unit, job, OTHER_DIGEST, "p8") == "in_progress"
         assert token_claim(unit, job, OTHER_DIGEST) == "run"
         assert held.expires_at == unit.now + LEASE_US
-        assert (effects.claim_of(held, OTHER_TOKEN), effects.claim_of(held, TOKEN)) == ("current", "former")
+        assert (effects.claim_of(held, OTHER_TOKEN), effects.claim_of(held, TOKEN)) == ("current", "current")
         assert effects.claim_of(held, "clm_" + "0" * 64) is None
         assert job.last_seq == seq, "an extension is no event"
 

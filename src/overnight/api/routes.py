@@ -14,8 +14,9 @@ from overnight.http_server import Scope as AsgiScope
 
 from .problems import MethodNotAllowed
 
-Part = Literal["probes", "calls", "rest"]
-"""`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application."""
+Part = Literal["probes", "calls", "rest", "links"]
+"""`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application.
+`links` are the pages of one-time links."""
 
 
 class PathRoute(NamedTuple):
@@ -41,6 +42,8 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/openapi.json", None, "rest"),
     PathRoute("GET", "/healthz", None, "probes"),
     PathRoute("GET", "/readyz", None, "probes"),
+    PathRoute("GET", "/reviews/{token}", None, "links"),
+    PathRoute("POST", "/reviews/{token}", None, "links"),
     *(PathRoute("POST", path, "calls", "calls") for path in CALLS),
     PathRoute("POST", COUNT_TOKENS, "calls", "calls"),
     PathRoute("GET", "/v1/models", "calls", "calls"),
@@ -57,6 +60,7 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/jobs", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/jobs/{job}/receipt", "jobs.read", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/complete", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate", "rest"),
@@ -79,6 +83,14 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
     PathRoute("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
     PathRoute("DELETE", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/addresses", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/addresses/{address}", "keys.admin", "rest"),
+    PathRoute("DELETE", "/api/v1/notifications/addresses/{address}", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses/{address}/rotate", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses/{address}/test", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/deliveries", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/deliveries/{delivery}/retry", "keys.admin", "rest"),
 )
 
 _Methods = dict[str, PathRoute]

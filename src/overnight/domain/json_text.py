@@ -5,6 +5,7 @@ Model servers write it, and so do steps of job code. The strict decoder is tried
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any, cast
@@ -85,3 +86,19 @@ def joined_halves(text: str) -> str:
     if _HALF.search(text) is None:
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _name_of(value: object) -> Any:
+    return f"<{type(value).__qualname__}>"
+
+
+_fingerprint_encoder = msgspec.json.Encoder(enc_hook=_name_of, order="deterministic")
+
+
+def fingerprint(*parts: Any) -> str:
+    """32 hex digits of a hash of the parts as JSON. A value without a JSON form counts by the name of its type."""
+    try:
+        body = _fingerprint_encoder.encode(parts)
+    except UnicodeEncodeError:
+        body = encode_json(msgspec.to_builtins(parts, enc_hook=_name_of, order="deterministic"))
+    return hashlib.sha256(body).hexdigest()[:32]

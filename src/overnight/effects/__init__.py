@@ -19,9 +19,20 @@ from .claims import (
     repeat,
     wait,
 )
+from .expired_claims import ExpireClaim, expire_claims
 from .late_reports import ReportVerdict, report_done, report_not_done, report_unknown
+from .quarantine import quarantine
+from .queries import (
+    EffectFilter,
+    EffectPlace,
+    list_effects,
+    public_effect,
+    read_arguments,
+    read_effect,
+    read_effect_states,
+)
 from .reviewed_effects import ExpireReview, end_reviews, expire_reviews, waiting_effect
-from .rows import EFFECT, EffectRow, effect_key
+from .rows import EFFECT, EffectRow, effect_key, http_effect_key
 from .transitions import (
     EFFECT_STATES,
     TRANSITIONS,
@@ -48,8 +59,11 @@ __all__ = [
     "TRANSITIONS",
     "ClaimResult",
     "EffectClaim",
+    "EffectFilter",
+    "EffectPlace",
     "EffectPosition",
     "EffectRow",
+    "ExpireClaim",
     "ExpireReview",
     "ReportVerdict",
     "Source",
@@ -66,13 +80,21 @@ __all__ = [
     "end_review",
     "end_reviews",
     "expire",
+    "expire_claims",
     "expire_reviews",
     "extend",
     "fail",
+    "http_effect_key",
     "is_outdated",
+    "list_effects",
     "mark_expired",
     "mark_unknown",
     "new_claim_token",
+    "public_effect",
+    "quarantine",
+    "read_arguments",
+    "read_effect",
+    "read_effect_states",
     "refuse",
     "reject",
     "release",

@@ -15,8 +15,11 @@ from .rows import EFFECT, EffectRow
 from .transitions import EffectPosition, at, check_transition, end_review, enter, mark_expired, mark_unknown
 
 BEGUN = frozenset({"claimed", "committed", "unknown"})
-MAX_CLAIM_DIGESTS = 16
+MAX_CLAIM_DIGESTS, MAX_TOKENS = 24, 8
+"""Stored digests of an effect, and tokens of one claim. The oldest ones are dropped."""
 _DIGEST_BYTES = 32
+_FORMER = bytes(_DIGEST_BYTES)
+"""Stored between the tokens of the last claim and those of former claims."""
 
 
 class EffectClaim(msgspec.Struct, frozen=True):
@@ -83,12 +86,21 @@ def claim_of(row: EffectRow, token: str) -> Literal["current", "former"] | None:
 
 def claim_by(row: EffectRow, digest: bytes) -> Literal["current", "former"] | None:
     """As `claim_of`, by the digest."""
-    stored = row.claim_digest or b""
-    parts = [stored[start : start + _DIGEST_BYTES] for start in range(0, len(stored), _DIGEST_BYTES)]
-    matches = [hmac.compare_digest(part, digest) for part in parts]
+    digests = _digests(row)
+    matches = [hmac.compare_digest(each, digest) for each in digests]
     if not any(matches):
         return None
-    return "current" if matches[0] else "former"
+    return "current" if any(matches[: _size_of_last(digests)]) else "former"
+
+
+def _digests(row: EffectRow) -> list[bytes]:
+    stored = row.claim_digest or b""
+    return [stored[start : start + _DIGEST_BYTES] for start in range(0, len(stored), _DIGEST_BYTES)]
+
+
+def _size_of_last(digests: list[bytes]) -> int:
+    """The number of tokens of the last claim: its holder receives another one with each extension, and any of them is valid."""
+    return digests.index(_FORMER) if _FORMER in digests else len(digests)
 
 
 # ── whether it may begin ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +231,7 @@ def _claimed_before(
         if row.owner != wanted.owner or wanted.claim_digest is None or wanted.lease_us is None:
             return ClaimResult("in_progress", row)
         enter(row, "extend", "claimed")
-        row.claim_digest, row.expires_at = _with_former(row, wanted.claim_digest), unit.now + wanted.lease_us
+        row.claim_digest, row.expires_at = _with_token(row, wanted.claim_digest), unit.now + wanted.lease_us
         unit.change(EFFECT, row)
         return ClaimResult("run", row)
     if same_job and same_attempt and (row.lease_epoch, row.owner) == (job.lease_epoch, wanted.owner):
@@ -292,11 +304,17 @@ def _take(unit: Unit, row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
 
 
 def _with_former(row: EffectRow, digest: bytes | None) -> bytes | None:
-    # A claim without a token takes the first place too, so that a former token is not the current one.
-    if digest is None and row.claim_digest is None:
-        return None
-    stored = (digest or bytes(_DIGEST_BYTES)) + (row.claim_digest or b"")
-    return stored[: MAX_CLAIM_DIGESTS * _DIGEST_BYTES]
+    """The digests of a new claim, before those of former claims. A claim without a token makes all former, too."""
+    if row.claim_digest is None:
+        return digest
+    return ((digest or b"") + _FORMER + row.claim_digest)[: MAX_CLAIM_DIGESTS * _DIGEST_BYTES]
+
+
+def _with_token(row: EffectRow, digest: bytes) -> bytes:
+    """The digests with another token of the last claim."""
+    digests = _digests(row)
+    size = _size_of_last(digests)
+    return b"".join([digest, *digests[: min(size, MAX_TOKENS - 1)], *digests[size:]][:MAX_CLAIM_DIGESTS])
 
 
 def _called(
@@ -316,7 +334,7 @@ def _called(
     if row.done_sha256 is not None:
         event.detail["edited"] = True
     content = wanted.arguments if row.done_sha256 is None else wanted.done_arguments
-    append(unit, job, event, content=content, **at(position))
+    row.called_seq = append(unit, job, event, content=content, **at(position))
 
 
 def _event(name: str, job: JobRow, wanted: EffectClaim) -> Event:

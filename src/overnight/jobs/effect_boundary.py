@@ -1,15 +1,14 @@
 """Effects at a position of a running job: executed under its lease, replayed after a crash."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from overnight import effects
-from overnight.budgets import Limit
 from overnight.domain import BudgetStopped, Conflict, Event, Recorded
-from overnight.ledger import JobRow, locked_job
-from overnight.store import Unit
+from overnight.ledger import locked_job
 
-from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
+from .effect_execution import EffectCall
+from .effect_records import EffectHolder, EffectOutcome, EffectWait, Tool
 from .execution import Execution
 from .positions import Position, Scope
 from .waiting_for_budget import wait_for_budget
@@ -28,54 +27,48 @@ class EffectBoundary:
         digest: str,
     ) -> None:
         self._tool, self._execution, self._scope, self._position = tool, execution, scope, position
-        self._digest = digest
-        job = self._job = execution.job
+        self._named, self._digest = named, digest
+        self._job = execution.job
+
+    def _call(self) -> EffectCall:
+        execution, scope, position, job = self._execution, self._scope, self._position, self._job
+        log, services = execution.log, execution.services
         occurrence = f"{job.job_id}:{position[0]}:{position[1]}"
         workflow = job.workflow or job.name
-        self._key = effects.effect_key(job.tenant_id, workflow, scope.path, job.root_job_id, tool.tool, occurrence)
-        self._call = EffectCall(
-            tool,
-            key=self._key,
-            named=named,
-            write=self._write,
-            clock=execution.log.store.clock,
-            owner=execution.services.owner,
-            check=execution.log.check_lease,
+        entry = log.find_entry(scope, position)
+        holder = EffectHolder(
+            store=log.store,
+            job_id=job.job_id,
+            tenant_id=job.tenant_id,
+            owner=services.owner,
+            commit=log.commit,
+            fence=lambda unit: locked_job(unit, job.job_id, lease_epoch=job.lease_epoch),
+            check=log.check_lease,
+            rules=services.tool_rules,
+            limits=lambda: services.tool_limits.of(job, scope.name),
+        )
+        return EffectCall(
+            self._tool,
+            holder,
+            key=effects.effect_key(job.tenant_id, workflow, scope.path, job.root_job_id, self._tool.tool, occurrence),
+            named=self._named,
             step=scope.name,
-            position=effects.EffectPosition(position[0], position[1], digest),
-            limits=lambda: execution.services.tool_limits.of(job, scope.name),
+            position=effects.EffectPosition(position[0], position[1], self._digest),
             about=scope.about,
+            asked_before=None if entry is None else (entry.facts.detail or {}).get("review_id"),
         )
 
-    def _fence(self, unit: Unit) -> JobRow:
-        return locked_job(unit, self._job.job_id, lease_epoch=self._job.lease_epoch)
+    async def find_outcome(self, call: EffectCall | None = None) -> EffectOutcome | EffectWait:
+        """Execute the effect to its durable end. Returns its outcome, or the review that asks for it.
 
-    async def _write(self, act: EffectAction, limits: Sequence[Limit] = ()) -> Any:
-        command = EffectCommand(
-            job_id=self._job.job_id,
-            tenant_id=self._job.tenant_id,
-            key=self._key,
-            fence=self._fence,
-            act=act,
-            limits=limits,
-        )
-        return await self._execution.log.commit(command)
-
-    async def find_outcome(self) -> EffectOutcome | str:
-        """Execute the effect to its durable end. Returns its outcome, or the id of the review that asks for it."""
-        log = self._execution.log
-        entry = log.find_entry(self._scope, self._position)
+        Without `call`, its branch was cancelled in an earlier lease: an effect that had not begun is not executed.
+        """
         try:
-            outcome = await log.or_evict(self._call.run())
+            running = self._call().run(settles=True) if call is None else call.run()
+            return await self._execution.log.or_evict(running)
         except Conflict as conflict:
             await self._diverge(conflict)
             raise
-        if outcome is not None:
-            return outcome
-        # A review that was requested before the last call is already decided.
-        entry = None if self._call.was_called else entry
-        review_id = (entry.facts.detail or {}).get("review_id") if entry is not None else None
-        return review_id or await self._call.request_review()
 
     async def _diverge(self, conflict: Conflict) -> None:
         tool = self._tool.tool
@@ -90,18 +83,19 @@ class EffectBoundary:
         """The answer at this position: from the call, the status check, or a person."""
         execution, scope, position = self._execution, self._scope, self._position
         history, scheduler = execution.log.history, execution.scheduler
-        outcome: EffectOutcome | str | None = None
+        call = self._call()
+        outcome: EffectOutcome | EffectWait | None = None
         while not isinstance(outcome, EffectOutcome):
             try:
-                outcome = await execution.tasks.protect(scope, self.find_outcome)
+                outcome = await execution.tasks.protect(scope, partial(self.find_outcome, call))
             except BudgetStopped as stop:
                 await wait_for_budget(execution, scope, position, stop)
                 continue
-            if isinstance(outcome, str):
-                await scheduler.wait_outside(scope, position, {"for": "quarantine", "review_id": outcome})
+            if isinstance(outcome, EffectWait):
+                facts = {"for": outcome.wait_for, "review_id": outcome.review_id}
+                await scheduler.wait_outside(scope, position, facts)
                 if (decided := history.answers.get(position)) is not None:
                     return await scheduler.deliver(scope, decided)
-                outcome = None
         event = Event(outcome.event, kind="effect", name=self._tool.tool, error=outcome.error, about=scope.about)
         if outcome.seq:
             answer = Recorded(

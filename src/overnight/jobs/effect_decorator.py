@@ -5,13 +5,17 @@ import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+
+import msgspec
 
 from overnight.domain import BadInput, ErrorFacts, Recorded
 
 from .effect_boundary import EffectBoundary
-from .effect_execution import CANNOT_TELL, Check, Done
+from .effect_records import CANNOT_TELL, NOT_DONE, Check, Done, Late
 from .encoding import decode, encode, fingerprint
 from .execution import BoundaryRequest, current
 from .external_job import external_effect
@@ -27,7 +31,8 @@ class NotDone(Exception):
 
 
 class EffectFailed(Exception):
-    """The effect was not done. `error_class` is the class of the raised exception, or `rejected` if a person rejected it."""
+    """The effect was not done. `error_class` is the class of the raised exception, `rejected` if a person rejected it, or
+    `denied` if a rule of the brain forbids it."""
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -44,12 +49,15 @@ class Effect(Generic[P, T]):
         not_done: tuple[type[Exception], ...],
         timeout_s: float | None,
         settle_after_s: float,
+        repeat_safe: bool,
+        key_lifetime_s: float | None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.tool, self.not_done = function, tool, (NotDone, *not_done)
         self.timeout_s, self.settle_after_s = timeout_s, settle_after_s
+        self.repeat_safe, self.key_lifetime_s = repeat_safe, key_lifetime_s
         self.check: Callable[..., Any] | None = None
-        self._takes_key = "idempotency_key" in inspect.signature(function).parameters
+        self.takes_key = "idempotency_key" in inspect.signature(function).parameters
 
     def status_check(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Register the status check of this effect.
@@ -97,7 +105,7 @@ class Effect(Generic[P, T]):
 
     def outcome(self, event: str, content: bytes | None, error: ErrorFacts | None) -> Any:
         """The result of the effect. Raises EffectFailed."""
-        if event == "tool_failed":
+        if event in {"tool_failed", "tool_refused"}:
             raise EffectFailed(error.message if error else self.tool, error.error_class if error else "failed")
         return decode(content, self.function)
 
@@ -105,32 +113,65 @@ class Effect(Generic[P, T]):
         """All arguments by name, as digested and recorded. Raises BadInput if they do not fit."""
         signature = inspect.signature(self.function)
         try:
-            bound = signature.bind(*args, **(kwargs | ({"idempotency_key": ""} if self._takes_key else {})))
+            bound = signature.bind(*args, **(kwargs | ({"idempotency_key": ""} if self.takes_key else {})))
         except TypeError as error:
             raise BadInput(f"effect {self.tool}: {error}") from None
         bound.apply_defaults()
         bound.arguments.pop("idempotency_key", None)
         return dict(bound.arguments)
 
-    async def call(self, key: str, named: dict[str, Any], check: Check) -> Done:
-        """Call the function itself, bounded by `timeout_s`; a sync one in a thread. `check` runs directly before it."""
-        options = {**named, "idempotency_key": key} if self._takes_key else named
-        result = await _call(self.function, options, check, self.timeout_s)
-        return result if isinstance(result, Done) else Done(None, result)
+    def restore(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call from their JSON, as the annotated types. Raises BadInput if they do not fit."""
+        named, hints = self.arguments((), dict(arguments)), _hints_of(self.function)
+        try:
+            return {name: msgspec.convert(value, hints.get(name, Any)) for name, value in named.items()}
+        except (msgspec.ValidationError, TypeError, NotImplementedError) as error:
+            raise BadInput(f"effect {self.tool}: {error}") from None
+
+    async def call(self, key: str, named: dict[str, Any], check: Check, late: Late) -> Done:
+        """Call the function itself, bounded by `timeout_s`; a sync one in a thread. `check` runs directly before it.
+
+        `late` receives the result of a sync function that continues after its caller has stopped waiting.
+        """
+        options = {**named, "idempotency_key": key} if self.takes_key else named
+
+        def late_result(result: Any) -> None:
+            late(_done(result))
+
+        return _done(await _call(self.function, options, check, self.timeout_s, late_result))
 
     async def ask_status(self, key: str, named: dict[str, Any], check: Check) -> Done | str:
-        """The outcome of the call by the status check; CANNOT_TELL if there is none or it raises."""
+        """The outcome of the call by the status check; CANNOT_TELL if there is none, it raises, or returns anything else."""
         if self.check is None:
             return CANNOT_TELL
         try:
-            return await _call(self.check, {**named, "idempotency_key": key}, check, self.timeout_s)
+            found = await _call(self.check, {**named, "idempotency_key": key}, check, self.timeout_s)
         except LeaseLost:
             raise
         except Exception:  # the outcome remains unknown
             return CANNOT_TELL
+        # A check that forgets its return value must not repeat the effect.
+        return found if isinstance(found, Done) or found == NOT_DONE else CANNOT_TELL
 
 
-async def _call(function: Callable[..., Any], options: dict[str, Any], check: Check, timeout_s: float | None) -> Any:
+def _done(result: Any) -> Done:
+    return result if isinstance(result, Done) else Done(None, result)
+
+
+def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except Exception:  # annotations may be any code
+        return {}
+
+
+async def _call(
+    function: Callable[..., Any],
+    options: dict[str, Any],
+    check: Check,
+    timeout_s: float | None,
+    late: Callable[[Any], None] | None = None,
+) -> Any:
     """The function's result. The time limit starts with the call and excludes the wait for a thread: before the call starts,
     its outcome is not unknown."""
     if inspect.iscoroutinefunction(function):
@@ -145,12 +186,53 @@ async def _call(function: Callable[..., Any], options: dict[str, Any], check: Ch
                 with contextlib.suppress(RuntimeError):  # the caller has stopped waiting
                     limit.reschedule(loop.time() + timeout_s)
 
-        def work() -> Any:
-            loop.call_soon_threadsafe(begin)
-            check()
-            return function(**options)
+        call = _ThreadCall(function, options, check, partial(loop.call_soon_threadsafe, begin), late)
+        try:
+            return await asyncio.to_thread(call.run)
+        except asyncio.CancelledError:  # also the time limit
+            call.give_up()
+            raise
 
-        return await asyncio.to_thread(work)
+
+class _ThreadCall:
+    """A call in a thread, which no time limit ends. Its result is late once its caller has given up."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        options: dict[str, Any],
+        check: Check,
+        begin: Callable[[], object],
+        late: Callable[[Any], None] | None,
+    ) -> None:
+        self._function, self._options, self._check, self._begin, self._late = function, options, check, begin, late
+        self._lock = threading.Lock()
+        self._result: list[Any] = []
+        self._given_up = False
+
+    def run(self) -> Any:
+        function, options, check = self._function, self._options, self._check
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the loop has ended; the check tells whether the call may still be made
+            self._begin()
+        # Nothing may stand between the check and the call.
+        check()
+        result = function(**options)
+        with self._lock:
+            self._result.append(result)
+            given_up = self._given_up
+        if given_up and self._late is not None:
+            self._late(result)
+        return result
+
+    def give_up(self) -> None:
+        """The caller waits no longer."""
+        with self._lock:
+            self._given_up = True
+            result = list(self._result)
+        if result and self._late is not None:
+            threading.Thread(target=self._late, args=result, name="overnight-late-result", daemon=True).start()
 
 
 def effect(
@@ -160,6 +242,8 @@ def effect(
     not_done: tuple[type[Exception], ...] = (),
     timeout_s: float | None = 60.0,
     settle_after_s: float = 0.0,
+    repeat_safe: bool = False,
+    key_lifetime_s: float | None = None,
 ) -> Any:
     """Make a function an effect: async, or sync and then run in a thread.
 
@@ -168,12 +252,23 @@ def effect(
     - `timeout_s`: the maximum duration of a call in seconds, default 60; None is no limit. After a timeout the outcome is
       unknown.
     - `settle_after_s`: how long a call may still take effect after its outcome became unknown, in seconds; default 0.
+    - `repeat_safe`: the provider ignores a repeated `idempotency_key`. An unknown outcome that the status check cannot
+      determine is then settled by calling again; default False: a person is asked.
+    - `key_lifetime_s`: how long the provider remembers the key, in seconds from the first call; None is for good. Later, a
+      person is asked.
 
     A parameter named `idempotency_key` receives the key for the provider. The call raises EffectFailed if the effect was not
     done.
     """
 
     def wrap(inner: Callable[P, Any]) -> Effect[P, Any]:
-        return Effect(inner, tool or inner.__name__, not_done, timeout_s, settle_after_s)
+        found: Effect[P, Any] = Effect(
+            inner, tool or inner.__name__, not_done, timeout_s, settle_after_s, repeat_safe, key_lifetime_s
+        )
+        if repeat_safe and not found.takes_key:
+            raise BadInput(
+                f"effect {found.tool}: repeat_safe requires a parameter `idempotency_key`, which the provider must receive"
+            )
+        return found
 
     return wrap(function) if function is not None else wrap

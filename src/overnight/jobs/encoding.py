@@ -1,6 +1,5 @@
 """The JSON encoding of results and arguments, and the fingerprint of a request."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -9,28 +8,16 @@ from typing import Any, cast, get_type_hints
 import msgspec
 
 from overnight.domain import BadInput
-from overnight.domain.json_text import decode_json, encode_json
+from overnight.domain.json_text import decode_json, encode_json, fingerprint
+
+__all__ = ["MAX_RESULT_BYTES", "decode", "encode", "fingerprint"]
 
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 _MAY_HIDE_A_NUMBER = (b"null", b"nan", b"inf")
 """NaN and the infinities as JSON: null as values, these words as keys and as decimals."""
 
 
-def _name_of(value: object) -> Any:
-    return f"<{type(value).__qualname__}>"
-
-
-_fingerprint_encoder = msgspec.json.Encoder(enc_hook=_name_of, order="deterministic")
 _strict_encoder = msgspec.json.Encoder()
-
-
-def fingerprint(*parts: Any) -> str:
-    """32 hex digits of a hash of the parts as JSON. A value without a JSON form counts by the name of its type."""
-    try:
-        body = _fingerprint_encoder.encode(parts)
-    except UnicodeEncodeError:
-        body = encode_json(msgspec.to_builtins(parts, enc_hook=_name_of, order="deterministic"))
-    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def encode(value: Any, place: str, *, largest: int | None = MAX_RESULT_BYTES) -> bytes:

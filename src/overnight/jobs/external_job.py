@@ -18,17 +18,21 @@ from types import TracebackType
 from typing import Any
 
 from overnight import effects
-from overnight.budgets import Limit, Policy
+from overnight.budgets import Policy
 from overnight.domain import BudgetStopped, Conflict, Event, Fenced, check_identifier, new_id
+from overnight.domain.claim_rules import ClaimRule
 from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
 
 from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
 from .current_record import current_record
-from .effect_execution import EffectAction, EffectCall, EffectCommand, EffectOutcome, Tool
+from .effect_admission import FindRules, no_rules
+from .effect_execution import EffectCall
+from .effect_records import EffectAction, EffectCommand, EffectHolder, EffectOutcome, EffectWait, Tool
 from .encoding import fingerprint
 from .execution import NotInJob
+from .lease import AttemptCheck
 from .tool_call_limits import ToolLimits
 from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
@@ -65,7 +69,10 @@ class ExternalJob:
         base_url: str,
         api_key: str | None = None,
         policy: Policy | None = None,
+        tool_rules: FindRules = no_rules,
+        claims: Sequence[ClaimRule] = (),
     ) -> None:
+        self.tool_rules, self.claims = tool_rules, claims
         self.tool_limits = ToolLimits(policy, Ledger(store))
         self.job: JobRow | None = None
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
@@ -98,6 +105,7 @@ class ExternalJob:
             agent_id=scope.agent_id,
             workflow=scope.workflow,
             state="running",
+            claims=self.claims,
         )
         job, fresh = self.store.commit_blocking(CreateJob(new))
         if not fresh:
@@ -155,44 +163,44 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
             )
         return job
 
-    async def write(act: EffectAction, limits: Sequence[Limit] = ()) -> Any:
-        command = EffectCommand(
-            job_id=attached.job_id,
-            tenant_id=attached.tenant_id,
-            key=key,
-            fence=fence,
-            act=act,
-            limits=limits,
-        )
-        return await attached.store.commit(command)
+    def command(act: EffectAction) -> EffectCommand:
+        return EffectCommand(job_id=attached.job_id, tenant_id=attached.tenant_id, key=key, fence=fence, act=act)
 
-    limits = partial(attached.tool_limits.of, attached.job, None) if attached.job is not None else None
-    call = EffectCall(
-        tool,
-        key=key,
-        named=named,
-        write=write,
-        clock=attached.store.clock,
+    attempt = AttemptCheck(attached.store, partial(command, _nothing))
+    holder = EffectHolder(
+        store=attached.store,
+        job_id=attached.job_id,
+        tenant_id=attached.tenant_id,
         owner=attached.owner,
-        check=_no_lease,
-        limits=limits,
-        about=current_record(),
+        commit=attached.store.commit,
+        fence=fence,
+        check=attempt.check,
+        begin=attempt.begin,
+        rules=attached.tool_rules,
+        limits=partial(attached.tool_limits.of, attached.job, None) if attached.job is not None else None,
     )
+    call = EffectCall(tool, holder, key=key, named=named, about=current_record())
     try:
         outcome = await call.run()
     except BudgetStopped as stop:
         raise JobParked(f"{stop}. See `overnight budget`", "", budget_wait(stop)) from None
-    if outcome is None:
-        review_id = await call.request_review()
-        message = f"the outcome of effect {tool.tool} is unknown. Decide review {review_id} with `overnight reviews`"
-        raise JobParked(message, review_id)
+    if isinstance(outcome, EffectWait):
+        waits = {"for": outcome.wait_for, "review_id": outcome.review_id}
+        raise JobParked(_wait_text(tool.tool, outcome), outcome.review_id, waits)
     if outcome.replayed:
-        await write(lambda unit, job: _record_replay(unit, job, tool.tool, key))
+        await attached.store.commit(command(lambda unit, job: _record_replay(unit, job, tool.tool, key)))
     return outcome
 
 
-def _no_lease() -> None:
-    """Do nothing: an external job has no lease. Its attempt lasts until the next one starts."""
+def _wait_text(tool: str, wait: EffectWait) -> str:
+    what = "waits for approval" if wait.wait_for == "approval" else "has an unknown outcome"
+    return (
+        f"effect {tool} {what}. Decide review {wait.review_id} with `overnight reviews`, then start the program again"
+    )
+
+
+def _nothing(unit: Unit, job: JobRow) -> None:
+    """Only the fence is checked."""
 
 
 def _record_replay(unit: Unit, job: JobRow, tool: str, key: str) -> None:

@@ -5,13 +5,18 @@ that was stopped, or a machine that slept, continues in the middle of a function
 between the check and the call, so the check is the last statement before the call, in the thread that makes it.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from overnight.domain import Fenced
+from overnight.domain import Fenced, OvernightError
+from overnight.store import Command, Store
 
+FRESH_US = 2_000_000
+"""How long an external program may act on a claim without asking the store again, in microseconds."""
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", None) or getattr(time, "CLOCK_MONOTONIC", None)
 
 
@@ -83,3 +88,36 @@ class Lease:
             raise LeaseLost(
                 "its lease has run out, or the wall clock went back: another worker may have the job by now"
             )
+
+
+class AttemptCheck:
+    """The check of an external program, which has no lease: its attempt lasts until the next one begins.
+
+    The write of a claim has shown that the attempt is the current one. A call that begins more than `FRESH_US` later, by
+    either clock, asks the store again: the process may have been suspended, or the call waited for a thread.
+    """
+
+    def __init__(self, store: Store, ask: Callable[[], Command[Any]]) -> None:
+        self._store, self._ask = store, ask
+        self._clocks = Clocks(store.clock)
+        self._claim = Lease(self._clocks, FRESH_US, self._clocks.read())
+
+    def begin(self) -> None:
+        """A write that shows whose attempt it is follows."""
+        self._claim = Lease(self._clocks, FRESH_US, self._clocks.read())
+
+    def check(self) -> None:
+        """Raise LeaseLost if the attempt may have ended. In a thread of its own, the store is asked."""
+        if not self._claim.is_lost():
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            try:
+                while self._claim.is_lost():
+                    self.begin()
+                    self._store.commit_blocking(self._ask())
+            except OvernightError as error:
+                raise LeaseLost(str(error)) from None
+        else:
+            raise LeaseLost("more time has passed since the claim than a call needs to begin")

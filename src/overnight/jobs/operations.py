@@ -59,6 +59,7 @@ class Operations:
             brain_version=brain_version,
             input=input_of(function, args, kwargs or {}),
             actor=actor,
+            claims=function.claims,
         )
         job, _ = await self.store.commit(CreateJob(new))
         return job

@@ -11,6 +11,7 @@ from overnight.domain import Recorded, StoreUnavailable
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
 
+from .effect_admission import FindRules, no_rules
 from .stored_prompts import StoredPrompts
 from .tool_call_limits import ToolLimits
 
@@ -62,15 +63,23 @@ class NoModel:
 class Services:
     """Shared by all executions of a worker.
 
-    `notify` tells the worker that a new job may be due. `problems` holds the last error of each job, for diagnosis.
+    `notify` tells the worker that a new job may be due. `tool_rules` finds the rules about effects that are in force now.
+    `problems` holds the last error of each job, for diagnosis.
     """
 
     def __init__(
-        self, store: Store, model: ModelPort, owner: str, policy: Policy | None, notify: Callable[[], None]
+        self,
+        store: Store,
+        model: ModelPort,
+        owner: str,
+        policy: Policy | None,
+        notify: Callable[[], None],
+        tool_rules: FindRules = no_rules,
     ) -> None:
         self.store, self.model, self.owner, self.notify = store, model, owner, notify
         self.prompts = StoredPrompts(store)
         self.tool_limits = ToolLimits(policy, Ledger(store))
+        self.tool_rules = tool_rules
         self.problems: dict[str, str] = {}
 
     def report(self, job_id: str, error: BaseException | None) -> None:

@@ -20,6 +20,7 @@ from overnight.store import Store, statements
 
 from .commands import ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
+from .effect_admission import FindRules, no_rules
 from .encoding import encode
 from .execution import Execution, task_factory
 from .failure_logging import log_end
@@ -43,7 +44,8 @@ PROGRESS = ANSWERS | {"attempt_started", "boundary_kept"}
 class Worker:
     """Runs due jobs in the current event loop until it is stopped.
 
-    - `model`: the gateway. `policy`: the budgets that count tool calls; None is no limit.
+    - `model`: the gateway. `policy`: the budgets that count tool calls; None is no limit. `tool_rules`: finds the rules about
+      effects that are in force.
     - `worker_id`: default: a new one. `root`: run only this job and its children; default: all jobs.
     - `lease_s`: how long a lease lasts without renewal, in seconds; default 15.
     """
@@ -57,12 +59,13 @@ class Worker:
         lease_s: float = LEASE_S,
         root: str = "",
         policy: Policy | None = None,
+        tool_rules: FindRules = no_rules,
         uptime: Callable[[], int] = uptime_us,
     ) -> None:
         self._root = root
         self.store, self.ledger = store, Ledger(store)
         self.worker_id = worker_id or new_id("worker")
-        self.services = Services(store, model, self.worker_id, policy, self.notify)
+        self.services = Services(store, model, self.worker_id, policy, self.notify, tool_rules)
         self._lease_us = round(lease_s * 1_000_000)
         self._clocks = Clocks(store.clock, uptime)
         self._leases: dict[str, Lease] = {}

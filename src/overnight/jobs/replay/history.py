@@ -23,6 +23,7 @@ ANSWERS = frozenset(
         "model_failed",
         "tool_succeeded",
         "tool_failed",
+        "tool_refused",
         "timer_fired",
         "value_recorded",
         "review_decided",
@@ -30,13 +31,22 @@ ANSWERS = frozenset(
         "signal_received",
     }
 )
-FAILURES = frozenset({"step_failed", "model_failed", "tool_failed"})
+FAILURES = frozenset({"step_failed", "model_failed", "tool_failed", "tool_refused"})
 FROM_OUTSIDE = frozenset({"review_decided", "child_finished", "signal_received", "tool_succeeded", "tool_failed"})
 
 
 def arguments_digest(content: bytes | None) -> str | None:
     """The digest of an effect's arguments as JSON; None if they were erased or are stored elsewhere."""
     return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def asked_digest(content: bytes | None) -> str | None:
+    """The digest of the arguments that an approval was requested for; None if they were erased or are stored elsewhere."""
+    return None if content is None else arguments_digest(msgspec.json.decode(content, type=_Asked).arguments)
+
+
+class _Asked(msgspec.Struct):
+    arguments: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class ReplayedAnswer(Recorded):
@@ -115,8 +125,11 @@ class History(msgspec.Struct):
                 else:
                     (self.answers if name in ANSWERS else self.entries)[place] = event
                     self.retained.pop(place, None)
-                if name == "tool_called":
+                # A person may have edited the arguments: the code asks with its own again.
+                if name == "tool_called" and "edited" not in detail:
                     self.arguments[place] = arguments_digest(event.content)
+                elif name == "review_requested" and facts.kind == "effect" and detail.get("review") == "approval":
+                    self.arguments[place] = asked_digest(event.content)
             case _:
                 pass
 
