@@ -12,7 +12,7 @@ from machine_parts import UnderJob
 from overnight.budgets import TopUp, resolve_top_up, top_up_budget
 from overnight.domain import FINISHED, BadInput
 from overnight.jobs import Decision, Operations
-from overnight.ledger import JOB, JobRow
+from overnight.ledger import JobRow
 from overnight.reviews import Amounts, ReviewFilter, ReviewRow, find_reviews, public_review, public_state
 from overnight.store import Store, Unit, open_store
 from overnight.testing import SpawnedProvider
@@ -107,7 +107,7 @@ async def test_other_waits_do_not_repeat_the_budget_review(store: Store, provide
         [card] = await inbox(store)
         assert card.review_id == cards["budget"].review_id
         await top_up(served, job_id, 5)
-        assert (await rest(served, job_id, *FINISHED)).result == b'"2 true"'
+        assert (await rest(served, job_id, *FINISHED)).result == b'"2 True"'
         assert [public_state(each) for each in await inbox(store, "", job_id)].count("superseded") == 1
 
 
@@ -133,8 +133,9 @@ async def test_loop_stop_waits_in_the_inbox(store: Store, provider: SpawnedProvi
 async def test_job_without_its_code_waits_in_the_inbox(store: Store, provider: SpawnedProvider) -> None:
     def move_code(job_id: str, place: str) -> None:
         def act(unit: Unit, job: JobRow) -> None:
-            job.code_ref = place
-            unit.change(JOB, job)
+            unit.session.query(
+                f"UPDATE job SET code_ref = '{place}' WHERE job_id = '{job.job_id}' RETURNING job_id", ()
+            )
 
         store.commit_blocking(UnderJob(job_id, act))
 

@@ -68,6 +68,7 @@ class EffectCall:
         about: str | None = None,
         asked_before: str | None = None,
     ) -> None:
+        self._exception: dict[str, Any] = {}
         self._tool, self._holder, self._key, self._named = tool, holder, key, named
         self._position, self._about, self._asked_before = position, about, asked_before
         self._limits: Sequence[Limit] = ()
@@ -209,6 +210,8 @@ class EffectCall:
         return EffectOutcome("tool_failed", seq, error=facts)
 
     async def _unknown(self, cause: str, why: str, trace: bytes | None = None) -> None:
+        self._exception = {"exception": {"class": cause, "message": why}}
+
         def unknown(unit: Unit, job: JobRow) -> None:
             row = self._row(unit, job)
             if row.state == "claimed":  # not, if a late result came first
@@ -359,6 +362,7 @@ class EffectCall:
             if known is not None:
                 return known
             detail = {"effect_key": self._key, "tool": tool, "arguments": shown, "effect_id": row.effect_id}
+            detail |= self._exception
             at = boundary_of(tool, self._position)
             review = request_review(
                 unit,
