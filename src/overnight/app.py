@@ -358,6 +358,8 @@ def attach(
     claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims) as attached,
+        ExternalJob(
+            store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims=claims
+        ) as attached,
     ):
         yield attached
