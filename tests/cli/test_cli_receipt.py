@@ -71,7 +71,7 @@ def test_verify_asks_again_and_changes_nothing(shell: Shell) -> None:
     assert "the status check cannot tell" in shell("receipt", "last", "--verify")
     shown = shell("receipt", "last", "--verify", API_IS_UP="1")
     assert "the status check finds it done MSG-9" in shown
-    assert f"overnight reviews approve {review['review_id']} --done --provider-id MSG-9" in shown
+    assert f"overnight reviews done {review['review_id']} --provider-id MSG-9" in shown
     assert shell.json("receipt", "last")["effects"][0]["state"] == "unknown"
     (shell.folder / "posting.py").unlink()
     unseen = shell.json("receipt", "last", "--verify")["effects"][0]["verified"]

@@ -7,6 +7,7 @@ import msgspec
 
 from overnight.effects import EffectRow
 from overnight.ledger import Ledger
+from overnight.store import records_of
 
 from .entries import TreeJob, entry_of
 from .public import public_effect
@@ -73,8 +74,7 @@ async def audit_effects(ledger: Ledger, wanted: AuditFilter) -> AsyncIterator[Au
         while True:
             values = {"tenant_id": tenant_id, "since": wanted.since, "after_at": at, "after_key": key, "most": PAGE}
             rows = await ledger.store.read(SQL["list_audited_effects"], values)
-            for row in rows:
-                effect = EffectRow(*row[:_COLUMNS])
+            for row, effect in zip(rows, records_of(EffectRow, (row[:_COLUMNS] for row in rows)), strict=True):
                 at, key = effect.claimed_at, effect.effect_key
                 agent_id, workflow, external_id, runtime, people = row[_COLUMNS:]
                 entry = entry_of(effect, TreeJob(effect.job_id, "", runtime, None))

@@ -51,7 +51,10 @@ JOIN node ON node.tenant_id = :tenant_id AND node.month = :month AND node.hash =
 
 -- A page is found by time alone, so that no filter makes its query long.
 -- name: list_audited_effects
-SELECT page.*, job.agent_id, job.workflow, job.external_id, job.runtime,
+SELECT page.tenant_id, page.effect_key, page.job_id, page.tool, page.state, page.arguments_sha256, page.owner,
+    page.attempt, page.lease_epoch, page.provider_id, page.result, page.error, page.claimed_at, page.settled_at,
+    page.effect_id, page.claim_digest, page.expires_at, page.done_sha256, page.contract, page.source, page.key_id,
+    page.tool_class, page.client_key, page.asked_attempt, page.review_id, page.approval_id, page.called_seq, page.about, job.agent_id, job.workflow, job.external_id, job.runtime,
     (SELECT coalesce(json_agg(DISTINCT decided_by), '[]')::text FROM review
      WHERE review.tenant_id = page.tenant_id AND review.effect_key = page.effect_key AND review.decided_by IS NOT NULL)
 FROM (
