@@ -51,8 +51,8 @@ class Application:
     """A plain ASGI application. `hosts` are the accepted host names (None: any), which protects against DNS rebinding: a web
     page that resolves its own name to this address can neither spend money nor read jobs.
 
-    `calls` serves model calls, `effects` claims of effects. `rest` serves `/api/v1` and `links` one-time links, or `forward` passes
-    their requests on to the process that does.
+    `calls` serves model calls, `effects` claims of effects. `rest` serves `/api/v1` and `links` one-time links, or `forward`
+    passes their requests on to the process that does.
     """
 
     def __init__(
