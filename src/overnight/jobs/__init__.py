@@ -9,8 +9,10 @@ from overnight.reviews import Decision
 from .chat_and_approval import (
     Approval,
     ChatAnswer,
+    HumanAnswer,
     ModelFailed,
     approval,
+    ask,
     chat,
 )
 from .child_jobs import JobFailed
@@ -53,6 +55,7 @@ __all__ = [
     "Done",
     "EffectFailed",
     "ExternalJob",
+    "HumanAnswer",
     "JobFailed",
     "JobFunction",
     "JobParked",
@@ -69,6 +72,7 @@ __all__ = [
     "about",
     "add_folder",
     "approval",
+    "ask",
     "chat",
     "check_identifiers",
     "check_status",
