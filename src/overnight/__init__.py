@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .jobs import ChatAnswer as ChatAnswer
     from .jobs import Done as Done
     from .jobs import EffectFailed as EffectFailed
+    from .jobs import HumanAnswer as HumanAnswer
     from .jobs import JobFailed as JobFailed
     from .jobs import JobParked as JobParked
     from .jobs import ModelFailed as ModelFailed
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .jobs import StepFailed as StepFailed
     from .jobs import about as about
     from .jobs import approval as approval
+    from .jobs import ask as ask
     from .jobs import chat as chat
     from .jobs import effect as effect
     from .jobs import job as job
@@ -66,6 +68,7 @@ _HOMES = {
         "ChatAnswer",
         "Done",
         "EffectFailed",
+        "HumanAnswer",
         "JobFailed",
         "JobParked",
         "ModelFailed",
@@ -74,6 +77,7 @@ _HOMES = {
         "StepFailed",
         "about",
         "approval",
+        "ask",
         "chat",
         "effect",
         "job",

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from overnight.domain import FINISHED, Recorded, new_id
-from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, secrets_of
+from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, outgoing_policy, secrets_of
 from overnight.settings import Settings
 
 if TYPE_CHECKING:
@@ -240,23 +240,25 @@ class App:
 
     @asynccontextmanager
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
-        """Serve the sinks of the feed that the settings ask for, during the block. `owner` is the name of this process."""
+        """Serve the sinks of the feed, such as notifications, during the block. `owner` is the name of this process."""
         from overnight.ledger import serve_sink
+        from overnight.notifications import Sender, serve_notifications
         from overnight.telemetry import JsonLinesSink, LogFiles
 
-        folder = self.settings.event_log
-        if folder is None:
-            yield
-            return
-        by_tenant, most = self.settings.event_log_by == "tenant", self.settings.event_log_mb * 1_000_000
-        sink = JsonLinesSink(LogFiles(folder, by_tenant, most, self.settings.event_log_files))
-        serving = await serve_sink(self.store, sink, owner)
+        settings, folder = self.settings, self.settings.event_log
+        serving: list[asyncio.Task[None]] = []
+        if folder is not None:
+            by_tenant, most = settings.event_log_by == "tenant", settings.event_log_mb * 1_000_000
+            sink = JsonLinesSink(LogFiles(folder, by_tenant, most, settings.event_log_files))
+            serving.append(await serve_sink(self.store, sink, owner))
+        sender = Sender(masters_of(settings, self._secrets), outgoing_policy(settings))
+        serving.append(asyncio.create_task(serve_notifications(self.store, sender, owner, settings.public_url)))
         try:
             yield
         finally:
-            serving.cancel()
-            await asyncio.wait([serving])
-            sink.close()
+            for each in serving:
+                each.cancel()
+            await asyncio.wait(serving)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -338,12 +340,14 @@ def attach(
     tenant_id: str | None = None,
     base_url: str | None = None,
     settings: Settings | None = None,
+    assert_effects: Sequence[Mapping[str, str]] = (),
 ) -> Any:
     """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields an ExternalJob.
 
     `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
-    OVERNIGHT_API_KEY, else OPENAI_API_KEY.
+    OVERNIGHT_API_KEY, else OPENAI_API_KEY. `assert_effects`: as for `overnight.job`, about the last text of a model.
     """
+    from overnight.domain.claim_rules import claim_rules
     from overnight.jobs import ExternalJob, check_identifiers
     from overnight.store import open_store
 
@@ -351,8 +355,9 @@ def attach(
     external_id, tenant = check_identifiers(external_id, tenant_id or chosen.tenant_id)
     key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
+    claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen)) as attached,
+        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims) as attached,
     ):
         yield attached

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from overnight.brain import Brain
     from overnight.keys import MasterKeys
     from overnight.ledger import Ledger
+    from overnight.outgoing import AddressPolicy
 
 MASTER_KEY = "OVERNIGHT_MASTER_KEY"
 _OTHER_BRAIN = "Set OVERNIGHT_BRAIN to another folder, or create one with `overnight init`"
@@ -77,3 +78,11 @@ def masters_of(settings: Settings, secrets: Mapping[str, str] = os.environ) -> "
 
     given = secrets.get(MASTER_KEY) or None
     return MasterKeys(given, settings.home, makes_file=settings.ledger_file is not None)
+
+
+def outgoing_policy(settings: Settings) -> "AddressPolicy":
+    """The hosts that addresses registered by tenants may reach: public ones, and those of OVERNIGHT_OUTGOING_ALLOW."""
+    from overnight.outgoing import AddressPolicy
+
+    networks = tuple(each for each in settings.outgoing_allow if "/" in each)
+    return AddressPolicy.of(networks, tuple(each for each in settings.outgoing_allow if "/" not in each))

@@ -22,7 +22,13 @@ from overnight.app import open_app
 from overnight.brain import Brain
 from overnight.domain import BadInput
 from overnight.files import is_open_to_others
-from overnight.process_environment import MASTER_KEY, has_provider_key, load_settings_brain, take_secrets
+from overnight.process_environment import (
+    MASTER_KEY,
+    has_provider_key,
+    load_settings_brain,
+    outgoing_policy,
+    take_secrets,
+)
 from overnight.settings import Settings
 from overnight.supervisor import Child, ProcessTree, set_up_log, stdin_closed
 
@@ -73,6 +79,7 @@ async def serve_gateway(
             auth=settings.auth,
             requests_per_key=limits.per_key,
             public_url=settings.public_url,
+            outgoing=outgoing_policy(settings),
             access_log=AccessLog.of(settings.access_log),  # also for the requests that the api process serves
             api_socket=api_socket,
         )
@@ -107,7 +114,7 @@ async def serve_api(settings: Settings, host: str, path: str, *, until: Awaitabl
         rest = await app.rest()
         limits = _limits(settings)
         served = rest_application(
-            rest.services(settings.public_url),
+            rest.services(settings.public_url, outgoing_policy(settings)),
             hosts=(*LOOPBACK_NAMES, *settings.hosts) if host in LOOPBACK else None,
             auth=settings.auth,
             requests_per_key=limits.per_key,

@@ -64,6 +64,20 @@ def _host_names() -> tuple[str, ...]:
     return tuple(found)
 
 
+def _outgoing() -> tuple[str, ...]:
+    """OVERNIGHT_OUTGOING_ALLOW: networks, and names behind a proxy, separated by commas. Raises BadInput."""
+    found = [each.strip() for each in (os.environ.get("OVERNIGHT_OUTGOING_ALLOW") or "").split(",") if each.strip()]
+    for each in found:
+        if "/" in each:
+            try:
+                ip_network(each)
+            except ValueError:
+                raise BadInput(f"OVERNIGHT_OUTGOING_ALLOW: {each[:40]!r} is not a network such as 10.1.0.0/16") from None
+        elif not re.fullmatch(r"[A-Za-z0-9*?_.:-]{1,253}", each):
+            raise BadInput(f"OVERNIGHT_OUTGOING_ALLOW: {each[:40]!r} is not a network or a host name")
+    return tuple(found)
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Settings of a process. `home` contains the ledger if DATABASE_URL is unset; `brain` is the configuration folder.
 
@@ -89,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     access_log: str = ""
+    outgoing_allow: tuple[str, ...] = ()
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -104,6 +119,8 @@ class Settings(msgspec.Struct, frozen=True):
         - OVERNIGHT_PUBLIC_URL: address of the gateway for clients, used in links.
         - OVERNIGHT_TRUSTED_PROXIES (none): addresses whose forwarded headers are read.
         - OVERNIGHT_HOSTS (none): further names of this machine that a gateway on loopback accepts.
+        - OVERNIGHT_OUTGOING_ALLOW (none): non-public networks, and names behind a proxy, that addresses registered by tenants
+          may reach.
         - OVERNIGHT_ACCESS_LOG (none): a file, or 1 for standard error.
 
         Raises:
@@ -150,6 +167,7 @@ class Settings(msgspec.Struct, frozen=True):
             trusted_proxies=_trusted_proxies(),
             hosts=_host_names(),
             access_log=os.environ.get("OVERNIGHT_ACCESS_LOG") or "",
+            outgoing_allow=_outgoing(),
         )
 
     def environment(self) -> dict[str, str]:

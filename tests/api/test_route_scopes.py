@@ -42,6 +42,7 @@ ROUTES = [
     ("GET", "/api/v1/jobs", "jobs.read"),
     ("GET", "/api/v1/jobs/{job}", "jobs.read"),
     ("GET", "/api/v1/jobs/{job}/events", "jobs.read"),
+    ("GET", "/api/v1/jobs/{job}/receipt", "jobs.read"),
     ("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate"),
     ("POST", "/api/v1/jobs/{job}/complete", "jobs.operate"),
     ("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate"),

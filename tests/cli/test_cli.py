@@ -51,7 +51,7 @@ def test_job_runs_and_is_shown(shell: Shell) -> None:
     assert "hello xyz" in shell("explain", job_id[:18], "--content")
 
     whole = shell.json("explain", "last")
-    assert set(whole) == {"job", "header", "lines", "next", "events"}
+    assert set(whole) == {"job", "header", "lines", "next", "events", "receipt"}
     assert whole["job"]["cost_usd"] == whole["header"]["cost_usd"] == listed["cost_usd"]
     assert whole["lines"][-1]["text"] == "succeeded"
     assert "hello xyz" not in json.dumps(whole)
@@ -106,16 +106,16 @@ def test_approval_continues_the_job(shell: Shell) -> None:
     assert "Go on?" in listed
     assert "amount: 3" in listed
     (review,) = shell.json("reviews")
-    assert (review["kind"], review["state"], review["detail"]) == ("approval", "open", {"amount": 3})
+    assert (review["kind"], review["state"], review["detail"]) == ("approval", "pending", {"amount": 3})
     assert f"overnight reviews approve {review['review_id']}" in shell("explain", "last")
     shell("reviews", "approve", review["review_id"], "--done", code=2)
-    assert "is an approval" in shell.errors
+    assert "of kind approval" in shell.errors
     assert "or here: overnight resume job_" in shell("reviews", "approve", review["review_id"], "--note", "fine")
     shell("reviews", "reject", review["review_id"], code=1)
-    assert "already approved by" in shell.errors
+    assert "already answered 'approve' by" in shell.errors
     assert "result  true" in shell("resume", "last")
     assert "“fine”" in shell("explain", "last")
-    assert shell("reviews").startswith("No open reviews")
+    assert shell("reviews").startswith("No pending reviews")
     assert shell.json("reviews", "list", "--all")[0]["decided_by"]
 
 
@@ -123,14 +123,14 @@ def test_unknown_effect_requires_done_or_not_done(shell: Shell) -> None:
     shell("run", "night.py:pays", code=3)
     review = shell.json("reviews")[0]["review_id"]
     shell("reviews", "approve", review, code=1)
-    assert "--done" in shell.errors
-    assert "--not-done" in shell.errors
+    assert "`done`" in shell.errors
+    assert "`not_done`" in shell.errors
     shell("reviews", "approve", review, "--provider-id", "B-7", code=2)
     assert "require --done" in shell.errors
     shell("reviews", "approve", review, "--done", "--result", "paid", code=2)
     assert "--result is not JSON" in shell.errors
     decided = shell.json("reviews", "approve", review[:20], "--done", "--provider-id", "B-7", "--result", '"paid"')
-    assert decided["state"] == "approved"
+    assert (decided["state"], decided["answer"]) == ("decided", "done")
     assert "result  paid" in shell("resume", "last")
     assert "provider id B-7" in shell("explain", "last")
 

@@ -32,7 +32,8 @@ READS: dict[str, list[list[str]]] = {
     "cache": [[]],
     "circuits": [[]],
     "reviews": [[], ["--all"]],
-    "reviews list": [[], ["--all"]],
+    "reviews list": [[], ["--all"], ["--kind", "approval"]],
+    "reviews show": [["REVIEW"]],
     "budget bounds": [[]],
     "budget": [[], ["--all"], ["--job", "asks"], ["--limits"]],
     "route replay": [["--routing", "brain/routing.yaml"], ["--routing", "brain/routing.yaml", "--job", "nightly"]],
@@ -46,6 +47,13 @@ ACTS: dict[str, list[list[str]]] = {
     "resume": [["fails"], ["queued"], ["nightly"]],
     "reviews approve": [["REVIEW", "--note", "fine"]],
     "reviews reject": [["QUARANTINE"]],
+    "reviews edit": [["REVIEW", "--arguments", "{}"]],
+    "reviews answer": [["REVIEW", "--text", "x"]],
+    "reviews done": [["QUARANTINE", "--provider-id", "B-7"]],
+    "reviews not-done": [["QUARANTINE"]],
+    "reviews continue": [["REVIEW", "--usd", "1"]],
+    "reviews decide": [["REVIEW", "approve"]],
+    "reviews renew": [["REVIEW", "--hours", "1"]],
     "budget settle": [["call_unknown", "--usd", "1", "--why", "x"]],
     "budget top-up": [
         ["job", "pays", "--calls", "3", "--why", "x"],
@@ -61,6 +69,8 @@ ACTS: dict[str, list[list[str]]] = {
     "keys provider set": [["here", "--from-env", "SECRET"]],
     "keys provider delete": [["here"]],
 }
+ANSWERS = [name for name in ACTS if name.startswith("reviews ")]
+"""The first decision of a review counts; the others are refused."""
 NEUTRAL = {
     "up": "serves all tenants",
     "gateway": "serves all tenants",
@@ -178,7 +188,7 @@ def test_output_does_not_depend_on_other_tenants(house: House) -> None:
         for name, runs in READS.items():
             for words in runs:
                 for form in ([], ["--json"]) if words == runs[0] else (["--json"],):
-                    ran = house("a", *name.split(), *words, *form)
+                    ran = house("a", *name.split(), *house.named("a", words), *form)
                     shown[(name, *words, *form)] = settled(ran.out + ran.err)
         return shown
 
@@ -208,6 +218,7 @@ def test_commands_change_only_their_tenant(house: House) -> None:
                 ("resume", "nightly"),
                 ("cancel", "queued"),
                 ("budget settle", "call_unknown"),
+                *((name, words[0]) for name in ANSWERS if name not in {"reviews approve", "reviews reject"}),
             }
             mine = now
 

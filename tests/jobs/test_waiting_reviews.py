@@ -32,11 +32,11 @@ def test_parked_job_without_review_is_listed(shell: Shell) -> None:
     shell("resume", job_id, code=3)
     assert shell.json("jobs")[0]["waiting"][0]["for"] == "divergence"
     shown = shell("reviews")
-    assert "No open reviews" not in shown
+    assert "No pending reviews" not in shown
     assert job_id in shown
     assert f"overnight resume {job_id}" in shown
     shell("cancel", job_id)
-    assert "No open reviews" in shell("reviews")
+    assert "No pending reviews" in shell("reviews")
 
 
 def test_self_resuming_jobs_are_counted_apart(shell: Shell) -> None:
@@ -47,7 +47,7 @@ def test_self_resuming_jobs_are_counted_apart(shell: Shell) -> None:
     with supervised(shell):
         wait_for(lambda: shell.json("jobs", "--state", "parked"))
     shown = shell("reviews")
-    assert "No open reviews" in shown
+    assert "No pending reviews" in shown
     assert "resume automatically: 1" in shown
 
 

@@ -75,7 +75,7 @@ async def test_decryption_requires_tenant_and_master_key(keys: Keys, store: Stor
 async def test_environment_master_keys_rotate_by_order(store: Store) -> None:
     await Keys(store, MasterKeys(OLD_MASTER)).set_provider_key("acme", "openai", "sk-1", "ann")
     both = MasterKeys(f"{MASTER},{OLD_MASTER}")
-    master_id, count = await Keys(store, both).rotate_master("ann")
+    master_id, count, _ = await Keys(store, both).rotate_master("ann")
     assert (master_id, count) == (MasterKeys(MASTER).first().master_id, 1)
     assert (await Keys(store, both).rotate_master("ann"))[1] == 0
     ring = Keyring(store, MasterKeys(MASTER))

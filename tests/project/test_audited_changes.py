@@ -22,10 +22,11 @@ from serving import Served, routed, serving
 
 READS = {
     "check", "brain diff", "brain history", "keys list", "keys show", "keys provider list", "route explain", "route replay",
-    "jobs", "explain", "events", "audit", "cache", "reviews list", "budget bounds",
+    "jobs", "explain", "events", "audit", "cache", "reviews list", "reviews show", "budget bounds",
 }  # fmt: skip
 ONLY_FILES = {"init"}
-IN_LOGS_OF_JOBS = {"resume", "cancel", "reviews approve", "reviews reject"}
+ANSWERS = ("approve", "edit", "reject", "answer", "done", "not-done", "continue", "decide", "renew")
+IN_LOGS_OF_JOBS = {"resume", "cancel"} | {f"reviews {answer}" for answer in ANSWERS}
 PROCESSES = {"up", "demo", "gateway", "api", "worker", "run"}
 """Each starts a process, whose brain is audited when it is another one than before."""
 AUDITED_COMMANDS = {
@@ -42,7 +43,9 @@ AUDITED_COMMANDS = {
     "budget settle": "cost.settled",
     "budget top-up": "budget.topped_up",
 }
-PATHS_IN_LOGS_OF_JOBS = {"POST /api/v1/jobs/{job}/" + verb for verb in ("attempts", "complete", "cancel")}
+PATHS_IN_LOGS_OF_JOBS = {"POST /api/v1/jobs/{job}/" + verb for verb in ("attempts", "complete", "cancel")} | {
+    "POST /api/v1/reviews/{review}/" + verb for verb in ("decide", "renew")
+}
 AUDITED_PATHS = {
     "POST /api/v1/budgets": "budget.topped_up",
     "POST /api/v1/bounds/{call}/settle": "cost.settled",

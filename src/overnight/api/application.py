@@ -23,6 +23,7 @@ from overnight.http_server.connection_limits import ConnectionLimits
 from overnight.http_server.relay import RelayBroken, RelayUnavailable, UnixRelay
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
+from overnight.outgoing import AddressPolicy
 
 from .access_log import KEY, KEY_NAME, TEMPLATE, AccessLog
 from .attribution import tenant_of
@@ -38,6 +39,7 @@ from .readiness import ReadyApi
 from .requests import ClientLeft, Request, send_answer
 from .rest_application import RestApplication
 from .rest_services import RestServices
+from .review_links import ReviewLinksApi, is_link_path
 from .routes import CALLS, PathRoute, find_route, format_of, is_call_path
 
 log = logging.getLogger("overnight.api")
@@ -49,8 +51,8 @@ class Application:
     """A plain ASGI application. `hosts` are the accepted host names (None: any), which protects against DNS rebinding: a web
     page that resolves its own name to this address can neither spend money nor read jobs.
 
-    `calls` serves model calls, `effects` claims of effects. `rest` serves `/api/v1`, or `forward` passes its requests on to the
-    process that does.
+    `calls` serves model calls, `effects` claims of effects. `rest` serves `/api/v1` and `links` one-time links, or `forward`
+    passes their requests on to the process that does.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Application:
         calls: ModelCalls | None = None,
         effects: EffectsApi | None = None,
         rest: RestApplication | None = None,
+        links: ReviewLinksApi | None = None,
         forward: AsgiApplication | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
         self._requests, self._requests_per_key = dict[str, int](), requests_per_key
-        self._calls, self._effects, self._rest, self._forward = calls, effects, rest, forward
+        self._calls, self._effects, self._rest = calls, effects, rest
+        self._links, self._forward = links, forward
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(keyring, loopback=hosts is not None, auth=auth)
         self._guard = None if hosts is None else BrowserGuard(hosts)
@@ -118,7 +122,8 @@ class Application:
         path: str = scope["path"]
         method: str = scope["method"]
         headers = scope["headers"]
-        origin = self._guard.forbidden_origin(method, headers) if self._guard else None
+        guard = None if is_link_path(path) else self._guard  # links compare origins by themselves
+        origin = guard.forbidden_origin(method, headers) if guard else None
         if origin is not None:
             raise Forbidden(f"cross-origin request: {origin}")
         form = CALLS.get(path)
@@ -137,7 +142,8 @@ class Application:
         if route.part == "probes":
             return await self._probe(route)
         method, headers = scope["method"], scope["headers"]
-        check_content_type(method, headers)
+        if route.part != "links":
+            check_content_type(method, headers)
         needed = route.scope
         check = self._authenticator.authenticate
         request = Request(
@@ -161,6 +167,8 @@ class Application:
             return await self._effects.answer(request)
         if route.part == "rest" and self._rest is not None:
             return await self._rest.answer(request, scope, send)
+        if route.part == "links" and self._links is not None:
+            return await self._links.answer(request)
         if self._forward is None:
             raise OvernightError(f"{route.template} is not served by this process")
         return await self._forwarded(self._forward, scope, receive, send)
@@ -260,11 +268,13 @@ def application(
     auth: str = "auto",
     requests_per_key: int = ConnectionLimits().per_key,
     public_url: str = "",
+    outgoing: AddressPolicy | None = None,
     access_log: AccessLog | None = None,
     api_socket: str | None = None,
 ) -> Application:
     """The application to serve with `Server`; the gateway must be started. `hosts`: accepted host names; None accepts any and
     always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off. `public_url` is where clients reach it, for links.
+    `outgoing` are the hosts that addresses of tenants may reach.
     `api_socket`: the unix socket of the process that serves `/api/v1`; without one, this process does."""
     memory = BodyMemory(lambda: gateway.routing.limits.max_body_bytes)
     services = RestServices(
@@ -275,6 +285,7 @@ def application(
         providers=lambda: [each.name for each in gateway.routing.providers],
         memory=memory,
         public_url=public_url,
+        outgoing=outgoing or AddressPolicy(),
     )
     return Application(
         ledger,
@@ -285,6 +296,7 @@ def application(
         calls=ModelCalls(gateway, memory),
         effects=EffectsApi(gateway, memory),
         rest=RestApplication(services) if api_socket is None else None,
+        links=ReviewLinksApi(ledger, public_url, memory) if api_socket is None else None,
         forward=UnixRelay(api_socket) if api_socket is not None else None,
         access_log=access_log,
     )
@@ -306,5 +318,6 @@ def rest_application(
         auth=auth,
         requests_per_key=requests_per_key,
         rest=RestApplication(services),
+        links=ReviewLinksApi(services.ledger, services.public_url, services.memory),
         access_log=access_log,
     )

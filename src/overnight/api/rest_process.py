@@ -10,6 +10,7 @@ from overnight.domain import Attribution
 from overnight.gateway import JobAncestry, start_job, store_patience_s
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
+from overnight.outgoing import AddressPolicy
 
 from .body_memory import BodyMemory
 from .rest_services import RestServices
@@ -24,7 +25,7 @@ class RestProcess:
         self._jobs = JobAncestry(ledger, brain.version)
         self._keyring.read_timeout_s = store_patience_s(brain.routing.time_limits)
 
-    def services(self, public_url: str) -> RestServices:
+    def services(self, public_url: str, outgoing: AddressPolicy) -> RestServices:
         return RestServices(
             ledger=self._ledger,
             keyring=self._keyring,
@@ -33,6 +34,7 @@ class RestProcess:
             providers=lambda: [each.name for each in self._brain.routing.providers],
             memory=BodyMemory(lambda: self._brain.routing.limits.max_body_bytes),
             public_url=public_url,
+            outgoing=outgoing,
         )
 
     async def reload(self, brain: Brain) -> None:

@@ -10,6 +10,7 @@ from overnight.budgets import Policy
 from overnight.domain import Attribution
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
+from overnight.outgoing import AddressPolicy
 
 from .body_memory import BodyMemory
 
@@ -22,7 +23,7 @@ class RestServices(msgspec.Struct, frozen=True):
 
     `start_job` starts a named external job, unless it exists; it returns its id, and whether it is new. `policy` and `providers`
     return the present budgets and the names of the present providers. `public_url` is where clients reach the API, without a
-    slash at its end; "" if that is not known.
+    slash at its end; "" if that is not known. `outgoing` are the hosts that addresses of tenants may reach.
     """
 
     ledger: Ledger
@@ -32,3 +33,4 @@ class RestServices(msgspec.Struct, frozen=True):
     providers: Callable[[], Sequence[str]]
     memory: BodyMemory
     public_url: str = ""
+    outgoing: AddressPolicy = AddressPolicy()

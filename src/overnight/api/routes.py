@@ -14,9 +14,9 @@ from overnight.http_server import Scope as AsgiScope
 
 from .problems import MethodNotAllowed
 
-Part = Literal["probes", "calls", "effects", "rest"]
+Part = Literal["probes", "calls", "effects", "rest", "links"]
 """`probes` are served by every process, `calls` and `effects` by the plain ASGI handlers of a gateway, `rest` by the FastAPI
-application."""
+application. `links` are the pages of one-time links."""
 
 
 class PathRoute(NamedTuple):
@@ -42,6 +42,8 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/openapi.json", None, "rest"),
     PathRoute("GET", "/healthz", None, "probes"),
     PathRoute("GET", "/readyz", None, "probes"),
+    PathRoute("GET", "/reviews/{token}", None, "links"),
+    PathRoute("POST", "/reviews/{token}", None, "links"),
     *(PathRoute("POST", path, "calls", "calls") for path in CALLS),
     PathRoute("POST", COUNT_TOKENS, "calls", "calls"),
     PathRoute("GET", "/v1/models", "calls", "calls"),
@@ -64,9 +66,14 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/jobs", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/jobs/{job}/receipt", "jobs.read", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/attempts", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/complete", "jobs.operate", "rest"),
     PathRoute("POST", "/api/v1/jobs/{job}/cancel", "jobs.operate", "rest"),
+    PathRoute("GET", "/api/v1/reviews", "jobs.read", "rest"),
+    PathRoute("GET", "/api/v1/reviews/{review}", "jobs.read", "rest"),
+    PathRoute("POST", "/api/v1/reviews/{review}/decide", "reviews.decide", "rest"),
+    PathRoute("POST", "/api/v1/reviews/{review}/renew", "reviews.decide", "rest"),
     PathRoute("GET", "/api/v1/budgets", "jobs.read", "rest"),
     PathRoute("POST", "/api/v1/budgets", "budgets.write", "rest"),
     PathRoute("GET", "/api/v1/bounds", "instance.read", "rest"),
@@ -82,6 +89,14 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/api/v1/provider-keys", "keys.admin", "rest"),
     PathRoute("PUT", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
     PathRoute("DELETE", "/api/v1/provider-keys/{provider}", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/addresses", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/addresses/{address}", "keys.admin", "rest"),
+    PathRoute("DELETE", "/api/v1/notifications/addresses/{address}", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses/{address}/rotate", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/addresses/{address}/test", "keys.admin", "rest"),
+    PathRoute("GET", "/api/v1/notifications/deliveries", "keys.admin", "rest"),
+    PathRoute("POST", "/api/v1/notifications/deliveries/{delivery}/retry", "keys.admin", "rest"),
 )
 
 _Methods = dict[str, PathRoute]

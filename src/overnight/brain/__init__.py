@@ -1,9 +1,10 @@
 """What: the brain folder as typed, versioned definitions, with every problem in it named by file and line.
-Owns: the files of the brain (routing.yaml, prompts/), their content hash, and the starter that `init` writes.
+Owns: the files of the brain (routing.yaml, prompts/, agents/), their content hash, and the starter that `init` writes.
 Depends on: domain.
 Never: writes to an existing brain, contains a secret, calls a provider, or accepts an unknown key.
 """
 
+from overnight.brain.agents import AgentDefinition, read_agent
 from overnight.brain.complexity import Complexity
 from overnight.brain.folder import (
     Brain,
@@ -40,6 +41,7 @@ from overnight.domain.policies import (
 
 __all__ = [
     "AgentCache",
+    "AgentDefinition",
     "Alarms",
     "Brain",
     "BrainError",
@@ -71,6 +73,7 @@ __all__ = [
     "load_routing",
     "nearest",
     "prompts_version_of",
+    "read_agent",
     "read_files",
     "read_prompt",
     "read_prompts",

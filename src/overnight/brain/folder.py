@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from overnight.brain.agents import read_agent
 from overnight.brain.nodes import parse_yaml, text_place
 from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
@@ -29,7 +30,7 @@ _FOLDERS = {
     "workflows": ".yaml",
     "evals": ".yaml",
 }
-_ACTED_ON = (ROUTING, "prompts")
+_ACTED_ON = (ROUTING, "prompts", "agents")
 
 
 class Brain(msgspec.Struct, frozen=True):
@@ -174,6 +175,8 @@ def _definitions(
             elif top == "prompts":
                 name = path.removeprefix("prompts/").removesuffix(".md")
                 prompts[name], found = read_prompt(path, name, content)
+            elif top == "agents":
+                found = read_agent(path, path.removeprefix("agents/").removesuffix(".yaml"), content)[1]
             else:
                 found = _json_problems(path, content) if suffix == ".json" else parse_yaml(path, content)[1]
         problems += found

@@ -8,8 +8,15 @@ import typer
 
 from overnight.domain import Recorded, job_states, public_event
 from overnight.ledger import JobRow, Ledger, read_idleness
+from overnight.reports import load_receipt, public_receipt
 from overnight.settings import Settings
-from overnight.story import build_timeline, load_job_tree, public_job, public_timeline, tree_costs
+from overnight.story import (
+    build_timeline,
+    load_job_tree,
+    public_job,
+    public_timeline,
+    tree_costs,
+)
 
 from .event_view import event_line
 from .job_view import show_jobs
@@ -17,6 +24,7 @@ from .ledger_reader import PAGE, read
 from .lookup import find_job, for_tenant, is_job_id, tenant_of, tenants_of
 from .options import AllTenants, Content, JobName, Json, Tenant, Tz
 from .output import console, json_text, print_json
+from .receipt_view import summary_lines
 from .time_zone import use_zone
 from .timeline_view import show_timeline
 from .usage import WrongUsage
@@ -98,12 +106,14 @@ def explain(job: JobName, tenant: Tenant = None, content: Content = False, tz: T
         tree = await load_job_tree(ledger, found, with_content=content)
         now = ledger.store.clock()
         timeline = build_timeline(tree, now, with_content=content)
+        receipt = await load_receipt(ledger, found)
         for advice in timeline.advice:
             advice.commands = tuple(for_tenant(each, found.tenant_id, settings) for each in advice.commands)
         if json:
-            print_json(public_timeline(tree, timeline, now, with_content=content))
+            shown = {"receipt": public_receipt(receipt, with_content=content)}
+            print_json(public_timeline(tree, timeline, now, with_content=content) | shown)
         else:
-            show_timeline(timeline)
+            show_timeline(timeline, summary_lines(receipt, now, with_content=content))
 
     read(work)
 

@@ -12,11 +12,13 @@ import typer
 
 from overnight.domain import SCOPES
 from overnight.keys import Allowance, KeyRow, Keys, NewKey, Rotation, check_provider, public_key, public_provider_key
+from overnight.notifications import Addresses
 from overnight.process_environment import load_settings_brain
 from overnight.settings import Settings
 from overnight.store import Store
 
 from .actor import operator
+from .durations import milliseconds
 from .key_store import with_keys
 from .keys_view import show_keys, show_rows, show_secret, value_text
 from .lookup import tenant_of, tenants_of
@@ -63,28 +65,13 @@ Scopes = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="SCOPE", help=f"{', '.join(SCOPES)}, or a role; may be repeated (default: calls)."),
 ]
-_UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def _ms(text: str, option: str, max_days: int, *, zero_error: str = "") -> int:
-    """A duration such as 90d, 12h, 30m or 45s in milliseconds; 0 unless `zero_error` is given. Raises WrongUsage."""
-
-    number, unit = (text[:-1], text[-1:]) if text != "0" else ("0", "s")
-    if not (number.isascii() and number.isdigit() and len(number) < 10) or unit not in _UNITS:
-        raise WrongUsage(f"{option} {text[:40]}: expected a whole number and d, h, m or s, such as 90d")
-    found = int(number) * _UNITS[unit]
-    if found > max_days * _UNITS["d"]:
-        raise WrongUsage(f"{option} {text}: the maximum is {max_days}d")
-    if not found and zero_error:
-        raise WrongUsage(f"{option} {text}: {zero_error}")
-    return found
 
 
 def _lifetime(text: str | None) -> int | None:
     """The lifetime of a key in milliseconds. Raises WrongUsage for 0."""
     if text is None:
         return None
-    return _ms(
+    return milliseconds(
         text,
         "--expires-in",
         3650,
@@ -227,7 +214,7 @@ def rotate(
     """
 
     use_zone(tz, json=json)
-    how = Rotation(overlap_ms=_ms(overlap, "--overlap", 90), expires_in_ms=_lifetime(expires_in))
+    how = Rotation(overlap_ms=milliseconds(overlap, "--overlap", 90), expires_in_ms=_lifetime(expires_in))
 
     async def work(keys: Keys, store: Store, settings: Settings) -> tuple[KeyRow, str, int]:
         return *await keys.rotate(key, tenant_of(tenant, settings), how, operator(by)), store.clock()
@@ -291,7 +278,7 @@ def _globs(given: list[str] | None) -> tuple[str, ...] | None:
 
 @program.command("rotate-master")
 def rotate_master(by: By = None, json: Json = False) -> None:
-    """Encrypt all provider keys again with a new master key.
+    """Encrypt all provider keys, and the secrets of notification addresses, again with a new master key.
 
     A new key is added to the file in OVERNIGHT_HOME automatically. With OVERNIGHT_MASTER_KEY, first set it to
     "NEW,OLD" and restart all processes.
@@ -301,15 +288,16 @@ def rotate_master(by: By = None, json: Json = False) -> None:
       overnight keys rotate-master
     """
 
-    async def work(keys: Keys, *_: Any) -> tuple[str, int]:
-        return await keys.rotate_master(operator(by))
+    async def work(keys: Keys, store: Store, _: Settings) -> tuple[str, int, int]:
+        return await keys.rotate_master(operator(by), Addresses(store, keys.masters))
 
-    master_id, count = with_keys(work)
+    master_id, count, others = with_keys(work)
     if json:
-        print_json({"master_id": master_id, "sealed_anew": count})
+        print_json({"master_id": master_id, "sealed_anew": count, "addresses_sealed_anew": others})
     else:
         keys_text = "key" if count == 1 else "keys"
-        say(f"Master key {master_id} is now active; {count} provider {keys_text} encrypted again")
+        more = f" and {others} notification address{'es' if others != 1 else ''}" if others else ""
+        say(f"Master key {master_id} is now active; {count} provider {keys_text}{more} encrypted again")
 
 
 @provider.command("set")

@@ -18,9 +18,13 @@ COMMANDS = {
     "brain": Entry(SETUP, "brain_versions:program", "Compare and list versions of the brain folder."),
     "reload": Entry(SETUP, "brain_versions:reload", "Make running gateways and workers load the current brain folder."),
     "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
+    "notifications": Entry(SETUP, "notifications:program", "Tell people about reviews by webhook, mail or Slack."),
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
     "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),
+    "receipt": Entry(
+        HISTORY, "receipt:receipt", "Show the receipt of a job: each effect, its state, and how Overnight knows it."
+    ),
     "events": Entry(HISTORY, "jobs:events", "Show the recorded events of a job."),
     "audit": Entry(HISTORY, "audit:audit", "List changes of keys, budgets, circuits and the brain."),
     "cache": Entry(HISTORY, "cache:cache", "Show cache hits and savings of each agent."),

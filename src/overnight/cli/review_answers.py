@@ -212,7 +212,7 @@ def _decide(name: str, decision: Decision, tenant: str | None, by: str | None, j
         review = await find_review(ledger, name, tenant_of(tenant, settings))
         if review.kind != "quarantine" and decision.answer in {"done", "not_done"}:
             raise WrongUsage(
-                f"{review.review_id} is no question about the outcome of an effect; see `overnight reviews show`"
+                f"{review.review_id} is of kind {review.kind}, not about the outcome of an effect: omit --done, --not-done"
             )
         given = msgspec.structs.replace(decision, by=operator(by), tenant_id=review.tenant_id)
         decided = await Operations(ledger.store).decide(review.review_id, given)

@@ -32,7 +32,9 @@ def show_reviews(reviews: Sequence[ReviewRow], now_us: int, settings: Settings) 
         for name, value in _detail(review).items():
             if name not in {"effect_key", "answers"}:
                 out.print(f"  {clean(name, 40)}: {clean(_text(value))}", style="dim")
-        for command in commands_of(review):
+        # The code of such a job was corrected on this machine, where it can also run.
+        here = [f"overnight resume {review.job_id}"] if review.kind in {"code", "divergence"} else []
+        for command in [*(here if public_state(review) == "pending" else []), *commands_of(review)]:
             out.print("    " + for_tenant(command, review.tenant_id, settings), style="cyan", soft_wrap=True)
         out.print()
 

@@ -1,6 +1,6 @@
 """A timeline on a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from overnight.story import (
@@ -52,12 +52,16 @@ KIND_STYLES = {
 MARGIN = 10
 
 
-def show_timeline(timeline: Timeline) -> None:
-    """Print the header, the lines and the next actions."""
+def show_timeline(timeline: Timeline, receipt: "Sequence[Text]" = ()) -> None:
+    """Print the header, the lines of the receipt, those of the timeline, and the next actions."""
     out = console()
     for text in _header(timeline.header):
         out.print(text)
     out.print()
+    for text in receipt:
+        out.print(text, soft_wrap=True)
+    if receipt:
+        out.print()
     days = _Days(timeline.header.created_at)
     for line in timeline.lines:
         if day := days.change(line):

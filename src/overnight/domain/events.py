@@ -33,10 +33,10 @@ Event types that need an explanation:
     tool_refused     an effect was not begun: invalid arguments, a rule, or a limit; `decision.why`
     tool_drifted     the result of a tool does not fit its contract; `decision`
     tool_duplicated  a second execution of a committed effect was reported; `detail` has both ids of the provider
-    tool_unexecuted  the model asked for a tool call that no effect or result followed before the job ended
     review_expired   a review was not decided in time, which is not a rejection
     review_superseded a review does not apply any more: its job ended, its arguments or its rule changed
-    claim_checked    a statement in the final answer was compared with the effects; `decision.verdict`
+    notification_sent a review was sent to an address of a person; `detail` names both
+    notification_failed a review could not be sent, or perhaps was: `error.class` is failed or unknown
 """
 
 from datetime import UTC, datetime
@@ -101,10 +101,10 @@ OTHER_EVENTS = (
     "tool_refused",
     "tool_drifted",
     "tool_duplicated",
-    "tool_unexecuted",
     "review_expired",
     "review_superseded",
-    "claim_checked",
+    "notification_sent",
+    "notification_failed",
 )
 EVENT_NAMES = frozenset(LIFECYCLE + MODEL + REVIEW_EVENTS + OTHER_EVENTS)
 

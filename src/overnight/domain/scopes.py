@@ -28,7 +28,7 @@ SCOPES: dict[Scope, str] = {
     "jobs.operate": "Attempts, completion and cancelling of jobs.",
     "reviews.decide": "Decisions of reviews, except of the key's own requests.",
     "budgets.write": "Top-ups of budgets that the operator does not limit.",
-    "keys.admin": "The tenant's API keys and provider keys.",
+    "keys.admin": "The tenant's API keys, provider keys and notification addresses.",
     "instance.read": "The operator's view of a tenant, such as calls of unknown cost.",
     "instance.admin": "The operator's decisions for a tenant, such as top-ups beyond the limits of the brain.",
 }

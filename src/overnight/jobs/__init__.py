@@ -9,8 +9,10 @@ from overnight.reviews import Decision
 from .chat_and_approval import (
     Approval,
     ChatAnswer,
+    HumanAnswer,
     ModelFailed,
     approval,
+    ask,
     chat,
 )
 from .child_jobs import JobFailed
@@ -23,6 +25,7 @@ from .effect_decorator import (
     effect,
 )
 from .effect_records import CANNOT_TELL, NOT_DONE, Done
+from .effect_status import StatusReport, Unverifiable, check_status
 from .encoding import fingerprint
 from .external_job import ExternalJob, JobParked, check_identifiers
 from .operations import Operations
@@ -52,6 +55,7 @@ __all__ = [
     "Done",
     "EffectFailed",
     "ExternalJob",
+    "HumanAnswer",
     "JobFailed",
     "JobFunction",
     "JobParked",
@@ -61,13 +65,17 @@ __all__ = [
     "NotDone",
     "Operations",
     "Retry",
+    "StatusReport",
     "StepFailed",
+    "Unverifiable",
     "Worker",
     "about",
     "add_folder",
     "approval",
+    "ask",
     "chat",
     "check_identifiers",
+    "check_status",
     "effect",
     "fingerprint",
     "job",

@@ -1,5 +1,6 @@
 """The boundaries `chat` and `approval`: calls to a model and questions to a person."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from .positions import Position, Scope
 from .services import ModelRequest
 from .waiting_for_budget import wait_for_budget, wait_for_decision
 
+MAX_CHOICES, MAX_EXPIRY_S = 50, 366 * 86_400
+
 
 class ModelFailed(Exception):
     """Every target of the route failed. `error_class` as in the events: rate_limited, timeout, server_error, …"""
@@ -29,6 +32,14 @@ class Approval(msgspec.Struct, frozen=True):
     """The decision of a person: whether they approved, who they are, and their note."""
 
     approved: bool
+    by: str | None = None
+    note: str | None = None
+
+
+class HumanAnswer(msgspec.Struct, frozen=True):
+    """The answer of a person to a question: their text, who they are, and their note."""
+
+    text: str
     by: str | None = None
     note: str | None = None
 
@@ -127,7 +138,43 @@ async def approval(question: str, **detail: Any) -> Approval:
     """Request a decision, and park until a person decides (`overnight reviews`). `detail`: facts for them, as JSON values."""
     execution, scope = in_job("approval()")
     encode(detail, "approval()")
-    digest = fingerprint(question, detail)
+    answer = await _decided(execution, scope, question, detail, fingerprint(question, detail))
+    decision = answer.facts.decision or {}
+    return Approval(bool(decision.get("approved")), answer.facts.actor, decision.get("note"))
+
+
+async def ask(question: str, *, choices: Sequence[str] = (), expires_s: float | None = None) -> HumanAnswer:
+    """Ask a person, and park until somebody answers with a text (`overnight reviews answer`).
+
+    - `choices`: the texts that are accepted; default: any text.
+    - `expires_s`: how long the question can be answered. An expired question is not answered: the job stays parked until
+      somebody renews it. To continue without an answer, use `timeout`.
+
+    Raises BadInput for invalid arguments.
+    """
+    execution, scope = in_job("ask()")
+    if not question.strip() or any(not each.strip() for each in choices):
+        raise BadInput("ask(): the question and its choices must not be empty")
+    if len(choices) > MAX_CHOICES or len(set(choices)) != len(choices):
+        raise BadInput(f"ask(choices=…): at most {MAX_CHOICES} different texts")
+    if expires_s is not None and not 0 < expires_s <= MAX_EXPIRY_S:
+        raise BadInput(f"ask(expires_s=…): expected more than 0, and at most {MAX_EXPIRY_S} seconds")
+    detail: dict[str, Any] = {"answers": ["answer"]}
+    if choices:
+        detail["choices"] = list(choices)
+    encode([question, detail], "ask()")
+    digest = fingerprint("ask", [question, list(choices)])
+    lasts_us = None if expires_s is None else round(expires_s * 1_000_000)
+    answer = await _decided(execution, scope, question, detail, digest, lasts_us)
+    content = decode_json(await execution.read_content(answer) or b"{}")
+    decision = answer.facts.decision or {}
+    return HumanAnswer(content.get("text") or "", answer.facts.actor, decision.get("note"))
+
+
+async def _decided(
+    execution: Execution, scope: Scope, question: str, detail: dict[str, Any], digest: str, lasts_us: int | None = None
+) -> Recorded:
+    """The decision of a person on a question, live or replayed."""
     log, scheduler = execution.log, execution.scheduler
 
     async def live(position: Position) -> Recorded:
@@ -142,6 +189,7 @@ async def approval(question: str, **detail: Any) -> Approval:
                         position=position,
                         fingerprint=digest,
                         about=scope.about,
+                        lasts_us=lasts_us,
                     )
                 )
             log.add_entry(position, entry)
@@ -149,9 +197,7 @@ async def approval(question: str, **detail: Any) -> Approval:
         answer = await scheduler.wait_outside(scope, position, wait)
         return await scheduler.deliver(scope, answer)
 
-    answer = await execution.resolve(scope, BoundaryRequest("approval", question[:200], digest, live))
-    decision = answer.facts.decision or {}
-    return Approval(bool(decision.get("approved")), answer.facts.actor, decision.get("note"))
+    return await execution.resolve(scope, BoundaryRequest("approval", question[:200], digest, live))
 
 
 class _RequestApproval(msgspec.Struct):
@@ -161,6 +207,7 @@ class _RequestApproval(msgspec.Struct):
     position: Position
     fingerprint: str
     about: str | None
+    lasts_us: int | None = None
 
     def locks(self) -> list[tuple[Any, Any]]:
         return [(JOB, self.held.job_id)]
@@ -168,7 +215,10 @@ class _RequestApproval(msgspec.Struct):
     def decide(self, unit: Unit) -> Recorded:
         job = locked_job(unit, self.held.job_id, lease_epoch=self.held.lease_epoch)
         boundary = Boundary("approval", self.question[:200], *self.position, self.fingerprint)
-        review = request_review(unit, job, "approval", self.question, self.detail, boundary, self.about)
+        expires_at = None if self.lasts_us is None else unit.now + self.lasts_us
+        review = request_review(
+            unit, job, "approval", self.question, self.detail, boundary, self.about, expires_at=expires_at
+        )
         asked = Event("review_requested", kind="approval", name=boundary.name, detail={"review_id": review.review_id})
         return Recorded(
             job_id=job.job_id,

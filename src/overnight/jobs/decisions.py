@@ -131,7 +131,7 @@ class Decide(msgspec.Struct):
 
 def _found(row: ReviewRow | None) -> ReviewRow:
     if row is None:
-        raise NotFound("review; `overnight reviews` lists open reviews")
+        raise NotFound("review; `overnight reviews` lists pending reviews")
     return row
 
 

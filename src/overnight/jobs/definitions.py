@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
@@ -14,6 +14,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 import msgspec
 
 from overnight.domain import BadInput
+from overnight.domain.claim_rules import ClaimRule, claim_rules
 
 from .child_jobs import ChildCode, run_child
 from .encoding import encode
@@ -30,11 +31,13 @@ _defined: "dict[str, JobFunction[..., Any]]" = {}
 class JobFunction(Generic[P, T]):
     """An async function that runs as a job. Called inside another job, it runs as a child job."""
 
-    def __init__(self, function: Callable[P, Awaitable[T]], name: str, agent: str | None) -> None:
+    def __init__(
+        self, function: Callable[P, Awaitable[T]], name: str, agent: str | None, claims: Sequence[ClaimRule] = ()
+    ) -> None:
         if not inspect.iscoroutinefunction(function):
             raise BadInput(f"@job {function.__qualname__}: a job is an async function; write `async def`")
         functools.update_wrapper(self, function)
-        self.function, self.name, self.agent = function, name, agent
+        self.function, self.name, self.agent, self.claims = function, name, agent, tuple(claims)
         self.code_ref = _reference(function)
         _defined[self.code_ref] = self
         self.code_fingerprint = _fingerprint(function)
@@ -69,15 +72,25 @@ def _fingerprint(function: Callable[..., Any]) -> str:
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
-def job(function: Callable[P, Awaitable[T]] | None = None, *, name: str | None = None, agent: str | None = None) -> Any:
+def job(
+    function: Callable[P, Awaitable[T]] | None = None,
+    *,
+    name: str | None = None,
+    agent: str | None = None,
+    assert_effects: Sequence[Mapping[str, str]] = (),
+) -> Any:
     """Make an async function a durable job.
 
-    `name`: its display name; default: the function's name. `agent`: the agent it is billed to. Raises BadInput for a
-    function that is not async.
+    - `name`: its display name; default: the function's name. `agent`: the agent it is billed to.
+    - `assert_effects`: rules of `{"text": pattern, "tool": name}`. The receipt says of each match in the result whether a
+      committed effect of the tool has the arguments that the named groups say.
+
+    Raises BadInput for a function that is not async, or an invalid rule.
     """
+    claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
 
     def wrap(inner: Callable[P, Awaitable[T]]) -> JobFunction[P, T]:
-        return JobFunction(inner, name or inner.__name__, agent)
+        return JobFunction(inner, name or inner.__name__, agent, claims)
 
     return wrap(function) if function is not None else wrap
 
@@ -124,6 +137,12 @@ def arguments_of(function: Callable[..., Any], payload: bytes | None) -> tuple[l
     hints, names = _annotations(function)
     args = [_convert(value, hints.get(name, Any)) for name, value in zip_longest(names[: len(args)], args)]
     return args, {key: _convert(value, hints.get(key, Any)) for key, value in kwargs.items()}
+
+
+def converted(function: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Recorded arguments, converted to the annotated types where msgspec knows them."""
+    hints, _ = _annotations(function)
+    return {name: _convert(value, hints.get(name, Any)) for name, value in named.items()}
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -11,6 +11,7 @@ effects match on (tool, arguments, occurrence).
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -19,13 +20,14 @@ from typing import Any
 from overnight import effects
 from overnight.budgets import Policy
 from overnight.domain import BudgetStopped, Conflict, Event, Fenced, check_identifier, new_id
+from overnight.domain.claim_rules import ClaimRule
 from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
+from overnight.tools import FindRules, no_rules
 
 from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
 from .current_record import current_record
-from .effect_admission import FindRules, no_rules
 from .effect_execution import EffectCall
 from .effect_records import EffectAction, EffectCommand, EffectHolder, EffectOutcome, EffectWait, Tool
 from .encoding import fingerprint
@@ -68,8 +70,9 @@ class ExternalJob:
         api_key: str | None = None,
         policy: Policy | None = None,
         tool_rules: FindRules = no_rules,
+        claims: Sequence[ClaimRule] = (),
     ) -> None:
-        self.tool_rules = tool_rules
+        self.tool_rules, self.claims = tool_rules, claims
         self.tool_limits = ToolLimits(policy, Ledger(store))
         self.job: JobRow | None = None
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
@@ -102,6 +105,7 @@ class ExternalJob:
             agent_id=scope.agent_id,
             workflow=scope.workflow,
             state="running",
+            claims=self.claims,
         )
         job, fresh = self.store.commit_blocking(CreateJob(new))
         if not fresh:

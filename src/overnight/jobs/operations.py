@@ -59,6 +59,7 @@ class Operations:
             brain_version=brain_version,
             input=input_of(function, args, kwargs or {}),
             actor=actor,
+            claims=function.claims,
         )
         job, _ = await self.store.commit(CreateJob(new))
         return job
@@ -125,7 +126,7 @@ class Operations:
         except BadInput:
             found = None
         if found is None or (tenant_id and found.tenant_id != tenant_id):
-            raise NotFound(f"review {review_id}; `overnight reviews` lists open reviews")
+            raise NotFound(f"review {review_id}; `overnight reviews` lists pending reviews")
         return found
 
     async def renew(
@@ -141,7 +142,14 @@ class Operations:
         """Renew an expired review, or extend an open one; default: as long as at first. Raises as `decide`."""
         review = await self.review(review_id, tenant_id)
         await check_decider(self.ledger, review, by, key, over_http=over_http)
-        command = Renew(review.review_id, review.job_id, review.tenant_id, review.effect_key, by, extend_us)
+        command = Renew(
+            review_id=review.review_id,
+            job_id=review.job_id,
+            tenant_id=review.tenant_id,
+            effect_key=review.effect_key,
+            by=by,
+            extend_us=extend_us,
+        )
         return await self.store.commit(command)
 
     async def expire_leases(self, owner: str) -> int:

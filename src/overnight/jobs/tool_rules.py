@@ -1,39 +1,5 @@
-"""TEMPORARY stand-in until tools/ is merged."""
+"""TEMPORARY: the records of rules, until their users import them from `tools`."""
 
-from typing import Any, Protocol
+from overnight.tools import Allowed, Denied, NeedsApproval, ToolCallFacts, ToolRules, Verdict
 
-import msgspec
-
-
-class ToolCallFacts(msgspec.Struct, frozen=True, kw_only=True):
-    tool: str
-    tool_class: str = "write"
-    tenant_id: str
-    agent_id: str | None
-    workflow: str | None
-    arguments: Any
-    first_use: bool = False
-
-
-class Allowed(msgspec.Struct, frozen=True):
-    pass
-
-
-class Denied(msgspec.Struct, frozen=True):
-    rule_name: str
-    why: str
-
-
-class NeedsApproval(msgspec.Struct, frozen=True):
-    rule_name: str
-    why: str
-    by: tuple[str, ...]
-    expires_ms: int
-    rule_digest: str
-
-
-Verdict = Allowed | Denied | NeedsApproval
-
-
-class ToolRules(Protocol):
-    def decide(self, facts: ToolCallFacts) -> Verdict: ...
+__all__ = ["Allowed", "Denied", "NeedsApproval", "ToolCallFacts", "ToolRules", "Verdict"]

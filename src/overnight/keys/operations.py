@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -79,6 +79,18 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[str, ...] | None = None
 
 
+class SealedSecrets(Protocol):
+    """Secrets of another package that master keys encrypt."""
+
+    async def used_masters(self) -> set[str]:
+        """The ids of their master keys."""
+        ...
+
+    async def reseal(self, actor: str) -> int:
+        """Encrypt them again with the first master key. Returns how many changed."""
+        ...
+
+
 class Keys:
     """The keys of a store. Only `create` and `rotate` return a secret.
 
@@ -87,7 +99,7 @@ class Keys:
     """
 
     def __init__(self, store: Store, masters: MasterKeys | None = None) -> None:
-        self._store, self._masters = store, masters or MasterKeys()
+        self._store, self.masters = store, masters or MasterKeys()
 
     async def create(self, tenant_id: str, new: NewKey, actor: str, key_id: str | None = None) -> tuple[KeyRow, str]:
         """Create a key. Returns the key and its secret. Raises BadInput; Conflict if the name is in use."""
@@ -187,7 +199,7 @@ class Keys:
             raise BadInput(
                 f"invalid provider key: expected one line of up to {MAX_SECRET_LENGTH} visible ASCII characters"
             )
-        master_id, sealed = self._masters.encrypt(secret, (tenant_id, provider))
+        master_id, sealed = self.masters.encrypt(secret, (tenant_id, provider))
         return await self._store.commit(
             SetProviderKey(
                 tenant_id=tenant_id,
@@ -209,21 +221,24 @@ class Keys:
         check_identifier(provider, "the provider")
         await self._store.commit(DropProviderKey(tenant_id, provider, actor, key_id))
 
-    async def rotate_master(self, actor: str) -> tuple[str, int]:
-        """Encrypt all provider keys again with a new master key. Returns its id and the number of changed provider keys.
+    async def rotate_master(self, actor: str, others: SealedSecrets | None = None) -> tuple[str, int, int]:
+        """Encrypt all provider keys again with a new master key. Returns its id, and how many provider keys and other secrets
+        changed.
 
-        Raises BadInput, DecryptionFailed.
+        `others` are the secrets of another package that the same master keys encrypt. Raises BadInput, DecryptionFailed.
         """
         used = {row.master_id for row in await self.provider_keys()}
-        count, before = 0, self._masters.first().master_id
-        with self._masters.rotation(used) as master:
+        if others is not None:
+            used |= await others.used_masters()
+        count, before = 0, self.masters.first().master_id
+        with self.masters.rotation(used) as master:
             # Where the environment gives the keys, the first one was put there before.
             old = ({before} if before != master.master_id else used) - {master.master_id}
             if old:
                 await self._store.commit(RecordRotation(master.master_id, tuple(sorted(old)), actor))
             for row in await self.provider_keys():
-                count += await self._store.commit(Reencrypt(row.tenant_id, row.provider, self._masters, actor))
-        return master.master_id, count
+                count += await self._store.commit(Reencrypt(row.tenant_id, row.provider, self.masters, actor))
+            return master.master_id, count, await others.reseal(actor) if others is not None else 0
 
 
 def bound_to(store: Store, token: str) -> KeyScope:

@@ -18,7 +18,7 @@ from .brain_versions import (
     read_reload,
 )
 from .content import KnownContent, Link, address_chain, parse_reference, store_blob, store_chain
-from .event_sinks import EventSink, SinkConsumer, serve_sink, sink_lags
+from .event_sinks import CURSOR, CursorRow, EventSink, SinkConsumer, serve_sink, sink_lags
 from .feed import START, Feed, FeedEvent, FeedIdentity, FeedMark, FeedPage, FeedPosition
 from .idleness import IDLE_US, Idleness, abandon, closed_idle, is_idle, last_outcome, read_idleness
 from .lifecycle import ATTEMPT_MARK, begin_attempt
@@ -31,6 +31,7 @@ from .usage import count_usage
 
 __all__ = [
     "ATTEMPT_MARK",
+    "CURSOR",
     "EXTERNAL",
     "IDLE_US",
     "JOB",
@@ -41,6 +42,7 @@ __all__ = [
     "Append",
     "AuditEntry",
     "BrainVersion",
+    "CursorRow",
     "EventSink",
     "Feed",
     "FeedEvent",

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import Conflict, Event, Fenced, NotFound, month_of, split_texts
+from overnight.domain.claim_rules import ClaimRule, public_rules
 from overnight.store import Unit
 
 from .rows import EXTERNAL, JOB, SQL, EventRow, ExternalRow, JobRow
@@ -20,7 +21,8 @@ MAX_INLINE_CONTENT = 64 * 1024
 
 class NewJob(msgspec.Struct, frozen=True):
     """The fields of a new job. `input` is JSON; `runtime` is `python`, or `foreign` for external programs. `key_id` is the API
-    key that made it, which never decides its reviews; `bound` are the fields that the key is bound to: agent, workflow."""
+    key that made it, which never decides its reviews; `bound` are the fields that the key is bound to: agent, workflow.
+    `claims` are checked in the final answer."""
 
     job_id: str
     tenant_id: str
@@ -42,6 +44,7 @@ class NewJob(msgspec.Struct, frozen=True):
     actor: str | None = None
     key_id: str | None = None
     bound: Sequence[str] = ()
+    claims: Sequence[ClaimRule] = ()
 
 
 def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
@@ -74,6 +77,8 @@ def open_job(unit: Unit, new: NewJob) -> tuple[JobRow, bool]:
         detail["key_id"] = new.key_id
     if new.bound:
         detail["bound"] = list(new.bound)
+    if new.claims:
+        detail["assert"] = public_rules(new.claims)
     facts = Event("created", actor=new.actor, detail=detail, brain_version=new.brain_version)
     facts.agent_id, facts.workflow, facts.session_id = new.agent_id, new.workflow, new.session_id
     append(unit, job, facts)

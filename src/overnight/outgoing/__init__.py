@@ -5,7 +5,7 @@ Never: repeats a request that a server may have received; knows nothing of provi
 """
 
 from .addresses import AddressPolicy, non_public_kind
-from .client import Client, FetchResponse, UrlInvalid
+from .client import Client, FetchResponse, UrlInvalid, parse_url
 from .connection_pool import Check, Headers, UpstreamPool, UpstreamResponse, UpstreamStream
 from .content_decoding import (
     ACCEPTED,
@@ -67,5 +67,6 @@ __all__ = [
     "no_connection",
     "non_public_kind",
     "parse_proxy",
+    "parse_url",
     "tls_context",
 ]

@@ -73,6 +73,9 @@ ANSWERS: dict[str, dict[str, str]] = {
 }
 """What each answer does, by kind of review. An approval without an effect has the answers of `question`."""
 
+_ASKED = {"answer": "the job continues, with your text"}
+"""Of a question whose answer is a text."""
+
 KINDS = tuple(kind for kind in ANSWERS if kind != "question")
 NO = frozenset({"reject", "cancel", "stop"})
 """Answers that are kept even if they come late: they permit nothing."""
@@ -166,8 +169,15 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
     listed = msgspec.json.decode(row.detail).get("answers") if row.detail else None
     if not isinstance(listed, list):
         return known
-    every = {**ANSWERS["question"], **ANSWERS["approval"], **known}
+    every = {**ANSWERS["question"], **ANSWERS["approval"], **known, **(_ASKED if question else {})}
     return {verb: every[verb] for verb in listed if verb in every}
+
+
+def choices_of(row: ReviewRow) -> list[str]:
+    """The texts that a question accepts; empty for any text, and for other reviews."""
+    if row.kind != "approval" or row.effect_key is not None or "answer" not in answers_of(row):
+        return []
+    return [str(each) for each in msgspec.json.decode(row.detail).get("choices") or ()]
 
 
 def given_answer(row: ReviewRow) -> GivenAnswer | None:
@@ -214,6 +224,9 @@ def check_answer(row: ReviewRow, decision: Decision) -> Decision:
         raise BadInput("arguments: the answer edit requires them, as a JSON object")
     if verb == "answer" and decision.text is None:
         raise BadInput("text: the answer `answer` requires it")
+    choices = choices_of(row)
+    if verb == "answer" and choices and decision.text not in choices:
+        raise BadInput(f"text: expected one of {', '.join(map(repr, choices))}")
     return msgspec.structs.replace(decision, answer=verb)
 
 

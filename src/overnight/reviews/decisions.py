@@ -4,6 +4,8 @@ import hmac
 from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
+import msgspec
+
 from overnight.domain import Conflict, Event, NotFound, iso_utc
 from overnight.ledger import JobRow, append
 from overnight.store import Unit
@@ -29,7 +31,7 @@ def decide_review(row: ReviewRow | None, decision: Decision, now: int) -> Decisi
     after the end of the review.
     """
     if row is None:
-        raise NotFound("review; `overnight reviews` lists open reviews")
+        raise NotFound("review; `overnight reviews` lists pending reviews")
     if decision.digest is not None and not hmac.compare_digest(decision.digest.encode(), row.digest.encode()):
         raise Conflict(
             f"{row.review_id} is stale: its digest is not the one of the card that was answered. Read it again"
@@ -80,7 +82,9 @@ def record_decision(unit: Unit, job: JobRow, row: ReviewRow, decision: Decision,
         event.detail["late"] = True
         append(unit, job, event)
     elif row.kind == "approval" and row.effect_key is None:
-        append(unit, job, event, path=row.path, ordinal=row.ordinal)
+        # The text is what the job receives: content, which replay reads from the event.
+        content = None if decision.text is None else msgspec.json.encode({"text": decision.text})
+        append(unit, job, event, content=content, path=row.path, ordinal=row.ordinal)
     else:
         append(unit, job, event)
 

@@ -51,7 +51,7 @@ async def read_review(store: Store, review_id: str) -> ReviewRow:
     """One review by its id. Raises BadInput if it does not exist."""
     rows = await store.read(SQL["read_review"], {"review_id": review_id})
     if not rows:
-        raise BadInput(f"review {review_id} not found; `overnight reviews` lists open reviews")
+        raise BadInput(f"review {review_id} not found; `overnight reviews` lists pending reviews")
     return records_of(ReviewRow, rows)[0]
 
 

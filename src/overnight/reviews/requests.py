@@ -70,13 +70,18 @@ def request_review(
         deciders=msgspec.json.encode(list(deciders)).decode() if deciders else None,
     )
     unit.insert(REVIEW, row)
-    event = _requested(row, job, about)
-    if boundary is None:
-        append(unit, job, event, content=text.encode())
-    else:
-        event.kind, event.name = boundary.kind, boundary.name
-        append(unit, job, event, content=text.encode(), path=path, ordinal=ordinal, fingerprint=boundary.fingerprint)
+    _append_request(unit, job, row, boundary, about)
     return row
+
+
+def _append_request(unit: Unit, job: JobRow, row: ReviewRow, boundary: Boundary | None, about: str | None) -> None:
+    event, content = _requested(row, job, about), row.detail.encode()
+    if boundary is None:
+        append(unit, job, event, content=content)
+        return
+    event.kind, event.name = boundary.kind, boundary.name
+    place = (row.path, row.ordinal)
+    append(unit, job, event, content=content, path=place[0], ordinal=place[1], fingerprint=boundary.fingerprint)
 
 
 def _requested(row: ReviewRow, job: JobRow, about: str | None = None) -> Event:

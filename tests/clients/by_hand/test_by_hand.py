@@ -24,6 +24,7 @@ RUNS = [
     ("litellm_agent", "messages", "plain"),
     ("litellm_agent", "messages", "streamed"),
     ("n8n", "chat", "plain"),
+    ("gemini_cli", "gemini", "streamed"),
 ]
 
 
@@ -32,6 +33,12 @@ RUNS = [
 def test_agent_runs_through_the_gateway(tmp_path: Path, client: str, form: str, way: str) -> None:
     with served_gateway(HERE / "rules.yaml") as gateway:
         check_agent_run(gateway, client, form, way, tmp_path, BY_HAND)
+
+
+@pytest.mark.timeout(900)
+def test_openclaw_runs_through_the_gateway(tmp_path: Path) -> None:
+    with served_gateway(BY_HAND / "openclaw_rules.yaml") as gateway:
+        check_agent_run(gateway, "openclaw_agent", "chat", "streamed", tmp_path, BY_HAND)
 
 
 @pytest.mark.timeout(900)

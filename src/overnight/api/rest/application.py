@@ -13,11 +13,12 @@ from fastapi.openapi.utils import get_openapi
 
 from overnight.jobs import Operations
 from overnight.keys import Keys
+from overnight.notifications import Addresses
 
 from ..event_streams import EventStreams
 from ..rest_services import RestServices
 from ..routes import ROUTES
-from . import bounds, brain, budgets, circuits, jobs, keys
+from . import bounds, brain, budgets, circuits, jobs, keys, notifications, reviews
 from .calls import Answer, ApiRoute, Call, Toolbox, json_answer
 from .models import PROBLEM, ResponseModel, responses
 
@@ -68,6 +69,7 @@ def create(services: RestServices) -> FastAPI:
         services=services,
         operations=Operations(services.ledger.store),
         keys=Keys(services.ledger.store, services.keyring.masters),
+        addresses=Addresses(services.ledger.store, services.keyring.masters, services.outgoing),
         streams=EventStreams(services.ledger),
     )
     app.include_router(_router())
@@ -78,7 +80,7 @@ def create(services: RestServices) -> FastAPI:
 def _router() -> APIRouter:
     every = APIRouter(responses=PROBLEM)
     every.include_router(root)
-    for part in (jobs, budgets, bounds, circuits, brain, keys):
+    for part in (jobs, reviews, budgets, bounds, circuits, brain, keys, notifications):
         every.include_router(part.router, prefix="/api/v1")
     return every
 

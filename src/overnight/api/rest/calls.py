@@ -18,6 +18,7 @@ from overnight.domain import BadInput, KeyScope, OvernightError
 from overnight.gateway import HttpResponse
 from overnight.jobs import Operations
 from overnight.keys import Keys
+from overnight.notifications import Addresses
 
 from ..attribution import key_scope_of
 from ..event_streams import EventStreams
@@ -37,6 +38,7 @@ class Toolbox:
     services: RestServices
     operations: Operations
     keys: Keys
+    addresses: Addresses
     streams: EventStreams
 
 

@@ -27,6 +27,7 @@ from overnight.domain import (
 from overnight.gateway import HttpResponse, parse_job_name
 from overnight.jobs import Complete
 from overnight.ledger import JOB, JobRow, begin_attempt, locked_job, read_idleness
+from overnight.reports import load_receipt, public_receipt
 from overnight.reviews import supersede_waits
 from overnight.store import Unit
 from overnight.story import public_job, read_traceback, tree_costs
@@ -97,6 +98,17 @@ class JobList(ResponseModel):
 class EventPage(ResponseModel):
     events: list[dict[str, Any]]
     after: int
+
+
+class ReceiptShown(ResponseModel):
+    job_id: str
+    state: str = Field(json_schema_extra={"enum": list(job_states)})
+    settled: bool
+    none: bool
+    counts: dict[str, int]
+    effects: list[dict[str, Any]]
+    unexecuted: list[dict[str, Any]]
+    claims: list[dict[str, Any]]
 
 
 class AttemptShown(ResponseModel):
@@ -189,6 +201,17 @@ async def events(call: Call, job: JobName, query: Annotated[EventQuery, Query()]
     last = page[-1].seq if page else after
     shown = [_public_event(event, with_content=reads_content(request.key)) for event in page]
     return json_answer(200, {"events": shown, "after": last})
+
+
+@router.get(
+    "/jobs/{job}/receipt",
+    summary="Its effects, and how they are known",
+    responses=responses(200, "The receipt.", ReceiptShown),
+)
+async def receipt(call: Call, job: JobName) -> Answer:  # noqa: ARG001 - see JobName
+    """With its child jobs. Arguments, reasons and statements only for keys with the scope content.read."""
+    found = await load_receipt(call.services.ledger, await _job(call))
+    return json_answer(200, public_receipt(found, with_content=reads_content(call.request.key)))
 
 
 @router.post(

@@ -24,6 +24,7 @@ from overnight.effects import (
     read_effect,
 )
 from overnight.store import Store
+from overnight.tools import FindRules, no_rules
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
@@ -38,10 +39,14 @@ class HttpEffects:
     """Effects that programs claim and report over HTTP.
 
     `policy`: the budgets that count tool calls. `patience_s` returns how long a request waits for the store, in seconds.
+
+    Attributes:
+        rules: finds the rules about tools that are in force now.
     """
 
     def __init__(self, store: Store, jobs: JobAncestry, policy: Policy, patience_s: Callable[[], float]) -> None:
         self._store, self._jobs, self._policy, self._patience_s = store, jobs, policy, patience_s
+        self.rules: FindRules = no_rules
         self._places: OrderedDict[str, EffectPlace] = OrderedDict()
         self._watch = StateWatch(store)
 
@@ -65,6 +70,7 @@ class HttpEffects:
                 request=request,
                 claim_digest=digest,
                 policy=self._policy,
+                rules=self.rules,
                 now=self._store.clock(),
             )
             found = await self._store.commit(command, until=until)

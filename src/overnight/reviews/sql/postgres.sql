@@ -4,7 +4,7 @@ SELECT review_id, tenant_id, job_id, kind, path, ordinal, question, detail, dige
 FROM review WHERE review_id = ANY(:review_id) ORDER BY review_id FOR UPDATE
 
 -- name: read_open
-SELECT job_id, json_agg(review_id)::text FROM review WHERE job_id = ANY(:job_id) AND state = 'open' GROUP BY job_id
+SELECT job_id, json_agg(review_id)::text AS review_ids FROM review WHERE job_id = ANY(:job_id) AND state = 'open' GROUP BY job_id
 
 -- name: find_pending
 SELECT review.review_id, review.tenant_id, review.job_id, review.kind, review.path, review.ordinal, review.question,

@@ -4,7 +4,7 @@ SELECT review_id, tenant_id, job_id, kind, path, ordinal, question, detail, dige
 FROM review WHERE review_id = :review_id
 
 -- name: read_open
-SELECT job_id, json_group_array(review_id) FROM review WHERE job_id = :job_id AND state = 'open' GROUP BY job_id
+SELECT job_id, json_group_array(review_id) AS review_ids FROM review WHERE job_id = :job_id AND state = 'open' GROUP BY job_id
 
 -- name: find_pending
 SELECT review.review_id, review.tenant_id, review.job_id, review.kind, review.path, review.ordinal, review.question,

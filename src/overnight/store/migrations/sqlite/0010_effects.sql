@@ -29,6 +29,59 @@ ALTER TABLE effect ADD COLUMN approval_id TEXT;
 CREATE INDEX review_pending ON review (tenant_id, review_id) WHERE state = 'open';
 CREATE INDEX review_tenant ON review (tenant_id, review_id);
 
+-- Where people are told about reviews. `target` is what may be shown; the URL, signing secrets and passwords are in `sealed`, by
+-- the master key `master_id`. `options` is JSON. `state` is active, disabled (the receiver is gone) or removed.
+CREATE TABLE notification_address (
+    address_id TEXT PRIMARY KEY,
+    tenant_id  TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    target     TEXT NOT NULL,
+    options    TEXT NOT NULL,
+    master_id  TEXT NOT NULL,
+    sealed     BLOB,
+    state      TEXT NOT NULL,
+    created_by TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX notification_address_name ON notification_address (tenant_id, name) WHERE state <> 'removed';
+
+-- The outbox: one row for each review and address. `owner` is the process that made the last attempt.
+CREATE TABLE notification_delivery (
+    delivery_id TEXT PRIMARY KEY,
+    tenant_id   TEXT NOT NULL,
+    address_id  TEXT NOT NULL,
+    review_id   TEXT NOT NULL,
+    job_id      TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    due_at      INTEGER NOT NULL,
+    give_up_at  INTEGER NOT NULL,
+    started_at  INTEGER,
+    ended_at    INTEGER,
+    owner       TEXT,
+    problem     TEXT
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX notification_delivery_once ON notification_delivery (review_id, address_id);
+CREATE INDEX notification_delivery_due ON notification_delivery (address_id, due_at) WHERE state = 'waiting';
+CREATE INDEX notification_delivery_begun ON notification_delivery (delivery_id) WHERE state = 'sending';
+CREATE INDEX notification_delivery_tenant ON notification_delivery (tenant_id, delivery_id);
+
+-- One-time links, by the SHA-256 of their token. `review_digest` is the digest of the review that the link was made for.
+CREATE TABLE review_link (
+    token_digest  BLOB PRIMARY KEY,
+    tenant_id     TEXT NOT NULL,
+    review_id     TEXT NOT NULL,
+    review_digest TEXT NOT NULL,
+    address_id    TEXT NOT NULL,
+    delivery_id   TEXT NOT NULL,
+    created_at    INTEGER NOT NULL,
+    expires_at    INTEGER NOT NULL,
+    answered_at   INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX review_link_expiry ON review_link (expires_at);
 -- The event `tool_called` of the last claim, which has the arguments.
 ALTER TABLE effect ADD COLUMN called_seq INTEGER;
 

@@ -15,7 +15,7 @@ from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
 
-from .tool_rules import Denied, NeedsApproval, ToolCallFacts, ToolRules
+from .rules import Denied, NeedsApproval, ToolCallFacts, ToolRules
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -96,6 +96,7 @@ class EffectAdmission:
         done = wanted.done_arguments
         facts = ToolCallFacts(
             tool=wanted.tool,
+            tool_class=wanted.tool_class or "write",
             tenant_id=job.tenant_id,
             agent_id=job.agent_id,
             workflow=job.workflow,
@@ -158,6 +159,7 @@ class EffectAdmission:
             rule_digest=verdict.rule_digest,
             expires_at=unit.now + verdict.expires_ms * 1000 if verdict.expires_ms else None,
             deciders=verdict.by,
+            key_id=wanted.key_id,
         )
         return effects.wait(unit, job, row, wanted, review.review_id)
 

@@ -1,0 +1,37 @@
+"""What: read models of what jobs did to the world: the receipt, and the audit of effects.
+Owns: no table; the JSON of a receipt.
+Depends on: jobs (status checks), effects, wire_formats, brain, ledger, store, domain.
+Never: writes, or decides a state: a receipt says what is recorded and how that is known.
+"""
+
+from .loader import load_day, load_effects_of_key, load_entries, load_receipt
+from .public import public_day, public_effect, public_receipt, sum_counts
+from .records import (
+    OPEN,
+    CheckedClaim,
+    EffectEntry,
+    PendingReview,
+    Receipt,
+    UnexecutedCall,
+    Verification,
+    WaitsFor,
+)
+
+__all__ = [
+    "OPEN",
+    "CheckedClaim",
+    "EffectEntry",
+    "PendingReview",
+    "Receipt",
+    "UnexecutedCall",
+    "Verification",
+    "WaitsFor",
+    "load_day",
+    "load_effects_of_key",
+    "load_entries",
+    "load_receipt",
+    "public_day",
+    "public_effect",
+    "public_receipt",
+    "sum_counts",
+]

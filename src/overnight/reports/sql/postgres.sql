@@ -1,0 +1,55 @@
+-- name: count_effects
+SELECT state, source, count(*) FROM effect WHERE job_id IN (SELECT jsonb_array_elements_text(:job_ids::jsonb)) GROUP BY state, source
+
+-- Those that can still change come first, so that a bounded list has them.
+-- name: list_effects_of_jobs
+SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
+    NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
+    source, key_id, tool_class, client_key, asked_attempt, review_id
+FROM effect WHERE job_id IN (SELECT jsonb_array_elements_text(:job_ids::jsonb))
+ORDER BY CASE WHEN state IN ('waiting', 'approved', 'claimed', 'unknown') THEN 0 ELSE 1 END, claimed_at, effect_key
+LIMIT :most
+
+-- name: list_effects_of_keys
+SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
+    NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
+    source, key_id, tool_class, client_key, asked_attempt, review_id
+FROM effect WHERE tenant_id = :tenant_id AND effect_key IN (SELECT jsonb_array_elements_text(:keys::jsonb))
+
+-- name: list_reviews_of_jobs
+SELECT review_id, job_id, kind, state, question, detail, decided_by, note, requested_at, decided_at, expires_at, effect_key, deciders
+FROM review WHERE job_id IN (SELECT jsonb_array_elements_text(:job_ids::jsonb)) AND (requested_at, review_id) > (:after_at, :after_id)
+ORDER BY requested_at, review_id LIMIT :most
+
+-- name: list_tool_events
+SELECT seq, at, path, ordinal, fingerprint, body, CASE WHEN substr(body, 1, 22) = convert_to('{"event":"tool_called"', 'UTF8') THEN content END, tenant_id, texts
+FROM event WHERE job_id = :job_id AND seq > :after AND substr(body, 1, 15) = convert_to('{"event":"tool_', 'UTF8')
+ORDER BY seq LIMIT :most
+
+-- name: list_requests
+SELECT seq, at, body FROM event WHERE job_id = :job_id AND seq > :after AND position(convert_to('"input_ref"', 'UTF8') in body) > 0
+ORDER BY seq LIMIT :most
+
+-- name: list_tool_answers
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts
+FROM event WHERE job_id = :job_id AND seq > :after AND substr(body, 1, 26) = convert_to('{"event":"model_succeeded"', 'UTF8')
+    AND (content IS NULL OR position(convert_to('tool', 'UTF8') in content) > 0 OR position(convert_to('_call', 'UTF8') in content) > 0 OR position(convert_to('functionCall', 'UTF8') in content) > 0)
+ORDER BY seq LIMIT :most
+
+-- name: read_last_answer
+SELECT seq, at, path, ordinal, fingerprint, body, content, tenant_id, texts
+FROM event WHERE job_id = :job_id AND substr(body, 1, 26) = convert_to('{"event":"model_succeeded"', 'UTF8') ORDER BY seq DESC LIMIT 1
+
+-- name: list_chain_messages
+WITH RECURSIVE chain (hash) AS (
+    SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb)
+    UNION
+    SELECT node.parent FROM chain JOIN node ON node.tenant_id = :tenant_id AND node.month = :month AND node.hash = chain.hash
+)
+SELECT DISTINCT node.message FROM chain
+JOIN node ON node.tenant_id = :tenant_id AND node.month = :month AND node.hash = chain.hash LIMIT :most
+
+-- name: list_result_messages
+SELECT message.body FROM message
+WHERE message.tenant_id = :tenant_id AND message.month = :month AND message.hash IN (SELECT decode(value, 'hex') FROM jsonb_array_elements_text(:hashes::jsonb))
+    AND (position(convert_to('tool', 'UTF8') in message.body) > 0 OR position(convert_to('_call_output', 'UTF8') in message.body) > 0 OR position(convert_to('functionResponse', 'UTF8') in message.body) > 0 OR position(convert_to('"function"', 'UTF8') in message.body) > 0)
