@@ -23,7 +23,7 @@ from overnight.effects import (
     read_arguments,
     read_effect,
 )
-from overnight.store import Store
+from overnight.store import Store, crash_point
 from overnight.tools import FindRules, no_rules
 
 from ..job_ancestry import JobAncestry
@@ -77,6 +77,7 @@ class HttpEffects:
             if not isinstance(found, NeedsAncestors):
                 break
             subject = await self._jobs.with_ancestors(subject, found.job_id)
+        crash_point("claim_recorded")
         if isinstance(found, Refusal):
             if found.effect_id is not None:
                 self._watch.notify(found.effect_id)
@@ -99,6 +100,7 @@ class HttpEffects:
             if not isinstance(found, Moved):
                 break
             place = self._remember(effect_id, place._replace(job_id=found.job_id))
+        crash_point("report_recorded")
         self._watch.notify(effect_id)
         if found is None:
             raise NotFound(f"effect {effect_id} with this claim_id")
