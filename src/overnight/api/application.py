@@ -71,13 +71,8 @@ class Application:
         access_log: AccessLog | None = None,
     ) -> None:
         self._requests, self._requests_per_key = dict[str, int](), requests_per_key
-<<<<<<< HEAD
-        self._calls, self._effects, self._rest = calls, effects, rest
-        self._links, self._forward = links, forward
-=======
         self._calls, self._effects, self._rest, self._links = calls, effects, rest, links
         self._forward = forward
->>>>>>> main
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(keyring, loopback=hosts is not None, auth=auth)
         self._guard = None if hosts is None else BrowserGuard(hosts)

@@ -11,20 +11,16 @@ import msgspec
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
-from overnight.domain.tools import Denied, NeedsApproval, ToolCallFacts, Verdict
+from overnight.domain.tools import DEFAULT_CLASS, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
 
-<<<<<<< HEAD:src/overnight/tools/effect_admission.py
-from .rules import Denied, NeedsApproval, ToolCallFacts, ToolRules
-=======
 
 class ToolRules(Protocol):
     """The rules about tool calls that are in force."""
 
     def decide(self, facts: ToolCallFacts) -> Verdict: ...
->>>>>>> main:src/overnight/jobs/effect_admission.py
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -105,11 +101,12 @@ class EffectAdmission:
         done = wanted.done_arguments
         facts = ToolCallFacts(
             tool=wanted.tool,
-            tool_class=wanted.tool_class or "write",
+            tool_class=wanted.tool_class or DEFAULT_CLASS,
             tenant_id=job.tenant_id,
             agent_id=job.agent_id,
             workflow=job.workflow,
             arguments=self._asked if done is None else msgspec.json.decode(done),
+            first_use=effects.is_first_use(unit, job.tenant_id, wanted),
         )
         verdict = rules.decide(facts)
         if isinstance(verdict, Denied):
