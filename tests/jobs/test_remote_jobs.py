@@ -51,7 +51,7 @@ async def test_effect_is_done_once_over_two_starts(served: Served) -> None:
     calls: list[str] = []
 
     @overnight.effect
-    def refund(payment: str, idempotency_key: str) -> overnight.Done:
+    def refund(payment: str, idempotency_key: str) -> Any:
         calls.append(idempotency_key)
         return overnight.Done("re_81", {"id": "re_81"})
 
