@@ -160,6 +160,7 @@ class Renew(msgspec.Struct):
             if row.effect_key is not None and (effect is None or effect.state not in {"waiting", "expired"}):
                 raise Conflict(f"{row.review_id} cannot be renewed: its effect does not wait for it any more")
         renew_review(unit, job, row, self.by, self.extend_us)
+        lifecycle.mark_wait(unit, job, row.review_id, None)
         if effect is not None and effect.state == "expired":
             effects.renew(unit, effect)
         return msgspec.structs.replace(row)
