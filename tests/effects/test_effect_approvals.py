@@ -11,9 +11,9 @@ import pytest
 import overnight
 from job_runs import overnight_decision, rest, story, timeline, working
 from overnight.domain import Event
+from overnight.domain.tools import Allowed, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.effects import ExpireReview
 from overnight.jobs import ExternalJob, JobParked, Operations
-from overnight.jobs.tool_rules import Allowed, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, Ledger
 from overnight.reviews import ReviewRow, list_reviews
 from overnight.store import Store
@@ -443,7 +443,7 @@ PROGRAM = """
     from pathlib import Path
     import overnight
     from overnight.jobs import NoModel, Worker
-    from overnight.jobs.tool_rules import NeedsApproval
+    from overnight.domain.tools import NeedsApproval
     from overnight.store import open_store
 
     done = Path(__file__).with_name("done")

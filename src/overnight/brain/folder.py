@@ -14,6 +14,7 @@ from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
 from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
+from overnight.brain.tool_policy import ToolPolicy
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -45,6 +46,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
+    tool_policy: ToolPolicy = ToolPolicy({}, ())
 
     @property
     def prompts_version(self) -> str:

@@ -4,18 +4,23 @@ It is decided in the transaction that writes the claim, so that the rules are as
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
+from overnight.domain.tools import Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
 
-from .tool_rules import Denied, NeedsApproval, ToolCallFacts, ToolRules
+
+class ToolRules(Protocol):
+    """The rules about tool calls that are in force."""
+
+    def decide(self, facts: ToolCallFacts) -> Verdict: ...
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -200,6 +200,8 @@ def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
             "Nobody decided in time, which is no rejection. To ask again:", (f"overnight reviews renew {review}",)
         )
     match wait.get("for"):
+        case "approval" if wait.get("answers") == ["answer"]:
+            return Advice("Answer:", (f"overnight reviews answer {review} --text TEXT",))
         case "approval":
             return Advice("Decide:", (f"overnight reviews approve {review}", f"overnight reviews reject {review}"))
         case "quarantine" if _is_unknown_effect(wait):
