@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from machine_parts import UnderJob, make_job
 from overnight.keys import MasterKeys
 from overnight.ledger import SinkConsumer
-from overnight.notifications import Addresses, DeliveryFilter, NewAddress, NotificationSink, Sender
+from overnight.notifications import Addresses, DeliveryFilter, MessageSender, NewAddress, NotificationSink
 from overnight.outgoing import AddressPolicy
 from overnight.reviews import ReviewRow, request_review
 from overnight.store import Store
@@ -192,7 +192,7 @@ async def sending(
     store: Store, folder: Path, owner: str = "w1", public_url: str = "", policy: AddressPolicy = LOCAL, **options: Any
 ) -> AsyncIterator[NotificationSink]:
     """A process that serves the sink during the block; retries come at once, unless the receiver asks for a time."""
-    sender = Sender(masters(folder), policy, timeout_s=options.pop("timeout_s", 5.0))
+    sender = MessageSender(masters(folder), policy, timeout_s=options.pop("timeout_s", 5.0))
     sink = NotificationSink(store, sender, owner, public_url)
     sink._dispatcher._delay = options.pop("delay", lambda attempt, asked: asked or 0.01)
     task = asyncio.create_task(SinkConsumer(store, sink, owner).run())

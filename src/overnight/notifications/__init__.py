@@ -9,7 +9,7 @@ from .link_pages import link_page, problem_page
 from .links import LinkAnswer, LinkView, ReviewLinks
 from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown
 from .rows import KINDS, LINKS, AddressRow, DeliveryRow, public_address, public_delivery
-from .sender import Sender
+from .sender import MessageSender
 from .service import serve_notifications
 from .sink import NotificationSink
 
@@ -23,6 +23,7 @@ __all__ = [
     "DeliveryRow",
     "LinkAnswer",
     "LinkView",
+    "MessageSender",
     "NewAddress",
     "NotDelivered",
     "NotificationSink",
@@ -30,7 +31,6 @@ __all__ = [
     "OutcomeUnknown",
     "ReviewLinks",
     "SecretRotation",
-    "Sender",
     "link_page",
     "problem_page",
     "public_address",

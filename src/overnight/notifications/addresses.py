@@ -30,7 +30,7 @@ from .rows import (
     Secrets,
     SigningSecret,
 )
-from .sender import Sender, shown_url
+from .sender import MessageSender, shown_url
 from .smtp import SECURITY, is_mail_address
 from .webhooks import new_secret
 
@@ -156,13 +156,14 @@ class Addresses:
     async def test(self, name: str, tenant_id: str) -> Outcome:
         """Send a sample from this process, once. Raises NotFound, DecryptionFailed."""
         row, now = await self.one(name, tenant_id), self._store.clock()
-        sender = Sender(self._masters, self._policy, tls=self._tls)
+        sender = MessageSender(self._masters, self._policy, tls=self._tls)
         return await sender.send(row, sample_message(tenant_id, new_id("msg"), now), now)
 
     async def deliveries(self, wanted: DeliveryFilter) -> Sequence[tuple[DeliveryRow, str | None]]:
         """Deliveries, each with the name of its address."""
         rows = await self._store.read(SQL["list_deliveries"], msgspec.structs.asdict(wanted))
-        return [(DeliveryRow(*row), name) for *row, name in rows]
+        found = records_of(DeliveryRow, [row[:-1] for row in rows])
+        return list(zip(found, (row[-1] for row in rows), strict=True))
 
     async def retry(self, delivery_id: str, tenant_id: str, actor: str, key_id: str | None = None) -> DeliveryRow:
         """Deliver again what failed or has an unknown outcome. Raises NotFound, Conflict."""
