@@ -275,6 +275,7 @@ def _new_row(unit: Unit, job: JobRow, wanted: EffectClaim, state: str) -> Effect
         contract=wanted.contract,
         key_id=wanted.key_id,
         client_key=wanted.client_key,
+        about=wanted.about,
     )
 
 
@@ -290,7 +291,7 @@ def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     row.job_id, row.owner, row.attempt, row.lease_epoch = job.job_id, wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.asked_attempt = wanted.arguments_sha256, job.attempt
     row.tool_class, row.contract = wanted.tool_class, wanted.contract
-    row.key_id, row.client_key = wanted.key_id, wanted.client_key
+    row.key_id, row.client_key, row.about = wanted.key_id, wanted.client_key, wanted.about
     row.settled_at, row.error = None, None
 
 

@@ -23,11 +23,12 @@ def quarantine(
     about: str | None = None,
     boundary: Boundary | None = None,
     arguments: Any = None,
+    exception: dict[str, str] | None = None,
 ) -> str | None:
     """Request the review of an unknown outcome, unless it has one. Returns its id; None for an effect in another state.
 
     `why`: the cause, in words that the card shows. `boundary`: that in job code which waits for the decision. `arguments`:
-    those of the call, if the caller has them.
+    those of the call, if the caller has them. `exception`: class and message of what ended the call.
     """
     if row.state != "unknown":
         return None
@@ -41,6 +42,8 @@ def quarantine(
         "arguments": used_arguments(unit, row) if arguments is None else arguments,
         "why": why,
     }
+    if exception is not None:
+        detail["exception"] = exception
     review = request_review(
         unit,
         job,

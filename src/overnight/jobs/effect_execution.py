@@ -67,6 +67,7 @@ class EffectCall:
         about: str | None = None,
         asked_before: str | None = None,
     ) -> None:
+        self._exception: dict[str, str] | None = None
         self._tool, self._holder, self._key, self._named = tool, holder, key, named
         self._position, self._about, self._asked_before = position, about, asked_before
         self._limits: Sequence[Limit] = ()
@@ -208,6 +209,8 @@ class EffectCall:
         return EffectOutcome("tool_failed", seq, error=facts)
 
     async def _unknown(self, cause: str, why: str, trace: bytes | None = None) -> None:
+        self._exception = {"class": cause, "message": why}
+
         def unknown(unit: Unit, job: JobRow) -> None:
             row = self._row(unit, job)
             if row.state == "claimed":  # not, if a late result came first
@@ -354,7 +357,7 @@ class EffectCall:
             row = self._row(unit, job)
             if row.state == "unknown" and row.review_id is None and before is not None:
                 return before
-            return effects.quarantine(unit, job, row, why, self._about, at, used)
+            return effects.quarantine(unit, job, row, why, self._about, at, used, self._exception)
 
         review_id = await self._write(requested)
         return None if review_id is None else EffectWait("quarantine", review_id)

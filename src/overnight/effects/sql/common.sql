@@ -2,11 +2,11 @@
 INSERT INTO effect (tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
     result, error, claimed_at, settled_at, effect_id, claim_digest, expires_at, done_sha256, contract,
     source, key_id, tool_class, client_key, asked_attempt, review_id, approval_id,
-    called_seq)
+    called_seq, about)
 VALUES (:tenant_id, :effect_key, :job_id, :tool, :state, :arguments_sha256, :owner, :attempt, :lease_epoch, :provider_id,
     :result, :error, :claimed_at, :settled_at, :effect_id, :claim_digest, :expires_at, :done_sha256, :contract,
     :source, :key_id, :tool_class, :client_key, :asked_attempt, :review_id, :approval_id,
-    :called_seq)
+    :called_seq, :about)
 
 -- name: update_effect
 UPDATE effect SET job_id = :job_id, state = :state, arguments_sha256 = :arguments_sha256, owner = :owner, attempt = :attempt,
@@ -14,7 +14,7 @@ UPDATE effect SET job_id = :job_id, state = :state, arguments_sha256 = :argument
     settled_at = :settled_at, claim_digest = :claim_digest, expires_at = :expires_at, done_sha256 = :done_sha256,
     contract = :contract, source = :source, key_id = :key_id, tool_class = :tool_class, client_key = :client_key,
     asked_attempt = :asked_attempt, review_id = :review_id, approval_id = :approval_id,
-    called_seq = :called_seq
+    called_seq = :called_seq, about = :about
 WHERE tenant_id = :tenant_id AND effect_key = :effect_key
 
 -- name: find_effect
