@@ -7,7 +7,7 @@ Never: decides by itself, and is known by no package that asks for a review.
 from .addresses import Addresses, DeliveryFilter, NewAddress, SecretRotation
 from .link_pages import link_page, problem_page
 from .links import LinkAnswer, LinkView, ReviewLinks
-from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown
+from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown, outcome_name
 from .rows import KINDS, LINKS, AddressRow, DeliveryRow, public_address, public_delivery
 from .sender import MessageSender
 from .service import serve_notifications
@@ -32,6 +32,7 @@ __all__ = [
     "ReviewLinks",
     "SecretRotation",
     "link_page",
+    "outcome_name",
     "problem_page",
     "public_address",
     "public_delivery",

@@ -15,10 +15,10 @@ from overnight.outgoing import AddressPolicy, TlsFiles, UrlInvalid, parse_url
 from overnight.reviews import KINDS as REVIEW_KINDS
 from overnight.store import Store, records_of
 
-from .commands import AddAddress, RemoveAddress, RotateSecret, SealAgain, seal
+from .commands import AddAddress, RecordTest, RemoveAddress, RotateSecret, SealAgain, seal
 from .deliveries import RetryDelivery
 from .messages import sample_message
-from .outcomes import Outcome
+from .outcomes import Outcome, outcome_name
 from .rows import (
     KINDS,
     LINKS,
@@ -153,11 +153,13 @@ class Addresses:
             raise NotFound(f"address {name}. `overnight notifications` lists addresses")
         return records_of(AddressRow, rows)[0]
 
-    async def test(self, name: str, tenant_id: str) -> Outcome:
+    async def test(self, name: str, tenant_id: str, actor: str, key_id: str | None = None) -> Outcome:
         """Send a sample from this process, once. Raises NotFound, DecryptionFailed."""
         row, now = await self.one(name, tenant_id), self._store.clock()
         sender = MessageSender(self._masters, self._policy, tls=self._tls)
-        return await sender.send(row, sample_message(tenant_id, new_id("msg"), now), now)
+        outcome = await sender.send(row, sample_message(tenant_id, new_id("msg"), now), now)
+        await self._store.commit(RecordTest(row, outcome_name(outcome), actor, key_id))
+        return outcome
 
     async def deliveries(self, wanted: DeliveryFilter) -> Sequence[tuple[DeliveryRow, str | None]]:
         """Deliveries, each with the name of its address."""
