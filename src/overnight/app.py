@@ -248,7 +248,7 @@ class App:
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
         """Serve the sinks of the feed, such as notifications, during the block. `owner` is the name of this process."""
         from overnight.ledger import serve_sink
-        from overnight.notifications import Sender, serve_notifications
+        from overnight.notifications import MessageSender, serve_notifications
         from overnight.telemetry import JsonLinesSink, LogFiles
 
         settings, folder = self.settings, self.settings.event_log
@@ -257,7 +257,7 @@ class App:
             by_tenant, most = settings.event_log_by == "tenant", settings.event_log_mb * 1_000_000
             sink = JsonLinesSink(LogFiles(folder, by_tenant, most, settings.event_log_files))
             serving.append(await serve_sink(self.store, sink, owner))
-        sender = Sender(masters_of(settings, self._secrets), outgoing_policy(settings))
+        sender = MessageSender(masters_of(settings, self._secrets), outgoing_policy(settings))
         serving.append(asyncio.create_task(serve_notifications(self.store, sender, owner, settings.public_url)))
         try:
             yield
