@@ -222,7 +222,7 @@ def _claim_line(claim: CheckedClaim, with_content: bool) -> ReceiptLine:
 
 
 def argument_text(arguments: bytes | None) -> str:
-    """The first plain values of the arguments. Texts that are too long to name something, such as that of a mail, are left out."""
+    """The first plain values of the arguments, without texts that are too long to name something, such as that of a mail."""
     try:
         value: Any = decode_for_display(arguments or b"{}")
     except (msgspec.DecodeError, RecursionError):
