@@ -80,6 +80,7 @@ async def serve_gateway(
             requests_per_key=limits.per_key,
             public_url=settings.public_url,
             outgoing=outgoing_policy(settings),
+            tool_policy=lambda: app.brain.tool_policy,
             access_log=AccessLog.of(settings.access_log),  # also for the requests that the api process serves
             api_socket=api_socket,
         )

@@ -34,6 +34,7 @@ class RestProcess:
             providers=lambda: [each.name for each in self._brain.routing.providers],
             memory=BodyMemory(lambda: self._brain.routing.limits.max_body_bytes),
             public_url=public_url,
+            tool_policy=lambda: self._brain.tool_policy,
             outgoing=outgoing,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from overnight.brain import ToolPolicy
 from overnight.budgets import Policy
 from overnight.domain import Attribution
 from overnight.keys import Keyring
@@ -23,7 +24,8 @@ class RestServices(msgspec.Struct, frozen=True):
 
     `start_job` starts a named external job, unless it exists; it returns its id, and whether it is new. `policy` and `providers`
     return the present budgets and the names of the present providers. `public_url` is where clients reach the API, without a
-    slash at its end; "" if that is not known. `outgoing` are the hosts that addresses of tenants may reach.
+    slash at its end; "" if that is not known. `tool_policy` returns the present contracts and rules of tools. `outgoing` are the
+    hosts that addresses of tenants may reach.
     """
 
     ledger: Ledger
@@ -33,4 +35,5 @@ class RestServices(msgspec.Struct, frozen=True):
     providers: Callable[[], Sequence[str]]
     memory: BodyMemory
     public_url: str = ""
+    tool_policy: Callable[[], ToolPolicy | None] = lambda: None
     outgoing: AddressPolicy = AddressPolicy()
