@@ -15,7 +15,7 @@ from overnight.settings import Settings
 
 if TYPE_CHECKING:
     from overnight.api import RestProcess
-    from overnight.brain import Brain, ToolPolicy
+    from overnight.brain import Brain
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from overnight.ledger import JobRow, ReloadRequest
     from overnight.reviews import ReviewRow
     from overnight.store import Store
+    from overnight.tools import ToolPolicy
 
 T = TypeVar("T")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
@@ -196,8 +197,7 @@ class App:
 
     def tool_rules(self) -> "ToolPolicy | None":
         """The rules about tool calls of the present brain; None without any, which costs nothing."""
-        policy = self.brain.tool_policy
-        return policy if policy.rules else None
+        return _rules_of(self.brain)
 
     async def keep_brain(self) -> None:
         """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
@@ -330,6 +330,14 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
     return run_loop(main)
 
 
+def _rules_of(brain: "Brain") -> "ToolPolicy | None":
+    """The rules about tool calls; None without contracts and rules, which costs nothing."""
+    from overnight.tools import policy_of
+
+    tools = brain.tools
+    return policy_of(tools) if tools.rules or tools.contracts or tools.default != "allow" else None
+
+
 def _policy(brain: "Brain") -> "Policy":
     """The budgets of the brain; none without a folder."""
     from overnight.budgets import Policy
@@ -385,7 +393,7 @@ def attach(
             url,
             key,
             _policy(brain),
-            tool_rules=lambda: brain.tool_policy if brain.tool_policy.rules else None,
+            tool_rules=lambda: _rules_of(brain),
             claims=claims,
         ) as attached,
     ):
