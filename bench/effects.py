@@ -20,12 +20,13 @@ from typing import Any
 import uvloop
 
 import overnight
-from overnight.brain import ToolPolicy
 from overnight.domain.globs import Names
-from overnight.domain.tools import ToolConditions, ToolRule, ValueCondition
+from overnight.domain.json_pointer import Pointer
+from overnight.domain.tools import ArgumentTest, ToolDefinitions, ToolRule, ToolWhen, ValueTest
 from overnight.jobs import NoModel, Operations, Worker
 from overnight.ledger import Ledger
 from overnight.store import Store, open_store
+from overnight.tools import ToolPolicy
 
 EFFECTS = 20
 
@@ -48,11 +49,10 @@ latencies: list[float] = []
 
 def rules(count: int) -> ToolPolicy | None:
     """Rules whose conditions are evaluated and not met."""
-    large = ValueCondition(("usd",), "gt", 100)
-    conditions = ToolConditions(tool=Names(("refund",)), arguments=(large,))
-    return (
-        ToolPolicy({}, [ToolRule(name=f"r{n}", do="approve", when=conditions) for n in range(count)]) if count else None
-    )
+    large = ArgumentTest(Pointer("/usd"), ValueTest(gt=100))
+    when = ToolWhen(tool=Names(("refund",)), arguments=(large,))
+    found = tuple(ToolRule(name=f"r{number}", do="approve", when=when) for number in range(count))
+    return ToolPolicy(ToolDefinitions(rules=found)) if found else None
 
 
 async def measure(url: str, jobs: int, seconds: float, count: int) -> dict[str, Any]:

@@ -11,12 +11,25 @@ import pytest
 import overnight
 from job_runs import overnight_decision, rest, story, timeline, working
 from overnight.domain import Event
-from overnight.domain.tools import Allowed, Denied, NeedsApproval, ToolCallFacts, Verdict
+from overnight.domain.json_pointer import Pointer
+from overnight.domain.tools import (
+    Allowed,
+    ArgumentTest,
+    Denied,
+    NeedsApproval,
+    ToolCallFacts,
+    ToolDefinitions,
+    ToolRule,
+    ToolWhen,
+    ValueTest,
+    Verdict,
+)
 from overnight.effects import ExpireReview
 from overnight.jobs import ExternalJob, JobParked, Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.reviews import ReviewRow, list_reviews
 from overnight.store import Store
+from overnight.tools import ToolPolicy
 
 paid: list[tuple[str, int]] = []
 mood: dict[str, Any] = {}
@@ -317,6 +330,43 @@ async def test_edited_arguments_pass_the_rules_again(store: Store, rules: Rules)
     await decide(store, "edit", arguments=b'{"payment":"pay_8","usd":50000}')
     job = await run_on(store, rules, job.job_id)
     assert (job.state, job.result, paid) == ("succeeded", b'"denied: 50000 is too much"', [])
+
+
+def two_rules(*more: ToolRule) -> ToolPolicy:
+    """Two rules match 250, one of them 150."""
+    large, very_large = (
+        ToolRule(name=name, do="approve", when=ToolWhen(arguments=(ArgumentTest(Pointer("/usd"), ValueTest(gt=usd)),)))
+        for name, usd in (("large", 100), ("very large", 200))
+    )
+    return ToolPolicy(ToolDefinitions(rules=(large, very_large, *more)))
+
+
+async def test_edit_is_approved_by_the_rules_that_match_it(store: Store) -> None:
+    """Fewer rules match the edited arguments than those that were asked: the yes is for these."""
+    policy = two_rules()
+    job = await Operations(store).create(refunds, ("pay_8", 250))
+    async with working(store, tool_rules=lambda: policy):
+        job = await rest(store, job.job_id)
+        review = await card(store)
+        answer = overnight_decision("edit", arguments=b'{"payment":"pay_8","usd":150}')
+        await Operations(store, lambda: policy).decide(review.review_id, answer)
+        job = await rest(store, job.job_id, "succeeded")
+    assert paid == [("pay_8", 150)]
+    assert len(await list_reviews(store, state="")) == 1
+
+
+async def test_rule_added_after_an_edit_asks_again(store: Store) -> None:
+    policy = two_rules()
+    job = await Operations(store).create(refunds, ("pay_8", 250))
+    async with working(store, tool_rules=lambda: policy):
+        await rest(store, job.job_id)
+    answer = overnight_decision("edit", arguments=b'{"payment":"pay_8","usd":150}')
+    await Operations(store, lambda: policy).decide((await card(store)).review_id, answer)
+    policy = two_rules(ToolRule(name="all", do="approve", when=ToolWhen()))
+    async with working(store, tool_rules=lambda: policy):
+        await rest(store, job.job_id, "parked")
+        await card(store)
+    assert paid == []
 
 
 async def test_lifted_rule_lets_the_approved_effect_go(store: Store, rules: Rules) -> None:

@@ -47,7 +47,8 @@ class Decided(msgspec.Struct, frozen=True):
 class Decide(msgspec.Struct):
     """Decide a review. Outcome: `Decided`.
 
-    - `decision`: as `check_answer` returns it. `edited_sha256`: the digest of edited arguments.
+    - `decision`: as `check_answer` returns it. `edited_sha256`: the digest of edited arguments; `edited_rule`: that of the
+      rules they are approved under, if these are others than those of the arguments that were asked.
     - `top_up`: of `continue`, what it adds to the budget.
     """
 
@@ -58,6 +59,7 @@ class Decide(msgspec.Struct):
     tenant_id: str
     decision: Decision
     edited_sha256: str | None = None
+    edited_rule: str | None = None
     top_up: TopUp | None = None
 
     def locks(self) -> list[tuple[Any, Any]]:
@@ -116,6 +118,7 @@ class Decide(msgspec.Struct):
             position = effects.EffectPosition(row.path, row.ordinal, fingerprint(effect.tool))
         match decision.answer:
             case "approve" | "edit":
+                row.rule_digest = self.edited_rule or row.rule_digest
                 effects.approve(unit, job, effect, decision.by, self.edited_sha256)
             case "answer":
                 effects.answer(unit, job, effect, encode_json(decision.text), position, decision.by)

@@ -26,9 +26,12 @@ class EditedCall:
             raise BadInput("arguments: expected a JSON object with all arguments of the effect")
         self.sha256 = fingerprint(self._arguments)
 
-    def check(self, policy: ToolPolicy, may_approve: Callable[[tuple[str, ...]], bool]) -> None:
-        """Raise Forbidden if a rule denies the arguments, or wants the approval of others. `may_approve`: whether the caller is
-        among the names of a rule."""
+    def check(self, policy: ToolPolicy, may_approve: Callable[[tuple[str, ...]], bool]) -> str | None:
+        """The digest of the rules that the arguments are approved under; None if none asks for approval.
+
+        `may_approve`: whether the caller is among the names of a rule. Raises Forbidden if a rule denies the arguments, or wants
+        the approval of others.
+        """
         contract = policy.contract(self._tool)
         facts = ToolCallFacts(
             tool=self._tool,
@@ -44,3 +47,4 @@ class EditedCall:
         if isinstance(verdict, NeedsApproval) and not may_approve(verdict.by):
             named = ", ".join(verdict.by)
             raise Forbidden(f"the rule {verdict.rule_name} wants the edited arguments to be approved by {named}")
+        return verdict.rule_digest if isinstance(verdict, NeedsApproval) else None

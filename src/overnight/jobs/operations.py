@@ -108,13 +108,14 @@ class Operations:
         review = await self.review(review_id, decision.tenant_id)
         await check_decider(self.ledger, review, decision.by, key, over_http=over_http)
         decision = check_answer(review, decision)
-        edited = None
+        edited = rule = None
         if decision.arguments is not None:
             call = EditedCall(review, await self.ledger.job(review.job_id), decision.arguments)
             if (policy := self._tool_policy and self._tool_policy()) is not None:
-                call.check(policy, lambda names: is_named(names, decision.by, key))
+                rule = call.check(policy, lambda names: is_named(names, decision.by, key))
             edited = call.sha256
         command = await prepared(self.ledger, review, decision, limit_of, edited)
+        command.edited_rule = rule
         decided = await self.store.commit(command)
         if decided.cancelled:
             await self.cancel_children(review.job_id, decision.by)

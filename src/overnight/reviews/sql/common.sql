@@ -6,7 +6,7 @@ VALUES (:review_id, :tenant_id, :job_id, :kind, :path, :ordinal, :question, :det
 
 -- name: update_review
 UPDATE review SET state = :state, decided_by = :decided_by, note = :note, decided_at = :decided_at,
-    expires_at = :expires_at, answer = :answer WHERE review_id = :review_id
+    expires_at = :expires_at, answer = :answer, rule_digest = :rule_digest WHERE review_id = :review_id
 
 -- name: read_review
 SELECT review_id, tenant_id, job_id, kind, path, ordinal, question, detail, digest, state, decided_by, note, requested_at,
