@@ -44,7 +44,7 @@ from .call.result import CallResult, DegradedAnswer
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
-from .call_deadlines import store_patience_s
+from .call_deadlines import store_timeout_s
 from .call_facts import routing_facts
 from .effects import HttpEffects
 from .error_responses import (
@@ -100,7 +100,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
-        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
+        self.keys.read_timeout_s = store_timeout_s(self.routing.time_limits)
         self._offline = (offline_base_url, offline_was_asked_for)
         self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
@@ -135,7 +135,7 @@ class Gateway:
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
         self.jobs.brain_version = self.prompts.present = brain.version
-        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
+        self.keys.read_timeout_s = store_timeout_s(self.routing.time_limits)
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room
@@ -331,7 +331,7 @@ class Gateway:
                 buffer.end()
 
     def _store_deadline(self) -> float:
-        return self.services.loop.time() + store_patience_s(self.routing.time_limits)
+        return self.services.loop.time() + store_timeout_s(self.routing.time_limits)
 
     def count_tokens(self, form: Codec, body: bytes) -> int:
         """Estimate the input tokens of a request, without a provider. Raises BodyTooLarge, InvalidBody."""
