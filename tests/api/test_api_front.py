@@ -126,6 +126,14 @@ async def test_unknown_path_error_lists_the_paths(house: House, path: str) -> No
         assert "location" not in answer.headers
 
 
+async def test_gemini_path_without_method_lists_gemini_paths(house: House) -> None:
+    headers = await house.key("calls")
+    for path in ("/v1beta/models/gemini-2.5-flash", "/v1beta/models/gemini-2.5-flash:sing", "/v1beta/x"):
+        answer = await asgi_call(house.app, "POST", path, headers, b"{}")
+        assert answer.status == 404, answer.body
+        assert "/v1beta/models/{model}:{method}" in answer.json()["error"]["message"]
+
+
 async def test_head_is_answered_as_get(served: Served) -> None:
     await served.ask(headers={"x-job-id": "none"})
     for route in ROUTES:

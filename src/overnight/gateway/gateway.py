@@ -287,7 +287,11 @@ class Gateway:
         context, headers = pipeline.context, call_headers(pipeline)
         if not context.request.stream:
             return HttpResponse(200, [JSON, *headers], body)
-        chunks = context.client.stream_events(body, 0.0 if context.request.wants_usage else None)
+        try:  # all chunks before the status: a malformed answer is an error, not a stream that is cut
+            chunks = list(context.client.stream_events(body, 0.0 if context.request.wants_usage else None))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            text = f"the recorded answer of call {recorded.facts.call_id} is malformed; request it without stream"
+            raise OvernightError(text) from None
         return HttpResponse(200, [*_STREAM, *headers], pieces=_each(chunks))
 
     async def _streamed(self, context: CallContext) -> HttpResponse:
