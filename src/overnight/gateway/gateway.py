@@ -117,7 +117,7 @@ class Gateway:
         self.caches = Caches(store, self.ledger)
         self.prompts = PromptsVersions(store, brain_version)
         self._prompts_version = prompts_version or brain_version or ""
-        self.effects = HttpEffects(store, self.jobs, self.policy, lambda: store_patience_s(self.routing.time_limits))
+        self.effects = HttpEffects(store, self.jobs, self.policy, lambda: store_timeout_s(self.routing.time_limits))
         self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
