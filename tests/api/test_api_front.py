@@ -210,7 +210,7 @@ def test_model_calls_do_not_import_fastapi() -> None:
 async def test_process_without_model_calls_answers_404(tmp_path: Path) -> None:
     with open_store(str(tmp_path / "ledger.db")) as store:
         ledger, keyring = Ledger(store), Keyring(store, MasterKeys("11" * 32))
-        services = RestProcess(ledger, keyring, Brain.from_files({})).services("")
+        services = RestProcess(ledger, keyring, Brain.from_files({})).services("", None)  # type: ignore[arg-type]
         app = rest_application(services)
         host = {"host": "localhost"}
         for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/responses/r")):
