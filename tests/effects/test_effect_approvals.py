@@ -434,6 +434,30 @@ async def test_decision_reaches_a_running_job(store: Store, rules: Rules) -> Non
     assert job.result == b'["pay_1: 250","second"]'
 
 
+@overnight.job
+async def impatient() -> str:
+    try:
+        async with overnight.timeout(0.2):
+            await refund("pay_1", 250)
+    except TimeoutError:
+        await overnight.approval("Go on without it?")
+        return "gave up"
+    return "paid"
+
+
+async def test_late_approval_of_an_abandoned_effect_does_nothing(store: Store, rules: Rules) -> None:
+    """Its branch was cancelled while it waited: the replay must not execute it, although a person said yes."""
+    job = await Operations(store).create(impatient)
+    job = await run_on(store, rules, job.job_id)
+    assert {wait["for"] for wait in job.waits} == {"approval"}
+    reviews = {review.effect_key is not None: review.review_id for review in await list_reviews(store)}
+    await Operations(store).decide(reviews[True], overnight_decision("approve"))
+    job = await run_on(store, rules, job.job_id, "parked")
+    await Operations(store).decide(reviews[False], overnight_decision("approve"))
+    job = await run_on(store, rules, job.job_id)
+    assert (job.state, job.result, paid) == ("succeeded", b'"gave up"', [])
+
+
 # ── external programs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -478,6 +502,24 @@ async def test_external_program_asks_an_expired_question_again(store: Store, rul
         await program(store, rules)
     await decide(store, "approve")
     assert await program(store, rules) == "pay_8: 250"
+
+
+async def test_two_equal_effects_of_a_killed_program_are_both_replayed(store: Store) -> None:
+    """The program dies after the second one; started again, it receives both results, and a third call is a third effect."""
+
+    def start(calls: int) -> list[str]:
+        with ExternalJob(store, "nightly", "default", "nightly", ""):
+            found = [refund.run("pay_8", 40) for _ in range(calls)]
+            if calls == 2:
+                raise KeyboardInterrupt  # as if killed: nothing of it reports an end
+            return found
+
+    with pytest.raises(KeyboardInterrupt):
+        await asyncio.to_thread(start, 2)
+    assert await asyncio.to_thread(start, 3) == ["pay_8: 40"] * 3
+    assert paid == [("pay_8", 40)] * 3
+    job = (await Ledger(store).jobs())[0]
+    assert (await story(store, job.job_id)).count("tool_called") == 3
 
 
 async def test_external_program_is_denied(store: Store, rules: Rules) -> None:
