@@ -161,6 +161,7 @@ class App:
                 registers=self._registers,
                 keys=self._keyring(),
             )
+            self._gateway.effects.tools = lambda: self.brain.tool_policy
             await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)

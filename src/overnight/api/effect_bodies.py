@@ -14,7 +14,7 @@ from overnight.gateway import BodyTooLarge, EffectRefused
 T = TypeVar("T")
 MAX_ARGUMENTS, MAX_RESULT = 256 * 1024, 1024 * 1024
 MAX_DEPTH = 64
-MIN_TIMEOUT_MS, DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS = 1_000, 60_000, 86_400_000
+MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 1_000, 86_400_000
 _KEPT = MAX_RESULT // 2
 _encode = msgspec.json.Encoder().encode
 
@@ -122,8 +122,10 @@ def _is_deep(value: Any, left: int = MAX_DEPTH) -> bool:
 
 
 def lease_us(timeout_ms: int | None) -> int:
-    """How long a claim lasts, in microseconds. Raises BadInput."""
-    wanted = DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms
+    """How long a claim lasts, in microseconds; 0 if the body does not say. Raises BadInput."""
+    wanted = timeout_ms
+    if wanted is None:
+        return 0
     if not MIN_TIMEOUT_MS <= wanted <= MAX_TIMEOUT_MS:
         raise BadInput(f"timeout_ms: expected {MIN_TIMEOUT_MS:,} to {MAX_TIMEOUT_MS:,} milliseconds")
     return wanted * 1000

@@ -9,12 +9,17 @@ import msgspec
 
 from overnight.budgets import Limit, Policy, locks
 from overnight.domain import FINISHED, BudgetStopped, Conflict, ErrorFacts, Event, Fenced
+from overnight.domain.tools import DEFAULT_CLASS
 from overnight.effects import (
     EFFECT,
     EffectClaim,
     EffectRow,
+    begins,
     http_effect_key,
+    is_outdated,
     quarantine,
+    refuse,
+    repeat,
 )
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW
@@ -39,7 +44,11 @@ class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
     Fields:
         tool: its name. client_key: the idempotency key that the caller gave.
         arguments: as JSON, as they were sent; arguments_sha256: their digest; asked: their value.
-        holder: the name of the caller in its claim; the same name claims again. lease_us: how long a claim lasts.
+        holder: the name of the caller in its claim; the same name claims again. lease_us: how long a claim lasts;
+            0: as the contract says.
+        tool_class, contract: of the tool, by its contract. holds_in_tenant: whether its keys hold in all jobs of the tenant.
+        repeatable_us: how long the vendor ignores a repeated key; 0: it does not.
+        unfit: how the arguments do not fit the contract.
     """
 
     tool: str
@@ -49,6 +58,11 @@ class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked: Any
     holder: str
     lease_us: int
+    tool_class: str = DEFAULT_CLASS
+    contract: str | None = None
+    holds_in_tenant: bool = False
+    repeatable_us: int = 0
+    unfit: str | None = None
 
 
 class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +89,8 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
 
     def _key(self, job_id: str) -> tuple[str, str]:
         who, request = self.subject.who, self.request
-        tenant_id = who.tenant_id
-        return tenant_id, http_effect_key(tenant_id, who.key_scope, request.tool, request.client_key, job_id)
+        tenant_id, place = who.tenant_id, None if request.holds_in_tenant else job_id
+        return tenant_id, http_effect_key(tenant_id, who.key_scope, request.tool, request.client_key, place)
 
     def decide(self, unit: Unit) -> ClaimOutcome:
         subject = self.subject
@@ -112,10 +126,13 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
             about=who.about,
             claim_digest=self.claim_digest,
             lease_us=request.lease_us,
-            tool_class="write",
+            tool_class=request.tool_class,
+            contract=request.contract,
             key_id=who.key_id,
             client_key=request.client_key,
         )
+        if request.unfit is not None and (begins(job, row) or is_outdated(row, request.arguments_sha256)):
+            return _unfit(unit, job, row, wanted, request.unfit)
         admission = EffectAdmission(wanted, request.asked, None, self.rules)
         try:
             found = admission.decide(unit, job, limits, asks_again=False, settles=False)
@@ -132,15 +149,26 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
                     _record_replay(unit, job, row, who.about)
                 return _committed(row)
             case "run":
-                used = request.arguments if admission.done_arguments is None else admission.done_arguments
-                return _running(row, job, used)
+                return _running(row, job, admission.done_arguments or request.arguments)
             case "waiting":
                 return _waiting(unit, row)
+            case "unknown" if unit.now - row.claimed_at < request.repeatable_us:
+                wanted = msgspec.structs.replace(wanted, done_arguments=admission.done_arguments)
+                repeat(unit, job, row, wanted, "the vendor ignores a repeated key", None)
+                return _running(row, job, admission.done_arguments or request.arguments)
             case "unknown":
                 quarantine(unit, job, row, "its holder did not report its outcome", who.about)
             case _:
                 pass
         return why_not(row, unit.now)
+
+
+def _unfit(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, why: str) -> Refusal:
+    """Record arguments that do not fit the contract. An effect that waits with others keeps its review."""
+    error = ErrorFacts("arguments_invalid", why)
+    if row is None or row.state not in {"waiting", "approved"}:
+        refuse(unit, job, row, wanted, error, {"why": "its arguments do not fit the contract"}, None)
+    return _stopped(unit, job, Refusal(code="arguments_invalid", message=f"arguments: {why}"))
 
 
 def _stopped(unit: Unit, job: JobRow, refusal: Refusal) -> Refusal:

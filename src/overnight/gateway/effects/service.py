@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from overnight.budgets import Policy
 from overnight.domain import Attribution, BadInput, KeyScope, NotFound
+from overnight.domain.tools import ToolContract
 from overnight.effects import (
     EffectFilter,
     EffectPlace,
@@ -24,7 +25,7 @@ from overnight.effects import (
     read_effect,
 )
 from overnight.store import Store, crash_point
-from overnight.tools import FindRules, no_rules
+from overnight.tools import ToolRules
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
@@ -35,18 +36,29 @@ from .state_watch import CHANGES, StateWatch
 MAX_KNOWN_PLACES = 50_000
 
 
+DEFAULT_LEASE_MS = 60_000
+"""How long a claim lasts if neither the caller nor the contract says so."""
+FOR_EVER_MS = 10**12
+
+
+class ToolContracts(ToolRules, Protocol):
+    """The contracts of tools, and the rules about their calls."""
+
+    def contract(self, tool: str, version: int | None = None) -> ToolContract | None: ...
+
+
 class HttpEffects:
     """Effects that programs claim and report over HTTP.
 
     `policy`: the budgets that count tool calls. `patience_s` returns how long a request waits for the store, in seconds.
 
     Attributes:
-        rules: finds the rules about tools that are in force now.
+        tools: finds the contracts and rules of tools that are in force now.
     """
 
     def __init__(self, store: Store, jobs: JobAncestry, policy: Policy, patience_s: Callable[[], float]) -> None:
         self._store, self._jobs, self._policy, self._patience_s = store, jobs, policy, patience_s
-        self.rules: FindRules = no_rules
+        self.tools: Callable[[], ToolContracts | None] = _no_tools
         self._places: OrderedDict[str, EffectPlace] = OrderedDict()
         self._watch = StateWatch(store)
 
@@ -55,7 +67,8 @@ class HttpEffects:
 
         Raises EffectRefused, NotFound, Conflict, Forbidden, BadInput, StoreUnavailable.
         """
-        until = self._until()
+        until, tools = self._until(), self.tools()
+        request = _by_contract(request, tools)
         own = who.job_id is None and who.external_id is None and (who.session_id is None or who.only_marks)
         if own:
             if who.attempt is not None:
@@ -70,7 +83,7 @@ class HttpEffects:
                 request=request,
                 claim_digest=digest,
                 policy=self._policy,
-                rules=self.rules,
+                rules=lambda: tools,
                 now=self._store.clock(),
             )
             found = await self._store.commit(command, until=until)
@@ -153,6 +166,26 @@ class HttpEffects:
         if len(self._places) > MAX_KNOWN_PLACES:
             self._places.popitem(last=False)
         return place
+
+
+def _no_tools() -> None:
+    """Without a brain there are neither contracts nor rules."""
+
+
+def _by_contract(request: EffectRequest, tools: ToolContracts | None) -> EffectRequest:
+    """The request with what the contract of its tool says."""
+    contract = tools.contract(request.tool) if tools is not None else None
+    if contract is None:
+        return msgspec.structs.replace(request, lease_us=request.lease_us or DEFAULT_LEASE_MS * 1000)
+    repeatable_ms = contract.key_lifetime_ms or FOR_EVER_MS if contract.repeat_safe else 0
+    return msgspec.structs.replace(
+        request,
+        tool_class=contract.tool_class,
+        contract=f"{contract.name}@{contract.version}",
+        holds_in_tenant=contract.key_scope == "tenant",
+        repeatable_us=repeatable_ms * 1000,
+        lease_us=request.lease_us or (contract.timeout_ms or DEFAULT_LEASE_MS) * 1000,
+    )
 
 
 def _own_job(who: Attribution, request: EffectRequest) -> str:
