@@ -35,7 +35,7 @@ from ..admission.external_job_lifecycle import (
     job_locks,
 )
 from ..identity import NO_IDENTITY, Subject, caller_of
-from .outcomes import ClaimAnswer, ClaimOutcome, NeedsAncestors, Refusal, why_not
+from .outcomes import ClaimAnswer, ClaimOutcome, HasParent, Refusal, why_not
 
 
 class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,12 +96,12 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
         subject = self.subject
         job, is_new = find_or_create_job(unit, subject)
         if needs_ancestors(job, subject):
-            return NeedsAncestors(job.job_id)
+            return HasParent(job.job_id)
         key = self._key(job.job_id)
         unit.lock([(EFFECT, key)])
         row = unit.get(EFFECT, key)
-        if row is not None and _is_plain_repeat(job, row, self.request, subject.who.attempt):
-            return _committed(row)
+        if row is not None and _is_plain_repeat(job, row, subject.who.attempt):
+            return _committed(row) if row.arguments_sha256 == self.request.arguments_sha256 else _reused(row)
         if not is_new:
             try:
                 admit_call(unit, job, subject)
@@ -204,10 +204,15 @@ def _waiting(unit: Unit, row: EffectRow) -> ClaimAnswer:
     )
 
 
-def _is_plain_repeat(job: JobRow, row: EffectRow, request: EffectRequest, attempt: int | None) -> bool:
+def _is_plain_repeat(job: JobRow, row: EffectRow, attempt: int | None) -> bool:
     """Whether the effect is done, and the claim neither begins an attempt nor reopens the job to be told so."""
-    is_same = row.state == "committed" and row.arguments_sha256 == request.arguments_sha256
-    return is_same and row.job_id == job.job_id and attempt in (None, job.attempt) and job.state in FINISHED
+    is_done = row.state == "committed" and row.job_id == job.job_id
+    return is_done and attempt in (None, job.attempt) and job.state in FINISHED
+
+
+def _reused(row: EffectRow) -> Refusal:
+    message = f"effect {row.tool} is done with other arguments under this key; use another key for other arguments"
+    return Refusal(code="key_reused", message=message, effect_id=row.effect_id)
 
 
 def _committed(row: EffectRow) -> ClaimAnswer:

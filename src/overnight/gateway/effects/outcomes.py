@@ -81,7 +81,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
         return EffectRefused(self.code, self.message, **facts)
 
 
-class NeedsAncestors(msgspec.Struct, frozen=True):
+class HasParent(msgspec.Struct, frozen=True):
     """The job exists and has a parent, whose budgets count too."""
 
     job_id: str
@@ -100,7 +100,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
-ClaimOutcome = ClaimAnswer | Refusal | NeedsAncestors
+ClaimOutcome = ClaimAnswer | Refusal | HasParent
 ReportOutcome = ReportAnswer | Refusal | Moved | None
 
 

@@ -29,7 +29,7 @@ from overnight.tools import ToolRules
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
-from .outcomes import ClaimAnswer, Moved, NeedsAncestors, Refusal, ReportAnswer
+from .outcomes import ClaimAnswer, HasParent, Moved, Refusal, ReportAnswer
 from .report import Report, ReportEffect
 from .state_watch import CHANGES, StateWatch
 
@@ -87,7 +87,7 @@ class HttpEffects:
                 now=self._store.clock(),
             )
             found = await self._store.commit(command, until=until)
-            if not isinstance(found, NeedsAncestors):
+            if not isinstance(found, HasParent):
                 break
             subject = await self._jobs.with_ancestors(subject, found.job_id)
         crash_point("claim_recorded")
