@@ -162,7 +162,7 @@ class App:
                 registers=self._registers,
                 keys=self._keyring(),
             )
-            self._gateway.effects.tools = lambda: self.brain.tool_policy
+            self._gateway.effects.tools = self.tool_rules
             await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)

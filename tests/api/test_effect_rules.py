@@ -1,8 +1,10 @@
 """Effects over HTTP under rules, approvals, contracts and budgets."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 
@@ -15,7 +17,7 @@ from overnight.jobs import Operations
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
-from serving import Served, routed, serving
+from serving import Served, gateway_process, routed, serving
 
 JOB = {"x-job-id": "nightly"}
 HOUR_MS = 3_600_000
@@ -199,6 +201,46 @@ async def test_contract_gives_class_version_and_lease(served: Served, tools: Too
     assert tools.asked[-1].tool_class == "destructive"
     other = await claim(served.http)
     assert int(other.headers["retry-after"]) <= 5
+
+
+async def test_arguments_fit_the_schema_of_the_contract(served: Served, tools: Tools) -> None:
+    schema = {"type": "object", "required": ["payment"], "properties": {"usd": {"type": "number"}}}
+    tools.contracts["refund"] = ToolContract(name="refund", version=1, input=schema)
+    refused = await claim(served.http, headers=JOB, arguments={"usd": "secret"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "arguments_invalid")
+    assert "payment" in refused.json()["detail"]
+    assert "secret" not in refused.text
+    assert await served.story("nightly") == ["created", "tool_refused"]
+    assert (await claim(served.http, headers=JOB)).status_code == 201
+
+
+async def test_key_of_the_contract_replaces_that_of_the_caller(served: Served, tools: Tools) -> None:
+    """SDKs make a fresh key per request: the arguments name the effect."""
+    tools.contracts["refund"] = ToolContract(name="refund", version=1, key="{payment}:{usd}", key_scope="tenant")
+    first = await claim(served.http, "fresh-1")
+    await report(served.http, first, "commit", provider_id="re_1")
+    assert (await claim(served.http, "fresh-2")).json()["provider_id"] == "re_1"
+    other = await claim(served.http, "fresh-1", arguments={"payment": "pay_9", "usd": 1})
+    assert other.status_code == 201
+    assert (await effect(served.http, other))["key"] == "pay_9:1"
+
+
+async def test_gateway_asks_the_brain(store_url: str, provider: SpawnedProvider, tmp_path: Path) -> None:
+    brain = tmp_path / "brain"
+    (brain / "tools").mkdir(parents=True)
+    (brain / "policies").mkdir()
+    (brain / "tools" / "refund.yaml").write_text("name: refund\nversion: 2\nclass: destructive\n")
+    rules = (
+        "rules:\n  - {when: {tool: refund, arguments: {/usd: {gt: 100}}}, do: deny, why: too much}\n"
+        "  - {when: {class: [destructive], arguments: {/usd: {gt: 50}}}, do: approve}\n"
+    )
+    (brain / "policies" / "money.yaml").write_text(rules)
+    with gateway_process(store_url, provider, tmp_path) as process:
+        async with httpx2.AsyncClient(base_url=process.url, timeout=30) as http:
+            assert (await claim(http, "a", arguments={"usd": 250})).json()["code"] == "denied"
+            assert (await claim(http, "b", arguments={"usd": 60})).status_code == 202
+            shown = await effect(http, await claim(http, "c", arguments={"usd": 40}))
+            assert (shown["contract"], shown["class"]) == ("refund@2", "destructive")
 
 
 async def test_key_of_a_tenant_holds_in_all_jobs(served: Served, tools: Tools) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from overnight.budgets import Limit, Policy, locks
 from overnight.domain import FINISHED, BudgetStopped, Conflict, ErrorFacts, Event, Fenced
-from overnight.domain.tools import DEFAULT_CLASS
+from overnight.domain.tools import WRITE
 from overnight.effects import (
     EFFECT,
     EffectClaim,
@@ -58,7 +58,7 @@ class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked: Any
     holder: str
     lease_us: int
-    tool_class: str = DEFAULT_CLASS
+    tool_class: str = WRITE
     contract: str | None = None
     holds_in_tenant: bool = False
     repeatable_us: int = 0

@@ -6,13 +6,12 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from overnight.budgets import Policy
 from overnight.domain import Attribution, BadInput, KeyScope, NotFound
-from overnight.domain.tools import ToolContract
 from overnight.effects import (
     EffectFilter,
     EffectPlace,
@@ -25,7 +24,7 @@ from overnight.effects import (
     read_effect,
 )
 from overnight.store import Store, crash_point
-from overnight.tools import ToolRules
+from overnight.tools import TemplateMismatch, ToolPolicy, check_arguments, render_key
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
@@ -41,12 +40,6 @@ DEFAULT_LEASE_MS = 60_000
 FOR_EVER_MS = 10**12
 
 
-class ToolContracts(ToolRules, Protocol):
-    """The contracts of tools, and the rules about their calls."""
-
-    def contract(self, tool: str, version: int | None = None) -> ToolContract | None: ...
-
-
 class HttpEffects:
     """Effects that programs claim and report over HTTP.
 
@@ -58,7 +51,7 @@ class HttpEffects:
 
     def __init__(self, store: Store, jobs: JobAncestry, policy: Policy, patience_s: Callable[[], float]) -> None:
         self._store, self._jobs, self._policy, self._patience_s = store, jobs, policy, patience_s
-        self.tools: Callable[[], ToolContracts | None] = _no_tools
+        self.tools: Callable[[], ToolPolicy | None] = _no_tools
         self._places: OrderedDict[str, EffectPlace] = OrderedDict()
         self._watch = StateWatch(store)
 
@@ -172,16 +165,25 @@ def _no_tools() -> None:
     """Without a brain there are neither contracts nor rules."""
 
 
-def _by_contract(request: EffectRequest, tools: ToolContracts | None) -> EffectRequest:
+def _by_contract(request: EffectRequest, tools: ToolPolicy | None) -> EffectRequest:
     """The request with what the contract of its tool says."""
     contract = tools.contract(request.tool) if tools is not None else None
     if contract is None:
         return msgspec.structs.replace(request, lease_us=request.lease_us or DEFAULT_LEASE_MS * 1000)
+    unfit = "; ".join(map(str, check_arguments(contract, request.asked))) or None
+    client_key = request.client_key
+    if contract.key is not None:
+        try:
+            client_key = render_key(contract.key, request.asked)
+        except TemplateMismatch as error:
+            unfit = unfit or str(error)
     repeatable_ms = contract.key_lifetime_ms or FOR_EVER_MS if contract.repeat_safe else 0
     return msgspec.structs.replace(
         request,
         tool_class=contract.tool_class,
-        contract=f"{contract.name}@{contract.version}",
+        contract=contract.title,
+        client_key=client_key,
+        unfit=unfit,
         holds_in_tenant=contract.key_scope == "tenant",
         repeatable_us=repeatable_ms * 1000,
         lease_us=request.lease_us or (contract.timeout_ms or DEFAULT_LEASE_MS) * 1000,
