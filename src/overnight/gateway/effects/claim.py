@@ -181,6 +181,7 @@ def _running(row: EffectRow, job: JobRow, arguments: bytes) -> ClaimAnswer:
     return ClaimAnswer(
         verdict="run",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=job.job_id,
         attempt=job.attempt,
         arguments=arguments,
@@ -197,6 +198,7 @@ def _waiting(unit: Unit, row: EffectRow) -> ClaimAnswer:
     return ClaimAnswer(
         verdict="waiting",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=row.job_id,
         attempt=row.attempt,
         review_id=row.review_id,
@@ -219,6 +221,7 @@ def _committed(row: EffectRow) -> ClaimAnswer:
     return ClaimAnswer(
         verdict="committed",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=row.job_id,
         attempt=row.attempt,
         provider_id=row.provider_id,

@@ -56,6 +56,7 @@ class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Literal["run", "committed", "waiting"]
     effect_id: str
+    effect_key: str
     job_id: str
     attempt: int
     arguments: bytes = b"null"

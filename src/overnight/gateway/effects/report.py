@@ -18,7 +18,6 @@ from overnight.effects import (
     report_unknown,
 )
 from overnight.ledger import JOB, JobRow
-from overnight.reviews import OPEN_REVIEWS
 from overnight.store import Unit
 
 from ..admission.external_job_lifecycle import close_unattributed
@@ -50,7 +49,7 @@ class ReportEffect(msgspec.Struct, frozen=True, kw_only=True):
 
     def locks(self) -> list[tuple[Any, Any]]:
         place = self.place
-        return [(JOB, place.job_id), (EFFECT, place[:2]), (OPEN_REVIEWS, place.job_id)]
+        return [(JOB, place.job_id), (EFFECT, place[:2])]
 
     def decide(self, unit: Unit) -> ReportOutcome:
         row, job = unit.get(EFFECT, self.place[:2]), unit.get(JOB, self.place.job_id)

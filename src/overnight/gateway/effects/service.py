@@ -90,6 +90,8 @@ class HttpEffects:
             raise found.error()
         self._jobs.update_subject(subject, found.job_id, found.attempt)
         self._watch.notify(found.effect_id)
+        if found.verdict == "run":
+            self._remember(found.effect_id, EffectPlace(who.tenant_id, found.effect_key, found.job_id))
         return msgspec.structs.replace(found, token=token) if found.verdict == "run" else found
 
     async def report(
