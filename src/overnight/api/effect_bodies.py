@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -88,14 +88,17 @@ def argument_bytes(arguments: msgspec.Raw) -> tuple[bytes, Any]:
     sent = bytes(arguments)
     if len(sent) > MAX_ARGUMENTS:
         raise BodyTooLarge(f"arguments: {len(sent):,} bytes; the maximum is {MAX_ARGUMENTS:,}")
-    value = _value(sent, "arguments")
+    try:
+        value = _value(sent, "arguments")
+    except BadInput as error:
+        raise EffectRefused("arguments_invalid", str(error)) from None
     if not isinstance(value, dict):
         raise EffectRefused("arguments_invalid", "arguments: expected an object")
-    return sent, value
+    return sent, cast("dict[str, Any]", value)
 
 
 def cut_result(sent: bytes) -> bytes:
-    """The result as it is kept: as it was sent, or the beginning of one that is too long, with a note."""
+    """The result as it is kept: as it was sent, or the beginning of one that is too long, with a note. Raises BadInput."""
     _value(sent, "result")
     if len(sent) <= MAX_RESULT:
         return sent
@@ -108,15 +111,16 @@ def _value(sent: bytes, place: str) -> Any:
         value = msgspec.json.decode(sent)
         deep = sent.count(b"[") + sent.count(b"{") > MAX_DEPTH and _is_deep(value)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise EffectRefused("arguments_invalid", f"{place}: {str(error)[:200]}") from None
+        raise BadInput(f"{place}: {str(error)[:200]}") from None
     if deep:
-        raise EffectRefused("arguments_invalid", f"{place}: nested deeper than {MAX_DEPTH} levels")
+        raise BadInput(f"{place}: nested deeper than {MAX_DEPTH} levels")
     return value
 
 
 def _is_deep(value: Any, left: int = MAX_DEPTH) -> bool:
     if isinstance(value, dict | list):
-        inner: Any = value.values() if isinstance(value, dict) else value
+        found = cast("dict[str, Any] | list[Any]", value)
+        inner: Any = found.values() if isinstance(found, dict) else found
         return left == 0 or any(_is_deep(each, left - 1) for each in inner if isinstance(each, dict | list))
     return False
 

@@ -223,7 +223,7 @@ def repeat(
     first = row.claimed_at
     end_review(unit, job, row, "the effect is repeated under the same key")
     _take(unit, row, job, wanted)
-    row.claimed_at = first
+    row.claimed_at, row.job_id = first, job.job_id
     unit.change(EFFECT, row)
     _called(unit, job, row, wanted, position, why)
 

@@ -144,6 +144,10 @@ class HttpEffects:
         for effect_id in await expire_claims(self._store):
             self._watch.notify(effect_id)
 
+    async def close(self) -> None:
+        """Stop watching effects."""
+        await self._watch.close()
+
     def _until(self) -> float:
         return asyncio.get_running_loop().time() + self._patience_s()
 
