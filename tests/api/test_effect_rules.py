@@ -10,7 +10,8 @@ import pytest
 
 from api_keys import key_for
 from http_effects import AheadClock, claim, effect, report
-from job_runs import overnight_decision
+from job_runs import overnight_decision, timeline
+from overnight.domain.json_pointer import Pointer
 from overnight.domain.tools import Allowed, Denied, NeedsApproval, ToolCallFacts, ToolContract, Verdict
 from overnight.effects import expire_claims, expire_reviews
 from overnight.jobs import Operations
@@ -268,3 +269,57 @@ async def test_unknown_effect_with_a_safe_key_is_repeated(served: Served, tools:
     refused = await claim(served.http, headers=JOB)
     assert (refused.status_code, refused.json()["code"]) == (409, "unknown")
     assert await cards(served) == [("quarantine", "superseded"), ("quarantine", "open")]
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STATUS = {"type": "object", "required": ["status"]}
+
+
+def with_output(tools: Tools, **fields: Any) -> None:
+    tools.contracts["refund"] = ToolContract(name="refund", version=1, output=STATUS, **fields)
+
+
+async def test_drifted_result_is_held_until_a_person_accepts(served: Served, tools: Tools) -> None:
+    with_output(tools)
+    claimed = await claim(served.http, headers=JOB)
+    done = await report(served.http, claimed, "commit", provider_id="re_1", result={"id": "re_1"})
+    assert (done.status_code, done.json()["state"], done.json()["drift"]["action"]) == (200, "committed", "quarantine")
+    refused = await claim(served.http, headers=JOB)
+    assert (refused.status_code, refused.json()["code"]) == (409, "drift")
+    assert await cards(served) == [("drift", "open")]
+    assert (await served.story("nightly"))[-3:] == ["tool_succeeded", "tool_drifted", "review_requested"]
+    job_id = claimed.json()["job_id"]
+    assert any("does not fit, and is held" in line for line in await timeline(served.store, job_id))
+    await decide(served, "accept")
+    accepted = await claim(served.http, headers=JOB)
+    assert (accepted.status_code, accepted.json()["result"]) == (200, {"id": "re_1"})
+
+
+async def test_rejected_drift_stays_done(served: Served, tools: Tools) -> None:
+    with_output(tools)
+    claimed = await claim(served.http, headers=JOB)
+    await report(served.http, claimed, "commit", provider_id="re_1", result=None)
+    await decide(served, "reject")
+    refused = await claim(served.http, headers=JOB)
+    assert (refused.status_code, refused.json()["code"]) == (409, "drift")
+    assert (await effect(served.http, claimed))["state"] == "committed"
+
+
+async def test_drift_of_a_read_may_be_passed_or_read_again(served: Served, tools: Tools) -> None:
+    with_output(tools, drift="pass")
+    claimed = await claim(served.http, "a", headers=JOB)
+    await report(served.http, claimed, "commit", result=1)
+    assert (await claim(served.http, "a", headers=JOB)).json()["result"] == 1
+    with_output(tools, drift="retry", tool_class="read")
+    claimed = await claim(served.http, "b", headers=JOB)
+    assert (await report(served.http, claimed, "commit", result=1)).json()["state"] == "failed"
+    assert (await claim(served.http, "b", headers=JOB)).status_code == 201
+
+
+async def test_kept_parts_of_a_result(served: Served, tools: Tools) -> None:
+    with_output(tools, keep=(Pointer("/status"),))
+    claimed = await claim(served.http)
+    done = await report(served.http, claimed, "commit", result={"status": "ok", "card": "4242"})
+    assert "drift" not in done.json()
+    assert (await claim(served.http)).json()["result"] == {"status": "ok"}

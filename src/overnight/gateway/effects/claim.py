@@ -36,6 +36,7 @@ from ..admission.external_job_lifecycle import (
 )
 from ..identity import NO_IDENTITY, Subject, caller_of
 from .outcomes import ClaimAnswer, ClaimOutcome, HasParent, Refusal, why_not
+from .result_drift import held
 
 
 class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
         unit.lock([(EFFECT, key)])
         row = unit.get(EFFECT, key)
         if row is not None and _is_plain_repeat(job, row, subject.who.attempt):
-            return _committed(row) if row.arguments_sha256 == self.request.arguments_sha256 else _reused(row)
+            return _committed(unit, row) if row.arguments_sha256 == self.request.arguments_sha256 else _reused(row)
         if not is_new:
             try:
                 admit_call(unit, job, subject)
@@ -147,7 +148,7 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
             case "committed":
                 if row.job_id != job.job_id or row.attempt != job.attempt:
                     _record_replay(unit, job, row, who.about)
-                return _committed(row)
+                return _committed(unit, row)
             case "run":
                 return _running(row, job, admission.done_arguments or request.arguments)
             case "waiting":
@@ -217,8 +218,8 @@ def _reused(row: EffectRow) -> Refusal:
     return Refusal(code="key_reused", message=message, effect_id=row.effect_id)
 
 
-def _committed(row: EffectRow) -> ClaimAnswer:
-    return ClaimAnswer(
+def _committed(unit: Unit, row: EffectRow) -> ClaimAnswer | Refusal:
+    return held(unit, row) or ClaimAnswer(
         verdict="committed",
         effect_id=row.effect_id,
         effect_key=row.effect_key,

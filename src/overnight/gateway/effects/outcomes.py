@@ -8,11 +8,13 @@ import msgspec
 
 from overnight.domain import OvernightError
 from overnight.effects import EffectRow
+from overnight.tools import Drift
 
 RefusalCode = Literal[
     "arguments_invalid",
     "budget",
     "claim_lost",
+    "drift",
     "denied",
     "expired",
     "fenced",
@@ -95,10 +97,11 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
-    """The effect after a report, and whether the report changed it."""
+    """The effect after a report. `repeated`: it was known. `drift`: how the result does not fit the contract."""
 
     row: EffectRow
     repeated: bool = False
+    drift: Drift | None = None
 
 
 ClaimOutcome = ClaimAnswer | Refusal | HasParent

@@ -102,7 +102,12 @@ class HttpEffects:
         place = await self._place(effect_id, tenant_id, key_scope, until)
         while True:
             command = ReportEffect(
-                place=place, effect_id=effect_id, claim_digest=digest, key_scope=key_scope, report=report
+                place=place,
+                effect_id=effect_id,
+                claim_digest=digest,
+                key_scope=key_scope,
+                report=report,
+                tools=self.tools(),
             )
             found = await self._store.commit(command, until=until)
             if not isinstance(found, Moved):
