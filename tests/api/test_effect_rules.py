@@ -1,6 +1,7 @@
 """Effects over HTTP under rules, approvals, contracts and budgets."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,27 @@ async def test_changed_rule_supersedes_an_approval(served: Served, tools: Tools)
     asked = await claim(served.http, arguments=LARGE, headers=JOB)
     assert asked.status_code == 202, asked.text
     assert sorted(await cards(served)) == [("approval", "open"), ("approval", "superseded")]
+
+
+@pytest.mark.parametrize("round_", range(3))
+async def test_yes_no_expiry_and_claim_at_once_are_one_decision(served: Served, clock: AheadClock, round_: int) -> None:
+    await claim(served.http, arguments=LARGE, headers=JOB)
+    (card,) = await list_reviews(served.store)
+    operations, decisions = Operations(served.store), [overnight_decision(each) for each in ("approve", "reject")]
+    acts: list[Coroutine[Any, Any, Any]] = [operations.decide(card.review_id, each) for each in decisions]
+    acts += [expire_reviews(served.store), claim(served.http, arguments=LARGE, headers=JOB)]
+    clock.forward(3600 if round_ else 3599)
+    acts = acts[round_:] + acts[:round_]
+    await asyncio.gather(*acts, return_exceptions=True)
+    (review,) = await list_reviews(served.store, state="")
+    names = await served.story("nightly")
+    ends = names.count("review_decided"), names.count("review_expired")
+    # A late no is kept after the expiry; a late yes is refused.
+    assert ends in {"approved": {(1, 0)}, "rejected": {(1, 0), (1, 1)}, "expired": {(0, 1)}}[review.state], names
+    now = await claim(served.http, arguments=LARGE, headers=JOB, holder="p9")
+    wanted = {"approved": {201, 409}, "rejected": {409}, "expired": {409}}[review.state]
+    assert now.status_code in wanted, (review.state, now.text)
+    assert names.count("tool_called") <= (review.state == "approved")
 
 
 async def test_approval_waits_in_a_job_of_its_own(served: Served) -> None:
