@@ -9,7 +9,7 @@ from overnight.domain.json_text import decode_for_display, encode_json
 from overnight.domain.tools import QUARANTINE
 from overnight.effects import EffectRow
 from overnight.ledger import JobRow, append
-from overnight.reviews import REVIEW, request_review
+from overnight.reviews import REVIEW, open_reviews, request_review
 from overnight.store import Unit
 from overnight.tools import Drift, ToolContract, ToolPolicy, check_result, trim_result
 
@@ -50,9 +50,10 @@ def record_drift(unit: Unit, job: JobRow, row: EffectRow, drift: Drift, about: s
         "result": decode_for_display(row.result or b"null"),
     }
     question = f"Return this result of {row.tool}? It does not fit its contract: {drift.why}"[:500]
-    review = request_review(
-        unit, job, "drift", question, detail, None, about, effect_key=row.effect_key, key_id=row.key_id
-    )
+    # An effect has one open review at most, which may be that of a second execution.
+    taken = any(each.effect_key == row.effect_key for each in open_reviews(unit, job.job_id))
+    key = None if taken else row.effect_key
+    review = request_review(unit, job, "drift", question, detail, None, about, effect_key=key, key_id=row.key_id)
     row.review_id = review.review_id
 
 
