@@ -138,7 +138,9 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
         try:
             found = admission.decide(unit, job, limits, asks_again=False, settles=False)
         except Conflict as error:
-            return Refusal(code="key_reused", message=str(error), effect_id=row and row.effect_id)
+            if row is None or row.arguments_sha256 == request.arguments_sha256:
+                return Refusal(code="fenced", message=str(error), effect_id=row and row.effect_id)
+            return _reused(row)
         if isinstance(found, BudgetStopped):
             return _stopped(unit, job, Refusal(code="budget", message=str(found)))
         if isinstance(found, Refused):
@@ -214,7 +216,9 @@ def _is_plain_repeat(job: JobRow, row: EffectRow, attempt: int | None) -> bool:
 
 
 def _reused(row: EffectRow) -> Refusal:
-    message = f"effect {row.tool} is done with other arguments under this key; use another key for other arguments"
+    message = (
+        f"effect {row.tool} is {row.state} with other arguments under this key; use another key for other arguments"
+    )
     return Refusal(code="key_reused", message=message, effect_id=row.effect_id)
 
 
