@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SCRIPTS = ("steps", "appends", "storage", "parked", "gateway", "two_processes", "streams", "overload")
+SCRIPTS = ("steps", "appends", "storage", "parked", "gateway", "two_processes", "streams", "overload", "effects_http")
 
 
 def machine() -> str:

@@ -145,8 +145,7 @@ class App:
         if self._gateway is None:
             from overnight.gateway import Gateway, PriceBook
 
-            seen = await self._latest_reload()
-            offline = self._offline_base_url
+            seen, offline = await self._latest_reload(), self._offline_base_url
             if offline is None and not has_provider_key(self.brain, self._secrets):
                 offline = await self._start_offline_provider()
             self._gateway = Gateway(
@@ -162,6 +161,7 @@ class App:
                 registers=self._registers,
                 keys=self._keyring(),
             )
+            self._gateway.effects.tools = self.tool_rules
             await self.keep_brain()
             await self._gateway.start()
             self._stack.push_async_callback(self._gateway.close)

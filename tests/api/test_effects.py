@@ -8,6 +8,7 @@ import pytest
 
 from http_effects import PATH, AheadClock, claim, effect, report
 from overnight.effects import expire_claims
+from overnight.gateway.admission.abandoned_jobs import AbandonedJobs
 from overnight.jobs import Operations
 from overnight.reviews import Decision, list_reviews
 from overnight.store import Store, open_store
@@ -155,6 +156,19 @@ async def test_expired_claim_is_unknown_with_a_card(served: Served, clock: Ahead
     assert names == ["created", "tool_called", "tool_unknown", "review_requested"]
 
 
+async def test_own_job_of_a_silent_holder_is_abandoned(served: Served, clock: AheadClock) -> None:
+    claimed = await claim(served.http)
+    await expired(served, clock, claimed)
+    clock.forward(3600 * 24 * 3)
+    sweep = AbandonedJobs(served.store)
+    await sweep.sweep(24)
+    shown = (await served.http.get(f"/api/v1/jobs/{claimed.json()['job_id']}")).json()
+    assert shown["state"] == "failed"
+    assert await cards(served) == [("quarantine", "open")]
+    late = await report(served.http, claimed, "commit", provider_id="re_1")
+    assert (late.status_code, late.json()["state"]) == (200, "committed")
+
+
 async def test_late_report_is_kept(served: Served, clock: AheadClock) -> None:
     claimed = await claim(served.http)
     await expired(served, clock, claimed)
@@ -202,6 +216,7 @@ async def test_finished_job_replays_without_reopening(served: Served) -> None:
     await report(served.http, claimed, "commit", provider_id="re_1")
     await served.http.post("/api/v1/jobs/nightly/complete", json={})
     assert (await claim(served.http, headers=JOB)).status_code == 200
+    assert (await claim(served.http, headers=JOB, arguments={})).status_code == 422
     assert (await served.http.get("/api/v1/jobs/nightly")).json()["state"] == "succeeded"
 
 

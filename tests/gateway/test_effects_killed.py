@@ -8,7 +8,9 @@ import httpx2
 import pytest
 
 from http_effects import AheadClock, claim, effect, report
+from job_runs import working
 from overnight.effects import expire_claims
+from overnight.ledger import Ledger
 from overnight.reviews import list_reviews
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
@@ -80,3 +82,17 @@ async def test_gateway_that_granted_no_claim_takes_its_report(store: Store, prov
     async with serving(store, provider) as one, serving(store, provider) as other:
         claimed = await claim(one.http, headers={"x-job-id": "a"})
         assert (await report(other.http, claimed, "commit")).status_code == 200
+
+
+async def test_worker_expires_claims_without_a_gateway(store_url: str, provider: SpawnedProvider) -> None:
+    clock = AheadClock()
+    with open_store(store_url, clock) as store:
+        async with serving(store, provider) as served:
+            claimed = await claim(served.http)
+        clock.forward(61)
+        async with working(store):
+            async with asyncio.timeout(20):
+                while not await list_reviews(store):
+                    await asyncio.sleep(0.01)
+        events = await Ledger(store).events(claimed.json()["job_id"])
+        assert [each.facts.event for each in events].count("tool_unknown") == 1

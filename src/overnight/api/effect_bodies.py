@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -14,7 +14,7 @@ from overnight.gateway import BodyTooLarge, EffectRefused
 T = TypeVar("T")
 MAX_ARGUMENTS, MAX_RESULT = 256 * 1024, 1024 * 1024
 MAX_DEPTH = 64
-MIN_TIMEOUT_MS, DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS = 1_000, 60_000, 86_400_000
+MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 1_000, 86_400_000
 _KEPT = MAX_RESULT // 2
 _encode = msgspec.json.Encoder().encode
 
@@ -88,14 +88,17 @@ def argument_bytes(arguments: msgspec.Raw) -> tuple[bytes, Any]:
     sent = bytes(arguments)
     if len(sent) > MAX_ARGUMENTS:
         raise BodyTooLarge(f"arguments: {len(sent):,} bytes; the maximum is {MAX_ARGUMENTS:,}")
-    value = _value(sent, "arguments")
+    try:
+        value = _value(sent, "arguments")
+    except BadInput as error:
+        raise EffectRefused("arguments_invalid", str(error)) from None
     if not isinstance(value, dict):
         raise EffectRefused("arguments_invalid", "arguments: expected an object")
-    return sent, value
+    return sent, cast("dict[str, Any]", value)
 
 
 def cut_result(sent: bytes) -> bytes:
-    """The result as it is kept: as it was sent, or the beginning of one that is too long, with a note."""
+    """The result as it is kept: as it was sent, or the beginning of one that is too long, with a note. Raises BadInput."""
     _value(sent, "result")
     if len(sent) <= MAX_RESULT:
         return sent
@@ -108,22 +111,25 @@ def _value(sent: bytes, place: str) -> Any:
         value = msgspec.json.decode(sent)
         deep = sent.count(b"[") + sent.count(b"{") > MAX_DEPTH and _is_deep(value)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise EffectRefused("arguments_invalid", f"{place}: {str(error)[:200]}") from None
+        raise BadInput(f"{place}: {str(error)[:200]}") from None
     if deep:
-        raise EffectRefused("arguments_invalid", f"{place}: nested deeper than {MAX_DEPTH} levels")
+        raise BadInput(f"{place}: nested deeper than {MAX_DEPTH} levels")
     return value
 
 
 def _is_deep(value: Any, left: int = MAX_DEPTH) -> bool:
     if isinstance(value, dict | list):
-        inner: Any = value.values() if isinstance(value, dict) else value
+        found = cast("dict[str, Any] | list[Any]", value)
+        inner: Any = found.values() if isinstance(found, dict) else found
         return left == 0 or any(_is_deep(each, left - 1) for each in inner if isinstance(each, dict | list))
     return False
 
 
 def lease_us(timeout_ms: int | None) -> int:
-    """How long a claim lasts, in microseconds. Raises BadInput."""
-    wanted = DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms
+    """How long a claim lasts, in microseconds; 0 if the body does not say. Raises BadInput."""
+    wanted = timeout_ms
+    if wanted is None:
+        return 0
     if not MIN_TIMEOUT_MS <= wanted <= MAX_TIMEOUT_MS:
         raise BadInput(f"timeout_ms: expected {MIN_TIMEOUT_MS:,} to {MAX_TIMEOUT_MS:,} milliseconds")
     return wanted * 1000

@@ -109,7 +109,10 @@ class EffectsApi:
         effect_id, scope = request.names[0], key_scope_of(request.key)
         found = await self._effects.report(effect_id, token, request.tenant_id, scope, report)
         shown = public_effect(found.row, with_content=reads_content(request.key))
-        return HttpResponse(200, [_JSON], _encode({**shown, "repeated": found.repeated}))
+        shown["repeated"] = found.repeated
+        if (drift := found.drift) is not None:
+            shown["drift"] = {"action": drift.action, "why": drift.why}
+        return HttpResponse(200, [_JSON], _encode(shown))
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

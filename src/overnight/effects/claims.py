@@ -157,10 +157,10 @@ def wait(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, re
     return row
 
 
-def is_first_use(unit: Unit, tenant_id: str, wanted: EffectClaim) -> bool:
-    """Whether the API key has begun no other effect of this tool. False without a key."""
+def is_first_use(unit: Unit, tenant_id: str, wanted: EffectClaim) -> bool | None:
+    """Whether the API key has begun no other effect of this tool. None without a key."""
     if wanted.key_id is None:
-        return False
+        return None
     for row in unit.loaded(EFFECT):
         is_other = row.tenant_id == tenant_id and row.effect_key != wanted.effect_key
         if is_other and (row.key_id, row.tool) == (wanted.key_id, wanted.tool) and row.called_seq is not None:
@@ -223,7 +223,7 @@ def repeat(
     first = row.claimed_at
     end_review(unit, job, row, "the effect is repeated under the same key")
     _take(unit, row, job, wanted)
-    row.claimed_at = first
+    row.claimed_at, row.job_id = first, job.job_id
     unit.change(EFFECT, row)
     _called(unit, job, row, wanted, position, why)
 

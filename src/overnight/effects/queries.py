@@ -52,7 +52,7 @@ async def read_effect(
     if rows:
         *columns, agent_id, workflow, name = rows[0]
         if key_scope.allows(agent_id, workflow, name):
-            return EffectRow(*columns)
+            return records_of(EffectRow, [columns])[0]
     raise NotFound(f"effect {effect_id}")
 
 

@@ -208,6 +208,7 @@ class Gateway:
                 each.cancel()
             await asyncio.wait(tasks)
         self.caches.close()
+        await self.effects.close()
         await self.circuits.close()
         try:
             await self.settlements.write_due()

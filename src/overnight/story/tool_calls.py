@@ -96,6 +96,18 @@ def _tool_duplicated(builder: TimelineBuilder, event: Recorded) -> None:
     builder.note(_tool(builder, event), event, f"reported done twice: {' and '.join(ids)}", "failed", "verdict")
 
 
+def _tool_drifted(builder: TimelineBuilder, event: Recorded) -> None:
+    action = {"quarantine": "held", "pass": "passed", "retry": "to be read again"}
+    told = action.get(str((event.facts.detail or {}).get("action")), "kept")
+    builder.note(
+        _tool(builder, event),
+        event,
+        f"its result does not fit, and is {told}: {error_text(event.facts.error)}",
+        "failed",
+        "verdict",
+    )
+
+
 TOOL_CALLS = {
     "tool_called": _tool_called,
     "tool_succeeded": _tool_succeeded,
@@ -103,4 +115,5 @@ TOOL_CALLS = {
     "tool_unknown": _tool_unknown,
     "tool_refused": _tool_refused,
     "tool_duplicated": _tool_duplicated,
+    "tool_drifted": _tool_drifted,
 }

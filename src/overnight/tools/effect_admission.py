@@ -106,7 +106,8 @@ class EffectAdmission:
             agent_id=job.agent_id,
             workflow=job.workflow,
             arguments=self._asked if done is None else msgspec.json.decode(done),
-            first_use=effects.is_first_use(unit, job.tenant_id, wanted),
+            # The rules of a brain say whether they need it: it costs a query.
+            first_use=effects.is_first_use(unit, job.tenant_id, wanted) if _asks_first_use(rules) else None,
         )
         verdict = rules.decide(facts)
         if isinstance(verdict, Denied):
@@ -168,6 +169,10 @@ class EffectAdmission:
             key_id=wanted.key_id,
         )
         return effects.wait(unit, job, row, wanted, review.review_id)
+
+
+def _asks_first_use(rules: ToolRules) -> bool:
+    return bool(getattr(rules, "asks_first_use", True))
 
 
 def boundary_of(tool: str, position: effects.EffectPosition | None) -> Boundary | None:

@@ -9,12 +9,17 @@ import msgspec
 
 from overnight.budgets import Limit, Policy, locks
 from overnight.domain import FINISHED, BudgetStopped, Conflict, ErrorFacts, Event, Fenced
+from overnight.domain.tools import WRITE
 from overnight.effects import (
     EFFECT,
     EffectClaim,
     EffectRow,
+    begins,
     http_effect_key,
+    is_outdated,
     quarantine,
+    refuse,
+    repeat,
 )
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW
@@ -30,7 +35,8 @@ from ..admission.external_job_lifecycle import (
     job_locks,
 )
 from ..identity import NO_IDENTITY, Subject, caller_of
-from .outcomes import ClaimAnswer, ClaimOutcome, NeedsAncestors, Refusal, why_not
+from .outcomes import ClaimAnswer, ClaimOutcome, HasParent, Refusal, why_not
+from .result_drift import held
 
 
 class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +45,11 @@ class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
     Fields:
         tool: its name. client_key: the idempotency key that the caller gave.
         arguments: as JSON, as they were sent; arguments_sha256: their digest; asked: their value.
-        holder: the name of the caller in its claim; the same name claims again. lease_us: how long a claim lasts.
+        holder: the name of the caller in its claim; the same name claims again. lease_us: how long a claim lasts;
+            0: as the contract says.
+        tool_class, contract: of the tool, by its contract. holds_in_tenant: whether its keys hold in all jobs of the tenant.
+        repeatable_us: how long the vendor ignores a repeated key; 0: it does not.
+        unfit: how the arguments do not fit the contract.
     """
 
     tool: str
@@ -49,6 +59,11 @@ class EffectRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked: Any
     holder: str
     lease_us: int
+    tool_class: str = WRITE
+    contract: str | None = None
+    holds_in_tenant: bool = False
+    repeatable_us: int = 0
+    unfit: str | None = None
 
 
 class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,19 +90,19 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
 
     def _key(self, job_id: str) -> tuple[str, str]:
         who, request = self.subject.who, self.request
-        tenant_id = who.tenant_id
-        return tenant_id, http_effect_key(tenant_id, who.key_scope, request.tool, request.client_key, job_id)
+        tenant_id, place = who.tenant_id, None if request.holds_in_tenant else job_id
+        return tenant_id, http_effect_key(tenant_id, who.key_scope, request.tool, request.client_key, place)
 
     def decide(self, unit: Unit) -> ClaimOutcome:
         subject = self.subject
         job, is_new = find_or_create_job(unit, subject)
         if needs_ancestors(job, subject):
-            return NeedsAncestors(job.job_id)
+            return HasParent(job.job_id)
         key = self._key(job.job_id)
         unit.lock([(EFFECT, key)])
         row = unit.get(EFFECT, key)
-        if row is not None and _is_plain_repeat(job, row, self.request, subject.who.attempt):
-            return _committed(row)
+        if row is not None and _is_plain_repeat(job, row, subject.who.attempt):
+            return _committed(unit, row) if row.arguments_sha256 == self.request.arguments_sha256 else _reused(row)
         if not is_new:
             try:
                 admit_call(unit, job, subject)
@@ -112,15 +127,20 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
             about=who.about,
             claim_digest=self.claim_digest,
             lease_us=request.lease_us,
-            tool_class="write",
+            tool_class=request.tool_class,
+            contract=request.contract,
             key_id=who.key_id,
             client_key=request.client_key,
         )
+        if request.unfit is not None and (begins(job, row) or is_outdated(row, request.arguments_sha256)):
+            return _unfit(unit, job, row, wanted, request.unfit)
         admission = EffectAdmission(wanted, request.asked, None, self.rules)
         try:
             found = admission.decide(unit, job, limits, asks_again=False, settles=False)
         except Conflict as error:
-            return Refusal(code="key_reused", message=str(error), effect_id=row and row.effect_id)
+            if row is None or row.arguments_sha256 == request.arguments_sha256:
+                return Refusal(code="fenced", message=str(error), effect_id=row and row.effect_id)
+            return _reused(row)
         if isinstance(found, BudgetStopped):
             return _stopped(unit, job, Refusal(code="budget", message=str(found)))
         if isinstance(found, Refused):
@@ -130,17 +150,28 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
             case "committed":
                 if row.job_id != job.job_id or row.attempt != job.attempt:
                     _record_replay(unit, job, row, who.about)
-                return _committed(row)
+                return _committed(unit, row)
             case "run":
-                used = request.arguments if admission.done_arguments is None else admission.done_arguments
-                return _running(row, job, used)
+                return _running(row, job, admission.done_arguments or request.arguments)
             case "waiting":
                 return _waiting(unit, row)
+            case "unknown" if unit.now - row.claimed_at < request.repeatable_us:
+                wanted = msgspec.structs.replace(wanted, done_arguments=admission.done_arguments)
+                repeat(unit, job, row, wanted, "the vendor ignores a repeated key", None)
+                return _running(row, job, admission.done_arguments or request.arguments)
             case "unknown":
                 quarantine(unit, job, row, "its holder did not report its outcome", who.about)
             case _:
                 pass
         return why_not(row, unit.now)
+
+
+def _unfit(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, why: str) -> Refusal:
+    """Record arguments that do not fit the contract. An effect that waits with others keeps its review."""
+    error = ErrorFacts("arguments_invalid", why)
+    if row is None or row.state not in {"waiting", "approved"}:
+        refuse(unit, job, row, wanted, error, {"why": "its arguments do not fit the contract"}, None)
+    return _stopped(unit, job, Refusal(code="arguments_invalid", message=f"arguments: {why}"))
 
 
 def _stopped(unit: Unit, job: JobRow, refusal: Refusal) -> Refusal:
@@ -153,6 +184,7 @@ def _running(row: EffectRow, job: JobRow, arguments: bytes) -> ClaimAnswer:
     return ClaimAnswer(
         verdict="run",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=job.job_id,
         attempt=job.attempt,
         arguments=arguments,
@@ -169,6 +201,7 @@ def _waiting(unit: Unit, row: EffectRow) -> ClaimAnswer:
     return ClaimAnswer(
         verdict="waiting",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=row.job_id,
         attempt=row.attempt,
         review_id=row.review_id,
@@ -176,16 +209,24 @@ def _waiting(unit: Unit, row: EffectRow) -> ClaimAnswer:
     )
 
 
-def _is_plain_repeat(job: JobRow, row: EffectRow, request: EffectRequest, attempt: int | None) -> bool:
+def _is_plain_repeat(job: JobRow, row: EffectRow, attempt: int | None) -> bool:
     """Whether the effect is done, and the claim neither begins an attempt nor reopens the job to be told so."""
-    is_same = row.state == "committed" and row.arguments_sha256 == request.arguments_sha256
-    return is_same and row.job_id == job.job_id and attempt in (None, job.attempt) and job.state in FINISHED
+    is_done = row.state == "committed" and row.job_id == job.job_id
+    return is_done and attempt in (None, job.attempt) and job.state in FINISHED
 
 
-def _committed(row: EffectRow) -> ClaimAnswer:
-    return ClaimAnswer(
+def _reused(row: EffectRow) -> Refusal:
+    message = (
+        f"effect {row.tool} is {row.state} with other arguments under this key; use another key for other arguments"
+    )
+    return Refusal(code="key_reused", message=message, effect_id=row.effect_id)
+
+
+def _committed(unit: Unit, row: EffectRow) -> ClaimAnswer | Refusal:
+    return held(unit, row) or ClaimAnswer(
         verdict="committed",
         effect_id=row.effect_id,
+        effect_key=row.effect_key,
         job_id=row.job_id,
         attempt=row.attempt,
         provider_id=row.provider_id,

@@ -8,11 +8,13 @@ import msgspec
 
 from overnight.domain import OvernightError
 from overnight.effects import EffectRow
+from overnight.tools import Drift
 
 RefusalCode = Literal[
     "arguments_invalid",
     "budget",
     "claim_lost",
+    "drift",
     "denied",
     "expired",
     "fenced",
@@ -56,6 +58,7 @@ class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Literal["run", "committed", "waiting"]
     effect_id: str
+    effect_key: str
     job_id: str
     attempt: int
     arguments: bytes = b"null"
@@ -81,7 +84,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
         return EffectRefused(self.code, self.message, **facts)
 
 
-class NeedsAncestors(msgspec.Struct, frozen=True):
+class HasParent(msgspec.Struct, frozen=True):
     """The job exists and has a parent, whose budgets count too."""
 
     job_id: str
@@ -94,13 +97,14 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
-    """The effect after a report, and whether the report changed it."""
+    """The effect after a report. `repeated`: it was known. `drift`: how the result does not fit the contract."""
 
     row: EffectRow
     repeated: bool = False
+    drift: Drift | None = None
 
 
-ClaimOutcome = ClaimAnswer | Refusal | NeedsAncestors
+ClaimOutcome = ClaimAnswer | Refusal | HasParent
 ReportOutcome = ReportAnswer | Refusal | Moved | None
 
 

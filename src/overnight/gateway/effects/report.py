@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from overnight.domain import ErrorFacts, KeyScope
+from overnight.domain.tools import READ, RETRY
 from overnight.effects import (
     EFFECT,
     EffectPlace,
@@ -18,11 +19,12 @@ from overnight.effects import (
     report_unknown,
 )
 from overnight.ledger import JOB, JobRow
-from overnight.reviews import OPEN_REVIEWS
 from overnight.store import Unit
+from overnight.tools import Drift, ToolPolicy
 
 from ..admission.external_job_lifecycle import close_unattributed
 from .outcomes import Moved, Refusal, ReportAnswer, ReportOutcome
+from .result_drift import checked_result, contract_of, record_drift
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,17 +42,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """Take a report, by the secret of a claim. None: there is no such effect, job or claim for this caller."""
+    """Take a report, by the secret of a claim. None: there is no such effect, job or claim for this caller.
+
+    `tools`: the contracts that results are checked against.
+    """
 
     place: EffectPlace
     effect_id: str
     claim_digest: bytes
     key_scope: KeyScope
     report: Report
+    tools: ToolPolicy | None = None
 
     def locks(self) -> list[tuple[Any, Any]]:
         place = self.place
-        return [(JOB, place.job_id), (EFFECT, place[:2]), (OPEN_REVIEWS, place.job_id)]
+        return [(JOB, place.job_id), (EFFECT, place[:2])]
 
     def decide(self, unit: Unit) -> ReportOutcome:
         row, job = unit.get(EFFECT, self.place[:2]), unit.get(JOB, self.place.job_id)
@@ -63,21 +69,35 @@ class ReportEffect(msgspec.Struct, frozen=True, kw_only=True):
         claim = claim_by(row, self.claim_digest)
         if claim is None:
             return None
-        verdict = self._take(unit, job, row, is_current=claim == "current")
+        drift: Drift | None = None
+        if self.report.kind == "done":
+            verdict, drift = self._done(unit, job, row, is_current=claim == "current")
+        else:
+            verdict = self._take(unit, job, row, is_current=claim == "current")
         if verdict in ("duplicated", "stale"):
             return _lost(row, verdict)
-        return ReportAnswer(msgspec.structs.replace(row), verdict == "repeated")
+        return ReportAnswer(msgspec.structs.replace(row), verdict == "repeated", drift)
+
+    def _done(self, unit: Unit, job: JobRow, row: EffectRow, *, is_current: bool) -> tuple[str, Drift | None]:
+        report = self.report
+        result, drift = checked_result(contract_of(row, self.tools), report.result)
+        if drift is not None and drift.action == RETRY and row.tool_class == READ:
+            # A read that answered nonsense changed nothing: it may be read again.
+            error = ErrorFacts("drift", drift.why)
+            verdict = report_not_done(unit, job, row, error, is_current=is_current)
+        else:
+            latency_ms = (unit.now - row.claimed_at) / 1000 if is_current else None
+            verdict = report_done(
+                unit, job, row, result, report.provider_id, is_current=is_current, latency_ms=latency_ms
+            )
+        if verdict == "recorded":
+            if drift is not None:
+                record_drift(unit, job, row, drift)
+            close_unattributed(unit, job, None)
+        return verdict, drift
 
     def _take(self, unit: Unit, job: JobRow, row: EffectRow, *, is_current: bool) -> str:
         report = self.report
-        if report.kind == "done":
-            latency_ms = (unit.now - row.claimed_at) / 1000 if is_current else None
-            verdict = report_done(
-                unit, job, row, report.result, report.provider_id, is_current=is_current, latency_ms=latency_ms
-            )
-            if verdict == "recorded":
-                close_unattributed(unit, job, None)
-            return verdict
         if report.kind == "failed":
             error = report.error or ErrorFacts("failed")
             verdict = report_not_done(unit, job, row, error, is_current=is_current)

@@ -24,15 +24,20 @@ from overnight.effects import (
     read_effect,
 )
 from overnight.store import Store, crash_point
-from overnight.tools import FindRules, no_rules
+from overnight.tools import TemplateMismatch, ToolPolicy, check_arguments, render_key
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
-from .outcomes import ClaimAnswer, Moved, NeedsAncestors, Refusal, ReportAnswer
+from .outcomes import ClaimAnswer, HasParent, Moved, Refusal, ReportAnswer
 from .report import Report, ReportEffect
 from .state_watch import CHANGES, StateWatch
 
 MAX_KNOWN_PLACES = 50_000
+
+
+DEFAULT_LEASE_MS = 60_000
+"""How long a claim lasts if neither the caller nor the contract says so."""
+FOR_EVER_MS = 10**12
 
 
 class HttpEffects:
@@ -41,12 +46,12 @@ class HttpEffects:
     `policy`: the budgets that count tool calls. `patience_s` returns how long a request waits for the store, in seconds.
 
     Attributes:
-        rules: finds the rules about tools that are in force now.
+        tools: finds the contracts and rules of tools that are in force now.
     """
 
     def __init__(self, store: Store, jobs: JobAncestry, policy: Policy, patience_s: Callable[[], float]) -> None:
         self._store, self._jobs, self._policy, self._patience_s = store, jobs, policy, patience_s
-        self.rules: FindRules = no_rules
+        self.tools: Callable[[], ToolPolicy | None] = _no_tools
         self._places: OrderedDict[str, EffectPlace] = OrderedDict()
         self._watch = StateWatch(store)
 
@@ -55,7 +60,8 @@ class HttpEffects:
 
         Raises EffectRefused, NotFound, Conflict, Forbidden, BadInput, StoreUnavailable.
         """
-        until = self._until()
+        until, tools = self._until(), self.tools()
+        request = _by_contract(request, tools)
         own = who.job_id is None and who.external_id is None and (who.session_id is None or who.only_marks)
         if own:
             if who.attempt is not None:
@@ -70,11 +76,11 @@ class HttpEffects:
                 request=request,
                 claim_digest=digest,
                 policy=self._policy,
-                rules=self.rules,
+                rules=lambda: tools,
                 now=self._store.clock(),
             )
             found = await self._store.commit(command, until=until)
-            if not isinstance(found, NeedsAncestors):
+            if not isinstance(found, HasParent):
                 break
             subject = await self._jobs.with_ancestors(subject, found.job_id)
         crash_point("claim_recorded")
@@ -84,6 +90,8 @@ class HttpEffects:
             raise found.error()
         self._jobs.update_subject(subject, found.job_id, found.attempt)
         self._watch.notify(found.effect_id)
+        if found.verdict == "run":
+            self._remember(found.effect_id, EffectPlace(who.tenant_id, found.effect_key, found.job_id))
         return msgspec.structs.replace(found, token=token) if found.verdict == "run" else found
 
     async def report(
@@ -94,7 +102,12 @@ class HttpEffects:
         place = await self._place(effect_id, tenant_id, key_scope, until)
         while True:
             command = ReportEffect(
-                place=place, effect_id=effect_id, claim_digest=digest, key_scope=key_scope, report=report
+                place=place,
+                effect_id=effect_id,
+                claim_digest=digest,
+                key_scope=key_scope,
+                report=report,
+                tools=self.tools(),
             )
             found = await self._store.commit(command, until=until)
             if not isinstance(found, Moved):
@@ -136,6 +149,10 @@ class HttpEffects:
         for effect_id in await expire_claims(self._store):
             self._watch.notify(effect_id)
 
+    async def close(self) -> None:
+        """Stop watching effects."""
+        await self._watch.close()
+
     def _until(self) -> float:
         return asyncio.get_running_loop().time() + self._patience_s()
 
@@ -153,6 +170,35 @@ class HttpEffects:
         if len(self._places) > MAX_KNOWN_PLACES:
             self._places.popitem(last=False)
         return place
+
+
+def _no_tools() -> None:
+    """Without a brain there are neither contracts nor rules."""
+
+
+def _by_contract(request: EffectRequest, tools: ToolPolicy | None) -> EffectRequest:
+    """The request with what the contract of its tool says."""
+    contract = tools.contract(request.tool) if tools is not None else None
+    if contract is None:
+        return msgspec.structs.replace(request, lease_us=request.lease_us or DEFAULT_LEASE_MS * 1000)
+    unfit = "; ".join(map(str, check_arguments(contract, request.asked))) or None
+    client_key = request.client_key
+    if contract.key is not None:
+        try:
+            client_key = render_key(contract.key, request.asked)
+        except TemplateMismatch as error:
+            unfit = unfit or str(error)
+    repeatable_ms = contract.key_lifetime_ms or FOR_EVER_MS if contract.repeat_safe else 0
+    return msgspec.structs.replace(
+        request,
+        tool_class=contract.tool_class,
+        contract=contract.title,
+        client_key=client_key,
+        unfit=unfit,
+        holds_in_tenant=contract.key_scope == "tenant",
+        repeatable_us=repeatable_ms * 1000,
+        lease_us=request.lease_us or (contract.timeout_ms or DEFAULT_LEASE_MS) * 1000,
+    )
 
 
 def _own_job(who: Attribution, request: EffectRequest) -> str:

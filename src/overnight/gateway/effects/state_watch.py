@@ -47,6 +47,12 @@ class StateWatch:
                 self._waiting.pop(effect_id, None)
                 self._states.pop(effect_id, None)
 
+    async def close(self) -> None:
+        """Stop the task. Those who still wait do so until their time."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait([self._poller])
+
     def notify(self, effect_id: str) -> None:
         """Wake those who wait for this effect: this process has changed it."""
         for future in self._waiting.get(effect_id, ()):

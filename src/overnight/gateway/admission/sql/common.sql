@@ -27,6 +27,7 @@ WHERE job_id = :job_id AND at > :since ORDER BY seq DESC LIMIT :most
 
 -- name: list_abandoned
 SELECT job.job_id, job.parent_job_id FROM job
-WHERE job.runtime = 'foreign' AND job.state = 'running' AND job.unattributed = 0 AND job.active_at < :before
+WHERE job.runtime = 'foreign' AND job.state = 'running'
+    AND (job.unattributed = 0 OR job.external_id IS NOT NULL) AND job.active_at < :before
     AND NOT EXISTS (SELECT 1 FROM reservation WHERE reservation.job_id = job.job_id)
 LIMIT 1000

@@ -78,5 +78,7 @@ CREATE TABLE audit_entry (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX audit_entry_at ON audit_entry (tenant_id, at);
 
--- External jobs that may be abandoned. `active_at` is no column of it: each event would change the index.
-CREATE INDEX job_external_running ON job (job_id) WHERE runtime = 'foreign' AND state = 'running' AND unattributed = 0;
+-- External jobs that may be abandoned, with those of one effect. `active_at` is no column of it: each event would change the
+-- index.
+CREATE INDEX job_external_running ON job (job_id)
+WHERE runtime = 'foreign' AND state = 'running' AND (unattributed = 0 OR external_id IS NOT NULL);
