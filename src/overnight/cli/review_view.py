@@ -1,5 +1,6 @@
 """Reviews as a list and as one card."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -149,7 +150,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _detail(review: ReviewRow) -> dict[str, Any]:
