@@ -6,14 +6,15 @@ import pytest
 
 import overnight
 from api_keys import key_for
-from overnight.brain import ToolPolicy
 from overnight.domain import FINISHED, BadInput, public_event
 from overnight.domain.globs import Names
-from overnight.domain.tools import ToolConditions, ToolRule, ValueCondition
+from overnight.domain.json_pointer import Pointer
+from overnight.domain.tools import ArgumentTest, ToolDefinitions, ToolRule, ToolWhen, ValueTest
 from overnight.effects import expire_reviews
 from overnight.ledger import Ledger, list_audit
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
+from overnight.tools import ToolPolicy
 from review_cards import MINUTE_US, Card, Clock
 from served_jobs import rest, start, working
 from serving import Served, routed, serving
@@ -213,11 +214,11 @@ async def test_answer_by_hand_is_the_result(served: Served) -> None:
 
 def over(usd: int, do: Any, **more: Any) -> ToolRule:
     """A rule about refunds of more than this amount."""
-    amount = ValueCondition(("usd",), "gt", usd)
+    amount = ArgumentTest(Pointer("/usd"), ValueTest(gt=usd))
     return ToolRule(
         name=f"over-{usd}",
         do=do,
-        when=ToolConditions(tool=Names(("refund",)), arguments=(amount,)),
+        when=ToolWhen(tool=Names(("refund",)), arguments=(amount,)),
         why="too much",
         **more,
     )
@@ -225,7 +226,7 @@ def over(usd: int, do: Any, **more: Any) -> ToolRule:
 
 async def test_edited_arguments_meet_the_rules_again(store: Store, provider: SpawnedProvider) -> None:
     rules = [over(1000, "deny"), over(500, "approve", by=("boss",)), over(100, "approve")]
-    policy = ToolPolicy({}, rules)
+    policy = ToolPolicy(ToolDefinitions(rules=tuple(rules)))
     async with serving(store, provider, tool_policy=lambda: policy) as served:
         card = Card(store, tenant="acme")
         mia = await key_for(served, name="mia", scopes=DECIDER)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
-from overnight.brain import ToolPolicy
 from overnight.domain import BadInput, Forbidden, OvernightError
 from overnight.gateway import (
     Gateway,
@@ -25,6 +24,7 @@ from overnight.http_server.relay import RelayBroken, RelayUnavailable, UnixRelay
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import ToolPolicy
 
 from .access_log import KEY, KEY_NAME, TEMPLATE, AccessLog
 from .attribution import tenant_of

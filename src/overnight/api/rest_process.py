@@ -11,6 +11,7 @@ from overnight.gateway import JobAncestry, start_job, store_patience_s
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import policy_of
 
 from .body_memory import BodyMemory
 from .rest_services import RestServices
@@ -34,7 +35,7 @@ class RestProcess:
             providers=lambda: [each.name for each in self._brain.routing.providers],
             memory=BodyMemory(lambda: self._brain.routing.limits.max_body_bytes),
             public_url=public_url,
-            tool_policy=lambda: self._brain.tool_policy,
+            tool_policy=lambda: policy_of(self._brain.tools),
             outgoing=outgoing,
         )
 

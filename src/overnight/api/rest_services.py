@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from overnight.brain import ToolPolicy
 from overnight.budgets import Policy
 from overnight.domain import Attribution
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import ToolPolicy
 
 from .body_memory import BodyMemory
 

@@ -20,7 +20,6 @@ from overnight.brain.prompts import Prompt, read_prompt, read_prompts
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
-from overnight.brain.tool_policy import RuleOutcome, ToolPolicy, condition_met
 from overnight.domain.policies import (
     AgentCache,
     Alarms,
@@ -65,13 +64,10 @@ __all__ = [
     "RouteDecision",
     "RouteVariant",
     "Routing",
-    "RuleOutcome",
     "SemanticCache",
-    "ToolPolicy",
     "UnknownModel",
     "When",
     "check_brain",
-    "condition_met",
     "did_you_mean",
     "load_brain",
     "load_routing",

@@ -14,7 +14,8 @@ from overnight.brain.problems import BrainError, Problem, clipped, did_you_mean
 from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
 from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
-from overnight.brain.tool_policy import ToolPolicy
+from overnight.brain.tool_definitions import POLICIES, TOOLS, read_tool_definitions
+from overnight.domain.tools import ToolDefinitions
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 2_000
@@ -31,14 +32,15 @@ _FOLDERS = {
     "workflows": ".yaml",
     "evals": ".yaml",
 }
-_ACTED_ON = (ROUTING, "prompts", "agents")
+_ACTED_ON = (ROUTING, "prompts", "agents", TOOLS, POLICIES)
 
 
 class Brain(msgspec.Struct, frozen=True):
     """One version of the brain folder.
 
     `version` is the SHA-256 (hex) of all paths and bytes. `files` contains these bytes, so that a store can keep each
-    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading.
+    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading. `tools` are the
+    contracts and rules of tools/ and policies/.
     """
 
     version: str
@@ -46,7 +48,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
-    tool_policy: ToolPolicy = ToolPolicy({}, ())
+    tools: ToolDefinitions = ToolDefinitions()
 
     @property
     def prompts_version(self) -> str:
@@ -110,7 +112,7 @@ def check_brain(folder: Path, books: PriceSources | None = None) -> list[Problem
     files, problems = _read(folder)
     if ROUTING not in files and not any(problem.file == ROUTING for problem in problems):
         problems.append(Problem(ROUTING, 1, 1, "the file is missing", "`overnight init FOLDER` creates one"))
-    return _in_order([*problems, *_definitions(files, books)[2]])
+    return _in_order([*problems, *_definitions(files, books)[3]])
 
 
 def version_of(files: Mapping[str, bytes]) -> str:
@@ -135,12 +137,12 @@ def _missing(folder: Path) -> str:
 
 
 def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Brain:
-    routing, prompts, found = _definitions(files)
+    routing, prompts, tools, found = _definitions(files)
     ordered = _in_order([*problems, *found])
     errors = sum(problem.severity == "error" for problem in ordered)
     if errors or routing is None:
         raise BrainError(f"{what} cannot be loaded, errors: {errors}", ordered)
-    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered))
+    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), tools)
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -149,9 +151,10 @@ def _in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 def _definitions(
     files: Mapping[str, bytes], books: PriceSources | None = None
-) -> tuple[Routing | None, dict[str, Prompt], list[Problem]]:
+) -> tuple[Routing | None, dict[str, Prompt], ToolDefinitions, list[Problem]]:
     routing: Routing | None = None
     prompts: dict[str, Prompt] = {}
+    about_tools: dict[str, str] = {}
     problems: list[Problem] = []
     noticed: set[str] = set()
     for path in sorted(files):
@@ -177,12 +180,15 @@ def _definitions(
             elif top == "prompts":
                 name = path.removeprefix("prompts/").removesuffix(".md")
                 prompts[name], found = read_prompt(path, name, content)
+            elif top in (TOOLS, POLICIES):
+                about_tools[path] = content
             elif top == "agents":
                 found = read_agent(path, path.removeprefix("agents/").removesuffix(".yaml"), content)[1]
             else:
                 found = _json_problems(path, content) if suffix == ".json" else parse_yaml(path, content)[1]
         problems += found
-    return (built_in_routing() if ROUTING not in files else routing), prompts, problems
+    tools, found = read_tool_definitions(about_tools) if about_tools else (ToolDefinitions(), [])
+    return (built_in_routing() if ROUTING not in files else routing), prompts, tools, problems + found
 
 
 def _file_kind(path: str, top: str) -> tuple[str, Problem | None]:

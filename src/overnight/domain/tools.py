@@ -1,143 +1,240 @@
-"""Tools: their contracts, the rules about their calls, and the verdicts of these rules. Records only."""
+"""The records of tools/*.yaml and policies/*.yaml that other packages read: contracts of tools, and rules about their calls."""
 
+import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from .globs import Names
-from .patterns import LinearPattern
+from .json_pointer import Pointer
+from .policies import FAILURE_CLASSES
 
-ToolClass = Literal["read", "write", "destructive"]
-TOOL_CLASSES: tuple[ToolClass, ...] = ("read", "write", "destructive")
-DEFAULT_CLASS: ToolClass = "write"
-"""The class of a tool without a contract."""
-APPROVAL_EXPIRES_MS = 86_400_000
-"""How long an approval waits for a person, unless its rule says otherwise."""
+READ, WRITE, DESTRUCTIVE = "read", "write", "destructive"
+TOOL_CLASSES = (READ, WRITE, DESTRUCTIVE)
+TOOL_NAME = r"[A-Za-z0-9_-]{1,64}"
+ALLOW, APPROVE, DENY = "allow", "approve", "deny"
+VERDICTS = (ALLOW, APPROVE, DENY)
+QUARANTINE, PASS, RETRY = "quarantine", "pass", "retry"
+DRIFT_ACTIONS = (QUARANTINE, PASS, RETRY)
+KEY_SCOPES = ("job", "tenant")
+REPEATS = ("same", "new")
+TOOL_FAILURES = FAILURE_CLASSES
+DEFAULT_EXPIRES_MS = 86_400_000
 
-Pointer = tuple[str, ...]
-"""The names and indexes of a JSON pointer, unescaped; () is the whole value."""
-
-Operator = Literal["gt", "ge", "lt", "le", "equals", "in", "matches", "present"]
-NUMERIC: frozenset[str] = frozenset({"gt", "ge", "lt", "le"})
+UNSET: Any = msgspec.UNSET
 
 
-class ValueCondition(msgspec.Struct, frozen=True):
-    """A condition on the value at a pointer. `value` is a number for `gt`, `ge`, `lt` and `le`, a tuple for `in`, a bool for
-    `present`; `pattern` is that of `matches`, found anywhere in a text."""
+class ValueTest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tests of one value, which must all hold. `equals` and `in_` compare JSON values with their types; `matches` is a regular
+    expression that is searched in text; `present` is whether the value exists at all (null is a value)."""
+
+    gt: int | float | None = None
+    ge: int | float | None = None
+    lt: int | float | None = None
+    le: int | float | None = None
+    equals: Any = UNSET
+    in_: tuple[Any, ...] = msgspec.field(default=(), name="in")
+    matches: str | None = None
+    present: bool | None = None
+
+
+class ArgumentTest(msgspec.Struct, frozen=True):
+    """Tests of the value at a pointer."""
 
     pointer: Pointer
-    operator: Operator
-    value: Any = None
-    pattern: LinearPattern | None = None
-
-    def __str__(self) -> str:
-        return f"{pointer_text(self.pointer)} {self.operator} {self.pattern.text if self.pattern else self.value}"
+    test: ValueTest
 
 
-class ToolConditions(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions of a rule that must all be met. None and () are met by every call. `first_use` is met by the first call of a
-    tool with an API key."""
+class TextTest(msgspec.Struct, frozen=True):
+    """A regular expression that is searched in the whole result as text, and must be found, or with `absent` not be found."""
 
-    tool: Names | None = None
-    tool_class: tuple[str, ...] | None = None
-    tenant: Names | None = None
-    agent: Names | None = None
-    workflow: Names | None = None
-    amount: tuple[ValueCondition, ...] = ()
-    arguments: tuple[ValueCondition, ...] = ()
-    first_use: bool | None = None
-
-
-class ToolRule(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule of `policies/*.yaml`. `name` is its own or its place; `by` are the roles and names that may approve, none: any
-    person with the scope; `digest` is that of its text."""
-
-    name: str
-    do: Literal["allow", "approve", "deny"]
-    when: ToolConditions = ToolConditions()
-    by: tuple[str, ...] = ()
-    expires_ms: int = APPROVAL_EXPIRES_MS
-    why: str = ""
-    digest: str = ""
-
-
-class ResultAssertion(msgspec.Struct, frozen=True):
-    """A statement about the result of a tool: a condition on a value, or a pattern that its text has; with `absent`, has not."""
-
-    condition: ValueCondition | None = None
-    pattern: LinearPattern | None = None
+    text: str
     absent: bool = False
 
-    def __str__(self) -> str:
-        if self.pattern is not None:
-            return f"text {'without' if self.absent else 'with'} {self.pattern.text}"
-        return str(self.condition)
+
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The request of an HTTP executor, with templates in its parts.
+
+    `not_done`: the statuses that prove that nothing was done. `provider_id`: the place of the provider's id in the answer.
+    `allow`: the hosts and ports that it may also connect to.
+    """
+
+    url: str
+    method: str = "POST"
+    headers: Mapping[str, str] = {}
+    body: Any = None
+    provider_id: Pointer | None = None
+    not_done: tuple[int, ...] = ()
+    allow: tuple[str, ...] = ()
+
+
+class StatusCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that finds out whether an effect was done: `done` is the place of the provider's id if it was; `not_done` is the
+    test that proves that it was not; neither: it cannot tell."""
+
+    http: HttpRequest
+    done: Pointer
+    not_done: ArgumentTest | None = None
+    settle_after_ms: int = 0
+
+
+class ToolLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one tool. `amount`: the place of the amount in US dollars in the arguments."""
+
+    requests_per_minute: int | None = None
+    max_usd_per_day_microusd: int | None = None
+    amount: Pointer | None = None
 
 
 class ToolContract(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a tool: a file of `tools/*.yaml`.
+    """One version of a tool's contract: `tools/NAME.yaml`. Durations are in milliseconds.
 
     Fields:
-        input, output: JSON Schemas (2020-12) of arguments and result; None: any value.
-        key: the template of its idempotency key; None: the caller's key. key_scope: where a key holds.
-        repeat_safe: the vendor ignores a repeated key, for `key_lifetime_ms` (None: for ever).
-        amount: where the amount of a call stands in its arguments.
-        keep: the parts of a result that callers receive; none: all. assertions: what a result must meet.
-        drift: what happens to a result that does not fit. digest: that of the file.
+        input, output: JSON Schemas (2020-12) of its arguments and its result; None: any.
+        key: the template of its idempotency key. key_scope: whether a key holds in its job or in the whole tenant.
+        repeats: whether a repeated call without a key is the same effect or a new one.
+        http: its executor. status: its status check. repeat_safe: the provider ignores a repeated key, for `key_lifetime_ms`.
+        retry: the maximum of attempts by failure class, if it was certainly not done.
+        keep: the places of its result that callers see; empty: all. asserts: tests of the whole result.
+        drift: what becomes of a result that does not fit.
+        digest: of everything in it, in hex.
     """
 
     name: str
-    version: int = 1
-    tool_class: ToolClass = DEFAULT_CLASS
-    input: Mapping[str, Any] | None = None
-    output: Mapping[str, Any] | None = None
+    version: int
+    tool_class: str = WRITE
+    input: Any = None
+    output: Any = None
     key: str | None = None
-    key_scope: Literal["job", "tenant"] = "job"
+    key_scope: str = "job"
+    repeats: str = "same"
+    http: HttpRequest | None = None
+    status: StatusCheck | None = None
     repeat_safe: bool = False
     key_lifetime_ms: int | None = None
     timeout_ms: int | None = None
-    amount: Pointer | None = None
+    retry: Mapping[str, int] = {}
+    limits: ToolLimits = ToolLimits()
     keep: tuple[Pointer, ...] = ()
-    assertions: tuple[ResultAssertion, ...] = ()
-    drift: Literal["quarantine", "pass", "retry"] = "quarantine"
-    repeats: Literal["same", "new"] = "same"
+    asserts: tuple[ArgumentTest | TextTest, ...] = ()
+    drift: str = QUARANTINE
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.digest:
+            msgspec.structs.force_setattr(self, "digest", digest_of(self))
+
     @property
-    def label(self) -> str:
-        """Its name and version, as effects record it."""
+    def title(self) -> str:
+        """Name and version, as `refund@3`."""
         return f"{self.name}@{self.version}"
 
 
+class ToolWhen(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions on a tool call, which must all be met.
+
+    `arguments`: tests of its arguments. `amount`: a test of the amount that its contract names. `first_use`: whether the API key
+    has not used the tool before.
+    """
+
+    tool: Names | None = None
+    tool_class: tuple[str, ...] = ()
+    arguments: tuple[ArgumentTest, ...] = ()
+    amount: ValueTest | None = None
+    first_use: bool | None = None
+    tenant: Names | None = None
+    agent: Names | None = None
+    workflow: Names | None = None
+
+
+class ToolRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of `policies/*.yaml`.
+
+    `do`: allow, approve or deny. `by`: the names or roles that may approve; empty: anyone who may decide reviews. `name` is its
+    own or its place, such as `money.rules[0]`. `digest` covers what it matches, what it does and who may approve.
+    """
+
+    name: str
+    when: ToolWhen
+    do: str
+    by: tuple[str, ...] = ()
+    expires_ms: int = DEFAULT_EXPIRES_MS
+    why: str = ""
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            when = {name: _plain(getattr(self.when, name)) for name in self.when.__struct_fields__}
+            meaning = (when, self.do, sorted(set(self.by)))
+            msgspec.structs.force_setattr(self, "digest", digest_of(meaning))
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """The share of finished calls that people rate, from 0 to 1, and by glob of the agent's name."""
+
+    share: float = 0.0
+    agents: Mapping[str, float] = {}
+
+
+class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """All contracts and rules of one version of the brain.
+
+    `contracts`: by name, then by version. `rules`: in the order of files and lines. `default`: the verdict on calls that no rule
+    matches. Compared by identity, so that what is derived from it can be cached.
+    """
+
+    contracts: Mapping[str, Mapping[int, ToolContract]] = {}
+    rules: tuple[ToolRule, ...] = ()
+    default: str = ALLOW
+    sampling: Sampling = Sampling()
+    instructions: str | None = None
+    notify: tuple[str, ...] = ()
+
+    def contract(self, tool: str, version: int | None = None) -> ToolContract | None:
+        """The contract of a tool: this version, or the highest."""
+        versions = self.contracts.get(tool)
+        if not versions:
+            return None
+        return versions.get(max(versions) if version is None else version)
+
+
 class ToolCallFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rules about tool calls know of a call. `arguments` is a JSON value."""
+    """The facts of a tool call that rules are asked about.
+
+    - `tool_class`: counts only for a tool without contract. `version`: of its contract; None: the highest.
+    - `arguments`: decoded JSON. `first_use`: whether the API key uses the tool for the first time; None: unknown, which only
+      makes rules stricter.
+    """
 
     tool: str
-    tool_class: str = DEFAULT_CLASS
+    tool_class: str = WRITE
     tenant_id: str
     agent_id: str | None
     workflow: str | None
     arguments: Any
-    first_use: bool = False
+    first_use: bool | None = None
+    version: int | None = None
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """No rule stops the call. `rule_name` is the rule that allows it, if one does."""
+    """The call may be made. `rule_name` is empty if no rule matched."""
 
-    rule_name: str | None = None
+    rule_name: str = ""
 
 
 class Denied(msgspec.Struct, frozen=True):
-    """A rule denies the call."""
+    """The call must not be made."""
 
     rule_name: str
     why: str
 
 
 class NeedsApproval(msgspec.Struct, frozen=True):
-    """A rule wants the approval of a person. `rule_digest` is that of all rules that do, and of the contract: an approval holds
-    for these. `by` are the roles and names that may give it."""
+    """A person has to approve the call. `by`: the names or roles that may; empty: anyone who may decide reviews.
+
+    `rule_digest` covers all matching rules and the contract: an approval under another digest does not permit the call.
+    """
 
     rule_name: str
     why: str
@@ -149,39 +246,22 @@ class NeedsApproval(msgspec.Struct, frozen=True):
 Verdict = Allowed | Denied | NeedsApproval
 
 
-def parse_pointer(text: str) -> Pointer:
-    """The parts of a JSON pointer (RFC 6901). Raises ValueError."""
-    if not text:
-        return ()
-    if not text.startswith("/"):
-        raise ValueError("a JSON pointer begins with /")
-    parts = text[1:].split("/")
-    for part in parts:
-        if "~" in part.replace("~0", "").replace("~1", ""):
-            raise ValueError("in a JSON pointer, ~ is written ~0, and / in a name ~1")
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in parts)
+def digest_of(value: Any) -> str:
+    """The SHA-256 of a record as JSON, in hex."""
+    body = msgspec.json.encode(_plain(value), order="deterministic")
+    return hashlib.sha256(body).hexdigest()
 
 
-def pointer_text(pointer: Pointer) -> str:
-    """The JSON pointer as text."""
-    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in pointer)
-
-
-MISSING: Any = object()
-
-
-def value_at(value: Any, pointer: Pointer) -> Any:
-    """The value at a pointer; MISSING where there is none."""
-    for part in pointer:
-        if isinstance(value, Mapping):
-            found: Any = value  # pyright: ignore[reportUnknownVariableType]
-            value = found.get(part, MISSING)
-        elif isinstance(value, list | tuple) and part.isascii() and part.isdigit() and (part == "0" or part[0] != "0"):
-            items: Any = value  # pyright: ignore[reportUnknownVariableType]
-            index = int(part) if len(part) < 10 else len(items)
-            value = items[index] if index < len(items) else MISSING
-        else:
-            return MISSING
-        if value is MISSING:
-            return MISSING
+def _plain(value: Any) -> Any:
+    if isinstance(value, Names):
+        return sorted(set(value.patterns))
+    if isinstance(value, Pointer):
+        return value.text
+    if isinstance(value, ValueTest | TextTest):
+        return msgspec.to_builtins(value)
+    if isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__ if name != "digest"}
+        return {name: _plain(each) for name, each in fields.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
     return value

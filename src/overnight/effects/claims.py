@@ -11,7 +11,7 @@ from overnight.domain import Conflict, ErrorFacts, Event, new_id
 from overnight.ledger import JobRow, append
 from overnight.store import Unit
 
-from .rows import EFFECT, EffectRow
+from .rows import EFFECT, SQL, EffectRow
 from .transitions import EffectPosition, at, check_transition, end_review, enter, mark_expired, mark_unknown
 
 BEGUN = frozenset({"claimed", "committed", "unknown"})
@@ -155,6 +155,18 @@ def wait(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, re
         unit.change(EFFECT, row)
     row.review_id, row.approval_id, row.done_sha256 = review_id, None, None
     return row
+
+
+def is_first_use(unit: Unit, tenant_id: str, wanted: EffectClaim) -> bool:
+    """Whether the API key has begun no other effect of this tool. False without a key."""
+    if wanted.key_id is None:
+        return False
+    for row in unit.loaded(EFFECT):
+        is_other = row.tenant_id == tenant_id and row.effect_key != wanted.effect_key
+        if is_other and (row.key_id, row.tool) == (wanted.key_id, wanted.tool) and row.called_seq is not None:
+            return False
+    values = {"tenant_id": tenant_id, "effect_key": wanted.effect_key, "tool": wanted.tool, "key_id": wanted.key_id}
+    return not unit.query(SQL["find_use"], values)
 
 
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from overnight.brain import ToolPolicy
 from overnight.domain import BadInput, Forbidden
 from overnight.domain.json_text import decode_for_display
 from overnight.domain.tools import Denied, NeedsApproval, ToolCallFacts
 from overnight.ledger import JobRow
 from overnight.reviews import ReviewRow
+from overnight.tools import ToolPolicy
 
 from .encoding import fingerprint
 

@@ -22,8 +22,8 @@ from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Fenc
 from overnight.domain.json_text import decode_for_display
 from overnight.ledger import JobRow, locked_job
 from overnight.store import Unit, crash_point
+from overnight.tools import EffectAdmission, Refused, boundary_of
 
-from .effect_admission import EffectAdmission, Refused, boundary_of
 from .effect_records import (
     CANNOT_TELL,
     NOT_DONE,

@@ -17,10 +17,10 @@ from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
 from overnight.effects import expire_claims, expire_reviews
 from overnight.ledger import RENEWAL_INTERVAL_S, JobRow, Ledger, this_host
 from overnight.store import Store, statements
+from overnight.tools import FindRules, no_rules
 
 from .commands import ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
-from .effect_admission import FindRules, no_rules
 from .encoding import encode
 from .execution import Execution, task_factory
 from .failure_logging import log_end

@@ -32,5 +32,9 @@ SELECT effect.tenant_id, effect.effect_key, effect.job_id, effect.tool, effect.s
     effect.attempt, effect.lease_epoch, effect.provider_id, effect.result, effect.error, effect.claimed_at, effect.settled_at,
     effect.effect_id, effect.claim_digest, effect.expires_at, effect.done_sha256, effect.contract, effect.source, effect.key_id,
     effect.tool_class, effect.client_key, effect.asked_attempt, effect.review_id, effect.approval_id, effect.called_seq,
-    job.agent_id, job.workflow, coalesce(job.external_id, job.name)
+    effect.about, job.agent_id, job.workflow, coalesce(job.external_id, job.name)
 FROM effect JOIN job ON job.job_id = effect.job_id WHERE effect.effect_id = :effect_id AND effect.tenant_id = :tenant_id
+
+-- name: find_use
+SELECT 1 FROM effect
+WHERE tenant_id = :tenant_id AND tool = :tool AND key_id = :key_id AND called_seq IS NOT NULL AND effect_key <> :effect_key LIMIT 1

@@ -8,20 +8,27 @@ from typing import Any
 import msgspec
 
 from overnight.budgets import Limit, Policy, locks
-from overnight.domain import FINISHED, Conflict, Event, Fenced
+from overnight.domain import FINISHED, BudgetStopped, Conflict, ErrorFacts, Event, Fenced
 from overnight.effects import (
     EFFECT,
     EffectClaim,
     EffectRow,
-    claim,
     http_effect_key,
     quarantine,
 )
 from overnight.ledger import JobRow, append
+from overnight.reviews import REVIEW
 from overnight.store import Unit
+from overnight.tools import EffectAdmission, FindRules, Refused
 
 from ..admission.decision import needs_ancestors
-from ..admission.external_job_lifecycle import admit_call, find_or_create_job, job_identity, job_locks
+from ..admission.external_job_lifecycle import (
+    admit_call,
+    close_unattributed,
+    find_or_create_job,
+    job_identity,
+    job_locks,
+)
 from ..identity import NO_IDENTITY, Subject, caller_of
 from .outcomes import ClaimAnswer, ClaimOutcome, NeedsAncestors, Refusal, why_not
 
@@ -49,13 +56,14 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
 
     Fields:
         subject: the job and the caller. request: the effect. claim_digest: that of the secret of a new claim.
-        policy: the budgets. now: the time of the command, in microseconds.
+        policy: the budgets. rules: the rules about tools, as they are now. now: the time of the command, in microseconds.
     """
 
     subject: Subject
     request: EffectRequest
     claim_digest: bytes
     policy: Policy
+    rules: FindRules
     now: int
 
     def locks(self) -> list[tuple[Any, Any]]:
@@ -83,9 +91,7 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
         if not is_new:
             try:
                 admit_call(unit, job, subject)
-            except Fenced as error:
-                return Refusal(code="fenced", message=str(error), effect_id=row and row.effect_id)
-            except Conflict as error:
+            except (Fenced, Conflict) as error:
                 return Refusal(code="fenced", message=str(error), effect_id=row and row.effect_id)
         limits: Sequence[Limit] = ()
         if self.policy.counts_tools:
@@ -110,29 +116,64 @@ class ClaimEffect(msgspec.Struct, frozen=True, kw_only=True):
             key_id=who.key_id,
             client_key=request.client_key,
         )
+        admission = EffectAdmission(wanted, request.asked, None, self.rules)
         try:
-            found = claim(unit, job, wanted, None)
+            found = admission.decide(unit, job, limits, asks_again=False, settles=False)
         except Conflict as error:
             return Refusal(code="key_reused", message=str(error), effect_id=row and row.effect_id)
+        if isinstance(found, BudgetStopped):
+            return _stopped(unit, job, Refusal(code="budget", message=str(found)))
+        if isinstance(found, Refused):
+            return _stopped(unit, job, Refusal(code="denied", message=found.error.message))
         row = found.row
-        if found.verdict == "committed":
-            if row.job_id != job.job_id or row.attempt != job.attempt:
-                _record_replay(unit, job, row, who.about)
-            return _committed(row)
-        if found.verdict == "unknown":
-            quarantine(unit, job, row, "its holder did not report its outcome", who.about)
-        if found.verdict == "run":
-            return ClaimAnswer(
-                verdict="run",
-                effect_id=row.effect_id,
-                job_id=job.job_id,
-                attempt=job.attempt,
-                arguments=request.arguments,
-                expires_at=row.expires_at,
-            )
-        refusal = why_not(row, unit.now)
-        assert refusal is not None, row.state
-        return refusal
+        match found.verdict:
+            case "committed":
+                if row.job_id != job.job_id or row.attempt != job.attempt:
+                    _record_replay(unit, job, row, who.about)
+                return _committed(row)
+            case "run":
+                used = request.arguments if admission.done_arguments is None else admission.done_arguments
+                return _running(row, job, used)
+            case "waiting":
+                return _waiting(unit, row)
+            case "unknown":
+                quarantine(unit, job, row, "its holder did not report its outcome", who.about)
+            case _:
+                pass
+        return why_not(row, unit.now)
+
+
+def _stopped(unit: Unit, job: JobRow, refusal: Refusal) -> Refusal:
+    """A refusal before the effect began, which ends a job of its own."""
+    close_unattributed(unit, job, ErrorFacts(refusal.code, refusal.message))
+    return refusal
+
+
+def _running(row: EffectRow, job: JobRow, arguments: bytes) -> ClaimAnswer:
+    return ClaimAnswer(
+        verdict="run",
+        effect_id=row.effect_id,
+        job_id=job.job_id,
+        attempt=job.attempt,
+        arguments=arguments,
+        expires_at=row.expires_at,
+    )
+
+
+def _waiting(unit: Unit, row: EffectRow) -> ClaimAnswer:
+    expires_at = None
+    if row.review_id is not None:
+        unit.lock([(REVIEW, row.review_id)])
+        review = unit.get(REVIEW, row.review_id)
+        expires_at = review.expires_at if review is not None else None
+    return ClaimAnswer(
+        verdict="waiting",
+        effect_id=row.effect_id,
+        job_id=row.job_id,
+        attempt=row.attempt,
+        review_id=row.review_id,
+        expires_at=expires_at,
+    )
 
 
 def _is_plain_repeat(job: JobRow, row: EffectRow, request: EffectRequest, attempt: int | None) -> bool:

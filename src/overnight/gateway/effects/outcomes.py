@@ -104,8 +104,8 @@ ClaimOutcome = ClaimAnswer | Refusal | NeedsAncestors
 ReportOutcome = ReportAnswer | Refusal | Moved | None
 
 
-def why_not(row: EffectRow, now: int) -> Refusal | None:
-    """The refusal of a claim for an effect in this state; None if the state permits an answer."""
+def why_not(row: EffectRow, now: int) -> Refusal:
+    """The refusal of a claim for an effect that somebody has, that a person has to settle, or that is not to be done."""
     facts: dict[str, Any] = {"effect_id": row.effect_id, "review_id": row.review_id}
     where = f"/api/v1/effects/{row.effect_id}?wait_ms=30000"
     match row.state:
@@ -124,15 +124,13 @@ def why_not(row: EffectRow, now: int) -> Refusal | None:
             message = f"the outcome of effect {row.tool} is unknown: it may have been done. Do not repeat it"
             next_step = f"a person settles review {row.review_id}; GET {where} waits for the decision"
             return Refusal(code="unknown", message=message, next_step=next_step, **facts)
-        case "rejected":
-            why = f": {row.error}" if row.error else ""
-            return Refusal(code="rejected", message=f"effect {row.tool} is not to be done{why}", **facts)
         case "expired":
             message = f"nobody approved effect {row.tool} in time, which is not a rejection"
             next_step = f"renew review {row.review_id}, or start a new attempt of the job"
             return Refusal(code="expired", message=message, next_step=next_step, **facts)
         case _:
-            return None
+            why = f": {row.error}" if row.error else ""
+            return Refusal(code="rejected", message=f"effect {row.tool} is not to be done{why}", **facts)
 
 
 MAX_RETRY_S = 10

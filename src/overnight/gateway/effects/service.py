@@ -23,7 +23,8 @@ from overnight.effects import (
     read_arguments,
     read_effect,
 )
-from overnight.store import Store
+from overnight.store import Store, crash_point
+from overnight.tools import FindRules, no_rules
 
 from ..job_ancestry import JobAncestry
 from .claim import ClaimEffect, EffectRequest
@@ -38,10 +39,14 @@ class HttpEffects:
     """Effects that programs claim and report over HTTP.
 
     `policy`: the budgets that count tool calls. `patience_s` returns how long a request waits for the store, in seconds.
+
+    Attributes:
+        rules: finds the rules about tools that are in force now.
     """
 
     def __init__(self, store: Store, jobs: JobAncestry, policy: Policy, patience_s: Callable[[], float]) -> None:
         self._store, self._jobs, self._policy, self._patience_s = store, jobs, policy, patience_s
+        self.rules: FindRules = no_rules
         self._places: OrderedDict[str, EffectPlace] = OrderedDict()
         self._watch = StateWatch(store)
 
@@ -65,12 +70,14 @@ class HttpEffects:
                 request=request,
                 claim_digest=digest,
                 policy=self._policy,
+                rules=self.rules,
                 now=self._store.clock(),
             )
             found = await self._store.commit(command, until=until)
             if not isinstance(found, NeedsAncestors):
                 break
             subject = await self._jobs.with_ancestors(subject, found.job_id)
+        crash_point("claim_recorded")
         if isinstance(found, Refusal):
             if found.effect_id is not None:
                 self._watch.notify(found.effect_id)
@@ -93,6 +100,7 @@ class HttpEffects:
             if not isinstance(found, Moved):
                 break
             place = self._remember(effect_id, place._replace(job_id=found.job_id))
+        crash_point("report_recorded")
         self._watch.notify(effect_id)
         if found is None:
             raise NotFound(f"effect {effect_id} with this claim_id")
