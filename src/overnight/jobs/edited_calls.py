@@ -24,7 +24,7 @@ class EditedCall:
         # A job keeps the version of the contract that it began with, such as refund@3.
         version = str(detail.get("contract") or "").rpartition("@")[2]
         self._version = int(version) if version.isdecimal() else None
-        self._arguments = decode_for_display(arguments)
+        self._arguments: Any = decode_for_display(arguments)
         if not isinstance(self._arguments, dict):
             raise BadInput("arguments: expected a JSON object with all arguments of the effect")
         self.sha256 = fingerprint(self._arguments)
@@ -42,7 +42,6 @@ class EditedCall:
             workflow=self._job.workflow,
             arguments=self._arguments,
             version=self._version,
-            **({} if contract is None else {"tool_class": contract.tool_class}),
         )
         verdict = policy.decide(facts)
         if isinstance(verdict, Denied):
