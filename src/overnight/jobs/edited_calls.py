@@ -1,7 +1,7 @@
 """Arguments that a person edited: checked by the schema of the tool and by the rules, before the decision is written."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from overnight.domain import BadInput, Forbidden
 from overnight.domain.json_text import decode_for_display
@@ -24,9 +24,10 @@ class EditedCall:
         # A job keeps the version of the contract that it began with, such as refund@3.
         version = str(detail.get("contract") or "").rpartition("@")[2]
         self._version = int(version) if version.isdecimal() else None
-        self._arguments: Any = decode_for_display(arguments)
-        if not isinstance(self._arguments, dict):
+        edited: Any = decode_for_display(arguments)
+        if not isinstance(edited, dict):
             raise BadInput("arguments: expected a JSON object with all arguments of the effect")
+        self._arguments = cast("dict[str, Any]", edited)
         self.sha256 = fingerprint(self._arguments)
 
     def check(self, policy: ToolPolicy, may_approve: Callable[[tuple[str, ...]], bool]) -> None:
