@@ -85,8 +85,15 @@ def test_every_transition_and_state_is_covered() -> None:
         assert each.targets <= set(job_states)
 
 
-OTHER_ROWS = {("effects/transitions.py", "row.state"), ("reviews/rows.py", "row.state")}
-"""States of effects and reviews. An attribute of `self` belongs to an exception or an object in memory."""
+OTHER_ROWS = {
+    ("effects/transitions.py", "row.state"),
+    ("reviews/decisions.py", "row.state"),
+    ("reviews/requests.py", "row.state"),
+    ("notifications/commands.py", "row.state"),
+    ("notifications/deliveries.py", "row.state"),
+    ("notifications/deliveries.py", "address.state"),
+}
+"""States of effects, reviews and notifications. An attribute of `self` belongs to an exception or an object in memory."""
 
 
 def test_only_lifecycle_assigns_a_job_state() -> None:

@@ -12,6 +12,7 @@ from machine_parts import UnderJob
 from overnight.budgets import TopUp, resolve_top_up, top_up_budget
 from overnight.domain import FINISHED, BadInput
 from overnight.jobs import Decision, Operations
+from overnight.jobs.commands import ParkExternal
 from overnight.ledger import JobRow
 from overnight.reviews import REVIEW, Amounts, ReviewFilter, ReviewRow, find_reviews, public_review, public_state
 from overnight.store import Store, Unit, open_store
@@ -232,3 +233,31 @@ async def test_job_whose_review_expired_says_so(store_url: str, provider: Spawne
             assert f"overnight reviews approve {review_id}" in await told(served, job_id)
             await Operations(store).decide(review_id, Decision("approve", "ann"))
             assert (await rest(served, job_id, *FINISHED)).result == b"true"
+
+
+async def test_new_attempt_supersedes_the_budget_review(served: Served) -> None:
+    """Of an external job, which stops at its budget and is started again."""
+    store = served.store
+    wait = {
+        "for": "budget",
+        "scope": "job",
+        "name": "n1",
+        "row": "n1",
+        "limit": "max_tool_calls",
+        "why": "1 of 1 tool calls",
+    }
+    await served.ask(headers={"x-job-id": "n1"})
+    job = await served.ledger.job("n1")
+    await store.commit(ParkExternal(job.job_id, 1, [wait]))
+    [card] = await inbox(store)
+    assert (card.kind, "1 of 1 tool calls" in card.question) == ("budget", True)
+    answer = await served.http.post("/api/v1/jobs/n1/attempts", json={"mode": "recover"})
+    assert answer.json()["attempt"] == 2
+    assert await inbox(store) == []
+    await store.commit(ParkExternal(job.job_id, 2, [wait]))
+    [second] = await inbox(store)
+    headers = {"x-job-id": "n1", "x-job-attempt": "3"}
+    assert (await served.ask("again", headers=headers)).status_code == 200
+    assert [row.review_id for row in await inbox(store, "superseded")] == [card.review_id, second.review_id]
+    completed = await served.http.post("/api/v1/jobs/n1/complete", json={})
+    assert (completed.status_code, await inbox(store)) == (200, [])

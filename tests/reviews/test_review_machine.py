@@ -92,7 +92,7 @@ class OneCard(RuleBasedStateMachine):
         self.stores[mine].commit_blocking(Cancel(self.card.job_id, None, "ann"))
         self.ended = True
         # One that expired before stays expired, and cannot be renewed.
-        if self.state == "pending":
+        if self.state == "pending" or self.effect == "approved":
             self.state, self.effect = "superseded", "released"
 
     @invariant()

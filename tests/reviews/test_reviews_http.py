@@ -9,7 +9,7 @@ from api_keys import key_for
 from overnight.domain import FINISHED, BadInput, public_event
 from overnight.domain.globs import Names
 from overnight.domain.json_pointer import Pointer
-from overnight.domain.tools import ArgumentTest, ToolDefinitions, ToolRule, ToolWhen, ValueTest
+from overnight.domain.tools import ArgumentTest, ToolContract, ToolDefinitions, ToolRule, ToolWhen, ValueTest
 from overnight.effects import expire_reviews
 from overnight.ledger import Ledger, list_audit
 from overnight.store import Store, open_store
@@ -237,6 +237,20 @@ async def test_edited_arguments_meet_the_rules_again(store: Store, provider: Spa
         assert card.effect().state == "waiting"
         edited = await post(served, card, boss, "edit", arguments={"payment": "pay_7", "usd": 600})
         assert (edited.status_code, card.effect().state) == (200, "approved")
+
+
+async def test_edited_arguments_fit_the_contract(store: Store, provider: SpawnedProvider) -> None:
+    schema = {"type": "object", "required": ["payment", "usd"], "properties": {"usd": {"type": "number"}}}
+    contract = ToolContract(name="refund", version=1, input=schema)
+    policy = ToolPolicy(ToolDefinitions(contracts={"refund": {1: contract}}))
+    async with serving(store, provider, tool_policy=lambda: policy) as served:
+        card = Card(store, tenant="acme")
+        mia = await key_for(served, name="mia", scopes=DECIDER)
+        for arguments, why in (({"payment": "pay_7"}, "usd"), ({"payment": "pay_7", "usd": "much"}, "/usd")):
+            refused = await post(served, card, mia, "edit", arguments=arguments)
+            assert (refused.status_code, why in refused.json()["detail"]) == (400, True)
+            assert "much" not in refused.json()["detail"]
+        assert (await post(served, card, mia, "edit", arguments={"payment": "pay_7", "usd": 4})).status_code == 200
 
 
 async def test_a_role_may_decide(served: Served) -> None:

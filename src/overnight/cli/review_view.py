@@ -1,10 +1,13 @@
 """Reviews as a list and as one card."""
 
+import json
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
 
+from overnight.domain.globs import is_glob
 from overnight.domain.json_text import decode_for_display
 from overnight.reviews import ReviewRow, answers_of, given_answer, public_state
 from overnight.settings import Settings
@@ -14,6 +17,7 @@ from .lookup import for_tenant
 from .output import console, styled
 
 MAX_CARD_TEXT = 2000
+MAX_COMMAND_ARGUMENTS = 300
 _OPTIONS = {
     "edit": " --arguments JSON",
     "answer": " --text TEXT",
@@ -149,7 +153,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _detail(review: ReviewRow) -> dict[str, Any]:
@@ -166,9 +170,14 @@ def commands_of(review: ReviewRow) -> list[str]:
 
 
 def _command(review: ReviewRow, verb: str) -> str:
+    deciders: list[str] = msgspec.json.decode(review.deciders) if review.deciders else []
+    by = f" --by {deciders[0] if not is_glob(deciders[0]) else 'NAME'}" if deciders else ""
     if verb not in _COMMANDS:
-        return f"overnight reviews decide {review.review_id} {verb}"
-    options = _OPTIONS.get(verb, "")
+        return f"overnight reviews decide {review.review_id} {verb}{by}"
+    options = _OPTIONS.get(verb, "") + by
+    # In ASCII, since an argument may hold characters that change how a terminal shows the command.
+    if verb == "edit" and len(arguments := json.dumps(_detail(review).get("arguments"))) <= MAX_COMMAND_ARGUMENTS:
+        options = f" --arguments {shlex.quote(arguments)}{by}"
     if verb == "continue" and (review.kind != "budget" or not _detail(review).get("name")):
-        options = ""
+        options = by
     return f"overnight reviews {verb.replace('_', '-')} {review.review_id}{options}"

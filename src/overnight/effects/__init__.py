@@ -32,7 +32,7 @@ from .queries import (
     read_effect,
     read_effect_states,
 )
-from .reviewed_effects import ExpireReview, end_reviews, expire_reviews, waiting_effect
+from .reviewed_effects import ExpireReview, end_locks, end_reviews, expire_reviews, waiting_effect
 from .rows import EFFECT, EffectRow, effect_key, http_effect_key
 from .transitions import (
     EFFECT_STATES,
@@ -78,6 +78,7 @@ __all__ = [
     "claim_of",
     "commit",
     "effect_key",
+    "end_locks",
     "end_review",
     "end_reviews",
     "expire",

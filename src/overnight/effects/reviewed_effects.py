@@ -8,16 +8,17 @@ import msgspec
 
 from overnight.ledger import JOB, JobRow, lifecycle
 from overnight.reviews import (
+    OPEN_REVIEWS,
     REVIEW,
     ReviewRow,
     expire_review,
     list_expired,
     supersede_ended,
 )
-from overnight.store import Store, Unit
+from overnight.store import Store, Table, Unit
 
-from .rows import EFFECT, EffectRow
-from .transitions import expire, supersede
+from .rows import EFFECT, SQL, EffectRow
+from .transitions import end_review, expire, supersede
 
 MAX_EXPIRED = 500
 
@@ -32,15 +33,47 @@ def waiting_effect(unit: Unit, row: ReviewRow) -> EffectRow | None:
     return effect if effect is not None and effect.review_id == row.review_id else None
 
 
-def end_reviews(unit: Unit, job: JobRow) -> None:
-    """Supersede the open reviews of a job that has just ended, and release the effects that wait for them.
+class ApprovedEffects(msgspec.Struct):
+    """The keys of the effects of a job that were approved and have not begun, as JSON; read under the job's lock."""
 
-    Commands that end a job call it in the same transaction; they lock `reviews.OPEN_REVIEWS` of the job beforehand.
+    job_id: str
+    effect_keys: str
+
+
+def _job_of(row: ApprovedEffects) -> str:
+    return row.job_id
+
+
+_READ = SQL["read_approved"]
+APPROVED_EFFECTS: Table[ApprovedEffects] = Table(53, ApprovedEffects, _job_of, lock=_READ, insert=_READ, update=_READ)
+
+
+def end_locks(job_id: str) -> list[tuple[Any, Any]]:
+    """The further locks of a command that ends a job and calls `end_reviews`."""
+    return [(OPEN_REVIEWS, job_id), (APPROVED_EFFECTS, job_id)]
+
+
+def end_reviews(unit: Unit, job: JobRow) -> None:
+    """Supersede the open reviews of a job that has just ended, and release the effects that wait for them or were approved.
+
+    Commands that end a job call it in the same transaction; they lock `end_locks` beforehand.
     """
     for row in supersede_ended(unit, job):
         effect = waiting_effect(unit, row)
         if effect is not None and effect.state == "waiting":
             supersede(unit, job, effect)
+    for effect in _approved(unit, job):
+        end_review(unit, job, effect, f"its job has ended: {job.state}", approved_too=True)
+        supersede(unit, job, effect)
+
+
+def _approved(unit: Unit, job: JobRow) -> list[EffectRow]:
+    """The approved effects of a locked job. Also those that earlier commands of this transaction changed."""
+    unit.lock([(APPROVED_EFFECTS, job.job_id)])
+    if (stored := unit.get(APPROVED_EFFECTS, job.job_id)) is not None:
+        keys: list[str] = msgspec.json.decode(stored.effect_keys)
+        unit.lock([(EFFECT, (job.tenant_id, key)) for key in keys])
+    return [row for row in unit.loaded(EFFECT) if row.job_id == job.job_id and row.state == "approved"]
 
 
 class ExpireReview(msgspec.Struct, frozen=True):

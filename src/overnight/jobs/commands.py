@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import FINISHED, Conflict, ErrorFacts, Event
-from overnight.effects import end_reviews
+from overnight.effects import end_locks, end_reviews
 from overnight.ledger import (
     EXTERNAL,
     JOB,
@@ -202,7 +202,7 @@ class Finish(msgspec.Struct):
 def _with_parent(job_id: str, parent_job_id: str | None) -> Locks:
     """The locks of a command that ends a job."""
     parent: Locks = [] if parent_job_id is None else [(JOB, parent_job_id)]
-    return [(JOB, job_id), *parent, (OPEN_REVIEWS, job_id)]
+    return [(JOB, job_id), *parent, *end_locks(job_id)]
 
 
 class Cancel(msgspec.Struct):

@@ -14,7 +14,6 @@ from overnight.domain.scopes import ROLES
 from overnight.keys import Requester, VirtualKey, check_decision
 from overnight.ledger import JOB, JobRow, Ledger, lifecycle, locked_job
 from overnight.reviews import (
-    OPEN_REVIEWS,
     REVIEW,
     Decision,
     DecisionOutcome,
@@ -70,7 +69,7 @@ class Decide(msgspec.Struct):
             wanted.append((JOB, self.parent_job_id))
         if self.top_up is not None:
             wanted += self.top_up.locks()
-        return [*wanted, (OPEN_REVIEWS, self.job_id)]
+        return [*wanted, *effects.end_locks(self.job_id)]
 
     def decide(self, unit: Unit) -> Decided:
         job, decision = locked_job(unit, self.job_id), self.decision

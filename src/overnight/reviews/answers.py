@@ -166,8 +166,9 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
     """The answers that a review permits, and what each does."""
     question = row.kind == "approval" and row.effect_key is None
     known = ANSWERS.get("question" if question else row.kind, {})
-    listed = msgspec.json.decode(row.detail).get("answers") if row.detail else None
-    if not isinstance(listed, list):
+    detail: dict[str, Any] = msgspec.json.decode(row.detail)
+    listed: list[str] | None = detail.get("answers")
+    if listed is None:
         return known
     every = {**ANSWERS["question"], **ANSWERS["approval"], **known, **(_ASKED if question else {})}
     return {verb: every[verb] for verb in listed if verb in every} or known  # job code may use the name for its facts

@@ -61,7 +61,7 @@ async def list_expired(store: Store, now: int, most: int = 500) -> Sequence[tupl
     return [(review_id, job_id, tenant_id, key) for review_id, job_id, tenant_id, key in rows]
 
 
-_FACTS = ("tool", "effect_id", "rule_name", "rule", "attempt", "version")
+_FACTS = ("tool", "contract", "effect_id", "rule_name", "rule", "attempt", "version")
 """Parts of the detail that are names: readers without access to content see them too."""
 
 

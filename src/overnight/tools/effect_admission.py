@@ -151,6 +151,8 @@ class EffectAdmission:
             "why": verdict.why,
             "rule": verdict.rule_name,
         }
+        if wanted.contract is not None:
+            detail["contract"] = wanted.contract
         if row is not None:
             detail["effect_id"] = row.effect_id
         review = request_review(

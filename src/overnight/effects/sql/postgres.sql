@@ -24,3 +24,6 @@ ORDER BY effect.effect_id DESC LIMIT :most
 
 -- name: list_effect_states
 SELECT effect_id, state FROM effect WHERE effect_id IN (SELECT jsonb_array_elements_text(:effect_ids::jsonb))
+
+-- name: read_approved
+SELECT job_id, json_agg(effect_key)::text AS effect_keys FROM effect WHERE job_id = ANY(:job_id) AND state = 'approved' GROUP BY job_id

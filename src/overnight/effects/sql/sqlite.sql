@@ -21,3 +21,6 @@ ORDER BY effect.effect_id DESC LIMIT :most
 
 -- name: list_effect_states
 SELECT effect_id, state FROM effect WHERE effect_id IN (SELECT value FROM json_each(:effect_ids))
+
+-- name: read_approved
+SELECT job_id, json_group_array(effect_key) AS effect_keys FROM effect WHERE job_id = :job_id AND state = 'approved' GROUP BY job_id

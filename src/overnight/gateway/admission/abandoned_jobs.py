@@ -6,9 +6,8 @@ import logging
 
 import msgspec
 
-from overnight.effects import end_reviews
+from overnight.effects import end_locks, end_reviews
 from overnight.ledger import JOB, abandon, locked_job
-from overnight.reviews import OPEN_REVIEWS
 from overnight.store import Store, Unit, statements
 
 from .attempt_result import Locks
@@ -35,7 +34,7 @@ class EndAbandoned(msgspec.Struct, frozen=True):
 
     def locks(self) -> Locks:
         jobs = (self.job_id, self.parent_job_id)
-        return [*((JOB, job_id) for job_id in jobs if job_id is not None), (OPEN_REVIEWS, self.job_id)]
+        return [*((JOB, job_id) for job_id in jobs if job_id is not None), *end_locks(self.job_id)]
 
     def decide(self, unit: Unit) -> bool:
         job = locked_job(unit, self.job_id)

@@ -90,3 +90,6 @@ CREATE INDEX review_of_effect ON review (tenant_id, effect_key) WHERE effect_key
 CREATE INDEX job_agent ON job (tenant_id, agent_id, created_at) WHERE agent_id IS NOT NULL;
 -- The first use of a tool with an API key.
 CREATE INDEX effect_use ON effect (tenant_id, tool, key_id) WHERE key_id IS NOT NULL AND called_seq IS NOT NULL;
+
+-- Effects that the end of their job releases.
+CREATE INDEX effect_approved ON effect (job_id) WHERE state = 'approved';
