@@ -175,9 +175,11 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
 
 def choices_of(row: ReviewRow) -> list[str]:
     """The texts that a question accepts; empty for any text, and for other reviews."""
-    if row.kind != "approval" or row.effect_key is not None or "answer" not in answers_of(row):
+    detail = msgspec.json.decode(row.detail)
+    listed = detail.get("answers")
+    if row.kind != "approval" or not isinstance(listed, list) or "answer" not in listed:
         return []
-    return [str(each) for each in msgspec.json.decode(row.detail).get("choices") or ()]
+    return [str(each) for each in detail.get("choices") or ()]
 
 
 def given_answer(row: ReviewRow) -> GivenAnswer | None:
