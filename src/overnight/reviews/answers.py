@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -170,7 +170,8 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
     if not isinstance(listed, list):
         return known
     every = {**ANSWERS["question"], **ANSWERS["approval"], **known, **(_ASKED if question else {})}
-    return {verb: every[verb] for verb in listed if verb in every} or known  # job code may use the name for its facts
+    verbs = [each for each in cast("list[Any]", listed) if isinstance(each, str)]
+    return {verb: every[verb] for verb in verbs if verb in every} or known  # job code may use the name for its facts
 
 
 def choices_of(row: ReviewRow) -> list[str]:
