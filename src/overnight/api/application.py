@@ -15,6 +15,7 @@ from overnight.gateway import (
     HttpResponse,
     Overloaded,
     RateLimited,
+    UnknownPath,
     error_response,
     internal_error_response,
 )
@@ -171,7 +172,7 @@ class Application:
         if route.part == "links" and self._links is not None:
             return await self._links.answer(request)
         if self._forward is None:
-            raise OvernightError(f"{route.template} is not served by this process")
+            raise UnknownPath(f"{route.template} is not served by this process; send model calls to the gateway")
         return await self._forwarded(self._forward, scope, receive, send)
 
     async def _forwarded(
