@@ -87,11 +87,12 @@ async def test_starttls_and_password_are_used(tmp_path: Path) -> None:
         assert (box.users, box.was_encrypted) == ([("overnight", "correct horse")], [True])
         wrong = await trusted.send(message, how, "wrong-secret", 1_000_000, 10)
         assert isinstance(wrong, NotDelivered)
-        assert "wrong-secret" not in wrong.why
+        assert ("535" in wrong.why, "wrong-secret" in wrong.why) == (True, False)
+        tries = len(box.users)
         other = await untrusted.send(message, how, "correct horse", 1_000_000, 10)
         assert isinstance(other, NotDelivered)
         assert "certificate" in other.why
-        assert len(box.users) == 2, "a password is sent after the certificate is checked"
+        assert len(box.users) == tries, "a password is sent after the certificate is checked"
     async with mail_server() as plain:
         refused = await trusted.send(message, options(plain.port), "", 1_000_000, 10)
         assert isinstance(refused, NotDelivered), "a server without STARTTLS gets no mail"
