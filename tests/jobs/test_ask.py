@@ -73,4 +73,4 @@ async def test_approval_may_use_any_names_for_its_facts(store: Store) -> None:
 
 @overnight.job
 async def approves() -> bool:
-    return (await overnight.approval("Go on?", answers=["a", "b"], choices=3)).approved
+    return (await overnight.approval("Go on?", answers=["a", {"b": 1}], choices=3)).approved

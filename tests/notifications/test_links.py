@@ -10,7 +10,7 @@ import pytest
 from machine_parts import UnderJob
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
-from overnight.reviews import Decision, read_review, supersede_review
+from overnight.reviews import REVIEW, Decision, read_review, supersede_review
 from overnight.store import Store
 from overnight.testing import SpawnedProvider
 from receivers import PUBLIC_URL, add, addresses_of, ask, ended, receiver, sending
@@ -140,6 +140,25 @@ async def test_link_ends_with_its_review_and_its_address(served: Served, tmp_pat
     assert (await post(served, path, answer="approve", digest=review.digest)).status_code == 409
     await addresses_of(store, tmp_path).remove("ops", "default", "ann")
     assert (await served.http.get(path)).status_code == 404
+
+
+async def test_link_of_an_expired_review_works_after_its_renewal(served: Served, tmp_path: Path) -> None:
+    store, ends = served.store, served.store.clock() + 3_600_000_000
+    path, review = await link_of(store, tmp_path, {"expires_at": ends})
+
+    def move(at: int) -> Any:
+        def act(unit: Any, job: Any) -> None:
+            row = unit.get(REVIEW, review.review_id)
+            row.expires_at = at
+            unit.change(REVIEW, row)
+
+        return UnderJob(review.job_id, act, [(REVIEW, review.review_id)])
+
+    await store.commit(move(store.clock() - 1))
+    assert "has expired" in (await served.http.get(path)).text
+    assert (await post(served, path, answer="approve", digest=review.digest)).status_code == 409
+    await Operations(store).renew(review.review_id, "mia", 60_000_000)
+    assert (await post(served, path, answer="approve", digest=review.digest)).status_code == 200
 
 
 async def test_decision_elsewhere_is_shown(served: Served, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class Mailbox:
     def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         assert isinstance(data, LoginPassword)
         self.users.append((data.login.decode(), data.password.decode()))
-        return AuthResult(success=data.password == b"correct horse")
+        return AuthResult(success=data.password == b"correct horse", handled=False)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from .rows import ADDRESS, DELIVERY, LINK, AddressRow, DeliveryRow, LinkRow, opt
 
 GIVE_UP_US = 86_400_000_000
 LINK_LIFETIME_US = 7 * 86_400_000_000
-"""How long a link lasts if its review has no end."""
+"""How long a link lasts at least. It decides only while its review is open; after a renewal it does again."""
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class BeginDelivery(msgspec.Struct):
                 address_id=row.address_id,
                 delivery_id=row.delivery_id,
                 created_at=unit.now,
-                expires_at=review.expires_at or unit.now + LINK_LIFETIME_US,
+                expires_at=max(review.expires_at or 0, unit.now + LINK_LIFETIME_US),
             )
             unit.insert(LINK, link)
         return DeliveryAttempt(row.attempts, msgspec.structs.replace(address), msgspec.structs.replace(review))

@@ -21,7 +21,9 @@ from .sender import MessageSender
 log = logging.getLogger("overnight.notifications")
 FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
 IDLE_S, LONGEST_IDLE_S, RETRY_S = 0.05, 1.0, 2.0
-MAX_IN_FLIGHT, MAX_PER_ADDRESS = 16, 4
+MAX_IN_FLIGHT, MAX_PER_ADDRESS = 64, 4
+LONGEST_PAUSE_S = 60.0
+"""How long an address that fails gets no message; it is then tried with one."""
 FINISH_TRIES = 5
 
 
@@ -52,6 +54,7 @@ class Dispatcher:
         self._loop: asyncio.Task[None] | None = None
         self._in_flight: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._paused: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._news = asyncio.Event()
 
     async def recover(self) -> None:
@@ -103,7 +106,8 @@ class Dispatcher:
         loop_time = asyncio.get_running_loop().time()
         for (address_id,) in await self._store.read(SQL["list_due_addresses"], {"now": now}):
             busy = sum(held == address_id for held, _ in self._in_flight.values())
-            room = min(MAX_PER_ADDRESS - busy, MAX_IN_FLIGHT - len(self._in_flight))
+            most = 1 if self._failures.get(address_id) else MAX_PER_ADDRESS
+            room = min(most - busy, MAX_IN_FLIGHT - len(self._in_flight))
             if room <= 0 or self._paused.get(address_id, 0.0) > loop_time:
                 continue
             values = {"address_id": address_id, "now": now, "most": room + busy}
@@ -172,13 +176,15 @@ class Dispatcher:
             return NotDelivered(f"internal error: {type(error).__name__}; see the log of the worker")
 
     def _delay_after(self, outcome: Outcome, number: int, address_id: str) -> float:
+        """The seconds until the next attempt. An address that fails is paused, so that it takes no room from others."""
         if isinstance(outcome, Delivered):
+            self._failures.pop(address_id, None)
             return 0.0
-        delay = self._delay(number, outcome.retry_after_s)
-        if outcome.retry_after_s is not None:
-            # The receiver limits the rate of all messages to it.
-            self._paused[address_id] = asyncio.get_running_loop().time() + outcome.retry_after_s
-        return delay
+        if not (isinstance(outcome, NotDelivered) and outcome.is_final):
+            failures = self._failures[address_id] = self._failures.get(address_id, 0) + 1
+            pause = max(min(self._delay(failures, None), LONGEST_PAUSE_S), outcome.retry_after_s or 0.0)
+            self._paused[address_id] = asyncio.get_running_loop().time() + pause
+        return self._delay(number, outcome.retry_after_s)
 
     async def _finish(self, command: FinishDelivery) -> None:
         """Record an outcome; while the store does not answer, again. What is not recorded is recovered later."""

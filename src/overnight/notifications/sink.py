@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from overnight.domain import Event
 from overnight.ledger import FeedEvent, FeedIdentity, FeedMark, FeedPosition
 from overnight.store import Store, Table, Unit, records_of
@@ -48,6 +50,10 @@ class NotificationSink:
         return ()
 
     def write(self, unit: Unit, events: Sequence[FeedEvent]) -> None:
+        for each in events:
+            if _is_request(each.event.facts) and not _is_new_review(each.event.facts):
+                review_id = str((each.event.facts.detail or {})["review_id"])
+                unit.append(SQL["renew_deliveries"], _Renewed(review_id, unit.now, unit.now + GIVE_UP_US))
         asked = [each for each in events if _is_new_review(each.event.facts)]
         if not asked:
             return
@@ -67,9 +73,20 @@ class NotificationSink:
         self._dispatcher.wake()
 
 
+class _Renewed(msgspec.Struct, frozen=True):
+    """The review of a renewal. Its deliveries need no lock: what is withdrawn is changed by no other process."""
+
+    review_id: str
+    due_at: int
+    give_up_at: int
+
+
+def _is_request(facts: Event) -> bool:
+    return facts.event == "review_requested" and "review_id" in (facts.detail or {})
+
+
 def _is_new_review(facts: Event) -> bool:
-    detail = facts.detail or {}
-    return facts.event == "review_requested" and "review_id" in detail and not detail.get("renewed")
+    return _is_request(facts) and not (facts.detail or {}).get("renewed")
 
 
 def _delivery(review_id: str, asked: FeedEvent, address: AddressRow, now: int) -> DeliveryRow:

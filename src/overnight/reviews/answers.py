@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -171,14 +171,17 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
     if listed is None:
         return known
     every = {**ANSWERS["question"], **ANSWERS["approval"], **known, **(_ASKED if question else {})}
-    return {verb: every[verb] for verb in listed if verb in every} or known  # job code may use the name for its facts
+    verbs = [each for each in cast("list[Any]", listed) if isinstance(each, str)]
+    return {verb: every[verb] for verb in verbs if verb in every} or known  # job code may use the name for its facts
 
 
 def choices_of(row: ReviewRow) -> list[str]:
     """The texts that a question accepts; empty for any text, and for other reviews."""
-    if row.kind != "approval" or row.effect_key is not None or "answer" not in answers_of(row):
+    detail = msgspec.json.decode(row.detail)
+    listed = detail.get("answers")
+    if row.kind != "approval" or not isinstance(listed, list) or "answer" not in listed:
         return []
-    return [str(each) for each in msgspec.json.decode(row.detail).get("choices") or ()]
+    return [str(each) for each in detail.get("choices") or ()]
 
 
 def given_answer(row: ReviewRow) -> GivenAnswer | None:

@@ -4,17 +4,30 @@ It is decided in the transaction that writes the claim, so that the rules are as
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
-from overnight.domain.tools import WRITE, Denied, NeedsApproval, ToolCallFacts, Verdict
+from overnight.domain.tools import (
+    DEFAULT_EXPIRES_MS,
+    WRITE,
+    Allowed,
+    Denied,
+    NeedsApproval,
+    ToolCallFacts,
+    Verdict,
+    digest_of,
+)
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
+
+HUMAN_ASK = "human.ask"
+"""The tool that nobody executes: a person gives its result, a text. Rules may deny it, and say who answers and until when."""
+ASKS = NeedsApproval(HUMAN_ASK, "a question to a person", (), DEFAULT_EXPIRES_MS, digest_of([HUMAN_ASK]))
 
 
 class ToolRules(Protocol):
@@ -71,7 +84,7 @@ class EffectAdmission:
             if settles and (row is None or row.state in {"approved", "expired"}):
                 return Refused(0, ErrorFacts("cancelled", "its branch was cancelled before it began"))
             rules = self._rules()
-            if rules is not None:
+            if rules is not None or wanted.tool == HUMAN_ASK:
                 stopped = self._ask_rules(unit, job, row, wanted, rules)
                 if stopped is not None:
                     return stopped
@@ -95,7 +108,12 @@ class EffectAdmission:
     # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask_rules(
-        self, unit: Unit, job: JobRow, row: effects.EffectRow | None, wanted: effects.EffectClaim, rules: ToolRules
+        self,
+        unit: Unit,
+        job: JobRow,
+        row: effects.EffectRow | None,
+        wanted: effects.EffectClaim,
+        rules: ToolRules | None,
     ) -> effects.ClaimResult | Refused | None:
         """Ask the rules about the arguments that would be used. None: they permit it."""
         done = wanted.done_arguments
@@ -109,7 +127,9 @@ class EffectAdmission:
             # The rules of a brain say whether they need it: it costs a query.
             first_use=effects.is_first_use(unit, job.tenant_id, wanted) if _asks_first_use(rules) else None,
         )
-        verdict = rules.decide(facts)
+        verdict = Allowed() if rules is None else rules.decide(facts)
+        if wanted.tool == HUMAN_ASK and isinstance(verdict, Allowed):
+            verdict = ASKS
         if isinstance(verdict, Denied):
             self._supersede(unit, job, row, "a rule denies it now")
             error = ErrorFacts("denied", verdict.why)
@@ -155,11 +175,14 @@ class EffectAdmission:
             detail["contract"] = wanted.contract
         if row is not None:
             detail["effect_id"] = row.effect_id
+        question = f"Execute {wanted.tool}? {verdict.why}".strip()
+        if wanted.tool == HUMAN_ASK:
+            question = _asked_question(self._asked, detail)
         review = request_review(
             unit,
             job,
             "approval",
-            f"Execute {wanted.tool}? {verdict.why}".strip(),
+            question,
             detail,
             boundary_of(wanted.tool, self._position),
             wanted.about,
@@ -173,8 +196,20 @@ class EffectAdmission:
         return effects.wait(unit, job, row, wanted, review.review_id)
 
 
-def _asks_first_use(rules: ToolRules) -> bool:
-    return bool(getattr(rules, "asks_first_use", True))
+def _asks_first_use(rules: ToolRules | None) -> bool:
+    return rules is not None and bool(getattr(rules, "asks_first_use", True))
+
+
+def _asked_question(asked: Mapping[str, Any], detail: dict[str, Any]) -> str:
+    """The question of `human.ask`; the detail gets the answers that it permits."""
+    detail["answers"] = ["answer", "reject"]
+    choices = asked.get("choices")
+    if isinstance(choices, list) and all(isinstance(each, str) for each in cast("list[Any]", choices)):
+        detail["choices"] = choices
+    question = asked.get("question")
+    return (
+        question if isinstance(question, str) and question.strip() else "A question without a text: see its arguments."
+    )
 
 
 def boundary_of(tool: str, position: effects.EffectPosition | None) -> Boundary | None:

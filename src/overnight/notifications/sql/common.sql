@@ -38,6 +38,11 @@ UPDATE notification_delivery SET state = :state, attempts = :attempts, due_at = 
     started_at = :started_at, ended_at = :ended_at, owner = :owner, problem = :problem
 WHERE delivery_id = :delivery_id
 
+-- A review was renewed: what was withdrawn at its expiry is sent.
+-- name: renew_deliveries
+UPDATE notification_delivery SET state = 'waiting', due_at = :due_at, give_up_at = :give_up_at, ended_at = NULL, problem = NULL
+WHERE review_id = :review_id AND state = 'withdrawn'
+
 -- name: read_delivery
 SELECT delivery_id, tenant_id, address_id, review_id, job_id, state, attempts, created_at, due_at,
     give_up_at, started_at, ended_at, owner, problem
