@@ -38,7 +38,8 @@ def decided(review: ReviewRow, payments: Path) -> tuple[Decision, str]:
     detail: dict[str, Any] = msgspec.json.decode(review.detail)
     if review.kind != "quarantine":
         return Decision("approve", NAME, note="the bank shows two payments"), f"approves “{review.question}”"
-    order = (detail.get("arguments") or {}).get("order", "")
+    arguments: dict[str, Any] = detail.get("arguments") or {}
+    order = arguments.get("order", "")
     made = [refund for refund in refunds_in(payments) if refund["order"] == order]
     if not made:
         return Decision("not_done", NAME), f"finds no refund of {order} at the payment provider: not done"
