@@ -67,7 +67,7 @@ def test_verify_asks_again_and_changes_nothing(shell: Shell) -> None:
     shell("run", "posting.py:posts", code=3)
     (review,) = shell.json("reviews")
     (effect,) = shell.json("receipt", "last")["effects"]
-    assert (effect["state"], effect["waits_for"]["review_id"]) == ("unknown", review["review_id"])
+    assert (effect["state"], effect["waits_for"]) == ("unknown", review["review_id"])
     assert "the status check cannot tell" in shell("receipt", "last", "--verify")
     shown = shell("receipt", "last", "--verify", API_IS_UP="1")
     assert "the status check finds it done MSG-9" in shown

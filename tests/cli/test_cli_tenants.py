@@ -41,6 +41,9 @@ READS: dict[str, list[list[str]]] = {
     "keys show": [["robot"]],
     "keys provider list": [[]],
     "audit": [[]],
+    "audit list": [[]],
+    "audit effects": [[]],
+    "receipt": [["nightly"], ["--agent", "night", "--day", "today"]],
 }
 ACTS: dict[str, list[list[str]]] = {
     "run": [["night.py:adds", "--external-id", "new", "--detach"], ["night.py:fails", "--external-id", "fails"]],

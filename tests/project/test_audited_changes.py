@@ -23,8 +23,8 @@ from serving import Served, routed, serving
 
 READS = {
     "check", "brain diff", "brain history", "keys list", "keys show", "keys provider list", "route explain", "route replay",
-    "jobs", "explain", "events", "audit", "cache", "reviews list", "reviews show", "budget bounds",
-    "notifications list", "notifications deliveries",
+    "jobs", "explain", "receipt", "events", "audit list", "audit effects", "cache", "reviews list", "reviews show",
+    "budget bounds", "notifications list", "notifications deliveries",
 }  # fmt: skip
 ONLY_FILES = {"init"}
 ANSWERS = ("approve", "edit", "reject", "answer", "done", "not-done", "continue", "decide", "renew")

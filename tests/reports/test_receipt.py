@@ -98,7 +98,7 @@ async def test_done_failed_and_unknown_effects_are_told_apart(store: Store) -> N
     assert by_payment["pay_1"]["found_by"] == "executed"
     assert by_payment["pay_2"]["reason"] == "card is closed"
     assert by_payment["pay_2"]["found_by"] is None
-    assert by_payment["pay_3"]["waits_for"]["review_id"] == job.waits[0]["review_id"]
+    assert by_payment["pay_3"]["waits_for"] == job.waits[0]["review_id"]
     head, *lines = await text_of(store, job)
     assert head.endswith("refunds parked: 1 done, 1 failed, 1 unknown")
     assert lines[0].startswith("✓ refund pay_1 40.0  re_pay_1  ")

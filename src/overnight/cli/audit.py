@@ -25,20 +25,24 @@ HEADS = ("time", "actor", "action", "subject", "changes")
 program = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
+Since = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME", help="Only changes since 7d or 12h ago, or since 2026-01-31 or 2026-01-31T02:00 (UTC)."
+    ),
+]
+Limit = Annotated[
+    int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="The maximum number of entries.")
+]
+
+
 @program.callback()
-def audit(
+def _default(  # pyright: ignore[reportUnusedFunction]
     context: typer.Context,
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
-    since: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="Only changes since 7d or 12h ago, or since 2026-01-31 or 2026-01-31T02:00 (UTC)."
-        ),
-    ] = "",
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="The maximum number of entries.")
-    ] = 50,
+    since: Since = "",
+    limit: Limit = 50,
     tz: Tz = None,
     json: Json = False,
 ) -> None:
@@ -54,6 +58,24 @@ def audit(
     """
     if context.invoked_subcommand is not None:
         return reject_early_options(context)
+    return list_changes(tenant, all_tenants, since, limit, tz, json)
+
+
+@program.command("list")
+def list_changes(
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
+    since: Since = "",
+    limit: Limit = 50,
+    tz: Tz = None,
+    json: Json = False,
+) -> None:
+    """List changes of keys, budgets, circuits and the brain. The newest come first.
+
+    \b
+    Example:
+      overnight audit list --since 7d
+    """
     use_zone(tz, json=json)
 
     async def work(ledger: Ledger, settings: Settings) -> None:
@@ -67,7 +89,7 @@ def audit(
         else:
             print_rows(HEADS, [[(text, "") for text in _row(entry)] for entry in found], frozenset())
 
-    return read(work)
+    read(work)
 
 
 @program.command("effects")

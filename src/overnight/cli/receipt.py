@@ -17,7 +17,7 @@ from overnight.reports import (
     load_effects_of_key,
     load_receipt,
     public_day,
-    public_effect,
+    public_entry,
     public_receipt,
     sum_counts,
 )
@@ -116,7 +116,7 @@ def _with(shown: dict[str, Any], found: _Found) -> dict[str, Any]:
 
 def _show_effects(entries: Sequence[EffectEntry], found: _Found, now_us: int, json: bool) -> None:
     if json:
-        print_json(_with({"effects": [public_effect(each, with_content=True) for each in entries]}, found))
+        print_json(_with({"effects": [public_entry(each, with_content=True) for each in entries]}, found))
         return
     show_effects(entries, now_us)
     for line in verification_lines(entries, found):

@@ -36,9 +36,11 @@ async def answer_reviews(store: Store, job_id: str, payments: Path, say: Callabl
 def decided(review: ReviewRow, payments: Path) -> tuple[Decision, str]:
     """The answer, and what it is in words: approve what is asked for; of an unknown refund, look whether it was made."""
     detail: dict[str, Any] = msgspec.json.decode(review.detail)
+    arguments: dict[str, Any] = detail.get("arguments") or {}
+    order = arguments.get("order", "")
     if review.kind != "quarantine":
-        return Decision("approve", NAME, note="the bank shows two payments"), f"approves “{review.question}”"
-    order = (detail.get("arguments") or {}).get("order", "")
+        words = f"approves the refund of £{arguments.get('gbp')} for {order}: the bank shows two payments"
+        return Decision("approve", NAME, note="the bank shows two payments"), words
     made = [refund for refund in refunds_in(payments) if refund["order"] == order]
     if not made:
         return Decision("not_done", NAME), f"finds no refund of {order} at the payment provider: not done"

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,8 +175,8 @@ async def _show(stage: Stage, maildir: Path | None) -> tuple[dict[str, Any], Rec
         if job.state != "succeeded":
             raise BadInput(f"the job is {job.state}, not succeeded; see `overnight explain {job.job_id}`")
         receipt = await load_receipt(ledger, job)
-        answers = Counter(review.answer for review in receipt.reviews if review.answer is not None)
-        return await _count(stage, ledger, job, maildir is None) | {"approvals": dict(answers)}, receipt
+        approved = sum(entry.decided_by is not None and entry.found_by == "executed" for entry in receipt.effects)
+        return await _count(stage, ledger, job, maildir is None) | {"approved": approved}, receipt
 
 
 async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from .reply import SHOP_ADDRESS, compose_reply, unanswerable
 from .smtp_send import NotSent, SendDeferred, SendRefused, send_mail
 
 LANES = 4
-APPROVED_FROM_GBP = 100.0
 ORDER = re.compile(r"TT-\d{4,8}")
 MAX_TEXT = 6_000
 
@@ -105,16 +104,6 @@ def refund(desk: Desk, order: str, gbp: float, idempotency_key: str) -> overnigh
     return overnight.Done(refund_id, refund_id)
 
 
-async def pay_twofold_payment_back(desk: Desk, verdict: Verdict) -> str:
-    """Refund an order that was paid twice; a large one only with a person's approval. Returns what was done."""
-    if verdict.refund_gbp > APPROVED_FROM_GBP:
-        question = f"Refund order {verdict.order} with £{verdict.refund_gbp:.2f}?"
-        if not (await overnight.approval(question, order=verdict.order, gbp=verdict.refund_gbp)).approved:
-            return f"the refund of order {verdict.order} was not approved"
-    await refund(desk, verdict.order, verdict.refund_gbp)
-    return f"refunded order {verdict.order}"
-
-
 def prompt_of(mail: IncomingMail) -> str:
     return f"Mail-Key: {mail.key}\nFrom: {mail.sender}\nSubject: {mail.subject}\n\n{mail.text}"
 
@@ -143,7 +132,8 @@ async def handle(desk: Desk, prompts: dict[str, str], mail: IncomingMail) -> Out
     forbidden = unanswerable(mail)
     answered, why = False, forbidden or verdict.reason
     if verdict.refund_gbp > 0 and ORDER.fullmatch(verdict.order) and not forbidden:
-        why = await pay_twofold_payment_back(desk, verdict)
+        await refund(desk, verdict.order, verdict.refund_gbp)  # a large one waits for a person: policies/refunds.yaml
+        why = f"refunded order {verdict.order}"
     if verdict.answer and not forbidden:
         body = await draft(prompts, mail, verdict)
         if body.strip():

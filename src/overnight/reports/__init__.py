@@ -6,7 +6,7 @@ Never: writes, or decides a state: a receipt says what is recorded and how that 
 
 from .effect_audit import AuditedEffect, AuditFilter, audit_effects
 from .loader import load_day, load_effects_of_key, load_entries, load_receipt
-from .public import public_day, public_effect, public_receipt, sum_counts
+from .public import public_day, public_entry, public_receipt, sum_counts
 from .records import (
     OPEN,
     CheckedClaim,
@@ -35,7 +35,7 @@ __all__ = [
     "load_entries",
     "load_receipt",
     "public_day",
-    "public_effect",
+    "public_entry",
     "public_receipt",
     "sum_counts",
 ]

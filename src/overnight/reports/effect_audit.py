@@ -5,12 +5,11 @@ from typing import Any
 
 import msgspec
 
-from overnight.effects import EffectRow
+from overnight.effects import EffectRow, public_effect
 from overnight.ledger import Ledger
 from overnight.store import records_of
 
 from .entries import TreeJob, entry_of
-from .public import public_effect
 from .queries import PAGE, SQL
 from .records import EffectEntry
 
@@ -38,28 +37,22 @@ class AuditedEffect(msgspec.Struct, kw_only=True):
     """One effect with what an auditor needs beside its receipt. `people` are those who decided its reviews."""
 
     entry: EffectEntry
-    tenant_id: str
+    row: EffectRow
     agent_id: str | None
     workflow: str | None
     external_id: str | None
-    key_id: str | None
-    tool_class: str | None
-    arguments_sha256: str
     people: list[str]
 
     def public(self) -> dict[str, Any]:
-        """As JSON. It has no content: neither arguments nor reasons."""
-        shown = public_effect(self.entry, with_content=False)
-        for name in ("how", "error_class", "waits_for", "duplicates", "decided_by", "replayed"):
-            del shown[name]  # only the log tells
-        return shown | {
-            "tenant_id": self.tenant_id,
+        """As JSON: the effect without content, and what an auditor needs beside it."""
+        return public_effect(self.row, with_content=False) | {
+            "about": self.row.about,
+            "edited": self.entry.edited,
+            "tenant_id": self.row.tenant_id,
             "agent_id": self.agent_id,
             "workflow": self.workflow,
             "external_id": self.external_id,
-            "key_id": self.key_id,
-            "tool_class": self.tool_class,
-            "arguments_sha256": self.arguments_sha256,
+            "key_id": self.row.key_id,
             "people": self.people,
         }
 
@@ -80,13 +73,10 @@ async def audit_effects(ledger: Ledger, wanted: AuditFilter) -> AsyncIterator[Au
                 entry = entry_of(effect, TreeJob(effect.job_id, "", runtime, None))
                 found = AuditedEffect(
                     entry=entry,
-                    tenant_id=tenant_id,
+                    row=effect,
                     agent_id=agent_id,
                     workflow=workflow,
                     external_id=external_id,
-                    key_id=effect.key_id,
-                    tool_class=effect.tool_class,
-                    arguments_sha256=effect.arguments_sha256,
                     people=msgspec.json.decode(people, type=list[str]),
                 )
                 if _fits(found, wanted):

@@ -60,6 +60,7 @@ def entry_of(row: EffectRow, job: TreeJob | None = None) -> EffectEntry:
         effect_key=row.effect_key,
         code_ref=job.code_ref if job is not None else None,
         runtime=job.runtime if job is not None else "",
+        row=row,
     )
 
 

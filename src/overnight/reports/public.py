@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from overnight.domain import iso_utc
+from overnight.effects import public_effect
 
 from .records import CheckedClaim, EffectEntry, Receipt, ReviewEntry, UnexecutedCall
 
@@ -23,7 +24,7 @@ def public_receipt(receipt: Receipt, *, with_content: bool) -> dict[str, Any]:
         "none": receipt.none,
         "counts": receipt.counts,
         "found_by": receipt.found_by,
-        "effects": [public_effect(entry, with_content=with_content) for entry in receipt.effects],
+        "effects": [public_entry(entry, with_content=with_content) for entry in receipt.effects],
         "more": receipt.more,
         "reviews": [_public_review(review, with_content) for review in receipt.reviews],
         "unexecuted": [_public_call(call) for call in receipt.unexecuted],
@@ -33,41 +34,50 @@ def public_receipt(receipt: Receipt, *, with_content: bool) -> dict[str, Any]:
     }
 
 
-def public_effect(entry: EffectEntry, *, with_content: bool) -> dict[str, Any]:
-    """One effect as JSON; the same wherever an effect is shown."""
+def public_entry(entry: EffectEntry, *, with_content: bool) -> dict[str, Any]:
+    """One effect as JSON: as `GET /api/v1/effects/{id}` shows it, and what reviews and events know beyond it."""
     waits = entry.waits_for
-    shown: dict[str, Any] = {
-        "effect_id": entry.effect_id,
-        "job_id": entry.job_id,
-        "tool": entry.tool,
-        "state": entry.state,
-        "provider_id": entry.provider_id,
+    # A key of a caller may name people; the keys that Overnight makes do not.
+    shows_key = with_content or entry.row is None or entry.row.client_key is None
+    shown = _of_row(entry) | {
         "found_by": entry.found_by,
         "how": entry.how or None,
-        "key": entry.key,
+        "key": entry.key if shows_key else None,
         "about": entry.about,
-        "contract": entry.contract,
-        "attempt": entry.attempt,
         "replayed": entry.replayed,
         "edited": entry.edited,
         "decided_by": entry.decided_by,
         "error_class": entry.error_class,
         "duplicates": list(entry.duplicates),
-        "waits_for": None
+        "waits_for": waits.review_id if waits is not None else None,
+        "review": None
         if waits is None
-        else {
-            "review_id": waits.review_id,
-            "kind": waits.kind,
-            "by": list(waits.by),
-            "expires_at": iso_utc(waits.expires_at) if waits.expires_at else None,
-        },
-        "since": iso_utc(entry.since),
-        "at": iso_utc(entry.at),
+        else {"kind": waits.kind, "by": list(waits.by), "expires_at": _iso(waits.expires_at)},
     }
     if with_content:
         shown["arguments"] = msgspec.Raw(entry.arguments) if entry.arguments else None
         shown["reason"] = entry.reason or None
     return shown
+
+
+def _of_row(entry: EffectEntry) -> dict[str, Any]:
+    if entry.row is not None:
+        return public_effect(entry.row, with_content=False)
+    # A refused call has no row.
+    return {
+        "effect_id": None,
+        "job_id": entry.job_id,
+        "tool": entry.tool,
+        "state": entry.state,
+        "provider_id": None,
+        "attempt": entry.attempt,
+        "claimed_at": None,
+        "settled_at": iso_utc(entry.at),
+    }
+
+
+def _iso(at_us: int | None) -> str | None:
+    return iso_utc(at_us) if at_us else None
 
 
 def public_day(
@@ -104,7 +114,7 @@ def _public_review(review: ReviewEntry, with_content: bool) -> dict[str, Any]:
         "decided_by": review.decided_by,
         "by": list(review.by),
         "since": iso_utc(review.at),
-        "expires_at": iso_utc(review.expires_at) if review.expires_at else None,
+        "expires_at": _iso(review.expires_at),
     }
     return shown | {"question": review.question} if with_content else shown
 

@@ -84,7 +84,7 @@ async def each_review(ledger: Ledger, job_ids: Iterable[str]) -> AsyncIterator[R
 
 
 async def each_tool_event(ledger: Ledger, job_id: str) -> AsyncIterator[Recorded]:
-    """The events of a job about tools, in order. Only `tool_called` has its content."""
+    """The events of a job about tools, in order. Only `tool_called` and `tool_refused` have their content, the arguments."""
     async for event in _events(ledger, SQL["list_tool_events"], job_id):
         yield event
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from overnight.effects import EffectRow
+
 FoundBy = Literal["executed", "confirmed", "reported"]
 OPEN = ("waiting", "approved", "claimed", "unknown")
 """The states of effects that can still change."""
@@ -30,6 +32,7 @@ class EffectEntry(msgspec.Struct, kw_only=True):
         replayed: the effect belongs to another job, whose result this job received; `job_id` names that job.
         arguments: those that were used, as JSON; content. None if they are longer than 16 KiB or erased.
         duplicates: further ids that the provider gave, for second executions.
+        row: the row of the effect; None for a refused call.
         at, since: when the state was reached, and when the effect began, in microseconds.
     """
 
@@ -57,6 +60,7 @@ class EffectEntry(msgspec.Struct, kw_only=True):
     effect_key: str | None = None
     code_ref: str | None = None
     runtime: str = ""
+    row: EffectRow | None = None
 
 
 class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):

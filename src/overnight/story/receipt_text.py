@@ -102,11 +102,10 @@ def effect_line(entry: EffectEntry, now_us: int, job_id: str, *, with_content: b
     mark = _MARKS.get(entry.state, "✗")
     shown = argument_text(entry.arguments) if with_content else ""
     about = f"about {clean(entry.about, 60)}" if entry.about else ""
-    name = " ".join(each for each in (clean(entry.tool, 60), about or shown) if each)
+    name = " ".join(each for each in (clean(entry.tool, 60), shown) if each)
     child = f"child {entry.job_id}" if entry.job_id != job_id and not entry.replayed else ""
-    return ReceiptLine(
-        mark, "  ".join(each for each in (name, _state_text(entry, now_us, with_content), child) if each)
-    )
+    parts = (name, about, _state_text(entry, now_us, with_content), child)
+    return ReceiptLine(mark, "  ".join(part for part in parts if part))
 
 
 def verification_lines(entries: Sequence[EffectEntry], found: Mapping[str, Verification]) -> Iterator[ReceiptLine]:

@@ -22,7 +22,7 @@ FROM review WHERE job_id IN (SELECT jsonb_array_elements_text(:job_ids::jsonb)) 
 ORDER BY requested_at, review_id LIMIT :most
 
 -- name: list_tool_events
-SELECT seq, at, path, ordinal, fingerprint, body, CASE WHEN substr(body, 1, 22) = convert_to('{"event":"tool_called"', 'UTF8') THEN content END, tenant_id, texts
+SELECT seq, at, path, ordinal, fingerprint, body, CASE WHEN substr(body, 1, 22) = convert_to('{"event":"tool_called"', 'UTF8') OR substr(body, 1, 23) = convert_to('{"event":"tool_refused"', 'UTF8') THEN content END, tenant_id, texts
 FROM event WHERE job_id = :job_id AND seq > :after AND substr(body, 1, 15) = convert_to('{"event":"tool_', 'UTF8')
 ORDER BY seq LIMIT :most
 

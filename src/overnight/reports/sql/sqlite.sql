@@ -22,7 +22,7 @@ FROM review WHERE job_id IN (SELECT value FROM json_each(:job_ids)) AND (request
 ORDER BY requested_at, review_id LIMIT :most
 
 -- name: list_tool_events
-SELECT seq, at, path, ordinal, fingerprint, body, CASE WHEN substr(body, 1, 22) = CAST('{"event":"tool_called"' AS BLOB) THEN content END, tenant_id, texts
+SELECT seq, at, path, ordinal, fingerprint, body, CASE WHEN substr(body, 1, 22) = CAST('{"event":"tool_called"' AS BLOB) OR substr(body, 1, 23) = CAST('{"event":"tool_refused"' AS BLOB) THEN content END, tenant_id, texts
 FROM event WHERE job_id = :job_id AND seq > :after AND substr(body, 1, 15) = CAST('{"event":"tool_' AS BLOB)
 ORDER BY seq LIMIT :most
 
