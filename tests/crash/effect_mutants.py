@@ -1,85 +1,77 @@
-"""Faults for the product on purpose: a judge that finds nothing wrong with them judges nothing.
+"""Faults of the product on purpose: a judge that finds nothing wrong with them judges nothing.
 
-    python -m tests.crash.effect_storm --mutant repeats_unknown
+    python -m tests.crash.effect_storm --mutant ignores_unknown
 
-Each is a change of one rule, in the processes of the storm that execute effects.
+Each breaks one rule in the processes that execute effects.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from overnight import effects
+from overnight.domain import ErrorFacts
 from overnight.jobs.effect_execution import EffectCall
+from overnight.jobs.effect_records import Done, EffectWait
+
+
+def _replace(name: str, method: Callable[..., Any]) -> None:
+    setattr(EffectCall, name, method)
 
 
 def _ignores_unknown() -> None:
-    """An unknown outcome is taken for not done, and the effect is claimed again."""
+    """An unknown outcome is taken for not done, and the effect is executed again."""
 
-    async def find_out(self: Any, unknown_since: int) -> None:  # noqa: ARG001
+    async def find_out(self: Any, _unknown_since: int) -> None:
         await self._write(self._released)
 
-    EffectCall._find_out = find_out  # type: ignore[method-assign,assignment]
+    _replace("_find_out", find_out)
 
 
 def _skips_claims() -> None:
-    """Whoever asks may run: a claim is not looked at."""
-    real = effects.claim
+    """Whoever asks may run, whoever else does."""
+    claim = effects.claim
 
-    def claim(unit: Any, job: Any, wanted: Any, position: Any) -> Any:
+    def granted(unit: Any, job: Any, wanted: Any, position: Any) -> Any:
         row = unit.get(effects.EFFECT, (job.tenant_id, wanted.effect_key))
-        if row is not None and row.state != "claimed":
-            row.state = "failed"
-        elif row is not None:
-            return effects.ClaimResult("run", row)
-        return real(unit, job, wanted, position)
+        return claim(unit, job, wanted, position) if row is None else effects.ClaimResult("run", row)
 
-    from overnight.jobs import effect_admission
-
-    for module in (effects, effect_admission):
-        if hasattr(module, "claim"):
-            module.claim = claim  # type: ignore[attr-defined]
+    effects.claim = granted
 
 
 def _takes_unknown_for_done() -> None:
     """An unknown outcome becomes a success that nobody has seen."""
 
-    async def find_out(self: Any, unknown_since: int) -> Any:  # noqa: ARG001
-        from overnight.jobs.effect_records import Done
-
+    async def find_out(self: Any, _unknown_since: int) -> Any:
         return await self._confirm(Done("guessed", "guessed"))
 
-    EffectCall._find_out = find_out  # type: ignore[method-assign,assignment]
+    _replace("_find_out", find_out)
 
 
 def _takes_unknown_for_failed() -> None:
     """An unknown outcome becomes a failure, and nobody is asked."""
 
-    async def find_out(self: Any, unknown_since: int) -> Any:  # noqa: ARG001
-        from overnight.domain import ErrorFacts
-
+    async def find_out(self: Any, _unknown_since: int) -> Any:
         return await self._fail(ErrorFacts("failed", "it did not answer"))
 
-    EffectCall._find_out = find_out  # type: ignore[method-assign,assignment]
+    _replace("_find_out", find_out)
 
 
 def _asks_nobody() -> None:
     """The job waits for a person, and the inbox has no card."""
 
-    async def ask(self: Any) -> Any:  # noqa: ARG001
-        from overnight.jobs.effect_execution import EffectWait
-
+    async def ask(_self: Any) -> Any:
         return EffectWait("quarantine", "rev_missing")
 
-    EffectCall._ask_person = ask  # type: ignore[method-assign,assignment]
+    _replace("_ask_person", ask)
 
 
 def _ignores_settling() -> None:
-    """A status check counts at once, while the call may still take effect."""
+    """A status check counts at once, while it may still lag."""
 
-    async def ask(self: Any, unknown_since: int) -> Any:  # noqa: ARG001
+    async def ask(self: Any, _unknown_since: int) -> Any:
         return await self._check_status()
 
-    EffectCall._ask_status = ask  # type: ignore[method-assign,assignment]
+    _replace("_ask_status", ask)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
