@@ -23,6 +23,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
+from effect_judge import EffectEvidence, broken_rules
 from fault_proxy import FaultProxy, fault_proxy
 from overnight.domain import Conflict
 from overnight.jobs import Operations
@@ -32,9 +33,8 @@ from overnight.reviews import Decision, ReviewRow, list_reviews
 from overnight.store import open_store
 from vendor_client import VendorClient, spawn_vendor
 
-from .effect_evidence import EffectEvidence, read_effects
+from .effect_evidence import read_effects
 from .effect_jobs import EFFECTS, WAITS_FOR_PERSON, one_of_each
-from .effect_judge import broken_rules
 from .fleet import PACKAGE, ROOT, Armed, Fleet, Process, free_port, line_of
 from .rows import Rows
 
@@ -124,6 +124,7 @@ class EffectStorm:
 
     async def run(self) -> EffectEvidence:
         self.folder.mkdir(parents=True, exist_ok=True)
+        assert not (self.folder / "vendor.jsonl").exists(), "the record of another storm is in this folder"
         with spawn_vendor(self.folder, str(self.terms.seed), calm=False) as self.vendor:
             self.fleet = EffectFleet(self.url, self.folder, self.vendor.address, self.terms.mutant)
             async with self._gateways() as tasks:
@@ -314,6 +315,8 @@ class EffectStorm:
         return not self.rows.ask(open_jobs)[0][0]
 
     async def _decide(self, card: ReviewRow) -> None:
+        if card.kind not in ("quarantine", "duplicate", "code"):
+            self.faults.append(f"a card that nobody expected: {card.kind}: {card.question} {card.detail}")
         answer = await self._answer(card)
         self.persons[answer.answer] += 1
         with contextlib.suppress(Conflict):  # a late report came first
@@ -323,6 +326,8 @@ class EffectStorm:
         if card.kind == "duplicate":
             return Decision("ack", "ann")
         detail = json.loads(card.detail)
+        if "effect_key" not in detail:  # five workers in a row were killed in this job
+            return Decision("retry", "ann")
         keys = {detail["effect_key"], detail.get("effect_id")}
         done = [deed for deed in await asyncio.to_thread(self.vendor.deeds) if deed["key"] in keys]
         if done:
