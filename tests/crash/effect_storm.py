@@ -203,8 +203,8 @@ class EffectStorm:
     async def _keep_worker(self) -> None:
         while True:
             armed = None
-            if not self.calm and self._may_kill() and self.chance.random() < 0.7:
-                armed = Armed(self.chance.choice(POINTS), self.chance.randint(1, 10))
+            if not self.calm and self._may_kill() and self.chance.random() < 0.5:
+                armed = Armed(self.chance.choice(POINTS), self.chance.randint(1, 20))
             process = await self.fleet.effect_worker(armed, self.terms.lease_s)
             code = await process.handle.wait()
             if code != -9:

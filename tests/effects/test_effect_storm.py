@@ -96,7 +96,7 @@ def _unknown_without_card(evidence: EffectEvidence) -> None:
 
 
 def _card_without_unknown(evidence: EffectEvidence) -> None:
-    evidence.inbox.append({"effect_id": "eff_1", "kind": "quarantine"})
+    evidence.inbox.append({"effect_id": "eff_1", "job_id": "job_1", "kind": "quarantine"})
 
 
 def _left_unknown(evidence: EffectEvidence) -> None:

@@ -116,10 +116,12 @@ def one_intention_is_one_effect(evidence: EffectEvidence) -> Found:
 
 
 def every_unknown_is_in_the_inbox(evidence: EffectEvidence) -> Found:
-    """At the moment when all processes rested, and nobody had decided anything."""
+    """At the moment when all processes rested, and nobody had decided anything. A job that killed one worker after the other is
+    a card of its own: its status checks run once it runs again."""
     asked = {card["effect_id"] for card in evidence.inbox}
+    held = {card["job_id"] for card in evidence.inbox if card["kind"] == "code"}
     for effect in evidence.effects:
-        if effect.effect_id in evidence.unknown_then and effect.effect_id not in asked:
+        if effect.effect_id in evidence.unknown_then - asked and effect.job_id not in held:
             yield f"{effect.subject} was unknown, and the inbox had no card for it"
     cards = Counter(card["effect_id"] for card in evidence.inbox if card["kind"] == "quarantine")
     for effect_id, count in cards.items():
