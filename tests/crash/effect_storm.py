@@ -58,14 +58,14 @@ class EffectTerms:
     mutant: str = ""
 
     def labels(self) -> dict[str, list[str]]:
-        """Half of the effects in jobs, a part under `attach`, which starts slowly, and the rest over HTTP."""
+        """Half of the effects in jobs, a part under `attach`, which starts slowly, and the rest over HTTP.
+
+        `remote`: under `attach` in a program that has no database, only a gateway.
+        """
         count = max(3, self.effects // len(EFFECTS))
-        attached = max(1, count // 8)
-        jobs = count // 2
-        http = count - jobs - attached
-        return {
-            kind: [f"{kind}-{n}" for n in range(m)] for kind, m in (("job", jobs), ("attach", attached), ("http", http))
-        }
+        counts = {"job": count // 2, "attach": max(1, count // 12), "remote": max(1, count // 12)}
+        counts["http"] = max(1, count - sum(counts.values()))
+        return {kind: [f"{kind}-{n}" for n in range(number)] for kind, number in counts.items()}
 
 
 class EffectFleet(Fleet):
@@ -86,9 +86,10 @@ class EffectFleet(Fleet):
         command += ["--lease-s", str(lease_s), "--offline-base-url", UNUSED]
         return await self._start("worker", owner, command, armed)
 
-    async def attached(self, label: str, armed: Armed | None) -> Process:
-        owner = f"{label}-{next(self._numbers)}"
-        return await self._start("attach", owner, [f"{PACKAGE}.effect_jobs", label], armed)
+    async def attached(self, label: str, armed: Armed | None, gateway: str = "") -> Process:
+        owner, role = f"{label}-{next(self._numbers)}", "remote" if gateway else "attach"
+        more = {"OVERNIGHT_BASE_URL": gateway, "OVERNIGHT_DATABASE_URL": ""} if gateway else {}
+        return await self._start(role, owner, [f"{PACKAGE}.effect_jobs", label], armed, **more)
 
     async def over_http(self, label: str, gateways: str) -> Process:
         owner = f"{label}-{next(self._numbers)}"
@@ -132,7 +133,9 @@ class EffectStorm:
                 tasks += [asyncio.create_task(self._kill()), asyncio.create_task(self._stop())]
                 for label in self.labels["job"]:
                     await self.operations.create(one_of_each, (label,), external_id=label)
-                await self._run_programs([(kind, label) for kind in ("attach", "http") for label in self.labels[kind]])
+                await self._run_programs(
+                    [(kind, label) for kind in ("attach", "remote", "http") for label in self.labels[kind]]
+                )
                 await self._until(self._jobs_rest, "the jobs do not rest")
                 self.calm = True
                 for proxy in self._proxies:
@@ -182,6 +185,8 @@ class EffectStorm:
         if kind == "attach":
             armed = Armed(self.chance.choice(POINTS), self.chance.randint(1, 4))
             return await self.fleet.attached(label, None if self.calm or self.chance.random() < 0.4 else armed)
+        if kind == "remote":
+            return await self.fleet.attached(label, None, f"http://127.0.0.1:{self.chance.choice(self._proxies).port}")
         chosen = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self._proxies)
         return await self.fleet.over_http(label, chosen)
 
