@@ -23,13 +23,15 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
+import msgspec
+
 from effect_judge import EffectEvidence, broken_rules
 from fault_proxy import FaultProxy, fault_proxy
 from overnight.domain import Conflict
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
 from overnight.reports import load_receipt, public_receipt
-from overnight.reviews import Decision, ReviewRow, list_reviews
+from overnight.reviews import Decision, ReviewFilter, ReviewRow, find_reviews, list_reviews, public_review
 from overnight.store import open_store
 from vendor_client import VendorClient, spawn_vendor
 
@@ -39,6 +41,7 @@ from .fleet import PACKAGE, ROOT, Armed, Fleet, Process, free_port, line_of
 from .rows import Rows
 
 UNUSED = "http://127.0.0.1:9"
+MOST_CARDS = 1000
 POINTS = ("effect_claimed", "effect_called", "effect_committed", "effect_repeated")
 
 
@@ -300,14 +303,21 @@ class EffectStorm:
             sys.executable, "-m", "overnight", "reviews", "--json", env=environment, stdout=asyncio.subprocess.PIPE
         )
         out, _ = await process.communicate()
-        return [{**card, "effect_id": card["detail"].get("effect_id")} for card in json.loads(out)]
+        cards: list[dict[str, Any]] = json.loads(out)
+        while cards and len(cards) % MOST_CARDS == 0:  # the command shows so many at once
+            wanted = ReviewFilter(tenant_id="default", state="pending", after=cards[-1]["review_id"], most=MOST_CARDS)
+            if not (further := await find_reviews(self.store, wanted)):
+                break
+            cards += [json.loads(msgspec.json.encode(public_review(row))) for row in further]
+        return [{**card, "effect_id": card["detail"].get("effect_id")} for card in cards]
 
     async def _settle(self) -> None:
         """A person answers each card by the vendor's truth, and programs that waited are started again, until all is settled."""
         until = time.monotonic() + self.terms.settle_s
         while time.monotonic() < until:
             cards = await list_reviews(self.store)
-            await asyncio.gather(*(self._decide(card) for card in cards))
+            deeds = {deed["key"]: deed for deed in await asyncio.to_thread(self.vendor.deeds)}
+            await asyncio.gather(*(self._decide(card, deeds) for card in cards))
             waiting = sorted(self.waiting)
             await self._run_programs([(label.partition("-")[0], label) for label in waiting])
             if not (cards or self.waiting or self._unknown()) and self._jobs_ended():
@@ -319,25 +329,23 @@ class EffectStorm:
         open_jobs = "SELECT count(*) FROM job WHERE runtime = 'python' AND state IN ('queued', 'running', 'parked')"
         return not self.rows.ask(open_jobs)[0][0]
 
-    async def _decide(self, card: ReviewRow) -> None:
+    async def _decide(self, card: ReviewRow, deeds: dict[str, dict[str, Any]]) -> None:
         if card.kind not in ("quarantine", "duplicate", "code"):
             self.faults.append(f"a card that nobody expected: {card.kind}: {card.question} {card.detail}")
-        answer = await self._answer(card)
+        answer = self._answer(card, deeds)
         self.persons[answer.answer] += 1
         with contextlib.suppress(Conflict):  # a late report came first
             await self.operations.decide(card.review_id, answer)
 
-    async def _answer(self, card: ReviewRow) -> Decision:
+    def _answer(self, card: ReviewRow, deeds: dict[str, dict[str, Any]]) -> Decision:
         if card.kind == "duplicate":
             return Decision("ack", "ann")
         detail = json.loads(card.detail)
         if "effect_key" not in detail:  # five workers in a row were killed in this job
             return Decision("retry", "ann")
-        keys = {detail["effect_key"], detail.get("effect_id")}
-        done = [deed for deed in await asyncio.to_thread(self.vendor.deeds) if deed["key"] in keys]
-        if done:
-            result = json.dumps(done[0]["value"]).encode()
-            return Decision("done", "ann", provider_id=done[0]["id"], result=result)
+        if done := deeds.get(detail["effect_key"]) or deeds.get(detail.get("effect_id", "")):
+            result = json.dumps(done["value"]).encode()
+            return Decision("done", "ann", provider_id=done["id"], result=result)
         return Decision(self.chance.choice(("not_done", "not_done", "reject")), "ann", note="as the vendor says")
 
     async def _evidence(self, inbox: list[dict[str, Any]], unknown: set[str]) -> EffectEvidence:
