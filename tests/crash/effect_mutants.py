@@ -2,14 +2,16 @@
 
     python -m tests.crash.effect_storm --mutant ignores_unknown
 
-Each breaks one rule in the processes that execute effects.
+Each breaks one rule in the processes that execute effects; those of the gateway begin with `gateway_`.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from overnight import effects
 from overnight.domain import ErrorFacts
+from overnight.effects import claims, transitions
 from overnight.jobs.effect_execution import EffectCall
 from overnight.jobs.effect_records import Done, EffectWait
 
@@ -74,6 +76,25 @@ def _ignores_settling() -> None:
     _replace("_ask_status", ask)
 
 
+def _forgets_unknown() -> None:
+    """A claim of an unknown effect is granted."""
+    claims.BEGUN = frozenset({"claimed", "committed"})
+    sources, targets = transitions.TRANSITIONS["claim"].sources, transitions.TRANSITIONS["claim"].targets
+    transitions.TRANSITIONS["claim"] = transitions.EffectTransition(sources | {"unknown"}, targets)
+
+
+def _grants_to_all() -> None:
+    """A claim of another holder is granted, too."""
+
+    def granted(unit: Any, _job: Any, row: Any, wanted: Any, _position: Any) -> Any:
+        row.claim_digest = claims._with_token(row, wanted.claim_digest)
+        row.expires_at = unit.now + wanted.lease_us
+        unit.change(effects.EFFECT, row)
+        return effects.ClaimResult("run", row)
+
+    claims._claimed_before = granted
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "ignores_unknown": _ignores_unknown,
     "skips_claims": _skips_claims,
@@ -81,6 +102,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "takes_unknown_for_failed": _takes_unknown_for_failed,
     "asks_nobody": _asks_nobody,
     "ignores_settling": _ignores_settling,
+    "gateway_forgets_unknown": _forgets_unknown,
+    "gateway_grants_to_all": _grants_to_all,
 }
 
 
@@ -88,3 +111,10 @@ def apply_mutant(name: str) -> None:
     """Break the product in this process; nothing for an empty name."""
     if name:
         MUTANTS[name]()
+
+
+if __name__ == "__main__":  # `python -m tests.crash.effect_mutants MUTANT gateway …`: the command, broken
+    from overnight.cli import main
+
+    apply_mutant(sys.argv.pop(1))
+    main()

@@ -76,12 +76,21 @@ class EffectFleet(Fleet):
 
     def __init__(self, database_url: str, folder: Path, vendor: str, mutant: str) -> None:
         super().__init__(database_url, folder, UNUSED, "")
+        self._broken_gateway = mutant if mutant.startswith("gateway_") else ""
+        mutant = "" if self._broken_gateway else mutant
         path = os.pathsep.join(str(ROOT / place) for place in ("src", "tests/support", "tests", ""))
         self._environment |= {"VENDOR": vendor, "EFFECT_MUTANT": mutant, "PYTHONPATH": path}
 
     @property
     def environment(self) -> dict[str, str]:
         return self._environment
+
+    async def gateway(self, role: str, port: int, armed: Armed | None = None) -> Process:
+        if not self._broken_gateway:
+            return await super().gateway(role, port, armed)
+        owner = f"{role}-{next(self._numbers)}"
+        command = [f"{PACKAGE}.effect_mutants", self._broken_gateway, "gateway", "--port", str(port), "--owner", owner]
+        return await self._start(role, owner, [*command, "--offline-base-url", UNUSED], armed)
 
     async def effect_worker(self, armed: Armed | None, lease_s: float) -> Process:
         owner = f"worker-{next(self._numbers)}"
@@ -94,9 +103,10 @@ class EffectFleet(Fleet):
         more = {"OVERNIGHT_BASE_URL": gateway, "OVERNIGHT_DATABASE_URL": ""} if gateway else {}
         return await self._start(role, owner, [f"{PACKAGE}.effect_jobs", label], armed, **more)
 
-    async def over_http(self, label: str, gateways: str) -> Process:
+    async def over_http(self, label: str, gateways: str, kill_at: str) -> Process:
         owner = f"{label}-{next(self._numbers)}"
-        return await self._start("http", owner, [f"{PACKAGE}.effect_program", label], None, GATEWAYS=gateways)
+        more = {"GATEWAYS": gateways, "KILL_AT": kill_at}
+        return await self._start("http", owner, [f"{PACKAGE}.effect_program", label], None, **more)
 
 
 class EffectStorm:
@@ -191,7 +201,8 @@ class EffectStorm:
         if kind == "remote":
             return await self.fleet.attached(label, None, f"http://127.0.0.1:{self.chance.choice(self._proxies).port}")
         chosen = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self._proxies)
-        return await self.fleet.over_http(label, chosen)
+        point = f"{self.chance.choice(('claimed', 'called', 'called'))}:{self.chance.randint(1, 4)}"
+        return await self.fleet.over_http(label, chosen, "" if self.calm or self.chance.random() < 0.5 else point)
 
     async def _doom(self, process: Process, start: int) -> None:
         """Kill a program at a random moment of its first starts, or let it stand still for longer than its claim."""

@@ -2,9 +2,12 @@
 
 import http.client
 import json
+import os
 import random
+import signal
 import time
 import uuid
+from collections import Counter
 from typing import Any
 
 from vendor_client import Refused, Unclear, VendorClient
@@ -12,6 +15,16 @@ from vendor_client import Refused, Unclear, VendorClient
 CLAIM_MS = 1500
 KEYED_TRIES = 3
 PATIENCE_S = 60.0
+
+
+_passes: Counter[str] = Counter()
+
+
+def _point(name: str) -> None:
+    """Kill this process at the pass that KILL_AT names, as `called:2`: the second time that the vendor was called."""
+    _passes[name] += 1
+    if os.environ.get("KILL_AT") == f"{name}:{_passes[name]}":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class WaitsForPerson(Exception):
@@ -69,7 +82,9 @@ def perform(client: EffectsClient, vendor: VendorClient, account: str, subject: 
             raise WaitsForPerson(found["review_id"])
         if status != 201:
             raise RuntimeError(f"{subject}: {status} {found}")
+        _point("claimed")
         verb, report = call(vendor, account, subject, found["vendor_key"])
+        _point("called")
         status, told = client.report(found["effect_id"], verb, claim_id=found["claim_id"], **report)
         if status not in (200, 409):
             raise RuntimeError(f"{subject}: {verb}: {status} {told}")
