@@ -326,7 +326,7 @@ class EffectStorm:
         """A person answers each card by the vendor's truth, and programs that waited are started again, until all is settled."""
         until = time.monotonic() + self.terms.settle_s
         while time.monotonic() < until:
-            cards = await list_reviews(self.store)
+            cards = await list_reviews(self.store, most=100 * MOST_CARDS)
             deeds = {deed["key"]: deed for deed in await asyncio.to_thread(self.vendor.deeds)}
             await asyncio.gather(*(self._decide(card, deeds) for card in cards))
             waiting = sorted(self.waiting)

@@ -90,11 +90,13 @@ def spawn_vendor(folder: Path, seed: str = "1", *, calm: bool = True) -> Iterato
     """A vendor that lives as long as the block. `calm`: everything works, except for what is planned."""
     command = [sys.executable, str(Path(__file__).with_name("vendor_simulator.py")), "--seed", seed]
     command += ["--file", str(folder / "vendor.jsonl"), *(["--calm"] if calm else [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    assert process.stdin is not None
     try:
         yield VendorClient(f"127.0.0.1:{json.loads(process.stdout.readline())['port']}")
     finally:
-        process.terminate()
+        process.kill()
         process.wait(10)
+        process.stdin.close()
         process.stdout.close()

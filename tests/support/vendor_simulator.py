@@ -26,6 +26,7 @@ import os
 import random
 import socket
 import struct
+import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -255,7 +256,8 @@ async def main() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", options.port, backlog=1024)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     async with server:
-        await server.serve_forever()
+        # Standard input ends with the process that started this one.
+        await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
