@@ -21,11 +21,18 @@ class FaultProxy:
         self.calm = False
         self.counts: Counter[str] = Counter()
         self.port = 0
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = "none" if self.calm else self._chance.choices(list(FAULTS), list(FAULTS.values()))[0]
         self.counts[fault] += 1
         there: asyncio.StreamWriter | None = None
+        sending: asyncio.Task[None] | None = None
         try:
             if fault == "request_lost":
                 return _reset(writer)
@@ -42,10 +49,11 @@ class FaultProxy:
                     with suppress(OSError):
                         await writer.drain()
                 _reset(writer)
-            sending.cancel()
         except OSError:
             _reset(writer)  # the gateway is down
         finally:
+            if sending is not None:
+                sending.cancel()
             for each in (writer, there):
                 if each is not None:
                     with suppress(OSError):
@@ -77,3 +85,6 @@ async def fault_proxy(to_port: int, chance: random.Random) -> AsyncIterator[Faul
         yield proxy
     finally:
         server.close()
+        for task in list(proxy.tasks):
+            task.cancel()
+        await asyncio.gather(*proxy.tasks, return_exceptions=True)
