@@ -301,7 +301,11 @@ class EffectStorm:
         return not self.rows.ask(busy)[0][0]
 
     def _claims_ended(self) -> bool:
-        claims = self.rows.ask("SELECT count(*) FROM effect WHERE state = 'claimed'")[0][0]
+        # A job that killed its workers waits for a person, with its claims as they are.
+        claims = self.rows.ask(
+            "SELECT count(*) FROM effect JOIN job ON job.job_id = effect.job_id WHERE effect.state = 'claimed'"
+            " AND NOT (job.runtime = 'python' AND job.state = 'parked')"
+        )[0][0]
         return not claims and self._jobs_rest() and not self.vendor.pending()
 
     def _unknown(self) -> set[str]:
