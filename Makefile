@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clients clients-all check wheel image crash bench soak lock clean
+.PHONY: demo test clients clients-all check wheel image crash effect-storm bench soak lock clean
 
 demo: .venv/ready
 	$(BIN)/overnight demo
@@ -44,6 +44,13 @@ crash: .venv/dev
 	$(BIN)/python -m tests.crash.in_flight --calls 1000 --store both
 	$(BIN)/python -m tests.crash.store_stops --seconds 6
 	OVERNIGHT_EXPLORE=1 $(BIN)/python -m pytest tests/jobs/test_machine_jobs.py
+	$(MAKE) effect-storm
+
+# 10,000 effects in jobs, attached programs and over HTTP, per store; then broken products, which the judge has to find.
+effect-storm: .venv/dev
+	$(BIN)/python -m tests.crash.effect_storm --effects 10000 --kills 400 --stops 40 --store both
+	! $(BIN)/python -m tests.crash.effect_storm --effects 48 --store sqlite --settle-s 15 --mutant ignores_unknown
+	! $(BIN)/python -m tests.crash.effect_storm --effects 48 --store sqlite --settle-s 15 --mutant asks_nobody
 
 bench: .venv/dev
 	$(BIN)/python bench/run_all.py

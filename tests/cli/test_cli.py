@@ -250,6 +250,7 @@ MISTAKES = [
     (["up", "--port", "0"], 2, ""),
     (["up", "--jobs", "nosuch"], 1, "--jobs nosuch"),
     (["worker", "--jobs", "nosuch.py"], 1, "--jobs nosuch.py"),
+    (["worker", "--jobs", "rooms.inner.nosuch"], 1, "--jobs rooms.inner.nosuch"),
     (["run", "broken.py:x"], 1, "broken.py:3)"),
     (["run", "unreadable.py:x"], 1, "SyntaxError"),
     (["demo", "--maildir", "missing"], 1, "missing"),
@@ -261,6 +262,7 @@ def test_errors_are_one_clear_line(shell: Shell) -> None:
     shell("run", "night.py:adds")
     (shell.folder / "broken.py").write_text("\n\n1 / 0\n")
     (shell.folder / "unreadable.py").write_text("def (\n")
+    (shell.folder / "rooms" / "inner").mkdir(parents=True)  # packages without __init__.py
     for words, code, said in MISTAKES:
         assert shell(*words, code=code) == "" or code == 2
         assert said in shell.errors, (words, shell.errors)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,31 @@ async def test_unknown_outcome_waits_for_a_person(served: Served) -> None:
     assert calls == ["pay_7"]
     review = (await served.http.get(f"/api/v1/reviews/{review_id}")).json()
     assert (review["state"], review["kind"]) == ("pending", "quarantine")
+
+
+async def test_late_result_commits_and_ends_the_question(served: Served) -> None:
+    """The function outlives its time limit, and a person is asked; then its result comes."""
+    answered = threading.Event()
+
+    @overnight.effect(timeout_s=0.1)
+    def refund(payment: str) -> Any:
+        answered.wait(20)
+        return overnight.Done("re_81", payment)
+
+    with pytest.raises(overnight.JobParked) as parked:
+        await attached(lambda: asyncio.run(_until_parked(refund, answered)))
+    (effect,) = await effects(served)
+    assert (effect["state"], effect["provider_id"]) == ("committed", "re_81")
+    review = (await served.http.get(f"/api/v1/reviews/{parked.value.review_id}")).json()
+    assert review["state"] == "superseded"
+
+
+async def _until_parked(refund: Any, answered: threading.Event) -> None:
+    """The thread of the call ends with the loop, which waits for it."""
+    try:
+        await refund("pay_7")
+    finally:
+        answered.set()
 
 
 async def test_status_check_finds_an_unknown_effect_done(served: Served) -> None:

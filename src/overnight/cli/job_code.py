@@ -48,10 +48,12 @@ def _exists(module: str) -> bool:
         name = f"{name}.{part}" if name else part
         if places is None:
             return False  # the parent is not a package
-        spec = PathFinder.find_spec(name, places) or (
+        # By its last name: the whole one requires that a parent without __init__.py is imported.
+        spec = PathFinder.find_spec(part, places) or (
             importlib.util.find_spec(name) if name == module == part else None
         )
         if spec is None:
             return False
-        places = spec.submodule_search_locations
+        found = spec.submodule_search_locations
+        places = None if found is None else list(found)
     return True

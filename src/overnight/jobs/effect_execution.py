@@ -153,14 +153,14 @@ class EffectCall:
 
     # ── call ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _call(self) -> EffectOutcome | None:
-        """Call the function, and record what it came to. None: the outcome is unknown."""
+    async def _call(self, *, repeats: bool = False) -> EffectOutcome | None:
+        """Call the function, and record what it came to. None: the outcome is unknown. `repeats`: after an unknown outcome."""
         while True:
             began = time.perf_counter()
             try:
                 arguments = self._arguments()
             except BadInput as unfit:
-                return await self._fail(ErrorFacts("invalid_arguments", str(unfit)))
+                return await self._not_called(ErrorFacts("invalid_arguments", str(unfit)), repeats)
             try:
                 done = await self._tool.call(self._key, arguments, self._holder.check, self._late())
             except LeaseLost:
@@ -170,7 +170,7 @@ class EffectCall:
                 await self._write(_nothing)
                 continue
             except self._tool.not_done as error:
-                return await self._fail(error_facts(error))
+                return await self._not_called(error_facts(error), repeats)
             except Exception as error:  # a timeout or a fault: the outcome is unknown
                 name = type(error).__name__
                 return await self._unknown(name, f"{name}: {str(error)[:200]}", traceback_content(error))
@@ -196,6 +196,11 @@ class EffectCall:
             raise
         crash_point("effect_committed")
         return EffectOutcome("tool_succeeded", seq, result)
+
+    async def _not_called(self, facts: ErrorFacts, repeats: bool) -> EffectOutcome | None:
+        if repeats:  # which says nothing about the first call
+            return await self._unknown("repetition_refused", f"its repetition did nothing: {facts.message[:200]}")
+        return await self._fail(facts)
 
     async def _fail(self, facts: ErrorFacts) -> EffectOutcome:
         def failed(unit: Unit, job: JobRow) -> tuple[int, bytes | None]:
@@ -272,7 +277,7 @@ class EffectCall:
             if repeated == "no":
                 return await self._ask_person()
             crash_point("effect_repeated")
-            known = await self._call()
+            known = await self._call(repeats=True)
             if known is not None:
                 return known
             unknown_since = self._holder.store.clock()

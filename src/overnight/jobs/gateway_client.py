@@ -50,8 +50,9 @@ class GatewayClient:
     - `root`: its URL, without `/v1`. `headers`: sent with every request.
     """
 
-    def __init__(self, root: str, headers: Mapping[str, str], patience_s: float = PATIENCE_S) -> None:
-        self.root, self._headers, self._patience_s = root, dict(headers), patience_s
+    def __init__(self, root: str, headers: Mapping[str, str], patience_s: float | None = None) -> None:
+        self.root, self._headers = root, dict(headers)
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:

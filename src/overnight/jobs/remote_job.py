@@ -27,7 +27,7 @@ from overnight.domain import (
 from overnight.domain.json_text import decode_json
 
 from .current_record import current_record
-from .effect_records import CANNOT_TELL, NOT_DONE, Done, EffectOutcome, Tool
+from .effect_records import CANNOT_TELL, NOT_DONE, Done, EffectOutcome, Late, Tool
 from .encoding import encode, fingerprint
 from .gateway_client import Answer, GatewayClient
 from .job_parked import JobParked
@@ -103,9 +103,13 @@ class RemoteJob:
 
     async def send(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
         """A POST in a thread, with the attribution of this attempt."""
+        return await asyncio.to_thread(self.send_now, path, body, headers)
+
+    def send_now(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
+        """The same in this thread."""
         sent = {**self.headers, **(headers or {})}
         sent.pop("x-api-key", None)
-        return await asyncio.to_thread(self._client.send, "POST", path, body, sent)
+        return self._client.send("POST", path, body, sent)
 
     @property
     def holder(self) -> str:
@@ -170,7 +174,7 @@ class _RemoteEffect:
             named = self._tool.restore(self._claim["arguments"])
         heartbeat = asyncio.create_task(self._extend())
         try:
-            done = await self._tool.call(vendor_key, named, _no_check, _ignore_late)
+            done = await self._tool.call(vendor_key, named, _no_check, self._late())
         except self._tool.not_done as error:
             return await self._not_done(error_facts(error))
         except Exception as error:  # a timeout or a fault: the outcome is unknown
@@ -182,6 +186,21 @@ class _RemoteEffect:
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeat
         return await self._commit(done)
+
+    def _late(self) -> Late:
+        """Report a result that comes after the time limit: it may be the only sign that the effect was done."""
+        path, claim_id = f"{EFFECTS}/{self._claim['effect_id']}/commit", self._claim["claim_id"]
+
+        def report(done: Done) -> None:
+            try:
+                result = encode(done.result, f"the result of effect {self._tool.tool}")
+            except BadInput:
+                result = b"null"
+            body = {"claim_id": claim_id, "provider_id": done.provider_id, "result": msgspec.Raw(result)}
+            with contextlib.suppress(OvernightError):
+                self._job.send_now(path, body)
+
+        return report
 
     async def _extend(self) -> None:
         """Extend the claim while the function runs. A lost claim does not stop the function: its report is kept."""
@@ -238,7 +257,3 @@ def _error_of(answer: Answer) -> OvernightError:
 
 def _no_check() -> None:
     """A claim has no lease to look at: the gateway judges each report."""
-
-
-def _ignore_late(_: Done) -> None:
-    """A function that outlives its time limit has been reported as unknown; a person decides."""
