@@ -15,7 +15,7 @@ from overnight.settings import Settings
 
 if TYPE_CHECKING:
     from overnight.api import RestProcess
-    from overnight.brain import Brain
+    from overnight.brain import Brain, ToolPolicy
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
@@ -194,6 +194,11 @@ class App:
 
         self._stack.push_async_callback(BrainReloads(self.store, self.brain.version, changed, seen).stop)
 
+    def tool_rules(self) -> "ToolPolicy | None":
+        """The rules about tool calls of the present brain; None without any, which costs nothing."""
+        policy = self.brain.tool_policy
+        return policy if policy.decides else None
+
     async def keep_brain(self) -> None:
         """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
         from overnight.ledger import KeepBrain
@@ -231,6 +236,7 @@ class App:
         self._owner, self._registers = self._owner or worker_id, False
         gateway = await self.gateway()
         options: dict[str, Any] = {"worker_id": worker_id, "root": root, "lease_s": lease_s, "policy": gateway.policy}
+        options["tool_rules"] = self.tool_rules
         worker = Worker(self.store, JobCalls(gateway), **options)
         await worker.start()
         try:
@@ -358,6 +364,8 @@ def attach(
     claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
     with (
         open_store(chosen.database_url) as store,
-        ExternalJob(store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims) as attached,
+        ExternalJob(
+            store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims=claims
+        ) as attached,
     ):
         yield attached

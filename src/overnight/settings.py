@@ -72,7 +72,9 @@ def _outgoing() -> tuple[str, ...]:
             try:
                 ip_network(each)
             except ValueError:
-                raise BadInput(f"OVERNIGHT_OUTGOING_ALLOW: {each[:40]!r} is not a network such as 10.1.0.0/16") from None
+                raise BadInput(
+                    f"OVERNIGHT_OUTGOING_ALLOW: {each[:40]!r} is not a network such as 10.1.0.0/16"
+                ) from None
         elif not re.fullmatch(r"[A-Za-z0-9*?_.:-]{1,253}", each):
             raise BadInput(f"OVERNIGHT_OUTGOING_ALLOW: {each[:40]!r} is not a network or a host name")
     return tuple(found)

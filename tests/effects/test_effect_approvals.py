@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 import overnight
-from job_runs import overnight_decision, rest, story, working
+from job_runs import overnight_decision, rest, story, timeline, working
 from overnight.domain import Event
+from overnight.domain.tools import Allowed, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.effects import ExpireReview
 from overnight.jobs import ExternalJob, JobParked, Operations
-from overnight.jobs.tool_rules import Allowed, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, Ledger
 from overnight.reviews import ReviewRow, list_reviews
 from overnight.store import Store
@@ -125,6 +125,7 @@ async def test_denied_effect_fails_and_replays_as_denied(store: Store, rules: Ru
         "denied",
         {"why": "20000 is too much", "rule": "limits"},
     )
+    assert "tool refund: refused: denied: 20000 is too much" in await timeline(store, job.job_id)
     # The code went on from the refusal: a later rule must not change what it was told.
     rules.deny_from = 100_000
     await decide(store, "approve")
@@ -175,6 +176,7 @@ async def test_edited_arguments_are_done_and_replayed(store: Store, rules: Rules
     called = (await events(store, job.job_id, "tool_called"))[0]
     assert called.detail is not None
     assert called.detail["edited"] is True
+    assert "with the arguments that a person edited" in await timeline(store, job.job_id)
     del mood["fails"]
     await Operations(store).resume(job.job_id, "ann")
     job = await run_on(store, rules, job.job_id)
@@ -441,7 +443,7 @@ PROGRAM = """
     from pathlib import Path
     import overnight
     from overnight.jobs import NoModel, Worker
-    from overnight.jobs.tool_rules import NeedsApproval
+    from overnight.domain.tools import NeedsApproval
     from overnight.store import open_store
 
     done = Path(__file__).with_name("done")

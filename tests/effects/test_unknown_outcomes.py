@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import overnight
-from job_runs import overnight_decision, rest, run, story, working
+from job_runs import overnight_decision, rest, run, story, timeline, working
 from overnight.domain import BadInput, Event
 from overnight.jobs import Operations
 from overnight.ledger import Ledger
@@ -208,6 +208,7 @@ async def test_two_executions_are_reported_as_a_duplicate(store: Store) -> None:
     duplicate = (await events(store, job.job_id, "tool_duplicated"))[0]
     assert duplicate.detail is not None
     assert duplicate.detail["provider_ids"] == ["tx_2", "tx_1"]
+    assert "reported done twice: tx_2 and tx_1" in await timeline(store, job.job_id)
     review = (await list_reviews(store))[0]
     assert (review.kind, msgspec.json.decode(review.detail)["provider_ids"]) == ("duplicate", ["tx_2", "tx_1"])
     await Operations(store).decide(review.review_id, overnight_decision("ack"))

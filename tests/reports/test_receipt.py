@@ -117,10 +117,8 @@ async def test_a_person_settles_an_unknown_effect(store: Store) -> None:
     job = await run(store, refunds, ["pay_1", "pay_2"])
     first, second = (wait["review_id"] for wait in job.waits)
     async with working(store):
-        await Operations(store).decide(
-            first, overnight_decision(approved=True, done=True, provider_id="re_81", by="mia")
-        )
-        await Operations(store).decide(second, overnight_decision(approved=False, note="fraud case", by="mia"))
+        await Operations(store).decide(first, overnight_decision("done", provider_id="re_81", by="mia"))
+        await Operations(store).decide(second, overnight_decision("reject", note="fraud case", by="mia"))
         job = await rest(store, job.job_id, "succeeded")
     made = await receipt_of(store, job)
     assert made["settled"]

@@ -9,6 +9,7 @@ from overnight.domain import FINISHED
 from overnight.jobs import Decision, JobFunction, NoModel, Operations, Worker
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
+from overnight.story import build_timeline, load_job_tree
 
 
 @asynccontextmanager
@@ -44,3 +45,11 @@ async def story(store: Store, job_id: str) -> list[str]:
 
 def overnight_decision(answer: str, **facts: Any) -> Decision:
     return Decision(answer, **({"by": "ann"} | facts))
+
+
+async def timeline(store: Store, job_id: str) -> list[str]:
+    """The lines of the timeline of a job."""
+    ledger = Ledger(store)
+    tree = await load_job_tree(ledger, await ledger.job(job_id))
+    lines = build_timeline(tree, store.clock()).lines
+    return [line.text for line in lines]

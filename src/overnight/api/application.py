@@ -30,6 +30,9 @@ from .attribution import tenant_of
 from .authentication import Authenticator
 from .body_memory import BodyMemory
 from .browser_guard import BrowserGuard, check_content_type
+from .effect_problems import effect_problem
+from .effects import PATH as EFFECTS
+from .effects import EffectsApi
 from .model_calls import ModelCalls
 from .problems import MethodNotAllowed, problem, problem_of
 from .readiness import ReadyApi
@@ -48,8 +51,8 @@ class Application:
     """A plain ASGI application. `hosts` are the accepted host names (None: any), which protects against DNS rebinding: a web
     page that resolves its own name to this address can neither spend money nor read jobs.
 
-    `calls` serves model calls. `rest` serves `/api/v1` and `links` one-time links, or `forward` passes their requests on to the
-    process that does.
+    `calls` serves model calls, `effects` claims of effects. `rest` serves `/api/v1` and `links` one-time links, or `forward`
+    passes their requests on to the process that does.
     """
 
     def __init__(
@@ -61,13 +64,15 @@ class Application:
         auth: str,
         requests_per_key: int,
         calls: ModelCalls | None = None,
+        effects: EffectsApi | None = None,
         rest: RestApplication | None = None,
         links: ReviewLinksApi | None = None,
         forward: AsgiApplication | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
         self._requests, self._requests_per_key = dict[str, int](), requests_per_key
-        self._calls, self._rest, self._links, self._forward = calls, rest, links, forward
+        self._calls, self._effects, self._rest, self._links = calls, effects, rest, links
+        self._forward = forward
         self._ready = ReadyApi(ledger.store)
         self._authenticator = Authenticator(keyring, loopback=hosts is not None, auth=auth)
         self._guard = None if hosts is None else BrowserGuard(hosts)
@@ -158,6 +163,8 @@ class Application:
             request.tenant_id = tenant_of(headers, request.key)
         if route.part == "calls" and self._calls is not None:
             return await self._calls.answer(request)
+        if route.part == "effects" and self._effects is not None:
+            return await self._effects.answer(request)
         if route.part == "rest" and self._rest is not None:
             return await self._rest.answer(request, scope, send)
         if route.part == "links" and self._links is not None:
@@ -220,6 +227,8 @@ def _below_root(scope: Scope) -> Scope:
 def _error_answer(scope: Scope, error: OvernightError) -> HttpResponse:
     """An expected error in the format of the path."""
     method, path = scope["method"], scope["path"]
+    if path.startswith(EFFECTS):
+        return effect_problem(error)
     if not is_call_path(method, path):
         return problem(error)
     if not isinstance(error, MethodNotAllowed):
@@ -285,6 +294,7 @@ def application(
         auth=auth,
         requests_per_key=requests_per_key,
         calls=ModelCalls(gateway, memory),
+        effects=EffectsApi(gateway, memory),
         rest=RestApplication(services) if api_socket is None else None,
         links=ReviewLinksApi(ledger, public_url, memory) if api_socket is None else None,
         forward=UnixRelay(api_socket) if api_socket is not None else None,

@@ -14,9 +14,9 @@ from overnight.http_server import Scope as AsgiScope
 
 from .problems import MethodNotAllowed
 
-Part = Literal["probes", "calls", "rest", "links"]
-"""`probes` are served by every process, `calls` by the plain ASGI handlers of model calls, `rest` by the FastAPI application.
-`links` are the pages of one-time links."""
+Part = Literal["probes", "calls", "effects", "rest", "links"]
+"""`probes` are served by every process, `calls` and `effects` by the plain ASGI handlers of a gateway, `rest` by the FastAPI
+application. `links` are the pages of one-time links."""
 
 
 class PathRoute(NamedTuple):
@@ -57,6 +57,12 @@ ROUTES: tuple[PathRoute, ...] = (
     PathRoute("GET", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("DELETE", "/v1/responses/{response}", "calls", "calls"),
     PathRoute("GET", "/v1/responses/{response}/input_items", "calls", "calls"),
+    PathRoute("POST", "/api/v1/effects", "effects", "effects"),
+    PathRoute("GET", "/api/v1/effects", "effects", "effects"),
+    PathRoute("GET", "/api/v1/effects/{effect}", "effects", "effects"),
+    PathRoute("POST", "/api/v1/effects/{effect}/commit", "effects", "effects"),
+    PathRoute("POST", "/api/v1/effects/{effect}/fail", "effects", "effects"),
+    PathRoute("POST", "/api/v1/effects/{effect}/unknown", "effects", "effects"),
     PathRoute("GET", "/api/v1/jobs", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}", "jobs.read", "rest"),
     PathRoute("GET", "/api/v1/jobs/{job}/events", "jobs.read", "rest"),

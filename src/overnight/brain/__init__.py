@@ -20,6 +20,7 @@ from overnight.brain.prompts import Prompt, read_prompt, read_prompts
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
+from overnight.brain.tool_policy import Explanation, RuleOutcome, ToolPolicy
 from overnight.domain.policies import (
     AgentCache,
     Alarms,
@@ -52,6 +53,7 @@ __all__ = [
     "ClassRetries",
     "Complexity",
     "Degraded",
+    "Explanation",
     "Guards",
     "Limits",
     "Price",
@@ -64,7 +66,9 @@ __all__ = [
     "RouteDecision",
     "RouteVariant",
     "Routing",
+    "RuleOutcome",
     "SemanticCache",
+    "ToolPolicy",
     "UnknownModel",
     "When",
     "check_brain",

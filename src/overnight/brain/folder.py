@@ -15,6 +15,7 @@ from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
 from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
 from overnight.brain.tool_definitions import POLICIES, TOOLS, read_tool_definitions
+from overnight.brain.tool_policy import ToolPolicy
 from overnight.domain.tools import ToolDefinitions
 
 MAX_FILE_BYTES = 1 << 20
@@ -39,8 +40,8 @@ class Brain(msgspec.Struct, frozen=True):
     """One version of the brain folder.
 
     `version` is the SHA-256 (hex) of all paths and bytes. `files` contains these bytes, so that a store can keep each
-    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading. `tools` are the
-    contracts and rules of tools/ and policies/.
+    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading.
+    `tool_policy` has the contracts of tools/ and the rules of policies/.
     """
 
     version: str
@@ -48,7 +49,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
-    tools: ToolDefinitions = ToolDefinitions()
+    tool_policy: ToolPolicy = ToolPolicy(ToolDefinitions())
 
     @property
     def prompts_version(self) -> str:
@@ -142,7 +143,7 @@ def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Br
     errors = sum(problem.severity == "error" for problem in ordered)
     if errors or routing is None:
         raise BrainError(f"{what} cannot be loaded, errors: {errors}", ordered)
-    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), tools)
+    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), ToolPolicy(tools))
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:

@@ -1,25 +1,33 @@
-"""`overnight audit`: changes of keys, budgets, circuits and the brain."""
+"""`overnight audit`: changes of keys, budgets, circuits and the brain; effects."""
 
 from typing import Annotated, Any
 
 import typer
 
 from overnight.ledger import AuditEntry, Ledger, list_audit
+from overnight.reports import AuditFilter, audit_effects
 from overnight.settings import Settings
 from overnight.story import clean, moment_text
 
 from .keys_view import value_text
 from .ledger_reader import read
-from .lookup import tenants_of
+from .lookup import find_job, tenants_of
 from .options import AllTenants, Json, Tenant, Tz
-from .output import print_json, print_rows, say
+from .output import json_text, print_json, print_rows, say
+from .receipt_view import show_audited
 from .since import since_us_of
 from .time_zone import use_zone
+from .usage import reject_early_options
 
 HEADS = ("time", "actor", "action", "subject", "changes")
 
 
+program = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+
+@program.callback()
 def audit(
+    context: typer.Context,
     tenant: Tenant = None,
     all_tenants: AllTenants = False,
     since: Annotated[
@@ -34,7 +42,7 @@ def audit(
     tz: Tz = None,
     json: Json = False,
 ) -> None:
-    """List changes of keys, budgets, circuits and the brain. The newest come first.
+    """List changes of keys, budgets, circuits and the brain. The newest come first. `audit effects` lists effects.
 
     Without --tenant, changes of the whole instance, such as those of the brain, are listed too.
 
@@ -42,7 +50,10 @@ def audit(
     Examples:
       overnight audit --since 7d
       overnight audit --tenant acme --json | jq '.[] | select(.action == "budget.topped_up")'
+      overnight audit effects --tool refund --since 30d --json
     """
+    if context.invoked_subcommand is not None:
+        return reject_early_options(context)
     use_zone(tz, json=json)
 
     async def work(ledger: Ledger, settings: Settings) -> None:
@@ -55,6 +66,61 @@ def audit(
             say("No changes of keys, budgets, circuits or the brain.")
         else:
             print_rows(HEADS, [[(text, "") for text in _row(entry)] for entry in found], frozenset())
+
+    return read(work)
+
+
+@program.command("effects")
+def effects(
+    tool: Annotated[str, typer.Option(metavar="TOOL", help="Only effects of this tool.")] = "",
+    about: Annotated[str, typer.Option(metavar="RECORD", help="Only effects about this record.")] = "",
+    person: Annotated[str, typer.Option("--by", metavar="NAME", help="Only effects that this person decided.")] = "",
+    agent: Annotated[str, typer.Option(metavar="AGENT", help="Only effects of this agent.")] = "",
+    job: Annotated[str, typer.Option(metavar="JOB", help="Only effects of this job.")] = "",
+    state: Annotated[str, typer.Option(metavar="STATE", help="Only effects in this state, such as unknown.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Only effects since 7d or 12h ago, or since 2026-01-31T02:00 (UTC).")
+    ] = "",
+    tenant: Tenant = None,
+    all_tenants: AllTenants = False,
+    tz: Tz = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, with stable public names.")
+    ] = False,
+) -> None:
+    """List effects, oldest first: what was done, how it is known, and who decided. Arguments are not shown.
+
+    \b
+    Examples:
+      overnight audit effects --tool refund --since 30d --json
+      overnight audit effects --about order-4711
+      overnight audit effects --by mia --all-tenants
+    """
+    use_zone(tz, json=json)
+
+    async def work(ledger: Ledger, settings: Settings) -> None:
+        tenant_id = tenants_of(tenant, all_tenants, settings)
+        job_id = (await find_job(ledger, job, tenant_id)).job_id if job else ""
+        now = ledger.store.clock()
+        wanted = AuditFilter(
+            tenant_id=tenant_id,
+            tool=tool,
+            about=about,
+            person=person,
+            agent_id=agent,
+            job_id=job_id,
+            state=state,
+            since=since_us_of(since, now),
+        )
+        found = False
+        async for effect in audit_effects(ledger, wanted):
+            found = True
+            if json:
+                say(json_text(effect.public()))
+            else:
+                show_audited(effect, now)
+        if not found and not json:
+            say("No effects.")
 
     read(work)
 

@@ -26,7 +26,7 @@ COMMANDS = {
         HISTORY, "receipt:receipt", "Show the receipt of a job: each effect, its state, and how Overnight knows it."
     ),
     "events": Entry(HISTORY, "jobs:events", "Show the recorded events of a job."),
-    "audit": Entry(HISTORY, "audit:audit", "List changes of keys, budgets, circuits and the brain."),
+    "audit": Entry(HISTORY, "audit:program", "List changes of keys, budgets, circuits and the brain."),
     "cache": Entry(HISTORY, "cache:cache", "Show cache hits and savings of each agent."),
     "circuits": Entry(HISTORY, "circuits:program", "List the circuit breakers of targets that failed recently."),
     "run": Entry(ACTIONS, "run:run", "Run a job in the foreground and show its events."),

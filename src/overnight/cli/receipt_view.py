@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from overnight.reports import EffectEntry, Receipt
-from overnight.story import ReceiptLine, effect_line, receipt_counts, receipt_head, receipt_lines
+from overnight.reports import AuditedEffect, EffectEntry, Receipt
+from overnight.story import ReceiptLine, clean, effect_line, moment_text, receipt_counts, receipt_head, receipt_lines
 
 from .output import STATE_STYLES, console, styled
 
@@ -49,3 +49,10 @@ def show_effects(entries: Sequence[EffectEntry], now_us: int) -> None:
     for entry in entries:
         line = effect_line(entry, now_us, entry.job_id)
         show_line(ReceiptLine(line.mark, f"{line.text}  {entry.job_id}"))
+
+
+def show_audited(effect: AuditedEffect, now_us: int) -> None:
+    """Print an effect of an audit, with its time, its job and the people who decided."""
+    line = effect_line(effect.entry, now_us, effect.entry.job_id, with_content=False)
+    people = f"  decided by {', '.join(clean(each, 40) for each in effect.people)}" if effect.people else ""
+    show_line(ReceiptLine(line.mark, f"{moment_text(effect.entry.since)}  {line.text}  {effect.entry.job_id}{people}"))

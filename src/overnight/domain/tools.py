@@ -11,6 +11,8 @@ from .json_pointer import Pointer
 from .policies import FAILURE_CLASSES
 
 READ, WRITE, DESTRUCTIVE = "read", "write", "destructive"
+DEFAULT_CLASS = WRITE
+"""The class of a tool without a contract."""
 TOOL_CLASSES = (READ, WRITE, DESTRUCTIVE)
 TOOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 ALLOW, APPROVE, DENY = "allow", "approve", "deny"
@@ -126,8 +128,8 @@ class ToolContract(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "digest", digest_of(self))
 
     @property
-    def title(self) -> str:
-        """Name and version, as `refund@3`."""
+    def label(self) -> str:
+        """Its name and version, as effects record it: `refund@3`."""
         return f"{self.name}@{self.version}"
 
 

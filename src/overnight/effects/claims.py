@@ -11,7 +11,7 @@ from overnight.domain import Conflict, ErrorFacts, Event, new_id
 from overnight.ledger import JobRow, append
 from overnight.store import Unit
 
-from .rows import EFFECT, EffectRow
+from .rows import EFFECT, SQL, EffectRow
 from .transitions import EffectPosition, at, check_transition, end_review, enter, mark_expired, mark_unknown
 
 BEGUN = frozenset({"claimed", "committed", "unknown"})
@@ -157,6 +157,18 @@ def wait(unit: Unit, job: JobRow, row: EffectRow | None, wanted: EffectClaim, re
     return row
 
 
+def is_first_use(unit: Unit, tenant_id: str, wanted: EffectClaim) -> bool:
+    """Whether the API key has begun no other effect of this tool. False without a key."""
+    if wanted.key_id is None:
+        return False
+    for row in unit.loaded(EFFECT):
+        is_other = row.tenant_id == tenant_id and row.effect_key != wanted.effect_key
+        if is_other and (row.key_id, row.tool) == (wanted.key_id, wanted.tool) and row.called_seq is not None:
+            return False
+    values = {"tenant_id": tenant_id, "effect_key": wanted.effect_key, "tool": wanted.tool, "key_id": wanted.key_id}
+    return not unit.query(SQL["find_use"], values)
+
+
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -275,6 +287,7 @@ def _new_row(unit: Unit, job: JobRow, wanted: EffectClaim, state: str) -> Effect
         contract=wanted.contract,
         key_id=wanted.key_id,
         client_key=wanted.client_key,
+        about=wanted.about,
     )
 
 
@@ -290,7 +303,7 @@ def _asked(row: EffectRow, job: JobRow, wanted: EffectClaim) -> None:
     row.job_id, row.owner, row.attempt, row.lease_epoch = job.job_id, wanted.owner, job.attempt, job.lease_epoch
     row.arguments_sha256, row.asked_attempt = wanted.arguments_sha256, job.attempt
     row.tool_class, row.contract = wanted.tool_class, wanted.contract
-    row.key_id, row.client_key = wanted.key_id, wanted.client_key
+    row.key_id, row.client_key, row.about = wanted.key_id, wanted.client_key, wanted.about
     row.settled_at, row.error = None, None
 
 

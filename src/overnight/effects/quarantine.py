@@ -6,7 +6,7 @@ from typing import Any
 
 from overnight.domain.json_text import decode_for_display
 from overnight.ledger import LEDGER_SQL, JobRow
-from overnight.reviews import request_review
+from overnight.reviews import Boundary, request_review
 from overnight.store import Unit
 
 from .rows import SQL, EffectRow
@@ -15,10 +15,20 @@ from .transitions import ask_outcome
 _INSERT_EVENT = LEDGER_SQL["insert_event"]
 
 
-def quarantine(unit: Unit, job: JobRow, row: EffectRow, why: str, about: str | None = None) -> str | None:
+def quarantine(
+    unit: Unit,
+    job: JobRow,
+    row: EffectRow,
+    why: str,
+    about: str | None = None,
+    boundary: Boundary | None = None,
+    arguments: Any = None,
+    exception: dict[str, str] | None = None,
+) -> str | None:
     """Request the review of an unknown outcome, unless it has one. Returns its id; None for an effect in another state.
 
-    `why`: the cause, in words that the card shows.
+    `why`: the cause, in words that the card shows. `boundary`: that in job code which waits for the decision. `arguments`:
+    those of the call, if the caller has them. `exception`: class and message of what ended the call.
     """
     if row.state != "unknown":
         return None
@@ -29,16 +39,18 @@ def quarantine(unit: Unit, job: JobRow, row: EffectRow, why: str, about: str | N
         "effect_key": row.effect_key,
         "effect_id": row.effect_id,
         "tool": row.tool,
-        "arguments": used_arguments(unit, row),
+        "arguments": used_arguments(unit, row) if arguments is None else arguments,
         "why": why,
     }
+    if exception is not None:
+        detail["exception"] = exception
     review = request_review(
         unit,
         job,
         "quarantine",
         question,
         detail,
-        None,
+        boundary,
         about,
         effect_key=row.effect_key,
         arguments_sha256=row.done_sha256 or row.arguments_sha256,

@@ -29,6 +29,7 @@ class EffectRow(msgspec.Struct):
         asked_attempt: the attempt of the job that asked last. review_id: the review that it waits for.
         approval_id: the review that permits it, with the arguments of `done_sha256` if a person edited them.
         called_seq: the event `tool_called` of its last claim, in the log of its job.
+        about: the record that the caller works on.
     """
 
     tenant_id: str
@@ -58,6 +59,7 @@ class EffectRow(msgspec.Struct):
     review_id: str | None = None
     approval_id: str | None = None
     called_seq: int | None = None
+    about: str | None = None
 
 
 def _effect_key(row: EffectRow) -> tuple[str, str]:

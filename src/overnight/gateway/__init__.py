@@ -27,6 +27,7 @@ from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
 from .call_deadlines import store_patience_s
 from .call_facts import routing_facts
+from .effects import ClaimAnswer, EffectRefused, EffectRequest, HttpEffects, Report, ReportAnswer
 from .error_responses import (
     ACCEPT_ENCODING,
     BEARER_CHALLENGE,
@@ -66,11 +67,15 @@ __all__ = [
     "BroadcastBuffer",
     "CacheUsage",
     "Circuit",
+    "ClaimAnswer",
     "ClientPaths",
     "CloseCircuit",
     "Codec",
+    "EffectRefused",
+    "EffectRequest",
     "ExcludedCalls",
     "Gateway",
+    "HttpEffects",
     "HttpResponse",
     "JobAncestry",
     "JobCalls",
@@ -78,6 +83,8 @@ __all__ = [
     "PriceBook",
     "RateLimited",
     "RecordedCall",
+    "Report",
+    "ReportAnswer",
     "RouteChange",
     "RoutingSimulation",
     "Unavailable",

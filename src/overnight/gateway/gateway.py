@@ -46,6 +46,7 @@ from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
 from .call_deadlines import store_patience_s
 from .call_facts import routing_facts
+from .effects import HttpEffects
 from .error_responses import (
     JSON,
     BodyTooLarge,
@@ -116,6 +117,7 @@ class Gateway:
         self.caches = Caches(store, self.ledger)
         self.prompts = PromptsVersions(store, brain_version)
         self._prompts_version = prompts_version or brain_version or ""
+        self.effects = HttpEffects(store, self.jobs, self.policy, lambda: store_patience_s(self.routing.time_limits))
         self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -183,7 +185,7 @@ class Gateway:
             await self._registration.start()
         await self.circuits.start()
         hours = lambda: self.routing.limits.external_abandoned_hours  # noqa: E731
-        sweeps = Housekeeping(self.store, self.lost_calls, self.cost_alerts, hours)
+        sweeps = Housekeeping(self.store, self.lost_calls, self.cost_alerts, hours, self.effects.expire)
         self._sweeper = self.services.loop.create_task(sweeps.run())
         self._watcher = self.services.loop.create_task(self.lost_calls.watch())
         if self.routing.cache.semantic is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from overnight.budgets import wake_waiting_jobs
 from overnight.domain import StoreUnavailable
@@ -27,11 +27,18 @@ WAKE_EVERY = 5
 
 
 class Housekeeping:
-    """Runs in every gateway. `abandoned_hours` returns the present `limits.external_abandoned_hours`."""
+    """Runs in every gateway. `abandoned_hours` returns the present `limits.external_abandoned_hours`; `expire_claims` makes
+    expired claims of effects unknown."""
 
     def __init__(
-        self, store: Store, lost_calls: OrphanedCalls, cost_alerts: CostAlerts, abandoned_hours: Callable[[], int]
+        self,
+        store: Store,
+        lost_calls: OrphanedCalls,
+        cost_alerts: CostAlerts,
+        abandoned_hours: Callable[[], int],
+        expire_claims: Callable[[], Awaitable[None]],
     ) -> None:
+        self._expire_claims = expire_claims
         self._store, self._lost_calls, self._cost_alerts = store, lost_calls, cost_alerts
         self._abandoned_jobs, self._abandoned_hours = AbandonedJobs(store), abandoned_hours
 
@@ -42,6 +49,7 @@ class Housekeeping:
             try:
                 await self._lost_calls.sweep()
                 await expire_reviews(self._store)
+                await self._expire_claims()
                 if turn % WAKE_EVERY == 0:
                     await wake_waiting_jobs(self._store)
                 if turn % COSTS_EVERY == 0:

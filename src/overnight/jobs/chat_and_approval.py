@@ -17,7 +17,7 @@ from .positions import Position, Scope
 from .services import ModelRequest
 from .waiting_for_budget import wait_for_budget, wait_for_decision
 
-MAX_CHOICES, MAX_EXPIRY_S = 50, 366 * 86_400
+MAX_CHOICES, MAX_CHOICE, MAX_EXPIRY_S = 50, 200, 366 * 86_400
 
 
 class ModelFailed(Exception):
@@ -153,10 +153,12 @@ async def ask(question: str, *, choices: Sequence[str] = (), expires_s: float | 
     Raises BadInput for invalid arguments.
     """
     execution, scope = in_job("ask()")
-    if not question.strip() or any(not each.strip() for each in choices):
-        raise BadInput("ask(): the question and its choices must not be empty")
+    if not question.strip():
+        raise BadInput("ask(): the question must not be empty")
     if len(choices) > MAX_CHOICES or len(set(choices)) != len(choices):
         raise BadInput(f"ask(choices=…): at most {MAX_CHOICES} different texts")
+    if any(not each.strip() or not each.isprintable() or len(each) > MAX_CHOICE for each in choices):
+        raise BadInput(f"ask(choices=…): each one is a line of 1 to {MAX_CHOICE} printable characters")
     if expires_s is not None and not 0 < expires_s <= MAX_EXPIRY_S:
         raise BadInput(f"ask(expires_s=…): expected more than 0, and at most {MAX_EXPIRY_S} seconds")
     detail: dict[str, Any] = {"answers": ["answer"]}
@@ -165,16 +167,23 @@ async def ask(question: str, *, choices: Sequence[str] = (), expires_s: float | 
     encode([question, detail], "ask()")
     digest = fingerprint("ask", [question, list(choices)])
     lasts_us = None if expires_s is None else round(expires_s * 1_000_000)
-    answer = await _decided(execution, scope, question, detail, digest, lasts_us)
+    answer = await _decided(execution, scope, question, detail, digest, lasts_us, lists_answers=True)
     content = decode_json(await execution.read_content(answer) or b"{}")
     decision = answer.facts.decision or {}
     return HumanAnswer(content.get("text") or "", answer.facts.actor, decision.get("note"))
 
 
 async def _decided(
-    execution: Execution, scope: Scope, question: str, detail: dict[str, Any], digest: str, lasts_us: int | None = None
+    execution: Execution,
+    scope: Scope,
+    question: str,
+    detail: dict[str, Any],
+    digest: str,
+    lasts_us: int | None = None,
+    *,
+    lists_answers: bool = False,
 ) -> Recorded:
-    """The decision of a person on a question, live or replayed."""
+    """The decision of a person on a question, live or replayed. `lists_answers`: `detail.answers` are the permitted verbs."""
     log, scheduler = execution.log, execution.scheduler
 
     async def live(position: Position) -> Recorded:
@@ -193,7 +202,9 @@ async def _decided(
                     )
                 )
             log.add_entry(position, entry)
-        wait = {"for": "approval", "review_id": (entry.facts.detail or {})["review_id"]}
+        wait: dict[str, Any] = {"for": "approval", "review_id": (entry.facts.detail or {})["review_id"]}
+        if lists_answers:
+            wait["answers"] = detail["answers"]
         answer = await scheduler.wait_outside(scope, position, wait)
         return await scheduler.deliver(scope, answer)
 

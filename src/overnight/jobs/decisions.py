@@ -154,7 +154,7 @@ class Renew(msgspec.Struct):
     def decide(self, unit: Unit) -> ReviewRow:
         job, row = locked_job(unit, self.job_id), _found(unit.get(REVIEW, self.review_id))
         effect = effects.waiting_effect(unit, row)
-        if public_state(row) in {"pending", "expired"}:
+        if public_state(row) in {"pending", "expired"} and row.expires_at is not None:
             if job.state in FINISHED:
                 raise Conflict(f"{row.review_id} cannot be renewed: {job.job_id} is {job.state}")
             if row.effect_key is not None and (effect is None or effect.state not in {"waiting", "expired"}):

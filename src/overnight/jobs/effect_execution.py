@@ -21,10 +21,9 @@ from overnight.budgets import Limit
 from overnight.domain import BadInput, BudgetStopped, Conflict, ErrorFacts, Fenced, OvernightError
 from overnight.domain.json_text import decode_for_display
 from overnight.ledger import JobRow, locked_job
-from overnight.reviews import request_review
 from overnight.store import Unit, crash_point
+from overnight.tools import EffectAdmission, Refused, boundary_of
 
-from .effect_admission import EffectAdmission, Refused, boundary_of
 from .effect_records import (
     CANNOT_TELL,
     NOT_DONE,
@@ -68,6 +67,7 @@ class EffectCall:
         about: str | None = None,
         asked_before: str | None = None,
     ) -> None:
+        self._exception: dict[str, str] | None = None
         self._tool, self._holder, self._key, self._named = tool, holder, key, named
         self._position, self._about, self._asked_before = position, about, asked_before
         self._limits: Sequence[Limit] = ()
@@ -209,6 +209,8 @@ class EffectCall:
         return EffectOutcome("tool_failed", seq, error=facts)
 
     async def _unknown(self, cause: str, why: str, trace: bytes | None = None) -> None:
+        self._exception = {"class": cause, "message": why}
+
         def unknown(unit: Unit, job: JobRow) -> None:
             row = self._row(unit, job)
             if row.state == "claimed":  # not, if a late result came first
@@ -345,34 +347,17 @@ class EffectCall:
         return await self._write(repeated)
 
     async def _ask_person(self) -> EffectWait | None:
-        """Request a review of the outcome, or find the one that is open."""
-        tool, edited = self._tool.tool, self._claim.done_arguments
-        question = f"Was effect {tool} done? Its outcome is unknown, and no status check can determine it."
-        shown = self._asked if edited is None else decode_for_display(edited)
-        before = self._asked_before
+        """Request a review of the outcome, or find the one that is open. None: the outcome was found meanwhile."""
+        edited, before = self._claim.done_arguments, self._asked_before
+        used = self._asked if edited is None else decode_for_display(edited)
+        at = boundary_of(self._tool.tool, self._position)
+        why = "no status check can determine it"
 
         def requested(unit: Unit, job: JobRow) -> str | None:
             row = self._row(unit, job)
-            if row.state != "unknown":
-                return None  # a late result came first
-            known = row.review_id or before
-            if known is not None:
-                return known
-            detail = {"effect_key": self._key, "tool": tool, "arguments": shown, "effect_id": row.effect_id}
-            at = boundary_of(tool, self._position)
-            review = request_review(
-                unit,
-                job,
-                "quarantine",
-                question,
-                detail,
-                at,
-                self._about,
-                effect_key=self._key,
-                arguments_sha256=row.done_sha256 or row.arguments_sha256,
-            )
-            effects.ask_outcome(unit, row, review.review_id)
-            return review.review_id
+            if row.state == "unknown" and row.review_id is None and before is not None:
+                return before
+            return effects.quarantine(unit, job, row, why, self._about, at, used, self._exception)
 
         review_id = await self._write(requested)
         return None if review_id is None else EffectWait("quarantine", review_id)

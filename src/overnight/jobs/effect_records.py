@@ -10,8 +10,7 @@ from overnight.budgets import Limit, locks
 from overnight.domain import ErrorFacts
 from overnight.ledger import JOB, JobRow
 from overnight.store import Store, Unit
-
-from .effect_admission import FindRules
+from overnight.tools import FindRules
 
 
 class Done(msgspec.Struct, frozen=True):

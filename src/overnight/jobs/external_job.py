@@ -24,10 +24,10 @@ from overnight.domain.claim_rules import ClaimRule
 from overnight.keys import PREFIX, bound_to
 from overnight.ledger import JobRow, Ledger, NewJob, append, locked_job
 from overnight.store import Store, Unit
+from overnight.tools import FindRules, no_rules
 
 from .commands import BeginAttempt, Complete, CreateJob, ParkExternal
 from .current_record import current_record
-from .effect_admission import FindRules, no_rules
 from .effect_execution import EffectCall
 from .effect_records import EffectAction, EffectCommand, EffectHolder, EffectOutcome, EffectWait, Tool
 from .encoding import fingerprint

@@ -10,8 +10,8 @@ from overnight.budgets import Policy
 from overnight.domain import Recorded, StoreUnavailable
 from overnight.ledger import JobRow, Ledger
 from overnight.store import Store
+from overnight.tools import FindRules, no_rules
 
-from .effect_admission import FindRules, no_rules
 from .stored_prompts import StoredPrompts
 from .tool_call_limits import ToolLimits
 

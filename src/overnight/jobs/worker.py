@@ -14,13 +14,13 @@ from typing import Any
 
 from overnight.budgets import Policy
 from overnight.domain import BadInput, Event, OvernightError, Recorded, new_id
-from overnight.effects import expire_reviews
+from overnight.effects import expire_claims, expire_reviews
 from overnight.ledger import RENEWAL_INTERVAL_S, JobRow, Ledger, this_host
 from overnight.store import Store, statements
+from overnight.tools import FindRules, no_rules
 
 from .commands import ExpireLease, Finish, Park, RefreshWorker, ReleaseLease, RemoveWorker, TakeLease
 from .definitions import JobFunction, load_job
-from .effect_admission import FindRules, no_rules
 from .encoding import encode
 from .execution import Execution, task_factory
 from .failure_logging import log_end
@@ -172,6 +172,7 @@ class Worker:
                     await self._release_unowned()
                     await self._expire_dead_workers()
                     await expire_reviews(self.store)
+                    await expire_claims(self.store)
                 await self._deliver_signals()
             except OvernightError as error:
                 self.services.report(self.worker_id, error)

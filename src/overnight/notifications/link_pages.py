@@ -7,7 +7,7 @@ import hashlib
 from html import escape
 
 from overnight.domain import iso_utc
-from overnight.reviews import given_answer
+from overnight.reviews import choices_of, given_answer
 
 from .links import MAX_NOTE, LinkView
 from .messages import readable_detail
@@ -77,9 +77,7 @@ def _form(view: LinkView) -> str:
         f"<strong>{_text(verb)}</strong>: {_text(what)}</label>"
         for verb, what in view.answers.items()
     )
-    text = ""
-    if "answer" in view.answers:
-        text = f"<label>Text of the answer<textarea name=text rows=4 maxlength={MAX_NOTE}></textarea></label>"
+    text = _text_field(view) if "answer" in view.answers else ""
     return (
         '<form method=post action="" autocomplete=off>'
         f"<input type=hidden name=digest value={_quoted(view.review.digest)}>"
@@ -88,6 +86,13 @@ def _form(view: LinkView) -> str:
         f"<textarea name=note rows=2 maxlength={MAX_NOTE}></textarea></label>"
         "<button type=submit>Send the answer</button></form>"
     )
+
+
+def _text_field(view: LinkView) -> str:
+    if not (choices := choices_of(view.review)):
+        return f"<label>Text of the answer<textarea name=text rows=4 maxlength={MAX_NOTE}></textarea></label>"
+    options = "".join(f'<option value="{escape(each)}">{_text(each)}</option>' for each in choices)
+    return f'<label>Text of the answer <select name=text><option value="">choose…</option>{options}</select></label>'
 
 
 def _key_needed(view: LinkView) -> str:

@@ -4,6 +4,7 @@ Depends on: jobs (status checks), effects, wire_formats, brain, ledger, store, d
 Never: writes, or decides a state: a receipt says what is recorded and how that is known.
 """
 
+from .effect_audit import AuditedEffect, AuditFilter, audit_effects
 from .loader import load_day, load_effects_of_key, load_entries, load_receipt
 from .public import public_day, public_effect, public_receipt, sum_counts
 from .records import (
@@ -19,6 +20,8 @@ from .records import (
 
 __all__ = [
     "OPEN",
+    "AuditFilter",
+    "AuditedEffect",
     "CheckedClaim",
     "EffectEntry",
     "PendingReview",
@@ -26,6 +29,7 @@ __all__ = [
     "UnexecutedCall",
     "Verification",
     "WaitsFor",
+    "audit_effects",
     "load_day",
     "load_effects_of_key",
     "load_entries",

@@ -14,7 +14,7 @@ from .records import OPEN, CheckedClaim, EffectEntry
 MAX_TEXT, MAX_PER_RULE, MAX_CANDIDATES = 100_000, 100, 50
 
 
-class Statement(msgspec.Struct):
+class AnswerStatement(msgspec.Struct):
     """One match of a rule. `candidates`: keys of effects with these arguments. `is_read`: False if the text took too long."""
 
     rule: ClaimRule
@@ -24,17 +24,17 @@ class Statement(msgspec.Struct):
     candidates: dict[str, None] = {}
 
 
-def find_statements(rules: Iterable[ClaimRule], text: str) -> list[Statement]:
+def find_statements(rules: Iterable[ClaimRule], text: str) -> list[AnswerStatement]:
     """The statements in a text, each once."""
-    found: dict[tuple[Any, ...], Statement] = {}
+    found: dict[tuple[Any, ...], AnswerStatement] = {}
     for rule in rules:
         try:
             for matched, groups in LinearPattern(rule.text).find_all(text[:MAX_TEXT], MAX_PER_RULE):
                 # Without groups, one effect of the tool supports all matches of the rule.
                 known = sorted((name, _plain(value)) for name, value in groups.items())
-                found.setdefault((rule, *known), Statement(rule, matched, groups))
+                found.setdefault((rule, *known), AnswerStatement(rule, matched, groups))
         except PatternTooSlow:
-            found[(rule,)] = Statement(rule, "", {}, is_read=False)
+            found[(rule,)] = AnswerStatement(rule, "", {}, is_read=False)
         except ValueError:
             continue  # a pattern of another version; `overnight check` reports it
     return list(found.values())
@@ -43,7 +43,7 @@ def find_statements(rules: Iterable[ClaimRule], text: str) -> list[Statement]:
 class ClaimChecker:
     """Finds the effects with the arguments of each statement, one recorded request at a time."""
 
-    def __init__(self, statements: Iterable[Statement]) -> None:
+    def __init__(self, statements: Iterable[AnswerStatement]) -> None:
         self._statements = list(statements)
         self.tools = frozenset(statement.rule.tool for statement in self._statements)
 
@@ -65,7 +65,7 @@ class ClaimChecker:
         return [_verdict(statement, entries) for statement in self._statements]
 
 
-def _verdict(statement: Statement, entries: Mapping[str, EffectEntry]) -> CheckedClaim:
+def _verdict(statement: AnswerStatement, entries: Mapping[str, EffectEntry]) -> CheckedClaim:
     found = [entries[key] for key in statement.candidates if key in entries]
     committed = [each for each in found if each.state == "committed"]
     # What Overnight knows by itself is the better evidence.

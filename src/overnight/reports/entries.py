@@ -53,6 +53,7 @@ def entry_of(row: EffectRow, job: TreeJob | None = None) -> EffectEntry:
         reason=(row.error or "") if row.state in {"failed", "rejected"} else "",
         provider_id=row.provider_id,
         key=row.client_key or row.effect_key,
+        about=row.about,
         contract=row.contract,
         edited=row.done_sha256 is not None and row.done_sha256 != row.arguments_sha256,
         attempt=row.asked_attempt or row.attempt,

@@ -170,7 +170,7 @@ def answers_of(row: ReviewRow) -> dict[str, str]:
     if not isinstance(listed, list):
         return known
     every = {**ANSWERS["question"], **ANSWERS["approval"], **known, **(_ASKED if question else {})}
-    return {verb: every[verb] for verb in listed if verb in every}
+    return {verb: every[verb] for verb in listed if verb in every} or known  # job code may use the name for its facts
 
 
 def choices_of(row: ReviewRow) -> list[str]:

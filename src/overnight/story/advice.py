@@ -194,6 +194,8 @@ def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
     review = shlex.quote(str(wait.get("review_id")))
     resume = f"overnight resume {job_id}"
     match wait.get("for"):
+        case "approval" if wait.get("answers") == ["answer"]:
+            return Advice("Answer:", (f"overnight reviews answer {review} --text TEXT",))
         case "approval":
             return Advice("Decide:", (f"overnight reviews approve {review}", f"overnight reviews reject {review}"))
         case "quarantine" if _is_unknown_effect(wait):

@@ -187,6 +187,22 @@ def _review_ended(builder: TimelineBuilder, event: Recorded) -> None:
     )
 
 
+def _notified(builder: TimelineBuilder, event: Recorded) -> None:
+    """A review was sent to people, or could not be."""
+    facts, detail = event.facts, event.facts.detail or {}
+    sent, unknown = facts.event == "notification_sent", facts.error is not None and facts.error.error_class == "unknown"
+    what = "sent" if sent else "perhaps sent" if unknown else "not sent"
+    attempts = detail.get("attempts")
+    tries = f", {attempts} attempts" if isinstance(attempts, int) and attempts > 1 else ""
+    text = f"{what} to {clean(detail.get('address') or 'a removed address')} ({clean(detail.get('kind'))}{tries})"
+    requested = builder.segment.get(str(detail.get("review_id")))
+    node = builder.note(requested, event, text, "note" if sent else "failed", "ask")
+    if not sent:
+        node.why = (error_text(facts.error) + "; " if facts.error is not None else "") + (
+            f"to try again: overnight notifications retry {detail.get('delivery_id')}"
+        )
+
+
 RETAINED = {
     "step": ("step", "step"),
     "effect": ("tool", "tool"),
@@ -225,6 +241,8 @@ BOUNDARIES = {
     "review_decided": _review_decided,
     "review_expired": _review_ended,
     "review_superseded": _review_ended,
+    "notification_sent": _notified,
+    "notification_failed": _notified,
     "value_recorded": _quiet,
     "boundary_kept": _boundary_kept,
 }

@@ -114,20 +114,23 @@ def verification_lines(entries: Sequence[EffectEntry], found: Mapping[str, Verif
         if each is None:
             continue
         name, review = clean(entry.tool, 60), entry.waits_for
-        record = f"overnight reviews approve {review.review_id}" if review is not None else "its job records it"
         match each.outcome:
             case "done":
-                known = f" --done --provider-id {shlex.quote(each.provider_id)}" if each.provider_id else " --done"
                 yield ReceiptLine("✓", f"{name}: the status check finds it done {clean(each.provider_id or '', 80)}")
-                yield ReceiptLine("·", record + (known if review is not None else ""))
+                known = f" --provider-id {shlex.quote(each.provider_id)}" if each.provider_id else ""
+                yield _recorded_by(f"overnight reviews done {review.review_id}{known}" if review is not None else "")
             case "not_done":
                 early = "; it may still take effect" if each.is_early else ""
                 yield ReceiptLine("✗", f"{name}: the status check finds it not done{early}")
-                yield ReceiptLine("·", record + (" --not-done" if review is not None else ""))
+                yield _recorded_by(f"overnight reviews not-done {review.review_id}" if review is not None else "")
             case "cannot_tell":
                 yield ReceiptLine("?", f"{name}: the status check cannot tell")
             case _:
                 yield ReceiptLine("?", f"{name}: cannot be verified here: {clean(each.why)}")
+
+
+def _recorded_by(command: str) -> ReceiptLine:
+    return ReceiptLine("·", f"to record it: {command}" if command else "its job records it when it runs again")
 
 
 def _state_text(entry: EffectEntry, now_us: int, with_content: bool) -> str:

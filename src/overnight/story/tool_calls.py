@@ -30,7 +30,9 @@ def _tool_called(builder: TimelineBuilder, event: Recorded) -> None:
     node = _tool(builder, event)
     node.status = "running"
     if before is not None:
-        builder.note(node, event, "called again", kind="try")
+        builder.note(node, event, reason(event) or "called again", kind="try")
+    if (event.facts.detail or {}).get("edited"):
+        builder.note(node, event, "with the arguments that a person edited", kind="verdict")
     builder.add_content(node, "arguments", event.content)
 
 
@@ -79,9 +81,26 @@ def _tool_unknown(builder: TimelineBuilder, event: Recorded) -> None:
     builder.add_traceback(verdict, event.content)
 
 
+def _tool_refused(builder: TimelineBuilder, event: Recorded) -> None:
+    node = _tool(builder, event)
+    node.end(event.at, "failed")
+    rule = (event.facts.decision or {}).get("rule")
+    node.outcome = f"refused: {error_text(event.facts.error)}"
+    if rule:
+        node.why = f"by the rule {clean(rule, 80)}"
+    builder.add_content(node, "arguments", event.content)
+
+
+def _tool_duplicated(builder: TimelineBuilder, event: Recorded) -> None:
+    ids = [clean(each, 120) if each else "no id" for each in (event.facts.detail or {}).get("provider_ids", [])]
+    builder.note(_tool(builder, event), event, f"reported done twice: {' and '.join(ids)}", "failed", "verdict")
+
+
 TOOL_CALLS = {
     "tool_called": _tool_called,
     "tool_succeeded": _tool_succeeded,
     "tool_failed": _tool_failed,
     "tool_unknown": _tool_unknown,
+    "tool_refused": _tool_refused,
+    "tool_duplicated": _tool_duplicated,
 }

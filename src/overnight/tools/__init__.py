@@ -1,42 +1,28 @@
-"""What: whether a tool call may be made, and whether its arguments, key and result fit its contract.
-Owns: no table; the evaluation of contracts and rules.
-Depends on: domain.
-Never: reads a file or the store, calls a tool, or repeats a value of an argument in an error.
+"""What: the admission of effects: whether one may begin, by the rules of the brain, approvals and budgets; and whether arguments,
+keys and results fit the contract of a tool.
+Owns: no table; it moves effects and reviews by their own transitions.
+Depends on: budgets, effects, reviews, ledger, store, domain.
+Never: calls a tool, or knows who asks: job code, an attached program, or a caller over HTTP.
 """
 
-from overnight.domain.tools import (
-    Allowed,
-    Denied,
-    NeedsApproval,
-    ToolCallFacts,
-    ToolContract,
-    ToolDefinitions,
-    ToolRule,
-    Verdict,
-)
-
-from .policy import Explanation, RuleOutcome, ToolPolicy, policy_of
+from .effect_admission import Admission, EffectAdmission, FindRules, Refused, ToolRules, boundary_of, no_rules
 from .templates import TemplateMismatch, render_key
-from .validation import Drift, Violation, check_arguments, check_result, trim_result
+from .validation import Drift, Violation, check_arguments, check_result, told, trim_result
 
 __all__ = [
-    "Allowed",
-    "Denied",
+    "Admission",
     "Drift",
-    "Explanation",
-    "NeedsApproval",
-    "RuleOutcome",
+    "EffectAdmission",
+    "FindRules",
+    "Refused",
     "TemplateMismatch",
-    "ToolCallFacts",
-    "ToolContract",
-    "ToolDefinitions",
-    "ToolPolicy",
-    "ToolRule",
-    "Verdict",
+    "ToolRules",
     "Violation",
+    "boundary_of",
     "check_arguments",
     "check_result",
-    "policy_of",
+    "no_rules",
     "render_key",
+    "told",
     "trim_result",
 ]

@@ -87,8 +87,8 @@ class ReviewList(ResponseModel):
 class _RawValues(msgspec.Struct):
     """Arguments and result as they were sent, so that no number in them changes."""
 
-    arguments: msgspec.Raw | None = None
-    result: msgspec.Raw | None = None
+    arguments: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @router.get("/reviews", summary="Reviews, oldest first", responses=responses(200, "A page of reviews.", ReviewList))
@@ -136,10 +136,10 @@ async def decide(call: Call, review: PathName, body: NewDecision) -> Answer:  # 
         answer=body.answer,
         by=call.actor,
         note=None if body.note is None else no_nul(body.note, "note"),
-        arguments=None if body.arguments is None or raw.arguments is None else bytes(raw.arguments),
+        arguments=None if body.arguments is None else bytes(raw.arguments),
         text=None if body.text is None else no_nul(body.text, "text"),
         provider_id=None if body.provider_id is None else no_nul(body.provider_id, "provider_id"),
-        result=None if raw.result is None or bytes(raw.result) == b"null" else bytes(raw.result),
+        result=None if body.result is None else bytes(raw.result),
         amounts=_amounts(call, body.top_up),
         digest=body.digest,
         tenant_id=call.tenant_id,

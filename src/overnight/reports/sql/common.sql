@@ -15,5 +15,5 @@ ORDER BY job_id LIMIT :most
 -- name: list_effects_of_key
 SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
     NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
-    source, key_id, tool_class, client_key, asked_attempt, review_id
+    source, key_id, tool_class, client_key, asked_attempt, review_id, approval_id, called_seq, about
 FROM effect WHERE tenant_id = :tenant_id AND (effect_key = :key OR client_key = :key) ORDER BY claimed_at LIMIT :most

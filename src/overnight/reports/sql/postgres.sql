@@ -5,7 +5,7 @@ SELECT state, source, count(*) FROM effect WHERE job_id IN (SELECT jsonb_array_e
 -- name: list_effects_of_jobs
 SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
     NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
-    source, key_id, tool_class, client_key, asked_attempt, review_id
+    source, key_id, tool_class, client_key, asked_attempt, review_id, approval_id, called_seq, about
 FROM effect WHERE job_id IN (SELECT jsonb_array_elements_text(:job_ids::jsonb))
 ORDER BY CASE WHEN state IN ('waiting', 'approved', 'claimed', 'unknown') THEN 0 ELSE 1 END, claimed_at, effect_key
 LIMIT :most
@@ -13,7 +13,7 @@ LIMIT :most
 -- name: list_effects_of_keys
 SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
     NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
-    source, key_id, tool_class, client_key, asked_attempt, review_id
+    source, key_id, tool_class, client_key, asked_attempt, review_id, approval_id, called_seq, about
 FROM effect WHERE tenant_id = :tenant_id AND effect_key IN (SELECT jsonb_array_elements_text(:keys::jsonb))
 
 -- name: list_reviews_of_jobs
@@ -48,6 +48,27 @@ WITH RECURSIVE chain (hash) AS (
 )
 SELECT DISTINCT node.message FROM chain
 JOIN node ON node.tenant_id = :tenant_id AND node.month = :month AND node.hash = chain.hash LIMIT :most
+
+-- A page is found by time alone, so that no filter makes its query long.
+-- name: list_audited_effects
+SELECT page.tenant_id, page.effect_key, page.job_id, page.tool, page.state, page.arguments_sha256, page.owner,
+    page.attempt, page.lease_epoch, page.provider_id, page.result, page.error, page.claimed_at, page.settled_at,
+    page.effect_id, page.claim_digest, page.expires_at, page.done_sha256, page.contract, page.source, page.key_id,
+    page.tool_class, page.client_key, page.asked_attempt, page.review_id, page.approval_id, page.called_seq, page.about, job.agent_id, job.workflow, job.external_id, job.runtime,
+    (SELECT coalesce(json_agg(DISTINCT decided_by), '[]')::text FROM review
+     WHERE review.tenant_id = page.tenant_id AND review.effect_key = page.effect_key AND review.decided_by IS NOT NULL)
+FROM (
+    SELECT tenant_id, effect_key, job_id, tool, state, arguments_sha256, owner, attempt, lease_epoch, provider_id,
+    NULL AS result, error, claimed_at, settled_at, effect_id, NULL AS claim_digest, expires_at, done_sha256, contract,
+    source, key_id, tool_class, client_key, asked_attempt, review_id, approval_id, called_seq, about
+    FROM effect
+    WHERE tenant_id = :tenant_id AND claimed_at >= :since AND (claimed_at, effect_key) > (:after_at, :after_key)
+    ORDER BY claimed_at, effect_key LIMIT :most
+) AS page JOIN job ON job.job_id = page.job_id
+ORDER BY page.claimed_at, page.effect_key
+
+-- name: list_effect_tenants
+SELECT DISTINCT tenant_id FROM effect ORDER BY tenant_id
 
 -- name: list_result_messages
 SELECT message.body FROM message

@@ -81,3 +81,12 @@ ALTER TABLE effect ADD COLUMN called_seq BIGINT;
 
 -- Pages of effects over HTTP, newest first.
 CREATE INDEX effect_tenant ON effect (tenant_id, effect_id);
+
+-- The record that an effect is about. The indexes serve the audit of effects, and receipts by key and by agent.
+ALTER TABLE effect ADD COLUMN about TEXT;
+CREATE INDEX effect_time ON effect (tenant_id, claimed_at, effect_key);
+CREATE INDEX effect_client_key ON effect (tenant_id, client_key) WHERE client_key IS NOT NULL;
+CREATE INDEX review_of_effect ON review (tenant_id, effect_key) WHERE effect_key IS NOT NULL;
+CREATE INDEX job_agent ON job (tenant_id, agent_id, created_at) WHERE agent_id IS NOT NULL;
+-- The first use of a tool with an API key.
+CREATE INDEX effect_use ON effect (tenant_id, tool, key_id) WHERE key_id IS NOT NULL AND called_seq IS NOT NULL;

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain.json_pointer import MISSING
-from overnight.domain.json_schema import compile_pattern
-from overnight.domain.tools import ValueTest
+from .json_pointer import MISSING
+from .json_schema import compile_pattern
+from .tools import ValueTest
 
 MAX_TEXT = 256 * 1024
 """Longer texts are not searched: the outcome is UNSURE."""

@@ -4,18 +4,23 @@ It is decided in the transaction that writes the claim, so that the rules are as
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
+from overnight.domain.tools import DEFAULT_CLASS, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
 
-from .tool_rules import Denied, NeedsApproval, ToolCallFacts, ToolRules
+
+class ToolRules(Protocol):
+    """The rules about tool calls that are in force."""
+
+    def decide(self, facts: ToolCallFacts) -> Verdict: ...
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -96,10 +101,12 @@ class EffectAdmission:
         done = wanted.done_arguments
         facts = ToolCallFacts(
             tool=wanted.tool,
+            tool_class=wanted.tool_class or DEFAULT_CLASS,
             tenant_id=job.tenant_id,
             agent_id=job.agent_id,
             workflow=job.workflow,
             arguments=self._asked if done is None else msgspec.json.decode(done),
+            first_use=effects.is_first_use(unit, job.tenant_id, wanted),
         )
         verdict = rules.decide(facts)
         if isinstance(verdict, Denied):
@@ -158,6 +165,7 @@ class EffectAdmission:
             rule_digest=verdict.rule_digest,
             expires_at=unit.now + verdict.expires_ms * 1000 if verdict.expires_ms else None,
             deciders=verdict.by,
+            key_id=wanted.key_id,
         )
         return effects.wait(unit, job, row, wanted, review.review_id)
 
