@@ -49,7 +49,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
-    tool_policy: ToolPolicy = ToolPolicy(ToolDefinitions())
+    tool_policy: ToolPolicy = ToolPolicy()
 
     @property
     def prompts_version(self) -> str:

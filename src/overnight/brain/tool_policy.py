@@ -44,44 +44,44 @@ class Explanation(msgspec.Struct, frozen=True):
     outcomes: tuple[RuleOutcome, ...]
 
 
-class ToolPolicy:
+class ToolPolicy(msgspec.Struct, frozen=True):
     """The rules of one brain version, and the contracts of the same or of another one.
 
     Rules are live, and so are the class and the amount that they ask for. A job keeps the contracts of the brain version that it
     began with: `brain.tool_policy.pinned(the policy of that version)`.
     """
 
-    def __init__(self, live: ToolDefinitions, pinned: ToolDefinitions | None = None) -> None:
-        self._live, self._pinned = live, pinned or live
+    live: ToolDefinitions = ToolDefinitions()
+    older: ToolDefinitions | None = None
 
     @property
     def decides(self) -> bool:
         """Whether any call could be stopped. Without rules, nothing has to be asked."""
-        return bool(self._live.rules) or self._live.default != ALLOW
+        return bool(self.live.rules) or self.live.default != ALLOW
 
     @property
     def rules(self) -> tuple[ToolRule, ...]:
         """All rules, in the order of files and lines."""
-        return self._live.rules
+        return self.live.rules
 
     @property
     def needs_first_use(self) -> bool:
         """Whether a rule asks for the first use of a key."""
-        return any(rule.when.first_use is not None for rule in self._live.rules)
+        return any(rule.when.first_use is not None for rule in self.live.rules)
 
     @property
     def contracts(self) -> list[ToolContract]:
         """Every contract, by name, the highest version first."""
-        listed = self._pinned.contracts
+        listed = (self.older or self.live).contracts
         return [listed[name][version] for name in sorted(listed) for version in sorted(listed[name], reverse=True)]
 
     def pinned(self, older: "ToolPolicy") -> "ToolPolicy":
         """The same rules with the contracts of another version. A contract that it lacks is missing: there is no newer one."""
-        return ToolPolicy(self._live, older._pinned)
+        return ToolPolicy(self.live, older.older or older.live)
 
     def contract(self, tool: str, version: int | None = None) -> ToolContract | None:
         """The contract of a tool: this version, or the highest."""
-        return self._pinned.contract(tool, version)
+        return (self.older or self.live).contract(tool, version)
 
     def decide(self, facts: ToolCallFacts) -> Verdict:
         """Whether the call may be made."""
@@ -90,8 +90,8 @@ class ToolPolicy:
     def explain(self, facts: ToolCallFacts) -> Explanation:
         """The verdict with its reasons: which rules match, and why the others do not."""
         contract = self.contract(facts.tool, facts.version)
-        live = self._live.contract(facts.tool, facts.version) or self._live.contract(facts.tool) or contract
-        outcomes = tuple(_outcome(rule, facts, live) for rule in self._live.rules)
+        live = self.live.contract(facts.tool, facts.version) or self.live.contract(facts.tool) or contract
+        outcomes = tuple(_outcome(rule, facts, live) for rule in self.live.rules)
         matching = [each.rule for each in outcomes if each.skipped is None]
         verdict, decisive = self._verdict(matching, contract)
         return Explanation(verdict, tuple(rule.name for rule in decisive), outcomes)
@@ -106,7 +106,7 @@ class ToolPolicy:
         for rule in matching:
             if rule.do == ALLOW:
                 return Allowed(rule.name), [rule]
-        default = self._live.default
+        default = self.live.default
         if default == DENY:
             return Denied(DEFAULT_RULE, "no rule allows it, and the default is to deny"), []
         if default == APPROVE:

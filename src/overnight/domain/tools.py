@@ -179,11 +179,11 @@ class Sampling(msgspec.Struct, frozen=True):
     agents: Mapping[str, float] = {}
 
 
-class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True):
     """All contracts and rules of one version of the brain.
 
     `contracts`: by name, then by version. `rules`: in the order of files and lines. `default`: the verdict on calls that no rule
-    matches. Compared by identity, so that what is derived from it can be cached.
+    matches.
     """
 
     contracts: Mapping[str, Mapping[int, ToolContract]] = {}
